@@ -1,0 +1,69 @@
+"""FedMerge: hospitals train, a server fuses, an unseen hospital adapts.
+
+    import fedmerge as fm
+    result = fm.run("configs/quickstart.yaml")
+    fused = fm.merge(models, "greedy", data=x, labels=y).model
+    node = fm.EntropyAdaptive(models); logits = node(batch)
+    fm.InMerge(model).attach(optimizer)
+
+Names are loaded when first used, so ``fm.merge`` works where Flower is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fedmerge.errors import FedMergeError
+
+if TYPE_CHECKING:
+    from fedmerge.data import streams
+    from fedmerge.merging import MergeResult, merge
+    from fedmerge.models import ModelPool
+    from fedmerge.registry import Method
+    from fedmerge.study import Result, run
+    from fedmerge.testtime import EntropyAdaptive
+    from fedmerge.training import InMerge
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "run": "fedmerge.study",
+    "Result": "fedmerge.study",
+    "merge": "fedmerge.merging",
+    "MergeResult": "fedmerge.merging",
+    "EntropyAdaptive": "fedmerge.testtime",
+    "InMerge": "fedmerge.training",
+    "ModelPool": "fedmerge.models",
+}
+
+__all__ = [
+    "EntropyAdaptive",
+    "FedMergeError",
+    "InMerge",
+    "MergeResult",
+    "ModelPool",
+    "Result",
+    "merge",
+    "methods",
+    "run",
+    "streams",
+]
+
+
+def methods() -> list[Method]:
+    """All registered methods: fusion first, then test-time."""
+    merging, testtime = (importlib.import_module(f"fedmerge.{room}") for room in ("merging", "testtime"))
+    return [*merging.FUSION, *testtime.TESTTIME]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "streams":
+        return importlib.import_module("fedmerge.data.streams")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'fedmerge' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,153 @@
+"""The commands. What the user can put right is one sentence on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fedmerge.cli.progress import progress_bar
+from fedmerge.errors import FedMergeError
+
+app = typer.Typer(
+    help="Hospitals train, a server fuses, an unseen hospital adapts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+sites = typer.Typer(help="The cohorts of hospitals in sites/*.yaml.", no_args_is_help=True)
+app.add_typer(sites, name="sites")
+
+out = Console()
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped configuration.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="The run's folder, new or empty. Default: runs/NAME-001 …")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Run this seed alone.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the hospitals, fuse their models, deploy at the unseen one; print the table, write the report."""
+    from fedmerge import study
+    from fedmerge.cli.tables import summary_table
+
+    with progress_bar(err, quiet=as_json) as progress:
+        result = study.run(
+            config, changes=changes or [], out=folder, seed=seed, device=device, progress=progress
+        )
+    if as_json:
+        _print_json(
+            {
+                "folder": str(result.folder),
+                "provenance": result.provenance,
+                "failures": json.loads(result.failures.to_json(orient="records")),
+                "rows": json.loads(result.table.to_json(orient="records")),
+            }
+        )
+        return
+    out.print(summary_table(result))
+    for failure in result.failures.to_dict("records"):
+        _say(err, f"failed: {failure['site']}, {failure['where']}: {failure['reason']}")
+    _say(out, f"report:  {result.folder / 'report.html'}")
+    _say(out, f"results: {result.folder / 'results.parquet'}")
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the fusion and test-time methods with their options, needs and papers, and the networks."""
+    import fedmerge
+    from fedmerge.cli.tables import method_record, methods_table
+    from fedmerge.models import zoo
+
+    known = fedmerge.methods()
+    if as_json:
+        _print_json([method_record(method) for method in known])
+        return
+    out.print(methods_table(known))
+    for method in known:
+        _say(out, f"{method.name}: {method.summary} [{method.paper}]")
+    _say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME")
+
+
+@sites.command("list")
+def list_cohorts(as_json: Json = False) -> None:
+    """List the cohorts that an experiment can name."""
+    from fedmerge.cli.tables import cohorts_table
+    from fedmerge.data import cohort_names, read_cohort
+
+    cohorts = {name: read_cohort(name) for name in cohort_names()}
+    if as_json:
+        _print_json({name: spec.model_dump(mode="json") for name, spec in cohorts.items()})
+        return
+    out.print(cohorts_table(cohorts))
+
+
+@sites.command("show")
+def show_cohort(
+    cohort: Annotated[str, typer.Argument(help="A cohort's name, or a YAML file.")],
+    picture: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The contact sheet. Default: COHORT.png")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the partition and the scanners.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show a cohort: its hospitals, their images by class, and a contact sheet of what they look like."""
+    from fedmerge.cli.tables import cohort_table, site_record
+    from fedmerge.data import build_cohort, read_cohort
+    from fedmerge.study import figures
+
+    built = build_cohort(read_cohort(cohort), seed)
+    path = picture or Path(f"{built.name}.png")
+    try:
+        figures.samples(built).savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise FedMergeError(
+            f"the picture '{path}' cannot be written ({error}): choose another with --out."
+        ) from None
+    if as_json:
+        records = [site_record(site) for site in built.sites]
+        _print_json(
+            {"cohort": built.name, "picture": str(path), "classes": built.class_names, "sites": records}
+        )
+        return
+    out.print(cohort_table(built))
+    _say(out, f"classes: {', '.join(built.class_names)}")
+    _say(out, f"picture: {path}")
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except FedMergeError as error:
+        _say(err, f"error: {error}", style="red")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say(err, "stopped: what was measured so far is in the run's folder.")
+        sys.exit(130)
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_json(data: Any) -> None:
+    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Tables for the terminal, and the same content as records for ``--json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from fedmerge.data import Cohort, CohortSpec, Site
+from fedmerge.registry import Method
+from fedmerge.study import Result
+
+
+def summary_table(result: Result) -> Table:
+    """The table of a run: accuracy in per cent by stream, then the other scores; best first in each kind."""
+    summary = result.summary()
+    streams = list(dict.fromkeys(result.table["stream"]))
+    seeds, unseen = result.table["seed"].nunique(), ", ".join(sorted(result.table["site"].unique()))
+    interval = f"{seeds} seeds: ± is the 95 % t interval." if seeds > 1 else "One seed: no interval."
+    table = Table(
+        title=f"{result.experiment.title or result.experiment.name}: accuracy in % at {unseen}",
+        caption=f"Balanced accuracy, AUROC and ECE are means over the streams. {interval}",
+    )
+    table.add_column("method", no_wrap=True)
+    for name in (*streams, "bal. acc.", "AUROC", "ECE", "passes", *(["±"] if seeds > 1 else [])):
+        table.add_column(name.replace("-", " "), justify="right")
+    previous = None
+    for method, row in summary.iterrows():
+        if previous not in (None, row["kind"]):
+            table.add_section()
+        previous = row["kind"]
+        cells = [f"{100 * row[name]:.1f}" for name in (*streams, "balanced_accuracy")]
+        cells += [f"{row['auroc']:.3f}", f"{row['ece']:.3f}", f"{row['forward_passes']:g}"]
+        if seeds > 1:
+            cells.append(f"{100 * row['interval']:.1f}")
+        table.add_row(str(method), *cells)
+    return table
+
+
+def methods_table(known: Sequence[Method]) -> Table:
+    """Fusion and test-time methods with their options and needs."""
+    table = Table("method", "station", "options (default)", "needs")
+    for method in known:
+        options = "\n".join(
+            f"{name} ({field.default})" for name, field in method.options.model_fields.items()
+        )
+        table.add_row(method.name, method.station, options, "\n".join(method.needs.names()))
+    return table
+
+
+def method_record(method: Method) -> dict[str, Any]:
+    """A method for ``--json``, its options as JSON Schema."""
+    return {
+        "name": method.name,
+        "title": method.title,
+        "station": method.station,
+        "summary": method.summary,
+        "paper": method.paper,
+        "needs": method.needs.names(),
+        "options": method.options.model_json_schema().get("properties", {}),
+    }
+
+
+def cohorts_table(cohorts: Mapping[str, CohortSpec]) -> Table:
+    """The cohorts by name."""
+    table = Table("cohort", "title", "hospitals", "unseen")
+    for name, spec in cohorts.items():
+        unseen = ", ".join(site.name for site in spec.sites if site.unseen)
+        table.add_row(name, spec.title, ", ".join(site.name for site in spec.sites), unseen)
+    return table
+
+
+def cohort_table(cohort: Cohort) -> Table:
+    """One cohort, hospital by hospital."""
+    table = Table(
+        "hospital", "source", "scanner", "train", "val", "test", "images by class", title=cohort.title
+    )
+    for site in cohort.sites:
+        record = site_record(site)
+        name = f"{site.name} (unseen)" if site.unseen else site.name
+        sizes = (str(record[key]) for key in ("train", "val", "test"))
+        table.add_row(name, site.source, record["scanner"], *sizes, " ".join(map(str, record["classes"])))
+    return table
+
+
+def site_record(site: Site) -> dict[str, Any]:
+    """A hospital for ``--json``; ``classes`` counts all its images by class."""
+    return {
+        "hospital": site.name,
+        "unseen": site.unseen,
+        "source": site.source,
+        "scanner": ", ".join(f"{shift.kind} {shift.severity}" for shift in site.scanner) or "as it is",
+        "train": len(site.train),
+        "val": len(site.val),
+        "test": len(site.test),
+        "classes": site.everything.class_counts(site.n_classes).tolist(),
+    }

@@ -1,0 +1,33 @@
+"""The hospitals' images: where they come from, who gets which, how each scanner shows them, how they arrive.
+
+A cohort is read from ``sites/*.yaml`` (``read_cohort``) and built with a seed (``build_cohort``). Everything
+is uint8 images and int64 labels on the CPU; nothing here knows about networks.
+"""
+
+from fedmerge.data import streams
+from fedmerge.data.cohort import Cohort, Site, build_cohort
+from fedmerge.data.images import Split, concat
+from fedmerge.data.partition import partition
+from fedmerge.data.scanner import Appearance
+from fedmerge.data.sources import Arrays, load_source
+from fedmerge.data.spec import CohortSpec, Minimum, SiteSpec, cohort_names, read_cohort
+from fedmerge.data.streams import StreamSpec
+
+__all__ = [
+    "Appearance",
+    "Arrays",
+    "Cohort",
+    "CohortSpec",
+    "Minimum",
+    "Site",
+    "SiteSpec",
+    "Split",
+    "StreamSpec",
+    "build_cohort",
+    "cohort_names",
+    "concat",
+    "load_source",
+    "partition",
+    "read_cohort",
+    "streams",
+]

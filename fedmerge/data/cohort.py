@@ -1,0 +1,232 @@
+"""A cohort: hospitals with their images, divided, limited, resized and seen by their scanners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fedmerge.data import scanner
+from fedmerge.data.images import Split, concat, resize, to_channels
+from fedmerge.data.partition import divide, draw_proportions
+from fedmerge.data.raw import RawSource, check_labels
+from fedmerge.data.scanner import Appearance
+from fedmerge.data.sources import load_source, source_key
+from fedmerge.data.spec import CohortSpec, SiteSpec
+from fedmerge.errors import FedMergeError, nearest, unknown
+from fedmerge.seeding import numpy_generator
+
+Splits = tuple[Split, Split, Split]
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One hospital: its images (train, val, test; see ``Split``) and where they come from."""
+
+    name: str
+    source: str
+    train: Split
+    val: Split
+    test: Split
+    class_names: tuple[str, ...]
+    unseen: bool = False
+    scanner: tuple[Appearance, ...] = ()
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes of the task, whether or not this site has all of them."""
+        return len(self.class_names)
+
+    @property
+    def everything(self) -> Split:
+        """Train, val and test together: what an unseen site is deployed on."""
+        return concat((self.train, self.val, self.test))
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """The hospitals of one experiment; all images have one shape and all labels one meaning."""
+
+    name: str
+    title: str
+    sites: tuple[Site, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by label."""
+        return self.sites[0].class_names
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return self.sites[0].n_classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        c, h, w = self.sites[0].train.images.shape[1:]
+        return c, h, w
+
+    @property
+    def training(self) -> tuple[Site, ...]:
+        """The sites that train."""
+        return tuple(site for site in self.sites if not site.unseen)
+
+    @property
+    def unseen(self) -> tuple[Site, ...]:
+        """The sites that do not train."""
+        return tuple(site for site in self.sites if site.unseen)
+
+    def __getitem__(self, name: str) -> Site:
+        """The site of that name; ``FedMergeError`` with the nearest name if there is none."""
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise unknown("site", name, [site.name for site in self.sites])
+
+
+def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
+    """Load, divide, limit, resize and shift the images of every site, and check the result.
+
+    Sites with the same source divide it; all three splits of a site share its class proportions. The same
+    (spec, seed) give the same bits. Raises ``FedMergeError`` for whatever ``load_source`` refuses, sites that
+    differ in classes or in image shape, and a site with too few training samples or classes, or an empty
+    split.
+    """
+    groups: dict[object, list[SiteSpec]] = {}
+    for site in spec.sites:
+        groups.setdefault(source_key(spec.source_of(site), spec.folder), []).append(site)
+    raws = {
+        key: load_source(spec.source_of(members[0]), spec.folder, spec.size, spec.channels)
+        for key, members in groups.items()
+    }
+    owner = {members[0].name: raws[key] for key, members in groups.items()}
+    names = _class_names(spec, owner)
+    parts: dict[str, Splits] = {}
+    for key, members in groups.items():
+        splits = _relabel(raws[key], names, members[0].name)
+        parts.update(_share_out(splits, members, len(names), seed, raws[key].text))
+    _check_shapes(spec, owner)
+    sites = tuple(_site(spec, site, parts[site.name], names, seed) for site in spec.sites)
+    return Cohort(spec.name, spec.title or spec.name, sites)
+
+
+def _class_names(spec: CohortSpec, owner: dict[str, RawSource]) -> tuple[str, ...]:
+    """One meaning of the labels for all sources; ``owner`` holds each source under its first site."""
+    if spec.classes:
+        return spec.classes
+    (first, reference), *others = owner.items()
+    for name, raw in others:
+        if raw.n_classes != reference.n_classes:
+            raise FedMergeError(
+                f"cohort '{spec.name}': site '{first}' has {reference.n_classes} classes and site '{name}' "
+                f"has {raw.n_classes}: set classes: to the names of all classes."
+            )
+        if reference.class_names is None:
+            first, reference = name, raw
+        elif raw.class_names not in (None, reference.class_names):
+            raise FedMergeError(
+                f"cohort '{spec.name}': the classes of site '{first}' are {', '.join(reference.class_names)} "
+                f"and those of site '{name}' {', '.join(raw.class_names or ())}: set classes: to the names "
+                f"they share."
+            )
+    return reference.class_names or tuple(str(label) for label in range(reference.n_classes))
+
+
+def _relabel(raw: RawSource, names: tuple[str, ...], site: str) -> Splits:
+    """Labels as positions in ``names``: looked up by name for folders, else kept and checked."""
+    if not raw.by_name or raw.class_names is None:
+        for split in raw.splits:
+            check_labels(split, len(names), f"site '{site}', source '{raw.text}'")
+        return raw.splits
+    for name in raw.class_names:
+        if name not in names:
+            raise FedMergeError(
+                f"site '{site}': the folder '{name}' of {raw.text} is none of the classes {', '.join(names)}."
+                f"{nearest(name, names)} Rename the folder, or name it under classes:."
+            )
+    lookup = torch.tensor([names.index(name) for name in raw.class_names])
+    train, val, test = (Split(split.images, lookup[split.labels]) for split in raw.splits)
+    return train, val, test
+
+
+def _share_out(
+    splits: Splits, members: Sequence[SiteSpec], n_classes: int, seed: int, text: str
+) -> dict[str, Splits]:
+    """Divide one source over its sites, each split in the same proportions."""
+    if len(members) == 1:
+        return {members[0].name: splits}
+    rng = numpy_generator(seed, "partition", site=text)
+    shares = [site.share for site in members]
+    proportions = draw_proportions(n_classes, shares, [site.label_skew for site in members], rng)
+    indices = [divide(split.labels.numpy(), proportions, rng) for split in splits]
+    return {
+        site.name: (
+            splits[0].select(indices[0][i]),
+            splits[1].select(indices[1][i]),
+            splits[2].select(indices[2][i]),
+        )
+        for i, site in enumerate(members)
+    }
+
+
+def _check_shapes(spec: CohortSpec, owner: dict[str, RawSource]) -> None:
+    """Refuse sources whose images will not have one shape."""
+    (first, reference), *others = owner.items()
+    for name, raw in others:
+        if spec.channels is None and raw.shape[0] != reference.shape[0]:
+            kinds = ("grey" if c == 1 else "RGB" for c in (reference.shape[0], raw.shape[0]))
+            raise FedMergeError(
+                f"cohort '{spec.name}': the images of site '{first}' are {next(kinds)} and those of site "
+                f"'{name}' {next(kinds)}: set channels: 1 or 3."
+            )
+        if spec.size is None and raw.shape[1:] != reference.shape[1:]:
+            sizes = [f"{w} x {h} px" for _, h, w in (reference.shape, raw.shape)]
+            raise FedMergeError(
+                f"cohort '{spec.name}': the images of site '{first}' are {sizes[0]} and those of site "
+                f"'{name}' {sizes[1]}: set size: to resize all."
+            )
+
+
+def _site(spec: CohortSpec, site: SiteSpec, splits: Splits, names: tuple[str, ...], seed: int) -> Site:
+    """Limit, check, resize and shift one site's images."""
+    train, val, test = splits
+    if site.limit is not None and len(train) > site.limit:
+        rng = numpy_generator(seed, "limit", site=site.name)
+        train = train.select(np.sort(rng.choice(len(train), site.limit, replace=False)))
+    _check_enough(spec, site, (train, val, test))
+    lengths = [len(split) for split in (train, val, test)]
+    whole = concat((train, val, test))  # shifted as one, so that a scanner's traits hold for all splits
+    images = to_channels(whole.images, spec.channels) if spec.channels else whole.images
+    images = resize(images, spec.size) if spec.size else images
+    images = scanner.apply(images, site.scanner, seed, site.name)
+    pieces = zip(images.split(lengths), whole.labels.split(lengths), strict=True)
+    train, val, test = (Split(i.contiguous(), y) for i, y in pieces)
+    source = str(spec.source_of(site))
+    return Site(site.name, source, train, val, test, names, site.unseen, site.scanner)
+
+
+def _check_enough(spec: CohortSpec, site: SiteSpec, splits: Splits) -> None:
+    """Refuse a site that could not train, be selected on, or be tested."""
+    train, minimum = splits[0], spec.minimum
+    advice = "raise its label_skew or its share (or limit), or lower the cohort's"
+    where = f"cohort '{spec.name}', site '{site.name}'"
+    if len(train) < minimum.samples:
+        raise FedMergeError(
+            f"{where} gets {len(train)} training samples, fewer than minimum samples {minimum.samples}: "
+            f"{advice} minimum: {{samples: {max(len(train), 1)}}}."
+        )
+    n_present = len(torch.unique(train.labels))
+    if n_present < minimum.classes:
+        raise FedMergeError(
+            f"{where} gets training samples of {n_present} classes, fewer than minimum classes "
+            f"{minimum.classes}: {advice} minimum: {{classes: {n_present}}}."
+        )
+    for name, split in zip(("val", "test"), splits[1:], strict=True):
+        if not len(split):
+            raise FedMergeError(
+                f"{where} gets no {name} samples: raise its label_skew or its share, or give its source more "
+                f"images."
+            )

@@ -1,0 +1,79 @@
+"""A split: images and their labels, and the few things done to whole sets of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedmerge.errors import FedMergeError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with their labels.
+
+    images: uint8 Tensor, N x C x H x W, values 0-255, on the CPU. labels: int64 Tensor, N.
+    Raises ``FedMergeError`` for another dtype or shape.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise FedMergeError(
+                f"images should be a uint8 Tensor N x C x H x W, but are {self.images.dtype} "
+                f"of shape {tuple(self.images.shape)}."
+            )
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise FedMergeError(
+                f"labels should be an int64 Tensor of length {len(self.images)}, but are {self.labels.dtype} "
+                f"of shape {tuple(self.labels.shape)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def class_counts(self, n_classes: int) -> Tensor:
+        """How many samples each class has: int64 Tensor, n_classes."""
+        return torch.bincount(self.labels, minlength=n_classes)
+
+    def select(self, index: np.ndarray | Tensor) -> Split:
+        """The samples at ``index`` (integers, or a mask), in that order."""
+        at = torch.as_tensor(index)
+        return Split(self.images[at], self.labels[at])
+
+
+def concat(splits: Sequence[Split]) -> Split:
+    """All samples of the splits, one split after the other."""
+    return Split(torch.cat([s.images for s in splits]), torch.cat([s.labels for s in splits]))
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Images as ``size`` x ``size`` pixels, bilinear with antialiasing; the aspect ratio is not kept.
+
+    images: uint8 N x C x H x W. Returns uint8 N x C x size x size.
+    """
+    if images.shape[2:] == (size, size):
+        return images
+    out = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8)
+    for start in range(0, len(images), 1024):  # in pieces: the float copy is four times the images
+        piece = images[start : start + 1024].float()
+        piece = functional.interpolate(piece, (size, size), mode="bilinear", antialias=True)
+        out[start : start + 1024] = piece.round().clamp(0, 255).to(torch.uint8)
+    return out
+
+
+def to_channels(images: Tensor, channels: int) -> Tensor:
+    """Grey images repeated to RGB, or RGB weighted to grey (ITU-R BT.601 luma); uint8 N x C x H x W."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1).contiguous()
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    return (images * luma).sum(1, keepdim=True).round().to(torch.uint8)

@@ -1,0 +1,56 @@
+"""Files with the six MedMNIST keys: images and labels of train, val and test in one .npz."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from fedmerge.data.images import Split
+from fedmerge.data.raw import SPLITS, RawSource, raw_source, split_from_arrays
+from fedmerge.errors import FedMergeError
+
+KEYS = tuple(f"{split}_{what}" for split in SPLITS for what in ("images", "labels"))
+
+
+def read_npz(path: Path, text: str, class_names: tuple[str, ...] | None = None) -> RawSource:
+    """Read the six MedMNIST keys (MedMNIST v2, arXiv 2110.14795); other keys are left alone.
+
+    Images are uint8 N x H x W or N x H x W x 3; labels integers N or N x 1. Nothing is unpickled. Raises
+    ``FedMergeError`` where the file is damaged, not an .npz, holds pickled arrays, lacks a key, or an array
+    has another type or shape.
+    """
+    arrays = _arrays(path)
+    splits: dict[str, Split] = {}
+    for name in SPLITS:
+        images, labels = arrays[f"{name}_images"], arrays[f"{name}_labels"]
+        splits[name] = split_from_arrays(images, labels, str(path), name)
+    return raw_source(text, splits, class_names, str(path))
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+        if not is_zip:
+            raise FedMergeError(f"{path} is not an .npz file: save it with numpy.savez_compressed.")
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in KEYS if key not in archive.files]
+            if missing:
+                raise FedMergeError(
+                    f"{path} lacks {', '.join(missing)}: an .npz needs the six keys {', '.join(KEYS)}."
+                )
+            return {key: archive[key] for key in KEYS}
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise FedMergeError(f"{path} is damaged or cut short: delete it and get it again.") from None
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise FedMergeError(
+                f"{path} holds pickled arrays, which are never loaded because they can run code: "
+                f"save plain uint8 arrays."
+            ) from None
+        raise FedMergeError(f"{path} is damaged or cut short: delete it and get it again.") from None
+    except OSError as error:
+        raise FedMergeError(f"{path} cannot be read: {error.strerror or error}.") from None

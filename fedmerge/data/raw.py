@@ -1,0 +1,138 @@
+"""What a source yields before hospitals divide it: three splits and the names of the classes, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedmerge.data.images import Split
+from fedmerge.data.partition import divide
+from fedmerge.errors import FedMergeError
+from fedmerge.seeding import numpy_generator
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class RawSource:
+    """Images of one source as they are: train, val and test of one native size.
+
+    text: the source in words. class_names: by label, or None where the source does not name them.
+    by_name: the labels follow from the names (folders), so another order of classes reorders the labels.
+    """
+
+    text: str
+    train: Split
+    val: Split
+    test: Split
+    class_names: tuple[str, ...] | None
+    by_name: bool = False
+
+    @property
+    def splits(self) -> tuple[Split, Split, Split]:
+        """Train, val and test."""
+        return self.train, self.val, self.test
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        c, h, w = self.train.images.shape[1:]
+        return c, h, w
+
+    @property
+    def n_classes(self) -> int:
+        """The number of class names, or else the largest label and one."""
+        if self.class_names is not None:
+            return len(self.class_names)
+        return 1 + max(int(s.labels.max()) if len(s) else -1 for s in self.splits)
+
+
+def raw_source(
+    text: str,
+    splits: Mapping[str, Split],
+    class_names: tuple[str, ...] | None,
+    where: str,
+    *,
+    by_name: bool = False,
+) -> RawSource:
+    """Splits ``train``, ``val`` and ``test`` as a source.
+
+    Raises ``FedMergeError`` where the splits differ in image size, or a label lies outside the named classes.
+    """
+    shapes = {name: tuple(splits[name].images.shape[1:]) for name in SPLITS if len(splits[name])}
+    if len(set(shapes.values())) > 1:
+        raise FedMergeError(f"{where}: images differ in size between splits, C x H x W {shapes}.")
+    if class_names is not None:
+        for name in SPLITS:
+            check_labels(splits[name], len(class_names), f"{where}, {name}_labels")
+    return RawSource(text, splits["train"], splits["val"], splits["test"], class_names, by_name)
+
+
+def check_labels(split: Split, n_classes: int, where: str) -> None:
+    """Raise ``FedMergeError`` naming the first label that is not in 0 ... n_classes - 1."""
+    outside = split.labels[split.labels >= n_classes]
+    if len(outside):
+        raise FedMergeError(
+            f"{where}: label {int(outside[0])} lies outside the {n_classes} classes 0 to {n_classes - 1}: "
+            f"correct the label, or name more classes under classes:."
+        )
+
+
+def split_from_arrays(images: Any, labels: Any, where: str, name: str = "train") -> Split:
+    """Check arrays and turn them into a split.
+
+    images: uint8, array N x H x W (grey) or N x H x W x 3 (RGB), or Tensor N x C x H x W. labels: integers
+    from 0, N or N x 1. Raises ``FedMergeError`` that names ``where`` and the array for anything else.
+    """
+    given = images if isinstance(images, torch.Tensor) else np.asarray(images)
+    if isinstance(given, torch.Tensor):
+        good = given.ndim == 4 and given.shape[1] in (1, 3)
+        layout = "a Tensor N x C x H x W with 1 or 3 channels"
+    else:
+        good = given.ndim == 3 or (given.ndim == 4 and given.shape[3] in (1, 3))
+        layout = "N x H x W, or N x H x W x 3 for RGB"
+    dtype = str(given.dtype).removeprefix("torch.")
+    if dtype != "uint8" or not good or 0 in given.shape[1:]:
+        raise FedMergeError(
+            f"{where}: {name}_images should be uint8 (0 to 255), {layout}, but are {dtype} of shape "
+            f"{tuple(given.shape)}."
+        )
+    if isinstance(given, torch.Tensor):
+        pixels = given.cpu()
+    else:
+        pixels = torch.from_numpy(given.copy())
+        pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    return Split(pixels.contiguous(), _check_label_array(labels, len(pixels), where, name))
+
+
+def _check_label_array(labels: Any, n: int, where: str, name: str) -> torch.Tensor:
+    array = np.asarray(labels)
+    if array.ndim == 2 and array.shape[1] > 1:
+        raise FedMergeError(
+            f"{where}: {name}_labels have {array.shape[1]} columns, so several labels an image; "
+            f"one class an image is needed."
+        )
+    if array.dtype.kind not in "iu" or array.shape not in ((n,), (n, 1)):
+        raise FedMergeError(
+            f"{where}: {name}_labels should be {n} integers ({n} or {n} x 1), one an image, but are "
+            f"{array.dtype} of shape {array.shape}."
+        )
+    array = array.reshape(n).astype(np.int64)
+    if n and array.min() < 0:
+        raise FedMergeError(f"{where}: {name}_labels hold {array.min()}, but classes count from 0.")
+    return torch.from_numpy(array)
+
+
+def stratified(
+    split: Split, fractions: tuple[float, float, float], purpose: str, seed: int = 0
+) -> dict[str, Split]:
+    """Divide one split into train, val and test with the same classes in each, by a fixed named seed."""
+    labels = split.labels.numpy()
+    n_classes = int(labels.max()) + 1 if len(labels) else 0
+    proportions = np.repeat(np.array(fractions)[:, None], n_classes, axis=1)
+    parts = divide(labels, proportions, numpy_generator(seed, f"split-{purpose}"))
+    return {name: split.select(part) for name, part in zip(SPLITS, parts, strict=True)}

@@ -1,0 +1,146 @@
+"""Where a hospital's images come from: a source is one string in YAML, or arrays in memory.
+
+``digits`` (embedded in scikit-learn), ``medmnist:NAME``, ``npz:PATH``, ``folder:PATH``, or ``Arrays``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedmerge.data import medmnist
+from fedmerge.data.folders import read_folder
+from fedmerge.data.images import Split
+from fedmerge.data.npz import read_npz
+from fedmerge.data.raw import RawSource, raw_source, split_from_arrays, stratified
+from fedmerge.errors import FedMergeError, nearest
+
+FORMS = ("digits", "medmnist:NAME", "npz:PATH", "folder:PATH")
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Images in memory as the source of a site.
+
+    images: uint8 array N x H x W or N x H x W x 3, or Tensor N x C x H x W; labels: integers from 0, N.
+    val, test: pairs (images, labels) likewise. Where both are None the samples are divided 60/20/20,
+    stratified by class, by a fixed seed. ``str()`` of it holds a hash of the content.
+    """
+
+    images: Any
+    labels: Any
+    val: tuple[Any, Any] | None = None
+    test: tuple[Any, Any] | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        digest = hashlib.sha256()
+        for pair in ((self.images, self.labels), self.val, self.test):
+            for array in pair or ():
+                digest.update(np.ascontiguousarray(array).tobytes())
+        shape = " x ".join(map(str, np.shape(self.images)))
+        return f"arrays ({shape}, {digest.hexdigest()[:12]})"
+
+
+def load_source(
+    source: str | Arrays, folder: Path | None = None, size: int | None = None, channels: int | None = None
+) -> RawSource:
+    """Load a source: three splits, class names or None, images in their native size.
+
+    folder: where relative paths may also start (the folder of the YAML file). size, channels: given to image
+    folders, whose images may differ. Raises ``FedMergeError`` for an unknown form, a missing or damaged file,
+    and labels outside the classes.
+    """
+    if isinstance(source, Arrays):
+        return _from_arrays(source)
+    kind, rest = parse_source(source)
+    if kind == "digits":
+        return _digits()
+    if kind == "medmnist":
+        names = medmnist.class_names(rest)
+        path = _find(f"{rest}.npz", None, [medmnist.cache_folder()]) or medmnist.download(rest)
+        return read_npz(path, source, names)
+    path = locate(rest, folder, source)
+    return read_npz(path, source) if kind == "npz" else read_folder(path, source, size, channels)
+
+
+def parse_source(source: str) -> tuple[str, str]:
+    """Kind and rest of a source string; ``FedMergeError`` with the allowed forms for anything else."""
+    kind, _, rest = source.partition(":")
+    if (kind == "digits" and source == kind) or (kind in ("medmnist", "npz", "folder") and rest):
+        return kind, rest
+    hint = nearest(kind, [form.partition(":")[0] for form in FORMS])
+    raise FedMergeError(f"unknown source '{source}'.{hint} Allowed: {', '.join(FORMS)}.")
+
+
+def source_key(source: str | Arrays, folder: Path | None = None) -> object:
+    """Equal for two sources that are the same images, however their paths are written."""
+    if isinstance(source, Arrays):
+        return id(source)
+    kind, rest = parse_source(source)
+    if kind == "medmnist":
+        return _find(f"{rest}.npz", None, [medmnist.cache_folder()]) or source
+    return locate(rest, folder, source) if kind in ("npz", "folder") else source
+
+
+def data_folder() -> Path:
+    """Where image files lie: the environment variable FEDMERGE_DATA, or else MedMNIST's cache."""
+    named = os.environ.get("FEDMERGE_DATA")
+    return Path(named).expanduser() if named else medmnist.cache_folder()
+
+
+def locate(name: str, folder: Path | None, source: str) -> Path:
+    """The file or folder ``name``, in the data folder or in ``folder``, absolute.
+
+    Raises ``FedMergeError`` that says where it was looked for and how to provide it.
+    """
+    found = _find(name, folder)
+    if found is None:
+        places = [str(data_folder())] + ([str(folder)] if folder else [])
+        raise FedMergeError(
+            f"source '{source}': there is no {name} in {' or '.join(places)}: put it there, or set the "
+            f"environment variable FEDMERGE_DATA to the folder that has it."
+        )
+    kind = source.partition(":")[0]
+    if found.is_dir() != (kind == "folder"):
+        what, other = ("a folder", "folder") if found.is_dir() else ("a file", "npz")
+        raise FedMergeError(f"source '{source}': {found} is {what}: write {other}:{name}.")
+    return found
+
+
+def _find(name: str, folder: Path | None, more: list[Path] | None = None) -> Path | None:
+    for place in (data_folder(), folder, *(more or [])):
+        if place is not None and (place / name).expanduser().exists():
+            return (place / name).expanduser().resolve()
+    return None
+
+
+def _digits() -> RawSource:
+    """The optical digits of scikit-learn: 1797 grey images of 8 x 8 with 16 levels, divided 60/20/20."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)
+    whole = Split(torch.from_numpy(images)[:, None], torch.from_numpy(data.target).to(torch.int64))
+    names = tuple(str(digit) for digit in range(10))
+    return raw_source("digits", stratified(whole, (0.6, 0.2, 0.2), "digits"), names, "digits")
+
+
+def _from_arrays(arrays: Arrays) -> RawSource:
+    train = split_from_arrays(arrays.images, arrays.labels, "arrays")
+    if (arrays.val is None) != (arrays.test is None):
+        raise FedMergeError(
+            "arrays: give both val and test, or neither to have the samples divided 60/20/20."
+        )
+    if arrays.val is None or arrays.test is None:
+        splits = stratified(train, (0.6, 0.2, 0.2), "arrays")
+    else:
+        val = split_from_arrays(*arrays.val, "arrays", "val")
+        splits = {"train": train, "val": val, "test": split_from_arrays(*arrays.test, "arrays", "test")}
+    return raw_source(str(arrays), splits, arrays.class_names, "arrays")

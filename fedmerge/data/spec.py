@@ -1,0 +1,159 @@
+"""Who the hospitals are, as written in ``sites/*.yaml``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    PrivateAttr,
+    model_validator,
+)
+
+from fedmerge.data.scanner import Appearance
+from fedmerge.data.sources import Arrays, parse_source
+from fedmerge.errors import FedMergeError, unknown
+from fedmerge.validation import load_yaml, validate
+
+PACKAGE = Path(__file__).resolve().parent.parent
+SHIPPED = (PACKAGE / "_shipped" / "sites", PACKAGE.parent / "sites")
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"'{name}' names files too: use letters, digits, '-', '_' and '.' only")
+    return name
+
+
+def _known_form(source: str) -> str:
+    try:
+        parse_source(source)
+    except FedMergeError as error:
+        raise ValueError(str(error)) from None
+    return source
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+SourceText = Annotated[str, AfterValidator(_known_form)]
+SourceArrays = Annotated[InstanceOf[Arrays], PlainSerializer(str, return_type=str)]
+
+
+class Frozen(BaseModel):
+    """Options read from YAML: fixed once read, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Minimum(Frozen):
+    """What a hospital's training images must reach at least."""
+
+    samples: int = Field(default=10, ge=1)
+    classes: int = Field(default=2, ge=1)
+
+
+class SiteSpec(Frozen):
+    """One hospital.
+
+    source: default is the cohort's. share: its part of a source that several sites divide, relative to
+    theirs. label_skew: concentration of its class proportions (Dirichlet); small is skewed, None is none.
+    limit: at most so many training images. scanner: appearance shifts, applied in order. unseen: it does not
+    train, it is where the fused model is deployed.
+    """
+
+    name: Name
+    title: str = ""
+    source: SourceText | SourceArrays | None = None
+    share: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    label_skew: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    limit: int | None = Field(default=None, ge=1)
+    scanner: tuple[Appearance, ...] = ()
+    unseen: bool = False
+
+
+class CohortSpec(Frozen):
+    """The hospitals of one experiment.
+
+    source: default of the sites. size: all images as size x size. channels: all images grey (1) or RGB (3).
+    classes: names by label; needed where sources disagree on them. From Python, a source may be ``Arrays``.
+    """
+
+    name: Name
+    title: str = ""
+    source: SourceText | SourceArrays | None = None
+    size: int | None = Field(default=None, ge=8)
+    channels: Literal[1, 3] | None = None
+    classes: tuple[str, ...] | None = Field(default=None, min_length=2)
+    minimum: Minimum = Minimum()
+    sites: tuple[SiteSpec, ...] = Field(min_length=1)
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the YAML file, where relative paths of sources may start."""
+        return self._folder
+
+    def source_of(self, site: SiteSpec) -> str | Arrays:
+        """The site's own source, or the cohort's."""
+        source = site.source if site.source is not None else self.source
+        assert source is not None
+        return source
+
+    @model_validator(mode="after")
+    def _sites_fit(self) -> CohortSpec:
+        names = [site.name for site in self.sites]
+        for i, site in enumerate(self.sites):
+            if site.name in names[:i]:
+                raise ValueError(f"two sites are named '{site.name}': give each its own name")
+            if site.source is None and self.source is None:
+                raise ValueError(f"site '{site.name}' has no source: set source: for it or for the cohort")
+        if all(site.unseen for site in self.sites):
+            raise ValueError("every site is unseen: at least one must train, so set unseen: false for it")
+        if self.classes and len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes repeat a name: {', '.join(self.classes)}")
+        return self
+
+
+def read_cohort(name_or_path: str | Path, near: Path | None = None) -> CohortSpec:
+    """Read a cohort by path or by name.
+
+    Looked for in this order: the path itself; ``near/NAME.yaml`` and ``near/../sites/NAME.yaml`` (near: the
+    folder of the configuration that names it); ``./sites/NAME.yaml``; those shipped with the package. The
+    cohort's name is the file's unless the file says another. Raises ``FedMergeError`` for an unknown cohort
+    (with the nearest) and for a file that is broken or has a fault in a field.
+    """
+    text = str(name_or_path)
+    path = Path(text).expanduser()
+    is_path = path.suffix in (".yaml", ".yml")
+    candidates = [path] if is_path else []
+    candidates += [folder / (text if is_path else f"{text}.yaml") for folder in _folders(near)]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None and is_path:
+        raise FedMergeError(f"there is no cohort file {text}: check the path. {_known(near)}")
+    if found is None:
+        raise unknown("cohort", text, cohort_names(near))
+    spec = validate(CohortSpec, {"name": found.stem, **load_yaml(found)}, str(found))
+    spec._folder = found.resolve().parent
+    return spec
+
+
+def cohort_names(near: Path | None = None) -> list[str]:
+    """The names that ``read_cohort`` knows, sorted."""
+    return sorted(
+        {path.stem for folder in _folders(near) if folder.name == "sites" for path in folder.glob("*.yaml")}
+    )
+
+
+def _known(near: Path | None) -> str:
+    return f"Cohorts known by name: {', '.join(cohort_names(near))}."
+
+
+def _folders(near: Path | None) -> list[Path]:
+    folders = [Path("sites"), *SHIPPED]
+    return [near, near / ".." / "sites", *folders] if near else folders

@@ -1,0 +1,36 @@
+"""The plan of a federated run: all that the server decides and tells the hospitals."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fedmerge.models.inputs import Normalisation
+from fedmerge.models.state import BatchNormPolicy
+from fedmerge.models.zoo import ModelSpec
+from fedmerge.training import TrainingOptions
+
+OnFailure = Literal["skip", "abort"]
+
+
+class Plan(BaseModel):
+    """What is trained, how, and how often.
+
+    rounds: federated rounds of mean aggregation; 0 fine-tunes from the shared start. local: a hospital's
+    training in one round. fine_tune: what each hospital does to its own copy after the rounds.
+    on_failure: a hospital that fails in a round is left out of that round, or ends the run.
+    quorum: the fewest hospitals that must answer, else the run ends with a sentence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    model: ModelSpec
+    normalisation: Normalisation
+    seed: int
+    rounds: int
+    local: TrainingOptions
+    fine_tune: TrainingOptions
+    batch_norm: BatchNormPolicy = "mixture"
+    on_failure: OnFailure = "skip"
+    quorum: int = 1

@@ -1,0 +1,78 @@
+"""The server: the ServerApp, and what it can ask of the hospitals in a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedmerge.federation.plan import Plan
+from fedmerge.federation.records import request
+from fedmerge.federation.roster import Roster, greet
+from fedmerge.federation.strategy import MergeStrategy
+from fedmerge.models.state import State
+from fedmerge.models.zoo import build
+
+Metric = Literal["accuracy", "balanced_accuracy"]
+
+
+class Server:
+    """The server's side of one run: train together, let each hospital fine-tune, ask for scores.
+
+    It sees weights and numbers, never images.
+    """
+
+    def __init__(self, grid: Grid, plan: Plan) -> None:
+        self.grid = grid
+        self.plan = plan
+        self.roster: Roster = greet(grid)
+        self.strategy = MergeStrategy(plan, self.roster)
+
+    def start(self) -> State:
+        """The shared start of all hospitals, the same for the same plan."""
+        model = build(self.plan.model, self.plan.seed)
+        return {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+    def rounds(self, start: State) -> State:
+        """Train together for the plan's rounds of mean aggregation; returns the global model."""
+        if self.plan.rounds == 0:
+            return start
+        result = self.strategy.start(self.grid, ArrayRecord(start), num_rounds=self.plan.rounds)
+        return dict(result.arrays.to_torch_state_dict())
+
+    def fine_tune(self, start: State) -> Iterator[tuple[str, State, dict[str, Any]]]:
+        """Each hospital trains its own copy of ``start``; yields (name, weights, metrics) in site order."""
+        round = self.plan.rounds + 1
+        job = self.strategy.job(round, "fine-tune", self.plan.fine_tune)
+        arrays = ArrayRecord(start)
+        replies = self.grid.send_and_receive(
+            [request("train", member.node_id, "fine-tune", job, arrays) for member in self.roster]
+        )
+        for answer in self.strategy.accept(round, "fine-tune", replies):
+            assert answer.state is not None  # a training reply carries weights
+            yield answer.member.name, answer.state, answer.metrics
+
+    def score(self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy") -> float:
+        """Validation score of a model, computed by the hospitals on their own images.
+
+        s = sum_m n_m s_m / sum_m n_m over the hospitals in ``sites`` (all for None), with n_m the
+        validation images of hospital m: for accuracy, exactly that of the pooled validation splits.
+        """
+        roster = self.roster.named(sites)
+        replies = self.grid.send_and_receive(self.strategy.evaluation("score", state, roster))
+        answers = [answer.metrics for answer in self.strategy.accept(0, "score", replies, roster)]
+        total = sum(answer["num-examples"] for answer in answers)
+        return float(sum(answer["num-examples"] * answer[metric] for answer in answers) / total)
+
+
+def server_app(plan: Plan, programme: Callable[[Server], None]) -> ServerApp:
+    """The Flower ServerApp of a run: greet the hospitals, then follow ``programme``."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        programme(Server(grid, plan))
+
+    return app

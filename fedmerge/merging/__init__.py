@@ -1,0 +1,21 @@
+"""Fusion: what the server does with many models.
+
+One file a family of methods; each method is one function registered in ``FUSION``; ``merge`` calls any of
+them by name. To add a method, write a function like those in ``averages`` and import its file here.
+"""
+
+from fedmerge.merging import averages, ensembles, soups
+from fedmerge.merging.merge import MergeResult, merge
+from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+
+__all__ = [
+    "FUSION",
+    "Context",
+    "MergeResult",
+    "Merged",
+    "Parents",
+    "averages",
+    "ensembles",
+    "merge",
+    "soups",
+]

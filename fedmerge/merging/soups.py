@@ -1,0 +1,84 @@
+"""Greedy soups: add a model only if the hospitals' validation score does not fall."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fedmerge.errors import FedMergeError
+from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+from fedmerge.models.state import State, average
+from fedmerge.registry import Needs
+
+Average = Literal["running", "half", "index"]
+
+
+@FUSION.method(
+    "greedy",
+    title="Greedy soup",
+    paper="Model soups, arXiv 2203.05482; Rethinking Weight-Averaged Model-merging, arXiv 2411.09263",
+    needs=Needs(individual_models=True, score=True),
+)
+def greedy(
+    parents: Parents,
+    context: Context,
+    *,
+    order: Literal["score", "index"] = "score",
+    start: Literal["best", "first"] = "best",
+    accept: Literal[">=", ">"] = ">=",
+    average: Average = "running",
+) -> Merged:
+    """Grow a soup model by model, keeping each candidate that scores at least as well as the soup so far.
+
+    ``order``: the order of trial, by falling individual score (ties: pool order) or as they stand.
+    ``start``: the best single model or the first one in the pool. ``accept``: what counts as no worse.
+    ``average``: ``running`` is the mean of the members, (k S + theta) / (k + 1) with k members so far;
+    ``half`` is (S + theta) / 2; ``index`` is (j S + theta) / (j + 1) with j the position in the pool.
+
+    The defaults are the soup of Wortsman et al. The two variants in the released code of Rethinking
+    Weight-Averaged Model-merging are (order=index, start=best, accept=>, average=half) and
+    (order=index, start=first, accept=>, average=index); the second over-weights the soup after a rejection.
+    ``decisions`` logs every trial.
+    """
+    if context.score is None:
+        raise FedMergeError("greedy needs a validation score: pass score=, or data= with labels=.")
+    singles = [context.score(state) for state in parents.states()]
+    ranked = sorted(range(len(parents)), key=lambda i: -singles[i])
+    first = ranked[0] if start == "best" else 0
+    queue = [i for i in (ranked if order == "score" else range(len(parents))) if i != first]
+    members, weights, soup, best = [first], {first: 1.0}, parents.load(first), singles[first]
+    log = [_decision(parents.names[first], singles[first], best, True)]
+    for index in queue:
+        old, new = _shares(average, len(members), index)
+        candidate = _candidate(parents, context, members, index, soup, old, new, average)
+        score = context.score(candidate)
+        accepted = score >= best if accept == ">=" else score > best
+        log.append(_decision(parents.names[index], singles[index], score, accepted))
+        if accepted:
+            weights = {i: a * old / (old + new) for i, a in weights.items()} | {index: new / (old + new)}
+            members, soup, best = [*members, index], candidate, score
+    coefficients = {name: weights.get(i, 0.0) for i, name in enumerate(parents.names)}
+    return Merged(parents.module(soup), coefficients, log)
+
+
+def _shares(rule: Average, n_members: int, index: int) -> tuple[float, float]:
+    """Weights of the soup so far and of the newcomer."""
+    return {"running": (float(n_members), 1.0), "half": (1.0, 1.0), "index": (float(index), 1.0)}[rule]
+
+
+def _candidate(
+    parents: Parents,
+    context: Context,
+    members: list[int],
+    index: int,
+    soup: State,
+    old: float,
+    new: float,
+    rule: Average,
+) -> State:
+    if rule == "running":  # from the members themselves, so rounding does not pile up
+        return average(parents.states([*members, index]), None, batch_norm=context.batch_norm)
+    return average([soup, parents.load(index)], [old, new], batch_norm=context.batch_norm)
+
+
+def _decision(name: str, alone: float, score: float, accepted: bool) -> dict[str, Any]:
+    return {"model": name, "score_alone": alone, "score_with": score, "accepted": accepted}

@@ -1,0 +1,282 @@
+"""A pool of models on disk: weights as safetensors, a card in JSON, read only when asked for."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fedmerge.errors import FedMergeError, nearest
+from fedmerge.models.inputs import Normalisation
+from fedmerge.models.state import State, check_alike, non_finite, state_hash
+from fedmerge.models.zoo import ModelSpec, build
+
+T = TypeVar("T")
+
+
+class ModelCard(BaseModel):
+    """What a model is and where it comes from; it stands beside the weights as NAME.json.
+
+    position: its place in the order of addition. parents: the ``sha256`` of the models it was made of.
+    method: how it was made ("local training", "mean", ...). metrics: scores by name. batch_norm: the
+    policy for batch-norm statistics, in words. sha256: :func:`~fedmerge.models.state.state_hash`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    name: str
+    position: int
+    model: ModelSpec
+    normalisation: Normalisation
+    class_names: tuple[str, ...]
+    parents: tuple[str, ...] = ()
+    method: str
+    metrics: dict[str, float] = {}
+    seed: int | None = None
+    config_hash: str = ""
+    batch_norm: str = ""
+    sha256: str
+
+
+class ModelPool:
+    """The models of one architecture in one folder, NAME.safetensors beside NAME.json each.
+
+    Opening reads the cards; weights are read when asked for. A model counts once its card is there, and
+    the card is written last: a crash leaves no half model. Raises FedMergeError for a folder that cannot
+    be made (or, without ``create``, is not there) and for a damaged card.
+    """
+
+    def __init__(self, folder: str | Path, *, create: bool = True) -> None:
+        self.folder = Path(folder)
+        self._view = False
+        if create:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _not_writable(self.folder, error) from None
+        elif not self.folder.is_dir():
+            raise FedMergeError(f"there is no model pool at '{self.folder}': check the path.")
+        cards = sorted(map(_read_card, self.folder.glob("*.json")), key=lambda c: (c.position, c.name))
+        self._cards = {card.name: card for card in cards}
+
+    @property
+    def names(self) -> list[str]:
+        """All names in the order of addition."""
+        return list(self._cards)
+
+    def __len__(self) -> int:
+        return len(self._cards)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._cards
+
+    def card(self, name: str) -> ModelCard:
+        """The card of a model; raises FedMergeError if there is none, with the nearest name."""
+        if name in self._cards:
+            return self._cards[name]
+        if self._weights(name).is_file() and not self._view:
+            raise FedMergeError(
+                f"'{self._weights(name)}' has no card: '{name}.json' must stand beside it. "
+                "Put it back, or add the model to the pool again."
+            )
+        held = f"It holds: {', '.join(self)}." if len(self) else "It is empty."
+        raise FedMergeError(f"the pool '{self.folder}' has no model '{name}'.{nearest(name, self)} {held}")
+
+    def state(self, name: str) -> State:
+        """The weights of a model on the CPU, mapped from the file and read when they are touched."""
+        return _read(self._held(name), _tensors)
+
+    def tensor(self, name: str, key: str) -> Tensor:
+        """One entry of a model's weights; nothing else is read."""
+        path = self._held(name)
+        keys = _read(path, lambda file: list(file.keys()))
+        if key not in keys:
+            raise FedMergeError(f"'{path}' has no entry '{key}'.{nearest(key, keys)}")
+        return _read(path, lambda file: file.get_tensor(key))
+
+    def model(self, name: str, device: str | torch.device = "cpu") -> nn.Module:
+        """The network of a model with its weights, on ``device``, in evaluation mode."""
+        card = self.card(name)
+        network = build(card.model.model_copy(update={"pretrained": False}), seed=0)
+        state = self.state(name)
+        check_alike((f"{card.model.name} as its card says", name), (network.state_dict(), state))
+        network.load_state_dict(state)
+        return network.to(device).eval()
+
+    def add(
+        self,
+        name: str,
+        state: State,
+        *,
+        model: ModelSpec,
+        normalisation: Normalisation,
+        class_names: Sequence[str],
+        method: str,
+        parents: Sequence[str] = (),
+        metrics: Mapping[str, float] | None = None,
+        seed: int | None = None,
+        config_hash: str = "",
+        batch_norm: str = "",
+    ) -> ModelCard:
+        """Write a model and return its card; each file is written whole or not at all.
+
+        Raises FedMergeError for a name that is taken or no file name, weights that are not finite or of
+        another architecture or other classes than the pool's, and a folder that cannot be written.
+        """
+        self._refuse(name, state, class_names)
+        card = ModelCard(
+            name=name,
+            position=1 + max((card.position for card in self._cards.values()), default=-1),
+            model=model,
+            normalisation=normalisation,
+            class_names=tuple(class_names),
+            parents=tuple(parents),
+            method=method,
+            metrics=dict(metrics or {}),
+            seed=seed,
+            config_hash=config_hash,
+            batch_norm=batch_norm,
+            sha256=state_hash(state),
+        )
+        held = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+        _write(self._weights(name), lambda path: save_file(held, path, metadata={"format": "pt"}))
+        _write(self._card_path(name), lambda path: path.write_text(card.model_dump_json(indent=2) + "\n"))
+        self._cards[name] = card
+        return card
+
+    def verify(self) -> None:
+        """Read everything once; raise FedMergeError for the first file that is not what its card says."""
+        for name in self:
+            if state_hash(self.state(name)) != self.card(name).sha256:
+                raise FedMergeError(
+                    f"'{self._weights(name)}' does not have the hash on its card: the weights were changed "
+                    "or damaged. Restore the file from a copy, or make the model again."
+                )
+
+    def subset(self, names: Iterable[str]) -> ModelPool:
+        """A view of these models, in this order; it reads the same files and takes no additions."""
+        view = copy.copy(self)
+        view._cards = {name: self.card(name) for name in names}
+        view._view = True
+        return view
+
+    def _weights(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _card_path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _held(self, name: str) -> Path:
+        self.card(name)
+        path = self._weights(name)
+        if not path.is_file():
+            raise FedMergeError(
+                f"'{path}' is missing: the card '{name}.json' is there, but not the weights. "
+                "Restore the file, or remove the card."
+            )
+        return path
+
+    def _refuse(self, name: str, state: State, class_names: Sequence[str]) -> None:
+        if self._view:
+            raise FedMergeError(f"cannot add '{name}' to a view: add it to the pool '{self.folder}' itself.")
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+            raise FedMergeError(
+                f"'{name}' cannot name a model: use letters, digits, '_', '-' and '.', for a file name."
+            )
+        if name in self or self._card_path(name).exists():
+            raise FedMergeError(
+                f"the pool '{self.folder}' already has a model '{name}': choose another name."
+            )
+        if self._weights(name).exists():
+            self._refuse_remnant(name, state)
+        broken = non_finite(state)
+        if broken:
+            raise FedMergeError(
+                f"the weights of '{name}' hold NaN or infinity in '{broken[0]}' ({len(broken)} of "
+                f"{len(state)} entries): train it again, for instance with a smaller learning rate."
+            )
+        if len(self):
+            first = next(iter(self._cards.values()))
+            check_alike((first.name, name), (self.state(first.name), state))
+            if first.class_names != tuple(class_names):
+                raise FedMergeError(
+                    f"'{first.name}' and '{name}' name their classes differently "
+                    f"({', '.join(first.class_names)}; {', '.join(class_names)}): models of one pool share "
+                    "one list of classes, in one order."
+                )
+
+    def _refuse_remnant(self, name: str, state: State) -> None:
+        """Weights without a card are what a crash leaves: let the same weights pass, and no others."""
+        path = self._weights(name)
+        found = _read(path, _tensors)
+        if state_hash(found) != state_hash(state):
+            raise FedMergeError(
+                f"'{path}' is there without a card and holds other weights: "
+                "remove it, or choose another name."
+            )
+
+
+def _read(path: Path, read: Callable[[safe_open], T]) -> T:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return read(file)
+    except (SafetensorError, OSError) as error:
+        raise FedMergeError(
+            f"'{path}' is not a whole safetensors file ({error}): restore it from a copy, "
+            "or make the model again."
+        ) from None
+
+
+def _tensors(file: safe_open) -> State:
+    return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        card = ModelCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise FedMergeError(
+            f"'{path}' is not a model card ({where}: {first['msg']}): restore it, "
+            "or remove it with its weights."
+        ) from None
+    if card.name != path.stem:
+        raise FedMergeError(f"'{path}' is the card of a model '{card.name}': name the file after the model.")
+    return card
+
+
+def _write(path: Path, save: Callable[[Path], object]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise _not_writable(path.parent, error) from None
+
+
+def _not_writable(folder: Path, error: Exception) -> FedMergeError:
+    reason = getattr(error, "strerror", None) or error
+    return FedMergeError(
+        f"cannot write into '{folder}' ({reason}): give a folder that you may write to and that has room."
+    )

@@ -1,0 +1,108 @@
+"""A tiny vision transformer (Dosovitskiy et al., 2021), pre-norm."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedmerge.errors import FedMergeError
+from fedmerge.models.layers import check_positive, check_rate
+
+
+class Block(nn.Module):
+    """Self-attention and a two-layer perceptron, each after a layer norm and added to its input."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens N x T x dim to tokens of the same shape."""
+        x = x + self.dropout(self._attend(self.norm1(x)))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class TinyVit(nn.Module):
+    """Patches, position embedding, ``depth`` blocks, layer norm, class token or mean of tokens, head."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        n_classes: int,
+        patches: int,
+        patch: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        pool: str,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.pool = pool
+        self.patch_embed = nn.Conv2d(in_channels, dim, patch, stride=patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if pool == "class" else None
+        self.position = nn.Parameter(torch.zeros(1, patches + (pool == "class"), dim))
+        self.blocks = nn.Sequential(*(Block(dim, heads, dropout) for _ in range(depth)))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, n_classes)
+        self._initialise()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits N x n_classes of images N x C x H x W, H and W as the network was built for."""
+        x = self.patch_embed(x).flatten(2).transpose(1, 2)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
+        x = self.norm(self.blocks(x + self.position))
+        return self.head(x[:, 0] if self.class_token is not None else x.mean(dim=1))
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.position, std=0.02)
+        if self.class_token is not None:
+            nn.init.trunc_normal_(self.class_token, std=0.02)
+
+
+def tiny_vit(
+    in_channels: int,
+    n_classes: int,
+    image_size: int,
+    *,
+    patch: int = 4,
+    dim: int = 128,
+    depth: int = 6,
+    heads: int = 4,
+    pool: Literal["class", "mean"] = "class",
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Tiny vision transformer; the image size must be a multiple of ``patch``, ``dim`` one of ``heads``."""
+    check_positive("tiny-vit", patch=patch, dim=dim, depth=depth, heads=heads)
+    check_rate("tiny-vit", dropout=dropout)
+    if image_size % patch:
+        raise FedMergeError(
+            f"model 'tiny-vit' cuts images into patches of {patch} px, but {image_size} px is not a "
+            "multiple: set the option 'patch' to a divisor of the image size."
+        )
+    if dim % heads:
+        raise FedMergeError(
+            f"model 'tiny-vit': dim {dim} is not a multiple of heads {heads}; change one of them."
+        )
+    patches = (image_size // patch) ** 2
+    return TinyVit(in_channels, n_classes, patches, patch, dim, depth, heads, pool, dropout)

@@ -1,0 +1,99 @@
+"""The networks by name: one specification in, one initialised network out."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from fedmerge.errors import FedMergeError, nearest
+from fedmerge.models.cnn import small_cnn
+from fedmerge.models.efficientnet import efficientnet_lite0
+from fedmerge.models.inputs import Normalisation
+from fedmerge.models.resnet import resnet18
+from fedmerge.models.vgg import vgg11, vgg19
+from fedmerge.models.vision import HALF_RANGE, classifier_names, torchvision_classifier
+from fedmerge.models.vit import tiny_vit
+from fedmerge.registry import Registry
+from fedmerge.seeding import seeded
+
+NETWORKS = Registry(station="model", kind="model")
+_TORCHVISION = "torchvision:"
+
+for _name, _builder, _title, _paper in (
+    ("small-cnn", small_cnn, "Small CNN", ""),
+    ("resnet18", resnet18, "ResNet-18, small-image stem", "He et al., arXiv 1512.03385"),
+    ("vgg11", vgg11, "VGG-11", "Simonyan and Zisserman, arXiv 1409.1556"),
+    ("vgg19", vgg19, "VGG-19", "Simonyan and Zisserman, arXiv 1409.1556"),
+    ("tiny-vit", tiny_vit, "Tiny vision transformer", "Dosovitskiy et al., arXiv 2010.11929"),
+    ("efficientnet-lite0", efficientnet_lite0, "EfficientNet-Lite0", "Tan and Le, arXiv 1905.11946"),
+):
+    NETWORKS.method(_name, title=_title, paper=_paper)(_builder)
+
+
+class ModelSpec(BaseModel):
+    """A network by name, with the shape of its images (square, ``image_size`` px) and its classes.
+
+    ``name`` is one of :func:`names`, or ``torchvision:NAME``. ``options`` are the keyword-only parameters
+    of the network's builder; torchvision networks have none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    in_channels: int = Field(ge=1)
+    n_classes: int = Field(ge=2)
+    image_size: int = Field(ge=1)
+    pretrained: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+def names() -> list[str]:
+    """Our own networks, in the order of the table; torchvision's come on top as ``torchvision:NAME``."""
+    return NETWORKS.names()
+
+
+def build(spec: ModelSpec, seed: int) -> nn.Module:
+    """Build the network on the CPU, in training mode, initialised from ``(seed, "init")``.
+
+    The global random state is left as it was. Raises FedMergeError for an unknown name or option, an image
+    size the network cannot take, or pretrained weights that do not exist or cannot be had.
+    """
+    shape = (spec.in_channels, spec.n_classes, spec.image_size)
+    pretrained = (True,) if spec.pretrained else ()
+    if spec.name.startswith(_TORCHVISION):
+        name = spec.name.removeprefix(_TORCHVISION)
+        if spec.options:
+            raise FedMergeError(f"model '{spec.name}' takes no options: remove {', '.join(spec.options)}.")
+        with seeded(seed, "init"):
+            return torchvision_classifier(name, *shape, spec.pretrained)
+    if spec.name not in NETWORKS:
+        raise _unknown(spec.name)
+    network = NETWORKS[spec.name]
+    options = network.check(spec.options)
+    if spec.pretrained and "pretrained" not in inspect.signature(network.call).parameters:
+        raise FedMergeError(
+            f"model '{spec.name}' has no pretrained weights: set pretrained: false, "
+            "or choose efficientnet-lite0 or torchvision:NAME."
+        )
+    with seeded(seed, "init"):
+        return network.call(*shape, *pretrained, **options)
+
+
+def default_normalisation(spec: ModelSpec) -> Normalisation:
+    """ImageNet's mean and deviation for pretrained colour networks, else the range [-1, 1]."""
+    half = spec.name.removeprefix(_TORCHVISION) in HALF_RANGE
+    imagenet = spec.pretrained and spec.in_channels == 3 and not half
+    return Normalisation.named("imagenet" if imagenet else "half")
+
+
+def _unknown(name: str) -> FedMergeError:
+    hint = nearest(name, names())
+    if name in classifier_names():
+        hint = f" Did you mean '{_TORCHVISION}{name}'?"
+    return FedMergeError(
+        f"unknown model '{name}'.{hint} Allowed: {', '.join(names())}, or {_TORCHVISION}NAME for any of "
+        "torchvision's classifiers."
+    )

@@ -1,0 +1,131 @@
+"""One decorator makes a method known: its name, title, paper, typed options and what it needs.
+
+A method is a function or a class. Its options are its keyword-only parameters, with their annotations
+and defaults: the schema, the checks and the help are read from the signature, never written twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from fedmerge.errors import FedMergeError, nearest, unknown
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method cannot do without; the runner refuses before it starts where a need is not met.
+
+    individual_models: each hospital's own weights, not only their sum.
+    score: a validation score of a candidate model, asked from the hospitals.
+    features: a network with a linear head whose input can be read.
+    unlabelled_batches: images of the deployment site, without labels.
+    """
+
+    individual_models: bool = False
+    score: bool = False
+    features: bool = False
+    unlabelled_batches: bool = False
+
+    def names(self) -> list[str]:
+        """The needs that are set, in words."""
+        return [name.replace("_", " ") for name, value in vars(self).items() if value]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: its names for people, its typed options, and the callable behind it."""
+
+    name: str
+    title: str
+    paper: str
+    station: str
+    kind: str
+    needs: Needs
+    call: Callable[..., Any]
+    options: type[BaseModel] = field(repr=False)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the callable's docstring."""
+        return (inspect.getdoc(self.call) or "").split("\n", 1)[0]
+
+    def check(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return ``given`` checked against the typed options; raise a sentence for the first fault."""
+        fields = self.options.model_fields
+        for key in given:
+            if key not in fields:
+                allowed = ", ".join(sorted(fields)) or "none"
+                raise FedMergeError(
+                    f"{self.kind} '{self.name}' has no option '{key}'.{nearest(key, fields)} Allowed: {allowed}."
+                )
+        try:
+            checked = self.options(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise FedMergeError(
+                f"{self.kind} '{self.name}', option '{where}': {first['msg']} (given: {first['input']!r})."
+            ) from None
+        return {key: getattr(checked, key) for key in given}
+
+
+class Registry:
+    """The methods of one station (fusion, test-time), by name."""
+
+    def __init__(self, station: str, kind: str) -> None:
+        self.station = station
+        self.kind = kind
+        self._methods: dict[str, Method] = {}
+
+    def method(self, name: str, *, title: str, paper: str, needs: Needs | None = None) -> Callable[[F], F]:
+        """Decorator: register a function or class under ``name``; its keyword-only parameters are options."""
+
+        def register(call: F) -> F:
+            if name in self._methods:
+                raise ValueError(f"{self.kind} '{name}' is registered twice")
+            self._methods[name] = Method(
+                name,
+                title,
+                paper,
+                self.station,
+                self.kind,
+                needs or Needs(),
+                call,
+                _options_model(name, call),
+            )
+            return call
+
+        return register
+
+    def __getitem__(self, name: str) -> Method:
+        if name not in self._methods:
+            raise unknown(self.kind, name, self._methods)
+        return self._methods[name]
+
+    def __iter__(self) -> Iterator[Method]:
+        return iter(self._methods.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._methods
+
+    def names(self) -> list[str]:
+        """All names, in order of registration."""
+        return list(self._methods)
+
+
+def _options_model(name: str, call: Callable[..., Any]) -> type[BaseModel]:
+    function = call.__init__ if inspect.isclass(call) else call
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            fields[parameter.name] = (hints[parameter.name], parameter.default)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    return create_model(f"{name}-options", __config__=config, **fields)

@@ -1,0 +1,204 @@
+"""The configuration of an experiment: configs/*.yaml as typed, frozen values that say no early."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from fedmerge.data import CohortSpec, read_cohort
+from fedmerge.data.streams import StreamSpec
+from fedmerge.errors import FedMergeError, nearest
+from fedmerge.merging import FUSION
+from fedmerge.registry import Registry
+from fedmerge.testtime import TESTTIME
+from fedmerge.training import TrainingOptions
+from fedmerge.validation import load_yaml, validate
+
+
+class Strict(BaseModel):
+    """A frozen section of a configuration; unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class ModelConfig(Strict):
+    """A network by name (``fedmerge methods`` lists them), with its own options."""
+
+    name: str
+    pretrained: bool = False
+    options: dict[str, Any] = {}
+
+
+class MethodConfig(Strict):
+    """A registered method with its options and the label it gets in tables (default: its name)."""
+
+    method: str
+    label: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    options: dict[str, Any] = {}
+
+
+class TrainingConfig(TrainingOptions):
+    """Local training in a round, the number of rounds, and the fine-tuning that follows.
+
+    ``fine_tune`` inherits every field of the local training it does not set.
+    """
+
+    rounds: int = Field(ge=0)
+    fine_tune: TrainingOptions
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        local = {key: value for key, value in given.items() if key in TrainingOptions.model_fields}
+        own = given.get("fine_tune") or {}
+        return given | {"fine_tune": local | own if isinstance(own, dict) else own}
+
+    @property
+    def local(self) -> TrainingOptions:
+        """The options of one hospital's training in one round."""
+        return TrainingOptions(**{key: getattr(self, key) for key in TrainingOptions.model_fields})
+
+
+class Deployment(Strict):
+    """What arrives at the unseen hospital: which of its images, in what order, how many at a time."""
+
+    batch_size: int = Field(default=64, ge=1)
+    split: Literal["all", "test"] = "all"
+    streams: tuple[StreamSpec, ...] = Field(min_length=1)
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _method(registry: Registry) -> BeforeValidator:
+    def parse(value: Any) -> Any:
+        if isinstance(value, MethodConfig):
+            return value
+        given = {"method": value} if isinstance(value, str) else dict(value)
+        if "method" not in given:
+            raise ValueError("write a method's name, or a mapping with the key 'method' and its options")
+        name, label = given.pop("method"), given.pop("label", None)
+        try:
+            registry[name].check(given)
+        except FedMergeError as error:
+            raise ValueError(str(error)) from None
+        return {"method": name, "label": label or name, "options": given}
+
+    return BeforeValidator(parse)
+
+
+class Experiment(Strict):
+    """One experiment: who, which network, how trained, how fused, how deployed, with which seeds."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    title: str = ""
+    cohort: str | CohortSpec
+    unseen: Literal["cohort", "each"] | tuple[str, ...] = "cohort"
+    model: Annotated[ModelConfig, BeforeValidator(_named)]
+    normalisation: Literal["default", "half", "imagenet", "none"] = "default"
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    training: TrainingConfig
+    selection: Literal["accuracy", "balanced_accuracy"] = "accuracy"
+    fusion: tuple[Annotated[MethodConfig, _method(FUSION)], ...]
+    testtime: tuple[Annotated[MethodConfig, _method(TESTTIME)], ...] = ()
+    deployment: Deployment
+    batch_norm: Literal["mixture", "average"] = "mixture"
+    on_failure: Literal["skip", "abort"] = "skip"
+    quorum: int = Field(default=1, ge=1)
+    device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed is listed twice; list each once")
+        return seeds
+
+    @model_validator(mode="after")
+    def _labels(self) -> Experiment:
+        labels = [entry.label for entry in (*self.fusion, *self.testtime)]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"two methods are labelled '{label}'; give one of them another 'label'")
+        return self
+
+
+def read_experiment(
+    source: str | Path | dict[str, Any] | Experiment,
+    changes: Sequence[str] = (),
+    seed: int | None = None,
+    device: str | None = None,
+) -> tuple[Experiment, CohortSpec]:
+    """Read an experiment and its cohort from a YAML file, a mapping, or an Experiment.
+
+    changes: ``a.b=value`` overrides, the value read as YAML. seed: run this seed alone. device: override.
+    Raises FedMergeError with file, field, what was given, what is allowed, and the nearest valid name.
+    """
+    if isinstance(source, Experiment):
+        data, where, near = source.model_dump(), "experiment", None
+        data |= {"cohort": source.cohort}
+    elif isinstance(source, dict):
+        data, where, near = dict(source), "experiment", None
+    else:
+        path = find_config(source)
+        data, where, near = load_yaml(path), str(path), path.parent
+    for change in changes:
+        _apply(data, change)
+    if seed is not None:
+        data["seeds"] = [seed]
+    if device is not None:
+        data["device"] = device
+    experiment = validate(Experiment, data, where)
+    cohort = experiment.cohort
+    return experiment, read_cohort(cohort, near) if isinstance(cohort, str) else cohort
+
+
+def find_config(source: str | Path) -> Path:
+    """The configuration file: the path as given, or a shipped configuration by name."""
+    path = Path(source)
+    if path.exists():
+        return path
+    for folder in _shipped():
+        candidate = folder / f"{path.name.removesuffix('.yaml')}.yaml"
+        if str(path) in (candidate.stem, candidate.name, f"configs/{candidate.name}") and candidate.exists():
+            return candidate
+    names = sorted({file.stem for folder in _shipped() for file in folder.glob("*.yaml")})
+    raise FedMergeError(
+        f"there is no configuration '{source}'.{nearest(path.stem, names)} Give a YAML file, or one of the "
+        f"shipped ones: {', '.join(names)}."
+    )
+
+
+def _shipped() -> list[Path]:
+    package = Path(__file__).resolve().parents[1]
+    folders = [Path("configs"), package.parent / "configs", package / "_shipped" / "configs"]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _apply(data: dict[str, Any], change: str) -> None:
+    """Set ``a.b.c=value`` in nested mappings."""
+    key, separator, text = change.partition("=")
+    if not separator or not key:
+        raise FedMergeError(f"--set takes field=value (for example training.rounds=10), not '{change}'.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise FedMergeError(
+            f"--set {change}: the value cannot be read as YAML; put text with signs in quotes."
+        ) from None
+    parts, place = key.split("."), data
+    for part in parts[:-1]:
+        child = place.get(part)
+        if isinstance(child, str):  # `model: small-cnn` and --set model.options.width=8
+            child = {"name": child}
+        place[part] = dict(child) if isinstance(child, dict) else {}
+        place = place[part]
+    place[parts[-1]] = value

@@ -1,0 +1,33 @@
+"""The figures of a run: pure functions from a cohort or a frame to a matplotlib Figure.
+
+Each takes the figure's width in inches and arranges itself for it (``WIDE`` for a page, ``NARROW`` for a
+phone); each has a ``describe_`` twin that says in words, with numbers, what is seen. No global state: no
+pyplot, so they work headless and in notebooks.
+"""
+
+from fedmerge.study.figures.classes import class_shares, describe_class_shares
+from fedmerge.study.figures.curves import describe_rounds, rounds
+from fedmerge.study.figures.federation import describe_federation_map, federation_map
+from fedmerge.study.figures.pictures import describe_samples, samples
+from fedmerge.study.figures.scores import accuracy, describe_accuracy
+from fedmerge.study.figures.style import NARROW, WIDE, Caption, render
+from fedmerge.study.figures.weights import coefficients, describe_coefficients
+
+__all__ = [
+    "NARROW",
+    "WIDE",
+    "Caption",
+    "accuracy",
+    "class_shares",
+    "coefficients",
+    "describe_accuracy",
+    "describe_class_shares",
+    "describe_coefficients",
+    "describe_federation_map",
+    "describe_rounds",
+    "describe_samples",
+    "federation_map",
+    "render",
+    "rounds",
+    "samples",
+]

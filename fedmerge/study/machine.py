@@ -1,0 +1,67 @@
+"""The machine a run uses: its device, its threads, determinism, and what is worth noting down about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from fedmerge.errors import FedMergeError
+
+PACKAGES = ("fedmerge", "torch", "torchvision", "flwr", "numpy", "pandas", "medmnist")
+
+
+def pick_device(name: str) -> str:
+    """``auto`` is the first CUDA device, else the CPU. Raises FedMergeError if a device cannot be used."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise FedMergeError(
+            f"device '{name}' cannot be used on this machine: choose 'auto', 'cpu'"
+            + (" or 'cuda'." if torch.cuda.is_available() else " (there is no CUDA device).")
+        ) from None
+    return name
+
+
+@contextmanager
+def reproducible(threads: int | None) -> Iterator[None]:
+    """Deterministic algorithms and a fixed number of threads inside the block; as before after it."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic  # filling it costs time and changes nothing that is read
+    fill = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        memory.fill_uninitialized_memory = fill
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Versions, device and threads, as they stand in a run's provenance."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "CPU"
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "device": f"{device} ({name})",
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,73 @@
+"""Everything measured so far in a run, row by row, and the progress of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from fedmerge.federation import MergeStrategy
+
+Progress = Callable[[str, float, float], None]
+"""``progress(stage, done, total)``: called often; a stage begins when its text changes."""
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Record:
+    """The rows of a run. ``common`` stands in every result row (experiment, cohort, model, config hash)."""
+
+    common: Row
+    progress: Progress | None = None
+    results: list[Row] = field(default_factory=list)
+    history: list[Row] = field(default_factory=list)
+    coefficients: list[Row] = field(default_factory=list)
+    decisions: list[Row] = field(default_factory=list)
+    failures: list[Row] = field(default_factory=list)
+    _stage: tuple[str, int, int] = ("", 1, 0)
+
+    def stage(self, text: str, jobs: int = 1) -> None:
+        """Begin a stage of ``jobs`` equal parts (one hospital's training, say)."""
+        self._stage = (text, jobs, 0)
+        self._show(0.0)
+
+    def step(self, part: str, done: int, total: int) -> None:
+        """Report ``done`` of ``total`` steps in the current part of the stage."""
+        text, jobs, finished = self._stage
+        self._show(finished + done / total, f"{text}, {part}")
+        if done == total:
+            self._stage = (text, jobs, finished + 1)
+
+    def result(self, seed: int, site: str, row: Row, trace: list[Row]) -> None:
+        """Add a result row and the coefficients behind it."""
+        where = {"seed": seed, "site": site}
+        self.results.append(self.common | where | row)
+        self.coefficients += [where | {"method": row["method"]} | entry for entry in trace]
+
+    def fusion(self, seed: int, site: str, label: str, decisions: list[Row]) -> None:
+        """Add a fusion method's decision log."""
+        self.decisions += [{"seed": seed, "site": site, "method": label} | entry for entry in decisions]
+
+    def failure(self, seed: int, where: str, site: str, reason: str) -> None:
+        """Add something that failed: where in the run, at which site, and why."""
+        self.failures.append({"seed": seed, "where": where, "site": site, "reason": reason})
+
+    def federation(self, seed: int, name: str, strategy: MergeStrategy) -> None:
+        """Take over the history and failures of a federation."""
+        self.history += [{"seed": seed, "federation": name} | row for row in strategy.history]
+        for failure in map(asdict, strategy.failures):
+            where = f"round {failure['round']} ({failure['phase']})" if failure["round"] else failure["phase"]
+            self.failure(seed, where, failure["site"], failure["reason"])
+
+    def frame(self, name: str, columns: list[str]) -> pd.DataFrame:
+        """One of the lists as a DataFrame with at least ``columns``, in that order."""
+        frame = pd.DataFrame(getattr(self, name))
+        return frame.reindex(columns=[*columns, *(c for c in frame.columns if c not in columns)])
+
+    def _show(self, done: float, text: str | None = None) -> None:
+        if self.progress is not None:
+            stage, jobs, _ = self._stage
+            self.progress(text or stage, done, jobs)

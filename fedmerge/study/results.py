@@ -1,0 +1,100 @@
+"""What a run leaves behind: a typed result, its table, and the files in its folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from fedmerge.data import Cohort
+from fedmerge.study.config import Experiment
+
+COLUMNS = [
+    "experiment",
+    "cohort",
+    "model",
+    "seed",
+    "site",
+    "stream",
+    "method",
+    "kind",
+    "n",
+    "accuracy",
+    "balanced_accuracy",
+    "auroc",
+    "auroc_classes",
+    "ece",
+    "forward_passes",
+    "seconds",
+    "config_hash",
+]
+METRICS = ["accuracy", "balanced_accuracy", "auroc", "ece"]
+KINDS = ["alone", "pooled", "fusion", "test-time"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one experiment.
+
+    table: one row per method x unseen site x stream x seed (see ``COLUMNS``); ``kind`` is one of ``KINDS``;
+    a hospital alone is the method ``alone:NAME``. history: one row per seed, federation, round, phase
+    (``train``, ``validate``, ``fine-tune``) and hospital. coefficients: one row per seed, site, method,
+    stream, batch and source, with columns ``encoder`` and ``head``. decisions: the fusion methods' logs.
+    failures: hospitals and methods that failed, with the reason. cohort: that of the first seed.
+    provenance: versions, device, threads, hashes, the command that repeats the run.
+    """
+
+    experiment: Experiment
+    cohort: Cohort
+    table: pd.DataFrame
+    history: pd.DataFrame
+    coefficients: pd.DataFrame
+    decisions: pd.DataFrame
+    failures: pd.DataFrame
+    provenance: dict[str, Any]
+    folder: Path
+
+    def summary(self) -> pd.DataFrame:
+        """Scores by method, averaged over unseen sites, then over seeds.
+
+        Columns: ``kind``, accuracy on each stream (by the stream's name), then balanced_accuracy, auroc
+        and ece averaged over the streams, forward_passes, and ``interval``: the half-width of the 95 % t
+        interval of the mean accuracy over seeds (NaN for fewer than two seeds). Best first within a kind.
+        """
+        return summarise(self.table)
+
+    def save(self) -> None:
+        """Write results.parquet and .csv, the logs and the provenance into the run's folder."""
+        self.table.to_parquet(self.folder / "results.parquet", index=False)
+        self.table.to_csv(self.folder / "results.csv", index=False)
+        self.history.to_csv(self.folder / "history.csv", index=False)
+        self.coefficients.to_parquet(self.folder / "coefficients.parquet", index=False)
+        for name, frame in (("decisions", self.decisions), ("failures", self.failures)):
+            (self.folder / f"{name}.json").write_text(frame.to_json(orient="records", indent=1) + "\n")
+        (self.folder / "provenance.json").write_text(json.dumps(self.provenance, indent=1) + "\n")
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """The summary of a results table; see ``Result.summary``."""
+    by_seed = table.groupby(["method", "seed", "stream"], sort=False)[["accuracy"]].mean().reset_index()
+    streams = list(dict.fromkeys(table["stream"]))
+    accuracy = by_seed.pivot_table(index="method", columns="stream", values="accuracy", sort=False)[streams]
+    rest = table.groupby("method", sort=False)[["balanced_accuracy", "auroc", "ece", "forward_passes"]].mean()
+    means = by_seed.groupby(["method", "seed"])["accuracy"].mean()
+    interval = means.groupby("method").apply(_half_width)
+    kinds = table.groupby("method", sort=False)["kind"].first()
+    summary = pd.concat([kinds, accuracy, rest, interval.rename("interval")], axis=1)
+    order = summary["kind"].map(KINDS.index)
+    ranked = summary.assign(_order=order, _mean=-accuracy.mean(axis=1)).sort_values(
+        ["_order", "_mean"], kind="stable"
+    )
+    return ranked.drop(columns=["_order", "_mean"])
+
+
+def _half_width(values: pd.Series) -> float:
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5) if n > 1 else float("nan")

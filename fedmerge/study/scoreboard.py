@@ -1,0 +1,159 @@
+"""The table of the report: scores as text, the best of each column marked, and the rules beneath."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fedmerge.merging import FUSION
+from fedmerge.study.answer import TRIED
+from fedmerge.study.results import KINDS, Result
+from fedmerge.study.words import count
+from fedmerge.testtime import TESTTIME
+
+HEADINGS = {
+    "alone": "References: one hospital's model alone",
+    "pooled": "Reference: one model trained on all hospitals' images together",
+    "fusion": "Fused by the server",
+    "test-time": "Adapting at the unseen hospital",
+}
+STREAMS = {
+    "iid": "iid: images arrive in any order",
+    "dirichlet": "dirichlet-δ: classes arrive in bursts, longer ones for smaller δ",
+    "temporal": "temporal: one class after the other",
+}
+RULES = {
+    "selection": "Selection",
+    "batch_norm": "Batch norm",
+    "auroc": "AUROC",
+    "ece": "ECE (lower is better)",
+}
+"""The rules in a run's provenance that stand beneath the table."""
+LOWER_IS_BETTER = ("ece", "forward_passes")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as text, and whether it is the best fused or adapted one of its column."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method: its label, its title where the registry has one, and its cells."""
+
+    method: str
+    title: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Methods of one kind under a heading."""
+
+    heading: str
+    lines: list[Line]
+
+
+def score_columns(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Headings of the columns after the method, under what they have in common."""
+    return {
+        "Accuracy, %": ["mean", *dict.fromkeys(table["stream"])],
+        "Mean over streams": ["balanced accuracy, %", "AUROC", "ECE", "forward passes"],
+    }
+
+
+def score_groups(result: Result) -> list[Group]:
+    """The lines of ``Result.summary`` by kind, with the mean accuracy over streams in front."""
+    summary = result.summary()
+    streams = list(dict.fromkeys(result.table["stream"]))
+    numbers = summary.assign(mean=summary[streams].mean(axis=1))
+    columns = ["mean", *streams, "balanced_accuracy", "auroc", "ece", "forward_passes"]
+    best = _best(numbers[numbers["kind"].isin(TRIED)], columns)
+    titles = _titles(result)
+    groups = []
+    for kind in KINDS:
+        lines = []
+        for method, row in numbers[numbers["kind"] == kind].iterrows():
+            cells = [
+                Cell(
+                    _text(column, row[column], row["interval"]),
+                    kind in TRIED and _same(row[column], best[column]),
+                )
+                for column in columns
+            ]
+            lines.append(Line(str(method), titles.get(str(method), ""), cells))
+        if lines:
+            groups.append(Group(HEADINGS[kind], lines))
+    return groups
+
+
+def by_site(table: pd.DataFrame) -> tuple[list[str], list[Line]]:
+    """Where there are several unseen hospitals: mean accuracy at each, in per cent, by method."""
+    sites = list(dict.fromkeys(table["site"]))
+    if len(sites) < 2:
+        return [], []
+    values = table.pivot_table(index="method", columns="site", values="accuracy", sort=False)[sites]
+    lines = [
+        Line(str(m), "", [Cell(_text(s, row[s], math.nan)) for s in sites]) for m, row in values.iterrows()
+    ]
+    return sites, lines
+
+
+def score_notes(result: Result) -> list[str]:
+    """What a reader must know to read the table: averaging, intervals, streams, and the rules of the run."""
+    table, rules = result.table, result.provenance
+    sites, seeds = table["site"].nunique(), table["seed"].nunique()
+    notes = [
+        f"Each number is a mean over {count(seeds, 'seed')} and {count(sites, 'unseen hospital')}. A fixed "
+        "model answers each image by itself, so the order of a stream changes nothing for it.",
+        "Bold: best of the fused and adapted models. It is picked on this very table, so its lead is a "
+        "little flattered; the best single hospital, too, is known only afterwards.",
+        "± is half the 95 % t interval of the mean over seeds." if seeds > 1 else "One seed: no interval.",
+    ]
+    kinds = dict.fromkeys(str(name).partition("-")[0] for name in table["stream"])
+    notes.append(f"Streams. {'; '.join(STREAMS.get(kind, kind) for kind in kinds)}.")
+    notes += [f"{name}: {rules[key]}." for key, name in RULES.items() if rules.get(key)]
+    fewest = table["auroc_classes"].min()
+    if fewest < result.cohort.n_classes:
+        notes.append(
+            f"AUROC is over {fewest:.0f} of the {result.cohort.n_classes} classes where fewest can be scored."
+        )
+    return notes
+
+
+def _titles(result: Result) -> dict[str, str]:
+    """What each label stands for."""
+    titles: dict[str, str] = {}
+    for entries, registry in ((result.experiment.fusion, FUSION), (result.experiment.testtime, TESTTIME)):
+        titles |= {entry.label: registry[entry.method].title for entry in entries if entry.method in registry}
+    return titles
+
+
+def _best(numbers: pd.DataFrame, columns: list[str]) -> dict[str, float]:
+    """The best value of each column; none where all are equal or the column is a cost."""
+    best = {}
+    for column in columns:
+        values = numbers[column].dropna()
+        good = values.min() if column in LOWER_IS_BETTER else values.max()
+        best[column] = float(good) if values.nunique() > 1 and column != "forward_passes" else math.nan
+    return best
+
+
+def _same(value: float, best: float) -> bool:
+    return math.isclose(value, best, abs_tol=1e-12)
+
+
+def _text(column: str, value: float, interval: float) -> str:
+    if math.isnan(value):
+        return "–"
+    if column in ("auroc", "ece"):
+        return f"{value:.3f}"
+    if column == "forward_passes":
+        return f"{value:.1f}".removesuffix(".0")
+    text = f"{100 * value:.1f}"
+    return f"{text} ± {100 * interval:.1f}" if column == "mean" and not math.isnan(interval) else text

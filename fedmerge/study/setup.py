@@ -1,0 +1,140 @@
+"""What one federation of a run works with: its plan, its pool on disk, and its place in the run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmerge.data import Cohort, Split
+from fedmerge.data.images import concat
+from fedmerge.errors import FedMergeError
+from fedmerge.federation import Plan
+from fedmerge.models.inputs import Normalisation
+from fedmerge.models.pool import ModelPool
+from fedmerge.models.state import State
+from fedmerge.models.zoo import ModelSpec, default_normalisation
+from fedmerge.study.config import Experiment
+from fedmerge.study.record import Record
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One federation of one seed: who trains, by what plan, where its files lie, who keeps the record."""
+
+    experiment: Experiment
+    cohort: Cohort
+    plan: Plan
+    members: tuple[str, ...]
+    pool: ModelPool
+    folder: Path
+    record: Record
+    device: str
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.plan.seed
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """How images become network input."""
+        return self.plan.normalisation
+
+    def arrivals(self, target: str) -> Split:
+        """The images that arrive at the unseen hospital."""
+        site = self.cohort[target]
+        return site.everything if self.experiment.deployment.split == "all" else site.test
+
+    def sources(self, target: str) -> tuple[str, ...]:
+        """The hospitals whose models go to ``target``: those in the pool, never its own."""
+        return tuple(name for name in self.pool.names if name != target)
+
+    def union(self, target: str) -> Split:
+        """All training images of the members but the target: what pooled training would see."""
+        return concat([self.cohort[name].train for name in self.members if name != target])
+
+    def keep(self, name: str, state: State, metrics: dict[str, Any]) -> None:
+        """Put a hospital's own model into the pool."""
+        numbers = {key: float(metrics[key]) for key in ("loss", "accuracy", "num-examples")}
+        self.keep_in(self.pool, name, state, "local training", (), numbers)
+
+    def keep_in(
+        self,
+        pool: ModelPool,
+        name: str,
+        state: State,
+        method: str,
+        parents: tuple[str, ...],
+        metrics: dict[str, float],
+    ) -> None:
+        """Add a model and its card to a pool of this federation."""
+        pool.add(
+            name=name,
+            state=state,
+            model=self.plan.model,
+            normalisation=self.normalisation,
+            class_names=self.cohort.class_names,
+            parents=parents,
+            method=method,
+            metrics=metrics,
+            seed=self.seed,
+            config_hash=str(self.record.common["config_hash"]),
+            batch_norm=self.plan.batch_norm,
+        )
+
+
+def set_up(
+    experiment: Experiment,
+    cohort: Cohort,
+    members: tuple[str, ...],
+    seed: int,
+    folder: Path,
+    record: Record,
+    device: str,
+) -> Setup:
+    """Derive the plan from the experiment and the cohort; open the pool. Raises before anything starts."""
+    channels, height, width = cohort.shape
+    if height != width:
+        raise FedMergeError(
+            f"cohort '{cohort.name}' has images of {height} x {width} px, but networks take square ones: "
+            "set 'size' in the cohort."
+        )
+    model = experiment.model
+    spec = ModelSpec(
+        name=model.name,
+        in_channels=channels,
+        n_classes=cohort.n_classes,
+        image_size=height,
+        pretrained=model.pretrained,
+        options=model.options,
+    )
+    named = experiment.normalisation
+    plan = Plan(
+        model=spec,
+        normalisation=default_normalisation(spec) if named == "default" else Normalisation.named(named),
+        seed=seed,
+        rounds=experiment.training.rounds,
+        local=experiment.training.local,
+        fine_tune=experiment.training.fine_tune,
+        batch_norm=experiment.batch_norm,
+        on_failure=experiment.on_failure,
+        quorum=experiment.quorum,
+    )
+    check_batches(experiment, cohort, members)
+    return Setup(experiment, cohort, plan, members, ModelPool(folder / "pool"), folder, record, device)
+
+
+def check_batches(experiment: Experiment, cohort: Cohort, members: tuple[str, ...]) -> None:
+    """Raise before the start where a hospital has fewer training images than one batch."""
+    for options, field in (
+        (experiment.training.local, "training.batch_size"),
+        (experiment.training.fine_tune, "training.fine_tune.batch_size"),
+    ):
+        for name in members:
+            count = len(cohort[name].train)
+            if count < options.batch_size:
+                raise FedMergeError(
+                    f"site '{name}' has {count} training images, fewer than {field} {options.batch_size}: "
+                    f"lower it to at most {count}, or give the site a larger share."
+                )

@@ -1,0 +1,28 @@
+"""Numbers and lists as people write them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """A share of 1 as a percentage: ``87.3 %`` (no-break space); a dash for NaN."""
+    return "–" if math.isnan(share) else f"{100 * share:.{decimals}f}\u00a0%"
+
+
+def count(number: int, thing: str, things: str | None = None) -> str:
+    """A number with its noun: ``1 image``, ``1 234 images``."""
+    noun = thing if number == 1 else things or f"{thing}s"
+    return f"{thousands(number)} {noun}"
+
+
+def thousands(number: int) -> str:
+    """An integer in groups of three: ``12 345`` (narrow no-break spaces)."""
+    return f"{number:,}".replace(",", "\u202f")
+
+
+def listing(words: Sequence[object], word: str = "and") -> str:
+    """Words as a list: ``a, b and c``."""
+    texts = [str(text) for text in words]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} {word} {texts[-1]}" if texts else "none"

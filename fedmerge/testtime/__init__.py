@@ -1,0 +1,13 @@
+"""What an unseen site does with the models it receives: predict unlabelled batches, one after another.
+
+A test-time method is a :class:`Node`: ``observe(batch) -> (logits, trace)`` and ``reset()``. It never sees a
+label. :class:`EntropyAdaptive` merges the models anew for each batch; :class:`Static` is any model left as it
+is, in the same form. ``TESTTIME`` knows the methods by name.
+"""
+
+from fedmerge.testtime.contract import Node, Trace
+from fedmerge.testtime.entropy_adaptive import EntropyAdaptive
+from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.static import Static
+
+__all__ = ["TESTTIME", "EntropyAdaptive", "Node", "Static", "Trace"]

@@ -1,0 +1,7 @@
+"""The registry of test-time methods."""
+
+from __future__ import annotations
+
+from fedmerge.registry import Registry
+
+TESTTIME = Registry("test-time", "test-time method")

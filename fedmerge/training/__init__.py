@@ -1,0 +1,25 @@
+"""What a hospital does with its images: a few epochs of gradient steps from the model it was sent.
+
+``fit`` is the whole loop; ``InMerge`` (In-Model Merging, arXiv 2502.20516) can follow the steps of this
+loop or of anybody else's.
+"""
+
+from fedmerge.training.augment import AUGMENTATIONS, augment
+from fedmerge.training.checks import needs_batch_statistics
+from fedmerge.training.inmerge import InMerge, InMergeOptions
+from fedmerge.training.local import FitResult, TrainingDiverged, fit
+from fedmerge.training.options import TrainingOptions
+from fedmerge.training.schedule import learning_rates
+
+__all__ = [
+    "AUGMENTATIONS",
+    "FitResult",
+    "InMerge",
+    "InMergeOptions",
+    "TrainingDiverged",
+    "TrainingOptions",
+    "augment",
+    "fit",
+    "learning_rates",
+    "needs_batch_statistics",
+]

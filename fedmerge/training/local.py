@@ -1,0 +1,184 @@
+"""One site's training: its images stay on the device, and a fixed seed gives the same bits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedmerge.errors import FedMergeError
+from fedmerge.seeding import derive, generator, seeded
+from fedmerge.training.augment import augment
+from fedmerge.training.checks import check_classes, check_trainable
+from fedmerge.training.inmerge import InMerge
+from fedmerge.training.options import TrainingOptions
+from fedmerge.training.schedule import learning_rates
+
+
+class TrainingDiverged(FedMergeError):
+    """The training loss became infinite or not a number."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a call of ``fit`` did.
+
+    losses, accuracies: one value per epoch, means over its images, taken on the fly (training mode, augmented
+    images, label smoothing included in the loss). seconds: wall clock. examples: images seen, over all
+    epochs. merges: filters merged by InMerge, by layer name; empty without it.
+    """
+
+    losses: tuple[float, ...]
+    accuracies: tuple[float, ...]
+    seconds: float
+    steps: int
+    examples: int
+    merges: dict[str, int] = field(default_factory=dict)
+
+
+def fit(
+    model: nn.Module,
+    split_images: Tensor,
+    labels: Tensor,
+    options: TrainingOptions,
+    *,
+    normalise: Callable[[Tensor], Tensor],
+    seed: int,
+    site: str = "",
+    round: int = 0,
+    purpose: str = "train",
+    span: tuple[float, float] = (0.0, 1.0),
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> FitResult:
+    """Train ``model`` in place with cross entropy for ``options.epochs`` passes over the images.
+
+    split_images: uint8, N x C x H x W; labels: int64, N. They are copied to ``device`` once; each batch is
+    augmented (as uint8) and then normalised there. The order of the images, the augmentations, dropout and
+    InMerge draw from generators of (seed, purpose, round, site). span: the part of the learning-rate schedule
+    that this call covers. A last batch of a single image is joined to the one before it, because batch norm
+    cannot normalise one value. The model is moved to ``device``, and left there in the mode it came in.
+    progress: called with (steps done, steps in all) after each step.
+
+    Raises FedMergeError for unusable images, labels or batch size, and TrainingDiverged, at the end of the
+    epoch, where a loss was not finite.
+    """
+    started = time.perf_counter()
+    where = f"site '{site}'" if site else "the training set"
+    check_trainable(model, split_images, labels, options.batch_size, where)
+    device = torch.device(device)
+    model.to(device)
+    images, targets = split_images.to(device), labels.to(device=device, dtype=torch.int64)
+    classes = int(labels.max()) + 1
+    sizes = batch_sizes(len(images), options.batch_size)
+    rates = learning_rates(options.schedule, options.lr, options.epochs * len(sizes), span)
+    optimizer = make_optimizer(model, options)
+    inmerge = None
+    if options.inmerge is not None:
+        inmerge_seed = derive(seed, f"{purpose}-inmerge", round, site)
+        inmerge = InMerge(model, **options.inmerge.model_dump(), seed=inmerge_seed).attach(optimizer)
+    order = generator(seed, f"{purpose}-order", round, site)
+    changes = generator(seed, f"{purpose}-augment", round, site)
+    shares = torch.tensor(sizes, dtype=torch.float64) / len(images)
+    step_losses = torch.empty(len(sizes), device=device)
+    losses, accuracies = [], []
+
+    with _training_mode(model), seeded(seed, f"{purpose}-dropout", round, site):
+        for epoch in range(options.epochs):
+            hits = torch.zeros((), dtype=torch.int64, device=device)
+            shuffled = torch.randperm(len(images), generator=order).to(device)
+            for step, index in enumerate(shuffled.split(sizes)):
+                done = epoch * len(sizes) + step
+                _set_rate(optimizer, rates[done])
+                batch = normalise(augment(images[index], options.augment, changes))
+                target = targets[index]
+                loss, logits = _step(model, optimizer, batch, target, options, classes, where)
+                step_losses[step] = loss
+                hits += (logits.argmax(1) == target).sum()
+                if progress is not None:
+                    progress(done + 1, len(rates))
+            losses.append(float(_finite(step_losses, where, epoch) @ shares))
+            accuracies.append(int(hits) / len(images))
+
+    merges = inmerge.merges if inmerge is not None else {}
+    seconds = time.perf_counter() - started
+    examples = options.epochs * len(images)
+    return FitResult(tuple(losses), tuple(accuracies), seconds, len(rates), examples, merges)
+
+
+def batch_sizes(count: int, batch_size: int) -> list[int]:
+    """The sizes of an epoch's batches; a last batch of one image is joined to the one before it."""
+    full, rest = divmod(count, batch_size)
+    sizes = [batch_size] * full + [rest] * (rest > 0)
+    return [*sizes[:-2], batch_size + 1] if rest == 1 and full else sizes
+
+
+def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    """The optimizer of ``options`` over the model's trainable parameters; momentum starts at zero."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise FedMergeError("the model has no trainable parameter: set requires_grad on those to train.")
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
+    return torch.optim.SGD(
+        parameters,
+        lr=options.lr,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        weight_decay=options.weight_decay,
+        fused=fused,
+    )
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Tensor,
+    target: Tensor,
+    options: TrainingOptions,
+    classes: int,
+    where: str,
+) -> tuple[Tensor, Tensor]:
+    amp = options.amp == "auto" and batch.device.type == "cuda"
+    with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=amp):
+        logits = model(batch)
+        check_classes(classes, logits, where)
+        loss = cross_entropy(logits, target, label_smoothing=options.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach(), logits.detach()
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _finite(step_losses: Tensor, where: str, epoch: int) -> Tensor:
+    """The epoch's losses as float64 on the CPU (the one wait for the device), if all are finite."""
+    losses = step_losses.double().cpu()
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        raise TrainingDiverged(
+            f"training diverged at {where}: the loss is {losses[bad[0, 0]].item()} in epoch {epoch + 1}, "
+            f"step {int(bad[0, 0]) + 1}; lower training.lr."
+        )
+    return losses
+
+
+@contextmanager
+def _training_mode(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedmerge.data import medmnist
+from fedmerge.data.sources import Arrays, load_source, source_key
+from fedmerge.errors import FedMergeError
+
+Writer = Callable[..., Path]
+
+
+def test_digits_are_all_there_once_and_in_256_levels() -> None:
+    """1797 images of 16 levels: 0 to 255 in steps of 255/16; 60/20/20 within one sample a class."""
+    raw = load_source("digits")
+    images = torch.cat([split.images for split in raw.splits])
+    assert raw.shape == (1, 8, 8)
+    assert len(images) == 1797
+    assert set(images.unique().tolist()) <= {round(level * 255 / 16) for level in range(17)}
+    counts = torch.stack([split.class_counts(10) for split in raw.splits]).float()
+    fractions = torch.tensor([[0.6], [0.2], [0.2]])
+    assert ((counts - fractions * counts.sum(0)).abs() < 1).all()
+
+
+def test_digits_are_always_split_alike() -> None:
+    assert torch.equal(load_source("digits").val.images, load_source("digits").val.images)
+
+
+def test_npz_reads_grey_and_rgb(write_npz: Writer) -> None:
+    rgb = {f"{s}_images": np.zeros((12, 9, 7, 3), np.uint8) for s in ("train", "val", "test")}
+    rgb["train_images"][5, 2, 3] = (10, 20, 30)
+    write_npz("rgb.npz", **rgb)
+    write_npz("grey.npz", val_labels=np.arange(12) % 2, more=np.zeros(3))
+    assert load_source("npz:grey.npz").shape == (1, 9, 9)
+    raw = load_source("npz:rgb.npz")
+    assert raw.shape == (3, 9, 7)
+    assert raw.train.images[5, :, 2, 3].tolist() == [10, 20, 30]
+    assert raw.train.labels.tolist() == [0, 1] * 6
+    assert raw.class_names is None
+    assert raw.n_classes == 2
+
+
+def test_a_path_may_start_at_the_yaml_folder(write_npz: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_npz()
+    monkeypatch.delenv("FEDMERGE_DATA")
+    assert len(load_source("npz:set.npz", folder=path.parent).train) == 12
+    assert source_key("npz:set.npz", path.parent) == source_key(f"npz:{path}") == path.resolve()
+
+
+two = np.zeros((12, 9, 9), np.uint8)
+FAULTS = {
+    "missing keys": ({"val_images": None, "test_labels": None}, "lacks val_images, test_labels"),
+    "floats": ({"train_images": two.astype(np.float32)}, "train_images should be uint8.*float32"),
+    "16 bit": ({"train_images": two.astype(np.uint16)}, "train_images should be uint8.*uint16"),
+    "flat": ({"val_images": np.zeros((12, 81), np.uint8)}, r"val_images .*shape \(12, 81\)"),
+    "two channels": ({"val_images": np.zeros((12, 9, 9, 2), np.uint8)}, "val_images"),
+    "volumes": ({"val_images": np.zeros((12, 9, 9, 9), np.uint8)}, "val_images"),
+    "sizes differ": ({"test_images": np.zeros((12, 8, 9), np.uint8)}, "differ in size between splits"),
+    "several labels": ({"train_labels": np.zeros((12, 14), np.uint8)}, "14 columns"),
+    "float labels": ({"train_labels": np.zeros(12)}, "should be 12 integers.*float64"),
+    "too few labels": ({"train_labels": np.zeros((11, 1), int)}, r"should be 12 integers.*\(11, 1\)"),
+    "negative": ({"test_labels": np.full(12, -1)}, "test_labels hold -1"),
+    "pickled": ({"train_labels": np.array([0, "a"] * 6, dtype=object)}, "holds pickled arrays"),
+    "text": ({"train_images": np.array(["a"] * 12)}, "train_images should be uint8"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_array_is_a_sentence(write_npz: Writer, fault: str) -> None:
+    replace, words = FAULTS[fault]
+    path = write_npz(**replace)
+    with pytest.raises(FedMergeError, match=words) as caught:
+        load_source("npz:set.npz")
+    assert str(caught.value).startswith(str(path.resolve()))
+
+
+def test_every_cut_of_a_file_is_a_sentence(write_npz: Writer) -> None:
+    path = write_npz()
+    whole = path.read_bytes()
+    for length in (4, 100, len(whole) // 2, len(whole) - 5):
+        path.write_bytes(whole[:length])
+        with pytest.raises(FedMergeError, match="damaged or cut short"):
+            load_source("npz:set.npz")
+
+
+def test_a_damaged_byte_is_a_sentence(write_npz: Writer) -> None:
+    path = write_npz()
+    content = bytearray(path.read_bytes())
+    content[400] ^= 0xFF
+    path.write_bytes(bytes(content))
+    with pytest.raises(FedMergeError, match="damaged or cut short"):
+        load_source("npz:set.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"hello", b"\x93NUMPY\x01\x00"])
+def test_a_file_of_another_kind_is_a_sentence(data_here: Path, content: bytes) -> None:
+    (data_here / "set.npz").write_bytes(content)
+    with pytest.raises(FedMergeError, match=r"not an \.npz file"):
+        load_source("npz:set.npz")
+
+
+def test_a_missing_file_says_where_and_how(data_here: Path) -> None:
+    with pytest.raises(FedMergeError, match="FEDMERGE_DATA") as caught:
+        load_source("npz:none.npz", folder=data_here / "yaml")
+    assert str(data_here) in str(caught.value)
+    assert str(data_here / "yaml") in str(caught.value)
+
+
+def test_a_folder_is_no_npz_and_a_file_no_folder(write_npz: Writer, data_here: Path) -> None:
+    write_npz()
+    (data_here / "cells").mkdir()
+    with pytest.raises(FedMergeError, match="write folder:cells"):
+        load_source("npz:cells")
+    with pytest.raises(FedMergeError, match=r"write npz:set\.npz"):
+        load_source("folder:set.npz")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("digit", "Did you mean 'digits'"),
+        ("digits:8", "Allowed"),
+        ("nzp:x", "Did you mean 'npz'"),
+        ("npz:", "Allowed"),
+        ("medmnist:pneumonia", "Did you mean 'pneumoniamnist'"),
+        ("medmnist:organmnist3d", "3-D volumes.*not supported"),
+        ("medmnist:chestmnist", "several labels.*not supported"),
+    ],
+)
+def test_an_unknown_source_is_a_sentence(source: str, words: str) -> None:
+    with pytest.raises(FedMergeError, match=words):
+        load_source(source)
+
+
+def test_medmnist_from_a_local_file_has_its_names(write_npz: Writer) -> None:
+    write_npz("breastmnist.npz")
+    assert load_source("medmnist:breastmnist").class_names == ("malignant", "normal, benign")
+
+
+def test_medmnist_from_the_cache(write_npz: Writer, data_here: Path) -> None:
+    path = write_npz("breastmnist.npz")
+    cache = data_here / "home" / ".medmnist"
+    cache.mkdir(parents=True)
+    path.rename(cache / path.name)
+    assert len(load_source("medmnist:breastmnist").train) == 12
+
+
+def test_a_label_outside_the_classes_is_named(write_npz: Writer) -> None:
+    write_npz("breastmnist.npz", n_classes=3)
+    with pytest.raises(FedMergeError, match=r"breastmnist\.npz, train_labels: label 2 lies outside the 2"):
+        load_source("medmnist:breastmnist")
+
+
+def test_medmnist_without_a_network_says_how_to_get_the_file(
+    data_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import medmnist as package
+
+    def fail(**_: object) -> None:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(package, "BreastMNIST", fail)
+    with pytest.raises(FedMergeError, match=r"breastmnist\.npz.*FEDMERGE_DATA"):
+        load_source("medmnist:breastmnist")
+
+
+def test_a_download_is_visible_only_when_complete(data_here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import medmnist as package
+
+    def fetch(*, root: str, **_: object) -> None:
+        assert not (medmnist.cache_folder() / "breastmnist.npz").exists()
+        Path(root, "breastmnist.npz").write_bytes(b"content")
+
+    monkeypatch.setattr(package, "BreastMNIST", fetch)
+    path = medmnist.download("breastmnist")
+    assert path.read_bytes() == b"content"
+    assert [p.name for p in path.parent.iterdir()] == ["breastmnist.npz"]
+
+
+@pytest.fixture
+def pictures(data_here: Path) -> Path:
+    """Ten grey PNGs of each of the classes ``b-cell`` and ``a-cell``, 9 wide and 8 high, of value 10 i."""
+    for name in ("b-cell", "a-cell"):
+        (data_here / "cells" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (9, 8), 10 * i).save(data_here / "cells" / name / f"{i}.png")
+    return data_here / "cells"
+
+
+def test_a_folder_is_split_within_each_class_by_sorted_name(pictures: Path) -> None:
+    raw = load_source("folder:cells")
+    assert raw.class_names == ("a-cell", "b-cell")
+    assert raw.shape == (1, 8, 9)
+    assert [split.class_counts(2).tolist() for split in raw.splits] == [[7, 7], [1, 1], [2, 2]]
+    values = torch.cat([split.images[:, 0, 0, 0] for split in raw.splits])
+    assert sorted(values.tolist()) == sorted(2 * list(range(0, 100, 10)))
+
+
+def test_a_folder_may_be_resized_and_coloured(pictures: Path) -> None:
+    assert load_source("folder:cells", size=16, channels=3).shape == (3, 16, 16)
+    Image.new("RGB", (9, 8), "red").save(pictures / "a-cell" / "colour.jpg")
+    assert load_source("folder:cells").shape == (3, 8, 9)
+
+
+def test_a_folder_with_another_size_asks_for_size(pictures: Path) -> None:
+    Image.new("L", (5, 8)).save(pictures / "a-cell" / "small.png")
+    with pytest.raises(FedMergeError, match=r"small\.png is 5 x 8 px.*set size:"):
+        load_source("folder:cells")
+    assert load_source("folder:cells", size=8).shape == (1, 8, 8)
+
+
+def test_faults_of_a_folder_are_sentences(pictures: Path) -> None:
+    (pictures / "a-cell" / "bad.jpg").write_bytes(b"not a picture")
+    with pytest.raises(FedMergeError, match=r"bad\.jpg cannot be read"):
+        load_source("folder:cells")
+    Image.effect_noise((64, 64), 50).save(pictures / "a-cell" / "bad.jpg")
+    whole = (pictures / "a-cell" / "bad.jpg").read_bytes()
+    (pictures / "a-cell" / "bad.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FedMergeError, match=r"bad\.jpg cannot be read"):
+        load_source("folder:cells")
+    (pictures / "a-cell" / "bad.jpg").unlink()
+    Image.new("I;16", (9, 8)).save(pictures / "a-cell" / "deep.png")
+    with pytest.raises(FedMergeError, match=r"deep\.png is not an 8-bit image"):
+        load_source("folder:cells")
+    (pictures / "empty").mkdir()
+    with pytest.raises(FedMergeError, match=r"empty holds no \.jpg or \.png"):
+        load_source("folder:cells")
+
+
+def test_a_folder_without_classes_is_a_sentence(data_here: Path) -> None:
+    (data_here / "cells").mkdir()
+    with pytest.raises(FedMergeError, match="no subfolders"):
+        load_source("folder:cells")
+
+
+def test_arrays_with_and_without_splits() -> None:
+    images = np.arange(20, dtype=np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8)
+    labels = np.repeat([0, 1], 10)
+    raw = load_source(Arrays(images, labels))
+    assert [split.class_counts(2).tolist() for split in raw.splits] == [[6, 6], [2, 2], [2, 2]]
+    assert all((split.images[:, 0, 0, 0] >= 10).long().equal(split.labels) for split in raw.splits)
+    tensors = torch.zeros(4, 3, 8, 9, dtype=torch.uint8)
+    given = load_source(Arrays(tensors, [0, 1, 2, 0], val=(tensors, [0] * 4), test=(tensors, [1] * 4)))
+    assert given.shape == (3, 8, 9)
+    assert [split.labels.tolist() for split in given.splits] == [[0, 1, 2, 0], [0] * 4, [1] * 4]
+    assert given.n_classes == 3
+
+
+def test_the_text_of_arrays_changes_with_their_content() -> None:
+    zeros, ones = np.zeros((4, 8, 8), np.uint8), np.ones((4, 8, 8), np.uint8)
+    texts = {
+        str(Arrays(zeros, [0, 1, 0, 1])),
+        str(Arrays(ones, [0, 1, 0, 1])),
+        str(Arrays(zeros, [1, 1, 0, 1])),
+    }
+    assert len(texts) == 3
+    assert str(Arrays(zeros, [0, 1, 0, 1])) in texts
+
+
+def test_arrays_need_val_and_test_together() -> None:
+    images = np.zeros((4, 8, 8), np.uint8)
+    with pytest.raises(FedMergeError, match="both val and test"):
+        load_source(Arrays(images, [0, 1, 0, 1], val=(images, [0, 1, 0, 1])))
+
+
+def test_real_retinamnist(real: Callable[[str], Path]) -> None:
+    """Split and class sizes as published with MedMNIST v2."""
+    real("retinamnist.npz")
+    raw = load_source("medmnist:retinamnist")
+    assert [len(split) for split in raw.splits] == [1080, 120, 400]
+    assert raw.train.class_counts(5).tolist() == [486, 128, 206, 194, 66]
+    assert raw.shape == (3, 28, 28)

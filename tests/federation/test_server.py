@@ -1,0 +1,129 @@
+"""A federation must be nothing but its parts: local training, averages in site order, counted scores."""
+
+import pytest
+
+from fedmerge.analysis import scores
+from fedmerge.data import concat
+from fedmerge.errors import FedMergeError
+from fedmerge.federation import server_app, simulate
+from fedmerge.models import average, build, predict, state_hash
+from fedmerge.training import fit
+
+
+def serve(plan, cohort, programme):
+    """Run ``programme(server)`` in a federation of the cohort's training sites; return what it returns."""
+    kept = []
+    simulate(server_app(plan, lambda server: kept.append(programme(server))), cohort.training)
+    return kept[0]
+
+
+def trained(plan, site, state, options, round, purpose, span):
+    model = build(plan.model, plan.seed)
+    model.load_state_dict(state)
+    fit(
+        model,
+        site.train.images,
+        site.train.labels,
+        options,
+        normalise=plan.normalisation,
+        seed=plan.seed,
+        site=site.name,
+        round=round,
+        purpose=purpose,
+        span=span,
+    )
+    return model.state_dict()
+
+
+def test_rounds_are_a_plain_loop_bit_for_bit(plan, cohort):
+    state = build(plan.model, plan.seed).state_dict()
+    for round in (1, 2):
+        span = ((round - 1) / 2, round / 2)
+        states = [trained(plan, site, state, plan.local, round, "round", span) for site in cohort.training]
+        state = average(states, [float(len(site.train)) for site in cohort.training])
+    federated = serve(plan, cohort, lambda server: server.rounds(server.start()))
+    assert state_hash(federated) == state_hash(state)
+
+
+def test_fine_tuning_is_each_hospital_s_own_from_the_shared_start(plan, cohort):
+    federated = serve(plan, cohort, lambda server: {n: s for n, s, _ in server.fine_tune(server.start())})
+    start = build(plan.model, plan.seed).state_dict()
+    assert list(federated) == ["alpha", "beta", "gamma"]
+    for site in cohort.training:
+        own = trained(plan, site, start, plan.fine_tune, 3, "fine-tune", (0.0, 1.0))
+        assert state_hash(federated[site.name]) == state_hash(own)
+
+
+def test_without_rounds_the_start_stays(plan, cohort):
+    still = plan.model_copy(update={"rounds": 0})
+    start = build(plan.model, plan.seed).state_dict()
+    assert state_hash(serve(still, cohort, lambda server: server.rounds(server.start()))) == state_hash(start)
+
+
+def test_the_score_is_the_accuracy_on_the_pooled_validation_splits(plan, cohort):
+    model = build(plan.model, plan.seed)
+    val = concat([site.val for site in cohort.training])
+    expected = scores(predict(model, val.images, plan.normalisation), val.labels).accuracy
+    assert serve(plan, cohort, lambda server: server.score(server.start())) == pytest.approx(expected)
+    one = cohort["beta"].val
+    alone = scores(predict(model, one.images, plan.normalisation), one.labels).accuracy
+    assert serve(plan, cohort, lambda server: server.score(server.start(), ["beta"])) == pytest.approx(alone)
+
+
+def test_the_server_learns_numbers_never_images(plan, cohort, monkeypatch):
+    """Every reply of a whole run is looked at: no array in it has an image's shape or a split's length."""
+    from fedmerge.federation import local_grid
+
+    seen = []
+    deliver = local_grid.LocalGrid.pull_messages
+
+    def watch(self, ids):
+        replies = deliver(self, ids)
+        seen.extend(replies)
+        return replies
+
+    monkeypatch.setattr(local_grid.LocalGrid, "pull_messages", watch)
+    shapes = {tuple(value.shape) for value in build(plan.model, 0).state_dict().values()}
+    sizes = []
+
+    def programme(server):
+        state = server.rounds(server.start())
+        list(server.fine_tune(state))
+        server.score(state)
+
+    serve(plan, cohort, programme)
+    for reply in seen:
+        for record in reply.content.array_records.values():
+            sizes += [tuple(array.shape) for array in record.values()]
+        for record in reply.content.metric_records.values():
+            for value in record.values():
+                assert not isinstance(value, list) or len(value) == cohort.n_classes
+    assert len(seen) == 3 * (
+        1 + 2 * 2 + 1 + 1
+    )  # greeting, two rounds of train and validate, fine-tune, score
+    assert set(sizes) <= shapes
+
+
+def test_hospitals_whose_loss_explodes_are_named_with_what_to_do(plan, cohort):
+    """Without batch norm, a learning rate of 10 with momentum 0.99 overflows within an epoch or few."""
+    model = plan.model.model_copy(update={"options": {"width": 4, "norm": "none"}})
+    local = plan.local.model_copy(update={"lr": 10.0, "momentum": 0.99, "epochs": 40})
+    wild = plan.model_copy(update={"model": model, "local": local})
+
+    def programme(server):
+        with pytest.raises(FedMergeError, match="0 of 3 hospitals gave a usable answer") as caught:
+            server.rounds(server.start())
+        return str(caught.value)
+
+    text = serve(wild, cohort, programme)
+    assert "lower training.lr" in text
+    assert all(f"site '{name}'" in text for name in ("alpha", "beta", "gamma"))
+
+
+def test_the_same_plan_gives_the_same_bits(plan, cohort):
+    first, second = (
+        state_hash(serve(plan, cohort, lambda server: server.rounds(server.start()))) for _ in range(2)
+    )
+    other = plan.model_copy(update={"seed": 1})
+    assert first == second
+    assert state_hash(serve(other, cohort, lambda server: server.rounds(server.start()))) != first

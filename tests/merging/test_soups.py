@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from fedmerge.errors import FedMergeError
+from fedmerge.merging import merge
+
+
+def scripted(table):
+    """A score that reads the head's first weight: models are told apart by one number."""
+    seen = []
+
+    def score(state):
+        value = round(float(state["2.weight"][0, 0]), 6)
+        seen.append(value)
+        return table[value]
+
+    return score, seen
+
+
+# The three heads' first weights are 1, 3 and -1.
+def test_the_soup_starts_at_the_best_and_keeps_what_does_not_hurt(nets):
+    """Best is model 1 (3). Trial: with model 0, mean (3 + 1) / 2 = 2, as good: accepted.
+    With model 2, mean (3 + 1 - 1) / 3 = 1, where model 0's own score stands: 0.8 < 0.9, rejected."""
+    score, _ = scripted({1.0: 0.8, 3.0: 0.9, -1.0: 0.1, 2.0: 0.9})
+    fused = merge(nets, "greedy", score=score, names=["a", "b", "c"])
+    assert [(d["model"], d["accepted"]) for d in fused.decisions] == [("b", True), ("a", True), ("c", False)]
+    assert fused.coefficients == pytest.approx({"a": 0.5, "b": 0.5, "c": 0.0})
+    assert float(fused.model[2].weight[0, 0]) == pytest.approx(2.0)
+
+
+def test_strictly_better_rejects_a_tie(nets):
+    score, _ = scripted({1.0: 0.8, 3.0: 0.9, -1.0: 0.1, 2.0: 0.9})
+    fused = merge(nets, "greedy", score=score, accept=">")
+    assert [d["accepted"] for d in fused.decisions] == [True, False, False]
+
+
+def test_half_gives_geometric_weights(nets):
+    """Start at model 1; (3 + 1) / 2 = 2; then (2 - 1) / 2 = 0.5: weights 1/4, 1/4, 1/2."""
+    score, _ = scripted({1.0: 0.5, 3.0: 0.6, -1.0: 0.1, 2.0: 0.7, 0.5: 0.8})
+    fused = merge(nets, "greedy", score=score, order="index", accept=">", average="half")
+    assert list(fused.coefficients.values()) == pytest.approx([0.25, 0.25, 0.5])
+    assert float(fused.model[2].weight[0, 0]) == pytest.approx(0.5)
+
+
+def test_index_over_weights_the_soup_after_a_rejection(nets):
+    """Start at model 0 (1). Index 1: (1 * 1 + 3) / 2 = 2, rejected.
+    Index 2: (1 * 2 + (-1)) / 3 = 1/3, accepted: model 0 has weight 2/3 though it is one of two members."""
+    score, _ = scripted({1.0: 0.5, 3.0: 0.1, -1.0: 0.1, 2.0: 0.4, 0.333333: 0.9})
+    fused = merge(nets, "greedy", score=score, order="index", start="first", accept=">", average="index")
+    assert list(fused.coefficients.values()) == pytest.approx([2 / 3, 0.0, 1 / 3])
+
+
+def test_coefficients_rebuild_the_soup(nets):
+    score, _ = scripted({1.0: 0.8, 3.0: 0.7, -1.0: 0.6, 2.0: 0.9, 1.0000001: 1.0})
+    table = {1.0: 0.9, 3.0: 0.7, -1.0: 0.6, 2.0: 0.95}
+    fused = merge(nets, "greedy", score=lambda s: table[round(float(s["2.weight"][0, 0]), 6)])
+    rebuilt = sum(a * net[2].weight for a, net in zip(fused.coefficients.values(), nets, strict=True))
+    torch.testing.assert_close(fused.model[2].weight.detach(), rebuilt.detach())
+
+
+def test_data_and_labels_make_the_score(nets, data):
+    """Models 0 and 1 are right on the data, model 2 on none: the soup holds what keeps accuracy 1."""
+    x, y = data
+    fused = merge(nets, "greedy", data=x, labels=y)
+    assert fused.decisions[0]["score_with"] == 1.0
+    assert fused.coefficients["model-2"] == 0.0
+
+
+def test_without_a_score_it_is_refused_before_the_start(nets):
+    with pytest.raises(FedMergeError, match="needs a validation score"):
+        merge(nets, "greedy")

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedmerge.seeding import generator, seeded
+
+
+class SmallNet(nn.Module):
+    """A convolution with batch norm and dropout, and a linear head."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(6, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.drop(self.norm(self.conv(x)).relu().mean(dim=(2, 3))))
+
+
+def small_net(seed: int) -> SmallNet:
+    """A net whose weights and batch-norm statistics are all drawn."""
+    with seeded(seed, "test"), torch.no_grad():
+        model = SmallNet()
+        for key, value in model.state_dict().items():
+            if value.is_floating_point():
+                value.uniform_(0.5, 1.5) if key.endswith("running_var") else value.normal_()
+    return model.eval()
+
+
+@pytest.fixture
+def models() -> list[SmallNet]:
+    return [small_net(seed) for seed in range(3)]
+
+
+@pytest.fixture
+def batch() -> Tensor:
+    return torch.randn(8, 3, 7, 7, generator=generator(0, "test"))

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from fedmerge.errors import FedMergeError
+from fedmerge.models.state import average
+from fedmerge.seeding import seeded
+from fedmerge.testtime import EntropyAdaptive, Node
+
+
+class Linear2(nn.Module):
+    """A net to calculate by hand: logits = head (encoder x), two matrices, for images of P pixels."""
+
+    passes = 0
+
+    def __init__(self, encoder: list[list[float]], head: list[list[float]]) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(len(encoder[0]), len(encoder), bias=False)
+        self.head = nn.Linear(len(head[0]), len(head), bias=False)
+        self.encoder.weight.data = torch.tensor(encoder)
+        self.head.weight.data = torch.tensor(head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        Linear2.passes += 1
+        return self.head(self.encoder(x.flatten(1)))
+
+
+def diagonal(value: float) -> list[list[float]]:
+    return [[value, 0.0], [0.0, value]]
+
+
+def pixels(*images: list[float]) -> Tensor:
+    return torch.tensor(images)[:, :, None, None]
+
+
+def binary_entropy(gap: float) -> float:
+    """Entropy of two classes whose logits differ by ``gap``, divided by log 2."""
+    p = 1 / (1 + math.exp(-gap))
+    return -(p * math.log(p) + (1 - p) * math.log(1 - p)) / math.log(2)
+
+
+@pytest.mark.parametrize("policy", ["mixture", "average"])
+@pytest.mark.parametrize("head", ["merged-features", "shared"])
+def test_an_infinite_temperature_is_mean_merging(
+    models: list[nn.Module], batch: Tensor, policy: str, head: str
+) -> None:
+    node = EntropyAdaptive(models, temperature=math.inf, head=head, batch_norm=policy)
+    logits = node(batch)
+    mean = average([model.state_dict() for model in models], batch_norm=policy)
+    for key, value in node.sources.merged.items():
+        torch.testing.assert_close(value, mean[key], rtol=1e-6, atol=1e-6)
+    models[0].load_state_dict(mean)
+    torch.testing.assert_close(logits, models[0](batch))
+
+
+def test_a_temperature_near_nought_is_the_surest_model_alone(models: list[nn.Module], batch: Tensor) -> None:
+    node = EntropyAdaptive(models, temperature=1e-9, head="shared")
+    logits, trace = node.observe(batch)
+    surest = trace.source_entropies.index(min(trace.source_entropies))
+    assert trace.encoder[surest] == 1
+    torch.testing.assert_close(logits, models[surest](batch))
+
+
+def test_identical_sources_share_equally_and_keep_their_function(
+    models: list[nn.Module], batch: Tensor
+) -> None:
+    logits, trace = EntropyAdaptive([models[0]] * 4).observe(batch)
+    assert trace.encoder == trace.head == (0.25,) * 4
+    torch.testing.assert_close(logits, models[0](batch))
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small"])
+def test_torchvision_models_of_two_kinds_of_head(name: str) -> None:
+    """A convolution with pooling, and a linear layer after others; twins must give their own function."""
+    with seeded(0, "test"):
+        model = torchvision.models.get_model(name, weights=None, num_classes=5).eval()
+        x = torch.rand(2, 3, 48, 48)
+    node = EntropyAdaptive([model, copy.deepcopy(model)])
+    torch.testing.assert_close(node(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_coefficients_sum_to_one(models: list[nn.Module], batch: Tensor) -> None:
+    _, trace = EntropyAdaptive(models).observe(batch)
+    assert sum(trace.encoder) == pytest.approx(1, abs=1e-6)
+    assert sum(trace.head) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3)))[1:])
+def test_permuting_sources_permutes_coefficients(
+    models: list[nn.Module], batch: Tensor, order: tuple[int, ...]
+) -> None:
+    logits, trace = EntropyAdaptive(models).observe(batch)
+    permuted_logits, permuted = EntropyAdaptive([models[i] for i in order]).observe(batch)
+    assert permuted.encoder == pytest.approx([trace.encoder[i] for i in order], abs=1e-6)
+    assert permuted.head == pytest.approx([trace.head[i] for i in order], abs=1e-4)
+    torch.testing.assert_close(permuted_logits, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_order_of_images_does_not_matter(models: list[nn.Module], batch: Tensor) -> None:
+    logits, trace = EntropyAdaptive(models).observe(batch)
+    flipped_logits, flipped = EntropyAdaptive(models).observe(batch.flip(0))
+    assert flipped.encoder == pytest.approx(trace.encoder, abs=1e-6)
+    torch.testing.assert_close(flipped_logits.flip(0), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_is_carried_from_batch_to_batch(models: list[nn.Module], batch: Tensor) -> None:
+    node = EntropyAdaptive(models)
+    first = node(batch)
+    node(batch * 3 + 1)
+    assert torch.equal(node(batch), first)
+
+
+def test_a_source_of_constant_logits_gets_the_least(models: list[nn.Module], batch: Tensor) -> None:
+    nn.init.zeros_(models[1].fc.weight)
+    nn.init.zeros_(models[1].fc.bias)
+    _, trace = EntropyAdaptive(models).observe(batch)
+    assert trace.source_entropies[1] == pytest.approx(1)
+    assert min(trace.encoder) == trace.encoder[1]
+    assert min(trace.head) == trace.head[1]
+
+
+def test_the_source_of_the_target_domain_gets_the_most() -> None:
+    """Sources read pixel 0 or pixel 1; each domain varies in its own pixel, so only its model is sure."""
+    reads = [Linear2([[1.0, 0.0]], [[6.0], [-6.0]]), Linear2([[0.0, 1.0]], [[6.0], [-6.0]])]
+    node = EntropyAdaptive(reads)
+    for domain, target in enumerate((pixels([1.0, 0.0], [-1.0, 0.0]), pixels([0.0, 1.0], [0.0, -1.0]))):
+        logits, trace = node.observe(target)
+        assert trace.encoder[domain] > 0.99
+        assert logits.argmax(dim=1).tolist() == [0, 1]
+
+
+def test_a_source_both_sure_and_wrong_wins_the_documented_failure() -> None:
+    """Both are right or wrong on every image; the wrong one is louder, so the merge is wrong everywhere."""
+    right, wrong = Linear2(diagonal(1.0), diagonal(1.0)), Linear2(diagonal(1.0), diagonal(-20.0))
+    logits, trace = EntropyAdaptive([right, wrong]).observe(pixels([1.0, 0.0], [0.0, 1.0]))
+    assert max(trace.encoder) == trace.encoder[1]
+    assert logits.argmax(dim=1).tolist() == [1, 0]
+
+
+def test_two_sources_by_hand_where_head_and_encoder_disagree() -> None:
+    """Encoders 4 I and I, heads I and 4 I: both models give 4 x, so alpha = (1/2, 1/2), encoder 2.5 I.
+
+    On the merged features 2.5 x the heads give 2.5 x and 10 x, so with x = (1, 0) and h the entropy of a
+    gap, beta = softmax(-(h(2.5), h(10)) / T), and the logits are (beta_1 + 4 beta_2) 2.5 x.
+    """
+    models = [Linear2(diagonal(4.0), diagonal(1.0)), Linear2(diagonal(1.0), diagonal(4.0))]
+    logits, trace = EntropyAdaptive(models, temperature=7.0, head_temperature=0.5).observe(pixels([1.0, 0.0]))
+    beta = 1 / (1 + math.exp(-(binary_entropy(2.5) - binary_entropy(10)) / 0.5))
+    assert trace.encoder == pytest.approx((0.5, 0.5))
+    assert trace.source_entropies == pytest.approx([binary_entropy(4)] * 2, rel=1e-5)
+    assert trace.head_entropies == pytest.approx((binary_entropy(2.5), binary_entropy(10)), rel=1e-4)
+    assert trace.head == pytest.approx((1 - beta, beta), rel=1e-5)
+    assert logits[0].tolist() == pytest.approx([2.5 * (1 - beta + 4 * beta), 0], rel=1e-5)
+
+
+def test_encoder_coefficients_by_hand_and_shared_with_the_head() -> None:
+    """Logit gaps 1 and 3, T = 0.2: alpha = softmax(-(h(1), h(3)) / T); shared, the head is weighted alike."""
+    models = [Linear2(diagonal(1.0), diagonal(1.0)), Linear2(diagonal(3.0), diagonal(1.0))]
+    node = EntropyAdaptive(models, temperature=0.2, head="shared")
+    logits, trace = node.observe(pixels([1.0, 0.0]))
+    alpha = 1 / (1 + math.exp(-(binary_entropy(1) - binary_entropy(3)) / 0.2))
+    assert trace.encoder == pytest.approx((1 - alpha, alpha), rel=1e-5)
+    assert trace.head == trace.encoder
+    assert trace.head_entropies is None
+    assert logits[0].tolist() == pytest.approx([1 + 2 * alpha, 0], rel=1e-5)
+
+
+def test_a_batch_of_one(models: list[nn.Module], batch: Tensor) -> None:
+    logits, trace = EntropyAdaptive(models).observe(batch[:1])
+    assert logits.shape == (1, 4)
+    assert trace.batch_size == 1
+    assert logits.isfinite().all()
+
+
+def test_one_model_is_that_model(models: list[nn.Module], batch: Tensor) -> None:
+    torch.testing.assert_close(EntropyAdaptive(models[:1])(batch), models[0](batch))
+
+
+def test_trace_history_and_reset(models: list[nn.Module], batch: Tensor) -> None:
+    node = EntropyAdaptive(models)
+    assert isinstance(node, Node)
+    assert node.trace is None
+    traces = [node.observe(batch[:n])[1] for n in (8, 3)]
+    assert node.trace == traces[1]
+    assert node.history == traces
+    assert [trace.batch_size for trace in traces] == [8, 3]
+    node.reset()
+    assert (node.trace, node.history, node.forward_passes) == (None, [], 0)
+    assert node.observe(batch)[1] == traces[0]
+
+
+def test_forward_passes_are_counted_as_they_are() -> None:
+    """After the first batch, which also finds the head, M sources cost M + 1 calls of a network."""
+    node = EntropyAdaptive([Linear2(diagonal(1.0), diagonal(v)) for v in (1.0, 2.0, 3.0)])
+    node(pixels([1.0, 0.0]))
+    before = Linear2.passes, node.forward_passes
+    node(pixels([1.0, 0.0]))
+    assert Linear2.passes - before[0] == 4
+    assert node.forward_passes - before[1] == 4
+
+
+def test_models_are_neither_changed_nor_followed(models: list[nn.Module], batch: Tensor) -> None:
+    models[0].train()
+    states = [copy.deepcopy(model.state_dict()) for model in models]
+    node = EntropyAdaptive(models)
+    first = node(batch)
+    assert models[0].training
+    assert not first.requires_grad
+    for model, state in zip(models, states, strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        nn.init.zeros_(model.fc.weight)
+    assert torch.equal(node(batch), first)
+
+
+def test_it_stays_in_evaluation_mode(models: list[nn.Module], batch: Tensor) -> None:
+    node = EntropyAdaptive(models)
+    first = node(batch)
+    assert torch.equal(node.train()(batch), first)
+
+
+def test_state_dict_carries_the_sources(models: list[nn.Module], batch: Tensor) -> None:
+    node = EntropyAdaptive(models)
+    other = EntropyAdaptive([models[0]] * 3)
+    other.load_state_dict(node.state_dict())
+    assert torch.equal(other(batch), node(batch))
+
+
+def test_a_head_named_by_hand_is_checked(models: list[nn.Module], batch: Tensor) -> None:
+    assert torch.equal(EntropyAdaptive(models, head_module="fc")(batch), EntropyAdaptive(models)(batch))
+    with pytest.raises(FedMergeError, match="'conv' is not the logits"):
+        EntropyAdaptive(models, head_module="conv")(batch)
+
+
+def test_a_source_that_is_not_finite_is_named_and_does_no_lasting_harm(
+    models: list[nn.Module], batch: Tensor
+) -> None:
+    node = EntropyAdaptive(models)
+    first = node(batch)
+    bias = node.sources.source(2)["fc.bias"]
+    healthy = bias.clone()
+    for value in (torch.nan, torch.inf, -torch.inf):
+        bias[1] = value
+        with pytest.raises(FedMergeError, match=r"models\[2\].*not finite"):
+            node(batch)
+    bias.copy_(healthy)
+    assert torch.equal(node(batch), first)
+    assert len(node.history) == 2
+
+
+def test_unfit_batches_are_sentences(models: list[nn.Module], batch: Tensor) -> None:
+    node = EntropyAdaptive(models)
+    for unfit, words in (
+        (batch[:0], "N of at least 1.*\\(0, 3, 7, 7\\)"),
+        (batch[0], "N x C x H x W"),
+        ((batch * 255).to(torch.uint8), "floating-point.*uint8"),
+        (batch[:, :1], r"cannot take a batch of shape \(8, 1, 7, 7\).*channels"),
+        (batch.double(), "float64"),
+    ):
+        with pytest.raises(FedMergeError, match=words):
+            node(unfit)
+
+
+def test_unfit_options_are_sentences(models: list[nn.Module]) -> None:
+    with pytest.raises(FedMergeError, match="at least one model"):
+        EntropyAdaptive([])
+    with pytest.raises(FedMergeError, match=r"not of one architecture.*'fc\.weight'|'fc\.bias'"):
+        EntropyAdaptive([models[0], type(models[0])(classes=9)])
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(FedMergeError, match=r"^temperature is"):
+            EntropyAdaptive(models, temperature=temperature)
+        with pytest.raises(FedMergeError, match=r"^head_temperature is"):
+            EntropyAdaptive(models, head_temperature=temperature)
+    with pytest.raises(FedMergeError, match=r"'both'.*merged-features, shared"):
+        EntropyAdaptive(models, head="both")

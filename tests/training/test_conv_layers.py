@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from fedmerge.errors import FedMergeError
+from fedmerge.training.conv_layers import following_batch_norm, select_convs
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> nn.Module:
+    with torch.device("meta"):
+        return torchvision.models.resnet18()
+
+
+def test_the_default_leaves_ten_of_vgg19s_sixteen_convolutions_alone() -> None:
+    """The paper's VGG-19 has L_s = 10; its last six convolutions are features 23 to 34."""
+    with torch.device("meta"):
+        vgg19 = torchvision.models.vgg19()
+    expected = [f"features.{index}" for index in (23, 25, 28, 30, 32, 34)]
+    assert list(select_convs(vgg19, "all", None)) == list(select_convs(vgg19, "all", 10)) == expected
+
+
+def test_block_conv2_is_the_second_convolution_of_each_residual_block(resnet18: nn.Module) -> None:
+    """ResNet-18 has four stages of two blocks; the first four blocks are stages 1 and 2."""
+    expected = ["layer3.0.conv2", "layer3.1.conv2", "layer4.0.conv2", "layer4.1.conv2"]
+    assert list(select_convs(resnet18, "block-conv2", 4)) == expected
+
+
+def test_spatial_leaves_out_pointwise_and_shortcut_convolutions(resnet18: nn.Module) -> None:
+    """ResNet-18 has 20 convolutions, of which three are the 1x1 shortcuts of stages 2 to 4."""
+    every, spatial = select_convs(resnet18, "all", 0), select_convs(resnet18, "spatial", 0)
+    assert len(every) == 20
+    assert set(every) - set(spatial) == {f"layer{stage}.0.downsample.0" for stage in (2, 3, 4)}
+
+
+@pytest.mark.parametrize(("skip", "left"), [(0, 20), (0.0, 20), (0.5, 10), (0.99, 1), (19, 1), (1, 19)])
+def test_skip_is_a_count_or_a_fraction_rounded_down(resnet18: nn.Module, skip: float, left: int) -> None:
+    assert len(select_convs(resnet18, "all", skip)) == left
+
+
+def test_grouped_and_single_filter_convolutions_are_in_no_list() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 1, 3), nn.Conv2d(1, 4, 3))
+    assert list(select_convs(model, "all", 0)) == ["2"]
+
+
+def test_an_empty_selection_says_what_to_set(resnet18: nn.Module) -> None:
+    with pytest.raises(FedMergeError, match=r"skip=10 .* 8 convolutions .* skip to at most 7"):
+        select_convs(resnet18, "block-conv2", 10)
+    with pytest.raises(FedMergeError, match="no convolution of the kind layers='all' in Linear"):
+        select_convs(nn.Linear(2, 2), "all", 0)
+
+
+def test_following_batch_norm_is_the_next_sibling_of_the_same_width(resnet18: nn.Module) -> None:
+    assert following_batch_norm(resnet18, "layer1.0.conv2") is resnet18.get_submodule("layer1.0.bn2")
+    assert following_batch_norm(resnet18, "conv1") is resnet18.get_submodule("bn1")
+    assert following_batch_norm(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(3)), "0") is None
+    assert following_batch_norm(nn.Sequential(nn.Conv2d(1, 2, 3)), "0") is None

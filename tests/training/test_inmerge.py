@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedmerge.errors import FedMergeError
+from fedmerge.seeding import generator
+from fedmerge.training.filters import draw_pairs
+from fedmerge.training.inmerge import InMerge
+
+ALWAYS: dict[str, Any] = {"p": 1.0, "tau": -1.01, "skip": 0}
+
+
+def conv(filters: Tensor) -> nn.Conv2d:
+    layer = nn.Conv2d(filters.shape[1], filters.shape[0], tuple(filters.shape[2:]), bias=False)
+    layer.weight.data = filters.clone()
+    return layer
+
+
+def layer_in_model(layer: nn.Conv2d) -> nn.Module:
+    return nn.Sequential(layer)
+
+
+def random_filters(n: int, seed: int = 0) -> Tensor:
+    """n filters of 3 x 2 x 2 around a common one, so that cosines lie on both sides of 0.5."""
+    draws = torch.Generator().manual_seed(seed)
+    return torch.randn(3, 2, 2, generator=draws) + torch.randn(n, 3, 2, 2, generator=draws)
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [value.clone() for value in model.state_dict().values()]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("options", [{"tau": 1.0}, {"p": 0.0}, {"alpha": 1.0}], ids=str)
+def test_nothing_changes_at_the_ends_of_the_options(options: dict[str, float]) -> None:
+    """No cosine exceeds 1; no filter tries at p = 0; alpha = 1 keeps all of itself."""
+    filters = random_filters(12)
+    filters[5:9] = filters[5] * torch.tensor([1.0, 2.0, 3.0, 7.0]).view(-1, 1, 1, 1)
+    layer = conv(filters)
+    InMerge(layer_in_model(layer), **{**ALWAYS, **options}).step()
+    assert torch.equal(layer.weight, filters)
+
+
+@pytest.mark.parametrize("mode", ["simultaneous", "sequential"])
+def test_equal_filters_stay_fixed(mode: Any) -> None:
+    filters = random_filters(1).repeat(9, 1, 1, 1)
+    layer = conv(filters)
+    InMerge(layer_in_model(layer), **ALWAYS, mode=mode).step()
+    assert torch.equal(layer.weight, filters)
+
+
+def test_every_filter_changes_at_p_one_and_no_threshold(small_network: nn.Module) -> None:
+    before = weights(small_network)
+    inmerge = InMerge(small_network, **ALWAYS)
+    inmerge.step()
+    after = weights(small_network)
+    for index, name in enumerate(small_network.state_dict()):
+        if name in ("0.weight", "3.weight"):
+            assert (before[index] != after[index]).flatten(1).any(1).all()
+        else:
+            assert torch.equal(before[index], after[index])
+    assert inmerge.merges == {"0": 6, "3": 8}
+
+
+def test_draws_depend_only_on_the_seed(make_network: Callable[[], nn.Module]) -> None:
+    def run(seed: int) -> list[Tensor]:
+        model = make_network()
+        inmerge = InMerge(model, **{**ALWAYS, "p": 0.5}, seed=seed)
+        torch.rand(seed + 1)
+        inmerge.step()
+        inmerge.step()
+        return weights(model)
+
+    before = torch.random.get_rng_state()
+    InMerge(make_network(), **ALWAYS).step()
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert same(run(3), run(3))
+    assert not same(run(3), run(4))
+
+
+def naive_pass(filters: Tensor, pairs: Tensor, alpha: float, tau: float, mode: str) -> Tensor:
+    """Eq. 1 and 2 filter by filter; "simultaneous" reads the old filters, "sequential" the current ones."""
+    result = filters.clone()
+    for i, j in pairs.T.tolist():
+        source = filters if mode == "simultaneous" else result
+        a, b = source[i].flatten(), source[j].flatten()
+        if a @ b / (a.norm() * b.norm()) > tau:
+            result[i] = alpha * source[i] + (1 - alpha) * source[j]
+    return result
+
+
+@pytest.mark.parametrize("mode", ["simultaneous", "sequential"])
+def test_a_pass_equals_the_loop_over_filters(mode: Any) -> None:
+    filters = [random_filters(16, seed) for seed in (1, 2)]
+    layers = [conv(value) for value in filters]
+    inmerge = InMerge(nn.Sequential(*layers), p=0.7, tau=0.5, skip=0, mode=mode, seed=5)
+    pairs, counts = draw_pairs([16, 16], 0.7, generator(5, "inmerge"))
+    inmerge.step()
+    for layer, before, layer_pairs in zip(layers, filters, pairs.split(counts, dim=1), strict=True):
+        expected = naive_pass(before, layer_pairs, 0.8, 0.5, mode)
+        assert 0 < (expected != before).flatten(1).any(1).sum() < layer_pairs.shape[1]
+        torch.testing.assert_close(layer.weight.data, expected)
+
+
+def test_the_mean_update_is_diffusion_on_the_similarity_graph() -> None:
+    """E[K'_i] = K_i + p (1 - alpha)/(n - 1) sum over {j: cos > tau} of (K_j - K_i).
+
+    Filter 3 is alone (cosine -1 or 0 with the others). A single update moves an entry by at most
+    b = (1 - alpha) max |K_j - K_i| and happens with probability at most p, so the mean over T passes is
+    within 5 b sqrt(p / T) of its expectation.
+    """
+    filters = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, -1.0]]).view(4, 1, 1, 2)
+    alpha, tau, p, passes = 0.7, 0.55, 0.5, 6000
+    flat = filters.flatten(1)
+    edges = ((flat @ flat.T > tau) & ~torch.eye(4, dtype=torch.bool)).float()
+    assert edges.sum(1).tolist() == [2, 2, 2, 0]
+    drift = p * (1 - alpha) / 3 * (edges @ flat - edges.sum(1, keepdim=True) * flat)
+    layer = conv(filters)
+    inmerge = InMerge(layer_in_model(layer), alpha=alpha, tau=tau, p=p, skip=0)
+    total = torch.zeros_like(flat)
+    for _ in range(passes):
+        layer.weight.data.copy_(filters)
+        inmerge.step()
+        total += layer.weight.data.flatten(1) - flat
+    tolerance = 5 * (1 - alpha) * 0.8 * math.sqrt(p / passes)
+    assert (total / passes - drift).abs().max() < tolerance < drift.abs().max() / 3
+
+
+def test_a_zero_filter_has_cosine_zero() -> None:
+    """Above tau = -0.5 it merges with its opposite number, at tau = 0 it does not."""
+    filters = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+    for tau, expected in ((-0.5, [0.2, 0.8]), (0.0, [0.0, 1.0])):
+        layer = conv(filters)
+        InMerge(layer_in_model(layer), p=1.0, tau=tau, skip=0).step()
+        torch.testing.assert_close(layer.weight.data[:, 0, 0, 0], torch.tensor(expected))
+
+
+def test_restore_norm_keeps_every_norm(small_network: nn.Module) -> None:
+    norms = small_network[3].weight.flatten(1).norm(dim=1)
+    before = small_network[3].weight.clone()
+    InMerge(small_network, **ALWAYS, restore_norm=True).step()
+    torch.testing.assert_close(small_network[3].weight.flatten(1).norm(dim=1), norms)
+    assert not torch.equal(before, small_network[3].weight)
+
+
+def two_filter_network() -> nn.Sequential:
+    """With two filters, p = 1 and no threshold, a pass maps (a, b) to (.8 a + .2 b, .2 a + .8 b)."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    model[0].weight.data = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
+    for value in (model[0].bias, model[1].weight, model[1].bias, model[1].running_mean, model[1].running_var):
+        value.data = torch.tensor([10.0, 20.0])
+    return model
+
+
+@pytest.mark.parametrize(("bias", "expected"), [("leave", [10.0, 20.0]), ("follow", [12.0, 18.0])])
+def test_follow_moves_bias_and_batch_norm_alike(bias: Any, expected: list[float]) -> None:
+    model = two_filter_network()
+    InMerge(model, **ALWAYS, layers="all", bias=bias).step()
+    torch.testing.assert_close(model[0].weight.data.flatten(), torch.tensor([1.2, 1.8]))
+    followers = (model[0].bias, model[1].weight, model[1].bias, model[1].running_mean, model[1].running_var)
+    for value in followers:
+        torch.testing.assert_close(value.data, torch.tensor(expected))
+
+
+@pytest.mark.parametrize(("momentum", "expected"), [("leave", [10.0, 20.0]), ("mix", [12.0, 18.0])])
+@pytest.mark.parametrize(("optimizer", "key"), [("SGD", "momentum_buffer"), ("AdamW", "exp_avg")])
+def test_mix_moves_the_first_moment(momentum: Any, expected: list[float], optimizer: str, key: str) -> None:
+    model = two_filter_network()
+    chosen = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    if optimizer == "AdamW":
+        chosen = torch.optim.AdamW(model.parameters(), lr=0.1)
+    chosen.state[model[0].weight][key] = torch.tensor([10.0, 20.0]).view(2, 1, 1, 1)
+    InMerge(model, **ALWAYS, layers="all", momentum=momentum).attach(chosen).step()
+    torch.testing.assert_close(chosen.state[model[0].weight][key].flatten(), torch.tensor(expected))
+
+
+def test_mix_without_an_optimizer_is_a_sentence() -> None:
+    with pytest.raises(FedMergeError, match=r"call attach\(optimizer\) first"):
+        InMerge(two_filter_network(), **ALWAYS, layers="all", momentum="mix").step()
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    draws = torch.Generator().manual_seed(0)
+    model.eval()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        images = torch.randn(4, 1, 6, 6, generator=draws)
+        cross_entropy(model(images), torch.tensor([0, 1, 0, 1])).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("every", "passes"), [(1, 5), (2, 2)])
+def test_attached_it_merges_after_steps_of_a_plain_loop(
+    small_network: nn.Module, every: int, passes: int
+) -> None:
+    """With p = 1 and no threshold each pass merges all 6 and all 8 filters; five steps hold ``passes``."""
+    optimizer = torch.optim.SGD(small_network.parameters(), lr=0.1, momentum=0.9)
+    inmerge = InMerge(small_network, **ALWAYS, every=every).attach(optimizer)
+    train(small_network, optimizer, 5)
+    assert inmerge.merges == {"0": 6 * passes, "3": 8 * passes}
+    inmerge.detach()
+    train(small_network, optimizer, 2)
+    assert inmerge.merges == {"0": 6 * passes, "3": 8 * passes}
+
+
+def test_attached_it_is_a_step_then_a_pass_on_the_parameters_the_optimizer_holds(
+    make_network: Callable[[], nn.Module],
+) -> None:
+    one, two = make_network(), make_network()
+    addresses = [parameter.data_ptr() for parameter in one.parameters()]
+    first = torch.optim.SGD(one.parameters(), lr=0.1, momentum=0.9)
+    second = torch.optim.SGD(two.parameters(), lr=0.1, momentum=0.9)
+    InMerge(one, **ALWAYS, seed=2).attach(first)
+    by_hand = InMerge(two, **ALWAYS, seed=2)
+    train(one, first, 1)
+    train(two, second, 1)
+    by_hand.step()
+    assert same(weights(one), weights(two))
+    assert [parameter.data_ptr() for parameter in one.parameters()] == addresses
+
+
+def test_attaching_anew_leaves_the_former_optimizer(small_network: nn.Module) -> None:
+    old = torch.optim.SGD(small_network.parameters(), lr=0.1)
+    new = torch.optim.SGD(small_network.parameters(), lr=0.1)
+    inmerge = InMerge(small_network, **ALWAYS).attach(old).attach(new)
+    train(small_network, old, 1)
+    assert set(inmerge.merges.values()) == {0}
+
+
+def test_reset_starts_the_draws_and_the_counts_again(make_network: Callable[[], nn.Module]) -> None:
+    model = make_network()
+    start = copy.deepcopy(model.state_dict())
+    inmerge = InMerge(model, **{**ALWAYS, "p": 0.4})
+    inmerge.step()
+    merged, counted = weights(model), inmerge.merges
+    model.load_state_dict(start)
+    inmerge.reset()
+    assert set(inmerge.merges.values()) == {0}
+    inmerge.step()
+    assert same(weights(model), merged)
+    assert inmerge.merges == counted
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"alpha": 1.5}, "InMerge, option 'alpha': .* less than or equal to 1"),
+        ({"p": -0.1}, "option 'p': .* greater than or equal to 0"),
+        ({"every": 0}, "option 'every'"),
+        ({"skip": 1.5}, "option 'skip': .* a count .* or a fraction"),
+        ({"skip": -1}, "option 'skip'"),
+        ({"mode": "both"}, "option 'mode'"),
+        ({"skip": 2}, "set skip to at most 1"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_sentences(small_network: nn.Module, options: Any, sentence: str) -> None:
+    with pytest.raises(FedMergeError, match=sentence):
+        InMerge(small_network, **options)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("restore_norm", [False, True])
+def test_a_gpu_makes_the_same_merges(make_network: Callable[[], nn.Module], restore_norm: bool) -> None:
+    results = []
+    for device in ("cpu", "cuda"):
+        model = make_network().to(device)
+        inmerge = InMerge(model, p=0.7, tau=0.0, skip=0, bias="follow", restore_norm=restore_norm)
+        inmerge.step()
+        results.append((inmerge.merges, [value.cpu() for value in weights(model)]))
+    assert results[0][0] == results[1][0]
+    for a, b in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(a, b)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from fedmerge.training.options import TrainingOptions
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"lr": 0}, "greater than 0"),
+        ({"lr": float("nan")}, "finite number"),
+        ({"momentum": 1.0}, "less than 1"),
+        ({"batch_size": 0}, "greater than or equal to 1"),
+        ({"epochs": 0}, "greater than or equal to 1"),
+        ({"optimizer": "adm"}, "'sgd' or 'adamw'"),
+        ({"augment": ["flop"]}, "unknown augmentation 'flop'. Did you mean 'flip'?"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum above 0"),
+        ({"learning_rate": 0.1}, "Extra inputs are not permitted"),
+        ({"inmerge": {"alfa": 0.5}}, "Extra inputs are not permitted"),
+    ],
+    ids=str,
+)
+def test_bad_options_say_what_is_wrong(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        TrainingOptions(**given)
+
+
+@pytest.mark.parametrize(("skip", "kind"), [(10, int), (0.5, float), (None, type(None))])
+def test_inmerge_is_read_from_plain_values(skip: Any, kind: type) -> None:
+    options = TrainingOptions.model_validate({"augment": ["flip"], "inmerge": {"skip": skip}})
+    assert options.inmerge is not None
+    assert options.inmerge.skip == skip
+    assert type(options.inmerge.skip) is kind
+    assert TrainingOptions.model_validate_json(options.model_dump_json()) == options
