@@ -147,7 +147,3 @@ def _say(console: Console, text: str, style: str | None = None) -> None:
 
 def _print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -123,15 +123,15 @@ class CohortSpec(Frozen):
 def read_cohort(name_or_path: str | Path, near: Path | None = None) -> CohortSpec:
     """Read a cohort by path or by name.
 
-    Looked for in this order: the path itself; ``near/NAME.yaml`` and ``near/../sites/NAME.yaml`` (near: the
-    folder of the configuration that names it); ``./sites/NAME.yaml``; those shipped with the package. The
+    A path is taken as it is, or from ``near``, the folder of the configuration that names it. A name is
+    looked for in ``near/../sites``, then in ``./sites``, then among those shipped with the package. The
     cohort's name is the file's unless the file says another. Raises ``FedMergeError`` for an unknown cohort
     (with the nearest) and for a file that is broken or has a fault in a field.
     """
     text = str(name_or_path)
     path = Path(text).expanduser()
     is_path = path.suffix in (".yaml", ".yml")
-    candidates = [path] if is_path else []
+    candidates = [path, *([near / path] if near else [])] if is_path else []
     candidates += [folder / (text if is_path else f"{text}.yaml") for folder in _folders(near)]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None and is_path:
@@ -156,4 +156,4 @@ def _known(near: Path | None) -> str:
 
 def _folders(near: Path | None) -> list[Path]:
     folders = [Path("sites"), *SHIPPED]
-    return [near, near / ".." / "sites", *folders] if near else folders
+    return [near / ".." / "sites", *folders] if near else folders

@@ -278,7 +278,8 @@ def test_a_cohort_is_found_by_path_near_the_configuration_and_by_name(
     monkeypatch.chdir(tmp_path / "work")
     near = tmp_path / "configs"
     assert read_cohort(near / "near.yaml").name == "near"
-    assert read_cohort("near", near).name == "near"
+    with pytest.raises(FedMergeError, match="unknown cohort 'near'"):
+        read_cohort("near", near)  # a bare name never means the configuration beside it
     assert read_cohort("near.yaml", near).name == "near"
     assert read_cohort("beside", near).title == "Ours"
     assert read_cohort("here").name == "renamed"
