@@ -61,9 +61,9 @@ class Method:
         fields = self.options.model_fields
         for key in given:
             if key not in fields:
-                allowed = ", ".join(sorted(fields)) or "none"
                 raise FedMergeError(
-                    f"{self.kind} '{self.name}' has no option '{key}'.{nearest(key, fields)} Allowed: {allowed}."
+                    f"{self.kind} '{self.name}' has no option '{key}'.{nearest(key, fields)} "
+                    f"Allowed: {', '.join(sorted(fields)) or 'none'}."
                 )
         try:
             checked = self.options(**given)

@@ -21,7 +21,7 @@ sys.meta_path.insert(0, Blocked())
     "use",
     [
         "import fedmerge.merging, fedmerge.testtime, fedmerge.training, fedmerge.analysis",
-        "import fedmerge as fm; fm.merge, fm.EntropyAdaptive, fm.InMerge, fm.streams, fm.ModelPool, fm.methods()",
+        "import fedmerge as fm; fm.methods(); fm.merge, fm.EntropyAdaptive, fm.InMerge, fm.streams",
     ],
 )
 def test_rooms_import_without_flower_and_ray(use):

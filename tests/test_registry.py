@@ -43,7 +43,7 @@ def test_bad_options_are_sentences(registry, options, words):
 
 
 def test_an_unknown_name_is_a_sentence_and_a_second_registration_a_bug(registry):
-    with pytest.raises(FedMergeError, match="unknown fusion method 'soop'. Did you mean 'soup'"):
+    with pytest.raises(FedMergeError, match=r"unknown fusion method 'soop'. Did you mean 'soup'"):
         registry["soop"]
     with pytest.raises(ValueError, match="twice"):
         registry.method("soup", title="", paper="")(lambda: None)

@@ -73,9 +73,10 @@ def cohorts_table(cohorts: Mapping[str, CohortSpec]) -> Table:
 
 def cohort_table(cohort: Cohort) -> Table:
     """One cohort, hospital by hospital."""
-    table = Table(
-        "hospital", "source", "scanner", "train", "val", "test", "images by class", title=cohort.title
-    )
+    table = Table(title=cohort.title)
+    table.add_column("hospital", no_wrap=True)
+    for name in ("source", "scanner", "train", "val", "test", "images by class"):
+        table.add_column(name)
     for site in cohort.sites:
         record = site_record(site)
         name = f"{site.name} (unseen)" if site.unseen else site.name

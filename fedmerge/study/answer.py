@@ -32,7 +32,10 @@ class Difference:
             verdict = f"is level with {other}"
         else:
             verdict = f"gains {size} on {other}" if self.points > 0 else f"loses {size} to {other}"
-        return verdict if self.half_width is None else f"{verdict} ({self._interval(self.half_width)})"
+        if self.half_width is None:
+            return verdict
+        interval = self._interval(self.half_width)
+        return f"{verdict[:-1]}; {interval})" if verdict.endswith(")") else f"{verdict} ({interval})"
 
     def _interval(self, half_width: float) -> str:
         low, high = self.points - half_width, self.points + half_width

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from fedmerge.data import CohortSpec, read_cohort
 from fedmerge.data.streams import StreamSpec
@@ -39,6 +47,10 @@ class MethodConfig(Strict):
     method: str
     label: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     options: dict[str, Any] = {}
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {"method": self.method, "label": self.label, **self.options}
 
 
 class TrainingConfig(TrainingOptions):

@@ -17,6 +17,7 @@ from fedmerge.study.config import Experiment, read_experiment
 from fedmerge.study.experiment import run_seed
 from fedmerge.study.folders import new_folder
 from fedmerge.study.machine import describe, pick_device, reproducible
+from fedmerge.study.preflight import check
 from fedmerge.study.record import Progress, Record
 from fedmerge.study.report import write_report
 from fedmerge.study.results import COLUMNS, Result
@@ -48,6 +49,7 @@ def run(
     where = pick_device(experiment.device)
     resolved = _resolved(experiment, spec)
     first = build_cohort(spec, experiment.seeds[0])  # bad data is said before anything is written
+    check(experiment, first)
     folder = new_folder(experiment.name, out)
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     config_hash = _hash({key: value for key, value in resolved.items() if key not in ("seeds", "device")})

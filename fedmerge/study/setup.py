@@ -16,6 +16,7 @@ from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, default_normalisation
 from fedmerge.study.config import Experiment
 from fedmerge.study.record import Record
+from fedmerge.validation import validate
 
 
 @dataclass(frozen=True)
@@ -93,22 +94,8 @@ def set_up(
     record: Record,
     device: str,
 ) -> Setup:
-    """Derive the plan from the experiment and the cohort; open the pool. Raises before anything starts."""
-    channels, height, width = cohort.shape
-    if height != width:
-        raise FedMergeError(
-            f"cohort '{cohort.name}' has images of {height} x {width} px, but networks take square ones: "
-            "set 'size' in the cohort."
-        )
-    model = experiment.model
-    spec = ModelSpec(
-        name=model.name,
-        in_channels=channels,
-        n_classes=cohort.n_classes,
-        image_size=height,
-        pretrained=model.pretrained,
-        options=model.options,
-    )
+    """Derive the plan from the experiment and the cohort; open the pool."""
+    spec = model_spec(experiment, cohort)
     named = experiment.normalisation
     plan = Plan(
         model=spec,
@@ -121,20 +108,16 @@ def set_up(
         on_failure=experiment.on_failure,
         quorum=experiment.quorum,
     )
-    check_batches(experiment, cohort, members)
     return Setup(experiment, cohort, plan, members, ModelPool(folder / "pool"), folder, record, device)
 
 
-def check_batches(experiment: Experiment, cohort: Cohort, members: tuple[str, ...]) -> None:
-    """Raise before the start where a hospital has fewer training images than one batch."""
-    for options, field in (
-        (experiment.training.local, "training.batch_size"),
-        (experiment.training.fine_tune, "training.fine_tune.batch_size"),
-    ):
-        for name in members:
-            count = len(cohort[name].train)
-            if count < options.batch_size:
-                raise FedMergeError(
-                    f"site '{name}' has {count} training images, fewer than {field} {options.batch_size}: "
-                    f"lower it to at most {count}, or give the site a larger share."
-                )
+def model_spec(experiment: Experiment, cohort: Cohort) -> ModelSpec:
+    """The network of an experiment for a cohort's images. Raises FedMergeError if they are not square."""
+    channels, height, width = cohort.shape
+    if height != width:
+        raise FedMergeError(
+            f"cohort '{cohort.name}' has images of {height} x {width} px, but networks take square ones: "
+            "set 'size' in the cohort."
+        )
+    shape = {"in_channels": channels, "n_classes": cohort.n_classes, "image_size": height}
+    return validate(ModelSpec, experiment.model.model_dump() | shape, "model")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.modes import training
 from fedmerge.seeding import derive, generator, seeded
 from fedmerge.training.augment import augment
 from fedmerge.training.checks import check_classes, check_trainable
@@ -88,7 +88,7 @@ def fit(
     step_losses = torch.empty(len(sizes), device=device)
     losses, accuracies = [], []
 
-    with _training_mode(model), seeded(seed, f"{purpose}-dropout", round, site):
+    with training(model), seeded(seed, f"{purpose}-dropout", round, site):
         for epoch in range(options.epochs):
             hits = torch.zeros((), dtype=torch.int64, device=device)
             shuffled = torch.randperm(len(images), generator=order).to(device)
@@ -171,14 +171,3 @@ def _finite(step_losses: Tensor, where: str, epoch: int) -> Tensor:
             f"step {int(bad[0, 0]) + 1}; lower training.lr."
         )
     return losses
-
-
-@contextmanager
-def _training_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

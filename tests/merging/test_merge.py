@@ -42,9 +42,9 @@ def test_every_method_leaves_a_model_merged_with_itself_as_it_is(pool, method):
 
 def test_faults_are_sentences(pool, nets):
     other = build(SPEC.model_copy(update={"options": {"width": 8}}), 0)
-    with pytest.raises(FedMergeError, match="unknown fusion method 'maen'. Did you mean 'mean'"):
+    with pytest.raises(FedMergeError, match=r"unknown fusion method 'maen'. Did you mean 'mean'"):
         merge(nets, "maen")
-    with pytest.raises(FedMergeError, match="no option 'weigths'. Did you mean 'weights'"):
+    with pytest.raises(FedMergeError, match=r"no option 'weigths'. Did you mean 'weights'"):
         merge(nets, "mean", weigths=[1, 2, 3])
     with pytest.raises(FedMergeError, match="no model to merge"):
         merge([], "mean")

@@ -51,7 +51,6 @@ def test_index_over_weights_the_soup_after_a_rejection(nets):
 
 
 def test_coefficients_rebuild_the_soup(nets):
-    score, _ = scripted({1.0: 0.8, 3.0: 0.7, -1.0: 0.6, 2.0: 0.9, 1.0000001: 1.0})
     table = {1.0: 0.9, 3.0: 0.7, -1.0: 0.6, 2.0: 0.95}
     fused = merge(nets, "greedy", score=lambda s: table[round(float(s["2.weight"][0, 0]), 6)])
     rebuilt = sum(a * net[2].weight for a, net in zip(fused.coefficients.values(), nets, strict=True))

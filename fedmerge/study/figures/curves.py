@@ -14,6 +14,10 @@ from fedmerge.study.figures.style import FAINT, INK, MARKERS, WIDE, Caption, col
 from fedmerge.study.words import count, percent
 
 MOST = 8
+PANELS = (
+    ("train", "loss", "Training loss", "cross-entropy (nats)"),
+    ("validate", "accuracy", "Validation accuracy of the shared model", "% of the hospital's images"),
+)
 
 
 @styled
@@ -27,28 +31,22 @@ def rounds(history: pd.DataFrame, width: float = WIDE) -> Figure:
     caption = describe_rounds(history)
     if history.empty:
         return message(width, caption.title)
-    stacked = width < 5.5
+    made, panels = _panels(history, width, caption.title)
     sites = list(dict.fromkeys(history["site"]))
-    made = figure(width, 4.6 if stacked else 2.7, caption.title)
-    loss, accuracy = made.subplots(2, 1) if stacked else made.subplots(1, 2)
     last = int(history.loc[history["phase"] != "fine-tune", "round"].max()) if _trained(history) else 0
-    for axes, phase, column in ((loss, "train", "loss"), (accuracy, "validate", "accuracy")):
+    for axes, (phase, column, title, unit) in zip(panels, PANELS, strict=False):
         _lines(axes, history[history["phase"] == phase], column, sites)
-        axes.set_xlabel("round")
+        axes.set(title=title, ylabel=unit, xlabel="round" if last else "")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    loss = panels[0]
     _fine_tuning(loss, history[history["phase"] == "fine-tune"], last + 1, sites)
     loss.set_xticks([tick for tick in loss.get_xticks() if 1 <= tick <= last])
-    loss.set(title="Training loss", ylabel="cross-entropy (nats)", ylim=(0, None))
-    accuracy.set(
-        title="Validation accuracy of the shared model", ylabel="% of the hospital's images", ylim=(0, 1.02)
-    )
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-    if not (history["phase"] == "validate").any():
-        accuracy.text(
-            0.5, 0.5, "no validation rounds", ha="center", color=FAINT, transform=accuracy.transAxes
-        )
+    loss.set_ylim(0, 1.05 * loss.get_ylim()[1])
+    for axes in panels[1:]:
+        axes.set_ylim(0, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     handles, labels = loss.get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=2 if stacked else min(5, len(labels)))
+    made.legend(handles, labels, loc="outside lower center", ncols=2 if width < 5.5 else min(5, len(labels)))
     return made
 
 
@@ -85,6 +83,15 @@ def describe_rounds(history: pd.DataFrame) -> Caption:
     return Caption(title, f"{detail}." + (f" Validation accuracy at the end: {ends}." if ends else ""))
 
 
+def _panels(history: pd.DataFrame, width: float, title: str) -> tuple[Figure, list[Axes]]:
+    """Loss, and accuracy where there was validation: beside each other, or below on a narrow figure."""
+    number = 2 if (history["phase"] == "validate").any() else 1
+    stacked = width < 5.5
+    made = figure(width, 0.5 + 2.1 * number if stacked else 2.7, title)
+    grid = made.subplots(*((number, 1) if stacked else (1, number)), squeeze=False)
+    return made, list(grid.flat)
+
+
 def _trained(history: pd.DataFrame) -> bool:
     return bool((history["phase"] != "fine-tune").any())
 
@@ -115,18 +122,17 @@ def _fine_tuning(axes: Axes, rows: pd.DataFrame, at: int, sites: list[str]) -> N
         return
     axes.axvline(at - 0.5, color=FAINT, linewidth=0.8, linestyle=":")
     means, shade, many = rows.groupby("site")["loss"].mean(), colours(sites), len(sites) > MOST
-    for i, site in enumerate(name for name in sites if name in means):
-        label = "fine-tuning (own copy)" if i == 0 else "_"
-        face = "#c3c9d0" if many else shade[site]
+    shown = [site for site in sites if site in means]
+    for i, site in enumerate(shown):
         axes.plot(
-            at,
+            at + 0.5 * (i + 0.5) / len(shown) - 0.25,
             means[site],
             "d",
-            color=face,
+            markersize=6,
+            color="#c3c9d0" if many else shade[site],
             markeredgecolor=INK,
             markeredgewidth=0.6,
-            markersize=6,
-            label=label,
+            label="fine-tuning (own copy)" if i == 0 else "_",
         )
     axes.annotate(
         "fine-\ntuning",

@@ -12,7 +12,6 @@ from fedmerge.data import Cohort, Site
 from fedmerge.study.figures.style import (
     FAINT,
     PALE,
-    PALETTE,
     SMALL,
     TYPE,
     WIDE,
@@ -26,7 +25,7 @@ from fedmerge.study.figures.style import (
 )  # fmt: skip
 from fedmerge.study.words import count, listing
 
-UNSEEN = PALETTE[2]
+UNSEEN = "#006b4f"  # the palette's green, dark enough for small letters
 
 
 @styled

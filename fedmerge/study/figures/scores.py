@@ -19,6 +19,7 @@ from fedmerge.study.figures.style import (
     figure,
     shortened,
     styled,
+    wrapped,
 )
 from fedmerge.study.results import KINDS, summarise
 from fedmerge.study.words import count, listing, percent
@@ -62,11 +63,11 @@ def accuracy(table: pd.DataFrame, width: float = WIDE) -> Figure:
             )  # fmt: skip
     _labels(axes, rows, positions, width, 0.2 / step)
     _legend(made, streams, width)
-    repeats = [count(table[c].nunique(), c) for c in ("seed", "site") if table[c].nunique() > 1]
-    line = f"; line: lowest to highest of {' x '.join(repeats)}" if repeats else ""
-    axes.set_xlabel(
-        f"accuracy (% of images){line}" if width > 5.5 else f"accuracy (% of images)\n{line[2:]}".strip()
-    )
+    numbers = {"seed": table["seed"].nunique(), "hospital": table["site"].nunique()}
+    repeats = [count(number, thing) for thing, number in numbers.items() if number > 1]
+    lines = ["accuracy (% of images)"]
+    lines += [f"line: lowest to highest of {' x '.join(repeats)}"] if repeats else []
+    axes.set_xlabel("\n".join(part for line in lines for part in wrapped(line, width - 1.6)))
     return made
 
 

@@ -76,8 +76,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def letters(inches: float, points: float = TYPE) -> int:
-    """How many letters of a size fit into a width."""
-    return max(int(inches * 72 / (0.57 * points)), 4)
+    """How many letters of a size fit into a width; titles are bold, so wider."""
+    return max(int(inches * 72 / ((0.61 if points >= TITLE else 0.54) * points)), 4)
 
 
 def wrapped(text: str, inches: float, points: float = TYPE) -> list[str]:

@@ -8,8 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedmerge.study.figures.style import WIDE, Caption, colours, figure, message, styled
+from fedmerge.study.figures.style import PALE, WIDE, Caption, colours, figure, message, styled
 from fedmerge.study.words import count, percent
+
+MOST = 8
 
 
 @styled
@@ -18,7 +20,8 @@ def coefficients(
 ) -> Figure:
     """Stacked areas over the batches of one stream: coefficients of the encoder, and of the head.
 
-    The first seed and the first unseen hospital are shown; ``method`` is by default the first one.
+    The first seed and the first unseen hospital are shown; ``method`` is by default the first one. Of more
+    than eight sources the seven of largest coefficients are shown, and the others as one.
     """
     caption = describe_coefficients(coefficients, stream, method)
     rows = _chosen(coefficients, stream, method)
@@ -28,7 +31,7 @@ def coefficients(
     made = figure(width, 4.4 if stacked else 2.6, caption.title)
     panels = made.subplots(2, 1, sharex=True) if stacked else made.subplots(1, 2, sharey=True)
     for axes, part in zip(panels, ("encoder", "head"), strict=True):
-        _areas(axes, rows.pivot_table(index="batch", columns="source", values=part, sort=False))
+        _areas(axes, _largest(rows).pivot_table(index="batch", columns="source", values=part, sort=False))
         axes.set_title(f"{part.capitalize()}")
         axes.label_outer()
     panels[0].set_ylabel("coefficient (sums to 1)")
@@ -70,11 +73,22 @@ def _chosen(coefficients: pd.DataFrame, stream: str, method: str | None) -> pd.D
     return rows
 
 
+def _largest(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows; of more than eight sources, all but the seven of largest coefficients added up."""
+    totals = rows.groupby("source")[["encoder", "head"]].sum().sum(axis=1).sort_values(ascending=False)
+    if len(totals) <= MOST:
+        return rows
+    rest = f"{len(totals) - MOST + 1} others"
+    names = rows["source"].where(rows["source"].isin(totals.index[: MOST - 1]), rest)
+    named = rows.assign(source=names, last=names == rest).sort_values(["batch", "last"], kind="stable")
+    return named.groupby(["batch", "source"], sort=False)[["encoder", "head"]].sum().reset_index()
+
+
 def _areas(axes: Axes, values: pd.DataFrame) -> None:
     """Each batch as wide as one step, from k to k + 1, so that one batch alone is seen too."""
     start = int(values.index.min()) + 1
     edges = np.repeat(np.arange(start, start + len(values) + 1), 2)[1:-1] - 0.5
-    shade = colours(values.columns)
+    shade = {name: PALE if name.endswith(" others") else c for name, c in colours(values.columns).items()}
     axes.stackplot(
         edges, np.repeat(values.to_numpy(), 2, axis=0).T, labels=list(values.columns),
         colors=[shade[name] for name in values.columns], edgecolor="white", linewidth=0.4,

@@ -1,0 +1,91 @@
+import pytest
+import yaml
+
+from fedmerge.errors import FedMergeError
+from fedmerge.study.config import find_config, read_experiment
+
+
+@pytest.fixture
+def file(tmp_path, experiment):
+    """The tiny experiment as a YAML file on the embedded digits."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(experiment | {"cohort": "digits-scanners"}))
+    return path
+
+
+def refused(*args, **kwargs) -> str:
+    with pytest.raises(FedMergeError) as caught:
+        read_experiment(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_a_file_becomes_typed_values(file):
+    experiment, cohort = read_experiment(file)
+    assert cohort.name == "digits-scanners"
+    assert [stream.name for stream in experiment.deployment.streams] == ["iid", "dirichlet-0.5", "temporal"]
+    assert [entry.label for entry in experiment.fusion][:2] == ["mean", "greedy"]
+    assert experiment.model.options == {"width": 4}
+
+
+def test_fine_tuning_inherits_what_it_does_not_set(file):
+    training = read_experiment(file)[0].training
+    assert training.fine_tune.batch_size == training.batch_size == 12
+    assert (training.lr, training.fine_tune.lr) == (0.05, 0.02)
+    assert training.local.lr == 0.05
+    changed = read_experiment(file, ["training.inmerge.tau=0.5"])[0].training
+    assert changed.inmerge.tau == changed.fine_tune.inmerge.tau == 0.5
+    off = read_experiment(file, ["training.inmerge.tau=0.5", "training.fine_tune.inmerge=null"])[0].training
+    assert off.inmerge is not None
+    assert off.fine_tune.inmerge is None
+
+
+def test_set_seed_and_device_override(file):
+    experiment, _ = read_experiment(
+        file, ["training.rounds=7", "model.options.width=8"], seed=5, device="cpu"
+    )
+    assert (experiment.training.rounds, experiment.model.options["width"]) == (7, 8)
+    assert (experiment.seeds, experiment.device) == ((5,), "cpu")
+
+
+def test_set_can_open_a_short_form(experiment):
+    changed, _ = read_experiment(experiment | {"model": "small-cnn"}, ["model.options.width=8"])
+    assert (changed.model.name, changed.model.options) == ("small-cnn", {"width": 8})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("training.rouns=3", ["tiny.yaml", "training.rouns", "Did you mean 'rounds'"]),
+        ("training.lr=-1", ["tiny.yaml", "training.lr", "-1"]),
+        ("training.optimizer=sdg", ["tiny.yaml", "training.optimizer", "sdg", "sgd"]),
+        ("training.fine_tune.lr=fast", ["tiny.yaml", "training.fine_tune.lr", "fast"]),
+        ("training.augment=[filp]", ["tiny.yaml", "training.augment", "filp", "Did you mean 'flip'"]),
+        ("fusion=[maen]", ["tiny.yaml", "fusion", "maen", "Did you mean 'mean'"]),
+        ("fusion=[{method: greedy, acept: '>'}]", ["tiny.yaml", "acept", "Did you mean 'accept'"]),
+        ("testtime=[entropy_adaptive]", ["tiny.yaml", "testtime", "Did you mean 'entropy-adaptive'"]),
+        ("fusion=[mean, mean]", ["tiny.yaml", "two methods are labelled 'mean'", "label"]),
+        ("deployment.streams=[idd]", ["tiny.yaml", "streams", "idd", "Did you mean 'iid'"]),
+        ("deployment.streams=[{dirichlet: 0}]", ["tiny.yaml", "streams", "0"]),
+        ("cohort=digits-scaners", ["digits-scaners", "Did you mean 'digits-scanners'"]),
+        ("seeds=[1, 1]", ["tiny.yaml", "seeds", "twice"]),
+        ("batch_norm=mixtur", ["tiny.yaml", "batch_norm", "mixtur", "mixture"]),
+        ("name=a/b", ["tiny.yaml", "name", "a/b"]),
+        ("rounds", ["--set takes field=value", "'rounds'"]),
+    ],
+)
+def test_every_fault_names_file_field_and_way_out(file, change, words):
+    text = refused(file, [change])
+    assert all(word in text for word in words), text
+
+
+def test_a_missing_configuration_lists_the_shipped_ones():
+    text = refused("quikstart")
+    assert "Did you mean 'quickstart'" in text
+    assert "pacs96" in text
+
+
+def test_shipped_configurations_are_valid():
+    for path in find_config("quickstart").parent.glob("*.yaml"):
+        experiment, cohort = read_experiment(path)
+        assert experiment.name == path.stem
+        assert cohort.sites

@@ -1,0 +1,40 @@
+import pytest
+
+from fedmerge.errors import FedMergeError
+from fedmerge.study.config import read_experiment
+from fedmerge.study.experiment import Federation, federations
+
+
+def of(cohort, experiment, **changes):
+    return federations(cohort, read_experiment(experiment | changes)[0])
+
+
+def test_the_cohort_says_who_is_unseen(cohort, experiment):
+    assert of(cohort, experiment) == [Federation("federation", ("alpha", "beta", "gamma"), ("delta",))]
+
+
+def test_names_override_the_cohort(cohort, experiment):
+    (federation,) = of(cohort, experiment, unseen=["beta", "alpha"])
+    assert federation.members == ("gamma", "delta")
+    assert federation.targets == ("beta", "alpha")
+
+
+def test_each_leaves_one_out_in_turn(cohort, experiment):
+    groups = of(cohort, experiment, unseen="each")
+    assert [group.targets for group in groups] == [("alpha",), ("beta",), ("gamma",), ("delta",)]
+    assert all(
+        set(group.members) | set(group.targets) == {"alpha", "beta", "gamma", "delta"} for group in groups
+    )
+
+
+def test_without_rounds_each_trains_every_hospital_once(cohort, experiment):
+    training = experiment["training"] | {"rounds": 0}
+    (group,) = of(cohort, experiment, unseen="each", training=training)
+    assert group.members == group.targets == ("alpha", "beta", "gamma", "delta")
+
+
+def test_unknown_and_missing_unseen_sites_are_sentences(cohort, experiment, cohort_spec):
+    with pytest.raises(FedMergeError, match=r"delte.*delta"):
+        of(cohort, experiment, unseen=["delte"])
+    with pytest.raises(FedMergeError, match="leave at least one to train"):
+        of(cohort, experiment, unseen=["alpha", "beta", "gamma", "delta"])

@@ -1,0 +1,78 @@
+"""The command line as a person uses it, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "--set", "training.rounds=1", "--set", "training.epochs=1", "--set", "training.fine_tune.epochs=1",
+    "--set", "model.options.width=4", "--set", "threads=1",
+]  # fmt: skip
+
+
+def fedmerge(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fedmerge", *args]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_a_run_from_the_command_line(tmp_path):
+    config = str(ROOT / "configs" / "quickstart.yaml")
+    done = fedmerge("run", config, *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no progress bar, no warning where nobody is looking
+    for word in ("entropy-adaptive", "pooled", "alone:north", "greedy", "ensemble-features", "report.html"):
+        assert word in done.stdout
+    folder = tmp_path / "runs" / "quickstart-001"
+    assert {"results.parquet", "results.csv", "report.html", "config.yaml", "provenance.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+
+    again = fedmerge("run", str(folder / "config.yaml"), "--json", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    answer = json.loads(again.stdout)
+    assert answer["folder"] == "runs/quickstart-002"
+    first = pd.read_parquet(folder / "results.parquet").drop(columns="seconds")
+    second = pd.read_parquet(tmp_path / answer["folder"] / "results.parquet").drop(columns="seconds")
+    pd.testing.assert_frame_equal(first, second)
+    assert len(answer["rows"]) == len(first)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["run", "nowhere.yaml"], ["there is no configuration 'nowhere.yaml'"]),
+        (["run", "quickstart", "--set", "model=smal-cnn"], ["smal-cnn", "small-cnn"]),
+        (["run", "quickstart", "--set", "training.inmerge.alfa=1"], ["training.inmerge.alfa", "alpha"]),
+        (["run", "quickstart", "--device", "abacus"], ["device 'abacus'"]),
+        (["sites", "show", "digit-scanners"], ["unknown cohort 'digit-scanners'", "digits-scanners"]),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_sentence(args, words, tmp_path):
+    done = fedmerge(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_methods_and_sites(tmp_path):
+    methods = json.loads(fedmerge("methods", "--json", cwd=tmp_path).stdout)
+    assert {"mean", "greedy", "ensemble-logits", "ensemble-features", "entropy-adaptive"} <= {
+        method["name"] for method in methods
+    }
+    assert all(method["paper"] and method["summary"] for method in methods)
+    assert "greedy" in fedmerge("methods", cwd=tmp_path).stdout
+    cohorts = json.loads(fedmerge("sites", "list", "--json", cwd=tmp_path).stdout)
+    assert set(cohorts) == {path.stem for path in (ROOT / "sites").glob("*.yaml")}
+    shown = fedmerge("sites", "show", "digits-scanners", "-o", "sheet.png", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "hillcrest (unseen)" in shown.stdout
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
