@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from fedmerge.data import Cohort, CohortSpec, Site
@@ -19,6 +20,9 @@ def summary_table(result: Result) -> Table:
     seeds, unseen = result.table["seed"].nunique(), ", ".join(sorted(result.table["site"].unique()))
     interval = f"{seeds} seeds: ± is the 95 % t interval." if seeds > 1 else "One seed: no interval."
     table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
         title=f"{result.experiment.title or result.experiment.name}: accuracy in % at {unseen}",
         caption=f"Balanced accuracy, AUROC and ECE are means over the streams. {interval}",
     )
