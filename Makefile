@@ -20,6 +20,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/federation.py
 	$(BIN)/python benchmarks/inmerge.py
+	$(BIN)/python benchmarks/inmerge_accuracy.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

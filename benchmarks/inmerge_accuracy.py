@@ -39,12 +39,13 @@ def main() -> None:
     parser.add_argument("--model", default="small-cnn")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tau", type=float, default=0.3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     # the small CNN has three convolutions: all but the first take part
-    inmerge = InMergeOptions(skip=1 if args.model == "small-cnn" else None)
+    inmerge = InMergeOptions(skip=1 if args.model == "small-cnn" else None, tau=args.tau)
     runs = [
         {
             "seed": seed,
@@ -58,6 +59,7 @@ def main() -> None:
     result = {
         "model": args.model,
         "epochs": args.epochs,
+        "tau": args.tau,
         "runs": runs,
         "gain_points": round(statistics.mean(gains), 2),
         "half_width_95": round(half, 2),
