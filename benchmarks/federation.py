@@ -1,9 +1,9 @@
 """What the federation costs: a whole local run against the same training as a bare PyTorch loop.
 
-Ten hospitals, the small CNN, mean aggregation. Both sides do the same arithmetic on the same batches: the
-federation through Flower's ServerApp, Strategy, messages and ClientApps; the bare loop with nothing but
-tensors. They take turns (A B A B …) in one process after a warm-up of each, and the ratio is taken pair by
-pair. Run `python benchmarks/federation.py`.
+Ten hospitals, the small CNN, mean aggregation. Both sides take the same number of steps on batches of the
+same sizes, each in a random order of its own: the federation through Flower's ServerApp, Strategy, messages
+and ClientApps; the bare loop with nothing but tensors. They take turns (A B A B …) in one process after a
+warm-up of each, and the ratio is taken pair by pair. Run `python benchmarks/federation.py`.
 """
 
 from __future__ import annotations
