@@ -1,31 +1,19 @@
-"""The commands. What the user can put right is one sentence on stderr and exit code 2."""
+"""The commands that run an experiment and show what there is to choose from."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from fedmerge.cli.app import Json, app, err, out, print_json, say
 from fedmerge.cli.progress import progress_bar
 from fedmerge.errors import FedMergeError
 
-app = typer.Typer(
-    help="Hospitals train, a server fuses, an unseen hospital adapts.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 sites = typer.Typer(help="The cohorts of hospitals in sites/*.yaml.", no_args_is_help=True)
 app.add_typer(sites, name="sites")
-
-out = Console()
-err = Console(stderr=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 @app.command()
@@ -50,7 +38,7 @@ def run(
             config, changes=changes or [], out=folder, seed=seed, device=device, progress=progress
         )
     if as_json:
-        _print_json(
+        print_json(
             {
                 "folder": str(result.folder),
                 "provenance": result.provenance,
@@ -61,9 +49,9 @@ def run(
         return
     out.print(summary_table(result))
     for failure in result.failures.to_dict("records"):
-        _say(err, f"failed: {failure['site']}, {failure['where']}: {failure['reason']}")
-    _say(out, f"report:  {result.folder / 'report.html'}")
-    _say(out, f"results: {result.folder / 'results.parquet'}")
+        say(err, f"failed: {failure['site']}, {failure['where']}: {failure['reason']}")
+    say(out, f"report:  {result.folder / 'report.html'}")
+    say(out, f"results: {result.folder / 'results.parquet'}")
 
 
 @app.command()
@@ -75,12 +63,12 @@ def methods(as_json: Json = False) -> None:
 
     known = fedmerge.methods()
     if as_json:
-        _print_json([method_record(method) for method in known])
+        print_json([method_record(method) for method in known])
         return
     out.print(methods_table(known))
     for method in known:
-        _say(out, f"{method.name}: {method.summary} [{method.paper}]")
-    _say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME")
+        say(out, f"{method.name}: {method.summary} [{method.paper}]")
+    say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME")
 
 
 @sites.command("list")
@@ -91,7 +79,7 @@ def list_cohorts(as_json: Json = False) -> None:
 
     cohorts = {name: read_cohort(name) for name in cohort_names()}
     if as_json:
-        _print_json({name: spec.model_dump(mode="json") for name, spec in cohorts.items()})
+        print_json({name: spec.model_dump(mode="json") for name, spec in cohorts.items()})
         return
     out.print(cohorts_table(cohorts))
 
@@ -120,30 +108,10 @@ def show_cohort(
         ) from None
     if as_json:
         records = [site_record(site) for site in built.sites]
-        _print_json(
+        print_json(
             {"cohort": built.name, "picture": str(path), "classes": built.class_names, "sites": records}
         )
         return
     out.print(cohort_table(built))
-    _say(out, f"classes: {', '.join(built.class_names)}")
-    _say(out, f"picture: {path}")
-
-
-def main() -> None:
-    """Run the command line."""
-    try:
-        app()
-    except FedMergeError as error:
-        _say(err, f"error: {error}", style="red")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        _say(err, "stopped: what was measured so far is in the run's folder.")
-        sys.exit(130)
-
-
-def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    say(out, f"classes: {', '.join(built.class_names)}")
+    say(out, f"picture: {path}")
