@@ -2,6 +2,7 @@
 
     import fedmerge as fm
     result = fm.run("configs/quickstart.yaml")
+    study = fm.bench("configs/bench-inmerge.yaml")
     fused = fm.merge(models, "greedy", data=x, labels=y).model
     node = fm.EntropyAdaptive(models); logits = node(batch)
     fm.InMerge(model).attach(optimizer)
@@ -21,15 +22,21 @@ if TYPE_CHECKING:
     from fedmerge.merging import MergeResult, merge
     from fedmerge.models import ModelPool
     from fedmerge.registry import Method
-    from fedmerge.study import Result, run
+    from fedmerge.study.bench.engine import bench
+    from fedmerge.study.bench.study import Study, open_study
+    from fedmerge.study.results import Result
+    from fedmerge.study.run import run
     from fedmerge.testtime import EntropyAdaptive
     from fedmerge.training import InMerge
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "run": "fedmerge.study",
-    "Result": "fedmerge.study",
+    "run": "fedmerge.study.run",
+    "Result": "fedmerge.study.results",
+    "bench": "fedmerge.study.bench.engine",
+    "Study": "fedmerge.study.bench.study",
+    "open_study": "fedmerge.study.bench.study",
     "merge": "fedmerge.merging",
     "MergeResult": "fedmerge.merging",
     "EntropyAdaptive": "fedmerge.testtime",
@@ -44,8 +51,11 @@ __all__ = [
     "MergeResult",
     "ModelPool",
     "Result",
+    "Study",
+    "bench",
     "merge",
     "methods",
+    "open_study",
     "run",
     "streams",
 ]

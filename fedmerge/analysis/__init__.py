@@ -1,5 +1,27 @@
-"""Analysis: pure functions from predictions, models and batches to numbers; it only looks."""
+"""Analysis: pure functions from predictions, models and tables to numbers; it only looks.
 
-from fedmerge.analysis.metrics import Scores, scores
+``scores`` and ``reliability`` judge predictions. From a table of results, ``leaderboard``, ``cells`` and
+``by_site`` compare levels on clean images, ``severity_curve`` and ``robustness`` under scanner shift, and
+``select`` chooses by validation scores. ``crossed_bootstrap`` gives the intervals, ``interval_rule`` says so.
+"""
 
-__all__ = ["Scores", "scores"]
+from fedmerge.analysis.comparison import by_site, cells, interval_rule, leaderboard
+from fedmerge.analysis.intervals import Bounds, crossed_bootstrap
+from fedmerge.analysis.metrics import Scores, reliability, scores
+from fedmerge.analysis.robustness import robustness, severity_curve
+from fedmerge.analysis.selection import select
+
+__all__ = [
+    "Bounds",
+    "Scores",
+    "by_site",
+    "cells",
+    "crossed_bootstrap",
+    "interval_rule",
+    "leaderboard",
+    "reliability",
+    "robustness",
+    "scores",
+    "select",
+    "severity_curve",
+]

@@ -1,6 +1,6 @@
-"""The command line: ``fedmerge run | methods | sites``. A thin shell over the Python API."""
+"""The command line: ``fedmerge run | bench | report | results | methods | sites``, over the Python API."""
 
-from fedmerge.cli import commands
+from fedmerge.cli import bench, commands, report, results
 from fedmerge.cli.app import app, main
 
-__all__ = ["app", "commands", "main"]
+__all__ = ["app", "bench", "commands", "main", "report", "results"]

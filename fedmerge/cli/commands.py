@@ -30,11 +30,11 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train the hospitals, fuse their models, deploy at the unseen one; print the table, write the report."""
-    from fedmerge import study
     from fedmerge.cli.tables import summary_table
+    from fedmerge.study.run import run as run_experiment
 
     with progress_bar(err, quiet=as_json) as progress:
-        result = study.run(
+        result = run_experiment(
             config, changes=changes or [], out=folder, seed=seed, device=device, progress=progress
         )
     if as_json:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fedmerge.data import Cohort, CohortSpec, Site
 from fedmerge.registry import Method
-from fedmerge.study import Result
+from fedmerge.study.results import Result
 
 
 def summary_table(result: Result) -> Table:

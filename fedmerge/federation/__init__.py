@@ -2,21 +2,43 @@
 
 ``client`` is what a hospital answers, ``strategy`` what a round is, ``server`` what the server does in a
 run, ``local_grid`` carries messages inside one process. Flower's telemetry and update check are switched
-off before it is imported.
+off before it is imported; it is imported when first used, because that takes a second.
 """
 
+from __future__ import annotations
+
+import importlib
 import logging
 import os
+from typing import TYPE_CHECKING, Any
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
-from fedmerge.federation.client import client_app
-from fedmerge.federation.local_grid import LocalGrid, simulate
-from fedmerge.federation.plan import Plan
-from fedmerge.federation.server import Server, server_app
-from fedmerge.federation.strategy import Failure, MergeStrategy
+if TYPE_CHECKING:
+    from fedmerge.federation.client import client_app
+    from fedmerge.federation.local_grid import LocalGrid, simulate
+    from fedmerge.federation.plan import Plan
+    from fedmerge.federation.server import Server, server_app
+    from fedmerge.federation.strategy import Failure, MergeStrategy
 
-logging.getLogger("flwr").setLevel(logging.WARNING)  # after its import, which sets a level of its own
+_HOMES = {
+    "Failure": "strategy",
+    "LocalGrid": "local_grid",
+    "MergeStrategy": "strategy",
+    "Plan": "plan",
+    "Server": "server",
+    "client_app": "client",
+    "server_app": "server",
+    "simulate": "local_grid",
+}
 
 __all__ = ["Failure", "LocalGrid", "MergeStrategy", "Plan", "Server", "client_app", "server_app", "simulate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedmerge.federation' has no attribute '{name}'")
+    found = getattr(importlib.import_module(f"fedmerge.federation.{_HOMES[name]}"), name)
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # after Flower's import sets its own
+    return found

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedmerge.models.layers import initialise_convs, norm2d
+from fedmerge.models.layers import check_positive, check_rate, initialise_convs, norm2d
 
 
 class BasicBlock(nn.Module):
@@ -32,32 +32,44 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Four stages of two basic blocks with 64, 128, 256 and 512 channels."""
+    """Four stages of two basic blocks with 1, 2, 4 and 8 times ``width`` channels."""
 
-    def __init__(self, in_channels: int, n_classes: int, norm: str) -> None:
+    def __init__(self, in_channels: int, n_classes: int, width: int, norm: str, dropout: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-        self.norm1 = norm2d(norm, 64)
-        self.layer1 = _stage(64, 64, 1, norm)
-        self.layer2 = _stage(64, 128, 2, norm)
-        self.layer3 = _stage(128, 256, 2, norm)
-        self.layer4 = _stage(256, 512, 2, norm)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.norm1 = norm2d(norm, width)
+        self.layer1 = _stage(width, width, 1, norm)
+        self.layer2 = _stage(width, 2 * width, 2, norm)
+        self.layer3 = _stage(2 * width, 4 * width, 2, norm)
+        self.layer4 = _stage(4 * width, 8 * width, 2, norm)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(512, n_classes)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(8 * width, n_classes)
         initialise_convs(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits N x n_classes of images N x C x H x W."""
         x = functional.relu(self.norm1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.head(self.pool(x).flatten(1))
+        return self.head(self.dropout(self.pool(x).flatten(1)))
 
 
 def resnet18(
-    in_channels: int, n_classes: int, image_size: int, *, norm: Literal["batch", "group"] = "batch"
+    in_channels: int,
+    n_classes: int,
+    image_size: int,
+    *,
+    width: int = 64,
+    norm: Literal["batch", "group"] = "batch",
+    dropout: float = 0.0,
 ) -> nn.Module:
-    """ResNet-18 with the small-image stem, for images of any size."""
-    return ResNet18(in_channels, n_classes, norm)
+    """ResNet-18 with the small-image stem, for images of any size; ``dropout`` is before the head.
+
+    width: channels of the stem; 64 is He et al.'s.
+    """
+    check_positive("resnet18", width=width)
+    check_rate("resnet18", dropout=dropout)
+    return ResNet18(in_channels, n_classes, width, norm, dropout)
 
 
 def _stage(inputs: int, outputs: int, stride: int, norm: str) -> nn.Sequential:

@@ -6,27 +6,30 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fedmerge.models.layers import initialise_convs, norm2d
+from fedmerge.models.layers import check_positive, check_rate, initialise_convs, norm2d
 
 _CONVS = {11: (1, 1, 2, 2, 2), 19: (2, 2, 4, 4, 4)}
-_CHANNELS = (64, 128, 256, 512, 512)
+_CHANNELS = (1, 2, 4, 8, 8)
 
 
 class Vgg(nn.Module):
     """Five groups of 3x3 convolutions, each group closed by a max-pool; global mean; linear head."""
 
-    def __init__(self, in_channels: int, n_classes: int, depth: int, norm: str) -> None:
+    def __init__(
+        self, in_channels: int, n_classes: int, depth: int, width: int, norm: str, dropout: float
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         inputs = in_channels
-        for convs, outputs in zip(_CONVS[depth], _CHANNELS, strict=True):
+        for convs, factor in zip(_CONVS[depth], _CHANNELS, strict=True):
+            outputs = factor * width
             for _ in range(convs):
                 conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=norm == "none")
                 layers += [conv, norm2d(norm, outputs), nn.ReLU()]
                 inputs = outputs
             # Rounding up keeps one pixel alive: 28 px go 14, 7, 4, 2, 1; at 32 px nothing is rounded.
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout))
         self.head = nn.Linear(inputs, n_classes)
         initialise_convs(self)
 
@@ -36,14 +39,36 @@ class Vgg(nn.Module):
 
 
 def vgg11(
-    in_channels: int, n_classes: int, image_size: int, *, norm: Literal["batch", "none"] = "batch"
+    in_channels: int,
+    n_classes: int,
+    image_size: int,
+    *,
+    width: int = 64,
+    norm: Literal["batch", "none"] = "batch",
+    dropout: float = 0.0,
 ) -> nn.Module:
-    """VGG-11 (8 convolutions) with one linear head in place of three, for images of any size."""
-    return Vgg(in_channels, n_classes, 11, norm)
+    """VGG-11 (8 convolutions) with one linear head in place of three, for images of any size.
+
+    width: channels of the first convolution; 64 is Simonyan and Zisserman's.
+    """
+    check_positive("vgg11", width=width)
+    check_rate("vgg11", dropout=dropout)
+    return Vgg(in_channels, n_classes, 11, width, norm, dropout)
 
 
 def vgg19(
-    in_channels: int, n_classes: int, image_size: int, *, norm: Literal["batch", "none"] = "batch"
+    in_channels: int,
+    n_classes: int,
+    image_size: int,
+    *,
+    width: int = 64,
+    norm: Literal["batch", "none"] = "batch",
+    dropout: float = 0.0,
 ) -> nn.Module:
-    """VGG-19 (16 convolutions) with one linear head in place of three, for images of any size."""
-    return Vgg(in_channels, n_classes, 19, norm)
+    """VGG-19 (16 convolutions) with one linear head in place of three, for images of any size.
+
+    width: channels of the first convolution; 64 is Simonyan and Zisserman's.
+    """
+    check_positive("vgg19", width=width)
+    check_rate("vgg19", dropout=dropout)
+    return Vgg(in_channels, n_classes, 19, width, norm, dropout)

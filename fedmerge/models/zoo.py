@@ -83,8 +83,12 @@ def build(spec: ModelSpec, seed: int) -> nn.Module:
 
 
 def default_normalisation(spec: ModelSpec) -> Normalisation:
-    """ImageNet's mean and deviation for pretrained colour networks, else the range [-1, 1]."""
-    half = spec.name.removeprefix(_TORCHVISION) in HALF_RANGE
+    """What pretrained weights were trained on: ImageNet's mean and deviation, or the range [-1, 1].
+
+    [-1, 1] too where nothing is pretrained and for grey images. EfficientNet-Lite0's weights come from
+    TensorFlow, which feeds it (x - 127) / 128: its batch-norm statistics fit that range and no other.
+    """
+    half = spec.name.removeprefix(_TORCHVISION) in (*HALF_RANGE, "efficientnet-lite0")
     imagenet = spec.pretrained and spec.in_channels == 3 and not half
     return Normalisation.named("imagenet" if imagenet else "half")
 

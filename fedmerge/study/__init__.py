@@ -1,7 +1,5 @@
-"""Study: the experiment. Config in, table and report out."""
+"""Study: the experiment, and many of them. Config in, table and report out.
 
-from fedmerge.study.config import Experiment, read_experiment
-from fedmerge.study.results import Result
-from fedmerge.study.run import run
-
-__all__ = ["Experiment", "Result", "read_experiment", "run"]
+``config`` says what, ``experiment`` is the journey of one seed, ``run`` does one configuration, ``bench`` a
+matrix of them, ``results`` and ``reports`` are what is left.
+"""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
-from scipy import stats
 
+from fedmerge.analysis.cube import with_interval
 from fedmerge.data import Cohort
 from fedmerge.study.config import Experiment
 from fedmerge.study.words import count, listing, percent
@@ -16,14 +17,14 @@ TRIED = ("fusion", "test-time")
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean accuracy of one method minus another's, in percentage points, paired over seeds.
+    """Mean accuracy of one method minus another's, in percentage points, paired by seed, site and stream.
 
-    half_width: of the 95 % t interval of the mean over ``seeds``; None for one seed.
+    low, high: the 95 % interval of the crossed bootstrap; None for one seed and one site.
     """
 
     points: float
-    half_width: float | None
-    seeds: int
+    low: float | None = None
+    high: float | None = None
 
     def words(self, other: str) -> str:
         """For example: ``loses 3.2 points to mean merging``, and the interval if there is one."""
@@ -32,15 +33,21 @@ class Difference:
             verdict = f"is level with {other}"
         else:
             verdict = f"gains {size} on {other}" if self.points > 0 else f"loses {size} to {other}"
-        if self.half_width is None:
+        if self.low is None or self.high is None:
             return verdict
-        interval = self._interval(self.half_width)
+        unsure = ", which includes no difference" if self.low <= 0 <= self.high else ""
+        interval = f"95\u00a0% interval {_signed(self.low)} to {_signed(self.high)}{unsure}"
         return f"{verdict[:-1]}; {interval})" if verdict.endswith(")") else f"{verdict} ({interval})"
 
-    def _interval(self, half_width: float) -> str:
-        low, high = self.points - half_width, self.points + half_width
-        unsure = ", which includes no difference" if low <= 0 <= high else ""
-        return f"95\u00a0% interval {_signed(low)} to {_signed(high)} over {self.seeds} seeds{unsure}"
+
+def clean(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of images as they are, without those seen under a scanner shift."""
+    return table[table["severity"] == 0] if "severity" in table else table
+
+
+def receiver(experiment: Experiment) -> str:
+    """Where models are deployed: an unseen hospital, unless every hospital trains."""
+    return "hospital" if experiment.unseen == "none" else "unseen hospital"
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -51,11 +58,23 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def difference(method: pd.Series, other: pd.Series) -> Difference:
-    """Compare two columns of ``cells`` where both have a value: seed by seed, then over seeds."""
-    by_seed = 100 * (method - other).dropna().groupby("seed").mean()
-    n = len(by_seed)
-    width = float(stats.t.ppf(0.975, n - 1) * by_seed.std(ddof=1) / n**0.5) if n > 1 else None
-    return Difference(float(by_seed.mean()), width, n)
+    """Compare two columns of ``cells`` where both have a value.
+
+    Streams are averaged; then seeds and sites are resampled, each where there are several.
+    """
+    grid = 100 * (method - other).dropna().groupby(["seed", "site"]).mean().unstack("site")
+    points, low, high = with_interval(grid.to_numpy()[:, :, None])[0].tolist()
+    return Difference(points) if math.isnan(low) else Difference(points, low, high)
+
+
+def resampled(seeds: int, sites: int) -> str:
+    """Behind what was said with intervals: what the bootstrap draws again is what there are several of."""
+    numbers = {"seed": seeds, "hospital": sites}
+    several = [count(number, thing) for thing, number in numbers.items() if number > 1]
+    if not several:
+        return " (one seed: no interval)"
+    one = " (one seed)" if seeds == 1 else ""
+    return f"; intervals by resampling {listing(several)}{one}"
 
 
 def ranking(table: pd.DataFrame, kinds: tuple[str, ...] = TRIED) -> pd.Series:
@@ -87,17 +106,18 @@ def best_alone(table: pd.DataFrame) -> tuple[str, pd.Series] | None:
     return label, pd.Series(chosen, index=values.index)
 
 
-def answer(table: pd.DataFrame, mean: str = "mean") -> str:
+def answer(table: pd.DataFrame, mean: str = "mean", place: str = "unseen hospital") -> str:
     """The outcome in one sentence: the most accurate fused or adapted model against the references.
 
-    ``mean`` is the label of mean merging. A method that loses is said to lose.
+    ``mean`` is the label of mean merging, ``place`` what a site is. A method that loses is said to lose.
     """
+    table = clean(table)
     order = ranking(table)
     if order.empty:
         return "No fused or adapted model finished everywhere, so there is nothing to compare."
     best, values = str(order.index[0]), cells(table)
     sites = list(dict.fromkeys(table["site"]))
-    where = sites[0] if len(sites) == 1 else f"{len(sites)} unseen hospitals"
+    where = sites[0] if len(sites) == 1 else f"{len(sites)} {place}s"
     many = f"the most accurate of {len(order)} fused and adapted models" if len(order) > 1 else "right"
     rate = (
         f"with {percent(order.iloc[0])}" if len(order) > 1 else f"on {percent(order.iloc[0])} of the images"
@@ -110,21 +130,18 @@ def answer(table: pd.DataFrame, mean: str = "mean") -> str:
         against.append(difference(values[best], single[1]).words(single[0]))
     for method in ranking(table, ("pooled",)).index:
         against.append(difference(values[best], values[method]).words("pooled training on all images"))
-    seeds = "" if table["seed"].nunique() > 1 else " (one seed: no interval)"
-    return (
-        head + (f": it {listing(against)}" if against else "") + _adapted(table, best, values) + f"{seeds}."
-    )
+    behind = _adapted(table, best, values, place)
+    rule = resampled(table["seed"].nunique(), len(sites)) if against or behind else ""
+    return head + (f": it {listing(against)}" if against else "") + behind + f"{rule}."
 
 
-def _adapted(table: pd.DataFrame, best: str, values: pd.DataFrame) -> str:
+def _adapted(table: pd.DataFrame, best: str, values: pd.DataFrame, place: str) -> str:
     """Where fusion won, how far behind the best test-time method is."""
     adapted = ranking(table, ("test-time",))
     if adapted.empty or best in adapted:
         return ""
     method = str(adapted.index[0])
-    return (
-        f"; adapting at the unseen hospital, {method} {difference(values[method], values[best]).words(best)}"
-    )
+    return f"; adapting at the {place}, {method} {difference(values[method], values[best]).words(best)}"
 
 
 def asked(experiment: Experiment, cohort: Cohort, sites: list[str]) -> str:
@@ -135,9 +152,12 @@ def asked(experiment: Experiment, cohort: Cohort, sites: list[str]) -> str:
     fusion = listing([entry.label for entry in experiment.fusion])
     adapting = [entry.label for entry in experiment.testtime]
     streams = listing([spec.name for spec in experiment.deployment.streams])
-    target = (
-        "each hospital in turn, left out of training," if each else f"{listing(sites)}, unseen in training,"
-    )
+    if experiment.unseen == "none":
+        target = "each hospital, on its own test images,"
+    elif each:
+        target = "each hospital in turn, left out of training,"
+    else:
+        target = f"{listing(sites)}, unseen in training,"
     verb = "receive" if len(sites) > 1 and not each else "receives"
     also = f", with {listing(adapting)} adapting there" if adapting else ""
     return (

@@ -1,34 +1,44 @@
-"""Everything that is tried at an unseen hospital: references, fused models, test-time methods."""
+"""Everything that is tried at a hospital: references, fused models, test-time methods."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from fedmerge.errors import FedMergeError
-from fedmerge.federation import Server
+from fedmerge.analysis import scores
 from fedmerge.merging import MergeResult, merge
 from fedmerge.models.pool import ModelPool
+from fedmerge.models.predict import predict
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
+from fedmerge.study.config import MethodConfig
 from fedmerge.study.deployment import Candidate
 from fedmerge.study.setup import Setup
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import fit
 
+if TYPE_CHECKING:
+    from fedmerge.federation import Server
+
+POOLED = "pooled"
+
 
 def alone(setup: Setup, target: str) -> Iterator[Candidate]:
     """Each hospital's own model, as it is."""
     for name in setup.sources(target):
-        yield Candidate(f"alone:{name}", "alone", setup.pool.model(name, setup.device))
+        model = setup.pool.model(name, setup.device)
+        yield Candidate(f"alone:{name}", "alone", model, validation=_own_score(setup, name))
 
 
-def pooled(setup: Setup, target: str) -> Iterator[Candidate]:
-    """One network trained on the union of the hospitals' images: what sharing images would give.
+def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
+    """One network trained on the union of the hospitals' images, kept in ``references``.
 
-    The same start, the same options, and as many passes over the images as in the federation: rounds x
-    epochs with the local options, then the fine-tuning.
+    What sharing images would give: the same start, the same options, and as many passes over the images as
+    in the federation: rounds x epochs with the local options, then the fine-tuning.
     """
     images = setup.union(target)
     model = build(setup.plan.model, setup.seed)
@@ -38,92 +48,88 @@ def pooled(setup: Setup, target: str) -> Iterator[Candidate]:
         together = training.local.model_copy(update={"epochs": training.rounds * training.local.epochs})
         phases.insert(0, ("pooled", together))
     setup.record.stage(f"seed {setup.seed}: pooled training", jobs=len(phases))
-    try:
-        for purpose, options in phases:
-            result = fit(
-                model,
-                images.images,
-                images.labels,
-                options,
-                normalise=setup.normalisation,
-                seed=setup.seed,
-                site=f"pooled for {target}",
-                purpose=purpose,
-                device=setup.device,
-                progress=lambda done, total: setup.record.step("all images", done, total),
-            )
-    except FedMergeError as error:
-        setup.record.failure(setup.seed, "pooled", target, str(error))
-        return
-    references = ModelPool(setup.folder / target / "references")
-    setup.keep_in(
-        references,
-        "pooled",
-        model.state_dict(),
-        "pooled training",
-        (),
-        {"loss": result.losses[-1], "accuracy": result.accuracies[-1]},
-    )
-    yield Candidate("pooled", "pooled", model.eval())
+    for purpose, options in phases:
+        result = fit(
+            model,
+            images.images,
+            images.labels,
+            options,
+            normalise=setup.normalisation,
+            seed=setup.seed,
+            site=f"pooled for {target}",
+            purpose=purpose,
+            device=setup.device,
+            progress=lambda done, total: setup.record.step("all images", done, total),
+        )
+    numbers = {
+        "loss": result.losses[-1],
+        "accuracy": result.accuracies[-1],
+        "validation": _pooled_score(setup, model.eval(), target),
+    }
+    setup.keep_in(references, POOLED, model.state_dict(), "pooled training", (), numbers)
 
 
-def fuse(setup: Setup, server: Server, target: str) -> list[Candidate]:
-    """Run the configured fusion methods on the models that go to ``target``.
+def pooled(setup: Setup, references: ModelPool) -> Candidate:
+    """The network of ``train_pooled``."""
+    model = references.model(POOLED, setup.device)
+    return Candidate(POOLED, "pooled", model, validation=references.card(POOLED).metrics["validation"])
 
-    Validation scores come from the same hospitals through the federation; the target gives none. A method
-    that cannot be run is recorded as a failure, the others go on.
+
+def fuse(setup: Setup, server: Server, target: str, entry: MethodConfig) -> tuple[Candidate, MergeResult]:
+    """Run one fusion method on the models that go to ``target``.
+
+    Validation scores come from the same hospitals through the federation; an unseen target gives none.
+    A fused network is scored there too; an ensemble counts as its sources on average.
     """
     sources = setup.sources(target)
     parents = setup.pool.subset(sources)
     examples = {member.name: member.examples for member in server.roster}
-    kept = ModelPool(setup.folder / target / "fused")
     channels, size = setup.plan.model.in_channels, setup.plan.model.image_size
-    fused = []
 
     def score(state: State) -> float:
         return server.score(state, sources, setup.experiment.selection)
 
-    for entry in setup.experiment.fusion:
-        setup.record.stage(f"seed {setup.seed}: fusion by {entry.label} for {target}")
-        try:
-            result = merge(
-                parents,
-                entry.method,
-                data=torch.zeros(2, channels, size, size),
-                score=score,
-                examples=[examples[name] for name in sources],
-                batch_norm=setup.plan.batch_norm,
-                seed=setup.seed,
-                **entry.options,
-            )
-        except FedMergeError as error:
-            setup.record.failure(setup.seed, entry.label, target, str(error))
-            continue
-        setup.record.fusion(setup.seed, target, entry.label, result.decisions)
-        if result.forward_passes == 1:
-            _keep(setup, kept, entry.label, result, parents)
-        fused.append(Candidate(entry.label, "fusion", result.model.to(setup.device), result.forward_passes))
-    return fused
-
-
-def adaptive(setup: Setup, target: str) -> Iterator[Candidate]:
-    """The configured test-time methods, over the models that go to ``target``."""
-    names = setup.sources(target)
-    for entry in setup.experiment.testtime:
-        models = [setup.pool.model(name, setup.device) for name in names]
-        method = TESTTIME[entry.method]
-        policy = {"batch_norm": setup.plan.batch_norm} if "batch_norm" in method.options.model_fields else {}
-        node = method.call(models, **(policy | entry.options))
-        yield Candidate(entry.label, "test-time", node)
-
-
-def _keep(setup: Setup, pool: ModelPool, label: str, result: MergeResult, parents: ModelPool) -> None:
-    hashes = tuple(parents.card(name).sha256 for name in parents.names)
-    setup.keep_in(
-        pool,
-        label,
-        result.model.state_dict(),
-        result.method,
-        hashes,
-        {f"coefficient:{name}": a for name, a in result.coefficients.items()},
+    result = merge(
+        parents,
+        entry.method,
+        data=torch.zeros(2, channels, size, size),
+        score=score,
+        examples=[examples[name] for name in sources],
+        batch_norm=setup.plan.batch_norm,
+        seed=setup.seed,
+        **entry.options,
     )
+    one = result.forward_passes == 1
+    validation = score(result.model.state_dict()) if one else fmean(_own_score(setup, s) for s in sources)
+    passes = result.forward_passes
+    return Candidate(entry.label, "fusion", result.model.to(setup.device), passes, validation), result
+
+
+def keep_fused(setup: Setup, target: str, label: str, result: MergeResult) -> None:
+    """Keep a fused network in the target's pool; an ensemble is not one network and is not kept."""
+    if result.forward_passes != 1:
+        return
+    hashes = tuple(setup.pool.card(name).sha256 for name in setup.sources(target))
+    numbers = {f"coefficient:{name}": a for name, a in result.coefficients.items()}
+    kept = ModelPool(setup.folder / target / "fused")
+    setup.keep_in(kept, label, result.model.state_dict(), result.method, hashes, numbers)
+
+
+def adapt(setup: Setup, target: str, entry: MethodConfig) -> Candidate:
+    """One test-time method over the models that go to ``target``; it counts as its sources on average."""
+    names = setup.sources(target)
+    models = [setup.pool.model(name, setup.device) for name in names]
+    method = TESTTIME[entry.method]
+    policy = {"batch_norm": setup.plan.batch_norm} if "batch_norm" in method.options.model_fields else {}
+    node = method.call(models, **(policy | entry.options))
+    return Candidate(entry.label, "test-time", node, validation=fmean(_own_score(setup, s) for s in names))
+
+
+def _own_score(setup: Setup, name: str) -> float:
+    return setup.pool.card(name).metrics["validation"]
+
+
+def _pooled_score(setup: Setup, model: nn.Module, target: str) -> float:
+    split = setup.union(target, "val")
+    logits = predict(model, split.images, setup.normalisation, device=setup.device)
+    return float(getattr(scores(logits, split.labels), setup.experiment.selection))

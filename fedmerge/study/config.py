@@ -18,8 +18,9 @@ from pydantic import (
 )
 
 from fedmerge.data import CohortSpec, read_cohort
+from fedmerge.data.scanner import SHIFTS
 from fedmerge.data.streams import StreamSpec
-from fedmerge.errors import FedMergeError, nearest
+from fedmerge.errors import FedMergeError, nearest, unknown
 from fedmerge.merging import FUSION
 from fedmerge.registry import Registry
 from fedmerge.testtime import TESTTIME
@@ -78,11 +79,30 @@ class TrainingConfig(TrainingOptions):
 
 
 class Deployment(Strict):
-    """What arrives at the unseen hospital: which of its images, in what order, how many at a time."""
+    """What arrives at a hospital: which of its images, in what order, how many at a time, how they look.
+
+    shifts: kinds of scanner shift that the same images are seen under as well, one at a time, at each of
+    ``severities``.
+    """
 
     batch_size: int = Field(default=64, ge=1)
     split: Literal["all", "test"] = "all"
     streams: tuple[StreamSpec, ...] = Field(min_length=1)
+    shifts: tuple[str, ...] = ()
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+
+    @field_validator("shifts")
+    @classmethod
+    def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in kinds:
+            if kind not in SHIFTS:
+                raise ValueError(str(unknown("scanner shift", kind, SHIFTS)))
+        return kinds
+
+    @property
+    def shifted(self) -> tuple[tuple[str, int], ...]:
+        """Every (kind, severity) beside the images as they are."""
+        return tuple((kind, severity) for kind in self.shifts for severity in self.severities)
 
 
 def _named(value: Any) -> Any:
@@ -107,12 +127,16 @@ def _method(registry: Registry) -> BeforeValidator:
 
 
 class Experiment(Strict):
-    """One experiment: who, which network, how trained, how fused, how deployed, with which seeds."""
+    """One experiment: who, which network, how trained, how fused, how deployed, with which seeds.
+
+    unseen: ``cohort``, the sites marked so; names; ``each`` in turn; or ``none``: every hospital trains, and
+    each is deployed at on its own test split.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     title: str = ""
     cohort: str | CohortSpec
-    unseen: Literal["cohort", "each"] | tuple[str, ...] = "cohort"
+    unseen: Literal["cohort", "each", "none"] | tuple[str, ...] = "cohort"
     model: Annotated[ModelConfig, BeforeValidator(_named)]
     normalisation: Literal["default", "half", "imagenet", "none"] = "default"
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
@@ -148,22 +172,24 @@ def read_experiment(
     changes: Sequence[str] = (),
     seed: int | None = None,
     device: str | None = None,
+    near: Path | None = None,
 ) -> tuple[Experiment, CohortSpec]:
     """Read an experiment and its cohort from a YAML file, a mapping, or an Experiment.
 
     changes: ``a.b=value`` overrides, the value read as YAML. seed: run this seed alone. device: override.
+    near: the folder a mapping comes from, where its cohort may lie (a file's is its own).
     Raises FedMergeError with file, field, what was given, what is allowed, and the nearest valid name.
     """
     if isinstance(source, Experiment):
-        data, where, near = source.model_dump(), "experiment", None
+        data, where = source.model_dump(), "experiment"
         data |= {"cohort": source.cohort}
     elif isinstance(source, dict):
-        data, where, near = dict(source), "experiment", None
+        data, where = dict(source), "experiment"
     else:
         path = find_config(source)
         data, where, near = load_yaml(path), str(path), path.parent
     for change in changes:
-        _apply(data, change)
+        apply_change(data, change)
     if seed is not None:
         data["seeds"] = [seed]
     if device is not None:
@@ -195,8 +221,8 @@ def _shipped() -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
-def _apply(data: dict[str, Any], change: str) -> None:
-    """Set ``a.b.c=value`` in nested mappings."""
+def apply_change(data: dict[str, Any], change: str) -> None:
+    """Carry out one ``--set a.b.c=value``, the value read as YAML."""
     key, separator, text = change.partition("=")
     if not separator or not key:
         raise FedMergeError(f"--set takes field=value (for example training.rounds=10), not '{change}'.")
@@ -206,6 +232,20 @@ def _apply(data: dict[str, Any], change: str) -> None:
         raise FedMergeError(
             f"--set {change}: the value cannot be read as YAML; put text with signs in quotes."
         ) from None
+    set_field(data, key, value)
+
+
+def set_fields(data: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Set dotted fields; a mapping changes the fields it names and leaves the others."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and value:
+            set_fields(data, {f"{key}.{inner}": deeper for inner, deeper in value.items()})
+        else:
+            set_field(data, key, value)
+
+
+def set_field(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set the dotted field ``a.b.c`` in nested mappings; mappings on the way are copied, never shared."""
     parts, place = key.split("."), data
     for part in parts[:-1]:
         child = place.get(part)

@@ -1,10 +1,11 @@
-"""Deployment: what the unseen hospital gets from each method, stream by stream."""
+"""Deployment: what a hospital gets from each method, stream by stream and under scanner shift."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +14,50 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fedmerge.analysis import scores
-from fedmerge.data import Split, streams
+from fedmerge.analysis import reliability, scores
+from fedmerge.data import Appearance, Split, scanner, streams
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
 from fedmerge.study.config import Deployment
 from fedmerge.testtime import Node
 
 Row = dict[str, Any]
+CLEAN = ("none", 0)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method at the door of the unseen hospital: its label, its kind, and what answers there.
+    """A method at the door of a hospital: its label, its kind, and what answers there.
 
     ``model`` is a fixed network, or a test-time method that may look at each batch. ``forward_passes`` is
-    what one prediction of a fixed network costs.
+    what one prediction of a fixed network costs. ``validation``: its score on validation images of the
+    hospitals that trained, the only number a choice may rest on.
     """
 
     label: str
     kind: str
     model: nn.Module | Node
     forward_passes: int = 1
+    validation: float = math.nan
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one candidate did on one stream: a result row, coefficients by batch, calibration by bin."""
+
+    row: Row
+    trace: list[Row] = field(default_factory=list)
+    bins: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """What arrives at an unseen hospital: its images in one split, and the orders they come in, by stream."""
+    """What arrives at a hospital: its images in one split, and the orders they come in, by stream."""
 
     name: str
     split: Split
     orders: dict[str, np.ndarray]
+    seed: int
 
     @classmethod
     def of(cls, name: str, split: Split, deployment: Deployment, seed: int) -> Arrivals:
@@ -52,7 +66,15 @@ class Arrivals:
             spec.name: streams.order(spec, split.labels, deployment.batch_size, seed, name)
             for spec in deployment.streams
         }
-        return cls(name, split, orders)
+        return cls(name, split, orders, seed)
+
+    def shifted(self, kind: str, severity: int) -> Arrivals:
+        """The same images in the same orders, as another scanner shows them; severity 0 changes nothing."""
+        if severity == 0:
+            return self
+        look = [Appearance(kind=kind, severity=severity)]
+        images = scanner.apply(self.split.images, look, self.seed, f"{self.name}, shifted")
+        return Arrivals(self.name, Split(images, self.split.labels), self.orders, self.seed)
 
 
 def save_streams(site: Arrivals, folder: Path) -> None:
@@ -70,57 +92,95 @@ def deploy(
     normalisation: Normalisation,
     device: str,
     sources: tuple[str, ...],
-) -> Iterator[tuple[Row, list[Row]]]:
-    """Run one candidate on every stream; yields (result row, coefficient rows) a stream.
+) -> Iterator[Measured]:
+    """Run one candidate on every stream, as the images are and then under each configured scanner shift.
 
     A fixed network answers each image alone, so it predicts once and its scores hold for every order.
     A test-time method is reset at the start of each stream, sees each batch once, without labels, and
     predicts it with what it made of that batch.
     """
-    if isinstance(candidate.model, Node):
-        for name, order in site.orders.items():
-            logits, seconds, passes, trace = _follow(
-                candidate.model, site.split, order, deployment, normalisation, device, sources
+    walk = _adapting if isinstance(candidate.model, Node) else _fixed
+    for kind, severity in (CLEAN, *deployment.shifted):
+        look = {"shift": kind, "severity": severity}
+        for measured in walk(
+            candidate, site.shifted(kind, severity), deployment, normalisation, device, sources
+        ):
+            clean = severity == 0
+            yield Measured(
+                measured.row | look, measured.trace if clean else [], measured.bins if clean else []
             )
-            row = _row(candidate, logits, site.split.labels[torch.as_tensor(order)], passes, seconds)
-            yield row | {"stream": name}, [entry | {"stream": name} for entry in trace]
-        return
-    began = time.perf_counter()
-    logits = predict(candidate.model, site.split.images, normalisation, device=device)
-    row = _row(candidate, logits, site.split.labels, candidate.forward_passes, time.perf_counter() - began)
-    for name in site.orders:
-        yield row | {"stream": name}, []
 
 
-def _follow(
-    node: Node,
-    split: Split,
-    order: np.ndarray,
+def _fixed(
+    candidate: Candidate,
+    site: Arrivals,
     deployment: Deployment,
     normalisation: Normalisation,
     device: str,
     sources: tuple[str, ...],
-) -> tuple[Tensor, float, float, list[Row]]:
-    node.reset()
-    logits, trace = [], []
+) -> Iterator[Measured]:
+    assert isinstance(candidate.model, nn.Module)
     began = time.perf_counter()
-    for number, index in enumerate(streams.batches(order, deployment.batch_size)):
-        images = normalisation(split.images[torch.as_tensor(index)].to(device))
-        answer, record = node.observe(images)
-        logits.append(answer.float().cpu())
-        if record is not None:
-            trace += [
-                {"batch": number, "source": source, "encoder": float(encoder), "head": float(head)}
-                for source, encoder, head in zip(sources, record.encoder, record.head, strict=True)
-            ]
-    return torch.cat(logits), time.perf_counter() - began, node.forward_passes / len(logits), trace
+    logits = predict(candidate.model, site.split.images, normalisation, device=device)
+    seconds = time.perf_counter() - began
+    measured = _measured(candidate, logits, site.split.labels, candidate.forward_passes, 0.0, seconds)
+    for name in site.orders:
+        yield _on(measured, name)
 
 
-def _row(candidate: Candidate, logits: Tensor, labels: Tensor, passes: float, seconds: float) -> Row:
-    return {
-        "method": candidate.label,
-        "kind": candidate.kind,
+def _adapting(
+    candidate: Candidate,
+    site: Arrivals,
+    deployment: Deployment,
+    normalisation: Normalisation,
+    device: str,
+    sources: tuple[str, ...],
+) -> Iterator[Measured]:
+    node = candidate.model
+    assert isinstance(node, Node)
+    for name, order in site.orders.items():
+        node.reset()
+        answers, trace = [], []
+        began = time.perf_counter()
+        for number, index in enumerate(streams.batches(order, deployment.batch_size)):
+            images = normalisation(site.split.images[torch.as_tensor(index)].to(device))
+            answer, record = node.observe(images)
+            answers.append(answer.float().cpu())
+            if record is not None:
+                trace += [
+                    {"batch": number, "source": source, "encoder": float(encoder), "head": float(head)}
+                    for source, encoder, head in zip(sources, record.encoder, record.head, strict=True)
+                ]
+        seconds, batches = time.perf_counter() - began, len(answers)
+        labels = site.split.labels[torch.as_tensor(order)]
+        passes = node.forward_passes / batches, node.backward_passes / batches
+        yield _on(_measured(candidate, torch.cat(answers), labels, *passes, seconds, trace), name)
+
+
+def _measured(
+    candidate: Candidate,
+    logits: Tensor,
+    labels: Tensor,
+    forward: float,
+    backward: float,
+    seconds: float,
+    trace: list[Row] | None = None,
+) -> Measured:
+    who = {"method": candidate.label, "kind": candidate.kind}
+    row = {
+        **who,
         **asdict(scores(logits, labels)),
-        "forward_passes": float(passes),
+        "validation": candidate.validation,
+        "forward_passes": float(forward),
+        "backward_passes": float(backward),
         "seconds": seconds,
     }
+    bins = [{**who, **bin} for bin in reliability(logits, labels).to_dict("records")]
+    return Measured(row, trace or [], bins)
+
+
+def _on(measured: Measured, stream: str) -> Measured:
+    """The same measurement, said of one stream."""
+    where = {"stream": stream}
+    trace, bins = ([entry | where for entry in entries] for entries in (measured.trace, measured.bins))
+    return Measured(measured.row | where, trace, bins)

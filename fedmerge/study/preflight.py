@@ -6,7 +6,7 @@ from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.models.zoo import build
 from fedmerge.study.config import Experiment
-from fedmerge.study.experiment import federations
+from fedmerge.study.federations import federations
 from fedmerge.study.setup import model_spec
 from fedmerge.training import needs_batch_statistics
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fedmerge.federation import MergeStrategy
+from fedmerge.study.deployment import Measured
+
+if TYPE_CHECKING:
+    from fedmerge.federation import MergeStrategy
 
 Progress = Callable[[str, float, float], None]
 """``progress(stage, done, total)``: called often; a stage begins when its text changes."""
@@ -27,6 +30,7 @@ class Record:
     coefficients: list[Row] = field(default_factory=list)
     decisions: list[Row] = field(default_factory=list)
     failures: list[Row] = field(default_factory=list)
+    reliability: list[Row] = field(default_factory=list)
     _stage: tuple[str, int, int] = ("", 1, 0)
 
     def stage(self, text: str, jobs: int = 1) -> None:
@@ -41,11 +45,12 @@ class Record:
         if done == total:
             self._stage = (text, jobs, finished + 1)
 
-    def result(self, seed: int, site: str, row: Row, trace: list[Row]) -> None:
-        """Add a result row and the coefficients behind it."""
+    def result(self, seed: int, site: str, measured: Measured) -> None:
+        """Add a result row, the coefficients behind it and its calibration by bin."""
         where = {"seed": seed, "site": site}
-        self.results.append(self.common | where | row)
-        self.coefficients += [where | {"method": row["method"]} | entry for entry in trace]
+        self.results.append(self.common | where | measured.row)
+        self.coefficients += [where | {"method": measured.row["method"]} | entry for entry in measured.trace]
+        self.reliability += [where | entry for entry in measured.bins]
 
     def fusion(self, seed: int, site: str, label: str, decisions: list[Row]) -> None:
         """Add a fusion method's decision log."""

@@ -1,79 +1,98 @@
-"""``report.html``: one self-contained page that shows what a run was worth."""
+"""``report.html`` of a run: one self-contained page that shows what the run was worth."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
 
+from fedmerge.analysis import interval_rule, leaderboard
 from fedmerge.data import Cohort
 from fedmerge.study import figures
-from fedmerge.study.answer import answer, asked
-from fedmerge.study.figures import NARROW, WIDE, Caption, render
+from fedmerge.study.answer import TRIED, answer, asked, clean, receiver
+from fedmerge.study.figures import NARROW
+from fedmerge.study.reports.calibration import joined
+from fedmerge.study.reports.page import Picture, image_uri, picture, provenance_lines, records, write_page
 from fedmerge.study.results import Result
-from fedmerge.study.scoreboard import RULES, by_site, score_columns, score_groups, score_notes
-
-LARGEST_SVG = 150_000
+from fedmerge.study.scoreboard import RULES, by_site, score_notes, score_table
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure as the page holds it: two data URIs, for a wide and a narrow screen, and words."""
+def write_report(result: Result, path: Path | None = None) -> Path:
+    """Write the report to ``path``, by default ``report.html`` in the run's folder, and return where it is.
 
-    wide: str
-    narrow: str
-    alt: str
-
-
-def write_report(result: Result) -> Path:
-    """Write ``report.html`` into the run's folder and return its path.
-
-    One file: styles and figures are inside it, nothing is fetched, no script runs. Text from the
-    configuration and the data is escaped.
+    One file: styles, figures and the script that sorts tables are inside it, nothing is fetched, and without
+    the script it reads the same. Text from the configuration and the data is escaped. Where the cohort
+    holds no images, as of a run whose data are gone, the pictures that need them are left out.
     """
-    folder = Path(__file__).parent / "templates"
-    environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    path = result.folder / "report.html"
-    page = environment.get_template("report.html.jinja").render(**_contents(result))
-    path.write_text(page, encoding="utf-8")
-    return path
+    return write_page("report.html.jinja", _contents(result), path or result.folder / "report.html")
 
 
 def _contents(result: Result) -> dict[str, Any]:
-    experiment, table = result.experiment, result.table
-    sites = list(dict.fromkeys(table["site"]))
-    cohort, each = _as_deployed(result.cohort, sites)
+    experiment, table = result.experiment, clean(result.table)
+    sites, place = list(dict.fromkeys(table["site"])), receiver(experiment)
     mean = next((entry.label for entry in experiment.fusion if entry.method == "mean"), "mean")
+    tried = table[table["kind"].isin(TRIED)]
+    tried = table if tried.empty else tried
+    board = leaderboard(tried, reference=mean if mean in set(tried["method"]) else None)
     return {
         "title": experiment.title or experiment.name,
         "asked": asked(experiment, result.cohort, sites),
-        "answer": answer(table, mean),
-        "failures": _records(result.failures),
-        "columns": score_columns(table),
-        "groups": score_groups(result),
-        "notes": score_notes(result),
+        "answer": answer(table, mean, place),
+        "receiver": place,
+        "failures": records(result.failures),
+        "table": score_table(result),
+        "remarks": score_notes(result),
         "by_site": by_site(table),
-        "accuracy": _picture(figures.accuracy, figures.describe_accuracy, table),
-        "map": _picture(figures.federation_map, figures.describe_federation_map, cohort, each=each),
-        "samples": _picture(figures.samples, figures.describe_samples, cohort),
-        "classes": _picture(figures.class_shares, figures.describe_class_shares, cohort),
-        "rounds": _picture(figures.rounds, figures.describe_rounds, result.history),
+        "accuracy": picture(figures.accuracy, figures.describe_accuracy, table),
+        "forest": _forest(tried, board, mean),
+        "interval_rule": interval_rule(table),
+        "cost": picture(figures.cost, figures.describe_cost, board, "method"),
+        "reliability": _reliability(result),
+        "rounds": picture(figures.rounds, figures.describe_rounds, result.history),
         "coefficients": _coefficients(result.coefficients),
         "decisions": _decisions(result.decisions),
-        "provenance": _provenance(result),
+        "provenance": provenance_lines(result.provenance, ("command", *RULES)),
         "command": result.provenance.get("command", ""),
         "config": _config(result),
+    } | _images(result.cohort, sites)
+
+
+def _images(cohort: Cohort, sites: list[str]) -> dict[str, Any]:
+    """The pictures that need the hospitals' images, or why they are not there."""
+    gone = (
+        "The hospitals’ images are not on this machine any more, so the pictures of who took part, of the "
+        "images and of their classes are left out; every number on this page is as measured."
+    )
+    if not all(len(site.everything) for site in cohort.sites):
+        return {"map": None, "samples": None, "classes": None, "gone": gone}
+    deployed, each = _as_deployed(cohort, sites)
+    return {
+        "map": picture(figures.federation_map, figures.describe_federation_map, deployed, each=each),
+        "samples": picture(figures.samples, figures.describe_samples, deployed),
+        "classes": picture(figures.class_shares, figures.describe_class_shares, deployed),
+        "gone": "",
     }
+
+
+def _forest(table: pd.DataFrame, board: pd.DataFrame, mean: str) -> Picture | None:
+    """Differences against mean merging, where several seeds or hospitals give them intervals."""
+    several = table["seed"].nunique() > 1 or table["site"].nunique() > 1
+    if mean not in set(table["method"]) or table["method"].nunique() < 2 or not several:
+        return None
+    return picture(figures.forest, figures.describe_forest, board, "method", mean, "accuracy")
+
+
+def _reliability(result: Result) -> Picture | None:
+    """Confidence against accuracy of the fused and adapted models."""
+    frame = result.reliability
+    if frame is None or frame.empty:
+        return None
+    tried = frame[frame["kind"].isin(TRIED)]
+    bins = joined(frame if tried.empty else tried, "method")
+    return picture(figures.reliability, figures.describe_reliability, bins)
 
 
 def _as_deployed(cohort: Cohort, sites: list[str]) -> tuple[Cohort, bool]:
@@ -83,27 +102,12 @@ def _as_deployed(cohort: Cohort, sites: list[str]) -> tuple[Cohort, bool]:
     return replace(cohort, sites=marked), each
 
 
-def _picture(
-    draw: Callable[..., Figure], describe: Callable[..., Caption], *what: Any, **options: Any
-) -> Picture:
-    wide, narrow = (_uri(draw(*what, width=width, **options)) for width in (WIDE, NARROW))
-    return Picture(wide, narrow, describe(*what, **options).text)
-
-
-def _uri(figure: Figure) -> str:
-    """The figure as a data URI: SVG, or PNG where the SVG is large (many images in it)."""
-    drawn = render(figure, "svg")
-    if len(drawn) <= LARGEST_SVG:
-        return f"data:image/svg+xml;base64,{base64.b64encode(drawn).decode()}"
-    return f"data:image/png;base64,{base64.b64encode(render(figure, 'png')).decode()}"
-
-
 def _coefficients(frame: pd.DataFrame) -> list[Picture]:
     """One figure for each test-time method and stream, narrow: two stand side by side on a wide screen."""
     pairs = frame[["method", "stream"]].drop_duplicates().itertuples(index=False) if len(frame) else ()
     drawn = []
     for method, stream in pairs:
-        narrow = _uri(figures.coefficients(frame, stream, method, NARROW))
+        narrow = image_uri(figures.coefficients(frame, stream, method, NARROW))
         drawn.append(Picture(narrow, narrow, figures.describe_coefficients(frame, stream, method).text))
     return drawn
 
@@ -114,21 +118,9 @@ def _decisions(frame: pd.DataFrame) -> list[dict[str, Any]]:
         return []
     trials = frame.dropna(subset=["accepted"])
     return [
-        {"seed": seed, "site": site, "method": method, "trials": _records(group)}
+        {"seed": seed, "site": site, "method": method, "trials": records(group)}
         for (seed, site, method), group in trials.groupby(["seed", "site", "method"], sort=False)
     ]
-
-
-def _provenance(result: Result) -> list[tuple[str, str]]:
-    """Names and values, without what stands elsewhere; a mapping inside becomes one line."""
-    lines = []
-    for key, value in result.provenance.items():
-        if key == "command" or key in RULES:
-            continue
-        if isinstance(value, dict):
-            value = ", ".join(f"{name} {inner}" for name, inner in value.items())
-        lines.append((str(key).replace("_", " "), str(value)))
-    return lines
 
 
 def _config(result: Result) -> str:
@@ -137,7 +129,3 @@ def _config(result: Result) -> str:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     return yaml.safe_dump(result.experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from fedmerge.data import Cohort
+from fedmerge.errors import FedMergeError
 from fedmerge.study.config import Experiment
+from fedmerge.study.reopen import read_mapping, read_saved, read_table
 
 COLUMNS = [
     "experiment",
@@ -20,6 +21,8 @@ COLUMNS = [
     "seed",
     "site",
     "stream",
+    "shift",
+    "severity",
     "method",
     "kind",
     "n",
@@ -28,11 +31,16 @@ COLUMNS = [
     "auroc",
     "auroc_classes",
     "ece",
+    "brier",
+    "validation",
     "forward_passes",
+    "backward_passes",
     "seconds",
+    "device",
+    "versions",
     "config_hash",
 ]
-METRICS = ["accuracy", "balanced_accuracy", "auroc", "ece"]
+METRICS = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
 KINDS = ["alone", "pooled", "fusion", "test-time"]
 
 
@@ -44,7 +52,8 @@ class Result:
     a hospital alone is the method ``alone:NAME``. history: one row per seed, federation, round, phase
     (``train``, ``validate``, ``fine-tune``) and hospital. coefficients: one row per seed, site, method,
     stream, batch and source, with columns ``encoder`` and ``head``. decisions: the fusion methods' logs.
-    failures: hospitals and methods that failed, with the reason. cohort: that of the first seed.
+    failures: hospitals and methods that failed, with the reason. reliability: one row per seed, site, method,
+    stream and confidence bin (see ``analysis.reliability``). cohort: that of the first seed.
     provenance: versions, device, threads, hashes, the command that repeats the run.
     """
 
@@ -57,6 +66,7 @@ class Result:
     failures: pd.DataFrame
     provenance: dict[str, Any]
     folder: Path
+    reliability: pd.DataFrame | None = None
 
     def summary(self) -> pd.DataFrame:
         """Scores by method, averaged over unseen sites, then over seeds.
@@ -71,6 +81,8 @@ class Result:
         """Write results.parquet and .csv, the logs and the provenance into the run's folder."""
         self.table.to_parquet(self.folder / "results.parquet", index=False)
         self.table.to_csv(self.folder / "results.csv", index=False)
+        if self.reliability is not None:
+            self.reliability.to_parquet(self.folder / "reliability.parquet", index=False)
         self.history.to_csv(self.folder / "history.csv", index=False)
         self.coefficients.to_parquet(self.folder / "coefficients.parquet", index=False)
         for name, frame in (("decisions", self.decisions), ("failures", self.failures)):
@@ -79,7 +91,8 @@ class Result:
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """The summary of a results table; see ``Result.summary``."""
+    """The summary of a results table; see ``Result.summary``. Images under a scanner shift are left out."""
+    table = table[table["severity"] == 0] if "severity" in table else table
     by_seed = table.groupby(["method", "seed", "stream"], sort=False)[["accuracy"]].mean().reset_index()
     streams = list(dict.fromkeys(table["stream"]))
     accuracy = by_seed.pivot_table(index="method", columns="stream", values="accuracy", sort=False)[streams]
@@ -96,5 +109,33 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _half_width(values: pd.Series) -> float:
+    from scipy import stats  # slow to import, and seldom needed
+
     n = len(values)
     return float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5) if n > 1 else float("nan")
+
+
+def open_result(folder: str | Path) -> Result:
+    """A run as it lies in its folder: the counterpart of ``Result.save``.
+
+    The cohort is built again from config.yaml; where its data are not on this machine any more, its sites
+    hold no images. Raises FedMergeError where the folder is not a run's, or a file in it cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "results.parquet").is_file() or not (folder / "config.yaml").is_file():
+        raise FedMergeError(
+            f"'{folder}' is not the folder of a run: it has no results.parquet and config.yaml."
+        )
+    experiment, cohort = read_saved(folder / "config.yaml")
+    return Result(
+        experiment=experiment,
+        cohort=cohort,
+        folder=folder,
+        table=read_table(folder / "results.parquet"),
+        history=read_table(folder / "history.csv"),
+        coefficients=read_table(folder / "coefficients.parquet"),
+        decisions=read_table(folder / "decisions.json"),
+        failures=read_table(folder / "failures.json"),
+        provenance=read_mapping(folder / "provenance.json"),
+        reliability=read_table(folder / "reliability.parquet"),
+    )

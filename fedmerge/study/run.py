@@ -53,17 +53,20 @@ def run(
     folder = new_folder(experiment.name, out)
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     config_hash = _hash({key: value for key, value in resolved.items() if key not in ("seeds", "device")})
-    common = {
-        "experiment": experiment.name,
-        "cohort": spec.name,
-        "model": experiment.model.name,
-        "config_hash": config_hash,
-    }
-    record = Record(common, progress)
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     with reproducible(experiment.threads):
+        machine = describe(where)
+        common = {
+            "experiment": experiment.name,
+            "cohort": spec.name,
+            "model": experiment.model.name,
+            "device": machine["device"],
+            "versions": json.dumps(machine["versions"]),
+            "config_hash": config_hash,
+        }
+        record = Record(common, progress)
         provenance = (
-            describe(where)
+            machine
             | rules(experiment)
             | {
                 "config_hash": config_hash,
@@ -123,4 +126,5 @@ def _result(
         ),
         decisions=record.frame("decisions", ["seed", "site", "method", "model"]),
         failures=record.frame("failures", ["seed", "where", "site", "reason"]),
+        reliability=record.frame("reliability", ["seed", "site", "method", "kind", "stream", "bin"]),
     )

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pandas as pd
 
 from fedmerge.merging import FUSION
-from fedmerge.study.answer import TRIED
+from fedmerge.study.answer import TRIED, clean, receiver
+from fedmerge.study.reports.tables import Cell, Group, Line, Table, heading
 from fedmerge.study.results import KINDS, Result
 from fedmerge.study.words import count
 from fedmerge.testtime import TESTTIME
 
-HEADINGS = {
-    "alone": "References: one hospital's model alone",
-    "pooled": "Reference: one model trained on all hospitals' images together",
-    "fusion": "Fused by the server",
-    "test-time": "Adapting at the unseen hospital",
-}
 STREAMS = {
     "iid": "iid: images arrive in any order",
     "dirichlet": "dirichlet-δ: classes arrive in bursts, longer ones for smaller δ",
@@ -34,40 +28,7 @@ RULES = {
 LOWER_IS_BETTER = ("ece", "forward_passes")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A number as text, and whether it is the best fused or adapted one of its column."""
-
-    text: str
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """A method: its label, its title where the registry has one, and its cells."""
-
-    method: str
-    title: str
-    cells: list[Cell]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Methods of one kind under a heading."""
-
-    heading: str
-    lines: list[Line]
-
-
-def score_columns(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Headings of the columns after the method, under what they have in common."""
-    return {
-        "Accuracy, %": ["mean", *dict.fromkeys(table["stream"])],
-        "Mean over streams": ["balanced accuracy, %", "AUROC", "ECE", "forward passes"],
-    }
-
-
-def score_groups(result: Result) -> list[Group]:
+def score_table(result: Result) -> Table:
     """The lines of ``Result.summary`` by kind, with the mean accuracy over streams in front."""
     summary = result.summary()
     streams = list(dict.fromkeys(result.table["stream"]))
@@ -83,34 +44,40 @@ def score_groups(result: Result) -> list[Group]:
                 Cell(
                     _text(column, row[column], row["interval"]),
                     kind in TRIED and _same(row[column], best[column]),
+                    float(row[column]),
                 )
                 for column in columns
             ]
             lines.append(Line(str(method), titles.get(str(method), ""), cells))
         if lines:
-            groups.append(Group(HEADINGS[kind], lines))
-    return groups
+            groups.append(Group(heading(kind, receiver(result.experiment)), lines))
+    headings = {
+        "Accuracy, %": ["mean", *streams],
+        "Mean over streams": ["balanced accuracy, %", "AUROC", "ECE", "forward passes"],
+    }
+    return Table("Scores of every method", "Method", headings, groups, ("ECE", "forward passes"))
 
 
-def by_site(table: pd.DataFrame) -> tuple[list[str], list[Line]]:
-    """Where there are several unseen hospitals: mean accuracy at each, in per cent, by method."""
+def by_site(table: pd.DataFrame) -> Table | None:
+    """Where there are several hospitals: mean accuracy at each, in per cent, by method."""
     sites = list(dict.fromkeys(table["site"]))
     if len(sites) < 2:
-        return [], []
+        return None
     values = table.pivot_table(index="method", columns="site", values="accuracy", sort=False)[sites]
     lines = [
-        Line(str(m), "", [Cell(_text(s, row[s], math.nan)) for s in sites]) for m, row in values.iterrows()
+        Line(str(method), "", [Cell(_text(s, row[s], math.nan), value=float(row[s])) for s in sites])
+        for method, row in values.iterrows()
     ]
-    return sites, lines
+    return Table("Accuracy at each hospital", "Method", {"": sites}, [Group("", lines)])
 
 
 def score_notes(result: Result) -> list[str]:
     """What a reader must know to read the table: averaging, intervals, streams, and the rules of the run."""
-    table, rules = result.table, result.provenance
+    table, rules, place = clean(result.table), result.provenance, receiver(result.experiment)
     sites, seeds = table["site"].nunique(), table["seed"].nunique()
     notes = [
-        f"Each number is a mean over {count(seeds, 'seed')} and {count(sites, 'unseen hospital')}. A fixed "
-        "model answers each image by itself, so the order of a stream changes nothing for it.",
+        f"Each number is a mean over {count(seeds, 'seed')} and {count(sites, place)}. A fixed model "
+        " answers each image by itself, so the order of a stream changes nothing for it.",
         "Bold: best of the fused and adapted models. It is picked on this very table, so its lead is a "
         "little flattered; the best single hospital, too, is known only afterwards.",
         "± is half the 95 % t interval of the mean over seeds." if seeds > 1 else "One seed: no interval.",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedmerge.data import Cohort, Split
 from fedmerge.data.images import concat
@@ -17,6 +18,9 @@ from fedmerge.models.zoo import ModelSpec, default_normalisation
 from fedmerge.study.config import Experiment
 from fedmerge.study.record import Record
 from fedmerge.validation import validate
+
+if TYPE_CHECKING:
+    from fedmerge.federation import Server
 
 
 @dataclass(frozen=True)
@@ -43,22 +47,33 @@ class Setup:
         return self.plan.normalisation
 
     def arrivals(self, target: str) -> Split:
-        """The images that arrive at the unseen hospital."""
+        """The images that arrive at a hospital: of one that trained, its test images alone."""
         site = self.cohort[target]
-        return site.everything if self.experiment.deployment.split == "all" else site.test
+        everything = self.experiment.deployment.split == "all" and self.experiment.unseen != "none"
+        return site.everything if everything else site.test
 
     def sources(self, target: str) -> tuple[str, ...]:
-        """The hospitals whose models go to ``target``: those in the pool, never its own."""
-        return tuple(name for name in self.pool.names if name != target)
+        """The hospitals whose models go to ``target``: those in the pool; its own only if it trained too."""
+        return self._for(target, self.pool.names)
 
-    def union(self, target: str) -> Split:
-        """All training images of the members but the target: what pooled training would see."""
-        return concat([self.cohort[name].train for name in self.members if name != target])
+    def union(self, target: str, split: Literal["train", "val"] = "train") -> Split:
+        """All images that pooled training for ``target`` may see, from one split."""
+        return concat([getattr(self.cohort[name], split) for name in self._for(target, self.members)])
 
-    def keep(self, name: str, state: State, metrics: dict[str, Any]) -> None:
-        """Put a hospital's own model into the pool."""
+    def _for(self, target: str, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if name != target or self.experiment.unseen == "none")
+
+    def with_server(self, programme: Callable[[Server], None]) -> None:
+        """Run a programme of the server with the members as its hospitals, in this process."""
+        from fedmerge.federation import server_app, simulate
+
+        members = [self.cohort[name] for name in self.members]
+        simulate(server_app(self.plan, programme), members, device=self.device, progress=self.record.step)
+
+    def keep(self, name: str, state: State, metrics: dict[str, Any], validation: float) -> None:
+        """Put a hospital's own model into the pool; ``validation`` is its score on its own images."""
         numbers = {key: float(metrics[key]) for key in ("loss", "accuracy", "num-examples")}
-        self.keep_in(self.pool, name, state, "local training", (), numbers)
+        self.keep_in(self.pool, name, state, "local training", (), numbers | {"validation": validation})
 
     def keep_in(
         self,

@@ -32,9 +32,11 @@ class Node(Protocol):
     """A deployed model at a site without labels. It never sees a label and needs no gradient from outside.
 
     forward_passes: passes of one model's encoder over one batch, since the last ``reset()``.
+    backward_passes: likewise; 0 for methods without gradients.
     """
 
     forward_passes: int
+    backward_passes: int
 
     def observe(self, batch: Tensor) -> tuple[Tensor, Trace | None]:
         """Return the logits N x C of a batch N x C x H x W, as the models take it, and why (where known)."""

@@ -80,7 +80,7 @@ class EntropyAdaptive(nn.Module):
         """Start a new stream: empty history, no trace, no forward passes."""
         self.trace: Trace | None = None
         self.history: list[Trace] = []
-        self.forward_passes = 0
+        self.forward_passes = self.backward_passes = 0
 
     def observe(self, batch: Tensor) -> tuple[Tensor, Trace]:
         """Return the logits of a batch and the coefficients and entropies that led to them."""

@@ -17,7 +17,7 @@ class Static(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.forward_passes = 0
+        self.forward_passes = self.backward_passes = 0
 
     @torch.no_grad()
     def forward(self, batch: Tensor) -> Tensor:

@@ -20,9 +20,24 @@ def draw_pairs(sizes: Sequence[int], p: float, generator: torch.Generator) -> tu
     trial, offset = torch.rand(2, len(n), generator=generator, dtype=torch.float64)
     drawn = (trial < p).nonzero().squeeze(1)
     n, i = n[drawn], i[drawn]
-    others = n - 1
-    j = (i + 1 + torch.minimum((offset[drawn] * others).long(), others - 1)) % n
-    return torch.stack([i, j]), torch.bincount(layer[drawn], minlength=len(sizes)).tolist()
+    counts = torch.bincount(layer[drawn], minlength=len(sizes)).tolist()
+    return torch.stack([i, _other(i, n, offset[drawn])]), counts
+
+
+def draw_others(
+    rows: Tensor, sizes: Sequence[int], counts: Sequence[int], generator: torch.Generator
+) -> Tensor:
+    """One filter j != i for each of ``rows``, uniform over the other filters of its layer.
+
+    rows: int64, m, layer after layer; sizes: filters of each layer; counts: how many rows belong to it.
+    """
+    n = torch.tensor(sizes).repeat_interleave(torch.tensor(counts))
+    return _other(rows, n, torch.rand(len(rows), generator=generator, dtype=torch.float64))
+
+
+def _other(i: Tensor, n: Tensor, u: Tensor) -> Tensor:
+    """The filter that u in [0, 1) stands for among the n - 1 that are not i, counted on from i + 1."""
+    return (i + 1 + torch.minimum((u * (n - 1)).long(), n - 2)) % n
 
 
 def merge_rows(
@@ -32,31 +47,33 @@ def merge_rows(
     *,
     alpha: float,
     tau: float,
+    targets: Tensor | None = None,
     restore_norm: bool = False,
     companions: Sequence[Tensor] = (),
 ) -> int | Tensor:
     """Move filters ``rows`` towards ``partners`` where their cosine exceeds tau; return how many moved.
 
-    weight: n x ..., changed in place; all reads come from its values before the call. companions: tensors
+    weight: n x ..., changed in place; all reads come from its values before the call. targets: the filters
+    that are moved towards, if not the partners; the partners then only decide who moves. companions: tensors
     of first dimension n that take the same convex step. The count is a tensor on a GPU (no host sync).
     """
-    own, other = weight.index_select(0, rows), weight.index_select(0, partners)
-    hit = cosines(own, other) > tau
+    own = weight.index_select(0, rows)
+    hit = cosines(own, weight.index_select(0, partners)) > tau
+    targets = partners if targets is None else targets
     if weight.device.type == "cpu":
         chosen = hit.nonzero().squeeze(1)
         if len(chosen) == 0:
             return 0
-        rows, partners, hit = rows[chosen], partners[chosen], hit[chosen]
-        own, other = own[chosen], other[chosen]
+        rows, targets, hit, own = rows[chosen], targets[chosen], hit[chosen], own[chosen]
     share = hit * (1 - alpha)
     norm = _norm(own) if restore_norm else None
-    merged = _towards(own, other, share)
+    merged = _towards(own, weight.index_select(0, targets), share)
     if norm is not None:
         scale = norm / _norm(merged).clamp_min(torch.finfo(torch.float32).tiny)
         merged *= torch.where(hit, scale, 1.0).to(merged.dtype).view(-1, *[1] * (merged.ndim - 1))
     weight.index_copy_(0, rows, merged)
     for tensor in companions:
-        moved = _towards(tensor.index_select(0, rows), tensor.index_select(0, partners), share)
+        moved = _towards(tensor.index_select(0, rows), tensor.index_select(0, targets), share)
         tensor.index_copy_(0, rows, moved)
     return len(rows) if weight.device.type == "cpu" else hit.sum()
 

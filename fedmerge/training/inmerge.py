@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from fedmerge.errors import FedMergeError
 from fedmerge.seeding import generator
 from fedmerge.training.conv_layers import LayerKind, following_batch_norm, select_convs
-from fedmerge.training.filters import draw_pairs, merge_rows
+from fedmerge.training.filters import draw_others, draw_pairs, merge_rows
 
 
 class InMergeOptions(BaseModel):
@@ -34,7 +34,8 @@ class InMergeOptions(BaseModel):
     "sequential" goes through the filters in order and reads those already merged. bias "follow": the
     convolution's bias and the following batch norm's gamma, beta, running mean and running variance take
     the same step. momentum "mix": the optimizer's first moments of the merged parameters take it too.
-    restore_norm: a merged filter is scaled back to its norm before the merge.
+    restore_norm: a merged filter is scaled back to its norm before the merge. partner: what a filter that is
+    merged moves towards: "similar", the one it tried (the paper's), or "random", any other (see ``InMerge``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +50,7 @@ class InMergeOptions(BaseModel):
     bias: Literal["leave", "follow"] = "leave"
     momentum: Literal["leave", "mix"] = "leave"
     restore_norm: bool = False
+    partner: Literal["similar", "random"] = "similar"
 
     @field_validator("skip")
     @classmethod
@@ -71,6 +73,13 @@ class InMerge:
     All draws come from a CPU generator of (seed, "inmerge"), so they do not depend on the device, and on a
     GPU nothing waits for the host. A filter of norm zero has cosine 0 with every other.
 
+    partner "random" is a control, ours and not the paper's, that tells what similarity does from what any
+    such disturbance does. The gate stays g_i, so the same filters are merged as often and with the same
+    share 1 - alpha, but each moves towards a filter drawn anew, uniformly, from the others of its layer.
+    Those draws come from a generator of their own, (seed, "inmerge-partner"), so from the same weights both
+    kinds merge the very same filters. A step towards a less similar filter is longer and loses more norm
+    (see ``restore_norm``), and from then on the weights, and with them the gates, go their own ways.
+
     The keywords are the fields of ``InMergeOptions``. Raises FedMergeError for a value out of range, and
     where the selection of layers is empty.
     """
@@ -89,6 +98,7 @@ class InMerge:
         bias: Literal["leave", "follow"] = "leave",
         momentum: Literal["leave", "mix"] = "leave",
         restore_norm: bool = False,
+        partner: Literal["similar", "random"] = "similar",
         seed: int = 0,
     ) -> None:
         self.options = _checked(
@@ -102,6 +112,7 @@ class InMerge:
             bias=bias,
             momentum=momentum,
             restore_norm=restore_norm,
+            partner=partner,
         )
         self.seed = seed
         self._convs = select_convs(model, layers, skip)
@@ -123,6 +134,7 @@ class InMerge:
     def reset(self) -> None:
         """Set the counts to zero and the draws back to the seed's first."""
         self._generator = generator(self.seed, "inmerge")
+        self._partners = generator(self.seed, "inmerge-partner")
         self._counts: dict[str, int | Tensor] = dict.fromkeys(self._convs, 0)
         self._steps = 0
 
@@ -143,16 +155,20 @@ class InMerge:
     def step(self) -> None:
         """One pass over all selected layers, now; FedMergeError for momentum "mix" without ``attach``."""
         weights = [conv.weight for conv in self._convs.values()]
-        pairs, counts = draw_pairs([len(weight) for weight in weights], self.options.p, self._generator)
-        pairs = pairs.to(weights[0].device, non_blocking=True)
-        for name, weight, layer_pairs in zip(self._convs, weights, pairs.split(counts, dim=1), strict=True):
-            width = 1 if self.options.mode == "sequential" else max(1, layer_pairs.shape[1])
+        sizes = [len(weight) for weight in weights]
+        trials, counts = draw_pairs(sizes, self.options.p, self._generator)
+        if self.options.partner == "random":
+            trials = torch.stack([*trials, draw_others(trials[0], sizes, counts, self._partners)])
+        trials = trials.to(weights[0].device, non_blocking=True)
+        for name, weight, layer_trials in zip(self._convs, weights, trials.split(counts, dim=1), strict=True):
+            width = 1 if self.options.mode == "sequential" else max(1, layer_trials.shape[1])
             companions = self._companions(name)
-            for rows, partners in layer_pairs.to(weight.device).split(width, dim=1):
+            for rows, partners, *targets in layer_trials.to(weight.device).split(width, dim=1):
                 self._counts[name] += merge_rows(
                     weight,
                     rows,
                     partners,
+                    targets=targets[0] if targets else None,
                     alpha=self.options.alpha,
                     tau=self.options.tau,
                     restore_norm=self.options.restore_norm,

@@ -16,12 +16,15 @@ from fedmerge.validation import validate
 
 Writer = Callable[..., Path]
 SHIPPED = [
+    "breast",
     "digits-domains",
     "digits-scanners",
     "pacs32",
     "pacs96",
+    "pneumonia",
     "pneumonia-pair",
     "pneumonia-scanners",
+    "retina",
     "wbc-labs",
 ]
 

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import os
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.inputs import Normalisation
+from fedmerge.models.predict import predict
 from fedmerge.models.state import state_hash
 from fedmerge.models.zoo import ModelSpec, build, default_normalisation, names
 
@@ -258,7 +263,7 @@ def test_pretrained_where_there_are_no_such_weights_is_a_sentence() -> None:
     ("name", "channels", "pretrained", "expected"),
     [
         ("small-cnn", 3, False, "half"),
-        ("efficientnet-lite0", 3, True, "imagenet"),
+        ("efficientnet-lite0", 3, True, "half"),
         ("efficientnet-lite0", 3, False, "half"),
         ("efficientnet-lite0", 1, True, "half"),
         ("torchvision:resnet50", 3, True, "imagenet"),
@@ -267,3 +272,23 @@ def test_pretrained_where_there_are_no_such_weights_is_a_sentence() -> None:
 )
 def test_default_normalisation(name: str, channels: int, pretrained: bool, expected: str) -> None:
     assert default_normalisation(spec(name, channels, pretrained=pretrained)) == Normalisation.named(expected)
+
+
+def test_lite0_s_statistics_say_how_its_images_were_normalised() -> None:
+    """On photographs, the variance that enters a batch norm is what the norm remembers, if the input is right."""
+    folder = Path(os.environ.get("FEDMERGE_DATA", "")) / "pacs96" / "photo"
+    if not folder.is_dir():
+        pytest.skip("needs photographs: the folder pacs96/photo under FEDMERGE_DATA")
+    files = [sorted(kind.iterdir())[i] for kind in sorted(folder.iterdir()) for i in range(8)]
+    photos = torch.stack([pil_to_tensor(Image.open(file).convert("RGB")) for file in files])
+    model = build(spec("efficientnet-lite0", pretrained=True, size=96), seed=0).eval()
+    norm = model.get_submodule("_blocks.1._bn2")
+    strangeness = {}
+    for name in ("half", "imagenet"):
+        entering: list[torch.Tensor] = []
+        handle = norm.register_forward_pre_hook(lambda _, inputs, kept=entering: kept.append(inputs[0]))
+        predict(model, photos, Normalisation.named(name))
+        handle.remove()
+        ratio = torch.cat(entering).var((0, 2, 3)) / norm.running_var
+        strangeness[name] = float(ratio.log().mean().abs())
+    assert strangeness["half"] < 0.2 < strangeness["imagenet"]

@@ -1,10 +1,13 @@
-"""A small cohort and a made-up result: hand-made frames, no training."""
+"""A small cohort, a made-up result and a made-up study: hand-made frames, no training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,6 +16,7 @@ import torch
 from fedmerge.data import Appearance, Cohort, Site, Split
 from fedmerge.study.config import Experiment
 from fedmerge.study.report import write_report
+from fedmerge.study.reports.page import Picture
 from fedmerge.study.results import Result
 
 KINDS = {"pooled": "pooled", "mean": "fusion", "greedy": "fusion", "entropy-adaptive": "test-time"}
@@ -140,6 +144,100 @@ def result_in(folder: Path, seeds: Sequence[int] = (0,), **fields: object) -> Re
     return Result(**(given | fields))  # type: ignore[arg-type]
 
 
+def make_bins(methods: Mapping[str, str], streams: Sequence[str] = ("iid",)) -> pd.DataFrame:
+    """Calibration of methods by kind: two bins of 10 images, in the middle of each; the rest is empty."""
+    return pd.DataFrame(
+        [
+            {
+                "seed": 0, "site": "coast", "method": method, "kind": kind, "stream": stream, "bin": i,
+                "low": i / 4, "high": (i + 1) / 4, "n": 10 * (i > 1),
+                "confidence": (i + 0.5) / 4 if i > 1 else float("nan"),
+                "accuracy": 0.7 if i > 1 else float("nan"),
+            }
+            for method, kind in methods.items() for stream in streams for i in range(4)
+        ]
+    )  # fmt: skip
+
+
+def study_in(
+    folder: Path,
+    accuracy: Mapping[str, float],
+    *,
+    compare: str = "method",
+    reference: str | None = "mean",
+    axes: Mapping[str, Sequence[str]] | None = None,
+    cohorts: Sequence[str] = ("digits",),
+    seeds: int = 2,
+    sites: Sequence[str] = ("coast", "hill"),
+    severities: Sequence[int] = (0,),
+    methods: Mapping[str, str] = KINDS,
+    noise: float = 0.0,
+    **config: Any,
+) -> SimpleNamespace:
+    """A made-up study: ``accuracy`` by level of what is compared, 0.1 less by severity, the rest equal.
+
+    ``noise`` moves the accuracy up and down by seed and site, so that intervals have a width; every level
+    but the first is moved the other way.
+    """
+    axes = dict(axes or {})
+    rows: list[dict[str, Any]] = []
+    names = [*axes, "cohort", "seed", "site", "method", "severity"]
+    grid = product(*axes.values(), cohorts, range(seeds), sites, methods, severities)
+    for number, values in enumerate(grid):
+        row = dict(zip(names, values, strict=True))
+        level = row[compare]
+        sign = 1 if level == next(iter(accuracy)) else -1
+        moved = noise * sign * (1 if (row["seed"] + list(sites).index(row["site"])) % 2 else -1)
+        score = accuracy[level] + moved - 0.1 * row["severity"]
+        rows.append(
+            row
+            | {
+                "study": "made-up", "job": f"job{number // len(severities)}", "status": "done", "reason": "",
+                "model": "small-cnn", "stream": "iid", "shift": "blur" if row["severity"] else "none",
+                "kind": methods[row["method"]], "n": 20, "accuracy": score, "balanced_accuracy": score,
+                "auroc": score, "auroc_classes": 2, "ece": 1 - score, "brier": 1 - score,
+                "validation": score, "forward_passes": 5.0 if row["method"] == "entropy-adaptive" else 1.0,
+                "backward_passes": 0.0, "seconds": 0.1, "training_seconds": 9.0, "device": "cpu (CPU)",
+                "versions": "{}", "config_hash": f"job{number}",
+            }
+        )  # fmt: skip
+    given = {"name": "made-up", "title": "Made-up study", "question": "", "metric": "accuracy", "sweep": ()}
+    bins = make_bins(methods).assign(cohort=cohorts[0], **{name: levels[0] for name, levels in axes.items()})
+    return SimpleNamespace(
+        config=SimpleNamespace(
+            **(given | {"axes": axes, "compare": compare, "reference": reference} | config)
+        ),
+        table=pd.DataFrame(rows),
+        reliability=bins,
+        provenance={"versions": [{"torch": "2.15"}], "plan": "abc", "command": "fedmerge bench study.yaml"},
+        folder=folder,
+    )
+
+
+METHODS = {"mean": 0.75, "greedy": 0.78, "entropy-adaptive": 0.81, "pooled": 0.9}
+
+
+@pytest.fixture
+def words_for_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports describe their figures but do not draw them, which takes most of the time."""
+
+    def described(_: object, describe: Callable[..., Any], *what: Any, **options: Any) -> Picture:
+        return Picture("data:image/png;base64,", "data:image/png;base64,", describe(*what, **options).text)
+
+    for room in ("fedmerge.study.report", "fedmerge.study.reports.study"):
+        monkeypatch.setattr(f"{room}.picture", described)
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    """``study_in`` a temporary folder, by default of four methods."""
+
+    def make(accuracy: Mapping[str, float] = METHODS, **options: Any) -> SimpleNamespace:
+        return study_in(tmp_path, accuracy, **options)
+
+    return make
+
+
 @pytest.fixture
 def make_result(tmp_path: Path) -> Callable[..., Result]:
     """``result_in`` a temporary folder."""
@@ -174,3 +272,39 @@ def histories() -> Callable[..., pd.DataFrame]:
 def traces() -> Callable[..., pd.DataFrame]:
     """``make_coefficients``."""
     return make_coefficients
+
+
+@pytest.fixture
+def bins() -> Callable[..., pd.DataFrame]:
+    """``make_bins``."""
+    return make_bins
+
+
+@pytest.fixture(scope="session")
+def whole_result() -> Callable[[Path], Result]:
+    """A made-up run in a folder, with all that a report can show."""
+
+    def make(folder: Path) -> Result:
+        bins = make_bins(KINDS, ("iid", "temporal"))
+        return result_in(folder, seeds=(0, 1), reliability=bins)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole_study() -> Callable[[Path], SimpleNamespace]:
+    """A made-up study in a folder, with all that a report can show, and a reason that is one long word."""
+
+    def make(folder: Path) -> SimpleNamespace:
+        accuracy = METHODS | {"a-method-with-a-name-as-long-as-they-get-in-sweeps": 0.7}
+        methods = {name: KINDS.get(name, "fusion") for name in accuracy}
+        study = study_in(
+            folder, accuracy, methods=methods, cohorts=("digits", "blood"), severities=(0, 1, 2), noise=0.02
+        )
+        failed = study.table.iloc[:2].assign(
+            status="failed", reason="x" * 200, stream="", accuracy=float("nan")
+        )
+        study.table = pd.concat([study.table, failed], ignore_index=True)
+        return study
+
+    return make

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 import pytest
 
@@ -48,23 +46,41 @@ def test_mean_merging_under_another_label(tables):
 
 
 def test_interval_is_paired_over_seeds(tables):
-    """Differences 1, 2 and 3 points: mean 2, sd 1, half-width 4.302653 x 1 / sqrt(3) = 2.484."""
+    """Differences -1, 2 and 5 points, though the seeds differ by 10: mean 2.
+
+    For three seeds the bootstrap's percentiles are widened to one draw in 10 million, which is the range:
+    each of the 10 000 draws is three times the lowest difference with probability 1 / 27.
+    """
     table = tables({"mean": 0.5, "greedy": 0.5}, seeds=(0, 1, 2))
-    lift = table["seed"].map({0: 0.01, 1: 0.02, 2: 0.03}) + table["seed"] * 0.1
-    table["accuracy"] += table["seed"] * 0.1 + (table["method"] == "greedy") * (lift - table["seed"] * 0.1)
+    lift = table["seed"].map({0: -0.01, 1: 0.02, 2: 0.05})
+    table["accuracy"] += table["seed"] * 0.1 + (table["method"] == "greedy") * lift
     found = difference(cells(table)["greedy"], cells(table)["mean"])
-    assert found.points == pytest.approx(2.0)
-    assert found.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert [found.points, found.low, found.high] == pytest.approx([2.0, -1.0, 5.0])
     sentence = answer(table)
-    assert "gains 2.0 points on mean merging (95\u00a0% interval −0.5 to +4.5 over 3 seeds" in sentence
-    assert "includes no difference" in sentence
+    assert "gains 2.0 points on mean merging (95\u00a0% interval −1.0 to +5.0, which includes no" in sentence
+    assert sentence.endswith("; intervals by resampling 3 seeds.")
     assert "one seed" not in sentence
 
 
+def test_hospitals_are_resampled_with_one_seed(tables):
+    """Differences 1 and 3 points at two hospitals: the interval is their range; what was drawn is said."""
+    table = tables({"mean": 0.5, "greedy": 0.51}, sites=("a", "b"))
+    table["accuracy"] += 0.02 * ((table["method"] == "greedy") & (table["site"] == "b"))
+    sentence = answer(table)
+    assert "gains 2.0 points on mean merging (95\u00a0% interval +1.0 to +3.0)" in sentence
+    assert sentence.endswith("; intervals by resampling 2 hospitals (one seed).")
+
+
 def test_interval_joins_the_name_of_the_hospital(tables):
-    assert "(north; 95\u00a0% interval +10.0 to +10.0 over 2 seeds)" in answer(
+    assert "(north; 95\u00a0% interval +10.0 to +10.0)" in answer(
         tables({"alone:north": 0.5, "mean": 0.6}, seeds=(0, 1))
     )
+
+
+def test_images_under_scanner_shift_are_left_out(tables):
+    table = tables().assign(severity=0)
+    shifted = table.assign(severity=2, accuracy=0.0)
+    assert answer(pd.concat([table, shifted])) == answer(table)
 
 
 def test_a_method_that_did_not_finish_everywhere_is_not_ranked(tables):
@@ -107,4 +123,8 @@ def test_question_names_everything_that_was_asked(make_result):
     for part in ("2 hospitals", "Tiny cohort", "small-cnn", "3 federated rounds", "mean and greedy", "coast",
                  "entropy-adaptive", "iid and temporal", "seeds 3 and 4"):  # fmt: skip
         assert part in sentence
-    assert "3 hospitals" in asked(result.experiment, result.cohort, ["north", "south", "coast"])
+    everywhere = ["north", "south", "coast"]
+    assert "3 hospitals" in asked(result.experiment, result.cohort, everywhere)
+    assert "each hospital in turn, left out" in asked(result.experiment, result.cohort, everywhere)
+    all_train = result.experiment.model_copy(update={"unseen": "none"})
+    assert "each hospital, on its own test images, receives" in asked(all_train, result.cohort, everywhere)

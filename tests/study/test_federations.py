@@ -2,7 +2,7 @@ import pytest
 
 from fedmerge.errors import FedMergeError
 from fedmerge.study.config import read_experiment
-from fedmerge.study.experiment import Federation, federations
+from fedmerge.study.federations import Federation, federations
 
 
 def of(cohort, experiment, **changes):
@@ -30,6 +30,11 @@ def test_each_leaves_one_out_in_turn(cohort, experiment):
 def test_without_rounds_each_trains_every_hospital_once(cohort, experiment):
     training = experiment["training"] | {"rounds": 0}
     (group,) = of(cohort, experiment, unseen="each", training=training)
+    assert group.members == group.targets == ("alpha", "beta", "gamma", "delta")
+
+
+def test_none_is_unseen_and_all_train(cohort, experiment):
+    (group,) = of(cohort, experiment, unseen="none")
     assert group.members == group.targets == ("alpha", "beta", "gamma", "delta")
 
 

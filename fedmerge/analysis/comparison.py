@@ -1,0 +1,163 @@
+"""What is compared with what on clean images: cells side by side, paired differences, ranks, intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fedmerge.analysis.cube import (
+    CELL,
+    DECIMALS,
+    LOWER_IS_BETTER,
+    check_reference,
+    clean,
+    cube,
+    finished,
+    levels_of,
+    nanmean,
+    stamped,
+    strata,
+    values_of,
+    with_interval,
+)
+from fedmerge.analysis.intervals import Array
+
+BESIDE = (
+    "balanced_accuracy",
+    "auroc",
+    "ece",
+    "brier",
+    "validation",
+    "forward_passes",
+    "backward_passes",
+    "seconds",
+    "training_seconds",
+)
+"""The columns whose means stand beside the compared metric."""
+PAIRED = ["difference", "difference_low", "difference_high", "wins", "losses", "ties"]
+
+
+def cells(
+    table: pd.DataFrame, compare: str, metric: str = "accuracy", within: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Clean scores side by side: index (*within, seed, site, stream), one column per level of ``compare``.
+
+    A cell is NaN where a level did not finish, or finished fewer of the rows that fall in it (an axis that is
+    not in ``within``) than another level. Raises FedMergeError for an unknown column and for a table without
+    a finished clean row.
+    """
+    usable, levels = clean(table, compare, metric, within), levels_of(table, compare)
+    frames = []
+    for key, rows in strata(usable, within):
+        labels = values_of(rows, CELL) | {compare: levels}
+        values = cube(rows, metric, labels).reshape(-1, len(levels))
+        axes = [*([part] for part in key), *(labels[name] for name in CELL)]
+        index = pd.MultiIndex.from_product(axes, names=[*within, *CELL])
+        frames.append(pd.DataFrame(values, index, pd.Index(levels, name=compare)).dropna(how="all"))
+    return pd.concat(frames)
+
+
+def leaderboard(
+    table: pd.DataFrame,
+    compare: str = "method",
+    reference: Any = None,
+    metric: str = "accuracy",
+    within: Sequence[str] = (),
+) -> pd.DataFrame:
+    """One row per (*within, level) on clean images, best first within each stratum.
+
+    Columns: *within, level; then
+    mean, low, high: over seeds and sites (streams averaged first), with the 95 % interval;
+    difference, difference_low, difference_high: level minus reference, paired by seed, site and stream where
+    both have a value; NaN without a reference, 0 for the reference itself;
+    wins, losses, ties: the number of those pairs in which the level is better, worse, equal;
+    rank: its average rank over the cells, 1 = best, equal ones share theirs;
+    worst, worst_low, worst_high: the worst site's score in each seed, then the mean and interval over seeds;
+    seeds, sites: how many have a value; complete: a value in every cell in which any level has one;
+    and the means of the columns ``BESIDE`` that the table has.
+
+    Intervals are those of ``crossed_bootstrap``, the same draws for all. For metrics in ``LOWER_IS_BETTER``,
+    better is lower. A level that never finished is there with NaN; a stratum without a finished row is not.
+    Raises FedMergeError for an unknown column, or a reference that is not a level.
+    """
+    usable = clean(table, compare, metric, within)
+    check_reference(table, compare, reference)
+    levels = {key: levels_of(rows, compare) for key, rows in strata(table, within)}
+    boards = [
+        stamped(_board(rows, compare, levels[key], reference, metric), within, key)
+        for key, rows in strata(usable, within)
+    ]
+    board = pd.concat(boards, ignore_index=True)
+    counts = [name for name in ("wins", "losses", "ties") if board[name].notna().all()]
+    return board.astype(dict.fromkeys(counts, int))
+
+
+def by_site(table: pd.DataFrame, compare: str = "method", metric: str = "accuracy") -> pd.DataFrame:
+    """Each level's clean score at each site: columns level, site, mean, low, high (interval over seeds)."""
+    rows = clean(table, compare, metric)
+    labels = values_of(rows, CELL) | {compare: levels_of(table, compare)}
+    values = nanmean(cube(rows, metric, labels), axis=2)
+    flat = np.moveaxis(values, 1, 2).reshape(len(values), 1, -1)
+    index = pd.MultiIndex.from_product([labels[compare], labels["site"]], names=["level", "site"])
+    return index.to_frame(index=False).join(
+        pd.DataFrame(with_interval(flat), columns=["mean", "low", "high"])
+    )
+
+
+def interval_rule(table: pd.DataFrame) -> str:
+    """What the intervals of a table resample, in words. Sites are counted by cohort."""
+    done = finished(table)
+    by_cohort = done.groupby("cohort") if "cohort" in done else done.groupby(lambda _: "")
+    seeds, sites = by_cohort["seed"].nunique(), by_cohort["site"].nunique()
+    resampled = [
+        f"the {_range(counts)} {name}"
+        for name, counts in (("seeds", seeds), ("sites", sites))
+        if max(counts, default=0) > 1
+    ]
+    if not resampled:
+        return "One seed and one site: there is nothing to resample, so there is no interval."
+    few = min(n for n in (*seeds, *sites) if n > 1)
+    text = f"95 % interval of the mean: a bootstrap that resamples {' and, independently, '.join(resampled)}"
+    text += f" (Owen 2007), its percentiles widened for {few} levels (Hesterberg 2015)."
+    if few < 5 and len(resampled) == 1:
+        text += " With so few it is about the range that was seen, and holds the mean less often than 95 %."
+    return text
+
+
+def _range(counts: pd.Series) -> str:
+    low, high = counts.min(), counts.max()
+    return str(high) if low == high else f"{low} to {high}"
+
+
+def _board(rows: pd.DataFrame, compare: str, levels: list[Any], reference: Any, metric: str) -> pd.DataFrame:
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    values = cube(rows, metric, values_of(rows, CELL) | {compare: levels})
+    there = np.isfinite(values)
+    at_sites = nanmean(values, axis=2)
+    low = np.where(np.isnan(at_sites), math.inf, sign * at_sites).min(axis=1, keepdims=True)
+    worst = np.where(np.isinf(low), math.nan, sign * low)
+    board = pd.DataFrame({"level": levels})
+    board[["mean", "low", "high"]] = with_interval(at_sites)
+    board[PAIRED] = _against(values, levels.index(reference) if reference in levels else None, sign)
+    ranks = pd.DataFrame(-sign * values.reshape(-1, len(levels))).rank(axis=1)
+    board["rank"] = ranks.mean()
+    board[["worst", "worst_low", "worst_high"]] = with_interval(worst)
+    board["seeds"] = there.any(axis=(1, 2)).sum(axis=0)
+    board["sites"] = there.any(axis=(0, 2)).sum(axis=0)
+    board["complete"] = (there == there.any(axis=3, keepdims=True)).all(axis=(0, 1, 2))
+    beside = rows.groupby(compare)[[name for name in BESIDE if name in rows]].mean().reindex(levels)
+    board = board.join(beside.reset_index(drop=True))
+    return board.iloc[(-sign * board["mean"]).argsort(kind="stable")].reset_index(drop=True)
+
+
+def _against(values: Array, reference: int | None, sign: float) -> Array:
+    """The columns ``PAIRED`` (levels x 6) of seeds x sites x streams x levels against one level."""
+    if reference is None:
+        return np.full((values.shape[3], len(PAIRED)), math.nan)
+    paired = (values - values[..., [reference]]).round(DECIMALS)
+    counts = [mask.sum(axis=(0, 1, 2)) for mask in (sign * paired > 0, sign * paired < 0, paired == 0)]
+    return np.column_stack([with_interval(nanmean(paired, axis=2)), *counts])

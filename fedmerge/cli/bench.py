@@ -1,0 +1,115 @@
+"""``fedmerge bench``: every job of a study that is not done yet, with one live view of where it stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fedmerge.cli.app import Json, app, err, out, print_json, say
+
+if TYPE_CHECKING:
+    from fedmerge.study.bench.standing import Standing, Watch
+
+
+@app.command()
+def bench(
+    config: Annotated[str, typer.Argument(help="A study's YAML file, or the name of a shipped one.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="The study's folder; goes on where it stopped. Default: runs/NAME"),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Jobs side by side on this machine.")] = 1,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Do failed jobs again.")] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Accept a changed configuration; keep what it still needs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study: a matrix of experiments, each job once; interrupt it at will, the same command goes on."""
+    from fedmerge.study.bench.engine import bench as run_bench
+    from fedmerge.study.reports.again import write_again
+
+    with live_view(err, quiet=as_json) as watch:
+        study = run_bench(
+            config,
+            changes=changes or [],
+            out=folder,
+            workers=workers,
+            device=device,
+            retry=retry,
+            extend=extend,
+            watch=watch,
+        )
+    _, report = write_again(study.folder)
+    failed = study.table[study.table["status"] == "failed"]
+    if as_json:
+        print_json({"folder": str(study.folder), "report": str(report), **study.provenance})
+        return
+    say(out, f"jobs:    {study.provenance['jobs']}, rows: {len(study.table)}, failed: {len(failed)}")
+    for reason, rows in failed.groupby("reason", sort=False):
+        say(err, f"failed: {len(rows)} x {reason} (--retry does them again)")
+    say(out, f"report:  {report}")
+    say(out, f"results: {study.folder / 'results.parquet'}")
+
+
+@contextmanager
+def live_view(console: Console, quiet: bool = False) -> Iterator[Watch | None]:
+    """Yield a callback that draws a ``Standing``, or None off a terminal."""
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    view = _View()
+    with Live(view, console=console, refresh_per_second=4, transient=True):
+        yield view.take
+
+
+class _View:
+    """The standing of a study, drawn anew by ``Live`` whenever it likes, so clocks go on between jobs."""
+
+    def __init__(self) -> None:
+        self._standing: Standing | None = None
+
+    def take(self, standing: Standing) -> None:
+        """Draw this from now on."""
+        self._standing = standing
+
+    def __rich__(self) -> Group:
+        standing = self._standing
+        if standing is None:
+            return Group(Text("reading the study"))
+        settled = standing.done + standing.failed
+        line = Table.grid(padding=(0, 1))
+        left = "" if standing.seconds_left is None else f"about {clock(standing.seconds_left)} left"
+        failed = Text(f"{standing.failed} failed", style="red") if standing.failed else Text("")
+        bar = ProgressBar(total=standing.jobs, completed=settled, width=30)
+        line.add_row(bar, f"{settled} of {standing.jobs} jobs", left, failed)
+        now = time.monotonic()
+        running = [Text(f"  {label}, {clock(now - since)}") for label, since in standing.running.items()]
+        last = (
+            [Text(f"  last failure: {standing.last_failure}", style="red")] if standing.last_failure else []
+        )
+        return Group(line, *running, *last)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``9 s``, ``12 min 5 s`` or ``3 h 4 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

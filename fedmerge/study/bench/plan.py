@@ -1,0 +1,166 @@
+"""The plan: which jobs a study consists of, what each needs, and which rows of the table it gives.
+
+A job is its configuration; its name is a hash of that. What does not change a job's outcome (labels, other
+methods, later stages) is not in it, so the same trained hospitals under ten methods are one job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fedmerge.data import CohortSpec
+from fedmerge.errors import FedMergeError
+from fedmerge.study.bench.config import BenchConfig, Variant
+from fedmerge.study.config import Experiment, MethodConfig
+from fedmerge.study.federations import Federation, federations
+
+Kind = Literal["rounds", "fine-tune", "pooled", "deploy"]
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to do once: its configuration, the jobs whose results it reads, and a name for people."""
+
+    hash: str
+    config: Config
+    needs: tuple[str, ...]
+    label: str
+
+    @property
+    def kind(self) -> Kind:
+        """Which stage of the journey it is."""
+        kind: Kind = self.config["kind"]
+        return kind
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The rows that one job gives: ``columns`` say where they stand in the study."""
+
+    job: str
+    columns: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs by hash, each after those it needs, and the entries of the table in order."""
+
+    jobs: dict[str, Job]
+    entries: list[Entry]
+
+    def needing(self, missing: Sequence[str]) -> dict[str, None]:
+        """These jobs and all that they stand on, in the plan's order."""
+        wanted, open_ = set(), list(missing)
+        while open_:
+            job = open_.pop()
+            if job not in wanted:
+                wanted.add(job)
+                open_ += self.jobs[job].needs
+        return {job: None for job in self.jobs if job in wanted}
+
+
+def make_plan(config: BenchConfig, variants: Sequence[Variant]) -> Plan:
+    """The jobs of every variant, seed, federation, target and method; equal jobs are one."""
+    jobs: dict[str, Job] = {}
+    entries: list[Entry] = []
+    for variant in variants:
+        if not _writable(variant.cohort):
+            raise FedMergeError(
+                f"cohort '{variant.cohort.name}' holds arrays in memory, which a job cannot name: save them "
+                "as .npz and give the source as npz:PATH."
+            )
+        dumped = variant.cohort.model_dump(mode="json", exclude_none=True)
+        for seed in variant.experiment.seeds:
+            for federation in federations(variant.cohort, variant.experiment):
+                for job, columns in _of(config, variant, dumped, seed, federation):
+                    jobs.setdefault(job.hash, job)
+                    if columns is not None:
+                        entries.append(Entry(job.hash, columns))
+    return Plan(jobs, entries)
+
+
+def _of(
+    config: BenchConfig, variant: Variant, cohort: Config, seed: int, federation: Federation
+) -> Iterator[tuple[Job, dict[str, Any] | None]]:
+    """The jobs of one federation of one seed, in the order in which they can be done."""
+    experiment = variant.experiment
+    name = ", ".join([*variant.levels.values(), f"seed {seed}"])
+    if federation.name.startswith("without-"):
+        name += f", {federation.name.replace('-', ' ', 1)}"
+    together = _stage(experiment, cohort, seed, "rounds")
+    base = {"members": list(federation.members)}
+    needs: tuple[str, ...] = ()
+    if experiment.training.rounds:
+        rounds = _job(base | {"kind": "rounds", "experiment": together}, (), f"{name}: rounds")
+        yield rounds, None
+        needs = (rounds.hash,)
+    tuned = _stage(experiment, cohort, seed, "fine-tune")
+    own = _job(base | {"kind": "fine-tune", "experiment": tuned}, needs, f"{name}: fine-tuning")
+    yield own, None
+    deployed = _stage(experiment, cohort, seed, "deploy")
+    for target in federation.targets:
+        where = base | {"target": target}
+        columns = {"cohort": cohort["name"], "model": experiment.model.name, **variant.levels}
+        columns |= {"seed": seed, "site": target}
+        if "pooled" in config.references:
+            teachers = [s for s in federation.members if s != target or experiment.unseen == "none"]
+            shared = {"kind": "pooled", "members": teachers, "target": target, "experiment": tuned}
+            pooled = _job(shared, (), f"{name}: pooled training for {target}")
+            yield pooled, None
+        for kind, entry in _methods(config, experiment):
+            wanted = {"kind": "deploy", "experiment": deployed, "as": kind}
+            wanted["method"] = {"method": entry.method, **entry.options}
+            source = pooled if kind == "pooled" else own
+            job = _job(where | wanted, (source.hash,), f"{name}: {entry.label} at {target}")
+            yield job, columns | {"method": entry.label, "kind": kind}
+
+
+def _methods(config: BenchConfig, experiment: Experiment) -> Iterator[tuple[str, MethodConfig]]:
+    for reference in config.references:
+        yield reference, MethodConfig(method=reference, label=reference)
+    for entry in experiment.fusion:
+        yield "fusion", entry
+    for entry in experiment.testtime:
+        yield "test-time", entry
+
+
+def _stage(
+    experiment: Experiment, cohort: Config, seed: int, stage: Literal["rounds", "fine-tune", "deploy"]
+) -> Config:
+    """The part of an experiment that decides this stage; the rest at fixed values."""
+    training = experiment.training
+    deployment: Config = {"streams": ["iid"]}
+    if stage == "deploy":
+        deployment = experiment.deployment.model_dump(mode="json")
+    own = training.local if stage == "rounds" else training.fine_tune
+    return {
+        "name": "job",
+        "cohort": cohort,
+        "unseen": "none" if experiment.unseen == "none" else "cohort",
+        "model": experiment.model.model_dump(mode="json"),
+        "normalisation": experiment.normalisation,
+        "seeds": [seed],
+        "training": training.local.model_dump(mode="json")
+        | {"rounds": training.rounds, "fine_tune": own.model_dump(mode="json")},
+        "selection": experiment.selection,
+        "fusion": [],
+        "testtime": [],
+        "deployment": deployment,
+        "batch_norm": experiment.batch_norm,
+        "on_failure": experiment.on_failure,
+        "quorum": experiment.quorum,
+    }
+
+
+def _job(config: Config, needs: tuple[str, ...], label: str) -> Job:
+    text = json.dumps(config, sort_keys=True)
+    return Job(hashlib.sha256(text.encode()).hexdigest()[:16], config, needs, label)
+
+
+def _writable(cohort: CohortSpec) -> bool:
+    return all(isinstance(cohort.source_of(site), str) for site in cohort.sites)

@@ -1,0 +1,160 @@
+"""One job, done: from its configuration and what it stands on to files in its folder."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedmerge.data import Cohort, CohortSpec, build_cohort
+from fedmerge.errors import FedMergeError
+from fedmerge.models.pool import ModelPool
+from fedmerge.study.bench.store import Store, StudyStopped, full, said
+from fedmerge.study.bench.task import Outcome, Task
+from fedmerge.study.candidates import adapt, alone, fuse, pooled, train_pooled
+from fedmerge.study.config import Experiment, MethodConfig
+from fedmerge.study.deployment import Arrivals, Candidate, deploy
+from fedmerge.study.experiment import fine_tune
+from fedmerge.study.machine import describe, reproducible
+from fedmerge.study.record import Record
+from fedmerge.study.setup import Setup, set_up
+
+if TYPE_CHECKING:
+    from fedmerge.federation import Server
+
+START = "start"
+
+
+def work(task: Task) -> Outcome:
+    """Do one job; its folder is there when this returns. A job that cannot be done is an outcome too."""
+    began = time.perf_counter()
+    record: dict[str, Any] = {"label": task.label, "config": task.config, "needs": list(task.needs)}
+    reason, part = "", None
+    try:
+        store = Store(task.store)
+        part = store.part(task.hash)
+        with said(task.store), reproducible(task.threads):
+            try:
+                machine = describe(task.device)
+                record |= {"device": machine["device"], "versions": machine["versions"]}
+                record |= _do(task, store, part)
+            except FedMergeError as error:
+                reason = str(error)
+            except Exception as error:
+                if full(error):
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+        seconds = time.perf_counter() - began
+        store.finish(
+            task.hash, part, record | {"seconds": seconds, "reason": reason}, "failed" if reason else "done"
+        )
+    except StudyStopped as error:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+        return Outcome(task.hash, "stopped", stop=str(error))
+    return Outcome(task.hash, "failed" if reason else "done", reason, time.perf_counter() - began)
+
+
+def _do(task: Task, store: Store, part: Path) -> dict[str, Any]:
+    """Set the stage up and run it; returns what goes into job.json."""
+    config = task.config
+    cohort_config = json.dumps(config["experiment"]["cohort"], sort_keys=True)
+    spec = _cohort_spec(cohort_config, task.sources)
+    experiment = Experiment.model_validate(config["experiment"] | {"cohort": spec})
+    (seed,) = experiment.seeds
+    cohort = _cohort(cohort_config, seed, task.sources)
+    record = Record({"config_hash": task.hash})
+    stands_on = store.jobs / task.needs[0] if task.needs else part
+    folder = stands_on if config["kind"] == "deploy" else part
+    setup = set_up(experiment, cohort, tuple(config["members"]), seed, folder, record, task.device)
+    done = _STAGES[config["kind"]](task, setup, store, part)
+    return done | {"history": record.history, "failures": record.failures}
+
+
+def _rounds(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
+    def programme(server: Server) -> None:
+        state = server.rounds(server.start())
+        setup.keep_in(ModelPool(part / START), START, state, "federated rounds", (), {})
+        setup.record.federation(setup.seed, "rounds", server.strategy)
+
+    setup.with_server(programme)
+    return {}
+
+
+def _fine_tune(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
+    def programme(server: Server) -> None:
+        if task.needs:
+            state = ModelPool(store.jobs / task.needs[0] / START, create=False).state(START)
+        else:
+            state = server.start()
+        fine_tune(setup, server, state)
+        setup.record.federation(setup.seed, "fine-tune", server.strategy)
+
+    setup.with_server(programme)
+    before = sum(store.read(need, "job.json")["seconds"] for need in task.needs)
+    return {"seconds_before": before}
+
+
+def _pooled(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
+    train_pooled(setup, task.config["target"], setup.pool)
+    return {"seconds_before": 0.0}
+
+
+def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
+    target = task.config["target"]
+    trained = store.read(task.needs[0], "job.json")
+    site = Arrivals.of(target, setup.arrivals(target), setup.experiment.deployment, setup.seed)
+    rows, bins = [], []
+    for candidate in _candidates(task, setup, target):
+        for measured in deploy(
+            candidate,
+            site,
+            setup.experiment.deployment,
+            setup.normalisation,
+            setup.device,
+            setup.sources(target),
+        ):
+            rows.append(measured.row)
+            bins += measured.bins
+    (part / "rows.json").write_text(json.dumps(rows))
+    (part / "bins.json").write_text(json.dumps(bins))
+    return {"training_seconds": trained["seconds"] + trained.get("seconds_before", 0.0)}
+
+
+def _candidates(task: Task, setup: Setup, target: str) -> Iterator[Candidate]:
+    kind, given = task.config["as"], dict(task.config["method"])
+    entry = MethodConfig(method=given["method"], label=given.pop("method"), options=given)
+    if kind == "alone":
+        yield from alone(setup, target)
+    elif kind == "pooled":
+        yield pooled(setup, setup.pool)
+    elif kind == "fusion":
+        fused: list[Candidate] = []
+        setup.with_server(lambda server: fused.append(fuse(setup, server, target, entry)[0]))
+        yield from fused
+    else:
+        yield adapt(setup, target, entry)
+
+
+_STAGES: dict[str, Callable[[Task, Setup, Store, Path], dict[str, Any]]] = {
+    "rounds": _rounds,
+    "fine-tune": _fine_tune,
+    "pooled": _pooled,
+    "deploy": _deploy,
+}
+
+
+def _cohort_spec(config: str, sources: Path | None) -> CohortSpec:
+    spec = CohortSpec.model_validate(json.loads(config))
+    spec._folder = sources
+    return spec
+
+
+@functools.lru_cache(maxsize=2)
+def _cohort(config: str, seed: int, sources: Path | None) -> Cohort:
+    """Jobs of one seed follow each other, so the last cohorts are kept."""
+    return build_cohort(_cohort_spec(config, sources), seed)

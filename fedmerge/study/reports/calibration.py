@@ -1,0 +1,21 @@
+"""Calibration bins of many runs, joined into one reliability curve a level."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+
+def joined(frame: pd.DataFrame, compare: str) -> pd.DataFrame:
+    """Bins joined over seeds, sites and streams, every image with the same weight.
+
+    frame: columns ``compare``, bin, low, high, n, confidence, accuracy; an empty bin has n 0 and NaN. Returns
+    the same columns, one row per level and bin, levels in order of appearance.
+    """
+    keys = [compare, "bin"]
+    sums = frame.assign(confidence=frame["confidence"] * frame["n"], accuracy=frame["accuracy"] * frame["n"])
+    groups = sums.groupby(keys, sort=False)
+    whole = groups[["n", "confidence", "accuracy"]].sum()
+    whole[["confidence", "accuracy"]] = whole[["confidence", "accuracy"]].div(
+        whole["n"].where(whole["n"] > 0), axis=0
+    )
+    return pd.concat([groups[["low", "high"]].first(), whole], axis=1).reset_index()

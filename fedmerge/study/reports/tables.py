@@ -1,0 +1,80 @@
+"""Tables as a page shows them: text in cells, the number behind it for sorting, the best marked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+HEADINGS = {
+    "alone": "References: one hospital's model alone",
+    "pooled": "Reference: one model trained on all hospitals' images together",
+    "fusion": "Fused by the server",
+    "test-time": "Adapting at the unseen hospital",
+}
+
+
+def heading(kind: str, receiver: str = "unseen hospital") -> str:
+    """What the methods of a kind have in common, over their lines."""
+    return HEADINGS[kind].replace("unseen hospital", receiver)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as text with a line of detail beneath, and whether it is the best of its column."""
+
+    text: str
+    best: bool = False
+    value: float = math.nan
+    detail: str = ""
+
+    @property
+    def sort(self) -> str:
+        """What the column is sorted by; empty for no number."""
+        return "" if math.isnan(self.value) else f"{self.value:.10g}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method or level: its label, what it stands for, and its cells."""
+
+    method: str
+    title: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Lines under a heading; without a heading they stand alone."""
+
+    heading: str
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A whole table.
+
+    label: what it holds, for who cannot see it. first: heading of the first column. columns: the other
+    headings under what they have in common, which may be empty. falling: headings of columns where a small
+    number is good, which are sorted from small to large first.
+    """
+
+    label: str
+    first: str
+    columns: dict[str, list[str]]
+    groups: list[Group]
+    falling: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The headings after the first column."""
+        return [name for names in self.columns.values() for name in names]
+
+    @property
+    def shared(self) -> bool:
+        """Whether there is a row of common headings above."""
+        return any(self.columns)
+
+    def first_order(self, name: str) -> str:
+        """How a column is sorted at first: best on top."""
+        return "ascending" if name in self.falling else "descending"

@@ -1,0 +1,145 @@
+"""What a study asked and what came out, each in one sentence, and how far the answer can be trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from fedmerge.analysis import leaderboard
+from fedmerge.analysis.cube import finished
+from fedmerge.study.figures.panels import metric_words, number_of, plain, signed
+from fedmerge.study.reports.standings import Standings
+from fedmerge.study.words import count, listing, percent
+
+SHARES = ("accuracy", "balanced_accuracy")
+MOST_NAMES = 6
+
+
+def study_question(config: Any, standings: Standings | None) -> str:
+    """The study's own question, or one made of what it varies."""
+    if getattr(config, "question", ""):
+        return str(config.question)
+    if standings is None:
+        return f"What difference does {plain(str(config.compare))} make?"
+    s = standings
+    question = f"Which of {number_of(len(s.overall), s.compare)} has the best {metric_words(s.metric)}: "
+    question += f"{_names(list(s.overall['level']), 'or')}?"
+    varied = [f"{plain(name)} ({_names(list(dict.fromkeys(s.boards[name])))})" for name in s.within]
+    return question + (f" Asked for every {listing(varied)}." if varied else "")
+
+
+def study_answer(standings: Standings | None) -> str:
+    """The outcome in one sentence: the best level against the reference, and the interval of that."""
+    if standings is None:
+        return "No job finished, so there is nothing to compare."
+    s, ranked = standings, standings.ranked(standings.overall)
+    if ranked.empty:
+        return f"No level of {plain(s.compare)} finished everywhere, so none can be called best."
+    best, others = ranked.iloc[0], ranked[ranked["level"] != s.reference]
+    if s.reference is None or others.empty:
+        return _without_reference(s, ranked)
+    reference = s.overall[s.overall["level"] == s.reference].iloc[0]
+    row = best if best["level"] != s.reference else others.iloc[0]
+    verdict, size = _verdict(s, row["difference"]), _score(s.metric, reference["mean"])
+    interval = _interval(row["difference_low"], row["difference_high"])
+    many, where = _number(s, len(ranked)), over(s)
+    if best["level"] != s.reference and len(others) > 1:
+        return (
+            f"Of {many} {row['level']} has the best {metric_words(s.metric)}, "
+            f"{_score(s.metric, row['mean'])} {where}: {verdict} {s.reference} with {size}{interval}."
+        )
+    if len(others) > 1:
+        return (
+            f"None of {_number(s, len(others))} beats {s.reference} with {size} {metric_words(s.metric)} "
+            f"{where}: the closest, {row['level']}, is {verdict} it{interval}."
+        )
+    return (
+        f"{row['level']} reaches {_score(s.metric, row['mean'])} {metric_words(s.metric)} {where}, "
+        f"{verdict} {s.reference} with {size}{interval}."
+    )
+
+
+def caution(standings: Standings) -> str:
+    """How many comparisons the answer is one of, and how many exclude no difference; how many by chance."""
+    s = standings
+    if s.reference is None:
+        return "No reference was named; the best was picked on these very scores, so its lead is flattered."
+    boards = s.tried(s.boards)
+    boards = boards[boards["level"] != s.reference].dropna(subset=["difference_low", "difference_high"])
+    number = len(boards)
+    if not number:
+        return (
+            "One seed and one hospital give no interval: how much of a difference is chance cannot be told."
+        )
+    near, far = ("difference_low", "difference_high") if s.sign > 0 else ("difference_high", "difference_low")
+    better, worse = int((s.sign * boards[near] > 0).sum()), int((s.sign * boards[far] < 0).sum())
+    made = f"{count(number, 'comparison')} with {s.reference}{f' in {s.over_strata}' if s.within else ''}, "
+    made += "each with its own 95\u00a0% interval" if number > 1 else "with a 95\u00a0% interval"
+    chance = f"{0.05 * number:.1f}".removesuffix(".0") if number < 60 else f"{0.05 * number:.0f}"
+    luck = (
+        f" If nothing made a difference, about {chance} of {number} would still exclude zero."
+        if number > 1
+        else ""
+    )
+    picked = " The best was picked on these very scores, so its lead is a little flattered."
+    return (
+        f"{made}: {better} better, {worse} worse, {number - better - worse} with an interval that includes "
+        f"no difference.{luck}{picked if len(s.tried(s.overall)) > 2 else ''}"
+    )
+
+
+def over(standings: Standings) -> str:
+    """What the overall means are over: ``on average over 3 seeds, 4 hospitals and 2 streams``."""
+    done = finished(standings.table)
+    numbers = {"seed": done["seed"].nunique(), "hospital": finished(standings.folded)["site"].nunique()}
+    parts = [count(number, thing) for thing, number in numbers.items() if number > 1]
+    parts += [count(done["stream"].nunique(), "stream")] if done["stream"].nunique() > 1 else []
+    parts += [standings.over_strata] if standings.within else []
+    return f"on average over {listing(parts)}" if parts else "with one seed at one hospital"
+
+
+def _without_reference(s: Standings, ranked: pd.DataFrame) -> str:
+    best = ranked.iloc[0]
+    head = (
+        f"{best['level']} has the best {metric_words(s.metric)}, {_score(s.metric, best['mean'])}, {over(s)}"
+    )
+    if len(ranked) == 1:
+        return f"{head}; nothing else is there to compare it with."
+    second = ranked.iloc[1]["level"]
+    again = leaderboard(s.folded, s.compare, second, s.metric).set_index("level").loc[best["level"]]
+    interval = _interval(again["difference_low"], again["difference_high"])
+    verdict = _verdict(s, again["difference"])
+    return f"Of {_number(s, len(ranked))} {head}: {verdict} the next, {second}{interval}."
+
+
+def _number(s: Standings, levels: int) -> str:
+    """``4 fused and adapted methods``, or ``3 levels of training``."""
+    return f"{levels} fused and adapted methods" if s.kinds else number_of(levels, s.compare)
+
+
+def _verdict(s: Standings, difference: float) -> str:
+    """``2.1 points better than``, ``level with``."""
+    size = f"{abs(100 * difference):.1f}"
+    if size == "0.0":
+        return "level with"
+    unit, side = "point" if size == "1.0" else "points", "better" if s.sign * difference > 0 else "worse"
+    return f"{size} {unit} {side} than"
+
+
+def _interval(low: float, high: float) -> str:
+    if math.isnan(low) or math.isnan(high):
+        return " (no interval: one seed, one hospital)"
+    unsure = ", which includes no difference" if low <= 0 <= high else ""
+    return f" (95\u00a0% interval of the difference {signed(low)} to {signed(high)}{unsure})"
+
+
+def _score(metric: str, value: float) -> str:
+    return percent(value) if metric in SHARES else f"{value:.3f}"
+
+
+def _names(names: list[str], word: str = "and") -> str:
+    if len(names) <= MOST_NAMES:
+        return listing(names, word)
+    return f"{', '.join(names[: MOST_NAMES - 1])} {word} {len(names) - MOST_NAMES + 1} others"

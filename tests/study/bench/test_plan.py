@@ -1,0 +1,92 @@
+"""What becomes one job, and what does not."""
+
+from collections import Counter
+
+import pytest
+
+from fedmerge.errors import FedMergeError
+from fedmerge.study.bench.config import read_bench
+from fedmerge.study.bench.plan import make_plan
+
+
+@pytest.fixture
+def planned(place, monkeypatch):
+    monkeypatch.chdir(place)  # corners.yaml is named relative to here
+
+    def plan(study, *changes):
+        return make_plan(*read_bench(study, changes))
+
+    return plan
+
+
+def kinds(plan):
+    return Counter(job.kind for job in plan.jobs.values())
+
+
+def test_the_rounds_are_shared_by_what_differs_only_later(planned, study):
+    """2 seeds; x 2 fine-tunings, as many pooled; x 4 methods each (alone, pooled, mean, adaptive)."""
+    assert kinds(planned(study)) == {"rounds": 2, "fine-tune": 4, "pooled": 4, "deploy": 16}
+
+
+def test_a_new_method_adds_deployments_alone(planned, study):
+    before, after = planned(study), planned(study, "set.fusion=[mean, greedy]")
+    new = [after.jobs[job] for job in after.jobs if job not in before.jobs]
+    assert [job.kind for job in new] == ["deploy"] * 4
+    assert set(before.jobs) < set(after.jobs)
+
+
+def test_labels_are_no_part_of_a_job(planned, study):
+    named = planned(study, "set.fusion=[{method: mean, label: average}]", "title=other", "name=other")
+    assert set(named.jobs) == set(planned(study).jobs)
+    assert {entry.columns["method"] for entry in named.entries} >= {"average"}
+
+
+def test_two_levels_that_mean_the_same_are_one_job_and_two_entries(planned, study):
+    study["axes"]["training"]["quick"] = study["axes"]["training"]["fast"]
+    plan = planned(study)
+    assert kinds(plan) == kinds(
+        planned(study | {"axes": {"training": {"slow": {}, "fast": {"training.fine_tune.lr": 0.001}}}})
+    )
+    assert Counter(e.columns["training"] for e in plan.entries) == {"slow": 8, "fast": 8, "quick": 8}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.lr=0.06",
+        "model.options.width=5",
+        "cohort=digits-scanners",
+        "batch_norm=average",
+    ],
+)
+def test_what_changes_training_changes_every_job(planned, study, change):
+    assert not set(planned(study).jobs) & set(planned(study, f"set.{change}").jobs)
+
+
+def test_each_job_comes_after_what_it_needs(planned, study):
+    plan = planned(study)
+    seen: set[str] = set()
+    for job in plan.jobs.values():
+        assert set(job.needs) <= seen
+        seen.add(job.hash)
+
+
+def test_every_site_is_unseen_in_turn(planned, study):
+    """Three federations a seed and variant; the targets are the three sites."""
+    plan = planned(study, "set.unseen=each")
+    assert kinds(plan)["rounds"] == 2 * 3
+    assert Counter(e.columns["site"] for e in plan.entries) == dict.fromkeys(("alpha", "beta", "delta"), 16)
+    for entry in plan.entries:
+        assert entry.columns["site"] not in plan.jobs[entry.job].config["members"]
+
+
+def test_without_rounds_there_is_no_job_for_them(planned, study):
+    plan = planned(study, "set.training.rounds=0")
+    assert kinds(plan)["rounds"] == 0
+    assert all(not job.needs for job in plan.jobs.values() if job.kind == "fine-tune")
+
+
+def test_arrays_in_memory_are_refused(experiment):
+    study = {"name": "s", "base": experiment}
+    with pytest.raises(FedMergeError, match="npz:PATH"):
+        make_plan(*read_bench(study))
