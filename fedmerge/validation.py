@@ -5,6 +5,8 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from fedmerge.errors import FedMergeError, nearest
 
 M = TypeVar("M", bound=BaseModel)
+_files: ContextVar[list[Path] | None] = ContextVar("files", default=None)
 Part = str | int
 
 
@@ -24,6 +27,8 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     mapping. Nothing but plain YAML types is built (``yaml.safe_load``).
     """
     path = Path(path)
+    if (noted := _files.get()) is not None:
+        noted.append(path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -41,6 +46,17 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise FedMergeError(f"{path} should hold fields such as 'name: value', but holds {found}.")
     return data
+
+
+@contextmanager
+def noting_files() -> Iterator[list[Path]]:
+    """Yield a list that gets the path of every file ``load_yaml`` reads inside the block."""
+    noted: list[Path] = []
+    token = _files.set(noted)
+    try:
+        yield noted
+    finally:
+        _files.reset(token)
 
 
 def validate(model: type[M], data: Any, where: str) -> M:

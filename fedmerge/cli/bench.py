@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, Group
@@ -40,30 +40,46 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Run a study: a matrix of experiments, each job once; interrupt it at will, the same command goes on."""
-    from fedmerge.study.bench.engine import bench as run_bench
-    from fedmerge.study.reports.again import write_again
+    settled = _settled(config, changes or [], folder, retry)
+    if settled is None:
+        from fedmerge.study.bench.engine import bench as run_bench
+        from fedmerge.study.reports.again import write_again
 
-    with live_view(err, quiet=as_json) as watch:
-        study = run_bench(
-            config,
-            changes=changes or [],
-            out=folder,
-            workers=workers,
-            device=device,
-            retry=retry,
-            extend=extend,
-            watch=watch,
-        )
-    _, report = write_again(study.folder)
-    failed = study.table[study.table["status"] == "failed"]
+        with live_view(err, quiet=as_json) as watch:
+            study = run_bench(
+                config,
+                changes=changes or [],
+                out=folder,
+                workers=workers,
+                device=device,
+                retry=retry,
+                extend=extend,
+                watch=watch,
+            )
+        write_again(study.folder)
+        settled = study.summary
+    place = Path(settled["folder"])
+    keys = ("folder", "jobs", "rows", "failed")
     if as_json:
-        print_json({"folder": str(study.folder), "report": str(report), **study.provenance})
+        print_json({key: settled[key] for key in keys} | {"report": str(place / "report.html")})
         return
-    say(out, f"jobs:    {study.provenance['jobs']}, rows: {len(study.table)}, failed: {len(failed)}")
-    for reason, rows in failed.groupby("reason", sort=False):
-        say(err, f"failed: {len(rows)} x {reason} (--retry does them again)")
-    say(out, f"report:  {report}")
-    say(out, f"results: {study.folder / 'results.parquet'}")
+    failed = settled["failed"]
+    say(out, f"jobs:    {settled['jobs']}, rows: {settled['rows']}, failed: {sum(failed.values())}")
+    for reason, rows in failed.items():
+        say(err, f"failed: {rows} x {reason} (--retry does them again)")
+    say(out, f"report:  {place / 'report.html'}")
+    say(out, f"results: {place / 'results.parquet'}")
+
+
+def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) -> dict[str, Any] | None:
+    """What there is to say if this very study is finished, found without loading what trains."""
+    from fedmerge.study.bench import receipt
+
+    place = folder if folder is not None else Path("runs") / Path(config).stem
+    found = receipt.valid(place, receipt.request_of(config, changes))
+    if found is None or (retry and found["failed"]) or not (place / "report.html").exists():
+        return None
+    return found | {"folder": str(place)}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedmerge.study.bench import receipt
 from fedmerge.study.bench.config import BenchConfig, Variant, read_bench
 from fedmerge.study.bench.plan import Job, Plan, make_plan
 from fedmerge.study.bench.rows import collect
@@ -16,6 +17,7 @@ from fedmerge.study.bench.store import State, Store, StudyStopped
 from fedmerge.study.bench.study import Study, adopt, open_study
 from fedmerge.study.bench.task import Outcome, Task
 from fedmerge.study.machine import pick_device
+from fedmerge.validation import noting_files
 
 if TYPE_CHECKING:
     from fedmerge.study.bench.workers import Workers
@@ -46,7 +48,8 @@ def bench(
     that fails is rows with a reason; those that stand on it are too. Raises FedMergeError for bad input, a
     folder in use, and a full disk; finished jobs are kept.
     """
-    config, variants = read_bench(source, changes)
+    with noting_files() as files:
+        config, variants = read_bench(source, changes)
     plan = make_plan(config, variants)
     folder = Path(out) if out is not None else Path("runs") / config.name
     store = Store(folder)
@@ -65,7 +68,11 @@ def bench(
             finally:
                 crew.close()
                 collect(config, plan, store)
-    return open_study(folder)
+        study = open_study(folder)
+        if isinstance(source, str | Path):
+            settled = [job for job, state in states.items() if state != "missing"]
+            receipt.write(folder, receipt.request_of(source, changes), files, settled, study.summary)
+    return study
 
 
 def _to_do(plan: Plan, states: dict[str, State], retry: bool) -> dict[str, None]:

@@ -35,6 +35,17 @@ class Study:
     folder: Path
 
     @property
+    def summary(self) -> dict[str, Any]:
+        """Where it stands: jobs, rows, and failed rows by reason."""
+        failed = self.table.loc[self.table["status"] == "failed", "reason"].value_counts()
+        return {
+            "folder": str(self.folder),
+            "jobs": self.provenance["jobs"],
+            "rows": len(self.table),
+            "failed": {str(reason): int(count) for reason, count in failed.items()},
+        }
+
+    @property
     def done(self) -> pd.DataFrame:
         """The rows of jobs that did not fail."""
         return self.table[self.table["status"] == "done"]

@@ -1,0 +1,61 @@
+"""The receipt of a finished study: enough to see, in a blink, that the same request has nothing left to do.
+
+Nothing heavy is imported here: `fedmerge bench` looks at the receipt before it loads what trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedmerge import __version__
+
+NAME = "receipt.json"
+Receipt = dict[str, Any]
+
+
+def request_of(source: str | Path, changes: Sequence[str]) -> str:
+    """What was asked, where, of which version."""
+    return json.dumps([str(source), list(changes), str(Path.cwd()), __version__])
+
+
+def write(folder: Path, request: str, files: Iterable[Path], jobs: Iterable[str], summary: Receipt) -> None:
+    """Note what was asked, what was read for it (by content), and what came out."""
+    receipt = {
+        "request": request,
+        "files": {str(path.resolve()): _digest(path) for path in files},
+        "settled": sorted(jobs),
+        "results": _state(folder / "results.parquet"),
+        **summary,
+    }
+    part = folder / f".{NAME}.part"
+    part.write_text(json.dumps(receipt), encoding="utf-8")
+    part.replace(folder / NAME)
+
+
+def valid(folder: Path, request: str) -> Receipt | None:
+    """The receipt, if the same was asked, of the same files, and everything it names is still there."""
+    try:
+        receipt: Receipt = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        same = (
+            receipt["request"] == request
+            and receipt["results"] == _state(folder / "results.parquet")
+            and all(_digest(Path(path)) == digest for path, digest in receipt["files"].items())
+            and set(receipt["settled"]) <= set(os.listdir(folder / "jobs"))
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return receipt if same else None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _state(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]

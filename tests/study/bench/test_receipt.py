@@ -1,0 +1,63 @@
+"""When the receipt says that nothing is left to do, and when it must not."""
+
+import pytest
+
+from fedmerge.study.bench import receipt
+from fedmerge.study.bench.engine import bench
+
+
+@pytest.fixture
+def settled(place, tmp_path, study, monkeypatch):
+    """A study of few jobs, finished, with its file and its folder."""
+    import yaml
+
+    monkeypatch.chdir(place)
+    study["base"] = study["base"] | {"seeds": [0], "testtime": []}
+    path = tmp_path / "few.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    bench(path, out=tmp_path / "study")
+    return path, tmp_path / "study"
+
+
+def holds(path, folder, changes=()):
+    return receipt.valid(folder, receipt.request_of(path, changes)) is not None
+
+
+def test_the_same_request_is_settled(settled):
+    path, folder = settled
+    found = receipt.valid(folder, receipt.request_of(path, []))
+    assert found["failed"] == {}
+    assert found["jobs"] == len(list((folder / "jobs").iterdir()))
+
+
+def test_another_request_is_not(settled, tmp_path, monkeypatch):
+    path, folder = settled
+    assert not holds(path, folder, ["set.seeds=[1]"])
+    monkeypatch.chdir(tmp_path)  # a cohort named relative to here may be another file
+    assert not holds(path, folder)
+
+
+def test_a_changed_file_a_lost_job_or_other_rows_undo_it(settled, place):
+    path, folder = settled
+    cohort = place / "corners.yaml"
+    before = cohort.read_text()
+    cohort.write_text(before + "minimum: {samples: 5}\n")
+    assert not holds(path, folder)
+    cohort.write_text(before)
+    assert holds(path, folder)
+    path.write_text(path.read_text() + "title: another\n")
+    assert not holds(path, folder)
+    path.write_text(path.read_text().replace("title: another\n", ""))
+    assert holds(path, folder)
+    job = next((folder / "jobs").iterdir())
+    job.rename(folder / "elsewhere")
+    assert not holds(path, folder)
+    (folder / "elsewhere").rename(job)
+    (folder / "results.parquet").touch()
+    assert not holds(path, folder)
+
+
+def test_a_damaged_receipt_is_none(settled):
+    path, folder = settled
+    (folder / receipt.NAME).write_text("{")
+    assert not holds(path, folder)
