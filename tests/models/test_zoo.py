@@ -275,13 +275,13 @@ def test_default_normalisation(name: str, channels: int, pretrained: bool, expec
 
 
 def test_lite0_s_statistics_say_how_its_images_were_normalised() -> None:
-    """On photographs, the variance that enters a batch norm is what the norm remembers, if the input is right."""
+    """On photographs, what enters a batch norm varies as much as the norm remembers, if the input is right."""
     folder = Path(os.environ.get("FEDMERGE_DATA", "")) / "pacs96" / "photo"
     if not folder.is_dir():
         pytest.skip("needs photographs: the folder pacs96/photo under FEDMERGE_DATA")
     files = [sorted(kind.iterdir())[i] for kind in sorted(folder.iterdir()) for i in range(8)]
     photos = torch.stack([pil_to_tensor(Image.open(file).convert("RGB")) for file in files])
-    model = build(spec("efficientnet-lite0", pretrained=True, size=96), seed=0).eval()
+    model = build(spec("efficientnet-lite0", 3, pretrained=True, size=96), seed=0).eval()
     norm = model.get_submodule("_blocks.1._bn2")
     strangeness = {}
     for name in ("half", "imagenet"):

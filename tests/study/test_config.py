@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from fedmerge.errors import FedMergeError
+from fedmerge.study.bench.config import read_bench
 from fedmerge.study.config import find_config, read_experiment
 
 
@@ -86,6 +87,11 @@ def test_a_missing_configuration_lists_the_shipped_ones():
 
 def test_shipped_configurations_are_valid():
     for path in find_config("quickstart").parent.glob("*.yaml"):
-        experiment, cohort = read_experiment(path)
-        assert experiment.name == path.stem
-        assert cohort.sites
+        if path.stem.startswith("bench-"):
+            config, variants = read_bench(path)
+            assert config.name == path.stem
+            assert all(variant.cohort.sites for variant in variants)
+        else:
+            experiment, cohort = read_experiment(path)
+            assert experiment.name == path.stem
+            assert cohort.sites

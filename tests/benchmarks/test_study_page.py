@@ -1,0 +1,165 @@
+"""The page of the in-model merging studies, from three made-up ones whose numbers are known by hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from fedmerge.errors import FedMergeError
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "studies" / "in-model-merging.md"
+SCORES = ("accuracy", "balanced_accuracy", "auroc", "ece", "brier")
+LEVELS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "merge": {"training.fine_tune.inmerge": {"tau": 0.3}},
+    "random": {"training.fine_tune.inmerge": {"tau": 0.3, "partner": "random"}},
+    "decay": {"training.fine_tune.weight_decay": 0.01},
+}
+GAIN = {"plain": 0.0, "merge": 0.02, "random": -0.01, "decay": 0.0}
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    """The page's script as a module, with its neighbour."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        import study_page
+
+        yield study_page
+    for name in ("study_page", "study_tables"):
+        sys.modules.pop(name, None)
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def save_study(folder: Path, name: str, data: tuple[str, ...], methods: tuple[str, ...]) -> Path:
+    """A finished study of one hospital and three seeds, whose scores are the same for all data and methods.
+
+    Clean scores are 0.7 + 0.05 seed + GAIN; under noise of severity 1 and 2 they are 0.6 for all but
+    "merge", which has 0.7. With seed s, 10 (s + 1) filters are merged in 5 steps where a level merges.
+    """
+    rows = []
+    for place, level, seed, method in itertools.product(data, LEVELS, range(3), methods):
+        trained = f"{place}-{level}-{seed}"
+        merges = 10 * (seed + 1) if level in ("merge", "random") else 0
+        past = {"phase": "fine-tune", "site": "clinic", "steps": 5, "merges": merges}
+        save(folder / "jobs" / trained / "job.json", {"needs": [], "history": [past]})
+        job = f"{trained}-{method}"
+        save(folder / "jobs" / job / "job.json", {"needs": [trained], "history": []})
+        row = {"study": name, "job": job, "status": "done", "cohort": place, "data": place, "training": level}
+        row |= {"model": "small-cnn", "seed": seed, "site": "clinic", "stream": "iid", "method": method}
+        row |= {"kind": "alone" if method == "alone:clinic" else "fusion", "device": "cpu"}
+        row |= {"versions": json.dumps({"torch": "2.15"})}
+        noisy = 0.7 if level == "merge" else 0.6
+        for severity, score in enumerate((0.7 + 0.05 * seed + GAIN[level], noisy, noisy)):
+            shift = {"shift": "noise" if severity else "none", "severity": severity}
+            rows.append(row | shift | dict.fromkeys(SCORES, score))
+    config = {"name": name, "base": {}, "axes": {"data": {place: {} for place in data}, "training": LEVELS}}
+    config |= {"compare": "training", "reference": "plain", "metric": "auroc"}
+    (folder / "study.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    save(folder / "plan.json", {"hash": "0", "jobs": sorted({row["job"] for row in rows})})
+    pd.DataFrame(rows).to_parquet(folder / "results.parquet")
+    pd.DataFrame({"n": []}).to_parquet(folder / "reliability.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A study of two data sets, one of a single setting, and one of two methods."""
+    place = tmp_path_factory.mktemp("studies")
+    alone = ("alone:clinic",)
+    return [
+        save_study(place / "main", "tiny", ("chest", "breast"), alone),
+        save_study(place / "grid", "tiny-grid", ("breast",), alone),
+        save_study(place / "federation", "tiny-federation", ("chest",), ("mean", "greedy")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def seen(script: ModuleType, folders: list[Path]) -> Any:
+    return script.tables.look_at(folders[0])
+
+
+def test_the_answer_counts_strata_and_gives_the_mean_difference(script: ModuleType, seen: Any) -> None:
+    """The paired difference is 0.02 everywhere, so its interval is that one value."""
+    answer = script.tables.answer(seen)
+    assert "raised AUROC above that of plain fine-tuning beyond its 95 % interval at threshold 0.3." in answer
+    assert (
+        "threshold 0.3 gains in 2 and loses in 0 of 2 and changes the mean by +2.00 (+2.00 to +2.00)"
+        in answer
+    )
+
+
+def test_the_tables_hold_means_differences_and_wins(script: ModuleType, seen: Any) -> None:
+    """Means of 0.7, 0.75 and 0.8 plus the gain; two data sets and three seeds make six pairs."""
+    lines = script.tables.overall_table(seen).splitlines()
+    assert lines[2].startswith("| merge | 0.770 (")
+    assert lines[2].endswith("| **+2.00 (+2.00 to +2.00)** | 6 / 0 / 0 |")
+    assert lines[5].endswith("| **−1.00 (−1.00 to −1.00)** | 0 / 6 / 0 |")
+    strata = script.tables.strata_table(seen, ["merge", "decay"]).splitlines()
+    assert strata[0] == "| data | plain | merge | decay |"
+    assert [line.split(" | ")[0] for line in strata[2:]] == ["| chest", "| breast"]
+    assert strata[2].endswith("| **+2.00 (+2.00 to +2.00)** | 0.00 (0.00 to 0.00) |")
+
+
+def test_random_partners_are_the_control_of_the_same_settings(script: ModuleType, seen: Any) -> None:
+    assert script.tables.control(seen).startswith("merge minus random: +3.00 (+3.00 to +3.00) points.")
+
+
+def test_the_error_under_shift_is_relative_to_the_reference(script: ModuleType, seen: Any) -> None:
+    """Errors of 0.3 against 0.4 at both severities: three quarters."""
+    first = script.tables.shift_table(seen).splitlines()[2].replace("\u00a0", " ")
+    assert first == "| merge | 23.0 % | 30.0 % | 75.0 % (75.0 % to 75.0 %) |"
+
+
+def test_merges_are_counted_once_a_fine_tuning(script: ModuleType, folders: list[Path], seen: Any) -> None:
+    """10, 20 and 30 filters in 5 steps each: 20 on average, 4 a step; two methods share a fine-tuning."""
+    assert script.tables.merges_table(seen).splitlines()[2] == "| chest | 20 (4.00) | 20 (4.00) |"
+    federation = script.tables.look_at(folders[2])
+    assert len(federation.merges) == len(LEVELS) * 3
+    assert script.tables.merges_table(federation).splitlines()[2] == "| 20 (4.00) | 20 (4.00) |"
+
+
+def test_blocks_are_replaced_and_nothing_else(script: ModuleType) -> None:
+    page = "before\n<!-- begin a -->\nold\n<!-- end a -->\nafter\n"
+    new = script.fill(page, {"a": r"new \1"})
+    assert new == "before\n<!-- begin a -->\nnew \\1\n<!-- end a -->\nafter\n"
+    assert script.fill(new, {"a": r"new \1"}) == new
+
+
+@pytest.mark.parametrize("blocks", [{}, {"a": "", "b": ""}])
+def test_a_block_without_its_place_is_an_error(script: ModuleType, blocks: dict[str, str]) -> None:
+    with pytest.raises(FedMergeError, match="do not fit"):
+        script.fill("<!-- begin a -->\n<!-- end a -->", blocks)
+
+
+def test_it_fills_the_page_of_the_repository(script: ModuleType, folders: list[Path], tmp_path: Path) -> None:
+    """Every figure is small and on the page; the scores have a row a variant, seed and severity."""
+    shutil.copy(PAGE, tmp_path)
+    script.main([*map(str, folders), "--out", str(tmp_path), "--scores", str(tmp_path / "scores")])
+    page = (tmp_path / PAGE.name).read_text()
+    assert "+2.00 (+2.00 to +2.00)" in page
+    figures = sorted((tmp_path / PAGE.stem).glob("*.png"))
+    assert len(figures) == 7
+    for figure in figures:
+        assert f"]({PAGE.stem}/{figure.name})" in page
+        assert figure.stat().st_size < 80_000
+    scores = pd.read_csv(tmp_path / "scores" / "tiny.csv")
+    assert scores.columns.tolist() == ["data", "training", "seed", "shift", "severity", *SCORES]
+    assert len(scores) == 2 * len(LEVELS) * 3 * 3
+    numbers = json.loads((tmp_path / PAGE.stem / "numbers.json").read_text())
+    assert numbers["tiny"][0]["difference"] == pytest.approx(0.02)
