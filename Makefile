@@ -20,7 +20,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/federation.py
 	$(BIN)/python benchmarks/inmerge.py
-	$(BIN)/python benchmarks/inmerge_accuracy.py
+	$(BIN)/python benchmarks/bench_engine.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -275,7 +275,7 @@ def test_default_normalisation(name: str, channels: int, pretrained: bool, expec
 
 
 def test_lite0_s_statistics_say_how_its_images_were_normalised() -> None:
-    """On photographs, what enters a batch norm varies as much as the norm remembers, if the input is right."""
+    """On photographs, what enters a batch norm varies as the norm remembers, if the input is right."""
     folder = Path(os.environ.get("FEDMERGE_DATA", "")) / "pacs96" / "photo"
     if not folder.is_dir():
         pytest.skip("needs photographs: the folder pacs96/photo under FEDMERGE_DATA")

@@ -29,7 +29,7 @@ HEADINGS = {
     "alone": "one hospital's model alone",
     "pooled": "trained on all images together",
     "fusion": "fused by the server",
-    "test-time": "adapting at the unseen hospital",
+    "test-time": "adapting where it is deployed",
 }
 
 

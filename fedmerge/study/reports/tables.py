@@ -9,7 +9,7 @@ HEADINGS = {
     "alone": "References: one hospital's model alone",
     "pooled": "Reference: one model trained on all hospitals' images together",
     "fusion": "Fused by the server",
-    "test-time": "Adapting at the unseen hospital",
+    "test-time": "Adapting where it is deployed",
 }
 
 
