@@ -172,7 +172,7 @@ def _remark(s: Standings, row: Row) -> str:
     if math.isnan(row["mean"]):
         return "never finished"
     parts = ["the reference"] if row["level"] == s.reference else []
-    parts += [] if row["complete"] else ["did not finish everywhere"]
+    parts += [] if row["complete"] else ["not everywhere"]
     return "; ".join(parts)
 
 
