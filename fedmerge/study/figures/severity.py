@@ -21,7 +21,6 @@ from fedmerge.study.figures.panels import (
     natural,
     number_of,
     panels,
-    signed,
     tidy,
 )
 from fedmerge.study.figures.style import WIDE, Caption, message, styled
@@ -61,7 +60,10 @@ def severity(
 
 
 def describe_severity(curve: pd.DataFrame, compare: str, metric: str = "balanced_accuracy") -> Caption:
-    """The curves in words: what each level loses from its lowest to its highest severity."""
+    """The curves in words: who is best at the highest severity, and from where each came.
+
+    A small loss alone is no merit: what is bad without shift has little to lose.
+    """
     shown = _shown(curve, compare)
     rows, words = shown.rows, metric_words(metric)
     if rows.empty:
@@ -71,18 +73,15 @@ def describe_severity(curve: pd.DataFrame, compare: str, metric: str = "balanced
     if first == last or ends.empty:
         return Caption(f"{words.capitalize()} at one severity alone, {first}", f"{_each(shown)}.")
     sign = -1 if metric in LOWER_IS_BETTER else 1
-    change = sign * (ends[last] - ends[first])
-    order = sorted(change.index, key=lambda level: (-change[level], natural(level)))
-    start = "images without shift" if first == 0 else f"severity {first}"
-    firmest, weakest = order[0], order[-1]
-    several = len(order) > 1
-    verb = "worsens" + " least" * several if change[firmest] < 0 else "holds" + " best" * several
-    title = (
-        f"{firmest} {verb}{f' of {number_of(len(order), compare)}' * several} from {start} to severity {last}"
-    )
-    title += f"{shown.average}: {signed(sign * change[firmest])} points of {words}, from "
-    title += f"{percent(ends[first][firmest])} to {percent(ends[last][firmest])}"
-    title += f"; {weakest} {signed(sign * change[weakest])}" * several
+    order = sorted(ends.index, key=lambda level: (-sign * ends[last][level], natural(level)))
+    best, worst = order[0], order[-1]
+    start = "without shift" if first == 0 else f"at severity {first}"
+    title = f"{best} has {percent(ends[last][best])} {words} at severity {last}{shown.average}"
+    if len(order) > 1:
+        title = title.replace(" has ", f" is best of {number_of(len(order), compare)}: ", 1)
+    title += f", {percent(ends[first][best])} {start}"
+    if len(order) > 1:
+        title += f"; {worst} {percent(ends[last][worst])}, {percent(ends[first][worst])} {start}"
     return Caption(title, f"{words.capitalize()} by severity from {first} to {last}. {_each(shown)}.")
 
 
