@@ -48,9 +48,8 @@ class Seen(NamedTuple):
 
     @property
     def strata(self) -> list[str]:
-        """The columns that name a stratum. A cohort needs no name where an axis has chosen it."""
-        within = self.found.within
-        return [name for name in within if name != "cohort" or within == ("cohort",)]
+        """The columns that name a stratum."""
+        return list(self.found.within)
 
 
 def look_at(folder: Path) -> Seen:

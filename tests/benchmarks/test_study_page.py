@@ -60,7 +60,7 @@ def save_study(folder: Path, name: str, data: tuple[str, ...], methods: tuple[st
         save(folder / "jobs" / trained / "job.json", {"needs": [], "history": [past]})
         job = f"{trained}-{method}"
         save(folder / "jobs" / job / "job.json", {"needs": [trained], "history": []})
-        row = {"study": name, "job": job, "status": "done", "cohort": place, "data": place, "training": level}
+        row = {"study": name, "job": job, "status": "done", "cohort": place, "training": level}
         row |= {"model": "small-cnn", "seed": seed, "site": "clinic", "stream": "iid", "method": method}
         row |= {"kind": "alone" if method == "alone:clinic" else "fusion", "device": "cpu"}
         row |= {"versions": json.dumps({"torch": "2.15"})}
@@ -68,7 +68,7 @@ def save_study(folder: Path, name: str, data: tuple[str, ...], methods: tuple[st
         for severity, score in enumerate((0.7 + 0.05 * seed + GAIN[level], noisy, noisy)):
             shift = {"shift": "noise" if severity else "none", "severity": severity}
             rows.append(row | shift | dict.fromkeys(SCORES, score))
-    config = {"name": name, "base": {}, "axes": {"data": {place: {} for place in data}, "training": LEVELS}}
+    config = {"name": name, "base": {}, "axes": {"cohort": {place: {} for place in data}, "training": LEVELS}}
     config |= {"compare": "training", "reference": "plain", "metric": "auroc"}
     (folder / "study.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     save(folder / "plan.json", {"hash": "0", "jobs": sorted({row["job"] for row in rows})})
@@ -111,7 +111,7 @@ def test_the_tables_hold_means_differences_and_wins(script: ModuleType, seen: An
     assert lines[2].endswith("| **+2.00 (+2.00 to +2.00)** | 6 / 0 / 0 |")
     assert lines[5].endswith("| **−1.00 (−1.00 to −1.00)** | 0 / 6 / 0 |")
     strata = script.tables.strata_table(seen, ["merge", "decay"]).splitlines()
-    assert strata[0] == "| data | plain | merge | decay |"
+    assert strata[0] == "| cohort | plain | merge | decay |"
     assert [line.split(" | ")[0] for line in strata[2:]] == ["| chest", "| breast"]
     assert strata[2].endswith("| **+2.00 (+2.00 to +2.00)** | 0.00 (0.00 to 0.00) |")
 
@@ -159,7 +159,7 @@ def test_it_fills_the_page_of_the_repository(script: ModuleType, folders: list[P
         assert f"]({PAGE.stem}/{figure.name})" in page
         assert figure.stat().st_size < 80_000
     scores = pd.read_csv(tmp_path / "scores" / "tiny.csv")
-    assert scores.columns.tolist() == ["data", "training", "seed", "shift", "severity", *SCORES]
+    assert scores.columns.tolist() == ["cohort", "training", "seed", "shift", "severity", *SCORES]
     assert len(scores) == 2 * len(LEVELS) * 3 * 3
     numbers = json.loads((tmp_path / PAGE.stem / "numbers.json").read_text())
     assert numbers["tiny"][0]["difference"] == pytest.approx(0.02)
