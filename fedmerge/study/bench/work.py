@@ -42,12 +42,12 @@ def work(task: Task) -> Outcome:
                 machine = describe(task.device)
                 record |= {"device": machine["device"], "versions": machine["versions"]}
                 record |= _do(task, store, part)
-            except FedMergeError as error:
-                reason = str(error)
             except Exception as error:
                 if full(error):
                     raise
-                reason = f"{type(error).__name__}: {error}"
+                reason = (
+                    str(error) if isinstance(error, FedMergeError) else f"{type(error).__name__}: {error}"
+                )
         seconds = time.perf_counter() - began
         store.finish(
             task.hash, part, record | {"seconds": seconds, "reason": reason}, "failed" if reason else "done"

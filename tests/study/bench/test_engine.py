@@ -190,6 +190,17 @@ def test_a_full_disk_stops_the_study_and_keeps_what_is_done(whole, place, tmp_pa
     same_rows(bench(place / "study.yaml", out=tmp_path / "study"), whole)
 
 
+def test_a_disk_that_fills_up_while_models_are_written_is_no_failed_job(place, tmp_path, monkeypatch):
+    def no_room(*args):
+        raise FedMergeError("cannot write into 'pool' (I/O error: No space left on device).")
+
+    monkeypatch.setattr(work, "fine_tune", no_room)
+    with pytest.raises(FedMergeError, match="the disk is full"):
+        bench(place / "study.yaml", out=tmp_path / "study")
+    assert not list((tmp_path / "study" / "jobs").glob("*/failed"))
+    assert not list((tmp_path / "study" / "jobs").glob(".*"))
+
+
 def test_a_changed_cohort_file_is_noticed(whole, place, tmp_path):
     import shutil
 
