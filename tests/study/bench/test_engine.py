@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import random
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -108,6 +110,18 @@ def test_only_what_is_missing_is_done(whole, place, tmp_path, monkeypatch):
 
 def test_two_processes_give_the_same_rows(whole, place, tmp_path):
     same_rows(bench(place / "study.yaml", out=tmp_path / "study", workers=2), whole)
+
+
+def test_workers_in_a_script_without_a_guard_do_not_run_it_again(place, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import fedmerge as fm; print('once')\n"
+        f"fm.bench({str(place / 'study.yaml')!r}, out={str(tmp_path / 'study')!r}, workers=2,"
+        " changes=['set.seeds=[0]', 'set.testtime=[]'])\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout == "once\n", done.stderr
+    assert set(open_study(tmp_path / "study").table["status"]) == {"done"}
 
 
 def test_a_job_that_fails_is_rows_with_a_reason(place, tmp_path, study, monkeypatch):
