@@ -57,22 +57,35 @@ def bench(
         adopt(folder, config, plan, extend)
         states = store.states(plan.jobs)
         todo = _to_do(plan, states, retry)
-        if todo or not (folder / "results.parquet").exists():
-            from fedmerge.study.bench.workers import local_workers  # what trains is loaded when it is needed
-
-            crew = local_workers(workers) if isinstance(workers, int) else workers
-            try:
-                if todo:
-                    tasks = _tasks(plan, todo, variants, store, device)
-                    _hand_out(config, plan, tasks, states, store, crew, watch)
-            finally:
-                crew.close()
-                collect(config, plan, store)
+        try:
+            if todo:
+                tasks = _tasks(plan, todo, variants, store, device)
+                _do(config, plan, tasks, states, store, workers, watch)
+        finally:
+            collect(config, plan, store)  # always: whoever was here before may have been killed before it
         study = open_study(folder)
         if isinstance(source, str | Path):
-            settled = [job for job, state in states.items() if state != "missing"]
+            settled = [job for job, state in store.states(plan.jobs).items() if state != "missing"]
             receipt.write(folder, receipt.request_of(source, changes), files, settled, study.summary)
     return study
+
+
+def _do(
+    config: BenchConfig,
+    plan: Plan,
+    tasks: dict[str, Task],
+    states: dict[str, State],
+    store: Store,
+    workers: int | Workers,
+    watch: Watch | None,
+) -> None:
+    from fedmerge.study.bench.workers import local_workers  # what trains is loaded when it is needed
+
+    crew = local_workers(workers) if isinstance(workers, int) else workers
+    try:
+        _hand_out(config, plan, tasks, states, store, crew, watch)
+    finally:
+        crew.close()
 
 
 def _to_do(plan: Plan, states: dict[str, State], retry: bool) -> dict[str, None]:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -90,10 +91,21 @@ def test_running_again_does_nothing(whole, place, monkeypatch):
     assert (whole.folder / "results.parquet").read_bytes() == before
 
 
+def test_a_table_left_behind_by_a_killed_bench_is_written_anew(whole, place, tmp_path, monkeypatch):
+    """Every job is done, but the table is from before the last ones; so it is when labels alone change."""
+    shutil.copytree(whole.folder, tmp_path / "study")
+    whole.table.iloc[:7].to_parquet(tmp_path / "study" / "results.parquet", index=False)
+    done = counted(monkeypatch)
+    same_rows(bench(place / "study.yaml", out=tmp_path / "study"), whole)
+    changes = ["axes.training={calm: {training.fine_tune.lr: 0.001}, fast: {training.fine_tune.lr: 0.05}}"]
+    changes.append("reference=calm")
+    renamed = bench(place / "study.yaml", changes=changes, out=tmp_path / "study", extend=True)
+    assert set(renamed.table["training"]) == {"calm", "fast"}
+    assert done == []
+
+
 def test_only_what_is_missing_is_done(whole, place, tmp_path, monkeypatch):
     """A third seed and a new method: the trained hospitals of the first seeds are used as they are."""
-    import shutil
-
     shutil.copytree(whole.folder, tmp_path / "study")
     done = counted(monkeypatch)
     changes = ["set.seeds=[0, 1, 2]", "set.fusion=[mean, greedy]"]
@@ -216,8 +228,6 @@ def test_a_disk_that_fills_up_while_models_are_written_is_no_failed_job(place, t
 
 
 def test_a_changed_cohort_file_is_noticed(whole, place, tmp_path):
-    import shutil
-
     shutil.copytree(whole.folder, tmp_path / "study")
     shutil.copytree(place, tmp_path / "place")
     cohort = tmp_path / "place" / "corners.yaml"
