@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -150,6 +150,10 @@ class Experiment(Strict):
     quorum: int = Field(default=1, ge=1)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
+
+    def sources(self, target: str, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``names`` that may serve ``target``: all but itself, unless it trains with them."""
+        return tuple(name for name in names if name != target or self.unseen == "none")
 
     @field_validator("seeds")
     @classmethod

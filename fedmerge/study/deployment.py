@@ -77,6 +77,16 @@ class Arrivals:
         return Arrivals(self.name, Split(images, self.split.labels), self.orders, self.seed)
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """Under what a hospital's images are met; ``sources`` names the models behind a test-time method."""
+
+    deployment: Deployment
+    normalisation: Normalisation
+    device: str
+    sources: tuple[str, ...]
+
+
 def save_streams(site: Arrivals, folder: Path) -> None:
     """Write the orders as int64 tensors, one a stream, to streams.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,14 +95,7 @@ def save_streams(site: Arrivals, folder: Path) -> None:
     )
 
 
-def deploy(
-    candidate: Candidate,
-    site: Arrivals,
-    deployment: Deployment,
-    normalisation: Normalisation,
-    device: str,
-    sources: tuple[str, ...],
-) -> Iterator[Measured]:
+def deploy(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[Measured]:
     """Run one candidate on every stream, as the images are and then under each configured scanner shift.
 
     A fixed network answers each image alone, so it predicts once and its scores hold for every order.
@@ -100,56 +103,40 @@ def deploy(
     predicts it with what it made of that batch.
     """
     walk = _adapting if isinstance(candidate.model, Node) else _fixed
-    for kind, severity in (CLEAN, *deployment.shifted):
+    for kind, severity in (CLEAN, *under.deployment.shifted):
         look = {"shift": kind, "severity": severity}
-        for measured in walk(
-            candidate, site.shifted(kind, severity), deployment, normalisation, device, sources
-        ):
+        for measured in walk(candidate, site.shifted(kind, severity), under):
             clean = severity == 0
             yield Measured(
                 measured.row | look, measured.trace if clean else [], measured.bins if clean else []
             )
 
 
-def _fixed(
-    candidate: Candidate,
-    site: Arrivals,
-    deployment: Deployment,
-    normalisation: Normalisation,
-    device: str,
-    sources: tuple[str, ...],
-) -> Iterator[Measured]:
+def _fixed(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[Measured]:
     assert isinstance(candidate.model, nn.Module)
     began = time.perf_counter()
-    logits = predict(candidate.model, site.split.images, normalisation, device=device)
+    logits = predict(candidate.model, site.split.images, under.normalisation, device=under.device)
     seconds = time.perf_counter() - began
     measured = _measured(candidate, logits, site.split.labels, candidate.forward_passes, 0.0, seconds)
     for name in site.orders:
         yield _on(measured, name)
 
 
-def _adapting(
-    candidate: Candidate,
-    site: Arrivals,
-    deployment: Deployment,
-    normalisation: Normalisation,
-    device: str,
-    sources: tuple[str, ...],
-) -> Iterator[Measured]:
+def _adapting(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[Measured]:
     node = candidate.model
     assert isinstance(node, Node)
     for name, order in site.orders.items():
         node.reset()
         answers, trace = [], []
         began = time.perf_counter()
-        for number, index in enumerate(streams.batches(order, deployment.batch_size)):
-            images = normalisation(site.split.images[torch.as_tensor(index)].to(device))
+        for number, index in enumerate(streams.batches(order, under.deployment.batch_size)):
+            images = under.normalisation(site.split.images[torch.as_tensor(index)].to(under.device))
             answer, record = node.observe(images)
             answers.append(answer.float().cpu())
             if record is not None:
                 trace += [
                     {"batch": number, "source": source, "encoder": float(encoder), "head": float(head)}
-                    for source, encoder, head in zip(sources, record.encoder, record.head, strict=True)
+                    for source, encoder, head in zip(under.sources, record.encoder, record.head, strict=True)
                 ]
         seconds, batches = time.perf_counter() - began, len(answers)
         labels = site.split.labels[torch.as_tensor(order)]

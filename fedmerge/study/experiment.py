@@ -75,12 +75,11 @@ def deploy_all(setup: Setup, fused: list[Candidate], target: str) -> None:
     deployment = setup.experiment.deployment
     site = Arrivals.of(target, setup.arrivals(target), deployment, setup.seed)
     save_streams(site, setup.folder / target)
-    sources = setup.sources(target)
     for candidate in _tried(setup, fused, target):
         parts = len(site.orders) * (1 + len(deployment.shifted))
         setup.record.stage(f"seed {setup.seed}: {candidate.label} at {target}", jobs=parts)
         try:
-            for measured in deploy(candidate, site, deployment, setup.normalisation, setup.device, sources):
+            for measured in deploy(candidate, site, setup.conditions(target)):
                 setup.record.result(setup.seed, target, measured)
                 setup.record.step(measured.row["stream"], 1, 1)
         except FedMergeError as error:

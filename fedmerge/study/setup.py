@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, default_normalisation
 from fedmerge.study.config import Experiment
+from fedmerge.study.deployment import Conditions
 from fedmerge.study.record import Record
 from fedmerge.validation import validate
 
@@ -54,14 +55,17 @@ class Setup:
 
     def sources(self, target: str) -> tuple[str, ...]:
         """The hospitals whose models go to ``target``: those in the pool; its own only if it trained too."""
-        return self._for(target, self.pool.names)
+        return self.experiment.sources(target, self.pool.names)
 
     def union(self, target: str, split: Literal["train", "val"] = "train") -> Split:
         """All images that pooled training for ``target`` may see, from one split."""
-        return concat([getattr(self.cohort[name], split) for name in self._for(target, self.members)])
+        return concat(
+            [getattr(self.cohort[name], split) for name in self.experiment.sources(target, self.members)]
+        )
 
-    def _for(self, target: str, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if name != target or self.experiment.unseen == "none")
+    def conditions(self, target: str) -> Conditions:
+        """Under what candidates are deployed at ``target``."""
+        return Conditions(self.experiment.deployment, self.normalisation, self.device, self.sources(target))
 
     def with_server(self, programme: Callable[[Server], None]) -> None:
         """Run a programme of the server with the members as its hospitals, in this process."""

@@ -108,8 +108,8 @@ def _of(
         columns = {"cohort": cohort["name"], "model": experiment.model.name, **variant.levels}
         columns |= {"seed": seed, "site": target}
         if "pooled" in config.references:
-            teachers = [s for s in federation.members if s != target or experiment.unseen == "none"]
-            shared = {"kind": "pooled", "members": teachers, "target": target, "experiment": tuned}
+            members = list(experiment.sources(target, federation.members))
+            shared = {"kind": "pooled", "members": members, "target": target, "experiment": tuned}
             pooled = _job(shared, (), f"{name}: pooled training for {target}")
             yield pooled, None
         for kind, entry in _methods(config, experiment):

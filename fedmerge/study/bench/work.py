@@ -110,14 +110,7 @@ def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
     site = Arrivals.of(target, setup.arrivals(target), setup.experiment.deployment, setup.seed)
     rows, bins = [], []
     for candidate in _candidates(task, setup, target):
-        for measured in deploy(
-            candidate,
-            site,
-            setup.experiment.deployment,
-            setup.normalisation,
-            setup.device,
-            setup.sources(target),
-        ):
+        for measured in deploy(candidate, site, setup.conditions(target)):
             rows.append(measured.row)
             bins += measured.bins
     (part / "rows.json").write_text(json.dumps(rows))
