@@ -25,17 +25,29 @@ class Needs:
     individual_models: each hospital's own weights, not only their sum.
     score: a validation score of a candidate model, asked from the hospitals.
     features: a network with a linear head whose input can be read.
+    fusion_images: a few hundred images where the fusion is computed.
+    fusion_sums: sums over fusion images, which may stay where they are.
+    fusion_labels: the classes of the fusion images.
+    shared_start: the weights from which all models were trained.
     unlabelled_batches: images of the deployment site, without labels.
     """
 
     individual_models: bool = False
     score: bool = False
     features: bool = False
+    fusion_images: bool = False
+    fusion_sums: bool = False
+    fusion_labels: bool = False
+    shared_start: bool = False
     unlabelled_batches: bool = False
 
     def names(self) -> list[str]:
         """The needs that are set, in words."""
         return [name.replace("_", " ") for name, value in vars(self).items() if value]
+
+    def __or__(self, other: Needs) -> Needs:
+        """What either needs."""
+        return Needs(**{name: value or getattr(other, name) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -50,11 +62,20 @@ class Method:
     needs: Needs
     call: Callable[..., Any]
     options: type[BaseModel] = field(repr=False)
+    also: Callable[[dict[str, Any]], Needs] | None = field(default=None, repr=False)
+    any_width: bool = False
 
     @property
     def summary(self) -> str:
         """The first line of the callable's docstring."""
         return (inspect.getdoc(self.call) or "").split("\n", 1)[0]
+
+    def needs_with(self, given: dict[str, Any]) -> Needs:
+        """What the method needs with these options, the others at their defaults."""
+        if self.also is None:
+            return self.needs
+        defaults = {name: value.default for name, value in self.options.model_fields.items()}
+        return self.needs | self.also(defaults | given)
 
     def check(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return ``given`` checked against the typed options; raise a sentence for the first fault."""
@@ -84,8 +105,21 @@ class Registry:
         self.kind = kind
         self._methods: dict[str, Method] = {}
 
-    def method(self, name: str, *, title: str, paper: str, needs: Needs | None = None) -> Callable[[F], F]:
-        """Decorator: register a function or class under ``name``; its keyword-only parameters are options."""
+    def method(
+        self,
+        name: str,
+        *,
+        title: str,
+        paper: str,
+        needs: Needs | None = None,
+        also: Callable[[dict[str, Any]], Needs] | None = None,
+        any_width: bool = False,
+    ) -> Callable[[F], F]:
+        """Decorator: register a function or class under ``name``; its keyword-only parameters are options.
+
+        also: what certain options need on top of ``needs``. any_width: whether models may differ in the widths
+        of their layers.
+        """
 
         def register(call: F) -> F:
             if name in self._methods:
@@ -99,6 +133,8 @@ class Registry:
                 needs or Needs(),
                 call,
                 _options_model(name, call),
+                also,
+                any_width,
             )
             return call
 

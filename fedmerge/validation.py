@@ -109,7 +109,8 @@ class _Fault:
         kind, context, given = self.error["type"], self.error.get("ctx", {}), self.error["input"]
         field = f"field '{self.field}'" if self.path else "the whole"
         if kind == "extra_forbidden":
-            names = sorted({name for owner in self.owners for name in owner.model_fields})
+            fields = [field for owner in self.owners for field in owner.model_fields.items()]
+            names = sorted({info.alias or name for name, info in fields})
             hint = nearest(str(self.path[-1]), names)
             return f"unknown {field}.{hint} Allowed: {', '.join(names)}."
         if kind == "missing":

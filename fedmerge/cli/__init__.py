@@ -1,6 +1,6 @@
-"""The command line: ``fedmerge run | bench | report | results | methods | sites``, over the Python API."""
+"""The command line: ``fedmerge run | bench | merge | report | results | methods | sites``."""
 
-from fedmerge.cli import bench, commands, report, results
+from fedmerge.cli import bench, commands, merge, report, results
 from fedmerge.cli.app import app, main
 
-__all__ = ["app", "bench", "commands", "main", "report", "results"]
+__all__ = ["app", "bench", "commands", "main", "merge", "report", "results"]

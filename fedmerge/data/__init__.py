@@ -6,6 +6,7 @@ is uint8 images and int64 labels on the CPU; nothing here knows about networks.
 
 from fedmerge.data import streams
 from fedmerge.data.cohort import Cohort, Site, build_cohort
+from fedmerge.data.fusion import FusionData
 from fedmerge.data.images import Split, concat
 from fedmerge.data.partition import partition
 from fedmerge.data.scanner import Appearance
@@ -18,6 +19,7 @@ __all__ = [
     "Arrays",
     "Cohort",
     "CohortSpec",
+    "FusionData",
     "Minimum",
     "Site",
     "SiteSpec",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from fedmerge.data import scanner
+from fedmerge.data.classes import who_takes
 from fedmerge.data.images import Split, concat, resize, to_channels
 from fedmerge.data.partition import divide, draw_proportions
 from fedmerge.data.raw import RawSource, check_labels
@@ -19,6 +21,7 @@ from fedmerge.errors import FedMergeError, nearest, unknown
 from fedmerge.seeding import numpy_generator
 
 Splits = tuple[Split, Split, Split]
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Site:
     train: Split
     val: Split
     test: Split
-    class_names: tuple[str, ...]
+    class_names: Names
     unseen: bool = False
     scanner: tuple[Appearance, ...] = ()
 
@@ -47,11 +50,15 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """The hospitals of one experiment; all images have one shape and all labels one meaning."""
+    """The hospitals of one experiment; all images have one shape and all labels one meaning.
+
+    folder: where relative paths of sources may start, beside the data folder.
+    """
 
     name: str
     title: str
     sites: tuple[Site, ...]
+    folder: Path | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -92,8 +99,8 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
 
     Sites with the same source divide it; all three splits of a site share its class proportions. The same
     (spec, seed) give the same bits. Raises ``FedMergeError`` for whatever ``load_source`` refuses, sites that
-    differ in classes or in image shape, and a site with too few training samples or classes, or an empty
-    split.
+    differ in classes or in image shape, a class of a source that no site takes, and a site with too few
+    training samples or classes, or an empty split.
     """
     groups: dict[object, list[SiteSpec]] = {}
     for site in spec.sites:
@@ -106,11 +113,11 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
     names = _class_names(spec, owner)
     parts: dict[str, Splits] = {}
     for key, members in groups.items():
-        splits = _relabel(raws[key], names, members[0].name)
-        parts.update(_share_out(splits, members, len(names), seed, raws[key].text))
+        splits = relabel(raws[key], names, f"site '{members[0].name}'")
+        parts.update(_share_out(spec, splits, members, names, seed, raws[key].text))
     _check_shapes(spec, owner)
     sites = tuple(_site(spec, site, parts[site.name], names, seed) for site in spec.sites)
-    return Cohort(spec.name, spec.title or spec.name, sites)
+    return Cohort(spec.name, spec.title or spec.name, sites, spec.folder)
 
 
 def _class_names(spec: CohortSpec, owner: dict[str, RawSource]) -> tuple[str, ...]:
@@ -135,16 +142,19 @@ def _class_names(spec: CohortSpec, owner: dict[str, RawSource]) -> tuple[str, ..
     return reference.class_names or tuple(str(label) for label in range(reference.n_classes))
 
 
-def _relabel(raw: RawSource, names: tuple[str, ...], site: str) -> Splits:
-    """Labels as positions in ``names``: looked up by name for folders, else kept and checked."""
+def relabel(raw: RawSource, names: Names, where: str) -> Splits:
+    """Labels as positions in ``names``: looked up by name for folders, else kept and checked.
+
+    Raises ``FedMergeError`` that begins with ``where`` for a class that is none of ``names``.
+    """
     if not raw.by_name or raw.class_names is None:
         for split in raw.splits:
-            check_labels(split, len(names), f"site '{site}', source '{raw.text}'")
+            check_labels(split, len(names), f"{where}, source '{raw.text}'")
         return raw.splits
     for name in raw.class_names:
         if name not in names:
             raise FedMergeError(
-                f"site '{site}': the folder '{name}' of {raw.text} is none of the classes {', '.join(names)}."
+                f"{where}: the folder '{name}' of {raw.text} is none of the classes {', '.join(names)}."
                 f"{nearest(name, names)} Rename the folder, or name it under classes:."
             )
     lookup = torch.tensor([names.index(name) for name in raw.class_names])
@@ -153,14 +163,17 @@ def _relabel(raw: RawSource, names: tuple[str, ...], site: str) -> Splits:
 
 
 def _share_out(
-    splits: Splits, members: Sequence[SiteSpec], n_classes: int, seed: int, text: str
+    spec: CohortSpec, splits: Splits, members: Sequence[SiteSpec], names: Names, seed: int, text: str
 ) -> dict[str, Splits]:
     """Divide one source over its sites, each split in the same proportions."""
+    takes = who_takes(spec, splits, members, names, seed, text)
     if len(members) == 1:
         return {members[0].name: splits}
     rng = numpy_generator(seed, "partition", site=text)
     shares = [site.share for site in members]
-    proportions = draw_proportions(n_classes, shares, [site.label_skew for site in members], rng)
+    default = None if spec.label_skew == "disjoint" else spec.label_skew
+    skews = [default if site.follows else site.label_skew for site in members]
+    proportions = draw_proportions(len(names), shares, skews, rng, takes)
     indices = [divide(split.labels.numpy(), proportions, rng) for split in splits]
     return {
         site.name: (
@@ -190,7 +203,7 @@ def _check_shapes(spec: CohortSpec, owner: dict[str, RawSource]) -> None:
             )
 
 
-def _site(spec: CohortSpec, site: SiteSpec, splits: Splits, names: tuple[str, ...], seed: int) -> Site:
+def _site(spec: CohortSpec, site: SiteSpec, splits: Splits, names: Names, seed: int) -> Site:
     """Limit, check, resize and shift one site's images."""
     train, val, test = splits
     if site.limit is not None and len(train) > site.limit:

@@ -27,13 +27,15 @@ def draw_proportions(
     shares: Sequence[float],
     concentrations: Sequence[float | None],
     rng: np.random.Generator,
+    takes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Which part of each class goes to which site: float64, sites x classes, each column sums to one.
 
     For class c:  p_ic = s_i g_ic / sum_j s_j g_jc,  g_ic ~ Gamma(a_i) / a_i  (mean one), and g_ic = 1 where
     the concentration a_i is None (no label skew). Equal shares and equal concentrations a give exactly
     Dirichlet(a, ..., a), the usual federated label skew (Hsu et al. 2019, arXiv 1909.06335). Small a: a class
-    lies at few sites.
+    lies at few sites. takes: bool, sites x classes, at least one site a class; the other s_i g_ic are zero
+    (None: every site takes every class). What is drawn does not depend on it.
 
     The gammas are drawn as logarithms, log Gamma(a) = log Gamma(a + 1) + log(U) / a, so that tiny
     concentrations do not underflow to 0 / 0.
@@ -45,6 +47,8 @@ def draw_proportions(
             gamma = np.log(rng.standard_gamma(concentration + 1.0, n_classes))
             uniform = np.log1p(-rng.random(n_classes))  # log of a uniform on (0, 1]
             log_weight[i] += gamma + uniform / concentration - np.log(concentration)
+    if takes is not None:
+        log_weight[~takes] = -np.inf
     weight = np.exp(log_weight - log_weight.max(axis=0, initial=-np.inf))
     return weight / weight.sum(axis=0)
 

@@ -40,6 +40,8 @@ def _known_form(source: str) -> str:
     return source
 
 
+Skew = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ClassLabel = Annotated[int, Field(ge=0)]
 Name = Annotated[str, AfterValidator(_plain_name)]
 SourceText = Annotated[str, AfterValidator(_known_form)]
 SourceArrays = Annotated[InstanceOf[Arrays], PlainSerializer(str, return_type=str)]
@@ -63,25 +65,42 @@ class SiteSpec(Frozen):
 
     source: default is the cohort's. share: its part of a source that several sites divide, relative to
     theirs. label_skew: concentration of its class proportions (Dirichlet); small is skewed, None is none.
-    limit: at most so many training images. scanner: appearance shifts, applied in order. unseen: it does not
-    train, it is where the fused model is deployed.
+    classes: by name or label, the only ones it takes of its source; a class that several list is divided
+    by share, and one that nobody lists goes to the sites without a list. limit: at most so many training
+    images. scanner: appearance shifts, applied in order. unseen: it does not train, it is where the fused
+    model is deployed.
     """
 
     name: Name
     title: str = ""
     source: SourceText | SourceArrays | None = None
     share: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    label_skew: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    label_skew: Skew | None = None
+    classes: tuple[ClassLabel | str, ...] | None = Field(default=None, min_length=1)
     limit: int | None = Field(default=None, ge=1)
     scanner: tuple[Appearance, ...] = ()
     unseen: bool = False
+
+    @property
+    def follows(self) -> bool:
+        """Whether the cohort's label skew is its own: it trains, and says nothing of classes itself."""
+        return not self.unseen and self.classes is None and self.label_skew is None
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> SiteSpec:
+        if self.classes and len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes repeat a class: {', '.join(map(str, self.classes))}")
+        return self
 
 
 class CohortSpec(Frozen):
     """The hospitals of one experiment.
 
     source: default of the sites. size: all images as size x size. channels: all images grey (1) or RGB (3).
-    classes: names by label; needed where sources disagree on them. From Python, a source may be ``Arrays``.
+    classes: names by label; needed where sources disagree on them. label_skew: that of the sites that train
+    and say nothing of classes themselves, or ``disjoint``: the classes, in an order drawn by the seed, are
+    cut into as many groups as a source has such sites, and each takes one group; the other sites without a
+    list of classes keep their share of every class. From Python, a source may be ``Arrays``.
     """
 
     name: Name
@@ -90,6 +109,7 @@ class CohortSpec(Frozen):
     size: int | None = Field(default=None, ge=8)
     channels: Literal[1, 3] | None = None
     classes: tuple[str, ...] | None = Field(default=None, min_length=2)
+    label_skew: Skew | Literal["disjoint"] | None = None
     minimum: Minimum = Minimum()
     sites: tuple[SiteSpec, ...] = Field(min_length=1)
     _folder: Path | None = PrivateAttr(default=None)

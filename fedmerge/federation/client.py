@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,9 +13,11 @@ from torch.nn.functional import cross_entropy
 from fedmerge.analysis import scores
 from fedmerge.data import Site
 from fedmerge.federation.records import METRICS, job_of, reply, state_of
+from fedmerge.federation.sums import MINIMUM, HospitalSums
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
 from fedmerge.models.zoo import ModelSpec, build
+from fedmerge.seeding import derive
 from fedmerge.training import TrainingOptions, fit
 
 Progress = Callable[[int, int], None]
@@ -23,13 +26,17 @@ Progress = Callable[[int, int], None]
 class Hospital:
     """One hospital's side of the conversation: its data, a network to load weights into, and its answers.
 
-    The network is built once; its weights are overwritten by every message.
+    The network is built once; its weights are overwritten by every message. minimum: the fewest images over
+    which it gives sums.
     """
 
-    def __init__(self, site: Site, device: str = "cpu", progress: Progress | None = None) -> None:
+    def __init__(
+        self, site: Site, device: str = "cpu", progress: Progress | None = None, minimum: int = MINIMUM
+    ) -> None:
         self.site = site
         self.device = device
         self.progress = progress
+        self.sums = HospitalSums(site, device, minimum)
         self._model: tuple[ModelSpec, nn.Module] | None = None
 
     def describe(self, message: Message) -> Message:
@@ -50,9 +57,9 @@ class Hospital:
         return Message(content, reply_to=message)
 
     def train(self, message: Message) -> Message:
-        """Train the received weights on the training split; answer new weights and numbers."""
+        """Train the received weights, or an initialisation of its own; answer new weights and numbers."""
         job = job_of(message)
-        model = self._load(message)
+        model = self._own_start(job) if job.get("start") == "own" else self._load(message)
         result = fit(
             model,
             self.site.train.images,
@@ -95,6 +102,11 @@ class Hospital:
             },
         )
 
+    def _own_start(self, job: dict[str, Any]) -> nn.Module:
+        """A network initialised from (seed, "start", this site); pretrained weights stay what they are."""
+        seed = derive(job["seed"], "start", site=self.site.name)
+        return build(ModelSpec(**job["model"]), seed).to(self.device)
+
     def _load(self, message: Message) -> nn.Module:
         job = job_of(message)
         spec = ModelSpec(**job["model"])
@@ -108,13 +120,22 @@ class Hospital:
 def client_app(hospital_of: Callable[[Context], Hospital]) -> ClientApp:
     """The Flower ClientApp of a hospital; ``hospital_of`` finds the hospital a Context speaks for.
 
-    It answers ``query`` (who are you), ``train`` and ``evaluate``.
+    It answers ``query`` (who are you), ``train``, ``evaluate``, and ``query.sums_begin`` and ``query.sums``
+    (sums over its images, for a fusion).
     """
     app = ClientApp()
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
         return hospital_of(context).describe(message)
+
+    @app.query("sums_begin")
+    def sums_begin(message: Message, context: Context) -> Message:
+        return hospital_of(context).sums.begin(message)
+
+    @app.query("sums")
+    def sums(message: Message, context: Context) -> Message:
+        return hospital_of(context).sums.answer(message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

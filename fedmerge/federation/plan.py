@@ -12,13 +12,15 @@ from fedmerge.models.zoo import ModelSpec
 from fedmerge.training import TrainingOptions
 
 OnFailure = Literal["skip", "abort"]
+Start = Literal["shared", "independent"]
 
 
 class Plan(BaseModel):
     """What is trained, how, and how often.
 
-    rounds: federated rounds of mean aggregation; 0 fine-tunes from the shared start. local: a hospital's
-    training in one round. fine_tune: what each hospital does to its own copy after the rounds.
+    rounds: federated rounds of mean aggregation; 0 fine-tunes from the start. start: all hospitals begin
+    from one initialisation, or, without rounds, each from its own. local: a hospital's training in one
+    round. fine_tune: what each hospital does to its own copy after the rounds.
     on_failure: a hospital that fails in a round is left out of that round, or ends the run.
     quorum: the fewest hospitals that must answer, else the run ends with a sentence.
     """
@@ -29,6 +31,7 @@ class Plan(BaseModel):
     normalisation: Normalisation
     seed: int
     rounds: int
+    start: Start = "shared"
     local: TrainingOptions
     fine_tune: TrainingOptions
     batch_norm: BatchNormPolicy = "mixture"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -21,6 +22,10 @@ class Member:
     examples: int
     validation: int
     class_counts: tuple[int, ...]
+
+    def held(self, split: Literal["val", "train"]) -> int:
+        """How many images it has in a split."""
+        return self.validation if split == "val" else self.examples
 
 
 class Roster(tuple[Member, ...]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from flwr.app import ArrayRecord, Context
@@ -11,7 +11,9 @@ from flwr.serverapp import Grid, ServerApp
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.records import request
 from fedmerge.federation.roster import Roster, greet
+from fedmerge.federation.statistics import FederatedStatistics
 from fedmerge.federation.strategy import MergeStrategy
+from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
 
@@ -43,10 +45,14 @@ class Server:
         return dict(result.arrays.to_torch_state_dict())
 
     def fine_tune(self, start: State) -> Iterator[tuple[str, State, dict[str, Any]]]:
-        """Each hospital trains its own copy of ``start``; yields (name, weights, metrics) in site order."""
+        """Each hospital trains its own copy of ``start``; yields (name, weights, metrics) in site order.
+
+        With an independent start no weights are sent: each hospital begins from its own initialisation.
+        """
         round = self.plan.rounds + 1
-        job = self.strategy.job(round, "fine-tune", self.plan.fine_tune)
-        arrays = ArrayRecord(start)
+        own = self.plan.start == "independent"
+        job = self.strategy.job(round, "fine-tune", self.plan.fine_tune) | ({"start": "own"} if own else {})
+        arrays = None if own else ArrayRecord(start)
         replies = self.grid.send_and_receive(
             [request("train", member.node_id, "fine-tune", job, arrays) for member in self.roster]
         )
@@ -65,6 +71,23 @@ class Server:
         answers = [answer.metrics for answer in self.strategy.accept(0, "score", replies, roster)]
         total = sum(answer["num-examples"] for answer in answers)
         return float(sum(answer["num-examples"] * answer[metric] for answer in answers) / total)
+
+    def statistics(
+        self,
+        parents: ModelPool | Mapping[str, State],
+        images: Mapping[str, int],
+        split: Literal["val", "train"] = "val",
+    ) -> FederatedStatistics:
+        """Sums over images that stay in the hospitals, for a fusion of ``parents``, in their order.
+
+        images: by hospital, of how many images of its ``split`` the sums are; it draws them as
+        ``fedmerge.data.fusion.share(site, n, split, seed)`` does. Raises FedMergeError for an unknown
+        hospital.
+        """
+        states = {
+            name: parents.state(name) if isinstance(parents, ModelPool) else parents[name] for name in parents
+        }
+        return FederatedStatistics(self.grid, self.strategy, states, images, split)
 
 
 def server_app(plan: Plan, programme: Callable[[Server], None]) -> ServerApp:

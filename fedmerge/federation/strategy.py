@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ class MergeStrategy(Strategy):
         self, round: int, purpose: str, training: TrainingOptions, span: tuple[float, float] = (0.0, 1.0)
     ) -> dict[str, Any]:
         """The description of a training job, as a hospital receives it."""
-        return self._common() | {
+        return self.common() | {
             "training": training.model_dump(),
             "round": round,
             "purpose": purpose,
@@ -96,20 +96,14 @@ class MergeStrategy(Strategy):
 
     def evaluation(self, group: str, state: State | ArrayRecord, roster: Roster) -> list[Message]:
         """Evaluation messages for ``state`` to the hospitals of ``roster``."""
-        return [request("evaluate", member.node_id, group, self._common(), state) for member in roster]
+        return [request("evaluate", member.node_id, group, self.common(), state) for member in roster]
 
     def accept(
         self, round: int, phase: str, replies: Iterable[Message], roster: Roster | None = None
     ) -> list[Answer]:
         """The usable replies in site order; the others become failures. Raises below the quorum."""
         roster = self.roster if roster is None else roster
-        accepted = []
-        for member, reply in roster.in_order(replies):
-            answer = _read(member, reply)
-            if isinstance(answer, Answer):
-                accepted.append(answer)
-            else:
-                self._fail(Failure(round, phase, member.name, answer))
+        accepted = self.usable(round, phase, replies, roster)
         if len(accepted) < min(self.plan.quorum, len(roster)):
             reasons = "; ".join(f"{f.site}: {f.reason}" for f in self.failures if f.round == round)
             raise FedMergeError(
@@ -123,6 +117,28 @@ class MergeStrategy(Strategy):
             )
         return accepted
 
+    def usable(
+        self,
+        round: int,
+        phase: str,
+        replies: Iterable[Message],
+        roster: Roster,
+        check: Callable[[Answer], str | None] | None = None,
+    ) -> list[Answer]:
+        """The usable replies in the order of ``roster``, however few; the others become failures.
+
+        check: says why an answer cannot be used, in words, or None.
+        """
+        accepted = []
+        for member, reply in roster.in_order(replies):
+            answer = _read(member, reply)
+            wrong = answer if isinstance(answer, str) else check(answer) if check else None
+            if wrong is not None:
+                self._fail(Failure(round, phase, member.name, wrong))
+            elif isinstance(answer, Answer):
+                accepted.append(answer)
+        return accepted
+
     def _fail(self, failure: Failure) -> None:
         self.failures.append(failure)
         if self.plan.on_failure == "abort":
@@ -131,7 +147,8 @@ class MergeStrategy(Strategy):
                 f"{failure.reason} (on_failure: skip would go on without it)"
             )
 
-    def _common(self) -> dict[str, Any]:
+    def common(self) -> dict[str, Any]:
+        """What every job says: the network, how images become its input, the run's seed."""
         normalisation = self.plan.normalisation
         return {
             "model": self.plan.model.model_dump(),
@@ -150,5 +167,5 @@ def _read(member: Member, reply: Message | None) -> Answer | str:
     if state is not None:
         broken = non_finite(state)
         if broken:
-            return f"weights are not finite in {len(broken)} tensors, first '{broken[0]}'"
+            return f"numbers are not finite in {len(broken)} tensors, first '{broken[0]}'"
     return Answer(member, metrics_of(reply), state)

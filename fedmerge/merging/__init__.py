@@ -4,7 +4,15 @@ One file a family of methods; each method is one function registered in ``FUSION
 them by name. To add a method, write a function like those in ``averages`` and import its file here.
 """
 
-from fedmerge.merging import averages, ensembles, soups
+from fedmerge.merging import averages, controls, ensembles, fisher, model_stock, soups, task_vectors
+from fedmerge.merging.matching import (
+    gradient,
+    hungarian_fusion,
+    kmeans_fusion,
+    rebasin,
+    regmean,
+    transport,
+)
 from fedmerge.merging.merge import MergeResult, merge
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents
 
@@ -15,7 +23,17 @@ __all__ = [
     "Merged",
     "Parents",
     "averages",
+    "controls",
     "ensembles",
+    "fisher",
+    "gradient",
+    "hungarian_fusion",
+    "kmeans_fusion",
     "merge",
+    "model_stock",
+    "rebasin",
+    "regmean",
     "soups",
+    "task_vectors",
+    "transport",
 ]

@@ -2,37 +2,81 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 from fedmerge.errors import FedMergeError
+from fedmerge.merging.checks import check_finite, summation_order
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents
-from fedmerge.models.state import average
+from fedmerge.models.heads import find_head, group_of
+from fedmerge.models.state import State, average, non_finite, running_pairs
+from fedmerge.registry import Needs
+
+Weights: TypeAlias = Literal["uniform", "samples"] | list[float]
+MetricWeights: TypeAlias = Literal["uniform", "samples", "metric"] | list[float]
+
+
+def _needs(options: dict[str, Any]) -> Needs:
+    groups = options["groups"] or {}
+    return Needs(
+        score="metric" in [w for w in (options["weights"], *groups.values()) if isinstance(w, str)],
+        features=not groups.keys().isdisjoint(("encoder", "head")),
+    )
 
 
 @FUSION.method(
     "mean",
     title="Mean merging",
     paper="FedAvg, arXiv 1602.05629; Model soups (uniform soup), arXiv 2203.05482",
+    also=_needs,
 )
 def mean(
-    parents: Parents, context: Context, *, weights: Literal["uniform", "samples"] | list[float] = "uniform"
+    parents: Parents,
+    context: Context,
+    *,
+    weights: MetricWeights = "uniform",
+    groups: dict[str, MetricWeights] | None = None,
 ) -> Merged:
     """Average the weights of all models: theta = sum_m a_m theta_m, with sum_m a_m = 1.
 
     ``weights``: ``uniform`` (a_m = 1/M), ``samples`` (a_m in proportion to hospital m's training images),
-    or one number a model. Sums are taken in float64; integer buffers come from the first model;
-    batch-norm statistics follow the run's policy.
+    ``metric`` (in proportion to its own validation score), or one number a model.
+
+    ``groups``: other weights for some entries, for instance ``{"head": "metric", "layer4": [1, 0, 0]}``. A
+    key is ``encoder``, ``head`` (found by running the model on ``context.example``), or a regular expression
+    searched for in the entries' names; the first that matches wins, and the other entries take ``weights``.
+    ``coefficients`` are those of ``weights``; ``decisions`` has one dict a group.
+
+    Sums are taken in float64, one model at a time, in an order that depends on what the models hold
+    (:func:`~fedmerge.merging.checks.summation_order`): permuting them changes no bit of what is summed.
+    Integer buffers come from the first model; batch-norm statistics follow the run's policy, a running
+    variance in the group of its mean. One model alone, and a model with itself, stay as they are, bit for
+    bit (float32 and narrower).
+
+    Raises FedMergeError for weights that do not fit, a group that matches nothing, and a parent that holds
+    NaN or infinity.
     """
-    coefficients = _coefficients(parents, weights)
-    state = average(parents.states(), coefficients, batch_norm=context.batch_norm)
-    total = sum(coefficients)
-    return Merged(
-        parents.module(state),
-        {name: a / total for name, a in zip(parents.names, coefficients, strict=True)},
-    )
+    scores = _Scores(parents, context)
+    raw = scores.weights(weights)
+    chosen = {name: scores.weights(value) for name, value in (groups or {}).items()}
+    members = _members(parents, context, list(chosen))
+    state: State = {}
+    log = []
+    for name, entries in members.items():
+        own = chosen.get(name, raw)
+        state |= mean_of(parents, context, own, entries)
+        if name:
+            log.append({"group": name, "entries": len(entries), "coefficients": _by_name(parents, own)})
+    if non_finite(state):
+        check_finite(parents)
+    return Merged(parents.module(state), _by_name(parents, raw), log)
 
 
-def _coefficients(parents: Parents, weights: str | list[float]) -> list[float]:
+def parent_weights(parents: Parents, weights: Weights) -> list[float]:
+    """One number a model, not yet divided by their sum; raises FedMergeError where they do not fit."""
     if weights == "uniform":
         return [1.0] * len(parents)
     if weights == "samples":
@@ -40,7 +84,97 @@ def _coefficients(parents: Parents, weights: str | list[float]) -> list[float]:
             raise FedMergeError(
                 "weights: samples needs the number of training images of each model: pass examples=[...]."
             )
-        return [float(n) for n in parents.examples]
+        return _usable([float(n) for n in parents.examples])
     if len(weights) != len(parents):
         raise FedMergeError(f"{len(weights)} weights were given for {len(parents)} models: give one each.")
-    return [float(weight) for weight in weights]
+    return _usable([float(weight) for weight in weights])
+
+
+def normalised(weights: Sequence[float]) -> list[float]:
+    """``weights`` divided by their sum."""
+    total = math.fsum(weights)
+    return [weight / total for weight in weights]
+
+
+def mean_of(parents: Parents, context: Context, weights: Sequence[float], entries: Sequence[str]) -> State:
+    """The weighted mean of some ``entries`` of all models; what is not summed comes from the first model."""
+    order = [i for i in summation_order(parents, weights) if weights[i] != 0]
+    parts = (_part(parents, i, entries) for i in order)
+    means = average(parts, [weights[i] for i in order], batch_norm=context.batch_norm)
+    first = _part(parents, 0, entries)
+    kept = [key for pair in running_pairs(entries) for key in pair] if context.batch_norm == "first" else []
+    copied = {key for key, value in first.items() if not value.is_floating_point()} | set(kept)
+    return means | {key: first[key].detach().clone() for key in copied}
+
+
+def _part(parents: Parents, index: int, entries: Sequence[str]) -> State:
+    state = parents.load(index)
+    return {key: state[key] for key in entries}
+
+
+class _Scores:
+    """Turns ``weights`` into numbers; the models are scored once, when ``metric`` is first asked for."""
+
+    def __init__(self, parents: Parents, context: Context) -> None:
+        self.parents = parents
+        self.context = context
+        self.known: list[float] = []
+
+    def weights(self, weights: MetricWeights) -> list[float]:
+        if weights != "metric":
+            return parent_weights(self.parents, weights)
+        if self.context.score is None:
+            raise FedMergeError(
+                "weights: metric needs a validation score: pass score=, or data= with labels=."
+            )
+        self.known = self.known or [float(self.context.score(state)) for state in self.parents.states()]
+        if not all(score >= 0 for score in self.known):
+            raise FedMergeError(
+                f"weights: metric needs scores that are not negative, but they are {self.known}: "
+                "score by accuracy or the like, or give the weights as numbers."
+            )
+        return _usable(self.known)
+
+
+def _usable(weights: list[float]) -> list[float]:
+    total = math.fsum(weights)
+    if not all(map(math.isfinite, weights)) or total == 0:
+        raise FedMergeError(
+            f"the weights {weights} cannot be used: each must be finite, and their sum must not be zero."
+        )
+    return weights
+
+
+def _by_name(parents: Parents, weights: Sequence[float]) -> dict[str, float]:
+    return dict(zip(parents.names, normalised(weights), strict=True))
+
+
+def _members(parents: Parents, context: Context, groups: list[str]) -> dict[str, list[str]]:
+    """The entries of each group, in order; those of no group stand under the empty name."""
+    keys = list(parents.load(0))
+    inside = {group: _matching(parents, context, group, keys) for group in groups}
+    members: dict[str, list[str]] = {group: [] for group in ["", *groups]}
+    means = {variance: mean for mean, variance in running_pairs(keys)}
+    for key in keys:
+        asked = means.get(key, key)
+        members[next((group for group in groups if asked in inside[group]), "")].append(key)
+    return members
+
+
+def _matching(parents: Parents, context: Context, group: str, keys: list[str]) -> set[str]:
+    if group in ("encoder", "head"):
+        if context.example is None:
+            raise FedMergeError(f"the group '{group}' is found by running the model on a batch: pass data=.")
+        head = find_head(parents.template, context.example)
+        return {key for key in keys if group_of(key, head) == group}
+    try:
+        found = {key for key in keys if re.search(group, key)}
+    except re.error as error:
+        raise FedMergeError(f"the group '{group}' is not a regular expression: {error}.") from None
+    if not found:
+        close = difflib.get_close_matches(group, keys, n=3, cutoff=0.0)
+        raise FedMergeError(
+            f"the group '{group}' matches no entry of the models. The nearest names: {', '.join(close)}. "
+            "Groups are 'encoder', 'head', or a regular expression for names."
+        )
+    return found

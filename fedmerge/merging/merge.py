@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.merging.checks import check_finite
+from fedmerge.merging.matching.repair import corrected
+from fedmerge.merging.matching.statistics import Statistics
 from fedmerge.merging.methods import FUSION, Context, Parents
 from fedmerge.models.pool import ModelPool
-from fedmerge.models.state import BatchNormPolicy, State
+from fedmerge.models.state import BatchNormPolicy, State, check_alike
+from fedmerge.registry import Needs
 
 
 @dataclass(frozen=True)
@@ -38,52 +42,115 @@ def merge(
     models: Sequence[nn.Module] | ModelPool,
     method: str = "mean",
     *,
-    data: Tensor | None = None,
+    data: Tensor | Iterable[Any] | None = None,
     labels: Tensor | None = None,
     score: Callable[[State], float] | None = None,
     names: Sequence[str] | None = None,
     examples: Sequence[int] | None = None,
+    start: nn.Module | State | None = None,
+    statistics: Statistics | None = None,
+    into: nn.Module | None = None,
+    after: str = "none",
     batch_norm: BatchNormPolicy = "mixture",
     seed: int = 0,
+    device: str = "cpu",
     **options: Any,
 ) -> MergeResult:
-    """Fuse ``models`` of one architecture into one by a registered method; the inputs are not changed.
+    """Fuse ``models`` into one by a registered method; the inputs are not changed.
 
-    data: N x C x H x W, as the models take it; labels: N class indices. Together they give methods that
-    validate a score (accuracy on them), unless ``score`` (state -> number, higher is better) is given.
-    names, examples: one name and one number of training images a model. batch_norm: how running
-    statistics are merged (``average``, ``mixture`` of moments, ``first``). options: the method's own,
-    see ``fedmerge methods``.
+    data: fusion images N x C x H x W as the models take them, or a loader of batches ``x`` or ``(x, y)``.
+    labels: N class indices. Together they give methods that validate a score (accuracy on them), unless
+    ``score`` (state -> number, higher is better) is given. names, examples: one name and one number of
+    training images a model. start: the model, or its state, from which all were trained (task vectors).
+    statistics: answers with sums over images that lie elsewhere, in place of ``data``. into: a module of the
+    architecture to be made, where models differ in width. after: ``batch-norm`` re-estimates running
+    statistics on ``data``, ``repair`` rescales every channel to the parents' statistics. batch_norm: how
+    running statistics are merged (``average``, ``mixture`` of moments, ``first``). device: where to compute.
+    options: the method's own, see ``fedmerge methods``.
 
-    Raises FedMergeError for an unknown method or option, an unmet need, or models that are not alike.
+    Raises FedMergeError for an unknown method or option, an unmet need, models that are not alike, weights
+    that are not finite (with the tensor's name).
 
-    >>> fused = merge([net_a, net_b], "mean").model            # doctest: +SKIP
+    >>> fused = merge([net_a, net_b], "kf", data=x).model            # doctest: +SKIP
     """
     registered = FUSION[method]
     checked = registered.check(options)
-    parents = Parents.of(models, names, examples)
-    if score is None and data is not None and labels is not None:
-        score = _accuracy(parents.template, data, labels)
+    parents = Parents.of(models, names, examples, into=into, any_width=registered.any_width)
+    check_finite(parents)
+    images, labels = _collected(data, labels)
+    if score is None and images is not None and labels is not None:
+        score = _accuracy(parents.template, images, labels)
     context = Context(
-        score=score, example=None if data is None else data[:2], batch_norm=batch_norm, seed=seed
+        score=score,
+        example=None if images is None else images[:2],
+        batch_norm=batch_norm,
+        seed=seed,
+        data=images,
+        labels=labels,
+        statistics=statistics,
+        start=_state_of(start, parents),
+        device=device,
     )
-    if registered.needs.score and score is None:
-        raise FedMergeError(
-            f"method '{method}' needs a validation score: pass data= with labels=, or score=."
-        )
+    _check_needs(registered.name, registered.needs_with(options), context)
     began = time.perf_counter()
     merged = registered.call(parents, context, **checked)
+    merged = corrected(merged, after, parents, context)
     seconds = time.perf_counter() - began
     return MergeResult(
         merged.model, method, merged.coefficients, merged.decisions, seconds, merged.forward_passes
     )
 
 
+def _check_needs(method: str, needs: Needs, context: Context) -> None:
+    unmet = {
+        "a validation score: pass data= with labels=, or score=": needs.score and context.score is None,
+        "fusion images: pass data=": needs.fusion_images and context.data is None,
+        "fusion images: pass data=, or statistics=": needs.fusion_sums
+        and context.data is None
+        and context.statistics is None,
+        "the classes of the fusion images: pass labels=": needs.fusion_labels
+        and context.labels is None
+        and context.statistics is None,
+        "the weights from which the models were trained: pass start=": needs.shared_start
+        and context.start is None,
+    }
+    for what, missing in unmet.items():
+        if missing:
+            raise FedMergeError(f"method '{method}' needs {what}.")
+
+
+def _collected(
+    data: Tensor | Iterable[Any] | None, labels: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Images and labels as one tensor each, from a tensor or a loader of batches."""
+    if data is not None and not isinstance(data, Tensor):
+        batches = [batch if isinstance(batch, list | tuple) else (batch,) for batch in data]
+        if not batches:
+            raise FedMergeError("data= gave no batch: give at least one image.")
+        if labels is None and all(len(batch) > 1 for batch in batches):
+            labels = torch.cat([batch[1] for batch in batches])
+        data = torch.cat([batch[0] for batch in batches])
+    if data is not None and not bool(data.isfinite().all()):
+        raise FedMergeError("data= holds NaN or infinity: remove those images.")
+    if data is not None and labels is not None:
+        labels = labels.reshape(-1).long()
+        if len(data) != len(labels):
+            raise FedMergeError(
+                f"data has {len(data)} images but labels has {len(labels)}: give one label an image."
+            )
+    return data, labels
+
+
+def _state_of(start: nn.Module | State | None, parents: Parents) -> State | None:
+    if start is None:
+        return None
+    state = start.state_dict() if isinstance(start, nn.Module) else start
+    state = {key: value.detach() for key, value in state.items()}
+    check_alike((parents.names[0], "start"), (parents.load(0), state))
+    return state
+
+
 def _accuracy(template: nn.Module, data: Tensor, labels: Tensor) -> Callable[[State], float]:
-    if len(data) != len(labels):
-        raise FedMergeError(
-            f"data has {len(data)} images but labels has {len(labels)}: give one label an image."
-        )
     module = copy.deepcopy(template).eval()
 
     @torch.no_grad()

@@ -23,27 +23,25 @@ def greedy(
     context: Context,
     *,
     order: Literal["score", "index"] = "score",
-    start: Literal["best", "first"] = "best",
+    begin: Literal["best", "first"] = "best",
     accept: Literal[">=", ">"] = ">=",
     average: Average = "running",
 ) -> Merged:
     """Grow a soup model by model, keeping each candidate that scores at least as well as the soup so far.
 
     ``order``: the order of trial, by falling individual score (ties: pool order) or as they stand.
-    ``start``: the best single model or the first one in the pool. ``accept``: what counts as no worse.
+    ``begin``: with the best single model or the first one in the pool. ``accept``: what counts as no worse.
     ``average``: ``running`` is the mean of the members, (k S + theta) / (k + 1) with k members so far;
     ``half`` is (S + theta) / 2; ``index`` is (j S + theta) / (j + 1) with j the position in the pool.
 
     The defaults are the soup of Wortsman et al. The two variants in the released code of Rethinking
-    Weight-Averaged Model-merging are (order=index, start=best, accept=>, average=half) and
-    (order=index, start=first, accept=>, average=index); the second over-weights the soup after a rejection.
-    ``decisions`` logs every trial.
+    Weight-Averaged Model-merging are ``greedy-v1`` and ``greedy-v2``. ``decisions`` logs every trial.
     """
     if context.score is None:
         raise FedMergeError("greedy needs a validation score: pass score=, or data= with labels=.")
     singles = [context.score(state) for state in parents.states()]
     ranked = sorted(range(len(parents)), key=lambda i: -singles[i])
-    first = ranked[0] if start == "best" else 0
+    first = ranked[0] if begin == "best" else 0
     queue = [i for i in (ranked if order == "score" else range(len(parents))) if i != first]
     members, weights, soup, best = [first], {first: 1.0}, parents.load(first), singles[first]
     log = [_decision(parents.names[first], singles[first], best, True)]
@@ -58,6 +56,39 @@ def greedy(
             members, soup, best = [*members, index], candidate, score
     coefficients = {name: weights.get(i, 0.0) for i, name in enumerate(parents.names)}
     return Merged(parents.module(soup), coefficients, log)
+
+
+@FUSION.method(
+    "greedy-v1",
+    title="Greedy soup, released variant 1",
+    paper="Rethinking Weight-Averaged Model-merging, arXiv 2411.09263, released code",
+    needs=Needs(individual_models=True, score=True),
+)
+def greedy_v1(parents: Parents, context: Context) -> Merged:
+    """The released code's first greedy soup: begin with the best, then S <- (S + theta) / 2 in pool order.
+
+    Faithful: the start is the best single model (the first among equals); the others are tried in the order
+    of the pool, and one is accepted only if the score rises. Known fault, kept: halving gives the members
+    the weights 1/2, 1/4, ... from the last to the first, so this is no mean of its members. The released
+    code also tries the start against itself, which can never raise the score; that trial is left out.
+    """
+    return greedy(parents, context, order="index", begin="best", accept=">", average="half")
+
+
+@FUSION.method(
+    "greedy-v2",
+    title="Greedy soup, released variant 2",
+    paper="Rethinking Weight-Averaged Model-merging, arXiv 2411.09263, released code",
+    needs=Needs(individual_models=True, score=True),
+)
+def greedy_v2(parents: Parents, context: Context) -> Merged:
+    """The released code's second greedy soup: begin with model 0, then S <- (j S + theta_j) / (j + 1).
+
+    Faithful: pool order from the first model on, and a model is accepted only if the score rises. Known
+    fault, kept: j is the position in the pool and not the number of members, so after a rejection the
+    soup so far weighs more than its members' share.
+    """
+    return greedy(parents, context, order="index", begin="first", accept=">", average="index")
 
 
 def _shares(rule: Average, n_members: int, index: int) -> tuple[float, float]:

@@ -65,7 +65,7 @@ class ModelPool:
                 raise _not_writable(self.folder, error) from None
         elif not self.folder.is_dir():
             raise FedMergeError(f"there is no model pool at '{self.folder}': check the path.")
-        cards = sorted(map(_read_card, self.folder.glob("*.json")), key=lambda c: (c.position, c.name))
+        cards = sorted(map(read_card, self.folder.glob("*.json")), key=lambda c: (c.position, c.name))
         self._cards = {card.name: card for card in cards}
 
     @property
@@ -150,9 +150,7 @@ class ModelPool:
             batch_norm=batch_norm,
             sha256=state_hash(state),
         )
-        held = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-        _write(self._weights(name), lambda path: save_file(held, path, metadata={"format": "pt"}))
-        _write(self._card_path(name), lambda path: path.write_text(card.model_dump_json(indent=2) + "\n"))
+        write_model(self._weights(name), state, card)
         self._cards[name] = card
         return card
 
@@ -228,6 +226,25 @@ class ModelPool:
             )
 
 
+def write_model(path: Path, state: State, card: ModelCard | None) -> None:
+    """Write weights to ``path`` (NAME.safetensors) and then, if there is one, the card beside them.
+
+    Each file is written whole or not at all. Raises FedMergeError where the folder cannot be written.
+    """
+    held = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    _write(path, lambda part: save_file(held, part, metadata={"format": "pt"}))
+    if card is not None:
+        text = card.model_dump_json(indent=2) + "\n"
+        _write(path.with_suffix(".json"), lambda part: part.write_text(text))
+
+
+def load_weights(path: Path) -> State:
+    """The tensors of a safetensors file, on the CPU. Raises FedMergeError if it is missing or damaged."""
+    if not path.is_file():
+        raise FedMergeError(f"there is no file '{path}': check the path.")
+    return _read(path, _tensors)
+
+
 def _read(path: Path, read: Callable[[safe_open], T]) -> T:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -243,7 +260,8 @@ def _tensors(file: safe_open) -> State:
     return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
-def _read_card(path: Path) -> ModelCard:
+def read_card(path: Path) -> ModelCard:
+    """The card in a JSON file. Raises FedMergeError if it is none, or another model's."""
     try:
         card = ModelCard.model_validate_json(path.read_bytes())
     except ValidationError as error:

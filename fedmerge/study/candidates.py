@@ -17,6 +17,7 @@ from fedmerge.models.state import State
 from fedmerge.models.zoo import build
 from fedmerge.study.config import MethodConfig
 from fedmerge.study.deployment import Candidate
+from fedmerge.study.fusion_data import gather, note_traffic
 from fedmerge.study.setup import Setup
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import fit
@@ -75,11 +76,14 @@ def pooled(setup: Setup, references: ModelPool) -> Candidate:
     return Candidate(POOLED, "pooled", model, validation=references.card(POOLED).metrics["validation"])
 
 
-def fuse(setup: Setup, server: Server, target: str, entry: MethodConfig) -> tuple[Candidate, MergeResult]:
+def fuse(
+    setup: Setup, server: Server, target: str, entry: MethodConfig, start: State
+) -> tuple[Candidate, MergeResult]:
     """Run one fusion method on the models that go to ``target``.
 
-    Validation scores come from the same hospitals through the federation; an unseen target gives none.
-    A fused network is scored there too; an ensemble counts as its sources on average.
+    start: the weights from which the hospitals fine-tuned; unused where each had its own. Validation scores
+    come from the same hospitals through the federation; an unseen target gives none. A fused network is
+    scored there too; an ensemble counts as its sources on average.
     """
     sources = setup.sources(target)
     parents = setup.pool.subset(sources)
@@ -89,16 +93,19 @@ def fuse(setup: Setup, server: Server, target: str, entry: MethodConfig) -> tupl
     def score(state: State) -> float:
         return server.score(state, sources, setup.experiment.selection)
 
+    given = {"data": torch.zeros(2, channels, size, size)} | gather(setup, server, target, entry, start)
     result = merge(
         parents,
         entry.method,
-        data=torch.zeros(2, channels, size, size),
         score=score,
         examples=[examples[name] for name in sources],
         batch_norm=setup.plan.batch_norm,
         seed=setup.seed,
-        **entry.options,
+        device=setup.device,
+        **given,
+        **entry.choices,
     )
+    note_traffic(setup, target, entry, given)
     one = result.forward_passes == 1
     validation = score(result.model.state_dict()) if one else fmean(_own_score(setup, s) for s in sources)
     passes = result.forward_passes

@@ -17,12 +17,13 @@ from pydantic import (
     model_validator,
 )
 
-from fedmerge.data import CohortSpec, read_cohort
+from fedmerge.data import CohortSpec, FusionData, read_cohort
 from fedmerge.data.scanner import SHIFTS
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import FedMergeError, nearest, unknown
 from fedmerge.merging import FUSION
 from fedmerge.registry import Registry
+from fedmerge.study.needs import check_needs
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions
 from fedmerge.validation import load_yaml, validate
@@ -43,24 +44,36 @@ class ModelConfig(Strict):
 
 
 class MethodConfig(Strict):
-    """A registered method with its options and the label it gets in tables (default: its name)."""
+    """A registered method with its options and the label it gets in tables (default: its name).
+
+    after: what is done to a fused network's normalisation, only where it is fused into one.
+    """
 
     method: str
     label: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    after: Literal["none", "repair", "batch-norm"] = "none"
     options: dict[str, Any] = {}
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Its options, and ``after`` where it is set: all that decides what the method does."""
+        return self.options | ({} if self.after == "none" else {"after": self.after})
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
-        return {"method": self.method, "label": self.label, **self.options}
+        return {"method": self.method, "label": self.label, **self.choices}
 
 
 class TrainingConfig(TrainingOptions):
     """Local training in a round, the number of rounds, and the fine-tuning that follows.
 
-    ``fine_tune`` inherits every field of the local training it does not set.
+    ``fine_tune`` inherits every field of the local training it does not set. start: all hospitals begin from
+    one initialisation (``shared``), or, with rounds: 0, each from its own (``independent``; pretrained
+    weights are the same for all, a new head is not).
     """
 
     rounds: int = Field(ge=0)
+    start: Literal["shared", "independent"] = "shared"
     fine_tune: TrainingOptions
 
     @model_validator(mode="before")
@@ -71,6 +84,15 @@ class TrainingConfig(TrainingOptions):
         local = {key: value for key, value in given.items() if key in TrainingOptions.model_fields}
         own = given.get("fine_tune") or {}
         return given | {"fine_tune": local | own if isinstance(own, dict) else own}
+
+    @model_validator(mode="after")
+    def _rounds_share_a_start(self) -> TrainingConfig:
+        if self.start == "independent" and self.rounds:
+            raise ValueError(
+                f"start: independent needs rounds: 0 (given: {self.rounds}), because rounds begin from one "
+                "shared model"
+            )
+        return self
 
     @property
     def local(self) -> TrainingOptions:
@@ -117,11 +139,12 @@ def _method(registry: Registry) -> BeforeValidator:
         if "method" not in given:
             raise ValueError("write a method's name, or a mapping with the key 'method' and its options")
         name, label = given.pop("method"), given.pop("label", None)
+        after = {"after": given.pop("after")} if registry is FUSION and "after" in given else {}
         try:
             registry[name].check(given)
         except FedMergeError as error:
             raise ValueError(str(error)) from None
-        return {"method": name, "label": label or name, "options": given}
+        return {"method": name, "label": label or name, "options": given} | after
 
     return BeforeValidator(parse)
 
@@ -130,7 +153,7 @@ class Experiment(Strict):
     """One experiment: who, which network, how trained, how fused, how deployed, with which seeds.
 
     unseen: ``cohort``, the sites marked so; names; ``each`` in turn; or ``none``: every hospital trains, and
-    each is deployed at on its own test split.
+    each is deployed at on its own test split. fusion_data: the images of fusion methods that need some.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -143,6 +166,7 @@ class Experiment(Strict):
     training: TrainingConfig
     selection: Literal["accuracy", "balanced_accuracy"] = "accuracy"
     fusion: tuple[Annotated[MethodConfig, _method(FUSION)], ...]
+    fusion_data: FusionData | None = None
     testtime: tuple[Annotated[MethodConfig, _method(TESTTIME)], ...] = ()
     deployment: Deployment
     batch_norm: Literal["mixture", "average"] = "mixture"
@@ -182,7 +206,8 @@ def read_experiment(
 
     changes: ``a.b=value`` overrides, the value read as YAML. seed: run this seed alone. device: override.
     near: the folder a mapping comes from, where its cohort may lie (a file's is its own).
-    Raises FedMergeError with file, field, what was given, what is allowed, and the nearest valid name.
+    Raises FedMergeError with file, field, what was given, what is allowed, and the nearest valid name; and
+    for a fusion method without the images or the common start that it needs.
     """
     if isinstance(source, Experiment):
         data, where = source.model_dump(), "experiment"
@@ -199,6 +224,7 @@ def read_experiment(
     if device is not None:
         data["device"] = device
     experiment = validate(Experiment, data, where)
+    check_needs(experiment, where)
     cohort = experiment.cohort
     return experiment, read_cohort(cohort, near) if isinstance(cohort, str) else cohort
 

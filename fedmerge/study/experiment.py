@@ -38,9 +38,10 @@ def train_and_fuse(setup: Setup, federation: Federation) -> dict[str, list[Candi
 
     def programme(server: Server) -> None:
         try:
-            fine_tune(setup, server, server.rounds(server.start()))
+            start = server.rounds(server.start())
+            fine_tune(setup, server, start)
             for target in federation.targets:
-                fused[target] = list(fuse_all(setup, server, target))
+                fused[target] = list(fuse_all(setup, server, target, start))
         finally:
             setup.record.federation(setup.seed, federation.name, server.strategy)
 
@@ -56,12 +57,15 @@ def fine_tune(setup: Setup, server: Server, start: State) -> None:
         setup.keep(name, state, metrics, server.score(state, [name], setup.experiment.selection))
 
 
-def fuse_all(setup: Setup, server: Server, target: str) -> Iterator[Candidate]:
-    """Every configured fusion method. One that cannot be run is recorded, and the others go on."""
+def fuse_all(setup: Setup, server: Server, target: str, start: State) -> Iterator[Candidate]:
+    """Every configured fusion method. One that cannot be run is recorded, and the others go on.
+
+    start: the weights from which the hospitals fine-tuned.
+    """
     for entry in setup.experiment.fusion:
         setup.record.stage(f"seed {setup.seed}: fusion by {entry.label} for {target}")
         try:
-            candidate, result = fuse(setup, server, target, entry)
+            candidate, result = fuse(setup, server, target, entry, start)
         except FedMergeError as error:
             setup.record.failure(setup.seed, entry.label, target, str(error))
             continue

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from fedmerge.data import Cohort
-from fedmerge.errors import FedMergeError
+from fedmerge.data import Cohort, FusionData
+from fedmerge.data.fusion import server_set
+from fedmerge.errors import FedMergeError, nearest
 from fedmerge.models.zoo import build
 from fedmerge.study.config import Experiment
 from fedmerge.study.federations import federations
+from fedmerge.study.needs import needs_of
 from fedmerge.study.setup import model_spec
 from fedmerge.training import needs_batch_statistics
 
 
 def check(experiment: Experiment, cohort: Cohort) -> None:
-    """Raise FedMergeError for a network that cannot be built, an impossible batch size, no unseen site."""
+    """Raise FedMergeError for what cannot be: network, batch size, no unseen site, images to fuse with."""
     members = {name for federation in federations(cohort, experiment) for name in federation.members}
     network = build(model_spec(experiment, cohort), seed=0)
     for options, field in (
@@ -30,3 +32,18 @@ def check(experiment: Experiment, cohort: Cohort) -> None:
                     f"site '{site.name}' has {len(site.train)} training images, fewer than {field} "
                     f"{options.batch_size}: lower it to at most {len(site.train)}."
                 )
+    if experiment.fusion_data is not None:
+        _check_fusion_data(experiment, experiment.fusion_data, cohort, members)
+
+
+def _check_fusion_data(experiment: Experiment, data: FusionData, cohort: Cohort, members: set[str]) -> None:
+    for name in data.sites or ():
+        if name not in members:
+            hospitals = ", ".join(sorted(members))
+            raise FedMergeError(
+                f"fusion_data.sites: '{name}' is no hospital that trains.{nearest(name, members)} Those that "
+                f"train: {hospitals}."
+            )
+    if data.origin == "server":
+        labelled = any(needs_of(entry).fusion_labels for entry in experiment.fusion)
+        server_set(data, cohort, experiment.seeds[0], labelled)

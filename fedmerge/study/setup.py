@@ -121,6 +121,7 @@ def set_up(
         normalisation=default_normalisation(spec) if named == "default" else Normalisation.named(named),
         seed=seed,
         rounds=experiment.training.rounds,
+        start=experiment.training.start,
         local=experiment.training.local,
         fine_tune=experiment.training.fine_tune,
         batch_norm=experiment.batch_norm,

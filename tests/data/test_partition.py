@@ -67,6 +67,22 @@ def test_a_huge_concentration_is_no_skew() -> None:
     np.testing.assert_allclose(draws, np.repeat([[1 / 3], [2 / 3]], 50, axis=1), atol=1e-3)
 
 
+def test_only_those_that_take_a_class_divide_it() -> None:
+    """Class 0 between sites of shares 1 and 3: 1/4 and 3/4; class 1 is the third site's alone."""
+    takes = np.array([[True, False], [True, False], [False, True]])
+    drawn = draw_proportions(2, [1.0, 3.0, 2.0], [None] * 3, np.random.default_rng(0), takes)
+    np.testing.assert_allclose(drawn, [[0.25, 0.0], [0.75, 0.0], [0.0, 1.0]])
+
+
+def test_who_takes_what_changes_no_draw() -> None:
+    """Skewed weights w of two sites, taken by both: w / sum w; a class of one more site keeps them."""
+    skewed = draw_proportions(3, [1.0, 1.0], [0.5, 0.5], np.random.default_rng(1))
+    takes = np.array([[True, True, False], [True, True, True]])
+    limited = draw_proportions(3, [1.0, 1.0], [0.5, 0.5], np.random.default_rng(1), takes)
+    np.testing.assert_array_equal(limited[:, :2], skewed[:, :2])
+    np.testing.assert_array_equal(limited[:, 2], [0.0, 1.0])
+
+
 def test_splits_divided_alike_share_their_class_proportions() -> None:
     """Each class count of a site differs from its proportion by less than one sample in either split."""
     rng = np.random.default_rng(4)

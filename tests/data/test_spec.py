@@ -37,6 +37,8 @@ def sites(*names: str, **fields: Any) -> list[dict[str, Any]]:
         ({"sites": sites("a")}, "site 'a' has no source"),
         ({"sites": sites("a", source="digits", unseen=True)}, "at least one must train"),
         ({"sites": []}, "field 'sites'"),
+        ({"sites": sites("a", source="digits", classes=[1, 1])}, "classes repeat a class: 1, 1"),
+        ({"sites": sites("a", source="digits", classes=[-1])}, r"'sites\[0\].classes\[0\]'"),
         ({"sites": sites("../a", source="digits")}, r"field 'sites\[0\].name'"),
         ({"sites": sites("a", source="digit")}, r"field 'sites\[0\].source'.*Did you mean 'digits'"),
         (
@@ -55,6 +57,7 @@ def sites(*names: str, **fields: Any) -> list[dict[str, Any]]:
         ),
         ({"sites": sites("a", scanner=[{"kind": "blur"}])}, r"'sites\[0\].scanner\[0\].severity' is missing"),
         ({"source": "digits", "sites": sites("a"), "channels": 2}, "'channels' cannot be 2. Allowed: 1, 3"),
+        ({"source": "digits", "sites": sites("a"), "label_skew": "disjiont"}, "'label_skew'"),
         ({"source": "digits", "sites": sites("a"), "classes": ["x", "x"]}, "classes repeat a name"),
         (
             {"source": "digits", "sites": sites("a"), "minimum": {"sample": 3}},

@@ -5,8 +5,10 @@ import pytest
 from fedmerge.analysis import scores
 from fedmerge.data import concat
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import server_app, simulate
+from fedmerge.federation import server, server_app, simulate
+from fedmerge.federation.records import request
 from fedmerge.models import average, build, predict, state_hash
+from fedmerge.seeding import derive
 from fedmerge.training import fit
 
 
@@ -52,6 +54,20 @@ def test_fine_tuning_is_each_hospital_s_own_from_the_shared_start(plan, cohort):
     for site in cohort.training:
         own = trained(plan, site, start, plan.fine_tune, 3, "fine-tune", (0.0, 1.0))
         assert state_hash(federated[site.name]) == state_hash(own)
+
+
+def test_an_independent_start_is_each_hospital_s_own_and_is_never_sent(plan, cohort, monkeypatch):
+    """From the initialisation of seed derive(seed, "start", site): all different, none the server's."""
+    own_plan = plan.model_copy(update={"rounds": 0, "start": "independent"})
+    sent = []
+    monkeypatch.setattr(server, "request", lambda *args: sent.append(args[-1]) or request(*args))
+    federated = serve(own_plan, cohort, lambda s: {name: state for name, state, _ in s.fine_tune(s.start())})
+    assert sent == [None] * 3
+    for site in cohort.training:
+        start = build(plan.model, derive(plan.seed, "start", site=site.name)).state_dict()
+        own = trained(own_plan, site, start, plan.fine_tune, 1, "fine-tune", (0.0, 1.0))
+        assert state_hash(federated[site.name]) == state_hash(own)
+    assert len({state_hash(state) for state in federated.values()}) == 3
 
 
 def test_without_rounds_the_start_stays(plan, cohort):

@@ -1,8 +1,19 @@
+import itertools
+
 import pytest
 import torch
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging import merge
+from fedmerge.merging import FUSION, merge
+
+
+def single(number):
+    """A model in float64 whose second layer has this weight."""
+    net = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)).double()
+    for parameter in net.parameters():
+        torch.nn.init.constant_(parameter, 1.0)
+    torch.nn.init.constant_(net[1].weight, number)
+    return net
 
 
 def head(net):
@@ -36,9 +47,115 @@ def test_a_model_with_itself_is_itself_and_inputs_stay_as_they_were(nets):
     assert head(nets[1]).equal(before)
 
 
-def test_the_order_of_models_does_not_matter(nets):
-    forth, back = merge(nets, "mean").model, merge(nets[::-1], "mean").model
-    torch.testing.assert_close(head(forth), head(back))
+def test_the_order_of_models_changes_no_bit():
+    """In float64, (1e8 + 1) - 1e8 + 2^-30 rounds differently from other orders of the same four numbers;
+    the same numbers added from left to right show that order matters here."""
+    numbers = [1e8, 1.0, -1e8, 2.0**-30]
+    assert len({sum(order) for order in itertools.permutations(numbers)}) > 1
+    nets = [single(number) for number in numbers]
+    results = {merge(order, "mean").model[1].weight.item() for order in itertools.permutations(nets)}
+    assert len(results) == 1
+
+
+def test_equal_models_with_unequal_weights_are_summed_in_one_order_too():
+    """Three times the same model, weights 0.1, 0.2 and 0.3: their products' sum depends on the order."""
+    assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1
+    nets = [single(1.0) for _ in range(3)]
+    results = {
+        merge(nets, "mean", weights=list(order)).model[1].weight.item()
+        for order in itertools.permutations([0.1, 0.2, 0.3])
+    }
+    assert len(results) == 1
+
+
+def test_weights_by_score(nets):
+    """Scores 0.2, 0.6 and 0 are weights 1/4, 3/4 and 0; each model is scored once."""
+    scores = {1.0: 0.2, 3.0: 0.6, -1.0: 0.0}
+    seen = []
+
+    def score(state):
+        seen.append(state["2.weight"][0, 0].item())
+        return scores[seen[-1]]
+
+    fused = merge(nets, "mean", weights="metric", groups={"bias": "metric"}, score=score)
+    assert list(fused.coefficients.values()) == pytest.approx([0.25, 0.75, 0.0])
+    torch.testing.assert_close(head(fused.model), 0.25 * head(nets[0]) + 0.75 * head(nets[1]))
+    assert sorted(seen) == [-1.0, 1.0, 3.0]
+
+
+def test_groups_have_weights_of_their_own(nets, data):
+    """Head: model 1 alone. Biases outside the head: 1, 0, 1. All else: the mean. The first match wins, so
+    the head's bias is model 1's."""
+    for i, net in enumerate(nets):
+        torch.nn.init.constant_(net[1].bias, float(i))
+    groups = {"head": [0.0, 1.0, 0.0], "bias$": [1.0, 0.0, 1.0]}
+    fused = merge(nets, "mean", groups=groups, data=data[0])
+    assert head(fused.model).equal(head(nets[1]))
+    assert fused.model[2].bias.equal(nets[1][2].bias)
+    assert fused.model[1].bias.tolist() == [1.0, 1.0]
+    assert fused.model[1].weight.equal(torch.eye(2))
+    assert list(fused.coefficients.values()) == pytest.approx([1 / 3] * 3)
+    assert [(d["group"], d["entries"]) for d in fused.decisions] == [("head", 2), ("bias$", 1)]
+    assert fused.decisions[1]["coefficients"] == {"model-0": 0.5, "model-1": 0.0, "model-2": 0.5}
+
+
+def test_encoder_and_head_part_the_model(nets, data):
+    """Encoder of model 0, head by images: the same as the whole by two merges."""
+    groups = {"encoder": [1.0, 0.0, 0.0], "head": "samples"}
+    fused = merge(nets, "mean", groups=groups, data=data[0], examples=[1, 1, 2])
+    torch.testing.assert_close(head(fused.model), head(merge(nets, "mean", weights=[1, 1, 2]).model))
+    assert fused.model[1].weight.equal(nets[0][1].weight)
+    assert [d["entries"] for d in fused.decisions] == [2, 2]
+
+
+def test_a_running_variance_goes_with_its_mean():
+    """Means 0 and 2, variances 1 and 3, both of the group: mixture 1 and 2 + 1, though its expression
+    names the mean alone. Weighted 1, 0 the rest is model 0's."""
+    nets = [torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)]
+    nets[1].running_mean.fill_(2.0)
+    nets[1].running_var.fill_(3.0)
+    nets[1].weight.data.fill_(5.0)
+    fused = merge(nets, "mean", weights=[1.0, 0.0], groups={"running_mean": "uniform"}).model
+    assert (fused.running_mean.item(), fused.running_var.item(), fused.weight.item()) == (1.0, 3.0, 1.0)
+
+
+def test_what_comes_from_the_first_model_is_the_first_given():
+    """The order of summation must not choose whose counter and, under ``first``, whose statistics stay."""
+    nets = [torch.nn.BatchNorm1d(1) for _ in range(4)]
+    for i, net in enumerate(nets):
+        net.num_batches_tracked.fill_(i)
+        net.running_mean.fill_(float(i))
+    for order in itertools.permutations(range(4)):
+        fused = merge([nets[i] for i in order], "mean", batch_norm="first").model
+        assert fused.num_batches_tracked.item() == order[0]
+        assert fused.running_mean.item() == order[0]
+
+
+def test_only_scores_and_heads_that_are_asked_for_are_needed():
+    mean = FUSION["mean"]
+    assert not mean.needs_with({}).names()
+    assert mean.needs_with({"weights": "metric"}).names() == ["score"]
+    assert mean.needs_with({"groups": {"head": "metric"}}).names() == ["score", "features"]
+    assert not mean.needs_with({"weights": [1.0], "groups": {"conv": "samples"}}).names()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"groups": {"2.wieght": "uniform"}}, r"'2.wieght' matches no entry.* names: 2.weight"),
+        ({"groups": {"(": "uniform"}}, r"'\(' is not a regular expression"),
+        ({"groups": {"head": "uniform"}}, "pass data="),
+        ({"groups": {"bias": [1.0]}}, "1 weights were given for 3 models"),
+        ({"weights": "metric"}, "needs a validation score"),
+        ({"weights": "metric", "score": lambda state: -1.0}, "not negative"),
+        ({"weights": "metric", "score": lambda state: float("nan")}, "not negative"),
+        ({"weights": "metric", "score": lambda state: 0.0}, "sum must not be zero"),
+        ({"weights": [1.0, -1.0, 0.0]}, "sum must not be zero"),
+    ],
+)
+def test_bad_groups_and_scores_are_sentences(nets, options, words):
+    with pytest.raises(FedMergeError, match=words):
+        merge(nets, "mean", **options)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_index_over_weights_the_soup_after_a_rejection(nets):
     """Start at model 0 (1). Index 1: (1 * 1 + 3) / 2 = 2, rejected.
     Index 2: (1 * 2 + (-1)) / 3 = 1/3, accepted: model 0 has weight 2/3 though it is one of two members."""
     score, _ = scripted({1.0: 0.5, 3.0: 0.1, -1.0: 0.1, 2.0: 0.4, 0.333333: 0.9})
-    fused = merge(nets, "greedy", score=score, order="index", start="first", accept=">", average="index")
+    fused = merge(nets, "greedy", score=score, order="index", begin="first", accept=">", average="index")
     assert list(fused.coefficients.values()) == pytest.approx([2 / 3, 0.0, 1 / 3])
 
 
@@ -68,3 +68,27 @@ def test_data_and_labels_make_the_score(nets, data):
 def test_without_a_score_it_is_refused_before_the_start(nets):
     with pytest.raises(FedMergeError, match="needs a validation score"):
         merge(nets, "greedy")
+
+
+def test_v1_halves_and_v2_divides_by_the_position(nets):
+    """As in the tests of ``half`` and ``index`` above, under their own names."""
+    score, _ = scripted({1.0: 0.5, 3.0: 0.6, -1.0: 0.1, 2.0: 0.7, 0.5: 0.8})
+    assert list(merge(nets, "greedy-v1", score=score).coefficients.values()) == pytest.approx(
+        [0.25, 0.25, 0.5]
+    )
+    score, seen = scripted({1.0: 0.5, 3.0: 0.1, -1.0: 0.1, 2.0: 0.4, 0.333333: 0.9})
+    fused = merge(nets, "greedy-v2", score=score)
+    assert list(fused.coefficients.values()) == pytest.approx([2 / 3, 0.0, 1 / 3])
+    assert seen == [1.0, 3.0, -1.0, 2.0, 0.333333]
+    assert [(d["model"], d["accepted"]) for d in fused.decisions] == [
+        ("model-0", True),
+        ("model-1", False),
+        ("model-2", True),
+    ]
+
+
+def test_v1_starts_at_the_first_of_the_best(nets):
+    """Models 0 and 1 score alike: the start is model 0; (1 + 3) / 2 = 2 and (1 - 1) / 2 = 0 are no better."""
+    score, _ = scripted({1.0: 0.6, 3.0: 0.6, -1.0: 0.1, 2.0: 0.6, 0.0: 0.6})
+    fused = merge(nets, "greedy-v1", score=score)
+    assert list(fused.coefficients.values()) == [1.0, 0.0, 0.0]

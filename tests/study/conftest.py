@@ -14,6 +14,9 @@ import pytest
 import torch
 
 from fedmerge.data import Appearance, Cohort, Site, Split
+from fedmerge.merging import FUSION
+from fedmerge.merging.methods import Context, Merged, Parents
+from fedmerge.registry import Needs
 from fedmerge.study.config import Experiment
 from fedmerge.study.report import write_report
 from fedmerge.study.reports.page import Picture
@@ -215,6 +218,27 @@ def study_in(
 
 
 METHODS = {"mean": 0.75, "greedy": 0.78, "entropy-adaptive": 0.81, "pooled": 0.9}
+
+
+NEEDS = {
+    "needs-images": Needs(fusion_images=True),
+    "needs-sums": Needs(fusion_sums=True),
+    "needs-labels": Needs(fusion_images=True, fusion_labels=True),
+    "needs-start": Needs(shared_start=True),
+}
+
+
+@pytest.fixture
+def needy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Needs]:
+    """Fusion methods that are mean merging with a need each, by name, for the time of a test."""
+    monkeypatch.setattr(FUSION, "_methods", dict(FUSION._methods))
+
+    def average(parents: Parents, context: Context) -> Merged:
+        return FUSION["mean"].call(parents, context)
+
+    for name, needs in NEEDS.items():
+        FUSION.method(name, title=name, paper="", needs=needs)(average)
+    return NEEDS
 
 
 @pytest.fixture

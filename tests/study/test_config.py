@@ -70,6 +70,9 @@ def test_set_can_open_a_short_form(experiment):
         ("cohort=digits-scaners", ["digits-scaners", "Did you mean 'digits-scanners'"]),
         ("seeds=[1, 1]", ["tiny.yaml", "seeds", "twice"]),
         ("batch_norm=mixtur", ["tiny.yaml", "batch_norm", "mixtur", "mixture"]),
+        ("fusion=[{method: mean, after: repiar}]", ["fusion[0].after", "repiar", "Did you mean 'repair'"]),
+        ("training.start=independent", ["tiny.yaml", "start: independent needs rounds: 0 (given: 2)"]),
+        ("fusion_data.from=server", ["tiny.yaml", "fusion_data", "needs a source"]),
         ("name=a/b", ["tiny.yaml", "name", "a/b"]),
         ("rounds", ["--set takes field=value", "'rounds'"]),
     ],
@@ -77,6 +80,25 @@ def test_set_can_open_a_short_form(experiment):
 def test_every_fault_names_file_field_and_way_out(file, change, words):
     text = refused(file, [change])
     assert all(word in text for word in words), text
+
+
+def test_after_belongs_to_a_fused_network_and_is_written_where_it_is_set(file):
+    methods = "fusion=[mean, {method: mean, label: mean-repair, after: repair}]"
+    experiment, _ = read_experiment(file, [methods, "fusion_data={from: union}"])
+    plain, repaired = experiment.fusion
+    assert (plain.after, repaired.after, repaired.options) == ("none", "repair", {})
+    assert repaired.model_dump() == {"method": "mean", "label": "mean-repair", "after": "repair"}
+    assert plain.model_dump() == {"method": "mean", "label": "mean"}
+    again, _ = read_experiment(experiment)
+    assert again.fusion == experiment.fusion
+    assert again.fusion_data == experiment.fusion_data
+    assert "no option 'after'" in refused(file, ["testtime=[{method: entropy-adaptive, after: repair}]"])
+
+
+def test_a_start_of_one_s_own_goes_without_rounds(file):
+    experiment, _ = read_experiment(file, ["training.rounds=0", "training.start=independent"])
+    assert experiment.training.start == "independent"
+    assert read_experiment(file)[0].training.start == "shared"
 
 
 def test_a_missing_configuration_lists_the_shipped_ones():

@@ -17,6 +17,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.study.bench.config import BenchConfig, Variant
 from fedmerge.study.config import Experiment, MethodConfig
 from fedmerge.study.federations import Federation, federations
+from fedmerge.study.needs import needs_data, needs_of
 
 Kind = Literal["rounds", "fine-tune", "pooled", "deploy"]
 Config = dict[str, Any]
@@ -94,29 +95,30 @@ def _of(
         name += f", {federation.name.replace('-', ' ', 1)}"
     together = _stage(experiment, cohort, seed, "rounds")
     base = {"members": list(federation.members)}
-    needs: tuple[str, ...] = ()
+    begun: tuple[str, ...] = ()
     if experiment.training.rounds:
         rounds = _job(base | {"kind": "rounds", "experiment": together}, (), f"{name}: rounds")
         yield rounds, None
-        needs = (rounds.hash,)
+        begun = (rounds.hash,)
     tuned = _stage(experiment, cohort, seed, "fine-tune")
-    own = _job(base | {"kind": "fine-tune", "experiment": tuned}, needs, f"{name}: fine-tuning")
+    own = _job(base | {"kind": "fine-tune", "experiment": tuned}, begun, f"{name}: fine-tuning")
     yield own, None
-    deployed = _stage(experiment, cohort, seed, "deploy")
     for target in federation.targets:
         where = base | {"target": target}
         columns = {"cohort": cohort["name"], "model": experiment.model.name, **variant.levels}
         columns |= {"seed": seed, "site": target}
         if "pooled" in config.references:
             members = list(experiment.sources(target, federation.members))
-            shared = {"kind": "pooled", "members": members, "target": target, "experiment": tuned}
+            alike = _stage(experiment, cohort, seed, "pooled")
+            shared = {"kind": "pooled", "members": members, "target": target, "experiment": alike}
             pooled = _job(shared, (), f"{name}: pooled training for {target}")
             yield pooled, None
         for kind, entry in _methods(config, experiment):
-            wanted = {"kind": "deploy", "experiment": deployed, "as": kind}
-            wanted["method"] = {"method": entry.method, **entry.options}
+            wanted = {"kind": "deploy", "experiment": _deployed(experiment, cohort, seed, kind, entry)}
+            wanted |= {"as": kind, "method": {"method": entry.method, **entry.choices}}
             source = pooled if kind == "pooled" else own
-            job = _job(where | wanted, (source.hash,), f"{name}: {entry.label} at {target}")
+            start = begun if kind == "fusion" and needs_of(entry).shared_start else ()
+            job = _job(where | wanted, (source.hash, *start), f"{name}: {entry.label} at {target}")
             yield job, columns | {"method": entry.label, "kind": kind}
 
 
@@ -129,15 +131,27 @@ def _methods(config: BenchConfig, experiment: Experiment) -> Iterator[tuple[str,
         yield "test-time", entry
 
 
+def _deployed(experiment: Experiment, cohort: Config, seed: int, kind: str, entry: MethodConfig) -> Config:
+    """The part of an experiment that decides what a method does at a hospital."""
+    stage = _stage(experiment, cohort, seed, "pooled" if kind == "pooled" else "fine-tune")
+    stage["deployment"] = experiment.deployment.model_dump(mode="json")
+    if kind == "fusion" and experiment.fusion_data is not None and needs_data(needs_of(entry)):
+        stage["fusion_data"] = experiment.fusion_data.model_dump(mode="json")
+    return stage
+
+
 def _stage(
-    experiment: Experiment, cohort: Config, seed: int, stage: Literal["rounds", "fine-tune", "deploy"]
+    experiment: Experiment, cohort: Config, seed: int, stage: Literal["rounds", "fine-tune", "pooled"]
 ) -> Config:
-    """The part of an experiment that decides this stage; the rest at fixed values."""
+    """The part of an experiment that decides this stage; the rest at fixed values.
+
+    Pooled training begins from the one initialisation, wherever the hospitals begin.
+    """
     training = experiment.training
-    deployment: Config = {"streams": ["iid"]}
-    if stage == "deploy":
-        deployment = experiment.deployment.model_dump(mode="json")
     own = training.local if stage == "rounds" else training.fine_tune
+    phases: Config = {"rounds": training.rounds, "fine_tune": own.model_dump(mode="json")}
+    if training.start != "shared" and stage != "pooled":
+        phases["start"] = training.start
     return {
         "name": "job",
         "cohort": cohort,
@@ -145,12 +159,11 @@ def _stage(
         "model": experiment.model.model_dump(mode="json"),
         "normalisation": experiment.normalisation,
         "seeds": [seed],
-        "training": training.local.model_dump(mode="json")
-        | {"rounds": training.rounds, "fine_tune": own.model_dump(mode="json")},
+        "training": training.local.model_dump(mode="json") | phases,
         "selection": experiment.selection,
         "fusion": [],
         "testtime": [],
-        "deployment": deployment,
+        "deployment": {"streams": ["iid"]},
         "batch_norm": experiment.batch_norm,
         "on_failure": experiment.on_failure,
         "quorum": experiment.quorum,

@@ -6,13 +6,14 @@ import functools
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.models.pool import ModelPool
+from fedmerge.models.state import State
 from fedmerge.study.bench.store import Store, StudyStopped, full, said
 from fedmerge.study.bench.task import Outcome, Task
 from fedmerge.study.candidates import adapt, alone, fuse, pooled, train_pooled
@@ -72,7 +73,7 @@ def _do(task: Task, store: Store, part: Path) -> dict[str, Any]:
     folder = stands_on if config["kind"] == "deploy" else part
     setup = set_up(experiment, cohort, tuple(config["members"]), seed, folder, record, task.device)
     done = _STAGES[config["kind"]](task, setup, store, part)
-    return done | {"history": record.history, "failures": record.failures}
+    return done | {"history": record.history, "decisions": record.decisions, "failures": record.failures}
 
 
 def _rounds(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
@@ -87,16 +88,19 @@ def _rounds(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
 
 def _fine_tune(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
     def programme(server: Server) -> None:
-        if task.needs:
-            state = ModelPool(store.jobs / task.needs[0] / START, create=False).state(START)
-        else:
-            state = server.start()
-        fine_tune(setup, server, state)
+        fine_tune(setup, server, _start(task.needs, server, store))
         setup.record.federation(setup.seed, "fine-tune", server.strategy)
 
     setup.with_server(programme)
     before = sum(store.read(need, "job.json")["seconds"] for need in task.needs)
     return {"seconds_before": before}
+
+
+def _start(rounds: Sequence[str], server: Server, store: Store) -> State:
+    """The weights from which hospitals fine-tune: those after the rounds (a job), else the initial ones."""
+    if not rounds:
+        return server.start()
+    return ModelPool(store.jobs / rounds[0] / START, create=False).state(START)
 
 
 def _pooled(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
@@ -109,7 +113,7 @@ def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
     trained = store.read(task.needs[0], "job.json")
     site = Arrivals.of(target, setup.arrivals(target), setup.experiment.deployment, setup.seed)
     rows, bins = [], []
-    for candidate in _candidates(task, setup, target):
+    for candidate in _candidates(task, setup, store, target):
         for measured in deploy(candidate, site, setup.conditions(target)):
             rows.append(measured.row)
             bins += measured.bins
@@ -118,16 +122,23 @@ def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
     return {"training_seconds": trained["seconds"] + trained.get("seconds_before", 0.0)}
 
 
-def _candidates(task: Task, setup: Setup, target: str) -> Iterator[Candidate]:
+def _candidates(task: Task, setup: Setup, store: Store, target: str) -> Iterator[Candidate]:
     kind, given = task.config["as"], dict(task.config["method"])
-    entry = MethodConfig(method=given["method"], label=given.pop("method"), options=given)
+    name: str = given.pop("method")
+    after = {"after": given.pop("after")} if kind == "fusion" and "after" in given else {}
+    entry = MethodConfig(method=name, label=name, options=given, **after)
     if kind == "alone":
         yield from alone(setup, target)
     elif kind == "pooled":
         yield pooled(setup, setup.pool)
     elif kind == "fusion":
         fused: list[Candidate] = []
-        setup.with_server(lambda server: fused.append(fuse(setup, server, target, entry)[0]))
+
+        def programme(server: Server) -> None:
+            start = _start(task.needs[1:], server, store)
+            fused.append(fuse(setup, server, target, entry, start)[0])
+
+        setup.with_server(programme)
         yield from fused
     else:
         yield adapt(setup, target, entry)

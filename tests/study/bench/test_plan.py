@@ -86,6 +86,48 @@ def test_without_rounds_there_is_no_job_for_them(planned, study):
     assert all(not job.needs for job in plan.jobs.values() if job.kind == "fine-tune")
 
 
+def test_the_start_is_in_what_the_hospitals_trained_alone(planned, study):
+    """Pooled training begins as it did: its job and its row are the same with either start."""
+    shared = planned(study, "set.training.rounds=0", "set.training.start=shared")
+    default = planned(study, "set.training.rounds=0")
+    own = planned(study, "set.training.rounds=0", "set.training.start=independent")
+    assert set(shared.jobs) == set(default.jobs)
+    common = [shared.jobs[job] for job in shared.jobs if job in own.jobs]
+    assert {(job.kind, job.config.get("as")) for job in common} == {("pooled", None), ("deploy", "pooled")}
+    assert kinds(own) == kinds(shared)
+
+
+def test_the_images_to_fuse_with_are_in_the_jobs_that_use_them(planned, study, needy):
+    study["base"]["fusion"] = ["mean", "needs-images"]
+    study["base"]["fusion_data"] = {"from": "union", "images": 6}
+    few, more = planned(study), planned(study, "set.fusion_data.images=9")
+    new = [more.jobs[job] for job in more.jobs if job not in few.jobs]
+    assert {job.config["method"]["method"] for job in new} == {"needs-images"}
+    assert new[0].config["experiment"]["fusion_data"] == {"from": "union", "images": 9, "split": "val"}
+
+
+def test_after_is_in_a_job_only_where_it_is_set(planned, study):
+    study["base"]["fusion_data"] = {"from": "union"}
+    study["base"]["fusion"] = ["mean"]
+    plain = planned(study)
+    assert set(plain.jobs) == set(planned(study, "set.fusion=[{method: mean, after: none}]").jobs)
+    both = planned(study, "set.fusion=[mean, {method: mean, label: repaired, after: repair}]")
+    new = [both.jobs[job].config for job in both.jobs if job not in plain.jobs]
+    assert [config["method"] for config in new] == [{"method": "mean", "after": "repair"}] * 4
+    assert all("fusion_data" in config["experiment"] for config in new)
+
+
+def test_a_method_that_needs_the_start_stands_on_the_rounds_as_well(planned, study, needy):
+    plan = planned(study, "set.fusion=[mean, needs-start]")
+    of = {method: [] for method in ("mean", "needs-start")}
+    for job in plan.jobs.values():
+        if job.config.get("as") == "fusion":
+            of[job.config["method"]["method"]].append([plan.jobs[need].kind for need in job.needs])
+    assert of == {"mean": [["fine-tune"]] * 4, "needs-start": [["fine-tune", "rounds"]] * 4}
+    without = planned(study, "set.fusion=[needs-start]", "set.training.rounds=0")
+    assert all(len(job.needs) <= 1 for job in without.jobs.values())
+
+
 def test_arrays_in_memory_are_refused(experiment):
     study = {"name": "s", "base": experiment}
     with pytest.raises(FedMergeError, match="npz:PATH"):

@@ -1,0 +1,72 @@
+"""``fedmerge merge``: many safetensors files in, one out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedmerge.cli.app import Json, app, out, print_json, say
+
+
+@app.command()
+def merge(
+    models: Annotated[list[Path], typer.Argument(help="Weights, one .safetensors file a model.")],
+    output: Annotated[Path, typer.Option("--out", "-o", help="The file to write; must not be there yet.")],
+    method: Annotated[str, typer.Option(help="A fusion method: see fedmerge methods.")] = "mean",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The network, NAME or NAME:OPTION=VALUE,...; not needed where cards (.json) stand beside."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Fusion images: npz:FILE, medmnist:NAME, folder:DIR or digits.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split of data that is used: train, val or test.")] = "val",
+    images: Annotated[int, typer.Option(help="At most so many images, the same of each class.")] = 400,
+    labelled: Annotated[bool, typer.Option(help="Whether the method may see the images' classes.")] = False,
+    start: Annotated[
+        Path | None, typer.Option(help="The weights from which all were trained (task vectors).")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A=B", help="A method's option; may be repeated.")
+    ] = None,
+    after: Annotated[str, typer.Option(help="none, repair or batch-norm.")] = "none",
+    seed: Annotated[int, typer.Option(help="The seed of everything that is drawn.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Fuse models of one network into one, and write it with a card of what it was made of."""
+    from fedmerge.study.merge_files import merge_files
+
+    result = merge_files(
+        models,
+        output,
+        method,
+        network=model,
+        data=data,
+        split=split,
+        images=images,
+        labelled=labelled,
+        start=start,
+        changes=options or [],
+        after=after,
+        seed=seed,
+        device=device,
+    )
+    if as_json:
+        print_json(
+            {
+                "file": str(output),
+                "method": method,
+                "coefficients": result.coefficients,
+                "seconds": result.seconds,
+                "decisions": result.decisions,
+            }
+        )
+        return
+    shares = ", ".join(f"{name} {share:.3g}" for name, share in result.coefficients.items())
+    say(out, f"{method} of {len(models)} models in {result.seconds:.1f} s: {shares}")
+    say(out, f"weights: {output}")

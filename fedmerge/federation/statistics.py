@@ -1,0 +1,241 @@
+"""The server's side of a fusion that leaves the images in the hospitals: it asks, and adds up the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from flwr.app import ArrayRecord, Message
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedmerge.errors import FedMergeError, unknown
+from fedmerge.federation.packing import packed_shapes, shapes, unpack
+from fedmerge.federation.records import metrics_of, request
+from fedmerge.federation.roster import Roster
+from fedmerge.federation.strategy import Answer, MergeStrategy
+from fedmerge.federation.sums import join_models, program_of
+from fedmerge.merging.matching.statistics import Sums
+from fedmerge.models.state import State, check_alike, state_hash
+
+Check = Callable[[Answer], str | None]
+PHASE = "sums"
+OWN = ("inputs", "importance")  # what a hospital answers for its own model alone
+WALKING = (
+    "layer",
+    "fused-moments",
+    "norm-moments",
+)  # what a hospital answers on its way through the fused model
+
+
+@dataclass
+class Traffic:
+    """What went to one hospital and came back, in messages and in bytes of records."""
+
+    site: str
+    exchanges: int = 0
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+class FederatedStatistics:
+    """Answers a fusion method's questions with sums that the hospitals compute over their own images.
+
+    It is a ``Statistics``: each question goes to every hospital in one message, and the answers are added in
+    site order in float64, which is the answer over the pooled images. The parents travel once, with the first
+    question. ``inputs`` and ``importance`` of a parent come from the hospital of its name alone, so from the
+    images it was trained for; a parent without one is refused.
+
+    A hospital that fails, or whose sums are not finite or of another shape than the question has, is recorded
+    in the strategy's failures and not asked again. If that happens in the middle of a walk, the walk goes on
+    without it: no single sum holds a part of its answer, but layers already fused were fused with its images.
+    Below the plan's quorum, or with ``on_failure: abort``, FedMergeError ends the fusion.
+
+    A hospital that lost the parents (its process was started anew) gets them again; within a walk, also the
+    fused model as it is by now. So entries may change only for layers that lie ahead, as methods do.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        strategy: MergeStrategy,
+        parents: Mapping[str, State],
+        images: Mapping[str, int],
+        split: Literal["val", "train"],
+    ) -> None:
+        """parents: states by name, in order. images: by site, of how many of its images the sums are."""
+        known = [member.name for member in strategy.roster]
+        for site in images:
+            if site not in known:
+                raise unknown("hospital", site, known)
+        if not parents or not images:
+            raise FedMergeError("sums over images need at least one model and one hospital: name some.")
+        check_alike(list(parents), parents.values())
+        self.grid = grid
+        self.strategy = strategy
+        self.names = list(parents)
+        self.active = strategy.roster.named(images)
+        self._quorum = min(strategy.plan.quorum, len(self.active))
+        self._program = program_of(strategy.plan.model)
+        self._template = next(iter(parents.values()))
+        self._weights = ArrayRecord(join_models([_on_cpu(state) for state in parents.values()]))
+        self._job = strategy.common() | {
+            "parents": self.names,
+            "images": dict(images),
+            "split": split,
+        }
+        hashes = [state_hash(state) for state in parents.values()]
+        self._job["session"] = hashlib.sha256(json.dumps([self._job, hashes]).encode()).hexdigest()
+        self._begun = False
+        self._fused: State | None = None
+        self._traffic = {member.name: Traffic(member.name) for member in self.active}
+
+    @property
+    def traffic(self) -> list[dict[str, Any]]:
+        """Per hospital: site, exchanges, bytes_down (to it), bytes_up (from it)."""
+        return [asdict(row) for row in self._traffic.values()]
+
+    def ask(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> Sums:
+        """One question to the hospitals, and the sum of their answers, float64 on the CPU.
+
+        Raises FedMergeError where too few hospitals answer, or none for one of the parents.
+        """
+        if not self._begun:
+            self._begin(self.active)
+            self._begun = True
+        given = _on_cpu(tensors)
+        if kind == "walk":
+            check_alike((self.names[0], "the fused model"), (self._template, given))
+        mix = given.get(".mix")
+        whole = shapes(
+            self._program, self._template, len(self.names), kind, options, None if mix is None else len(mix)
+        )
+        answers = self._collect(kind, options, given, whole)
+        self._remember(kind, given)
+        total: Sums = {}
+        for answer in answers:
+            for key, value in (answer.state or {}).items():
+                total[key] = total[key].add_(value) if key in total else value.clone()
+        self._check_complete(kind, whole, total)
+        return unpack(kind, total, whole)
+
+    def _collect(
+        self, kind: str, options: dict[str, Any], tensors: State, whole: Mapping[str, tuple[int, ...]]
+    ) -> list[Answer]:
+        asked = self._owners() if kind in OWN else self.active
+        arrays = ArrayRecord(tensors) if tensors else None
+        question = {"session": self._job["session"], "kind": kind, "options": options}
+        replies = self._send(asked, "query.sums", question, arrays)
+        lost = Roster(m for m, reply in asked.in_order(replies) if reply is not None and _lost(reply))
+        if lost:
+            kept = [reply for reply in replies if not _lost(reply)]
+            back = self._restore(lost, kind)
+            replies = kept + self._send(back, "query.sums", question, arrays)
+            asked = Roster(member for member in asked if member in back or member not in lost)
+        expected = packed_shapes(kind, dict(whole))
+
+        def check(answer: Answer) -> str | None:
+            if not answer.metrics["known"]:
+                return "it does not keep the models between two messages: keep its process running"
+            mine = self._own(expected, answer.member.name) if kind in OWN else expected
+            return _mismatch(answer.state or {}, mine)
+
+        return self._accept(replies, asked, check)
+
+    def _restore(self, lost: Roster, kind: str) -> Roster:
+        """Give the parents, and the walk, back to hospitals that lost them; returns those that took them."""
+        back = self._begin(lost)
+        if kind in WALKING and self._fused is not None and back:
+            question = {"session": self._job["session"], "kind": "walk", "options": {}}
+            replies = self._send(back, "query.sums", question, ArrayRecord(self._fused))
+            return Roster(answer.member for answer in self._accept(replies, back))
+        return back
+
+    def _begin(self, roster: Roster) -> Roster:
+        """Send the parents to those of ``roster`` that lack them; returns those that have them then."""
+        replies = self._send(roster, "query.sums_begin", self._job, None)
+        there = {a.member.name for a in self._accept(replies, roster) if a.metrics["known"]}
+        lacking = Roster(member for member in roster if member in self.active and member.name not in there)
+        replies = self._send(lacking, "query.sums_begin", self._job, self._weights)
+        there |= {answer.member.name for answer in self._accept(replies, lacking)}
+        return roster.named(there)
+
+    def _accept(self, replies: Iterable[Message], asked: Roster, check: Check | None = None) -> list[Answer]:
+        """The usable answers; a hospital without one is not asked again."""
+        if not asked:
+            return []
+        answers = self.strategy.usable(0, PHASE, replies, asked, check)
+        failed = {member.name for member in asked} - {answer.member.name for answer in answers}
+        self.active = Roster(member for member in self.active if member.name not in failed)
+        if len(self.active) < self._quorum:
+            reasons = "; ".join(f"{f.site}: {f.reason}" for f in self.strategy.failures if f.phase == PHASE)
+            raise FedMergeError(
+                f"sums over images: {len(self.active)} of {len(self._traffic)} hospitals gave a usable "
+                f"answer, fewer than the quorum of {self._quorum}. {reasons}"
+            )
+        return answers
+
+    def _send(
+        self, roster: Roster, action: str, job: dict[str, Any], arrays: ArrayRecord | None
+    ) -> list[Message]:
+        messages = [request(action, member.node_id, PHASE, job, arrays) for member in roster]
+        by_node = {member.node_id: self._traffic[member.name] for member in roster}
+        for member, message in zip(roster, messages, strict=True):
+            self._traffic[member.name].exchanges += 1
+            self._traffic[member.name].bytes_down += _bytes(message)
+        replies = list(self.grid.send_and_receive(messages)) if messages else []
+        for reply in replies:
+            by_node[reply.metadata.src_node_id].bytes_up += _bytes(reply)
+        return replies
+
+    def _remember(self, kind: str, tensors: State) -> None:
+        """Keep the fused model as it is by now."""
+        if kind == "walk":
+            self._fused = dict(tensors)
+        elif self._fused is not None:
+            self._fused |= {key: value for key, value in tensors.items() if not key.startswith(".")}
+
+    def _owners(self) -> Roster:
+        return Roster(member for member in self.active if member.name in self.names)
+
+    def _own(self, expected: Mapping[str, tuple[int, ...]], site: str) -> dict[str, tuple[int, ...]]:
+        begin = f"{self.names.index(site)}/"
+        return {key: shape for key, shape in expected.items() if key.startswith(begin) or key == "images"}
+
+    def _check_complete(self, kind: str, whole: Mapping[str, Any], total: Sums) -> None:
+        if whole.keys() - total.keys():
+            have = [member.name for member in self._owners()]
+            lack = ", ".join(f"'{name}'" for name in self.names if name not in have)
+            raise FedMergeError(
+                f"the method asks for sums ('{kind}') over the images that each model was trained for, but "
+                f"no hospital gives them for {lack}: let all hospitals whose models are fused give images."
+            )
+
+
+def _mismatch(state: State, expected: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Why sums are not what was asked for, or None."""
+    for key in sorted(state.keys() ^ expected.keys()):
+        return f"its sums {'lack' if key in expected else 'have an unknown entry'} '{key}'"
+    for key, shape in expected.items():
+        value = state[key]
+        if tuple(value.shape) != shape or value.dtype != torch.float64:
+            return f"its sum '{key}' is {value.dtype} of shape {tuple(value.shape)}, not float64 of {shape}"
+    return None
+
+
+def _lost(reply: Message) -> bool:
+    return not reply.has_error() and metrics_of(reply).get("known") == 0
+
+
+def _bytes(message: Message) -> int:
+    if message.has_error():
+        return 0
+    return sum(record.count_bytes() for record in message.content.values())
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> State:
+    return {key: value.detach().cpu() for key, value in tensors.items()}

@@ -1,0 +1,148 @@
+"""A hospital's side of a fusion for which its images stay there: it answers with sums over its share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from flwr.app import Message
+from torch import Tensor
+
+from fedmerge.data import Site, Split
+from fedmerge.data.fusion import share
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.packing import pack
+from fedmerge.federation.records import job_of, reply, state_of
+from fedmerge.merging.matching.statistics import LocalStatistics
+from fedmerge.models.graph import Program
+from fedmerge.models.inputs import Normalisation
+from fedmerge.models.state import State
+from fedmerge.models.zoo import ModelSpec, build
+
+MINIMUM = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Parents:
+    """The states of the models to be fused, in order; hospitals of one process hold them once."""
+
+    states: list[State]
+
+
+_HELD: WeakValueDictionary[str, Parents] = WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a hospital keeps between two questions: the parents and its own share, ready to answer."""
+
+    id: str
+    parents: Parents
+    statistics: LocalStatistics
+    images: int
+
+
+class HospitalSums:
+    """Answers ``query.sums_begin`` and ``query.sums`` over this hospital's share of images.
+
+    One session is kept, in memory: the parents of one fusion and the share. minimum: a share of fewer images
+    is refused, because sums over few images say much about each.
+    """
+
+    def __init__(self, site: Site, device: str = "cpu", minimum: int = MINIMUM) -> None:
+        self.site = site
+        self.device = device
+        self.minimum = minimum
+        self.session: Session | None = None
+
+    def begin(self, message: Message) -> Message:
+        """Take over the parents of a fusion, or, in a message without weights, say whether they are known.
+
+        Raises FedMergeError for a share that is too small, or a model of other classes.
+        """
+        job = job_of(message)
+        if self.session is None or self.session.id != job["session"]:
+            if not message.content.array_records:
+                return reply(message, {"known": 0})
+            self.session = None  # its memory is free before the next is there
+            self.session = self._open(job, parents_of(message))
+        return reply(message, {"known": 1, "images": self.session.images})
+
+    def answer(self, message: Message) -> Message:
+        """Sums that answer one question, float64; ``known`` is 0 where the session is not there any more."""
+        job = job_of(message)
+        if self.session is None or self.session.id != job["session"]:
+            return reply(message, {"known": 0})
+        tensors = state_of(message) if message.content.array_records else {}
+        sums = self.session.statistics.ask(job["kind"], job["options"], tensors)
+        return reply(message, {"known": 1}, pack(job["kind"], sums))
+
+    def _open(self, job: dict[str, Any], parents: Parents) -> Session:
+        spec = ModelSpec(**job["model"])
+        if spec.n_classes != self.site.n_classes:
+            raise FedMergeError(
+                f"the models have {spec.n_classes} classes, but site '{self.site.name}' has "
+                f"{self.site.n_classes}: fuse models of its own task."
+            )
+        held = self._share(job)
+        program = program_of(spec)
+        own = job["parents"].index(self.site.name) if self.site.name in job["parents"] else None
+        statistics = LocalStatistics(
+            program,
+            [(program, state) for state in parents.states],
+            Normalisation(**job["normalisation"])(held.images.to(self.device)),
+            held.labels.to(self.device),
+            device=self.device,
+            own=own,
+        )
+        return Session(job["session"], parents, statistics, len(held))
+
+    def _share(self, job: dict[str, Any]) -> Split:
+        held = share(self.site, job["images"][self.site.name], job["split"], job["seed"])
+        if len(held) < self.minimum:
+            raise FedMergeError(
+                f"site '{self.site.name}' gives sums over at least {self.minimum} images, because sums over "
+                f"fewer say much about each, but its share of '{job['split']}' has {len(held)}: ask for more "
+                "images, take them from a larger split, or leave the site out."
+            )
+        return held
+
+
+def parents_of(message: Message) -> Parents:
+    """The models in a message, or, where another hospital of this process holds the same ones, those."""
+    job = job_of(message)
+    held = _HELD.get(job["session"])
+    if held is None:
+        held = Parents(split_models(state_of(message), len(job["parents"])))
+        _HELD[job["session"]] = held
+    return held
+
+
+def join_models(states: list[State]) -> State:
+    """M states in one: the entry ``key`` of model m becomes ``m/key``."""
+    return {f"{m}/{key}": value for m, state in enumerate(states) for key, value in state.items()}
+
+
+def split_models(joined: Mapping[str, Tensor], models: int) -> list[State]:
+    """The inverse of :func:`join_models`."""
+    states: list[State] = [{} for _ in range(models)]
+    for name, value in joined.items():
+        m, _, key = name.partition("/")
+        states[int(m)][key] = value
+    return states
+
+
+def program_of(spec: ModelSpec) -> Program:
+    """The operations of a network, derived once a process; it holds no weights and is shared."""
+    return _program(spec.model_copy(update={"pretrained": False}).model_dump_json())
+
+
+@lru_cache(maxsize=2)
+def _program(spec: str) -> Program:
+    known = ModelSpec.model_validate_json(spec)
+    example = torch.zeros(2, known.in_channels, known.image_size, known.image_size)
+    return Program(build(known, 0), example)

@@ -1,0 +1,76 @@
+"""What every fusion method may take for granted about its parents, and the order in which it sums them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from fedmerge.errors import FedMergeError
+from fedmerge.merging.methods import Context, Parents
+from fedmerge.models.state import State, check_alike, non_finite, state_hash
+
+SMALL = 4096
+
+
+def check_finite(parents: Parents) -> None:
+    """Raise FedMergeError naming the model and the entry where a parent holds a NaN or an infinity.
+
+    Every parent is read once, one at a time.
+    """
+    for name, state in zip(parents.names, parents.states(), strict=True):
+        if all(_sums_to_a_number(value) for value in state.values()):
+            continue
+        broken = non_finite(state)  # finite entries may overflow their own sum
+        if broken:
+            raise FedMergeError(
+                f"the weights of '{name}' hold NaN or infinity in '{broken[0]}' ({len(broken)} of "
+                f"{len(state)} entries): leave that model out, or train it again."
+            )
+
+
+def _sums_to_a_number(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.detach().sum().isfinite())
+
+
+def shared_start(parents: Parents, context: Context, method: str) -> State:
+    """The weights all parents were trained from, checked to be of the parents' architecture.
+
+    Raises FedMergeError where they are not given, do not fit, or are not finite.
+    """
+    if context.start is None:
+        raise FedMergeError(
+            f"method '{method}' needs the weights from which all models were trained: pass start=."
+        )
+    check_alike(("start", parents.names[0]), (context.start, parents.load(0)))
+    broken = non_finite(context.start)
+    if broken:
+        raise FedMergeError(
+            f"the start holds NaN or infinity in '{broken[0]}': give the weights as they were."
+        )
+    return context.start
+
+
+def summation_order(parents: Parents, weights: Sequence[float] | None = None) -> list[int]:
+    """The models' indices in an order that depends on what they hold and not on how they were given.
+
+    Floating-point addition is not associative: summed in this order, the same models (with the same
+    weights) give the same bits however they are permuted. The order is by the hash of a model's small
+    floating entries (biases and norms, by which models differ as a rule), among equals by the hash of all
+    floating entries, for which they are read whole, and among equals still by weight.
+    """
+    hashes = [_fingerprint(state, SMALL) for state in parents.states()]
+    shared = {i for i, mark in enumerate(hashes) if hashes.count(mark) > 1}
+    whole = [_fingerprint(parents.load(i), None) if i in shared else "" for i in range(len(parents))]
+    ties = [0.0] * len(parents) if weights is None else weights
+    return sorted(range(len(parents)), key=lambda i: (hashes[i], whole[i], ties[i]))
+
+
+def _fingerprint(state: Mapping[str, Tensor], largest: int | None) -> str:
+    return state_hash(
+        {
+            key: value
+            for key, value in state.items()
+            if value.is_floating_point() and (largest is None or value.numel() <= largest)
+        }
+    )

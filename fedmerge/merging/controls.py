@@ -1,0 +1,174 @@
+"""Controls that a fusion on images should beat: train one parent, or its head, to answer like all of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedmerge.errors import FedMergeError
+from fedmerge.merging.fitting import Descent, descend, divergence, soft_targets
+from fedmerge.merging.matching.solve import solve
+from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.models.heads import apply_head, features, find_head
+from fedmerge.models.state import average
+from fedmerge.registry import Needs
+from fedmerge.seeding import generator
+
+Student = Literal["first", "mean"]
+BATCH = 64
+
+
+@FUSION.method(
+    "distill",
+    title="Distillation",
+    paper="Distilling the knowledge in a neural network, arXiv 1503.02531",
+    needs=Needs(individual_models=True, fusion_images=True),
+)
+def distill(
+    parents: Parents,
+    context: Context,
+    *,
+    student: Student = "first",
+    temperature: float = 2.0,
+    lr: float = 1e-3,
+    epochs: int = 100,
+    patience: int = 15,
+    batch_size: int = 32,
+    weight_decay: float = 1e-4,
+) -> Merged:
+    """Train one network, on the fusion images, to the mean of the parents' probabilities.
+
+        minimise T^2 mean_n KL((1/M) sum_m softmax(z_m(x_n) / T) | softmax(z(x_n) / T))
+
+    student: begin as the first parent, or as the mean of all. No label is used. Adam on four fifths of the
+    images, stopped after ``patience`` epochs without improvement on the last fifth, the best weights
+    restored: the start is one of them. Batch norms train on their batches (batches of one excepted); dropout
+    is off and images are not augmented, so small sets over-fit sooner than in common distillation. The
+    images and M times their logits are held in memory. Raises FedMergeError for fewer than two images.
+    """
+    images = _images(context, "distill")
+    targets = soft_targets(_logits(parents, context, images), temperature).float()
+    module = _student(parents, context, student).to(context.device)
+
+    def loss(indices: Tensor, training: bool) -> Tensor:
+        _norms(module, training and len(indices) > 1)
+        logits = module(images[indices].to(context.device))
+        return divergence(logits, targets[indices].to(logits), temperature)
+
+    descent = Descent(lr, epochs, patience, batch_size, weight_decay)
+    rng = generator(context.seed, "distill")
+    fit = descend(
+        list(module.parameters()), loss, len(images), descent, rng=rng, buffers=list(module.buffers())
+    )
+    decision = {"student": student, "epochs": fit.epochs, "best_epoch": fit.best, "loss": fit.loss}
+    return _merged(parents, module, decision)
+
+
+@FUSION.method(
+    "refit-head",
+    title="Refitted head",
+    paper="Model Fusion via Neuron Interpolation (last-layer distillation), arXiv 2507.00037",
+    needs=Needs(individual_models=True, features=True, fusion_images=True),
+)
+def refit_head(
+    parents: Parents,
+    context: Context,
+    *,
+    student: Student = "first",
+    fit: Literal["distill", "ridge"] = "distill",
+    temperature: float = 1.0,
+    ridge: float = 1e-3,
+    lr: float = 1e-3,
+    epochs: int = 100,
+    patience: int = 15,
+    batch_size: int = 32,
+    weight_decay: float = 1e-4,
+) -> Merged:
+    """Keep one parent's encoder and fit its head alone to what all parents answer together.
+
+    fit: ``distill``, as in the method of that name but for the head (its features are computed once); or
+    ``ridge``, least squares to the parents' mean logits in closed form, ``ridge`` in units of the mean
+    squared feature and pulled towards the student's own head, which must be a linear layer then. Whatever a
+    fusion gains beyond this it has not gained by refitting its last layer. Raises FedMergeError for fewer
+    than two images.
+    """
+    images = _images(context, "refit-head")
+    logits = _logits(parents, context, images)
+    module = _student(parents, context, student).to(context.device)
+    head = find_head(module, images[:2].to(context.device))
+    with torch.no_grad():
+        inputs = torch.cat([features(module, head, x.to(context.device)) for x in images.split(BATCH)])
+    part = module.get_submodule(head)
+    decision: dict[str, Any] = {"student": student, "head": head}
+    if fit == "ridge":
+        decision["loss"] = _by_ridge(part, head, inputs, torch.stack(logits).double().mean(0), ridge)
+        return _merged(parents, module, decision)
+    targets = soft_targets(logits, temperature).to(inputs)
+
+    def loss(indices: Tensor, training: bool) -> Tensor:
+        indices = indices.to(inputs.device)
+        return divergence(apply_head(module, head, inputs[indices]), targets[indices], temperature)
+
+    descent = Descent(lr, epochs, patience, batch_size, weight_decay)
+    found = descend(
+        list(part.parameters()), loss, len(images), descent, rng=generator(context.seed, "refit-head")
+    )
+    decision |= {"epochs": found.epochs, "best_epoch": found.best, "loss": found.loss}
+    return _merged(parents, module, decision)
+
+
+@torch.no_grad()
+def _by_ridge(part: nn.Module, head: str, inputs: Tensor, targets: Tensor, ridge: float) -> float:
+    """Fit a linear layer to N x C targets on N x d features, in place; returns the mean squared error."""
+    if not isinstance(part, nn.Linear) or inputs.ndim != 2:
+        raise FedMergeError(
+            f"the head '{head}' is not one linear layer on a vector of features: use fit: distill for it."
+        )
+    rows, goal = inputs.double(), targets.to(inputs.device)
+    weight = part.weight.double().T
+    if part.bias is not None:
+        rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
+        weight = torch.cat([weight, part.bias.double()[None]])
+    gram = rows.T @ rows
+    columns = weight + solve(gram, rows.T @ (goal - rows @ weight), ridge=ridge)
+    part.weight.copy_(columns[: part.in_features].T)
+    if part.bias is not None:
+        part.bias.copy_(columns[-1])
+    return float((rows @ columns - goal).square().mean())
+
+
+def _images(context: Context, method: str) -> Tensor:
+    if context.data is None or len(context.data) < 2:
+        raise FedMergeError(f"{method} trains on fusion images: pass data=, at least two images.")
+    return context.data
+
+
+@torch.no_grad()
+def _logits(parents: Parents, context: Context, images: Tensor) -> list[Tensor]:
+    """Each parent's logits, N x C, on the CPU; one parent is in memory at a time."""
+    found = []
+    for state in parents.states():
+        module = parents.module(state).to(context.device)
+        found.append(torch.cat([module(x.to(context.device)).flatten(1).cpu() for x in images.split(BATCH)]))
+    return found
+
+
+def _student(parents: Parents, context: Context, student: Student) -> nn.Module:
+    if student == "first":
+        return parents.module(parents.load(0))
+    return parents.module(average(parents.states(), batch_norm=context.batch_norm))
+
+
+def _norms(module: nn.Module, training: bool) -> None:
+    """Put batch norms, and nothing else, into training mode."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.training = training
+
+
+def _merged(parents: Parents, module: nn.Module, decision: dict[str, Any]) -> Merged:
+    """The result on the template's device, in eval mode, free of training's traces."""
+    state = {key: value.detach().cpu() for key, value in module.state_dict().items()}
+    return Merged(parents.module(state), uniform(parents), [decision])

@@ -1,0 +1,114 @@
+"""Fisher merging: each parameter weighted by how much the model's predictions depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from fedmerge.errors import FedMergeError
+from fedmerge.merging.averages import Weights, normalised, parent_weights
+from fedmerge.merging.checks import summation_order
+from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+from fedmerge.merging.task_vectors import parameter_names, with_parameters
+from fedmerge.models.state import State
+from fedmerge.registry import Needs
+from fedmerge.seeding import generator
+
+_ENTRIES = 2**24  # of per-image gradients held at a time
+
+
+@FUSION.method(
+    "fisher",
+    title="Fisher merging",
+    paper="Merging Models with Fisher-Weighted Averaging, arXiv 2111.09832",
+    needs=Needs(individual_models=True, fusion_images=True),
+)
+def fisher(
+    parents: Parents,
+    context: Context,
+    *,
+    weights: Weights = "uniform",
+    expectation: Literal["exact", "sampled"] = "exact",
+    floor: float = 1e-6,
+) -> Merged:
+    """Weigh each entry by its diagonal Fisher information: theta = sum a_m F_m theta_m / sum a_m F_m.
+
+    F_m = mean over images x of E_{y ~ p_m(y|x)} (d log p_m(y|x) / d theta)^2 on ``context.data``, in
+    evaluation mode; no labels are used. ``expectation``: the sum over all classes, C backward passes
+    an image, or one class an image, drawn from (seed, "fisher", name of the model). F below ``floor``
+    counts as ``floor``: a parameter that matters to no model is averaged. ``weights``: a_m, as in ``mean``.
+    F is not rescaled per model: one that is sure everywhere has small F and a small say.
+
+    Buffers are averaged by the run's policy. Coefficients are a_m. Raises FedMergeError without images, and
+    for weights or a floor below zero or all zero.
+    """
+    if context.data is None:
+        raise FedMergeError("method 'fisher' measures what matters on images: pass data=.")
+    shares = normalised(parent_weights(parents, weights))
+    if min(shares) < 0 or not floor > 0:
+        raise FedMergeError("fisher takes weights that are not negative, and a floor above zero.")
+    upper: State = {}
+    lower: State = {}
+    for i in summation_order(parents, shares):
+        state = parents.load(i)
+        draws = generator(context.seed, "fisher", site=parents.names[i])
+        module = parents.module(state).to(context.device)
+        for key, information in fisher_diagonal(module, context.data, expectation, draws).items():
+            weight = information.clamp_(min=floor).mul_(shares[i])
+            part = weight * state[key].to(weight.device, torch.float64)
+            upper[key] = upper[key] + part if key in upper else part
+            lower[key] = lower[key] + weight if key in lower else weight
+    parameters = {key: value / lower[key] for key, value in upper.items()}
+    coefficients = dict(zip(parents.names, shares, strict=True))
+    return Merged(with_parameters(parents, context, parameters), coefficients)
+
+
+def fisher_diagonal(
+    model: nn.Module,
+    images: Tensor,
+    expectation: Literal["exact", "sampled"] = "exact",
+    draws: torch.Generator | None = None,
+) -> State:
+    """The diagonal of the Fisher information of each parameter of ``model`` (eval mode), float64, its shape.
+
+    images: N x C x H x W as the model takes them. Gradients per image are taken in chunks of at most 2^24
+    entries (or one image).
+    """
+    names = parameter_names(model)
+    everything = {key: value.detach() for key, value in model.named_parameters()}
+    fixed = {key: value.detach() for key, value in model.named_buffers()}
+    parameters = {key: everything[key] for key in dict.fromkeys(names.values())}
+
+    def log_probability(theta: State, image: Tensor, target: Tensor) -> Tensor:
+        logits = functional_call(model, (everything | theta, fixed), (image.unsqueeze(0),))
+        return logits.flatten(1).log_softmax(1)[0].gather(0, target.unsqueeze(0)).squeeze(0)
+
+    gradients = vmap(grad(log_probability), in_dims=(None, 0, 0))
+    total = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in parameters.items()}
+    device = next(iter(parameters.values())).device
+    chunk = max(1, _ENTRIES // sum(value.numel() for value in parameters.values()))
+    for batch in images.split(chunk):
+        batch = batch.to(device)
+        for targets, shares in _targets(model, batch, expectation, draws):
+            for key, value in gradients(parameters, batch, targets).items():
+                squares = value.to(torch.float64).square_().flatten(1)
+                total[key] += (shares @ squares).view_as(total[key])
+    return {key: value / len(images) for key, value in total.items()}
+
+
+@torch.no_grad()
+def _targets(
+    model: nn.Module, batch: Tensor, expectation: str, draws: torch.Generator | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Classes (N) to take gradients of, and the weight of each (N, float64)."""
+    probabilities = model(batch).flatten(1).to(torch.float64).softmax(1)
+    if expectation == "sampled":
+        drawn = torch.multinomial(probabilities.cpu(), 1, generator=draws)[:, 0].to(batch.device)
+        yield drawn, torch.ones_like(probabilities[:, 0])
+        return
+    for label in range(probabilities.shape[1]):
+        yield torch.full((len(batch),), label, device=batch.device), probabilities[:, label]

@@ -1,0 +1,142 @@
+"""Weighted k-means over neurons, in Gram form: after the sums are gathered, no sample is seen again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Cost = Literal["squared", "l2"]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Which cluster each of n neurons is in (int64), and what that costs."""
+
+    assignment: Tensor
+    cost: float
+    steps: int
+
+
+def averaging(assignment: Tensor, scores: Tensor, width: int) -> Tensor:
+    """Weights of each cluster's mean: width x n, ``R_kj = s_j [k_j = k] / S_k``; each row sums to one."""
+    weights = torch.zeros(width, len(scores), dtype=scores.dtype, device=scores.device)
+    weights[assignment, torch.arange(len(scores), device=scores.device)] = scores
+    return weights / weights.sum(1, keepdim=True)
+
+
+def kmeans(
+    outer: Tensor,
+    projected: Tensor,
+    scores: Tensor,
+    width: int,
+    *,
+    rng: torch.Generator,
+    first: int | None = None,
+    tries: int = 10,
+    start: Tensor | None = None,
+    cost: Cost = "l2",
+    gain: float = 0.05,
+    max_steps: int = 100,
+) -> Clusters:
+    """Cluster n neurons into ``width`` groups, none empty; the cheapest of several tries.
+
+    outer: n x n, ``K = Z^T Z`` of the neurons' activations. projected: n x n, ``Kh = Z^T P Z`` with P the
+    projection onto what the fused model's layer can express (``K`` itself where nothing is projected).
+    scores: n importances s_j > 0. first: how many of the leading neurons the first centroid is drawn from
+    (all for None). start: indices of the first centroids, in place of farthest-first draws; then one try is
+    made.
+
+    The squared distance of neuron i to the projected mean of cluster k is (spec of Neuron Interpolation, C.6)
+
+        d2_ki = K_ii - 2 (Kh R)_ik + (R^T Kh R)_kk
+
+    and a try's cost is ``sum_i s_i d_i`` (``l2``, as in the authors' program) or ``sum_i s_i d_i^2``
+    (``squared``, what theorem 2 is about). A try ends when the assignment repeats, or when the cost is not
+    below ``1 - gain`` of that three steps earlier. Empty clusters take the neuron with the largest ``s_i
+    d_i`` of a cluster with more than one member, before a try may end: the authors' program may end first and
+    leave neurons zero. Ties go to the lowest index. Source: arXiv 2507.00037; each step costs O(n^2).
+    """
+    best: Clusters | None = None
+    for _ in range(1 if start is not None else tries):
+        seeds = start if start is not None else _farthest_first(outer, projected, width, first, rng)
+        found = _lloyd(outer, projected, scores, width, seeds, cost, gain, max_steps)
+        if best is None or found.cost < best.cost:
+            best = found
+    assert best is not None
+    return best
+
+
+def _farthest_first(
+    outer: Tensor, projected: Tensor, width: int, first: int | None, rng: torch.Generator
+) -> Tensor:
+    """A random neuron, then again and again the one farthest from those chosen; none twice."""
+    own, own_projected = outer.diagonal(), projected.diagonal()
+    chosen = [int(torch.randint(first or len(own), (1,), generator=rng))]
+    nearest = own - 2 * projected[:, chosen[0]] + own_projected[chosen[0]]
+    nearest[chosen[0]] = -torch.inf
+    for _ in range(width - 1):
+        index = int(nearest.argmax())
+        chosen.append(index)
+        nearest = torch.minimum(nearest, own - 2 * projected[:, index] + own_projected[index])
+        nearest[index] = -torch.inf
+    return torch.tensor(chosen, device=outer.device)
+
+
+def _lloyd(
+    outer: Tensor,
+    projected: Tensor,
+    scores: Tensor,
+    width: int,
+    seeds: Tensor,
+    cost: Cost,
+    gain: float,
+    max_steps: int,
+) -> Clusters:
+    own = outer.diagonal()
+    assignment = (projected.diagonal()[seeds] - 2 * projected[:, seeds]).argmin(1)
+    history: list[float] = []
+    step = 0
+    for step in range(1, max_steps + 1):  # noqa: B007
+        assignment = _refill(assignment, torch.zeros_like(own), scores, width)
+        distances = _distances(own, projected, assignment, scores, width)
+        new = distances.argmin(1)
+        squared = distances.gather(1, new[:, None])[:, 0].clamp(min=0)
+        new = _refill(new, squared, scores, width)
+        history.append(float((scores * (squared if cost == "squared" else squared.sqrt())).sum()))
+        repeated = bool((new == assignment).all())
+        assignment = new
+        if repeated or (len(history) > 3 and history[-1] >= (1 - gain) * history[-4]):
+            break
+    return Clusters(assignment, history[-1], step)
+
+
+def _distances(own: Tensor, projected: Tensor, assignment: Tensor, scores: Tensor, width: int) -> Tensor:
+    """n x width squared distances to the clusters' projected means; sums over members, no one-hot product."""
+    totals = scores.new_zeros(width).index_add_(0, assignment, scores)
+    sums = projected.new_zeros(len(own), width).index_add_(1, assignment, projected * scores)
+    means = sums / totals
+    centres = scores.new_zeros(width).index_add_(
+        0, assignment, scores * means.gather(1, assignment[:, None])[:, 0]
+    )
+    return own[:, None] - 2 * means + (centres / totals)
+
+
+def _refill(assignment: Tensor, squared: Tensor, scores: Tensor, width: int) -> Tensor:
+    """Give every empty cluster the neuron that is worst served where it is, from a cluster that keeps one."""
+    counts = torch.bincount(assignment, minlength=width)
+    empty = (counts == 0).nonzero()[:, 0].tolist()
+    if not empty:
+        return assignment
+    assignment = assignment.clone()
+    need = scores * squared.sqrt()
+    for cluster in empty:
+        free = counts[assignment] > 1
+        worst = int(torch.where(free, need, torch.full_like(need, -torch.inf)).argmax())
+        counts[assignment[worst]] -= 1
+        counts[cluster] += 1
+        assignment[worst] = cluster
+        need[worst] = 0
+    return assignment

@@ -1,0 +1,169 @@
+"""Which neuron of a fused model stands for which neurons of its parents, and the average that follows.
+
+A correspondence has, for each group of neurons and each of M parents, two matrices: ``out`` (n_F x n_m) says
+how much each parent's neuron counts in a fused neuron (a row sums to one over all parents), and ``into`` (n_m
+x n_F) by which fused neurons a parent's neuron is replaced as an input of the next layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedmerge.models.graph import Neurons
+from fedmerge.models.state import State, running_pairs
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The two matrices of one group, one of each a parent."""
+
+    out: tuple[Tensor, ...]
+    into: tuple[Tensor, ...]
+
+
+@dataclass
+class Correspondence:
+    """The maps of all groups matched so far.
+
+    fused: neurons of the fused model; parents: of each parent. share: weight of each parent (sums to one) in
+    what no group covers. groups: by index.
+    """
+
+    fused: Neurons
+    parents: Sequence[Neurons]
+    share: tuple[float, ...]
+    groups: dict[int, Maps] = field(default_factory=dict)
+
+    def known(self, key: str) -> bool:
+        """Whether all groups that stand in a tensor are matched."""
+        return all(
+            part.group in self.groups for parts in self.fused.axes.get(key, {}).values() for part in parts
+        )
+
+    def out(self, key: str, dim: int, sizes: Sequence[int], size: int) -> list[Tensor]:
+        """For each parent, size x size_m: its entries' weights along a dimension that belongs to neurons."""
+        maps = [
+            self._channels(m, key, dim, (size, width), {g: known.out[m] for g, known in self.groups.items()})
+            for m, width in enumerate(sizes)
+        ]
+        free = self._free(key, dim, size)
+        for m, table in enumerate(maps):
+            table[free, free] = self.share[m]
+        return maps
+
+    def into(self, key: str, dim: int, sizes: Sequence[int], size: int) -> list[Tensor]:
+        """For each parent, size_m x size: the fused inputs that stand for its inputs."""
+        maps = [
+            self._channels(
+                m, key, dim, (size, width), {g: known.into[m].T for g, known in self.groups.items()}
+            )
+            for m, width in enumerate(sizes)
+        ]
+        free = self._free(key, dim, size)
+        for table in maps:
+            table[free, free] = 1.0
+        return [table.T for table in maps]
+
+    def _channels(
+        self, m: int, key: str, dim: int, shape: tuple[int, int], tables: Mapping[int, Tensor]
+    ) -> Tensor:
+        """A group's matrix spread over the positions of its neurons along one dimension of a tensor."""
+        table = torch.zeros(shape, dtype=torch.float64)
+        ours = self.fused.axes.get(key, {}).get(dim, ())
+        theirs = self.parents[m].axes.get(key, {}).get(dim, ())
+        for part, other in zip(ours, theirs, strict=True):
+            small = tables[part.group][part.neurons][:, other.neurons].cpu().double()
+            for to, come in zip(part.positions.T, other.positions.T, strict=True):
+                table[to[:, None], come[None, :]] = small
+        return table
+
+    def _free(self, key: str, dim: int, size: int) -> Tensor:
+        """The positions along a dimension that belong to no group; they stay where they are."""
+        taken = torch.zeros(size, dtype=torch.bool)
+        for part in self.fused.axes.get(key, {}).get(dim, ()):
+            taken[part.positions] = True
+        return (~taken).nonzero()[:, 0]
+
+
+def one_to_one(permutations: Sequence[Tensor], weights: Tensor) -> Maps:
+    """Maps of permutations: parent m's neuron ``p_m[k]`` belongs to fused neuron k, with weight ``weights[m,
+    k]``.
+
+    weights: M x n, normalised here so that each fused neuron's sum to one.
+    """
+    share = weights.double() / weights.double().sum(0)
+    into = []
+    for permutation in permutations:
+        table = torch.zeros(len(permutation), len(permutation), dtype=torch.float64)
+        table[permutation, torch.arange(len(permutation))] = 1.0
+        into.append(table)
+    return Maps(tuple(share[m][:, None] * table.T for m, table in enumerate(into)), tuple(into))
+
+
+def clustered(assignment: Tensor, scores: Tensor, width: int, sizes: Sequence[int]) -> Maps:
+    """Maps of clusters: neuron j, counted over all parents, belongs to fused neuron ``assignment[j]``."""
+    from fedmerge.merging.matching.kmeans import averaging
+
+    out = averaging(assignment, scores, width).cpu().split(list(sizes), 1)
+    member = torch.zeros(len(assignment), width, dtype=torch.float64)
+    member[torch.arange(len(assignment)), assignment.cpu()] = 1.0
+    return Maps(tuple(out), tuple(member.split(list(sizes), 0)))
+
+
+def combined(
+    key: str, states: Sequence[Mapping[str, Tensor]], like: Tensor, maps: Correspondence, inputs: bool
+) -> Tensor:
+    """One entry of the fused model as the matched average of its parents', in float64.
+
+    ``sum_m out_m W_m into_m`` along the dimensions that belong to neurons. inputs: whether dimension 1 holds
+    inputs (the weight of a layer that is not depthwise).
+    """
+    total = torch.zeros(like.shape, dtype=torch.float64)
+    values = [state[key].detach().cpu().double() for state in states]
+    dims = [dim for dim in maps.fused.axes.get(key, {}) if not (inputs and dim == 1)]
+    out = into = None
+    for dim in dims:  # one at most: a neuron's own weights stand along one dimension
+        out = maps.out(key, dim, [v.shape[dim] for v in values], like.shape[dim])
+    if inputs:
+        into = maps.into(key, 1, [v.shape[1] for v in values], like.shape[1])
+    for m, value in enumerate(values):
+        if into is not None:
+            value = torch.einsum("oi...,ij->oj...", value, into[m])
+        total += maps.share[m] * value if out is None else along(out[m], value, dims[-1])
+    return total
+
+
+def along(table: Tensor, value: Tensor, dim: int) -> Tensor:
+    """Multiply a matrix with a tensor along one of its dimensions."""
+    moved = value.movedim(dim, 0)
+    return (table @ moved.reshape(len(moved), -1)).reshape(-1, *moved.shape[1:]).movedim(0, dim)
+
+
+def matched_average(
+    states: Sequence[Mapping[str, Tensor]], like: Mapping[str, Tensor], maps: Correspondence, layers: set[str]
+) -> State:
+    """Every entry of the fused model as the matched average of its parents'.
+
+    like: a state of the fused model's architecture, for shapes, dtypes and integer buffers. layers: keys of
+    weights whose dimension 1 holds inputs. Running variances are those of the mixture: ``sum out (v + m^2) -
+    m'^2``.
+    """
+    pairs = dict(running_pairs(like))
+    variances = {var: mean for mean, var in pairs.items()}
+    new: State = {}
+    for key, value in like.items():
+        if not value.is_floating_point():
+            new[key] = value.clone()
+            continue
+        given = states
+        if key in variances:
+            mean = variances[key]
+            given = [{key: s[key].double() + s[mean].double().square()} for s in states]
+        new[key] = combined(key, given, value, maps, key in layers)
+    for var, mean in variances.items():
+        new[var] = (new[var] - new[mean].square()).clamp_(min=0)
+    return {key: value.to(like[key].dtype) for key, value in new.items()}

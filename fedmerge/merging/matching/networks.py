@@ -1,0 +1,121 @@
+"""The networks of one fusion: programs, neurons and weights of the parents and of the model to be made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedmerge.errors import FedMergeError
+from fedmerge.merging.methods import Context, Parents
+from fedmerge.models.graph import Layer, Neurons, Part, Program, check_neurons, find_neurons
+from fedmerge.models.state import State
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Parents and fused model, ready to be matched; layers and groups correspond by their order.
+
+    states: the parents' weights. like: the fused model's architecture with some weights, for shapes.
+    """
+
+    fused: Program
+    neurons: Neurons
+    like: State
+    programs: tuple[Program, ...]
+    parents: tuple[Neurons, ...]
+    states: tuple[State, ...]
+
+    @classmethod
+    def of(cls, parents: Parents, context: Context) -> Networks:
+        """Derive programs and tied neurons; raises FedMergeError where neurons cannot be followed.
+
+        Parents of one architecture share one program. Models of other widths are followed one by one; they
+        must be the same network but for the widths.
+        """
+        if context.example is None:
+            raise FedMergeError(
+                "matching neurons needs to run the models once: pass data=, a batch as they take it."
+            )
+        states = tuple(parents.states())
+        like = {key: value.detach() for key, value in parents.template.state_dict().items()}
+        fused, neurons = _followed(parents.template, like, context.example)
+        others = [
+            (fused, neurons) if _alike(state, like) else _followed(parents.network(m), state, context.example)
+            for m, state in enumerate(states)
+        ]
+        for name, (program, found) in zip(parents.names, others, strict=True):
+            _check_form(name, fused, neurons, program, found)
+        programs, found_neurons = zip(*others, strict=True)
+        return cls(fused, neurons, like, programs, found_neurons, states)
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers of the fused model."""
+        return self.fused.layers
+
+    def sizes(self, group: int) -> list[int]:
+        """How many neurons each parent has in a group."""
+        return [neurons.groups[group].size for neurons in self.parents]
+
+    def channels(self, layer: Layer) -> list[int]:
+        """How many channels each parent has in a layer."""
+        return [state[layer.weight].shape[0] for state in self.states]
+
+    def groups_of(self, layer: Layer) -> list[int]:
+        """The groups that a layer's channels belong to."""
+        return list(dict.fromkeys(part.group for part in self.neurons.axes[layer.weight].get(0, ())))
+
+    def writers(self, group: int) -> list[Layer]:
+        """The layers that compute neurons of a group."""
+        return [layer for layer in self.layers if group in self.groups_of(layer)]
+
+    def table(self, group: int, layer: Layer, channels: Tensor) -> Tensor:
+        """Turn sums over pairs of channels into sums over pairs of neurons of one group.
+
+        channels: c x c, the parents' channels of a layer side by side. Returns n x n, the parents' neurons
+        side by side; zero between neurons of different strands, which are never compared.
+        """
+        sizes, widths = self.sizes(group), self.channels(layer)
+        table = torch.zeros(sum(sizes), sum(sizes), dtype=channels.dtype, device=channels.device)
+        sides = [list(self._parts(group, layer, m, sizes, widths)) for m in range(len(self))]
+        for ours in sides:
+            for theirs in sides:
+                for (rows, left), (columns, right) in zip(ours, theirs, strict=True):
+                    for a, b in zip(left.T, right.T, strict=True):
+                        table[rows[:, None], columns[None, :]] += channels[a[:, None], b[None, :]]
+        return table
+
+    def _parts(
+        self, group: int, layer: Layer, m: int, sizes: Sequence[int], widths: Sequence[int]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        parts: tuple[Part, ...] = self.parents[m].axes[layer.weight][0]
+        for part in parts:
+            if part.group == group:
+                yield part.neurons + sum(sizes[:m]), part.positions + sum(widths[:m])
+
+
+def _followed(module: nn.Module, state: State, example: Tensor) -> tuple[Program, Neurons]:
+    program = Program(module, example)
+    values = program.values({key: value.cpu() for key, value in state.items()})
+    neurons = find_neurons(program, values)
+    check_neurons(program, {key: value.cpu() for key, value in state.items()}, neurons)
+    return program, neurons
+
+
+def _alike(state: State, like: State) -> bool:
+    return state.keys() == like.keys() and all(state[key].shape == like[key].shape for key in like)
+
+
+def _check_form(name: str, fused: Program, neurons: Neurons, program: Program, found: Neurons) -> None:
+    same_layers = [layer.name for layer in fused.layers] == [layer.name for layer in program.layers]
+    if not same_layers or len(neurons.groups) != len(found.groups):
+        raise FedMergeError(
+            f"'{name}' is not the same network as the model to be made, but for its widths: give models with "
+            "the same layers in the same order."
+        )

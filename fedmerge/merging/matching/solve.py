@@ -1,0 +1,40 @@
+"""Least squares from second moments."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Solver = Literal["ridge", "pinv"]
+FLOAT32 = 2.0**-23
+
+
+def solve(
+    gram: Tensor, cross: Tensor, *, solver: Solver = "ridge", ridge: float = 1e-6, rows: int = 0
+) -> Tensor:
+    """Weights ``argmin_W |X W - T|^2`` from ``gram = X^T X`` (… x d x d) and ``cross = X^T T`` (… x d x n).
+
+    ridge: ``(G + ridge trace(G)/d I)^-1 C`` by Cholesky. pinv: ``G^+ C``, singular values of X at or below
+    ``max(rows, d) 2^-23`` of the largest left out, which is what the pseudo-inverse of a float32 X does in
+    the program of arXiv 2507.00037. Both in float64.
+    """
+    if solver == "pinv":
+        return _truncated(gram, rows) @ cross
+    d = gram.shape[-1]
+    scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    eye = torch.eye(d, dtype=gram.dtype, device=gram.device)
+    factor, failed = torch.linalg.cholesky_ex(gram + ridge * scale * eye)
+    if bool((failed > 0).any()):  # a ridge too small for this matrix
+        return _truncated(gram, rows) @ cross
+    return torch.cholesky_solve(cross, factor)
+
+
+def _truncated(gram: Tensor, rows: int) -> Tensor:
+    """The pseudo-inverse of a positive semidefinite matrix with the cut-off of :func:`solve`."""
+    values, vectors = torch.linalg.eigh(gram)
+    least = values[..., -1:].clamp(min=0) * (max(rows, gram.shape[-1]) * FLOAT32) ** 2
+    inverse = torch.where(values > least, 1 / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
+    return (vectors * inverse[..., None, :]) @ vectors.transpose(-1, -2)

@@ -1,0 +1,184 @@
+"""Fuse weights that lie in files, whoever trained them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from fedmerge.data.fusion import balanced
+from fedmerge.data.images import Split, resize, to_channels
+from fedmerge.data.sources import load_source
+from fedmerge.errors import FedMergeError
+from fedmerge.merging import FUSION, MergeResult, merge
+from fedmerge.models.bare import bare
+from fedmerge.models.pool import ModelCard, load_weights, read_card, write_model
+from fedmerge.models.state import State, check_alike, state_hash
+from fedmerge.models.zoo import ModelSpec, build, default_normalisation
+from fedmerge.seeding import numpy_generator
+from fedmerge.study.config import apply_change
+from fedmerge.study.machine import pick_device
+from fedmerge.validation import validate
+
+SHAPE = ("in_channels", "n_classes", "image_size")
+
+
+def merge_files(
+    models: Sequence[Path],
+    output: Path,
+    method: str,
+    *,
+    network: str | None = None,
+    data: str | None = None,
+    split: str = "val",
+    images: int = 400,
+    labelled: bool = False,
+    start: Path | None = None,
+    changes: Sequence[str] = (),
+    after: str = "none",
+    seed: int = 0,
+    device: str = "auto",
+) -> MergeResult:
+    """Fuse safetensors files of one network by a registered method and write the result, safetensors too.
+
+    network: ``NAME`` or ``NAME:OPTION=VALUE,...`` with the zoo's names, and ``in_channels``, ``n_classes``,
+    ``image_size`` among the options where neither data nor the weights say them; by default what the models'
+    cards say. Without either, methods that only do arithmetic on weights work. data: a source of fusion
+    images (see ``load_source``); split, images: which and how many of them, class-balanced. labelled: whether
+    the method may see their classes. changes: the method's options, ``name=value`` with the value read as
+    YAML.
+
+    Where the first model has a card (NAME.json), the result gets one too. Raises FedMergeError for a file
+    that cannot be read or written, an output that is there already, an ensemble (it is not one network), and
+    whatever ``merge`` refuses.
+    """
+    if output.exists() or output.suffix != ".safetensors":
+        raise FedMergeError(f"'{output}' must be a new file that ends in .safetensors: choose another name.")
+    registered = FUSION[method]
+    if method.startswith("ensemble"):
+        raise FedMergeError(
+            f"'{method}' is not one network, so there is nothing to write: use another method."
+        )
+    states = [load_weights(path) for path in models]
+    names = _names(models)
+    cards = [_card_beside(path) for path in models]
+    options: dict[str, Any] = {}
+    for change in changes:
+        apply_change(options, change)
+    registered.check(options)
+    pool = _images(data, split)
+    spec = _spec(network, cards[0], states[0], pool)
+    template = bare(states[0]) if spec is None else build(spec, seed=0).eval()
+    check_alike((*names, "the network"), (*states, template.state_dict()))
+    where = pick_device(device)
+    result = merge(
+        [_filled(template, state) for state in states],
+        method,
+        names=names,
+        start=None if start is None else load_weights(start),
+        after=after,
+        seed=seed,
+        device=where,
+        **_fusion_set(pool, spec, cards[0], images, labelled, seed),
+        **options,
+    )
+    state = {key: value.cpu() for key, value in result.model.state_dict().items()}
+    write_model(output, state, _card(output.stem, state, cards, states, result, seed))
+    return result
+
+
+def _names(models: Sequence[Path]) -> list[str]:
+    names = [path.stem for path in models]
+    return names if len(set(names)) == len(names) else [str(path.with_suffix("")) for path in models]
+
+
+def _card_beside(path: Path) -> ModelCard | None:
+    card = path.with_suffix(".json")
+    return read_card(card) if card.is_file() else None
+
+
+def _filled(template: nn.Module, state: State) -> nn.Module:
+    module = copy.deepcopy(template)
+    module.load_state_dict(state)
+    return module
+
+
+def _images(data: str | None, split: str) -> Split | None:
+    if data is None:
+        return None
+    if split not in ("train", "val", "test"):
+        raise FedMergeError(f"unknown split '{split}'. Allowed: train, val, test.")
+    found: Split = getattr(load_source(data), split)
+    return found
+
+
+def _spec(text: str | None, card: ModelCard | None, state: State, images: Split | None) -> ModelSpec | None:
+    """The network: as given, or as the first card says; None where only weights are known."""
+    if text is None:
+        if card is not None:
+            return card.model
+        if images is not None:
+            raise FedMergeError("data is given, but not the network it goes through: name it with --model.")
+        return None
+    name, _, rest = text.partition(":") if not text.startswith("torchvision:") else _torchvision(text)
+    given: dict[str, Any] = {}
+    for pair in filter(None, rest.split(",")):
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise FedMergeError(f"--model {text}: write options as NAME=VALUE, not '{pair}'.")
+        given[key] = yaml.safe_load(value)
+    shape = {key: given.pop(key) for key in SHAPE if key in given}
+    known: dict[str, int] = {"n_classes": list(state.values())[-1].shape[0]} if state else {}
+    if images is not None:
+        known |= {"in_channels": images.images.shape[1], "image_size": images.images.shape[2]}
+    for key in SHAPE:
+        if key not in shape | known:
+            raise FedMergeError(f"--model {text}: say {key} too, as in --model {name}:{key}=28.")
+    return validate(ModelSpec, {"name": name, "options": given} | known | shape, "--model")
+
+
+def _torchvision(text: str) -> tuple[str, str, str]:
+    parts = text.split(":", 2)
+    return f"{parts[0]}:{parts[1]}", ":", parts[2] if len(parts) > 2 else ""
+
+
+def _fusion_set(
+    found: Split | None, spec: ModelSpec | None, card: ModelCard | None, count: int, labelled: bool, seed: int
+) -> dict[str, Any]:
+    """Images as the network takes them, and their labels if the method may see them."""
+    if found is None or spec is None:
+        return {}
+    drawn = found.select(balanced(found.labels.numpy(), count, numpy_generator(seed, "fusion-data")))
+    normalise = card.normalisation if card is not None else default_normalisation(spec)
+    images = resize(to_channels(drawn.images, spec.in_channels), spec.image_size)
+    given: dict[str, Any] = {"data": normalise(images)}
+    return given | {"labels": drawn.labels} if labelled else given
+
+
+def _card(
+    name: str,
+    state: State,
+    cards: Sequence[ModelCard | None],
+    states: Sequence[State],
+    result: MergeResult,
+    seed: int,
+) -> ModelCard | None:
+    first = cards[0]
+    if first is None:
+        return None
+    return ModelCard(
+        name=name,
+        position=0,
+        model=first.model,
+        normalisation=first.normalisation,
+        class_names=first.class_names,
+        parents=tuple(state_hash(parent) for parent in states),
+        method=result.method,
+        metrics={f"coefficient:{parent}": share for parent, share in result.coefficients.items()},
+        seed=seed,
+        sha256=state_hash(state),
+    )

@@ -1,0 +1,57 @@
+"""What the fusion methods of an experiment need, and the refusal where it is not there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedmerge.errors import FedMergeError
+from fedmerge.merging import FUSION
+from fedmerge.registry import Needs
+
+if TYPE_CHECKING:
+    from fedmerge.study.config import Experiment, MethodConfig
+
+
+def needs_of(entry: MethodConfig) -> Needs:
+    """What a fusion method needs with its options; repairing what it returns takes sums over images."""
+    needs = FUSION[entry.method].needs_with(entry.options)
+    return needs | Needs(fusion_sums=True) if entry.after != "none" else needs
+
+
+def needs_data(needs: Needs) -> bool:
+    """Whether it takes images, wherever they are."""
+    return needs.fusion_images or needs.fusion_sums or needs.fusion_labels
+
+
+def check_needs(experiment: Experiment, where: str) -> None:
+    """Raise FedMergeError, beginning with ``where``, for a fusion method without what it needs."""
+    data = experiment.fusion_data
+    for entry in experiment.fusion:
+        needs = needs_of(entry)
+        if needs.shared_start and experiment.training.start == "independent":
+            raise FedMergeError(
+                f"{where}: {_name(entry)} needs the weights from which all models were trained, but with "
+                "training.start: independent there are none: set it to shared, or take the method out."
+            )
+        if needs_data(needs) and data is None:
+            raise FedMergeError(
+                f"{where}: {_name(entry)} needs {_words(needs)}: set fusion_data, for example "
+                "fusion_data: {from: union, images: 400}, or take the method out."
+            )
+        if needs.fusion_images and data is not None and data.origin == "hospitals":
+            raise FedMergeError(
+                f"{where}: {_name(entry)} needs images at the server, but with fusion_data.from: hospitals "
+                "images do not leave the hospital: set it to union or server, or choose a method that "
+                "needs sums over images only."
+            )
+
+
+def _name(entry: MethodConfig) -> str:
+    return f"fusion method '{entry.method}'" + (
+        f" with after: {entry.after}" if entry.after != "none" else ""
+    )
+
+
+def _words(needs: Needs) -> str:
+    what = "images to fuse with" if needs.fusion_images else "sums over images"
+    return f"{what} and their labels" if needs.fusion_labels else what

@@ -1,0 +1,101 @@
+"""Sites of one source with classes of their own: lists, disjoint groups, and a default skew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedmerge.data import Arrays, Cohort, CohortSpec, build_cohort
+from fedmerge.errors import FedMergeError
+from fedmerge.validation import validate
+
+
+def numbered(n: int = 200, n_classes: int = 4, **more: Any) -> Arrays:
+    """n images whose first pixel is their number, classes in turn."""
+    images = np.zeros((n, 8, 8), np.uint8)
+    images[:, 0, 0] = np.arange(n)
+    return Arrays(images, np.arange(n) % n_classes, **more)
+
+
+def spec(**fields: Any) -> CohortSpec:
+    return validate(CohortSpec, {"name": "test", **fields}, "test.yaml")
+
+
+def sites(*names: str, **fields: Any) -> list[dict[str, Any]]:
+    return [{"name": name, **fields} for name in names]
+
+
+def same(a: Cohort, b: Cohort) -> bool:
+    pairs = zip(a.sites, b.sites, strict=True)
+    return all(torch.equal(x.everything.images, y.everything.images) for x, y in pairs)
+
+
+def test_sites_take_the_classes_they_list() -> None:
+    """50 images a class. a takes "0" and half of 1 (15 + 5 + 5 by split), c the other half; b the rest."""
+    three = [{"name": "a", "classes": ["0", 1]}, {"name": "b"}, {"name": "c", "classes": [1]}]
+    cohort = build_cohort(spec(source=numbered(), sites=three, minimum={"classes": 1}), seed=2)
+    counts = [cohort[name].everything.class_counts(4).tolist() for name in "abc"]
+    assert counts == [[50, 25, 0, 0], [0, 0, 50, 50], [0, 25, 0, 0]]
+    every = [n for site in cohort.sites for n in site.everything.images[:, 0, 0, 0].tolist()]
+    assert sorted(every) == list(range(200))
+
+
+def test_disjoint_sites_have_classes_of_their_own_and_the_unseen_one_all() -> None:
+    """Ten classes over three sites: groups of 4, 3 and 3; of each class (20 images) half is the unseen's."""
+    three = [*sites("a", "b", "c"), *sites("far", unseen=True)]
+    fields = {"source": numbered(200, n_classes=10), "sites": three, "label_skew": "disjoint"}
+    cohort = build_cohort(spec(**fields), seed=0)
+    counts = {site.name: site.everything.class_counts(10) for site in cohort.sites}
+    assert counts["far"].tolist() == [10] * 10
+    assert sorted(int((counts[name] > 0).sum()) for name in "abc") == [3, 3, 4]
+    assert (counts["a"] + counts["b"] + counts["c"]).tolist() == [10] * 10
+    other = build_cohort(spec(**fields), seed=1)["a"].everything.class_counts(10)
+    assert ((other > 0) != (counts["a"] > 0)).any()
+
+
+def test_disjoint_sites_need_enough_classes() -> None:
+    fields = {"source": numbered(n_classes=2), "sites": sites("a", "b", "c"), "label_skew": "disjoint"}
+    with pytest.raises(FedMergeError, match=r"3 sites of source .* have 2 classes to divide: use at most 2"):
+        build_cohort(spec(**fields), seed=0)
+
+
+def test_the_cohort_s_label_skew_is_the_default_of_sites_that_train() -> None:
+    apart = [
+        {"name": "a", "label_skew": 0.5},
+        {"name": "b", "label_skew": 0.5},
+        {"name": "c", "unseen": True},
+    ]
+    alike = [{"name": "a"}, {"name": "b"}, {"name": "c", "unseen": True}]
+    one = build_cohort(spec(source=numbered(), sites=apart), seed=3)
+    two = build_cohort(spec(source=numbered(), sites=alike, label_skew=0.5), seed=3)
+    assert same(one, two)
+    assert not same(one, build_cohort(spec(source=numbered(), sites=alike), seed=3))
+
+
+def test_classes_of_nobody_and_unknown_classes_are_sentences() -> None:
+    two = [{"name": "a", "classes": [0, 1]}, {"name": "b", "classes": [2]}]
+    with pytest.raises(FedMergeError, match=r"no site takes the 50 images of class '3' .* one of a, b"):
+        build_cohort(spec(source=numbered(), sites=two), seed=0)
+    with pytest.raises(FedMergeError, match="no site takes the 50 images of class '0'"):
+        build_cohort(spec(source=numbered(), sites=sites("alone", classes=[1, 2, 3])), seed=0)
+    with pytest.raises(FedMergeError, match=r"site 'a': there is no class 4\. Allowed.* labels 0 to 3"):
+        build_cohort(spec(source=numbered(), sites=sites("a", classes=[4])), seed=0)
+    named = numbered(class_names=("cat", "dog", "horse", "house"))
+    with pytest.raises(FedMergeError, match=r"no class 'hors'\. Did you mean 'horse'\?"):
+        build_cohort(spec(source=named, sites=sites("a", classes=["hors"])), seed=0)
+
+
+def test_a_class_without_images_needs_no_taker() -> None:
+    two = [{"name": "a", "classes": [0, 1]}, {"name": "b", "classes": [2, 3]}]
+    five = ["v", "w", "x", "y", "z"]
+    cohort = build_cohort(spec(source=numbered(), sites=two, classes=five), seed=0)
+    assert cohort["a"].everything.class_counts(5).tolist() == [50, 50, 0, 0, 0]
+
+
+def test_the_minimum_of_classes_still_holds() -> None:
+    two = [{"name": "a", "classes": [0]}, {"name": "b"}]
+    with pytest.raises(FedMergeError, match="site 'a' gets training samples of 1 classes"):
+        build_cohort(spec(source=numbered(), sites=two), seed=0)

@@ -1,0 +1,60 @@
+"""A whole run that fuses from sums: the same networks as from the union of the images, and its traffic."""
+
+import pytest
+import torch
+
+from fedmerge.study.config import read_experiment
+from fedmerge.study.experiment import train_and_fuse
+from fedmerge.study.federations import federations
+from fedmerge.study.record import Record
+from fedmerge.study.setup import set_up
+
+METHODS = ["hf", {"method": "mean", "label": "repaired", "after": "repair"}]
+
+
+@pytest.fixture
+def fused(experiment, cohort, tmp_path):
+    """Train the tiny federation, fuse with images from somewhere; returns the networks and the record."""
+
+    def go(**data):
+        given = experiment | {"fusion": METHODS, "fusion_data": data}
+        checked, _ = read_experiment(given)
+        record = Record({"config_hash": "x"})
+        (federation,) = federations(cohort, checked)
+        folder = tmp_path / data["from"]
+        setup = set_up(checked, cohort, federation.members, 0, folder, record, "cpu")
+        found = train_and_fuse(setup, federation)["delta"]
+        return {candidate.label: candidate.model for candidate in found}, record
+
+    return go
+
+
+def test_fusion_in_the_hospitals_is_fusion_of_their_union(fused):
+    """54 images of three hospitals, 18 each; what differs is where they are."""
+    x = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    where = {"images": 54, "split": "train"}
+    (union, _), (hospitals, record) = (
+        fused(**{"from": "union"}, **where),
+        fused(**{"from": "hospitals"}, **where),
+    )
+    assert record.failures == []
+    assert list(union) == list(hospitals) == ["hf", "repaired"]
+    for label, model in union.items():
+        expected = model(x)
+        assert float((hospitals[label](x) - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
+    for label in union:
+        rows = [row for row in record.decisions if row["method"] == label and "exchanges" in row]
+        assert [row["model"] for row in rows] == ["alpha", "beta", "gamma"]
+        assert {row["site"] for row in rows} == {"delta"}
+        assert all(row["bytes_down"] > 0 and row["bytes_up"] > 0 for row in rows)
+
+
+def test_a_share_that_is_too_small_is_a_failure_of_its_hospital(fused):
+    """Validation splits have 12 images, and hospitals answer from 16 on."""
+    models, record = fused(**{"from": "hospitals", "images": 60})
+    assert models == {}
+    sites = [row["site"] for row in record.failures if row["where"] == "sums"]
+    assert sites == ["alpha", "beta", "gamma"] * 2
+    (reason, *_) = [row["reason"] for row in record.failures if row["where"] == "hf"]
+    assert "sums over images: 0 of 3 hospitals" in reason
+    assert "at least 16 images" in reason
