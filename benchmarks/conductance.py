@@ -33,7 +33,7 @@ def main() -> None:
     text = json.dumps(results, indent=1)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")
-    line = "{network}: {ratio:.1f} x ({layers} layers: {together:.2f} s together, {layer_by_layer:.2f} s one by one)"
+    line = "{network}: {ratio:.1f} x ({layers} layers; {together:.2f} s, one by one {layer_by_layer:.2f} s)"
     print(text if arguments.json else "\n".join(line.format(**result) for result in results))
 
 

@@ -73,7 +73,7 @@ def kmeans(
 
 
 def _pair_costs(x: Tensor, left: Tensor, right: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    costs = torch.empty(a.shape[1], b.shape[1])
+    costs = torch.empty(a.shape[1], b.shape[1], dtype=torch.float64)
     for i in range(a.shape[1]):
         y = x @ ((left[:, i : i + 1] + right) / 2)
         costs[i] = (y - a[:, i : i + 1]).norm(dim=0) + (y - b).norm(dim=0)
@@ -103,7 +103,7 @@ def _farthest_first(
 ) -> list[int]:
     """The first pick is a random neuron of the first model; each next is farthest from its nearest pick."""
     chosen = [int(torch.randint(width, (1,), generator=rng))]
-    least = torch.full((targets.shape[1],), torch.inf)
+    least = torch.full((targets.shape[1],), torch.inf, dtype=targets.dtype)
     while len(chosen) < width:
         for index in chosen if again else chosen[-1:]:
             least = torch.minimum(least, (targets - (x @ weights[:, index])[:, None]).norm(dim=0))

@@ -76,7 +76,8 @@ def merge(
     registered = FUSION[method]
     checked = registered.check(options)
     parents = Parents.of(models, names, examples, into=into, any_width=registered.any_width)
-    check_finite(parents)
+    if registered.needs.individual_models:  # a sum shows what is not finite by itself
+        check_finite(parents)
     images, labels = _collected(data, labels)
     if score is None and images is not None and labels is not None:
         score = _accuracy(parents.template, images, labels)

@@ -79,6 +79,10 @@ class Parents:
             raise FedMergeError("there is no model to merge: give at least one.")
         if isinstance(models, ModelPool):
             pool = models
+            if into is not None and not any_width:
+                check_alike(
+                    (pool.names[0], "the model to be made"), (pool.state(pool.names[0]), into.state_dict())
+                )
             return cls(
                 tuple(pool.names),
                 lambda i: pool.state(pool.names[i]),

@@ -1,11 +1,14 @@
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
 from fedmerge.models import ModelPool, ModelSpec, Normalisation, build
 
 SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})
+TRAINED = ("distill", "refit-head")  # they fit to the ensemble's answers, so they move even a lone model
+QUICK = {"kf-gradient": {"epochs": 1}, "distill": {"epochs": 1}}
 
 
 @pytest.fixture
@@ -23,32 +26,91 @@ def pool(tmp_path):
     return pool
 
 
+def images(n=12):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(n, 1, 8, 8, generator=generator), torch.arange(n) % 3
+
+
 @pytest.mark.parametrize("method", FUSION.names())
 def test_every_method_gives_the_same_from_disk_as_from_memory(pool, method):
-    x = torch.rand(6, 1, 8, 8)
-    y = torch.tensor([0, 1, 2, 0, 1, 2])
-    disk = merge(pool, method, data=x, labels=y)
-    memory = merge([pool.model(name) for name in pool], method, data=x, labels=y, names=pool.names)
+    x, y = images()
+    given = {"data": x, "labels": y, "start": build(SPEC, 9), **QUICK.get(method, {})}
+    disk = merge(pool, method, **given)
+    memory = merge([pool.model(name) for name in pool], method, names=pool.names, **given)
     assert disk.coefficients == memory.coefficients
     assert disk.model(x).equal(memory.model(x))
 
 
-@pytest.mark.parametrize("method", FUSION.names())
-def test_every_method_leaves_a_model_merged_with_itself_as_it_is(pool, method):
+@pytest.mark.parametrize("method", [name for name in FUSION.names() if name not in TRAINED])
+def test_a_model_merged_with_itself_is_itself(pool, method):
+    """Also where nothing was trained since the start: task vectors are zero then."""
     net = pool.model("a")
-    x, y = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
-    torch.testing.assert_close(merge([net, net], method, data=x, labels=y).model(x), net(x))
+    x, y = images()
+    given = {"data": x, "labels": y, "start": net, **QUICK.get(method, {})}
+    fused = merge([net, net], method, **given).model
+    expected = net(x).log_softmax(1) if method == "ensemble-probabilities" else net(x)
+    torch.testing.assert_close(fused(x), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", FUSION.names())
+def test_inputs_and_random_state_stay_as_they_were(pool, method):
+    nets = [pool.model(name) for name in pool]
+    before = [{k: v.clone() for k, v in net.state_dict().items()} for net in nets]
+    x, y = images()
+    random = torch.get_rng_state()
+    merge(nets, method, data=x, labels=y, start=build(SPEC, 9), **QUICK.get(method, {}))
+    assert torch.get_rng_state().equal(random)
+    for net, state in zip(nets, before, strict=True):
+        assert all(net.state_dict()[key].equal(value) for key, value in state.items())
+
+
+def test_a_loader_is_as_good_as_a_tensor(pool):
+    x, y = images()
+    loader = DataLoader(TensorDataset(x, y), batch_size=5)
+    nets = [pool.model(name) for name in pool]
+    whole = merge(nets, "greedy", data=x, labels=y)
+    batched = merge(nets, "greedy", data=loader)
+    assert batched.decisions == whole.decisions
+    unlabelled = merge(nets, "kf", data=[x[:6], x[6:]]).model
+    assert unlabelled(x).equal(merge(nets, "kf", data=x).model(x))
+
+
+def test_what_a_method_needs_is_said_before_it_starts(pool):
+    nets = [pool.model(name) for name in pool]
+    x, _ = images()
+    for method, options, words in [
+        ("kf", {}, "needs fusion images: pass data=, or statistics="),
+        ("distill", {}, "needs fusion images: pass data="),
+        ("ties", {}, "pass start="),
+        ("hf", {"data": x, "attribution": "conductance"}, "pass labels="),
+        ("greedy", {"data": x}, "needs a validation score"),
+    ]:
+        with pytest.raises(FedMergeError, match=words):
+            merge(nets, method, **options)
 
 
 def test_faults_are_sentences(pool, nets):
     other = build(SPEC.model_copy(update={"options": {"width": 8}}), 0)
-    with pytest.raises(FedMergeError, match=r"unknown fusion method 'maen'. Did you mean 'mean'"):
-        merge(nets, "maen")
-    with pytest.raises(FedMergeError, match=r"no option 'weigths'. Did you mean 'weights'"):
-        merge(nets, "mean", weigths=[1, 2, 3])
-    with pytest.raises(FedMergeError, match="no model to merge"):
-        merge([], "mean")
-    with pytest.raises(FedMergeError, match="not of one architecture"):
-        merge([pool.model("a"), other], "mean")
+    a = pool.model("a")
+    x, _ = images()
+    broken = pool.model("b")
+    with torch.no_grad():
+        broken.features[0].weight[0, 0, 0, 0] = float("nan")
+    for models, method, options, words in [
+        (nets, "maen", {}, r"unknown fusion method 'maen'. Did you mean 'mean'"),
+        (nets, "mean", {"weigths": [1, 2, 3]}, r"no option 'weigths'. Did you mean 'weights'"),
+        ([], "mean", {}, "no model to merge"),
+        ([a, other], "mean", {}, "not of one architecture"),
+        ([a, other], "rebasin", {"data": x}, "not of one architecture"),
+        ([a, broken], "kf", {"data": x}, "'model-1' hold NaN or infinity in 'features.0.weight'"),
+        ([a, a], "kf", {"data": x.fill_(float("inf"))}, "data= holds NaN or infinity"),
+        ([a, a], "kf", {"data": []}, "data= gave no batch"),
+        ([a, a], "ties", {"start": other}, "not of one architecture"),
+        ([a, a], "mean", {"after": "repare", "data": images()[0]}, "unknown after 'repare'"),
+        ([a, a], "mean", {"after": "repair"}, "pass data="),
+        ([a, a], "ensemble-logits", {"after": "repair", "data": images()[0]}, "an ensemble is several"),
+    ]:
+        with pytest.raises(FedMergeError, match=words):
+            merge(models, method, **options)
     with pytest.raises(FedMergeError, match="8 images but labels has 2"):
         merge(nets, "greedy", data=torch.rand(8, 1, 1, 2), labels=torch.tensor([0, 1]))

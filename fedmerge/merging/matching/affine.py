@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fedmerge.merging.matching.sums import has_offset
 from fedmerge.models.graph import Layer
 from fedmerge.models.state import State
 
@@ -32,31 +33,51 @@ def effective(state: Mapping[str, Tensor], layer: Layer) -> tuple[Tensor, Tensor
     return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), offset
 
 
-def written(state: Mapping[str, Tensor], layer: Layer, weight: Tensor, offset: Tensor | None) -> State:
-    """The entries that make a layer compute ``weight`` and ``offset``; dtypes and devices are ``state``'s.
+def fitted(state: Mapping[str, Tensor], layer: Layer, columns: Tensor, gram: Tensor) -> State:
+    """The entries that make a layer and the batch norm behind it compute ``columns``.
 
-    A batch norm behind the layer becomes a pure shift: its statistics are set to m = -offset where it has no
-    bias of its own, else to m = 0, with v = 1 and a weight of sqrt(1 + eps), so that nothing is scaled.
+    columns: d x n that multiply input rows (n x d where depthwise), gram: X^T X of those rows (see
+    ``LayerSums``). A batch norm gets the mean and unbiased variance that its input has on these rows as its
+    statistics, and an affine part that undoes them, so that nothing is scaled, and measuring the statistics
+    anew changes nothing. One without affine part gets statistics 0 and 1, shifted. Dtypes and devices are
+    ``state``'s.
     """
-    new: State = {layer.weight: weight.reshape(state[layer.weight].shape)}
+    shape = state[layer.weight].shape
     norm = layer.norm
+    weight, offset = from_columns(columns.T if layer.depthwise else columns, shape, has_offset(layer))
+    new: State = {layer.weight: weight}
     if norm is None:
         if layer.bias is not None and offset is not None:
             new[layer.bias] = offset
     else:
         assert offset is not None
-        one = torch.ones_like(offset)
-        new[norm.mean] = torch.zeros_like(offset)
-        new[norm.var] = one if norm.weight is not None else one - norm.eps
+        mean, var = _moments(columns, gram, layer.depthwise)
+        if norm.weight is None or norm.bias is None:
+            mean, var = -offset, torch.ones_like(var) - (norm.eps if norm.weight is None else 0.0)
+        new[norm.mean], new[norm.var] = mean, var
         if norm.weight is not None:
-            new[norm.weight] = one * (1 + norm.eps) ** 0.5
+            new[norm.weight] = (var + norm.eps).sqrt()
+        if norm.bias is not None:
+            new[norm.bias] = offset + mean if norm.weight is not None else torch.zeros_like(offset)
         if layer.bias is not None:
             new[layer.bias] = torch.zeros_like(offset)
-        if norm.bias is not None:
-            new[norm.bias] = offset
-        else:
-            new[norm.mean] = -offset
     return {key: value.to(state[key].dtype).to(state[key].device) for key, value in new.items()}
+
+
+def _moments(columns: Tensor, gram: Tensor, depthwise: bool) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of ``X columns`` without the offset; the last row of X^T X holds sums."""
+    linear = columns.clone()
+    if depthwise:
+        linear[:, -1] = 0.0
+        count, total = gram[:, -1, -1], (gram[:, -1] * linear).sum(1)
+        square = torch.einsum("cd,cde,ce->c", linear, gram, linear)
+    else:
+        linear[-1] = 0.0
+        count, total = gram[-1, -1], gram[-1] @ linear
+        square = (linear * (gram @ linear)).sum(0)
+    mean = total / count
+    var = (square / count - mean.square()).clamp(min=0)
+    return mean, var * count / (count - 1).clamp(min=1)
 
 
 def as_columns(weight: Tensor, offset: Tensor | None) -> Tensor:

@@ -13,15 +13,16 @@ from fedmerge.errors import FedMergeError
 from fedmerge.merging.attribution import importance, normalise
 from fedmerge.merging.fitting import Descent, descend, divergence, soft_targets
 from fedmerge.merging.matching import sums
-from fedmerge.merging.matching.affine import as_columns, effective, from_columns, written
+from fedmerge.merging.matching.affine import fitted
 from fedmerge.merging.matching.grouping import Centroids, correspondence, endings, level_grams, mixing
 from fedmerge.merging.matching.importances import Attribution, Normalisation, attribution_needs
 from fedmerge.merging.matching.linear import Towards
-from fedmerge.merging.matching.maps import Correspondence, combined
+from fedmerge.merging.matching.maps import Correspondence
 from fedmerge.merging.matching.networks import Networks
+from fedmerge.merging.matching.prior import matched_columns
 from fedmerge.merging.matching.solve import solve
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
-from fedmerge.models.graph import Layer, Level, Run, levels
+from fedmerge.models.graph import Level, Run, levels
 from fedmerge.models.state import State
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
@@ -96,12 +97,10 @@ def gradient_fusion(
     Departures from the authors' program: best weights restored, KL of log-probabilities, scores of mean one,
     closed form, groups shared along residual streams. Dropout is off; batch norms inside a level use the
     first model's running statistics throughout, and their weights are fitted. Memory: the values at one
-    level's end of all images, for each parent. Raises FedMergeError where parents differ in width from the
-    model to be made.
+    level's end of all images, for each parent. Raises FedMergeError for fewer than two images.
     """
     images = _images(context)
     networks = Networks.of(parents, replace(context, example=images[:2]))
-    _check_widths(parents, networks)
     fitting = Fitting(
         Descent(lr, epochs, patience, batch_size, weight_decay),
         closed_form, ridge, towards, loss == "weighted", head_loss, temperature,
@@ -202,14 +201,16 @@ class _Walk:
             gram, cross = gram + found.gram, cross + found.cross
             square, count = square + float(wanted.square().sum()), count + len(wanted)
         strength = self._ridge(gram, count, cross.shape[1])
-        prior = self._prior(level).to(gram)
+        prior = matched_columns(self.networks, layer, self.maps).to(gram)
         if self.fitting.towards == "zero":
             prior = torch.zeros_like(prior)
         columns = prior + solve(gram, cross - gram @ prior, ridge=strength)
         error = square - 2 * float((columns * cross).sum()) + float((columns * (gram @ columns)).sum())
-        new = written(self.state, layer, *from_columns(columns, weight.shape, sums.has_offset(layer)))
-        new = _with_moments(new, layer, gram, columns)
-        return new, {"fit": "closed form", "epochs": 0, "loss": max(error, 0.0) / (count * cross.shape[1])}
+        return fitted(self.state, layer, columns, gram), {
+            "fit": "closed form",
+            "epochs": 0,
+            "loss": max(error, 0.0) / (count * cross.shape[1]),
+        }
 
     def _ridge(self, gram: Tensor, count: float, width: int) -> float:
         """The ridge in units of the mean squared input: as asked for, or that of the weight decay."""
@@ -217,19 +218,6 @@ class _Walk:
             return self.fitting.ridge
         scale = float(gram.diagonal().mean())
         return max(self.fitting.descent.weight_decay * count * width / 2 / scale, 1e-9) if scale > 0 else 1.0
-
-    def _prior(self, level: Level) -> Tensor:
-        """The parents' layers with batch norm folded in, averaged as they are matched: d x n."""
-        (layer,) = level.layers
-        folded = [effective(state, layer) for state in self.networks.states]
-        key, like = layer.weight, self.networks.like[layer.weight]
-        weight = combined(key, [{key: w} for w, _ in folded], like, self.maps, True)
-        if not sums.has_offset(layer):
-            return as_columns(weight, None)
-        outs = self.maps.out(key, 0, [len(like)] * len(folded), len(like))
-        offset = sum(out @ b.cpu() for out, (_, b) in zip(outs, folded, strict=True) if b is not None)
-        assert isinstance(offset, Tensor)
-        return as_columns(weight, offset)
 
     def _descend(
         self, number: int, keys: Sequence[str], x: Tensor, targets: Tensor, kl: bool
@@ -264,24 +252,6 @@ class _Walk:
         return found / found.mean()
 
 
-def _with_moments(new: State, layer: Layer, gram: Tensor, columns: Tensor) -> State:
-    """Give the batch norm behind a fitted layer the moments of its input, and what undoes them as affine part.
-
-    The level computes the same, and measuring the statistics anew on these images would change nothing.
-    """
-    norm = layer.norm
-    if norm is None or norm.weight is None or norm.bias is None:
-        return new
-    count, linear = gram[-1, -1], columns.clone()
-    linear[-1] = 0.0
-    mean = gram[-1] @ linear / count
-    var = (linear * (gram @ linear)).sum(0) / count - mean.square()
-    var = var.clamp(min=0) * count / (count - 1).clamp(min=1)
-    found = {norm.mean: mean, norm.var: var, norm.bias: columns[-1] + mean}
-    found[norm.weight] = (var + norm.eps).sqrt()
-    return new | {key: value.to(new[key]) for key, value in found.items()}
-
-
 def _mixed(values: Sequence[Tensor], weights: Tensor, dim: int) -> Tensor:
     """The targets: the parents' values side by side, times C x M C weights, channels along ``dim`` again."""
     side = torch.cat([value.movedim(dim, -1) for value in values], -1)
@@ -292,12 +262,3 @@ def _images(context: Context) -> Tensor:
     if context.data is None or len(context.data) < 2:
         raise FedMergeError("kf-gradient fits levels on fusion images: pass data=, at least two images.")
     return context.data
-
-
-def _check_widths(parents: Parents, networks: Networks) -> None:
-    for name, state in zip(parents.names, networks.states, strict=True):
-        if any(state[key].shape != value.shape for key, value in networks.like.items()):
-            raise FedMergeError(
-                f"kf-gradient starts from the first model's weights, but '{name}' has other widths than the "
-                "model to be made: use method kf."
-            )

@@ -38,7 +38,7 @@ def hungarian_fusion(
     cost: Cost = "squared",
     solver: Solver = "ridge",
     ridge: float = 1e-6,
-    towards: Towards = "zero",
+    towards: Towards = "parents",
     refit: bool = True,
 ) -> Merged:
     """Pair neurons by linear assignment, layer by layer, and fit each layer to the pairs' weighted means.

@@ -53,6 +53,8 @@ class Importances:
 
     def neurons(self, group: int) -> Tensor:
         """The importance of each neuron of a group, parents side by side: the mean over its channels."""
+        if not self._scores:
+            return torch.ones(sum(self.networks.sizes(group)), dtype=torch.float64)
         writers = self.networks.writers(group)
         scores = [torch.diag(torch.cat(self.channels(layer))) for layer in writers]
         ones = [torch.eye(len(score), dtype=torch.float64) for score in scores]

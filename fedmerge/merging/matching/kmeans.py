@@ -75,12 +75,12 @@ def _farthest_first(
     """A random neuron, then again and again the one farthest from those chosen; none twice."""
     own, own_projected = outer.diagonal(), projected.diagonal()
     chosen = [int(torch.randint(first or len(own), (1,), generator=rng))]
-    nearest = own - 2 * projected[:, chosen[0]] + own_projected[chosen[0]]
+    nearest = own - 2 * projected[chosen[0]] + own_projected[chosen[0]]
     nearest[chosen[0]] = -torch.inf
     for _ in range(width - 1):
         index = int(nearest.argmax())
         chosen.append(index)
-        nearest = torch.minimum(nearest, own - 2 * projected[:, index] + own_projected[index])
+        nearest = torch.minimum(nearest, own - 2 * projected[index] + own_projected[index])
         nearest[index] = -torch.inf
     return torch.tensor(chosen, device=outer.device)
 
@@ -95,13 +95,13 @@ def _lloyd(
     gain: float,
     max_steps: int,
 ) -> Clusters:
-    own = outer.diagonal()
-    assignment = (projected.diagonal()[seeds] - 2 * projected[:, seeds]).argmin(1)
+    own, weighted = outer.diagonal(), projected * scores[:, None]
+    assignment = (projected.diagonal()[seeds][:, None] - 2 * projected[seeds]).argmin(0)
     history: list[float] = []
     step = 0
     for step in range(1, max_steps + 1):  # noqa: B007
         assignment = _refill(assignment, torch.zeros_like(own), scores, width)
-        distances = _distances(own, projected, assignment, scores, width)
+        distances = _distances(own, weighted, assignment, scores, width)
         new = distances.argmin(1)
         squared = distances.gather(1, new[:, None])[:, 0].clamp(min=0)
         new = _refill(new, squared, scores, width)
@@ -113,15 +113,17 @@ def _lloyd(
     return Clusters(assignment, history[-1], step)
 
 
-def _distances(own: Tensor, projected: Tensor, assignment: Tensor, scores: Tensor, width: int) -> Tensor:
-    """n x width squared distances to the clusters' projected means; sums over members, no one-hot product."""
+def _distances(own: Tensor, weighted: Tensor, assignment: Tensor, scores: Tensor, width: int) -> Tensor:
+    """n x width squared distances to the clusters' projected means; sums over members, no one-hot product.
+
+    weighted: row j is s_j times row j of Kh. Kh is symmetric, so rows are added, which lie together in
+    memory.
+    """
     totals = scores.new_zeros(width).index_add_(0, assignment, scores)
-    sums = projected.new_zeros(len(own), width).index_add_(1, assignment, projected * scores)
-    means = sums / totals
-    centres = scores.new_zeros(width).index_add_(
-        0, assignment, scores * means.gather(1, assignment[:, None])[:, 0]
-    )
-    return own[:, None] - 2 * means + (centres / totals)
+    means = weighted.new_zeros(width, len(own)).index_add_(0, assignment, weighted).div_(totals[:, None])
+    inner = scores * means.gather(0, assignment[None, :])[0]
+    centres = scores.new_zeros(width).index_add_(0, assignment, inner) / totals
+    return means.mul_(-2).add_(own).add_(centres[:, None]).T
 
 
 def _refill(assignment: Tensor, squared: Tensor, scores: Tensor, width: int) -> Tensor:

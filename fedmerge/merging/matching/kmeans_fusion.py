@@ -37,7 +37,7 @@ def kmeans_fusion(
     tries: int = 10,
     solver: Solver = "ridge",
     ridge: float = 1e-6,
-    towards: Towards = "zero",
+    towards: Towards = "parents",
     refit: bool = True,
 ) -> Merged:
     """Cluster the neurons of any number of models, layer by layer, and fit each layer to the clusters' means.

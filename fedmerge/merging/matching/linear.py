@@ -17,13 +17,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from fedmerge.merging.matching.affine import as_columns, effective, from_columns, written
+from fedmerge.merging.matching.affine import fitted
 from fedmerge.merging.matching.importances import Attribution, Importances, Normalisation
-from fedmerge.merging.matching.maps import Correspondence, Maps, combined, matched_average
+from fedmerge.merging.matching.maps import Correspondence, Maps, matched_average
 from fedmerge.merging.matching.networks import Networks
+from fedmerge.merging.matching.prior import matched_columns
 from fedmerge.merging.matching.solve import Solver, solve
 from fedmerge.merging.matching.statistics import Statistics
-from fedmerge.merging.matching.sums import has_offset
 from fedmerge.merging.methods import Context, Merged, Parents, uniform
 from fedmerge.models.graph import Layer
 from fedmerge.models.state import State
@@ -130,7 +130,7 @@ class _Walk:
             columns = every @ mix.T
             if self.fit.towards == "parents":
                 columns = self._solve(layer, sums["gram"], sums["cross"] @ mix.T, rows)
-        new = self._write(layer, state, columns.cpu())
+        new = fitted(state, layer, columns.cpu(), sums["gram"].cpu())
         new |= self._settle(state, [key for key in self.riders if open_groups])
         state |= new
         return new
@@ -139,7 +139,7 @@ class _Walk:
         """The layer's columns (d x n; c x d where depthwise), towards zero or the parents' average."""
         prior = torch.zeros_like(cross)
         if self.fit.towards == "parents":
-            prior = self._prior(layer).to(cross)
+            prior = matched_columns(self.networks, layer, self.maps).to(cross)
         if layer.depthwise:
             missing = cross - (gram @ prior[..., None])[..., 0]
             return prior + self._least_squares(gram, missing[..., None], rows)[..., 0]
@@ -147,24 +147,6 @@ class _Walk:
 
     def _least_squares(self, gram: Tensor, cross: Tensor, rows: int) -> Tensor:
         return solve(gram, cross, solver=self.fit.solver, ridge=self.fit.ridge, rows=rows)
-
-    def _prior(self, layer: Layer) -> Tensor:
-        """The matched average of the parents' own layers, as columns."""
-        folded = [effective({k: v.cpu() for k, v in s.items()}, layer) for s in self.networks.states]
-        inputs = layer.weight in self.inputs
-        states = [{layer.weight: weight} for weight, _ in folded]
-        weight = combined(layer.weight, states, self.networks.like[layer.weight], self.maps, inputs)
-        offset = None
-        if has_offset(layer):
-            shifts = [torch.zeros(len(w), dtype=w.dtype) if b is None else b for w, b in folded]
-            offset = torch.stack([t @ b for t, b in zip(self._mix(layer), shifts, strict=True)]).sum(0)
-        columns = as_columns(weight, offset)
-        return columns.T if layer.depthwise else columns
-
-    def _write(self, layer: Layer, state: State, columns: Tensor) -> State:
-        columns = columns.T if layer.depthwise else columns
-        weight, offset = from_columns(columns, state[layer.weight].shape, has_offset(layer))
-        return written(state, layer, weight, offset)
 
     def _mix(self, layer: Layer) -> list[Tensor]:
         """For each parent, n_F x n_m: how much its channels count in the fused layer's."""

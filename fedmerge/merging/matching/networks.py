@@ -82,13 +82,18 @@ class Networks:
         side by side; zero between neurons of different strands, which are never compared.
         """
         sizes, widths = self.sizes(group), self.channels(layer)
-        table = torch.zeros(sum(sizes), sum(sizes), dtype=channels.dtype, device=channels.device)
         sides = [list(self._parts(group, layer, m, sizes, widths)) for m in range(len(self))]
-        for ours in sides:
-            for theirs in sides:
-                for (rows, left), (columns, right) in zip(ours, theirs, strict=True):
-                    for a, b in zip(left.T, right.T, strict=True):
-                        table[rows[:, None], columns[None, :]] += channels[a[:, None], b[None, :]]
+        strands = [
+            (torch.cat([rows for rows, _ in same]), torch.cat([places for _, places in same]))
+            for same in zip(*sides, strict=True)
+        ]
+        every = torch.arange(sum(sizes))
+        if len(strands) == 1 and all(torch.equal(index.flatten(), every) for index in strands[0]):
+            return channels  # each channel is a neuron, in the same order
+        table = torch.zeros(sum(sizes), sum(sizes), dtype=channels.dtype, device=channels.device)
+        for rows, places in strands:
+            for place in places.T:
+                table[rows[:, None], rows] += channels[place[:, None], place]
         return table
 
     def _parts(

@@ -22,11 +22,11 @@ def solve(
     """
     if solver == "pinv":
         return _truncated(gram, rows) @ cross
-    d = gram.shape[-1]
-    scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    eye = torch.eye(d, dtype=gram.dtype, device=gram.device)
-    factor, failed = torch.linalg.cholesky_ex(gram + ridge * scale * eye)
+    scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+    held = gram.clone()  # d can be thousands: no second table of that size is made on the way
+    held.diagonal(dim1=-2, dim2=-1).add_(ridge * torch.where(scale > 0, scale, 1.0))
+    factor, failed = torch.linalg.cholesky_ex(held)
+    del held
     if bool((failed > 0).any()):  # a ridge too small for this matrix
         return _truncated(gram, rows) @ cross
     return torch.cholesky_solve(cross, factor)

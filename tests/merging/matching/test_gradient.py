@@ -115,7 +115,7 @@ def test_descent_goes_where_the_closed_form_is():
     mean = (models[0](x) + models[1](x)) / 2
 
     def error(**options):
-        return float((fuse(models, x, **options).model(x) - mean).square().mean())
+        return float((fuse(models, x, **options).model(x) - mean).detach().square().mean())
 
     closed = error(ridge=1e-9)
     slow = error(closed_form=False, epochs=0)
