@@ -9,14 +9,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.statistics import LocalStatistics, Statistics
+from fedmerge.models.loading import network_of
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import BatchNormPolicy, State, check_alike
+from fedmerge.models.zoo import ModelSpec
 from fedmerge.registry import Registry
 
 if TYPE_CHECKING:
@@ -30,19 +33,26 @@ FUSION = Registry("fusion", "fusion method")
 class Parents:
     """The models to be merged: M states of one architecture, read when asked for.
 
-    names: one name a model. load: returns the state of model i. template: a module of the architecture of the
-    model to be made, copied for every result and never changed. examples: training images behind each model,
-    where known. modules: the models themselves, where they are in memory and may differ in width.
+    names: one name a model. load: returns the state of model i. architecture: of the model to be made, a
+    module, which is never changed, or a specification. examples: training images behind each model, where
+    known. modules: the models themselves, where they are in memory and may differ in width.
     """
 
     names: tuple[str, ...]
     load: Callable[[int], State]
-    template: nn.Module
+    architecture: nn.Module | ModelSpec
     examples: tuple[int, ...] | None = None
     modules: tuple[nn.Module, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @cached_property
+    def template(self) -> nn.Module:
+        """A module of the architecture of the model to be made, never to be changed."""
+        if isinstance(self.architecture, nn.Module):
+            return self.architecture
+        return self.module(self.load(0))
 
     def states(self, indices: Sequence[int] | None = None) -> Iterator[State]:
         """Yield the states one at a time, all of them or those at ``indices``."""
@@ -54,8 +64,10 @@ class Parents:
         return self.modules[index] if self.modules else self.module(self.load(index))
 
     def module(self, state: State) -> nn.Module:
-        """A new module of the parents' architecture that holds ``state``, in eval mode."""
-        module = copy.deepcopy(self.template)
+        """A new module of the architecture that holds a copy of ``state``, in eval mode."""
+        if isinstance(self.architecture, ModelSpec):
+            return network_of(self.architecture, state, self.names[0])
+        module = copy.deepcopy(self.architecture)
         module.load_state_dict(state)
         return module.eval()
 
@@ -86,7 +98,7 @@ class Parents:
             return cls(
                 tuple(pool.names),
                 lambda i: pool.state(pool.names[i]),
-                pool.model(pool.names[0]) if into is None else into,
+                pool.card(pool.names[0]).model if into is None else into,
                 None if examples is None else tuple(examples),
             )
         labels = tuple(names) if names is not None else tuple(f"model-{i}" for i in range(len(models)))

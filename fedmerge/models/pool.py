@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError, nearest
 from fedmerge.models.inputs import Normalisation
+from fedmerge.models.loading import network_of
 from fedmerge.models.state import State, check_alike, non_finite, state_hash
-from fedmerge.models.zoo import ModelSpec, build
+from fedmerge.models.zoo import ModelSpec
 
 T = TypeVar("T")
 
@@ -108,12 +109,7 @@ class ModelPool:
 
     def model(self, name: str, device: str | torch.device = "cpu") -> nn.Module:
         """The network of a model with its weights, on ``device``, in evaluation mode."""
-        card = self.card(name)
-        network = build(card.model.model_copy(update={"pretrained": False}), seed=0)
-        state = self.state(name)
-        check_alike((f"{card.model.name} as its card says", name), (network.state_dict(), state))
-        network.load_state_dict(state)
-        return network.to(device).eval()
+        return network_of(self.card(name).model, self.state(name), name).to(device)
 
     def add(
         self,
