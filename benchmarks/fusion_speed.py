@@ -2,15 +2,16 @@
 
 Each case fuses the same parents twice, by ``benchmarks/naive_fusion.py`` (raw activations, pseudo-inverses,
 loops over neurons, as the authors' program) and by ``fm.merge`` with the paper's options (``solver: pinv``,
-``towards: zero``, ``cost: l2``), in one process, with the same number of threads, float64 on both sides; the outputs on other images must be equal to 1e-5 of the
-largest. Ours is run before and after the naive one (``--repeats`` in all, the median counts); the naive one
-once. ``trace`` is the part of ours that follows the network's operations before it sees an image, and
-``ours_by_default`` is ours with its own options (ridge), which give other weights. The authors' k-means measures
-the distances to all centroids again at every pick; ours is timed against a naive one that keeps the least
-distance, which is faster; ``again`` is one try (of ten) of the former. Memory is the peak resident size of a
-process that fuses two VGG-11 of full width by ``kf``, less its size when networks and images are there
-(Linux). MLPs are trained for a few epochs on digits if FEDMERGE_DATA has them; all else is initial weights
-and random images. Run `python benchmarks/fusion_speed.py`.
+``towards: zero``, ``cost: l2``), in one process, with the same number of threads, in float64; outputs for
+other images must be equal to 1e-5 of the largest. Ours is run before and after the naive one (``--repeats``
+in all, the median counts); the naive one once. ``trace`` is the part of ours that follows the network's
+operations before it sees an image, and ``ours_by_default`` is ours with its own options, which give other
+weights. The authors' k-means measures the distances to all centroids again at every pick; what is timed here
+keeps the least distance, which is much faster, and ``again_one_try`` is one try (of ten) as they do it.
+
+Memory is the peak resident size of a process that fuses two VGG-11 of full width by ``kf``, less its size
+when networks and images are there (Linux). MLPs are trained for a few epochs on digits if FEDMERGE_DATA has
+them; all else is initial weights and random images. Run `python benchmarks/fusion_speed.py`.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def main() -> None:
     )
     parser.add_argument("--parents", type=int, nargs="*", default=[2, 4, 8], help="of the MLPs")
     parser.add_argument("--width", type=int, default=32, help="of VGG-11; 0 leaves it out")
-    parser.add_argument("--vgg-images", type=int, default=100)
+    parser.add_argument("--vgg-images", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)

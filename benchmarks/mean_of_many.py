@@ -7,8 +7,8 @@ reads a file (``read``), and all files into one buffer that is already there, th
 out of the page cache can cost (``copy``). The merge reads, sums in float64, checks, builds the network and
 returns it. Peak memory is the peak resident size of a process that opens the pool and merges, less that of
 one that has the same imports and opens it, in sizes of one file (VmHWM of /proc: what getrusage reports, a
-child inherits from its parent); mapped files count while they are resident. The network of the pool's card
-is built first, and what that takes alone is given too. Run `python benchmarks/mean_of_many.py`.
+child inherits from its parent); mapped files count while they are resident. What loading one model takes is
+given too. Run `python benchmarks/mean_of_many.py`.
 """
 
 from __future__ import annotations
@@ -87,10 +87,11 @@ def peak(folder: Path, programme: str, threads: int) -> int:
 
 def child(folder: Path, programme: str) -> None:
     pool = fm.ModelPool(folder)
-    if programme == "template":
+    merge = fm.merge  # imported here, whatever the programme
+    if programme == "load":
         pool.model(pool.names[0])
     if programme == "merge":
-        fm.merge(pool, "mean")
+        merge(pool, "mean")
     status = Path("/proc/self/status").read_text()
     print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
 
@@ -111,7 +112,7 @@ def measure(folder: Path, models: int, rounds: int, threads: int) -> dict[str, f
     for _ in range(rounds):
         for name, run in sides.items():
             times[name].append(seconds(run))
-    memory = {name: peak(folder, name, threads) for name in ("nothing", "template", "merge")}
+    memory = {name: peak(folder, name, threads) for name in ("nothing", "load", "merge")}
     return {
         "models": models,
         "megabytes_a_model": round(size / 1e6, 1),
@@ -126,7 +127,7 @@ def measure(folder: Path, models: int, rounds: int, threads: int) -> dict[str, f
             for other in ("read", "copy")
         },
         "peak_in_models": round((memory["merge"] - memory["nothing"]) / size, 2),
-        "peak_of_loading_one_in_models": round((memory["template"] - memory["nothing"]) / size, 2),
+        "peak_of_loading_one_in_models": round((memory["load"] - memory["nothing"]) / size, 2),
     }
 
 
@@ -138,7 +139,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    parser.add_argument("--child", choices=["nothing", "template", "merge"], help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=["nothing", "load", "merge"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -47,9 +47,7 @@ def hungarian(first: Chain, second: Chain, images: Tensor) -> Chain:
 
 
 @torch.no_grad()
-def kmeans(
-    models: list[Chain], images: Tensor, seed: int = 0, tries: int = 10, again: bool = True
-) -> Chain:
+def kmeans(models: list[Chain], images: Tensor, seed: int = 0, tries: int = 10, again: bool = True) -> Chain:
     """KF linear: the neurons of all models are clustered, a cluster's weights are the mean of its members'.
 
     again: at every farthest-first pick measure the distances to all centroids chosen so far, as the authors'

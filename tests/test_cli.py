@@ -76,3 +76,18 @@ def test_methods_and_sites(tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert "hillcrest (unseen)" in shown.stdout
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_files_are_merged_from_the_command_line(tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for name, value in (("a", 1.0), ("b", 3.0)):
+        save_file({"head.weight": torch.full((2, 3), value)}, tmp_path / f"{name}.safetensors")
+    done = fedmerge("merge", "a.safetensors", "b.safetensors", "-o", "mean.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "a 0.5, b 0.5" in done.stdout
+    assert load_file(tmp_path / "mean.safetensors")["head.weight"].equal(torch.full((2, 3), 2.0))
+    again = fedmerge("merge", "a.safetensors", "b.safetensors", "-o", "mean.safetensors", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "must be a new file" in again.stderr

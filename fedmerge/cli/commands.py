@@ -55,20 +55,28 @@ def run(
 
 
 @app.command()
-def methods(as_json: Json = False) -> None:
-    """List the fusion and test-time methods with their options, needs and papers, and the networks."""
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, with everything there is to say.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the fusion and test-time methods with what they need, and the networks; or explain one method."""
     import fedmerge
-    from fedmerge.cli.tables import method_record, methods_table
+    from fedmerge.cli.tables import method_record, method_text, methods_table
+    from fedmerge.errors import unknown
     from fedmerge.models import zoo
 
-    known = fedmerge.methods()
+    known = {method.name: method for method in fedmerge.methods()}
+    if name is not None and name not in known:
+        raise unknown("method", name, known)
+    chosen = list(known.values()) if name is None else [known[name]]
     if as_json:
-        print_json([method_record(method) for method in known])
-        return
-    out.print(methods_table(known))
-    for method in known:
-        say(out, f"{method.name}: {method.summary} [{method.paper}]")
-    say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME")
+        print_json([method_record(method) for method in chosen])
+    elif name is not None:
+        say(out, method_text(known[name]))
+    else:
+        out.print(methods_table(chosen))
+        say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME")
+        say(out, "options and formulas of one method: fedmerge methods NAME")
 
 
 @sites.command("list")

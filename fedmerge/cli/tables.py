@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,14 +44,30 @@ def summary_table(result: Result) -> Table:
 
 
 def methods_table(known: Sequence[Method]) -> Table:
-    """Fusion and test-time methods with their options and needs."""
-    table = Table("method", "station", "options (default)", "needs")
+    """Fusion and test-time methods: what they do and need."""
+    table = Table(
+        "method", "station", "what it does", "needs", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
+    )
+    table.columns[0].no_wrap = True
     for method in known:
-        options = "\n".join(
-            f"{name} ({field.default})" for name, field in method.options.model_fields.items()
-        )
-        table.add_row(method.name, method.station, options, "\n".join(method.needs.names()))
+        table.add_row(method.name, method.station, method.summary, ", ".join(method.needs_with({}).names()))
     return table
+
+
+def method_text(method: Method) -> str:
+    """One method in words: title, paper, needs, options with their defaults, and its docstring."""
+    options = [f"  {name}: {field.default!r}" for name, field in method.options.model_fields.items()]
+    return "\n".join(
+        [
+            f"{method.name}: {method.title} ({method.station})",
+            f"paper: {method.paper}",
+            f"needs: {', '.join(method.needs.names()) or 'nothing but the models'}",
+            "options and defaults:" if options else "no options",
+            *options,
+            "",
+            inspect.getdoc(method.call) or "",
+        ]
+    )
 
 
 def method_record(method: Method) -> dict[str, Any]:

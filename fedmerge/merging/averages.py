@@ -17,7 +17,6 @@ from fedmerge.registry import Needs
 
 Weights: TypeAlias = Literal["uniform", "samples"] | list[float]
 MetricWeights: TypeAlias = Literal["uniform", "samples", "metric"] | list[float]
-PASSES = 4
 
 
 def _needs(options: dict[str, Any]) -> Needs:
@@ -102,7 +101,7 @@ def mean_of(parents: Parents, context: Context, weights: Sequence[float], entrie
     order = [i for i in summation_order(parents, weights) if weights[i] != 0]
     first = _part(parents, 0, entries)
     means: State = {}
-    for keys in _passes(first):
+    for keys in _halves(first):
         parts = (_part(parents, i, keys) for i in order)
         means |= average(parts, [weights[i] for i in order], batch_norm=context.batch_norm)
     kept = [key for pair in running_pairs(entries) for key in pair] if context.batch_norm == "first" else []
@@ -110,24 +109,23 @@ def mean_of(parents: Parents, context: Context, weights: Sequence[float], entrie
     return means | {key: first[key].detach().clone() for key in copied}
 
 
-def _passes(state: State) -> list[list[str]]:
-    """The entries in groups of about a quarter of the bytes; a running variance stays with its mean.
+def _halves(state: State) -> list[list[str]]:
+    """The entries in two halves by bytes, none of them empty; a running variance stays with its mean.
 
-    Each group is summed, and its sums are freed, before the next is begun: float64 sums of all entries at
-    once would be two models. The models are opened once a group, but each entry is read only once.
+    One half is summed and rounded before the other is begun: float64 sums of all entries would take the
+    memory of two models, those of a half take that of one. Every file is opened twice and read once.
     """
     variance_of = dict(running_pairs(state))
-    limit = sum(value.nbytes for value in state.values()) / PASSES
-    groups: list[list[str]] = [[]]
+    variances = set(variance_of.values())
+    half = sum(value.nbytes for value in state.values()) / 2
+    first: list[str] = []
+    second: list[str] = []
     size = 0
-    for key in (key for key in state if key not in variance_of.values()):
-        if size >= limit:
-            groups.append([])
-            size = 0
+    for key in (key for key in state if key not in variances):
         together = [key, variance_of[key]] if key in variance_of else [key]
-        groups[-1] += together
+        (first if size < half else second).extend(together)
         size += sum(state[member].nbytes for member in together)
-    return groups
+    return [keys for keys in (first, second) if keys]
 
 
 def _part(parents: Parents, index: int, entries: Sequence[str]) -> State:

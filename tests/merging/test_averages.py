@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging import FUSION, merge
+from fedmerge.merging import FUSION, averages, merge
+from fedmerge.merging.checks import summation_order
+from fedmerge.merging.methods import Parents
 
 
 def single(number):
@@ -129,6 +131,36 @@ def test_what_comes_from_the_first_model_is_the_first_given():
         fused = merge([nets[i] for i in order], "mean", batch_norm="first").model
         assert fused.num_batches_tracked.item() == order[0]
         assert fused.running_mean.item() == order[0]
+
+
+def test_summing_by_halves_changes_no_bit_and_holds_half(monkeypatch):
+    """The same order of models, so the same sums as in one go; a half exceeds half of the bytes by less than
+    one entry, which is a third here. Pairs of running statistics are of one half, or their mixture would
+    not be computed."""
+    nets = [torch.nn.Sequential(torch.nn.Linear(9, 9), *map(torch.nn.BatchNorm1d, (9, 40))) for _ in range(3)]
+    draws = torch.Generator().manual_seed(0)
+    for net in nets:
+        for value in net.state_dict().values():
+            value.copy_(torch.rand(value.shape, generator=draws))
+    whole = averages.average
+    sizes = []
+
+    def watched(states, *given, **options):
+        held = list(states)
+        sizes.append(sum(value.nbytes for value in held[0].values()))
+        return whole(held, *given, **options)
+
+    monkeypatch.setattr(averages, "average", watched)
+    parents = Parents.of(nets)
+    weights = [0.1, 0.2, 0.7]
+    order = summation_order(parents, weights)
+    fused = merge(nets, "mean", weights=weights).model.state_dict()
+    expected = whole([nets[i].state_dict() for i in order], [weights[i] for i in order])
+    floats = [key for key, value in fused.items() if value.is_floating_point()]
+    assert all(fused[key].equal(expected[key]) for key in floats)
+    assert len(sizes) == 2
+    assert sum(sizes) == sum(value.nbytes for value in fused.values())
+    assert max(sizes) < (1 / 2 + 1 / 3) * sum(sizes)
 
 
 def test_only_scores_and_heads_that_are_asked_for_are_needed():

@@ -21,20 +21,20 @@ def solve(
     the program of arXiv 2507.00037. Both in float64.
     """
     if solver == "pinv":
-        return _truncated(gram, rows) @ cross
+        return _truncated(gram, cross, rows)
     scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
     held = gram.clone()  # d can be thousands: no second table of that size is made on the way
     held.diagonal(dim1=-2, dim2=-1).add_(ridge * torch.where(scale > 0, scale, 1.0))
     factor, failed = torch.linalg.cholesky_ex(held)
     del held
     if bool((failed > 0).any()):  # a ridge too small for this matrix
-        return _truncated(gram, rows) @ cross
+        return _truncated(gram, cross, rows)
     return torch.cholesky_solve(cross, factor)
 
 
-def _truncated(gram: Tensor, rows: int) -> Tensor:
-    """The pseudo-inverse of a positive semidefinite matrix with the cut-off of :func:`solve`."""
+def _truncated(gram: Tensor, cross: Tensor, rows: int) -> Tensor:
+    """``G^+ C`` of a positive semidefinite matrix with the cut-off of :func:`solve`."""
     values, vectors = torch.linalg.eigh(gram)
     least = values[..., -1:].clamp(min=0) * (max(rows, gram.shape[-1]) * FLOAT32) ** 2
     inverse = torch.where(values > least, 1 / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
-    return (vectors * inverse[..., None, :]) @ vectors.transpose(-1, -2)
+    return vectors @ (inverse[..., None] * (vectors.transpose(-1, -2) @ cross))

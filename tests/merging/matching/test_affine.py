@@ -44,7 +44,9 @@ def columns_of(net: nn.Module, layer: Layer) -> Tensor:
 
 
 @pytest.mark.parametrize(("bias", "norm", "affine", "groups"), CASES, ids=IDS)
-def test_effective_is_the_layer_with_its_norm_as_one(bias: bool, norm: bool, affine: bool, groups: int) -> None:
+def test_effective_is_the_layer_with_its_norm_as_one(
+    bias: bool, norm: bool, affine: bool, groups: int
+) -> None:
     net, layer = block(bias, norm, affine, groups)
     weight, offset = effective(net.state_dict(), layer)
     assert (offset is None) == (not bias and not norm)
@@ -59,7 +61,9 @@ def test_what_is_written_computes_the_columns(bias: bool, norm: bool, affine: bo
     other, place = block(bias, norm, affine, groups, seed=2)
     rows = sums.rows(net(X).detach(), layer)
     gram = sums.layer_sums(layer, net[0].weight, X, rows).gram
-    other.load_state_dict(other.state_dict() | fitted(other.state_dict(), place, columns_of(net, layer), gram))
+    other.load_state_dict(
+        other.state_dict() | fitted(other.state_dict(), place, columns_of(net, layer), gram)
+    )
     torch.testing.assert_close(other(X), net(X), rtol=1e-4, atol=1e-5)
 
 
@@ -86,4 +90,4 @@ def test_columns_are_rows_of_the_weight_and_end_with_the_offset(offset: Tensor |
     assert columns[6:].tolist() == ([] if offset is None else [[7.0, 8.0]])
     back, found = from_columns(columns, weight.shape, offset is not None)
     assert torch.equal(back, weight)
-    assert (found is None) if offset is None else torch.equal(found, offset)  # type: ignore[arg-type]
+    assert (found is None) if offset is None else torch.equal(found, offset)

@@ -46,8 +46,8 @@ def test_as_many_neurons_as_all_parents_have_reproduce_them_all(
 
     parents = [shallow(12, 0), shallow(7, 1)]
     fused = fm.merge(parents, "kf", data=images, into=shallow(19, 2), solver="pinv").model
-    hidden = torch.cat([parent[:2](unseen) for parent in parents], 1)  # type: ignore[index]
-    found = fused[:2](unseen)  # type: ignore[index]
+    hidden = torch.cat([parent[:2](unseen) for parent in parents], 1)
+    found = fused[:2](unseen)
     nearest = torch.cdist(hidden.T, found.T).min(1)
     assert sorted(nearest.indices.tolist()) == list(range(19))
     assert nearest.values.max() < 1e-4
@@ -59,9 +59,9 @@ def test_as_many_neurons_as_all_parents_have_reproduce_them_all(
 def test_other_widths_give_the_width_asked_for(hidden: int, network: Make, images: Tensor) -> None:
     parents = [network("mlp", 0, hidden=12), network("mlp", 1, hidden=8)]
     fused = fm.merge(parents, "kf", data=images, into=network("mlp", 2, hidden=hidden)).model
-    assert fused[1].weight.shape == (hidden, 64)  # type: ignore[index]
+    assert fused[1].weight.shape == (hidden, 64)
     assert fused(images[:2]).shape == (2, 3)
-    assert (fused[1].weight.abs().amax(1) > 0).all()  # type: ignore[index]
+    assert (fused[1].weight.abs().amax(1) > 0).all()
 
 
 def test_duplicated_neurons_leave_no_neuron_zero(network: Make, images: Tensor) -> None:
@@ -69,12 +69,12 @@ def test_duplicated_neurons_leave_no_neuron_zero(network: Make, images: Tensor) 
     parents = [network("mlp", seed) for seed in range(2)]
     with torch.no_grad():
         for parent in parents:
-            layer = parent[1]  # type: ignore[index]
-            layer.weight.copy_(parents[0][1].weight[:3].repeat(4, 1))  # type: ignore[index]
-            layer.bias.copy_(parents[0][1].bias[:3].repeat(4))  # type: ignore[index]
+            layer = parent[1]
+            layer.weight.copy_(parents[0][1].weight[:3].repeat(4, 1))
+            layer.bias.copy_(parents[0][1].bias[:3].repeat(4))
     fused = fm.merge(parents, "kf", data=images).model
-    assert (fused[1].weight.abs().amax(1) > 1e-3).all()  # type: ignore[index]
-    points = torch.cdist(fused[1].weight, parents[0][1].weight[:3])  # type: ignore[index]
+    assert (fused[1].weight.abs().amax(1) > 1e-3).all()
+    points = torch.cdist(fused[1].weight, parents[0][1].weight[:3])
     assert points.min(1).values.max() < 1e-3
 
 
@@ -94,9 +94,7 @@ def test_missing_images_are_named(network: Make) -> None:
 
 def test_attribution_needs_classes(network: Make, images: Tensor) -> None:
     with pytest.raises(FedMergeError, match="'kf' needs the classes of the fusion images: pass labels="):
-        fm.merge(
-            [network("mlp", seed) for seed in range(2)], "kf", data=images, attribution="conductance"
-        )
+        fm.merge([network("mlp", seed) for seed in range(2)], "kf", data=images, attribution="conductance")
 
 
 def test_importances_may_be_in_any_unit(network: Make, images: Tensor) -> None:
@@ -105,11 +103,11 @@ def test_importances_may_be_in_any_unit(network: Make, images: Tensor) -> None:
     labels = torch.arange(len(images)) % 3
     parents = [network("mlp", seed) for seed in range(2)]
     options = {"attribution": "conductance", "normalisation": "none"}
-    one = fm.merge(parents, "kf", data=images, labels=labels, **options).model  # type: ignore[arg-type]
+    one = fm.merge(parents, "kf", data=images, labels=labels, **options).model
     with torch.no_grad():
         for parent in parents:
-            parent[5].weight.mul_(4)  # type: ignore[index]
-            parent[5].bias.mul_(4)  # type: ignore[index]
-    two = fm.merge(parents, "kf", data=images, labels=labels, **options).model  # type: ignore[arg-type]
-    torch.testing.assert_close(one[1].weight, two[1].weight)  # type: ignore[index]
-    torch.testing.assert_close(one[3].weight, two[3].weight)  # type: ignore[index]
+            parent[5].weight.mul_(4)
+            parent[5].bias.mul_(4)
+    two = fm.merge(parents, "kf", data=images, labels=labels, **options).model
+    torch.testing.assert_close(one[1].weight, two[1].weight)
+    torch.testing.assert_close(one[3].weight, two[3].weight)

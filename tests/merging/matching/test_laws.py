@@ -102,7 +102,7 @@ def test_classes_keep_their_order(
     """Class 2 is the answer of one model and its copy for every image; so it is of the fused model."""
     model = network("mlp")
     with torch.no_grad():
-        model[5].bias.copy_(torch.tensor([0.0, 0.0, 20.0]))  # type: ignore[index]
+        model[5].bias.copy_(torch.tensor([0.0, 0.0, 20.0]))
     fused = fm.merge([model, permuted(model, images)], method, data=images, **options).model
     assert (fused(images).argmax(1) == 2).all()
 

@@ -32,15 +32,15 @@ def test_three_models_are_each_matched_to_the_first(network: Make, permuted: Mak
     copies = [permuted(model, images, seed) for seed in (5, 6)]
     with torch.no_grad():
         for step, other in zip((1.0, 2.0), copies, strict=True):
-            other[5].bias.add_(step)  # type: ignore[index]
+            other[5].bias.add_(step)
     for by in ("activations", "weights"):
         fused = fm.merge([model, *copies], "rebasin", data=images, by=by).model
         torch.testing.assert_close(fused(images), model(images) + 1.0, rtol=1e-4, atol=1e-4)
 
 
 def test_neurons_are_matched_by_what_they_do_after_the_relu() -> None:
-    """Inputs in [0, 1]. Model 0's neurons after the ReLU: x and 0 (pre-activation x - 5). Model 1's: 0 (x - 9)
-    and 0.9 x. Whatever the negative part is, x goes with 0.9 x and the two dead ones together."""
+    """Inputs in [0, 1]. Model 0's neurons after the ReLU: x and 0 (pre-activation x - 5). Model 1's: 0
+    (x - 9) and 0.9 x. Whatever the negative part is, x goes with 0.9 x and the two dead ones together."""
 
     def net(weight: list[float], bias: list[float], head: list[float]) -> nn.Module:
         parts = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2))
@@ -54,9 +54,9 @@ def test_neurons_are_matched_by_what_they_do_after_the_relu() -> None:
     x = torch.rand(20, 1, generator=torch.Generator().manual_seed(0))
     models = [net([1.0, 1.0], [0.0, -5.0], [1.0, 2.0]), net([1.0, 0.9], [-9.0, 0.0], [4.0, 3.0])]
     fused = fm.merge(models, "rebasin", data=x).model
-    torch.testing.assert_close(fused[0].weight[:, 0], torch.tensor([0.95, 1.0]))  # type: ignore[index]
-    torch.testing.assert_close(fused[0].bias, torch.tensor([0.0, -7.0]))  # type: ignore[index]
-    torch.testing.assert_close(fused[2].weight[0], torch.tensor([2.0, 3.0]))  # type: ignore[index]
+    torch.testing.assert_close(fused[0].weight[:, 0], torch.tensor([0.95, 1.0]))
+    torch.testing.assert_close(fused[0].bias, torch.tensor([0.0, -7.0]))
+    torch.testing.assert_close(fused[2].weight[0], torch.tensor([2.0, 3.0]))
 
 
 def test_weights_have_no_attribution(network: Make, images: Tensor) -> None:

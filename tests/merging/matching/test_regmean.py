@@ -27,33 +27,33 @@ def test_a_linear_model_has_a_closed_form(alpha: float) -> None:
     fused = fm.merge(models, "regmean", data=x, off_diagonal=alpha, ridge=0.0).model
     left, right = torch.zeros(4, 4, dtype=torch.float64), torch.zeros(4, 3, dtype=torch.float64)
     for model in models:
-        h = model[0](x).detach().double()  # type: ignore[index]
+        h = model[0](x).detach().double()
         gram = alpha * h.T @ h + (1 - alpha) * torch.diag((h.T @ h).diagonal())
         left += gram
-        right += gram @ model[1].weight.detach().double().T  # type: ignore[index]
+        right += gram @ model[1].weight.detach().double().T
     torch.testing.assert_close(
-        fused[1].weight.double().T,  # type: ignore[index]
+        fused[1].weight.double().T,
         torch.linalg.solve(left, right),
         rtol=1e-4,
         atol=1e-5,
     )
-    bias = (models[0][1].bias + models[1][1].bias) / 2  # type: ignore[index]
-    torch.testing.assert_close(fused[1].bias, bias)  # type: ignore[index]
+    bias = (models[0][1].bias + models[1][1].bias) / 2
+    torch.testing.assert_close(fused[1].bias, bias)
 
 
 def test_where_all_see_the_same_it_is_the_mean() -> None:
     """The first layer's inputs are the images, for every model."""
     models, x = [linear(False) for _ in range(3)], torch.randn(40, 5, generator=RNG)
-    found = fm.merge(models, "regmean", data=x).model[0].weight  # type: ignore[index]
-    mean = torch.stack([model[0].weight for model in models]).mean(0)  # type: ignore[index]
+    found = fm.merge(models, "regmean", data=x).model[0].weight
+    mean = torch.stack([model[0].weight for model in models]).mean(0)
     torch.testing.assert_close(found, mean, rtol=1e-4, atol=1e-5)
 
 
 def test_an_input_that_is_always_zero_gets_the_mean_of_its_weights() -> None:
     models, x = [linear(False) for _ in range(2)], torch.randn(40, 5, generator=RNG)
     x[:, 2] = 0
-    found = fm.merge(models, "regmean", data=x).model[0].weight  # type: ignore[index]
-    mean = (models[0][0].weight + models[1][0].weight) / 2  # type: ignore[index]
+    found = fm.merge(models, "regmean", data=x).model[0].weight
+    mean = (models[0][0].weight + models[1][0].weight) / 2
     torch.testing.assert_close(found[:, 2], mean[:, 2])
 
 
@@ -63,16 +63,19 @@ def test_depthwise_convolutions_are_merged_channel_by_channel() -> None:
 
     def net() -> nn.Module:
         parts = nn.Sequential(
-            nn.Conv2d(2, 3, 1, bias=False), nn.Conv2d(3, 3, 1, groups=3, bias=False), nn.Flatten(), nn.Linear(12, 2)
+            nn.Conv2d(2, 3, 1, bias=False),
+            nn.Conv2d(3, 3, 1, groups=3, bias=False),
+            nn.Flatten(),
+            nn.Linear(12, 2),
         )
         for p in parts.parameters():
             nn.init.normal_(p, generator=RNG)
         return parts.eval()
 
     models, x = [net(), net()], torch.randn(20, 2, 2, 2, generator=RNG)
-    found = fm.merge(models, "regmean", data=x, ridge=0.0).model[1].weight.flatten()  # type: ignore[index]
-    g = torch.stack([model[0](x).square().sum((0, 2, 3)) for model in models])  # type: ignore[index]
-    w = torch.stack([model[1].weight.flatten() for model in models])  # type: ignore[index]
+    found = fm.merge(models, "regmean", data=x, ridge=0.0).model[1].weight.flatten()
+    g = torch.stack([model[0](x).square().sum((0, 2, 3)) for model in models])
+    w = torch.stack([model[1].weight.flatten() for model in models])
     torch.testing.assert_close(found, (g * w).sum(0) / g.sum(0))
 
 

@@ -45,7 +45,7 @@ def test_channels_have_the_means_and_deviations_of_the_parents(
     """After the mean with weights 3/4 and 1/4, sums of the parents' statistics with these weights."""
     models = [network(name, seed) for seed in range(2)]
     start = network(name, 9)
-    fused = fm.merge(models, "mean", data=images, examples=[30, 10], after="repair").model
+    fused = fm.merge(models, "mean", data=images, weights=[3.0, 1.0], after="repair").model
     layers = pre_activations(start)
     first, second, found = (statistics(model, layers, images) for model in (*models, fused))
     for (mean_a, sd_a), (mean_b, sd_b), (mean, sd) in zip(first, second, found, strict=True):
@@ -64,10 +64,15 @@ def test_matched_neurons_are_repaired_to_the_neurons_they_stand_for(
     torch.testing.assert_close(fused(unseen), model(unseen), rtol=1e-3, atol=1e-3)
 
 
-def test_re_estimation_is_one_pass_in_training_mode(network: Make, images: Tensor) -> None:
-    """The merged model without correction, run once on all images with a cumulative average (momentum None).
+@pytest.mark.parametrize(("norms", "tolerance"), [(1, 1e-5), (8, 1e-2)])
+def test_re_estimation_is_one_pass_in_training_mode(
+    norms: int, tolerance: float, network: Make, images: Tensor
+) -> None:
+    """The merged model, run once on all images with a cumulative average (momentum None).
 
-    In training mode each batch norm normalises by the batch, so one pass settles all of them.
+    In training mode each batch norm normalises by the batch's own variance, in evaluation by the unbiased one
+    that is stored: n / (n - 1) as large, 200 / 199 where one pixel of each of 200 images is left. So only the
+    first norm is equal to rounding; each of the four that see one pixel differs by half of 1 / 199 in scale.
     """
     models = [network("vgg", seed) for seed in range(2)]
     wanted = copy.deepcopy(fm.merge(models, "mean", data=images).model).train()
@@ -78,14 +83,16 @@ def test_re_estimation_is_one_pass_in_training_mode(network: Make, images: Tenso
     with torch.no_grad():
         wanted(images)
     found = fm.merge(models, "mean", data=images, after="batch-norm").model.state_dict()
-    for key, value in wanted.state_dict().items():
-        if "running" in key:
-            torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-4)
+    keys = [key for key in found if "running" in key][: 2 * norms]
+    assert len(keys) == 2 * norms
+    for key in keys:
+        value = wanted.state_dict()[key]
+        assert (found[key] - value).abs().max() <= tolerance * value.abs().max(), key
 
 
 def test_a_network_without_batch_norm_has_nothing_to_re_estimate(network: Make, images: Tensor) -> None:
     models = [network("mlp", seed) for seed in range(2)]
-    plain, after = (fm.merge(models, "mean", data=images, after=a).model for a in ("none", "batch-norm"))  # type: ignore[arg-type]
+    plain, after = (fm.merge(models, "mean", data=images, after=a).model for a in ("none", "batch-norm"))
     assert torch.equal(plain(images), after(images))
 
 

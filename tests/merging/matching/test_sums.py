@@ -30,7 +30,11 @@ def single(options: dict[str, Any]) -> tuple[nn.Conv2d, Layer]:
 def unfolded(conv: nn.Conv2d) -> Tensor:
     """All input rows in one go: rows x d, or channels x rows x d' for a depthwise convolution."""
     patches = functional.unfold(
-        X.double(), conv.kernel_size, conv.dilation, conv.padding, conv.stride  # type: ignore[arg-type]
+        X.double(),
+        conv.kernel_size,
+        conv.dilation,
+        conv.padding,
+        conv.stride,
     )
     rows = patches.transpose(1, 2).flatten(0, 1)
     if conv.groups > 1:
