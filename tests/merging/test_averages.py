@@ -134,14 +134,15 @@ def test_what_comes_from_the_first_model_is_the_first_given():
 
 
 def test_summing_by_halves_changes_no_bit_and_holds_half(monkeypatch):
-    """The same order of models, so the same sums as in one go; a half exceeds half of the bytes by less than
-    one entry, which is a third here. Pairs of running statistics are of one half, or their mixture would
-    not be computed."""
-    nets = [torch.nn.Sequential(torch.nn.Linear(9, 9), *map(torch.nn.BatchNorm1d, (9, 40))) for _ in range(3)]
+    """The same order of models, so the same sums as in one go. Three batch norms of 8 channels are 34 numbers
+    of 32 bits each, 102 in all: 50 stand before the second's running mean, 58 after it, so the middle parts
+    it from its variance; both go with the first half, which is then 66 / 102 < 2/3 of the bytes."""
+    nets = [torch.nn.Sequential(*(torch.nn.BatchNorm1d(8) for _ in range(3))) for _ in range(3)]
     draws = torch.Generator().manual_seed(0)
     for net in nets:
         for value in net.state_dict().values():
-            value.copy_(torch.rand(value.shape, generator=draws))
+            if value.is_floating_point():
+                value.copy_(torch.rand(value.shape, generator=draws))
     whole = averages.average
     sizes = []
 
@@ -160,7 +161,7 @@ def test_summing_by_halves_changes_no_bit_and_holds_half(monkeypatch):
     assert all(fused[key].equal(expected[key]) for key in floats)
     assert len(sizes) == 2
     assert sum(sizes) == sum(value.nbytes for value in fused.values())
-    assert max(sizes) < (1 / 2 + 1 / 3) * sum(sizes)
+    assert max(sizes) < 2 / 3 * sum(sizes)
 
 
 def test_only_scores_and_heads_that_are_asked_for_are_needed():

@@ -5,6 +5,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
 from fedmerge.models import ModelPool, ModelSpec, Normalisation, build
+from fedmerge.models.loading import network_of
 
 SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})
 TRAINED = ("distill", "refit-head")  # they fit to the ensemble's answers, so they move even a lone model
@@ -39,6 +40,25 @@ def test_every_method_gives_the_same_from_disk_as_from_memory(pool, method):
     memory = merge([pool.model(name) for name in pool], method, names=pool.names, **given)
     assert disk.coefficients == memory.coefficients
     assert disk.model(x).equal(memory.model(x))
+
+
+def test_the_mean_of_a_pool_builds_one_network(pool, monkeypatch):
+    """Its result; the result's weights are its own, and it can be trained."""
+    built = []
+
+    def watched(*given):
+        built.append(network_of(*given))
+        return built[-1]
+
+    monkeypatch.setattr("fedmerge.merging.methods.network_of", watched)
+    fused = merge(pool, "mean").model
+    assert len(built) == 1
+    assert fused is built[0]
+    assert all(parameter.requires_grad for parameter in fused.parameters())
+    lone = merge(pool.subset("a"), "mean").model
+    for value in lone.state_dict().values():
+        value.zero_()
+    pool.verify()
 
 
 @pytest.mark.parametrize("method", [name for name in FUSION.names() if name not in TRAINED])

@@ -99,7 +99,7 @@ def test_what_the_state_does_not_fill_is_built_as_always(
 
 def test_weights_of_another_architecture_are_named() -> None:
     state = build(spec("small-cnn"), seed=1).state_dict()
-    with pytest.raises(FedMergeError, match="'vgg11 as its card says' .*'north'"):
+    with pytest.raises(FedMergeError, match=r"'vgg11 as its card says' .*'north'"):
         network_of(spec("vgg11"), state, "north")
     with pytest.raises(FedMergeError, match="unknown model 'smal-cnn'"):
         network_of(spec("smal-cnn"), state, "north")

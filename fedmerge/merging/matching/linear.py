@@ -26,7 +26,7 @@ from fedmerge.merging.matching.solve import Solver, solve
 from fedmerge.merging.matching.statistics import Statistics
 from fedmerge.merging.methods import Context, Merged, Parents, uniform
 from fedmerge.models.graph import Layer
-from fedmerge.models.state import State
+from fedmerge.models.state import BatchNormPolicy, State
 
 Towards = Literal["zero", "parents"]
 
@@ -62,9 +62,8 @@ def fuse_layers(
     """Walk the fused model from its input to its output, layer by layer; see the module's text."""
     networks = Networks.of(parents, context)
     statistics = context.statistics_for(networks)
-    walk = _Walk(
-        networks, statistics, match, fit, Importances(networks, statistics, attribution, normalisation)
-    )
+    importances = Importances(networks, statistics, attribution, normalisation)
+    walk = _Walk(networks, statistics, match, fit, importances, context.batch_norm)
     state = walk.averaged() if not fit.refit else walk.fitted()
     return Merged(parents.module(state), uniform(parents), walk.decisions, correspondence=walk.maps)
 
@@ -73,10 +72,16 @@ class _Walk:
     """The state of one walk: what is matched, what is fitted, and the log."""
 
     def __init__(
-        self, networks: Networks, statistics: Statistics, match: Match, fit: Fit, importances: Importances
+        self,
+        networks: Networks,
+        statistics: Statistics,
+        match: Match,
+        fit: Fit,
+        importances: Importances,
+        batch_norm: BatchNormPolicy,
     ) -> None:
         self.networks, self.statistics, self.fit = networks, statistics, fit
-        self.match, self.importances = match, importances
+        self.match, self.importances, self.batch_norm = match, importances, batch_norm
         share = tuple(1 / len(networks) for _ in networks.states)
         self.maps = Correspondence(networks.neurons, networks.parents, share)
         self.decisions: list[dict[str, Any]] = []
@@ -89,7 +94,9 @@ class _Walk:
     def averaged(self) -> State:
         """Match on the parents' own activations and average; no layer is fitted."""
         self._match_by_activations(list(range(len(self.networks.neurons.groups))))
-        return matched_average(self.networks.states, self.networks.like, self.maps, self.inputs)
+        return matched_average(
+            self.networks.states, self.networks.like, self.maps, self.inputs, self.batch_norm
+        )
 
     def fitted(self) -> State:
         """Match and fit layer by layer, each on what the fitted layers before it make of the images."""
@@ -163,6 +170,7 @@ class _Walk:
             {k: self.networks.like[k].cpu() for k in ready},
             self.maps,
             self.inputs,
+            self.batch_norm,
         )
         state |= average
         return average

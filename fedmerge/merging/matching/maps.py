@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedmerge.models.graph import Neurons
-from fedmerge.models.state import State, running_pairs
+from fedmerge.models.state import BatchNormPolicy, State, running_pairs
 
 
 @dataclass(frozen=True)
@@ -144,19 +144,24 @@ def along(table: Tensor, value: Tensor, dim: int) -> Tensor:
 
 
 def matched_average(
-    states: Sequence[Mapping[str, Tensor]], like: Mapping[str, Tensor], maps: Correspondence, layers: set[str]
+    states: Sequence[Mapping[str, Tensor]],
+    like: Mapping[str, Tensor],
+    maps: Correspondence,
+    layers: set[str],
+    batch_norm: BatchNormPolicy = "mixture",
 ) -> State:
     """Every entry of the fused model as the matched average of its parents'.
 
     like: a state of the fused model's architecture, for shapes, dtypes and integer buffers. layers: keys of
-    weights whose dimension 1 holds inputs. Running variances are those of the mixture: ``sum out (v + m^2) -
-    m'^2``.
+    weights whose dimension 1 holds inputs. batch_norm: running variances are those of the mixture, ``sum out
+    (v + m^2) - m'^2``, or plain averages, or with ``first`` both statistics are those of ``like``.
     """
-    pairs = dict(running_pairs(like))
-    variances = {var: mean for mean, var in pairs.items()}
+    pairs = running_pairs(like)
+    variances = {var: mean for mean, var in pairs} if batch_norm == "mixture" else {}
+    kept = {key for pair in pairs for key in pair} if batch_norm == "first" else set()
     new: State = {}
     for key, value in like.items():
-        if not value.is_floating_point():
+        if not value.is_floating_point() or key in kept:
             new[key] = value.clone()
             continue
         given = states

@@ -55,7 +55,7 @@ def rebasin(
 
     The paper has two models; for more, each is matched to the first, as its program MergeMany does in turn.
     The models' own activations decide, not the fused model's. Batch-norm statistics are permuted along and
-    merged by the run's policy ``mixture``; ``after: batch-norm`` or ``repair`` is advised, as the paper does.
+    merged by the run's policy; ``after: batch-norm`` or ``repair`` is advised, as the paper does.
     """
     if by == "weights" and attribution != "uniform":
         raise FedMergeError(
@@ -76,7 +76,7 @@ def rebasin(
         weights = torch.stack([s[p] for s, p in zip(scores[group], permutations, strict=True)])
         maps.groups[group] = one_to_one(permutations, weights)
     inputs = {layer.weight for layer in networks.layers if not layer.depthwise}
-    state = matched_average(networks.states, networks.like, maps, inputs)
+    state = matched_average(networks.states, networks.like, maps, inputs, context.batch_norm)
     return Merged(parents.module(state), uniform(parents), _log(networks, found), correspondence=maps)
 
 

@@ -73,7 +73,7 @@ def ot_fusion(
         )
         log.append({"layer": form.name, "neurons": form.size, "transport_cost": cost})
     inputs = {layer.weight for layer in networks.layers if not layer.depthwise}
-    state = matched_average(networks.states, networks.like, maps, inputs)
+    state = matched_average(networks.states, networks.like, maps, inputs, context.batch_norm)
     return Merged(parents.module(state), uniform(parents), log, correspondence=maps)
 
 
