@@ -9,22 +9,20 @@ the folder of that name, each study's scores as CSV into benchmarks/results.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 import study_tables as tables
-from matplotlib.figure import Figure
-from study_tables import BOUNDS, Seen
+from pages import BOUNDS, Picture, fill, provenance, save_figures
+from study_tables import Seen
 
 from fedmerge.analysis import severity_curve
 from fedmerge.errors import FedMergeError
 from fedmerge.study.bench.study import Study
-from fedmerge.study.figures import forest, merging, severity, style
+from fedmerge.study.figures import forest, merging, severity
 from fedmerge.study.figures.forest import describe_forest
 from fedmerge.study.figures.severity import describe_severity
 from fedmerge.study.words import count, thousands
@@ -33,17 +31,6 @@ PAGE = "in-model-merging"
 RESULTS = Path(__file__).parent / "results"
 SCORES = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
 CSV_ENDS = ["seed", "site", "stream", "shift", "severity"]
-DPI = 110
-
-Picture = tuple[Figure, style.Caption]
-
-
-def render(made: Figure) -> bytes:
-    """A small PNG; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(style.STYLE):
-        made.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def differences(seen: Seen) -> Picture:
@@ -88,23 +75,6 @@ def dynamics(folder: Path) -> tuple[str, dict[str, Picture]]:
     return "\n".join(lines), pictures
 
 
-def fill(page: str, blocks: Mapping[str, str]) -> str:
-    """Replace what stands between each pair of markers. Raises FedMergeError unless all names have both."""
-    marked = re.findall(r"<!-- begin (\S+) -->.*?<!-- end \1 -->", page, re.DOTALL)
-    for name in [*blocks, *marked]:
-        if name not in blocks or marked.count(name) != 1:
-            raise FedMergeError(
-                f"the page and its numbers do not fit: block '{name}' must be known and stand exactly once, "
-                f"as <!-- begin {name} --> and <!-- end {name} -->. Known: {', '.join(blocks)}."
-            )
-    for name, text in blocks.items():
-        ends = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        pattern = f"{ends[0]}.*?{ends[1]}"
-        whole = f"{ends[0]}\n{text}\n{ends[1]}"
-        page = re.sub(pattern, lambda _, whole=whole: whole, page, flags=re.DOTALL)  # type: ignore[misc]
-    return page
-
-
 def compact(study: Study) -> pd.DataFrame:
     """The scores of the finished rows; a column that has one value throughout is left out."""
     names = list(dict.fromkeys([*study.config.axes, *CSV_ENDS, "method"]))
@@ -144,14 +114,11 @@ def write(studies: Sequence[Seen], out: Path, scores: Path, measured: Path) -> N
         "federation-table": tables.strata_table(federation, federation.merging, records=True),
         "federation-merges": tables.merges_table(federation),
         "federation-rules": tables.rules(federation),
-        "provenance": tables.provenance(studies),
+        "provenance": provenance(seen.study for seen in studies),
     }
     folder = out / PAGE
-    folder.mkdir(parents=True, exist_ok=True)
+    blocks |= save_figures(pictures, folder)
     scores.mkdir(parents=True, exist_ok=True)
-    for name, (made, caption) in pictures.items():
-        (folder / f"{name}.png").write_bytes(render(made))
-        blocks[f"figure-{name}"] = f"![{re.sub(r'[][]', '', caption.title)}]({PAGE}/{name}.png)"
     path = out / f"{PAGE}.md"
     path.write_text(fill(path.read_text(encoding="utf-8"), blocks), encoding="utf-8")
     (folder / "numbers.json").write_text(numbers(studies), encoding="utf-8")

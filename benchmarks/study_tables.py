@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from pages import markdown, marked, points, three
 
 from fedmerge.analysis import interval_rule, leaderboard, robustness
 from fedmerge.errors import FedMergeError
 from fedmerge.study.bench.study import Study, open_study
-from fedmerge.study.figures.panels import metric_words, signed
+from fedmerge.study.figures.panels import metric_words
 from fedmerge.study.reports.standings import Standings, standings
 from fedmerge.study.reports.verdict import caution
 from fedmerge.study.words import listing, percent
 from fedmerge.training import InMergeOptions
 
 FIELD = "training.fine_tune.inmerge"
-BOUNDS = ["difference", "difference_low", "difference_high"]
 
 
 class Seen(NamedTuple):
@@ -79,28 +79,6 @@ def count_merges(study: Study) -> pd.DataFrame:
 def _job(study: Study, name: str) -> dict[str, Any]:
     path = study.folder / "jobs" / name / "job.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """A table; the first ``words`` columns stand left, the others right."""
-    rule = ["---"] * words + ["---:"] * (len(head) - words)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
-
-
-def three(value: float, low: float, high: float) -> str:
-    """A score with its interval."""
-    return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low == low else "")
-
-
-def points(row: Mapping[str, Any]) -> str:
-    """A paired difference in points, with its interval where there is one."""
-    value, low, high = (signed(row[name], 2) for name in BOUNDS)
-    return value if math.isnan(row["difference_low"]) else f"{value} ({low} to {high})"
-
-
-def marked(row: Mapping[str, Any]) -> str:
-    """The same, bold where the interval holds no zero."""
-    return f"**{points(row)}**" if row["difference_low"] > 0 or row["difference_high"] < 0 else points(row)
 
 
 def record(row: Mapping[str, Any]) -> str:
@@ -260,14 +238,3 @@ def rules(seen: Seen) -> str:
     if together != alone:
         lines = [f"- In one setting: {alone}", f"- Over all settings, a data set being a site: {together}"]
     return "\n".join([*lines, f"- {caution(found)}"])
-
-
-def provenance(studies: Iterable[Seen]) -> str:
-    """What each study was made of."""
-    rows = []
-    for seen in studies:
-        known, versions = seen.study.provenance, seen.study.provenance["versions"]
-        torch = listing(sorted({each["torch"] for each in versions}))
-        numbers = [str(known[name]) for name in ("jobs", "rows", "failed")]
-        rows.append([f"`{seen.study.config.name}`", *numbers, listing(known["devices"]), torch])
-    return markdown(["study", "jobs", "rows", "failed rows", "device", "PyTorch"], rows)

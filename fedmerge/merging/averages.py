@@ -121,8 +121,8 @@ def _halves(state: State) -> list[list[str]]:
     first: list[str] = []
     second: list[str] = []
     size = 0
-    for key in (key for key in state):
-        together = [key]
+    for key in (key for key in state if key not in variances):
+        together = [key, variance_of[key]] if key in variance_of else [key]
         (first if size < half else second).extend(together)
         size += sum(state[member].nbytes for member in together)
     return [keys for keys in (first, second) if keys]

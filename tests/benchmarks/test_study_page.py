@@ -31,13 +31,13 @@ GAIN = {"plain": 0.0, "merge": 0.02, "random": -0.01, "decay": 0.0}
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    """The page's script as a module, with its neighbour."""
+    """The page's script as a module, with its neighbours."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
         import study_page
 
         yield study_page
-    for name in ("study_page", "study_tables"):
+    for name in ("study_page", "study_tables", "pages"):
         sys.modules.pop(name, None)
 
 

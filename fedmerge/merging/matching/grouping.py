@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedmerge.merging.matching.assignment import pair
+from fedmerge.merging.matching.hungarian_fusion import pair_all
 from fedmerge.merging.matching.kmeans import averaging, kmeans
 from fedmerge.merging.matching.maps import Correspondence, Maps, clustered, one_to_one
 from fedmerge.models.graph import Group, Level, Neurons, Part, Program, Run
@@ -164,13 +165,8 @@ def _clusters(
 
 
 def _paired(outer: Tensor, scores: Tensor, group: Group, models: int) -> Maps:
-    """Every model one to one with the first, by ``s s' / (s + s') |z - z'|^2``."""
-    n, own = group.size, outer.diagonal()
-    permutations = [torch.arange(n)]
-    for m in range(1, models):
-        theirs = slice(m * n, (m + 1) * n)
-        squared = own[:n, None] + own[None, theirs] - 2 * outer[:n, theirs]
-        a, b = scores[0][:, None], scores[m][None, :]
-        permutations.append(pair(a * b / (a + b) * squared, group) if outer.any() else torch.arange(n))
-    weights = torch.stack([scores[m][p] for m, p in enumerate(permutations)])
-    return one_to_one(permutations, weights)
+    """The models one to one; where nothing is known of a group, in the order of each parent."""
+    permutations = [torch.arange(group.size)] * models
+    if outer.any():
+        permutations, _ = pair_all(outer, scores.flatten(), models, group)
+    return one_to_one(permutations, torch.stack([scores[m][p] for m, p in enumerate(permutations)]))

@@ -1,0 +1,95 @@
+"""What the scripts that write study pages share: Markdown tables, numbers as text, small figures, blocks.
+
+A page keeps its prose; what stands between <!-- begin NAME --> and <!-- end NAME --> is replaced.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from fedmerge.errors import FedMergeError
+from fedmerge.study.bench.study import Study
+from fedmerge.study.figures import style
+from fedmerge.study.figures.panels import signed
+from fedmerge.study.words import listing
+
+DPI = 110
+BOUNDS = ["difference", "difference_low", "difference_high"]
+
+Picture = tuple[Figure, style.Caption]
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A table; the first ``words`` columns stand left, the others right."""
+    rule = ["---"] * words + ["---:"] * (len(head) - words)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def three(value: float, low: float, high: float) -> str:
+    """A score with its interval."""
+    return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low == low else "")
+
+
+def points(row: Mapping[str, Any]) -> str:
+    """A paired difference in points, with its interval where there is one."""
+    value, low, high = (signed(row[name], 2) for name in BOUNDS)
+    return value if math.isnan(row["difference_low"]) else f"{value} ({low} to {high})"
+
+
+def marked(row: Mapping[str, Any]) -> str:
+    """The same, bold where the interval holds no zero."""
+    return f"**{points(row)}**" if row["difference_low"] > 0 or row["difference_high"] < 0 else points(row)
+
+
+def render(made: Figure) -> bytes:
+    """A small PNG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(style.STYLE):
+        made.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save_figures(pictures: Mapping[str, Picture], folder: Path) -> dict[str, str]:
+    """Write each figure as PNG into the folder beside the page; returns the blocks that show them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = {}
+    for name, (made, caption) in pictures.items():
+        (folder / f"{name}.png").write_bytes(render(made))
+        blocks[f"figure-{name}"] = f"![{re.sub(r'[][]', '', caption.title)}]({folder.name}/{name}.png)"
+    return blocks
+
+
+def fill(page: str, blocks: Mapping[str, str]) -> str:
+    """Replace what stands between each pair of markers. Raises FedMergeError unless all names have both."""
+    marks = re.findall(r"<!-- begin (\S+) -->.*?<!-- end \1 -->", page, re.DOTALL)
+    for name in [*blocks, *marks]:
+        if name not in blocks or marks.count(name) != 1:
+            raise FedMergeError(
+                f"the page and its numbers do not fit: block '{name}' must be known and stand exactly once, "
+                f"as <!-- begin {name} --> and <!-- end {name} -->. Known: {', '.join(blocks)}."
+            )
+    for name, text in blocks.items():
+        ends = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        pattern = f"{ends[0]}.*?{ends[1]}"
+        whole = f"{ends[0]}\n{text}\n{ends[1]}"
+        page = re.sub(pattern, lambda _, whole=whole: whole, page, flags=re.DOTALL)  # type: ignore[misc]
+    return page
+
+
+def provenance(studies: Iterable[Study]) -> str:
+    """What each study was made of."""
+    rows = []
+    for study in studies:
+        known, versions = study.provenance, study.provenance["versions"]
+        torch = listing(sorted({each["torch"] for each in versions}))
+        numbers = [str(known[name]) for name in ("jobs", "rows", "failed")]
+        rows.append([f"`{study.config.name}`", *numbers, listing(known["devices"]), torch])
+    return markdown(["study", "jobs", "rows", "failed rows", "device", "PyTorch"], rows)
