@@ -25,13 +25,15 @@ FLOAT32 = 2.0**-23
 
 
 @torch.no_grad()
-def hungarian(first: Chain, second: Chain, images: Tensor) -> Chain:
+def hungarian(first: Chain, second: Chain, images: Tensor, *, pairwise: bool = False) -> Chain:
     """HF linear: layer by layer, neurons of two models are paired by assignment, their weights averaged.
 
     The cost of pairing i with j is ``||y_ij - a_i|| + ||y_ij - b_j||`` with ``y_ij = X (w_i + w_j) / 2``,
-    norms not squared; the last layer keeps its order.
+    norms not squared; the last layer keeps its order. pairwise: a loop over pairs, as the formula stands;
+    else a loop over i with all j at once, which is kinder than the authors' program.
     """
     fused = copy.deepcopy(first).eval()
+    costs = _costs_pair_by_pair if pairwise else _costs_row_by_row
     places = _places(fused)
     for place in places:
         x = _inputs(fused, place, images)
@@ -41,7 +43,7 @@ def hungarian(first: Chain, second: Chain, images: Tensor) -> Chain:
         if place == places[-1]:
             partner = torch.arange(b.shape[1])
         else:
-            partner = torch.as_tensor(linear_sum_assignment(_pair_costs(x, left, right, a, b).numpy())[1])
+            partner = torch.as_tensor(linear_sum_assignment(costs(x, left, right, a, b).numpy())[1])
         _write(fused[place], (left + right[:, partner]) / 2)
     return fused
 
@@ -70,7 +72,16 @@ def kmeans(models: list[Chain], images: Tensor, seed: int = 0, tries: int = 10, 
     return fused
 
 
-def _pair_costs(x: Tensor, left: Tensor, right: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _costs_pair_by_pair(x: Tensor, left: Tensor, right: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    costs = torch.empty(a.shape[1], b.shape[1], dtype=torch.float64)
+    for i in range(a.shape[1]):
+        for j in range(b.shape[1]):
+            y = x @ ((left[:, i] + right[:, j]) / 2)
+            costs[i, j] = (y - a[:, i]).norm() + (y - b[:, j]).norm()
+    return costs
+
+
+def _costs_row_by_row(x: Tensor, left: Tensor, right: Tensor, a: Tensor, b: Tensor) -> Tensor:
     costs = torch.empty(a.shape[1], b.shape[1], dtype=torch.float64)
     for i in range(a.shape[1]):
         y = x @ ((left[:, i : i + 1] + right) / 2)

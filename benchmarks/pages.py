@@ -22,6 +22,7 @@ from fedmerge.study.figures.panels import signed
 from fedmerge.study.words import listing
 
 DPI = 110
+CSV_ENDS = ["seed", "site", "stream", "shift", "severity"]
 BOUNDS = ["difference", "difference_low", "difference_high"]
 
 Picture = tuple[Figure, style.Caption]
@@ -82,6 +83,16 @@ def fill(page: str, blocks: Mapping[str, str]) -> str:
         whole = f"{ends[0]}\n{text}\n{ends[1]}"
         page = re.sub(pattern, lambda _, whole=whole: whole, page, flags=re.DOTALL)  # type: ignore[misc]
     return page
+
+
+def save_scores(study: Study, scores: Sequence[str], folder: Path) -> None:
+    """Write NAME.csv: a finished row a line; a column that has one value throughout is left out."""
+    names = list(dict.fromkeys([*study.config.axes, *CSV_ENDS, "method"]))
+    table = study.done[[*names, *scores]]
+    same = [name for name in names if name != "seed" and table[name].nunique() == 1]
+    folder.mkdir(parents=True, exist_ok=True)
+    csv = folder / f"{study.config.name}.csv"
+    table.drop(columns=same).to_csv(csv, index=False, float_format="%.4g", lineterminator="\n")
 
 
 def provenance(studies: Iterable[Study]) -> str:

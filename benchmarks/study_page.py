@@ -16,12 +16,11 @@ from pathlib import Path
 
 import pandas as pd
 import study_tables as tables
-from pages import BOUNDS, Picture, fill, provenance, save_figures
+from pages import BOUNDS, Picture, fill, provenance, save_figures, save_scores
 from study_tables import Seen
 
 from fedmerge.analysis import severity_curve
 from fedmerge.errors import FedMergeError
-from fedmerge.study.bench.study import Study
 from fedmerge.study.figures import forest, merging, severity
 from fedmerge.study.figures.forest import describe_forest
 from fedmerge.study.figures.severity import describe_severity
@@ -30,7 +29,6 @@ from fedmerge.study.words import count, thousands
 PAGE = "in-model-merging"
 RESULTS = Path(__file__).parent / "results"
 SCORES = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
-CSV_ENDS = ["seed", "site", "stream", "shift", "severity"]
 
 
 def differences(seen: Seen) -> Picture:
@@ -75,13 +73,6 @@ def dynamics(folder: Path) -> tuple[str, dict[str, Picture]]:
     return "\n".join(lines), pictures
 
 
-def compact(study: Study) -> pd.DataFrame:
-    """The scores of the finished rows; a column that has one value throughout is left out."""
-    names = list(dict.fromkeys([*study.config.axes, *CSV_ENDS, "method"]))
-    table = study.done[[*names, *SCORES]]
-    return table.drop(columns=[name for name in names if name != "seed" and table[name].nunique() == 1])
-
-
 def numbers(studies: Iterable[Seen]) -> str:
     """The leaderboards over all strata as JSON."""
     kept = ["level", "mean", "low", "high", *BOUNDS, "wins", "losses", "ties", "complete"]
@@ -118,13 +109,11 @@ def write(studies: Sequence[Seen], out: Path, scores: Path, measured: Path) -> N
     }
     folder = out / PAGE
     blocks |= save_figures(pictures, folder)
-    scores.mkdir(parents=True, exist_ok=True)
     path = out / f"{PAGE}.md"
     path.write_text(fill(path.read_text(encoding="utf-8"), blocks), encoding="utf-8")
     (folder / "numbers.json").write_text(numbers(studies), encoding="utf-8")
     for seen in studies:
-        csv = scores / f"{seen.study.config.name}.csv"
-        compact(seen.study).to_csv(csv, index=False, float_format="%.4g", lineterminator="\n")
+        save_scores(seen.study, SCORES, scores)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

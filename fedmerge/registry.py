@@ -117,8 +117,7 @@ class Registry:
     ) -> Callable[[F], F]:
         """Decorator: register a function or class under ``name``; its keyword-only parameters are options.
 
-        also: what certain options need on top of ``needs``. any_width: whether models may differ in the widths
-        of their layers.
+        also: what certain options need on top of ``needs``. any_width: whether models may differ in width.
         """
 
         def register(call: F) -> F:

@@ -75,6 +75,7 @@ def test_hungarian_fusion_equals_the_naive_one(naive: ModuleType, kind: str) -> 
     models, x = [MAKE[kind](seed) for seed in range(2)], drawn(kind, 100, 9)
     found = fm.merge(models, "hf", data=x, **PAPER).model
     check(found, naive.hungarian(*models, x), drawn(kind, 50, 10))
+    check(found, naive.hungarian(*models, x, pairwise=True), drawn(kind, 50, 10))
 
 
 @pytest.mark.parametrize("parents", [2, 3, 4])

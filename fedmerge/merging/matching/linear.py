@@ -11,6 +11,7 @@ Everything follows from the sums X^T X, X^T A and A^T A, so images may stay wher
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -22,8 +23,8 @@ from fedmerge.merging.matching.importances import Attribution, Importances, Norm
 from fedmerge.merging.matching.maps import Correspondence, Maps, matched_average
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.prior import matched_columns
-from fedmerge.merging.matching.solve import Solver, solve
-from fedmerge.merging.matching.statistics import Statistics
+from fedmerge.merging.matching.solve import Solver, factorised
+from fedmerge.merging.matching.statistics import Statistics, Sums
 from fedmerge.merging.methods import Context, Merged, Parents, uniform
 from fedmerge.models.graph import Layer
 from fedmerge.models.state import BatchNormPolicy, State
@@ -117,43 +118,47 @@ class _Walk:
     def _layer(self, layer: Layer, state: State, changed: State) -> State:
         """Fit one layer; returns what changed. ``changed`` is told to the statistics and emptied."""
         open_groups = [g for g in self.networks.groups_of(layer) if g not in self.maps.groups]
-        options = {"name": layer.name}
-        told = dict(changed)
+        options, told = {"name": layer.name}, dict(changed)
         changed.clear()
-        if not open_groups:
-            mix = torch.cat(self._mix(layer), 1)
-            sums = self.statistics.ask("layer", options, told | {".mix": mix})
-            columns = self._solve(layer, sums["gram"], sums["cross"], int(sums["rows"]))
-        else:
+        if open_groups:
             sums = self.statistics.ask("layer", options, told)
-            rows = int(sums["rows"])
-            every = self._least_squares(sums["gram"], sums["cross"], rows)
-            projected = sums["cross"].T @ every
-            projected = (projected + projected.T) / 2
-            for group in open_groups:
-                outer = self.networks.table(group, layer, sums["outer"])
-                self._decide(group, outer, self.networks.table(group, layer, projected))
-            mix = torch.cat(self._mix(layer), 1).to(every)
-            columns = every @ mix.T
-            if self.fit.towards == "parents":
-                columns = self._solve(layer, sums["gram"], sums["cross"] @ mix.T, rows)
+            inverse = self._factorised(sums)
+            self._match_by_projections(layer, open_groups, sums, inverse)
+            cross = sums["cross"] @ torch.cat(self._mix(layer), 1).to(sums["cross"]).T
+        else:
+            sums = self.statistics.ask("layer", options, told | {".mix": torch.cat(self._mix(layer), 1)})
+            inverse, cross = self._factorised(sums), sums["cross"]
+        columns = self._solved(layer, sums["gram"], cross, inverse)
         new = fitted(state, layer, columns.cpu(), sums["gram"].cpu())
         new |= self._settle(state, [key for key in self.riders if open_groups])
         state |= new
         return new
 
-    def _solve(self, layer: Layer, gram: Tensor, cross: Tensor, rows: int) -> Tensor:
+    def _match_by_projections(
+        self, layer: Layer, groups: list[int], sums: Sums, inverse: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Match groups that this layer alone writes, as far as the fused layer can express them."""
+        projected = sums["cross"].T @ inverse(sums["cross"])
+        projected = (projected + projected.T) / 2
+        for group in groups:
+            outer = self.networks.table(group, layer, sums["outer"])
+            self._decide(group, outer, self.networks.table(group, layer, projected))
+
+    def _factorised(self, sums: Sums) -> Callable[[Tensor], Tensor]:
+        fit = self.fit
+        return factorised(sums["gram"], solver=fit.solver, ridge=fit.ridge, rows=int(sums["rows"]))
+
+    def _solved(
+        self, layer: Layer, gram: Tensor, cross: Tensor, inverse: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """The layer's columns (d x n; c x d where depthwise), towards zero or the parents' average."""
         prior = torch.zeros_like(cross)
         if self.fit.towards == "parents":
             prior = matched_columns(self.networks, layer, self.maps).to(cross)
         if layer.depthwise:
             missing = cross - (gram @ prior[..., None])[..., 0]
-            return prior + self._least_squares(gram, missing[..., None], rows)[..., 0]
-        return prior + self._least_squares(gram, cross - gram @ prior, rows)
-
-    def _least_squares(self, gram: Tensor, cross: Tensor, rows: int) -> Tensor:
-        return solve(gram, cross, solver=self.fit.solver, ridge=self.fit.ridge, rows=rows)
+            return prior + inverse(missing[..., None])[..., 0]
+        return prior + inverse(cross - gram @ prior)
 
     def _mix(self, layer: Layer) -> list[Tensor]:
         """For each parent, n_F x n_m: how much its channels count in the fused layer's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -14,27 +15,33 @@ FLOAT32 = 2.0**-23
 def solve(
     gram: Tensor, cross: Tensor, *, solver: Solver = "ridge", ridge: float = 1e-6, rows: int = 0
 ) -> Tensor:
-    """Weights ``argmin_W |X W - T|^2`` from ``gram = X^T X`` (… x d x d) and ``cross = X^T T`` (… x d x n).
+    """Weights ``argmin_W |X W - T|^2``: … x d x n, from ``gram = X^T X`` (… x d x d), ``cross = X^T T``."""
+    return factorised(gram, solver=solver, ridge=ridge, rows=rows)(cross)
+
+
+def factorised(
+    gram: Tensor, *, solver: Solver = "ridge", ridge: float = 1e-6, rows: int = 0
+) -> Callable[[Tensor], Tensor]:
+    """The map from ``cross`` to weights (see :func:`solve`); ``gram`` is factorised once for all that follow.
 
     ridge: ``(G + ridge trace(G)/d I)^-1 C`` by Cholesky. pinv: ``G^+ C``, singular values of X at or below
     ``max(rows, d) 2^-23`` of the largest left out, which is what the pseudo-inverse of a float32 X does in
     the program of arXiv 2507.00037. Both in float64.
     """
     if solver == "pinv":
-        return _truncated(gram, cross, rows)
+        return _truncated(gram, rows)
     scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
     held = gram.clone()  # d can be thousands: no second table of that size is made on the way
     held.diagonal(dim1=-2, dim2=-1).add_(ridge * torch.where(scale > 0, scale, 1.0))
     factor, failed = torch.linalg.cholesky_ex(held)
-    del held
     if bool((failed > 0).any()):  # a ridge too small for this matrix
-        return _truncated(gram, cross, rows)
-    return torch.cholesky_solve(cross, factor)
+        return _truncated(gram, rows)
+    return lambda cross: torch.cholesky_solve(cross, factor)
 
 
-def _truncated(gram: Tensor, cross: Tensor, rows: int) -> Tensor:
-    """``G^+ C`` of a positive semidefinite matrix with the cut-off of :func:`solve`."""
+def _truncated(gram: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """``C -> G^+ C`` of a positive semidefinite matrix with the cut-off of :func:`factorised`."""
     values, vectors = torch.linalg.eigh(gram)
     least = values[..., -1:].clamp(min=0) * (max(rows, gram.shape[-1]) * FLOAT32) ** 2
     inverse = torch.where(values > least, 1 / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
-    return vectors @ (inverse[..., None] * (vectors.transpose(-1, -2) @ cross))
+    return lambda cross: vectors @ (inverse[..., None] * (vectors.transpose(-1, -2) @ cross))

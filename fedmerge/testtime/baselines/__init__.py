@@ -1,0 +1,28 @@
+"""What else adapts at test time, to compare with: one file a method, all in the form of a node.
+
+Most start from the mean-merged model; given one model alone, pooled training for instance, they start there.
+"""
+
+from fedmerge.testtime.baselines.adamerging import AdaMerging
+from fedmerge.testtime.baselines.bn_adapt import BnAdapt
+from fedmerge.testtime.baselines.dawin import DaWin
+from fedmerge.testtime.baselines.entropy_weighted import EntropyWeighted
+from fedmerge.testtime.baselines.js_coefficients import JensenShannon
+from fedmerge.testtime.baselines.lame import Lame
+from fedmerge.testtime.baselines.memo import Memo
+from fedmerge.testtime.baselines.shot import Shot
+from fedmerge.testtime.baselines.t3a import T3A
+from fedmerge.testtime.baselines.tent import Tent
+
+__all__ = [
+    "T3A",
+    "AdaMerging",
+    "BnAdapt",
+    "DaWin",
+    "EntropyWeighted",
+    "JensenShannon",
+    "Lame",
+    "Memo",
+    "Shot",
+    "Tent",
+]

@@ -1,0 +1,123 @@
+"""MEMO: each image alone, one step towards agreement of its augmented views, then back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedmerge.errors import FedMergeError
+from fedmerge.registry import Needs
+from fedmerge.seeding import generator
+from fedmerge.testtime.baselines.start import (
+    Baseline,
+    MergedBatchNorm,
+    ask,
+    check_batch,
+    check_step,
+    mean_merged,
+    nats,
+)
+from fedmerge.testtime.methods import TESTTIME
+
+
+@TESTTIME.method(
+    "memo",
+    title="MEMO",
+    paper="MEMO: test time robustness via adaptation and augmentation, arXiv 2110.09506",
+    needs=Needs(unlabelled_batches=True),
+)
+class Memo(Baseline):
+    """Adapt all weights to one image, predict it, and restore them.
+
+        loss(x) = H( (1/A) sum_a softmax(f_theta(augment_a(x))) ),    theta' = theta - learning_rate grad
+
+    From the mean-merged model: one step of plain gradient descent, the prediction of x itself by theta',
+    then theta again. A view is x shifted by up to ``shift`` of its shorter side (at least one pixel; the
+    border is repeated) and, with ``flip``, mirrored left to right at even odds; the paper's AugMix is made
+    for larger images. Set ``flip`` to False where mirror images mean something else (digits, chest X-rays).
+
+    augmentations: A, 8, the least of those in use; the paper has 32 and 64. learning_rate: 0.005, the
+    paper's for small images (0.00025 for ImageNet). seed: views depend on it and on the image's number in
+    the stream alone, so the size of a batch changes nothing.
+    batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``. Statistics
+    stay the sources'; the paper mixes in those of the views, as bn-adapt does.
+
+    Cost: A + 1 forward passes a batch and A backward (A views of every image, and the image itself); N
+    separate steps. Raises FedMergeError for unfit options and batches, and logits that are not finite. One
+    model alone, pooled training for instance, is its own mean.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        *,
+        augmentations: int = 8,
+        learning_rate: float = 0.005,
+        shift: float = 0.1,
+        flip: bool = True,
+        seed: int = 0,
+        batch_norm: MergedBatchNorm = "mixture",
+    ) -> None:
+        super().__init__()
+        check_step(learning_rate, 1, "after")
+        if augmentations < 1:
+            raise FedMergeError(f"augmentations is {augmentations}; it must be at least 1.")
+        if not 0 <= shift <= 1:
+            raise FedMergeError(f"shift is {shift}; it must be within [0, 1], a part of the shorter side.")
+        self.augmentations, self.learning_rate = augmentations, learning_rate
+        self.shift, self.flip, self.seed = shift, flip, seed
+        self.model = mean_merged(models, batch_norm).requires_grad_(True)
+        self.first = [parameter.detach().clone() for parameter in self.model.parameters()]
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new stream: the first image is number 0 again, no passes."""
+        super().reset()
+        self.images = 0
+
+    def observe(self, batch: Tensor) -> tuple[Tensor, None]:
+        """Return the logits N x C, each image's by its own adapted model."""
+        check_batch(batch)
+        try:
+            logits = torch.cat([self._one(image, self.images + n) for n, image in enumerate(batch)])
+        finally:
+            self._restore()
+        self.images += len(batch)
+        self.forward_passes += self.augmentations + 1
+        self.backward_passes += self.augmentations
+        return logits, None
+
+    def _one(self, image: Tensor, number: int) -> Tensor:
+        """The logits 1 x C of one image by the model adapted to its views."""
+        self._restore()
+        parameters = list(self.model.parameters())
+        with torch.enable_grad():
+            seen = ask(self.model, self.views(image, number))
+            log_mean = seen.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(seen))
+            gradients = torch.autograd.grad(nats(log_mean), parameters, allow_unused=True)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter.sub_(gradient, alpha=self.learning_rate)
+            return ask(self.model, image[None])
+
+    def views(self, image: Tensor, number: int) -> Tensor:
+        """A shifted and mirrored views, A x C x H x W, of image ``number`` of the stream, C x H x W."""
+        draws = generator(self.seed, "memo", number)
+        height, width = image.shape[-2:]
+        reach = max(1, round(self.shift * min(height, width))) if self.shift > 0 else 0
+        corners = torch.randint(0, 2 * reach + 1, (self.augmentations, 2), generator=draws).tolist()
+        mirrored = (torch.rand(self.augmentations, generator=draws) < 0.5).tolist()
+        padded = functional.pad(image[None], (reach,) * 4, mode="replicate")[0]
+        views = [padded[:, top : top + height, left : left + width] for top, left in corners]
+        flips = [self.flip and side for side in mirrored]
+        return torch.stack([view.flip(-1) if side else view for view, side in zip(views, flips, strict=True)])
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for parameter, value in zip(self.model.parameters(), self.first, strict=True):
+            parameter.copy_(value)

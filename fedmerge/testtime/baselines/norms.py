@@ -1,0 +1,64 @@
+"""Normalisation layers of any network: batch norm on the batch's own statistics, and affine parameters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from fedmerge.errors import FedMergeError
+
+
+class BatchStatistics(nn.Module):
+    """A batch norm that normalises by the batch it sees, in evaluation mode too; differentiable.
+
+        mean = s source_mean + (1 - s) batch_mean,    var likewise,    s = N / (N + n)
+
+    with n the images in the batch and N = ``source_images`` (0: the batch alone). Takes over the parameters
+    and buffers of ``norm`` under their names; batch variances are biased, as in training mode. Raises
+    FedMergeError where N = 0 and there is one value a channel, which has no variance.
+    """
+
+    def __init__(self, norm: _BatchNorm, source_images: float = 0.0) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        self.source_images = source_images
+        self.weight, self.bias = norm.weight, norm.bias
+        self.register_buffer("running_mean", norm.running_mean)
+        self.register_buffer("running_var", norm.running_var)
+        self.register_buffer("num_batches_tracked", norm.num_batches_tracked)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, N x C x ... ."""
+        mixed = self.source_images > 0 and self.running_mean is not None
+        if not mixed:
+            if x.numel() == x.shape[1]:
+                raise FedMergeError(
+                    "batch statistics need more than one value a channel, but a batch-norm layer sees one: "
+                    "give more images a batch, or mix in source statistics (source_images of bn-adapt)."
+                )
+            return functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        dims = [0, *range(2, x.ndim)]
+        share = self.source_images / (self.source_images + len(x))
+        mean = torch.lerp(x.mean(dims), self.running_mean, share)
+        var = torch.lerp(x.var(dims, correction=0), self.running_var, share)
+        return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+def use_batch_statistics(model: nn.Module, source_images: float = 0.0) -> int:
+    """Replace every batch norm inside ``model`` by :class:`BatchStatistics`; return how many there were."""
+    found = [name for name, module in model.named_modules() if name and isinstance(module, _BatchNorm)]
+    for name in found:
+        norm = model.get_submodule(name)
+        assert isinstance(norm, _BatchNorm)
+        model.set_submodule(name, BatchStatistics(norm, source_images))
+    return len(found)
+
+
+def affine_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The scales and shifts of batch, layer, group and instance norms, in order of the modules."""
+    kinds = (BatchStatistics, _BatchNorm, nn.LayerNorm, nn.GroupNorm, _InstanceNorm)
+    norms = [module for module in model.modules() if isinstance(module, kinds)]
+    return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]

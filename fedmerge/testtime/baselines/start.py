@@ -1,0 +1,152 @@
+"""What the methods of this folder share: the mean-merged model they start from, and how it is asked.
+
+Passes are counted in one unit everywhere: one model's encoder over one batch. Finding the head, once, on two
+images of the first batch, is not counted.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedmerge.errors import FedMergeError
+from fedmerge.models.heads import check_head, find_head
+from fedmerge.models.state import average, check_alike
+from fedmerge.testtime.contract import Trace
+from fedmerge.testtime.entropy import sample_entropies
+
+MergedBatchNorm = Literal["mixture", "average"]
+Prediction = Literal["before", "after"]
+
+
+class Baseline(nn.Module):
+    """A test-time method that counts its passes and stays in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward_passes = self.backward_passes = 0
+
+    def reset(self) -> None:
+        """Forget the stream; methods that keep more than counts restore it too."""
+        self.forward_passes = self.backward_passes = 0
+
+    def observe(self, batch: Tensor) -> tuple[Tensor, Trace | None]:
+        """Return the logits N x C of a float batch N x C x H x W, and why (where known)."""
+        raise NotImplementedError
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """The logits of ``observe``."""
+        return self.observe(batch)[0]
+
+    def train(self, mode: bool = True) -> Baseline:
+        """Stay in evaluation mode: ``mode`` is ignored."""
+        return super().train(False)
+
+
+def mean_merged(models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> nn.Module:
+    """A new network with the mean of the models' weights, in evaluation mode, no parameter trainable.
+
+    theta = (1/M) sum_i theta_i, summed in float64; batch-norm variances by ``batch_norm`` (``"mixture"`` of
+    moments or plain ``"average"``). One model alone, pooled training for instance, stays as it is, bit for
+    bit. Raises FedMergeError for no model and for models of different architectures.
+    """
+    if len(models) < 1:
+        raise FedMergeError("a test-time method needs at least one model; none was given.")
+    if batch_norm not in ("mixture", "average"):
+        raise FedMergeError(f"unknown batch-norm policy '{batch_norm}'. Allowed: average, mixture.")
+    states = [model.state_dict() for model in models]
+    check_alike([f"models[{index}]" for index in range(len(models))], states)
+    merged = copy.deepcopy(models[0]).eval().requires_grad_(False)
+    merged.load_state_dict(average(states, batch_norm=batch_norm))
+    return merged
+
+
+def check_batch(batch: Tensor) -> None:
+    """Raise FedMergeError unless ``batch`` is floating-point images N x C x H x W, N at least 1."""
+    if batch.ndim != 4 or len(batch) == 0:
+        raise FedMergeError(
+            "a batch must be images N x C x H x W with N of at least 1; "
+            f"this one has shape {tuple(batch.shape)}."
+        )
+    if not batch.is_floating_point():
+        raise FedMergeError(f"a batch must be floating-point images, normalised, not {batch.dtype}.")
+
+
+def ask(model: Callable[[Tensor], Tensor], batch: Tensor, name: str = "the adapted model") -> Tensor:
+    """Return the logits N x C of ``model`` for a batch.
+
+    Raises FedMergeError where the model cannot take the batch, and where its logits are not finite; both are
+    raised before anything has been adapted to the batch.
+    """
+    try:
+        logits = model(batch).flatten(1)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        reason = str(error).split("\n", 1)[0].rstrip(". ")
+        raise FedMergeError(
+            f"{name} cannot take a batch of shape {tuple(batch.shape)} (N x C x H x W), "
+            f"{batch.dtype}, on {batch.device}: {reason}; give images as the models were trained on."
+        ) from None
+    if not bool(logits.isfinite().all()):
+        raise FedMergeError(
+            f"{name} gives logits that are not finite on this batch; check its weights and the batch's "
+            "normalisation, or reset() if it adapted too far."
+        )
+    return logits
+
+
+def nats(logits: Tensor) -> Tensor:
+    """The entropy of each prediction in nats, logits (..., C) to (...); differentiable."""
+    return sample_entropies(logits) * math.log(logits.shape[-1])
+
+
+def named_head(model: nn.Module, given: str | None, example: Tensor) -> str:
+    """The name of the classification head: ``given``, checked, or the one found by running the model."""
+    if given is None:
+        return find_head(model, example)
+    check_head(model, given, example)
+    return given
+
+
+def check_step(learning_rate: float, steps: int, predict: str) -> None:
+    """Raise FedMergeError for a rate that is not a positive number, no step, or an unknown ``predict``."""
+    if not 0 < learning_rate < math.inf:
+        raise FedMergeError(f"learning_rate is {learning_rate}; it must be a number above 0.")
+    if steps < 1:
+        raise FedMergeError(f"steps is {steps}; it must be at least 1.")
+    if predict not in ("before", "after"):
+        raise FedMergeError(f"unknown time to predict '{predict}'. Allowed: before, after (the update).")
+
+
+def adapt(
+    node: Baseline,
+    forward: Callable[[], Tensor],
+    loss: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    predict: Prediction,
+) -> Tensor:
+    """Take ``steps`` gradient steps on ``loss(forward())``; count passes on ``node``; return logits.
+
+    ``"before"``: the logits of the last step's own forward pass, made before its update, so a batch costs
+    ``steps`` forward and ``steps`` backward passes; ``"after"``: one more forward pass after it.
+    """
+    for _ in range(steps):
+        with torch.enable_grad():
+            logits = forward()
+            node.forward_passes += 1
+            optimizer.zero_grad()
+            loss(logits).backward()
+        node.backward_passes += 1
+        optimizer.step()
+    if predict == "after":
+        with torch.no_grad():
+            logits = forward()
+        node.forward_passes += 1
+    return logits.detach()

@@ -1,0 +1,132 @@
+"""T3A: the head's rows become class prototypes that follow the stream's surest features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedmerge.errors import FedMergeError
+from fedmerge.models.heads import features_and_logits
+from fedmerge.registry import Needs
+from fedmerge.testtime.baselines.start import (
+    Baseline,
+    MergedBatchNorm,
+    ask,
+    check_batch,
+    mean_merged,
+    named_head,
+    nats,
+)
+from fedmerge.testtime.methods import TESTTIME
+
+
+@TESTTIME.method(
+    "t3a",
+    title="T3A",
+    paper="Test-time classifier adjustment module for model-agnostic domain generalization, NeurIPS 2021",
+    needs=Needs(features=True, unlabelled_batches=True),
+)
+class T3A(Baseline):
+    """Replace the linear head of the mean-merged model by prototypes of the features seen so far.
+
+    Supports begin as the head's rows w_c, each with the arg-max class and the entropy the head gives it. A
+    batch's features z are added with theirs; each class keeps its ``keep`` supports of lowest entropy, ties
+    by age. Then
+
+        mu_c = sum of z' / |z'| over the supports of class c, divided by its length,    logits_c = z . mu_c
+
+    as coded in the reference: z itself is not normalised, which scales logits but no arg-max; the head's
+    bias counts for entropies and classes of supports only; a class without support scores 0.
+
+    keep: K of 1, 5, 20, 50, 100 in the paper's grid; None keeps all. 20 is our default.
+    head_module: name of the classification head; found on the first batch where not given.
+    batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
+
+    Cost: one forward pass a batch, none backward. Raises FedMergeError for a head that is not one linear
+    layer, ``keep`` below one, unfit batches, and logits that are not finite. ``reset()`` forgets all
+    supports but the head's rows. One model alone, pooled training for instance, is its own mean.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        *,
+        keep: int | None = 20,
+        head_module: str | None = None,
+        batch_norm: MergedBatchNorm = "mixture",
+    ) -> None:
+        super().__init__()
+        if keep is not None and keep < 1:
+            raise FedMergeError(f"keep is {keep}; it must be at least 1 support a class, or None for all.")
+        self.keep = keep
+        self.head_module = head_module
+        self.model = mean_merged(models, batch_norm)
+        self._head: nn.Linear | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new stream: no supports but the head's rows, no passes."""
+        super().reset()
+        self.supports: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def observe(self, batch: Tensor) -> tuple[Tensor, None]:
+        """Return the logits N x C by prototypes that know this batch too."""
+        check_batch(batch)
+        seen: list[Tensor] = []
+        head = self._linear(batch[:2])
+        ask(lambda x: self._pass(x, seen), batch)
+        self.forward_passes += 1
+        rows = _scored(head, head.weight) if self.supports is None else self.supports
+        new = _scored(head, seen[0])
+        z, labels, entropies = (torch.cat([old, added]) for old, added in zip(rows, new, strict=True))
+        kept = _lowest(entropies, labels, self.keep)
+        self.supports = z[kept], labels[kept], entropies[kept]
+        return seen[0] @ _prototypes(*self.supports[:2], len(head.weight)).T, None
+
+    def _pass(self, batch: Tensor, seen: list[Tensor]) -> Tensor:
+        assert self.head_module is not None
+        features, logits = features_and_logits(self.model, self.head_module, batch)
+        seen.append(features.flatten(1))
+        return logits
+
+    def _linear(self, example: Tensor) -> nn.Linear:
+        """The head, found or checked on the first batch."""
+        if self._head is None:
+            ask(self.model, example)
+            name = named_head(self.model, self.head_module, example)
+            head = self.model.get_submodule(name)
+            if not isinstance(head, nn.Linear):
+                raise FedMergeError(
+                    f"t3a needs a head that is one linear layer, but '{name}' is a {type(head).__name__}: "
+                    'name the linear layer with head_module="...", or leave t3a out.'
+                )
+            self.head_module = name
+            self._head = head
+        return self._head
+
+
+def _scored(head: nn.Linear, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features S x D with the class and the entropy that the head gives them."""
+    logits = head(z)
+    return z.detach().clone(), logits.argmax(dim=1), nats(logits)
+
+
+def _lowest(entropies: Tensor, labels: Tensor, keep: int | None) -> Tensor:
+    """The indices, in order, of each class's ``keep`` supports of lowest entropy."""
+    if keep is None:
+        return torch.arange(len(labels), device=labels.device)
+    kept = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        kept.append(members[entropies[members].argsort(stable=True)[:keep]])
+    return torch.cat(kept).sort().values
+
+
+def _prototypes(z: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Prototypes C x D: the sum of each class's normalised supports, normalised."""
+    members = functional.one_hot(labels, classes).to(z.dtype)
+    return functional.normalize(members.T @ functional.normalize(z, dim=1), dim=1)

@@ -1,0 +1,95 @@
+"""Tent: entropy minimisation over the affine parameters of the normalisation layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fedmerge.errors import FedMergeError
+from fedmerge.registry import Needs
+from fedmerge.testtime.baselines.norms import affine_parameters, use_batch_statistics
+from fedmerge.testtime.baselines.start import (
+    Baseline,
+    MergedBatchNorm,
+    Prediction,
+    adapt,
+    ask,
+    check_batch,
+    check_step,
+    mean_merged,
+    nats,
+)
+from fedmerge.testtime.methods import TESTTIME
+
+
+@TESTTIME.method(
+    "tent",
+    title="Tent",
+    paper="Tent: fully test-time adaptation by entropy minimization, arXiv 2006.10726",
+    needs=Needs(unlabelled_batches=True),
+)
+class Tent(Baseline):
+    """Adapt scales and shifts of the norms by one step a batch on the mean entropy of its predictions.
+
+    From the mean-merged model; scales and shifts of batch, layer, group and instance norms are trained with
+    Adam, everything else stays. Batch norms use the batch's statistics and drop the running ones. What was
+    learned stays for the next batch.
+
+    learning_rate: of Adam, 1e-3 as the paper's for small images; steps: a batch. predict: ``"before"`` as in
+    the reference: the logits of the last step's own forward pass; ``"after"``: one more pass after it.
+    batch_norm: accepted like everywhere; running statistics are not used where the network tracks them.
+
+    Cost: ``steps`` forward and ``steps`` backward passes a batch, one more forward pass for ``"after"``.
+    Raises FedMergeError for a network without affine norms, unfit options and batches, batch norms that see
+    one value a channel (one image, no pixels), and logits that are not finite. ``reset()`` restores the
+    mean-merged model bit for bit. One model alone, pooled training for instance, is its own mean.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        *,
+        learning_rate: float = 1e-3,
+        steps: int = 1,
+        predict: Prediction = "before",
+        batch_norm: MergedBatchNorm = "mixture",
+    ) -> None:
+        super().__init__()
+        check_step(learning_rate, steps, predict)
+        self.learning_rate, self.steps, self.predict = learning_rate, steps, predict
+        self.model = mean_merged(models, batch_norm)
+        use_batch_statistics(self.model)
+        self.adapted = affine_parameters(self.model)
+        if not self.adapted:
+            raise FedMergeError(
+                "tent adapts the scales and shifts of normalisation layers, but this network has none: "
+                "leave it out, or use shot, which adapts every layer of the encoder."
+            )
+        for parameter in self.adapted:
+            parameter.requires_grad_(True)
+        self.first = [parameter.detach().clone() for parameter in self.adapted]
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new stream: the mean-merged model, a new Adam, no passes."""
+        super().reset()
+        with torch.no_grad():
+            for parameter, value in zip(self.adapted, self.first, strict=True):
+                parameter.copy_(value)
+                parameter.grad = None
+        self.optimizer = torch.optim.Adam(self.adapted, lr=self.learning_rate)
+
+    def observe(self, batch: Tensor) -> tuple[Tensor, None]:
+        """Return the logits N x C and take the batch's step."""
+        check_batch(batch)
+        logits = adapt(
+            self,
+            lambda: ask(self.model, batch),
+            lambda logits: nats(logits).mean(),
+            self.optimizer,
+            self.steps,
+            self.predict,
+        )
+        return logits, None
