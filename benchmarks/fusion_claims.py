@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fusion_scores import BEST, CHANCE, ENSEMBLE, PARENTS, Row, Seen, board, change, contrast, verdict
 from pages import markdown, marked, points
 
-from fedmerge.study.words import count, listing
+from fedmerge.study.words import count
 
 NEAR = 0.05
 """Within how much two methods are near each other."""
@@ -147,10 +147,10 @@ def _stands(part: Seen, method: str, others: Sequence[str]) -> str:
     mean = board(part, None).loc[method, "mean"]
     sides = []
     for side, words in ((1, "above"), (-1, "below"), (0, "not told apart from")):
-        there = [f"{_name(other)} ({points(row)})" for other, row in rows.items() if verdict(row) == side]
+        there = [f"{_name(other)} {points(row)}" for other, row in rows.items() if verdict(row) == side]
         if there:
-            sides.append(f"{words} {listing(there)}")
-    return f"`{method}` ({100 * mean:.1f} % accuracy) is {'; '.join(sides)}."
+            sides.append(f"{words} {', '.join(there)}")
+    return f"`{method}` has {100 * mean:.1f} % accuracy, in points {'; '.join(sides)}."
 
 
 def _beside(part: Seen, method: str, others: Sequence[str]) -> str:
@@ -161,7 +161,7 @@ def _beside(part: Seen, method: str, others: Sequence[str]) -> str:
 
 
 def _name(other: str) -> str:
-    names = {PARENTS: "the mean parent", BEST: "the best parent (an oracle)", ENSEMBLE: "the ensemble"}
+    names = {PARENTS: "the mean parent", BEST: "the best parent (oracle)", ENSEMBLE: "the ensemble"}
     return names.get(other, f"`{other}`")
 
 
@@ -181,6 +181,6 @@ def _tally(seen: Seen) -> str:
         return "No claim of the papers could be put to the test."
     text = (
         f"Of {count(number, 'claim')} of the two papers that this study could test, {found['holds']} hold "
-        f"here, {found['does not hold']} do not, and {found['open']} stay open (the interval includes both)."
+        f"here, {found['does not hold']} do not, and {found['open']} stay open."
     )
     return f"{text} Not so here: {'; '.join(against)}." if against else text

@@ -9,6 +9,7 @@ import pandas as pd
 from fusion_scores import CHANCE, ENSEMBLE, ORACLES, PARENTS, Seen, board, folded
 from fusion_tables import ONE_HOSPITAL
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pages import Picture
 
@@ -16,7 +17,7 @@ from fedmerge.analysis import leaderboard
 from fedmerge.study.figures import forest
 from fedmerge.study.figures.forest import describe_forest
 from fedmerge.study.figures.panels import head, looks, panels
-from fedmerge.study.figures.style import FAINT, WIDE, Caption, styled
+from fedmerge.study.figures.style import FAINT, WIDE, Caption, message, styled
 from fedmerge.study.words import listing, percent
 
 LINES = ["mean", "rebasin", "ot", "hf", "kf", "distill", ENSEMBLE, "refit-head"]
@@ -25,41 +26,43 @@ LOOK = looks([*LINES, "kf-gradient"])
 CONTROL = "distill"
 
 
-@styled
 def beside_parents(seen: Seen, start: str) -> Picture:
     """Accuracy by number of parents, a panel for each data set and split; every parent is a grey dot."""
     part = seen.of(start=start)
+    if part.rows.empty:
+        caption = Caption(f"Nothing from this start ({start}) is finished", "There is nothing to draw.")
+        return message(WIDE, caption.title), caption
     names = [name for name in LINES if name in set(part.rows["method"])]
+    caption = _beside_words(part, names, start)
+    return _beside(part, names, caption.title), caption
+
+
+@styled
+def _beside(seen: Seen, names: Sequence[str], title: str) -> Figure:
     numbers = seen.levels("parents")
     settings = [
         (data, split)
         for split in seen.levels("split")
         for data in seen.levels("data")
-        if len(part.of(data=data, split=split).rows)
+        if len(seen.of(data=data, split=split).rows)
     ]
-    caption = _beside_words(part, names, start)
     legend = [_line(name) for name in names]
     legend += [Line2D([], [], color=FAINT, marker=".", linestyle="", markersize=5, label="a parent")]
-    made, grid = panels(WIDE, 2.1, len(settings), caption.title, "parents", legend=legend)
+    made, grid = panels(WIDE, 2.1, len(settings), title, "parents", legend=legend)
     for axes, (data, split) in zip(grid, settings, strict=True):
-        here = part.of(data=data, split=split)
+        here = seen.of(data=data, split=split)
         _parents(axes, here, numbers)
         for i, name in enumerate(names):
             means = [_mean(here.of(parents=number), name) for number in numbers]
             shift = 0.05 * (i - (len(names) - 1) / 2)
-            axes.plot(
-                np.arange(len(numbers)) + shift,
-                100 * np.array(means),
-                markersize=4,
-                linewidth=1.1,
-                **LOOK[name],
-            )
+            at = np.arange(len(numbers)) + shift
+            axes.plot(at, 100 * np.array(means), markersize=4, linewidth=1.1, **LOOK[name])
         axes.set_xticks(np.arange(len(numbers)), numbers)
         axes.set_xlim(-0.5, len(numbers) - 0.5)
         axes.set_ylim(-3, 103)
         head(axes, f"{data}, {split}", WIDE, len(settings))
     made.supylabel("accuracy (%)", fontsize=9)
-    return made, caption
+    return made
 
 
 def _parents(axes: Axes, here: Seen, numbers: Sequence[str]) -> None:
@@ -100,16 +103,19 @@ def against_control(seen: Seen) -> Picture:
     return forest(joined, "method", CONTROL), describe_forest(joined, "method", CONTROL)
 
 
-@styled
 def by_images(seen: Seen) -> Picture:
     """Accuracy by fusion images, a panel for each number of parents; means over seeds."""
     names = [name for name in BY_IMAGES if name in set(seen.rows["method"])]
-    numbers = seen.levels("parents")
     sizes = [size for size in seen.levels("images") if size != ONE_HOSPITAL]
-    at = np.array([float(size) for size in sizes])
     caption = _images_words(seen, names, sizes)
+    return _by_images(seen, names, sizes, caption.title), caption
+
+
+@styled
+def _by_images(seen: Seen, names: Sequence[str], sizes: Sequence[str], title: str) -> Figure:
+    at, numbers = np.array([float(size) for size in sizes]), seen.levels("parents")
     legend = [_line(name) for name in names]
-    made, grid = panels(WIDE, 2.9, len(numbers), caption.title, "fusion images", columns=2, legend=legend)
+    made, grid = panels(WIDE, 2.9, len(numbers), title, "fusion images", columns=2, legend=legend)
     for axes, number in zip(grid, numbers, strict=True):
         for name in names:
             rows = board(_only(seen.of(parents=number), name), None, "images").reindex(sizes)
@@ -119,7 +125,7 @@ def by_images(seen: Seen) -> Picture:
         axes.minorticks_off()
         head(axes, f"{number} parents", WIDE, len(numbers), 2)
     made.supylabel("accuracy (%)", fontsize=9)
-    return made, caption
+    return made
 
 
 def _only(seen: Seen, method: str) -> Seen:

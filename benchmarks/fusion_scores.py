@@ -58,13 +58,16 @@ def _where(rows: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
 
 
 def look_at(folder: Path) -> Seen:
-    """Read a study's folder. Raises FedMergeError where nothing of it finished."""
+    """Read a study's folder; settings that are not finished are left out.
+
+    Raises FedMergeError where no setting is finished.
+    """
     study = open_study(folder)
-    rows = study.done.copy()
+    rows = study.done.astype(dict.fromkeys(study.config.axes, str))
+    for place, *_ in missing(study):
+        rows = rows.drop(index=_where(rows, place).index)
     if rows.empty:
-        raise FedMergeError(f"nothing of the study in '{folder}' finished: finish it first.")
-    for axis in study.config.axes:
-        rows[axis] = rows[axis].astype(str)
+        raise FedMergeError(f"no setting of the study in '{folder}' is finished: finish it first.")
     single = rows[rows["kind"] == "alone"]
     methods = rows[rows["kind"] != "alone"]
     place = ["cohort", "model", *study.config.axes, "seed", "site", "stream"]
@@ -133,22 +136,25 @@ def verdict(row: Row) -> int:
     return int(row["difference_low"] > 0) - int(row["difference_high"] < 0)
 
 
-def missing(study: Study) -> list[str]:
-    """The settings without all rows: the configured seeds times the methods seen with the same start."""
+def missing(study: Study) -> list[tuple[dict[str, str], int, int]]:
+    """The settings without all rows: their levels, how many fusions there are, and how many were planned.
+
+    Planned are the configured seeds times the methods seen with the same start.
+    """
     config, axes = study.config, list(study.config.axes)
     there = study.table[study.table["kind"] != "alone"].astype(dict.fromkeys(axes, str))
     seeds = len(config.base["seeds"]) if isinstance(config.base, dict) else there["seed"].nunique()
-    lines = []
+    found = []
     for levels in itertools.product(*config.axes.values()):
         place = dict(zip(axes, levels, strict=True))
         if any(all(place[axis] == level for axis, level in out.items()) for out in config.without):
             continue
         alike = _where(there, {"start": place["start"]} if "start" in place else {})
         planned = seeds * (alike if len(alike) else there)["method"].nunique()
-        found = len(_where(there, place)[["seed", "method"]].drop_duplicates())
-        if found < planned:
-            lines.append(f"{', '.join(levels)} ({found} of {planned} fusions)")
-    return lines
+        number = len(_where(there, place)[["seed", "method"]].drop_duplicates())
+        if number < planned:
+            found.append((place, number, planned))
+    return found
 
 
 def given(study: Study) -> pd.DataFrame:

@@ -40,6 +40,7 @@ ABLATIONS = [
 ]
 AROUND_START = ["task-arithmetic", "ties", "dare", "model-stock", "fisher", "regmean", "greedy"]
 ONE_HOSPITAL, SAME_SIZE = "400 of one hospital", "400"
+NOTHING = "Nothing of this is finished."
 ALONE, ENDS = (ONE_HOSPITAL, SAME_SIZE), ("1600", "25")
 
 
@@ -57,17 +58,26 @@ def difference(seen: Seen, first: str, second: str) -> str:
 def methods_table(seen: Seen, start: str) -> str:
     """Every method over all data, parents and splits of one start, best first."""
     part = seen.of(start=start)
+    if part.rows.empty:
+        return NOTHING
     rows = board(part, None).drop(index=CHANCE, errors="ignore").dropna(subset=["mean"])
-    against = [PARENTS, BEST, "mean", "distill"]
+    against = {other: board(part, other) for other in (PARENTS, BEST, "mean", "distill")}
     lines = []
     for method, row in rows.iterrows():
         name = str(method)
         star = "" if row["complete"] else " \\*"
         score = share(row["mean"], row["low"], row["high"])
-        others = ["" if name in (*ORACLES, PARENTS) else difference(part, name, other) for other in against]
+        lone = name in (*ORACLES, PARENTS)
+        others = ["" if lone or name == other else _cell(each, name) for other, each in against.items()]
         lines.append([f"{label(name)}{star}", score, *others])
     head = ["method", "accuracy, %", "− parents (mean)", "− parents (best)", "− mean", "− distill"]
     return markdown(head, lines)
+
+
+def _cell(known: pd.DataFrame, method: str) -> str:
+    """A level's difference to the leaderboard's reference; empty where there is none."""
+    row = known.loc[method]
+    return marked(row) if row["difference"] == row["difference"] else ""
 
 
 def label(method: str) -> str:
@@ -84,6 +94,8 @@ def settings_table(seen: Seen, data: str, start: str) -> str:
         for parents in seen.levels("parents")
         if len(part.of(parents=parents, split=split).rows)
     ]
+    if not columns:
+        return NOTHING
     boards = [board(part.of(parents=parents, split=split), None) for parents, split in columns]
     lines = []
     for method in HANDFUL:
@@ -111,6 +123,8 @@ def ablation_table(seen: Seen) -> str:
 def around_start_table(seen: Seen) -> str:
     """Methods for a shared start: accuracy, and the difference to plain averaging, for all and by data."""
     part = seen.of(start="shared")
+    if part.rows.empty:
+        return NOTHING
     known = board(part, None)
     rows = []
     for method in ["mean", *AROUND_START]:
@@ -142,6 +156,8 @@ def samples_table(seen: Seen, parents: str) -> str:
         ]
         pairs = [_paired(own, *pair) for pair in (ENDS, ALONE)]
         rows.append((_order(known), [method, *cells, *pairs]))
+    if not rows:
+        return NOTHING
     head = [f"{parents} parents", *sizes, *(f"{first} − {second}" for first, second in (ENDS, ALONE))]
     return markdown(head, [line for _, line in sorted(rows, key=lambda pair: pair[0])])
 
@@ -175,10 +191,16 @@ def failures(studies: Sequence[Study]) -> str:
 
 
 def gaps(studies: Sequence[Study]) -> str:
-    """The settings whose rows are not all there; what is shown rests on the others."""
-    lines = [f"- `{study.config.name}`: {setting}" for study in studies for setting in missing(study)]
-    text = "These settings were not finished when this page was written, and count only as far as they are:"
-    return "\n".join([text, "", *lines]) if lines else "Every setting of both studies is finished."
+    """The settings that are left out because their rows are not all there."""
+    lines = []
+    for study in studies:
+        settings = [
+            f"{', '.join(place.values())} ({found} of {planned} fusions)"
+            for place, found, planned in missing(study)
+        ]
+        lines += [f"`{study.config.name}`: {'; '.join(settings)}."] if settings else []
+    text = "**Unfinished** when this page was written, and left out of everything on it:"
+    return " ".join([text, *lines]) if lines else "Every setting of both studies is finished."
 
 
 def fusion_set(studies: Sequence[Study]) -> str:
@@ -201,6 +223,15 @@ def fusion_set(studies: Sequence[Study]) -> str:
             )
         parts.append(f"{text}.")
     return "\n".join(parts)
+
+
+def tested(seen: Seen) -> str:
+    """How many images each data set's unseen hospital was scored on."""
+    parts = []
+    for data in seen.levels("data"):
+        numbers = seen.of(data=data).single["n"].astype(int)
+        parts.append(f"{data} {_range(numbers)}")
+    return f"Images at the unseen hospital, by seed and number of hospitals: {', '.join(parts)}."
 
 
 def _range(numbers: pd.Series) -> str:

@@ -135,10 +135,14 @@ def _known(kind: str) -> str:
     return kind
 
 
+ShiftName = Annotated[str, AfterValidator(_known)]
+"""A kind of shift in a configuration; another name is a sentence with the nearest one."""
+
+
 class Appearance(BaseModel):
     """One shift of a site's scanner: which kind, and how severe from 1 to 5."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Annotated[str, AfterValidator(_known)]
+    kind: ShiftName
     severity: int = Field(ge=1, le=5)

@@ -1,4 +1,4 @@
-"""Test streams: in which order an unseen hospital's images arrive.
+"""Test streams: in which order an unseen hospital's images arrive, and through a scanner that drifts.
 
 All orders are int64 index arrays that hold every index of the labels exactly once.
 """
@@ -9,23 +9,36 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 from torch import Tensor
 
+from fedmerge.data import scanner
 from fedmerge.data.partition import divide, draw_proportions
+from fedmerge.data.scanner import Appearance, ShiftName
 from fedmerge.errors import FedMergeError, nearest
 from fedmerge.seeding import numpy_generator
 
-KINDS = ("iid", "dirichlet", "temporal")
+KINDS = ("iid", "dirichlet", "temporal", "recurring", "drift")
+TAKES = {"dirichlet": "delta", "recurring": "cycles", "drift": "shift"}
+"""The field that a kind of stream needs; the others take none."""
+FORMS = "iid, temporal, dirichlet: 0.05, recurring: 3 or drift: contrast"
+DRIFT = (1, 2, 3, 4, 5, 4, 3, 2, 1)
+"""The severities of a drifting scanner, in the stretches in which they come."""
 
 
 class StreamSpec(BaseModel):
-    """A stream as written in YAML: ``iid``, ``temporal``, or ``dirichlet: 0.05`` (concentration delta)."""
+    """A stream as written in YAML: ``iid``, ``temporal``, or a mapping of one kind to what it takes.
+
+    ``dirichlet: 0.05`` (concentration delta), ``recurring: 3`` (cycles), ``drift: contrast`` (scanner shift).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["iid", "dirichlet", "temporal"]
+    kind: Literal["iid", "dirichlet", "temporal", "recurring", "drift"]
     delta: float | None = Field(default=None, gt=0)
+    cycles: int | None = Field(default=None, ge=1, strict=True)
+    shift: ShiftName | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -34,22 +47,32 @@ class StreamSpec(BaseModel):
             data = {"kind": data}
         elif isinstance(data, dict) and "kind" not in data:
             if len(data) != 1:
-                raise ValueError("a stream is one of iid, temporal or dirichlet: 0.05")
-            ((kind, delta),) = data.items()
-            data = {"kind": kind, "delta": delta}
-        if isinstance(data, dict) and "kind" in data:
-            kind, delta = data["kind"], data.get("delta")
+                raise ValueError(f"a stream is one of {FORMS}")
+            ((kind, value),) = data.items()
+            data = {"kind": kind, TAKES.get(kind, "delta"): value}
+        if isinstance(data, dict):
+            kind = data["kind"]
             if kind not in KINDS:
                 hint = nearest(str(kind), KINDS)
-                raise ValueError(f"unknown stream '{kind}'.{hint} Allowed: iid, temporal, dirichlet: 0.05")
-            if (kind == "dirichlet") != (delta is not None):
-                raise ValueError(f"stream '{kind}' given {delta!r}; write iid, temporal or dirichlet: 0.05")
+                raise ValueError(f"unknown stream '{kind}'.{hint} Allowed: {FORMS}")
+            given = {field: data[field] for field in TAKES.values() if data.get(field) is not None}
+            if list(given) != ([TAKES[kind]] if kind in TAKES else []):
+                values = ", ".join(map(repr, given.values())) or "nothing"
+                raise ValueError(f"stream '{kind}' given {values}; write {FORMS}")
         return data
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        own = {"cycles": self.cycles, "shift": self.shift}
+        return {"kind": self.kind, "delta": self.delta} | {k: v for k, v in own.items() if v is not None}
 
     @property
     def name(self) -> str:
-        """Name in tables: ``iid``, ``temporal``, ``dirichlet-0.05``."""
-        return self.kind if self.delta is None else f"{self.kind}-{self.delta:g}"
+        """Name in tables: ``iid``, ``temporal``, ``dirichlet-0.05``, ``recurring-3``, ``drift-contrast``."""
+        if self.delta is not None:
+            return f"{self.kind}-{self.delta:g}"
+        takes = self.shift or self.cycles
+        return self.kind if takes is None else f"{self.kind}-{takes}"
 
 
 def iid(labels: np.ndarray | Tensor, rng: np.random.Generator) -> np.ndarray:
@@ -82,13 +105,57 @@ def temporal(labels: np.ndarray | Tensor, rng: np.random.Generator) -> np.ndarra
     return np.concatenate([np.empty(0, dtype=np.int64), *groups]).astype(np.int64)
 
 
+def recurring(labels: np.ndarray | Tensor, cycles: int, rng: np.random.Generator) -> np.ndarray:
+    """Classes that go and come back: the temporal order in ``cycles`` rounds, each one class after the other.
+
+    Sample k = 0, 1, ... of a class of n samples comes in round floor(k cycles / n), so that a class's counts
+    by round differ by at most one; the order of the classes is the same in every round. One cycle is
+    ``temporal``; more cycles than samples count as that many. labels: N. Returns int64 N.
+    Raises ``FedMergeError`` unless cycles > 0.
+    """
+    if cycles < 1:
+        raise FedMergeError(f"a recurring stream needs cycles > 0, given {cycles}.")
+    order = temporal(labels, rng)
+    values = np.asarray(labels)[order]
+    rounds = np.empty(len(order), dtype=np.int64)
+    for c in np.unique(values):
+        at = np.flatnonzero(values == c)
+        rounds[at] = np.arange(len(at)) * min(cycles, len(order)) // len(at)
+    return order[np.argsort(rounds, kind="stable")]
+
+
+def severities(n: int) -> np.ndarray:
+    """The severity of a drifting scanner at each of n positions: ``DRIFT`` in equal stretches. int64 n."""
+    return np.array(DRIFT, dtype=np.int64)[np.arange(n) * len(DRIFT) // max(n, 1)]
+
+
+def drifted(images: Tensor, order: np.ndarray, shift: str, seed: int, site: str) -> Tensor:
+    """Images through a scanner whose shift grows and fades while they arrive in ``order``.
+
+    images: uint8 N x C x H x W; returned likewise and in the same places. Image ``order[p]`` is seen at
+    ``severities(N)[p]``, with the bits that ``scanner.apply`` gives all images at that severity: what the
+    shift draws is one scanner's trait, drawn once.
+    """
+    seen, severity = images.clone(), severities(len(order))
+    for level in np.unique(severity):
+        at = torch.from_numpy(order[severity == level])
+        look = [Appearance(kind=shift, severity=int(level))]
+        seen[at] = scanner.apply(images, look, seed, site)[at]
+    return seen
+
+
 def order(spec: StreamSpec, labels: np.ndarray | Tensor, batch_size: int, seed: int, site: str) -> np.ndarray:
-    """The order in which ``site`` sees its samples; a Dirichlet stream has one slot a batch. int64 N."""
+    """The order in which ``site`` sees its samples; a Dirichlet stream has one slot a batch. int64 N.
+
+    Under drift any order is equally likely; ``drifted`` gives what the images look like.
+    """
     rng = numpy_generator(seed, f"stream-{spec.name}", site=site)
-    if spec.kind == "iid":
+    if spec.kind in ("iid", "drift"):
         return iid(labels, rng)
     if spec.kind == "temporal":
         return temporal(labels, rng)
+    if spec.cycles is not None:
+        return recurring(labels, spec.cycles, rng)
     assert spec.delta is not None
     n_batches = -(-len(labels) // batch_size)
     return dirichlet(labels, spec.delta, max(n_batches, 1), rng)

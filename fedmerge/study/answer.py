@@ -46,7 +46,9 @@ def clean(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def receiver(experiment: Experiment) -> str:
-    """Where models are deployed: an unseen hospital, unless every hospital trains."""
+    """Where models are deployed: an unseen hospital, or several mixed, unless every hospital trains."""
+    if experiment.deployment.mixed:
+        return "mix of unseen hospitals"
     return "hospital" if experiment.unseen == "none" else "unseen hospital"
 
 
@@ -157,7 +159,8 @@ def asked(experiment: Experiment, cohort: Cohort, sites: list[str]) -> str:
     elif each:
         target = "each hospital in turn, left out of training,"
     else:
-        target = f"{listing(sites)}, unseen in training,"
+        mixed = " and mixed in every stream" if experiment.deployment.mixed else ""
+        target = f"{listing(sites)}, unseen in training{mixed},"
     verb = "receive" if len(sites) > 1 and not each else "receives"
     also = f", with {listing(adapting)} adapting there" if adapting else ""
     return (

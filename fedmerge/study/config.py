@@ -104,7 +104,8 @@ class Deployment(Strict):
     """What arrives at a hospital: which of its images, in what order, how many at a time, how they look.
 
     shifts: kinds of scanner shift that the same images are seen under as well, one at a time, at each of
-    ``severities``.
+    ``severities``; a stream in which the scanner drifts has its own. mixed: the unseen sites' images come
+    together, as those of one place named ``mixed``, instead of site by site.
     """
 
     batch_size: int = Field(default=64, ge=1)
@@ -112,6 +113,7 @@ class Deployment(Strict):
     streams: tuple[StreamSpec, ...] = Field(min_length=1)
     shifts: tuple[str, ...] = ()
     severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+    mixed: bool = False
 
     @field_validator("shifts")
     @classmethod

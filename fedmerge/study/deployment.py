@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """What arrives at a hospital: its images in one split, and the orders they come in, by stream."""
+    """What arrives at a hospital: its images in one split, and the orders they come in, by stream.
+
+    drifts: the scanner shift of each stream during which the scanner drifts.
+    """
 
     name: str
     split: Split
     orders: dict[str, np.ndarray]
     seed: int
+    drifts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, split: Split, deployment: Deployment, seed: int) -> Arrivals:
@@ -66,12 +70,32 @@ class Arrivals:
             spec.name: streams.order(spec, split.labels, deployment.batch_size, seed, name)
             for spec in deployment.streams
         }
-        return cls(name, split, orders, seed)
+        drifts = {spec.name: spec.shift for spec in deployment.streams if spec.shift is not None}
+        return cls(name, split, orders, seed, drifts)
+
+    def looks(self, shifts: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, Arrivals]]:
+        """How the images look, each with the streams that show them so: (kind, severity, arrivals).
+
+        As they are; in each drift, whose severity changes on the way and is said by the stream's name alone
+        (none, 0); and under each fixed shift, which is not put on top of a drift.
+        """
+        still = {name: order for name, order in self.orders.items() if name not in self.drifts}
+        as_is = Arrivals(self.name, self.split, still, self.seed)
+        if still:
+            yield *CLEAN, as_is
+        for name, kind in self.drifts.items():
+            order = self.orders[name]
+            images = streams.drifted(self.split.images, order, kind, self.seed, f"{self.name}, shifted")
+            yield *CLEAN, Arrivals(self.name, Split(images, self.split.labels), {name: order}, self.seed)
+        if still:
+            yield from ((kind, severity, as_is.shifted(kind, severity)) for kind, severity in shifts)
+
+    def parts(self, shifts: Sequence[tuple[str, int]]) -> int:
+        """How many streams ``looks`` gives in all."""
+        return len(self.orders) + (len(self.orders) - len(self.drifts)) * len(shifts)
 
     def shifted(self, kind: str, severity: int) -> Arrivals:
-        """The same images in the same orders, as another scanner shows them; severity 0 changes nothing."""
-        if severity == 0:
-            return self
+        """The same images in the same orders, as another scanner shows them."""
         look = [Appearance(kind=kind, severity=severity)]
         images = scanner.apply(self.split.images, look, self.seed, f"{self.name}, shifted")
         return Arrivals(self.name, Split(images, self.split.labels), self.orders, self.seed)
@@ -98,14 +122,15 @@ def save_streams(site: Arrivals, folder: Path) -> None:
 def deploy(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[Measured]:
     """Run one candidate on every stream, as the images are and then under each configured scanner shift.
 
-    A fixed network answers each image alone, so it predicts once and its scores hold for every order.
+    A fixed network answers each image alone, so it predicts once and its scores hold for every order of the
+    same images; in a drift the images differ, and it predicts those too.
     A test-time method is reset at the start of each stream, sees each batch once, without labels, and
     predicts it with what it made of that batch.
     """
     walk = _adapting if isinstance(candidate.model, Node) else _fixed
-    for kind, severity in (CLEAN, *under.deployment.shifted):
+    for kind, severity, arrivals in site.looks(under.deployment.shifted):
         look = {"shift": kind, "severity": severity}
-        for measured in walk(candidate, site.shifted(kind, severity), under):
+        for measured in walk(candidate, arrivals, under):
             clean = severity == 0
             yield Measured(
                 measured.row | look, measured.trace if clean else [], measured.bins if clean else []

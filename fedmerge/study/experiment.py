@@ -80,7 +80,7 @@ def deploy_all(setup: Setup, fused: list[Candidate], target: str) -> None:
     site = Arrivals.of(target, setup.arrivals(target), deployment, setup.seed)
     save_streams(site, setup.folder / target)
     for candidate in _tried(setup, fused, target):
-        parts = len(site.orders) * (1 + len(deployment.shifted))
+        parts = site.parts(deployment.shifted)
         setup.record.stage(f"seed {setup.seed}: {candidate.label} at {target}", jobs=parts)
         try:
             for measured in deploy(candidate, site, setup.conditions(target)):

@@ -8,6 +8,9 @@ from fedmerge.data import Cohort, CohortSpec
 from fedmerge.errors import FedMergeError, unknown
 from fedmerge.study.config import Experiment
 
+MIXED = "mixed"
+"""The place where the images of all unseen sites arrive together."""
+
 
 @dataclass(frozen=True)
 class Federation:
@@ -24,9 +27,16 @@ def federations(cohort: Cohort | CohortSpec, experiment: Experiment) -> list[Fed
     ``unseen: cohort`` follows the sites file; a list of names makes those the unseen ones; ``each`` leaves
     every site out in turn; with ``none`` all train and each is deployed at on its test images. Without
     federated rounds a hospital's model does not depend on the others, so with ``each`` all hospitals train
-    once and every target gets the pool without its own model.
+    once and every target gets the pool without its own model. With ``deployment.mixed`` the unseen sites are
+    one target, ``mixed``. Raises FedMergeError where nobody is unseen, or trains, or could be mixed.
     """
     everyone = tuple(site.name for site in cohort.sites)
+    if experiment.deployment.mixed and experiment.unseen in ("each", "none"):
+        why = {"each": "every site gets other models", "none": "no site is unseen"}[str(experiment.unseen)]
+        raise FedMergeError(
+            f"deployment.mixed puts unseen sites that get the same models into one stream, but with unseen: "
+            f"{experiment.unseen}, {why}: list at least two unseen sites, or take mixed out."
+        )
     if experiment.unseen == "none":
         return [Federation("everyone", everyone, everyone)]
     if experiment.unseen == "each":
@@ -52,4 +62,19 @@ def federations(cohort: Cohort | CohortSpec, experiment: Experiment) -> list[Fed
         )
     if not members:
         raise FedMergeError(f"all sites of cohort '{cohort.name}' are unseen: leave at least one to train.")
-    return [Federation("federation", members, unseen)]
+    targets = _mixed(unseen, everyone) if experiment.deployment.mixed else unseen
+    return [Federation("federation", members, targets)]
+
+
+def _mixed(unseen: tuple[str, ...], everyone: tuple[str, ...]) -> tuple[str, ...]:
+    if len(unseen) < 2:
+        raise FedMergeError(
+            f"deployment.mixed needs at least two unseen sites, but only '{unseen[0]}' is unseen: list "
+            "another in 'unseen', or take mixed out."
+        )
+    if MIXED in everyone:
+        raise FedMergeError(
+            f"deployment.mixed calls all unseen sites together '{MIXED}', and a site has that name: "
+            "rename it."
+        )
+    return (MIXED,)

@@ -13,6 +13,7 @@ from fedmerge.analysis import interval_rule, leaderboard
 from fedmerge.data import Cohort
 from fedmerge.study import figures
 from fedmerge.study.answer import TRIED, answer, asked, clean, receiver
+from fedmerge.study.federations import federations
 from fedmerge.study.figures import NARROW
 from fedmerge.study.reports.calibration import joined
 from fedmerge.study.reports.page import Picture, image_uri, picture, provenance_lines, records, write_page
@@ -33,6 +34,9 @@ def write_report(result: Result, path: Path | None = None) -> Path:
 def _contents(result: Result) -> dict[str, Any]:
     experiment, table = result.experiment, clean(result.table)
     sites, place = list(dict.fromkeys(table["site"])), receiver(experiment)
+    if experiment.deployment.mixed:
+        members = federations(result.cohort, experiment)[0].members
+        sites = [site.name for site in result.cohort.sites if site.name not in members]
     mean = next((entry.label for entry in experiment.fusion if entry.method == "mean"), "mean")
     tried = table[table["kind"].isin(TRIED)]
     tried = table if tried.empty else tried

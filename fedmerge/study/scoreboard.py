@@ -17,6 +17,9 @@ STREAMS = {
     "iid": "iid: images arrive in any order",
     "dirichlet": "dirichlet-δ: classes arrive in bursts, longer ones for smaller δ",
     "temporal": "temporal: one class after the other",
+    "recurring": "recurring-n: one class after the other, n times over",
+    "drift": "drift-shift: any order, while the scanner's shift grows from severity 1 to 5 and fades again; "
+    "the images differ, so a fixed model is measured on them too",
 }
 RULES = {
     "selection": "Selection",

@@ -17,6 +17,7 @@ from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, default_normalisation
 from fedmerge.study.config import Experiment
 from fedmerge.study.deployment import Conditions
+from fedmerge.study.federations import MIXED
 from fedmerge.study.record import Record
 from fedmerge.validation import validate
 
@@ -48,7 +49,13 @@ class Setup:
         return self.plan.normalisation
 
     def arrivals(self, target: str) -> Split:
-        """The images that arrive at a hospital: of one that trained, its test images alone."""
+        """The images that arrive at a hospital: of one that trained, its test images alone.
+
+        At ``mixed``, those of each unseen site, one site after the other in the cohort's order.
+        """
+        names = [site.name for site in self.cohort.sites]
+        if target == MIXED and MIXED not in names:
+            return concat([self.arrivals(name) for name in names if name not in self.members])
         site = self.cohort[target]
         everything = self.experiment.deployment.split == "all" and self.experiment.unseen != "none"
         return site.everything if everything else site.test

@@ -2,12 +2,13 @@
 
 A test-time method is a :class:`Node`: ``observe(batch) -> (logits, trace)`` and ``reset()``. It never sees a
 label. :class:`EntropyAdaptive` merges the models anew for each batch; :class:`Static` is any model left as it
-is, in the same form. ``TESTTIME`` knows the methods by name.
+is, in the same form; ``baselines`` holds what else adapts. ``TESTTIME`` knows the methods by name.
 """
 
+from fedmerge.testtime import baselines
 from fedmerge.testtime.contract import Node, Trace
 from fedmerge.testtime.entropy_adaptive import EntropyAdaptive
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.static import Static
 
-__all__ = ["TESTTIME", "EntropyAdaptive", "Node", "Static", "Trace"]
+__all__ = ["TESTTIME", "EntropyAdaptive", "Node", "Static", "Trace", "baselines"]

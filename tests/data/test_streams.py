@@ -9,18 +9,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from fedmerge.data import streams
+from fedmerge.data import scanner, streams
+from fedmerge.data.scanner import Appearance
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import FedMergeError
+from fedmerge.seeding import generator
 from fedmerge.validation import validate
 
+FORMS: list[Any] = [
+    "iid",
+    "temporal",
+    {"dirichlet": 1e-5},
+    {"dirichlet": 0.05},
+    {"dirichlet": 1e5},
+    {"recurring": 1},
+    {"recurring": 4},
+    {"recurring": 10**20},
+    {"drift": "contrast"},
+]
 some_labels = st.lists(st.integers(0, 6), max_size=60).map(lambda values: np.array(values, dtype=np.int64))
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     labels=some_labels,
-    form=st.sampled_from(["iid", "temporal", {"dirichlet": 1e-5}, {"dirichlet": 0.05}, {"dirichlet": 1e5}]),
+    form=st.sampled_from(FORMS),
     batch_size=st.integers(1, 30),
     seed=st.integers(0, 50),
 )
@@ -46,6 +59,84 @@ def test_a_temporal_stream_shuffles_classes_and_their_samples() -> None:
     orders = [streams.temporal(labels, np.random.default_rng(seed)) for seed in range(3)]
     assert len({tuple(labels[o][::20]) for o in orders}) > 1
     assert any(np.any(np.diff(o[:20]) < 0) for o in orders)
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels=some_labels, cycles=st.integers(1, 9), seed=st.integers(0, 50))
+def test_a_recurring_stream_goes_through_the_classes_in_one_order_in_every_round(
+    labels: np.ndarray, cycles: int, seed: int
+) -> None:
+    """A class of n samples is in round r with floor(n / cycles) or one more of them. Cut after each round's
+    counts, the stream is one segment a class, and all rounds follow the order of the classes of the first
+    (each class has its sample 0 in round 0)."""
+    seen = labels[streams.recurring(labels, cycles, np.random.default_rng(seed))].tolist()
+    first = list(dict.fromkeys(seen))
+    sizes = {c: seen.count(c) for c in first}
+    cycles = min(cycles, len(seen))
+    for r in range(cycles):
+        counts = {c: sum(k * cycles // n == r for k in range(n)) for c, n in sizes.items()}
+        assert all(n // cycles <= counts[c] <= -(-n // cycles) for c, n in sizes.items())
+        round_, seen = seen[: sum(counts.values())], seen[sum(counts.values()) :]
+        assert round_ == [c for c in first for _ in range(counts[c])]
+    assert not seen
+
+
+@given(labels=some_labels, seed=st.integers(0, 50))
+def test_one_cycle_is_the_temporal_stream(labels: np.ndarray, seed: int) -> None:
+    once = streams.recurring(labels, 1, np.random.default_rng(seed))
+    assert np.array_equal(once, streams.temporal(labels, np.random.default_rng(seed)))
+
+
+def test_classes_come_back_and_leave_again() -> None:
+    """Four classes of 30 in 3 rounds: 12 segments of 10, a class again after the three others."""
+    labels = np.repeat(np.arange(4), 30)
+    seen = labels[streams.recurring(labels, 3, np.random.default_rng(0))]
+    assert np.flatnonzero(np.diff(seen)).tolist() == [10 * k - 1 for k in range(1, 12)]
+    assert np.array_equal(seen[:40], seen[40:80])
+    assert np.array_equal(seen[:40], seen[80:])
+
+
+@given(n=st.integers(0, 200))
+def test_a_drift_rises_and_falls_in_equal_stretches(n: int) -> None:
+    """Nine stretches of n // 9 or one more; where all nine have an image, each step is one severity."""
+    severities = streams.severities(n)
+    assert severities.shape == (n,)
+    assert severities.dtype == np.int64
+    stretches = [np.count_nonzero(np.arange(n) * 9 // max(n, 1) == k) for k in range(9)]
+    assert all(n // 9 <= length <= -(-n // 9) for length in stretches)
+    assert severities.tolist() == np.repeat([1, 2, 3, 4, 5, 4, 3, 2, 1], stretches).tolist()
+
+
+def test_a_drifting_scanner_shows_each_image_at_the_severity_of_its_place() -> None:
+    """27 images, three a stretch. Contrast keeps an image's own mean m and scales what it differs from it by
+    1 - 0.14 s; half black and half white at mean 127.5 it shows 127.5 +- 127.5 (1 - 0.14 s), rounded."""
+    images = torch.zeros(27, 1, 4, 4, dtype=torch.uint8)
+    images[:, :, :2] = 255
+    order = np.random.default_rng(0).permutation(27)
+    seen = streams.drifted(images, order, "contrast", 0, "north")
+    spread = (seen.amax((1, 2, 3)).int() - seen.amin((1, 2, 3)).int())[torch.from_numpy(order)]
+    expected = [255 * (1 - 0.14 * s) for s in (1, 2, 3, 4, 5, 4, 3, 2, 1) for _ in range(3)]
+    assert spread.tolist() == pytest.approx(expected, abs=1)
+    assert images.unique().tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("shift", ["noise", "bias-field", "brightness"])
+def test_a_drift_is_one_scanner_and_repeats(shift: str) -> None:
+    """The same seed and site give the same bits, those of the site's scanner at each image's severity."""
+    images = torch.randint(0, 256, (20, 3, 8, 8), generator=generator(0, "drift test"), dtype=torch.uint8)
+    order = np.random.default_rng(1).permutation(20)
+    seen = streams.drifted(images, order, shift, 3, "north")
+    assert torch.equal(seen, streams.drifted(images, order, shift, 3, "north"))
+    for place, severity in zip(order, streams.severities(20), strict=True):
+        look = [Appearance(kind=shift, severity=int(severity))]
+        assert torch.equal(seen[place], scanner.apply(images, look, 3, "north")[place])
+    others = [streams.drifted(images, order, shift, seed, site) for seed in range(9) for site in ("a", "b")]
+    assert any(not torch.equal(seen, other) for other in others)
+
+
+def test_a_drift_of_no_images_is_empty() -> None:
+    images = torch.zeros(0, 1, 8, 8, dtype=torch.uint8)
+    assert streams.drifted(images, np.empty(0, dtype=np.int64), "blur", 0, "north").shape == images.shape
 
 
 def within_batch_variance(labels: np.ndarray, order: np.ndarray, size: int) -> float:
@@ -86,9 +177,21 @@ def test_streams_differ_by_seed_site_and_kind() -> None:
 
 def test_names_and_forms() -> None:
     forms: list[Any] = ["iid", "temporal", {"dirichlet": 0.05}, {"kind": "dirichlet", "delta": 2}]
+    forms += [{"recurring": 3}, {"drift": "bias-field"}]
     specs = [StreamSpec.model_validate(form) for form in forms]
-    assert [s.name for s in specs] == ["iid", "temporal", "dirichlet-0.05", "dirichlet-2"]
+    names = ["iid", "temporal", "dirichlet-0.05", "dirichlet-2", "recurring-3", "drift-bias-field"]
+    assert [s.name for s in specs] == names
     assert [StreamSpec.model_validate(s.model_dump()) for s in specs] == specs
+
+
+def test_a_stream_is_written_with_no_field_that_others_take() -> None:
+    """So that what a saved study stands on keeps its name when there is another kind of stream."""
+    assert StreamSpec(kind="iid").model_dump(mode="json") == {"kind": "iid", "delta": None}
+    assert StreamSpec(kind="recurring", cycles=3).model_dump() == {
+        "kind": "recurring",
+        "delta": None,
+        "cycles": 3,
+    }
 
 
 @pytest.mark.parametrize(
@@ -99,6 +202,12 @@ def test_names_and_forms() -> None:
         ({"iid": 3}, "'iid' given 3"),
         ({"dirichlet": -1}, "greater than 0"),
         ({"dirichlet": 0.1, "temporal": 1}, "a stream is one of"),
+        ("recurring", "'recurring' given nothing; write .*recurring: 3"),
+        ({"recurring": 0}, "greater than or equal to 1 .given: 0"),
+        ({"recurring": 2.5}, "valid integer .given: 2.5"),
+        ({"drift": "contrst"}, "unknown scanner shift 'contrst'. Did you mean 'contrast'"),
+        ({"kind": "drift", "shift": "blur", "cycles": 2}, "'drift' given 2, 'blur'; write"),
+        ({"kind": "iid", "cycles": 2}, "'iid' given 2; write"),
     ],
 )
 def test_a_wrong_form_is_a_sentence(form: Any, words: str) -> None:
@@ -114,3 +223,8 @@ def test_a_wrong_form_is_a_sentence(form: Any, words: str) -> None:
 def test_a_dirichlet_stream_refuses_nonsense() -> None:
     with pytest.raises(FedMergeError, match="delta > 0"):
         streams.dirichlet(np.zeros(3), 0.0, 2, np.random.default_rng(0))
+
+
+def test_a_recurring_stream_refuses_no_cycles() -> None:
+    with pytest.raises(FedMergeError, match="cycles > 0, given 0"):
+        streams.recurring(np.zeros(3), 0, np.random.default_rng(0))

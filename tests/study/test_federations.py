@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from fedmerge.errors import FedMergeError
@@ -36,6 +38,22 @@ def test_without_rounds_each_trains_every_hospital_once(cohort, experiment):
 def test_none_is_unseen_and_all_train(cohort, experiment):
     (group,) = of(cohort, experiment, unseen="none")
     assert group.members == group.targets == ("alpha", "beta", "gamma", "delta")
+
+
+def test_mixed_unseen_sites_are_one_target(cohort, experiment):
+    mixed = {"deployment": experiment["deployment"] | {"mixed": True}}
+    (federation,) = of(cohort, experiment, unseen=["beta", "alpha"], **mixed)
+    assert federation == Federation("federation", ("gamma", "delta"), ("mixed",))
+    for unseen, words in [
+        ("each", "unseen: each, every site gets other models: list at least two unseen sites"),
+        ("none", "unseen: none, no site is unseen"),
+        ("cohort", "at least two unseen sites, but only 'delta' is unseen"),
+    ]:
+        with pytest.raises(FedMergeError, match=words):
+            of(cohort, experiment, unseen=unseen, **mixed)
+    sites = (replace(cohort.sites[0], name="mixed"), *cohort.sites[1:])
+    with pytest.raises(FedMergeError, match="a site has that name: rename it"):
+        of(replace(cohort, sites=sites), experiment, unseen=["beta", "delta"], **mixed)
 
 
 def test_unknown_and_missing_unseen_sites_are_sentences(cohort, experiment, cohort_spec):

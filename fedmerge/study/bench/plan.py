@@ -134,7 +134,7 @@ def _methods(config: BenchConfig, experiment: Experiment) -> Iterator[tuple[str,
 def _deployed(experiment: Experiment, cohort: Config, seed: int, kind: str, entry: MethodConfig) -> Config:
     """The part of an experiment that decides what a method does at a hospital."""
     stage = _stage(experiment, cohort, seed, "pooled" if kind == "pooled" else "fine-tune")
-    stage["deployment"] = experiment.deployment.model_dump(mode="json")
+    stage["deployment"] = experiment.deployment.model_dump(mode="json", exclude={"mixed"})
     if kind == "fusion" and experiment.fusion_data is not None and needs_data(needs_of(entry)):
         stage["fusion_data"] = experiment.fusion_data.model_dump(mode="json")
     return stage

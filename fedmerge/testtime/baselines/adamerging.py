@@ -45,7 +45,8 @@ class AdaMerging(Baseline):
     learning_rate: of Adam; steps: a batch. predict: ``"before"``: with the coefficients met by the batch;
     ``"after"``: with those its step led to, one more forward pass.
     batch_norm: running statistics are merged by lambda / sum lambda (1/M where all are 0), which is never
-    negative, variances as ``"mixture"`` of moments or plain ``"average"``.
+    negative, variances as ``"mixture"`` of moments or plain ``"average"``; no gradient passes through them
+    (batch norm has none in evaluation mode).
 
     Departures: the task vectors start at the mean, not at the common start, which a site need not have (the
     same wherever the coefficients sum to one, but the step's length along their sum is lost); one step a
@@ -113,13 +114,13 @@ class AdaMerging(Baseline):
         return logits, None
 
     def merged(self) -> State:
-        """The merged state at the present coefficients, differentiable with respect to them."""
+        """The merged state at the present coefficients; all but running statistics is differentiable."""
         stacks = {key: getattr(self, f"stack{number}") for number, key in enumerate(self.keys)}
         rows = {key: self.coefficients[self._row(key)] for key in self.keys}
         spare = {key: (1 - row.sum()) / len(row) for key, row in rows.items()}
         state = {key: _weighted(rows[key] + spare[key], stack) for key, stack in stacks.items()}
         for mean, var in running_pairs(self.keys):
-            share = _shares(rows[mean])
+            share = _shares(rows[mean].detach())
             state[mean] = _weighted(share, stacks[mean])
             spread = (stacks[mean] - state[mean]).square() if self.batch_norm == "mixture" else 0.0
             state[var] = _weighted(share, stacks[var] + spread)

@@ -31,9 +31,10 @@ class BnAdapt(Baseline):
     batch_norm: how source statistics are merged; it matters where N > 0.
 
     Cost: one forward pass a batch, none backward. Nothing is carried from batch to batch. A batch of one
-    image has statistics over its pixels; where a batch norm then sees one value a channel and N = 0, that is
-    a FedMergeError. Also raised for a network without batch norm, N below zero, and as in mean_merged and
-    ask of this folder. One model alone, pooled training for instance, is its own mean.
+    image has statistics over its pixels; a batch norm that then sees one value a channel keeps the source
+    statistics where N = 0. Raises FedMergeError for a network without batch norm, N below zero, unfit models
+    and batches, and logits that are not finite. One model alone, pooled training for instance, is its own
+    mean.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -100,7 +101,7 @@ def affinity(features: Tensor, neighbours: int) -> Tensor:
 def smoothed(log_p: Tensor, weights: Tensor, steps: int) -> Tensor:
     """Iterate y <- softmax(log p + w y) from p; return log y, N x C."""
     log_p = log_p.clamp(min=torch.finfo(log_p.dtype).min / 4)
-    log_y, last = log_p, torch.inf
+    log_y, last = log_p, math.nan
     for _ in range(steps):
         pull = weights @ log_y.exp()
         log_y = (log_p + pull).log_softmax(dim=1)

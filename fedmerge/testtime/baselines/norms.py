@@ -17,9 +17,13 @@ class BatchStatistics(nn.Module):
         mean = s source_mean + (1 - s) batch_mean,    var likewise,    s = N / (N + n)
 
     with n the images in the batch and N = ``source_images`` (0: the batch alone). Takes over the parameters
-    and buffers of ``norm`` under their names; batch variances are biased, as in training mode. Raises
-    FedMergeError where N = 0 and there is one value a channel, which has no variance.
+    and buffers of ``norm`` under their names; batch variances are biased, as in training mode. One value a
+    channel (one image, no pixels left) has no variance: there s = 1 where N = 0. Raises FedMergeError for
+    that in a norm that tracks no statistics.
     """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
 
     def __init__(self, norm: _BatchNorm, source_images: float = 0.0) -> None:
         super().__init__()
@@ -32,18 +36,20 @@ class BatchStatistics(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, N x C x ... ."""
-        mixed = self.source_images > 0 and self.running_mean is not None
-        if not mixed:
-            if x.numel() == x.shape[1]:
-                raise FedMergeError(
-                    "batch statistics need more than one value a channel, but a batch-norm layer sees one: "
-                    "give more images a batch, or mix in source statistics (source_images of bn-adapt)."
-                )
+        source_mean, source_var = self.running_mean, self.running_var
+        one = x.numel() == x.shape[1]
+        if one and (source_mean is None or source_var is None):
+            raise FedMergeError(
+                "batch statistics need more than one value a channel, but a batch-norm layer that tracks no "
+                "statistics sees one: give more images a batch."
+            )
+        alone = self.source_images == 0 and not one
+        if alone or source_mean is None or source_var is None:
             return functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         dims = [0, *range(2, x.ndim)]
-        share = self.source_images / (self.source_images + len(x))
-        mean = torch.lerp(x.mean(dims), self.running_mean, share)
-        var = torch.lerp(x.var(dims, correction=0), self.running_var, share)
+        share = self.source_images / (self.source_images + len(x)) if self.source_images > 0 else 1.0
+        mean = torch.lerp(x.mean(dims), source_mean, share)
+        var = torch.lerp(x.var(dims, correction=0), source_var, share)
         return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
 

@@ -64,7 +64,7 @@ class T3A(Baseline):
         self.keep = keep
         self.head_module = head_module
         self.model = mean_merged(models, batch_norm)
-        self._head: nn.Linear | None = None
+        self._checked = False
         self.reset()
 
     def reset(self) -> None:
@@ -95,18 +95,18 @@ class T3A(Baseline):
 
     def _linear(self, example: Tensor) -> nn.Linear:
         """The head, found or checked on the first batch."""
-        if self._head is None:
+        if not self._checked:
             ask(self.model, example)
-            name = named_head(self.model, self.head_module, example)
-            head = self.model.get_submodule(name)
-            if not isinstance(head, nn.Linear):
-                raise FedMergeError(
-                    f"t3a needs a head that is one linear layer, but '{name}' is a {type(head).__name__}: "
-                    'name the linear layer with head_module="...", or leave t3a out.'
-                )
-            self.head_module = name
-            self._head = head
-        return self._head
+            self.head_module = named_head(self.model, self.head_module, example)
+            self._checked = True
+        assert self.head_module is not None
+        head = self.model.get_submodule(self.head_module)
+        if not isinstance(head, nn.Linear):
+            raise FedMergeError(
+                f"t3a needs a head that is one linear layer, but '{self.head_module}' is a "
+                f"{type(head).__name__}: leave t3a out for this network."
+            )
+        return head
 
 
 def _scored(head: nn.Linear, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,17 +34,18 @@ class Tent(Baseline):
     """Adapt scales and shifts of the norms by one step a batch on the mean entropy of its predictions.
 
     From the mean-merged model; scales and shifts of batch, layer, group and instance norms are trained with
-    Adam, everything else stays. Batch norms use the batch's statistics and drop the running ones. What was
+    Adam, everything else stays. Batch norms use the batch's statistics, not the running ones. What was
     learned stays for the next batch.
 
     learning_rate: of Adam, 1e-3 as the paper's for small images; steps: a batch. predict: ``"before"`` as in
     the reference: the logits of the last step's own forward pass; ``"after"``: one more pass after it.
-    batch_norm: accepted like everywhere; running statistics are not used where the network tracks them.
+    batch_norm: how running statistics are merged; they serve only where a batch norm sees one value a
+    channel (one image, no pixels left), which has no variance.
 
     Cost: ``steps`` forward and ``steps`` backward passes a batch, one more forward pass for ``"after"``.
-    Raises FedMergeError for a network without affine norms, unfit options and batches, batch norms that see
-    one value a channel (one image, no pixels), and logits that are not finite. ``reset()`` restores the
-    mean-merged model bit for bit. One model alone, pooled training for instance, is its own mean.
+    Raises FedMergeError for a network without affine norms, unfit options, models and batches, and logits
+    that are not finite. ``reset()`` restores the mean-merged model bit for bit. One model alone, pooled
+    training for instance, is its own mean.
     """
 
     def __init__(

@@ -132,3 +132,16 @@ def test_arrays_in_memory_are_refused(experiment):
     study = {"name": "s", "base": experiment}
     with pytest.raises(FedMergeError, match="npz:PATH"):
         make_plan(*read_bench(study))
+
+
+def test_unseen_sites_one_by_one_and_mixed_stand_on_the_same_training(planned, study):
+    """1 variant, 2 seeds, 2 unseen sites and the two mixed: 3 places x 4 methods (alone, pooled, mean,
+    adaptive) x 2. Pooled training is for a place; the jobs of the two sites are those without the axis."""
+    study["axes"], study["compare"] = {"deployment.mixed": [False, True]}, "method"
+    study["reference"], study["base"]["unseen"] = "mean", ["beta", "delta"]
+    plan = planned(study)
+    assert kinds(plan) == {"rounds": 2, "fine-tune": 2, "pooled": 6, "deploy": 24}
+    places = Counter(job.config["target"] for job in plan.jobs.values() if job.kind == "deploy")
+    assert places == {"beta": 8, "delta": 8, "mixed": 8}
+    alone = planned(study | {"axes": {"training.lr": [0.05]}})
+    assert set(alone.jobs) < set(plan.jobs)

@@ -1,0 +1,74 @@
+"""The page on fusing networks: its numbers, tables and figures, written anew from two studies.
+
+Give the folders that `fedmerge bench` left for bench-fusion and bench-fusion-samples:
+`python benchmarks/fusion_page.py MAIN SAMPLES --out docs/studies`. What stands between <!-- begin NAME -->
+and <!-- end NAME --> in fusion.md is replaced; figures go into the folder of that name, each study's scores
+as CSV into benchmarks/results. A study that is not finished gives a page that says what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import fusion_claims as claims
+import fusion_figures as figures
+import fusion_tables as tables
+from fusion_scores import SCORES, Seen, look_at
+from pages import fill, provenance, save_figures, save_scores
+
+PAGE = "fusion"
+RESULTS = Path(__file__).parent / "results"
+DATA, STARTS, NUMBERS = ("digits", "pneumonia", "pacs"), ("independent", "shared"), ("2", "4")
+
+
+def blocks_of(seen: Seen, samples: Seen) -> dict[str, str]:
+    """Every block of the page but the figures."""
+    both = [seen.study, samples.study]
+    blocks = {
+        "answer": claims.answer(seen),
+        "tested": tables.tested(seen),
+        "fusion-set": tables.fusion_set(both),
+        "rules": tables.rules(seen),
+        "neurons": claims.claims_table(seen, claims.NEURONS, claims.FUSION),
+        "averages": claims.claims_table(seen, claims.AVERAGES, claims.SOUPS),
+        "ablations": tables.ablation_table(seen),
+        "around-start": tables.around_start_table(seen),
+        "failures": tables.failures(both),
+        "missing": tables.gaps(both),
+        "provenance": provenance(both),
+    }
+    blocks |= {f"methods-{start}": tables.methods_table(seen, start) for start in STARTS}
+    blocks |= {
+        f"{data}-{start}": tables.settings_table(seen, data, start) for data in DATA for start in STARTS
+    }
+    return blocks | {f"samples-{number}": tables.samples_table(samples, number) for number in NUMBERS}
+
+
+def write(seen: Seen, samples: Seen, out: Path, scores: Path) -> None:
+    """Write page, figures and CSVs."""
+    pictures = {start: figures.beside_parents(seen, start) for start in STARTS}
+    pictures |= {"distillation": figures.against_control(seen), "samples": figures.by_images(samples)}
+    path = out / f"{PAGE}.md"
+    blocks = blocks_of(seen, samples) | save_figures(pictures, out / PAGE)
+    path.write_text(fill(path.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+    for each in (seen, samples):
+        save_scores(each.study, SCORES, scores)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the two studies and write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("main", type=Path, help="folder of the study bench-fusion")
+    parser.add_argument("samples", type=Path, help="folder of the study bench-fusion-samples")
+    parser.add_argument("--out", type=Path, default=Path("docs/studies"), help=f"where {PAGE}.md is")
+    parser.add_argument("--scores", type=Path, default=RESULTS, help="folder of the CSVs to write")
+    args = parser.parse_args(argv)
+    write(look_at(args.main), look_at(args.samples), args.out, args.scores)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fedmerge.errors import FedMergeError
+from fedmerge.seeding import generator, seeded
+from fedmerge.testtime.baselines.norms import BatchStatistics, affine_parameters, use_batch_statistics
+
+
+def _norm() -> nn.BatchNorm2d:
+    with seeded(0, "test"), torch.no_grad():
+        norm = nn.BatchNorm2d(3)
+        for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            value.uniform_(0.5, 1.5)
+    return norm.eval()
+
+
+X = torch.randn(4, 3, 5, 5, generator=generator(0, "test"))
+
+
+def test_the_batch_alone_is_training_mode() -> None:
+    torch.testing.assert_close(BatchStatistics(_norm())(X), _norm().train()(X))
+
+
+def test_a_mixture_of_source_and_batch_by_hand() -> None:
+    """12 source images and 4 in the batch: 3/4 of the source's moments and 1/4 of the batch's."""
+    norm = _norm()
+    mean = 0.75 * norm.running_mean + 0.25 * X.mean(dim=(0, 2, 3))
+    var = 0.75 * norm.running_var + 0.25 * X.var(dim=(0, 2, 3), correction=0)
+    shape = (1, 3, 1, 1)
+    scale = (norm.weight / (var + norm.eps).sqrt()).view(shape)
+    expected = (X - mean.view(shape)) * scale + norm.bias.view(shape)
+    torch.testing.assert_close(BatchStatistics(norm, 12)(X), expected)
+
+
+def test_one_value_a_channel_has_no_variance_and_takes_source_statistics() -> None:
+    one = X[:1, :, :1, :1]
+    torch.testing.assert_close(BatchStatistics(_norm())(one), _norm()(one))
+    with pytest.raises(FedMergeError, match="more than one value a channel"):
+        BatchStatistics(nn.BatchNorm2d(3, track_running_stats=False))(one)
+
+
+def test_every_norm_is_found_and_its_entries_keep_their_names() -> None:
+    kinds = [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.InstanceNorm2d(4, affine=True)]
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), *kinds, nn.InstanceNorm2d(4), nn.LayerNorm(4, elementwise_affine=False)
+    )
+    before = model.state_dict()
+    assert use_batch_statistics(model) == 1
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(after[key].data_ptr() == before[key].data_ptr() for key in before)
+    found = {id(parameter) for parameter in affine_parameters(model)}
+    assert found == {id(parameter) for kind in kinds for parameter in kind.parameters()}
