@@ -8,11 +8,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fusion_scores import BEST, CHANCE, ENSEMBLE, PARENTS, Row, Seen, board, change, contrast, verdict
+from fusion_scores import (
+    BEST,
+    CHANCE,
+    ENSEMBLE,
+    ORACLES,
+    PARENTS,
+    Row,
+    Seen,
+    board,
+    change,
+    contrast,
+    settled,
+    verdict,
+)
 from pages import markdown, marked, points
 
 from fedmerge.study.words import count
 
+CONTROL, CONTROLS = "distill", ("distill", "refit-head")
 NEAR = 0.05
 """Within how much two methods are near each other."""
 FUSION, SOUPS = "independent", "shared"
@@ -90,15 +104,15 @@ def decide(claim: Claim, row: Row | None) -> str:
 
 
 def claims_table(seen: Seen, claims: Sequence[Claim], start: str) -> str:
-    """A line a claim: what is said, our difference in points, in how many pairs, and whether it holds."""
+    """A line a claim: what is said, our difference, the pairs on either side, and whether it holds."""
     rows = []
     for claim in claims:
         row = difference(seen, claim, start)
         what = f"{claim.first} − {claim.second}" if claim.second else f"{claim.first}"
-        pairs = "" if row is None else f"{row['wins'] + row['losses'] + row['ties']:.0f}"
+        pairs = "" if row is None else f"{row['wins']} / {row['losses']} / {row['ties']}"
         shown = "" if row is None else marked(row)
         rows.append([claim.text, f"{what}{_across(claim)}", shown, pairs, decide(claim, row)])
-    return markdown(["the paper", "here", "difference", "pairs", "verdict"], rows, 2)
+    return markdown(["the paper", "here", "difference", "above / below / equal", "verdict"], rows, 2)
 
 
 def _across(claim: Claim) -> str:
@@ -120,37 +134,54 @@ def _by_start(part: Seen, where: str) -> str:
         _averaging(part, where),
         _stands(part, "kf", [PARENTS, BEST, ENSEMBLE, "distill", "refit-head"]),
         _beside(part, "kf", ["hf", "kf-gradient", "rebasin", "ot"]),
+        _rivals(part),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _averaging(part: Seen, where: str) -> str:
     """Plain averaging between chance and the parents, in balanced accuracy, where chance is 1 / classes."""
-    known = board(part, None, metric="balanced_accuracy")["mean"]
-    if not {"mean", PARENTS, CHANCE} <= set(known.dropna().index):
+    row = contrast(part, "mean", PARENTS, "balanced_accuracy")
+    if row is None:
         return ""
+    known = board(part, None, metric="balanced_accuracy")["mean"]
     own, parents, chance = (float(known[name]) for name in ("mean", PARENTS, CHANCE))
-    row = contrast(part, "mean", PARENTS)
-    collapsed = row is not None and verdict(row) < 0 and own - chance < parents - own
-    words = "averaging collapses" if collapsed else "averaging does not collapse"
+    words = {1: "gains on the mean parent", 0: "is not told apart from the mean parent"}
+    lost = "collapses" if own - chance < parents - own else "loses against the mean parent"
     return (
-        f"**{where}** {words}: balanced accuracy {100 * own:.1f} %, where chance is {100 * chance:.1f} % and "
-        f"the mean parent has {100 * parents:.1f} %."
+        f"**{where}** averaging {words.get(verdict(row), lost)}: balanced accuracy {100 * own:.1f} %, where "
+        f"the mean parent has {100 * parents:.1f} % (a difference of {points(row)}) and chance is "
+        f"{100 * chance:.1f} %."
     )
 
 
 def _stands(part: Seen, method: str, others: Sequence[str]) -> str:
-    """A method's accuracy and what it is above, below, and not told apart from, with paired intervals."""
+    """A method's accuracy, its differences to others over all settings, and in how many beyond doubt."""
     rows = {other: row for other in others if (row := contrast(part, method, other)) is not None}
     if not rows:
         return ""
     mean = board(part, None).loc[method, "mean"]
-    sides = []
-    for side, words in ((1, "above"), (-1, "below"), (0, "not told apart from")):
-        there = [f"{_name(other)} {points(row)}" for other, row in rows.items() if verdict(row) == side]
-        if there:
-            sides.append(f"{words} {', '.join(there)}")
-    return f"`{method}` has {100 * mean:.1f} % accuracy, in points {'; '.join(sides)}."
+    differences = ", ".join(f"{marked(row)} to {_name(other)}" for other, row in rows.items())
+    tallies = {other: settled(part, method, other) for other in rows}
+    most = max(number for _, _, number in tallies.values())
+    counts = ", ".join(f"{_name(other)} {above} / {below}" for other, (above, below, _) in tallies.items())
+    return (
+        f"`{method}` has {100 * mean:.1f} % accuracy: {differences}. "
+        f"Of {count(most, 'setting')}, it is above / below in: {counts}."
+    )
+
+
+def _rivals(part: Seen) -> str:
+    """How many fusions to one network are above and below distillation."""
+    known = board(part, CONTROL).drop(index=[*ORACLES, PARENTS, CHANCE, ENSEMBLE, *CONTROLS], errors="ignore")
+    known = known.dropna(subset=["difference"])
+    if known.empty:
+        return ""
+    sides = [verdict(row) for row in known.to_dict("records")]
+    return (
+        f"Of {count(len(sides), 'way')} to fuse into one network {sides.count(1)} are above `{CONTROL}` over "
+        f"all settings and {sides.count(-1)} below; the best is `{known.index[0]}` ({points(known.iloc[0])})."
+    )
 
 
 def _beside(part: Seen, method: str, others: Sequence[str]) -> str:

@@ -40,6 +40,7 @@ def blocks_of(seen: Seen, samples: Seen) -> dict[str, str]:
         "provenance": provenance(both),
     }
     blocks |= {f"methods-{start}": tables.methods_table(seen, start) for start in STARTS}
+    blocks |= {f"controls-{start}": tables.controls_table(seen, start) for start in STARTS}
     blocks |= {
         f"{data}-{start}": tables.settings_table(seen, data, start) for data in DATA for start in STARTS
     }

@@ -117,6 +117,17 @@ def contrast(seen: Seen, first: str, second: str, metric: str = "accuracy") -> R
     return None if math.isnan(row["difference"]) else row
 
 
+def settled(seen: Seen, first: str, second: str) -> tuple[int, int, int]:
+    """In how many settings ``first`` is above ``second``, and below, beyond its interval; and of how many."""
+    rows = seen.rows[seen.rows["method"].isin([first, second])]
+    if set(rows["method"]) != {first, second}:
+        return 0, 0, 0
+    boards = leaderboard(rows, "method", second, within=seen.axes)
+    own = boards[boards["level"] == first].dropna(subset=["difference"])
+    above, below = (own["difference_low"] > 0).sum(), (own["difference_high"] < 0).sum()
+    return int(above), int(below), len(own)
+
+
 def change(seen: Seen, first: str, second: str | None, axis: str, start: str, end: str) -> Row | None:
     """How ``first``, or its lead over ``second``, changes from one level of an axis to another, paired."""
     table = folded(seen, axis)

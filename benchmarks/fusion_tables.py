@@ -62,6 +62,7 @@ def methods_table(seen: Seen, start: str) -> str:
         return NOTHING
     rows = board(part, None).drop(index=CHANCE, errors="ignore").dropna(subset=["mean"])
     against = {other: board(part, other) for other in (PARENTS, BEST, "mean", "distill")}
+    balanced = board(part, None, metric="balanced_accuracy")["mean"]
     lines = []
     for method, row in rows.iterrows():
         name = str(method)
@@ -69,8 +70,8 @@ def methods_table(seen: Seen, start: str) -> str:
         score = share(row["mean"], row["low"], row["high"])
         lone = name in (*ORACLES, PARENTS)
         others = ["" if lone or name == other else _cell(each, name) for other, each in against.items()]
-        lines.append([f"{label(name)}{star}", score, *others])
-    head = ["method", "accuracy, %", "− parents (mean)", "− parents (best)", "− mean", "− distill"]
+        lines.append([f"{label(name)}{star}", score, f"{100 * balanced[name]:.1f}", *others])
+    head = ["method", "accuracy, %", "balanced, %", *(f"− {other}" for other in against)]
     return markdown(head, lines)
 
 
@@ -106,6 +107,25 @@ def settings_table(seen: Seen, data: str, start: str) -> str:
             cells.append(share(row["mean"], row["low"], row["high"]) if known else "–")  # type: ignore[index]
         lines.append([label(method), *cells])
     return markdown([start, *(f"{parents}, {split}" for parents, split in columns)], lines)
+
+
+def controls_table(seen: Seen, start: str) -> str:
+    """KF against parents, ensemble and controls, a column for each data set and split."""
+    part = seen.of(start=start)
+    places = [
+        (data, split)
+        for data in seen.levels("data")
+        for split in seen.levels("split")
+        if len(part.of(data=data, split=split).rows)
+    ]
+    rows = [
+        [
+            f"kf − {other}",
+            *(difference(part.of(data=data, split=split), "kf", other) for data, split in places),
+        ]
+        for other in (PARENTS, BEST, ENSEMBLE, "distill", "refit-head")
+    ]
+    return markdown([f"{start} start", *(f"{data}, {split}" for data, split in places)], rows)
 
 
 def ablation_table(seen: Seen) -> str:

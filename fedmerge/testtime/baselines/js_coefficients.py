@@ -78,7 +78,7 @@ class JensenShannon(Baseline):
         logits = source_logits(self, self.sources, batch)
         entropies = sample_entropies(logits)
         if self.rule == "consensus":
-            mean = logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
+            mean = logits.log_softmax(dim=-1).logsumexp(dim=0)  # up to a constant
             alpha = softmin(self._pooled(jensen_shannon(logits, mean)) / math.log(2), self.temperature)
         else:
             alpha = self._between(logits, entropies, batch)

@@ -13,7 +13,7 @@ from fedmerge.testtime.baselines.lame import affinity, smoothed
 from fedmerge.testtime.baselines.start import mean_merged
 
 # two clusters by direction; the third image of the first is predicted, weakly, as the other class
-CLUSTERS = torch.tensor([[1.0, 0.0], [2.0, 0.1], [1.0, 0.05], [0.0, 1.0], [0.1, 2.0], [0.05, 1.0]])
+CLUSTERS = torch.tensor([[1.0, 0.0], [9.0, 0.1], [4.0, 0.05], [0.0, 1.0], [0.1, 9.0], [0.05, 4.0]])
 LOG_P = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.45, 0.55], [0.1, 0.9], [0.1, 0.9], [0.2, 0.8]]).log()
 
 

@@ -43,6 +43,7 @@ def test_weights_are_restored_after_every_batch_even_a_bad_one(
     node = Memo(models, learning_rate=0.5)
     mean = mean_merged(models, "mixture").state_dict()
     node.observe(batch)
+    assert all(torch.equal(value, mean[key]) for key, value in node.model.state_dict().items())
     with pytest.raises(FedMergeError, match="not finite"):
         node.observe(torch.cat([batch[:1], batch[:1] * torch.nan]))
     assert all(torch.equal(value, mean[key]) for key, value in node.model.state_dict().items())
