@@ -25,7 +25,7 @@ def test_the_soup_starts_at_the_best_and_keeps_what_does_not_hurt(nets):
     fused = merge(nets, "greedy", score=score, names=["a", "b", "c"])
     assert [(d["model"], d["accepted"]) for d in fused.decisions] == [("b", True), ("a", True), ("c", False)]
     assert fused.coefficients == pytest.approx({"a": 0.5, "b": 0.5, "c": 0.0})
-    assert float(fused.model[2].weight[0, 0]) == pytest.approx(2.0)
+    assert float(fused.model[2].weight.detach()[0, 0]) == pytest.approx(2.0)
 
 
 def test_strictly_better_rejects_a_tie(nets):
@@ -39,7 +39,7 @@ def test_half_gives_geometric_weights(nets):
     score, _ = scripted({1.0: 0.5, 3.0: 0.6, -1.0: 0.1, 2.0: 0.7, 0.5: 0.8})
     fused = merge(nets, "greedy", score=score, order="index", accept=">", average="half")
     assert list(fused.coefficients.values()) == pytest.approx([0.25, 0.25, 0.5])
-    assert float(fused.model[2].weight[0, 0]) == pytest.approx(0.5)
+    assert float(fused.model[2].weight.detach()[0, 0]) == pytest.approx(0.5)
 
 
 def test_index_over_weights_the_soup_after_a_rejection(nets):
