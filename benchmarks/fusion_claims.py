@@ -212,6 +212,6 @@ def _tally(seen: Seen) -> str:
         return "No claim of the papers could be put to the test."
     text = (
         f"Of {count(number, 'claim')} of the two papers that this study could test, {found['holds']} hold "
-        f"here, {found['does not hold']} do not, and {found['open']} stay open."
+        f"here, {found['does not hold']} not, and {found['open']} stay open."
     )
     return f"{text} Not so here: {'; '.join(against)}." if against else text
