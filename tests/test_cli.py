@@ -43,10 +43,16 @@ def test_a_run_from_the_command_line(tmp_path):
     pd.testing.assert_frame_equal(first, second)
     assert len(answer["rows"]) == len(first)
 
+    tuned = fedmerge("tune", str(folder), "--values", "0.1,inf", "--stream", "iid", cwd=tmp_path)
+    assert tuned.returncode == 0, tuned.stderr
+    for word in ("temperature", "mean", "north", "<- chosen", "testtime:", "method: entropy-adaptive"):
+        assert word in tuned.stdout
+
 
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["tune", "nowhere"], ["'nowhere' is not the folder of a run"]),
         (["run", "nowhere.yaml"], ["there is no configuration 'nowhere.yaml'"]),
         (["run", "quickstart", "--set", "model=smal-cnn"], ["smal-cnn", "small-cnn"]),
         (["run", "quickstart", "--set", "training.inmerge.alfa=1"], ["training.inmerge.alfa", "alpha"]),

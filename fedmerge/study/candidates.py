@@ -15,11 +15,11 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
-from fedmerge.study.config import MethodConfig
 from fedmerge.study.deployment import Candidate
+from fedmerge.study.entries import MethodConfig
 from fedmerge.study.fusion_data import gather, note_traffic
 from fedmerge.study.setup import Setup
-from fedmerge.testtime import TESTTIME
+from fedmerge.study.tune import make_node, tune_entry, tuning_log
 from fedmerge.training import fit
 
 if TYPE_CHECKING:
@@ -122,13 +122,24 @@ def keep_fused(setup: Setup, target: str, label: str, result: MergeResult) -> No
     setup.keep_in(kept, label, result.model.state_dict(), result.method, hashes, numbers)
 
 
-def adapt(setup: Setup, target: str, entry: MethodConfig) -> Candidate:
-    """One test-time method over the models that go to ``target``; it counts as its sources on average."""
+def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool) -> Candidate:
+    """One test-time method over the models that go to ``target``; it counts as its sources on average.
+
+    With ``start: pooled`` it gets the one network of ``train_pooled`` in ``references`` instead, and counts
+    as that. With ``tune`` an option is chosen on the sources first, and the choice recorded.
+    """
+    if entry.start == "pooled":
+        begun = pooled(setup, references)
+        assert isinstance(begun.model, nn.Module)
+        node = make_node(setup, entry, [begun.model])
+        return Candidate(entry.label, "test-time", node, validation=begun.validation, sources=(POOLED,))
+    chosen = {}
+    if entry.tune is not None:
+        found = tune_entry(setup, target, entry)
+        setup.record.fusion(setup.seed, target, entry.label, tuning_log(found))
+        chosen = {found.option: found.chosen}
     names = setup.sources(target)
-    models = [setup.pool.model(name, setup.device) for name in names]
-    method = TESTTIME[entry.method]
-    policy = {"batch_norm": setup.plan.batch_norm} if "batch_norm" in method.options.model_fields else {}
-    node = method.call(models, **(policy | entry.options))
+    node = make_node(setup, entry, [setup.pool.model(name, setup.device) for name in names], **chosen)
     return Candidate(entry.label, "test-time", node, validation=fmean(_own_score(setup, s) for s in names))
 
 

@@ -7,32 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from fedmerge.data import CohortSpec, FusionData, read_cohort
 from fedmerge.data.scanner import SHIFTS
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import FedMergeError, nearest, unknown
 from fedmerge.merging import FUSION
-from fedmerge.registry import Registry
-from fedmerge.study.needs import check_needs
+from fedmerge.study.entries import MethodConfig, Strict, as_written
+from fedmerge.study.needs import check_needs, check_tuning
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions
 from fedmerge.validation import load_yaml, validate
-
-
-class Strict(BaseModel):
-    """A frozen section of a configuration; unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
 class ModelConfig(Strict):
@@ -40,28 +26,7 @@ class ModelConfig(Strict):
 
     name: str
     pretrained: bool = False
-    options: dict[str, Any] = {}
-
-
-class MethodConfig(Strict):
-    """A registered method with its options and the label it gets in tables (default: its name).
-
-    after: what is done to a fused network's normalisation, only where it is fused into one.
-    """
-
-    method: str
-    label: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
-    after: Literal["none", "repair", "batch-norm"] = "none"
-    options: dict[str, Any] = {}
-
-    @property
-    def choices(self) -> dict[str, Any]:
-        """Its options, and ``after`` where it is set: all that decides what the method does."""
-        return self.options | ({} if self.after == "none" else {"after": self.after})
-
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        return {"method": self.method, "label": self.label, **self.choices}
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class TrainingConfig(TrainingOptions):
@@ -133,24 +98,6 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _method(registry: Registry) -> BeforeValidator:
-    def parse(value: Any) -> Any:
-        if isinstance(value, MethodConfig):
-            return value
-        given = {"method": value} if isinstance(value, str) else dict(value)
-        if "method" not in given:
-            raise ValueError("write a method's name, or a mapping with the key 'method' and its options")
-        name, label = given.pop("method"), given.pop("label", None)
-        after = {"after": given.pop("after")} if registry is FUSION and "after" in given else {}
-        try:
-            registry[name].check(given)
-        except FedMergeError as error:
-            raise ValueError(str(error)) from None
-        return {"method": name, "label": label or name, "options": given} | after
-
-    return BeforeValidator(parse)
-
-
 class Experiment(Strict):
     """One experiment: who, which network, how trained, how fused, how deployed, with which seeds.
 
@@ -167,9 +114,9 @@ class Experiment(Strict):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     training: TrainingConfig
     selection: Literal["accuracy", "balanced_accuracy"] = "accuracy"
-    fusion: tuple[Annotated[MethodConfig, _method(FUSION)], ...]
+    fusion: tuple[Annotated[MethodConfig, as_written(FUSION)], ...]
     fusion_data: FusionData | None = None
-    testtime: tuple[Annotated[MethodConfig, _method(TESTTIME)], ...] = ()
+    testtime: tuple[Annotated[MethodConfig, as_written(TESTTIME)], ...] = ()
     deployment: Deployment
     batch_norm: Literal["mixture", "average"] = "mixture"
     on_failure: Literal["skip", "abort"] = "skip"
@@ -209,7 +156,7 @@ def read_experiment(
     changes: ``a.b=value`` overrides, the value read as YAML. seed: run this seed alone. device: override.
     near: the folder a mapping comes from, where its cohort may lie (a file's is its own).
     Raises FedMergeError with file, field, what was given, what is allowed, and the nearest valid name; and
-    for a fusion method without the images or the common start that it needs.
+    for a method without what it needs: images, a common start, the sources' own models, sources to tune on.
     """
     if isinstance(source, Experiment):
         data, where = source.model_dump(), "experiment"
@@ -227,8 +174,10 @@ def read_experiment(
         data["device"] = device
     experiment = validate(Experiment, data, where)
     check_needs(experiment, where)
-    cohort = experiment.cohort
-    return experiment, read_cohort(cohort, near) if isinstance(cohort, str) else cohort
+    named = experiment.cohort
+    cohort = read_cohort(named, near) if isinstance(named, str) else named
+    check_tuning(experiment, cohort, where)
+    return experiment, cohort
 
 
 def find_config(source: str | Path) -> Path:

@@ -31,7 +31,8 @@ class Candidate:
 
     ``model`` is a fixed network, or a test-time method that may look at each batch. ``forward_passes`` is
     what one prediction of a fixed network costs. ``validation``: its score on validation images of the
-    hospitals that trained, the only number a choice may rest on.
+    hospitals that trained, the only number a choice may rest on. ``sources``: the models behind a test-time
+    method, where they are not those of the conditions.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Candidate:
     model: nn.Module | Node
     forward_passes: int = 1
     validation: float = math.nan
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _fixed(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[
 
 
 def _adapting(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[Measured]:
-    node = candidate.model
+    node, sources = candidate.model, candidate.sources or under.sources
     assert isinstance(node, Node)
     for name, order in site.orders.items():
         node.reset()
@@ -161,7 +163,7 @@ def _adapting(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterat
             if record is not None:
                 trace += [
                     {"batch": number, "source": source, "encoder": float(encoder), "head": float(head)}
-                    for source, encoder, head in zip(under.sources, record.encoder, record.head, strict=True)
+                    for source, encoder, head in zip(sources, record.encoder, record.head, strict=True)
                 ]
         seconds, batches = time.perf_counter() - began, len(answers)
         labels = site.split.labels[torch.as_tensor(order)]

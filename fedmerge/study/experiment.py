@@ -92,12 +92,17 @@ def deploy_all(setup: Setup, fused: list[Candidate], target: str) -> None:
 
 def _tried(setup: Setup, fused: list[Candidate], target: str) -> Iterator[Candidate]:
     yield from alone(setup, target)
+    references = ModelPool(setup.folder / target / "references")
     try:
-        references = ModelPool(setup.folder / target / "references")
         train_pooled(setup, target, references)
         yield pooled(setup, references)
     except FedMergeError as error:
         setup.record.failure(setup.seed, POOLED, target, str(error))
     yield from fused
     for entry in setup.experiment.testtime:
-        yield adapt(setup, target, entry)
+        try:
+            adapted = adapt(setup, target, entry, references)
+        except FedMergeError as error:
+            setup.record.failure(setup.seed, entry.label, target, str(error))
+            continue
+        yield adapted

@@ -9,7 +9,7 @@ from fedmerge.data import FusionData, concat
 from fedmerge.data.fusion import portions, server_set, share
 from fedmerge.errors import FedMergeError
 from fedmerge.models.state import State
-from fedmerge.study.config import MethodConfig
+from fedmerge.study.entries import MethodConfig
 from fedmerge.study.needs import needs_data, needs_of
 from fedmerge.study.setup import Setup
 

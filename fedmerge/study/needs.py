@@ -1,4 +1,4 @@
-"""What the fusion methods of an experiment need, and the refusal where it is not there."""
+"""What the methods of an experiment need, and the refusal where it is not there."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION
 from fedmerge.registry import Needs
+from fedmerge.testtime import TESTTIME
+from fedmerge.testtime.tuning import check_enough
 
 if TYPE_CHECKING:
-    from fedmerge.study.config import Experiment, MethodConfig
+    from fedmerge.data import CohortSpec
+    from fedmerge.study.config import Experiment
+    from fedmerge.study.entries import MethodConfig
 
 
 def needs_of(entry: MethodConfig) -> Needs:
@@ -24,7 +28,7 @@ def needs_data(needs: Needs) -> bool:
 
 
 def check_needs(experiment: Experiment, where: str) -> None:
-    """Raise FedMergeError, beginning with ``where``, for a fusion method without what it needs."""
+    """Raise FedMergeError, beginning with ``where``, for a method without what it needs."""
     data = experiment.fusion_data
     for entry in experiment.fusion:
         needs = needs_of(entry)
@@ -44,6 +48,39 @@ def check_needs(experiment: Experiment, where: str) -> None:
                 "images do not leave the hospital: set it to union or server, or choose a method that "
                 "needs sums over images only."
             )
+    for entry in experiment.testtime:
+        if entry.start == "pooled":
+            _check_pooled_start(entry, where)
+
+
+def check_tuning(experiment: Experiment, cohort: CohortSpec, where: str) -> None:
+    """Raise FedMergeError where a test-time option is to be tuned on fewer sources than that takes."""
+    from fedmerge.study.federations import federations  # it knows the configuration, which knows this file
+
+    for entry in experiment.testtime:
+        if entry.tune is None:
+            continue
+        for federation in federations(cohort, experiment):
+            for target in federation.targets:
+                sources = experiment.sources(target, federation.members)
+                try:
+                    check_enough(sources, entry.tune.option)
+                except FedMergeError as error:
+                    raise FedMergeError(f"{where}: '{entry.label}' at {target}: {error}") from None
+
+
+def _check_pooled_start(entry: MethodConfig, where: str) -> None:
+    name = f"test-time method '{entry.method}'"
+    if TESTTIME[entry.method].needs_with(entry.options).individual_models:
+        raise FedMergeError(
+            f"{where}: {name} needs the hospitals' individual models, but start: pooled gives it one "
+            "network: take start out, or choose a method that adapts one model."
+        )
+    if entry.tune is not None:
+        raise FedMergeError(
+            f"{where}: {name} cannot be tuned with start: pooled, because no source can be held out of a "
+            "network that saw all their images: take one of the two out."
+        )
 
 
 def _name(entry: MethodConfig) -> str:

@@ -53,7 +53,7 @@ class Record:
         self.reliability += [where | entry for entry in measured.bins]
 
     def fusion(self, seed: int, site: str, label: str, decisions: list[Row]) -> None:
-        """Add a fusion method's decision log."""
+        """Add the decision log of a fusion method, or of a test-time method that was tuned."""
         self.decisions += [{"seed": seed, "site": site, "method": label} | entry for entry in decisions]
 
     def failure(self, seed: int, where: str, site: str, reason: str) -> None:

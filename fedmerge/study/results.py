@@ -41,7 +41,7 @@ COLUMNS = [
     "config_hash",
 ]
 METRICS = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
-KINDS = ["alone", "pooled", "fusion", "test-time"]
+KINDS = ["alone", "pooled", "oracle", "fusion", "test-time"]
 
 
 @dataclass(frozen=True)

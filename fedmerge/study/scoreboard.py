@@ -10,7 +10,7 @@ from fedmerge.merging import FUSION
 from fedmerge.study.answer import TRIED, clean, receiver
 from fedmerge.study.reports.tables import Cell, Group, Line, Table, heading
 from fedmerge.study.results import KINDS, Result
-from fedmerge.study.words import count
+from fedmerge.study.words import count, listing, percent
 from fedmerge.testtime import TESTTIME
 
 STREAMS = {
@@ -88,10 +88,31 @@ def score_notes(result: Result) -> list[str]:
     kinds = dict.fromkeys(str(name).partition("-")[0] for name in table["stream"])
     notes.append(f"Streams. {'; '.join(STREAMS.get(kind, kind) for kind in kinds)}.")
     notes += [f"{name}: {rules[key]}." for key, name in RULES.items() if rules.get(key)]
+    notes += _tuned(result.decisions)
     fewest = table["auroc_classes"].min()
     if fewest < result.cohort.n_classes:
         notes.append(
             f"AUROC is over {fewest:.0f} of the {result.cohort.n_classes} classes where fewest can be scored."
+        )
+    return notes
+
+
+def _tuned(decisions: pd.DataFrame) -> list[str]:
+    """What was tuned on the hospitals that trained, and the value chosen for each target and seed."""
+    if "chosen" not in decisions:
+        return []
+    notes = []
+    chosen = decisions[decisions["chosen"].eq(True)]
+    for (method, option), rows in chosen.groupby(["method", "option"], sort=False):
+        means = rows.groupby(["seed", "site", "value"], sort=False)["accuracy"].mean().reset_index()
+        each = [
+            f"{row['value']} for {row['site']} (seed {row['seed']}; {percent(row['accuracy'])} at held-out "
+            "hospitals)"
+            for row in means.to_dict("records")
+        ]
+        notes.append(
+            f"Tuned: {option} of {method} on the training hospitals' validation images, each held out once, "
+            f"nothing of the target: {listing(each)}."
         )
     return notes
 

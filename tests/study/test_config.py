@@ -71,6 +71,21 @@ def test_set_can_open_a_short_form(experiment):
         ("seeds=[1, 1]", ["tiny.yaml", "seeds", "twice"]),
         ("batch_norm=mixtur", ["tiny.yaml", "batch_norm", "mixtur", "mixture"]),
         ("fusion=[{method: mean, after: repiar}]", ["fusion[0].after", "repiar", "Did you mean 'repair'"]),
+        (
+            "testtime=[{method: entropy-adaptive, tune: temprature}]",
+            ["cannot tune 'temprature' without candidates"],
+        ),
+        (
+            "testtime=[{method: entropy-adaptive, temperature: 1, tune: temperature}]",
+            ["'temperature' both set and tuned"],
+        ),
+        (
+            "testtime=[{method: entropy-adaptive, tune: {option: temperature, values: [hot]}}]",
+            ["option 'temperature'", "'hot'"],
+        ),
+        ("testtime=[{method: entropy-adaptive, tune: 3}]", ["tune takes the name of an option"]),
+        ("fusion=[{method: mean, tune: temperature}]", ["no option 'tune'"]),
+        ("testtime=[{method: tent, start: poled}]", ["testtime[0].start", "Did you mean 'pooled'"]),
         ("training.start=independent", ["tiny.yaml", "start: independent needs rounds: 0 (given: 2)"]),
         ("fusion_data.from=server", ["tiny.yaml", "fusion_data", "needs a source"]),
         ("name=a/b", ["tiny.yaml", "name", "a/b"]),
@@ -93,6 +108,18 @@ def test_after_belongs_to_a_fused_network_and_is_written_where_it_is_set(file):
     assert again.fusion == experiment.fusion
     assert again.fusion_data == experiment.fusion_data
     assert "no option 'after'" in refused(file, ["testtime=[{method: entropy-adaptive, after: repair}]"])
+
+
+def test_start_and_tune_are_written_where_they_are_set_and_named_in_the_label(file):
+    tuned = "{method: tent, tune: {option: steps, values: [1, 2]}}"
+    experiment, _ = read_experiment(file, [f"testtime=[tent, {{method: tent, start: pooled}}, {tuned}]"])
+    assert [entry.label for entry in experiment.testtime] == ["tent", "tent-from-pooled", "tent-tuned"]
+    assert [entry.choices for entry in experiment.testtime] == [
+        {},
+        {"start": "pooled"},
+        {"tune": {"option": "steps", "values": [1, 2]}},
+    ]
+    assert read_experiment(experiment)[0].testtime == experiment.testtime
 
 
 def test_a_start_of_one_s_own_goes_without_rounds(file):

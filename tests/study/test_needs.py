@@ -59,3 +59,29 @@ def test_needs_are_those_of_the_options_too(needy):
     assert needs_of(plain) == Needs(shared_start=True)
     repaired = plain.model_copy(update={"after": "batch-norm"})
     assert needs_of(repaired) == Needs(shared_start=True, fusion_sums=True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (
+            {"method": "entropy-weighted", "start": "pooled"},
+            ["needs the hospitals' individual models", "start: pooled"],
+        ),
+        (
+            {"method": "tent", "start": "pooled", "tune": {"option": "steps", "values": [1, 2]}},
+            ["'tent' cannot be tuned with start: pooled"],
+        ),
+    ],
+)
+def test_pooled_training_is_no_start_for_what_needs_the_sources(experiment, entry, words):
+    with pytest.raises(FedMergeError) as caught:
+        read_experiment(experiment | {"testtime": [entry]})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_three_sources_are_enough_to_tune_and_two_are_not(experiment):
+    tuned = experiment | {"testtime": [{"method": "entropy-adaptive", "tune": "temperature"}]}
+    read_experiment(tuned)
+    with pytest.raises(FedMergeError, match="'temperature' cannot be tuned on 2 sources"):
+        read_experiment(tuned | {"unseen": ["gamma", "delta"]})

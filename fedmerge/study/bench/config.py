@@ -13,11 +13,12 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from fedmerge.data import CohortSpec
 from fedmerge.errors import FedMergeError, nearest
-from fedmerge.study.config import Experiment, Strict, apply_change, find_config, read_experiment, set_fields
+from fedmerge.study.config import Experiment, apply_change, find_config, read_experiment, set_fields
+from fedmerge.study.entries import Strict
 from fedmerge.study.results import COLUMNS
 from fedmerge.validation import load_yaml, validate
 
-Reference = Literal["alone", "pooled"]
+Reference = Literal["alone", "pooled", "oracle"]
 OWN_COLUMNS = ("cohort", "model")
 """Columns of the results that an axis of the same name may fill with its levels."""
 
@@ -42,9 +43,11 @@ class BenchConfig(Strict):
     base: an experiment, as a mapping or by name or file. set: dotted fields changed in it. axes: by name, the
     levels by label, each the dotted fields it changes (a mapping changes only
     the fields it names). without: combinations to leave out. references: what
-    stands beside the methods. compare: what is compared, an axis or ``method``. reference: the level that
-    paired differences are against. sweep: axes whose level is chosen by validation at the hospitals that
-    trained. keep_models: whether trained models stay on disk once all that needs them is done.
+    stands beside the methods; ``oracle`` is the best source as the target's own labels tell (``oracle.py``),
+    which nothing is selected by or compared with. compare: what is compared, an axis or ``method``.
+    reference: the level that paired differences are against. sweep: axes whose level is chosen by validation
+    at the hospitals that trained. keep_models: whether trained models stay on disk once all that needs them
+    is done.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -15,9 +15,11 @@ from typing import Any, Literal
 from fedmerge.data import CohortSpec
 from fedmerge.errors import FedMergeError
 from fedmerge.study.bench.config import BenchConfig, Variant
-from fedmerge.study.config import Experiment, MethodConfig
+from fedmerge.study.config import Experiment
+from fedmerge.study.entries import MethodConfig
 from fedmerge.study.federations import Federation, federations
 from fedmerge.study.needs import needs_data, needs_of
+from fedmerge.study.oracle import BEST_SOURCE, ORACLE
 
 Kind = Literal["rounds", "fine-tune", "pooled", "deploy"]
 Config = dict[str, Any]
@@ -107,16 +109,17 @@ def _of(
         where = base | {"target": target}
         columns = {"cohort": cohort["name"], "model": experiment.model.name, **variant.levels}
         columns |= {"seed": seed, "site": target}
-        if "pooled" in config.references:
+        if "pooled" in config.references or any(e.start == "pooled" for e in experiment.testtime):
             members = list(experiment.sources(target, federation.members))
             alike = _stage(experiment, cohort, seed, "pooled")
             shared = {"kind": "pooled", "members": members, "target": target, "experiment": alike}
             pooled = _job(shared, (), f"{name}: pooled training for {target}")
             yield pooled, None
         for kind, entry in _methods(config, experiment):
-            wanted = {"kind": "deploy", "experiment": _deployed(experiment, cohort, seed, kind, entry)}
-            wanted |= {"as": kind, "method": {"method": entry.method, **entry.choices}}
-            source = pooled if kind == "pooled" else own
+            stage = _deployed(experiment, cohort, seed, kind, entry)
+            wanted = {"kind": "deploy", "experiment": stage, "as": "alone" if kind == ORACLE else kind}
+            wanted |= {"method": {"method": entry.method, **entry.choices}}
+            source = pooled if _from_pooled(kind, entry) else own
             start = begun if kind == "fusion" and needs_of(entry).shared_start else ()
             job = _job(where | wanted, (source.hash, *start), f"{name}: {entry.label} at {target}")
             yield job, columns | {"method": entry.label, "kind": kind}
@@ -124,16 +127,24 @@ def _of(
 
 def _methods(config: BenchConfig, experiment: Experiment) -> Iterator[tuple[str, MethodConfig]]:
     for reference in config.references:
-        yield reference, MethodConfig(method=reference, label=reference)
+        if reference == ORACLE:  # nothing of its own is measured: the rows of the hospitals alone, once more
+            yield reference, MethodConfig(method="alone", label=BEST_SOURCE)
+        else:
+            yield reference, MethodConfig(method=reference, label=reference)
     for entry in experiment.fusion:
         yield "fusion", entry
     for entry in experiment.testtime:
         yield "test-time", entry
 
 
+def _from_pooled(kind: str, entry: MethodConfig) -> bool:
+    """Whether the network of pooled training is what it needs, and no hospital's own."""
+    return kind == "pooled" or entry.start == "pooled"
+
+
 def _deployed(experiment: Experiment, cohort: Config, seed: int, kind: str, entry: MethodConfig) -> Config:
     """The part of an experiment that decides what a method does at a hospital."""
-    stage = _stage(experiment, cohort, seed, "pooled" if kind == "pooled" else "fine-tune")
+    stage = _stage(experiment, cohort, seed, "pooled" if _from_pooled(kind, entry) else "fine-tune")
     stage["deployment"] = experiment.deployment.model_dump(mode="json", exclude={"mixed"})
     if kind == "fusion" and experiment.fusion_data is not None and needs_data(needs_of(entry)):
         stage["fusion_data"] = experiment.fusion_data.model_dump(mode="json")

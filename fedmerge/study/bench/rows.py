@@ -10,6 +10,7 @@ import pandas as pd
 from fedmerge.study.bench.config import BenchConfig
 from fedmerge.study.bench.plan import Entry, Plan
 from fedmerge.study.bench.store import Store, replace, said
+from fedmerge.study.oracle import ORACLE, best_source
 from fedmerge.study.results import COLUMNS
 
 Row = dict[str, Any]
@@ -38,6 +39,8 @@ def collect(config: BenchConfig, plan: Plan, store: Store) -> None:
         if entry.job not in read:
             read[entry.job] = _of(store, plan, entry, states)
         common, measured, binned = read[entry.job]
+        if entry.columns["kind"] == ORACLE:
+            measured, binned = best_source(measured, binned)
         place = {"study": config.name, "job": entry.job} | entry.columns | common
         rows += [place | row | _label(entry, row) for row in measured]
         where = {key: value for key, value in entry.columns.items() if key != "kind"}

@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.errors import FedMergeError
+from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.study.bench.store import Store, StudyStopped, full, said
 from fedmerge.study.bench.task import Outcome, Task
 from fedmerge.study.candidates import adapt, alone, fuse, pooled, train_pooled
-from fedmerge.study.config import Experiment, MethodConfig
+from fedmerge.study.config import Experiment
 from fedmerge.study.deployment import Arrivals, Candidate, deploy
+from fedmerge.study.entries import read_method
 from fedmerge.study.experiment import fine_tune
 from fedmerge.study.machine import describe, reproducible
 from fedmerge.study.record import Record
 from fedmerge.study.setup import Setup, set_up
+from fedmerge.testtime import TESTTIME
 
 if TYPE_CHECKING:
     from fedmerge.federation import Server
@@ -123,15 +126,13 @@ def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
 
 
 def _candidates(task: Task, setup: Setup, store: Store, target: str) -> Iterator[Candidate]:
-    kind, given = task.config["as"], dict(task.config["method"])
-    name: str = given.pop("method")
-    after = {"after": given.pop("after")} if kind == "fusion" and "after" in given else {}
-    entry = MethodConfig(method=name, label=name, options=given, **after)
+    kind, given = task.config["as"], task.config["method"]
     if kind == "alone":
         yield from alone(setup, target)
     elif kind == "pooled":
         yield pooled(setup, setup.pool)
     elif kind == "fusion":
+        entry = read_method(FUSION, given)
         fused: list[Candidate] = []
 
         def programme(server: Server) -> None:
@@ -141,7 +142,7 @@ def _candidates(task: Task, setup: Setup, store: Store, target: str) -> Iterator
         setup.with_server(programme)
         yield from fused
     else:
-        yield adapt(setup, target, entry)
+        yield adapt(setup, target, read_method(TESTTIME, given), setup.pool)
 
 
 _STAGES: dict[str, Callable[[Task, Setup, Store, Path], dict[str, Any]]] = {

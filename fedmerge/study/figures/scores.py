@@ -28,6 +28,7 @@ MOST = 8
 HEADINGS = {
     "alone": "one hospital's model alone",
     "pooled": "trained on all images together",
+    "oracle": "chosen by the labels of the target",
     "fusion": "fused by the server",
     "test-time": "adapting where it is deployed",
 }
@@ -51,7 +52,7 @@ def accuracy(table: pd.DataFrame, width: float = WIDE) -> Figure:
     positions = _positions(rows, 0.2 / step)
     spread = table.groupby(["method", "stream"])["accuracy"].agg(["min", "max"])
     for method, at in positions.items():
-        reference = rows.loc[method, "kind"] in ("alone", "pooled")
+        reference = rows.loc[method, "kind"] in ("alone", "pooled", "oracle")
         for i, stream in enumerate(streams):
             y = at + (i - (len(streams) - 1) / 2) * 0.16
             colour = REFERENCE if reference else PALETTE[i % len(PALETTE)]

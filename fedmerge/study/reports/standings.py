@@ -13,6 +13,7 @@ from fedmerge.analysis import leaderboard, select
 from fedmerge.analysis.cube import LOWER_IS_BETTER, finished, severities
 from fedmerge.study.answer import TRIED
 from fedmerge.study.figures.panels import plain
+from fedmerge.study.oracle import ORACLE
 from fedmerge.study.words import count, listing
 
 
@@ -85,7 +86,9 @@ class Standings:
     def tried(self, board: pd.DataFrame) -> pd.DataFrame:
         """The levels that are put to the test: all; of methods, those fused or adapted and the reference."""
         tried = board["level"].map(self.kinds).isin(TRIED)
-        return board[tried | (board["level"] == self.reference)] if tried.any() else board
+        if tried.any():
+            return board[tried | (board["level"] == self.reference)]
+        return board[board["level"].map(self.kinds) != ORACLE]
 
     def ranked(self, board: pd.DataFrame) -> pd.DataFrame:
         """Those of the tried levels that finished everywhere, best first: any of them may be called best."""
@@ -172,12 +175,14 @@ def _joined(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
 def _as_text(table: pd.DataFrame, compare: str, axes: Sequence[str]) -> pd.DataFrame:
     """Levels as text. Where methods are not what is compared, hospitals alone count as one method.
 
-    A failed row of hospitals alone names no hospital; where methods are compared it stands for none of them.
+    An oracle stands beside methods only. A failed row of hospitals alone names no hospital; where methods
+    are compared it stands for none of them.
     """
     table = table.copy()
     if compare == "method":
         table = table[table["method"] != "alone"]
     else:
+        table = table[table["kind"] != ORACLE].copy()
         table["method"] = table["method"].where(table["kind"] != "alone", "alone")
     for name in {compare, *axes, "cohort", "model", "method"} & set(map(str, table.columns)):
         known = table[name].notna()

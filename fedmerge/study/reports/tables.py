@@ -8,6 +8,7 @@ from dataclasses import dataclass
 HEADINGS = {
     "alone": "References: one hospital's model alone",
     "pooled": "Reference: one model trained on all hospitals' images together",
+    "oracle": "Oracle: chosen by the labels of the unseen hospital, which nobody has there",
     "fusion": "Fused by the server",
     "test-time": "Adapting where it is deployed",
 }

@@ -19,10 +19,10 @@ from fedmerge.testtime.baselines.start import (
     Prediction,
     adapt,
     ask,
-    check_batch,
     check_step,
     nats,
 )
+from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
 
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
-from fedmerge.testtime.baselines.norms import use_batch_statistics
-from fedmerge.testtime.baselines.start import Baseline, MergedBatchNorm, ask, check_batch, mean_merged
+from fedmerge.testtime.baselines.start import Baseline, MergedBatchNorm, ask, mean_merged
+from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.norms import use_batch_statistics
 
 
 @TESTTIME.method(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
 from fedmerge.testtime.baselines.sources import flat, softmin, source_logits, traced
-from fedmerge.testtime.baselines.start import Baseline, check_batch
+from fedmerge.testtime.baselines.start import Baseline
+from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature, sample_entropies
 from fedmerge.testtime.methods import TESTTIME

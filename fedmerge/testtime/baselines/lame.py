@@ -16,10 +16,10 @@ from fedmerge.testtime.baselines.start import (
     Baseline,
     MergedBatchNorm,
     ask,
-    check_batch,
     mean_merged,
     named_head,
 )
+from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
 
 TOLERANCE = 1e-8

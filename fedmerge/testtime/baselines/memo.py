@@ -16,11 +16,11 @@ from fedmerge.testtime.baselines.start import (
     Baseline,
     MergedBatchNorm,
     ask,
-    check_batch,
     check_step,
     mean_merged,
     nats,
 )
+from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
 
 

@@ -17,12 +17,12 @@ from fedmerge.testtime.baselines.start import (
     Prediction,
     adapt,
     ask,
-    check_batch,
     check_step,
     mean_merged,
     named_head,
     nats,
 )
+from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
 
 

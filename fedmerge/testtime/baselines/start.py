@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedmerge.errors import FedMergeError
 from fedmerge.models.heads import check_head, find_head
 from fedmerge.models.state import average, check_alike
+from fedmerge.testtime.batch import taking
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import sample_entropies
 
@@ -66,33 +67,14 @@ def mean_merged(models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> nn.
     return merged
 
 
-def check_batch(batch: Tensor) -> None:
-    """Raise FedMergeError unless ``batch`` is floating-point images N x C x H x W, N at least 1."""
-    if batch.ndim != 4 or len(batch) == 0:
-        raise FedMergeError(
-            "a batch must be images N x C x H x W with N of at least 1; "
-            f"this one has shape {tuple(batch.shape)}."
-        )
-    if not batch.is_floating_point():
-        raise FedMergeError(f"a batch must be floating-point images, normalised, not {batch.dtype}.")
-
-
 def ask(model: Callable[[Tensor], Tensor], batch: Tensor, name: str = "the adapted model") -> Tensor:
     """Return the logits N x C of ``model`` for a batch.
 
     Raises FedMergeError where the model cannot take the batch, and where its logits are not finite; both are
     raised before anything has been adapted to the batch.
     """
-    try:
+    with taking(batch, name):
         logits = model(batch).flatten(1)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        reason = str(error).split("\n", 1)[0].rstrip(". ")
-        raise FedMergeError(
-            f"{name} cannot take a batch of shape {tuple(batch.shape)} (N x C x H x W), "
-            f"{batch.dtype}, on {batch.device}: {reason}; give images as the models were trained on."
-        ) from None
     if not bool(logits.isfinite().all()):
         raise FedMergeError(
             f"{name} gives logits that are not finite on this batch; check its weights and the batch's "

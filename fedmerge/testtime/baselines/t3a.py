@@ -15,11 +15,11 @@ from fedmerge.testtime.baselines.start import (
     Baseline,
     MergedBatchNorm,
     ask,
-    check_batch,
     mean_merged,
     named_head,
     nats,
 )
+from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
 
 

@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
-from fedmerge.testtime.baselines.norms import affine_parameters, use_batch_statistics
 from fedmerge.testtime.baselines.start import (
     Baseline,
     MergedBatchNorm,
     Prediction,
     adapt,
     ask,
-    check_batch,
     check_step,
     mean_merged,
     nats,
 )
+from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.norms import affine_parameters, use_batch_statistics
 
 
 @TESTTIME.method(

@@ -145,3 +145,49 @@ def test_unseen_sites_one_by_one_and_mixed_stand_on_the_same_training(planned, s
     assert places == {"beta": 8, "delta": 8, "mixed": 8}
     alone = planned(study | {"axes": {"training.lr": [0.05]}})
     assert set(alone.jobs) < set(plan.jobs)
+
+
+def test_the_oracle_has_no_job_of_its_own(planned, study):
+    """Its rows are those of the hospitals alone, which are measured for it where they are not shown."""
+    plain, both = planned(study), planned(study, "references=[alone, pooled, oracle]")
+    assert set(both.jobs) == set(plain.jobs)
+    oracle = [entry for entry in both.entries if entry.columns["kind"] == "oracle"]
+    assert {entry.columns["method"] for entry in oracle} == {"oracle-best-source"}
+    alone = {entry.job for entry in both.entries if entry.columns["kind"] == "alone"}
+    assert {entry.job for entry in oracle} == alone
+    only = planned(study, "references=[oracle]")
+    assert alone < set(only.jobs)
+    assert not [entry for entry in only.entries if entry.columns["kind"] == "alone"]
+
+
+def test_what_is_tuned_is_in_the_job(planned, study):
+    study["base"] |= {"unseen": "none"}
+
+    def adapted(*values):
+        tune = f"{{option: temperature, values: {[*values]}}}"
+        plan = planned(study, f"set.testtime=[{{method: entropy-adaptive, tune: {tune}}}]")
+        return {entry.job for entry in plan.entries if entry.columns["kind"] == "test-time"}
+
+    one, other = adapted(0.1, 1.0), adapted(0.1, 0.5)
+    assert len(one) == len(other) == 12  # 2 seeds, 2 levels, 3 targets
+    assert not one & other
+    untuned = planned(study)
+    assert not one & {entry.job for entry in untuned.entries}
+
+
+def test_tuning_on_two_sources_is_refused(planned, study):
+    with pytest.raises(FedMergeError) as caught:
+        planned(study, "set.testtime=[{method: entropy-adaptive, tune: temperature}]")
+    for word in ("'entropy-adaptive-tuned' at delta", "2 sources", "merging one model tunes nothing"):
+        assert word in str(caught.value)
+
+
+def test_a_start_from_pooled_training_stands_on_that_alone(planned, study):
+    study["references"] = []
+    study["base"] |= {"testtime": [{"method": "tent", "start": "pooled"}]}
+    plan = planned(study)
+    found = [plan.jobs[e.job] for e in plan.entries if e.columns["method"] == "tent-from-pooled"]
+    assert len(found) == 4
+    for job in found:
+        assert [plan.jobs[need].kind for need in job.needs] == ["pooled"]
+        assert job.config["method"] == {"method": "tent", "start": "pooled"}

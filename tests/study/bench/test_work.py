@@ -81,3 +81,35 @@ def test_hospitals_that_begin_on_their_own_end_apart(done):
 def test_a_fused_network_is_corrected_afterwards(done, calls):
     done(fusion=[{"method": "mean", "label": "repaired", "after": "repair"}], fusion_data={"from": "union"})
     assert calls["mean"][0]["after"] == "repair"
+
+
+def test_a_job_tunes_starts_from_pooled_training_and_knows_the_oracle(study, place, monkeypatch, tmp_path):
+    """Three hospitals that train, each deployed at; the job's log says what was chosen and how it scored."""
+    monkeypatch.chdir(place)
+    del study["axes"], study["compare"], study["reference"]
+    study["references"] = ["alone", "oracle"]
+    tuned = {"method": "entropy-adaptive", "tune": {"option": "temperature", "values": [0.1, float("inf")]}}
+    study["base"] |= {
+        "seeds": [0], "unseen": "none", "fusion": [], "deployment": {"streams": ["iid"]},
+        "testtime": [tuned, {"method": "tent", "start": "pooled"}],
+        "training": {"rounds": 0, "epochs": 1, "lr": 0.05, "batch_size": 10},
+    }  # fmt: skip
+    found = bench(study, out=tmp_path / "study")
+    table = found.table
+    assert set(table["status"]) == {"done"}, table["reason"].tolist()
+    assert set(table.loc[table["kind"] == "test-time", "method"]) == {
+        "entropy-adaptive-tuned",
+        "tent-from-pooled",
+    }
+    logs = [job["decisions"] for job in jobs(found, "deploy") if job["decisions"]]
+    assert len(logs) == 3
+    for log in logs:
+        assert [(row["value"], row["held_out"]) for row in log] == [
+            (value, name) for value in ("0.1", ".inf") for name in ("alpha", "beta", "delta")
+        ]
+        assert len({row["value"] for row in log if row["chosen"]}) == 1
+    for _, rows in table.groupby("site"):
+        alone = rows[rows["kind"] == "alone"]
+        (oracle,) = rows[rows["kind"] == "oracle"].to_dict("records")
+        assert (oracle["method"], oracle["accuracy"]) == ("oracle-best-source", alone["accuracy"].max())
+        assert oracle["validation"] != oracle["validation"]  # NaN: nothing is selected by it

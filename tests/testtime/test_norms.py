@@ -6,7 +6,7 @@ from torch import nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.seeding import generator, seeded
-from fedmerge.testtime.baselines.norms import BatchStatistics, affine_parameters, use_batch_statistics
+from fedmerge.testtime.norms import BatchStatistics, affine_parameters, use_batch_statistics
 
 
 def _norm() -> nn.BatchNorm2d:

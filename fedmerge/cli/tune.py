@@ -1,0 +1,81 @@
+"""``fedmerge tune``: choose an option of a test-time method on the hospitals that trained in a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+
+from fedmerge.cli.app import Json, app, out, print_json, say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fedmerge.testtime.tuning import Tuning
+
+
+@app.command()
+def tune(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run that keeps its models.")],
+    target: Annotated[
+        str | None, typer.Option(help="For which unseen site; needed where there are several.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="A test-time method, or its label in the run.")
+    ] = "entropy-adaptive",
+    option: Annotated[str, typer.Option(help="The option to choose.")] = "temperature",
+    values: Annotated[
+        str | None, typer.Option(help="Candidates, by commas; temperature has its own. inf is infinity.")
+    ] = None,
+    stream: Annotated[
+        str | None, typer.Option(help="One of the run's streams, or iid. Default: all that do not drift.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="One of the run's seeds. Default: the first.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tune an option on the run's training hospitals, each held out once; nothing of the target is seen."""
+    from fedmerge.study.tune import tune_run, tuning_log
+
+    given = None if values is None else [yaml.safe_load(part) for part in values.split(",")]
+    entry, found = tune_run(
+        run,
+        target=target,
+        method=method,
+        option=option,
+        values=given,
+        stream=stream,
+        seed=seed,
+        device=device,
+    )
+    written = {"method": entry.method, **entry.options, found.option: found.chosen}
+    line = yaml.safe_dump(
+        {"testtime": [written]}, default_flow_style=None, sort_keys=False, width=10_000
+    ).strip()
+    if as_json:
+        print_json({"option": found.option, "testtime": line, "scores": tuning_log(found)})
+        return
+    out.print(tuning_table(found))
+    say(out, "for the configuration:")
+    say(out, line)
+
+
+def tuning_table(found: Tuning) -> Table:
+    """Accuracy in per cent by value and held-out source, the mean in front; the chosen value is marked."""
+    from rich import box
+    from rich.table import Table
+
+    from fedmerge.testtime.tuning import as_text
+
+    names = list(next(iter(found.table.values())))
+    table = Table(box=box.SIMPLE_HEAD, title="accuracy at the held-out hospital, %", title_justify="left")
+    table.add_column(found.option)
+    for name in ("mean", *names):
+        table.add_column(name, justify="right")
+    for value, scores in found.table.items():
+        mark = " <- chosen" if value == found.chosen else ""
+        cells = [f"{100 * share:.1f}" for share in (found.means[value], *(scores[name] for name in names))]
+        table.add_row(f"{as_text(value)}{mark}", *cells)
+    return table

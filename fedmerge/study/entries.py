@@ -1,0 +1,113 @@
+"""A method as a configuration names it: its options, and what is set beside them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
+
+from fedmerge.errors import FedMergeError
+from fedmerge.merging import FUSION
+from fedmerge.registry import Method, Registry
+from fedmerge.testtime import TESTTIME
+from fedmerge.testtime.tuning import TEMPERATURES
+
+BESIDE = {FUSION.station: ("after",), TESTTIME.station: ("start", "tune")}
+"""What an entry may set beside its method's own options, by station."""
+
+
+class Strict(BaseModel):
+    """A frozen section of a configuration; unknown fields are errors, and infinity is written as a number."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants"
+    )
+
+
+class TuneConfig(Strict):
+    """An option of a test-time method that is chosen on the hospitals that trained (``testtime.tuning``).
+
+    values: the candidates; for ``temperature`` there are some without.
+    """
+
+    option: str
+    values: tuple[Any, ...] = Field(min_length=1)
+
+
+class MethodConfig(Strict):
+    """A registered method with its options and the label it gets in tables.
+
+    after: what is done to a fused network's normalisation, only where it is fused into one. Of a test-time
+    method alone: start, what it begins from, the hospitals' models or the one network of pooled training;
+    tune, an option that the sources' validation images choose before it is deployed. The label is the name by
+    default, with ``-from-pooled`` or ``-tuned`` behind it where one of them is set.
+    """
+
+    method: str
+    label: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    after: Literal["none", "repair", "batch-norm"] = "none"
+    start: Literal["merged", "pooled"] = "merged"
+    tune: TuneConfig | None = None
+    options: dict[str, Any] = {}
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Its options, and ``after``, ``start`` and ``tune`` where set: all that decides what it does."""
+        set_here: dict[str, Any] = {} if self.after == "none" else {"after": self.after}
+        if self.start != "merged":
+            set_here["start"] = self.start
+        if self.tune is not None:
+            set_here["tune"] = {"option": self.tune.option, "values": list(self.tune.values)}
+        return self.options | set_here
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {"method": self.method, "label": self.label, **self.choices}
+
+
+def as_written(registry: Registry) -> BeforeValidator:
+    """Take a registered method's name, or a mapping with ``method`` and its options, for a MethodConfig."""
+    return BeforeValidator(lambda value: _fields(registry, value))
+
+
+def read_method(registry: Registry, value: Any) -> MethodConfig:
+    """The entry that a mapping describes."""
+    return MethodConfig.model_validate(_fields(registry, value))
+
+
+def _fields(registry: Registry, value: Any) -> Any:
+    if isinstance(value, MethodConfig):
+        return value
+    given = {"method": value} if isinstance(value, str) else dict(value)
+    if "method" not in given:
+        raise ValueError("write a method's name, or a mapping with the key 'method' and its options")
+    name, label = given.pop("method"), given.pop("label", None)
+    beside = {key: given.pop(key) for key in BESIDE[registry.station] if key in given}
+    try:
+        registry[name].check(given)
+        if beside.get("tune") is not None:
+            beside["tune"] = _tune(registry[name], beside["tune"], given)
+    except FedMergeError as error:
+        raise ValueError(str(error)) from None
+    default = f"{name}-from-pooled" if beside.get("start") == "pooled" else name
+    default += "-tuned" if beside.get("tune") is not None else ""
+    return {"method": name, "label": label or default, "options": given} | beside
+
+
+def _tune(method: Method, value: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """``temperature``, or a mapping of an option and its candidates, each checked as the option is."""
+    name = f"{method.kind} '{method.name}'"
+    asked = {"option": value} if isinstance(value, str) else value
+    if not isinstance(asked, dict) or not isinstance(option := asked.get("option"), str):
+        raise FedMergeError(
+            f"{name}: tune takes the name of an option, or a mapping {{option: temperature, values: [...]}}."
+        )
+    if option in given:
+        raise FedMergeError(f"{name} has '{option}' both set and tuned: take one of the two out.")
+    values = asked.get("values", TEMPERATURES if option == "temperature" else ())
+    if not isinstance(values, list | tuple) or not values:
+        raise FedMergeError(
+            f"{name} cannot tune '{option}' without candidates: write tune: {{option: {option}, "
+            "values: [...]}."
+        )
+    return asked | {"values": [method.check({option: each})[option] for each in values]}

@@ -1,0 +1,176 @@
+"""Tuning an option of a test-time method on the hospitals that trained: in a run, or after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedmerge.data import Cohort, CohortSpec, build_cohort
+from fedmerge.data.streams import StreamSpec
+from fedmerge.errors import FedMergeError, unknown
+from fedmerge.study.config import Experiment
+from fedmerge.study.deployment import Arrivals
+from fedmerge.study.entries import MethodConfig, read_method
+from fedmerge.study.federations import federations
+from fedmerge.study.machine import pick_device, reproducible
+from fedmerge.study.record import Record
+from fedmerge.study.reopen import read_saved
+from fedmerge.study.setup import Setup, set_up
+from fedmerge.testtime import TESTTIME, Node
+from fedmerge.testtime.tuning import LabelledSource, Tuning, as_text, tune
+
+
+def make_node(setup: Setup, entry: MethodConfig, models: Sequence[nn.Module], **chosen: Any) -> Node:
+    """The test-time method of an entry over these models, with the run's batch-norm policy.
+
+    chosen: options on top of the entry's own.
+    """
+    method = TESTTIME[entry.method]
+    policy = {"batch_norm": setup.plan.batch_norm} if "batch_norm" in method.options.model_fields else {}
+    node: Node = method.call(models, **(policy | entry.options | chosen))
+    return node
+
+
+def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
+    """Tune the option that an entry names for ``target``: on its sources, with nothing of the target.
+
+    Each source's validation images arrive as the deployment says: the same streams and batch size. Streams
+    in which the scanner drifts are left out; where there are no others the images arrive in any order (iid).
+    """
+    assert entry.tune is not None
+    deployment = setup.experiment.deployment
+    still = tuple(spec for spec in deployment.streams if spec.shift is None)
+    deployment = deployment.model_copy(update={"streams": still or (StreamSpec(kind="iid"),)})
+    names = setup.sources(target)
+    setup.record.stage(f"seed {setup.seed}: tuning {entry.label} for {target}")
+    sources = []
+    for name in names:
+        held = setup.cohort[name].val
+        orders = Arrivals.of(name, held, deployment, setup.seed).orders if len(held) else {}
+        sources.append(
+            LabelledSource(
+                name=name,
+                model=setup.pool.model(name, setup.device),
+                images=setup.normalisation(held.images.to(setup.device)),
+                labels=held.labels,
+                orders={stream: torch.from_numpy(order) for stream, order in orders.items()},
+            )
+        )
+    option = entry.tune.option
+    return tune(
+        sources,
+        lambda models, value: make_node(setup, entry, models, **{option: value}),
+        option=option,
+        values=entry.tune.values,
+        batch_size=deployment.batch_size,
+        progress=lambda done, total: setup.record.step(f"{done} of {total}", done, total),
+    )
+
+
+def tuning_log(found: Tuning) -> list[dict[str, Any]]:
+    """A tuning as rows of a decision log: one for each value and held-out source; ``chosen`` marks the value.
+
+    Values are text, because infinity is no number in JSON.
+    """
+    return [
+        {
+            "option": found.option,
+            "value": as_text(score.value),
+            "held_out": score.held_out,
+            "accuracy": score.accuracy,
+            "chosen": score.value == found.chosen,
+        }
+        for score in found.scores
+    ]
+
+
+def tune_run(
+    folder: str | Path,
+    *,
+    target: str | None = None,
+    method: str = "entropy-adaptive",
+    option: str = "temperature",
+    values: Sequence[Any] | None = None,
+    stream: str | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+) -> tuple[MethodConfig, Tuning]:
+    """Tune an option on the models and hospitals of a finished run; returns the entry and what was found.
+
+    target: for which unseen site, if there are several. method: a test-time method, or the label of one of
+    the run's, whose other options are kept. values: the candidates; ``temperature`` has its own. stream: one
+    of the run's streams by name instead of all, or ``iid``. seed: of the run's seeds, by default the first.
+    Raises FedMergeError for a folder that is no run's, a run without models or whose images are not on this
+    machine, a name that is not there, and fewer than 3 sources.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise FedMergeError(f"'{folder}' is not the folder of a run: it has no config.yaml.")
+    experiment, cohort = read_saved(folder / "config.yaml")
+    if not all(len(site.everything) for site in cohort.sites):
+        raise FedMergeError(
+            f"the hospitals' images of '{folder}' are not on this machine any more, so nothing can be tuned: "
+            "do it where they are."
+        )
+    seed = experiment.seeds[0] if seed is None else seed
+    if seed not in experiment.seeds:
+        raise unknown("seed", str(seed), map(str, experiment.seeds))
+    if seed != experiment.seeds[0]:
+        assert isinstance(experiment.cohort, CohortSpec)  # a run writes its cohort out
+        cohort = build_cohort(experiment.cohort, seed)
+    if stream is not None:
+        experiment = _with_stream(experiment, stream)
+    entry = _entry(experiment, method, option, values)
+    with reproducible(experiment.threads):
+        setup, place = _reopen(folder, experiment, cohort, seed, target, device)
+        return entry, tune_entry(setup, place, entry)
+
+
+def _reopen(
+    folder: Path, experiment: Experiment, cohort: Cohort, seed: int, target: str | None, device: str | None
+) -> tuple[Setup, str]:
+    """The federation that serves ``target``, as the run left it, and the target's name."""
+    found = {place: each for each in federations(cohort, experiment) for place in each.targets}
+    if target is None and len(found) > 1:
+        raise FedMergeError(
+            f"the run in '{folder}' has {len(found)} targets, each with its own sources: give one with "
+            f"--target: {', '.join(found)}."
+        )
+    place = next(iter(found)) if target is None else target
+    if place not in found:
+        raise unknown("target", place, found)
+    federation = found[place]
+    kept = folder / f"seed-{seed}" / federation.name
+    if not any((kept / "pool").glob("*.safetensors")):
+        raise FedMergeError(
+            f"'{folder}' keeps no models: there are none in '{kept / 'pool'}'. Do the run again, or put its "
+            "models back."
+        )
+    record, where = Record({}), pick_device(device or experiment.device)
+    return set_up(experiment, cohort, federation.members, seed, kept, record, where), place
+
+
+def _with_stream(experiment: Experiment, name: str) -> Experiment:
+    known = {spec.name: spec for spec in experiment.deployment.streams if spec.shift is None}
+    known.setdefault("iid", StreamSpec(kind="iid"))
+    if name not in known:
+        raise unknown("stream", name, known)
+    deployment = experiment.deployment.model_copy(update={"streams": (known[name],)})
+    return experiment.model_copy(update={"deployment": deployment})
+
+
+def _entry(experiment: Experiment, method: str, option: str, values: Sequence[Any] | None) -> MethodConfig:
+    """The run's own entry with that label or method, else the method by itself; with ``option`` tuned."""
+    own = [entry for entry in experiment.testtime if entry.start == "merged"]
+    named = [entry for entry in own if entry.label == method] or [e for e in own if e.method == method]
+    options = {k: v for k, v in (named[0].options if named else {}).items() if k != option}
+    asked = {"option": option} | ({} if values is None else {"values": list(values)})
+    name = named[0].method if named else method
+    try:
+        return read_method(TESTTIME, {"method": name, "tune": asked} | options)
+    except ValueError as error:
+        raise FedMergeError(str(error)) from None
