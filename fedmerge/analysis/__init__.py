@@ -1,10 +1,12 @@
 """Analysis: pure functions from predictions, models and tables to numbers; it only looks.
 
-``scores`` and ``reliability`` judge predictions. From a table of results, ``leaderboard``, ``cells`` and
-``by_site`` compare levels on clean images, ``severity_curve`` and ``robustness`` under scanner shift, and
-``select`` chooses by validation scores. ``crossed_bootstrap`` gives the intervals, ``interval_rule`` says so.
+``scores`` and ``reliability`` judge predictions, ``fit_temperature`` says how sure they should be. From a
+table of results, ``leaderboard``, ``cells`` and ``by_site`` compare levels on clean images,
+``severity_curve`` and ``robustness`` under scanner shift, and ``select`` chooses by validation scores.
+``crossed_bootstrap`` gives the intervals, ``interval_rule`` says so.
 """
 
+from fedmerge.analysis.calibration import fit_temperature
 from fedmerge.analysis.comparison import by_site, cells, interval_rule, leaderboard
 from fedmerge.analysis.intervals import Bounds, crossed_bootstrap
 from fedmerge.analysis.metrics import Scores, reliability, scores
@@ -17,6 +19,7 @@ __all__ = [
     "by_site",
     "cells",
     "crossed_bootstrap",
+    "fit_temperature",
     "interval_rule",
     "leaderboard",
     "reliability",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +158,7 @@ def relabel(raw: RawSource, names: Names, where: str) -> Splits:
                 f"{nearest(name, names)} Rename the folder, or name it under classes:."
             )
     lookup = torch.tensor([names.index(name) for name in raw.class_names])
-    train, val, test = (Split(split.images, lookup[split.labels]) for split in raw.splits)
+    train, val, test = (replace(split, labels=lookup[split.labels]) for split in raw.splits)
     return train, val, test
 
 
@@ -215,8 +215,8 @@ def _site(spec: CohortSpec, site: SiteSpec, splits: Splits, names: Names, seed: 
     images = to_channels(whole.images, spec.channels) if spec.channels else whole.images
     images = resize(images, spec.size) if spec.size else images
     images = scanner.apply(images, site.scanner, seed, site.name)
-    pieces = zip(images.split(lengths), whole.labels.split(lengths), strict=True)
-    train, val, test = (Split(i.contiguous(), y) for i, y in pieces)
+    pieces = zip((train, val, test), images.split(lengths), strict=True)
+    train, val, test = (replace(split, images=piece.contiguous()) for split, piece in pieces)
     source = str(spec.source_of(site))
     return Site(site.name, source, train, val, test, names, site.unseen, site.scanner)
 

@@ -18,11 +18,13 @@ class Split:
     """Images with their labels.
 
     images: uint8 Tensor, N x C x H x W, values 0-255, on the CPU. labels: int64 Tensor, N.
+    groups: int64 Tensor, N, whose image each one is (patients); None where that is not known.
     Raises ``FedMergeError`` for another dtype or shape.
     """
 
     images: Tensor
     labels: Tensor
+    groups: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -30,11 +32,12 @@ class Split:
                 f"images should be a uint8 Tensor N x C x H x W, but are {self.images.dtype} "
                 f"of shape {tuple(self.images.shape)}."
             )
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise FedMergeError(
-                f"labels should be an int64 Tensor of length {len(self.images)}, but are {self.labels.dtype} "
-                f"of shape {tuple(self.labels.shape)}."
-            )
+        for name, given in (("labels", self.labels), ("groups", self.groups)):
+            if given is not None and (given.dtype != torch.int64 or given.shape != self.images.shape[:1]):
+                raise FedMergeError(
+                    f"{name} should be an int64 Tensor of length {len(self.images)}, but are {given.dtype} "
+                    f"of shape {tuple(given.shape)}."
+                )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,12 +49,23 @@ class Split:
     def select(self, index: np.ndarray | Tensor) -> Split:
         """The samples at ``index`` (integers, or a mask), in that order."""
         at = torch.as_tensor(index)
-        return Split(self.images[at], self.labels[at])
+        return Split(self.images[at], self.labels[at], None if self.groups is None else self.groups[at])
 
 
-def concat(splits: Sequence[Split]) -> Split:
-    """All samples of the splits, one split after the other."""
-    return Split(torch.cat([s.images for s in splits]), torch.cat([s.labels for s in splits]))
+def concat(splits: Sequence[Split], apart: bool = False) -> Split:
+    """All samples of the splits, one split after the other; groups where every split has them.
+
+    apart: groups of two splits are never the same, whatever their numbers; else equal numbers are one group.
+    """
+    images, labels = torch.cat([s.images for s in splits]), torch.cat([s.labels for s in splits])
+    groups = [s.groups for s in splits if s.groups is not None]
+    if len(groups) < len(splits):
+        return Split(images, labels)
+    if apart:
+        codes = [torch.unique(numbers, return_inverse=True) for numbers in groups]
+        first = np.cumsum([0, *(len(found) for found, _ in codes)])
+        groups = [code + int(start) for (_, code), start in zip(codes, first[:-1], strict=True)]
+    return Split(images, labels, torch.cat(groups))
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Files with the six MedMNIST keys: images and labels of train, val and test in one .npz."""
+"""Files with the six MedMNIST keys: images and labels of train, val and test in one .npz, maybe patients."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from fedmerge.data.raw import SPLITS, RawSource, raw_source, split_from_arrays
 from fedmerge.errors import FedMergeError
 
 KEYS = tuple(f"{split}_{what}" for split in SPLITS for what in ("images", "labels"))
+PATIENTS = tuple(f"{split}_patients" for split in SPLITS)
 
 
 def read_npz(path: Path, text: str, class_names: tuple[str, ...] | None = None) -> RawSource:
     """Read the six MedMNIST keys (MedMNIST v2, arXiv 2110.14795); other keys are left alone.
 
-    Images are uint8 N x H x W or N x H x W x 3; labels integers N or N x 1. Nothing is unpickled. Raises
-    ``FedMergeError`` where the file is damaged, not an .npz, holds pickled arrays, lacks a key, or an array
-    has another type or shape.
+    Images are uint8 N x H x W or N x H x W x 3; labels integers N or N x 1. ``train_patients``,
+    ``val_patients`` and ``test_patients``, all three or none: integers likewise, whose image each one is,
+    numbered alike in all splits. Nothing is unpickled. Raises ``FedMergeError`` where the file is damaged,
+    not an .npz, holds pickled arrays, lacks a key, or an array has another type or shape.
     """
     arrays = _arrays(path)
     splits: dict[str, Split] = {}
     for name in SPLITS:
         images, labels = arrays[f"{name}_images"], arrays[f"{name}_labels"]
-        splits[name] = split_from_arrays(images, labels, str(path), name)
+        splits[name] = split_from_arrays(images, labels, str(path), name, arrays.get(f"{name}_patients"))
     return raw_source(text, splits, class_names, str(path))
 
 
@@ -42,7 +44,12 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                 raise FedMergeError(
                     f"{path} lacks {', '.join(missing)}: an .npz needs the six keys {', '.join(KEYS)}."
                 )
-            return {key: archive[key] for key in KEYS}
+            some = [key for key in PATIENTS if key in archive.files]
+            if some and len(some) < len(PATIENTS):
+                raise FedMergeError(
+                    f"{path} has {', '.join(some)} alone: patients need the three keys {', '.join(PATIENTS)}."
+                )
+            return {key: archive[key] for key in (*KEYS, *some)}
     except (zipfile.BadZipFile, zlib.error, EOFError):
         raise FedMergeError(f"{path} is damaged or cut short: delete it and get it again.") from None
     except ValueError as error:

@@ -82,11 +82,14 @@ def check_labels(split: Split, n_classes: int, where: str) -> None:
         )
 
 
-def split_from_arrays(images: Any, labels: Any, where: str, name: str = "train") -> Split:
+def split_from_arrays(
+    images: Any, labels: Any, where: str, name: str = "train", patients: Any = None
+) -> Split:
     """Check arrays and turn them into a split.
 
     images: uint8, array N x H x W (grey) or N x H x W x 3 (RGB), or Tensor N x C x H x W. labels: integers
-    from 0, N or N x 1. Raises ``FedMergeError`` that names ``where`` and the array for anything else.
+    from 0, N or N x 1. patients: integers likewise, the split's groups; None where they are not known.
+    Raises ``FedMergeError`` that names ``where`` and the array for anything else.
     """
     given = images if isinstance(images, torch.Tensor) else np.asarray(images)
     if isinstance(given, torch.Tensor):
@@ -106,7 +109,9 @@ def split_from_arrays(images: Any, labels: Any, where: str, name: str = "train")
     else:
         pixels = torch.from_numpy(given.copy())
         pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-    return Split(pixels.contiguous(), _check_label_array(labels, len(pixels), where, name))
+    checked = _check_label_array(labels, len(pixels), where, name)
+    groups = None if patients is None else _integers(patients, len(pixels), where, f"{name}_patients")
+    return Split(pixels.contiguous(), checked, groups)
 
 
 def _check_label_array(labels: Any, n: int, where: str, name: str) -> torch.Tensor:
@@ -116,15 +121,20 @@ def _check_label_array(labels: Any, n: int, where: str, name: str) -> torch.Tens
             f"{where}: {name}_labels have {array.shape[1]} columns, so several labels an image; "
             f"one class an image is needed."
         )
+    checked = _integers(array, n, where, f"{name}_labels")
+    if n and checked.min() < 0:
+        raise FedMergeError(f"{where}: {name}_labels hold {checked.min()}, but classes count from 0.")
+    return checked
+
+
+def _integers(given: Any, n: int, where: str, what: str) -> torch.Tensor:
+    array = np.asarray(given)
     if array.dtype.kind not in "iu" or array.shape not in ((n,), (n, 1)):
         raise FedMergeError(
-            f"{where}: {name}_labels should be {n} integers ({n} or {n} x 1), one an image, but are "
+            f"{where}: {what} should be {n} integers ({n} or {n} x 1), one an image, but are "
             f"{array.dtype} of shape {array.shape}."
         )
-    array = array.reshape(n).astype(np.int64)
-    if n and array.min() < 0:
-        raise FedMergeError(f"{where}: {name}_labels hold {array.min()}, but classes count from 0.")
-    return torch.from_numpy(array)
+    return torch.from_numpy(array.reshape(n).astype(np.int64))
 
 
 def stratified(

@@ -98,24 +98,48 @@ def dirichlet(
     return np.concatenate([rng.permutation(slot) for slot in slots])
 
 
-def temporal(labels: np.ndarray | Tensor, rng: np.random.Generator) -> np.ndarray:
-    """One class after the other, classes in random order, samples inside a class shuffled. int64 N."""
-    values = np.asarray(labels)
-    groups = [rng.permutation(np.flatnonzero(values == c)) for c in rng.permutation(np.unique(values))]
-    return np.concatenate([np.empty(0, dtype=np.int64), *groups]).astype(np.int64)
+def temporal(
+    labels: np.ndarray | Tensor, rng: np.random.Generator, groups: np.ndarray | Tensor | None = None
+) -> np.ndarray:
+    """One class after the other, classes in random order, samples inside a class shuffled. int64 N.
+
+    groups: N, whose sample each one is (patients). Where they are given, the samples of a class come patient
+    by patient, patients in random order in each class, and those of a patient shuffled. Raises
+    ``FedMergeError`` for another number of groups than labels.
+    """
+    values, whose = np.asarray(labels), None if groups is None else np.asarray(groups)
+    if whose is not None and whose.shape != values.shape:
+        raise FedMergeError(
+            f"groups should be one a label, but are of shape {whose.shape} and labels of {values.shape}."
+        )
+    pieces = [np.empty(0, dtype=np.int64)]
+    for c in rng.permutation(np.unique(values)):
+        at = np.flatnonzero(values == c)
+        if whose is None:
+            pieces.append(rng.permutation(at))
+        else:
+            own = whose[at]
+            pieces += [rng.permutation(at[own == group]) for group in rng.permutation(np.unique(own))]
+    return np.concatenate(pieces).astype(np.int64)
 
 
-def recurring(labels: np.ndarray | Tensor, cycles: int, rng: np.random.Generator) -> np.ndarray:
+def recurring(
+    labels: np.ndarray | Tensor,
+    cycles: int,
+    rng: np.random.Generator,
+    groups: np.ndarray | Tensor | None = None,
+) -> np.ndarray:
     """Classes that go and come back: the temporal order in ``cycles`` rounds, each one class after the other.
 
     Sample k = 0, 1, ... of a class of n samples comes in round floor(k cycles / n), so that a class's counts
     by round differ by at most one; the order of the classes is the same in every round. One cycle is
-    ``temporal``; more cycles than samples count as that many. labels: N. Returns int64 N.
-    Raises ``FedMergeError`` unless cycles > 0.
+    ``temporal``; more cycles than samples count as that many. labels: N. groups: as ``temporal`` takes them;
+    a patient whose samples reach into the next round goes on there. Returns int64 N.
+    Raises ``FedMergeError`` unless cycles > 0, and as ``temporal`` does.
     """
     if cycles < 1:
         raise FedMergeError(f"a recurring stream needs cycles > 0, given {cycles}.")
-    order = temporal(labels, rng)
+    order = temporal(labels, rng, groups)
     values = np.asarray(labels)[order]
     rounds = np.empty(len(order), dtype=np.int64)
     for c in np.unique(values):
@@ -144,18 +168,26 @@ def drifted(images: Tensor, order: np.ndarray, shift: str, seed: int, site: str)
     return seen
 
 
-def order(spec: StreamSpec, labels: np.ndarray | Tensor, batch_size: int, seed: int, site: str) -> np.ndarray:
+def order(
+    spec: StreamSpec,
+    labels: np.ndarray | Tensor,
+    batch_size: int,
+    seed: int,
+    site: str,
+    groups: np.ndarray | Tensor | None = None,
+) -> np.ndarray:
     """The order in which ``site`` sees its samples; a Dirichlet stream has one slot a batch. int64 N.
 
-    Under drift any order is equally likely; ``drifted`` gives what the images look like.
+    Under drift any order is equally likely; ``drifted`` gives what the images look like. groups: patients, to
+    which the temporal and the recurring order keep; None where they are not known.
     """
     rng = numpy_generator(seed, f"stream-{spec.name}", site=site)
     if spec.kind in ("iid", "drift"):
         return iid(labels, rng)
     if spec.kind == "temporal":
-        return temporal(labels, rng)
+        return temporal(labels, rng, groups)
     if spec.cycles is not None:
-        return recurring(labels, spec.cycles, rng)
+        return recurring(labels, spec.cycles, rng, groups)
     assert spec.delta is not None
     n_batches = -(-len(labels) // batch_size)
     return dirichlet(labels, spec.delta, max(n_batches, 1), rng)

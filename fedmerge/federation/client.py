@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fedmerge.analysis import scores
+from fedmerge.analysis import fit_temperature, scores
 from fedmerge.data import Site
 from fedmerge.federation.records import METRICS, job_of, reply, state_of
 from fedmerge.federation.sums import MINIMUM, HospitalSums
@@ -85,22 +85,25 @@ class Hospital:
         return reply(message, metrics, {key: value.cpu() for key, value in model.state_dict().items()})
 
     def evaluate(self, message: Message) -> Message:
-        """Score the received weights on the validation split; answer numbers only."""
+        """Score the received weights on the validation split; answer numbers only.
+
+        A job that says ``calibrate`` is answered with the ``temperature`` fitted there, too.
+        """
         job = job_of(message)
         val = self.site.val
         logits = predict(
             self._load(message), val.images, Normalisation(**job["normalisation"]), device=self.device
         )
         result = scores(logits, val.labels)
-        return reply(
-            message,
-            {
-                "num-examples": len(val),
-                "loss": float(cross_entropy(logits, val.labels)),
-                "accuracy": result.accuracy,
-                "balanced_accuracy": result.balanced_accuracy,
-            },
-        )
+        metrics = {
+            "num-examples": len(val),
+            "loss": float(cross_entropy(logits, val.labels)),
+            "accuracy": result.accuracy,
+            "balanced_accuracy": result.balanced_accuracy,
+        }
+        if job.get("calibrate"):
+            metrics["temperature"] = fit_temperature(logits, val.labels)
+        return reply(message, metrics)
 
     def _own_start(self, job: dict[str, Any]) -> nn.Module:
         """A network initialised from (seed, "start", this site); pretrained weights stay what they are."""

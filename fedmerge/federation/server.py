@@ -66,11 +66,27 @@ class Server:
         s = sum_m n_m s_m / sum_m n_m over the hospitals in ``sites`` (all for None), with n_m the
         validation images of hospital m: for accuracy, exactly that of the pooled validation splits.
         """
-        roster = self.roster.named(sites)
-        replies = self.grid.send_and_receive(self.strategy.evaluation("score", state, roster))
-        answers = [answer.metrics for answer in self.strategy.accept(0, "score", replies, roster)]
+        answers = self._evaluate(state, sites)
         total = sum(answer["num-examples"] for answer in answers)
         return float(sum(answer["num-examples"] * answer[metric] for answer in answers) / total)
+
+    def own_numbers(self, state: State, site: str) -> dict[str, Any]:
+        """What one hospital says of a model on its own validation images.
+
+        Its loss and scores, and the ``temperature`` (``fedmerge.analysis.fit_temperature``) that makes the
+        model as sure there as it is right.
+        """
+        (numbers,) = self._evaluate(state, [site], calibrate=True)
+        return numbers
+
+    def _evaluate(
+        self, state: State, sites: Sequence[str] | None, *, calibrate: bool = False
+    ) -> list[dict[str, Any]]:
+        """The numbers of each hospital's usable answer, in site order."""
+        roster = self.roster.named(sites)
+        messages = self.strategy.evaluation("score", state, roster, calibrate=calibrate)
+        replies = self.grid.send_and_receive(messages)
+        return [answer.metrics for answer in self.strategy.accept(0, "score", replies, roster)]
 
     def statistics(
         self,

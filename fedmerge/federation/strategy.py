@@ -94,9 +94,15 @@ class MergeStrategy(Strategy):
             "span": list(span),
         }
 
-    def evaluation(self, group: str, state: State | ArrayRecord, roster: Roster) -> list[Message]:
-        """Evaluation messages for ``state`` to the hospitals of ``roster``."""
-        return [request("evaluate", member.node_id, group, self.common(), state) for member in roster]
+    def evaluation(
+        self, group: str, state: State | ArrayRecord, roster: Roster, *, calibrate: bool = False
+    ) -> list[Message]:
+        """Evaluation messages for ``state`` to the hospitals of ``roster``.
+
+        calibrate: whether they are to fit a temperature, too.
+        """
+        job = self.common() | ({"calibrate": True} if calibrate else {})
+        return [request("evaluate", member.node_id, group, job, state) for member in roster]
 
     def accept(
         self, round: int, phase: str, replies: Iterable[Message], roster: Roster | None = None

@@ -6,7 +6,8 @@ boundary, batch-norm means and variances last:
     row = [ parameters and other buffers | running means | running variances ]
 
 Real modules are tied to the rows (their parameters are views), so a source or the merged model is called
-like any network and a merge copies nothing. The merge of a group of columns g is
+like any network and a merge copies nothing. Inside a row the numbers of an entry follow the template's memory
+format, so a channels-last network stays one. The merge of a group of columns g is
 
     merged[g] = sum_i alpha_i rows[i, g]
 
@@ -40,14 +41,15 @@ class FlatModels(nn.Module):
     """M models of one architecture in one M x P float32 matrix, and one merged model.
 
     sources: the models, or their state dicts; copied, never written to.
-    template: a model of the same architecture; copied for its structure.
+    template: a model of the same architecture; copied for its structure and memory format.
     head: name of the classification head, which parts the columns into the groups ``"encoder"`` and
         ``"head"``; may be given later by :meth:`split`.
     batch_norm: ``"mixture"`` of moments or plain ``"average"`` of variances.
 
     Floating-point entries of any precision become float32; integer buffers are the template's. The merged
-    model starts as the mean. Moves with ``.to(device)``; ``state_dict`` holds the matrix. Raises
-    FedMergeError for no source, and where a key, shape or dtype differs from the template's.
+    model starts as the mean. Moves with ``.to(device)``; ``state_dict`` holds the matrix, which fits only
+    templates of the same memory format. Raises FedMergeError for no source, and where a key, shape or dtype
+    differs from the template's.
     """
 
     rows: Tensor
@@ -70,7 +72,9 @@ class FlatModels(nn.Module):
         names = ["template", *(f"models[{index}]" for index in range(len(states)))]
         check_alike(names, [_tensors(template), *states])
         self.batch_norm = batch_norm
-        self._shapes = {key: value.shape for key, value in _tensors(template).items() if _is_real(key, value)}
+        entries = {key: value for key, value in _tensors(template).items() if _is_real(key, value)}
+        self._shapes = {key: value.shape for key, value in entries.items()}
+        self._strides = {key: _dense_strides(value) for key, value in entries.items()}
         self._starts, width, self._means = _layout(self._shapes)
         device = next(template.parameters(), torch.empty(0)).device
         rows = torch.zeros(len(states), width, device=device)
@@ -178,7 +182,7 @@ class FlatModels(nn.Module):
 
     def _views(self, row: Tensor) -> dict[str, Tensor]:
         return {
-            key: row[start : start + self._shapes[key].numel()].view(self._shapes[key])
+            key: row[start:].as_strided(self._shapes[key], self._strides[key])
             for key, start in self._starts.items()
         }
 
@@ -213,6 +217,11 @@ def _layout(shapes: Mapping[str, torch.Size]) -> tuple[dict[str, int], int, Colu
         width += _padded(shapes[key])
     length = sum(_padded(shapes[key]) for key in means)
     return starts, width, (width - 2 * length, width - length)
+
+
+def _dense_strides(value: Tensor) -> tuple[int, ...]:
+    """The strides of a tensor, or of one in the same order of dimensions where it has gaps or overlaps."""
+    return torch.empty_like(value, device="meta").stride()
 
 
 def _padded(shape: torch.Size) -> int:

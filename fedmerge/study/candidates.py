@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from fedmerge.analysis import scores
+from fedmerge.analysis import fit_temperature, scores
 from fedmerge.merging import MergeResult, merge
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.predict import predict
@@ -62,11 +62,8 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
             device=setup.device,
             progress=lambda done, total: setup.record.step("all images", done, total),
         )
-    numbers = {
-        "loss": result.losses[-1],
-        "accuracy": result.accuracies[-1],
-        "validation": _pooled_score(setup, model.eval(), target),
-    }
+    numbers = {"loss": result.losses[-1], "accuracy": result.accuracies[-1]}
+    numbers |= _pooled_numbers(setup, model.eval(), target)
     setup.keep_in(references, POOLED, model.state_dict(), "pooled training", (), numbers)
 
 
@@ -131,7 +128,7 @@ def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool)
     if entry.start == "pooled":
         begun = pooled(setup, references)
         assert isinstance(begun.model, nn.Module)
-        node = make_node(setup, entry, [begun.model])
+        node = make_node(setup, entry, {POOLED: begun.model})
         return Candidate(entry.label, "test-time", node, validation=begun.validation, sources=(POOLED,))
     chosen = {}
     if entry.tune is not None:
@@ -139,7 +136,7 @@ def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool)
         setup.record.fusion(setup.seed, target, entry.label, tuning_log(found))
         chosen = {found.option: found.chosen}
     names = setup.sources(target)
-    node = make_node(setup, entry, [setup.pool.model(name, setup.device) for name in names], **chosen)
+    node = make_node(setup, entry, {n: setup.pool.model(n, setup.device) for n in names}, **chosen)
     return Candidate(entry.label, "test-time", node, validation=fmean(_own_score(setup, s) for s in names))
 
 
@@ -147,7 +144,11 @@ def _own_score(setup: Setup, name: str) -> float:
     return setup.pool.card(name).metrics["validation"]
 
 
-def _pooled_score(setup: Setup, model: nn.Module, target: str) -> float:
+def _pooled_numbers(setup: Setup, model: nn.Module, target: str) -> dict[str, float]:
+    """What a card says of validation images (``Setup.keep``), here those of all hospitals together."""
     split = setup.union(target, "val")
     logits = predict(model, split.images, setup.normalisation, device=setup.device)
-    return float(getattr(scores(logits, split.labels), setup.experiment.selection))
+    return {
+        "validation": float(getattr(scores(logits, split.labels), setup.experiment.selection)),
+        "temperature": fit_temperature(logits, split.labels),
+    }

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from fedmerge.data import CohortSpec, FusionData, read_cohort
 from fedmerge.data.scanner import SHIFTS
@@ -70,7 +77,8 @@ class Deployment(Strict):
 
     shifts: kinds of scanner shift that the same images are seen under as well, one at a time, at each of
     ``severities``; a stream in which the scanner drifts has its own. mixed: the unseen sites' images come
-    together, as those of one place named ``mixed``, instead of site by site.
+    together, as those of one place named ``mixed``, instead of site by site. images: at most so many of those
+    that arrive at a place, drawn by the run's seed; None: all. Written only where it is set.
     """
 
     batch_size: int = Field(default=64, ge=1)
@@ -79,6 +87,7 @@ class Deployment(Strict):
     shifts: tuple[str, ...] = ()
     severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
     mixed: bool = False
+    images: int | None = Field(default=None, ge=1)
 
     @field_validator("shifts")
     @classmethod
@@ -87,6 +96,11 @@ class Deployment(Strict):
             if kind not in SHIFTS:
                 raise ValueError(str(unknown("scanner shift", kind, SHIFTS)))
         return kinds
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if key != "images" or value is not None}
 
     @property
     def shifted(self) -> tuple[tuple[str, int], ...]:

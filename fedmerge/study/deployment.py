@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Arrivals:
     def of(cls, name: str, split: Split, deployment: Deployment, seed: int) -> Arrivals:
         """Draw the configured streams of one hospital; each holds every image once."""
         orders = {
-            spec.name: streams.order(spec, split.labels, deployment.batch_size, seed, name)
+            spec.name: streams.order(spec, split.labels, deployment.batch_size, seed, name, split.groups)
             for spec in deployment.streams
         }
         drifts = {spec.name: spec.shift for spec in deployment.streams if spec.shift is not None}
@@ -88,7 +88,7 @@ class Arrivals:
         for name, kind in self.drifts.items():
             order = self.orders[name]
             images = streams.drifted(self.split.images, order, kind, self.seed, f"{self.name}, shifted")
-            yield *CLEAN, Arrivals(self.name, Split(images, self.split.labels), {name: order}, self.seed)
+            yield *CLEAN, Arrivals(self.name, replace(self.split, images=images), {name: order}, self.seed)
         if still:
             yield from ((kind, severity, as_is.shifted(kind, severity)) for kind, severity in shifts)
 
@@ -100,7 +100,7 @@ class Arrivals:
         """The same images in the same orders, as another scanner shows them."""
         look = [Appearance(kind=kind, severity=severity)]
         images = scanner.apply(self.split.images, look, self.seed, f"{self.name}, shifted")
-        return Arrivals(self.name, Split(images, self.split.labels), self.orders, self.seed)
+        return Arrivals(self.name, replace(self.split, images=images), self.orders, self.seed)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def deploy(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[
     A fixed network answers each image alone, so it predicts once and its scores hold for every order of the
     same images; in a drift the images differ, and it predicts those too.
     A test-time method is reset at the start of each stream, sees each batch once, without labels, and
-    predicts it with what it made of that batch.
+    predicts it with what it made of that batch. One that is ``order_free`` is asked on the first of several
+    streams of the same images alone: what it said of each image, its passes and its seconds hold for all.
     """
     walk = _adapting if isinstance(candidate.model, Node) else _fixed
     for kind, severity, arrivals in site.looks(under.deployment.shifted):
@@ -150,25 +151,55 @@ def _fixed(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[
 
 
 def _adapting(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[Measured]:
-    node, sources = candidate.model, candidate.sources or under.sources
+    node = candidate.model
     assert isinstance(node, Node)
+    free = getattr(node, "order_free", False)
+    walked: _Walk | None = None
     for name, order in site.orders.items():
-        node.reset()
-        answers, trace = [], []
-        began = time.perf_counter()
-        for number, index in enumerate(streams.batches(order, under.deployment.batch_size)):
-            images = under.normalisation(site.split.images[torch.as_tensor(index)].to(under.device))
-            answer, record = node.observe(images)
-            answers.append(answer.float().cpu())
-            if record is not None:
-                trace += [
-                    {"batch": number, "source": source, "encoder": float(encoder), "head": float(head)}
-                    for source, encoder, head in zip(sources, record.encoder, record.head, strict=True)
-                ]
-        seconds, batches = time.perf_counter() - began, len(answers)
+        if walked is None or not free:
+            walked = _walk(candidate, node, site.split.images, order, under)
+        else:
+            walked = walked.along(order)
         labels = site.split.labels[torch.as_tensor(order)]
-        passes = node.forward_passes / batches, node.backward_passes / batches
-        yield _on(_measured(candidate, torch.cat(answers), labels, *passes, seconds, trace), name)
+        passes = walked.forward_passes, walked.backward_passes
+        measured = _measured(candidate, walked.logits, labels, *passes, walked.seconds, walked.trace)
+        yield _on(measured, name)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """What a node said along one order, at what cost; passes are those of one batch."""
+
+    order: np.ndarray
+    logits: Tensor
+    trace: list[Row]
+    forward_passes: float
+    backward_passes: float
+    seconds: float
+
+    def along(self, order: np.ndarray) -> _Walk:
+        """The same answers in another order of the same images; of its batches there is no trace."""
+        return replace(self, order=order, logits=self.logits[np.argsort(self.order)[order]], trace=[])
+
+
+def _walk(candidate: Candidate, node: Node, images: Tensor, order: np.ndarray, under: Conditions) -> _Walk:
+    """Show a node, reset before, the images in this order, batch by batch."""
+    sources = candidate.sources or under.sources
+    node.reset()
+    answers, trace = [], []
+    began = time.perf_counter()
+    for number, index in enumerate(streams.batches(order, under.deployment.batch_size)):
+        batch = under.normalisation(images[torch.as_tensor(index)].to(under.device))
+        answer, record = node.observe(batch)
+        answers.append(answer.float().cpu())
+        if record is not None:
+            trace += [
+                {"batch": number, "source": source, "encoder": float(encoder), "head": float(head)}
+                for source, encoder, head in zip(sources, record.encoder, record.head, strict=True)
+            ]
+    seconds, batches = time.perf_counter() - began, len(answers)
+    passes = node.forward_passes / batches, node.backward_passes / batches
+    return _Walk(order, torch.cat(answers), trace, *passes, seconds)
 
 
 def _measured(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_serializer
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION
@@ -12,8 +12,10 @@ from fedmerge.registry import Method, Registry
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import TEMPERATURES
 
-BESIDE = {FUSION.station: ("after",), TESTTIME.station: ("start", "tune")}
+BESIDE = {FUSION.station: ("after",), TESTTIME.station: ("start", "tune", "calibrated")}
 """What an entry may set beside its method's own options, by station."""
+CALIBRATION = "source_temperatures"
+"""The option through which a test-time method takes a temperature for each source: ``calibrated`` sets it."""
 
 
 class Strict(BaseModel):
@@ -39,8 +41,9 @@ class MethodConfig(Strict):
 
     after: what is done to a fused network's normalisation, only where it is fused into one. Of a test-time
     method alone: start, what it begins from, the hospitals' models or the one network of pooled training;
-    tune, an option that the sources' validation images choose before it is deployed. The label is the name by
-    default, with ``-from-pooled`` or ``-tuned`` behind it where one of them is set.
+    tune, an option that the sources' validation images choose before it is deployed; calibrated, whether
+    each model's logits are divided by the temperature that its hospital fitted on its validation images. The
+    label is the name by default, with ``-from-pooled``, ``-tuned`` or ``-calibrated`` behind it where set.
     """
 
     method: str
@@ -48,16 +51,19 @@ class MethodConfig(Strict):
     after: Literal["none", "repair", "batch-norm"] = "none"
     start: Literal["merged", "pooled"] = "merged"
     tune: TuneConfig | None = None
+    calibrated: StrictBool = False
     options: dict[str, Any] = {}
 
     @property
     def choices(self) -> dict[str, Any]:
-        """Its options, and ``after``, ``start`` and ``tune`` where set: all that decides what it does."""
+        """Its options and what is set beside them: all that decides what it does."""
         set_here: dict[str, Any] = {} if self.after == "none" else {"after": self.after}
         if self.start != "merged":
             set_here["start"] = self.start
         if self.tune is not None:
             set_here["tune"] = {"option": self.tune.option, "values": list(self.tune.values)}
+        if self.calibrated:
+            set_here["calibrated"] = True
         return self.options | set_here
 
     @model_serializer
@@ -87,10 +93,13 @@ def _fields(registry: Registry, value: Any) -> Any:
         registry[name].check(given)
         if beside.get("tune") is not None:
             beside["tune"] = _tune(registry[name], beside["tune"], given)
+        if beside.get("calibrated"):
+            _check_calibrated(registry[name], given, beside.get("tune"))
     except FedMergeError as error:
         raise ValueError(str(error)) from None
     default = f"{name}-from-pooled" if beside.get("start") == "pooled" else name
     default += "-tuned" if beside.get("tune") is not None else ""
+    default += "-calibrated" if beside.get("calibrated") else ""
     return {"method": name, "label": label or default, "options": given} | beside
 
 
@@ -111,3 +120,11 @@ def _tune(method: Method, value: Any, given: dict[str, Any]) -> dict[str, Any]:
             "values: [...]}."
         )
     return asked | {"values": [method.check({option: each})[option] for each in values]}
+
+
+def _check_calibrated(method: Method, given: dict[str, Any], tuned: Any) -> None:
+    if CALIBRATION in given or (tuned is not None and tuned["option"] == CALIBRATION):
+        raise FedMergeError(
+            f"{method.kind} '{method.name}' has '{CALIBRATION}' set or tuned, and calibrated: true sets it "
+            "too: take one of the two out."
+        )

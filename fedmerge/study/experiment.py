@@ -52,9 +52,9 @@ def train_and_fuse(setup: Setup, federation: Federation) -> dict[str, list[Candi
 
 
 def fine_tune(setup: Setup, server: Server, start: State) -> None:
-    """Each hospital trains its own copy of ``start``; with its own validation score it goes into the pool."""
+    """Each hospital trains its own copy of ``start``; with its validation numbers it goes into the pool."""
     for name, state, metrics in server.fine_tune(start):
-        setup.keep(name, state, metrics, server.score(state, [name], setup.experiment.selection))
+        setup.keep(name, state, metrics, server.own_numbers(state, name))
 
 
 def fuse_all(setup: Setup, server: Server, target: str, start: State) -> Iterator[Candidate]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION
 from fedmerge.registry import Needs
+from fedmerge.study.entries import CALIBRATION
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import check_enough
 
@@ -51,6 +52,8 @@ def check_needs(experiment: Experiment, where: str) -> None:
     for entry in experiment.testtime:
         if entry.start == "pooled":
             _check_pooled_start(entry, where)
+        if entry.calibrated:
+            _check_calibrated(entry, where)
 
 
 def check_tuning(experiment: Experiment, cohort: CohortSpec, where: str) -> None:
@@ -80,6 +83,21 @@ def _check_pooled_start(entry: MethodConfig, where: str) -> None:
         raise FedMergeError(
             f"{where}: {name} cannot be tuned with start: pooled, because no source can be held out of a "
             "network that saw all their images: take one of the two out."
+        )
+
+
+def _check_calibrated(entry: MethodConfig, where: str) -> None:
+    name = f"test-time method '{entry.method}'"
+    if entry.start == "pooled":
+        raise FedMergeError(
+            f"{where}: {name} cannot be calibrated with start: pooled, because a temperature for each source "
+            "takes the hospitals' own models, and pooled training gives one network: take one of the two out."
+        )
+    if CALIBRATION not in TESTTIME[entry.method].options.model_fields:
+        able = [method.name for method in TESTTIME if CALIBRATION in method.options.model_fields]
+        raise FedMergeError(
+            f"{where}: {name} cannot be calibrated: it takes no temperature for each source. Take calibrated "
+            f"out, or choose a method that does: {', '.join(able) or 'none so far'}."
         )
 
 

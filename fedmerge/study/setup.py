@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from fedmerge.data import Cohort, Split
 from fedmerge.data.images import concat
 from fedmerge.errors import FedMergeError
@@ -15,6 +17,7 @@ from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, default_normalisation
+from fedmerge.seeding import numpy_generator
 from fedmerge.study.config import Experiment
 from fedmerge.study.deployment import Conditions
 from fedmerge.study.federations import MIXED
@@ -51,11 +54,20 @@ class Setup:
     def arrivals(self, target: str) -> Split:
         """The images that arrive at a hospital: of one that trained, its test images alone.
 
-        At ``mixed``, those of each unseen site, one site after the other in the cohort's order.
+        At ``mixed``, those of each unseen site, one site after the other in the cohort's order. Where the
+        deployment limits them, as many are drawn by the seed and the place, and stay in their order.
         """
+        split, limit = self._everything_at(target), self.experiment.deployment.images
+        if limit is None or len(split) <= limit:
+            return split
+        rng = numpy_generator(self.seed, "arrivals", site=target)
+        return split.select(np.sort(rng.choice(len(split), limit, replace=False)))
+
+    def _everything_at(self, target: str) -> Split:
         names = [site.name for site in self.cohort.sites]
         if target == MIXED and MIXED not in names:
-            return concat([self.arrivals(name) for name in names if name not in self.members])
+            unseen = [self._everything_at(name) for name in names if name not in self.members]
+            return concat(unseen, apart=True)
         site = self.cohort[target]
         everything = self.experiment.deployment.split == "all" and self.experiment.unseen != "none"
         return site.everything if everything else site.test
@@ -81,10 +93,16 @@ class Setup:
         members = [self.cohort[name] for name in self.members]
         simulate(server_app(self.plan, programme), members, device=self.device, progress=self.record.step)
 
-    def keep(self, name: str, state: State, metrics: dict[str, Any], validation: float) -> None:
-        """Put a hospital's own model into the pool; ``validation`` is its score on its own images."""
+    def keep(self, name: str, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
+        """Put a hospital's own model into the pool, with the numbers of its training on the card.
+
+        own: its numbers on its own validation images. The score that the experiment selects by goes onto the
+        card as ``validation``, the fitted temperature as ``temperature``.
+        """
         numbers = {key: float(metrics[key]) for key in ("loss", "accuracy", "num-examples")}
-        self.keep_in(self.pool, name, state, "local training", (), numbers | {"validation": validation})
+        numbers |= {"validation": float(own[self.experiment.selection])}
+        numbers |= {"temperature": float(own["temperature"])}
+        self.keep_in(self.pool, name, state, "local training", (), numbers)
 
     def keep_in(
         self,

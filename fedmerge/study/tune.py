@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import nn
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import FedMergeError, unknown
+from fedmerge.models.pool import ModelPool
 from fedmerge.study.config import Experiment
 from fedmerge.study.deployment import Arrivals
-from fedmerge.study.entries import MethodConfig, read_method
+from fedmerge.study.entries import CALIBRATION, MethodConfig, read_method
 from fedmerge.study.federations import federations
 from fedmerge.study.machine import pick_device, reproducible
 from fedmerge.study.record import Record
@@ -24,15 +25,30 @@ from fedmerge.testtime import TESTTIME, Node
 from fedmerge.testtime.tuning import LabelledSource, Tuning, as_text, tune
 
 
-def make_node(setup: Setup, entry: MethodConfig, models: Sequence[nn.Module], **chosen: Any) -> Node:
+def make_node(setup: Setup, entry: MethodConfig, models: Mapping[str, nn.Module], **chosen: Any) -> Node:
     """The test-time method of an entry over these models, with the run's batch-norm policy.
 
-    chosen: options on top of the entry's own.
+    models: by name, in order. A calibrated entry gets the temperature on each one's card in the pool; raises
+    FedMergeError where a card has none. chosen: options on top of the entry's own.
     """
     method = TESTTIME[entry.method]
-    policy = {"batch_norm": setup.plan.batch_norm} if "batch_norm" in method.options.model_fields else {}
-    node: Node = method.call(models, **(policy | entry.options | chosen))
+    given: dict[str, Any] = {}
+    if "batch_norm" in method.options.model_fields:
+        given["batch_norm"] = setup.plan.batch_norm
+    if entry.calibrated:
+        given[CALIBRATION] = [_temperature(setup.pool, name) for name in models]
+    node: Node = method.call(list(models.values()), **(given | entry.options | chosen))
     return node
+
+
+def _temperature(pool: ModelPool, name: str) -> float:
+    metrics = pool.card(name).metrics
+    if "temperature" not in metrics:
+        raise FedMergeError(
+            f"the card of '{name}' in '{pool.folder}' has no temperature, which calibrated: true needs: it "
+            "was made by an older version. Do the run again, into a new folder."
+        )
+    return metrics["temperature"]
 
 
 def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
@@ -61,9 +77,14 @@ def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
             )
         )
     option = entry.tune.option
+
+    def build(models: Sequence[nn.Module], value: Any) -> Node:
+        left = {s.name: s.model for s in sources if any(s.model is model for model in models)}
+        return make_node(setup, entry, left, **{option: value})
+
     return tune(
         sources,
-        lambda models, value: make_node(setup, entry, models, **{option: value}),
+        build,
         option=option,
         values=entry.tune.values,
         batch_size=deployment.batch_size,
@@ -168,9 +189,10 @@ def _entry(experiment: Experiment, method: str, option: str, values: Sequence[An
     own = [entry for entry in experiment.testtime if entry.start == "merged"]
     named = [entry for entry in own if entry.label == method] or [e for e in own if e.method == method]
     options = {k: v for k, v in (named[0].options if named else {}).items() if k != option}
-    asked = {"option": option} | ({} if values is None else {"values": list(values)})
+    asked: dict[str, Any] = {"option": option} | ({} if values is None else {"values": list(values)})
+    beside = {"tune": asked} | ({"calibrated": True} if named and named[0].calibrated else {})
     name = named[0].method if named else method
     try:
-        return read_method(TESTTIME, {"method": name, "tune": asked} | options)
+        return read_method(TESTTIME, {"method": name} | beside | options)
     except ValueError as error:
         raise FedMergeError(str(error)) from None

@@ -21,8 +21,8 @@ def grouping(
 ) -> tuple[list[str], Callable[[str], str]]:
     """Return the encoder's groups in the order they run, and the group of a state-dict key.
 
-    ``whole``: one group, ``"encoder"``. ``layer``: a group begins at each module that holds a weight of two or
-    more dimensions, and what runs after it (norms, biases) belongs to it. ``block``: the module's children
+    ``whole``: one group, ``"encoder"``. ``layer``: a group begins at each module that holds a weight of two
+    or more dimensions, and what runs after it (norms, biases) belongs to it. ``block``: the module's children
     one level down, containers that are the only child with parameters opened first. The head is the group
     ``"head"``. ``example``: a batch, run once to see the order. Raises FedMergeError for another name.
     """

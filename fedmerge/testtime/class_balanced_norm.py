@@ -1,14 +1,14 @@
 """Batch-norm statistics learned from a stream whose classes may come one after another.
 
 The statistics of a batch are those of a scanner and of a mix of classes. Where the mix is that of one class,
-normalising by them removes the class (Gong et al., NOTE, arXiv 2208.05117). So moments are kept class by class and
-averaged over classes as in Balanced Batch Normalization (Su et al., TRIBE, arXiv 2309.14949). Departures: classes
-come as the sources' mean probabilities and not as one's own hard labels; moments are kept in units of the merged
-running statistics, which change with every batch's coefficients; and they count only as far as the stream has
-shown more than one class:
+normalising by them removes the class (Gong et al., NOTE, arXiv 2208.05117). So moments are kept class by
+class and averaged over classes as in Balanced Batch Normalization (Su et al., TRIBE, arXiv 2309.14949).
+Departures: classes come as the sources' mean probabilities and not as one's own hard labels; moments are kept
+in units of the merged running statistics, which change with every batch's coefficients; and they count only
+as far as the stream has shown more than one class:
 
     z    = (x - mu) / sqrt(var + eps)                    mu, var: the merged running statistics
-    n_c  = sum over images of q_c,  s_c = sum of q_c mean(z),  t_c = sum of q_c mean(z^2)    since the stream began
+    n_c  = sum over images of q_c,  s_c = sum of q_c mean(z),  t_c = sum of q_c mean(z^2)    so far
     r_c  = n_c / (n_c + N)                               how far class c is known; N images of prior
     b    = balance * sum_c n_c / (sum_c n_c + N)         how far the stream is believed
     m    = b sum_c r_c (s_c / n_c) / sum_c r_c
@@ -16,8 +16,8 @@ shown more than one class:
     out  = weight (z - m) / sqrt(q - m^2) + bias
 
 q_c is the sources' mean probability of class c for an image. balance = ((k - 1) / (C - 1))^2 with
-k = (sum_c r_c)^2 / sum_c r_c^2, the number of classes that the stream has shown in effect: 0 for one, 1 for all
-alike. Nothing seen: b = 0, the running statistics.
+k = (sum_c r_c)^2 / sum_c r_c^2, the number of classes that the stream has shown in effect: 0 for one, 1 for
+all alike. Nothing seen: b = 0, the running statistics.
 """
 
 from __future__ import annotations

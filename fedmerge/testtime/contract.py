@@ -14,8 +14,8 @@ class Trace:
 
     encoder: M coefficients of the encoder, summing to one; with several blocks their means over blocks.
     head: M coefficients of the head, summing to one; by class, their means over classes.
-    source_entropies: M scores, each source model on the batch: its mean entropy or another statistic; NaN for a
-        source left out.
+    source_entropies: M scores, each source model on the batch: its mean entropy or another statistic; NaN for
+        a source left out.
     head_entropies: M scores, each source head on the merged encoder's features; None where the heads were
         not scored.
     batch_size: images in the batch.
@@ -43,6 +43,9 @@ class Node(Protocol):
     forward_passes: passes of one model's encoder over one batch, since the last ``reset()``; a pass over some
         of its images, or over smaller ones, counts as its share.
     backward_passes: likewise; 0 for methods without gradients.
+    order_free: optional, False where a node does not have it. True says that it answers each image by itself
+        and keeps nothing, so that an image has the same logits in every batch and in every order, and a batch
+        costs the same passes: it may be asked once for all orders of the same images.
     """
 
     forward_passes: float

@@ -15,10 +15,10 @@ from fedmerge.errors import FedMergeError
 class Probe:
     """How the sources are scored. The merged model always predicts every image at full size.
 
-    images: at most so many of a batch, evenly spaced; None: all. size: images are reduced to size x size (area
-    average); None: as they are; for networks that take any size. every: score each k-th batch and keep the
-    coefficients in between. drift: score in between too, when the merged model's mean prediction has moved
-    by more than this total variation distance (0 to 1) since the last scoring; None: never.
+    images: at most so many of a batch, evenly spaced; None: all. size: images are reduced to size x size
+    (area average); None: as they are; for networks that take any size. every: score each k-th batch and keep
+    the coefficients in between. drift: score in between too, when the merged model's mean prediction has
+    moved by more than this total variation distance (0 to 1) since the last scoring; None: never.
 
     One scoring of M sources costs M * images / N * (size / full size)^2 passes in place of M.
     """

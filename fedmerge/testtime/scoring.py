@@ -11,9 +11,9 @@ log C, a score of source i on a batch is one of
     consensus           mean over x of - sum_c p_i log pbar   = H(p_i) + KL(p_i || pbar)
     agreement           mean over x of - sum_c pbar log p_i   = H(pbar) + KL(pbar || p_i)
 
-Entropy knows how sure a source is; consensus, entropy plus disagreement, also whether the others would say so;
-agreement whether it gives room to what the others say, so a sure dissenter is worst. ``prediction-entropy``
-likes sources that answer one class, ``mutual-information`` those that answer many.
+Entropy knows how sure a source is; consensus, entropy plus disagreement, also whether the others would say
+so; agreement whether it gives room to what the others say, so a sure dissenter is worst.
+``prediction-entropy`` likes sources that answer one class, ``mutual-information`` those that answer many.
 
 The first five are readings of The Mean is the Mirage, arXiv 2602.21372; consensus and agreement are ours.
 """
@@ -52,7 +52,7 @@ def check_statistic(statistic: str, by_image: bool = False) -> None:
 
 
 def image_scores(logits: Tensor, statistic: Statistic) -> Tensor:
-    """Return the score of each source on each image, M x N, for logits M x N x C; not for batch statistics."""
+    """Return the score of each source on each image, M x N, for logits M x N x C; see ``BY_IMAGE``."""
     if statistic == "entropy":
         return sample_entropies(logits)
     log_p = torch.log_softmax(logits, dim=-1).clamp(min=torch.finfo(logits.dtype).min)

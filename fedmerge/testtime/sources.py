@@ -18,8 +18,8 @@ from fedmerge.testtime.batch import taking
 class Answers:
     """What the sources said of the images they were shown. A of the M sources gave finite outputs.
 
-    logits: A x n x C, each divided by its source's temperature. alive: int64 A, which sources. features: of each
-    of the A encoders, where they were asked for. chosen: which images of the batch; None for all.
+    logits: A x n x C, each divided by its source's temperature. alive: int64 A, which sources. features: of
+    each of the A encoders, where they were asked for. chosen: which images of the batch; None for all.
     """
 
     logits: Tensor
@@ -62,9 +62,9 @@ def ask_all(
     found = torch.stack(logits)
     alive = torch.isfinite(found).flatten(1).all(dim=1).nonzero().flatten()
     if len(alive) == 0:
+        who = "no source gives" if len(found) > 1 else "models[0] does not give"
         raise FedMergeError(
-            f"{'no source gives' if len(found) > 1 else 'models[0] does not give'} finite logits on this batch; "
-            "check the weights and the batch's normalisation."
+            f"{who} finite logits on this batch; check the weights and the batch's normalisation."
         )
     if len(alive) < len(found):
         found, features = found[alive], [features[i] for i in alive.tolist()] if features else []

@@ -15,6 +15,28 @@ def test_select_and_concat_keep_images_with_their_labels() -> None:
     assert joined.images.flatten().tolist() == [4, 1, 5]
 
 
+def grouped(*groups: int) -> Split:
+    zeros = torch.zeros(len(groups), dtype=torch.int64)
+    numbers = torch.tensor(groups, dtype=torch.int64)
+    return Split(zeros.to(torch.uint8).view(-1, 1, 1, 1), zeros, numbers)
+
+
+def test_groups_go_with_their_images() -> None:
+    joined = concat((grouped(7, 9, 9).select(torch.tensor([2, 0])), grouped(), grouped(9)))
+    assert joined.groups.tolist() == [9, 7, 9]
+    alone = Split(joined.images, joined.labels)
+    assert alone.select(torch.tensor([0])).groups is None
+    assert concat((joined, alone)).groups is None
+
+
+def test_groups_of_splits_apart_are_never_the_same() -> None:
+    """The same pairs as (split, group): what was one group still is, and nothing else is."""
+    splits = (grouped(7, -2, 7), grouped(), grouped(-2, 8, 7, 8))
+    pairs = [(k, group) for k, split in enumerate(splits) for group in split.groups.tolist()]
+    groups = concat(splits, apart=True).groups.tolist()
+    assert len(set(pairs)) == len(set(groups)) == len(set(zip(pairs, groups, strict=True)))
+
+
 def test_class_counts_cover_absent_classes() -> None:
     split = Split(torch.zeros(3, 1, 1, 1, dtype=torch.uint8), torch.tensor([2, 0, 2]))
     assert split.class_counts(4).tolist() == [1, 0, 2, 0]
@@ -25,6 +47,10 @@ def test_a_split_refuses_floats_and_unequal_lengths() -> None:
         Split(torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(FedMergeError, match="length 2"):
         Split(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    two = torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    for groups in (torch.zeros(2), torch.zeros(3, dtype=torch.int64)):
+        with pytest.raises(FedMergeError, match="groups should be an int64 Tensor of length 2"):
+            Split(*two, groups)
 
 
 def test_resize_keeps_a_constant_image_and_halving_averages() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fedmerge.data import medmnist
+from fedmerge.data import CohortSpec, SiteSpec, build_cohort, medmnist
 from fedmerge.data.sources import Arrays, load_source, source_key
 from fedmerge.errors import FedMergeError
 
@@ -45,6 +45,32 @@ def test_npz_reads_grey_and_rgb(write_npz: Writer) -> None:
     assert raw.n_classes == 2
 
 
+KEYS = [f"{split}_patients" for split in ("train", "val", "test")]
+
+
+def test_npz_reads_patients(write_npz: Writer) -> None:
+    patients = [np.arange(12, dtype=np.int32) // 5, np.arange(12, dtype=np.uint8)[:, None], np.full(12, -3)]
+    write_npz("known.npz", **dict(zip(KEYS, patients, strict=True)))
+    raw = load_source("npz:known.npz")
+    assert [split.groups.tolist() for split in raw.splits] == [p.flatten().tolist() for p in patients]
+    write_npz("unknown.npz")
+    assert [split.groups for split in load_source("npz:unknown.npz").splits] == [None] * 3
+
+
+def test_patients_stay_with_their_images_in_a_cohort(write_npz: Writer) -> None:
+    """Two sites divide a source whose patient is also the brightness: 12 images a split, 36 in all."""
+    rng = np.random.default_rng(0)
+    patients = {key: rng.integers(0, 6, 12, dtype=np.uint8) for key in KEYS}
+    images = {key.replace("patients", "images"): 40 * own for key, own in patients.items()}
+    flat = np.ones((1, 9, 9), np.uint8)
+    write_npz(**patients, **{key: value[:, None, None] * flat for key, value in images.items()})
+    sites = [SiteSpec(name=name, limit=5) for name in ("north", "south")]
+    spec = CohortSpec(name="two", source="npz:set.npz", size=8, minimum={"samples": 1}, sites=sites)
+    for site in build_cohort(spec, 0).sites:
+        assert len(site.train) == 5
+        assert site.everything.images[:, 0, 0, 0].long().equal(40 * site.everything.groups)
+
+
 def test_a_path_may_start_at_the_yaml_folder(write_npz: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_npz()
     monkeypatch.delenv("FEDMERGE_DATA")
@@ -65,6 +91,10 @@ FAULTS = {
     "float labels": ({"train_labels": np.zeros(12)}, "should be 12 integers.*float64"),
     "too few labels": ({"train_labels": np.zeros((11, 1), int)}, r"should be 12 integers.*\(11, 1\)"),
     "negative": ({"test_labels": np.full(12, -1)}, "test_labels hold -1"),
+    "patients of one split": ({"val_patients": two[:, 0, 0]}, "has val_patients alone.*three keys"),
+    "float patients": (dict.fromkeys(KEYS, np.zeros(12)), "train_patients should be 12 integers.*float64"),
+    "too few patients": (dict.fromkeys(KEYS, np.zeros(9, int)), r"train_patients should be 12.*\(9,\)"),
+    "named patients": (dict.fromkeys(KEYS, np.array(["a"] * 12, dtype=object)), "holds pickled arrays"),
     "pickled": ({"train_labels": np.array([0, "a"] * 6, dtype=object)}, "holds pickled arrays"),
     "text": ({"train_images": np.array(["a"] * 12)}, "train_images should be uint8"),
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ FORMS: list[Any] = [
     {"recurring": 10**20},
     {"drift": "contrast"},
 ]
+pairs = st.tuples(st.integers(0, 3), st.integers(-2, 6))
+some_patients = st.lists(pairs, max_size=60).map(lambda rows: np.array(rows, dtype=np.int64).reshape(-1, 2).T)
 some_labels = st.lists(st.integers(0, 6), max_size=60).map(lambda values: np.array(values, dtype=np.int64))
 
 
@@ -59,6 +62,56 @@ def test_a_temporal_stream_shuffles_classes_and_their_samples() -> None:
     orders = [streams.temporal(labels, np.random.default_rng(seed)) for seed in range(3)]
     assert len({tuple(labels[o][::20]) for o in orders}) > 1
     assert any(np.any(np.diff(o[:20]) < 0) for o in orders)
+
+
+def runs(*columns: np.ndarray) -> list[Any]:
+    """The rows of these columns without those that follow an equal one."""
+    return [row for row, _ in groupby(zip(*(column.tolist() for column in columns), strict=True))]
+
+
+@given(drawn=some_patients, seed=st.integers(0, 50))
+def test_a_temporal_stream_goes_patient_by_patient_inside_a_class(drawn: np.ndarray, seed: int) -> None:
+    """Each class, and each patient inside a class, is one run: as many runs as classes and as pairs."""
+    labels, patients = drawn
+    order = streams.temporal(labels, np.random.default_rng(seed), torch.from_numpy(patients))
+    assert order.dtype == np.int64
+    assert sorted(order) == list(range(len(labels)))
+    assert len(runs(labels[order])) == len(np.unique(labels))
+    assert len(runs(labels[order], patients[order])) == len(set(zip(*drawn.tolist(), strict=True)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=some_patients, cycles=st.integers(1, 9), seed=st.integers(0, 50))
+def test_a_recurring_stream_cuts_the_temporal_one_by_class(drawn: np.ndarray, cycles: int, seed: int) -> None:
+    """With patients as without: inside a class, its samples come in the order of the temporal stream."""
+    labels, patients = drawn
+    once = streams.temporal(labels, np.random.default_rng(seed), patients)
+    again = streams.recurring(labels, cycles, np.random.default_rng(seed), patients)
+    for c in np.unique(labels):
+        assert again[labels[again] == c].tolist() == once[labels[once] == c].tolist()
+
+
+def test_patients_and_their_samples_are_shuffled_anew_in_each_class() -> None:
+    """Two classes of 6 patients with 10 samples each."""
+    labels, patients = np.repeat([0, 1], 60), np.tile(np.repeat(np.arange(6), 10), 2)
+    order = streams.temporal(labels, np.random.default_rng(0), patients)
+    first, second = order[:60], order[60:]
+    assert patients[first][::10].tolist() != patients[second][::10].tolist()
+    assert sorted(patients[first][::10]) == sorted(patients[second][::10]) == list(range(6))
+    assert any(np.any(np.diff(order[start : start + 10]) < 0) for start in range(0, 120, 10))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_only_what_goes_class_by_class_knows_patients(form: Any) -> None:
+    labels, patients = np.arange(60) % 2, np.arange(60) % 7
+    spec = StreamSpec.model_validate(form)
+    with_, without = (streams.order(spec, labels, 10, 0, "north", known) for known in (patients, None))
+    assert np.array_equal(with_, without) == (spec.kind not in ("temporal", "recurring"))
+
+
+def test_a_temporal_stream_refuses_too_few_patients() -> None:
+    with pytest.raises(FedMergeError, match=r"one a label, but are of shape \(2,\)"):
+        streams.temporal(np.zeros(3), np.random.default_rng(0), np.zeros(2))
 
 
 @settings(max_examples=60, deadline=None)

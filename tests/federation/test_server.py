@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedmerge.analysis import scores
+from fedmerge.analysis import fit_temperature, scores
 from fedmerge.data import concat
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import server, server_app, simulate
@@ -84,6 +84,14 @@ def test_the_score_is_the_accuracy_on_the_pooled_validation_splits(plan, cohort)
     one = cohort["beta"].val
     alone = scores(predict(model, one.images, plan.normalisation), one.labels).accuracy
     assert serve(plan, cohort, lambda server: server.score(server.start(), ["beta"])) == pytest.approx(alone)
+
+
+def test_a_hospital_s_own_numbers_are_of_its_validation_images_with_a_temperature(plan, cohort):
+    model, val = build(plan.model, plan.seed), cohort["beta"].val
+    logits = predict(model, val.images, plan.normalisation)
+    told = serve(plan, cohort, lambda server: server.own_numbers(server.start(), "beta"))
+    assert told["temperature"] == fit_temperature(logits, val.labels)
+    assert (told["num-examples"], told["accuracy"]) == (len(val), scores(logits, val.labels).accuracy)
 
 
 def test_the_server_learns_numbers_never_images(plan, cohort, monkeypatch):

@@ -202,3 +202,16 @@ def test_other_faults_are_sentences(models: list[Net]) -> None:
     models[0].register_buffer("phase", torch.zeros(2, dtype=torch.complex64))
     with pytest.raises(FedMergeError, match="'phase' is complex"):
         FlatModels(models[:1], models[0])
+
+
+def test_views_keep_the_template_s_memory_format() -> None:
+    """A channels-last template: its strides in every tied module, the values and the mean of both formats."""
+    first, second = nn.Conv2d(3, 4, 2), nn.Conv2d(3, 4, 2)
+    first = first.to(memory_format=torch.channels_last)
+    flat = FlatModels([first, second], first)
+    for index, model in enumerate((first, second)):
+        weight = flat.model(index).weight
+        assert weight.stride() == first.weight.stride() != second.weight.stride()
+        assert torch.equal(weight, model.weight)
+    torch.testing.assert_close(flat.merged["weight"], (first.weight + second.weight) / 2)
+    assert flat.merged_model.weight.stride() == first.weight.stride()

@@ -7,11 +7,12 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from fedmerge.data import Appearance, Cohort, Site, Split
 from fedmerge.merging import FUSION
@@ -21,6 +22,7 @@ from fedmerge.study.config import Experiment
 from fedmerge.study.report import write_report
 from fedmerge.study.reports.page import Picture
 from fedmerge.study.results import Result
+from fedmerge.testtime import TESTTIME
 
 KINDS = {"pooled": "pooled", "mean": "fusion", "greedy": "fusion", "entropy-adaptive": "test-time"}
 ACCURACY = {
@@ -239,6 +241,41 @@ def needy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Needs]:
     for name, needs in NEEDS.items():
         FUSION.method(name, title=name, paper="", needs=needs)(average)
     return NEEDS
+
+
+class Calibrated(nn.Module):
+    """Mean of the sources' logits, each divided by its temperature; ``made`` keeps all temperatures."""
+
+    made: ClassVar[list[Sequence[float] | None]] = []
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        *,
+        temperature: float = 1.0,
+        source_temperatures: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.temperatures = source_temperatures or [1.0] * len(models)
+        self.made.append(source_temperatures)
+        self.reset()
+
+    def reset(self) -> None:
+        self.forward_passes = self.backward_passes = 0
+
+    def observe(self, batch: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits = [m(batch) / t for m, t in zip(self.models, self.temperatures, strict=True)]
+        return torch.stack(logits).mean(0), None
+
+
+@pytest.fixture
+def calibrated(monkeypatch: pytest.MonkeyPatch) -> type[Calibrated]:
+    """A test-time method ``divides`` with the option ``source_temperatures``, for the time of a test."""
+    monkeypatch.setattr(TESTTIME, "_methods", dict(TESTTIME._methods))
+    monkeypatch.setattr(Calibrated, "made", [])
+    TESTTIME.method("divides", title="divides", paper="")(Calibrated)
+    return Calibrated
 
 
 @pytest.fixture

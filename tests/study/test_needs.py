@@ -6,7 +6,9 @@ from fedmerge import run
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
 from fedmerge.study.config import MethodConfig, read_experiment
+from fedmerge.study.entries import read_method
 from fedmerge.study.needs import needs_of
+from fedmerge.testtime import TESTTIME
 
 UNION, HOSPITALS = {"from": "union"}, {"from": "hospitals"}
 OWN = {"rounds": 0, "start": "independent", "batch_size": 12}
@@ -85,3 +87,43 @@ def test_three_sources_are_enough_to_tune_and_two_are_not(experiment):
     read_experiment(tuned)
     with pytest.raises(FedMergeError, match="'temperature' cannot be tuned on 2 sources"):
         read_experiment(tuned | {"unseen": ["gamma", "delta"]})
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"method": "tent"}, ["'tent' cannot be calibrated", "choose a method that does", "divides"]),
+        ({"method": "divides", "start": "pooled"}, ["'divides' cannot be calibrated with start: pooled"]),
+        ({"method": "divides", "source_temperatures": [1, 2, 3]}, ["'source_temperatures' set or tuned"]),
+        (
+            {"method": "divides", "tune": {"option": "source_temperatures", "values": [[1, 2, 3]]}},
+            ["'source_temperatures' set or tuned", "take one of the two out"],
+        ),
+    ],
+)
+def test_only_what_takes_a_temperature_for_each_source_is_calibrated(calibrated, experiment, entry, words):
+    with pytest.raises(FedMergeError) as caught:
+        read_experiment(experiment | {"testtime": [entry | {"calibrated": True}]})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_calibrated_is_a_choice_only_where_it_is_set(calibrated, experiment):
+    plain, off, on, both = (
+        read_method(TESTTIME, {"method": "divides"} | beside)
+        for beside in (
+            {},
+            {"calibrated": False},
+            {"calibrated": True},
+            {"calibrated": True, "tune": "temperature"},
+        )
+    )
+    assert plain == off
+    assert (plain.choices, on.choices) == ({}, {"calibrated": True})
+    assert (plain.label, on.label, both.label) == (
+        "divides",
+        "divides-calibrated",
+        "divides-tuned-calibrated",
+    )
+    assert read_method(TESTTIME, on.model_dump()) == on
+    with pytest.raises(FedMergeError, match="calibrated"):
+        read_experiment(experiment | {"testtime": [{"method": "divides", "calibrated": 1}]})

@@ -9,8 +9,13 @@ import yaml
 from safetensors.torch import load_file
 
 from fedmerge import ModelPool, run
+from fedmerge.analysis import fit_temperature
+from fedmerge.data import concat
 from fedmerge.errors import FedMergeError
+from fedmerge.models import predict
+from fedmerge.study import candidates, tune
 from fedmerge.study.config import read_experiment
+from fedmerge.study.entries import read_method
 from fedmerge.study.tune import tune_run
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import as_text
@@ -115,6 +120,51 @@ def test_a_finished_run_is_tuned_from_its_folder(done):
     assert entry.method == METHOD
     _, words = tune_run(done.folder, method="tent", option="steps", values=[1, 2], stream="iid")
     assert (words.option, list(words.means)) == ("steps", [1, 2])
+
+
+def test_cards_carry_the_temperature_of_the_validation_images(done):
+    pool = pool_of(done)
+    references = ModelPool(done.folder / "seed-0" / "federation" / "delta" / "references", create=False)
+    splits = {name: done.cohort[name].val for name in pool.names}
+    for name, val in [*splits.items(), ("pooled", concat(list(splits.values())))]:
+        kept = references if name == "pooled" else pool
+        logits = predict(kept.model(name), val.images, kept.card(name).normalisation)
+        assert kept.card(name).metrics["temperature"] == pytest.approx(fit_temperature(logits, val.labels))
+        right = (logits.argmax(dim=1) == val.labels).double().mean()
+        assert kept.card(name).metrics["validation"] == pytest.approx(float(right))
+
+
+@pytest.fixture
+def setup(done):
+    """The run's federation as it left it, its cards with temperatures of their own: 0.5, 1.5, 2.5."""
+    setup, _ = tune._reopen(done.folder, done.experiment, done.cohort, 0, "delta", "cpu")
+    for index, (name, card) in enumerate(setup.pool._cards.items()):
+        numbers = card.metrics | {"temperature": index + 0.5}
+        setup.pool._cards[name] = card.model_copy(update={"metrics": numbers})
+    return setup
+
+
+def test_a_calibrated_method_gets_each_source_s_temperature_in_order(setup, calibrated):
+    entry = read_method(TESTTIME, {"method": "divides", "calibrated": True})
+    candidates.adapt(setup, "delta", entry, setup.pool)
+    tune.make_node(setup, entry, {name: setup.pool.model(name) for name in ("gamma", "alpha")})
+    candidates.adapt(setup, "delta", read_method(TESTTIME, "divides"), setup.pool)
+    assert calibrated.made == [[0.5, 1.5, 2.5], [2.5, 0.5], None]
+
+
+def test_while_tuning_it_gets_those_of_the_sources_that_are_left(setup, calibrated):
+    entry = {"method": "divides", "calibrated": True, "tune": {"option": "temperature", "values": [1.0, 2.0]}}
+    candidates.adapt(setup, "delta", read_method(TESTTIME, entry), setup.pool)
+    assert calibrated.made == [[1.5, 2.5], [0.5, 2.5], [0.5, 1.5]] * 2 + [[0.5, 1.5, 2.5]]
+
+
+def test_a_card_without_a_temperature_is_a_sentence(setup, calibrated):
+    card = setup.pool.card("beta")
+    numbers = {key: value for key, value in card.metrics.items() if key != "temperature"}
+    setup.pool._cards["beta"] = card.model_copy(update={"metrics": numbers})
+    entry = read_method(TESTTIME, {"method": "divides", "calibrated": True})
+    with pytest.raises(FedMergeError, match=r"card of 'beta' .* no temperature.*Do the run again"):
+        candidates.adapt(setup, "delta", entry, setup.pool)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class DaWin(Baseline):
         if form not in ("sample", "batch"):
             raise FedMergeError(f"unknown form '{form}'. Allowed: batch, sample.")
         self.form = form
+        self.order_free = form == "sample"
         self.temperature = temperature
         self.sources = flat(models, batch_norm)
 

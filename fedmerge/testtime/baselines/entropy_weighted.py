@@ -52,6 +52,7 @@ class EntropyWeighted(Baseline):
             raise FedMergeError(f"unknown form '{form}'. Allowed: batch, sample.")
         self.temperature = temperature
         self.form = form
+        self.order_free = form == "sample"
         self.sources = flat(models, "mixture")
 
     @torch.no_grad()

@@ -68,6 +68,7 @@ class JensenShannon(Baseline):
             raise FedMergeError(f"gamma is {gamma}; it must be a number.")
         self.rule = rule
         self.form = form
+        self.order_free = form == "sample"
         self.gamma = gamma
         self.temperature = temperature
         self.sources = flat(models, batch_norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -41,8 +42,8 @@ class Memo(Baseline):
     for larger images. Set ``flip`` to False where mirror images mean something else (digits, chest X-rays).
 
     augmentations: A, 8, the least of those in use; the paper has 32 and 64. learning_rate: 0.005, the
-    paper's for small images (0.00025 for ImageNet). seed: views depend on it and on the image's number in
-    the stream alone, so the size of a batch changes nothing.
+    paper's for small images (0.00025 for ImageNet). seed: views depend on it and on the image alone, so the
+    size of a batch and the order of the stream change nothing.
     batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``. Statistics
     stay the sources'; the paper mixes in those of the views, as bn-adapt does.
 
@@ -50,6 +51,8 @@ class Memo(Baseline):
     separate steps. Raises FedMergeError for unfit options and batches, and logits that are not finite. One
     model alone, pooled training for instance, is its own mean.
     """
+
+    order_free = True
 
     def __init__(
         self,
@@ -72,31 +75,24 @@ class Memo(Baseline):
         self.shift, self.flip, self.seed = shift, flip, seed
         self.model = mean_merged(models, batch_norm).requires_grad_(True)
         self.first = [parameter.detach().clone() for parameter in self.model.parameters()]
-        self.reset()
-
-    def reset(self) -> None:
-        """Start a new stream: the first image is number 0 again, no passes."""
-        super().reset()
-        self.images = 0
 
     def observe(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return the logits N x C, each image's by its own adapted model."""
         check_batch(batch)
         try:
-            logits = torch.cat([self._one(image, self.images + n) for n, image in enumerate(batch)])
+            logits = torch.cat([self._one(image) for image in batch])
         finally:
             self._restore()
-        self.images += len(batch)
         self.forward_passes += self.augmentations + 1
         self.backward_passes += self.augmentations
         return logits, None
 
-    def _one(self, image: Tensor, number: int) -> Tensor:
+    def _one(self, image: Tensor) -> Tensor:
         """The logits 1 x C of one image by the model adapted to its views."""
         self._restore()
         parameters = list(self.model.parameters())
         with torch.enable_grad():
-            seen = ask(self.model, self.views(image, number))
+            seen = ask(self.model, self.views(image))
             log_mean = seen.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(seen))
             gradients = torch.autograd.grad(nats(log_mean), parameters, allow_unused=True)
         with torch.no_grad():
@@ -105,9 +101,10 @@ class Memo(Baseline):
                     parameter.sub_(gradient, alpha=self.learning_rate)
             return ask(self.model, image[None])
 
-    def views(self, image: Tensor, number: int) -> Tensor:
-        """A shifted and mirrored views, A x C x H x W, of image ``number`` of the stream, C x H x W."""
-        draws = generator(self.seed, "memo", number)
+    def views(self, image: Tensor) -> Tensor:
+        """A shifted and mirrored views, A x C x H x W, of an image C x H x W; its pixels seed the draws."""
+        pixels = image.detach().to("cpu", torch.float32).contiguous().numpy()
+        draws = generator(self.seed, "memo", site=hashlib.sha256(pixels.tobytes()).hexdigest())
         height, width = image.shape[-2:]
         reach = max(1, round(self.shift * min(height, width))) if self.shift > 0 else 0
         corners = torch.randint(0, 2 * reach + 1, (self.augmentations, 2), generator=draws).tolist()

@@ -26,7 +26,12 @@ Prediction = Literal["before", "after"]
 
 
 class Baseline(nn.Module):
-    """A test-time method that counts its passes and stays in evaluation mode."""
+    """A test-time method that counts its passes and stays in evaluation mode.
+
+    order_free: see ``Node``; methods that answer each image by itself set it.
+    """
+
+    order_free: bool = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -147,6 +147,16 @@ def test_unseen_sites_one_by_one_and_mixed_stand_on_the_same_training(planned, s
     assert set(alone.jobs) < set(plan.jobs)
 
 
+def test_the_number_of_arriving_images_is_in_deployments_alone_and_only_where_it_is_set(planned, study):
+    every, few = planned(study), planned(study, "set.deployment.images=5")
+    new = [few.jobs[job] for job in few.jobs if job not in every.jobs]
+    assert kinds(few) == kinds(every)
+    assert [job.kind for job in new] == ["deploy"] * 16
+    assert {job.config["experiment"]["deployment"]["images"] for job in new} == {5}
+    deployed = [job.config["experiment"]["deployment"] for job in every.jobs.values()]
+    assert not any("images" in deployment for deployment in deployed)
+
+
 def test_the_oracle_has_no_job_of_its_own(planned, study):
     """Its rows are those of the hospitals alone, which are measured for it where they are not shown."""
     plain, both = planned(study), planned(study, "references=[alone, pooled, oracle]")
@@ -191,3 +201,16 @@ def test_a_start_from_pooled_training_stands_on_that_alone(planned, study):
     for job in found:
         assert [plan.jobs[need].kind for need in job.needs] == ["pooled"]
         assert job.config["method"] == {"method": "tent", "start": "pooled"}
+
+
+def test_calibrated_is_in_the_job_only_where_it_is_set(planned, study, calibrated):
+    def adapted(*beside):
+        plan = planned(study, f"set.testtime=[{{{', '.join(['method: divides', *beside])}}}]")
+        return [plan.jobs[e.job] for e in plan.entries if e.columns["kind"] == "test-time"]
+
+    plain, off, on = adapted(), adapted("calibrated: false"), adapted("calibrated: true")
+    assert plain == off
+    assert {job.hash for job in plain}.isdisjoint(job.hash for job in on)
+    assert all(job.config["method"] == {"method": "divides"} for job in plain)
+    assert all(job.config["method"] == {"method": "divides", "calibrated": True} for job in on)
+    assert [job.needs for job in on] == [job.needs for job in plain]

@@ -37,6 +37,14 @@ def test_the_size_of_a_batch_changes_nothing(models: list[nn.Module], batch: Ten
     torch.testing.assert_close(parts, together, rtol=1e-5, atol=1e-5)
 
 
+def test_the_order_of_the_images_changes_nothing(models: list[nn.Module], batch: Tensor) -> None:
+    node, order = Memo(models), torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
+    assert node.order_free
+    first, _ = node.observe(batch)
+    again, _ = node.observe(batch[order])  # later in the same stream
+    torch.testing.assert_close(again, first[order], rtol=1e-5, atol=1e-5)
+
+
 def test_weights_are_restored_after_every_batch_even_a_bad_one(
     models: list[nn.Module], batch: Tensor
 ) -> None:
@@ -52,7 +60,7 @@ def test_weights_are_restored_after_every_batch_even_a_bad_one(
 def test_views_are_shifts_and_mirrors_with_the_border_repeated(models: list[nn.Module]) -> None:
     """A ramp along rows, shifted by one at most: the first row of a view is 0 (up or still) or 1."""
     image = torch.arange(7.0)[None, :, None].expand(3, 7, 7).contiguous()
-    views = Memo(models, augmentations=64, shift=0.1).views(image, 0)
+    views = Memo(models, augmentations=64, shift=0.1).views(image)
     ramp = torch.arange(7.0)
     expected = {tuple((ramp + step).clamp(0, 6).tolist()) for step in (-1, 0, 1)}
     assert {tuple(view[0, :, 0].tolist()) for view in views} == expected
@@ -61,17 +69,19 @@ def test_views_are_shifts_and_mirrors_with_the_border_repeated(models: list[nn.M
 def test_mirrors_can_be_left_out(models: list[nn.Module]) -> None:
     image = torch.arange(7.0).expand(3, 7, 7).contiguous()
     for flip, mirrored in ((True, True), (False, False)):
-        views = Memo(models, augmentations=64, shift=0.0, flip=flip).views(image, 0)
+        views = Memo(models, augmentations=64, shift=0.0, flip=flip).views(image)
         assert any(torch.equal(view, image.flip(-1)) for view in views) == mirrored
         assert any(torch.equal(view, image) for view in views)
 
 
 def test_views_differ_by_image_and_seed_and_repeat(models: list[nn.Module], batch: Tensor) -> None:
     node, other = Memo(models), Memo(models, seed=1)
-    first = node.views(batch[0], 0)
-    assert torch.equal(first, node.views(batch[0], 0))
-    assert not torch.equal(first, node.views(batch[0], 1))
-    assert not torch.equal(first, other.views(batch[0], 0))
+    first = node.views(batch[0])
+    assert torch.equal(first, node.views(batch[0]))
+    assert not torch.equal(first, other.views(batch[0]))
+    ramp = torch.arange(7.0)[None, :, None].expand(3, 7, 7)  # its views say by how much they are shifted
+    first, more = ((node.views(image)[:, 0, 3, 0] - image[0, 3, 0]).tolist() for image in (ramp, ramp + 10))
+    assert first != more
 
 
 def test_images_of_one_pixel(linear, pixels) -> None:
