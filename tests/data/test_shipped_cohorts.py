@@ -14,14 +14,17 @@ from fedmerge.data.cohort import Cohort
 SHIPPED = [
     "breast",
     "digits-domains",
+    "digits-four",
     "digits-scanners",
     "pacs32",
     "pacs96",
     "pneumonia",
     "pneumonia-pair",
     "pneumonia-scanners",
+    "pneumonia-shifted",
     "retina",
     "wbc-labs",
+    "wbc-shifted",
 ]
 
 
@@ -60,6 +63,21 @@ def test_digits_scanners_can_be_built_with_any_of_many_seeds() -> None:
             (1, 28, 28),
             10,
             "semeion",
+        ),
+        (
+            "digits-four",
+            ["digits_mnist.npz", "digits_usps.npz", "digits_semeion.npz"],
+            (1, 28, 28),
+            10,
+            "optdigits",
+        ),
+        ("pneumonia-shifted", ["pneumoniamnist.npz", "cxr_nih_28.npz"], (1, 28, 28), 2, "nih-gamma"),
+        (
+            "wbc-shifted",
+            ["wbc_tecom_28.npz", "wbc_cellavision_28.npz"],
+            (3, 28, 28),
+            4,
+            "cellavision-blur",
         ),
         ("pneumonia-pair", ["pneumoniamnist.npz", "cxr_nih_28.npz"], (1, 28, 28), 2, "nih"),
         ("pneumonia-scanners", ["pneumoniamnist.npz"], (1, 28, 28), 2, "hillcrest"),
