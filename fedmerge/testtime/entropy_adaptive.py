@@ -12,9 +12,11 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.flat import FlatModels
 from fedmerge.models.heads import apply_head, check_head, features_and_logits, find_head
 from fedmerge.registry import Needs
+from fedmerge.testtime.batch import check_batch, taking
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature, coefficients, sample_entropies
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.sources import check_temperatures, head_logits
 
 
 @TESTTIME.method(
@@ -40,6 +42,8 @@ class EntropyAdaptive(nn.Module):
     head_temperature: T_head; T where not given.
     head: ``"merged-features"`` as above, or ``"shared"``: beta = alpha, no scoring of heads.
     batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
+    source_temperatures: a positive number a source, its calibration: what it and its head say is divided by
+        it before it is scored. None: 1 for each.
     head_module: name of the classification head; found on the first batch where not given.
 
     Attributes: ``trace`` (the last batch's), ``history`` (one each batch since ``reset()``),
@@ -60,6 +64,7 @@ class EntropyAdaptive(nn.Module):
         head_temperature: float | None = None,
         head: Literal["merged-features", "shared"] = "merged-features",
         batch_norm: Literal["mixture", "average"] = "mixture",
+        source_temperatures: Sequence[float] | None = None,
         head_module: str | None = None,
     ) -> None:
         super().__init__()
@@ -72,6 +77,7 @@ class EntropyAdaptive(nn.Module):
         check_temperature(self.temperature)
         check_temperature(self.head_temperature, "head_temperature")
         self.head = head
+        self.source_temperatures = check_temperatures(source_temperatures, len(models))
         self.head_module = head_module
         self.sources = FlatModels(models, models[0], batch_norm=batch_norm)
         self.reset()
@@ -94,7 +100,7 @@ class EntropyAdaptive(nn.Module):
         Raises FedMergeError for an empty batch, one the models cannot take, and a source whose logits are
         not finite.
         """
-        _check_batch(batch)
+        check_batch(batch)
         logits = self._source_logits(batch)
         head = self._split(batch[:2])
         entropies = sample_entropies(logits).mean(dim=1)
@@ -106,7 +112,7 @@ class EntropyAdaptive(nn.Module):
             prediction = self.sources.merged_model(batch).flatten(1)
         else:
             features, _ = features_and_logits(self.sources.merged_model, head, batch)
-            scores = torch.stack([apply_head(model, head, features) for model in self._models()])
+            scores = head_logits(self.sources, head, features, self.source_temperatures)
             head_entropies = sample_entropies(scores).mean(dim=1)
             beta = coefficients(head_entropies, self.head_temperature)
             self.sources.merge("head", beta)
@@ -115,21 +121,15 @@ class EntropyAdaptive(nn.Module):
         self._record(logits, entropies, alpha, beta, head_entropies)
         return prediction
 
-    def _models(self) -> list[nn.Module]:
-        return [self.sources.model(index) for index in range(len(self.sources))]
-
     def _source_logits(self, batch: Tensor) -> Tensor:
-        """The logits of every source, M x N x C."""
-        try:
-            return torch.stack([model(batch).flatten(1) for model in self._models()])
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-            reason = str(error).split("\n", 1)[0].rstrip(". ")
-            raise FedMergeError(
-                f"the models cannot take a batch of shape {tuple(batch.shape)} (N x C x H x W), "
-                f"{batch.dtype}, on {batch.device}: {reason}; give images as the models were trained on."
-            ) from None
+        """The logits of every source, each divided by its temperature, M x N x C."""
+        with taking(batch, "the models"):
+            return torch.stack(
+                [
+                    self.sources.model(index)(batch).flatten(1) / temperature
+                    for index, temperature in enumerate(self.source_temperatures)
+                ]
+            )
 
     def _split(self, example: Tensor) -> str:
         """The name of the head, found or checked on the first batch."""
@@ -168,13 +168,3 @@ class EntropyAdaptive(nn.Module):
             logits.shape[1],
         )
         self.history.append(self.trace)
-
-
-def _check_batch(batch: Tensor) -> None:
-    if batch.ndim != 4 or len(batch) == 0:
-        raise FedMergeError(
-            "a batch must be images N x C x H x W with N of at least 1; "
-            f"this one has shape {tuple(batch.shape)}."
-        )
-    if not batch.is_floating_point():
-        raise FedMergeError(f"a batch must be floating-point images, normalised, not {batch.dtype}.")

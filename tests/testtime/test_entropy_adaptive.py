@@ -280,3 +280,16 @@ def test_unfit_options_are_sentences(models: list[nn.Module]) -> None:
             EntropyAdaptive(models, head_temperature=temperature)
     with pytest.raises(FedMergeError, match=r"'both'.*merged-features, shared"):
         EntropyAdaptive(models, head="both")
+
+
+def test_calibration_by_hand_takes_confidence_away_and_nothing_else() -> None:
+    """Gaps 1 and 4; divided by 1 and 4 both are 1, so both weigh a half and the merge is 2.5 x itself."""
+    models = [Linear2(diagonal(1.0), diagonal(1.0)), Linear2(diagonal(4.0), diagonal(1.0))]
+    node = EntropyAdaptive(models, head="shared", source_temperatures=[1.0, 4.0])
+    logits, trace = node.observe(pixels([1.0, 0.0]))
+    assert trace.encoder == pytest.approx((0.5, 0.5))
+    assert trace.source_entropies == pytest.approx([binary_entropy(1)] * 2, rel=1e-5)
+    assert logits[0].tolist() == pytest.approx([2.5, 0])
+    for unfit in ([1.0], [1.0, 0.0], [1.0, math.inf]):
+        with pytest.raises(FedMergeError, match="one positive number for each of the 2 models"):
+            EntropyAdaptive(models, source_temperatures=unfit)
