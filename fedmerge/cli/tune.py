@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -13,6 +13,7 @@ from fedmerge.cli.app import Json, app, out, print_json, say
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fedmerge.study.entries import MethodConfig
     from fedmerge.testtime.tuning import Tuning
 
 
@@ -50,9 +51,8 @@ def tune(
         seed=seed,
         device=device,
     )
-    written = {"method": entry.method, **entry.options, found.option: found.chosen}
     line = yaml.safe_dump(
-        {"testtime": [written]}, default_flow_style=None, sort_keys=False, width=10_000
+        {"testtime": [chosen_entry(entry, found)]}, default_flow_style=None, sort_keys=False, width=10_000
     ).strip()
     if as_json:
         print_json({"option": found.option, "testtime": line, "scores": tuning_log(found)})
@@ -60,6 +60,12 @@ def tune(
     out.print(tuning_table(found))
     say(out, "for the configuration:")
     say(out, line)
+
+
+def chosen_entry(entry: MethodConfig, found: Tuning) -> dict[str, Any]:
+    """The entry for a configuration: what was set stays set, and the tuned option has its value."""
+    kept = {key: value for key, value in entry.choices.items() if key != "tune"}
+    return {"method": entry.method, **kept, found.option: found.chosen}
 
 
 def tuning_table(found: Tuning) -> Table:

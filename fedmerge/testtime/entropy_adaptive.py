@@ -16,7 +16,6 @@ from fedmerge.testtime.batch import check_batch, taking
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature, coefficients, sample_entropies
 from fedmerge.testtime.methods import TESTTIME
-from fedmerge.testtime.sources import check_temperatures, head_logits
 
 
 @TESTTIME.method(
@@ -77,7 +76,7 @@ class EntropyAdaptive(nn.Module):
         check_temperature(self.temperature)
         check_temperature(self.head_temperature, "head_temperature")
         self.head = head
-        self.source_temperatures = check_temperatures(source_temperatures, len(models))
+        self.source_temperatures = _temperatures(source_temperatures, len(models))
         self.head_module = head_module
         self.sources = FlatModels(models, models[0], batch_norm=batch_norm)
         self.reset()
@@ -112,7 +111,7 @@ class EntropyAdaptive(nn.Module):
             prediction = self.sources.merged_model(batch).flatten(1)
         else:
             features, _ = features_and_logits(self.sources.merged_model, head, batch)
-            scores = head_logits(self.sources, head, features, self.source_temperatures)
+            scores = self._head_logits(head, features)
             head_entropies = sample_entropies(scores).mean(dim=1)
             beta = coefficients(head_entropies, self.head_temperature)
             self.sources.merge("head", beta)
@@ -130,6 +129,15 @@ class EntropyAdaptive(nn.Module):
                     for index, temperature in enumerate(self.source_temperatures)
                 ]
             )
+
+    def _head_logits(self, head: str, features: Tensor) -> Tensor:
+        """What every source's head says of the same features, each divided likewise, M x N x C."""
+        return torch.stack(
+            [
+                apply_head(self.sources.model(index), head, features) / temperature
+                for index, temperature in enumerate(self.source_temperatures)
+            ]
+        )
 
     def _split(self, example: Tensor) -> str:
         """The name of the head, found or checked on the first batch."""
@@ -168,3 +176,15 @@ class EntropyAdaptive(nn.Module):
             logits.shape[1],
         )
         self.history.append(self.trace)
+
+
+def _temperatures(given: Sequence[float] | None, sources: int) -> tuple[float, ...]:
+    """The calibration temperature of each source, 1 where none are given."""
+    if given is None:
+        return (1.0,) * sources
+    if len(given) != sources or not all(0 < value < float("inf") for value in given):
+        raise FedMergeError(
+            f"source_temperatures must be one positive number for each of the {sources} models; "
+            f"given: {list(given)}."
+        )
+    return tuple(float(value) for value in given)

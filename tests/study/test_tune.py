@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from fedmerge import ModelPool, run
 from fedmerge.analysis import fit_temperature
+from fedmerge.cli.tune import chosen_entry
 from fedmerge.data import concat
 from fedmerge.errors import FedMergeError
 from fedmerge.models import predict
@@ -18,7 +19,7 @@ from fedmerge.study.config import read_experiment
 from fedmerge.study.entries import read_method
 from fedmerge.study.tune import tune_run
 from fedmerge.testtime import TESTTIME
-from fedmerge.testtime.tuning import as_text
+from fedmerge.testtime.tuning import Tuning, as_text
 
 VALUES = [0.01, math.inf]
 METHOD = "entropy-adaptive"
@@ -198,3 +199,10 @@ def test_images_that_are_gone_are_a_sentence(done, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(FedMergeError, match=r"images .* are not on this machine"):
         tune_run(tmp_path)
+
+
+def test_the_line_for_the_configuration_keeps_what_was_set():
+    given = {"method": METHOD, "calibrated": True, "head": "shared", "tune": "temperature"}
+    written = chosen_entry(read_method(TESTTIME, given), Tuning("temperature", 0.5, ()))
+    assert written == {"method": METHOD, "head": "shared", "calibrated": True, "temperature": 0.5}
+    assert read_method(TESTTIME, written).calibrated
