@@ -39,7 +39,7 @@ class Store:
             self.jobs.mkdir(parents=True, exist_ok=True)
             probe = folder / ".writable"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another worker may have tried, and tidied up, just now
 
     @contextmanager
     def locked(self) -> Iterator[None]:

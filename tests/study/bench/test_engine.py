@@ -131,8 +131,8 @@ def test_workers_in_a_script_without_a_guard_do_not_run_it_again(place, tmp_path
         f"fm.bench({str(place / 'study.yaml')!r}, out={str(tmp_path / 'study')!r}, workers=2,"
         " changes=['set.seeds=[0]', 'set.testtime=[]'])\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
-    assert done.stdout == "once\n", done.stderr
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
     assert set(open_study(tmp_path / "study").table["status"]) == {"done"}
 
 

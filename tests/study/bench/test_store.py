@@ -1,5 +1,6 @@
 import errno
 import multiprocessing
+from pathlib import Path
 
 import pytest
 
@@ -97,3 +98,16 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "old"
     replace(path, lambda part: part.write_text("new"))
     assert path.read_text() == "new"
+
+
+def test_two_workers_that_open_the_folder_at_once_do_not_stop_each_other(tmp_path, monkeypatch):
+    """Between one worker's try at writing and its tidying up, the other has tidied up the same file."""
+    touch = Path.touch
+
+    def touched_and_gone(self):
+        touch(self)
+        self.unlink()
+
+    monkeypatch.setattr(Path, "touch", touched_and_gone)
+    assert Store(tmp_path).jobs.is_dir()
+    assert not list(tmp_path.glob(".writable"))
