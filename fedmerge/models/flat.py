@@ -21,17 +21,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.models.heads import Group, group_of
+from fedmerge.models.heads import group_of
 from fedmerge.models.state import check_alike, running_pairs
 
 MergedBatchNorm = Literal["mixture", "average"]
 Columns = tuple[int, int]
+Change = TypeVar("Change")
 
 ALIGNMENT = 16  # float32 elements: 64 bytes, what vectorised kernels expect of a weight
 
@@ -99,6 +100,12 @@ class FlatModels(nn.Module):
         """Source ``index`` as a module in evaluation mode whose parameters are views of its row."""
         return self._tied[:-1][index]
 
+    def change_merged(self, change: Callable[[nn.Module], Change]) -> Change:
+        """Let ``change`` replace modules inside the merged model; names of parameters and buffers stay."""
+        changed = change(self.merged_model)
+        self._tie()
+        return changed
+
     @property
     def merged_model(self) -> nn.Module:
         """The merged model; every :meth:`merge` changes it in place."""
@@ -116,25 +123,56 @@ class FlatModels(nn.Module):
     def split(self, head: str) -> None:
         """Part the columns into ``"encoder"`` and ``"head"``, the entries inside the module ``head``."""
         self.head = head
-        self._columns = {"encoder": [], "head": []}
-        for key, columns in self._entries():
-            _append(self._columns[group_of(key, head)], columns)
+        self.part(lambda key: group_of(key, head))
 
-    def merge(self, group: Group, alpha: Tensor) -> None:
-        """Write ``sum_i alpha_i source_i`` into the merged ``group``; ``alpha``: M float32 weights."""
+    def part(self, group: Callable[[str], str]) -> None:
+        """Part the columns into groups of any names: ``group(key)`` for each entry of the state."""
+        self._columns = {}
+        for key, columns in self._entries():
+            _append(self._columns.setdefault(group(key), []), columns)
+
+    def merge(self, group: str, alpha: Tensor, among: Tensor | None = None) -> None:
+        """Write ``sum_i alpha_i source_i`` into the merged ``group``; ``alpha``: M float32 weights.
+
+        among: int64 indices of the sources that take part, one weight each; the others are not even read.
+        """
         if not self._columns:
             raise FedMergeError("merging one group needs the name of the head; call split(head) first.")
-        self._merge(self._columns[group], alpha)
+        self._merge(self._columns[group], alpha, among)
 
-    def _merge(self, runs: Sequence[Columns], alpha: Tensor) -> None:
+    def put(self, group: str, index: int) -> None:
+        """Write source ``index`` into the merged ``group`` as it is."""
+        for start, stop in self._columns[group]:
+            self.merged_row[start:stop] = self.rows[index, start:stop]
+
+    def move_from(self, anchor: Tensor, group: str, scale: float) -> None:
+        """Make the merged ``group`` ``anchor + scale (merged - anchor)``; running statistics stay.
+
+        anchor: a row of weights in the order of ours, as :meth:`row_of` gives it.
+        """
+        end = self._means[0]
+        for start, stop in ((a, min(b, end)) for a, b in self._columns[group]):
+            if start < stop:
+                self.merged_row[start:stop].lerp_(anchor[start:stop], 1 - scale)
+
+    def row_of(self, state: Mapping[str, Tensor]) -> Tensor:
+        """A state of the same architecture as a row. Raises FedMergeError where it differs."""
+        check_alike(["models[0]", "the given state"], [_tensors(self.model(0)), dict(state)])
+        row = torch.zeros_like(self.merged_row)
+        for key, view in self._views(row).items():
+            view.copy_(state[key].detach())
+        return row
+
+    def _merge(self, runs: Sequence[Columns], alpha: Tensor, among: Tensor | None = None) -> None:
+        rows = self.rows if among is None else self.rows[among]
         first, end = self._means
         for start, stop in runs:
-            torch.mv(self.rows[:, start:stop].T, alpha, out=self.merged_row[start:stop])
+            torch.mv(rows[:, start:stop].T, alpha, out=self.merged_row[start:stop])
         if self.batch_norm == "average":
             return
         for start, stop in ((max(a, first), min(b, end)) for a, b in runs):
             if start < stop:
-                spread = (self.rows[:, start:stop] - self.merged_row[start:stop]).square_()
+                spread = (rows[:, start:stop] - self.merged_row[start:stop]).square_()
                 shift = end - first
                 self.merged_row[start + shift : stop + shift] += alpha @ spread
 

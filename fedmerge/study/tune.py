@@ -37,7 +37,8 @@ def make_node(setup: Setup, entry: MethodConfig, models: Mapping[str, nn.Module]
         given["batch_norm"] = setup.plan.batch_norm
     if entry.calibrated:
         given[CALIBRATION] = [_temperature(setup.pool, name) for name in models]
-    node: Node = method.call(list(models.values()), **(given | entry.options | chosen))
+    own = method.check(entry.options)  # mappings of a file become what the method takes
+    node: Node = method.call(list(models.values()), **(given | own | chosen))
     return node
 
 

@@ -28,6 +28,11 @@ def sample_entropies(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=-1) / math.log(classes)
 
 
+def normalised_entropy(p: Tensor) -> Tensor:
+    """Return ``- sum_c p_c log p_c / log C`` of probabilities (..., C): within [0, 1]."""
+    return torch.special.entr(p).sum(dim=-1) / math.log(p.shape[-1])
+
+
 def coefficients(entropies: Tensor, temperature: float) -> Tensor:
     """Return ``softmax(-H / T)`` over M entropies: M non-negative weights that sum to one.
 

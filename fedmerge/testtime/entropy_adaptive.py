@@ -9,13 +9,32 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.models.flat import FlatModels
-from fedmerge.models.heads import apply_head, check_head, features_and_logits, find_head
+from fedmerge.models.flat import FlatModels, MergedBatchNorm
 from fedmerge.registry import Needs
-from fedmerge.testtime.batch import check_batch, taking
+from fedmerge.testtime.answers import Answers, ask_all, check_temperatures, together
+from fedmerge.testtime.batch import check_batch
+from fedmerge.testtime.blocks import Granularity
 from fedmerge.testtime.contract import Trace
-from fedmerge.testtime.entropy import check_temperature, coefficients, sample_entropies
+from fedmerge.testtime.entropy import check_temperature
+from fedmerge.testtime.guard import Guard, Watch
+from fedmerge.testtime.merged import Anchor, MergedModel, Norms
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.probe import FULL, Probe
+from fedmerge.testtime.scoring import Statistic
+from fedmerge.testtime.steps import Headed, Scored, trace_of
+from fedmerge.testtime.weighting import (
+    EncoderRule,
+    HeadRule,
+    MemoryOf,
+    Order,
+    Weigher,
+    Weighting,
+    by_class,
+    check_word,
+)
+
+Predict = Literal["merged", "together"]
+"""Who answers: the ``merged`` model, or it ``together`` with the sources that were asked anyway."""
 
 
 @TESTTIME.method(
@@ -37,55 +56,116 @@ class EntropyAdaptive(nn.Module):
     batch costs M + 1 passes of an encoder. Nothing is carried from batch to batch.
 
     models: at least one model of one architecture; copied, never changed.
-    temperature: T > 0; infinity is mean merging, towards 0 the surest model alone.
-    head_temperature: T_head; T where not given.
-    head: ``"merged-features"`` as above, or ``"shared"``: beta = alpha, no scoring of heads.
-    batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
-    source_temperatures: a positive number a source, its calibration: what it and its head say is divided by
-        it before it is scored. None: 1 for each.
+    statistic: what H is (``scoring``). order: ``"batch"`` as above, or ``"image"``: the mean over images of
+        softmax(-H_i(x) / T). normalised: whether H is divided by log C; else in nats.
+    temperature: T > 0; infinity is mean merging, towards 0 the surest model alone. head_temperature: T_head;
+        T where not given.
+    encoder, head: how they are scored (``weighting``). granularity: one alpha for the ``"whole"`` encoder, or
+        for every ``"block"`` or ``"layer"`` of it, which costs M more passes for each (``blocks``).
+    memory: beta of a moving average over batches of the ``memory_of`` ``"coefficients"`` or ``"scores"``.
+    batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``. norms: whose
+        statistics the merged model's batch norms use: merged from the ``"sources"``, of the ``"batch"``, or
+        learned from the ``"stream"``, where the sources' count for norm_prior images (``stream_norms``).
+    scale: s in anchor + s (merged - anchor), for weights; the anchor is a model or its state, by default mean
+        merging, so that s below 1 draws back to the mean.
+    predict: the ``"merged"`` model alone, or the mean of its probabilities ``"together"`` with those of the
+        alpha-weighted sources, on the images they were asked about.
+    source_temperatures: by which each source's logits are divided before they are scored, its calibration.
+    probe: how the sources are asked for less (``Probe``). guard: when a reference answers (``Guard``).
     head_module: name of the classification head; found on the first batch where not given.
 
     Attributes: ``trace`` (the last batch's), ``history`` (one each batch since ``reset()``),
-    ``forward_passes`` (of an encoder over a batch since ``reset()``; finding the head, once, on two images
-    of the first batch is not counted). A model that is sure and wrong gets the largest coefficient: entropy
-    cannot tell.
+    ``forward_passes`` (of an encoder over a batch since ``reset()``; finding head and blocks on two images of
+    the first batch is not counted). A source whose outputs are not finite is left out of the batch and named
+    in the trace. A model that is sure and wrong gets the largest coefficient: entropy cannot tell.
 
     Paper: The Mean is the Mirage, arXiv 2602.21372. Its abstract and figures state batch entropies, separate
     coefficients of encoder and head, and a single merged predictor; the formulas, the scoring of heads on
-    merged features, the division by log C and T = 0.1 are our reconstruction.
+    merged features, the division by log C and T = 0.1 are our reconstruction, the other choices our readings.
     """
+
+    temperatures: Tensor
 
     def __init__(
         self,
         models: Sequence[nn.Module],
         *,
+        statistic: Statistic = "entropy",
+        order: Order = "batch",
+        normalised: bool = True,
         temperature: float = 0.1,
         head_temperature: float | None = None,
-        head: Literal["merged-features", "shared"] = "merged-features",
-        batch_norm: Literal["mixture", "average"] = "mixture",
+        encoder: EncoderRule = "own",
+        head: HeadRule = "merged-features",
+        granularity: Granularity = "whole",
+        memory: float = 0.0,
+        memory_of: MemoryOf = "coefficients",
+        batch_norm: MergedBatchNorm = "mixture",
+        norms: Norms = "sources",
+        norm_prior: float = 16.0,
+        scale: float = 1.0,
+        anchor: Anchor | None = None,
+        predict: Predict = "merged",
         source_temperatures: Sequence[float] | None = None,
+        probe: Probe | None = None,
+        guard: Guard | None = None,
         head_module: str | None = None,
     ) -> None:
         super().__init__()
         if len(models) < 1:
             raise FedMergeError("entropy-adaptive merging needs at least one model; none was given.")
-        if head not in ("merged-features", "shared"):
-            raise FedMergeError(f"unknown head coefficients '{head}'. Allowed: merged-features, shared.")
+        check_word("encoder coefficients", encoder, EncoderRule)
+        check_word("head coefficients", head, HeadRule)
+        check_word("granularity", granularity, Granularity)
+        check_word("batch-norm statistics", norms, Norms)
+        check_word("predictor", predict, Predict)
         self.temperature = temperature
         self.head_temperature = temperature if head_temperature is None else head_temperature
         check_temperature(self.temperature)
         check_temperature(self.head_temperature, "head_temperature")
-        self.head = head
-        self.source_temperatures = _temperatures(source_temperatures, len(models))
-        self.head_module = head_module
-        self.sources = FlatModels(models, models[0], batch_norm=batch_norm)
+        self.encoder, self.head, self.predict = encoder, head, predict
+        self.weighting = Weighting(statistic, order, normalised)
+        self.by_image = Weighting(statistic, "image", normalised) if head == "class-wise" else None
+        self.weigher = Weigher(len(models), self.weighting, memory, memory_of)
+        self.probe = FULL if probe is None else probe
+        if predict == "together" and (self.probe.size is not None or self.probe.every > 1):
+            raise FedMergeError(
+                "predicting together takes the sources' answers on every batch, at full size: take the "
+                "probe's size and every out, or predict by the merged model."
+            )
+        self.register_buffer("temperatures", check_temperatures(source_temperatures, len(models)))
+        self.merged = MergedModel(
+            models,
+            batch_norm=batch_norm,
+            granularity=granularity,
+            norms=norms,
+            norm_prior=norm_prior,
+            scale=scale,
+            anchor=anchor,
+            head_module=head_module,
+        )
+        self.watch = None if guard is None else Watch(guard, self.sources.merged_model)
         self.reset()
 
+    @property
+    def sources(self) -> FlatModels:
+        """The sources and the merged model, in one matrix."""
+        return self.merged.sources
+
+    def train(self, mode: bool = True) -> EntropyAdaptive:
+        """Stay in evaluation mode: ``mode`` is ignored."""
+        return super().train(False)
+
     def reset(self) -> None:
-        """Start a new stream: empty history, no trace, no forward passes."""
+        """Start a new stream: nothing remembered, empty history, no trace, no forward passes."""
+        self.weigher.memory.reset()
+        self.merged.stream.reset()
+        if self.watch is not None:
+            self.watch.reset()
+        self.scored: Scored | None = None
         self.trace: Trace | None = None
         self.history: list[Trace] = []
-        self.forward_passes = self.backward_passes = 0
+        self.forward_passes = self.backward_passes = 0.0
 
     def observe(self, batch: Tensor) -> tuple[Tensor, Trace]:
         """Return the logits of a batch and the coefficients and entropies that led to them."""
@@ -96,95 +176,109 @@ class EntropyAdaptive(nn.Module):
     def forward(self, batch: Tensor) -> Tensor:
         """Return logits N x C for a float batch N x C x H x W as the models take it; N = 1 is allowed.
 
-        Raises FedMergeError for an empty batch, one the models cannot take, and a source whose logits are
-        not finite.
+        Raises FedMergeError for an empty batch, one the models cannot take, and where no source gives finite
+        logits.
         """
         check_batch(batch)
-        logits = self._source_logits(batch)
-        head = self._split(batch[:2])
-        entropies = sample_entropies(logits).mean(dim=1)
-        alpha = coefficients(entropies, self.temperature)
-        self.sources.merge("encoder", alpha)
-        if self.head == "shared":
-            self.sources.merge("head", alpha)
-            beta, head_entropies = alpha, None
-            prediction = self.sources.merged_model(batch).flatten(1)
-        else:
-            features, _ = features_and_logits(self.sources.merged_model, head, batch)
-            scores = self._head_logits(head, features)
-            head_entropies = sample_entropies(scores).mean(dim=1)
-            beta = coefficients(head_entropies, self.head_temperature)
-            self.sources.merge("head", beta)
-            prediction = apply_head(self.sources.merged_model, head, features)
-        self.forward_passes += len(self.sources) + 1
-        self._record(logits, entropies, alpha, beta, head_entropies)
-        return prediction
-
-    def _source_logits(self, batch: Tensor) -> Tensor:
-        """The logits of every source, each divided by its temperature, M x N x C."""
-        with taking(batch, "the models"):
-            return torch.stack(
-                [
-                    self.sources.model(index)(batch).flatten(1) / temperature
-                    for index, temperature in enumerate(self.source_temperatures)
-                ]
-            )
-
-    def _head_logits(self, head: str, features: Tensor) -> Tensor:
-        """What every source's head says of the same features, each divided likewise, M x N x C."""
-        return torch.stack(
-            [
-                apply_head(self.sources.model(index), head, features) / temperature
-                for index, temperature in enumerate(self.source_temperatures)
-            ]
-        )
-
-    def _split(self, example: Tensor) -> str:
-        """The name of the head, found or checked on the first batch."""
-        if self.sources.head is None:
-            if self.head_module is None:
-                self.head_module = find_head(self.sources.model(0), example)
-            else:
-                check_head(self.sources.model(0), self.head_module, example)
-            self.sources.split(self.head_module)
-        assert self.sources.head is not None
-        return self.sources.head
-
-    def _record(
-        self, logits: Tensor, entropies: Tensor, alpha: Tensor, beta: Tensor, head_entropies: Tensor | None
-    ) -> None:
-        """Keep the trace: the only read back from the device, after all work on it has been queued."""
-        finite = torch.isfinite(logits).flatten(1).all(dim=1)
-        rows = [
-            finite.to(alpha),
-            alpha,
-            beta,
-            entropies,
-            entropies if head_entropies is None else head_entropies,
-        ]
-        ok, encoder, head, source, merged = torch.stack(rows).tolist()
-        if 0.0 in ok:
-            raise FedMergeError(
-                f"models[{ok.index(0.0)}] gives logits that are not finite on this batch; leave it out, "
-                "or check its weights and the batch's normalisation."
-            )
-        self.trace = Trace(
-            tuple(encoder),
-            tuple(head),
-            tuple(source),
-            None if head_entropies is None else tuple(merged),
-            logits.shape[1],
-        )
+        self.merged.prepare(batch)
+        scored, answers, headed = self.scored, None, None
+        if scored is not None and len(self.history) % self.probe.every:
+            kept = dict(self.weigher.memory.kept)
+            headed = self._by_merged(batch, scored, None)
+            if self.probe.moved(headed.logits, scored.said):
+                self.weigher.memory.kept, headed = kept, None
+        if scored is None or headed is None:
+            answers, scored = self._score(batch)
+            headed = self._by_merged(batch, scored, answers)
+            scored.said = torch.softmax(headed.logits, dim=-1).mean(dim=0)
+        self.scored = scored
+        logits = headed.logits
+        if self.predict == "together" and answers is not None:
+            logits = together(logits, answers, scored.alpha)
+        faults: tuple[str, ...] = ()
+        if self.watch is not None:
+            logits, faults = self._guarded(self.watch, batch, logits, answers)
+        self.trace = trace_of(scored, headed, logits, len(self.sources), answers is not None, faults)
         self.history.append(self.trace)
+        return logits
 
-
-def _temperatures(given: Sequence[float] | None, sources: int) -> tuple[float, ...]:
-    """The calibration temperature of each source, 1 where none are given."""
-    if given is None:
-        return (1.0,) * sources
-    if len(given) != sources or not all(0 < value < float("inf") for value in given):
-        raise FedMergeError(
-            f"source_temperatures must be one positive number for each of the {sources} models; "
-            f"given: {list(given)}."
+    def _score(self, batch: Tensor) -> tuple[Answers, Scored]:
+        """Ask the sources about the probe of a batch, and merge the encoder by what they say."""
+        chosen = self.probe.chosen(len(batch))
+        images = self.probe.reduce(batch if chosen is None else batch[chosen])
+        crossing = "cross" in (self.encoder, self.head)
+        answers = ask_all(
+            self.sources, images, self.temperatures, self.merged.head if crossing else None, chosen
         )
-    return tuple(float(value) for value in given)
+        cost = self.probe.cost(batch)
+        self.forward_passes += len(self.sources) * cost
+        own = heads = self.weighting.scores(answers.logits)
+        if crossing:
+            table = torch.stack([self._head_scores(each, answers.alive) for each in answers.features])
+            heads = table.mean(dim=0)
+            own = table.mean(dim=1) if self.encoder == "cross" else own
+        alpha = self.weigher.weights("encoder", own, answers.alive, self.temperature)
+        scored = Scored(answers.alive, own, heads, [alpha] * len(self.merged.groups))
+        for group in self.merged.groups:
+            self.merged.merge(group, alpha, answers.alive)
+        if len(self.merged.groups) > 1:
+            self._weigh_groups(scored, images, cost)
+        return answers, scored
+
+    def _weigh_groups(self, scored: Scored, images: Tensor, cost: float) -> None:
+        """Coefficients of each group in turn: every source's is tried within the merge that there is."""
+        self.merged.merge("head", scored.alphas[0], scored.alive)
+        for number, group in enumerate(self.merged.groups):
+            tried = []
+            for index in scored.alive.tolist():
+                self.sources.put(group, index)
+                tried.append(self.merged.predict(images))
+            found = self.weighting.scores(torch.stack(tried))
+            alpha = self.weigher.weights(group, found, scored.alive, self.temperature)
+            scored.alphas[number] = alpha
+            self.merged.merge(group, alpha, scored.alive)
+            self.forward_passes += len(tried) * cost
+
+    def _head_scores(self, features: Tensor, alive: Tensor) -> Tensor:
+        logits = self.merged.heads(features, alive) / self.temperatures[alive, None, None]
+        return self.weighting.scores(logits)
+
+    def _by_merged(self, batch: Tensor, scored: Scored, answers: Answers | None) -> Headed:
+        """One pass of the merged encoder, and the head that its features ask for."""
+        q, chosen = (None, None) if answers is None else (answers.mean(), answers.chosen)
+        features = self.merged.features(batch, q, chosen)
+        self.forward_passes += 1
+        alive, scores = scored.alive, None
+        if self.by_image is not None:
+            said = self.merged.heads(features, alive)
+            tempered = said / self.temperatures[alive, None, None]
+            scores = self.by_image.scores(tempered)
+            beta = by_class(scores, torch.softmax(tempered, dim=-1).mean(dim=0), self.head_temperature)
+            return Headed((beta[:, None] * said).sum(dim=0), beta.mean(dim=1), scores)
+        if self.head == "shared":
+            beta = scored.alpha
+        else:
+            scores = scored.heads if self.head == "cross" else self._head_scores(features, alive)
+            beta = self.weigher.weights("head", scores, alive, self.head_temperature)
+        self.merged.merge("head", beta, alive)
+        return Headed(self.merged.answer(features), beta, scores)
+
+    def _guarded(
+        self, watch: Watch, batch: Tensor, logits: Tensor, answers: Answers | None
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """The logits that the guard lets through, and why they are its reference's where they are."""
+        assert self.scored is not None
+        mean = None
+        if watch.guard.margin is not None:
+            mean = watch.mean_logits(batch)
+            self.forward_passes += 1
+        faults = watch.faults(self.scored.alpha, logits, answers, mean)
+        if not faults:
+            return logits, faults
+        if watch.guard.reference == "mean":
+            self.forward_passes += mean is None
+            return watch.mean_logits(batch) if mean is None else mean, faults
+        if answers is None or self.probe.cost(batch) < 1:
+            answers = ask_all(self.sources, batch, self.temperatures)
+            self.forward_passes += len(self.sources)
+        return answers.mean().log(), faults

@@ -215,3 +215,50 @@ def test_views_keep_the_template_s_memory_format() -> None:
         assert torch.equal(weight, model.weight)
     torch.testing.assert_close(flat.merged["weight"], (first.weight + second.weight) / 2)
     assert flat.merged_model.weight.stride() == first.weight.stride()
+
+
+def test_any_groups_are_merged_one_by_one(models: list[Net], flat: FlatModels) -> None:
+    flat.part(lambda key: "first" if key.startswith("conv") else "rest")
+    flat.merge("first", torch.tensor([0.0, 1.0, 0.0]))
+    flat.put("rest", 2)
+    for key, value in flat.merged.items():
+        expected = models[1 if key.startswith("conv") else 2].state_dict()[key]
+        assert not value.is_floating_point() or torch.equal(value, expected), key
+
+
+@pytest.mark.parametrize("policy", ["mixture", "average"])
+def test_merging_among_some_is_merging_a_pool_of_those(models: list[Net], policy: str) -> None:
+    flat = FlatModels(models, models[0], "head", batch_norm=policy)
+    fewer = FlatModels([models[0], models[2]], models[0], "head", batch_norm=policy)
+    for each, among in ((flat, torch.tensor([0, 2])), (fewer, None)):
+        for group in ("encoder", "head"):
+            each.merge(group, torch.tensor([0.3, 0.7]), among)
+    assert_states_close(flat.merged, fewer.merged)
+
+
+def test_moving_from_an_anchor_moves_weights_alone(models: list[Net], flat: FlatModels) -> None:
+    flat.merge("encoder", torch.tensor([0.2, 0.3, 0.5]))
+    before = {key: value.clone() for key, value in flat.merged.items()}
+    flat.move_from(flat.row_of(models[1].state_dict()), "encoder", 0.25)
+    for key, value in flat.merged.items():
+        moved = key.startswith(("conv", "norm")) and "running" not in key and value.is_floating_point()
+        anchor = models[1].state_dict()[key]
+        expected = anchor + 0.25 * (before[key] - anchor) if moved else before[key]
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_of_another_architecture_is_a_sentence(flat: FlatModels) -> None:
+    with pytest.raises(FedMergeError, match="the given state"):
+        flat.row_of(Net(classes=9).state_dict())
+
+
+def test_replaced_modules_of_the_merged_model_follow_the_merge(models: list[Net], flat: FlatModels) -> None:
+    def change(model: nn.Module) -> str:
+        fresh = nn.Linear(5, 3)
+        model.head[1] = fresh
+        return "changed"
+
+    assert flat.change_merged(change) == "changed"
+    flat.split("head")
+    flat.merge("head", torch.tensor([0.0, 0.0, 1.0]))
+    assert torch.equal(flat.merged_model.head[1].weight, models[2].head[1].weight)

@@ -239,18 +239,32 @@ def test_a_head_named_by_hand_is_checked(models: list[nn.Module], batch: Tensor)
         EntropyAdaptive(models, head_module="conv")(batch)
 
 
-def test_a_source_that_is_not_finite_is_named_and_does_no_lasting_harm(
-    models: list[nn.Module], batch: Tensor
-) -> None:
-    node = EntropyAdaptive(models)
-    first = node(batch)
+def test_a_source_that_is_not_finite_is_left_out_and_named(models: list[nn.Module], batch: Tensor) -> None:
+    """Broken, the third has no say and no weight; mended, everything is as it was."""
+    node, others = EntropyAdaptive(models), EntropyAdaptive(models[:2])
+    first, without = node(batch), others(batch)
     bias = node.sources.source(2)["fc.bias"]
     healthy = bias.clone()
     for value in (torch.nan, torch.inf, -torch.inf):
         bias[1] = value
-        with pytest.raises(FedMergeError, match=r"models\[2\].*not finite"):
-            node(batch)
+        logits, trace = node.observe(batch)
+        torch.testing.assert_close(logits, without)
+        assert trace.left_out == (2,)
+        assert (trace.encoder[2], trace.head[2]) == (0, 0)
+        assert trace.encoder[:2] == pytest.approx(others.trace.encoder)
+        assert math.isnan(trace.source_entropies[2])
     bias.copy_(healthy)
+    assert torch.equal(node(batch), first)
+    assert node.trace.left_out == ()
+
+
+def test_no_source_left_is_a_sentence_and_does_no_lasting_harm(
+    models: list[nn.Module], batch: Tensor
+) -> None:
+    node = EntropyAdaptive(models)
+    first = node(batch)
+    with pytest.raises(FedMergeError, match=r"no source gives finite logits.*normalisation"):
+        node(batch * torch.nan)
     assert torch.equal(node(batch), first)
     assert len(node.history) == 2
 

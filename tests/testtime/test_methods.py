@@ -3,9 +3,12 @@ from __future__ import annotations
 import math
 
 import pytest
+from torch import nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.testtime import TESTTIME, EntropyAdaptive
+from fedmerge.testtime.guard import Guard
+from fedmerge.testtime.probe import Probe
 
 
 def test_the_node_is_known_by_name_with_what_it_needs() -> None:
@@ -23,3 +26,14 @@ def test_its_options_are_typed() -> None:
         method.check({"head": "both"})
     with pytest.raises(FedMergeError, match="Did you mean 'temperature'"):
         method.check({"temprature": 1.0})
+
+
+def test_a_guard_and_a_probe_are_mappings_in_a_file(models: list[nn.Module]) -> None:
+    method = TESTTIME["entropy-adaptive"]
+    checked = method.check({"guard": {"patience": 3, "reference": "ensemble"}, "probe": {"images": 8}})
+    assert checked == {"guard": Guard(reference="ensemble", patience=3), "probe": Probe(images=8)}
+    assert method.call(models, **checked).probe == Probe(images=8)
+    with pytest.raises(FedMergeError, match="probe's images is 0"):
+        method.check({"probe": {"images": 0}})
+    with pytest.raises(FedMergeError, match=r"guard.*patiense"):
+        method.check({"guard": {"patiense": 3}})

@@ -1,0 +1,98 @@
+"""The source models of a node: asked for their logits on a batch, those that fail left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedmerge.errors import FedMergeError
+from fedmerge.models.flat import FlatModels
+from fedmerge.models.heads import features_and_logits
+from fedmerge.testtime.batch import taking
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the sources said of the images they were shown. A of the M sources gave finite outputs.
+
+    logits: A x n x C, each divided by its source's temperature. alive: int64 A, which sources. features: of
+    each of the A encoders, where they were asked for. chosen: which images of the batch; None for all.
+    """
+
+    logits: Tensor
+    alive: Tensor
+    features: tuple[Tensor, ...] = ()
+    chosen: Tensor | None = None
+
+    def mean(self) -> Tensor:
+        """The mean probabilities, n x C."""
+        return torch.softmax(self.logits, dim=-1).mean(dim=0)
+
+
+def ask_all(
+    sources: FlatModels,
+    images: Tensor,
+    temperatures: Tensor,
+    head: str | None = None,
+    chosen: Tensor | None = None,
+) -> Answers:
+    """Ask every source about ``images``, n x C x H x W; with ``head``, keep what goes into it too.
+
+    Raises FedMergeError for images the models cannot take, and where no source gives finite outputs.
+    """
+    logits, features = [], []
+    for index in range(len(sources)):
+        model = sources.model(index)
+        with taking(images, f"models[{index}]"):
+            if head is None:
+                answer = model(images).flatten(1)
+            else:
+                feature, answer = features_and_logits(model, head, images)
+                features.append(feature)
+        logits.append(answer.float())
+    found = torch.stack(logits) / temperatures[:, None, None]
+    alive = torch.isfinite(found).flatten(1).all(dim=1).nonzero().flatten()
+    if len(alive) == 0:
+        who = "no source gives" if len(found) > 1 else "models[0] does not give"
+        raise FedMergeError(
+            f"{who} finite logits on this batch; check the weights and the batch's normalisation."
+        )
+    if len(alive) < len(found):
+        found, features = found[alive], [features[i] for i in alive.tolist()] if features else []
+    return Answers(found, alive, tuple(features), chosen)
+
+
+def together(logits: Tensor, answers: Answers, alpha: Tensor) -> Tensor:
+    """log of the mean of the merged model's probabilities and the alpha-weighted sources', N x C.
+
+    Images about which the sources were not asked keep the merged model's logits, as log-probabilities.
+    """
+    log_p = torch.log_softmax(logits, dim=-1)
+    log_sources = torch.log_softmax(answers.logits, dim=-1) + alpha.log()[:, None, None]
+    asked = slice(None) if answers.chosen is None else answers.chosen
+    both = torch.stack([log_p[asked], log_sources.logsumexp(dim=0)]).logsumexp(dim=0) - math.log(2)
+    log_p[asked] = both
+    return log_p
+
+
+def spread(values: Tensor, alive: Tensor, sources: int, missing: float) -> Tensor:
+    """Values of the A sources ``alive`` at their places among all M, along the first dimension."""
+    if len(values) == sources:
+        return values
+    return values.new_full((sources, *values.shape[1:]), missing).index_copy(0, alive, values)
+
+
+def check_temperatures(given: Sequence[float] | None, sources: int) -> Tensor:
+    """The calibration temperature of each source, 1 where none are given; raise FedMergeError if unfit."""
+    if given is None:
+        return torch.ones(sources)
+    if len(given) != sources or not all(0 < value < float("inf") for value in given):
+        raise FedMergeError(
+            f"source_temperatures must be one positive number for each of the {sources} models; "
+            f"given: {list(given)}."
+        )
+    return torch.tensor([float(value) for value in given])

@@ -1,0 +1,111 @@
+"""The one network of a node that is made anew for every batch, and the sources it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedmerge.models.flat import FlatModels, MergedBatchNorm
+from fedmerge.models.heads import apply_head, check_head, features_and_logits, find_head
+from fedmerge.testtime.batch import taking
+from fedmerge.testtime.blocks import Granularity, grouping
+from fedmerge.testtime.norms import use_batch_statistics
+from fedmerge.testtime.stream_norms import Stream, use_stream_norms
+
+Norms = Literal["sources", "batch", "stream"]
+"""Whose batch-norm statistics: merged from the ``sources``; of the ``batch``; learned from the ``stream``."""
+Anchor = nn.Module | Mapping[str, Tensor]
+
+
+class MergedModel(nn.Module):
+    """M sources and their merge, group by group: the blocks of the encoder, and the head.
+
+        group g = anchor_g + s (sum_i alpha_i source_i,g - anchor_g)
+
+    models: copied. batch_norm: merged variances of the ``"mixture"`` of moments, or their ``"average"``.
+    norms: see ``Norms``; norm_prior: how many images the merged statistics count for beside the stream's.
+    scale: s, on weights; running statistics are merged without it. anchor: a model or its state; None: the
+    mean of the sources. head_module: None: found on the first batch.
+    """
+
+    anchor: Tensor
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        *,
+        batch_norm: MergedBatchNorm,
+        granularity: Granularity,
+        norms: Norms,
+        norm_prior: float,
+        scale: float,
+        anchor: Anchor | None,
+        head_module: str | None,
+    ) -> None:
+        super().__init__()
+        self.granularity, self.scale = granularity, scale
+        self.head_module = head_module
+        self.sources = FlatModels(models, models[0], batch_norm=batch_norm)
+        if isinstance(anchor, nn.Module):
+            anchor = anchor.state_dict()
+        row = self.sources.merged_row.clone() if anchor is None else self.sources.row_of(anchor)
+        self.register_buffer("anchor", row, persistent=False)
+        self.stream = Stream(norm_prior)
+        if norms == "batch":
+            self.sources.change_merged(use_batch_statistics)
+        elif norms == "stream":
+            self.sources.change_merged(lambda model: use_stream_norms(model, self.stream))
+        self.groups: list[str] = []
+
+    @property
+    def head(self) -> str:
+        """The name of the classification head, known after ``prepare``."""
+        assert self.head_module is not None
+        return self.head_module
+
+    def prepare(self, batch: Tensor) -> None:
+        """Find or check the head on the first batch, and part the encoder into its groups."""
+        if self.groups:
+            return
+        first, example = self.sources.model(0), batch[:2]
+        with taking(batch, "models[0]"):
+            if self.head_module is None:
+                self.head_module = find_head(first, example)
+            else:
+                check_head(first, self.head_module, example)
+            self.sources.split(self.head_module)
+            groups, group = grouping(first, self.head_module, self.granularity, example)
+        self.sources.part(group)
+        self.groups = groups
+
+    def merge(self, group: str, alpha: Tensor, among: Tensor) -> None:
+        """Merge one group of the sources ``among``, int64 indices, with a weight each."""
+        everyone = len(among) == len(self.sources)
+        self.sources.merge(group, alpha, None if everyone else among)
+        if self.scale != 1:
+            self.sources.move_from(self.anchor, group, self.scale)
+
+    def features(self, batch: Tensor, q: Tensor | None = None, chosen: Tensor | None = None) -> Tensor:
+        """What the merged encoder gives its head; norms that learn from the stream learn from this pass.
+
+        q: class probabilities of the images, n x C, of the ``chosen`` ones or all; None: nothing is learned.
+        """
+        with taking(batch, "the merged model"), self.stream.learning(q, chosen):
+            return features_and_logits(self.sources.merged_model, self.head, batch)[0]
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The merged model's logits, N x C, nothing learned."""
+        with taking(images, "the merged model"):
+            return self.sources.merged_model(images).flatten(1).float()
+
+    def answer(self, features: Tensor) -> Tensor:
+        """The merged head's logits, N x C."""
+        return apply_head(self.sources.merged_model, self.head, features).float()
+
+    def heads(self, features: Tensor, among: Tensor) -> Tensor:
+        """What the heads of the sources ``among`` say of the same features: A x N x C."""
+        models = [self.sources.model(index) for index in among.tolist()]
+        return torch.stack([apply_head(model, self.head, features).float() for model in models])

@@ -1,0 +1,75 @@
+"""Scoring the sources for less: on some images of a batch, on smaller images, or not on every batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedmerge.errors import FedMergeError
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How the sources are scored. The merged model always predicts every image at full size.
+
+    images: at most so many of a batch, evenly spaced; None: all. size: images are reduced to size x size
+    (area average); None: as they are; for networks that take any size. every: score each k-th batch and keep
+    the coefficients in between. drift: score in between too, when the merged model's mean prediction has
+    moved by more than this total variation distance (0 to 1) since the last scoring; None: never.
+
+    One scoring of M sources costs M * images / N * (size / full size)^2 passes in place of M.
+    """
+
+    images: int | None = None
+    size: int | None = None
+    every: int = 1
+    drift: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("images", "size", "every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise FedMergeError(f"the probe's {name} is {value}; it must be at least 1.")
+        if self.drift is not None and not 0 <= self.drift <= 1:
+            raise FedMergeError(f"the probe's drift is {self.drift}; it is a distance from 0 to 1.")
+        if self.drift is not None and self.every == 1:
+            raise FedMergeError(
+                "the probe's drift is for batches that are not scored: set every to 2 or more."
+            )
+
+    def chosen(self, count: int) -> Tensor | None:
+        """The indices of the images to score among ``count``, evenly spaced; None for all."""
+        if self.images is None or self.images >= count:
+            return None
+        return (torch.arange(self.images) * count + count // 2) // self.images
+
+    def reduce(self, images: Tensor) -> Tensor:
+        """The images N x C x H x W at the probe's size; those that are no larger stay as they are."""
+        if self.size is None or max(images.shape[2:]) <= self.size:
+            return images
+        return functional.adaptive_avg_pool2d(images, self.size)
+
+    def moved(self, logits: Tensor, said: Tensor | None) -> bool:
+        """Whether the mean prediction of ``logits``, N x C, is further from ``said``, C, than ``drift``."""
+        if self.drift is None or said is None:
+            return False
+        return distance(torch.softmax(logits, dim=-1).mean(dim=0), said) > self.drift
+
+    def cost(self, images: Tensor) -> float:
+        """What one pass of a source over the probe of ``images`` costs, in passes over all at full size."""
+        count = len(images) if self.images is None else min(self.images, len(images))
+        pixels = images.shape[2] * images.shape[3]
+        small = pixels if self.size is None else min(pixels, self.size * self.size)
+        return count / len(images) * small / pixels
+
+
+FULL = Probe()
+"""All images of every batch, at full size."""
+
+
+def distance(p: Tensor, q: Tensor) -> float:
+    """Total variation distance of two distributions over C classes, 0 to 1."""
+    return 0.5 * float((p - q).abs().sum())

@@ -1,0 +1,80 @@
+"""How badly each source fits a batch, by what its predictions say: lower is better.
+
+With p_i(x) the softmax of source i's logits, H the entropy and pbar(x) = (1/M) sum_i p_i(x), all divided by
+log C, a score of source i on a batch is one of
+
+    entropy             mean over x of H(p_i(x))                        the paper's
+    median-entropy      median over x of H(p_i(x))
+    trimmed-entropy     mean over the middle 80 % of x of H(p_i(x))
+    prediction-entropy  H(mean over x of p_i(x))
+    mutual-information  mean over x of H(p_i(x)) - H(mean over x of p_i(x))
+    consensus           mean over x of - sum_c p_i log pbar   = H(p_i) + KL(p_i || pbar)
+    agreement           mean over x of - sum_c pbar log p_i   = H(pbar) + KL(pbar || p_i)
+
+Entropy knows how sure a source is; consensus, entropy plus disagreement, also whether the others would say
+so; agreement whether it gives room to what the others say, so a sure dissenter is worst.
+``prediction-entropy`` likes sources that answer one class, ``mutual-information`` those that answer many.
+
+The first five are readings of The Mean is the Mirage, arXiv 2602.21372; consensus and agreement are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fedmerge.errors import FedMergeError
+from fedmerge.testtime.entropy import normalised_entropy, sample_entropies
+
+Statistic = Literal[
+    "entropy",
+    "median-entropy",
+    "trimmed-entropy",
+    "prediction-entropy",
+    "mutual-information",
+    "consensus",
+    "agreement",
+]
+BY_IMAGE = ("entropy", "consensus", "agreement")
+TRIMMED = 0.1
+"""The share of images that the trimmed mean leaves out at either end."""
+
+
+def check_statistic(statistic: str, by_image: bool = False) -> None:
+    """Raise FedMergeError for a name that is not one, or that has no value for one image where it must."""
+    allowed = BY_IMAGE if by_image else get_args(Statistic)
+    if statistic not in allowed:
+        what = "statistic of one image" if by_image else "statistic"
+        raise FedMergeError(f"unknown {what} '{statistic}'. Allowed: {', '.join(allowed)}.")
+
+
+def image_scores(logits: Tensor, statistic: Statistic) -> Tensor:
+    """Return the score of each source on each image, M x N, for logits M x N x C; see ``BY_IMAGE``."""
+    if statistic == "entropy":
+        return sample_entropies(logits)
+    log_p = torch.log_softmax(logits, dim=-1).clamp(min=torch.finfo(logits.dtype).min)
+    p = log_p.exp()
+    mean = p.mean(dim=0)
+    if statistic == "agreement":
+        return -(mean * log_p).sum(dim=-1) / math.log(logits.shape[-1])
+    # pbar is at least p_i / M, so its logarithm is finite wherever p_i counts
+    log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+    return -(p * log_mean).sum(dim=-1) / math.log(logits.shape[-1])
+
+
+def scores(logits: Tensor, statistic: Statistic = "entropy") -> Tensor:
+    """Return the score of each source on a batch, M, for finite logits M x N x C."""
+    if statistic in ("prediction-entropy", "mutual-information"):
+        whole = normalised_entropy(torch.softmax(logits, dim=-1).mean(dim=1))
+        return whole if statistic == "prediction-entropy" else sample_entropies(logits).mean(dim=1) - whole
+    if statistic in BY_IMAGE:
+        return image_scores(logits, statistic).mean(dim=1)
+    ordered = sample_entropies(logits).sort(dim=1).values
+    count = ordered.shape[1]
+    if statistic == "median-entropy":
+        return ordered[:, (count - 1) // 2 : count // 2 + 1].mean(dim=1)
+    cut = int(TRIMMED * count)
+    return ordered[:, cut : count - cut].mean(dim=1)

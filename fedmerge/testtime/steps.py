@@ -1,0 +1,79 @@
+"""What the steps of a node find on a batch, and the trace that it leaves of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedmerge.errors import FedMergeError
+from fedmerge.testtime.answers import spread
+from fedmerge.testtime.contract import Trace
+
+
+@dataclass
+class Scored:
+    """What the last scoring found. alive: int64, A of M sources; own, heads: their scores, A or A x n.
+
+    alphas: A coefficients for each group of the encoder. said: the merged model's mean probabilities then.
+    """
+
+    alive: Tensor
+    own: Tensor
+    heads: Tensor
+    alphas: list[Tensor]
+    said: Tensor | None = None
+
+    @property
+    def alpha(self) -> Tensor:
+        """The encoder's coefficients, over several groups their means."""
+        return self.alphas[0] if len(self.alphas) == 1 else torch.stack(self.alphas).mean(dim=0)
+
+
+@dataclass(frozen=True)
+class Headed:
+    """The merged model's logits on a batch, N x C, the head's coefficients, A, and its scores where asked."""
+
+    logits: Tensor
+    beta: Tensor
+    scores: Tensor | None
+
+
+def trace_of(
+    scored: Scored, headed: Headed, logits: Tensor, sources: int, asked: bool, fallback: tuple[str, ...]
+) -> Trace:
+    """The trace of a batch, read back from the device at once, after all work on it has been queued.
+
+    logits: what the node answers, N x C. sources: M. asked: whether the sources were scored on this batch.
+    fallback: what the guard found. Raises FedMergeError for logits that are not finite.
+    """
+    alive = scored.alive
+    own = _of_batch(scored.own)
+    heads = None if headed.scores is None else _of_batch(headed.scores)
+    rows = [spread(row, alive, sources, 0.0) for row in (*scored.alphas, scored.alpha, headed.beta)]
+    rows += [spread(row, alive, sources, float("nan")) for row in (own, own if heads is None else heads)]
+    rows.append(logits.isfinite().all().to(rows[0]).expand(sources))
+    *blocks, encoder, head, source, merged, finite = torch.stack(rows).tolist()
+    if not finite[0]:
+        raise FedMergeError(
+            "the merged model gives logits that are not finite on this batch; check the batch's "
+            "normalisation, or reset() where batch-norm statistics were learned from a broken stream."
+        )
+    present = set(alive.tolist()) if len(alive) < sources else range(sources)
+    return Trace(
+        tuple(encoder),
+        tuple(head),
+        tuple(source),
+        None if heads is None else tuple(merged),
+        len(logits),
+        blocks=tuple(tuple(block) for block in blocks) if len(blocks) > 1 else None,
+        left_out=tuple(index for index in range(sources) if index not in present),
+        scored=asked,
+        fallback=fallback,
+    )
+
+
+def _of_batch(scores: Tensor) -> Tensor:
+    """Scores A, from those by image, A x n, their means."""
+    return scores.mean(dim=1) if scores.ndim > 1 else scores

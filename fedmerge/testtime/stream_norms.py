@@ -1,0 +1,131 @@
+"""Batch-norm statistics learned from a stream whose classes may come one after another.
+
+The statistics of a batch are those of a scanner and of a mix of classes. Where the mix is that of one class,
+normalising by them removes the class (Gong et al., NOTE, arXiv 2208.05117). So moments are kept class by
+class and averaged over classes as in Balanced Batch Normalization (Su et al., TRIBE, arXiv 2309.14949).
+Departures: classes come as the sources' mean probabilities and not as one's own hard labels; moments are kept
+in units of the merged running statistics, which change with every batch's coefficients; and they count only
+as far as the stream has shown more than one class:
+
+    z    = (x - mu) / sqrt(var + eps)                    mu, var: the merged running statistics
+    n_c  = sum over images of q_c,  s_c = sum of q_c mean(z),  t_c = sum of q_c mean(z^2)    so far
+    r_c  = n_c / (n_c + N)                               how far class c is known; N images of prior
+    b    = balance * sum_c n_c / (sum_c n_c + N)         how far the stream is believed
+    m    = b sum_c r_c (s_c / n_c) / sum_c r_c
+    q    = 1 - b + b sum_c r_c (t_c / n_c) / sum_c r_c
+    out  = weight (z - m) / sqrt(q - m^2) + bias
+
+q_c is the sources' mean probability of class c for an image. balance = ((k - 1) / (C - 1))^2 with
+k = (sum_c r_c)^2 / sum_c r_c^2, the number of classes that the stream has shown in effect: 0 for one, 1 for
+all alike. Nothing seen: b = 0, the running statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedmerge.errors import FedMergeError
+
+LEAST_VARIANCE = 1e-3
+"""Of the stream against the running variance: a channel that is constant in the stream is not blown up."""
+
+
+class Stream:
+    """What the norms of one network share: N, and the class probabilities of the pass under way.
+
+    prior: N, in images, above 0. Raises FedMergeError where it is not.
+    """
+
+    def __init__(self, prior: float) -> None:
+        if not 0 < prior < float("inf"):
+            raise FedMergeError(f"norm_prior is {prior}; it must be a number of images above 0.")
+        self.prior = prior
+        self.norms: list[StreamNorm] = []
+        self.q: Tensor | None = None
+        self.chosen: Tensor | None = None
+
+    def reset(self) -> None:
+        """Forget the stream."""
+        for norm in self.norms:
+            norm.sums = None
+
+    @contextmanager
+    def learning(self, q: Tensor | None, chosen: Tensor | None = None) -> Iterator[None]:
+        """Passes inside learn from their ``chosen`` images, all by default; q, n x C: of which classes."""
+        self.q, self.chosen = q, chosen
+        try:
+            yield
+        finally:
+            self.q = self.chosen = None
+
+
+class StreamNorm(nn.Module):
+    """A batch norm in evaluation mode that learns the stream's statistics class by class (see the module).
+
+    Takes over parameters and buffers of ``norm`` under their names.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    sums: tuple[Tensor, Tensor, Tensor] | None
+    """n_c, s_c and t_c so far: C, C x channels, C x channels."""
+
+    def __init__(self, norm: _BatchNorm, stream: Stream) -> None:
+        super().__init__()
+        self.eps, self.stream = norm.eps, stream
+        self.weight, self.bias = norm.weight, norm.bias
+        self.register_buffer("running_mean", norm.running_mean)
+        self.register_buffer("running_var", norm.running_var)
+        self.register_buffer("num_batches_tracked", norm.num_batches_tracked)
+        self.sums = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, N x C x ... ; learn from it first where the pass has class probabilities."""
+        if self.stream.q is not None:
+            self._learn(x if self.stream.chosen is None else x[self.stream.chosen], self.stream.q)
+        mean, variance = self.running_mean, self.running_var + self.eps
+        if self.sums is not None:
+            m, v = self._believed(*self.sums)
+            mean, variance = mean + m * variance.sqrt(), variance * v
+        return functional.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, 0.0)
+
+    def _learn(self, x: Tensor, q: Tensor) -> None:
+        pixels = tuple(range(2, x.ndim))
+        first, square = x, x.square()
+        if pixels:  # a norm reads x once, and writes nothing of its size
+            first = x.mean(pixels)
+            square = torch.linalg.vector_norm(x, dim=pixels).square() / x[0, 0].numel()
+        mu, variance = self.running_mean, self.running_var + self.eps
+        z = (first - mu) * variance.rsqrt()
+        z2 = (square - 2 * mu * first + mu.square()) / variance
+        now = q.sum(dim=0), q.T @ z, q.T @ z2
+        if self.sums is not None:
+            now = tuple(old + new for old, new in zip(self.sums, now, strict=True))  # type: ignore[assignment]
+        self.sums = now
+
+    def _believed(self, counts: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of z that the stream has shown, drawn to 0 and 1."""
+        tiny = torch.finfo(counts.dtype).tiny
+        known = counts / (counts + self.stream.prior)
+        total = known.sum().clamp(min=tiny)
+        classes = total.square() / known.square().sum().clamp(min=tiny)
+        balance = ((classes - 1) / max(len(known) - 1, 1)).clamp(0, 1).square()
+        belief = balance * counts.sum() / (counts.sum() + self.stream.prior)
+        weights = belief * known / total / counts.clamp(min=tiny)
+        mean = weights @ first
+        return mean, (1 - belief + weights @ second - mean.square()).clamp(min=LEAST_VARIANCE)
+
+
+def use_stream_norms(model: nn.Module, stream: Stream) -> None:
+    """Replace the batch norms of ``model`` that have running statistics by norms of ``stream``."""
+    for name, module in list(model.named_modules()):
+        if name and isinstance(module, _BatchNorm) and module.running_mean is not None:
+            norm = StreamNorm(module, stream)
+            stream.norms.append(norm)
+            model.set_submodule(name, norm)
