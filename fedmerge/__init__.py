@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fedmerge.study.bench.study import Study, open_study
     from fedmerge.study.results import Result
     from fedmerge.study.run import run
-    from fedmerge.testtime import EntropyAdaptive
+    from fedmerge.testtime import EntropyAdaptive, StreamAdaptive
     from fedmerge.training import InMerge
 
 __version__ = "0.1.0"
@@ -40,6 +40,7 @@ _HOMES = {
     "merge": "fedmerge.merging",
     "MergeResult": "fedmerge.merging",
     "EntropyAdaptive": "fedmerge.testtime",
+    "StreamAdaptive": "fedmerge.testtime",
     "InMerge": "fedmerge.training",
     "ModelPool": "fedmerge.models",
 }
@@ -51,6 +52,7 @@ __all__ = [
     "MergeResult",
     "ModelPool",
     "Result",
+    "StreamAdaptive",
     "Study",
     "bench",
     "merge",

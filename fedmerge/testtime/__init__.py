@@ -1,8 +1,9 @@
 """What an unseen site does with the models it receives: predict unlabelled batches, one after another.
 
 A test-time method is a :class:`Node`: ``observe(batch) -> (logits, trace)`` and ``reset()``. It never sees a
-label. :class:`EntropyAdaptive` merges the models anew for each batch; :class:`Static` is any model left as it
-is, in the same form; ``baselines`` holds what else adapts. ``TESTTIME`` knows the methods by name.
+label. :class:`EntropyAdaptive` merges the models anew for each batch, :class:`StreamAdaptive` is that as we
+recommend it; :class:`Static` is any model left as it is, in the same form; ``baselines`` holds what else
+adapts. ``TESTTIME`` knows the methods by name.
 """
 
 from fedmerge.testtime import baselines
@@ -10,5 +11,6 @@ from fedmerge.testtime.contract import Node, Trace
 from fedmerge.testtime.entropy_adaptive import EntropyAdaptive
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.static import Static
+from fedmerge.testtime.stream_adaptive import StreamAdaptive
 
-__all__ = ["TESTTIME", "EntropyAdaptive", "Node", "Static", "Trace", "baselines"]
+__all__ = ["TESTTIME", "EntropyAdaptive", "Node", "Static", "StreamAdaptive", "Trace", "baselines"]

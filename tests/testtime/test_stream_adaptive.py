@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import fedmerge as fm
+from fedmerge.seeding import generator
+from fedmerge.testtime import TESTTIME, EntropyAdaptive, StreamAdaptive
+from fedmerge.testtime.guard import Guard
+
+
+def test_it_is_entropy_adaptive_with_the_streams_norms_and_a_guard(
+    models: list[nn.Module], batch: Tensor
+) -> None:
+    node = StreamAdaptive(models)
+    same = EntropyAdaptive(models, norms="stream", norm_prior=node.merged.stream.prior, guard=Guard())
+    same.temperature = same.head_temperature = node.temperature
+    for each in (batch, batch.flip(0) * 2, batch[:3]):
+        assert torch.equal(node(each), same(each))
+    assert node.watch is not None
+    assert node.forward_passes == 3 * 4
+
+
+def test_it_learns_the_scanner_that_no_source_has() -> None:
+    """Two classes, two pixels; a scanner that adds 2.4 to one of them makes the classes look alike."""
+    labels = torch.arange(640) % 2
+    x = torch.stack([1.0 - 2 * labels, 2.0 * labels - 1], dim=1)
+    x += 0.5 * torch.randn(640, 2, generator=generator(0, "test")) + torch.tensor([2.4, 0.0])
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2), nn.Linear(2, 2, bias=False)).eval()
+    model[2].weight.data = 3 * torch.eye(2)
+
+    def accuracy(node: EntropyAdaptive) -> float:
+        said = torch.cat([node(batch) for batch in x[:, :, None, None].split(64)])
+        return float((said.argmax(dim=1) == labels).float().mean())
+
+    plain = accuracy(EntropyAdaptive([model, model]))
+    assert plain < 0.75
+    assert accuracy(StreamAdaptive([model, model])) > plain + 0.15
+
+
+def test_without_batch_norm_it_is_the_papers(batch: Tensor) -> None:
+    networks = [
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(100, 4)).eval() for _ in range(2)
+    ]
+    node = StreamAdaptive(networks)
+    plain = EntropyAdaptive(networks, temperature=node.temperature)
+    assert torch.equal(node(batch), plain(batch))
+
+
+def test_it_is_known_by_name_and_from_the_top() -> None:
+    assert fm.StreamAdaptive is StreamAdaptive is TESTTIME["stream-adaptive"].call
+    assert TESTTIME["stream-adaptive"].check({"guard": None}) == {"guard": None}
