@@ -39,11 +39,11 @@ LEAST_VARIANCE = 1e-3
 class Stream:
     """What the norms of one network share: N, and the class probabilities of the pass under way.
 
-    prior: N, in images, above 0. Raises FedMergeError where it is not.
+    prior: N, in images, above 0; infinity: the running statistics for good. Raises FedMergeError else.
     """
 
     def __init__(self, prior: float) -> None:
-        if not 0 < prior < float("inf"):
+        if not prior > 0:
             raise FedMergeError(f"norm_prior is {prior}; it must be a number of images above 0.")
         self.prior = prior
         self.norms: list[StreamNorm] = []

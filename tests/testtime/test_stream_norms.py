@@ -86,6 +86,13 @@ def test_little_prior_and_all_classes_alike_are_the_batchs_own_statistics() -> N
     torch.testing.assert_close(found, norm.train()(X), rtol=1e-3, atol=1e-3)
 
 
+def test_an_infinite_prior_never_moves() -> None:
+    norm, stream = _norm(), Stream(float("inf"))
+    adapted = StreamNorm(norm, stream)
+    with stream.learning(HALF):
+        torch.testing.assert_close(adapted(X), norm(X))
+
+
 def test_a_stream_of_one_class_is_not_believed() -> None:
     norm, stream = _norm(), Stream(1e-6)
     adapted = StreamNorm(norm, stream)
@@ -126,7 +133,7 @@ def test_reset_forgets_and_features_have_no_pixels() -> None:
     assert torch.equal(model(X[:, :, 0, 0]), first)
 
 
-@pytest.mark.parametrize("prior", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("prior", [0.0, -1.0, float("nan")])
 def test_unfit_priors_are_sentences(prior: float) -> None:
     with pytest.raises(FedMergeError, match="norm_prior is"):
         Stream(prior)

@@ -1,0 +1,80 @@
+"""The scores of the test-time studies, side by side: one table, targets of different studies kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from fedmerge.analysis import leaderboard
+from fedmerge.errors import FedMergeError
+from fedmerge.study.bench.study import Study, open_study
+
+MEAN, ENSEMBLE, PAPER, OURS = "mean", "ensemble-logits", "entropy-adaptive", "stream-adaptive"
+TUNED = f"{OURS}-tuned"
+SCORES = ["accuracy", "balanced_accuracy", "auroc", "ece", "forward_passes", "backward_passes"]
+STREAMS = {
+    "iid": "i.i.d.",
+    "dirichlet-0.5": "Dirichlet 0.5",
+    "dirichlet-0.05": "Dirichlet 0.05",
+    "temporal": "temporal",
+}
+
+
+def is_choice(label: str) -> bool:
+    """Whether a label is that of the node with one choice changed, or with a probe."""
+    return label.startswith(f"{OURS}-") and label != TUNED
+
+
+class Seen(NamedTuple):
+    """The studies by name, and the finished rows of all: ``bench`` says of which, sites carry its name."""
+
+    studies: dict[str, Study]
+    rows: pd.DataFrame
+
+    @property
+    def benches(self) -> list[str]:
+        return list(self.studies)
+
+    def of(self, **where: str) -> Seen:
+        """The rows with these values."""
+        rows = self.rows
+        for name, value in where.items():
+            rows = rows[rows[name] == value]
+        return self._replace(rows=rows)
+
+    def methods(self, choices: bool = False) -> list[str]:
+        """The labels that every study has, or with ``choices`` those of other choices that some has."""
+        by_bench = self.rows.groupby("bench")["method"].unique()
+        there = [method for method in self.rows["method"].unique() if choices == is_choice(method)]
+        return there if choices else [m for m in there if all(m in set(each) for each in by_bench)]
+
+
+def look_at(folders: Mapping[str, Path]) -> Seen:
+    """Read the studies; hospitals alone are left out. Raises FedMergeError for one without mean merging."""
+    studies = {name: open_study(folder) for name, folder in folders.items()}
+    frames = []
+    for name, study in studies.items():
+        rows = study.done[study.done["kind"] != "alone"]
+        if not {MEAN, ENSEMBLE} <= set(rows["method"]):
+            raise FedMergeError(f"the study in '{folders[name]}' lacks '{MEAN}' or '{ENSEMBLE}'.")
+        frames.append(rows.assign(bench=name, site=name + " " + rows["site"]))
+    return Seen(studies, pd.concat(frames, ignore_index=True))
+
+
+def board(seen: Seen, reference: str) -> pd.DataFrame:
+    """The leaderboard over all targets, seeds and streams there are, by level; every target counts alike."""
+    known = reference if reference in set(seen.rows["method"]) else None
+    return leaderboard(seen.rows, "method", known).set_index("level")
+
+
+def cells(seen: Seen, method: str, reference: str) -> pd.Series:
+    """Differences in accuracy by target and stream, averaged over seeds; where both are there."""
+    keys = ["site", "stream", "seed"]
+    first, second = (
+        seen.rows[seen.rows["method"] == name].set_index(keys)["accuracy"] for name in (method, reference)
+    )
+    found: pd.Series = (first - second).dropna().groupby(["site", "stream"], sort=False).mean()
+    return found
