@@ -6,15 +6,15 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
+WriteStudy = Callable[[Path, str, dict[str, Any], list[dict[str, Any]]], Path]
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "studies" / "fusion.md"
 CLASSES = {"digits": 10, "pneumonia": 2}
@@ -72,24 +72,18 @@ def score_rows(place: dict[str, Any], cohort: str, seed: int, gain: dict[str, fl
     return rows
 
 
-def save_study(folder: Path, name: str, config: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
-    """A study's folder. Every fusion of seed 0 held 90 of 100 images of the first hospital, else all."""
+def save_jobs(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """What jobs say of fusion images. Those of seed 0 held 90 of 100 of each hospital's, the others all."""
     for row in rows:
         shares = [{"images_asked": 100, "images": 90 if row["seed"] == 0 else 100}] * 2
         given = {"decisions": shares if row["kind"] == "fusion" else []}
         path = folder / "jobs" / row["job"] / "job.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(given))
-    config = {"name": name, "base": {"seeds": [0, 1, 2]}, "compare": "method", "reference": "mean"} | config
-    (folder / "study.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    (folder / "plan.json").write_text(json.dumps({"hash": "0", "jobs": sorted({row["job"] for row in rows})}))
-    pd.DataFrame(rows).to_parquet(folder / "results.parquet")
-    pd.DataFrame({"n": []}).to_parquet(folder / "reliability.parquet")
-    return folder
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def folders(write_study: WriteStudy, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The main study: KF has 0.1 less with 8 parents; rebasin failed for pneumonia with seed 2.
 
     Of pneumonia, 8 parents, dirichlet, shared only seeds 0 and 1 are there. The samples study: from 25 to
@@ -107,7 +101,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             failed = row["method"] == "rebasin" and where["data"] == "pneumonia" and seed == 2
             rows.append(row | ({"status": "failed", "reason": BROKEN, "accuracy": None} if failed else {}))
     axes = {axis: {level: {} for level in levels} for axis, levels in AXES.items()}
-    main = save_study(place / "main", "tiny", {"axes": axes, "without": [LEFT_OUT]}, rows)
+    main = write_study(place / "main", "tiny", {"axes": axes, "without": [LEFT_OUT]}, rows)
+    save_jobs(main, rows)
     more = dict(zip(SIZES, (0.0, 0.04, 0.06, 0.02), strict=True))
     sampled = [
         row
@@ -117,7 +112,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         )
     ]
     axes = {"parents": {"2": {}, "4": {}}, "images": {size: {} for size in SIZES}}
-    return [main, save_study(place / "samples", "tiny-samples", {"axes": axes}, sampled)]
+    samples = write_study(place / "samples", "tiny-samples", {"axes": axes}, sampled)
+    save_jobs(samples, sampled)
+    return [main, samples]
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,17 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
 from fedmerge.errors import FedMergeError
 
+WriteStudy = Callable[[Path, str, dict[str, Any], list[dict[str, Any]]], Path]
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "studies" / "in-model-merging.md"
 SCORES = ("accuracy", "balanced_accuracy", "auroc", "ece", "brier")
@@ -46,7 +46,9 @@ def save(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content))
 
 
-def save_study(folder: Path, name: str, data: tuple[str, ...], methods: tuple[str, ...]) -> Path:
+def save_study(
+    write: WriteStudy, folder: Path, name: str, data: tuple[str, ...], methods: tuple[str, ...]
+) -> Path:
     """A finished study of one hospital and three seeds, whose scores are the same for all data and methods.
 
     Clean scores are 0.7 + 0.05 seed + GAIN; under noise of severity 1 and 2 they are 0.6 for all but
@@ -68,24 +70,21 @@ def save_study(folder: Path, name: str, data: tuple[str, ...], methods: tuple[st
         for severity, score in enumerate((0.7 + 0.05 * seed + GAIN[level], noisy, noisy)):
             shift = {"shift": "noise" if severity else "none", "severity": severity}
             rows.append(row | shift | dict.fromkeys(SCORES, score))
-    config = {"name": name, "base": {}, "axes": {"cohort": {place: {} for place in data}, "training": LEVELS}}
-    config |= {"compare": "training", "reference": "plain", "metric": "auroc"}
-    (folder / "study.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    save(folder / "plan.json", {"hash": "0", "jobs": sorted({row["job"] for row in rows})})
-    pd.DataFrame(rows).to_parquet(folder / "results.parquet")
-    pd.DataFrame({"n": []}).to_parquet(folder / "reliability.parquet")
-    return folder
+    axes = {"cohort": {place: {} for place in data}, "training": LEVELS}
+    return write(
+        folder, name, {"axes": axes, "compare": "training", "reference": "plain", "metric": "auroc"}, rows
+    )
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def folders(write_study: WriteStudy, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A study of two data sets, one of a single setting, and one of two methods."""
     place = tmp_path_factory.mktemp("studies")
     alone = ("alone:clinic",)
     return [
-        save_study(place / "main", "tiny", ("chest", "breast"), alone),
-        save_study(place / "grid", "tiny-grid", ("breast",), alone),
-        save_study(place / "federation", "tiny-federation", ("chest",), ("mean", "greedy")),
+        save_study(write_study, place / "main", "tiny", ("chest", "breast"), alone),
+        save_study(write_study, place / "grid", "tiny-grid", ("breast",), alone),
+        save_study(write_study, place / "federation", "tiny-federation", ("chest",), ("mean", "greedy")),
     ]
 
 

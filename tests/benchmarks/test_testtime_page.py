@@ -6,15 +6,15 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
+WriteStudy = Callable[[Path, str, dict[str, Any], list[dict[str, Any]]], Path]
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "studies" / "test-time.md"
 STREAMS = ("iid", "dirichlet-0.5", "dirichlet-0.05", "temporal")
@@ -56,7 +56,7 @@ def accuracy(method: str, site: str, stream: str, seed: int) -> float:
     return base + GAINS.get(method, 0.0)
 
 
-def save_study(folder: Path, name: str, labels: list[str], **columns: Any) -> Path:
+def save_study(write: WriteStudy, folder: Path, name: str, labels: list[str], **columns: Any) -> Path:
     """A study of two sites, four streams, three seeds; ``alone`` stands beside the methods."""
     rows = []
     sites = columns.pop("sites", ("a", "b"))
@@ -71,18 +71,12 @@ def save_study(folder: Path, name: str, labels: list[str], **columns: Any) -> Pa
             "backward_passes": float(label == "tent"),
         }
         rows.append(row | {"device": "cpu", "versions": '{"torch": "2.15"}'} | columns)
-    folder.mkdir(parents=True)
-    config: dict[str, Any] = {"name": f"tiny-{name}", "base": {"seeds": [0, 1, 2]}, "compare": "method"}
-    config |= {"reference": "mean"} | {"axes": {key: {columns[key]: {}} for key in columns}}
-    (folder / "study.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    (folder / "plan.json").write_text(json.dumps({"hash": "0", "jobs": sorted({row["job"] for row in rows})}))
-    pd.DataFrame(rows).to_parquet(folder / "results.parquet")
-    pd.DataFrame({"n": []}).to_parquet(folder / "reliability.parquet")
-    return folder
+    axes = {key: {value: {}} for key, value in columns.items()}
+    return write(folder, f"tiny-{name}", {"axes": axes} if axes else {}, rows)
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(write_study: WriteStudy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Four studies and the mixed one; consensus is another choice, tent is not in every study."""
     place = tmp_path_factory.mktemp("studies")
     common = [*GAINS, "stream-adaptive-tuned"]
@@ -92,8 +86,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "pneumonia": ["stream-adaptive-consensus"],
         "wbc": ["stream-adaptive-consensus"],
     }
-    found = {name: save_study(place / name, name, common + extra) for name, extra in more.items()}
-    return found | {"mixed": save_study(place / "mixed", "mixed", common, sites=("mixed",), data="digits")}
+    found = {
+        name: save_study(write_study, place / name, name, common + extra) for name, extra in more.items()
+    }
+    return found | {
+        "mixed": save_study(write_study, place / "mixed", "mixed", common, sites=("mixed",), data="digits")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +157,9 @@ def test_the_whole_page_is_filled(script: ModuleType, folders: dict[str, Path], 
     assert (tmp_path / PAGE.name).read_text() == first
 
 
-def test_a_study_without_mean_merging_is_a_sentence(script: ModuleType, tmp_path: Path) -> None:
-    save_study(tmp_path / "none", "none", ["ensemble-logits"])
+def test_a_study_without_mean_merging_is_a_sentence(
+    script: ModuleType, write_study: WriteStudy, tmp_path: Path
+) -> None:
+    save_study(write_study, tmp_path / "none", "none", ["ensemble-logits"])
     with pytest.raises(Exception, match="lacks 'mean' or 'ensemble-logits'"):
         script.look_at({"none": tmp_path / "none"})

@@ -78,3 +78,17 @@ def entropy_of_gap() -> Callable[[float], float]:
         return -(p * math.log(p) + (1 - p) * math.log(1 - p))
 
     return entropy
+
+
+@pytest.fixture
+def drawn_norm() -> Callable[[], nn.BatchNorm2d]:
+    """Batch norms of 3 channels, all alike, whose weights and statistics are drawn from [0.5, 1.5]."""
+
+    def norm() -> nn.BatchNorm2d:
+        with seeded(0, "test"), torch.no_grad():
+            made = nn.BatchNorm2d(3)
+            for value in (made.weight, made.bias, made.running_mean, made.running_var):
+                value.uniform_(0.5, 1.5)
+        return made.eval()
+
+    return norm

@@ -5,28 +5,19 @@ import torch
 from torch import nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.seeding import generator, seeded
+from fedmerge.seeding import generator
 from fedmerge.testtime.norms import BatchStatistics, affine_parameters, use_batch_statistics
-
-
-def _norm() -> nn.BatchNorm2d:
-    with seeded(0, "test"), torch.no_grad():
-        norm = nn.BatchNorm2d(3)
-        for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-            value.uniform_(0.5, 1.5)
-    return norm.eval()
-
 
 X = torch.randn(4, 3, 5, 5, generator=generator(0, "test"))
 
 
-def test_the_batch_alone_is_training_mode() -> None:
-    torch.testing.assert_close(BatchStatistics(_norm())(X), _norm().train()(X))
+def test_the_batch_alone_is_training_mode(drawn_norm) -> None:
+    torch.testing.assert_close(BatchStatistics(drawn_norm())(X), drawn_norm().train()(X))
 
 
-def test_a_mixture_of_source_and_batch_by_hand() -> None:
+def test_a_mixture_of_source_and_batch_by_hand(drawn_norm) -> None:
     """12 source images and 4 in the batch: 3/4 of the source's moments and 1/4 of the batch's."""
-    norm = _norm()
+    norm = drawn_norm()
     mean = 0.75 * norm.running_mean + 0.25 * X.mean(dim=(0, 2, 3))
     var = 0.75 * norm.running_var + 0.25 * X.var(dim=(0, 2, 3), correction=0)
     shape = (1, 3, 1, 1)
@@ -35,9 +26,9 @@ def test_a_mixture_of_source_and_batch_by_hand() -> None:
     torch.testing.assert_close(BatchStatistics(norm, 12)(X), expected)
 
 
-def test_one_value_a_channel_has_no_variance_and_takes_source_statistics() -> None:
+def test_one_value_a_channel_has_no_variance_and_takes_source_statistics(drawn_norm) -> None:
     one = X[:1, :, :1, :1]
-    torch.testing.assert_close(BatchStatistics(_norm())(one), _norm()(one))
+    torch.testing.assert_close(BatchStatistics(drawn_norm())(one), drawn_norm()(one))
     with pytest.raises(FedMergeError, match="more than one value a channel"):
         BatchStatistics(nn.BatchNorm2d(3, track_running_stats=False))(one)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.seeding import generator, seeded
+from fedmerge.seeding import generator
 from fedmerge.testtime.stream_norms import LEAST_VARIANCE, Stream, StreamNorm, use_stream_norms
 
 X = 2 * torch.randn(6, 3, 5, 5, generator=generator(0, "test")) + 1
@@ -18,14 +18,6 @@ HALF = torch.full((6, 2), 0.5)
 def _no_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
-
-
-def _norm() -> nn.BatchNorm2d:
-    with seeded(0, "test"), torch.no_grad():
-        norm = nn.BatchNorm2d(3)
-        for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-            value.uniform_(0.5, 1.5)
-    return norm.eval()
 
 
 def _shape(value: Tensor) -> Tensor:
@@ -51,13 +43,13 @@ def _as_documented(z: Tensor, q: Tensor, prior: float) -> Tensor:
     return (z - _shape(mean)) / _shape((second - mean.square()).sqrt())
 
 
-def test_nothing_seen_is_the_running_statistics() -> None:
-    norm = _norm()
+def test_nothing_seen_is_the_running_statistics(drawn_norm) -> None:
+    norm = drawn_norm()
     torch.testing.assert_close(StreamNorm(norm, Stream(4.0))(X), norm(X))
 
 
-def test_one_batch_by_hand() -> None:
-    norm, stream = _norm(), Stream(4.0)
+def test_one_batch_by_hand(drawn_norm) -> None:
+    norm, stream = drawn_norm(), Stream(4.0)
     adapted = StreamNorm(norm, stream)
     q = torch.softmax(torch.randn(6, 2, generator=generator(1, "test")), dim=-1)
     with stream.learning(q):
@@ -67,9 +59,9 @@ def test_one_batch_by_hand() -> None:
     torch.testing.assert_close(adapted(X), found, rtol=1e-6, atol=1e-6)
 
 
-def test_two_batches_are_one_larger_batch() -> None:
+def test_two_batches_are_one_larger_batch(drawn_norm) -> None:
     one, two = Stream(4.0), Stream(4.0)
-    whole, parts = StreamNorm(_norm(), one), StreamNorm(_norm(), two)
+    whole, parts = StreamNorm(drawn_norm(), one), StreamNorm(drawn_norm(), two)
     q = torch.softmax(torch.randn(6, 2, generator=generator(1, "test")), dim=-1)
     with one.learning(q):
         expected = whole(X)
@@ -79,38 +71,38 @@ def test_two_batches_are_one_larger_batch() -> None:
     torch.testing.assert_close(parts(X), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_little_prior_and_all_classes_alike_are_the_batchs_own_statistics() -> None:
-    norm, stream = _norm(), Stream(1e-6)
+def test_little_prior_and_all_classes_alike_are_the_batchs_own_statistics(drawn_norm) -> None:
+    norm, stream = drawn_norm(), Stream(1e-6)
     with stream.learning(HALF):
         found = StreamNorm(norm, stream)(X)
     torch.testing.assert_close(found, norm.train()(X), rtol=1e-3, atol=1e-3)
 
 
-def test_an_infinite_prior_never_moves() -> None:
-    norm, stream = _norm(), Stream(float("inf"))
+def test_an_infinite_prior_never_moves(drawn_norm) -> None:
+    norm, stream = drawn_norm(), Stream(float("inf"))
     adapted = StreamNorm(norm, stream)
     with stream.learning(HALF):
         torch.testing.assert_close(adapted(X), norm(X))
 
 
-def test_a_stream_of_one_class_is_not_believed() -> None:
-    norm, stream = _norm(), Stream(1e-6)
+def test_a_stream_of_one_class_is_not_believed(drawn_norm) -> None:
+    norm, stream = drawn_norm(), Stream(1e-6)
     adapted = StreamNorm(norm, stream)
     with stream.learning(torch.tensor([[1.0, 0.0]]).expand(6, 2)):
         torch.testing.assert_close(adapted(X), norm(X), rtol=1e-4, atol=1e-4)
 
 
-def test_a_constant_channel_is_not_blown_up() -> None:
-    norm, stream = _norm(), Stream(1e-6)
+def test_a_constant_channel_is_not_blown_up(drawn_norm) -> None:
+    norm, stream = drawn_norm(), Stream(1e-6)
     with stream.learning(HALF):
         found = StreamNorm(norm, stream)(torch.ones(6, 3, 5, 5))
     assert found.isfinite().all()
     assert float((found - _shape(norm.bias)).abs().max()) < 1 / LEAST_VARIANCE
 
 
-def test_only_chosen_images_are_learned_from() -> None:
+def test_only_chosen_images_are_learned_from(drawn_norm) -> None:
     one, two = Stream(4.0), Stream(4.0)
-    some, others = StreamNorm(_norm(), one), StreamNorm(_norm(), two)
+    some, others = StreamNorm(drawn_norm(), one), StreamNorm(drawn_norm(), two)
     with one.learning(HALF[:2], torch.tensor([1, 4])):
         some(X)
     with two.learning(HALF[:2]):
