@@ -5,7 +5,10 @@ network in evaluation mode without gradients; "bare all" is M + 1 of them, one a
 network of its own. The node scores M models, merges them and predicts, so ``node_over_bare_all`` is what
 merging, scoring and the guard add. With a probe it scores the models on less: ``over_one_pass`` is its time
 in single passes. Every repeat measures all in turn; ratios are medians of each repeat's own. First batches,
-which find the head, are not timed. Run
+which find the head, are not timed. ``ways_over_views`` compares ways to ask the M sources alone: one after
+another through views of the flat matrix, by ``functional_call``, by ``vmap`` over stacked weights, and on a
+GPU as one CUDA graph with a branch a source, which is what the node does there. There ``recorded`` also has
+bare passes as a CUDA graph each, for what a graph gives to anybody. Run
 `python benchmarks/testtime.py --out benchmarks/results/testtime-speed.json`.
 """
 
@@ -22,10 +25,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from fedmerge.models import ModelSpec, build
+from fedmerge.models.flat import FlatModels
 from fedmerge.testtime import EntropyAdaptive
+from fedmerge.testtime.answers import ask_all
 from fedmerge.testtime.guard import Guard
+from fedmerge.testtime.passes import Passes
 from fedmerge.testtime.probe import Probe
 
 NETWORKS = {"efficientnet-lite0": 96, "resnet18": 64, "small-cnn": 28}
@@ -33,6 +40,13 @@ NODES: dict[str, dict[str, Any]] = {
     "entropy-adaptive": {},
     "shared coefficients": {"head": "shared"},
     "stream norms and guard": {"norms": "stream", "guard": Guard()},
+}
+ON_GPU: dict[str, dict[str, Any]] = {
+    "no graphs": {"graphs": False},
+    "bfloat16": {"precision": "bfloat16"},
+    "bfloat16, no graphs": {"graphs": False, "precision": "bfloat16"},
+    "stream norms and guard, no graphs": {"graphs": False, "norms": "stream", "guard": Guard()},
+    "stream norms and guard, bfloat16": {"precision": "bfloat16", "norms": "stream", "guard": Guard()},
 }
 PROBES: dict[str, Probe] = {
     "every batch, all images": Probe(),
@@ -63,11 +77,11 @@ def _wait(device: torch.device) -> None:
 def rounds(runs: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of each of ``runs`` in each repeat, all in turn; every second repeat in the opposite order."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
+    for repeat in range(repeats + 3):
         names = list(runs) if repeat % 2 else list(reversed(runs))
         for name in names:
             spent = seconds(runs[name], device)
-            if repeat:  # the first warms up
+            if repeat > 2:  # the first ones warm up, and record what comes again
                 times[name].append(spent)
     return times
 
@@ -76,7 +90,7 @@ def over(times: list[float], base: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(times, base, strict=True)), 3)
 
 
-class Passes:
+class Bare:
     """Bare passes, as many as there are networks."""
 
     def __init__(self, networks: list[nn.Module], batch: Tensor) -> None:
@@ -100,16 +114,68 @@ class Batches:
             self.node(self.batch)
 
 
+class Ways:
+    """Ways to ask the sources about a batch; ``all`` by name, those that this network allows."""
+
+    def __init__(self, models: list[nn.Module], batch: Tensor) -> None:
+        self.flat, self.batch = FlatModels(models, models[0]).to(batch.device), batch
+        self.one = torch.ones(len(models), device=batch.device)
+        states = [self.flat.source(index) for index in range(len(models))]
+        self.states = states
+        self.stacked = {key: torch.stack([state[key] for state in states]) for key in states[0]}
+        self.passes = Passes()
+        self.all: dict[str, Callable[[], Any]] = {"views": self.views, "functional_call": self.functional}
+        try:
+            self.mapped()
+            self.all["vmap"] = self.mapped
+        except RuntimeError as error:
+            print(f"vmap: {error}", file=sys.stderr)
+        if batch.device.type == "cuda":
+            self.all["graph"] = self.graph
+
+    def views(self) -> None:
+        ask_all(self.flat, self.batch, self.one)
+
+    def graph(self) -> None:
+        ask_all(self.flat, self.batch, self.one, passes=self.passes)
+
+    @torch.no_grad()
+    def functional(self) -> None:
+        for state in self.states:
+            functional_call(self.flat.model(0), state, (self.batch,))
+
+    @torch.no_grad()
+    def mapped(self) -> None:
+        vmap(lambda state: functional_call(self.flat.model(0), state, (self.batch,)))(self.stacked)
+
+
+class Recorded:
+    """Bare passes, each replayed from a CUDA graph."""
+
+    def __init__(self, networks: list[nn.Module], batch: Tensor) -> None:
+        self.runs = [Passes() for _ in networks]
+        self.networks, self.batch = networks, batch
+
+    def __call__(self) -> None:
+        for run, network in zip(self.runs, self.networks, strict=True):
+            run("bare", lambda batch, network=network: (network(batch),), self.batch)
+
+
 def measure(name: str, sources: int, images: int, repeats: int, device: torch.device) -> dict[str, Any]:
     """All ratios of one network."""
-    size = NETWORKS[name]
+    size, gpu = NETWORKS[name], device.type == "cuda"
     spec = ModelSpec(name=name, in_channels=3, n_classes=7, image_size=size)
     networks = [build(spec, seed).eval().to(device) for seed in range(sources + 1)]
     models = networks[:sources]
     batch = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    runs: dict[str, Callable[[], Any]] = {"one": Passes(networks[:1], batch), "all": Passes(networks, batch)}
-    for title, choices in NODES.items():
+    runs: dict[str, Callable[[], Any]] = {"one": Bare(networks[:1], batch), "all": Bare(networks, batch)}
+    if gpu:
+        runs |= {"recorded": Recorded(networks, batch)}
+    nodes = NODES | ON_GPU if gpu else NODES
+    for title, choices in nodes.items():
         runs[title] = Batches(EntropyAdaptive(models, **choices).to(device), batch, 1)
+    ways = Ways(models, batch).all
+    runs |= {f"way: {way}": run for way, run in ways.items()}
     probes = {title: p for title, p in PROBES.items() if p.size is None or p.size < size}
     for title, probe in probes.items():
         runs[f"probe: {title}"] = Batches(EntropyAdaptive(models, probe=probe).to(device), batch, probe.every)
@@ -120,12 +186,18 @@ def measure(name: str, sources: int, images: int, repeats: int, device: torch.de
         "models": sources,
         "batch": images,
         "bare_seconds": round(statistics.median(times["one"]), 5),
-        "node_over_bare_all": {title: over(times[title], times["all"]) for title in NODES},
+        "node_over_bare_all": {title: over(times[title], times["all"]) for title in nodes},
+        "ways_over_views": {way: over(times[f"way: {way}"], times["way: views"]) for way in ways},
         "over_one_pass": {
             title: round(over(times[f"probe: {title}"], times["one"]) / probe.every, 3)
             for title, probe in probes.items()
         },
     }
+    if gpu:
+        found["recorded"] = {
+            "bare all": over(times["recorded"], times["all"]),
+            "node over it": over(times["entropy-adaptive"], times["recorded"]),
+        }
     print(json.dumps(found), file=sys.stderr, flush=True)
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.flat import FlatModels
 from fedmerge.models.heads import features_and_logits
 from fedmerge.testtime.batch import taking
+from fedmerge.testtime.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -39,22 +41,28 @@ def ask_all(
     temperatures: Tensor,
     head: str | None = None,
     chosen: Tensor | None = None,
+    passes: Passes | None = None,
 ) -> Answers:
     """Ask every source about ``images``, n x C x H x W; with ``head``, keep what goes into it too.
 
-    Raises FedMergeError for images the models cannot take, and where no source gives finite outputs.
+    passes: how they are made; None: plainly. Raises FedMergeError for images the models cannot take, and
+    where no source gives finite outputs.
     """
-    logits, features = [], []
-    for index in range(len(sources)):
-        model = sources.model(index)
-        with taking(images, f"models[{index}]"):
+    passes = Passes(graphs=False) if passes is None else passes
+
+    def one(index: int, batch: Tensor) -> tuple[Tensor, ...]:
+        with taking(batch, f"models[{index}]"):
             if head is None:
-                answer = model(images).flatten(1)
-            else:
-                feature, answer = features_and_logits(model, head, images)
-                features.append(feature)
-        logits.append(answer.float())
-    found = torch.stack(logits) / temperatures[:, None, None]
+                return (sources.model(index)(batch).flatten(1),)
+            return features_and_logits(sources.model(index), head, batch)[::-1]
+
+    def every(batch: Tensor) -> tuple[Tensor, ...]:
+        said = passes.side_by_side([partial(one, index, batch) for index in range(len(sources))])
+        logits = torch.stack([answer[0].float() for answer in said])
+        return (logits, *(answer[1] for answer in said)) if head is not None else (logits,)
+
+    logits, *features = passes(f"sources, {head}", every, images)
+    found = logits / temperatures[:, None, None]
     alive = torch.isfinite(found).flatten(1).all(dim=1).nonzero().flatten()
     if len(alive) == 0:
         who = "no source gives" if len(found) > 1 else "models[0] does not give"

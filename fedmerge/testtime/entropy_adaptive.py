@@ -19,6 +19,7 @@ from fedmerge.testtime.entropy import check_temperature
 from fedmerge.testtime.guard import Guard, Watch
 from fedmerge.testtime.merged import Anchor, MergedModel, Norms
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.passes import Passes, Precision
 from fedmerge.testtime.probe import FULL, Probe
 from fedmerge.testtime.scoring import Statistic
 from fedmerge.testtime.steps import Headed, Scored, trace_of
@@ -73,6 +74,8 @@ class EntropyAdaptive(nn.Module):
     source_temperatures: by which each source's logits are divided before they are scored, its calibration.
     probe: how the sources are asked for less (``Probe``). guard: when a reference answers (``Guard``).
     head_module: name of the classification head; found on the first batch where not given.
+    precision: of the arithmetic inside the networks; float32 wherever they meet. graphs: whether passes on a
+        CUDA device are recorded as CUDA graphs, the sources side by side (``passes``); no effect on numbers.
 
     Attributes: ``trace`` (the last batch's), ``history`` (one each batch since ``reset()``),
     ``forward_passes`` (of an encoder over a batch since ``reset()``; finding head and blocks on two images of
@@ -110,6 +113,8 @@ class EntropyAdaptive(nn.Module):
         probe: Probe | None = None,
         guard: Guard | None = None,
         head_module: str | None = None,
+        precision: Precision = "float32",
+        graphs: bool = True,
     ) -> None:
         super().__init__()
         if len(models) < 1:
@@ -119,6 +124,7 @@ class EntropyAdaptive(nn.Module):
         check_word("granularity", granularity, Granularity)
         check_word("batch-norm statistics", norms, Norms)
         check_word("predictor", predict, Predict)
+        check_word("precision", precision, Precision)
         self.temperature = temperature
         self.head_temperature = temperature if head_temperature is None else head_temperature
         check_temperature(self.temperature)
@@ -143,6 +149,7 @@ class EntropyAdaptive(nn.Module):
             scale=scale,
             anchor=anchor,
             head_module=head_module,
+            passes=Passes(graphs, precision),
         )
         self.watch = None if guard is None else Watch(guard, self.sources.merged_model)
         self.reset()
@@ -204,11 +211,16 @@ class EntropyAdaptive(nn.Module):
 
     def _score(self, batch: Tensor) -> tuple[Answers, Scored]:
         """Ask the sources about the probe of a batch, and merge the encoder by what they say."""
-        chosen = self.probe.chosen(len(batch))
+        chosen = self.probe.chosen(batch)
         images = self.probe.reduce(batch if chosen is None else batch[chosen])
         crossing = "cross" in (self.encoder, self.head)
         answers = ask_all(
-            self.sources, images, self.temperatures, self.merged.head if crossing else None, chosen
+            self.sources,
+            images,
+            self.temperatures,
+            self.merged.head if crossing else None,
+            chosen,
+            self.merged.passes,
         )
         cost = self.probe.cost(batch)
         self.forward_passes += len(self.sources) * cost
@@ -279,6 +291,6 @@ class EntropyAdaptive(nn.Module):
             self.forward_passes += mean is None
             return watch.mean_logits(batch) if mean is None else mean, faults
         if answers is None or self.probe.cost(batch) < 1:
-            answers = ask_all(self.sources, batch, self.temperatures)
+            answers = ask_all(self.sources, batch, self.temperatures, passes=self.merged.passes)
             self.forward_passes += len(self.sources)
         return answers.mean().log(), faults

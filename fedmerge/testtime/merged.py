@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from fedmerge.models.heads import apply_head, check_head, features_and_logits, f
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.blocks import Granularity, grouping
 from fedmerge.testtime.norms import use_batch_statistics
+from fedmerge.testtime.passes import Passes
 from fedmerge.testtime.stream_norms import Stream, use_stream_norms
 
 Norms = Literal["sources", "batch", "stream"]
@@ -28,7 +29,7 @@ class MergedModel(nn.Module):
     models: copied. batch_norm: merged variances of the ``"mixture"`` of moments, or their ``"average"``.
     norms: see ``Norms``; norm_prior: how many images the merged statistics count for beside the stream's.
     scale: s, on weights; running statistics are merged without it. anchor: a model or its state; None: the
-    mean of the sources. head_module: None: found on the first batch.
+    mean of the sources. head_module: None: found on the first batch. passes: how forward passes are made.
     """
 
     anchor: Tensor
@@ -44,10 +45,11 @@ class MergedModel(nn.Module):
         scale: float,
         anchor: Anchor | None,
         head_module: str | None,
+        passes: Passes,
     ) -> None:
         super().__init__()
         self.granularity, self.scale = granularity, scale
-        self.head_module = head_module
+        self.head_module, self.passes = head_module, passes
         self.sources = FlatModels(models, models[0], batch_norm=batch_norm)
         if isinstance(anchor, nn.Module):
             anchor = anchor.state_dict()
@@ -59,6 +61,12 @@ class MergedModel(nn.Module):
         elif norms == "stream":
             self.sources.change_merged(lambda model: use_stream_norms(model, self.stream))
         self.groups: list[str] = []
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MergedModel:
+        super()._apply(fn, recurse)
+        self.stream.move(fn)
+        self.passes.forget()
+        return self
 
     @property
     def head(self) -> str:
@@ -93,13 +101,22 @@ class MergedModel(nn.Module):
 
         q: class probabilities of the images, n x C, of the ``chosen`` ones or all; None: nothing is learned.
         """
-        with taking(batch, "the merged model"), self.stream.learning(q, chosen):
-            return features_and_logits(self.sources.merged_model, self.head, batch)[0]
+
+        def encode(images: Tensor, *learning: Tensor) -> tuple[Tensor]:
+            with taking(images, "the merged model"), self.stream.learning(*learning):
+                return (features_and_logits(self.sources.merged_model, self.head, images)[0],)
+
+        given = [value for value in (batch, q, chosen) if value is not None]
+        return self.passes(f"encoder of {len(given)}", encode, *given)[0]
 
     def predict(self, images: Tensor) -> Tensor:
         """The merged model's logits, N x C, nothing learned."""
-        with taking(images, "the merged model"):
-            return self.sources.merged_model(images).flatten(1).float()
+
+        def whole(batch: Tensor) -> tuple[Tensor]:
+            with taking(batch, "the merged model"):
+                return (self.sources.merged_model(batch).flatten(1),)
+
+        return self.passes("merged", whole, images)[0].clone()
 
     def answer(self, features: Tensor) -> Tensor:
         """The merged head's logits, N x C."""

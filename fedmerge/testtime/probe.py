@@ -40,11 +40,12 @@ class Probe:
                 "the probe's drift is for batches that are not scored: set every to 2 or more."
             )
 
-    def chosen(self, count: int) -> Tensor | None:
-        """The indices of the images to score among ``count``, evenly spaced; None for all."""
+    def chosen(self, batch: Tensor) -> Tensor | None:
+        """The indices of the images of a batch to score, evenly spaced, on its device; None for all."""
+        count = len(batch)
         if self.images is None or self.images >= count:
             return None
-        return (torch.arange(self.images) * count + count // 2) // self.images
+        return (torch.arange(self.images, device=batch.device) * count + count // 2) // self.images
 
     def reduce(self, images: Tensor) -> Tensor:
         """The images N x C x H x W at the probe's size; those that are no larger stay as they are."""

@@ -22,7 +22,7 @@ all alike. Nothing seen: b = 0, the running statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -34,6 +34,8 @@ from fedmerge.errors import FedMergeError
 
 LEAST_VARIANCE = 1e-3
 """Of the stream against the running variance: a channel that is constant in the stream is not blown up."""
+NOTHING = 1e-30
+"""PyTorch wants an eps above 0; this one changes no float32 variance, which has its own in it already."""
 
 
 class Stream:
@@ -53,10 +55,18 @@ class Stream:
     def reset(self) -> None:
         """Forget the stream."""
         for norm in self.norms:
-            norm.sums = None
+            for value in norm.sums or ():
+                value.zero_()  # in place: a recorded pass goes on with the same tensors
+
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Put what was learned through ``fn``, as ``nn.Module.to`` does with buffers."""
+        for norm in self.norms:
+            if norm.sums is not None:
+                counts, first, second = (fn(value) for value in norm.sums)
+                norm.sums = counts, first, second
 
     @contextmanager
-    def learning(self, q: Tensor | None, chosen: Tensor | None = None) -> Iterator[None]:
+    def learning(self, q: Tensor | None = None, chosen: Tensor | None = None) -> Iterator[None]:
         """Passes inside learn from their ``chosen`` images, all by default; q, n x C: of which classes."""
         self.q, self.chosen = q, chosen
         try:
@@ -93,21 +103,24 @@ class StreamNorm(nn.Module):
         if self.sums is not None:
             m, v = self._believed(*self.sums)
             mean, variance = mean + m * variance.sqrt(), variance * v
-        return functional.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, 0.0)
+        return functional.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, NOTHING)
 
     def _learn(self, x: Tensor, q: Tensor) -> None:
-        pixels = tuple(range(2, x.ndim))
+        pixels, real = tuple(range(2, x.ndim)), torch.float32
         first, square = x, x.square()
         if pixels:  # a norm reads x once, and writes nothing of its size
-            first = x.mean(pixels)
-            square = torch.linalg.vector_norm(x, dim=pixels).square() / x[0, 0].numel()
+            first = x.mean(pixels, dtype=real)
+            square = torch.linalg.vector_norm(x, dim=pixels, dtype=real).square() / x[0, 0].numel()
         mu, variance = self.running_mean, self.running_var + self.eps
         z = (first - mu) * variance.rsqrt()
         z2 = (square - 2 * mu * first + mu.square()) / variance
-        now = q.sum(dim=0), q.T @ z, q.T @ z2
-        if self.sums is not None:
-            now = tuple(old + new for old, new in zip(self.sums, now, strict=True))  # type: ignore[assignment]
-        self.sums = now
+        with torch.autocast(x.device.type, enabled=False):
+            now = q.sum(dim=0), q.T @ z, q.T @ z2
+        if self.sums is None:
+            self.sums = now
+        else:
+            for sum_, value in zip(self.sums, now, strict=True):
+                sum_ += value
 
     def _believed(self, counts: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of z that the stream has shown, drawn to 0 and 1."""

@@ -11,6 +11,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.state import average
 from fedmerge.testtime.blocks import grouping
 from fedmerge.testtime.merged import MergedModel
+from fedmerge.testtime.passes import Passes
 
 EVERYONE = torch.arange(3)
 
@@ -24,6 +25,7 @@ def _merged(models: list[nn.Module], example: Tensor, **choices: Any) -> MergedM
         "scale": 1.0,
         "anchor": None,
         "head_module": None,
+        "passes": Passes(),
     }
     merged = MergedModel(models, **(usual | choices))
     merged.prepare(example)

@@ -9,9 +9,9 @@ from fedmerge.testtime.probe import FULL, Probe, distance
 
 def test_chosen_images_are_evenly_spaced() -> None:
     """Four of sixteen: the middle of each quarter."""
-    assert Probe(images=4).chosen(16).tolist() == [2, 6, 10, 14]
-    assert Probe(images=4).chosen(4) is None
-    assert FULL.chosen(9) is None
+    assert Probe(images=4).chosen(torch.zeros(16, 3, 2, 2)).tolist() == [2, 6, 10, 14]
+    assert Probe(images=4).chosen(torch.zeros(4, 3, 2, 2)) is None
+    assert FULL.chosen(torch.zeros(9, 3, 2, 2)) is None
 
 
 def test_cost_is_the_share_of_images_and_pixels() -> None:
