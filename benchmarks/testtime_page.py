@@ -25,12 +25,16 @@ RESULTS = Path(__file__).parent / "results"
 BENCHES = ("pacs", "digits", "pneumonia", "wbc")
 CHOSEN, PROBED = ("digits", "wbc"), ("pacs", "digits")
 """The studies with the node's other choices, and with its probes."""
+SPEED = [RESULTS / "testtime-speed.json", RESULTS / "testtime-speed-gpu.json"]
 STATIC = (MEAN, "greedy", ENSEMBLE)
 
 
 def frontier(seen: Seen) -> Picture:
-    """Accuracy against passes: the node in full, with every probe, and what it is held against."""
-    probes = [name for name in seen.methods(choices=True) if "probe" in name]
+    """Accuracy against passes: the node in full, with every probe, and what it is held against.
+
+    Only probes that every study has, so that all points are of the same targets.
+    """
+    probes = [name for name in seen.methods(choices=True) if "probe" in name and seen.everywhere(name)]
     rows = seen.rows[seen.rows["method"].isin([*STATIC, PAPER, OURS, *probes])]
     given = (board(seen._replace(rows=rows), MEAN).reset_index(), "method")
     return cost(*given), describe_cost(*given)
@@ -43,7 +47,7 @@ def differences(seen: Seen) -> Picture:
     return forest(*given), describe_forest(*given)
 
 
-def blocks_of(seen: Seen, mixed: Seen, speed: Path) -> dict[str, str]:
+def blocks_of(seen: Seen, mixed: Seen, speed: Sequence[Path]) -> dict[str, str]:
     """Every block of the page but the figures."""
     blocks = {f"bench-{name}": tables.bench_table(seen, name) for name in seen.benches}
     return blocks | {
@@ -54,13 +58,13 @@ def blocks_of(seen: Seen, mixed: Seen, speed: Path) -> dict[str, str]:
         "choices-pneumonia": tables.choices_table(seen, ("pneumonia",), probes=False),
         "probes": tables.choices_table(seen, PROBED, probes=True),
         "mixed": tables.mixed_table(mixed),
-        "speed": tables.speed_table(speed),
+        "speed": "\n\n".join(tables.speed_table(path) for path in speed),
         "rules": tables.rules(seen),
         "provenance": provenance([*seen.studies.values(), *mixed.studies.values()]),
     }
 
 
-def write(seen: Seen, mixed: Seen, out: Path, scores: Path, speed: Path) -> None:
+def write(seen: Seen, mixed: Seen, out: Path, scores: Path, speed: Sequence[Path]) -> None:
     """Write page, figures and CSVs."""
     probed = seen._replace(rows=seen.rows[seen.rows["bench"].isin(PROBED)])
     pictures = {"differences": differences(seen), "frontier": frontier(probed)}
@@ -81,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("mixed", type=Path, help="folder of the study bench-testtime-mixed")
     parser.add_argument("--out", type=Path, default=Path("docs/studies"), help=f"where {PAGE}.md is")
     parser.add_argument("--scores", type=Path, default=RESULTS, help="folder of the CSVs to write")
-    parser.add_argument("--speed", type=Path, default=RESULTS / "testtime-speed.json")
+    parser.add_argument("--speed", type=Path, nargs="+", default=SPEED, help="what testtime.py wrote")
     args = parser.parse_args(argv)
     seen = look_at({name: getattr(args, name) for name in BENCHES})
     write(seen, look_at({"mixed": args.mixed}), args.out, args.scores, args.speed)

@@ -25,7 +25,12 @@ STREAMS = {
 
 def is_choice(label: str) -> bool:
     """Whether a label is that of the node with one choice changed, or with a probe."""
-    return label.startswith(f"{OURS}-") and label != TUNED
+    return "-probe-" in label or (label.startswith(f"{OURS}-") and label != TUNED)
+
+
+def base_of(choice: str) -> str:
+    """The node that a choice changes."""
+    return PAPER if choice.startswith(PAPER) else OURS
 
 
 class Seen(NamedTuple):
@@ -47,9 +52,12 @@ class Seen(NamedTuple):
 
     def methods(self, choices: bool = False) -> list[str]:
         """The labels that every study has, or with ``choices`` those of other choices that some has."""
-        by_bench = self.rows.groupby("bench")["method"].unique()
         there = [method for method in self.rows["method"].unique() if choices == is_choice(method)]
-        return there if choices else [m for m in there if all(m in set(each) for each in by_bench)]
+        return there if choices else [method for method in there if self.everywhere(method)]
+
+    def everywhere(self, method: str) -> bool:
+        """Whether every study has a method."""
+        return self.rows[self.rows["method"] == method]["bench"].nunique() == self.rows["bench"].nunique()
 
 
 def look_at(folders: Mapping[str, Path]) -> Seen:

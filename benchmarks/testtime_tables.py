@@ -16,6 +16,7 @@ from testtime_scores import (
     STREAMS,
     TUNED,
     Seen,
+    base_of,
     board,
     cells,
     is_choice,
@@ -66,21 +67,26 @@ def bench_table(seen: Seen, bench: str) -> str:
 
 
 def choices_table(seen: Seen, benches: Sequence[str], probes: bool) -> str:
-    """The node with one choice changed, against the node as recommended: by stream, and by study."""
+    """A node with one choice changed, against the node as it is: by stream, and against mean merging."""
     part = seen._replace(rows=seen.rows[seen.rows["bench"].isin(benches)])
-    names = [name for name in part.methods(choices=True) if ("probe" in name) == probes]
-    names = [name for name in names if set(part.rows[part.rows["method"] == name]["bench"]) == set(benches)]
+    names = [name for name in part.methods(choices=True) if ("-probe-" in name) == probes]
+    names = [name for name in names if part.everywhere(name)]
+    bases = [base for base in (OURS, PAPER) if base == OURS or base in map(base_of, names)]
     part = part._replace(rows=part.rows[part.rows["method"].isin([OURS, PAPER, MEAN, *names])])
-    whole, mean = board(part, OURS), board(part, MEAN)
-    by_stream = {stream: board(part.of(stream=stream), OURS) for stream in STREAMS}
-    head = ["choice", "accuracy, %", f"− {OURS}", *STREAMS.values(), "− mean", "passes"]
+    mean = board(part, MEAN)
+    whole = {base: board(part, base) for base in bases}
+    by_stream = {base: {s: board(part.of(stream=s), base) for s in STREAMS} for base in bases}
     rows = []
-    for name in [OURS, *names, PAPER, MEAN]:
-        own = ["" if name == OURS else marked(whole.loc[name])]
-        own += ["" if name == OURS else signed(by_stream[s].loc[name, "difference"], 2) for s in STREAMS]
+    for name in [OURS, *sorted(names, key=base_of, reverse=True), PAPER, MEAN]:
+        base = base_of(name) if name in names or len(bases) == 1 else None
+        own = [""] * (1 + len(STREAMS))
+        if base is not None and name != base:
+            own = [marked(whole[base].loc[name])]
+            own += [signed(by_stream[base][s].loc[name, "difference"], 2) for s in STREAMS]
         beside = "" if name == MEAN else marked(mean.loc[name])
-        rows.append([name, _score(whole.loc[name, "mean"]), *own, beside, _passes(whole, name)])
-    return markdown(head, rows)
+        rows.append([name, _score(mean.loc[name, "mean"]), *own, beside, _passes(mean, name)])
+    against = f"− {OURS}" if len(bases) == 1 else "− without the probe"
+    return markdown(["choice", "accuracy, %", against, *STREAMS.values(), "− mean", "passes"], rows)
 
 
 def targets_table(seen: Seen) -> str:
@@ -133,18 +139,23 @@ def answer(seen: Seen) -> str:
 
 
 def speed_table(path: Path) -> str:
-    """What ``benchmarks/testtime.py`` measured: the node against bare passes, a line a network."""
+    """What ``benchmarks/testtime.py`` measured on one device: ratios, a column a network."""
     found = json.loads(path.read_text(encoding="utf-8"))
+    cases = found["cases"]
+    passes = cases[0]["models"] + 1
+    groups = {
+        "node_over_bare_all": f"node, {{}}: against {passes} bare passes",
+        "ways_over_views": "asking the sources by {}: against views",
+        "over_one_pass": "probe, {}: in single passes",
+        "recorded": "CUDA graphs: {}",
+    }
     rows = []
-    for case in found["cases"]:
-        against, probes = case["node_over_bare_all"], case["over_one_pass"]
-        title = f"{case['network']}, {case['pixels']} px"
-        rows += [
-            [title, f"{name}, against {case['models'] + 1} passes", f"{v:.2f}"] for name, v in against.items()
-        ]
-        rows += [[title, f"probe: {name}, in single passes", f"{v:.2f}"] for name, v in probes.items()]
-    where = f"{found['device']}, PyTorch {found['torch']}"
-    return f"{where}:\n\n" + markdown(["network", "what", "ratio"], rows, 2)
+    for group, words in groups.items():
+        for name in dict.fromkeys(name for case in cases for name in case.get(group, {})):
+            values = [case.get(group, {}).get(name) for case in cases]
+            rows.append([words.format(name), *("–" if v is None else f"{v:.2f}" for v in values)])
+    head = [f"{case['network']}, {case['pixels']} px" for case in cases]
+    return f"{found['device']}, PyTorch {found['torch']}:\n\n" + markdown(["what", *head], rows)
 
 
 def rules(seen: Seen) -> str:

@@ -1,4 +1,4 @@
-"""The recommended node: entropy-adaptive merging whose batch norms learn the unseen site's scanner."""
+"""Entropy-adaptive merging whose batch norms learn the unseen site's scanner."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GUARD = Guard()
     needs=Needs(individual_models=True, unlabelled_batches=True),
 )
 class StreamAdaptive(EntropyAdaptive):
-    """Entropy-adaptive merging with the batch-norm statistics of the stream: what we recommend.
+    """Entropy-adaptive merging with the batch-norm statistics of the stream.
 
     :class:`EntropyAdaptive` with ``norms="stream"`` and a guard. The merged model's batch norms start from
     the merged statistics of the sources and learn those of the site, class by class by what the sources say,
@@ -36,8 +36,10 @@ class StreamAdaptive(EntropyAdaptive):
     :class:`EntropyAdaptive` has them. norm_prior: for how many images the sources' statistics count.
 
     M + 1 forward passes of an encoder a batch, none backward. The stream is carried from batch to batch until
-    ``reset()``. Its defaults were chosen on development runs of three cohorts with one hospital that trained
-    held out in turn, before the first look at a benchmark's targets.
+    ``reset()``. Where the sources' statistics already fit, as those of pretrained networks may, learning
+    hurts: norm_prior infinity learns nothing, and the hold-one-source-out tuner chooses between the two. Its
+    defaults were chosen on development runs of three cohorts with one hospital that trained held out in turn,
+    before the first look at a benchmark's targets.
     """
 
     def __init__(

@@ -149,7 +149,7 @@ def test_the_whole_page_is_filled(script: ModuleType, folders: dict[str, Path], 
     out = ["--out", str(tmp_path), "--scores", str(tmp_path / "csv"), "--speed", str(tmp_path / "speed.json")]
     script.main([*map(str, folders.values()), *out])
     page = (tmp_path / PAGE.name).read_text()
-    assert "small-cnn, 28 px | entropy-adaptive, against 5 passes | 1.02 |" in page
+    assert "| node, entropy-adaptive: against 5 bare passes | 1.02 |" in page
     assert {path.name for path in (tmp_path / "test-time").iterdir()} == {"differences.png", "frontier.png"}
     assert len(pd.read_csv(tmp_path / "csv" / "tiny-digits.csv")) == 9 * 2 * 4 * 3
     first = page
