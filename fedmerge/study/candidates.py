@@ -39,14 +39,16 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
     """One network trained on the union of the hospitals' images, kept in ``references``.
 
     What sharing images would give: the same start, the same options, and as many passes over the images as
-    in the federation: rounds x epochs with the local options, then the fine-tuning.
+    in the federation: rounds x epochs with the local options, then the fine-tuning. FedProx's term, which
+    holds hospitals together, is left out: there is one model.
     """
     images = setup.union(target)
     model = build(setup.plan.model, setup.seed)
     training = setup.experiment.training
     phases = [("pooled-fine-tune", training.fine_tune)]
     if training.rounds:
-        together = training.local.model_copy(update={"epochs": training.rounds * training.local.epochs})
+        epochs = training.rounds * training.local.epochs
+        together = training.local.model_copy(update={"epochs": epochs, "proximal": 0.0})
         phases.insert(0, ("pooled", together))
     setup.record.stage(f"seed {setup.seed}: pooled training", jobs=len(phases))
     for purpose, options in phases:

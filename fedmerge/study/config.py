@@ -39,8 +39,9 @@ class ModelConfig(Strict):
 class TrainingConfig(TrainingOptions):
     """Local training in a round, the number of rounds, and the fine-tuning that follows.
 
-    ``fine_tune`` inherits every field of the local training it does not set. start: all hospitals begin from
-    one initialisation (``shared``), or, with rounds: 0, each from its own (``independent``; pretrained
+    ``fine_tune`` inherits every field of the local training it does not set, except ``proximal``: FedProx
+    holds hospitals together in the rounds, and a hospital's own model is its own. start: all hospitals begin
+    from one initialisation (``shared``), or, with rounds: 0, each from its own (``independent``; pretrained
     weights are the same for all, a new head is not).
     """
 
@@ -53,7 +54,8 @@ class TrainingConfig(TrainingOptions):
     def _inherit(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        local = {key: value for key, value in given.items() if key in TrainingOptions.model_fields}
+        inherited = TrainingOptions.model_fields.keys() - {"proximal"}
+        local = {key: value for key, value in given.items() if key in inherited}
         own = given.get("fine_tune") or {}
         return given | {"fine_tune": local | own if isinstance(own, dict) else own}
 
@@ -63,6 +65,15 @@ class TrainingConfig(TrainingOptions):
             raise ValueError(
                 f"start: independent needs rounds: 0 (given: {self.rounds}), because rounds begin from one "
                 "shared model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _proximal_has_rounds(self) -> TrainingConfig:
+        if self.proximal and not self.rounds:
+            raise ValueError(
+                f"proximal: {self.proximal:g} holds hospitals near the model of a round, but there are no "
+                "rounds: set rounds to at least 1, or, to hold the fine-tuning, fine_tune.proximal"
             )
         return self
 

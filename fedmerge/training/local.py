@@ -17,6 +17,7 @@ from fedmerge.training.augment import augment
 from fedmerge.training.checks import check_classes, check_trainable
 from fedmerge.training.inmerge import InMerge
 from fedmerge.training.options import TrainingOptions
+from fedmerge.training.proximal import Proximal
 from fedmerge.training.schedule import learning_rates
 
 
@@ -63,6 +64,7 @@ def fit(
     InMerge draw from generators of (seed, purpose, round, site). span: the part of the learning-rate schedule
     that this call covers. A last batch of a single image is joined to the one before it, because batch norm
     cannot normalise one value. The model is moved to ``device``, and left there in the mode it came in.
+    FedProx's term holds the weights near those the model came with; it is not in the losses.
     progress: called with (steps done, steps in all) after each step.
 
     Raises FedMergeError for unusable images, labels or batch size, and TrainingDiverged, at the end of the
@@ -78,6 +80,7 @@ def fit(
     sizes = batch_sizes(len(images), options.batch_size)
     rates = learning_rates(options.schedule, options.lr, options.epochs * len(sizes), span)
     optimizer = make_optimizer(model, options)
+    proximal = Proximal(model, options.proximal) if options.proximal else None
     inmerge = None
     if options.inmerge is not None:
         inmerge_seed = derive(seed, f"{purpose}-inmerge", round, site)
@@ -97,7 +100,7 @@ def fit(
                 _set_rate(optimizer, rates[done])
                 batch = normalise(augment(images[index], options.augment, changes))
                 target = targets[index]
-                loss, logits = _step(model, optimizer, batch, target, options, classes, where)
+                loss, logits = _step(model, optimizer, proximal, batch, target, options, classes, where)
                 step_losses[step] = loss
                 hits += (logits.argmax(1) == target).sum()
                 if progress is not None:
@@ -139,6 +142,7 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Op
 def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    proximal: Proximal | None,
     batch: Tensor,
     target: Tensor,
     options: TrainingOptions,
@@ -152,6 +156,8 @@ def _step(
         loss = cross_entropy(logits, target, label_smoothing=options.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if proximal is not None:
+        proximal.pull()
     optimizer.step()
     return loss.detach(), logits.detach()
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from fedmerge.errors import unknown
 from fedmerge.training.augment import AUGMENTATIONS
@@ -18,7 +26,8 @@ class TrainingOptions(BaseModel):
     lr: the peak learning rate, which ``schedule`` scales. momentum, nesterov: of "sgd" alone ("adamw" keeps
     PyTorch's betas). batch_size: images per step. epochs: passes over the site's images per call. augment:
     names from ``AUGMENTATIONS``, applied in order. amp "auto": bfloat16 autocast on CUDA, nothing elsewhere.
-    inmerge: settings of In-Model Merging, or None for plain training.
+    inmerge: settings of In-Model Merging, or None for plain training. proximal: mu of FedProx, how strongly
+    the weights are held near those they began from; 0: not at all. Written only where it is set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -35,6 +44,7 @@ class TrainingOptions(BaseModel):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     amp: Literal["auto", "off"] = "auto"
     inmerge: InMergeOptions | None = None
+    proximal: float = Field(0.0, ge=0, le=1000)
 
     @field_validator("augment")
     @classmethod
@@ -49,3 +59,8 @@ class TrainingOptions(BaseModel):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0: set momentum, or nesterov to false")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if key != "proximal" or value}

@@ -40,6 +40,14 @@ def test_fine_tuning_inherits_what_it_does_not_set(file):
     assert off.fine_tune.inmerge is None
 
 
+def test_fedprox_is_of_the_rounds_and_not_inherited_by_fine_tuning(file):
+    """Also when the written configuration is read again, as a run is repeated."""
+    experiment, _ = read_experiment(file, ["training.proximal=0.1"])
+    written = experiment.model_dump(mode="json") | {"cohort": "digits-scanners"}
+    for training in (experiment.training, read_experiment(written)[0].training):
+        assert (training.local.proximal, training.fine_tune.proximal) == (0.1, 0)
+
+
 def test_set_seed_and_device_override(file):
     experiment, _ = read_experiment(
         file, ["training.rounds=7", "model.options.width=8"], seed=5, device="cpu"
@@ -86,6 +94,7 @@ def test_set_can_open_a_short_form(experiment):
         ("testtime=[{method: entropy-adaptive, tune: 3}]", ["tune takes the name of an option"]),
         ("fusion=[{method: mean, tune: temperature}]", ["no option 'tune'"]),
         ("testtime=[{method: tent, start: poled}]", ["testtime[0].start", "Did you mean 'pooled'"]),
+        ("training={rounds: 0, proximal: 0.1}", ["proximal: 0.1", "set rounds to at least 1"]),
         ("training.start=independent", ["tiny.yaml", "start: independent needs rounds: 0 (given: 2)"]),
         ("fusion_data.from=server", ["tiny.yaml", "fusion_data", "needs a source"]),
         ("name=a/b", ["tiny.yaml", "name", "a/b"]),
