@@ -17,7 +17,7 @@ class SumAndMean(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.noise = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm2d(1, eps=0.0))
+        self.noise = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm2d(1, eps=1e-30))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.noise(x).flatten(1)

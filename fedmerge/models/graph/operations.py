@@ -59,6 +59,8 @@ def apply(
 
     args, kwargs = map_aggregate(node.args, fill), map_aggregate(dict(node.kwargs), fill)
     target: Any = node.target
+    if target is torch.ops.aten.view.default:  # strides need not be those that were traced
+        target = torch.ops.aten.reshape.default
     first = node.args[0] if node.args else None
     if not operation(node).endswith("_") or not isinstance(first, Node) or _shares_memory(node, first):
         return target(*args, **kwargs)
