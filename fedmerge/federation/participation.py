@@ -1,0 +1,51 @@
+"""Who takes part in a round: everyone, or some hospitals drawn anew."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.roster import Roster
+from fedmerge.seeding import numpy_generator
+
+
+class Participation(BaseModel):
+    """How many hospitals train in a round: a fraction of them, or a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    fraction: float | None = Field(None, gt=0, le=1)
+    number: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Participation:
+        if (self.fraction is None) == (self.number is None):
+            raise ValueError(
+                "set one of the two: fraction (0.5: half of the hospitals) or number (5 of them)"
+            )
+        return self
+
+    def of(self, hospitals: int) -> int:
+        """How many of so many: the fraction is rounded, but never to nobody. Raises FedMergeError."""
+        if self.fraction is not None:
+            return max(1, round(self.fraction * hospitals))
+        assert self.number is not None
+        if self.number > hospitals:
+            raise FedMergeError(
+                f"participation.number is {self.number}, but only {hospitals} hospitals train: "
+                f"set it to at most {hospitals}, or give a fraction."
+            )
+        return self.number
+
+
+def participants(roster: Roster, participation: Participation | None, seed: int, round: int) -> Roster:
+    """The hospitals of one round, in roster order; all of them for None.
+
+    Drawn without replacement over the names from (seed, "participation", round): neither node ids nor what
+    happened before a round has a say, so a resumed run draws the same.
+    """
+    if participation is None:
+        return roster
+    rng = numpy_generator(seed, "participation", round)
+    names = [member.name for member in roster]
+    return roster.named(rng.choice(names, participation.of(len(names)), replace=False).tolist())

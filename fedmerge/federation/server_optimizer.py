@@ -1,0 +1,96 @@
+"""Server optimizers: the round's mean is a step to be taken, not the place to jump to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from fedmerge.models.state import State, check_alike
+
+_RATES = {"fedavgm": 1.0, "fedadam": 0.01, "fedyogi": 0.01, "fedadagrad": 0.01}
+
+
+class ServerOptimizerOptions(BaseModel):
+    """Which server optimizer, and its constants.
+
+    lr: the server's learning rate, by default 1 for FedAvgM and 0.01 for the others. momentum: of FedAvgM.
+    beta1, beta2, tau: of the others; tau is the smallest update they scale up.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: Literal["fedavgm", "fedadam", "fedyogi", "fedadagrad"]
+    lr: float | None = Field(None, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    tau: float = Field(1e-3, gt=0)
+
+    @property
+    def rate(self) -> float:
+        """The server's learning rate."""
+        return _RATES[self.name] if self.lr is None else self.lr
+
+
+class ServerOptimizer:
+    """FedAvgM (arXiv 1909.06335), FedAdam, FedYogi and FedAdagrad (arXiv 2003.00295, Algorithm 2).
+
+    With the global weights x and the round's mean y, the update is d = y - x, entry by entry in float64:
+
+    - FedAvgM: ``m <- momentum m + d`` and ``x <- x + lr m``;
+    - the others: ``m <- beta1 m + (1 - beta1) d`` and ``x <- x + lr m / (sqrt(v) + tau)``, where v begins at
+      tau^2 and becomes ``v + d^2`` (Adagrad), ``beta2 v + (1 - beta2) d^2`` (Adam), or
+      ``v - (1 - beta2) d^2 sign(v - d^2)`` (Yogi). No bias is corrected, as in the paper.
+
+    moved: the entries that are optimised, a model's parameters. All others, batch-norm statistics and integer
+    buffers, are those of y: they are measurements, and a step beyond a mean of variances may be below zero.
+    """
+
+    def __init__(self, options: ServerOptimizerOptions, moved: Iterable[str]) -> None:
+        self.options = options
+        self.moved = tuple(moved)
+        self._m: State = {}
+        self._v: State = {}
+
+    @torch.no_grad()
+    def step(self, current: State, mean: State) -> State:
+        """The new global weights, with the dtypes of ``current``. Raises FedMergeError for unlike states."""
+        check_alike(("the global model", "the round's mean"), (current, mean))
+        new = dict(mean)
+        for key in self.moved:
+            x = current[key].double()
+            new[key] = (x + self.options.rate * self._direction(key, mean[key].double() - x)).to(
+                current[key].dtype
+            )
+        return new
+
+    def state_dict(self) -> State:
+        """What it has gathered, float64: ``m/KEY`` and ``v/KEY``; empty before the first step."""
+        return {f"m/{key}": value.clone() for key, value in self._m.items()} | {
+            f"v/{key}": value.clone() for key, value in self._v.items()
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take back what ``state_dict`` gave."""
+        self._m = {key[2:]: value.clone() for key, value in state.items() if key.startswith("m/")}
+        self._v = {key[2:]: value.clone() for key, value in state.items() if key.startswith("v/")}
+
+    def _direction(self, key: str, d: Tensor) -> Tensor:
+        o = self.options
+        m = self._m.get(key, torch.zeros_like(d))
+        if o.name == "fedavgm":
+            self._m[key] = o.momentum * m + d
+            return self._m[key]
+        v, square = self._v.get(key, torch.full_like(d, o.tau**2)), d.square()
+        self._m[key] = o.beta1 * m + (1 - o.beta1) * d
+        if o.name == "fedadagrad":
+            self._v[key] = v + square
+        elif o.name == "fedadam":
+            self._v[key] = o.beta2 * v + (1 - o.beta2) * square
+        else:
+            self._v[key] = v - (1 - o.beta2) * square * torch.sign(v - square)
+        return self._m[key] / (self._v[key].sqrt() + o.tau)
