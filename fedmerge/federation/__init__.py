@@ -1,9 +1,10 @@
 """Federation: who talks to whom. The only room that imports Flower.
 
 ``client`` is what a hospital answers, ``strategy`` what a round is, ``server`` what the server does in a
-run, ``local_grid`` carries messages inside one process. ``sums`` and ``statistics`` are the two sides of a
-fusion whose images stay in the hospitals, ``packing`` is how their sums travel. Flower's telemetry and update
-check are switched off before it is imported; it is imported when first used, because that takes a second.
+run, ``local_grid`` carries messages inside one process, and ``arrays`` lends tensors to them without a copy.
+``sums`` and ``statistics`` are the two sides of a fusion whose images stay in the hospitals, ``packing`` is
+how their sums travel. Flower's telemetry and update check are switched off before it is imported; it is
+imported when first used, because that takes a second.
 """
 
 from __future__ import annotations

@@ -82,7 +82,8 @@ class Hospital:
             "steps": result.steps,
             "merges": sum(result.merges.values()),
         }
-        return reply(message, metrics, {key: value.cpu() for key, value in model.state_dict().items()})
+        state = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
+        return reply(message, metrics, state)
 
     def evaluate(self, message: Message) -> Message:
         """Score the received weights on the validation split; answer numbers only.

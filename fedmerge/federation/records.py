@@ -8,6 +8,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedmerge.federation.arrays import borrow, lend
 from fedmerge.models.state import State
 
 ARRAYS, JOB, METRICS = "arrays", "config", "metrics"
@@ -19,15 +20,15 @@ def request(
     """A message to one hospital: what to do (JSON text in a ConfigRecord) and, where needed, weights."""
     content = RecordDict({JOB: ConfigRecord({"job": json.dumps(job)})})
     if state is not None:
-        content[ARRAYS] = state if isinstance(state, ArrayRecord) else ArrayRecord(state)
+        content[ARRAYS] = state if isinstance(state, ArrayRecord) else lend(state)
     return Message(content, dst_node_id=node_id, message_type=kind, group_id=group)
 
 
 def reply(message: Message, metrics: Mapping[str, float | int], state: State | None = None) -> Message:
-    """A hospital's answer: numbers, and weights where it trained."""
+    """A hospital's answer: numbers, and weights where it trained; they are lent, so not to be written to."""
     content = RecordDict({METRICS: MetricRecord(dict(metrics))})
     if state is not None:
-        content[ARRAYS] = ArrayRecord(state)
+        content[ARRAYS] = lend(state)
     return Message(content, reply_to=message)
 
 
@@ -37,15 +38,15 @@ def job_of(message: Message) -> dict[str, Any]:
 
 
 def state_of(message: Message) -> State:
-    """The weights in a message, with the dtypes they had (integer buffers stay integer)."""
-    return dict(message.content.array_records[ARRAYS].to_torch_state_dict())
+    """The weights in a message, with the dtypes they had; perhaps lent, so not to be written to."""
+    return borrow(message.content.array_records[ARRAYS])
 
 
 def take_state(message: Message) -> State | None:
     """The weights in a reply, if it has any, freeing the message's own copy as they are read."""
     if ARRAYS not in message.content:
         return None
-    return dict(message.content.array_records[ARRAYS].to_torch_state_dict(keep_input=False))
+    return borrow(message.content.array_records[ARRAYS], keep=False)
 
 
 def metrics_of(message: Message) -> dict[str, Any]:

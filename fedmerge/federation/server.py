@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from flwr.app import ArrayRecord, Context
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.records import request
 from fedmerge.federation.roster import Roster, greet
@@ -41,8 +42,8 @@ class Server:
         """Train together for the plan's rounds of mean aggregation; returns the global model."""
         if self.plan.rounds == 0:
             return start
-        result = self.strategy.start(self.grid, ArrayRecord(start), num_rounds=self.plan.rounds)
-        return dict(result.arrays.to_torch_state_dict())
+        result = self.strategy.start(self.grid, lend(start), num_rounds=self.plan.rounds)
+        return borrow(result.arrays)
 
     def fine_tune(self, start: State) -> Iterator[tuple[str, State, dict[str, Any]]]:
         """Each hospital trains its own copy of ``start``; yields (name, weights, metrics) in site order.
@@ -52,7 +53,7 @@ class Server:
         round = self.plan.rounds + 1
         own = self.plan.start == "independent"
         job = self.strategy.job(round, "fine-tune", self.plan.fine_tune) | ({"start": "own"} if own else {})
-        arrays = None if own else ArrayRecord(start)
+        arrays = None if own else lend(start)
         replies = self.grid.send_and_receive(
             [request("train", member.node_id, "fine-tune", job, arrays) for member in self.roster]
         )

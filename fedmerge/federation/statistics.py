@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError, unknown
+from fedmerge.federation.arrays import count_bytes, lend
 from fedmerge.federation.packing import packed_shapes, shapes, unpack
 from fedmerge.federation.records import metrics_of, request
 from fedmerge.federation.roster import Roster
@@ -82,7 +83,7 @@ class FederatedStatistics:
         self._quorum = min(strategy.plan.quorum, len(self.active))
         self._program = program_of(strategy.plan.model)
         self._template = next(iter(parents.values()))
-        self._weights = ArrayRecord(join_models([_on_cpu(state) for state in parents.values()]))
+        self._weights = lend(join_models([_on_cpu(state) for state in parents.values()]))
         self._job = strategy.common() | {
             "parents": self.names,
             "images": dict(images),
@@ -127,7 +128,7 @@ class FederatedStatistics:
         self, kind: str, options: dict[str, Any], tensors: State, whole: Mapping[str, tuple[int, ...]]
     ) -> list[Answer]:
         asked = self._owners() if kind in OWN else self.active
-        arrays = ArrayRecord(tensors) if tensors else None
+        arrays = lend(tensors) if tensors else None
         question = {"session": self._job["session"], "kind": kind, "options": options}
         replies = self._send(asked, "query.sums", question, arrays)
         lost = Roster(m for m, reply in asked.in_order(replies) if reply is not None and _lost(reply))
@@ -151,7 +152,7 @@ class FederatedStatistics:
         back = self._begin(lost)
         if kind in WALKING and self._fused is not None and back:
             question = {"session": self._job["session"], "kind": "walk", "options": {}}
-            replies = self._send(back, "query.sums", question, ArrayRecord(self._fused))
+            replies = self._send(back, "query.sums", question, lend(self._fused))
             return Roster(answer.member for answer in self._accept(replies, back))
         return back
 
@@ -234,7 +235,10 @@ def _lost(reply: Message) -> bool:
 def _bytes(message: Message) -> int:
     if message.has_error():
         return 0
-    return sum(record.count_bytes() for record in message.content.values())
+    content = message.content
+    numbers = sum(record.count_bytes() for record in content.metric_records.values())
+    texts = sum(record.count_bytes() for record in content.config_records.values())
+    return sum(map(count_bytes, content.array_records.values())) + numbers + texts
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> State:

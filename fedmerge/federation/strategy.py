@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.arrays import lend
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.records import metrics_of, request, take_state
 from fedmerge.federation.roster import Member, Roster
@@ -67,7 +68,7 @@ class MergeStrategy(Strategy):
         accepted = self.accept(server_round, "train", replies)
         weights = [float(answer.metrics["num-examples"]) for answer in accepted]
         states = (answer.state for answer in accepted if answer.state is not None)
-        return ArrayRecord(average(states, weights, batch_norm=self.plan.batch_norm)), None
+        return lend(average(states, weights, batch_norm=self.plan.batch_norm)), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

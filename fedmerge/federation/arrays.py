@@ -1,0 +1,89 @@
+"""Tensors as Flower arrays that share their memory: bytes are made only where a wire asks for them.
+
+Flower's own ``Array`` holds a ``np.save`` blob, copied when it is made, when it is pickled and when it is
+read. A ``LentArray`` is such an Array whose numbers stay where they are: inside one process nothing is
+copied, pickle protocol 5 hands the buffer over out of band (as Ray's object store likes it), and Flower's
+own runtimes read ``data`` as ever.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from torch import Tensor
+
+from fedmerge.models.state import State
+
+_STYPE = "numpy.ndarray"
+
+
+class LentArray(Array):
+    """A Flower Array over the memory of a C-contiguous ndarray, which must not be written to as long as it
+    is lent."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        held = array if array.flags.c_contiguous else array.copy()
+        self.dtype, self.shape, self.stype = str(held.dtype), tuple(held.shape), _STYPE
+        self.__dict__["_lent"] = held
+
+    def __getattr__(self, name: str) -> Any:
+        """``data``, the blob of ``np.save``, is written when it is asked for, and not kept."""
+        if name == "data" and "_lent" in self.__dict__:
+            return _header(self._lent) + self._lent.tobytes()
+        raise AttributeError(name)
+
+    def __reduce__(self) -> tuple[type[LentArray], tuple[np.ndarray]]:
+        return LentArray, (self.numpy(),)
+
+    def numpy(self) -> np.ndarray:
+        """The numbers themselves, not a copy."""
+        changed = "data" in self.__dict__  # Flower's serde may set it
+        return super().numpy() if changed else self.__dict__["_lent"]
+
+    @property
+    def nbytes(self) -> int:
+        """Length of ``data``, without making it."""
+        return len(_header(self._lent)) + int(self._lent.nbytes)
+
+
+def lend(state: Mapping[str, Tensor]) -> ArrayRecord:
+    """A state dict as an ArrayRecord that shares its memory (CPU tensors; others are copied to the CPU)."""
+    record = ArrayRecord()
+    for key, value in state.items():
+        record[key] = LentArray(value.detach().cpu().numpy())
+    return record
+
+
+def borrow(record: ArrayRecord, *, keep: bool = True) -> State:
+    """The tensors of an ArrayRecord, with their dtypes; those of lent arrays are views: never write to them.
+
+    keep: False takes each array out of the record as it is read, so that a blob and its copy are not both
+    held.
+    """
+    state: State = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        for key in list(record):
+            state[key] = torch.from_numpy((record[key] if keep else record.pop(key)).numpy())
+    return state
+
+
+def count_bytes(record: ArrayRecord) -> int:
+    """What ``record.count_bytes()`` says, without serialising what is lent."""
+    return sum(
+        len(key) + (array.nbytes if isinstance(array, LentArray) else len(array.data))
+        for key, array in record.items()
+    )
+
+
+def _header(array: np.ndarray) -> bytes:
+    """What ``np.save`` writes before the numbers."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(array))
+    return buffer.getvalue()
