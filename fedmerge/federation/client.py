@@ -5,29 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fedmerge.analysis import fit_temperature, scores
 from fedmerge.data import Site
-from fedmerge.federation.records import METRICS, job_of, reply, state_of
+from fedmerge.federation.memory import HospitalMemory, personal_entries
+from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
 from fedmerge.federation.sums import MINIMUM, HospitalSums
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
+from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.seeding import derive
 from fedmerge.training import TrainingOptions, fit
 
 Progress = Callable[[int, int], None]
+Answer = Callable[[Message], Message]
+MEMORY = "memory"  # the name of a hospital's memory in a Flower Context
 
 
 class Hospital:
     """One hospital's side of the conversation: its data, a network to load weights into, and its answers.
 
-    The network is built once; its weights are overwritten by every message. minimum: the fewest images over
-    which it gives sums.
+    The network is built once; its weights are overwritten by every message. memory: what it keeps between
+    rounds, where a job says that a part of the model is personal. minimum: the fewest images over which it
+    gives sums.
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class Hospital:
         self.site = site
         self.device = device
         self.progress = progress
+        self.memory = HospitalMemory()
         self.sums = HospitalSums(site, device, minimum)
         self._model: tuple[ModelSpec, nn.Module] | None = None
 
@@ -57,9 +63,14 @@ class Hospital:
         return Message(content, reply_to=message)
 
     def train(self, message: Message) -> Message:
-        """Train the received weights, or an initialisation of its own; answer new weights and numbers."""
+        """Train the received weights, or an initialisation of its own; answer new weights and numbers.
+
+        The personal part of the model begins as this hospital's last round left it; the answer has all of
+        the model, and the server's mean of the personal parts is what a hospital without one begins with.
+        """
         job = job_of(message)
-        model = self._own_start(job) if job.get("start") == "own" else self._load(message)
+        own = job.get("start") == "own"
+        model = self._own_start(job) if own else self._load(message, self._personal(job, job["round"]))
         result = fit(
             model,
             self.site.train.images,
@@ -83,18 +94,21 @@ class Hospital:
             "merges": sum(result.merges.values()),
         }
         state = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
+        if "personal" in job:
+            entries = personal_entries(ModelSpec(**job["model"]), job["personal"])
+            self.memory.keep(job["round"], {key: state[key] for key in entries})
         return reply(message, metrics, state)
 
     def evaluate(self, message: Message) -> Message:
         """Score the received weights on the validation split; answer numbers only.
 
-        A job that says ``calibrate`` is answered with the ``temperature`` fitted there, too.
+        A job that says ``personal`` is about the model that this hospital would use: with its own part. One
+        that says ``calibrate`` is answered with the ``temperature`` fitted there, too.
         """
         job = job_of(message)
         val = self.site.val
-        logits = predict(
-            self._load(message), val.images, Normalisation(**job["normalisation"]), device=self.device
-        )
+        model = self._load(message, self._personal(job))
+        logits = predict(model, val.images, Normalisation(**job["normalisation"]), device=self.device)
         result = scores(logits, val.labels)
         metrics = {
             "num-examples": len(val),
@@ -106,47 +120,84 @@ class Hospital:
             metrics["temperature"] = fit_temperature(logits, val.labels)
         return reply(message, metrics)
 
+    def tell_memory(self, message: Message) -> Message:
+        """Answer what it keeps between rounds, for the server's journal."""
+        return reply(message, {"round": self.memory.round}, self.memory.state_dict())
+
+    def restore_memory(self, message: Message) -> Message:
+        """Take over a memory from the server's journal; a message without one is to forget."""
+        self.memory.load_state_dict(state_of(message) if ARRAYS in message.content else {})
+        return reply(message, {"round": self.memory.round})
+
+    def _personal(self, job: dict[str, Any], round: int | None = None) -> State:
+        """The personal entries to begin a round with, or, without one, the latest."""
+        if "personal" not in job:
+            return {}
+        return self.memory.latest if round is None else self.memory.recall(round)
+
     def _own_start(self, job: dict[str, Any]) -> nn.Module:
         """A network initialised from (seed, "start", this site); pretrained weights stay what they are."""
         seed = derive(job["seed"], "start", site=self.site.name)
         return build(ModelSpec(**job["model"]), seed).to(self.device)
 
-    def _load(self, message: Message) -> nn.Module:
+    def _load(self, message: Message, own: State) -> nn.Module:
+        """The network with the received weights, but for the entries in ``own``."""
         job = job_of(message)
         spec = ModelSpec(**job["model"])
         if self._model is None or self._model[0] != spec:
             self._model = (spec, build(spec, job["seed"]).to(self.device))
         model = self._model[1]
-        model.load_state_dict(state_of(message))
+        model.load_state_dict(state_of(message) | own)
         return model
 
 
-def client_app(hospital_of: Callable[[Context], Hospital]) -> ClientApp:
+def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context: bool = False) -> ClientApp:
     """The Flower ClientApp of a hospital; ``hospital_of`` finds the hospital a Context speaks for.
 
-    It answers ``query`` (who are you), ``train``, ``evaluate``, and ``query.sums_begin`` and ``query.sums``
-    (sums over its images, for a fusion).
+    It answers ``query`` (who are you), ``train``, ``evaluate``, ``query.sums_begin`` and ``query.sums``
+    (sums over its images, for a fusion), ``query.memory`` and ``query.restore`` (what it keeps between
+    rounds).
+    memory_in_context: a hospital's memory is kept in the Context's state, because each message may meet
+    another process (Flower's own runtimes). That state travels with each message, but not to the server.
     """
     app = ClientApp()
 
+    def answer(context: Context, message: Message, how: Callable[[Hospital], Answer]) -> Message:
+        hospital = hospital_of(context)
+        if not memory_in_context:
+            return how(hospital)(message)
+        kept = context.state.array_records.get(MEMORY)
+        hospital.memory.load_state_dict({} if kept is None else dict(kept.to_torch_state_dict()))
+        told = how(hospital)(message)
+        context.state[MEMORY] = ArrayRecord(hospital.memory.state_dict())
+        return told
+
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        return hospital_of(context).describe(message)
+        return answer(context, message, lambda hospital: hospital.describe)
 
     @app.query("sums_begin")
     def sums_begin(message: Message, context: Context) -> Message:
-        return hospital_of(context).sums.begin(message)
+        return answer(context, message, lambda hospital: hospital.sums.begin)
 
     @app.query("sums")
     def sums(message: Message, context: Context) -> Message:
-        return hospital_of(context).sums.answer(message)
+        return answer(context, message, lambda hospital: hospital.sums.answer)
+
+    @app.query("memory")
+    def memory(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.tell_memory)
+
+    @app.query("restore")
+    def restore(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.restore_memory)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return hospital_of(context).train(message)
+        return answer(context, message, lambda hospital: hospital.train)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return hospital_of(context).evaluate(message)
+        return answer(context, message, lambda hospital: hospital.evaluate)
 
     return app
