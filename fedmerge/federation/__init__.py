@@ -1,10 +1,10 @@
 """Federation: who talks to whom. The only room that imports Flower.
 
 ``client`` is what a hospital answers, ``strategy`` what a round is, ``server`` what the server does in a
-run, ``local_grid`` carries messages inside one process, and ``arrays`` lends tensors to them without a copy.
-``sums`` and ``statistics`` are the two sides of a fusion whose images stay in the hospitals, ``packing`` is
-how their sums travel. Flower's telemetry and update check are switched off before it is imported; it is
-imported when first used, because that takes a second.
+run, ``local_grid`` carries messages inside one process, ``flower`` is for Flower's own runtimes, and
+``arrays`` lends tensors to messages without a copy. ``sums`` and ``statistics`` are the two sides of a fusion
+whose images stay in the hospitals, ``packing`` is how their sums travel. Flower's telemetry and update check
+are switched off before it is imported; it is imported when first used, because that takes a second.
 """
 
 from __future__ import annotations
@@ -18,24 +18,42 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 if TYPE_CHECKING:
-    from fedmerge.federation.client import client_app
+    from fedmerge.federation.client import Hospital, client_app
+    from fedmerge.federation.flower import Backend, client_of, server_of
     from fedmerge.federation.local_grid import LocalGrid, simulate
     from fedmerge.federation.plan import Plan
     from fedmerge.federation.server import Server, server_app
     from fedmerge.federation.strategy import Failure, MergeStrategy
 
 _HOMES = {
+    "Backend": "flower",
     "Failure": "strategy",
+    "Hospital": "client",
     "LocalGrid": "local_grid",
     "MergeStrategy": "strategy",
     "Plan": "plan",
     "Server": "server",
     "client_app": "client",
+    "client_of": "flower",
     "server_app": "server",
+    "server_of": "flower",
     "simulate": "local_grid",
 }
 
-__all__ = ["Failure", "LocalGrid", "MergeStrategy", "Plan", "Server", "client_app", "server_app", "simulate"]
+__all__ = [
+    "Backend",
+    "Failure",
+    "Hospital",
+    "LocalGrid",
+    "MergeStrategy",
+    "Plan",
+    "Server",
+    "client_app",
+    "client_of",
+    "server_app",
+    "server_of",
+    "simulate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedmerge.errors import FedMergeError
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.models.state import State
 
@@ -47,6 +49,16 @@ def take_state(message: Message) -> State | None:
     if ARRAYS not in message.content:
         return None
     return borrow(message.content.array_records[ARRAYS], keep=False)
+
+
+def reason_of(message: Message) -> str:
+    """Why a reply is an error. Flower's ``<class 'a.B'>:<'text'>`` is read; our own errors are sentences."""
+    given = message.error.reason or "unknown error"
+    found = re.fullmatch(r"<class '(?:[\w.]*\.)?(\w+)'>:<'(.*)'>", given, re.DOTALL)
+    if found is None:
+        return given
+    kind, text = found.groups()
+    return text if kind == FedMergeError.__name__ else f"{kind}: {text}"
 
 
 def metrics_of(message: Message) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.records import metrics_of, request
+from fedmerge.federation.records import metrics_of, reason_of, request
+
+POLL = 0.5  # seconds between two looks for nodes that have come
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,62 @@ class Roster(tuple[Member, ...]):
             yield member, by_node.get(member.node_id)
 
 
-def greet(grid: Grid) -> Roster:
-    """Ask every node who it is. Raises FedMergeError if none answers or two have one name."""
-    nodes = list(grid.get_node_ids())
-    replies = grid.send_and_receive(request("query", node, "greeting", {}, None) for node in nodes)
-    members = [_member(reply) for reply in replies if not reply.has_error()]
-    if not members:
-        raise FedMergeError("no hospital answered the server: start at least one, and check its address.")
-    names = [member.name for member in members]
-    for name in names:
-        if names.count(name) > 1:
-            raise FedMergeError(f"two hospitals call themselves '{name}': give each site a name of its own.")
-    return Roster(sorted(members, key=lambda member: member.name))
+@dataclass
+class _Heard:
+    """What the nodes have said so far: hospitals by name, and the reasons of those that cannot take part."""
+
+    members: dict[str, Member] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    asked: set[int] = field(default_factory=set)
+
+    def listen(self, replies: Iterable[Message], wanted: Sequence[str] | None) -> None:
+        for reply in replies:
+            if reply.has_error():
+                self.reasons.append(reason_of(reply))
+                continue
+            member = _member(reply)
+            if wanted is not None and member.name not in wanted:
+                continue
+            if member.name in self.members:
+                raise FedMergeError(
+                    f"two hospitals call themselves '{member.name}': give each site a name of its own."
+                )
+            self.members[member.name] = member
+
+    def lacking(self, wanted: Sequence[str]) -> list[str]:
+        return [name for name in wanted if name not in self.members]
+
+
+def greet(
+    grid: Grid, wanted: Sequence[str] | None = None, patience: float = 0.0
+) -> tuple[Roster, dict[str, str]]:
+    """Ask every node who it is; returns those that take part, and why each other wanted hospital does not.
+
+    wanted: the hospitals of this federation; nodes of others are left alone. None: all that answer. patience:
+    seconds to wait for wanted hospitals, whose nodes may come later. Raises FedMergeError if nobody answers,
+    at once where every node says why it cannot, or if two have one name.
+    """
+    heard, until = _Heard(), time.monotonic() + patience
+    while True:
+        new = [node for node in grid.get_node_ids() if node not in heard.asked]
+        heard.asked.update(new)
+        if new:
+            left = max(until - time.monotonic(), POLL) if patience else None
+            questions = [request("query", node, "greeting", {}, None) for node in new]
+            heard.listen(grid.send_and_receive(questions, timeout=left), wanted)
+        missing = heard.lacking(wanted or ())
+        nobody_can = bool(heard.reasons) and not heard.members
+        if not missing or nobody_can or time.monotonic() >= until:
+            break
+        time.sleep(POLL)
+    reasons = "; ".join(dict.fromkeys(heard.reasons))
+    if not heard.members:
+        said = f" What its nodes said: {reasons}" if reasons else ""
+        raise FedMergeError(
+            f"no hospital answered the server: start at least one, and check its address.{said}"
+        )
+    roster = Roster(sorted(heard.members.values(), key=lambda member: member.name))
+    return roster, dict.fromkeys(missing, "its node did not come" + (f" ({reasons})" if reasons else ""))
 
 
 def _member(reply: Message) -> Member:

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.records import request
-from fedmerge.federation.roster import Roster, greet
+from fedmerge.federation.roster import greet
 from fedmerge.federation.statistics import FederatedStatistics
 from fedmerge.federation.strategy import MergeStrategy
 from fedmerge.models.pool import ModelPool
@@ -27,11 +27,15 @@ class Server:
     It sees weights and numbers, never images.
     """
 
-    def __init__(self, grid: Grid, plan: Plan) -> None:
+    def __init__(
+        self, grid: Grid, plan: Plan, members: Sequence[str] | None = None, patience: float = 0.0
+    ) -> None:
+        """members, patience: the hospitals that are to take part, and how long to wait (``roster.greet``)."""
         self.grid = grid
         self.plan = plan
-        self.roster: Roster = greet(grid)
+        self.roster, absent = greet(grid, members, patience)
         self.strategy = MergeStrategy(plan, self.roster)
+        self.strategy.excuse(absent)
 
     def start(self) -> State:
         """The shared start of all hospitals, the same for the same plan."""
@@ -107,12 +111,19 @@ class Server:
         return FederatedStatistics(self.grid, self.strategy, states, images, split)
 
 
-def server_app(plan: Plan, programme: Callable[[Server], None]) -> ServerApp:
-    """The Flower ServerApp of a run: greet the hospitals, then follow ``programme``."""
+def server_app(
+    plan: Plan, programme: Callable[[Server], None], members: Sequence[str] | None = None
+) -> ServerApp:
+    """The Flower ServerApp of a run: greet the hospitals, then follow ``programme``.
+
+    members: those that are to take part; None: all that answer. ``patience`` in the run's configuration says
+    for how many seconds they are waited for.
+    """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        programme(Server(grid, plan))
+        patience = float(context.run_config.get("patience", 0.0))
+        programme(Server(grid, plan, members, patience))
 
     return app

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.arrays import lend
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.records import metrics_of, request, take_state
+from fedmerge.federation.records import metrics_of, reason_of, request, take_state
 from fedmerge.federation.roster import Member, Roster
 from fedmerge.models.state import State, average, non_finite
 from fedmerge.training import TrainingOptions
@@ -146,6 +146,16 @@ class MergeStrategy(Strategy):
                 accepted.append(answer)
         return accepted
 
+    def excuse(self, absent: Mapping[str, str]) -> None:
+        """Record hospitals that did not come at all, with the reason; raises below the quorum."""
+        for name, reason in absent.items():
+            self._fail(Failure(0, "greeting", name, reason))
+        if absent and len(self.roster) < self.plan.quorum:
+            raise FedMergeError(
+                f"{len(self.roster)} hospitals came, fewer than the quorum of {self.plan.quorum}; missing: "
+                + "; ".join(f"{name}: {reason}" for name, reason in absent.items())
+            )
+
     def _fail(self, failure: Failure) -> None:
         self.failures.append(failure)
         if self.plan.on_failure == "abort":
@@ -169,7 +179,7 @@ def _read(member: Member, reply: Message | None) -> Answer | str:
     if reply is None:
         return "no answer"
     if reply.has_error():
-        return reply.error.reason or "unknown error"
+        return reason_of(reply)
     state = take_state(reply)
     if state is not None:
         broken = non_finite(state)

@@ -18,15 +18,22 @@ from fedmerge.study.record import Record
 from fedmerge.study.setup import Setup, set_up
 
 if TYPE_CHECKING:
-    from fedmerge.federation import Server
+    from fedmerge.federation import Backend, Server
 
 
 def run_seed(
-    experiment: Experiment, cohort: Cohort, seed: int, folder: Path, record: Record, device: str
+    experiment: Experiment,
+    cohort: Cohort,
+    seed: int,
+    folder: Path,
+    record: Record,
+    device: str,
+    backend: Backend | None = None,
 ) -> None:
     """Run one seed into ``folder``; everything measured goes to ``record``."""
     for federation in federations(cohort, experiment):
-        setup = set_up(experiment, cohort, federation.members, seed, folder / federation.name, record, device)
+        place = folder / federation.name
+        setup = set_up(experiment, cohort, federation.members, seed, place, record, device, backend)
         fused = train_and_fuse(setup, federation)
         for target in federation.targets:
             deploy_all(setup, fused[target], target)

@@ -33,20 +33,26 @@ def pick_device(name: str) -> str:
 @contextmanager
 def reproducible(threads: int | None) -> Iterator[None]:
     """Deterministic algorithms and a fixed number of threads inside the block; as before after it."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    memory: Any = torch.utils.deterministic  # filling it costs time and changes nothing that is read
+    memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = False
-    if threads is not None:
-        torch.set_num_threads(threads)
+    settle(threads)
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
         memory.fill_uninitialized_memory = fill
+
+
+def settle(threads: int | None) -> None:
+    """Deterministic algorithms and a fixed number of threads, for a process that does nothing else."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    memory: Any = torch.utils.deterministic  # filling it costs time and changes nothing that is read
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def describe(device: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -22,6 +22,9 @@ from fedmerge.study.record import Progress, Record
 from fedmerge.study.report import write_report
 from fedmerge.study.results import COLUMNS, Result
 
+if TYPE_CHECKING:
+    from fedmerge.federation import Backend
+
 
 def run(
     config: str | Path | dict[str, Any] | Experiment,
@@ -30,6 +33,7 @@ def run(
     out: str | Path | None = None,
     seed: int | None = None,
     device: str | None = None,
+    backend: Backend | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Run an experiment: hospitals train, a server fuses, an unseen hospital adapts.
@@ -37,6 +41,7 @@ def run(
     config: a YAML file, the name of a shipped configuration, a mapping, or an ``Experiment``.
     changes: overrides such as ``"training.rounds=10"``. out: the run's folder, new or empty; by default
     the next free ``runs/NAME-001``. seed: run this seed alone. device: ``auto``, ``cpu``, ``cuda``.
+    backend: where the hospitals are (``fedmerge.federation.Backend``); None: in this process.
     progress: called with (stage, done, total).
 
     Returns the ``Result``; its tables, models and report lie in ``result.folder``. Raises FedMergeError for
@@ -77,7 +82,7 @@ def run(
         try:
             for each in experiment.seeds:
                 cohort = first if each == experiment.seeds[0] else build_cohort(spec, each)
-                run_seed(experiment, cohort, each, folder / f"seed-{each}", record, where)
+                run_seed(experiment, cohort, each, folder / f"seed-{each}", record, where, backend)
         except BaseException:
             _result(experiment, first, record, provenance, folder).save()
             raise

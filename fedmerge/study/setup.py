@@ -25,7 +25,7 @@ from fedmerge.study.record import Record
 from fedmerge.validation import validate
 
 if TYPE_CHECKING:
-    from fedmerge.federation import Server
+    from fedmerge.federation import Backend, Server
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Setup:
     folder: Path
     record: Record
     device: str
+    backend: Backend | None = None
 
     @property
     def seed(self) -> int:
@@ -87,11 +88,13 @@ class Setup:
         return Conditions(self.experiment.deployment, self.normalisation, self.device, self.sources(target))
 
     def with_server(self, programme: Callable[[Server], None]) -> None:
-        """Run a programme of the server with the members as its hospitals, in this process."""
+        """Run a programme of the server with the members as its hospitals, where the backend has them."""
         from fedmerge.federation import server_app, simulate
 
         members = [self.cohort[name] for name in self.members]
-        simulate(server_app(self.plan, programme), members, device=self.device, progress=self.record.step)
+        carry = simulate if self.backend is None else self.backend.simulate
+        app = server_app(self.plan, programme, self.members)
+        carry(app, members, device=self.device, progress=self.record.step)
 
     def keep(self, name: str, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
         """Put a hospital's own model into the pool, with the numbers of its training on the card.
@@ -137,6 +140,7 @@ def set_up(
     folder: Path,
     record: Record,
     device: str,
+    backend: Backend | None = None,
 ) -> Setup:
     """Derive the plan from the experiment and the cohort; open the pool."""
     spec = model_spec(experiment, cohort)
@@ -153,7 +157,8 @@ def set_up(
         on_failure=experiment.on_failure,
         quorum=experiment.quorum,
     )
-    return Setup(experiment, cohort, plan, members, ModelPool(folder / "pool"), folder, record, device)
+    pool = ModelPool(folder / "pool")
+    return Setup(experiment, cohort, plan, members, pool, folder, record, device, backend)
 
 
 def model_spec(experiment: Experiment, cohort: Cohort) -> ModelSpec:

@@ -1,0 +1,136 @@
+"""The Flower apps of this project: ``flwr run .`` runs an experiment, in simulation or in a deployment.
+
+``[tool.flwr.app]`` in pyproject.toml names them. The run's configuration says which experiment (``config``,
+``set``), which ``seed``, how many ``threads`` each process has, and where the results go (``out``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedmerge.data import Cohort, Site, build_cohort, read_cohort
+from fedmerge.errors import FedMergeError
+from fedmerge.federation import client_of, server_of
+from fedmerge.study.config import Experiment, read_experiment
+from fedmerge.study.federations import federations
+from fedmerge.study.machine import pick_device, settle
+from fedmerge.study.run import run
+from fedmerge.validation import validate
+
+if TYPE_CHECKING:
+    from fedmerge.federation import Backend, Hospital
+
+
+class RunConfig(BaseModel):
+    """``[tool.flwr.app.config]``: the same for the server and every hospital.
+
+    config: a YAML file, or the name of a shipped one. changes: as ``--set``, several with ``;`` between them.
+    seed: the one seed of this run. threads: of each process; the same number gives the same bits. out: the
+    run's folder on the server, absolute, new or empty; "" for the next free runs/NAME-001 where the server
+    was started. patience: seconds that the server waits for hospitals to come.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: str
+    changes: str = Field(default="", alias="set")
+    seed: int = 0
+    threads: int = Field(default=1, ge=1)
+    out: str = ""
+    patience: float = Field(default=60.0, ge=0)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> RunConfig:
+        """Checked; raises FedMergeError for a field that is unknown or out of range."""
+        return validate(cls, dict(given), "the run's configuration")
+
+    @property
+    def overrides(self) -> list[str]:
+        """``set`` as a list, with the number of threads."""
+        own = [part.strip() for part in self.changes.split(";") if part.strip()]
+        return [*own, f"threads={self.threads}"]
+
+
+class NodeConfig(BaseModel):
+    """What a node says of itself (``--node-config``): whose it is.
+
+    In a deployment: site, the hospital's name; cohort, the file with that site on the hospital's side;
+    device, as in an experiment. In a simulation Flower gives partition_id: the site of that number among
+    those that train, in the order of the cohort.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    site: str | None = None
+    cohort: str | None = None
+    device: str | None = None
+    partition_id: int | None = Field(default=None, alias="partition-id")
+    num_partitions: int | None = Field(default=None, alias="num-partitions")
+
+
+def _serve(backend: Backend, run_config: Mapping[str, Any]) -> None:
+    given = RunConfig.read(run_config)
+    run(given.config, changes=given.overrides, out=given.out or None, seed=given.seed, backend=backend)
+
+
+def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Hospital:
+    given = RunConfig.read(run_config)
+    settle(given.threads)
+    return _known(given, validate(NodeConfig, dict(node_config), "the node's configuration"))
+
+
+@lru_cache(maxsize=64)
+def _known(given: RunConfig, node: NodeConfig) -> Hospital:
+    """The hospital of a node, kept between messages where its process is."""
+    from fedmerge.federation import Hospital
+
+    device, site = _site(given, node)
+    return Hospital(site, pick_device(node.device or device))
+
+
+def _site(given: RunConfig, node: NodeConfig) -> tuple[str, Site]:
+    """The experiment's device, and the node's site."""
+    if node.cohort is not None:
+        spec = read_cohort(node.cohort)
+        return "auto", _by_name(build_cohort(spec, given.seed), node)
+    experiment, cohort = _experiment(given)
+    if node.site is not None:
+        return experiment.device, _by_name(cohort, node)
+    return experiment.device, _by_number(experiment, cohort, node)
+
+
+@lru_cache(maxsize=1)
+def _experiment(given: RunConfig) -> tuple[Experiment, Cohort]:
+    experiment, spec = read_experiment(given.config, given.overrides, given.seed)
+    return experiment, build_cohort(spec, given.seed)
+
+
+def _by_name(cohort: Cohort, node: NodeConfig) -> Site:
+    if node.site is None:
+        raise FedMergeError(f"--node-config names '{node.cohort}' but no site in it: add site=\"NAME\".")
+    return cohort[node.site]
+
+
+def _by_number(experiment: Experiment, cohort: Cohort, node: NodeConfig) -> Site:
+    training = {name for federation in federations(cohort, experiment) for name in federation.members}
+    sites = [site for site in cohort.sites if site.name in training]
+    if node.partition_id is None:
+        raise FedMergeError(
+            'a node must say which hospital it is: start it with --node-config \'site="NAME" cohort="FILE"\'.'
+        )
+    if node.num_partitions is not None and node.num_partitions < len(sites):
+        raise FedMergeError(
+            f"{len(sites)} hospitals train, but the simulation has {node.num_partitions} nodes: give flwr "
+            f'run --federation-config "num-supernodes={len(sites)}".'
+        )
+    if node.partition_id >= len(sites):
+        raise FedMergeError(f"node {node.partition_id} is spare: {len(sites)} hospitals train.")
+    return sites[node.partition_id]
+
+
+server = server_of(_serve)
+client = client_of(_hospital)

@@ -1,0 +1,95 @@
+"""Who takes part is settled once, by names: nodes may come late, belong to others, or say why they cannot."""
+
+import pytest
+from flwr.app import Error, Message
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation import Hospital, LocalGrid, client_app, roster, server_app
+from fedmerge.federation.records import reason_of, request
+from fedmerge.federation.roster import greet
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    monkeypatch.setattr(roster, "POLL", 0.01)
+
+
+class Late(LocalGrid):
+    """At the n-th look there are n nodes more than before the first."""
+
+    looks = 0
+
+    def get_node_ids(self):
+        self.looks += 1
+        return super().get_node_ids()[: self.looks]
+
+
+def nodes(sites, kind=LocalGrid, broken=()):
+    hospitals = [Hospital(site) for site in sites]
+
+    def of(context):
+        number = context.node_config["partition-id"]
+        if hospitals[number].site.name in broken:
+            raise FedMergeError(f"{hospitals[number].site.name} has no images: give it some.")
+        return hospitals[number]
+
+    return kind(client_app(of), len(hospitals))
+
+
+def test_hospitals_that_come_late_are_waited_for(cohort):
+    members, absent = greet(nodes(cohort.training, Late), ["alpha", "beta", "gamma"], patience=60)
+    assert ([member.name for member in members], absent) == (["alpha", "beta", "gamma"], {})
+
+
+def test_without_patience_whoever_is_there_takes_part_and_the_others_are_named(cohort):
+    members, absent = greet(nodes(cohort.training, Late), ["alpha", "beta", "gamma"])
+    assert ([member.name for member in members], list(absent)) == (["alpha"], ["beta", "gamma"])
+
+
+def test_nodes_of_other_hospitals_are_left_alone(cohort):
+    members, absent = greet(nodes(cohort.sites), ["gamma", "alpha"])
+    assert ([member.name for member in members], absent) == (["alpha", "gamma"], {})
+
+
+def test_where_every_node_says_why_it_cannot_nobody_is_waited_for(cohort):
+    grid = nodes(cohort.training, broken=("alpha", "beta", "gamma"))
+    with pytest.raises(FedMergeError, match=r"no hospital answered.*alpha has no images: give it some"):
+        greet(grid, ["alpha"], patience=3600)
+
+
+def test_two_hospitals_of_one_name_are_refused(cohort):
+    with pytest.raises(FedMergeError, match="two hospitals call themselves 'beta'"):
+        greet(nodes([*cohort.training, cohort["beta"]]))
+
+
+@pytest.mark.parametrize("quorum", [2, 3])
+def test_a_hospital_that_does_not_come_is_a_failure_and_below_the_quorum_the_end(plan, cohort, quorum):
+    """Three are wanted, one cannot: two are a quorum of 2, not of 3."""
+    seen = []
+    wanted = [site.name for site in cohort.training]
+    app = server_app(plan.model_copy(update={"quorum": quorum}), seen.append, wanted)
+    grid = nodes(cohort.training, broken=("beta",))
+    context = next(iter(grid._contexts.values()))
+    if quorum == 3:
+        with pytest.raises(FedMergeError, match="2 hospitals came, fewer than the quorum of 3"):
+            app(grid=grid, context=context)
+        return
+    app(grid=grid, context=context)
+    (failure,) = seen[0].strategy.failures
+    assert (failure.phase, failure.site) == ("greeting", "beta")
+    assert "beta has no images: give it some." in failure.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("<class 'fedmerge.errors.FedMergeError'>:<'no images:\nadd some.'>", "no images:\nadd some."),
+        ("<class 'ValueError'>:<'bad'>", "ValueError: bad"),
+        ("node unavailable", "node unavailable"),
+    ],
+)
+def test_the_reason_in_a_reply_is_read_as_our_runtimes_and_flower_s_write_it(cohort, given, read):
+    nodes(cohort.training)  # a grid tells Flower whose messages these are
+    message = request("query", 1001, "g", {}, None)
+    message.metadata.__dict__["_message_id"] = "m1"
+    assert reason_of(Message(Error(code=1, reason=given), reply_to=message)) == read

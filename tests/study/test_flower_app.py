@@ -1,0 +1,131 @@
+"""The apps behind ``flwr run .``: whose a node is, what a run's configuration says, and the same bits."""
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation import LocalGrid
+from fedmerge.federation.flower import FlowerBackend
+from fedmerge.models import state_hash
+from fedmerge.study import flower_app
+from fedmerge.study.flower_app import RunConfig
+from fedmerge.study.run import run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def config(tmp_path, experiment, monkeypatch):
+    """The tiny experiment as files: each site of the cohort an .npz of its own."""
+    monkeypatch.setenv("FEDMERGE_DATA", str(tmp_path / "images"))
+    (tmp_path / "images").mkdir()
+    spec = experiment["cohort"]
+    sites = []
+    for site in spec.sites:
+        images, labels = np.asarray(site.source.images), np.asarray(site.source.labels)
+        parts = {"train": slice(0, 36), "val": slice(36, 48), "test": slice(48, 60)}
+        arrays = {f"{name}_images": images[part] for name, part in parts.items()}
+        arrays |= {f"{name}_labels": labels[part] for name, part in parts.items()}
+        np.savez(tmp_path / "images" / f"{site.name}.npz", **arrays)
+        sites.append({"name": site.name, "source": f"npz:{site.name}.npz", "unseen": site.unseen})
+    (tmp_path / "cohort.yaml").write_text(yaml.safe_dump({"sites": sites}))
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(experiment | {"cohort": "cohort.yaml", "threads": 1}))
+    return file
+
+
+def hashes(folder):
+    """Of every tensor file of a run: the pool, the fused models, the references, the streams."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {str(file.relative_to(folder)): state_hash(load_file(file)) for file in files}
+
+
+def flower_run(run_config, n_nodes):
+    """What Flower does with the two apps, in this process: messages, contexts, the run's configuration."""
+    grid = LocalGrid(flower_app.client, n_nodes)
+    for context in grid._contexts.values():
+        context.run_config = run_config
+    context = next(iter(grid._contexts.values()))
+    flower_app.server(grid=grid, context=context)
+
+
+def test_pyproject_names_the_apps_and_its_configuration_is_whole():
+    """Every field of RunConfig is there (Flower overrides only those that are), with a value it takes."""
+    app = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert app["components"] == {
+        "serverapp": "fedmerge.study.flower_app:server",
+        "clientapp": "fedmerge.study.flower_app:client",
+    }
+    names = {info.alias or name for name, info in RunConfig.model_fields.items()}
+    assert set(app["config"]) == names
+    assert RunConfig.read(app["config"]).overrides == ["threads=1"]
+
+
+@pytest.mark.parametrize("unseen", ["cohort", "each"])
+def test_the_apps_do_what_run_does_bit_for_bit(config, tmp_path, unseen, words_for_figures):
+    """With one site unseen, and with a federation for each site left out in turn."""
+    n_nodes = 3 if unseen == "cohort" else 4
+    local = run(config, changes=[f"unseen={unseen}"], out=tmp_path / "local", seed=3)
+    out = tmp_path / "flower"
+    given = {"config": str(config), "set": f"unseen={unseen}", "seed": 3, "out": str(out), "patience": 0.0}
+    flower_run(given, n_nodes)
+    assert hashes(out) == hashes(local.folder)
+    assert [Path(name).stem for name in hashes(out)].count("mean") == (1 if unseen == "cohort" else 4)
+    assert (out / "report.html").is_file()
+
+
+def test_a_node_finds_its_site_by_number_or_by_name_or_in_a_file_of_its_own(config, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"sites": [{"name": "beta", "source": "npz:beta.npz"}]}))
+    run_config = {"config": str(config)}
+    by_number = flower_app._hospital({"partition-id": 1, "num-partitions": 3}, run_config)
+    by_name = flower_app._hospital({"site": "beta"}, run_config)
+    by_file = flower_app._hospital({"site": "beta", "cohort": str(own)}, {"config": "not here"})
+    for hospital in (by_number, by_name, by_file):
+        assert hospital.site.name == "beta"
+        assert hospital.site.train.images.equal(by_number.site.train.images)
+    assert flower_app._hospital({"site": "beta"}, run_config) is by_name
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        ({}, "a node must say which hospital it is"),
+        ({"site": "bta"}, "unknown site 'bta'. Did you mean 'beta'"),
+        ({"partition-id": 0, "num-partitions": 2}, '3 hospitals train, .* "num-supernodes=3"'),
+        ({"partition-id": 3, "num-partitions": 4}, "node 3 is spare: 3 hospitals train"),
+        ({"partition-id": "first"}, "the node's configuration: field 'partition-id'"),
+    ],
+)
+def test_a_node_that_cannot_be_a_hospital_says_why(config, node, sentence):
+    with pytest.raises(FedMergeError, match=sentence):
+        flower_app._hospital(node, {"config": str(config)})
+
+
+def test_a_file_without_the_site_s_name_is_refused(config, tmp_path):
+    with pytest.raises(FedMergeError, match='no site in it: add site="NAME"'):
+        flower_app._hospital({"cohort": str(tmp_path / "cohort.yaml")}, {"config": str(config)})
+
+
+def test_too_few_nodes_end_the_run_with_the_number_there_must_be(config, tmp_path):
+    given = {"config": str(config), "out": str(tmp_path / "out")}
+    with pytest.raises(FedMergeError, match=r'no hospital answered.*"num-supernodes=3"'):
+        flower_run(given, 2)
+
+
+def test_a_wrong_configuration_is_a_sentence():
+    with pytest.raises(FedMergeError, match=r"the run's configuration: field 'threads'.*given: 0"):
+        RunConfig.read({"config": "quickstart", "threads": 0})
+
+
+def test_flower_s_grid_is_handed_on(cohort):
+    """A backend only carries: the app gets the very grid and context."""
+    seen = []
+    backend = FlowerBackend(grid="the grid", context="the context")
+    backend.simulate(lambda grid, context: seen.append((grid, context)), cohort.sites)
+    assert seen == [("the grid", "the context")]
