@@ -19,15 +19,18 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 if TYPE_CHECKING:
     from fedmerge.federation.client import Hospital, client_app
+    from fedmerge.federation.failures import Failure
     from fedmerge.federation.flower import Backend, client_of, server_of
     from fedmerge.federation.local_grid import LocalGrid, simulate
+    from fedmerge.federation.options import FederationOptions
     from fedmerge.federation.plan import Plan
     from fedmerge.federation.server import Server, server_app
-    from fedmerge.federation.strategy import Failure, MergeStrategy
+    from fedmerge.federation.strategy import MergeStrategy
 
 _HOMES = {
     "Backend": "flower",
-    "Failure": "strategy",
+    "Failure": "failures",
+    "FederationOptions": "options",
     "Hospital": "client",
     "LocalGrid": "local_grid",
     "MergeStrategy": "strategy",
@@ -43,6 +46,7 @@ _HOMES = {
 __all__ = [
     "Backend",
     "Failure",
+    "FederationOptions",
     "Hospital",
     "LocalGrid",
     "MergeStrategy",

@@ -7,7 +7,7 @@ delivered one after another in the order given; a hospital that raises answers w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -80,12 +80,16 @@ class LocalGrid(Grid):
         """The replies to these messages; each can be pulled once."""
         return [self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Deliver the messages and return their replies in the same order.
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Deliver each message when its reply is asked for; yield the replies in the same order.
 
-        ``timeout`` has no effect: a hospital in this process cannot be interrupted.
+        So one reply is held at a time, however many hospitals there are. ``timeout`` has no effect: a
+        hospital in this process cannot be interrupted.
         """
-        return self.pull_messages(self.push_messages(messages))
+        for message in messages:
+            yield from self.pull_messages(self.push_messages([message]))
 
     def _deliver(self, message: Message) -> str:
         self._sent += 1

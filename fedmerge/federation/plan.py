@@ -6,23 +6,22 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fedmerge.federation.options import FederationOptions
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.state import BatchNormPolicy
 from fedmerge.models.zoo import ModelSpec
 from fedmerge.training import TrainingOptions
 
-OnFailure = Literal["skip", "abort"]
 Start = Literal["shared", "independent"]
 
 
 class Plan(BaseModel):
     """What is trained, how, and how often.
 
-    rounds: federated rounds of mean aggregation; 0 fine-tunes from the start. start: all hospitals begin
+    rounds: federated rounds; 0 fine-tunes from the start. start: all hospitals begin
     from one initialisation, or, without rounds, each from its own. local: a hospital's training in one
     round. fine_tune: what each hospital does to its own copy after the rounds.
-    on_failure: a hospital that fails in a round is left out of that round, or ends the run.
-    quorum: the fewest hospitals that must answer, else the run ends with a sentence.
+    federation: how updates become one model, and what happens to a hospital that fails.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -35,5 +34,4 @@ class Plan(BaseModel):
     local: TrainingOptions
     fine_tune: TrainingOptions
     batch_norm: BatchNormPolicy = "mixture"
-    on_failure: OnFailure = "skip"
-    quorum: int = 1
+    federation: FederationOptions = FederationOptions()

@@ -46,10 +46,16 @@ class Roster(tuple[Member, ...]):
         return Roster(member for member in self if member.name in wanted)
 
     def in_order(self, replies: Iterable[Message]) -> Iterator[tuple[Member, Message | None]]:
-        """Pair each hospital, in roster order, with its reply, or with None if it did not answer."""
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
+        """Pair each hospital, in roster order, with its reply, or with None if it did not answer.
+
+        Replies are read as they are needed: where they arrive in order, one at a time is held.
+        """
+        arriving, early = iter(replies), dict[int, Message]()
         for member in self:
-            yield member, by_node.get(member.node_id)
+            while member.node_id not in early and (reply := next(arriving, None)) is not None:
+                early[reply.metadata.src_node_id] = reply
+            reply = None
+            yield member, early.pop(member.node_id, None)
 
 
 @dataclass

@@ -10,7 +10,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.records import request
 from fedmerge.federation.roster import greet
 from fedmerge.federation.statistics import FederatedStatistics
 from fedmerge.federation.strategy import MergeStrategy
@@ -43,7 +42,7 @@ class Server:
         return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
     def rounds(self, start: State) -> State:
-        """Train together for the plan's rounds of mean aggregation; returns the global model."""
+        """Train together for the plan's rounds; returns the global model."""
         if self.plan.rounds == 0:
             return start
         result = self.strategy.start(self.grid, lend(start), num_rounds=self.plan.rounds)
@@ -58,11 +57,9 @@ class Server:
         own = self.plan.start == "independent"
         job = self.strategy.job(round, "fine-tune", self.plan.fine_tune) | ({"start": "own"} if own else {})
         arrays = None if own else lend(start)
-        replies = self.grid.send_and_receive(
-            [request("train", member.node_id, "fine-tune", job, arrays) for member in self.roster]
-        )
-        for answer in self.strategy.accept(round, "fine-tune", replies):
-            assert answer.state is not None  # a training reply carries weights
+        question = self.strategy.training(round, "fine-tune", job, arrays, start)
+        for answer in self.strategy.ask(self.grid, question):
+            assert answer.state is not None  # a training answer without weights is not usable
             yield answer.member.name, answer.state, answer.metrics
 
     def score(self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy") -> float:
@@ -89,9 +86,8 @@ class Server:
     ) -> list[dict[str, Any]]:
         """The numbers of each hospital's usable answer, in site order."""
         roster = self.roster.named(sites)
-        messages = self.strategy.evaluation("score", state, roster, calibrate=calibrate)
-        replies = self.grid.send_and_receive(messages)
-        return [answer.metrics for answer in self.strategy.accept(0, "score", replies, roster)]
+        question = self.strategy.evaluation(0, "score", state, roster, calibrate=calibrate)
+        return [answer.metrics for answer in self.strategy.ask(self.grid, question)]
 
     def statistics(
         self,

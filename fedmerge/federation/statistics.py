@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,15 +15,16 @@ from torch import Tensor
 
 from fedmerge.errors import FedMergeError, unknown
 from fedmerge.federation.arrays import count_bytes, lend
+from fedmerge.federation.checks import not_finite
+from fedmerge.federation.exchange import Answer, Question, usable
 from fedmerge.federation.packing import packed_shapes, shapes, unpack
 from fedmerge.federation.records import metrics_of, request
-from fedmerge.federation.roster import Roster
-from fedmerge.federation.strategy import Answer, MergeStrategy
+from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.strategy import MergeStrategy
 from fedmerge.federation.sums import join_models, program_of
 from fedmerge.merging.matching.statistics import Sums
 from fedmerge.models.state import State, check_alike, state_hash
 
-Check = Callable[[Answer], str | None]
 PHASE = "sums"
 OWN = ("inputs", "importance")  # what a hospital answers for its own model alone
 WALKING = (
@@ -54,7 +55,8 @@ class FederatedStatistics:
     A hospital that fails, or whose sums are not finite or of another shape than the question has, is recorded
     in the strategy's failures and not asked again. If that happens in the middle of a walk, the walk goes on
     without it: no single sum holds a part of its answer, but layers already fused were fused with its images.
-    Below the plan's quorum, or with ``on_failure: abort``, FedMergeError ends the fusion.
+    So ``on_failure: retry`` is ``skip`` here. Below the plan's quorum, or with ``on_failure: abort``,
+    FedMergeError ends the fusion.
 
     A hospital that lost the parents (its process was started anew) gets them again; within a walk, also the
     fused model as it is by now. So entries may change only for layers that lie ahead, as methods do.
@@ -80,7 +82,7 @@ class FederatedStatistics:
         self.strategy = strategy
         self.names = list(parents)
         self.active = strategy.roster.named(images)
-        self._quorum = min(strategy.plan.quorum, len(self.active))
+        self._quorum = min(strategy.plan.federation.quorum, len(self.active))
         self._program = program_of(strategy.plan.model)
         self._template = next(iter(parents.values()))
         self._weights = lend(join_models([_on_cpu(state) for state in parents.values()]))
@@ -128,15 +130,6 @@ class FederatedStatistics:
         self, kind: str, options: dict[str, Any], tensors: State, whole: Mapping[str, tuple[int, ...]]
     ) -> list[Answer]:
         asked = self._owners() if kind in OWN else self.active
-        arrays = lend(tensors) if tensors else None
-        question = {"session": self._job["session"], "kind": kind, "options": options}
-        replies = self._send(asked, "query.sums", question, arrays)
-        lost = Roster(m for m, reply in asked.in_order(replies) if reply is not None and _lost(reply))
-        if lost:
-            kept = [reply for reply in replies if not _lost(reply)]
-            back = self._restore(lost, kind)
-            replies = kept + self._send(back, "query.sums", question, arrays)
-            asked = Roster(member for member in asked if member in back or member not in lost)
         expected = packed_shapes(kind, dict(whole))
 
         def check(answer: Answer) -> str | None:
@@ -145,32 +138,41 @@ class FederatedStatistics:
             mine = self._own(expected, answer.member.name) if kind in OWN else expected
             return _mismatch(answer.state or {}, mine)
 
-        return self._accept(replies, asked, check)
+        job = {"session": self._job["session"], "kind": kind, "options": options}
+        question = self._question(asked, "query.sums", job, lend(tensors) if tensors else None, check)
+        replies = self._send(question)
+        lost = Roster(m for m, reply in asked.in_order(replies) if reply is not None and _lost(reply))
+        if lost:
+            kept = [reply for reply in replies if not _lost(reply)]
+            back = self._restore(lost, kind)
+            replies = kept + self._send(replace(question, roster=back))
+            asked = Roster(member for member in asked if member in back or member not in lost)
+        return self._accept(replace(question, roster=asked), replies)
 
     def _restore(self, lost: Roster, kind: str) -> Roster:
         """Give the parents, and the walk, back to hospitals that lost them; returns those that took them."""
         back = self._begin(lost)
         if kind in WALKING and self._fused is not None and back:
-            question = {"session": self._job["session"], "kind": "walk", "options": {}}
-            replies = self._send(back, "query.sums", question, lend(self._fused))
-            return Roster(answer.member for answer in self._accept(replies, back))
+            job = {"session": self._job["session"], "kind": "walk", "options": {}}
+            walk = self._question(back, "query.sums", job, lend(self._fused))
+            return Roster(answer.member for answer in self._accept(walk, self._send(walk)))
         return back
 
     def _begin(self, roster: Roster) -> Roster:
         """Send the parents to those of ``roster`` that lack them; returns those that have them then."""
-        replies = self._send(roster, "query.sums_begin", self._job, None)
-        there = {a.member.name for a in self._accept(replies, roster) if a.metrics["known"]}
+        known = self._question(roster, "query.sums_begin", self._job, None)
+        there = {a.member.name for a in self._accept(known, self._send(known)) if a.metrics["known"]}
         lacking = Roster(member for member in roster if member in self.active and member.name not in there)
-        replies = self._send(lacking, "query.sums_begin", self._job, self._weights)
-        there |= {answer.member.name for answer in self._accept(replies, lacking)}
+        begin = self._question(lacking, "query.sums_begin", self._job, self._weights)
+        there |= {answer.member.name for answer in self._accept(begin, self._send(begin))}
         return roster.named(there)
 
-    def _accept(self, replies: Iterable[Message], asked: Roster, check: Check | None = None) -> list[Answer]:
+    def _accept(self, question: Question, replies: Iterable[Message]) -> list[Answer]:
         """The usable answers; a hospital without one is not asked again."""
-        if not asked:
+        if not question.roster:
             return []
-        answers = self.strategy.usable(0, PHASE, replies, asked, check)
-        failed = {member.name for member in asked} - {answer.member.name for answer in answers}
+        answers = list(self.strategy.usable(question, replies))
+        failed = {member.name for member in question.roster} - {answer.member.name for answer in answers}
         self.active = Roster(member for member in self.active if member.name not in failed)
         if len(self.active) < self._quorum:
             reasons = "; ".join(f"{f.site}: {f.reason}" for f in self.strategy.failures if f.phase == PHASE)
@@ -180,12 +182,23 @@ class FederatedStatistics:
             )
         return answers
 
-    def _send(
-        self, roster: Roster, action: str, job: dict[str, Any], arrays: ArrayRecord | None
-    ) -> list[Message]:
-        messages = [request(action, member.node_id, PHASE, job, arrays) for member in roster]
-        by_node = {member.node_id: self._traffic[member.name] for member in roster}
-        for member, message in zip(roster, messages, strict=True):
+    def _question(
+        self,
+        roster: Roster,
+        action: str,
+        job: dict[str, Any],
+        arrays: ArrayRecord | None,
+        check: Callable[[Answer], str | None] = usable,
+    ) -> Question:
+        def ask(member: Member, attempt: int) -> Message:
+            return request(action, member.node_id, PHASE, job, arrays)
+
+        return Question(0, PHASE, roster, ask, check)
+
+    def _send(self, question: Question) -> list[Message]:
+        messages = question.messages()
+        by_node = {member.node_id: self._traffic[member.name] for member in question.roster}
+        for member, message in zip(question.roster, messages, strict=True):
             self._traffic[member.name].exchanges += 1
             self._traffic[member.name].bytes_down += _bytes(message)
         replies = list(self.grid.send_and_receive(messages)) if messages else []
@@ -225,7 +238,7 @@ def _mismatch(state: State, expected: Mapping[str, tuple[int, ...]]) -> str | No
         value = state[key]
         if tuple(value.shape) != shape or value.dtype != torch.float64:
             return f"its sum '{key}' is {value.dtype} of shape {tuple(value.shape)}, not float64 of {shape}"
-    return None
+    return not_finite(state)
 
 
 def _lost(reply: Message) -> bool:

@@ -1,57 +1,54 @@
-"""The Strategy: what a round is, how replies become one model, and what happens to a hospital that fails."""
+"""The Strategy: what a round is, put together from its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedmerge.errors import FedMergeError
-from fedmerge.federation.arrays import lend
+from fedmerge.federation.aggregators import AGGREGATORS, Around, Update
+from fedmerge.federation.arrays import borrow, lend
+from fedmerge.federation.checks import check_images, check_update
+from fedmerge.federation.exchange import Answer, Question, read
+from fedmerge.federation.failures import Failure, Failures
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.records import metrics_of, reason_of, request, take_state
+from fedmerge.federation.records import request
 from fedmerge.federation.roster import Member, Roster
-from fedmerge.models.state import State, average, non_finite
+from fedmerge.models.state import State
 from fedmerge.training import TrainingOptions
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A usable reply: whose, its numbers, and the weights where the hospital trained."""
-
-    member: Member
-    metrics: dict[str, Any]
-    state: State | None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A hospital that gave no usable answer: when, who and why, in a sentence."""
-
-    round: int
-    phase: str
-    site: str
-    reason: str
-
-
 class MergeStrategy(Strategy):
-    """Mean aggregation over all hospitals, in site order, accumulated in float64.
+    """A round: ask the hospitals, check every answer, aggregate the usable ones.
 
-    theta <- sum_m (n_m / n) theta_m with n_m the training images of hospital m (FedAvg, arXiv
-    1602.05629). Batch-norm statistics follow the plan's policy. A hospital whose reply is an error or
-    holds a number that is not finite is left out of the round and recorded in ``failures``.
-    ``history`` has one row per round, phase and site.
+    Answers are taken one by one in the order of the hospitals' names, whatever order they arrive in, so the
+    same answers give the same bits. One that is an error or fails a check (``checks``) is recorded, and
+    ``failures`` decides what then: a hospital that is asked again takes its own place in the order. What
+    aggregation does with the others is the plan's aggregator (``aggregators``). ``history`` has one row per
+    round, phase and site.
     """
 
     def __init__(self, plan: Plan, roster: Roster) -> None:
         self.plan = plan
         self.roster = roster
         self.history: list[dict[str, Any]] = []
-        self.failures: list[Failure] = []
+        self.log = Failures(plan.federation)
+        self._asked: tuple[Grid, Question, State] | None = None
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Every attempt of a hospital that gave no usable answer."""
+        return self.log.records
+
+    def excuse(self, absent: Mapping[str, str]) -> None:
+        """Record hospitals that did not come at all, with the reason; raises below the quorum."""
+        for name, reason in absent.items():
+            self.log.happened(0, "greeting", name, reason, 1, last=True)
+        if absent:
+            self.log.check_quorum(0, "greeting", len(self.roster), len(self.roster) + len(absent))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -59,30 +56,110 @@ class MergeStrategy(Strategy):
         """One training message a hospital; each round covers its part of the learning-rate schedule."""
         span = ((server_round - 1) / self.plan.rounds, server_round / self.plan.rounds)
         job = self.job(server_round, "round", self.plan.local, span)
-        return [request("train", member.node_id, str(server_round), job, arrays) for member in self.roster]
+        sent = borrow(arrays)
+        question = self.training(server_round, "train", job, arrays, sent)
+        self._asked = (grid, question, sent)
+        return question.messages()
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the accepted weights; raise FedMergeError below the quorum."""
-        accepted = self.accept(server_round, "train", replies)
-        weights = [float(answer.metrics["num-examples"]) for answer in accepted]
-        states = (answer.state for answer in accepted if answer.state is not None)
-        return lend(average(states, weights, batch_norm=self.plan.batch_norm)), None
+        """Aggregate the usable updates, read one by one; raise FedMergeError below the quorum."""
+        assert self._asked is not None  # configure_train comes first
+        grid, question, sent = self._asked
+        self._asked = None
+        chosen = self.plan.federation.aggregate
+        around = Around(sent, server_round, self.plan.seed, self.plan.batch_norm)
+        updates = map(_update, self.answers(grid, question, replies))
+        merged = AGGREGATORS[chosen.method].call(updates, around, **chosen.options)
+        return lend(merged.state), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """One evaluation message a hospital, for its validation split."""
-        return self.evaluation(str(server_round), arrays, self.roster)
+        question = self.evaluation(server_round, "validate", arrays, self.roster)
+        self._asked = (grid, question, {})
+        return question.messages()
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep each hospital's numbers in ``history``; nothing is averaged away."""
-        self.accept(server_round, "validate", replies)
+        assert self._asked is not None  # configure_evaluate comes first
+        grid, question, _ = self._asked
+        self._asked = None
+        for _ in self.answers(grid, question, replies):
+            pass
         return None
 
     def summary(self) -> None:
         """Nothing to log: the run's config says it all."""
+
+    def ask(self, grid: Grid, question: Question) -> Iterator[Answer]:
+        """Put a question; yield the usable answers as ``answers`` does."""
+        return self.answers(grid, question, grid.send_and_receive(question.messages()))
+
+    def answers(self, grid: Grid, question: Question, replies: Iterable[Message]) -> Iterator[Answer]:
+        """The usable answers, one by one in the order of the roster; the others become failures.
+
+        With ``on_failure: retry`` a hospital is asked again when its turn comes. Raises FedMergeError after
+        the last one if they are fewer than the quorum.
+        """
+        usable = 0
+        for answer in self.usable(question, replies, grid):
+            usable += 1
+            if question.phase != "score":
+                where = {"round": question.round, "phase": question.phase, "site": answer.member.name}
+                self.history.append(where | answer.metrics)
+            yield answer
+        self.log.check_quorum(question.round, question.phase, usable, len(question.roster))
+
+    def usable(
+        self, question: Question, replies: Iterable[Message], grid: Grid | None = None
+    ) -> Iterator[Answer]:
+        """The usable answers as ``answers`` gives them, however few. grid: to ask again with."""
+        attempts = self.plan.federation.attempts if grid is not None else 1
+        for member, reply in question.roster.in_order(replies):
+            for attempt in range(1, attempts + 1):
+                if attempt > 1 and grid is not None:
+                    reply = next(iter(grid.send_and_receive([question.ask(member, attempt)])), None)
+                answer = read(member, reply)
+                wrong = answer if isinstance(answer, str) else question.check(answer)
+                if isinstance(answer, Answer) and wrong is None:
+                    yield answer
+                    break
+                where = (question.round, question.phase, member.name)
+                self.log.happened(*where, str(wrong), attempt, last=attempt == attempts)
+
+    def training(
+        self, round: int, phase: str, job: dict[str, Any], arrays: ArrayRecord | None, sent: State
+    ) -> Question:
+        """The question to train. sent: the weights in ``arrays``, or any of the network, to check against."""
+        limit = self.plan.federation.max_norm
+
+        def ask(member: Member, attempt: int) -> Message:
+            return request("train", member.node_id, str(round), job, arrays)
+
+        def check(answer: Answer) -> str | None:
+            if answer.state is None:
+                return "it answered without weights"
+            return check_images(answer.metrics) or check_update(answer.state, sent, limit)
+
+        return Question(round, phase, self.roster, ask, check)
+
+    def evaluation(
+        self, round: int, phase: str, state: State | ArrayRecord, roster: Roster, *, calibrate: bool = False
+    ) -> Question:
+        """The question how good ``state`` is on the validation images of ``roster``.
+
+        calibrate: whether they are to fit a temperature, too.
+        """
+        job = self.common() | ({"calibrate": True} if calibrate else {})
+        arrays = state if isinstance(state, ArrayRecord) else lend(state)
+
+        def ask(member: Member, attempt: int) -> Message:
+            return request("evaluate", member.node_id, f"{phase} {round}", job, arrays)
+
+        return Question(round, phase, roster, ask)
 
     def job(
         self, round: int, purpose: str, training: TrainingOptions, span: tuple[float, float] = (0.0, 1.0)
@@ -95,75 +172,6 @@ class MergeStrategy(Strategy):
             "span": list(span),
         }
 
-    def evaluation(
-        self, group: str, state: State | ArrayRecord, roster: Roster, *, calibrate: bool = False
-    ) -> list[Message]:
-        """Evaluation messages for ``state`` to the hospitals of ``roster``.
-
-        calibrate: whether they are to fit a temperature, too.
-        """
-        job = self.common() | ({"calibrate": True} if calibrate else {})
-        return [request("evaluate", member.node_id, group, job, state) for member in roster]
-
-    def accept(
-        self, round: int, phase: str, replies: Iterable[Message], roster: Roster | None = None
-    ) -> list[Answer]:
-        """The usable replies in site order; the others become failures. Raises below the quorum."""
-        roster = self.roster if roster is None else roster
-        accepted = self.usable(round, phase, replies, roster)
-        if len(accepted) < min(self.plan.quorum, len(roster)):
-            reasons = "; ".join(f"{f.site}: {f.reason}" for f in self.failures if f.round == round)
-            raise FedMergeError(
-                f"round {round} ({phase}): {len(accepted)} of {len(roster)} hospitals gave a usable answer, "
-                f"fewer than the quorum of {self.plan.quorum}. {reasons}"
-            )
-        if phase != "score":
-            self.history.extend(
-                {"round": round, "phase": phase, "site": answer.member.name} | answer.metrics
-                for answer in accepted
-            )
-        return accepted
-
-    def usable(
-        self,
-        round: int,
-        phase: str,
-        replies: Iterable[Message],
-        roster: Roster,
-        check: Callable[[Answer], str | None] | None = None,
-    ) -> list[Answer]:
-        """The usable replies in the order of ``roster``, however few; the others become failures.
-
-        check: says why an answer cannot be used, in words, or None.
-        """
-        accepted = []
-        for member, reply in roster.in_order(replies):
-            answer = _read(member, reply)
-            wrong = answer if isinstance(answer, str) else check(answer) if check else None
-            if wrong is not None:
-                self._fail(Failure(round, phase, member.name, wrong))
-            elif isinstance(answer, Answer):
-                accepted.append(answer)
-        return accepted
-
-    def excuse(self, absent: Mapping[str, str]) -> None:
-        """Record hospitals that did not come at all, with the reason; raises below the quorum."""
-        for name, reason in absent.items():
-            self._fail(Failure(0, "greeting", name, reason))
-        if absent and len(self.roster) < self.plan.quorum:
-            raise FedMergeError(
-                f"{len(self.roster)} hospitals came, fewer than the quorum of {self.plan.quorum}; missing: "
-                + "; ".join(f"{name}: {reason}" for name, reason in absent.items())
-            )
-
-    def _fail(self, failure: Failure) -> None:
-        self.failures.append(failure)
-        if self.plan.on_failure == "abort":
-            raise FedMergeError(
-                f"hospital '{failure.site}' failed in round {failure.round} ({failure.phase}): "
-                f"{failure.reason} (on_failure: skip would go on without it)"
-            )
-
     def common(self) -> dict[str, Any]:
         """What every job says: the network, how images become its input, the run's seed."""
         normalisation = self.plan.normalisation
@@ -174,15 +182,6 @@ class MergeStrategy(Strategy):
         }
 
 
-def _read(member: Member, reply: Message | None) -> Answer | str:
-    """The answer in a reply, or the reason why it cannot be used."""
-    if reply is None:
-        return "no answer"
-    if reply.has_error():
-        return reason_of(reply)
-    state = take_state(reply)
-    if state is not None:
-        broken = non_finite(state)
-        if broken:
-            return f"numbers are not finite in {len(broken)} tensors, first '{broken[0]}'"
-    return Answer(member, metrics_of(reply), state)
+def _update(answer: Answer) -> Update:
+    assert answer.state is not None  # a training answer without weights is not usable
+    return Update(answer.member.name, answer.state, float(answer.metrics["num-examples"]))

@@ -10,6 +10,7 @@ from fedmerge.models.pool import ModelCard, ModelPool
 from fedmerge.models.predict import predict
 from fedmerge.models.state import (
     BatchNormPolicy,
+    RunningMean,
     State,
     average,
     check_alike,
@@ -25,6 +26,7 @@ __all__ = [
     "ModelPool",
     "ModelSpec",
     "Normalisation",
+    "RunningMean",
     "State",
     "average",
     "build",

@@ -41,24 +41,48 @@ def average(
     Results have the dtypes and devices of the first state and share no memory with any input. Raises
     FedMergeError if there is no state, the states are not alike, or the weights do not fit.
     """
-    total = None if weights is None else _total(weights)
-    accumulator: _Accumulator | None = None
-    count = 0
+    if weights is not None:
+        _total(weights)  # said before the first model is read
+    mean = RunningMean(batch_norm)
     for state in states:
-        count += 1
-        if weights is not None and count > len(weights):
+        if weights is not None and mean.count == len(weights):
             raise FedMergeError(
                 f"there are more models than weights ({len(weights)}): give one weight a model."
             )
-        if accumulator is None:
-            accumulator = _Accumulator(state, batch_norm)
-        accumulator.add(state, f"model {count}", 1.0 if weights is None else float(weights[count - 1]))
+        mean.add(state, 1.0 if weights is None else float(weights[mean.count]))
         del state  # so that it can be freed before the next one is read
-    if accumulator is None:
-        raise FedMergeError("there is no model to average: give at least one.")
-    if weights is not None and count < len(weights):
-        raise FedMergeError(f"there are {count} models but {len(weights)} weights: give one weight a model.")
-    return accumulator.result(float(count) if total is None else total)
+    if weights is not None and 0 < mean.count < len(weights):
+        raise FedMergeError(
+            f"there are {mean.count} models but {len(weights)} weights: give one weight a model."
+        )
+    return mean.result()
+
+
+class RunningMean:
+    """:func:`average`, one state at a time, where a weight is known only when its state is."""
+
+    def __init__(self, batch_norm: BatchNormPolicy = "mixture") -> None:
+        self._batch_norm = batch_norm
+        self._sums: _Accumulator | None = None
+        self._weights: list[float] = []
+
+    @property
+    def count(self) -> int:
+        """How many states were added."""
+        return len(self._weights)
+
+    def add(self, state: State, weight: float = 1.0) -> None:
+        """Add a state; nothing of it is kept. Raises FedMergeError if it is not like the first."""
+        if self._sums is None:
+            self._sums = _Accumulator(state, self._batch_norm)
+        self._weights.append(weight)
+        self._sums.add(state, f"model {self.count}", weight)
+
+    def result(self) -> State:
+        """The mean; asked for once. Raises FedMergeError without a state, or if the weights do not fit."""
+        if self._sums is None:
+            raise FedMergeError("there is no model to average: give at least one.")
+        return self._sums.result(_total(self._weights))
 
 
 class _Accumulator:

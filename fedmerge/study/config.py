@@ -20,6 +20,7 @@ from fedmerge.data import CohortSpec, FusionData, read_cohort
 from fedmerge.data.scanner import SHIFTS
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import FedMergeError, nearest, unknown
+from fedmerge.federation.options import FederationOptions
 from fedmerge.merging import FUSION
 from fedmerge.study.entries import MethodConfig, Strict, as_written
 from fedmerge.study.needs import check_needs, check_tuning
@@ -144,8 +145,7 @@ class Experiment(Strict):
     testtime: tuple[Annotated[MethodConfig, as_written(TESTTIME)], ...] = ()
     deployment: Deployment
     batch_norm: Literal["mixture", "average"] = "mixture"
-    on_failure: Literal["skip", "abort"] = "skip"
-    quorum: int = Field(default=1, ge=1)
+    federation: FederationOptions = FederationOptions()
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
 

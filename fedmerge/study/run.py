@@ -130,6 +130,6 @@ def _result(
             "coefficients", ["seed", "site", "method", "stream", "batch", "source", "encoder", "head"]
         ),
         decisions=record.frame("decisions", ["seed", "site", "method", "model"]),
-        failures=record.frame("failures", ["seed", "where", "site", "reason"]),
+        failures=record.frame("failures", ["seed", "where", "site", "reason", "attempt", "then"]),
         reliability=record.frame("reliability", ["seed", "site", "method", "kind", "stream", "bin"]),
     )

@@ -154,8 +154,7 @@ def set_up(
         local=experiment.training.local,
         fine_tune=experiment.training.fine_tune,
         batch_norm=experiment.batch_norm,
-        on_failure=experiment.on_failure,
-        quorum=experiment.quorum,
+        federation=experiment.federation,
     )
     pool = ModelPool(folder / "pool")
     return Setup(experiment, cohort, plan, members, pool, folder, record, device, backend)

@@ -40,7 +40,7 @@ def app() -> ClientApp:
 
 def send(grid, nodes, value=1.0):
     content = RecordDict({"arrays": ArrayRecord([np.array([value])])})
-    return grid.send_and_receive([grid.create_message(content, "train", node, "g") for node in nodes])
+    return list(grid.send_and_receive([grid.create_message(content, "train", node, "g") for node in nodes]))
 
 
 def test_replies_come_in_the_order_of_the_messages(app):

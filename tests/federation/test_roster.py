@@ -4,7 +4,7 @@ import pytest
 from flwr.app import Error, Message
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import Hospital, LocalGrid, client_app, roster, server_app
+from fedmerge.federation import FederationOptions, Hospital, LocalGrid, client_app, roster, server_app
 from fedmerge.federation.records import reason_of, request
 from fedmerge.federation.roster import greet
 
@@ -67,11 +67,12 @@ def test_a_hospital_that_does_not_come_is_a_failure_and_below_the_quorum_the_end
     """Three are wanted, one cannot: two are a quorum of 2, not of 3."""
     seen = []
     wanted = [site.name for site in cohort.training]
-    app = server_app(plan.model_copy(update={"quorum": quorum}), seen.append, wanted)
+    strict = plan.model_copy(update={"federation": FederationOptions(quorum=quorum)})
+    app = server_app(strict, seen.append, wanted)
     grid = nodes(cohort.training, broken=("beta",))
     context = next(iter(grid._contexts.values()))
     if quorum == 3:
-        with pytest.raises(FedMergeError, match="2 hospitals came, fewer than the quorum of 3"):
+        with pytest.raises(FedMergeError, match=r"greeting: 2 of 3 hospitals .* fewer than the quorum of 3"):
             app(grid=grid, context=context)
         return
     app(grid=grid, context=context)

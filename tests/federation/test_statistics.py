@@ -8,7 +8,7 @@ import torch
 from fedmerge.data import concat
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import LocalGrid, Server, client_app
+from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
 from fedmerge.federation.client import Hospital
 from fedmerge.federation.local_grid import FIRST_CLIENT_NODE
 from fedmerge.federation.sums import program_of
@@ -335,8 +335,14 @@ def test_a_hospital_that_fails_in_a_walk_is_in_no_later_sum(ward, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"quorum": 3}, "2 of 3 hospitals gave a usable answer, fewer than the quorum of 3. gamma: Zero"),
-        ({"on_failure": "abort"}, r"hospital 'gamma' failed in round 0 \(sums\)"),
+        (
+            {"federation": FederationOptions(quorum=3)},
+            "2 of 3 hospitals gave a usable answer, fewer than the quorum of 3. gamma: Zero",
+        ),
+        (
+            {"federation": FederationOptions(on_failure="abort")},
+            "hospital 'gamma' failed in sums:",
+        ),
     ],
 )
 def test_the_quorum_and_an_abort_end_the_fusion(open_ward, monkeypatch, changes, words):

@@ -1,19 +1,21 @@
 import itertools
+import re
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import MergeStrategy
-from fedmerge.federation.records import request
+from fedmerge.federation import FederationOptions, MergeStrategy
 from fedmerge.federation.roster import Member, Roster
 from fedmerge.models import average, state_hash
+
+NODES = {10 + i: name for i, name in enumerate("abc")}
 
 
 @pytest.fixture
 def roster() -> Roster:
-    return Roster(Member(10 + i, name, 60, 20, (20, 20, 20)) for i, name in enumerate("abc"))
+    return Roster(Member(node, name, 60, 20, (20, 20, 20)) for node, name in NODES.items())
 
 
 @pytest.fixture
@@ -23,74 +25,160 @@ def states() -> list[dict[str, torch.Tensor]]:
     return [{"w": torch.tensor([value, 0.1 * i]), "n": torch.tensor(i)} for i, value in enumerate(values)]
 
 
-def replies(roster, states, weights=(1, 2, 3), errors=()):
-    from fedmerge.federation import LocalGrid
+class Ward:
+    """Three hospitals that answer with given states; ``broken`` says how many first attempts fail."""
 
-    LocalGrid(lambda message, context: message, 0)  # names this process as the server, as a run would
-    answers = []
-    for member, state, weight in zip(roster, states, weights, strict=True):
-        message = request("train", member.node_id, "1", {}, None)
-        if member.name in errors:
-            answers.append(Message(Error(code=1, reason="it broke"), reply_to=message))
-            continue
+    def __init__(self, states, weights=(1, 2, 3), broken=(), order=(0, 1, 2)):
+        from fedmerge.federation import LocalGrid
+
+        LocalGrid(lambda message, context: message, 0)  # names this process as the server, as a run would
+        self.states, self.order = dict(zip(NODES, states, strict=True)), order
+        self.weights = dict(zip(NODES, weights, strict=True))
+        self.broken, self.asked = dict(broken), []
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = [reply for message in messages if (reply := self.answer(message)) is not None]
+        return [replies[i] for i in self.order if i < len(replies)] if len(replies) > 1 else replies
+
+    def answer(self, message):
+        node = message.metadata.dst_node_id
+        self.asked.append(NODES[node])
+        if self.asked.count(NODES[node]) <= self.broken.get(NODES[node], 0):
+            return Message(Error(code=1, reason="it broke"), reply_to=message)
+        if self.states[node] is None:
+            return None
+        arrays = ArrayRecord(self.states[node])
         content = RecordDict(
-            {"arrays": ArrayRecord(state), "metrics": MetricRecord({"num-examples": weight})}
+            {"arrays": arrays, "metrics": MetricRecord({"num-examples": self.weights[node]})}
         )
-        answers.append(Message(content, reply_to=message))
-    return answers
+        return Message(content, reply_to=message)
+
+
+def round_of(plan, roster, ward, number=1, **rules):
+    """One training round of a strategy; returns it and the new weights."""
+    strategy = MergeStrategy(plan.model_copy(update={"federation": FederationOptions(**rules)}), roster)
+    sent = ArrayRecord({"w": torch.zeros(2), "n": torch.tensor(0)})
+    messages = strategy.configure_train(number, sent, ConfigRecord(), ward)
+    arrays, _ = strategy.aggregate_train(number, ward.send_and_receive(messages))
+    return strategy, arrays.to_torch_state_dict()
 
 
 def test_weights_are_the_numbers_of_images(plan, roster, states):
     """w = (1 * 1e8 + 2 * 1 + 3 * -1e8) / 6 and (2 * 0.1 + 3 * 0.2) / 6."""
-    arrays, _ = MergeStrategy(plan, roster).aggregate_train(1, replies(roster, states))
-    merged = arrays.to_torch_state_dict()
+    _, merged = round_of(plan, roster, Ward(states))
     torch.testing.assert_close(merged["w"], torch.tensor([(1e8 + 2 - 3e8) / 6, 0.8 / 6]))
     assert merged["n"].dtype == torch.int64
     assert merged["n"] == 0
 
 
 def test_arrival_order_changes_no_bit(plan, roster, states):
-    hashes = set()
-    for order in itertools.permutations(range(3)):
-        answers = replies(roster, states)
-        arrays, _ = MergeStrategy(plan, roster).aggregate_train(1, [answers[i] for i in order])
-        hashes.add(state_hash(arrays.to_torch_state_dict()))
+    hashes = {
+        state_hash(round_of(plan, roster, Ward(states, order=order))[1])
+        for order in itertools.permutations(range(3))
+    }
     assert len(hashes) == 1
 
 
 def test_an_error_is_left_out_and_recorded(plan, roster, states):
-    strategy = MergeStrategy(plan, roster)
-    arrays, _ = strategy.aggregate_train(4, replies(roster, states, errors={"b"}))
+    strategy, merged = round_of(plan, roster, Ward(states, broken={"b": 1}), number=2)
     expected = average([states[0], states[2]], [1.0, 3.0])
-    assert state_hash(arrays.to_torch_state_dict()) == state_hash(expected)
-    assert [(f.round, f.phase, f.site, f.reason) for f in strategy.failures] == [
-        (4, "train", "b", "it broke")
+    assert state_hash(merged) == state_hash(expected)
+    assert [(f.round, f.phase, f.site, f.reason, f.attempt, f.then) for f in strategy.failures] == [
+        (2, "train", "b", "it broke", 1, "left out")
     ]
     assert [row["site"] for row in strategy.history] == ["a", "c"]
 
 
-def test_weights_that_are_not_finite_never_reach_the_average(plan, roster, states):
-    states[2]["w"][1] = float("nan")
-    strategy = MergeStrategy(plan, roster)
-    arrays, _ = strategy.aggregate_train(1, replies(roster, states))
-    assert arrays.to_torch_state_dict()["w"].isfinite().all()
-    assert strategy.failures[0].site == "c"
-    assert "not finite" in strategy.failures[0].reason
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_hospital_that_answers_when_asked_again_takes_its_own_place_bit_for_bit(
+    plan, roster, states, failures
+):
+    """The float64 sum of 1e8, 1 and -1e8 depends on the order of the three; a retry must not change it."""
+    _, unbroken = round_of(plan, roster, Ward(states))
+    ward = Ward(states, broken={"a": failures})
+    strategy, merged = round_of(plan, roster, ward, on_failure="retry", retries=2)
+    assert state_hash(merged) == state_hash(unbroken)
+    assert ward.asked == ["a", "b", "c"] + ["a"] * failures
+    assert [(f.site, f.attempt, f.then) for f in strategy.failures] == [
+        ("a", attempt, "asked again") for attempt in range(1, failures + 1)
+    ]
+    assert [row["site"] for row in strategy.history] == ["a", "b", "c"]
+
+
+def test_after_the_last_attempt_a_hospital_is_left_out_and_the_quorum_counts(plan, roster, states):
+    strategy, merged = round_of(
+        plan, roster, Ward(states, broken={"b": 9}), on_failure="retry", retries=2, quorum=2
+    )
+    assert state_hash(merged) == state_hash(average([states[0], states[2]], [1.0, 3.0]))
+    assert [(f.attempt, f.then) for f in strategy.failures] == [
+        (1, "asked again"),
+        (2, "asked again"),
+        (3, "left out"),
+    ]
+    with pytest.raises(FedMergeError, match=r"2 of 3 hospitals .* quorum of 3\. b: it broke$"):
+        round_of(plan, roster, Ward(states, broken={"b": 9}), on_failure="retry", quorum=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"w": torch.tensor([0.0, float("nan")])}, "not finite in 1 of its tensors, first 'w'"),
+        ({"w": torch.zeros(3)}, r"tensor 'w' is float32 of shape \(3,\), not float32 of shape \(2,\)"),
+        ({"w": torch.zeros(2, dtype=torch.float64)}, "tensor 'w' is float64 of shape"),
+        ({"n": torch.tensor(0.0)}, "tensor 'n' is float32 of shape .*, not int64"),
+        ({"v": torch.zeros(1)}, "has an unknown tensor 'v'"),
+        ({"w": torch.tensor([3.0, 4.1])}, r"norm 5\.08, more than max_norm 5"),
+    ],
+)
+def test_what_cannot_be_merged_never_reaches_the_model(plan, roster, change, reason):
+    """The others answer (0.3, 0.4), of norm 0.5 from the zeros that they were sent."""
+    good = {"w": torch.tensor([0.3, 0.4]), "n": torch.tensor(1)}
+    strategy, merged = round_of(plan, roster, Ward([good, good | change, good]), max_norm=5.0)
+    assert state_hash(merged) == state_hash(good)
+    (failure,) = strategy.failures
+    assert failure.site == "b"
+    assert re.search(reason, failure.reason), failure.reason
+
+
+def test_a_missing_tensor_and_a_weight_that_is_none_are_refused(plan, roster, states):
+    del states[1]["w"]
+    strategy, _ = round_of(plan, roster, Ward(states, weights=(1, 2, -3)))
+    assert [(f.site, f.reason) for f in strategy.failures] == [
+        ("b", "it lacks the tensor 'w'"),
+        ("c", "it says that it trained on -3 images, which is no weight"),
+    ]
+
+
+def test_garbage_is_a_failure_with_what_python_said(plan, roster, states):
+    ward = Ward(states)
+    answer = ward.answer
+
+    def garbled(message):
+        reply = answer(message)
+        if message.metadata.dst_node_id == 11:
+            reply.content["arrays"]["w"].data = b"\x93NUMPY no"
+        if message.metadata.dst_node_id == 12:
+            del reply.content["metrics"]
+        return reply
+
+    ward.answer = garbled
+    strategy, merged = round_of(plan, roster, ward)
+    assert state_hash(merged) == state_hash(states[0])
+    assert [f.site for f in strategy.failures] == ["b", "c"]
+    assert all("cannot be read" in f.reason for f in strategy.failures)
 
 
 def test_no_answer_is_a_failure(plan, roster, states):
-    strategy = MergeStrategy(plan, roster)
-    strategy.aggregate_train(1, replies(roster, states)[:2])
+    states[2] = None
+    strategy, _ = round_of(plan, roster, Ward(states))
     assert [(f.site, f.reason) for f in strategy.failures] == [("c", "no answer")]
 
 
 def test_below_the_quorum_the_run_ends_with_the_reasons(plan, roster, states):
-    strict = MergeStrategy(plan.model_copy(update={"quorum": 3}), roster)
     with pytest.raises(FedMergeError, match=r"2 of 3 hospitals .* quorum of 3\. b: it broke"):
-        strict.aggregate_train(1, replies(roster, states, errors={"b"}))
+        round_of(plan, roster, Ward(states, broken={"b": 1}), quorum=3)
 
 
 def test_abort_ends_at_the_first_failure(plan, roster, states):
-    strict = MergeStrategy(plan.model_copy(update={"on_failure": "abort"}), roster)
     with pytest.raises(FedMergeError, match="hospital 'b' failed in round 1"):
-        strict.aggregate_train(1, replies(roster, states, errors={"b"}))
+        round_of(plan, roster, Ward(states, broken={"b": 1}), on_failure="abort")

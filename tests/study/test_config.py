@@ -77,6 +77,13 @@ def test_set_can_open_a_short_form(experiment):
         ("deployment.streams=[{dirichlet: 0}]", ["tiny.yaml", "streams", "0"]),
         ("cohort=digits-scaners", ["digits-scaners", "Did you mean 'digits-scanners'"]),
         ("seeds=[1, 1]", ["tiny.yaml", "seeds", "twice"]),
+        ("federation.on_failure=retyr", ["federation.on_failure", "retyr", "Did you mean 'retry'"]),
+        ("federation.quorum=0", ["federation.quorum", "0"]),
+        ("federation.retries=2", ["retries is set, but on_failure is skip: set on_failure to retry"]),
+        ("federation.aggregate=maen", ["federation.aggregate", "Did you mean 'mean'"]),
+        ("federation.aggregate={method: mean, trim: 1}", ["federation.aggregate", "has no option 'trim'"]),
+        ("federation.aggregate=[mean]", ["federation.aggregate", "write an aggregator's name"]),
+        ("federation.max_norm=-1", ["federation.max_norm", "-1"]),
         ("batch_norm=mixtur", ["tiny.yaml", "batch_norm", "mixtur", "mixture"]),
         ("fusion=[{method: mean, after: repiar}]", ["fusion[0].after", "repiar", "Did you mean 'repair'"]),
         (

@@ -163,6 +163,7 @@ def _stage(
     phases: Config = {"rounds": training.rounds, "fine_tune": own.model_dump(mode="json")}
     if training.start != "shared" and stage != "pooled":
         phases["start"] = training.start
+    federation = experiment.federation.written()
     return {
         "name": "job",
         "cohort": cohort,
@@ -176,9 +177,7 @@ def _stage(
         "testtime": [],
         "deployment": {"streams": ["iid"]},
         "batch_norm": experiment.batch_norm,
-        "on_failure": experiment.on_failure,
-        "quorum": experiment.quorum,
-    }
+    } | ({"federation": federation} if federation and stage != "pooled" else {})
 
 
 def _job(config: Config, needs: tuple[str, ...], label: str) -> Job:

@@ -140,7 +140,7 @@ def test_a_job_that_fails_is_rows_with_a_reason(place, tmp_path, study, monkeypa
     """Training that diverges takes its methods with it; the other variant is complete; --retry heals."""
     monkeypatch.chdir(place)
     study["axes"]["training"]["fast"] = {"training.fine_tune.lr": 10.0, "training.fine_tune.momentum": 0.99}
-    study["base"] = study["base"] | {"seeds": [0], "quorum": 2}
+    study["base"] = study["base"] | {"seeds": [0], "federation": {"quorum": 2}}
     original = work.fine_tune
 
     def diverge(setup, server, start):

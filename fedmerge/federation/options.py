@@ -1,0 +1,73 @@
+"""How a federation is run: the ``federation:`` section of an experiment, which a plan carries as it is."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.aggregators import AGGREGATORS
+
+OnFailure = Literal["skip", "retry", "abort"]
+
+
+class Section(BaseModel):
+    """A frozen section; unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Aggregation(Section):
+    """A registered aggregator with its options; written as its name, or a mapping with the key ``method``."""
+
+    method: str = "mean"
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        written = {"method": given} if isinstance(given, str) else given
+        if not isinstance(written, dict):
+            raise ValueError("write an aggregator's name, or a mapping with 'method' and its options")
+        options = {key: value for key, value in written.items() if key != "method"}
+        try:
+            method = AGGREGATORS[written.get("method", "mean")]
+            return {"method": method.name, "options": method.check(options)}
+        except FedMergeError as error:
+            raise ValueError(str(error)) from None
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {"method": self.method, **self.options}
+
+
+class FederationOptions(Section):
+    """What the server does in a round, and with hospitals that fail.
+
+    aggregate: how updates become one model. on_failure: a hospital that fails is left out of the round
+    (``skip``), asked again up to ``retries`` times and then left out (``retry``), or ends the run
+    (``abort``). quorum: the fewest hospitals that must give a usable answer in the end, else the run ends
+    with a sentence. max_norm: an update whose norm (``checks.update_norm``) is above it is refused.
+    """
+
+    aggregate: Aggregation = Aggregation()
+    on_failure: OnFailure = "skip"
+    retries: int = Field(default=1, ge=1)
+    quorum: int = Field(default=1, ge=1)
+    max_norm: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _retries_are_for_retry(self) -> FederationOptions:
+        if "retries" in self.model_fields_set and self.retries != 1 and self.on_failure != "retry":
+            raise ValueError(f"retries is set, but on_failure is {self.on_failure}: set on_failure to retry")
+        return self
+
+    @property
+    def attempts(self) -> int:
+        """How often a hospital is asked at most."""
+        return 1 + self.retries if self.on_failure == "retry" else 1
+
+    def written(self) -> dict[str, Any]:
+        """Only what differs from the defaults, as JSON values."""
+        return self.model_dump(mode="json", exclude_defaults=True)
