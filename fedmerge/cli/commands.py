@@ -11,6 +11,7 @@ import typer
 from fedmerge.cli.app import Json, app, err, out, print_json, say
 from fedmerge.cli.progress import progress_bar
 from fedmerge.errors import FedMergeError
+from fedmerge.files import write
 
 sites = typer.Typer(help="The cohorts of hospitals in sites/*.yaml.", no_args_is_help=True)
 app.add_typer(sites, name="sites")
@@ -108,9 +109,10 @@ def show_cohort(
 
     built = build_cohort(read_cohort(cohort), seed)
     path = picture or Path(f"{built.name}.png")
+    sheet = figures.samples(built)
     try:
-        figures.samples(built).savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
+        write(path, lambda part: sheet.savefig(part, dpi=150, format=path.suffix[1:] or None))
+    except ValueError as error:
         raise FedMergeError(
             f"the picture '{path}' cannot be written ({error}): choose another with --out."
         ) from None

@@ -35,12 +35,16 @@ def results(
 ) -> None:
     """Ask a SQL question (DuckDB) of the table results: the rows of all runs and studies."""
     from fedmerge.study.query import query as ask
+    from fedmerge.study.results import write_table
 
     if file is not None and file.suffix not in (".csv", ".parquet"):
         raise FedMergeError(f"'{file}' has no known format: end its name in .csv or .parquet.")
     frame = ask(query, runs)
     if file is not None:
-        _write(frame, file)
+        try:
+            write_table(file, frame)
+        except ValueError as error:
+            raise FedMergeError(f"'{file}' cannot be written ({error}): choose another format.") from None
     if as_json:
         print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
     elif file is not None:
@@ -50,16 +54,6 @@ def results(
         wide = out.measure(table, options=out.options.update(width=10_000)).maximum
         # as wide as it is, on any terminal: a cut cell would be a wrong answer
         Console(file=out.file, width=max(out.width, wide)).print(table)
-
-
-def _write(frame: pd.DataFrame, file: Path) -> None:
-    try:
-        if file.suffix == ".csv":
-            frame.to_csv(file, index=False)
-        else:
-            frame.to_parquet(file, index=False)
-    except (OSError, ValueError) as error:
-        raise FedMergeError(f"'{file}' cannot be written ({error}): choose another with --out.") from None
 
 
 def _table(frame: pd.DataFrame) -> Table:

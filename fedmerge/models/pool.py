@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError, nearest
+from fedmerge.files import make_folder, write, write_text
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import State, check_alike, non_finite, state_hash
@@ -60,10 +60,7 @@ class ModelPool:
         self.folder = Path(folder)
         self._view = False
         if create:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise _not_writable(self.folder, error) from None
+            make_folder(self.folder)
         elif not self.folder.is_dir():
             raise FedMergeError(f"there is no model pool at '{self.folder}': check the path.")
         cards = sorted(map(read_card, self.folder.glob("*.json")), key=lambda c: (c.position, c.name))
@@ -225,13 +222,17 @@ class ModelPool:
 def write_model(path: Path, state: State, card: ModelCard | None) -> None:
     """Write weights to ``path`` (NAME.safetensors) and then, if there is one, the card beside them.
 
-    Each file is written whole or not at all. Raises FedMergeError where the folder cannot be written.
+    Each file is written whole or not at all. Raises DiskError where the folder cannot be written.
     """
-    held = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    _write(path, lambda part: save_file(held, part, metadata={"format": "pt"}))
+    write_weights(path, state)
     if card is not None:
-        text = card.model_dump_json(indent=2) + "\n"
-        _write(path.with_suffix(".json"), lambda part: part.write_text(text))
+        write_text(path.with_suffix(".json"), card.model_dump_json(indent=2) + "\n")
+
+
+def write_weights(path: Path, state: State) -> None:
+    """Write tensors to a safetensors file, whole or not at all. Raises DiskError."""
+    held = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    write(path, lambda part: save_file(held, part, metadata={"format": "pt"}))
 
 
 def load_weights(path: Path) -> State:
@@ -270,27 +271,3 @@ def read_card(path: Path) -> ModelCard:
     if card.name != path.stem:
         raise FedMergeError(f"'{path}' is the card of a model '{card.name}': name the file after the model.")
     return card
-
-
-def _write(path: Path, save: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        save(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise _not_writable(path.parent, error) from None
-
-
-def _not_writable(folder: Path, error: Exception) -> FedMergeError:
-    reason = getattr(error, "strerror", None) or error
-    return FedMergeError(
-        f"cannot write into '{folder}' ({reason}): give a folder that you may write to and that has room."
-    )

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedmerge.analysis import reliability, scores
 from fedmerge.data import Appearance, Split, scanner, streams
+from fedmerge.files import make_folder
 from fedmerge.models.inputs import Normalisation
+from fedmerge.models.pool import write_weights
 from fedmerge.models.predict import predict
 from fedmerge.study.config import Deployment
 from fedmerge.testtime import Node
@@ -115,10 +116,9 @@ class Conditions:
 
 def save_streams(site: Arrivals, folder: Path) -> None:
     """Write the orders as int64 tensors, one a stream, to streams.safetensors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: torch.from_numpy(order) for name, order in site.orders.items()}, folder / "streams.safetensors"
-    )
+    make_folder(folder)
+    orders = {name: torch.from_numpy(order) for name, order in site.orders.items()}
+    write_weights(folder / "streams.safetensors", orders)
 
 
 def deploy(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[Measured]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedmerge.errors import FedMergeError
+from fedmerge.files import check_writable
 
 
 def new_folder(name: str, out: str | Path | None) -> Path:
@@ -28,12 +29,10 @@ def new_folder(name: str, out: str | Path | None) -> Path:
 def _make(folder: Path, exist_ok: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=exist_ok)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
     except FileExistsError:
         raise
     except OSError as error:
         raise FedMergeError(
             f"the folder '{folder}' cannot be written ({error.strerror}): give another one with --out."
         ) from None
+    check_writable(folder)

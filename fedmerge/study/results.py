@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pandas as pd
 
 from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
+from fedmerge.files import write, write_json, write_text
 from fedmerge.study.config import Experiment
 from fedmerge.study.reopen import read_mapping, read_saved, read_table
 
@@ -79,15 +79,29 @@ class Result:
 
     def save(self) -> None:
         """Write results.parquet and .csv, the logs and the provenance into the run's folder."""
-        self.table.to_parquet(self.folder / "results.parquet", index=False)
-        self.table.to_csv(self.folder / "results.csv", index=False)
-        if self.reliability is not None:
-            self.reliability.to_parquet(self.folder / "reliability.parquet", index=False)
-        self.history.to_csv(self.folder / "history.csv", index=False)
-        self.coefficients.to_parquet(self.folder / "coefficients.parquet", index=False)
-        for name, frame in (("decisions", self.decisions), ("failures", self.failures)):
-            (self.folder / f"{name}.json").write_text(frame.to_json(orient="records", indent=1) + "\n")
-        (self.folder / "provenance.json").write_text(json.dumps(self.provenance, indent=1) + "\n")
+        tables = {
+            "results.parquet": self.table,
+            "results.csv": self.table,
+            "reliability.parquet": self.reliability,
+            "history.csv": self.history,
+            "coefficients.parquet": self.coefficients,
+            "decisions.json": self.decisions,
+            "failures.json": self.failures,
+        }
+        for name, frame in tables.items():
+            if frame is not None:
+                write_table(self.folder / name, frame)
+        write_json(self.folder / "provenance.json", self.provenance)
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as its name ends, .parquet, .csv or .json, whole or not at all. Raises DiskError."""
+    if path.suffix == ".parquet":
+        write(path, lambda part: frame.to_parquet(part, index=False))
+    elif path.suffix == ".csv":
+        write(path, lambda part: frame.to_csv(part, index=False))
+    else:
+        write_text(path, frame.to_json(orient="records", indent=1) + "\n")
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fedmerge.data import Cohort, CohortSpec, build_cohort
+from fedmerge.files import write_text
 from fedmerge.study.config import Experiment, read_experiment
 from fedmerge.study.experiment import run_seed
 from fedmerge.study.folders import new_folder
@@ -56,7 +57,7 @@ def run(
     first = build_cohort(spec, experiment.seeds[0])  # bad data is said before anything is written
     check(experiment, first)
     folder = new_folder(experiment.name, out)
-    (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     config_hash = _hash({key: value for key, value in resolved.items() if key not in ("seeds", "device")})
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     with reproducible(experiment.threads):

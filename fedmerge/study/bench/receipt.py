@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge import __version__
+from fedmerge.files import write_text
 
 NAME = "receipt.json"
 Receipt = dict[str, Any]
@@ -23,18 +24,16 @@ def request_of(source: str | Path, changes: Sequence[str]) -> str:
     return json.dumps([str(source), list(changes), str(Path.cwd()), __version__])
 
 
-def write(folder: Path, request: str, files: Iterable[Path], jobs: Iterable[str], summary: Receipt) -> None:
+def write(folder: Path, request: str, read: Iterable[Path], jobs: Iterable[str], summary: Receipt) -> None:
     """Note what was asked, what was read for it (by content), and what came out."""
     receipt = {
         "request": request,
-        "files": {str(path.resolve()): _digest(path) for path in files},
+        "files": {str(path.resolve()): _digest(path) for path in read},
         "settled": sorted(jobs),
         "results": _state(folder / "results.parquet"),
         **summary,
     }
-    part = folder / f".{NAME}.part"
-    part.write_text(json.dumps(receipt), encoding="utf-8")
-    part.replace(folder / NAME)
+    write_text(folder / NAME, json.dumps(receipt))
 
 
 def valid(folder: Path, request: str) -> Receipt | None:

@@ -9,9 +9,9 @@ import pandas as pd
 
 from fedmerge.study.bench.config import BenchConfig
 from fedmerge.study.bench.plan import Entry, Plan
-from fedmerge.study.bench.store import Store, replace, said
+from fedmerge.study.bench.store import Store, said
 from fedmerge.study.oracle import ORACLE, best_source
-from fedmerge.study.results import COLUMNS
+from fedmerge.study.results import COLUMNS, write_table
 
 Row = dict[str, Any]
 NUMBERS = [
@@ -48,11 +48,8 @@ def collect(config: BenchConfig, plan: Plan, store: Store) -> None:
     table = pd.DataFrame(rows).reindex(columns=columns(config))
     table[NUMBERS] = table[NUMBERS].astype("float64")
     with said(store.folder):
-        replace(store.folder / "results.parquet", lambda part: table.to_parquet(part, index=False))
-        replace(
-            store.folder / "reliability.parquet",
-            lambda part: pd.DataFrame(bins).to_parquet(part, index=False),
-        )
+        write_table(store.folder / "results.parquet", table)
+        write_table(store.folder / "reliability.parquet", pd.DataFrame(bins))
 
 
 def _of(store: Store, plan: Plan, entry: Entry, states: dict[str, Any]) -> tuple[Row, list[Row], list[Row]]:

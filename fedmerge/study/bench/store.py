@@ -9,18 +9,24 @@ A job works in a folder of its own that gets its name, with the marker in it, in
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from fedmerge.errors import FedMergeError
+from fedmerge.files import (
+    DiskError,
+    check_writable,
+    locked,
+    make_folder,
+    saying,
+    sync,
+    write_json,
+    write_text,
+)
 
 State = Literal["missing", "done", "failed", "dropped"]
 
@@ -36,28 +42,17 @@ class Store:
         self.folder = folder
         self.jobs = folder / "jobs"
         with said(folder):
-            self.jobs.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".writable"
-            probe.touch()
-            probe.unlink(missing_ok=True)  # another worker may have tried, and tidied up, just now
+            make_folder(self.jobs)
+            check_writable(folder)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out of this folder; an end of this process, however hard, frees it."""
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise FedMergeError(
-                f"another bench is at work in '{self.folder}': wait for it, stop it, or give --out another "
-                "folder."
-            ) from None
-        try:
+        in_use = f"another bench is at work in '{self.folder}': wait for it, stop it, or give another --out."
+        with locked(self.folder, in_use):
             for left_over in self.jobs.glob(".*.part"):
                 shutil.rmtree(left_over, ignore_errors=True)
             yield
-        finally:
-            lock.release()
 
     def state(self, job: str) -> State:
         """Whether a job is done, failed, done with its models dropped, or still to do."""
@@ -81,14 +76,14 @@ class Store:
     def finish(self, job: str, part: Path, record: dict[str, Any], marker: Literal["done", "failed"]) -> None:
         """Give the working folder its name; before that, nothing of it counts."""
         with said(self.folder):
-            write_text(part / "job.json", json.dumps(record, indent=1))
+            write_json(part / "job.json", record)
             write_text(part / marker, f"{record.get('reason', '')}\n")
             for file in part.rglob("*"):
                 if file.is_file():
-                    _sync(file)
+                    sync(file)
             shutil.rmtree(self.jobs / job, ignore_errors=True)
             part.rename(self.jobs / job)
-            _sync(self.jobs)
+            sync(self.jobs)
 
     def drop_models(self, job: str) -> None:
         """Delete a job's weights; its cards and numbers stay."""
@@ -104,45 +99,17 @@ class Store:
 
 @contextmanager
 def said(folder: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into a sentence."""
+    """Say of what the disk refuses what it means for the study in ``folder``."""
     try:
-        yield
-    except Exception as error:
-        if full(error):
+        with saying(folder):
+            yield
+    except DiskError as error:
+        if error.full:
             raise StudyStopped(
                 f"the disk is full, so the study in '{folder}' stopped; every finished job is kept. Free "
                 "some space and give the same command again."
             ) from None
-        if isinstance(error, OSError):
-            raise StudyStopped(
-                f"the folder '{folder}' cannot be written ({error.strerror or error}): give another one with "
-                "--out, or make it writable."
-            ) from None
-        raise
-
-
-def full(error: BaseException) -> bool:
-    """Whether an error means that the disk is full (safetensors says so in words alone)."""
-    number = error.errno if isinstance(error, OSError) else None
-    return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    replace(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file beside ``path``, bring it to the disk, and put it in its place."""
-    part = path.with_name(f".{path.name}.part")
-    write(part)
-    _sync(part)
-    part.replace(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise StudyStopped(
+            f"the folder '{folder}' cannot be written ({error.reason}): give another one with --out, or make "
+            "it writable."
+        ) from None

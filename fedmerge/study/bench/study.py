@@ -13,9 +13,10 @@ import pandas as pd
 import yaml
 
 from fedmerge.errors import FedMergeError
+from fedmerge.files import write_json, write_text
 from fedmerge.study.bench.config import BenchConfig
 from fedmerge.study.bench.plan import Plan
-from fedmerge.study.bench.store import said, write_text
+from fedmerge.study.bench.store import said
 from fedmerge.validation import load_yaml, validate
 
 
@@ -101,8 +102,7 @@ def adopt(folder: Path, config: BenchConfig, plan: Plan, extend: bool) -> None:
             )
     with said(folder):
         write_text(path, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
-        plan_file = {"hash": _hash(plan), "jobs": list(plan.jobs)}
-        write_text(folder / "plan.json", json.dumps(plan_file, indent=1))
+        write_json(folder / "plan.json", {"hash": _hash(plan), "jobs": list(plan.jobs)})
 
 
 def _hash(plan: Plan) -> str:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.errors import FedMergeError
+from fedmerge.files import DiskError, full
 from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
-from fedmerge.study.bench.store import Store, StudyStopped, full, said
+from fedmerge.study.bench.store import Store, StudyStopped, said
 from fedmerge.study.bench.task import Outcome, Task
 from fedmerge.study.candidates import adapt, alone, fuse, pooled, train_pooled
 from fedmerge.study.config import Experiment
@@ -47,7 +48,7 @@ def work(task: Task) -> Outcome:
                 record |= {"device": machine["device"], "versions": machine["versions"]}
                 record |= _do(task, store, part)
             except Exception as error:
-                if full(error):
+                if isinstance(error, DiskError) or full(error):
                     raise
                 reason = (
                     str(error) if isinstance(error, FedMergeError) else f"{type(error).__name__}: {error}"

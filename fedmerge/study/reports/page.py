@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from fedmerge.errors import FedMergeError
+from fedmerge.files import write_text
 from fedmerge.study.figures import NARROW, WIDE, Caption, render
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -33,7 +33,7 @@ def write_page(template: str, contents: dict[str, Any], path: Path) -> Path:
     """Fill a template and write it to ``path``, which is the only file that is touched.
 
     Text from configurations and data is escaped. A content security policy lets the page load nothing and
-    run nothing but its own script for sorting tables. Raises FedMergeError where ``path`` cannot be written.
+    run nothing but its own script for sorting tables. Raises DiskError where ``path`` cannot be written.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -42,12 +42,7 @@ def write_page(template: str, contents: dict[str, Any], path: Path) -> Path:
     script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment.get_template(template).render(script=script, script_hash=digest, **contents)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise FedMergeError(
-            f"the report '{path}' cannot be written ({error.strerror}): choose another place with --out."
-        ) from None
+    write_text(path, page)
     return path
 
 

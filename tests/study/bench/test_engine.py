@@ -7,11 +7,13 @@ import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from fedmerge.errors import FedMergeError
+from fedmerge.files import DiskError
 from fedmerge.study.bench import engine, work
 from fedmerge.study.bench.engine import bench
 from fedmerge.study.bench.store import Store
@@ -218,7 +220,7 @@ def test_a_full_disk_stops_the_study_and_keeps_what_is_done(whole, place, tmp_pa
 
 def test_a_disk_that_fills_up_while_models_are_written_is_no_failed_job(place, tmp_path, monkeypatch):
     def no_room(*args):
-        raise FedMergeError("cannot write into 'pool' (I/O error: No space left on device).")
+        raise DiskError(Path("pool"), "No space left on device", full=True)
 
     monkeypatch.setattr(work, "fine_tune", no_room)
     with pytest.raises(FedMergeError, match="the disk is full"):

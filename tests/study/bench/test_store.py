@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedmerge.errors import FedMergeError
-from fedmerge.study.bench.store import Store, StudyStopped, replace, said
+from fedmerge.study.bench.store import Store, StudyStopped, said
 
 
 def test_a_job_is_missing_until_its_folder_has_its_name(tmp_path):
@@ -83,21 +83,6 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FedMergeError, match="cannot be written"):
         Store(tmp_path / "file" / "study")
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "results"
-    path.write_text("old")
-
-    def fail(part):
-        part.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        replace(path, fail)
-    assert path.read_text() == "old"
-    replace(path, lambda part: part.write_text("new"))
-    assert path.read_text() == "new"
 
 
 def test_two_workers_that_open_the_folder_at_once_do_not_stop_each_other(tmp_path, monkeypatch):

@@ -1,0 +1,121 @@
+"""A file is the one before or the one after, never half; what the disk refuses is a sentence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from fedmerge import files
+from fedmerge.errors import FedMergeError
+from fedmerge.files import DiskError
+
+FULL = "No space left on device"
+
+
+def test_what_is_written_is_there_and_nothing_else(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "words", "grün")
+    files.write_json(tmp_path / "data.json", {"a": [1, float("inf")]})
+    assert (tmp_path / "words").read_bytes() == "grün".encode()
+    assert json.loads((tmp_path / "data.json").read_text()) == {"a": [1, float("inf")]}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["data.json", "words"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, FULL), KeyboardInterrupt(), ValueError("no")])
+def test_a_write_that_fails_leaves_the_file_before(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "results"
+    path.write_text("old")
+
+    def fail(part: Path) -> None:
+        part.write_text("half")
+        raise error
+
+    with pytest.raises(DiskError if isinstance(error, OSError) else type(error)):
+        files.write(path, fail)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["results"]
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of what happens: the bytes are brought to the disk, then the name, then the folder."""
+    steps: list[str] = []
+    sync, rename = files.sync, Path.replace
+    monkeypatch.setattr(files, "sync", lambda path: (steps.append(path.name), sync(path)))
+    monkeypatch.setattr(Path, "replace", lambda a, b: (steps.append("rename"), rename(a, b))[1])
+    files.write_text(tmp_path / "file", "text")
+    assert steps == [".file.part", "rename", tmp_path.name]
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "full"),
+    [
+        (OSError(errno.ENOSPC, FULL), r"No space left on device\): the disk is full", True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full", True),
+        (RuntimeError(f"Error: I/O error: {FULL} (os error 28)"), "the disk is full", True),
+        (OSError(errno.EROFS, "Read-only file system"), r"Read-only file system\): choose a place", False),
+        (RuntimeError("I/O error: Permission denied (os error 13)"), r"\(Permission denied\)", False),
+    ],
+)
+def test_what_the_disk_refuses_is_a_sentence(
+    tmp_path: Path, error: Exception, words: str, full: bool
+) -> None:
+    with pytest.raises(DiskError, match=words) as caught, files.saying(tmp_path / "here"):
+        raise error
+    assert "here' cannot be written" in str(caught.value)
+    assert caught.value.full is files.full(error) is full
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), files.saying(tmp_path):
+        raise KeyError("column")
+
+
+def test_a_folder_that_is_not_there_or_a_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "no" / "name", tmp_path / "file" / "name", tmp_path):
+        with pytest.raises(DiskError, match="cannot be written"):
+            files.write_text(place, "text")
+    with pytest.raises(DiskError):
+        files.make_folder(tmp_path / "file" / "folder")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_somebody_else_is_a_sentence(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(DiskError, match="Permission denied"):
+        files.check_writable(tmp_path)
+    tmp_path.chmod(0o700)
+
+
+def test_a_link_stays_a_link_and_a_device_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    files.write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"
+    files.write_text(Path("/dev/null"), "gone")
+    assert not Path("/dev/null").is_file()
+
+
+def _hold(folder: Path, ready: multiprocessing.synchronize.Event) -> None:
+    with files.locked(folder, "in use."):
+        ready.set()
+        multiprocessing.Event().wait(30)
+
+
+def test_a_lock_dies_with_its_owner(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    owner = context.Process(target=_hold, args=(tmp_path, ready))
+    owner.start()
+    assert ready.wait(30)
+    with pytest.raises(FedMergeError, match=r"in use\."), files.locked(tmp_path, "in use."):
+        pass
+    owner.kill()
+    owner.join()
+    with files.locked(tmp_path, "in use."):
+        pass
