@@ -65,5 +65,10 @@ def server_of(main: Callable[[Backend, Config], None]) -> ServerApp:
 
 
 def client_of(hospital: Callable[[Config, Config], Hospital]) -> ClientApp:
-    """The ClientApp of a project: ``hospital(node_config, run_config)`` says for whom a node speaks."""
-    return client_app(lambda context: hospital(context.node_config, context.run_config))
+    """The ClientApp of a project: ``hospital(node_config, run_config)`` says for whom a node speaks.
+
+    Each message may meet another process, so what a hospital keeps between rounds is kept by its node.
+    """
+    return client_app(
+        lambda context: hospital(context.node_config, context.run_config), memory_in_context=True
+    )

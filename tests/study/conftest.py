@@ -9,14 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 from torch import nn
 
 from fedmerge.data import Appearance, Cohort, Site, Split
 from fedmerge.merging import FUSION
 from fedmerge.merging.methods import Context, Merged, Parents
+from fedmerge.models import state_hash
 from fedmerge.registry import Needs
 from fedmerge.study.config import Experiment
 from fedmerge.study.report import write_report
@@ -369,3 +373,33 @@ def whole_study() -> Callable[[Path], SimpleNamespace]:
         return study
 
     return make
+
+
+@pytest.fixture
+def site_files(tmp_path: Path, experiment: dict[str, Any]) -> Path:
+    """The tiny experiment as files: a configuration, a cohort, and an .npz for each of its sites."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    sites = []
+    for site in experiment["cohort"].sites:
+        images, labels = site.source.images, site.source.labels
+        parts = {"train": slice(0, 36), "val": slice(36, 48), "test": slice(48, 60)}
+        arrays = {f"{name}_images": images[part] for name, part in parts.items()}
+        arrays |= {f"{name}_labels": labels[part] for name, part in parts.items()}
+        np.savez(folder / f"{site.name}.npz", **arrays)
+        sites.append({"name": site.name, "source": f"npz:images/{site.name}.npz", "unseen": site.unseen})
+    (tmp_path / "cohort.yaml").write_text(yaml.safe_dump({"sites": sites}))
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(experiment | {"cohort": "cohort.yaml", "threads": 1}))
+    return file
+
+
+@pytest.fixture
+def hashes() -> Callable[[Path], dict[str, str]]:
+    """Of every tensor file of a run, by its path: the pool, fused models, references, streams."""
+
+    def of(folder: Path) -> dict[str, str]:
+        files = sorted(folder.rglob("*.safetensors"))
+        return {str(file.relative_to(folder)): state_hash(load_file(file)) for file in files}
+
+    return of

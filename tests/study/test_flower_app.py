@@ -3,46 +3,17 @@
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from safetensors.torch import load_file
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import LocalGrid
 from fedmerge.federation.flower import FlowerBackend
-from fedmerge.models import state_hash
 from fedmerge.study import flower_app
 from fedmerge.study.flower_app import RunConfig
 from fedmerge.study.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def config(tmp_path, experiment, monkeypatch):
-    """The tiny experiment as files: each site of the cohort an .npz of its own."""
-    monkeypatch.setenv("FEDMERGE_DATA", str(tmp_path / "images"))
-    (tmp_path / "images").mkdir()
-    spec = experiment["cohort"]
-    sites = []
-    for site in spec.sites:
-        images, labels = np.asarray(site.source.images), np.asarray(site.source.labels)
-        parts = {"train": slice(0, 36), "val": slice(36, 48), "test": slice(48, 60)}
-        arrays = {f"{name}_images": images[part] for name, part in parts.items()}
-        arrays |= {f"{name}_labels": labels[part] for name, part in parts.items()}
-        np.savez(tmp_path / "images" / f"{site.name}.npz", **arrays)
-        sites.append({"name": site.name, "source": f"npz:{site.name}.npz", "unseen": site.unseen})
-    (tmp_path / "cohort.yaml").write_text(yaml.safe_dump({"sites": sites}))
-    file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(experiment | {"cohort": "cohort.yaml", "threads": 1}))
-    return file
-
-
-def hashes(folder):
-    """Of every tensor file of a run: the pool, the fused models, the references, the streams."""
-    files = sorted(folder.rglob("*.safetensors"))
-    return {str(file.relative_to(folder)): state_hash(load_file(file)) for file in files}
 
 
 def flower_run(run_config, n_nodes):
@@ -67,22 +38,28 @@ def test_pyproject_names_the_apps_and_its_configuration_is_whole():
 
 
 @pytest.mark.parametrize("unseen", ["cohort", "each"])
-def test_the_apps_do_what_run_does_bit_for_bit(config, tmp_path, unseen, words_for_figures):
+def test_the_apps_do_what_run_does_bit_for_bit(site_files, hashes, tmp_path, unseen, words_for_figures):
     """With one site unseen, and with a federation for each site left out in turn."""
     n_nodes = 3 if unseen == "cohort" else 4
-    local = run(config, changes=[f"unseen={unseen}"], out=tmp_path / "local", seed=3)
+    local = run(site_files, changes=[f"unseen={unseen}"], out=tmp_path / "local", seed=3)
     out = tmp_path / "flower"
-    given = {"config": str(config), "set": f"unseen={unseen}", "seed": 3, "out": str(out), "patience": 0.0}
+    given = {
+        "config": str(site_files),
+        "set": f"unseen={unseen}",
+        "seed": 3,
+        "out": str(out),
+        "patience": 0.0,
+    }
     flower_run(given, n_nodes)
     assert hashes(out) == hashes(local.folder)
     assert [Path(name).stem for name in hashes(out)].count("mean") == (1 if unseen == "cohort" else 4)
     assert (out / "report.html").is_file()
 
 
-def test_a_node_finds_its_site_by_number_or_by_name_or_in_a_file_of_its_own(config, tmp_path):
+def test_a_node_finds_its_site_by_number_or_by_name_or_in_a_file_of_its_own(site_files, tmp_path):
     own = tmp_path / "own.yaml"
-    own.write_text(yaml.safe_dump({"sites": [{"name": "beta", "source": "npz:beta.npz"}]}))
-    run_config = {"config": str(config)}
+    own.write_text(yaml.safe_dump({"sites": [{"name": "beta", "source": "npz:images/beta.npz"}]}))
+    run_config = {"config": str(site_files)}
     by_number = flower_app._hospital({"partition-id": 1, "num-partitions": 3}, run_config)
     by_name = flower_app._hospital({"site": "beta"}, run_config)
     by_file = flower_app._hospital({"site": "beta", "cohort": str(own)}, {"config": "not here"})
@@ -102,18 +79,18 @@ def test_a_node_finds_its_site_by_number_or_by_name_or_in_a_file_of_its_own(conf
         ({"partition-id": "first"}, "the node's configuration: field 'partition-id'"),
     ],
 )
-def test_a_node_that_cannot_be_a_hospital_says_why(config, node, sentence):
+def test_a_node_that_cannot_be_a_hospital_says_why(site_files, node, sentence):
     with pytest.raises(FedMergeError, match=sentence):
-        flower_app._hospital(node, {"config": str(config)})
+        flower_app._hospital(node, {"config": str(site_files)})
 
 
-def test_a_file_without_the_site_s_name_is_refused(config, tmp_path):
+def test_a_file_without_the_site_s_name_is_refused(site_files, tmp_path):
     with pytest.raises(FedMergeError, match='no site in it: add site="NAME"'):
-        flower_app._hospital({"cohort": str(tmp_path / "cohort.yaml")}, {"config": str(config)})
+        flower_app._hospital({"cohort": str(tmp_path / "cohort.yaml")}, {"config": str(site_files)})
 
 
-def test_too_few_nodes_end_the_run_with_the_number_there_must_be(config, tmp_path):
-    given = {"config": str(config), "out": str(tmp_path / "out")}
+def test_too_few_nodes_end_the_run_with_the_number_there_must_be(site_files, tmp_path):
+    given = {"config": str(site_files), "out": str(tmp_path / "out")}
     with pytest.raises(FedMergeError, match=r'no hospital answered.*"num-supernodes=3"'):
         flower_run(given, 2)
 

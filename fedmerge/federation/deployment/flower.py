@@ -1,0 +1,110 @@
+"""Flower's command line as functions with an honest answer: ``flwr run`` ends well for a failed run, too."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmerge.errors import FedMergeError
+
+DONE = "finished:completed"
+
+
+@dataclass(frozen=True)
+class Flower:
+    """``flwr`` with a configuration folder (``FLWR_HOME`` in ``env``) and the name of a connection in it."""
+
+    env: Mapping[str, str]
+    connection: str
+
+    def submit(
+        self, app: Path, run_config: Mapping[str, Any], federation_config: Mapping[str, Any] | None = None
+    ) -> int:
+        """Hand in a run of the app in a folder; returns its id. Raises FedMergeError with Flower's words."""
+        command = ["run", str(app), self.connection, "-c", _as_toml(run_config)]
+        if federation_config:
+            command += ["--federation-config", _as_toml(federation_config)]
+        answer = self._ask(command)
+        return int(answer["run-id"])
+
+    def status(self, run: int) -> tuple[str, str]:
+        """Status of a run, such as ``running`` or ``finished:completed``, and details in words."""
+        answer = self._ask(["list", self.connection, "--run-id", str(run)])
+        (found,) = answer["runs"]
+        return str(found["status"]), str(found["status-details"])
+
+    def wait(
+        self, run: int, patience: float | None = None, seen: Callable[[str], None] | None = None
+    ) -> None:
+        """Wait for the end of a run. Raises FedMergeError unless it completed, or after ``patience`` seconds.
+
+        seen: called with its status again and again.
+        """
+        began = time.monotonic()
+        while True:
+            status, details = self.status(run)
+            if seen is not None:
+                seen(status)
+            if status == DONE:
+                return
+            if status.startswith("finished"):
+                raise FedMergeError(f"the run ended as '{status}': {details}")
+            if patience is not None and time.monotonic() - began > patience:
+                raise FedMergeError(f"the run is still '{status}' after {patience:.0f} seconds.")
+            time.sleep(1.0)
+
+    def log(self, run: int) -> str:
+        """What the server's app has said."""
+        return self._run(["log", str(run), self.connection, "--show"]).stdout
+
+    def register(self, public_key: Path, name: str) -> int:
+        """Let the node with this key in; returns its node id."""
+        return int(
+            self._ask(["supernode", "register", str(public_key), self.connection, "--name", name])["node-id"]
+        )
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Every registered node: node-id, status, name …"""
+        return list(self._ask(["supernode", "list", self.connection]).get("nodes", []))
+
+    def _ask(self, command: Sequence[str]) -> dict[str, Any]:
+        done = self._run([*command, "--format", "json"])
+        found = done.stdout[done.stdout.find("{") :]
+        try:
+            answer = dict(json.loads(found))
+        except ValueError:
+            answer = {"success": False, "error-message": f"{done.stdout} {done.stderr}".strip()}
+        if not answer.get("success"):
+            said = " ".join(str(answer.get("error-message", found)).split())
+            raise FedMergeError(f"flwr {command[0]} was refused: {said}")
+        return answer
+
+    def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["flwr", *command], env=dict(self.env), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+
+
+def connection(name: str, address: str, authority: Path | None) -> str:
+    """The text of Flower's config.toml with one connection; without an authority it is not encrypted."""
+    how = (
+        "insecure = true"
+        if authority is None
+        else f"root-certificates = {json.dumps(str(authority.resolve()))}"
+    )
+    return f'[superlink]\ndefault = "{name}"\n\n[superlink.{name}]\naddress = "{address}"\n{how}\n'
+
+
+def _as_toml(values: Mapping[str, Any]) -> str:
+    """``key=value`` pairs as Flower's command line reads them."""
+    pairs = []
+    for key, value in values.items():
+        if isinstance(value, str) and '"' in value:
+            raise FedMergeError(f"{key}={value}: Flower's command line takes no double quotes here.")
+        pairs.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
+    return " ".join(pairs)

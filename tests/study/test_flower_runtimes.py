@@ -1,0 +1,59 @@
+"""``flwr run`` under Flower's own simulation: separate processes, and the same bits as in this process."""
+
+import importlib.util
+import socket
+from pathlib import Path
+
+import pytest
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.deployment.flower import Flower, connection
+from fedmerge.federation.deployment.processes import Programs, environment
+from fedmerge.study.run import run
+
+ROOT = Path(__file__).resolve().parents[2]
+NO_RAY = importlib.util.find_spec("ray") is None
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def simulation(tmp_path_factory):
+    """A SuperLink of our own in simulation mode; it and all it starts end with these tests."""
+    home, port = tmp_path_factory.mktemp("flwr"), free_port()
+    (home / "config.toml").write_text(connection("here", f"127.0.0.1:{port}", None))
+    env = environment(home, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    command = ["flower-superlink", "--simulation", "--insecure", "--port", str(port)]
+    with Programs() as programs:
+        superlink = programs.start(command, env, home / "log")
+        superlink.wait_until(lambda: answers(port), 60, "answer")
+        yield Flower(env, "here")
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.skipif(NO_RAY, reason="Flower's simulation needs ray: pip install 'flwr[simulation]'")
+@pytest.mark.usefixtures("words_for_figures")
+def test_flwr_run_in_simulation_gives_the_same_bits(simulation, site_files, hashes, tmp_path):
+    out = tmp_path / "flower"
+    nodes = {"num-supernodes": 3, "client-resources-num-cpus": 1}
+    submitted = simulation.submit(ROOT, {"config": str(site_files), "seed": 3, "out": str(out)}, nodes)
+    local = run(site_files, out=tmp_path / "local", seed=3)
+    simulation.wait(submitted, patience=120)
+    assert hashes(out) == hashes(local.folder)
+    assert (out / "report.html").is_file()
+
+
+@pytest.mark.skipif(NO_RAY, reason="Flower's simulation needs ray: pip install 'flwr[simulation]'")
+def test_a_run_that_fails_is_told_apart_from_one_that_ended_well(simulation):
+    """``flwr run`` itself says nothing of it and exits with 0."""
+    submitted = simulation.submit(ROOT, {"config": "quick-start"}, {"num-supernodes": 1})
+    with pytest.raises(FedMergeError, match="there is no configuration 'quick-start'"):
+        simulation.wait(submitted, patience=60)
