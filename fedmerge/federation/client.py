@@ -95,6 +95,8 @@ class Hospital:
         }
         state = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
         if "personal" in job:
+            if self.memory.round < job.get("since", 0):
+                metrics["forgot"] = 1
             entries = personal_entries(ModelSpec(**job["model"]), job["personal"])
             self.memory.keep(job["round"], {key: state[key] for key in entries})
         return reply(message, metrics, state)

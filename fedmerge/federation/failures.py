@@ -8,12 +8,15 @@ from typing import Literal
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.options import FederationOptions
 
-Then = Literal["left out", "asked again", "ended the run"]
+Then = Literal["left out", "asked again", "began anew", "ended the run"]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An attempt of a hospital that gave no usable answer: when, who, why in a sentence, and what then."""
+    """An attempt of a hospital that gave no usable answer: when, who, why in a sentence, and what then.
+
+    Or a hospital that lost what it kept between rounds, and began anew.
+    """
 
     round: int
     phase: str
@@ -40,6 +43,14 @@ class Failures:
             raise FedMergeError(
                 f"hospital '{site}' failed in {where}: {reason} (on_failure: skip would go on without it)"
             )
+
+    def began_anew(self, round: int, phase: str, site: str, since: int) -> None:
+        """Record a hospital that no longer has its own part of the model, as it was after round ``since``."""
+        reason = (
+            f"it no longer has its own part of the model, as it was after round {since}, because its process "
+            "was started anew: it began with the federation's"
+        )
+        self.records.append(Failure(round, phase, site, reason, then="began anew"))
 
     def check_quorum(self, round: int, phase: str, usable: int, asked: int) -> None:
         """Raise FedMergeError if fewer hospitals gave a usable answer than the quorum, with the reasons."""

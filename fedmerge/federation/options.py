@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import AGGREGATORS
+from fedmerge.federation.memory import Personal
+from fedmerge.federation.participation import Participation
+from fedmerge.federation.server_optimizer import ServerOptimizerOptions
 
 OnFailure = Literal["skip", "retry", "abort"]
 
@@ -45,13 +48,19 @@ class Aggregation(Section):
 class FederationOptions(Section):
     """What the server does in a round, and with hospitals that fail.
 
-    aggregate: how updates become one model. on_failure: a hospital that fails is left out of the round
-    (``skip``), asked again up to ``retries`` times and then left out (``retry``), or ends the run
-    (``abort``). quorum: the fewest hospitals that must give a usable answer in the end, else the run ends
-    with a sentence. max_norm: an update whose norm (``checks.update_norm``) is above it is refused.
+    aggregate: how updates become one model. optimizer: what the server makes of that model; None takes it as
+    it is. participation: how many hospitals train in a round; None: all of them. personal: the part of the
+    model that each hospital keeps to itself between rounds (``memory.personal_entries``). on_failure: a
+    hospital that fails is left out of the round (``skip``), asked again up to ``retries`` times and then left
+    out (``retry``), or ends the run (``abort``). quorum: the fewest hospitals that must give a usable answer
+    in the end, else the run ends with a sentence. max_norm: an update whose norm (``checks.update_norm``) is
+    above it is refused.
     """
 
     aggregate: Aggregation = Aggregation()
+    optimizer: ServerOptimizerOptions | None = None
+    participation: Participation | None = None
+    personal: Personal = "none"
     on_failure: OnFailure = "skip"
     retries: int = Field(default=1, ge=1)
     quorum: int = Field(default=1, ge=1)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.roster import Roster
 from fedmerge.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    from fedmerge.federation.roster import Roster
 
 
 class Participation(BaseModel):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.federation.arrays import borrow, lend
+from fedmerge.federation.exchange import Question
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.roster import greet
+from fedmerge.federation.records import request
+from fedmerge.federation.refusals import check_plan
+from fedmerge.federation.roster import Member, greet
 from fedmerge.federation.statistics import FederatedStatistics
 from fedmerge.federation.strategy import MergeStrategy
 from fedmerge.models.pool import ModelPool
@@ -33,6 +36,7 @@ class Server:
         self.grid = grid
         self.plan = plan
         self.roster, absent = greet(grid, members, patience)
+        check_plan(plan, len(self.roster) + len(absent))
         self.strategy = MergeStrategy(plan, self.roster)
         self.strategy.excuse(absent)
 
@@ -45,6 +49,7 @@ class Server:
         """Train together for the plan's rounds; returns the global model."""
         if self.plan.rounds == 0:
             return start
+        self.restore({})
         result = self.strategy.start(self.grid, lend(start), num_rounds=self.plan.rounds)
         return borrow(result.arrays)
 
@@ -57,10 +62,29 @@ class Server:
         own = self.plan.start == "independent"
         job = self.strategy.job(round, "fine-tune", self.plan.fine_tune) | ({"start": "own"} if own else {})
         arrays = None if own else lend(start)
-        question = self.strategy.training(round, "fine-tune", job, arrays, start)
+        question = self.strategy.training(round, "fine-tune", job, arrays, start, self.roster)
         for answer in self.strategy.ask(self.grid, question):
             assert answer.state is not None  # a training answer without weights is not usable
             yield answer.member.name, answer.state, answer.metrics
+
+    def memories(self) -> dict[str, State]:
+        """What each hospital keeps between rounds, by name, for a journal; empty if nothing is personal."""
+        if self.plan.federation.personal == "none":
+            return {}
+        question = self._about_memory("query.memory", {})
+        return {answer.member.name: answer.state or {} for answer in self.strategy.ask(self.grid, question)}
+
+    def restore(self, memories: Mapping[str, State]) -> None:
+        """Give the hospitals back what they kept; one without forgets what it has from a run before."""
+        if self.plan.federation.personal != "none":
+            for _ in self.strategy.ask(self.grid, self._about_memory("query.restore", memories)):
+                pass
+
+    def _about_memory(self, action: str, memories: Mapping[str, State]) -> Question:
+        def ask(member: Member, attempt: int) -> Message:
+            return request(action, member.node_id, "memory", {}, memories.get(member.name) or None)
+
+        return Question(0, "memory", self.roster, ask)
 
     def score(self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy") -> float:
         """Validation score of a model, computed by the hospitals on their own images.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from fedmerge.models.state import State, check_alike
@@ -15,7 +15,7 @@ _RATES = {"fedavgm": 1.0, "fedadam": 0.01, "fedyogi": 0.01, "fedadagrad": 0.01}
 
 
 class ServerOptimizerOptions(BaseModel):
-    """Which server optimizer, and its constants.
+    """Which server optimizer, and its constants; written as its name, or a mapping with the key ``method``.
 
     lr: the server's learning rate, by default 1 for FedAvgM and 0.01 for the others. momentum: of FedAvgM.
     beta1, beta2, tau: of the others; tau is the smallest update they scale up.
@@ -23,17 +23,22 @@ class ServerOptimizerOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: Literal["fedavgm", "fedadam", "fedyogi", "fedadagrad"]
+    method: Literal["fedavgm", "fedadam", "fedyogi", "fedadagrad"]
     lr: float | None = Field(None, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
     tau: float = Field(1e-3, gt=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        return {"method": given} if isinstance(given, str) else given
+
     @property
     def rate(self) -> float:
         """The server's learning rate."""
-        return _RATES[self.name] if self.lr is None else self.lr
+        return _RATES[self.method] if self.lr is None else self.lr
 
 
 class ServerOptimizer:
@@ -82,14 +87,14 @@ class ServerOptimizer:
     def _direction(self, key: str, d: Tensor) -> Tensor:
         o = self.options
         m = self._m.get(key, torch.zeros_like(d))
-        if o.name == "fedavgm":
+        if o.method == "fedavgm":
             self._m[key] = o.momentum * m + d
             return self._m[key]
         v, square = self._v.get(key, torch.full_like(d, o.tau**2)), d.square()
         self._m[key] = o.beta1 * m + (1 - o.beta1) * d
-        if o.name == "fedadagrad":
+        if o.method == "fedadagrad":
             self._v[key] = v + square
-        elif o.name == "fedadam":
+        elif o.method == "fedadam":
             self._v[key] = o.beta2 * v + (1 - o.beta2) * square
         else:
             self._v[key] = v - (1 - o.beta2) * square * torch.sign(v - square)

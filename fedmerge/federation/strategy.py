@@ -14,21 +14,29 @@ from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import check_images, check_update
 from fedmerge.federation.exchange import Answer, Question, read
 from fedmerge.federation.failures import Failure, Failures
+from fedmerge.federation.memory import personal_entries
+from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.records import request
 from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.server_optimizer import ServerOptimizer
 from fedmerge.models.state import State
+from fedmerge.models.zoo import build
 from fedmerge.training import TrainingOptions
+
+UNTOLD = ("score", "memory")  # phases that leave no row in the history
 
 
 class MergeStrategy(Strategy):
     """A round: ask the hospitals, check every answer, aggregate the usable ones.
 
+    The parts are the plan's: who takes part (``participation``), what each keeps to itself (``memory``), how
+    updates become one model (``aggregators``), what the server makes of it (``server_optimizer``).
+
     Answers are taken one by one in the order of the hospitals' names, whatever order they arrive in, so the
     same answers give the same bits. One that is an error or fails a check (``checks``) is recorded, and
-    ``failures`` decides what then: a hospital that is asked again takes its own place in the order. What
-    aggregation does with the others is the plan's aggregator (``aggregators``). ``history`` has one row per
-    round, phase and site.
+    ``failures`` decides what then: a hospital that is asked again takes its own place in the order.
+    ``history`` has one row per round, phase and site.
     """
 
     def __init__(self, plan: Plan, roster: Roster) -> None:
@@ -36,6 +44,7 @@ class MergeStrategy(Strategy):
         self.roster = roster
         self.history: list[dict[str, Any]] = []
         self.log = Failures(plan.federation)
+        self.optimizer = _optimizer(plan)
         self._asked: tuple[Grid, Question, State] | None = None
 
     @property
@@ -53,11 +62,12 @@ class MergeStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """One training message a hospital; each round covers its part of the learning-rate schedule."""
+        """One training message a participant; each round covers its part of the learning-rate schedule."""
         span = ((server_round - 1) / self.plan.rounds, server_round / self.plan.rounds)
         job = self.job(server_round, "round", self.plan.local, span)
         sent = borrow(arrays)
-        question = self.training(server_round, "train", job, arrays, sent)
+        chosen = participants(self.roster, self.plan.federation.participation, self.plan.seed, server_round)
+        question = self.training(server_round, "train", job, arrays, sent, chosen)
         self._asked = (grid, question, sent)
         return question.messages()
 
@@ -72,13 +82,14 @@ class MergeStrategy(Strategy):
         around = Around(sent, server_round, self.plan.seed, self.plan.batch_norm)
         updates = map(_update, self.answers(grid, question, replies))
         merged = AGGREGATORS[chosen.method].call(updates, around, **chosen.options)
-        return lend(merged.state), None
+        new = merged.state if self.optimizer is None else self.optimizer.step(sent, merged.state)
+        return lend(new), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """One evaluation message a hospital, for its validation split."""
-        question = self.evaluation(server_round, "validate", arrays, self.roster)
+        """One evaluation message a hospital, for its validation split, whether it took part or not."""
+        question = self.evaluation(server_round, "validate", arrays, self.roster, own=True)
         self._asked = (grid, question, {})
         return question.messages()
 
@@ -107,7 +118,7 @@ class MergeStrategy(Strategy):
         usable = 0
         for answer in self.usable(question, replies, grid):
             usable += 1
-            if question.phase != "score":
+            if question.phase not in UNTOLD:
                 where = {"round": question.round, "phase": question.phase, "site": answer.member.name}
                 self.history.append(where | answer.metrics)
             yield answer
@@ -131,29 +142,46 @@ class MergeStrategy(Strategy):
                 self.log.happened(*where, str(wrong), attempt, last=attempt == attempts)
 
     def training(
-        self, round: int, phase: str, job: dict[str, Any], arrays: ArrayRecord | None, sent: State
+        self,
+        round: int,
+        phase: str,
+        job: dict[str, Any],
+        arrays: ArrayRecord | None,
+        sent: State,
+        roster: Roster,
     ) -> Question:
         """The question to train. sent: the weights in ``arrays``, or any of the network, to check against."""
-        limit = self.plan.federation.max_norm
+        limit, last = self.plan.federation.max_norm, self._last_rounds(round)
 
         def ask(member: Member, attempt: int) -> Message:
-            return request("train", member.node_id, str(round), job, arrays)
+            since = {"since": last.get(member.name, 0)} if "personal" in job else {}
+            return request("train", member.node_id, str(round), job | since, arrays)
 
         def check(answer: Answer) -> str | None:
             if answer.state is None:
                 return "it answered without weights"
+            if answer.metrics.pop("forgot", 0):
+                self.log.began_anew(round, phase, answer.member.name, last.get(answer.member.name, 0))
             return check_images(answer.metrics) or check_update(answer.state, sent, limit)
 
-        return Question(round, phase, self.roster, ask, check)
+        return Question(round, phase, roster, ask, check)
 
     def evaluation(
-        self, round: int, phase: str, state: State | ArrayRecord, roster: Roster, *, calibrate: bool = False
+        self,
+        round: int,
+        phase: str,
+        state: State | ArrayRecord,
+        roster: Roster,
+        *,
+        calibrate: bool = False,
+        own: bool = False,
     ) -> Question:
         """The question how good ``state`` is on the validation images of ``roster``.
 
-        calibrate: whether they are to fit a temperature, too.
+        calibrate: whether they are to fit a temperature, too. own: whether each puts its personal part into
+        it.
         """
-        job = self.common() | ({"calibrate": True} if calibrate else {})
+        job = self.common() | ({"calibrate": True} if calibrate else {}) | (self._personal() if own else {})
         arrays = state if isinstance(state, ArrayRecord) else lend(state)
 
         def ask(member: Member, attempt: int) -> Message:
@@ -165,12 +193,26 @@ class MergeStrategy(Strategy):
         self, round: int, purpose: str, training: TrainingOptions, span: tuple[float, float] = (0.0, 1.0)
     ) -> dict[str, Any]:
         """The description of a training job, as a hospital receives it."""
-        return self.common() | {
-            "training": training.model_dump(),
-            "round": round,
-            "purpose": purpose,
-            "span": list(span),
-        }
+        return (
+            self.common()
+            | self._personal()
+            | {
+                "training": training.model_dump(),
+                "round": round,
+                "purpose": purpose,
+                "span": list(span),
+            }
+        )
+
+    def _personal(self) -> dict[str, Any]:
+        """What a job says of the part that hospitals keep to themselves; nothing where there is none."""
+        personal = self.plan.federation.personal
+        return {} if personal == "none" else {"personal": personal}
+
+    def _last_rounds(self, before: int) -> dict[str, int]:
+        """The last round before ``before`` for which each hospital's training is in the history."""
+        rows = [row for row in self.history if row["phase"] == "train" and row["round"] < before]
+        return {row["site"]: row["round"] for row in rows}
 
     def common(self) -> dict[str, Any]:
         """What every job says: the network, how images become its input, the run's seed."""
@@ -180,6 +222,16 @@ class MergeStrategy(Strategy):
             "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
             "seed": self.plan.seed,
         }
+
+
+def _optimizer(plan: Plan) -> ServerOptimizer | None:
+    """The plan's server optimizer, over the parameters that are not personal: of those y - x is no update."""
+    options = plan.federation.optimizer
+    if options is None:
+        return None
+    own = personal_entries(plan.model, plan.federation.personal)
+    names = [name for name, _ in build(plan.model, plan.seed).named_parameters()]
+    return ServerOptimizer(options, [name for name in names if name not in own])
 
 
 def _update(answer: Answer) -> Update:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from fedmerge.data import Cohort, FusionData
 from fedmerge.data.fusion import server_set
 from fedmerge.errors import FedMergeError, nearest
+from fedmerge.federation.refusals import check_plan
 from fedmerge.models.zoo import build
 from fedmerge.study.config import Experiment
 from fedmerge.study.federations import federations
 from fedmerge.study.needs import needs_of
-from fedmerge.study.setup import model_spec
+from fedmerge.study.setup import model_spec, plan_of
 from fedmerge.training import needs_batch_statistics
 
 
 def check(experiment: Experiment, cohort: Cohort) -> None:
-    """Raise FedMergeError for what cannot be: network, batch size, no unseen site, images to fuse with."""
-    members = {name for federation in federations(cohort, experiment) for name in federation.members}
+    """Raise FedMergeError for what cannot be: network, federation, batch size, images to fuse with."""
+    who = federations(cohort, experiment)
+    for federation in who:
+        check_plan(plan_of(experiment, cohort, experiment.seeds[0]), len(federation.members))
+    members = {name for federation in who for name in federation.members}
     network = build(model_spec(experiment, cohort), seed=0)
     for options, field in (
         (experiment.training.local, "training.batch_size"),

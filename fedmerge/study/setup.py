@@ -143,9 +143,15 @@ def set_up(
     backend: Backend | None = None,
 ) -> Setup:
     """Derive the plan from the experiment and the cohort; open the pool."""
+    plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool")
+    return Setup(experiment, cohort, plan, members, pool, folder, record, device, backend)
+
+
+def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> Plan:
+    """What the server of a federation is told. Raises FedMergeError for images that no network takes."""
     spec = model_spec(experiment, cohort)
     named = experiment.normalisation
-    plan = Plan(
+    return Plan(
         model=spec,
         normalisation=default_normalisation(spec) if named == "default" else Normalisation.named(named),
         seed=seed,
@@ -156,8 +162,6 @@ def set_up(
         batch_norm=experiment.batch_norm,
         federation=experiment.federation,
     )
-    pool = ModelPool(folder / "pool")
-    return Setup(experiment, cohort, plan, members, pool, folder, record, device, backend)
 
 
 def model_spec(experiment: Experiment, cohort: Cohort) -> ModelSpec:

@@ -30,7 +30,7 @@ def steps(options: ServerOptimizerOptions, means: list[float]) -> list[float]:
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_two_rounds_by_hand(name):
     """d1 = 1, then d2 = 3 - x1; v begins at tau^2 = 0.01."""
-    first, second = steps(ServerOptimizerOptions(name=name, lr=0.5, tau=0.1), [1.0, 3.0])
+    first, second = steps(ServerOptimizerOptions(method=name, lr=0.5, tau=0.1), [1.0, 3.0])
 
     def moved(v: float, d: float) -> float:
         if name == "fedadagrad":
@@ -48,7 +48,7 @@ def test_two_rounds_by_hand(name):
 
 def test_momentum_is_a_geometric_sum():
     """Updates of 1 each: m is 1, 1.9, 2.71, and x their sum; the mean is always one above x."""
-    optimizer, x = ServerOptimizer(ServerOptimizerOptions(name="fedavgm"), ["w"]), number(0.0)
+    optimizer, x = ServerOptimizer(ServerOptimizerOptions(method="fedavgm"), ["w"]), number(0.0)
     path = []
     for _ in range(3):
         x = optimizer.step(x, {"w": x["w"] + 1})
@@ -57,7 +57,7 @@ def test_momentum_is_a_geometric_sum():
 
 
 def test_without_momentum_and_at_rate_one_fedavgm_is_the_mean():
-    assert steps(ServerOptimizerOptions(name="fedavgm", momentum=0.0), [1.5, -2.0]) == [1.5, -2.0]
+    assert steps(ServerOptimizerOptions(method="fedavgm", momentum=0.0), [1.5, -2.0]) == [1.5, -2.0]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_it_is_flower_s_own_on_random_inputs(name, theirs, monkeypatch):
         flower.v_t = {key: np.full_like(value, 0.01**2) for key, value in x.items()}
     beta1 = 0.0 if name == "fedadagrad" else 0.8
     options = {"lr": 0.3, "momentum": 0.8, "beta1": beta1, "beta2": 0.95, "tau": 0.01}
-    ours = ServerOptimizer(ServerOptimizerOptions(name=name, **options), ["a", "b"])
+    ours = ServerOptimizer(ServerOptimizerOptions(method=name, **options), ["a", "b"])
     for round in range(1, 6):
         mean = {key: value + 0.1 * rng.normal(size=value.shape) for key, value in x.items()}
         aggregated = ArrayRecord({key: Array(value) for key, value in mean.items()})
@@ -120,7 +120,7 @@ def test_only_parameters_are_moved_and_dtypes_stay(name):
         "bn.running_var": torch.full((2,), 0.25),
         "bn.num_batches_tracked": torch.tensor(9),
     }
-    optimizer = ServerOptimizer(ServerOptimizerOptions(name=name, lr=0.5), ["bn.weight"])
+    optimizer = ServerOptimizer(ServerOptimizerOptions(method=name, lr=0.5), ["bn.weight"])
     for _ in range(2):
         new = optimizer.step(current, mean)
         for key in mean.keys() - {"bn.weight"}:
@@ -135,7 +135,7 @@ def test_only_parameters_are_moved_and_dtypes_stay(name):
 @pytest.mark.parametrize("name", [*ADAPTIVE, "fedavgm"])
 def test_a_resumed_optimizer_goes_on_with_the_same_bits(name):
     """Three rounds in one go against one round, its state kept as tensors, and two more."""
-    options = ServerOptimizerOptions(name=name)
+    options = ServerOptimizerOptions(method=name)
     means = [torch.randn(50, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     whole, x = ServerOptimizer(options, ["w"]), {"w": torch.zeros(50)}
     for mean in means:
@@ -154,6 +154,6 @@ def test_a_resumed_optimizer_goes_on_with_the_same_bits(name):
 
 
 def test_unlike_states_are_a_sentence():
-    optimizer = ServerOptimizer(ServerOptimizerOptions(name="fedadam"), ["w"])
+    optimizer = ServerOptimizer(ServerOptimizerOptions(method="fedadam"), ["w"])
     with pytest.raises(FedMergeError, match=r"'w' has shape \(1,\) in 'the global model' and \(2,\)"):
         optimizer.step({"w": torch.zeros(1)}, {"w": torch.zeros(2)})

@@ -7,6 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, MergeStrategy
+from fedmerge.federation.participation import Participation, participants
 from fedmerge.federation.roster import Member, Roster
 from fedmerge.models import average, state_hash
 
@@ -182,3 +183,20 @@ def test_below_the_quorum_the_run_ends_with_the_reasons(plan, roster, states):
 def test_abort_ends_at_the_first_failure(plan, roster, states):
     with pytest.raises(FedMergeError, match="hospital 'b' failed in round 1"):
         round_of(plan, roster, Ward(states, broken={"b": 1}), on_failure="abort")
+
+
+def test_only_participants_are_asked_to_train_and_quorum_counts_them(plan, roster, states):
+    options = {"participation": {"number": 2}, "quorum": 3}
+    for number in range(1, 5):
+        drawn = [member.name for member in participants(roster, Participation(number=2), plan.seed, number)]
+        ward = Ward(states)
+        strategy, merged = round_of(plan, roster, ward, number=number, **options)
+        assert ward.asked == drawn == [row["site"] for row in strategy.history]
+        chosen = ["abc".index(name) for name in drawn]
+        expected = average([states[i] for i in chosen], [float(i + 1) for i in chosen])
+        assert state_hash(merged) == state_hash(expected)
+
+
+def test_more_participants_than_hospitals_are_refused(plan, roster, states):
+    with pytest.raises(FedMergeError, match="only 3 hospitals train"):
+        round_of(plan, roster, Ward(states), participation={"number": 4})

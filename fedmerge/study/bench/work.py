@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.errors import FedMergeError
-from fedmerge.files import DiskError, full
+from fedmerge.files import DiskError, full, make_folder
 from fedmerge.merging import FUSION
-from fedmerge.models.pool import ModelPool
+from fedmerge.models.pool import ModelPool, load_weights, write_weights
 from fedmerge.models.state import State
 from fedmerge.study.bench.store import Store, StudyStopped, said
 from fedmerge.study.bench.task import Outcome, Task
@@ -31,7 +31,7 @@ from fedmerge.testtime import TESTTIME
 if TYPE_CHECKING:
     from fedmerge.federation import Server
 
-START = "start"
+START, MEMORIES = "start", "memories"
 
 
 def work(task: Task) -> Outcome:
@@ -84,6 +84,9 @@ def _rounds(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
     def programme(server: Server) -> None:
         state = server.rounds(server.start())
         setup.keep_in(ModelPool(part / START), START, state, "federated rounds", (), {})
+        for name, kept in server.memories().items():
+            make_folder(part / MEMORIES)
+            write_weights(part / MEMORIES / f"{name}.safetensors", kept)
         setup.record.federation(setup.seed, "rounds", server.strategy)
 
     setup.with_server(programme)
@@ -92,7 +95,9 @@ def _rounds(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
 
 def _fine_tune(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
     def programme(server: Server) -> None:
-        fine_tune(setup, server, _start(task.needs, server, store))
+        start = _start(task.needs, server, store)
+        server.restore(_memories(task.needs, store))
+        fine_tune(setup, server, start)
         setup.record.federation(setup.seed, "fine-tune", server.strategy)
 
     setup.with_server(programme)
@@ -105,6 +110,12 @@ def _start(rounds: Sequence[str], server: Server, store: Store) -> State:
     if not rounds:
         return server.start()
     return ModelPool(store.jobs / rounds[0] / START, create=False).state(START)
+
+
+def _memories(rounds: Sequence[str], store: Store) -> dict[str, State]:
+    """What the hospitals kept to themselves after the rounds (a job), by name."""
+    files = [path for job in rounds for path in (store.jobs / job / MEMORIES).glob("*.safetensors")]
+    return {path.stem: load_weights(path) for path in files}
 
 
 def _pooled(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from fedmerge.merging import merge
 from fedmerge.models.state import state_hash
 from fedmerge.study import candidates
 from fedmerge.study.bench.engine import bench
+from fedmerge.study.run import run
 
 
 @pytest.fixture
@@ -113,3 +114,16 @@ def test_a_job_tunes_starts_from_pooled_training_and_knows_the_oracle(study, pla
         (oracle,) = rows[rows["kind"] == "oracle"].to_dict("records")
         assert (oracle["method"], oracle["accuracy"]) == ("oracle-best-source", alone["accuracy"].max())
         assert oracle["validation"] != oracle["validation"]  # NaN: nothing is selected by it
+
+
+def test_what_a_hospital_keeps_to_itself_reaches_its_fine_tuning(done, study, tmp_path):
+    """Rounds and fine-tuning are two jobs, so two processes, and end where one run ends."""
+    training = {"rounds": 2, "epochs": 1, "lr": 0.05, "batch_size": 10}
+    result = done(fusion=["mean"], training=training, federation={"personal": "norms"})
+    pools = [ModelPool(path) for path in result.folder.glob("jobs/*/pool")]
+    (pool,) = [pool for pool in pools if pool.names]
+    alone = run(study["base"] | {"name": "alone", "cohort": "corners.yaml"}, out=tmp_path / "alone")
+    (expected,) = (ModelPool(path) for path in alone.folder.glob("seed-0/*/pool"))
+    assert pool.names == expected.names == ["alpha", "beta"]
+    for name in pool.names:
+        assert pool.card(name).sha256 == expected.card(name).sha256

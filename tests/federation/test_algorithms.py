@@ -1,0 +1,166 @@
+"""Round algorithms in a federation: each is its plain loop, bit for bit."""
+
+import pytest
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation import FederationOptions, server_app, simulate
+from fedmerge.federation.memory import personal_entries
+from fedmerge.federation.participation import Participation, participants
+from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.server_optimizer import ServerOptimizer, ServerOptimizerOptions
+from fedmerge.models import average, build, state_hash
+from fedmerge.training import fit
+
+
+def having(plan, **options):
+    return plan.model_copy(update={"federation": FederationOptions(**options)})
+
+
+def serve(plan, cohort, programme):
+    """Run ``programme(server)`` in a federation of the cohort's training sites; return what it returns."""
+    kept = []
+    simulate(server_app(plan, lambda server: kept.append(programme(server))), cohort.training)
+    return kept[0]
+
+
+def trained(plan, site, state, round):
+    """A hospital's weights after its training in a round, or, in the one after the last, its fine-tuning."""
+    model = build(plan.model, plan.seed)
+    model.load_state_dict(state)
+    last = round > plan.rounds
+    fit(
+        model,
+        site.train.images,
+        site.train.labels,
+        plan.fine_tune if last else plan.local,
+        normalise=plan.normalisation,
+        seed=plan.seed,
+        site=site.name,
+        round=round,
+        purpose="fine-tune" if last else "round",
+        span=(0.0, 1.0) if last else ((round - 1) / plan.rounds, round / plan.rounds),
+    )
+    return model.state_dict()
+
+
+def mean(states, sites):
+    return average(states, [float(len(site.train)) for site in sites])
+
+
+def both(server):
+    """The global model after the rounds, and each hospital's after its fine-tuning."""
+    state = server.rounds(server.start())
+    return state, {name: tuned for name, tuned, _ in server.fine_tune(state)}
+
+
+@pytest.mark.parametrize("personal", ["norms", "head"])
+def test_a_personal_part_begins_each_round_as_its_hospital_left_it(plan, cohort, personal):
+    keys = personal_entries(plan.model, personal)
+    state, own = build(plan.model, plan.seed).state_dict(), {site.name: {} for site in cohort.training}
+    for round in (1, 2):
+        states = [trained(plan, site, state | own[site.name], round) for site in cohort.training]
+        own = {
+            site.name: {key: s[key] for key in keys} for site, s in zip(cohort.training, states, strict=True)
+        }
+        state = mean(states, cohort.training)
+    merged, tuned = serve(having(plan, personal=personal), cohort, both)
+    assert state_hash(merged) == state_hash(state)
+    for site in cohort.training:
+        expected = trained(plan, site, state | own[site.name], 3)
+        assert state_hash(tuned[site.name]) == state_hash(expected)
+    assert state_hash(merged) != state_hash(serve(plan, cohort, lambda server: server.rounds(server.start())))
+
+
+def test_the_server_optimizer_steps_from_what_was_sent_towards_the_mean(plan, cohort):
+    """FedAdam over parameters alone; with personal norms those are the plain mean, too."""
+    options = ServerOptimizerOptions(method="fedadam", lr=0.02)
+    for personal in ("none", "norms"):
+        own = personal_entries(plan.model, personal)
+        names = [name for name, _ in build(plan.model, 0).named_parameters() if name not in own]
+        optimizer, kept = ServerOptimizer(options, names), {site.name: {} for site in cohort.training}
+        state = build(plan.model, plan.seed).state_dict()
+        for round in (1, 2):
+            states = [trained(plan, site, state | kept[site.name], round) for site in cohort.training]
+            for site, new in zip(cohort.training, states, strict=True):
+                kept[site.name] = {key: new[key] for key in own}
+            state = optimizer.step(state, mean(states, cohort.training))
+        changed = having(plan, optimizer={"method": "fedadam", "lr": 0.02}, personal=personal)
+        merged = serve(changed, cohort, lambda server: server.rounds(server.start()))
+        assert state_hash(merged) == state_hash(state)
+
+
+def test_fedprox_is_local_training_with_mu(plan, cohort):
+    held = plan.model_copy(update={"local": plan.local.model_copy(update={"proximal": 0.5})})
+    state = build(plan.model, plan.seed).state_dict()
+    for round in (1, 2):
+        state = mean([trained(held, site, state, round) for site in cohort.training], cohort.training)
+    merged = serve(held, cohort, lambda server: server.rounds(server.start()))
+    assert state_hash(merged) == state_hash(state)
+
+
+def test_all_hospitals_fine_tune_whoever_took_part_in_the_rounds(plan, cohort):
+    some = Participation(number=2)
+    roster = Roster(Member(0, site.name, 0, 0, ()) for site in cohort.training)
+    state = build(plan.model, plan.seed).state_dict()
+    for round in (1, 2):
+        names = [member.name for member in participants(roster, some, plan.seed, round)]
+        sites = [cohort[name] for name in names]
+        state = mean([trained(plan, site, state, round) for site in sites], sites)
+    merged, tuned = serve(having(plan, participation={"number": 2}), cohort, both)
+    assert state_hash(merged) == state_hash(state)
+    for site in cohort.training:
+        assert state_hash(tuned[site.name]) == state_hash(trained(plan, site, state, 3))
+
+
+def test_memories_are_told_and_restored_by_name(plan, cohort):
+    """A second server with the first one's memories fine-tunes as the first does, without them not."""
+    changed = having(plan, personal="norms")
+
+    def first(server):
+        state = server.rounds(server.start())
+        return state, server.memories(), {name: tuned for name, tuned, _ in server.fine_tune(state)}
+
+    state, memories, expected = serve(changed, cohort, first)
+    assert list(memories) == [site.name for site in cohort.training]
+    for kept, same in ((memories, True), ({}, False)):
+
+        def second(server, kept=kept):
+            server.restore(kept)
+            return {name: tuned for name, tuned, _ in server.fine_tune(state)}
+
+        found = serve(changed, cohort, second)
+        assert all((state_hash(found[name]) == state_hash(expected[name])) is same for name in found)
+
+
+def test_without_a_personal_part_nothing_is_asked_about_memory(plan, cohort):
+    assert serve(plan, cohort, lambda server: server.memories()) == {}
+
+
+def test_a_hospital_that_lost_its_part_begins_anew_and_that_is_recorded(plan, cohort):
+    """Its memory is taken away after the rounds, as a new process would."""
+
+    def programme(server):
+        state = server.rounds(server.start())
+        memories = server.memories()
+        server.restore({name: kept for name, kept in memories.items() if name != "beta"})
+        tuned = {name: new for name, new, _ in server.fine_tune(state)}
+        return state, tuned, server.strategy.failures, server.strategy.history
+
+    state, tuned, failures, history = serve(having(plan, personal="norms"), cohort, programme)
+    assert [(f.round, f.phase, f.site, f.then) for f in failures] == [(3, "fine-tune", "beta", "began anew")]
+    assert "as it was after round 2" in failures[0].reason
+    assert state_hash(tuned["beta"]) == state_hash(trained(plan, cohort["beta"], state, 3))
+    assert not any("forgot" in row or row["phase"] == "memory" for row in history)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "sentence"),
+    [
+        ({"rounds": 0}, {"personal": "norms"}, "personal: norms .* training.rounds is 0"),
+        ({}, {"participation": {"number": 4}}, "only 3 hospitals train"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_before_the_first_round(plan, cohort, changes, options, sentence):
+    changed = having(plan, **options).model_copy(update=changes)
+    with pytest.raises(FedMergeError, match=sentence):
+        serve(changed, cohort, lambda server: None)
