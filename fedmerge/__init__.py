@@ -64,9 +64,12 @@ __all__ = [
 
 
 def methods() -> list[Method]:
-    """All registered methods: fusion first, then test-time."""
-    merging, testtime = (importlib.import_module(f"fedmerge.{room}") for room in ("merging", "testtime"))
-    return [*merging.FUSION, *testtime.TESTTIME]
+    """All registered methods: fusion, then test-time, then the aggregators of federated rounds."""
+    merging, testtime, aggregators = (
+        importlib.import_module(f"fedmerge.{room}")
+        for room in ("merging", "testtime", "federation.aggregators")
+    )
+    return [*merging.FUSION, *testtime.TESTTIME, *aggregators.AGGREGATORS]
 
 
 def __getattr__(name: str) -> Any:

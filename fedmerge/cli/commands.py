@@ -60,20 +60,21 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="One method, with everything there is to say.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the fusion and test-time methods with what they need, and the networks; or explain one method."""
+    """List methods (fusion, test-time, aggregators), what they need, and the networks; or explain one."""
     import fedmerge
     from fedmerge.cli.tables import method_record, method_text, methods_table
     from fedmerge.errors import unknown
     from fedmerge.models import zoo
 
-    known = {method.name: method for method in fedmerge.methods()}
-    if name is not None and name not in known:
-        raise unknown("method", name, known)
-    chosen = list(known.values()) if name is None else [known[name]]
+    known = fedmerge.methods()
+    chosen = [method for method in known if name in (None, method.name)]
+    if not chosen:
+        raise unknown("method", str(name), {method.name for method in known})
     if as_json:
         print_json([method_record(method) for method in chosen])
     elif name is not None:
-        say(out, method_text(known[name]))
+        for method in chosen:  # a fusion method and an aggregator may have one name
+            say(out, method_text(method))
     else:
         out.print(methods_table(chosen))
         say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME")

@@ -44,7 +44,7 @@ def summary_table(result: Result) -> Table:
 
 
 def methods_table(known: Sequence[Method]) -> Table:
-    """Fusion and test-time methods: what they do and need."""
+    """Methods: what they do and need."""
     table = Table(
         "method", "station", "what it does", "needs", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
     )

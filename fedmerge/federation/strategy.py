@@ -82,6 +82,8 @@ class MergeStrategy(Strategy):
         around = Around(sent, server_round, self.plan.seed, self.plan.batch_norm)
         updates = map(_update, self.answers(grid, question, replies))
         merged = AGGREGATORS[chosen.method].call(updates, around, **chosen.options)
+        here = {"round": server_round, "phase": "aggregate"}
+        self.history.extend(here | decision for decision in merged.decisions)
         new = merged.state if self.optimizer is None else self.optimizer.step(sent, merged.state)
         return lend(new), None
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from fedmerge import ModelPool, run
@@ -208,6 +209,34 @@ def test_bad_hospitals_are_sentences_before_anything_is_written(experiment, tmp_
         run(with_sites(experiment, *sites), out=tmp_path / "run")
     assert words in str(caught.value)
     assert not list(tmp_path.glob("run/seed-0/federation/pool/*"))
+
+
+@pytest.mark.parametrize(
+    ("federation", "words"),
+    [
+        ({"quorum": 4}, "federation.quorum is 4, but only 3 hospitals train together"),
+        (
+            {"aggregate": {"method": "krum", "hostile": 1}},
+            "krum .* at least 2 x 1 \\+ 3 = 5 hospitals, but 3",
+        ),
+        ({"aggregate": "multi-krum"}, "multi-krum with hostile: 1 needs"),
+    ],
+)
+def test_a_federation_too_small_for_its_rules_is_a_sentence(experiment, tmp_path, federation, words):
+    with pytest.raises(FedMergeError, match=words):
+        run(experiment | {"federation": federation}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_robust_aggregator_runs_a_study_and_says_who_counted(experiment, tmp_path):
+    rules = {"aggregate": {"method": "krum", "hostile": 0}}
+    result = run(experiment | {"federation": rules}, out=tmp_path / "run")
+    chosen = result.history[result.history["phase"] == "aggregate"]
+    assert list(chosen.groupby("round")["share"].sum()) == [1.0, 1.0]
+    assert set(chosen["share"]) == {0.0, 1.0}
+    written = yaml.safe_load((result.folder / "config.yaml").read_text())["federation"]
+    assert written["aggregate"] == {"method": "krum", "hostile": 0}
+    assert "Traceback" not in (result.folder / "report.html").read_text()
 
 
 def test_batch_size_one_with_batch_norm_is_a_sentence(experiment, tmp_path):

@@ -1,4 +1,4 @@
-"""Aggregators: how the updates of one round become one model, and the registry that holds them.
+"""What an aggregator receives and returns, and the registry that holds them all.
 
 An aggregator is one function ``(updates, around, *, options) -> Aggregated``, registered with
 ``@AGGREGATORS.method(...)``. Updates come one by one, in the order of the hospitals' names, already checked;
@@ -7,11 +7,10 @@ one that needs no two at a time (``mean``) holds no two, so memory does not grow
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fedmerge.models.state import BatchNormPolicy, RunningMean, State
+from fedmerge.models.state import BatchNormPolicy, State
 from fedmerge.registry import Registry
 
 AGGREGATORS = Registry("aggregation", "aggregator")
@@ -41,21 +40,10 @@ class Around:
 
 @dataclass(frozen=True)
 class Aggregated:
-    """The new model, and what was decided on the way: rows with the key ``site``."""
+    """The new model, and what was decided about hospitals: rows with ``site`` and numbers.
+
+    ``share`` is how much of a hospital's update is in the model, where not all count by their images.
+    """
 
     state: State
     decisions: tuple[dict[str, Any], ...] = ()
-
-
-@AGGREGATORS.method("mean", title="Federated averaging", paper="McMahan et al. 2017, arXiv 1602.05629")
-def mean(updates: Iterable[Update], around: Around) -> Aggregated:
-    """The mean weighted by images: theta <- sum_m (n_m / n) theta_m, n_m the training images of hospital m.
-
-    Accumulated in float64; batch-norm statistics follow ``around.batch_norm``, integer buffers are those of
-    the first hospital. One hostile update can move it anywhere.
-    """
-    running = RunningMean(around.batch_norm)
-    for update in updates:
-        running.add(update.state, update.images)
-        del update  # so that it can be freed before the next one is read
-    return Aggregated(running.result())

@@ -1,0 +1,11 @@
+"""Aggregators: how the updates of one round become one model.
+
+``contract`` says what one receives and returns, and holds the registry. To add an aggregator, write a
+function like those in ``means`` and import its file here: its options are its keyword-only parameters.
+"""
+
+from fedmerge.federation.aggregators import krum, means, order
+from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, Around, Update
+from fedmerge.federation.aggregators.krum import fewest_updates
+
+__all__ = ["AGGREGATORS", "Aggregated", "Around", "Update", "fewest_updates", "krum", "means", "order"]
