@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -131,3 +132,34 @@ def locked(folder: Path, otherwise: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+class Damaged(FedMergeError):
+    """A sealed file is not what was written."""
+
+
+def write_sealed(path: Path, body: Any) -> None:
+    """Write JSON with the SHA-256 of its text, whole or not at all; numpy's numbers become Python's."""
+    text = json.dumps(body, default=_number_of)
+    write_text(path, f'{{"sha256": "{hashlib.sha256(text.encode()).hexdigest()}", "body": {text}}}\n')
+
+
+def read_sealed(path: Path) -> Any:
+    """What ``write_sealed`` wrote there. Raises Damaged where a byte of it has changed."""
+    found = re.fullmatch(rb'\{"sha256": "([0-9a-f]{64})", "body": (.*)\}\n', path.read_bytes(), re.DOTALL)
+    if found is None or hashlib.sha256(found[2]).hexdigest().encode() != found[1]:
+        raise Damaged(f"'{path}' is damaged: it is not what was written.")
+    return json.loads(found[2])
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _number_of(value: Any) -> Any:
+    """The Python number in a numpy one."""
+    if type(value).__module__ != "numpy":
+        raise TypeError(f"{type(value).__name__} is not written as JSON")
+    return value.item()

@@ -8,11 +8,12 @@ import multiprocessing
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedmerge import files
 from fedmerge.errors import FedMergeError
-from fedmerge.files import DiskError
+from fedmerge.files import Damaged, DiskError
 
 FULL = "No space left on device"
 
@@ -99,6 +100,31 @@ def test_a_link_stays_a_link_and_a_device_is_written_to(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_text() == "new"
     files.write_text(Path("/dev/null"), "gone")
     assert not Path("/dev/null").is_file()
+
+
+def test_a_seal_tells_every_changed_byte(tmp_path: Path) -> None:
+    """Whatever byte of the file is changed or cut off, it is no longer what was written."""
+    path = tmp_path / "sealed.json"
+    body = {"rows": [{"accuracy": 0.1 + 0.2, "auroc": float("nan"), "n": 3}], "words": "grün\n"}
+    files.write_sealed(path, body)
+    again = files.read_sealed(path)
+    assert repr(again) == repr(body)
+    assert json.loads(path.read_text())["body"]["words"] == "grün\n"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(Damaged, match="is damaged"):
+            files.read_sealed(path)
+        path.write_bytes(whole[:place])
+        with pytest.raises(Damaged):
+            files.read_sealed(path)
+
+
+def test_numpy_s_numbers_are_sealed_as_numbers_and_nothing_else_is_guessed(tmp_path: Path) -> None:
+    files.write_sealed(tmp_path / "a.json", [np.float64(0.1), np.int64(3), np.bool_(True)])
+    assert files.read_sealed(tmp_path / "a.json") == [0.1, 3, True]
+    with pytest.raises(TypeError, match="Path"):
+        files.write_sealed(tmp_path / "a.json", [tmp_path])
 
 
 def _hold(folder: Path, ready: multiprocessing.synchronize.Event) -> None:

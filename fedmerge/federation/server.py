@@ -8,8 +8,9 @@ from typing import Any, Literal
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from fedmerge.federation.arrays import borrow, lend
+from fedmerge.federation.arrays import lend
 from fedmerge.federation.exchange import Question
+from fedmerge.federation.journal import Position, RoundJournal
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.records import request
 from fedmerge.federation.refusals import check_plan
@@ -39,19 +40,43 @@ class Server:
         check_plan(plan, len(self.roster) + len(absent))
         self.strategy = MergeStrategy(plan, self.roster)
         self.strategy.excuse(absent)
+        self._kept = 0, 0  # rows of the strategy that are in the journal
 
     def start(self) -> State:
         """The shared start of all hospitals, the same for the same plan."""
         model = build(self.plan.model, self.plan.seed)
         return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
-    def rounds(self, start: State) -> State:
-        """Train together for the plan's rounds; returns the global model."""
-        if self.plan.rounds == 0:
-            return start
-        self.restore({})
-        result = self.strategy.start(self.grid, lend(start), num_rounds=self.plan.rounds)
-        return borrow(result.arrays)
+    def rounds(self, start: State, journal: RoundJournal | None = None) -> State:
+        """Train together for the plan's rounds; returns the global model.
+
+        journal: where each round is kept before the next begins, and what there is of an earlier process: the
+        rounds go on after its last one, and server, hospitals and rows are as they were then.
+        """
+        state, done = start, 0
+        kept = journal.newest() if journal is not None else None
+        if kept is not None:
+            self._take_up(kept)
+            state, done = kept.state, kept.round
+        elif self.plan.rounds:
+            self.restore({})
+        for number in range(done + 1, self.plan.rounds + 1):
+            state = self.strategy.round(self.grid, number, state)
+            if journal is not None:
+                self._keep(number, state, journal)
+        return state
+
+    def _keep(self, number: int, state: State, journal: RoundJournal) -> None:
+        history, failures = self.strategy.rows(self._kept)
+        journal.write(number, state, self.strategy.state_dict(), self.memories(), history, failures)
+        self._kept = len(self.strategy.history), len(self.strategy.failures)
+
+    def _take_up(self, kept: Position) -> None:
+        """Be as after the round of ``kept``, and have the hospitals remember what they knew then."""
+        self.strategy.load_state_dict(kept.strategy)
+        self.strategy.take_rows(kept.history, kept.failures)
+        self._kept = len(kept.history), len(kept.failures)
+        self.restore(kept.memories)
 
     def fine_tune(self, start: State) -> Iterator[tuple[str, State, dict[str, Any]]]:
         """Each hospital trains its own copy of ``start``; yields (name, weights, metrics) in site order.

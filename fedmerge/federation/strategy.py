@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -25,6 +26,7 @@ from fedmerge.models.zoo import build
 from fedmerge.training import TrainingOptions
 
 UNTOLD = ("score", "memory")  # phases that leave no row in the history
+TIMEOUT = 3600.0  # seconds for the answers to one question of a round
 
 
 class MergeStrategy(Strategy):
@@ -106,6 +108,35 @@ class MergeStrategy(Strategy):
 
     def summary(self) -> None:
         """Nothing to log: the run's config says it all."""
+
+    def round(self, grid: Grid, number: int, state: State) -> State:
+        """One round: hospitals train from ``state``, and score what is made of it; returns that."""
+        none = ConfigRecord()
+        questions = self.configure_train(number, lend(state), none, grid)
+        arrays, _ = self.aggregate_train(number, grid.send_and_receive(questions, timeout=TIMEOUT))
+        assert arrays is not None  # below the quorum it raised
+        questions = self.configure_evaluate(number, arrays, none, grid)
+        self.aggregate_evaluate(number, grid.send_and_receive(questions, timeout=TIMEOUT))
+        return borrow(arrays)
+
+    def state_dict(self) -> State:
+        """What it gathers over the rounds beside the rows: the server optimizer's moments."""
+        return {} if self.optimizer is None else self.optimizer.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Take back what ``state_dict`` gave."""
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state)
+
+    def rows(self, since: tuple[int, int] = (0, 0)) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """``history`` and ``failures`` as rows, from these positions on."""
+        return self.history[since[0] :], [asdict(failure) for failure in self.failures[since[1] :]]
+
+    def take_rows(self, history: list[dict[str, Any]], failures: list[dict[str, Any]]) -> None:
+        """Put the rows of an earlier process before those of this one; what both have stands once."""
+        before = [Failure(**row) for row in failures]
+        self.history[:0] = history
+        self.log.records[:] = before + [failure for failure in self.log.records if failure not in before]
 
     def ask(self, grid: Grid, question: Question) -> Iterator[Answer]:
         """Put a question; yield the usable answers as ``answers`` does."""
