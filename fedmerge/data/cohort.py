@@ -15,7 +15,7 @@ from fedmerge.data.images import Split, concat, resize, to_channels
 from fedmerge.data.partition import divide, draw_proportions
 from fedmerge.data.raw import RawSource, check_labels
 from fedmerge.data.scanner import Appearance
-from fedmerge.data.sources import load_source, source_key
+from fedmerge.data.sources import REMOTE, load_source, source_key
 from fedmerge.data.spec import CohortSpec, SiteSpec
 from fedmerge.errors import FedMergeError, nearest, unknown
 from fedmerge.seeding import numpy_generator
@@ -36,6 +36,11 @@ class Site:
     class_names: Names
     unseen: bool = False
     scanner: tuple[Appearance, ...] = ()
+
+    @property
+    def remote(self) -> bool:
+        """Whether its images are at the hospital and not here; its splits are empty then."""
+        return self.source == REMOTE
 
     @property
     def n_classes(self) -> int:
@@ -93,17 +98,26 @@ class Cohort:
                 return site
         raise unknown("site", name, [site.name for site in self.sites])
 
+    def here(self, name: str) -> Site:
+        """The site of that name, whose images are here. Raises ``FedMergeError`` for a remote one."""
+        site = self[name]
+        if site.remote:
+            raise FedMergeError(f"the images of '{name}' are at the hospital and never leave it.")
+        return site
+
 
 def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
     """Load, divide, limit, resize and shift the images of every site, and check the result.
 
     Sites with the same source divide it; all three splits of a site share its class proportions. The same
-    (spec, seed) give the same bits. Raises ``FedMergeError`` for whatever ``load_source`` refuses, sites that
-    differ in classes or in image shape, a class of a source that no site takes, and a site with too few
-    training samples or classes, or an empty split.
+    (spec, seed) give the same bits. A remote site has no images here. Raises ``FedMergeError`` for whatever
+    ``load_source`` refuses, sites that differ in classes or in image shape, a class of a source that no site
+    takes, and a site with too few training samples or classes, or an empty split.
     """
     groups: dict[object, list[SiteSpec]] = {}
     for site in spec.sites:
+        if spec.source_of(site) == REMOTE:
+            continue
         groups.setdefault(source_key(spec.source_of(site), spec.folder), []).append(site)
     raws = {
         key: load_source(spec.source_of(members[0]), spec.folder, spec.size, spec.channels)
@@ -116,14 +130,38 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
         splits = relabel(raws[key], names, f"site '{members[0].name}'")
         parts.update(_share_out(spec, splits, members, names, seed, raws[key].text))
     _check_shapes(spec, owner)
-    sites = tuple(_site(spec, site, parts[site.name], names, seed) for site in spec.sites)
+    nothing = _nothing(spec, owner)
+    sites = tuple(
+        _site(spec, site, parts[site.name], names, seed)
+        if site.name in parts
+        else Site(site.name, REMOTE, nothing, nothing, nothing, names, site.unseen)
+        for site in spec.sites
+    )
     return Cohort(spec.name, spec.title or spec.name, sites, spec.folder)
+
+
+def _nothing(spec: CohortSpec, owner: dict[str, RawSource]) -> Split:
+    """No image, of the shape that the cohort's images have."""
+    some = next(iter(owner.values()), None)
+    channels = spec.channels or (some.shape[0] if some else None)
+    height, width = (spec.size, spec.size) if spec.size else (some.shape[1:] if some else (None, None))
+    if channels is None or height is None or width is None:
+        raise FedMergeError(
+            f"cohort '{spec.name}': no site's images are here to see what they are like: set size:, "
+            "channels: and classes:."
+        )
+    images = torch.empty(0, channels, height, width, dtype=torch.uint8)
+    return Split(images, torch.empty(0, dtype=torch.int64))
 
 
 def _class_names(spec: CohortSpec, owner: dict[str, RawSource]) -> tuple[str, ...]:
     """One meaning of the labels for all sources; ``owner`` holds each source under its first site."""
     if spec.classes:
         return spec.classes
+    if not owner:
+        raise FedMergeError(
+            f"cohort '{spec.name}': no site's images are here to see which classes there are: set classes:."
+        )
     (first, reference), *others = owner.items()
     for name, raw in others:
         if raw.n_classes != reference.n_classes:
@@ -187,6 +225,8 @@ def _share_out(
 
 def _check_shapes(spec: CohortSpec, owner: dict[str, RawSource]) -> None:
     """Refuse sources whose images will not have one shape."""
+    if not owner:
+        return
     (first, reference), *others = owner.items()
     for name, raw in others:
         if spec.channels is None and raw.shape[0] != reference.shape[0]:

@@ -1,6 +1,7 @@
 """Where a hospital's images come from: a source is one string in YAML, or arrays in memory.
 
-``digits`` (embedded in scikit-learn), ``medmnist:NAME``, ``npz:PATH``, ``folder:PATH``, or ``Arrays``.
+``digits`` (embedded in scikit-learn), ``medmnist:NAME``, ``npz:PATH``, ``folder:PATH``, or ``Arrays``; or
+``remote``: they are at the hospital and not here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from fedmerge.data.npz import read_npz
 from fedmerge.data.raw import RawSource, raw_source, split_from_arrays, stratified
 from fedmerge.errors import FedMergeError, nearest
 
-FORMS = ("digits", "medmnist:NAME", "npz:PATH", "folder:PATH")
+REMOTE = "remote"
+FORMS = ("digits", "medmnist:NAME", "npz:PATH", "folder:PATH", REMOTE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +57,13 @@ def load_source(
 
     folder: where relative paths may also start (the folder of the YAML file). size, channels: given to image
     folders, whose images may differ. Raises ``FedMergeError`` for an unknown form, a missing or damaged file,
-    and labels outside the classes.
+    labels outside the classes, and images that are not here.
     """
     if isinstance(source, Arrays):
         return _from_arrays(source)
     kind, rest = parse_source(source)
+    if kind == REMOTE:
+        raise FedMergeError("source 'remote': these images are at a hospital, so they cannot be loaded here.")
     if kind == "digits":
         return _digits()
     if kind == "medmnist":
@@ -73,7 +77,7 @@ def load_source(
 def parse_source(source: str) -> tuple[str, str]:
     """Kind and rest of a source string; ``FedMergeError`` with the allowed forms for anything else."""
     kind, _, rest = source.partition(":")
-    if (kind == "digits" and source == kind) or (kind in ("medmnist", "npz", "folder") and rest):
+    if source in ("digits", REMOTE) or (kind in ("medmnist", "npz", "folder") and rest):
         return kind, rest
     hint = nearest(kind, [form.partition(":")[0] for form in FORMS])
     raise FedMergeError(f"unknown source '{source}'.{hint} Allowed: {', '.join(FORMS)}.")

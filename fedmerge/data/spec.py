@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from fedmerge.data.scanner import Appearance
-from fedmerge.data.sources import Arrays, parse_source
+from fedmerge.data.sources import REMOTE, Arrays, parse_source
 from fedmerge.errors import FedMergeError, unknown
 from fedmerge.validation import load_yaml, validate
 
@@ -63,7 +63,8 @@ class Minimum(Frozen):
 class SiteSpec(Frozen):
     """One hospital.
 
-    source: default is the cohort's. share: its part of a source that several sites divide, relative to
+    source: default is the cohort's; ``remote``: the images are at the hospital, whose own file says the
+    rest. share: its part of a source that several sites divide, relative to
     theirs. label_skew: concentration of its class proportions (Dirichlet); small is skewed, None is none.
     classes: by name or label, the only ones it takes of its source; a class that several list is divided
     by share, and one that nobody lists goes to the sites without a list. limit: at most so many training
@@ -133,6 +134,12 @@ class CohortSpec(Frozen):
                 raise ValueError(f"two sites are named '{site.name}': give each its own name")
             if site.source is None and self.source is None:
                 raise ValueError(f"site '{site.name}' has no source: set source: for it or for the cohort")
+            said = site.model_fields_set - {"name", "title", "source", "unseen"}
+            if (site.source or self.source) == REMOTE and said:
+                raise ValueError(
+                    f"site '{site.name}' is remote, so {', '.join(sorted(said))} cannot be applied here: set "
+                    "it in the hospital's own file"
+                )
         if all(site.unseen for site in self.sites):
             raise ValueError("every site is unseen: at least one must train, so set unseen: false for it")
         if self.classes and len(set(self.classes)) < len(self.classes):

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from fedmerge.analysis import fit_temperature, scores
 from fedmerge.data import Site
+from fedmerge.errors import FedMergeError
 from fedmerge.federation.memory import HospitalMemory, personal_entries
 from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
 from fedmerge.federation.sums import MINIMUM, HospitalSums
@@ -137,16 +138,30 @@ class Hospital:
             return {}
         return self.memory.latest if round is None else self.memory.recall(round)
 
+    def _check_fits(self, spec: ModelSpec) -> None:
+        site, taken = self.site, (spec.in_channels, spec.image_size, spec.image_size)
+        held = tuple(site.train.images.shape[1:])
+        if (held, site.n_classes) != (taken, spec.n_classes):
+            raise FedMergeError(
+                f"the images of '{site.name}' are {' x '.join(map(str, held))} (channels, height, width) of "
+                f"{site.n_classes} classes, and the model takes {' x '.join(map(str, taken))} of "
+                f"{spec.n_classes}: set size:, channels: and classes: in the hospital's file as the others "
+                "have them."
+            )
+
     def _own_start(self, job: dict[str, Any]) -> nn.Module:
         """A network initialised from (seed, "start", this site); pretrained weights stay what they are."""
         seed = derive(job["seed"], "start", site=self.site.name)
-        return build(ModelSpec(**job["model"]), seed).to(self.device)
+        spec = ModelSpec(**job["model"])
+        self._check_fits(spec)
+        return build(spec, seed).to(self.device)
 
     def _load(self, message: Message, own: State) -> nn.Module:
         """The network with the received weights, but for the entries in ``own``."""
         job = job_of(message)
         spec = ModelSpec(**job["model"])
         if self._model is None or self._model[0] != spec:
+            self._check_fits(spec)
             self._model = (spec, build(spec, job["seed"]).to(self.device))
         model = self._model[1]
         model.load_state_dict(state_of(message) | own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
@@ -37,6 +37,8 @@ class FlowerBackend:
     The hospitals are nodes of their own: they have their images and choose their device, and their progress
     is not seen here.
     """
+
+    remote: ClassVar[bool] = True
 
     grid: Grid
     context: Context

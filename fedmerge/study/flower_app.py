@@ -98,9 +98,14 @@ def _site(given: RunConfig, node: NodeConfig) -> tuple[str, Site]:
         spec = read_cohort(node.cohort)
         return "auto", _by_name(build_cohort(spec, given.seed), node)
     experiment, cohort = _experiment(given)
-    if node.site is not None:
-        return experiment.device, _by_name(cohort, node)
-    return experiment.device, _by_number(experiment, cohort, node)
+    named = node.site is not None
+    site = _by_name(cohort, node) if named else _by_number(experiment, cohort, node)
+    if site.remote:
+        raise FedMergeError(
+            f"the experiment has '{site.name}' as remote, but its node names no file with its images: start "
+            'it with --node-config \'site="NAME" cohort="FILE"\'.'
+        )
+    return experiment.device, site
 
 
 @lru_cache(maxsize=1)

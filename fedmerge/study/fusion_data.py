@@ -43,7 +43,9 @@ def gather(setup: Setup, server: Server, target: str, entry: MethodConfig, start
     if data.origin == "server":
         shares = {SERVER: server_set(data, setup.cohort, setup.seed, needs.fusion_labels)}
     else:
-        shares = {site: share(setup.cohort[site], n, data.split, setup.seed) for site, n in asked.items()}
+        shares = {
+            site: share(setup.cohort.here(site), n, data.split, setup.seed) for site, n in asked.items()
+        }
     _note(setup, target, entry, {place: (n, len(shares[place])) for place, n in asked.items()})
     images = concat(list(shares.values()))
     given["data"] = setup.normalisation(images.images)

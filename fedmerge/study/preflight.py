@@ -14,12 +14,18 @@ from fedmerge.study.setup import model_spec, plan_of
 from fedmerge.training import needs_batch_statistics
 
 
-def check(experiment: Experiment, cohort: Cohort) -> None:
-    """Raise FedMergeError for what cannot be: network, federation, batch size, images to fuse with."""
+def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> None:
+    """Raise FedMergeError for what cannot be: network, federation, batch size, images to fuse with.
+
+    elsewhere: whether hospitals with images of their own take part; else every image must be here.
+    """
     who = federations(cohort, experiment)
+    members = {name for federation in who for name in federation.members}
+    visited = {name for federation in who for name in federation.targets}
+    visited |= {site.name for site in cohort.sites if site.name not in members}
+    _check_here(cohort, visited, elsewhere)
     for federation in who:
         check_plan(plan_of(experiment, cohort, experiment.seeds[0]), len(federation.members))
-    members = {name for federation in who for name in federation.members}
     network = build(model_spec(experiment, cohort), seed=0)
     for options, field in (
         (experiment.training.local, "training.batch_size"),
@@ -31,13 +37,27 @@ def check(experiment: Experiment, cohort: Cohort) -> None:
                 "image: set it to at least 2, or choose a network without batch norm."
             )
         for site in cohort.sites:
-            if site.name in members and len(site.train) < options.batch_size:
+            if site.name in members and not site.remote and len(site.train) < options.batch_size:
                 raise FedMergeError(
                     f"site '{site.name}' has {len(site.train)} training images, fewer than {field} "
                     f"{options.batch_size}: lower it to at most {len(site.train)}."
                 )
     if experiment.fusion_data is not None:
         _check_fusion_data(experiment, experiment.fusion_data, cohort, members)
+
+
+def _check_here(cohort: Cohort, visited: set[str], elsewhere: bool) -> None:
+    for site in cohort.sites:
+        if site.remote and not elsewhere:
+            raise FedMergeError(
+                f"the images of site '{site.name}' are at the hospital (source: remote), so this experiment "
+                "needs it to take part: run it with `fedmerge deployment run` (docs/deployment.md)."
+            )
+        if site.remote and site.name in visited:
+            raise FedMergeError(
+                f"models are to be deployed at '{site.name}', but its images are at the hospital (source: "
+                "remote): name a source for it that the server has."
+            )
 
 
 def _check_fusion_data(experiment: Experiment, data: FusionData, cohort: Cohort, members: set[str]) -> None:

@@ -55,7 +55,7 @@ def run(
     where = pick_device(experiment.device)
     resolved = _resolved(experiment, spec)
     first = build_cohort(spec, experiment.seeds[0])  # bad data is said before anything is written
-    check(experiment, first)
+    check(experiment, first, elsewhere=getattr(backend, "remote", False))
     folder = new_folder(experiment.name, out)
     write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     config_hash = _hash({key: value for key, value in resolved.items() if key not in ("seeds", "device")})

@@ -80,7 +80,7 @@ class Setup:
     def union(self, target: str, split: Literal["train", "val"] = "train") -> Split:
         """All images that pooled training for ``target`` may see, from one split."""
         return concat(
-            [getattr(self.cohort[name], split) for name in self.experiment.sources(target, self.members)]
+            [getattr(self.cohort.here(name), split) for name in self.experiment.sources(target, self.members)]
         )
 
     def conditions(self, target: str) -> Conditions:

@@ -66,7 +66,7 @@ def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
     setup.record.stage(f"seed {setup.seed}: tuning {entry.label} for {target}")
     sources = []
     for name in names:
-        held = setup.cohort[name].val
+        held = setup.cohort.here(name).val
         orders = Arrivals.of(name, held, deployment, setup.seed).orders if len(held) else {}
         sources.append(
             LabelledSource(

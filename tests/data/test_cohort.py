@@ -212,3 +212,35 @@ def test_an_empty_validation_split_is_refused() -> None:
 def test_an_unknown_site_names_the_nearest() -> None:
     with pytest.raises(FedMergeError, match="Did you mean 'north'"):
         build_cohort(spec(source=numbered(), sites=sites("north", "south")), seed=0)["nort"]
+
+
+def test_a_remote_site_has_a_name_and_no_image_and_leaves_the_others_as_they_are():
+    """Two share a source; a third is remote: the two are as without it, and the third has their shape."""
+    shared = numbered()
+    two = build_cohort(spec(source=shared, sites=sites("a", "b")), seed=3)
+    three = build_cohort(spec(sites=[*sites("a", "b", source=shared), *sites("c", source="remote")]), seed=3)
+    assert [site.remote for site in three.sites] == [False, False, True]
+    assert all(three[name].train.images.equal(two[name].train.images) for name in ("a", "b"))
+    assert [len(split) for split in (three["c"].train, three["c"].val, three["c"].test)] == [0, 0, 0]
+    assert three["c"].train.images.shape[1:] == three["a"].train.images.shape[1:]
+    assert three["c"].class_names == three["a"].class_names
+    assert three.here("a") is three["a"]
+    with pytest.raises(FedMergeError, match="the images of 'c' are at the hospital"):
+        three.here("c")
+
+
+def test_where_every_site_is_remote_the_file_says_what_the_images_are_like():
+    remote = {"source": "remote", "sites": sites("a", "b")}
+    cohort = build_cohort(spec(**remote, size=16, channels=3, classes=["no", "yes"]), seed=0)
+    assert (cohort.shape, cohort.class_names) == ((3, 16, 16), ("no", "yes"))
+    with pytest.raises(FedMergeError, match="which classes there are: set classes:"):
+        build_cohort(spec(**remote, size=16, channels=3), seed=0)
+    with pytest.raises(FedMergeError, match="set size:, channels: and classes:"):
+        build_cohort(spec(**remote, classes=["no", "yes"], size=16), seed=0)
+
+
+def test_what_a_remote_hospital_does_with_its_images_is_said_in_its_own_file():
+    with pytest.raises(
+        FedMergeError, match="site 'a' is remote, so label_skew, limit cannot be applied here"
+    ):
+        spec(sites=sites("a", source="remote", limit=20, label_skew=1.0))

@@ -1,5 +1,6 @@
 """The apps behind ``flwr run .``: whose a node is, what a run's configuration says, and the same bits."""
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from fedmerge.study.run import run
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def flower_run(run_config, n_nodes):
+def flower_run(run_config, n_nodes, nodes=None):
     """What Flower does with the two apps, in this process: messages, contexts, the run's configuration."""
     grid = LocalGrid(flower_app.client, n_nodes)
-    for context in grid._contexts.values():
+    for number, context in enumerate(grid._contexts.values()):
         context.run_config = run_config
+        if nodes is not None:
+            context.node_config = nodes[number]
     context = next(iter(grid._contexts.values()))
     flower_app.server(grid=grid, context=context)
 
@@ -54,6 +57,69 @@ def test_the_apps_do_what_run_does_bit_for_bit(site_files, hashes, tmp_path, uns
     assert hashes(out) == hashes(local.folder)
     assert [Path(name).stem for name in hashes(out)].count("mean") == (1 if unseen == "cohort" else 4)
     assert (out / "report.html").is_file()
+
+
+@pytest.fixture
+def remote_files(site_files, tmp_path):
+    """The experiment as the server has it in a deployment, and a file for each hospital on its own side."""
+    cohort = yaml.safe_load((tmp_path / "cohort.yaml").read_text())
+    nodes = []
+    for site in cohort["sites"]:
+        if not site["unseen"]:
+            own = tmp_path / f"{site['name']}.yaml"
+            own.write_text(yaml.safe_dump({"sites": [dict(site)]}))
+            nodes.append({"site": site["name"], "cohort": str(own)})
+            site["source"] = "remote"
+    (tmp_path / "remote.yaml").write_text(yaml.safe_dump(cohort))
+    config = yaml.safe_load(site_files.read_text()) | {"cohort": "remote.yaml"}
+    file = tmp_path / "server.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file, nodes
+
+
+def test_hospitals_whose_images_the_server_never_has_give_the_same_models(
+    site_files, remote_files, hashes, tmp_path, words_for_figures
+):
+    """All but pooled training, which needs the images and says so."""
+    config, nodes = remote_files
+    local = hashes(run(site_files, out=tmp_path / "local", seed=3).folder)
+    out = tmp_path / "remote"
+    flower_run({"config": str(config), "seed": 3, "out": str(out), "patience": 0}, 3, nodes)
+    pooled = {name for name in local if name.endswith("pooled.safetensors")}
+    assert len(pooled) == 1
+    assert hashes(out) == {name: value for name, value in local.items() if name not in pooled}
+    (failure,) = json.loads((out / "failures.json").read_text())
+    assert (failure["where"], failure["site"]) == ("pooled", "delta")
+    assert failure["reason"] == "the images of 'alpha' are at the hospital and never leave it."
+    assert (out / "report.html").is_file()
+
+
+def test_remote_images_need_hospitals_that_have_them(remote_files, tmp_path):
+    config, _ = remote_files
+    with pytest.raises(FedMergeError, match=r"'alpha' are at the hospital.*needs it to take part"):
+        run(config, out=tmp_path / "out")
+    with pytest.raises(FedMergeError, match=r"the experiment has 'beta' as remote.*cohort=\"FILE\""):
+        flower_app._hospital({"site": "beta"}, {"config": str(config)})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_remote_site_cannot_be_where_models_are_deployed(remote_files, tmp_path):
+    config, nodes = remote_files
+    given = {"config": str(config), "set": "unseen=[beta]", "out": str(tmp_path / "out")}
+    with pytest.raises(FedMergeError, match="deployed at 'beta', but its images are at the hospital"):
+        flower_run(given, 3, nodes)
+
+
+def test_a_hospital_whose_images_the_model_cannot_take_says_what_to_set(remote_files, tmp_path):
+    """beta's own file makes its images larger, which only it can see: it fails, the others go on."""
+    config, nodes = remote_files
+    own = tmp_path / "beta.yaml"
+    own.write_text(yaml.safe_dump(yaml.safe_load(own.read_text()) | {"size": 12}))
+    given = {"config": str(config), "set": "fusion=[mean];testtime=[]", "out": str(tmp_path / "out")}
+    flower_run(given, 3, nodes)
+    failures = json.loads((tmp_path / "out" / "failures.json").read_text())
+    reasons = {failure["reason"] for failure in failures if failure["site"] == "beta"}
+    assert any("'beta' are 1 x 12 x 12" in reason and "takes 1 x 8 x 8 of 3" in reason for reason in reasons)
 
 
 def test_a_node_finds_its_site_by_number_or_by_name_or_in_a_file_of_its_own(site_files, tmp_path):
