@@ -15,6 +15,7 @@ from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.memory import HospitalMemory, personal_entries
 from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
+from fedmerge.federation.secure_round import HospitalShare
 from fedmerge.federation.sums import MINIMUM, HospitalSums
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
@@ -25,7 +26,7 @@ from fedmerge.training import TrainingOptions, fit
 
 Progress = Callable[[int, int], None]
 Answer = Callable[[Message], Message]
-MEMORY = "memory"  # the name of a hospital's memory in a Flower Context
+MEMORY, SHARE = "memory", "share"  # what a Flower Context holds of a hospital
 
 
 class Hospital:
@@ -43,6 +44,7 @@ class Hospital:
         self.device = device
         self.progress = progress
         self.memory = HospitalMemory()
+        self.share = HospitalShare(site.name, len(site.train))
         self.sums = HospitalSums(site, device, minimum)
         self._model: tuple[ModelSpec, nn.Module] | None = None
 
@@ -68,6 +70,7 @@ class Hospital:
 
         The personal part of the model begins as this hospital's last round left it; the answer has all of
         the model, and the server's mean of the personal parts is what a hospital without one begins with.
+        With secure aggregation the weights stay here, and the answer has a key instead.
         """
         job = job_of(message)
         own = job.get("start") == "own"
@@ -100,6 +103,8 @@ class Hospital:
                 metrics["forgot"] = 1
             entries = personal_entries(ModelSpec(**job["model"]), job["personal"])
             self.memory.keep(job["round"], {key: state[key] for key in entries})
+        if job.get("secure"):
+            state = self.share.offer(job["round"], state)
         return reply(message, metrics, state)
 
     def evaluate(self, message: Message) -> Message:
@@ -173,7 +178,7 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
 
     It answers ``query`` (who are you), ``train``, ``evaluate``, ``query.sums_begin`` and ``query.sums``
     (sums over its images, for a fusion), ``query.memory`` and ``query.restore`` (what it keeps between
-    rounds).
+    rounds), and ``query.secure_sum`` (its weights, masked).
     memory_in_context: a hospital's memory is kept in the Context's state, because each message may meet
     another process (Flower's own runtimes). That state travels with each message, but not to the server.
     """
@@ -183,10 +188,12 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
         hospital = hospital_of(context)
         if not memory_in_context:
             return how(hospital)(message)
-        kept = context.state.array_records.get(MEMORY)
-        hospital.memory.load_state_dict({} if kept is None else dict(kept.to_torch_state_dict()))
+        for name, part in ((MEMORY, hospital.memory), (SHARE, hospital.share)):
+            kept = context.state.array_records.get(name)
+            part.load_state_dict({} if kept is None else dict(kept.to_torch_state_dict()))
         told = how(hospital)(message)
         context.state[MEMORY] = ArrayRecord(hospital.memory.state_dict())
+        context.state[SHARE] = ArrayRecord(hospital.share.state_dict())
         return told
 
     @app.query()
@@ -208,6 +215,10 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
     @app.query("restore")
     def restore(message: Message, context: Context) -> Message:
         return answer(context, message, lambda hospital: hospital.restore_memory)
+
+    @app.query("secure_sum")
+    def secure_sum(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.share.answer)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
