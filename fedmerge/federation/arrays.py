@@ -41,6 +41,10 @@ class LentArray(Array):
     def __reduce__(self) -> tuple[type[LentArray], tuple[np.ndarray]]:
         return LentArray, (self.numpy(),)
 
+    def deflate(self) -> bytes:
+        """As Flower's own array, whose name stands in it: a SuperLink takes no other."""
+        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
+
     def numpy(self) -> np.ndarray:
         """The numbers themselves, not a copy."""
         changed = "data" in self.__dict__  # Flower's serde may set it

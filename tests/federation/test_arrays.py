@@ -8,6 +8,8 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord
 from flwr.common.serde import array_record_from_proto, array_record_to_proto
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fedmerge.federation.arrays import LentArray, borrow, count_bytes, lend
 
@@ -43,6 +45,15 @@ def test_numbers_survive_every_way_they_travel():
     same(borrow(array_record_from_proto(array_record_to_proto(lend(STATE)))), STATE)
     same(borrow(pickle.loads(pickle.dumps(lend(STATE)))), STATE)
     same(dict(lend(STATE).to_torch_state_dict()), STATE)
+
+
+def test_a_superlink_stores_them_as_flower_s_own():
+    """A deployment takes a record apart into objects, known by their hashes, and puts it together again."""
+    lent = lend(STATE)
+    objects = {number: part.deflate() for number, part in get_all_nested_objects(lent).items()}
+    own = ArrayRecord({key: Array(array.numpy()) for key, array in lent.items()})
+    assert objects == {number: part.deflate() for number, part in get_all_nested_objects(own).items()}
+    same(borrow(inflate_object_from_contents(lent.object_id, dict(objects))), STATE)
 
 
 def test_nothing_is_copied_inside_a_process():
