@@ -8,14 +8,14 @@ from typing import Literal
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.options import FederationOptions
 
-Then = Literal["left out", "asked again", "began anew", "ended the run"]
+Then = Literal["left out", "asked again", "began anew", "round void", "ended the run"]
 
 
 @dataclass(frozen=True)
 class Failure:
     """An attempt of a hospital that gave no usable answer: when, who, why in a sentence, and what then.
 
-    Or a hospital that lost what it kept between rounds, and began anew.
+    Or a hospital that lost what it kept between rounds, and began anew; or a round that came to nothing.
     """
 
     round: int
@@ -51,6 +51,14 @@ class Failures:
             "was started anew: it began with the federation's"
         )
         self.records.append(Failure(round, phase, site, reason, then="began anew"))
+
+    def void(self, round: int) -> None:
+        """Record a round whose secure sum could not be formed."""
+        reason = (
+            "the masks of a hospital that finished its training and then vanished stay in the sum: the model "
+            "is as before the round"
+        )
+        self.records.append(Failure(round, "sum", "everyone", reason, then="round void"))
 
     def check_quorum(self, round: int, phase: str, usable: int, asked: int) -> None:
         """Raise FedMergeError if fewer hospitals gave a usable answer than the quorum, with the reasons."""

@@ -10,6 +10,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import AGGREGATORS
 from fedmerge.federation.memory import Personal
 from fedmerge.federation.participation import Participation
+from fedmerge.federation.privacy import CentralPrivacy
 from fedmerge.federation.server_optimizer import ServerOptimizerOptions
 
 OnFailure = Literal["skip", "retry", "abort"]
@@ -50,17 +51,22 @@ class FederationOptions(Section):
 
     aggregate: how updates become one model. optimizer: what the server makes of that model; None takes it as
     it is. participation: how many hospitals train in a round; None: all of them. personal: the part of the
-    model that each hospital keeps to itself between rounds (``memory.personal_entries``). on_failure: a
-    hospital that fails is left out of the round (``skip``), asked again up to ``retries`` times and then left
-    out (``retry``), or ends the run (``abort``). quorum: the fewest hospitals that must give a usable answer
-    in the end, else the run ends with a sentence. max_norm: an update whose norm (``checks.update_norm``) is
-    above it is refused.
+    model that each hospital keeps to itself between rounds (``memory.personal_entries``). privacy: updates
+    are clipped, and their mean is noised (``privacy.private_mean``). secure_aggregation: the server learns
+    the mean of updates and no update (``secure_sum``).
+
+    on_failure: a hospital that fails is left out of the round (``skip``), asked again up to ``retries`` times
+    and then left out (``retry``), or ends the run (``abort``). quorum: the fewest hospitals that must give a
+    usable answer in the end, else the run ends with a sentence. max_norm: an update whose norm
+    (``checks.update_norm``) is above it is refused.
     """
 
     aggregate: Aggregation = Aggregation()
     optimizer: ServerOptimizerOptions | None = None
     participation: Participation | None = None
     personal: Personal = "none"
+    privacy: CentralPrivacy | None = None
+    secure_aggregation: bool = False
     on_failure: OnFailure = "skip"
     retries: int = Field(default=1, ge=1)
     quorum: int = Field(default=1, ge=1)

@@ -20,7 +20,7 @@ class Plan(BaseModel):
 
     rounds: federated rounds; 0 fine-tunes from the start. start: all hospitals begin
     from one initialisation, or, without rounds, each from its own. local: a hospital's training in one
-    round. fine_tune: what each hospital does to its own copy after the rounds.
+    round. fine_tune: what each hospital does to its own copy after the rounds; None: nothing.
     federation: how updates become one model, and what happens to a hospital that fails.
     """
 
@@ -32,6 +32,6 @@ class Plan(BaseModel):
     rounds: int
     start: Start = "shared"
     local: TrainingOptions
-    fine_tune: TrainingOptions
+    fine_tune: TrainingOptions | None
     batch_norm: BatchNormPolicy = "mixture"
     federation: FederationOptions = FederationOptions()

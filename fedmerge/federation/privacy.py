@@ -7,7 +7,8 @@ tell whether it took part with its images or with nothing. The server is trusted
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,7 +35,6 @@ class CentralPrivacy(BaseModel):
     delta: float = Field(1e-5, gt=0, lt=1)
 
 
-@torch.no_grad()
 def private_mean(
     start: State, states: Iterable[State], options: CentralPrivacy, seed: int, round: int
 ) -> State:
@@ -47,11 +47,12 @@ def private_mean(
 
     Raises FedMergeError without a state.
     """
+    start = {key: value.detach() for key, value in start.items()}
     floats = [key for key, value in start.items() if value.is_floating_point()]
     total = {key: torch.zeros(start[key].shape, dtype=torch.float64) for key in floats}
     count = 0
-    for state in states:
-        update = {key: state[key].double().cpu() - start[key].double().cpu() for key in floats}
+    for state in states:  # a hospital may be training as this is drawn from
+        update = {key: state[key].detach().double().cpu() - start[key].double().cpu() for key in floats}
         scale = min(1.0, options.clip / max(norm(update.values()), 1e-300))
         for key in floats:
             total[key].add_(update[key], alpha=scale)
@@ -71,6 +72,14 @@ def private_mean(
 def norm(values: Iterable[Tensor]) -> float:
     """The L2 norm over all tensors, in float64."""
     return math.sqrt(sum(float(value.double().square().sum()) for value in values))
+
+
+def spending(options: CentralPrivacy, rounds: Mapping[str, int]) -> tuple[dict[str, Any], ...]:
+    """What each hospital has spent after so many rounds of its own: rows with site, epsilon and delta."""
+    known = {count: epsilon(options, count) for count in set(rounds.values())}
+    return tuple(
+        {"site": site, "epsilon": known[rounds[site]], "delta": options.delta} for site in sorted(rounds)
+    )
 
 
 def epsilon(options: CentralPrivacy, rounds: int) -> float:

@@ -6,6 +6,10 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import fewest_updates
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.plan import Plan
+from fedmerge.federation.privacy import CentralPrivacy, epsilon
+from fedmerge.federation.secure_sum import FEWEST
+from fedmerge.models.state import running_pairs
+from fedmerge.models.zoo import build
 
 
 def check_plan(plan: Plan, hospitals: int) -> None:
@@ -25,6 +29,58 @@ def check_plan(plan: Plan, hospitals: int) -> None:
                 "training.rounds is 0: set it to at least 1, or take personal out."
             )
         personal_entries(plan.model, rules.personal)
+    if rules.privacy is not None:
+        _check_privacy(plan, rules.privacy)
+    if rules.secure_aggregation:
+        _check_secure(plan, in_a_round)
+
+
+def _check_privacy(plan: Plan, privacy: CentralPrivacy) -> None:
+    what = "federation.privacy"
+    _check_one_mean(plan, what)
+    if running_pairs(build(plan.model.model_copy(update={"pretrained": False}), 0).state_dict()):
+        raise FedMergeError(
+            f"{what} clips and noises what was trained, but model '{plan.model.name}' has batch norm, whose "
+            "running statistics are no update that could be clipped: choose a network without, for example "
+            "with model.options.norm: group."
+        )
+    epsilon(privacy, plan.rounds)  # says so where the accountant is not installed
+
+
+def _check_secure(plan: Plan, in_a_round: int) -> None:
+    what, rules = "federation.secure_aggregation", plan.federation
+    _check_one_mean(plan, what)
+    for field, given, why in (
+        ("privacy", rules.privacy, "clipping takes each update"),
+        ("max_norm", rules.max_norm, "checking a norm takes each update"),
+        ("personal", None if rules.personal == "none" else rules.personal, "the journal takes each own part"),
+    ):
+        if given is not None:
+            raise FedMergeError(
+                f"{what} shows the server no hospital's weights, but with federation.{field} {why}: take one "
+                "of the two out."
+            )
+    if in_a_round < FEWEST:
+        raise FedMergeError(
+            f"{what} takes at least {FEWEST} hospitals in a round, but there are {in_a_round}: with fewer, "
+            "one could read another's weights."
+        )
+
+
+def _check_one_mean(plan: Plan, what: str) -> None:
+    """Only the mean of updates may leave a round, and nothing after the rounds."""
+    method = plan.federation.aggregate.method
+    if method != "mean":
+        raise FedMergeError(
+            f"{what} is about the mean of updates, but federation.aggregate is {method}: set it to mean."
+        )
+    if not plan.rounds:
+        raise FedMergeError(f"{what} is about rounds, but training.rounds is 0: set it to at least 1.")
+    if plan.fine_tune is not None:
+        raise FedMergeError(
+            f"{what} protects what comes out of the rounds, but after them the server would get each "
+            "hospital's own fine-tuned model: set training.fine_tune: none."
+        )
 
 
 def _check_krum(name: str, hostile: int, hospitals: int) -> None:

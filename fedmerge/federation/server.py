@@ -81,8 +81,11 @@ class Server:
     def fine_tune(self, start: State) -> Iterator[tuple[str, State, dict[str, Any]]]:
         """Each hospital trains its own copy of ``start``; yields (name, weights, metrics) in site order.
 
-        With an independent start no weights are sent: each hospital begins from its own initialisation.
+        With an independent start no weights are sent: each hospital begins from its own initialisation. A
+        plan without fine-tuning gives nothing: each keeps its images and its model to itself.
         """
+        if self.plan.fine_tune is None:
+            return
         round = self.plan.rounds + 1
         own = self.plan.start == "independent"
         job = self.strategy.job(round, "fine-tune", self.plan.fine_tune) | ({"start": "own"} if own else {})
@@ -120,6 +123,13 @@ class Server:
         answers = self._evaluate(state, sites)
         total = sum(answer["num-examples"] for answer in answers)
         return float(sum(answer["num-examples"] * answer[metric] for answer in answers) / total)
+
+    def numbers(self, state: State) -> dict[str, float]:
+        """What the hospitals say of a model: means of loss, scores and temperature by validation images."""
+        answers = self._evaluate(state, None, calibrate=True)
+        total = sum(answer["num-examples"] for answer in answers)
+        names = answers[0].keys() - {"num-examples"}
+        return {n: sum(a["num-examples"] * a[n] for a in answers) / total for n in sorted(names)}
 
     def own_numbers(self, state: State, site: str) -> dict[str, Any]:
         """What one hospital says of a model on its own validation images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedmerge.federation.aggregators import AGGREGATORS, Around, Update
+from fedmerge.federation.aggregators import AGGREGATORS, Aggregated, Around, Update
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import check_images, check_update
 from fedmerge.federation.exchange import Answer, Question, read
@@ -18,8 +19,10 @@ from fedmerge.federation.failures import Failure, Failures
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import Plan
+from fedmerge.federation.privacy import private_mean, spending
 from fedmerge.federation.records import request
 from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.secure_round import check_public, secure_mean
 from fedmerge.federation.server_optimizer import ServerOptimizer
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
@@ -33,7 +36,8 @@ class MergeStrategy(Strategy):
     """A round: ask the hospitals, check every answer, aggregate the usable ones.
 
     The parts are the plan's: who takes part (``participation``), what each keeps to itself (``memory``), how
-    updates become one model (``aggregators``), what the server makes of it (``server_optimizer``).
+    updates become one model (``aggregators``, ``privacy``, ``secure_round``), what the server makes of it
+    (``server_optimizer``).
 
     Answers are taken one by one in the order of the hospitals' names, whatever order they arrive in, so the
     same answers give the same bits. One that is an error or fails a check (``checks``) is recorded, and
@@ -67,6 +71,7 @@ class MergeStrategy(Strategy):
         """One training message a participant; each round covers its part of the learning-rate schedule."""
         span = ((server_round - 1) / self.plan.rounds, server_round / self.plan.rounds)
         job = self.job(server_round, "round", self.plan.local, span)
+        job |= {"secure": True} if self.plan.federation.secure_aggregation else {}
         sent = borrow(arrays)
         chosen = participants(self.roster, self.plan.federation.participation, self.plan.seed, server_round)
         question = self.training(server_round, "train", job, arrays, sent, chosen)
@@ -80,14 +85,37 @@ class MergeStrategy(Strategy):
         assert self._asked is not None  # configure_train comes first
         grid, question, sent = self._asked
         self._asked = None
-        chosen = self.plan.federation.aggregate
-        around = Around(sent, server_round, self.plan.seed, self.plan.batch_norm)
-        updates = map(_update, self.answers(grid, question, replies))
-        merged = AGGREGATORS[chosen.method].call(updates, around, **chosen.options)
+        merged = self._merged(grid, server_round, sent, self.answers(grid, question, replies))
+        if merged is None:
+            self.log.void(server_round)
+            return lend(sent), None
         here = {"round": server_round, "phase": "aggregate"}
         self.history.extend(here | decision for decision in merged.decisions)
         new = merged.state if self.optimizer is None else self.optimizer.step(sent, merged.state)
         return lend(new), None
+
+    def _merged(self, grid: Grid, round: int, sent: State, answers: Iterator[Answer]) -> Aggregated | None:
+        """One model of the usable answers, as the plan says; None where no sum could be formed."""
+        rules, seed, batch_norm = self.plan.federation, self.plan.seed, self.plan.batch_norm
+        if rules.secure_aggregation:
+            state = secure_mean(
+                round,
+                answers,
+                sent,
+                batch_norm,
+                lambda question: self.usable(question, grid.send_and_receive(question.messages()), grid),
+            )
+            return None if state is None else Aggregated(state)
+        updates = map(_update, answers)
+        if rules.privacy is not None:
+            state = private_mean(sent, (update.state for update in updates), rules.privacy, seed, round)
+            trained = Counter(row["site"] for row in self.history if row["phase"] == "train")
+            return Aggregated(state, spending(rules.privacy, trained))
+        around = Around(sent, round, seed, batch_norm)
+        merged: Aggregated = AGGREGATORS[rules.aggregate.method].call(
+            updates, around, **rules.aggregate.options
+        )
+        return merged
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -195,6 +223,8 @@ class MergeStrategy(Strategy):
                 return "it answered without weights"
             if answer.metrics.pop("forgot", 0):
                 self.log.began_anew(round, phase, answer.member.name, last.get(answer.member.name, 0))
+            if job.get("secure"):
+                return check_images(answer.metrics) or check_public(answer)
             return check_images(answer.metrics) or check_update(answer.state, sent, limit)
 
         return Question(round, phase, roster, ask, check)

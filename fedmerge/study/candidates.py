@@ -18,7 +18,7 @@ from fedmerge.models.zoo import build
 from fedmerge.study.deployment import Candidate
 from fedmerge.study.entries import MethodConfig
 from fedmerge.study.fusion_data import gather, note_traffic
-from fedmerge.study.setup import Setup
+from fedmerge.study.setup import FEDERATED, Setup
 from fedmerge.study.tune import make_node, tune_entry, tuning_log
 from fedmerge.training import fit
 
@@ -29,7 +29,7 @@ POOLED = "pooled"
 
 
 def alone(setup: Setup, target: str) -> Iterator[Candidate]:
-    """Each hospital's own model, as it is."""
+    """Each hospital's own model, as it is; or the federated one, where they hand out none."""
     for name in setup.sources(target):
         model = setup.pool.model(name, setup.device)
         yield Candidate(f"alone:{name}", "alone", model, validation=_own_score(setup, name))
@@ -45,7 +45,7 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
     images = setup.union(target)
     model = build(setup.plan.model, setup.seed)
     training = setup.experiment.training
-    phases = [("pooled-fine-tune", training.fine_tune)]
+    phases = [] if training.fine_tune == "none" else [("pooled-fine-tune", training.fine_tune)]
     if training.rounds:
         epochs = training.rounds * training.local.epochs
         together = training.local.model_copy(update={"epochs": epochs, "proximal": 0.0})
@@ -87,10 +87,12 @@ def fuse(
     sources = setup.sources(target)
     parents = setup.pool.subset(sources)
     examples = {member.name: member.examples for member in server.roster}
+    examples |= {FEDERATED: sum(examples.values())}
+    voters = None if sources == (FEDERATED,) else sources
     channels, size = setup.plan.model.in_channels, setup.plan.model.image_size
 
     def score(state: State) -> float:
-        return server.score(state, sources, setup.experiment.selection)
+        return server.score(state, voters, setup.experiment.selection)
 
     given = {"data": torch.zeros(2, channels, size, size)} | gather(setup, server, target, entry, start)
     result = merge(

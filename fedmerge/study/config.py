@@ -41,14 +41,15 @@ class TrainingConfig(TrainingOptions):
     """Local training in a round, the number of rounds, and the fine-tuning that follows.
 
     ``fine_tune`` inherits every field of the local training it does not set, except ``proximal``: FedProx
-    holds hospitals together in the rounds, and a hospital's own model is its own. start: all hospitals begin
+    holds hospitals together in the rounds, and a hospital's own model is its own. ``fine_tune: none``: no
+    hospital hands out a model of its own; the federated one alone is deployed. start: all hospitals begin
     from one initialisation (``shared``), or, with rounds: 0, each from its own (``independent``; pretrained
     weights are the same for all, a new head is not).
     """
 
     rounds: int = Field(ge=0)
     start: Literal["shared", "independent"] = "shared"
-    fine_tune: TrainingOptions
+    fine_tune: TrainingOptions | Literal["none"]
 
     @model_validator(mode="before")
     @classmethod
@@ -67,6 +68,12 @@ class TrainingConfig(TrainingOptions):
                 f"start: independent needs rounds: 0 (given: {self.rounds}), because rounds begin from one "
                 "shared model"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> TrainingConfig:
+        if self.fine_tune == "none" and not self.rounds:
+            raise ValueError("fine_tune: none leaves nothing to train with rounds: 0: set one of the two")
         return self
 
     @model_validator(mode="after")

@@ -52,14 +52,19 @@ def train_and_fuse(setup: Setup, federation: Federation) -> dict[str, list[Candi
         finally:
             setup.record.federation(setup.seed, federation.name, server.strategy)
 
-    jobs = len(federation.members) * (setup.plan.rounds + 1)
+    jobs = len(federation.members) * (setup.plan.rounds + (setup.plan.fine_tune is not None))
     setup.record.stage(f"seed {setup.seed}: training", jobs=jobs)
     setup.with_server(programme)
     return fused
 
 
 def fine_tune(setup: Setup, server: Server, start: State) -> None:
-    """Each hospital trains its own copy of ``start``; with its validation numbers it goes into the pool."""
+    """Each hospital trains its own copy of ``start``; with its validation numbers it goes into the pool.
+
+    Without fine-tuning it is the model of the rounds that does.
+    """
+    if setup.plan.fine_tune is None:
+        setup.keep_federated(start, server.numbers(start))
     for name, state, metrics in server.fine_tune(start):
         setup.keep(name, state, metrics, server.own_numbers(state, name))
 

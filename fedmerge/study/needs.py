@@ -49,11 +49,28 @@ def check_needs(experiment: Experiment, where: str) -> None:
                 "images do not leave the hospital: set it to union or server, or choose a method that "
                 "needs sums over images only."
             )
+    if experiment.training.fine_tune == "none":
+        _check_without_own_models(experiment, where)
     for entry in experiment.testtime:
         if entry.start == "pooled":
             _check_pooled_start(entry, where)
         if entry.calibrated:
             _check_calibrated(entry, where)
+
+
+def _check_without_own_models(experiment: Experiment, where: str) -> None:
+    fusion = [(_name(entry), needs_of(entry)) for entry in experiment.fusion]
+    testtime = [
+        (f"test-time method '{entry.method}'", TESTTIME[entry.method].needs_with(entry.options))
+        for entry in experiment.testtime
+        if entry.start != "pooled"
+    ]
+    for name, needs in fusion + testtime:
+        if needs.individual_models or needs_data(needs):
+            raise FedMergeError(
+                f"{where}: {name} needs the hospitals' individual models, but with training.fine_tune: none "
+                "they hand out none: let them fine-tune, or take the method out."
+            )
 
 
 def check_tuning(experiment: Experiment, cohort: CohortSpec, where: str) -> None:

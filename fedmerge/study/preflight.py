@@ -31,6 +31,8 @@ def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> No
         (experiment.training.local, "training.batch_size"),
         (experiment.training.fine_tune, "training.fine_tune.batch_size"),
     ):
+        if options == "none":
+            continue
         if options.batch_size == 1 and needs_batch_statistics(network):
             raise FedMergeError(
                 f"{field} is 1, but '{experiment.model.name}' has batch norm, which cannot normalise one "

@@ -24,6 +24,9 @@ from fedmerge.study.federations import MIXED
 from fedmerge.study.record import Record
 from fedmerge.validation import validate
 
+FEDERATED = "federated"
+"""The model of the rounds, in the pool where no hospital hands out one of its own."""
+
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, Server
 
@@ -107,6 +110,12 @@ class Setup:
         numbers |= {"temperature": float(own["temperature"])}
         self.keep_in(self.pool, name, state, "local training", (), numbers)
 
+    def keep_federated(self, state: State, numbers: dict[str, float]) -> None:
+        """Put the model of the rounds into the pool. numbers: what the hospitals say of it (``numbers``)."""
+        card = {key: numbers[key] for key in ("loss", "accuracy", "temperature")}
+        card |= {"validation": numbers[self.experiment.selection]}
+        self.keep_in(self.pool, FEDERATED, state, "federated rounds", (), card)
+
     def keep_in(
         self,
         pool: ModelPool,
@@ -158,7 +167,7 @@ def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> Plan:
         rounds=experiment.training.rounds,
         start=experiment.training.start,
         local=experiment.training.local,
-        fine_tune=experiment.training.fine_tune,
+        fine_tune=None if experiment.training.fine_tune == "none" else experiment.training.fine_tune,
         batch_norm=experiment.batch_norm,
         federation=experiment.federation,
     )

@@ -1,15 +1,22 @@
 """Round algorithms in a federation: each is its plain loop, bit for bit."""
 
 import pytest
+import torch
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.participation import Participation, participants
+from fedmerge.federation.privacy import CentralPrivacy, epsilon, private_mean
+from fedmerge.federation.records import job_of
 from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.secure_round import HospitalShare
 from fedmerge.federation.server_optimizer import ServerOptimizer, ServerOptimizerOptions
 from fedmerge.models import average, build, state_hash
-from fedmerge.training import fit
+from fedmerge.training import TrainingOptions, fit
+
+PRIVATE, SECURE = {"clip": 1.0, "noise": 1.0}, {"secure_aggregation": True}
+TUNED = TrainingOptions(lr=0.02, batch_size=12)
 
 
 def having(plan, **options):
@@ -153,14 +160,107 @@ def test_a_hospital_that_lost_its_part_begins_anew_and_that_is_recorded(plan, co
     assert not any("forgot" in row or row["phase"] == "memory" for row in history)
 
 
+def protected(plan, **options):
+    """The plan with group norm, and no model but that of the rounds."""
+    model = plan.model.model_copy(update={"options": {"width": 4, "norm": "group"}})
+    return having(plan, **options).model_copy(update={"model": model, "fine_tune": None})
+
+
+def test_central_privacy_is_the_private_mean_and_tells_what_each_hospital_spent(plan, cohort):
+    """Two of three hospitals a round: each row's epsilon is that of its own number of rounds."""
+    options = CentralPrivacy(clip=0.5, noise=2.0)
+    some = Participation(number=2)
+    changed = protected(plan, privacy=options.model_dump(), participation={"number": 2})
+    changed = changed.model_copy(update={"rounds": 3})
+    roster = Roster(Member(0, site.name, 0, 0, ()) for site in cohort.training)
+    state, taken = build(changed.model, plan.seed).state_dict(), dict.fromkeys("abg", 0)
+    expected = []
+    for round in (1, 2, 3):
+        names = [member.name for member in participants(roster, some, plan.seed, round)]
+        states = [trained(changed, cohort[name], state, round) for name in names]
+        state = private_mean(state, states, options, plan.seed, round)
+        for name in names:
+            taken[name[0]] += 1
+        expected.append({name: count for name, count in taken.items() if count})
+
+    def programme(server):
+        return server.rounds(server.start()), server.strategy.history, list(server.fine_tune(state))
+
+    merged, history, tuned = serve(changed, cohort, programme)
+    assert state_hash(merged) == state_hash(state)
+    assert tuned == []
+    for round, counts in enumerate(expected, 1):
+        rows = [row for row in history if (row["round"], row["phase"]) == (round, "aggregate")]
+        assert {row["site"][0]: row["epsilon"] for row in rows} == {
+            name: epsilon(options, count) for name, count in counts.items()
+        }
+        assert {row["delta"] for row in rows} == {1e-5}
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_secure_aggregation_gives_the_mean_of_the_same_rounds(plan, cohort, norm):
+    """To rounding of 2^-31 a round, which training may enlarge a little."""
+    secure = protected(plan, secure_aggregation=True)
+    secure = secure.model_copy(
+        update={"model": plan.model.model_copy(update={"options": {"width": 4, "norm": norm}})}
+    )
+    plain = secure.model_copy(update={"federation": FederationOptions()})
+    merged, open_ = (serve(p, cohort, lambda server: server.rounds(server.start())) for p in (secure, plain))
+    for key, value in open_.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(merged[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_round_that_loses_a_hospital_between_the_exchanges_leaves_the_model_as_it_was(
+    plan, cohort, monkeypatch
+):
+    """Beta answers nothing in the second exchange of round 1; the sum of round 2 is whole."""
+    secure = protected(plan, secure_aggregation=True)
+    answer = HospitalShare.answer
+
+    def vanishing(self, message):
+        if self.name == "beta" and job_of(message)["round"] == 1:
+            raise RuntimeError("the power went")
+        return answer(self, message)
+
+    monkeypatch.setattr(HospitalShare, "answer", vanishing)
+    after = {}
+
+    def programme(server):
+        state = server.start()
+        for round in (1, 2):
+            after[round - 1] = state_hash(state)
+            state = server.strategy.round(server.grid, round, state)
+        after[2] = state_hash(state)
+        return server.strategy.failures
+
+    failures = serve(secure, cohort, programme)
+    assert after[0] == after[1] != after[2]
+    assert [(f.round, f.phase, f.site, f.then) for f in failures] == [
+        (1, "sum", "beta", "left out"),
+        (1, "sum", "everyone", "round void"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "sentence"),
     [
         ({"rounds": 0}, {"personal": "norms"}, "personal: norms .* training.rounds is 0"),
         ({}, {"participation": {"number": 4}}, "only 3 hospitals train"),
+        ({}, {"privacy": PRIVATE}, "'small-cnn' has batch norm, whose running statistics are no update"),
+        ({"fine_tune": TUNED}, {"privacy": PRIVATE}, "own fine-tuned model: set training.fine_tune: none"),
+        ({"rounds": 0}, {"privacy": PRIVATE}, "is about rounds, but training.rounds is 0"),
+        ({}, {"privacy": PRIVATE, "aggregate": "median"}, "about the mean of updates, .* is median"),
+        ({}, SECURE | {"aggregate": "median"}, "about the mean of updates, .* is median"),
+        ({"fine_tune": TUNED}, SECURE, "own fine-tuned model: set training.fine_tune: none"),
+        ({}, SECURE | {"privacy": PRIVATE}, "has batch norm|clipping takes each update"),
+        ({}, SECURE | {"max_norm": 3.0}, "checking a norm takes each update: take one of the two out"),
+        ({}, SECURE | {"personal": "norms"}, "the journal takes each own part"),
+        ({}, SECURE | {"participation": {"number": 2}}, "at least 3 hospitals in a round, but there are 2"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_before_the_first_round(plan, cohort, changes, options, sentence):
-    changed = having(plan, **options).model_copy(update=changes)
+    without = {"fine_tune": None} if "privacy" in options or "secure_aggregation" in options else {}
+    changed = having(plan, **options).model_copy(update=without | changes)
     with pytest.raises(FedMergeError, match=sentence):
         serve(changed, cohort, lambda server: None)

@@ -159,8 +159,13 @@ def _stage(
     Pooled training begins from the one initialisation, wherever the hospitals begin.
     """
     training = experiment.training
-    own = training.local if stage == "rounds" else training.fine_tune
-    phases: Config = {"rounds": training.rounds, "fine_tune": own.model_dump(mode="json")}
+    local = training.local.model_dump(mode="json")
+    own: Any = training.fine_tune
+    if own != "none":
+        own = local if stage == "rounds" else own.model_dump(mode="json")
+    phases: Config = {"rounds": training.rounds, "fine_tune": own}
+    if stage == "pooled":
+        local.pop("proximal", None)  # it holds hospitals together
     if training.start != "shared" and stage != "pooled":
         phases["start"] = training.start
     federation = experiment.federation.written()
@@ -171,7 +176,7 @@ def _stage(
         "model": experiment.model.model_dump(mode="json"),
         "normalisation": experiment.normalisation,
         "seeds": [seed],
-        "training": training.local.model_dump(mode="json") | phases,
+        "training": local | phases,
         "selection": experiment.selection,
         "fusion": [],
         "testtime": [],
