@@ -19,7 +19,6 @@ from fedmerge.errors import FedMergeError
 
 if TYPE_CHECKING:
     from fedmerge.data import streams
-    from fedmerge.federation import Backend
     from fedmerge.merging import MergeResult, merge
     from fedmerge.models import ModelPool
     from fedmerge.registry import Method
@@ -34,7 +33,6 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "run": "fedmerge.study.run",
-    "Backend": "fedmerge.federation",
     "Result": "fedmerge.study.results",
     "bench": "fedmerge.study.bench.engine",
     "Study": "fedmerge.study.bench.study",
@@ -48,7 +46,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "Backend",
     "EntropyAdaptive",
     "FedMergeError",
     "InMerge",

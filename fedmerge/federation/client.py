@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from fedmerge.analysis import fit_temperature, scores
 from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
+from fedmerge.federation import faults
 from fedmerge.federation.memory import HospitalMemory, personal_entries
 from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
 from fedmerge.federation.secure_round import HospitalShare
@@ -222,7 +224,7 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.train)
+        return answer(context, message, lambda hospital: partial(faults.train, hospital))
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:

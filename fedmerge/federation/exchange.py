@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Message
 
+from fedmerge.federation.failures import Wrong
 from fedmerge.federation.records import metrics_of, reason_of, take_state
 from fedmerge.federation.roster import Member, Roster
 from fedmerge.models.state import State
@@ -27,12 +29,17 @@ def usable(answer: Answer) -> str | None:
     return None
 
 
+def nothing(member: Member, attempt: int) -> str:
+    """What a fault plan does that does nothing."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Question:
     """What is asked of the hospitals of ``roster``, and when.
 
     ask: the message to a hospital at its first, second, … attempt. check: why an answer cannot be used, in
-    words, or None.
+    words, or None. injected: what the fault plan does to a hospital at an attempt, in words.
     """
 
     round: int
@@ -40,19 +47,40 @@ class Question:
     roster: Roster
     ask: Callable[[Member, int], Message]
     check: Callable[[Answer], str | None] = usable
+    injected: Callable[[Member, int], str] = nothing
 
     def messages(self) -> list[Message]:
         """The first message to each hospital."""
         return [self.ask(member, 1) for member in self.roster]
 
 
-def read(member: Member, reply: Message | None) -> Answer | str:
-    """The answer in a reply, or the reason why there is none. A reply that is garbage is a reason, too."""
+def read(member: Member, reply: Message | None) -> Answer | Wrong:
+    """The answer in a reply, or why there is none. A reply that is garbage is a reason, too."""
     if reply is None:
-        return "no answer"
+        return Wrong("silent", "no answer")
     if reply.has_error():
-        return reason_of(reply)
+        return Wrong("error", reason_of(reply))
     try:
         return Answer(member, metrics_of(reply), take_state(reply))
     except Exception as error:
-        return f"its answer cannot be read ({type(error).__name__}: {error})"
+        return Wrong("error", f"its answer cannot be read ({type(error).__name__}: {error})")
+
+
+def late(answer: Answer | Wrong, deadline: float | None) -> Wrong | None:
+    """Why an answer is too late, or None.
+
+    What counts is the hospital's own clock: the ``seconds`` that it says its training took, and the
+    ``delay`` of a fault plan. So a simulation in which hospitals wait for each other is judged as if each
+    had a machine of its own. Nothing at all, by the time that the grid waits, is late, too.
+    """
+    if deadline is None:
+        return None
+    if isinstance(answer, Wrong):
+        told = math.inf if answer.kind == "silent" else 0.0
+    else:
+        told = float(answer.metrics.get("seconds", 0.0)) + float(answer.metrics.get("delay", 0.0))
+    if told <= deadline:
+        return None
+    if math.isinf(told):
+        return Wrong("late", f"no answer within the deadline of {deadline:g} s")
+    return Wrong("late", f"its answer took {told:.1f} s, more than the deadline of {deadline:g} s")

@@ -8,14 +8,29 @@ from typing import Literal
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.options import FederationOptions
 
-Then = Literal["left out", "asked again", "began anew", "round void", "ended the run"]
+Then = Literal["left out", "asked again", "began anew", "counted", "round void", "ended the run"]
+Kind = Literal["error", "silent", "late", "refused", "forgot", "injected", "void"]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Why there is no usable answer: in a word, and in a sentence.
+
+    error: the hospital says so, or its answer cannot be read. silent: nothing came. late: after the deadline.
+    refused: a check failed.
+    """
+
+    kind: Kind
+    reason: str
 
 
 @dataclass(frozen=True)
 class Failure:
     """An attempt of a hospital that gave no usable answer: when, who, why in a sentence, and what then.
 
-    Or a hospital that lost what it kept between rounds, and began anew; or a round that came to nothing.
+    Or a hospital that lost what it kept between rounds, and began anew (``forgot``); or one whose answer was
+    spoilt by the fault plan, and counted all the same (``injected``). Or a round that
+    came to nothing (``void``). injected: what the plan did to it.
     """
 
     round: int
@@ -24,6 +39,8 @@ class Failure:
     reason: str
     attempt: int = 1
     then: Then = "left out"
+    kind: Kind = "error"
+    injected: str = ""
 
 
 @dataclass
@@ -33,16 +50,32 @@ class Failures:
     rules: FederationOptions
     records: list[Failure] = field(default_factory=list)
 
-    def happened(self, round: int, phase: str, site: str, reason: str, attempt: int, *, last: bool) -> None:
+    def happened(
+        self,
+        round: int,
+        phase: str,
+        site: str,
+        wrong: Wrong,
+        attempt: int = 1,
+        *,
+        last: bool = True,
+        injected: str = "",
+    ) -> None:
         """Record a failure; ``last``: the hospital is not asked again. Raises with ``on_failure: abort``."""
         abort = self.rules.on_failure == "abort"
         then: Then = "ended the run" if abort else "left out" if last else "asked again"
-        self.records.append(Failure(round, phase, site, reason, attempt, then))
+        self.records.append(Failure(round, phase, site, wrong.reason, attempt, then, wrong.kind, injected))
         if abort:
             where = f"round {round} ({phase})" if round else phase
             raise FedMergeError(
-                f"hospital '{site}' failed in {where}: {reason} (on_failure: skip would go on without it)"
+                f"hospital '{site}' failed in {where}: {wrong.reason} (on_failure: skip would go on without "
+                "it)"
             )
+
+    def counted(self, round: int, phase: str, site: str, attempt: int, injected: str) -> None:
+        """Record an answer that the fault plan spoilt and no check refused."""
+        reason = f"its answer was used as it is, with what the fault plan did to it ({injected})"
+        self.records.append(Failure(round, phase, site, reason, attempt, "counted", "injected", injected))
 
     def began_anew(self, round: int, phase: str, site: str, since: int) -> None:
         """Record a hospital that no longer has its own part of the model, as it was after round ``since``."""
@@ -50,7 +83,7 @@ class Failures:
             f"it no longer has its own part of the model, as it was after round {since}, because its process "
             "was started anew: it began with the federation's"
         )
-        self.records.append(Failure(round, phase, site, reason, then="began anew"))
+        self.records.append(Failure(round, phase, site, reason, then="began anew", kind="forgot"))
 
     def void(self, round: int) -> None:
         """Record a round whose secure sum could not be formed."""
@@ -58,7 +91,7 @@ class Failures:
             "the masks of a hospital that finished its training and then vanished stay in the sum: the model "
             "is as before the round"
         )
-        self.records.append(Failure(round, "sum", "everyone", reason, then="round void"))
+        self.records.append(Failure(round, "sum", "everyone", reason, then="round void", kind="void"))
 
     def check_quorum(self, round: int, phase: str, usable: int, asked: int) -> None:
         """Raise FedMergeError if fewer hospitals gave a usable answer than the quorum, with the reasons."""

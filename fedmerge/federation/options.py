@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import AGGREGATORS
+from fedmerge.federation.fault_plan import Fault
 from fedmerge.federation.memory import Personal
 from fedmerge.federation.participation import Participation
 from fedmerge.federation.privacy import CentralPrivacy
+from fedmerge.federation.section import Section
 from fedmerge.federation.server_optimizer import ServerOptimizerOptions
 
 OnFailure = Literal["skip", "retry", "abort"]
-
-
-class Section(BaseModel):
-    """A frozen section; unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Aggregation(Section):
     """A registered aggregator with its options; written as its name, or a mapping with the key ``method``."""
 
     method: str = "mean"
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -58,7 +54,10 @@ class FederationOptions(Section):
     on_failure: a hospital that fails is left out of the round (``skip``), asked again up to ``retries`` times
     and then left out (``retry``), or ends the run (``abort``). quorum: the fewest hospitals that must give a
     usable answer in the end, else the run ends with a sentence. max_norm: an update whose norm
-    (``checks.update_norm``) is above it is refused.
+    (``checks.update_norm``) is above it is refused. deadline: seconds; a hospital whose training
+    took longer, by its own clock (``exchange.late``), is left out of the round. The grid of Flower's runtimes
+    waits no longer than that either; one in this process cannot interrupt a hospital. faults: a fault plan,
+    for simulations.
     """
 
     aggregate: Aggregation = Aggregation()
@@ -71,11 +70,19 @@ class FederationOptions(Section):
     retries: int = Field(default=1, ge=1)
     quorum: int = Field(default=1, ge=1)
     max_norm: float | None = Field(default=None, gt=0)
+    deadline: float | None = Field(default=None, gt=0)
+    faults: tuple[Fault, ...] = ()
 
     @model_validator(mode="after")
     def _retries_are_for_retry(self) -> FederationOptions:
         if "retries" in self.model_fields_set and self.retries != 1 and self.on_failure != "retry":
             raise ValueError(f"retries is set, but on_failure is {self.on_failure}: set on_failure to retry")
+        return self
+
+    @model_validator(mode="after")
+    def _a_hang_ends(self) -> FederationOptions:
+        if self.deadline is None and any(fault.kind == "hang" for fault in self.faults):
+            raise ValueError("a fault plan with a hang needs a deadline, else the round never ends: set it")
         return self
 
     @property

@@ -20,6 +20,13 @@ def check_plan(plan: Plan, hospitals: int) -> None:
         raise FedMergeError(
             f"federation.quorum is {rules.quorum}, but only {hospitals} hospitals train together: lower it."
         )
+    last = plan.rounds + (plan.fine_tune is not None)
+    for fault in rules.faults:
+        if fault.rounds != "all" and max(fault.rounds, default=0) > last:
+            raise FedMergeError(
+                f"federation.faults: round {max(fault.rounds)} is beyond the last, {last} (fine-tuning, "
+                "where there is any, is the round after the others): name rounds that there are."
+            )
     if plan.rounds and rules.aggregate.method in ("krum", "multi-krum"):
         _check_krum(rules.aggregate.method, rules.aggregate.options.get("hostile", 1), in_a_round)
     if rules.personal != "none":
@@ -59,6 +66,12 @@ def _check_secure(plan: Plan, in_a_round: int) -> None:
             raise FedMergeError(
                 f"{what} shows the server no hospital's weights, but with federation.{field} {why}: take one "
                 "of the two out."
+            )
+    for fault in rules.faults:
+        if fault.kind in ("nan", "wrong-shape", "huge-norm", "stale"):
+            raise FedMergeError(
+                f"federation.faults: {fault.kind} spoils the weights that a hospital sends, but with {what} "
+                "it sends none that could be read: take one of the two out."
             )
     if in_a_round < FEWEST:
         raise FedMergeError(

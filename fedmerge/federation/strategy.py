@@ -14,8 +14,9 @@ from flwr.serverapp.strategy import Strategy
 from fedmerge.federation.aggregators import AGGREGATORS, Aggregated, Around, Update
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import check_images, check_update
-from fedmerge.federation.exchange import Answer, Question, read
-from fedmerge.federation.failures import Failure, Failures
+from fedmerge.federation.exchange import Answer, Question, late, read
+from fedmerge.federation.failures import Failure, Failures, Wrong
+from fedmerge.federation.fault_plan import Fault, struck
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import Plan
@@ -58,10 +59,15 @@ class MergeStrategy(Strategy):
         """Every attempt of a hospital that gave no usable answer."""
         return self.log.records
 
+    @property
+    def patience(self) -> float:
+        """How many seconds a grid waits for replies: the deadline, or else very long."""
+        return self.plan.federation.deadline or TIMEOUT
+
     def excuse(self, absent: Mapping[str, str]) -> None:
         """Record hospitals that did not come at all, with the reason; raises below the quorum."""
         for name, reason in absent.items():
-            self.log.happened(0, "greeting", name, reason, 1, last=True)
+            self.log.happened(0, "greeting", name, Wrong("silent", reason))
         if absent:
             self.log.check_quorum(0, "greeting", len(self.roster), len(self.roster) + len(absent))
 
@@ -141,10 +147,10 @@ class MergeStrategy(Strategy):
         """One round: hospitals train from ``state``, and score what is made of it; returns that."""
         none = ConfigRecord()
         questions = self.configure_train(number, lend(state), none, grid)
-        arrays, _ = self.aggregate_train(number, grid.send_and_receive(questions, timeout=TIMEOUT))
+        arrays, _ = self.aggregate_train(number, grid.send_and_receive(questions, timeout=self.patience))
         assert arrays is not None  # below the quorum it raised
         questions = self.configure_evaluate(number, arrays, none, grid)
-        self.aggregate_evaluate(number, grid.send_and_receive(questions, timeout=TIMEOUT))
+        self.aggregate_evaluate(number, grid.send_and_receive(questions, timeout=self.patience))
         return borrow(arrays)
 
     def state_dict(self) -> State:
@@ -168,12 +174,14 @@ class MergeStrategy(Strategy):
 
     def ask(self, grid: Grid, question: Question) -> Iterator[Answer]:
         """Put a question; yield the usable answers as ``answers`` does."""
-        return self.answers(grid, question, grid.send_and_receive(question.messages()))
+        replies = grid.send_and_receive(question.messages(), timeout=self.patience)
+        return self.answers(grid, question, replies)
 
     def answers(self, grid: Grid, question: Question, replies: Iterable[Message]) -> Iterator[Answer]:
         """The usable answers, one by one in the order of the roster; the others become failures.
 
-        With ``on_failure: retry`` a hospital is asked again when its turn comes. Raises FedMergeError after
+        With ``on_failure: retry`` a hospital is asked again when its turn comes, but not one that is late,
+        because the round is over then; the deadline holds for each attempt. Raises FedMergeError after
         the last one if they are fewer than the quorum.
         """
         usable = 0
@@ -189,18 +197,25 @@ class MergeStrategy(Strategy):
         self, question: Question, replies: Iterable[Message], grid: Grid | None = None
     ) -> Iterator[Answer]:
         """The usable answers as ``answers`` gives them, however few. grid: to ask again with."""
-        attempts = self.plan.federation.attempts if grid is not None else 1
+        rules = self.plan.federation
+        attempts = rules.attempts if grid is not None else 1
         for member, reply in question.roster.in_order(replies):
             for attempt in range(1, attempts + 1):
                 if attempt > 1 and grid is not None:
-                    reply = next(iter(grid.send_and_receive([question.ask(member, attempt)])), None)
-                answer = read(member, reply)
-                wrong = answer if isinstance(answer, str) else question.check(answer)
-                if isinstance(answer, Answer) and wrong is None:
+                    messages = [question.ask(member, attempt)]
+                    reply = next(iter(grid.send_and_receive(messages, timeout=self.patience)), None)
+                where = (question.round, question.phase, member.name)
+                injected = question.injected(member, attempt)
+                answer = _judged(question, read(member, reply), rules.deadline)
+                if isinstance(answer, Answer):
+                    if injected:
+                        self.log.counted(*where, attempt, injected)
                     yield answer
                     break
-                where = (question.round, question.phase, member.name)
-                self.log.happened(*where, str(wrong), attempt, last=attempt == attempts)
+                last = attempt == attempts or answer.kind == "late"
+                self.log.happened(*where, answer, attempt, last=last, injected=injected)
+                if last:
+                    break
 
     def training(
         self,
@@ -212,11 +227,19 @@ class MergeStrategy(Strategy):
         roster: Roster,
     ) -> Question:
         """The question to train. sent: the weights in ``arrays``, or any of the network, to check against."""
-        limit, last = self.plan.federation.max_norm, self._last_rounds(round)
+        rules, last = self.plan.federation, self._last_rounds(round)
+
+        def faults(member: Member, attempt: int) -> tuple[Fault, ...]:
+            return struck(rules.faults, self.plan.seed, round, member.name, attempt)
 
         def ask(member: Member, attempt: int) -> Message:
-            since = {"since": last.get(member.name, 0)} if "personal" in job else {}
-            return request("train", member.node_id, str(round), job | since, arrays)
+            own: dict[str, Any] = {"since": last.get(member.name, 0)} if "personal" in job else {}
+            spoilt = [fault.told() for fault in faults(member, attempt)]
+            own |= {"faults": spoilt} if spoilt else {}
+            return request("train", member.node_id, str(round), job | own, arrays)
+
+        def injected(member: Member, attempt: int) -> str:
+            return ", ".join(fault.kind for fault in faults(member, attempt))
 
         def check(answer: Answer) -> str | None:
             if answer.state is None:
@@ -225,9 +248,9 @@ class MergeStrategy(Strategy):
                 self.log.began_anew(round, phase, answer.member.name, last.get(answer.member.name, 0))
             if job.get("secure"):
                 return check_images(answer.metrics) or check_public(answer)
-            return check_images(answer.metrics) or check_update(answer.state, sent, limit)
+            return check_images(answer.metrics) or check_update(answer.state, sent, rules.max_norm)
 
-        return Question(round, phase, roster, ask, check)
+        return Question(round, phase, roster, ask, check, injected)
 
     def evaluation(
         self,
@@ -295,6 +318,15 @@ def _optimizer(plan: Plan) -> ServerOptimizer | None:
     own = personal_entries(plan.model, plan.federation.personal)
     names = [name for name, _ in build(plan.model, plan.seed).named_parameters()]
     return ServerOptimizer(options, [name for name in names if name not in own])
+
+
+def _judged(question: Question, answer: Answer | Wrong, deadline: float | None) -> Answer | Wrong:
+    """The answer if it can be used, else what is wrong with it."""
+    wrong = late(answer, deadline)
+    if wrong is not None or isinstance(answer, Wrong):
+        return wrong or answer
+    refused = question.check(answer)
+    return answer if refused is None else Wrong("refused", refused)
 
 
 def _update(answer: Answer) -> Update:

@@ -56,19 +56,18 @@ class Record:
         """Add the decision log of a fusion method, or of a test-time method that was tuned."""
         self.decisions += [{"seed": seed, "site": site, "method": label} | entry for entry in decisions]
 
-    def failure(
-        self, seed: int, where: str, site: str, reason: str, attempt: int = 1, then: str = "left out"
-    ) -> None:
-        """Add something that failed: where in the run, at which site, why, and what was done then."""
+    def failure(self, seed: int, where: str, site: str, reason: str) -> None:
+        """Add something that failed and was left out: where in the run, at which site, and why."""
         row = {"seed": seed, "where": where, "site": site, "reason": reason}
-        self.failures.append(row | {"attempt": attempt, "then": then})
+        self.failures.append(row | {"attempt": 1, "then": "left out", "kind": "error", "injected": ""})
 
     def federation(self, seed: int, name: str, strategy: MergeStrategy) -> None:
         """Take over the history and failures of a federation."""
         self.history += [{"seed": seed, "federation": name} | row for row in strategy.history]
         for failure in map(asdict, strategy.failures):
             where = f"round {failure['round']} ({failure['phase']})" if failure["round"] else failure["phase"]
-            self.failure(seed, where, failure["site"], failure["reason"], failure["attempt"], failure["then"])
+            del failure["round"], failure["phase"]
+            self.failures.append({"seed": seed, "where": where} | failure)
 
     def frame(self, name: str, columns: list[str]) -> pd.DataFrame:
         """One of the lists as a DataFrame with at least ``columns``, in that order."""

@@ -16,6 +16,7 @@ from fedmerge.study.answer import TRIED, answer, asked, clean, receiver
 from fedmerge.study.federations import federations
 from fedmerge.study.figures import NARROW
 from fedmerge.study.reports.calibration import joined
+from fedmerge.study.reports.failures import failure_list
 from fedmerge.study.reports.page import Picture, image_uri, picture, provenance_lines, records, write_page
 from fedmerge.study.results import Result
 from fedmerge.study.scoreboard import RULES, by_site, score_notes, score_table
@@ -46,7 +47,7 @@ def _contents(result: Result) -> dict[str, Any]:
         "asked": asked(experiment, result.cohort, sites),
         "answer": answer(table, mean, place),
         "receiver": place,
-        "failures": records(result.failures),
+        "failures": failure_list(result.failures),
         "table": score_table(result),
         "remarks": score_notes(result),
         "by_site": by_site(table),

@@ -52,8 +52,9 @@ class Result:
     a hospital alone is the method ``alone:NAME``. history: one row per seed, federation, round, phase
     (``train``, ``validate``, ``fine-tune``) and hospital. coefficients: one row per seed, site, method,
     stream, batch and source, with columns ``encoder`` and ``head``. decisions: the fusion methods' logs.
-    failures: hospitals and methods that failed, with the reason. reliability: one row per seed, site, method,
-    stream and confidence bin (see ``analysis.reliability``). cohort: that of the first seed.
+    failures: hospitals and methods that failed, with the reason and what was done then, and all that a fault
+    plan did. reliability: one row per seed, site, method, stream and confidence bin (see
+    ``analysis.reliability``). cohort: that of the first seed.
     provenance: versions, device, threads, hashes, the command that repeats the run.
     """
 

@@ -255,6 +255,12 @@ def test_a_round_that_loses_a_hospital_between_the_exchanges_leaves_the_model_as
         ({"fine_tune": TUNED}, SECURE, "own fine-tuned model: set training.fine_tune: none"),
         ({}, SECURE | {"privacy": PRIVATE}, "has batch norm|clipping takes each update"),
         ({}, SECURE | {"max_norm": 3.0}, "checking a norm takes each update: take one of the two out"),
+        (
+            {},
+            SECURE | {"faults": [{"kind": "nan"}]},
+            "nan spoils the weights .* sends none that could be read",
+        ),
+        ({}, {"faults": [{"kind": "nan", "rounds": [9]}]}, "round 9 is beyond the last, 3"),
         ({}, SECURE | {"personal": "norms"}, "the journal takes each own part"),
         ({}, SECURE | {"participation": {"number": 2}}, "at least 3 hospitals in a round, but there are 2"),
     ],

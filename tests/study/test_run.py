@@ -220,12 +220,47 @@ def test_bad_hospitals_are_sentences_before_anything_is_written(experiment, tmp_
             "krum .* at least 2 x 1 \\+ 3 = 5 hospitals, but 3",
         ),
         ({"aggregate": "multi-krum"}, "multi-krum with hostile: 1 needs"),
+        ({"faults": [{"kind": "nan", "site": "alhpa"}]}, "federation.faults: 'alhpa'.* mean 'alpha'"),
+        (
+            {"faults": [{"kind": "nan", "rounds": [4]}]},
+            "round 4 is beyond the last, 3 ",
+        ),
     ],
 )
 def test_a_federation_too_small_for_its_rules_is_a_sentence(experiment, tmp_path, federation, words):
     with pytest.raises(FedMergeError, match=words):
         run(experiment | {"federation": federation}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_fault_plan_is_in_the_failures_and_the_report_and_repeats(experiment, tmp_path):
+    """Alpha crashes once in round 1 and is asked again; beta's labels are flipped in round 2; gamma's
+    fine-tuning is not a number, so it has no model."""
+    faults = [
+        {"kind": "crash", "site": "alpha", "rounds": [1], "attempts": 1},
+        {"kind": "label-flip", "site": "beta", "rounds": [2]},
+        {"kind": "nan", "site": "gamma", "rounds": [3]},
+    ]
+    broken = experiment | {"federation": {"faults": faults, "on_failure": "retry"}}
+    result = run(broken, out=tmp_path / "run")
+    columns = ["where", "site", "attempt", "then", "kind", "injected"]
+    assert result.failures[columns].to_numpy().tolist() == [
+        ["round 1 (train)", "alpha", 1, "asked again", "error", "crash"],
+        ["round 2 (train)", "beta", 1, "counted", "injected", "label-flip"],
+        ["round 3 (fine-tune)", "gamma", 1, "asked again", "refused", "nan"],
+        ["round 3 (fine-tune)", "gamma", 2, "left out", "refused", "nan"],
+    ]
+    assert ModelPool(result.folder / "seed-0/federation/pool").names == ["alpha", "beta"]
+    page = (result.folder / "report.html").read_text()
+    for words in (
+        "1 thing failed and was left out; 2 failed attempts were made again; 1 answer spoilt by the fault",
+        "attempt 1, asked again; by the fault plan: crash",
+        "with what the fault plan did to it (label-flip)",
+    ):
+        assert words in page
+    again = run(broken, out=tmp_path / "again")
+    pd.testing.assert_frame_equal(again.failures, result.failures)
+    pd.testing.assert_series_equal(again.table["accuracy"], result.table["accuracy"])
 
 
 def test_a_robust_aggregator_runs_a_study_and_says_who_counted(experiment, tmp_path):
