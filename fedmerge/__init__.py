@@ -19,6 +19,7 @@ from fedmerge.errors import FedMergeError
 
 if TYPE_CHECKING:
     from fedmerge.data import streams
+    from fedmerge.federation import Backend
     from fedmerge.merging import MergeResult, merge
     from fedmerge.models import ModelPool
     from fedmerge.registry import Method
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "run": "fedmerge.study.run",
+    "Backend": "fedmerge.federation",
     "Result": "fedmerge.study.results",
     "bench": "fedmerge.study.bench.engine",
     "Study": "fedmerge.study.bench.study",
@@ -46,6 +48,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Backend",
     "EntropyAdaptive",
     "FedMergeError",
     "InMerge",

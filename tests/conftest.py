@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -58,3 +59,16 @@ def experiment(cohort_spec: CohortSpec) -> dict[str, Any]:
         "testtime": ["entropy-adaptive"],
         "deployment": {"batch_size": 16, "streams": ["iid", {"dirichlet": 0.5}, "temporal"]},
     }
+
+
+@pytest.fixture(scope="session")
+def own_ray() -> Iterator[Any]:
+    """One Ray for all tests of this process, with room for four workers; ended after the last."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
+    from fedmerge.federation.backends import Backend
+    from fedmerge.federation.ray_session import ray_session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with ray_session(Backend(kind="ray", workers=4)):
+            yield ray

@@ -28,6 +28,15 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Run this seed alone.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    backend: Annotated[
+        str, typer.Option(help="Where the hospitals work: local (this process) or ray (worker processes).")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes of Ray.")] = None,
+    cpus: Annotated[float | None, typer.Option(help="CPUs of a worker; may be a fraction.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train the hospitals, fuse their models, deploy at the unseen one; print the table, write the report."""
@@ -35,9 +44,16 @@ def run(
     from fedmerge.study.reports.failures import failure_list
     from fedmerge.study.run import run as run_experiment
 
+    where = {"kind": backend, "address": address, "workers": workers, "cpus": cpus, "gpus": gpus}
     with progress_bar(err, quiet=as_json) as progress:
         result = run_experiment(
-            config, changes=changes or [], out=folder, seed=seed, device=device, progress=progress
+            config,
+            changes=changes or [],
+            out=folder,
+            seed=seed,
+            device=device,
+            backend={key: value for key, value in where.items() if value is not None},
+            progress=progress,
         )
     if as_json:
         print_json(

@@ -1,10 +1,11 @@
 """Federation: who talks to whom. The only room that imports Flower.
 
-``client`` is what a hospital answers, ``strategy`` what a round is, ``server`` what the server does in a
-run, ``local_grid`` carries messages inside one process, ``flower`` is for Flower's own runtimes, and
-``arrays`` lends tensors to messages without a copy. ``sums`` and ``statistics`` are the two sides of a fusion
-whose images stay in the hospitals, ``packing`` is how their sums travel. Flower's telemetry and update check
-are switched off before it is imported; it is imported when first used, because that takes a second.
+``client`` is what a hospital answers, ``strategy`` what a round is, ``server`` what the server does in a run,
+``local_grid`` carries messages inside one process and ``ray_grid`` between processes (``backends`` says
+which), ``flower`` is for Flower's own runtimes, and ``arrays`` lends tensors to messages without a copy.
+``sums`` and ``statistics`` are the two sides of a fusion whose images stay in the hospitals, ``packing`` is
+how their sums travel. Flower's telemetry and update check are switched off before it is imported; it is
+imported when first used, because that takes a second.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 if TYPE_CHECKING:
+    from fedmerge.federation.backends import HERE, Backend, Place, Where, go_to
     from fedmerge.federation.client import Hospital, client_app
     from fedmerge.federation.failures import Failure
-    from fedmerge.federation.flower import Backend, client_of, server_of
+    from fedmerge.federation.flower import client_of, server_of
     from fedmerge.federation.local_grid import LocalGrid, simulate
     from fedmerge.federation.options import FederationOptions
     from fedmerge.federation.plan import Plan
@@ -28,32 +30,40 @@ if TYPE_CHECKING:
     from fedmerge.federation.strategy import MergeStrategy
 
 _HOMES = {
-    "Backend": "flower",
+    "Backend": "backends",
     "Failure": "failures",
     "FederationOptions": "options",
+    "HERE": "backends",
     "Hospital": "client",
     "LocalGrid": "local_grid",
     "MergeStrategy": "strategy",
+    "Place": "backends",
     "Plan": "plan",
     "Server": "server",
+    "Where": "backends",
     "client_app": "client",
     "client_of": "flower",
+    "go_to": "backends",
     "server_app": "server",
     "server_of": "flower",
     "simulate": "local_grid",
 }
 
 __all__ = [
+    "HERE",
     "Backend",
     "Failure",
     "FederationOptions",
     "Hospital",
     "LocalGrid",
     "MergeStrategy",
+    "Place",
     "Plan",
     "Server",
+    "Where",
     "client_app",
     "client_of",
+    "go_to",
     "server_app",
     "server_of",
     "simulate",

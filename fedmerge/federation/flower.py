@@ -4,34 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.data import Site
+from fedmerge.federation.backends import Place
 from fedmerge.federation.client import Hospital, client_app
 
 Config = Mapping[str, Any]
 
 
-class Backend(Protocol):
-    """A place with hospitals in it, where a ServerApp can run."""
-
-    def simulate(
-        self,
-        app: ServerApp,
-        sites: Sequence[Site],
-        *,
-        device: str = "cpu",
-        progress: Callable[[str, int, int], None] | None = None,
-    ) -> None:
-        """Run ``app`` with one hospital a site until its main function returns; see ``simulate``."""
-
-
 @dataclass(frozen=True)
-class FlowerBackend:
+class FlowerPlace:
     """The Grid that Flower's runtime handed to a ServerApp.
 
     The hospitals are nodes of their own: they have their images and choose their device, and their progress
@@ -55,13 +42,13 @@ class FlowerBackend:
         app(grid=self.grid, context=self.context)
 
 
-def server_of(main: Callable[[Backend, Config], None]) -> ServerApp:
-    """The ServerApp of a project: ``main(backend, run_config)`` with Flower's Grid as the backend."""
+def server_of(main: Callable[[Place, Config], None]) -> ServerApp:
+    """The ServerApp of a project: ``main(place, run_config)`` with Flower's Grid as the place."""
     app = ServerApp()
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
-        main(FlowerBackend(grid, context), context.run_config)
+        main(FlowerPlace(grid, context), context.run_config)
 
     return app
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
+from fedmerge.federation import HERE
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.study.candidates import POOLED, adapt, alone, fuse, keep_fused, pooled, train_pooled
@@ -18,7 +19,7 @@ from fedmerge.study.record import Record
 from fedmerge.study.setup import Setup, set_up
 
 if TYPE_CHECKING:
-    from fedmerge.federation import Backend, Server
+    from fedmerge.federation import Place, Server
 
 
 def run_seed(
@@ -28,12 +29,12 @@ def run_seed(
     folder: Path,
     record: Record,
     device: str,
-    backend: Backend | None = None,
+    place: Place = HERE,
 ) -> None:
     """Run one seed into ``folder``; everything measured goes to ``record``."""
     for federation in federations(cohort, experiment):
-        place = folder / federation.name
-        setup = set_up(experiment, cohort, federation.members, seed, place, record, device, backend)
+        own = folder / federation.name
+        setup = set_up(experiment, cohort, federation.members, seed, own, record, device, place)
         fused = train_and_fuse(setup, federation)
         for target in federation.targets:
             deploy_all(setup, fused[target], target)

@@ -22,7 +22,7 @@ from fedmerge.study.run import run
 from fedmerge.validation import validate
 
 if TYPE_CHECKING:
-    from fedmerge.federation import Backend, Hospital
+    from fedmerge.federation import Hospital, Place
 
 
 class RunConfig(BaseModel):
@@ -72,9 +72,9 @@ class NodeConfig(BaseModel):
     num_partitions: int | None = Field(default=None, alias="num-partitions")
 
 
-def _serve(backend: Backend, run_config: Mapping[str, Any]) -> None:
+def _serve(place: Place, run_config: Mapping[str, Any]) -> None:
     given = RunConfig.read(run_config)
-    run(given.config, changes=given.overrides, out=given.out or None, seed=given.seed, backend=backend)
+    run(given.config, changes=given.overrides, out=given.out or None, seed=given.seed, backend=place)
 
 
 def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Hospital:

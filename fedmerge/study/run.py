@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fedmerge.data import Cohort, CohortSpec, build_cohort
+from fedmerge.federation import go_to
 from fedmerge.files import write_text
 from fedmerge.study.config import Experiment, read_experiment
 from fedmerge.study.experiment import run_seed
@@ -24,7 +25,7 @@ from fedmerge.study.report import write_report
 from fedmerge.study.results import COLUMNS, Result
 
 if TYPE_CHECKING:
-    from fedmerge.federation import Backend
+    from fedmerge.federation import Where
 
 
 def run(
@@ -34,7 +35,7 @@ def run(
     out: str | Path | None = None,
     seed: int | None = None,
     device: str | None = None,
-    backend: Backend | None = None,
+    backend: Where = None,
     progress: Progress | None = None,
 ) -> Result:
     """Run an experiment: hospitals train, a server fuses, an unseen hospital adapts.
@@ -42,7 +43,8 @@ def run(
     config: a YAML file, the name of a shipped configuration, a mapping, or an ``Experiment``.
     changes: overrides such as ``"training.rounds=10"``. out: the run's folder, new or empty; by default
     the next free ``runs/NAME-001``. seed: run this seed alone. device: ``auto``, ``cpu``, ``cuda``.
-    backend: where the hospitals are (``fedmerge.federation.Backend``); None: in this process.
+    backend: where the hospitals work, which changes no number: ``local`` (this process), ``ray``, or a
+    ``fm.Backend`` or its fields.
     progress: called with (stage, done, total).
 
     Returns the ``Result``; its tables, models and report lie in ``result.folder``. Raises FedMergeError for
@@ -56,11 +58,11 @@ def run(
     resolved = _resolved(experiment, spec)
     first = build_cohort(spec, experiment.seeds[0])  # bad data is said before anything is written
     check(experiment, first, elsewhere=getattr(backend, "remote", False))
-    folder = new_folder(experiment.name, out)
-    write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     config_hash = _hash({key: value for key, value in resolved.items() if key not in ("seeds", "device")})
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    with reproducible(experiment.threads):
+    with go_to(backend) as (place, threads), reproducible(experiment.threads or threads):
+        folder = new_folder(experiment.name, out)
+        write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
         machine = describe(where)
         common = {
             "experiment": experiment.name,
@@ -83,7 +85,7 @@ def run(
         try:
             for each in experiment.seeds:
                 cohort = first if each == experiment.seeds[0] else build_cohort(spec, each)
-                run_seed(experiment, cohort, each, folder / f"seed-{each}", record, where, backend)
+                run_seed(experiment, cohort, each, folder / f"seed-{each}", record, where, place)
         except BaseException:
             _result(experiment, first, record, provenance, folder).save()
             raise

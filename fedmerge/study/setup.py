@@ -12,7 +12,7 @@ import numpy as np
 from fedmerge.data import Cohort, Split
 from fedmerge.data.images import concat
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import Plan
+from fedmerge.federation import HERE, Plan
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
@@ -28,7 +28,7 @@ FEDERATED = "federated"
 """The model of the rounds, in the pool where no hospital hands out one of its own."""
 
 if TYPE_CHECKING:
-    from fedmerge.federation import Backend, Server
+    from fedmerge.federation import Place, Server
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Setup:
     folder: Path
     record: Record
     device: str
-    backend: Backend | None = None
+    place: Place = HERE
 
     @property
     def seed(self) -> int:
@@ -91,13 +91,12 @@ class Setup:
         return Conditions(self.experiment.deployment, self.normalisation, self.device, self.sources(target))
 
     def with_server(self, programme: Callable[[Server], None]) -> None:
-        """Run a programme of the server with the members as its hospitals, where the backend has them."""
-        from fedmerge.federation import server_app, simulate
+        """Run a programme of the server with the members as its hospitals, at the run's place."""
+        from fedmerge.federation import server_app
 
         members = [self.cohort[name] for name in self.members]
-        carry = simulate if self.backend is None else self.backend.simulate
         app = server_app(self.plan, programme, self.members)
-        carry(app, members, device=self.device, progress=self.record.step)
+        self.place.simulate(app, members, device=self.device, progress=self.record.step)
 
     def keep(self, name: str, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
         """Put a hospital's own model into the pool, with the numbers of its training on the card.
@@ -149,11 +148,11 @@ def set_up(
     folder: Path,
     record: Record,
     device: str,
-    backend: Backend | None = None,
+    place: Place = HERE,
 ) -> Setup:
     """Derive the plan from the experiment and the cohort; open the pool."""
     plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool")
-    return Setup(experiment, cohort, plan, members, pool, folder, record, device, backend)
+    return Setup(experiment, cohort, plan, members, pool, folder, record, device, place)
 
 
 def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> Plan:

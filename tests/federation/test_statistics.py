@@ -10,7 +10,7 @@ from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
 from fedmerge.federation.client import Hospital
-from fedmerge.federation.local_grid import FIRST_CLIENT_NODE
+from fedmerge.federation.grid import FIRST_CLIENT_NODE
 from fedmerge.federation.sums import program_of
 from fedmerge.merging import merge
 from fedmerge.merging.matching.statistics import LocalStatistics

@@ -9,7 +9,7 @@ import yaml
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import LocalGrid
-from fedmerge.federation.flower import FlowerBackend
+from fedmerge.federation.flower import FlowerPlace
 from fedmerge.study import flower_app
 from fedmerge.study.flower_app import RunConfig
 from fedmerge.study.run import run
@@ -169,6 +169,6 @@ def test_a_wrong_configuration_is_a_sentence():
 def test_flower_s_grid_is_handed_on(cohort):
     """A backend only carries: the app gets the very grid and context."""
     seen = []
-    backend = FlowerBackend(grid="the grid", context="the context")
+    backend = FlowerPlace(grid="the grid", context="the context")
     backend.simulate(lambda grid, context: seen.append((grid, context)), cohort.sites)
     assert seen == [("the grid", "the context")]

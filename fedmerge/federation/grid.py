@@ -1,0 +1,87 @@
+"""What the grids of this room share: nodes, Contexts, message numbers, and how a failure becomes a reply."""
+
+from __future__ import annotations
+
+import os
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedmerge.errors import FedMergeError
+
+RUN_ID, SERVER_NODE, FIRST_CLIENT_NODE = 1, 1, 1001
+FAILED = 1  # error code of a ClientApp that raised
+
+
+class SimulatedGrid(Grid):
+    """A Flower Grid over ``n_nodes`` nodes that this run made itself: who is there, not how to reach them."""
+
+    def __init__(self, n_nodes: int) -> None:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, RUN_ID, SERVER_NODE
+        self._run = Run.create_empty(RUN_ID)
+        self._nodes = list(range(FIRST_CLIENT_NODE, FIRST_CLIENT_NODE + n_nodes))
+        self._sent = 0
+
+    def set_run(self, run: Run) -> None:
+        """Set the run this grid works for."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run this grid works for."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message from the server to one node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """All node ids, in the order of the sites."""
+        return list(self._nodes)
+
+    def number(self, message: Message) -> str:
+        """Give a message that is sent its id."""
+        self._sent += 1
+        message.metadata.__dict__["_message_id"] = f"m{self._sent}"
+        return f"m{self._sent}"
+
+
+def contexts(n_nodes: int) -> dict[int, Context]:
+    """A Context for each node, by node id; partition ids are 0 … n_nodes - 1."""
+    return {
+        FIRST_CLIENT_NODE + i: Context(
+            run_id=RUN_ID,
+            node_id=FIRST_CLIENT_NODE + i,
+            node_config={"partition-id": i, "num-partitions": n_nodes},
+            state=RecordDict(),
+            run_config={},
+        )
+        for i in range(n_nodes)
+    }
+
+
+def failed(message: Message, why: Exception | str) -> Message:
+    """The Error reply to a message whose hospital raised, or did not answer for another reason."""
+    plain = isinstance(why, FedMergeError | str)
+    reason = str(why) if plain else f"{type(why).__name__}: {why}"
+    return Message(Error(code=FAILED, reason=reason), reply_to=message)
+
+
+def debugging() -> bool:
+    """Whether exceptions of hospitals are to be let through, with their traceback."""
+    return bool(os.environ.get("FEDMERGE_DEBUG"))
+
+
+def serve(app: ServerApp, grid: Grid) -> None:
+    """Run a ServerApp on a grid until its main function returns."""
+    server = Context(run_id=RUN_ID, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config={})
+    app(grid=grid, context=server)

@@ -1,0 +1,47 @@
+"""What a process must have in common with another for the same calculation to give the same bits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """PyTorch's switches of one process: taken in one, applied in another."""
+
+    threads: int
+    deterministic: bool
+    warn_only: bool
+    fill_memory: bool
+    matmul: str
+    cudnn_tf32: bool
+    cublas_workspace: str | None
+
+    @classmethod
+    def here(cls) -> Numerics:
+        """Those of this process."""
+        memory: Any = torch.utils.deterministic
+        return cls(
+            threads=torch.get_num_threads(),
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+            fill_memory=memory.fill_uninitialized_memory,
+            matmul=torch.get_float32_matmul_precision(),
+            cudnn_tf32=torch.backends.cudnn.allow_tf32,
+            cublas_workspace=os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        )
+
+    def apply(self) -> None:
+        """Make them those of this process."""
+        if self.cublas_workspace is not None:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = self.cublas_workspace
+        memory: Any = torch.utils.deterministic
+        memory.fill_uninitialized_memory = self.fill_memory
+        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
+        torch.set_float32_matmul_precision(self.matmul)
+        torch.backends.cudnn.allow_tf32 = self.cudnn_tf32
+        torch.set_num_threads(self.threads)

@@ -1,0 +1,153 @@
+"""The workers of a run, seen from the server: started, watched, replaced when they die, ended with it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.backends import Backend
+from fedmerge.federation.numerics import Numerics
+from fedmerge.federation.ray_worker import Worker, versions
+
+_remote: Any = ray.remote
+_ACTOR = _remote(concurrency_groups={"watch": 1})(Worker)
+
+
+class Hand:
+    """One worker as the server knows it. failure: why it could not be started, if it could not."""
+
+    def __init__(self, index: int, options: dict[str, Any], numerics: Numerics) -> None:
+        self.index = index
+        self.ready = False
+        self.failure = ""
+        self.actor = _ACTOR.options(**options).remote(numerics)
+        self.greeting = self.actor.hello.remote()
+
+    def greet(self) -> None:
+        """See whether it is there by now. Raises FedMergeError if its versions are not ours."""
+        if self.ready or self.failure:
+            return
+        try:
+            theirs = ray.get(self.greeting, timeout=0)
+        except GetTimeoutError:
+            return
+        except RayError as error:
+            self.failure = first_line(error)
+            return
+        for name, ours in versions().items():
+            if theirs[name] != ours:
+                raise FedMergeError(
+                    f"a node of the Ray cluster has {name} {theirs[name]}, this machine {ours}: install the "
+                    "same version on every node, because others would not give the same bits."
+                )
+        self.ready = True
+
+
+class Pool:
+    """Workers with equal shares of CPUs and GPUs. A dead one is replaced by a new one under its number."""
+
+    def __init__(self, backend: Backend, device: str, hospitals: int) -> None:
+        self.backend = backend
+        have = ray.cluster_resources()
+        gpus = backend.gpus if backend.gpus is not None or device.startswith("cuda") else 0.0
+        self.count = _count(backend, have, gpus, hospitals)
+        self._options = {
+            "num_cpus": backend.cpus,
+            "num_gpus": have.get("GPU", 0.0) / self.count if gpus is None else gpus,
+            "max_restarts": 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        self._numerics = Numerics.here()
+        self._tries = 0
+        self._last_seen = time.monotonic()
+        self.hands = [self._start(index) for index in range(self.count)]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether each worker has a share of a GPU."""
+        return bool(self._options["num_gpus"])
+
+    def ready(self) -> list[Hand]:
+        """The workers that are there."""
+        for hand in list(self.hands):
+            hand.greet()
+            if hand.failure and self._tries:
+                self._tries -= 1
+                self.replace(hand)
+        there = [hand for hand in self.hands if hand.ready]
+        if there:
+            self._last_seen = time.monotonic()
+        return there
+
+    def gather(self) -> None:
+        """Wait, at the start, until all workers are there, or the patience is over and one is."""
+        self._last_seen = time.monotonic()
+        while len(self.ready()) < self.count and time.monotonic() - self._last_seen < self.backend.patience:
+            self.wait(self.count, 1.0)
+        self._tries = 3 * self.count
+
+    def wait(self, number: int, seconds: float) -> None:
+        """Wait a little for ``number`` workers that start. FedMergeError if for long not one was there."""
+        starting = [hand.greeting for hand in self.hands if not hand.ready and not hand.failure]
+        if starting:
+            ray.wait(starting, num_returns=min(number, len(starting)), timeout=seconds)
+        if self.ready():
+            return
+        broken = [hand.failure for hand in self.hands if hand.failure]
+        if len(broken) == len(self.hands):
+            raise FedMergeError(
+                f"no worker can be started ({broken[0]}): every node of the Ray cluster needs fedmerge, "
+                "installed as it is here."
+            )
+        if time.monotonic() - self._last_seen > self.backend.patience:
+            raise FedMergeError(self._none())
+
+    def replace(self, hand: Hand) -> None:
+        """End a worker that died or hangs, and ask for another; the cluster starts it when it has room."""
+        if self.hands[hand.index] is hand:
+            ray.kill(hand.actor, no_restart=True)
+            self.hands[hand.index] = self._start(hand.index)
+
+    def close(self) -> None:
+        """End all workers."""
+        for hand in self.hands:
+            ray.kill(hand.actor, no_restart=True)
+
+    def _start(self, index: int) -> Hand:
+        return Hand(index, self._options, self._numerics)
+
+    def _none(self) -> str:
+        cpus, gpus = self._options["num_cpus"], self._options["num_gpus"]
+        free = ray.available_resources()
+        return (
+            f"not one worker was there after {self.backend.patience:g} s: each asks for {cpus:g} CPUs and "
+            f"{gpus:g} GPUs, and the Ray cluster has {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} "
+            "GPUs free. Ask for a smaller share, or free some."
+        )
+
+
+def _count(backend: Backend, have: dict[str, float], gpus: float | None, hospitals: int) -> int:
+    """How many workers: those asked for, or as many as there is room for and hospitals to speak for."""
+    room = math.floor(have.get("CPU", 0.0) / backend.cpus + 1e-9)
+    if gpus:
+        room = min(room, math.floor(have.get("GPU", 0.0) / gpus + 1e-9))
+    wanted = min(backend.workers or 1, hospitals)
+    if room < wanted:
+        share = f"{backend.cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        raise FedMergeError(
+            f"the Ray cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs, room for "
+            f"{room} workers of {share}, but {wanted} are needed: lower --workers, --cpus or --gpus."
+        )
+    return min(backend.workers or room, hospitals)
+
+
+def first_line(error: BaseException) -> str:
+    """The gist of one of Ray's long error messages."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

@@ -1,0 +1,104 @@
+"""Getting into Ray and out again: attach to a cluster or start one, and leave nothing behind."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.backends import Backend
+
+CONNECT = 3.0  # seconds to find out that nobody answers at an address
+
+
+@contextmanager
+def ray_session(backend: Backend) -> Iterator[None]:
+    """Ray, initialised: a cluster attached to, or a Ray of our own that ends with the block.
+
+    One that the calling program has initialised is used and left as it is. Raises FedMergeError where Ray is
+    not installed, or nobody answers at the address (within seconds).
+    """
+    ray = _import()
+    if ray.is_initialized():
+        yield
+        return
+    address = backend.cluster
+    folder = None if address else tempfile.mkdtemp(prefix="fedmerge-ray-")
+    try:
+        _begin(ray, address, {"_temp_dir": folder} | _resources(backend) if folder else {})
+        try:
+            yield
+        finally:
+            ray.shutdown()
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _import() -> Any:
+    """Ray, with its usage statistics off: no telemetry."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyway; else it warns
+    try:
+        return importlib.import_module("ray")
+    except ImportError:
+        raise FedMergeError(
+            "backend ray needs Ray, which is not installed: pip install 'fedmerge[ray]', or choose backend "
+            "local."
+        ) from None
+
+
+def _resources(backend: Backend) -> dict[str, Any]:
+    """What a Ray of our own is told to have: at least what the workers ask for."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "num_cpus": max(cpus, math.ceil((backend.workers or 1) * backend.cpus)),
+        "include_dashboard": False,
+    }
+
+
+def _begin(ray: Any, address: str | None, options: dict[str, Any]) -> None:
+    if address is not None:
+        reach(address)
+    quiet = not os.environ.get("FEDMERGE_DEBUG")
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=not quiet,
+            logging_level=logging.ERROR if quiet else logging.INFO,
+            **options,
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        place = f"the Ray cluster at {address}" if address else "Ray on this machine"
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise FedMergeError(f"{place} cannot be used: {lines[0]}") from None
+
+
+def reach(address: str) -> None:
+    """Raise FedMergeError if nobody listens at a cluster's address; Ray itself would try for minutes."""
+    known = _noted() if address == "auto" else address.removeprefix("ray://")
+    if known is None:
+        return  # Ray looks for a process of its own, and says at once if there is none
+    host, _, port = known.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
+    except (OSError, ValueError):
+        raise FedMergeError(
+            f"no Ray cluster answers at {known}: start one there (ray start --head), correct the address, or "
+            "leave it out to start Ray on this machine."
+        ) from None
+
+
+def _noted() -> str | None:
+    """The address of the last cluster that ``ray start`` started on this machine."""
+    note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    return note.read_text().strip() or None if note.exists() else None

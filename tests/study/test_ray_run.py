@@ -1,0 +1,52 @@
+"""Where the hospitals work changes no bit of a run."""
+
+import pytest
+
+import fedmerge as fm
+from fedmerge.models import ModelPool, state_hash
+
+
+def hashes(result):
+    """Of every model of a run: the hospitals', pooled training's, the fused ones."""
+    folders = sorted({path.parent for path in result.folder.rglob("*.safetensors")})
+    return {
+        (str(folder.relative_to(result.folder)), name): state_hash(
+            ModelPool(folder, create=False).state(name)
+        )
+        for folder in folders
+        for name in ModelPool(folder, create=False).names
+    }
+
+
+def same(result, expected):
+    scores = ["method", "site", "stream", "accuracy", "loss"]
+    kept = [column for column in scores if column in expected.table]
+    assert result.failures.empty
+    assert hashes(result) == hashes(expected)
+    assert result.table[kept].equals(expected.table[kept])
+
+
+def test_ray_with_one_and_four_workers_gives_the_bits_of_one_process(experiment, own_ray, tmp_path):
+    given = experiment | {"threads": 1, "fusion": ["mean", "greedy"]}
+    local = fm.run(given, out=tmp_path / "local")
+    assert len(hashes(local)) >= 3 + 1 + 2
+    seen = []
+    for workers in (1, 4):
+        where = fm.Backend(kind="ray", workers=workers)
+        out = tmp_path / str(workers)
+        same(fm.run(given, out=out, backend=where, progress=lambda *step: seen.append(step)), local)
+    ends = [text for text, done, total in seen if text.startswith("seed 0: training,") and done == total]
+    assert len(ends) == 2  # once a run, with its last training
+
+
+def test_so_does_ray_with_two_where_fusion_asks_the_hospitals_for_sums(experiment, own_ray, tmp_path):
+    data = {"from": "hospitals", "images": 54, "split": "train"}
+    given = experiment | {"threads": 1, "fusion": ["hf"], "fusion_data": data, "testtime": []}
+    local = fm.run(given, out=tmp_path / "local")
+    same(fm.run(given, out=tmp_path / "ray", backend={"kind": "ray", "workers": 2}), local)
+
+
+def test_more_workers_than_the_cluster_has_room_for_is_a_sentence(experiment, own_ray, tmp_path):
+    backend = fm.Backend(kind="ray", workers=3, cpus=2)
+    with pytest.raises(fm.FedMergeError, match=r"has 4 CPUs.*room for 2 workers of 2 CPUs.*3 are needed"):
+        fm.run(experiment, out=tmp_path / "run", backend=backend)
