@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -121,23 +121,17 @@ class Registry:
         """
 
         def register(call: F) -> F:
-            if name in self._methods:
-                raise ValueError(f"{self.kind} '{name}' is registered twice")
-            self._methods[name] = Method(
-                name,
-                title,
-                paper,
-                self.station,
-                self.kind,
-                needs or Needs(),
-                call,
-                _options_model(name, call),
-                also,
-                any_width,
-            )
+            options = _options_model(name, call)
+            self.add(Method(name, title, paper, "", "", needs or Needs(), call, options, also, any_width))
             return call
 
         return register
+
+    def add(self, method: Method) -> None:
+        """Register a method that is put together already; station and kind become this registry's."""
+        if method.name in self._methods:
+            raise ValueError(f"{self.kind} '{method.name}' is registered twice")
+        self._methods[method.name] = replace(method, station=self.station, kind=self.kind)
 
     def __getitem__(self, name: str) -> Method:
         if name not in self._methods:

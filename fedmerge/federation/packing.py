@@ -13,6 +13,9 @@ from fedmerge.merging.matching.statistics import norms
 from fedmerge.merging.matching.sums import has_offset
 from fedmerge.models.graph import Layer, Program
 
+MINIMUM = 16
+"""The fewest images over which a hospital gives sums: those over fewer say much about each."""
+
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
 

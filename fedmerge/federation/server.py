@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.federation.arrays import lend
 from fedmerge.federation.exchange import Question
+from fedmerge.federation.inquiry import Inquiry
 from fedmerge.federation.journal import Position, RoundJournal
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.records import request
 from fedmerge.federation.refusals import check_plan
 from fedmerge.federation.roster import Member, greet
-from fedmerge.federation.statistics import FederatedStatistics
 from fedmerge.federation.strategy import MergeStrategy
-from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
 
-Metric = Literal["accuracy", "balanced_accuracy"]
 
-
-class Server:
+class Server(Inquiry):
     """The server's side of one run: train together, let each hospital fine-tune, ask for scores.
 
     It sees weights and numbers, never images.
@@ -34,11 +31,10 @@ class Server:
         self, grid: Grid, plan: Plan, members: Sequence[str] | None = None, patience: float = 0.0
     ) -> None:
         """members, patience: the hospitals that are to take part, and how long to wait (``roster.greet``)."""
-        self.grid = grid
         self.plan = plan
         self.roster, absent = greet(grid, members, patience)
         check_plan(plan, len(self.roster) + len(absent))
-        self.strategy = MergeStrategy(plan, self.roster)
+        super().__init__(grid, MergeStrategy(plan, self.roster))
         self.strategy.excuse(absent)
         self._kept = 0, 0  # rows of the strategy that are in the journal
 
@@ -113,57 +109,6 @@ class Server:
             return request(action, member.node_id, "memory", {}, memories.get(member.name) or None)
 
         return Question(0, "memory", self.roster, ask)
-
-    def score(self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy") -> float:
-        """Validation score of a model, computed by the hospitals on their own images.
-
-        s = sum_m n_m s_m / sum_m n_m over the hospitals in ``sites`` (all for None), with n_m the
-        validation images of hospital m: for accuracy, exactly that of the pooled validation splits.
-        """
-        answers = self._evaluate(state, sites)
-        total = sum(answer["num-examples"] for answer in answers)
-        return float(sum(answer["num-examples"] * answer[metric] for answer in answers) / total)
-
-    def numbers(self, state: State) -> dict[str, float]:
-        """What the hospitals say of a model: means of loss, scores and temperature by validation images."""
-        answers = self._evaluate(state, None, calibrate=True)
-        total = sum(answer["num-examples"] for answer in answers)
-        names = answers[0].keys() - {"num-examples"}
-        return {n: sum(a["num-examples"] * a[n] for a in answers) / total for n in sorted(names)}
-
-    def own_numbers(self, state: State, site: str) -> dict[str, Any]:
-        """What one hospital says of a model on its own validation images.
-
-        Its loss and scores, and the ``temperature`` (``fedmerge.analysis.fit_temperature``) that makes the
-        model as sure there as it is right.
-        """
-        (numbers,) = self._evaluate(state, [site], calibrate=True)
-        return numbers
-
-    def _evaluate(
-        self, state: State, sites: Sequence[str] | None, *, calibrate: bool = False
-    ) -> list[dict[str, Any]]:
-        """The numbers of each hospital's usable answer, in site order."""
-        roster = self.roster.named(sites)
-        question = self.strategy.evaluation(0, "score", state, roster, calibrate=calibrate)
-        return [answer.metrics for answer in self.strategy.ask(self.grid, question)]
-
-    def statistics(
-        self,
-        parents: ModelPool | Mapping[str, State],
-        images: Mapping[str, int],
-        split: Literal["val", "train"] = "val",
-    ) -> FederatedStatistics:
-        """Sums over images that stay in the hospitals, for a fusion of ``parents``, in their order.
-
-        images: by hospital, of how many images of its ``split`` the sums are; it draws them as
-        ``fedmerge.data.fusion.share(site, n, split, seed)`` does. Raises FedMergeError for an unknown
-        hospital.
-        """
-        states = {
-            name: parents.state(name) if isinstance(parents, ModelPool) else parents[name] for name in parents
-        }
-        return FederatedStatistics(self.grid, self.strategy, states, images, split)
 
 
 def server_app(

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from flwr.app import ArrayRecord, Message
@@ -20,10 +20,12 @@ from fedmerge.federation.exchange import Answer, Question, usable
 from fedmerge.federation.packing import packed_shapes, shapes, unpack
 from fedmerge.federation.records import metrics_of, request
 from fedmerge.federation.roster import Member, Roster
-from fedmerge.federation.strategy import MergeStrategy
 from fedmerge.federation.sums import join_models, program_of
 from fedmerge.merging.matching.statistics import Sums
 from fedmerge.models.state import State, check_alike, state_hash
+
+if TYPE_CHECKING:
+    from fedmerge.federation.strategy import MergeStrategy
 
 PHASE = "sums"
 OWN = ("inputs", "importance")  # what a hospital answers for its own model alone

@@ -17,6 +17,7 @@ from fedmerge.federation.checks import check_images, check_update
 from fedmerge.federation.exchange import Answer, Question, late, read
 from fedmerge.federation.failures import Failure, Failures, Wrong
 from fedmerge.federation.fault_plan import Fault, struck
+from fedmerge.federation.inquiry import Inquiry
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import Plan
@@ -117,7 +118,7 @@ class MergeStrategy(Strategy):
             state = private_mean(sent, (update.state for update in updates), rules.privacy, seed, round)
             trained = Counter(row["site"] for row in self.history if row["phase"] == "train")
             return Aggregated(state, spending(rules.privacy, trained))
-        around = Around(sent, round, seed, batch_norm)
+        around = Around(sent, round, seed, batch_norm, self.plan.model, Inquiry(grid, self))
         merged: Aggregated = AGGREGATORS[rules.aggregate.method].call(
             updates, around, **rules.aggregate.options
         )

@@ -15,15 +15,13 @@ from torch import Tensor
 from fedmerge.data import Site, Split
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.packing import pack
+from fedmerge.federation.packing import MINIMUM, pack
 from fedmerge.federation.records import job_of, reply, state_of
 from fedmerge.merging.matching.statistics import LocalStatistics
 from fedmerge.models.graph import Program
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, build
-
-MINIMUM = 16
 
 
 @dataclass(frozen=True, eq=False)

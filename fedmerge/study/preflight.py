@@ -5,7 +5,9 @@ from __future__ import annotations
 from fedmerge.data import Cohort, FusionData
 from fedmerge.data.fusion import server_set
 from fedmerge.errors import FedMergeError, nearest
+from fedmerge.federation.aggregators.fused import SUMMED
 from fedmerge.federation.fault_plan import check_sites
+from fedmerge.federation.packing import MINIMUM
 from fedmerge.federation.refusals import check_plan
 from fedmerge.models.zoo import build
 from fedmerge.study.config import Experiment
@@ -46,6 +48,7 @@ def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> No
                     f"site '{site.name}' has {len(site.train)} training images, fewer than {field} "
                     f"{options.batch_size}: lower it to at most {len(site.train)}."
                 )
+    _check_round_sums(experiment, cohort, members)
     if experiment.fusion_data is not None:
         _check_fusion_data(experiment, experiment.fusion_data, cohort, members)
 
@@ -61,6 +64,25 @@ def _check_here(cohort: Cohort, visited: set[str], elsewhere: bool) -> None:
             raise FedMergeError(
                 f"models are to be deployed at '{site.name}', but its images are at the hospital (source: "
                 "remote): name a source for it that the server has."
+            )
+
+
+def _check_round_sums(experiment: Experiment, cohort: Cohort, members: set[str]) -> None:
+    """An aggregator that fuses by sums over images needs a network to follow, and enough images each."""
+    method, options = experiment.federation.aggregate.method, experiment.federation.aggregate.options
+    if method not in SUMMED or not experiment.training.rounds:
+        return
+    from fedmerge.federation.sums import program_of  # it imports Flower
+
+    program_of(model_spec(experiment, cohort))
+    split = options.get("split", "train")
+    for site in cohort.sites:
+        held = len(getattr(site, split))
+        if site.name in members and held < MINIMUM:
+            raise FedMergeError(
+                f"federation.aggregate: {method} takes sums over at least {MINIMUM} images of every "
+                f"hospital, but '{site.name}' has {held} in its split '{split}': set split to train, leave "
+                "the hospital out, or choose another aggregator."
             )
 
 

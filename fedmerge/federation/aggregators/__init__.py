@@ -4,8 +4,18 @@
 function like those in ``means`` and import its file here: its options are its keyword-only parameters.
 """
 
-from fedmerge.federation.aggregators import krum, means, order
+from fedmerge.federation.aggregators import fused, krum, means, order
 from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, Around, Update
 from fedmerge.federation.aggregators.krum import fewest_updates
 
-__all__ = ["AGGREGATORS", "Aggregated", "Around", "Update", "fewest_updates", "krum", "means", "order"]
+__all__ = [
+    "AGGREGATORS",
+    "Aggregated",
+    "Around",
+    "Update",
+    "fewest_updates",
+    "fused",
+    "krum",
+    "means",
+    "order",
+]

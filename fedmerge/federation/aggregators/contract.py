@@ -7,10 +7,13 @@ one that needs no two at a time (``mean``) holds no two, so memory does not grow
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
+from fedmerge.merging.matching.statistics import Statistics
 from fedmerge.models.state import BatchNormPolicy, State
+from fedmerge.models.zoo import ModelSpec
 from fedmerge.registry import Registry
 
 AGGREGATORS = Registry("aggregation", "aggregator")
@@ -25,17 +28,37 @@ class Update:
     images: float
 
 
+class Hospitals(Protocol):
+    """What hospitals can be asked about models in a round (``inquiry.Inquiry``)."""
+
+    def score(
+        self,
+        state: State,
+        sites: Sequence[str] | None = None,
+        metric: Literal["accuracy", "balanced_accuracy"] = "accuracy",
+    ) -> float:
+        """Validation score of a model on the images of ``sites``."""
+
+    def statistics(
+        self, parents: Mapping[str, State], images: Mapping[str, int], split: Literal["val", "train"] = "val"
+    ) -> Statistics:
+        """Sums over images that stay in the hospitals, for a fusion of ``parents``."""
+
+
 @dataclass(frozen=True)
 class Around:
     """What an aggregator may ask for besides the updates.
 
-    start: the weights that the hospitals were sent.
+    start: the weights that the hospitals were sent. model: their network. hospitals: those of the run, to be
+    asked about models.
     """
 
     start: State
     round: int
     seed: int
     batch_norm: BatchNormPolicy = "mixture"
+    model: ModelSpec | None = None
+    hospitals: Hospitals | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""What a server can ask of the hospitals about models: scores on their images, and sums over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from flwr.serverapp import Grid
+
+from fedmerge.federation.statistics import FederatedStatistics
+from fedmerge.models.pool import ModelPool
+from fedmerge.models.state import State
+
+if TYPE_CHECKING:
+    from fedmerge.federation.strategy import MergeStrategy
+
+Metric = Literal["accuracy", "balanced_accuracy"]
+
+
+class Inquiry:
+    """Questions about models, put to the hospitals of a strategy: numbers come back, never images."""
+
+    def __init__(self, grid: Grid, strategy: MergeStrategy) -> None:
+        self.grid = grid
+        self.strategy = strategy
+
+    def score(self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy") -> float:
+        """Validation score of a model, computed by the hospitals on their own images.
+
+        s = sum_m n_m s_m / sum_m n_m over the hospitals in ``sites`` (all for None), with n_m the
+        validation images of hospital m: for accuracy, exactly that of the pooled validation splits.
+        """
+        answers = self._evaluate(state, sites)
+        total = sum(answer["num-examples"] for answer in answers)
+        return float(sum(answer["num-examples"] * answer[metric] for answer in answers) / total)
+
+    def numbers(self, state: State) -> dict[str, float]:
+        """What the hospitals say of a model: means of loss, scores and temperature by validation images."""
+        answers = self._evaluate(state, None, calibrate=True)
+        total = sum(answer["num-examples"] for answer in answers)
+        names = answers[0].keys() - {"num-examples"}
+        return {n: sum(a["num-examples"] * a[n] for a in answers) / total for n in sorted(names)}
+
+    def own_numbers(self, state: State, site: str) -> dict[str, Any]:
+        """What one hospital says of a model on its own validation images.
+
+        Its loss and scores, and the ``temperature`` (``fedmerge.analysis.fit_temperature``) that makes the
+        model as sure there as it is right.
+        """
+        (numbers,) = self._evaluate(state, [site], calibrate=True)
+        return numbers
+
+    def _evaluate(
+        self, state: State, sites: Sequence[str] | None, *, calibrate: bool = False
+    ) -> list[dict[str, Any]]:
+        """The numbers of each hospital's usable answer, in site order."""
+        roster = self.strategy.roster.named(sites)
+        question = self.strategy.evaluation(0, "score", state, roster, calibrate=calibrate)
+        return [answer.metrics for answer in self.strategy.ask(self.grid, question)]
+
+    def statistics(
+        self,
+        parents: ModelPool | Mapping[str, State],
+        images: Mapping[str, int],
+        split: Literal["val", "train"] = "val",
+    ) -> FederatedStatistics:
+        """Sums over images that stay in the hospitals, for a fusion of ``parents``, in their order.
+
+        images: by hospital, of how many images of its ``split`` the sums are; it draws them as
+        ``fedmerge.data.fusion.share(site, n, split, seed)`` does. Raises FedMergeError for an unknown
+        hospital.
+        """
+        states = {
+            name: parents.state(name) if isinstance(parents, ModelPool) else parents[name] for name in parents
+        }
+        return FederatedStatistics(self.grid, self.strategy, states, images, split)

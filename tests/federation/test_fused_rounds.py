@@ -1,0 +1,136 @@
+"""Fusion methods as aggregators: a round ends where the fusion of its hospitals' models ends."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from fedmerge.data import concat
+from fedmerge.data.fusion import share
+from fedmerge.errors import FedMergeError
+from fedmerge.federation import FederationOptions, server_app, simulate
+from fedmerge.federation.participation import Participation, participants
+from fedmerge.federation.roster import Member, Roster
+from fedmerge.merging import merge
+from fedmerge.models import build, predict, state_hash
+from fedmerge.seeding import derive
+from fedmerge.training import fit
+
+
+def one_round(plan, cohort, **options):
+    """A round under these federation options: the model after it, and the rows about hospitals."""
+    changed = plan.model_copy(update={"rounds": 1, "federation": FederationOptions(**options)})
+    kept = []
+
+    def programme(server):
+        state = server.rounds(server.start())
+        kept.append((state, [row for row in server.strategy.history if row["phase"] == "aggregate"]))
+
+    simulate(server_app(changed, programme), cohort.training)
+    return kept[0]
+
+
+def trained(plan, cohort, names):
+    """The networks of these hospitals after their first round."""
+    networks = []
+    for name in names:
+        model, site = build(plan.model, plan.seed), cohort[name]
+        where = {"seed": plan.seed, "site": name, "round": 1, "purpose": "round"}
+        fit(model, site.train.images, site.train.labels, plan.local, normalise=plan.normalisation, **where)
+        networks.append(model.eval())
+    return networks
+
+
+def accuracy_on(plan, cohort, names):
+    """The score of a state on the validation images of these hospitals together."""
+    val = concat([cohort[name].val for name in names])
+    model = build(plan.model, plan.seed)
+
+    def score(state):
+        model.load_state_dict(state)
+        return float((predict(model, val.images, plan.normalisation).argmax(1) == val.labels).double().mean())
+
+    return score
+
+
+EVERYONE = ["alpha", "beta", "gamma"]
+
+
+@pytest.mark.parametrize("name", ["greedy", "greedy-v1", "greedy-v2"])
+def test_a_greedy_round_is_the_greedy_soup_of_its_hospitals(plan, cohort, name):
+    """Scored by those two of the three that took part, and by nobody else."""
+    roster = Roster(Member(0, site, 0, 0, ()) for site in EVERYONE)
+    drawn = [m.name for m in participants(roster, Participation(number=2), plan.seed, 1)]
+    state, rows = one_round(plan, cohort, aggregate=name, participation={"number": 2})
+    networks = trained(plan, cohort, drawn)
+    expected = merge(networks, name, names=drawn, score=accuracy_on(plan, cohort, drawn))
+    assert state_hash(state) == state_hash(expected.model.state_dict())
+    assert {row["site"]: row["share"] for row in rows} == expected.coefficients
+    assert [row["site"] for row in rows] == drawn
+    logged = {row["model"]: row["score_alone"] for row in expected.decisions}
+    assert {row["site"]: row["score_alone"] for row in rows} == pytest.approx(logged)
+
+
+@pytest.mark.parametrize("name", ["task-arithmetic", "ties", "dare", "model-stock"])
+def test_task_vectors_of_a_round_begin_at_what_was_sent(plan, cohort, name):
+    state, rows = one_round(plan, cohort, aggregate=name)
+    expected = merge(
+        trained(plan, cohort, EVERYONE),
+        name,
+        names=EVERYONE,
+        examples=[len(cohort[site].train) for site in EVERYONE],
+        start=build(plan.model, plan.seed),
+        seed=derive(plan.seed, "aggregate", 1),
+    )
+    assert state_hash(state) == state_hash(expected.model.state_dict())
+    assert [row["site"] for row in rows] == EVERYONE
+
+
+@pytest.mark.parametrize("name", ["kf", "hf"])
+def test_matching_in_a_round_is_that_on_the_images_which_stay_in_the_hospitals(plan, cohort, name):
+    """On 20 of each hospital's training images."""
+    state, _ = one_round(plan, cohort, aggregate={"method": name, "images": 20})
+    shares = [share(cohort[site], 20, "train", plan.seed) for site in EVERYONE]
+    images = plan.normalisation(concat(shares).images)
+    seed = derive(plan.seed, "aggregate", 1)
+    networks = trained(plan, cohort, EVERYONE)
+    expected = merge(networks, name, names=EVERYONE, data=images, seed=seed).model.state_dict()
+    for key, value in expected.items():
+        torch.testing.assert_close(state[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_rounds_by_matching_go_on_from_each_other(plan, cohort):
+    """Two rounds of kf: every hospital takes part in both, and the second model is another one."""
+    changed = plan.model_copy(
+        update={"federation": FederationOptions(aggregate={"method": "kf", "images": 20})}
+    )
+    seen = []
+
+    def programme(server):
+        state = server.start()
+        for round in (1, 2):
+            state = server.strategy.round(server.grid, round, state)
+            seen.append(state_hash(state))
+        assert server.strategy.failures == []
+        assert sum(row["phase"] == "train" for row in server.strategy.history) == 6
+
+    simulate(server_app(changed, programme), cohort.training)
+    assert len(set(seen)) == 2
+
+
+def test_hospitals_with_too_few_images_end_the_run_with_a_sentence(plan, cohort):
+    """The validation splits have 12 images each."""
+    with pytest.raises(FedMergeError, match="sums over at least 16 images"):
+        one_round(plan, cohort, aggregate={"method": "kf", "split": "val"})
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "sentence"),
+    [
+        ({"method": "kf", "images": 5}, "greater than or equal to 16"),
+        ({"method": "greedy", "images": 20}, "'greedy' has no option 'images'"),
+        ({"method": "ensemble-logits"}, "unknown aggregator 'ensemble-logits'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(aggregate, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        FederationOptions(aggregate=aggregate)
