@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from fedmerge.seeding import numpy_generator
 
@@ -75,6 +74,8 @@ def tail(level: float, n: int) -> float:
     A resampled mean varies by the factor sqrt((n - 1) / n) too little and its quantiles are those of a normal
     law where Student's t is due; this puts both right for n levels.
     """
+    from scipy import stats  # slow to import, and seldom needed
+
     t = stats.t.ppf((1 + level) / 2, n - 1)
     return float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * t))
 

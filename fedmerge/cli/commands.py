@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from fedmerge.cli.app import Json, app, err, out, print_json, say
 from fedmerge.cli.progress import progress_bar
 from fedmerge.errors import FedMergeError
 from fedmerge.files import write
+
+if TYPE_CHECKING:
+    from fedmerge.study.results import Result
 
 sites = typer.Typer(help="The cohorts of hospitals in sites/*.yaml.", no_args_is_help=True)
 app.add_typer(sites, name="sites")
@@ -40,8 +43,6 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train the hospitals, fuse their models, deploy at the unseen one; print the table, write the report."""
-    from fedmerge.cli.tables import summary_table
-    from fedmerge.study.reports.failures import failure_list
     from fedmerge.study.run import run as run_experiment
 
     where = {"kind": backend, "address": address, "workers": workers, "cpus": cpus, "gpus": gpus}
@@ -55,6 +56,14 @@ def run(
             backend={key: value for key, value in where.items() if value is not None},
             progress=progress,
         )
+    show_result(result, as_json)
+
+
+def show_result(result: Result, as_json: bool = False) -> None:
+    """Print a result: its table, what failed, where report and rows lie; or all of it as JSON."""
+    from fedmerge.cli.tables import summary_table
+    from fedmerge.study.reports.failures import failure_list
+
     if as_json:
         print_json(
             {

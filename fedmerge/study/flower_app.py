@@ -18,7 +18,6 @@ from fedmerge.federation import client_of, server_of
 from fedmerge.study.config import Experiment, read_experiment
 from fedmerge.study.federations import federations
 from fedmerge.study.machine import pick_device, settle
-from fedmerge.study.run import run
 from fedmerge.validation import validate
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class RunConfig(BaseModel):
     seed: int = 0
     threads: int = Field(default=1, ge=1)
     out: str = ""
-    patience: float = Field(default=60.0, ge=0)
+    patience: float = Field(default=300.0, ge=0)
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> RunConfig:
@@ -73,6 +72,8 @@ class NodeConfig(BaseModel):
 
 
 def _serve(place: Place, run_config: Mapping[str, Any]) -> None:
+    from fedmerge.study.run import run  # a hospital, whose messages each start a process, does without
+
     given = RunConfig.read(run_config)
     run(given.config, changes=given.overrides, out=given.out or None, seed=given.seed, backend=place)
 

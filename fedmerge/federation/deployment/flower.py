@@ -58,6 +58,10 @@ class Flower:
                 raise FedMergeError(f"the run is still '{status}' after {patience:.0f} seconds.")
             time.sleep(1.0)
 
+    def stop(self, run: int) -> None:
+        """End a run."""
+        self._ask(["stop", str(run), self.connection])
+
     def log(self, run: int) -> str:
         """What the server's app has said."""
         return self._run(["log", str(run), self.connection, "--show"]).stdout
@@ -68,9 +72,10 @@ class Flower:
             self._ask(["supernode", "register", str(public_key), self.connection, "--name", name])["node-id"]
         )
 
-    def nodes(self) -> list[dict[str, Any]]:
-        """Every registered node: node-id, status, name …"""
-        return list(self._ask(["supernode", "list", self.connection]).get("nodes", []))
+    def nodes(self) -> dict[int, str]:
+        """The status (``registered``, ``online``, ``offline``) of every node that was let in, by node id."""
+        found = self._ask(["supernode", "list", self.connection])["nodes"]
+        return {int(node["node-id"]): str(node["status"]) for node in found}
 
     def _ask(self, command: Sequence[str]) -> dict[str, Any]:
         done = self._run([*command, "--format", "json"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fedmerge.models.graph import Group
@@ -45,5 +44,7 @@ def _within(table: Tensor, strand: Tensor, rows: Tensor, columns: Tensor) -> tup
 
 
 def _solve(table: Tensor) -> Tensor:
+    from scipy.optimize import linear_sum_assignment  # slow to import; a hospital's messages do without
+
     _, columns = linear_sum_assignment(table.numpy())
     return torch.from_numpy(columns)

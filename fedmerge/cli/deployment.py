@@ -1,0 +1,134 @@
+"""A real deployment: the folder of the server, those of the hospitals' nodes, and runs on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedmerge.cli.app import Json, app, err, out, print_json, say
+
+deployment = typer.Typer(
+    help="Hospitals on machines of their own: certificates, keys, starting, running (docs/deployment.md).",
+    no_args_is_help=True,
+)
+app.add_typer(deployment, name="deployment")
+
+Folder = Annotated[Path, typer.Argument(help="The folder of the server, or of a node.")]
+Server = Annotated[Path, typer.Argument(help="The server's folder.")]
+
+
+@deployment.command()
+def server(
+    folder: Server,
+    names: Annotated[
+        list[str], typer.Option("--name", help="A host name or address of the server; may be repeated.")
+    ],
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(help="The port that hospitals reach.")] = 8000,
+    superlink_port: Annotated[int, typer.Option(help="A port of this machine alone.")] = 8001,
+) -> None:
+    """Make the server's folder: an authority, a certificate for its names, Flower's configuration."""
+    from fedmerge.federation.deployment.folders import ServerFolder
+
+    made = ServerFolder.make(folder, names, host, port, superlink_port)
+    say(out, f"give each hospital:  {made.authority}")
+    say(out, f"start with:          fedmerge deployment start {folder}")
+
+
+@deployment.command()
+def node(
+    folder: Annotated[Path, typer.Argument(help="The node's folder, on the hospital's machine.")],
+    site: Annotated[str, typer.Option(help="The hospital's name in the experiment.")],
+    cohort: Annotated[Path, typer.Option(help="The YAML file that says where its images are.")],
+    server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
+    ca: Annotated[Path, typer.Option(help="The server's ca.crt.")],
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Make the folder of a hospital's node, with a key of its own."""
+    from fedmerge.data import build_cohort, read_cohort
+    from fedmerge.federation.deployment.folders import NodeFolder
+
+    images = build_cohort(read_cohort(cohort), 0).here(site)  # says now what is wrong with it
+    made = NodeFolder.make(folder, site, cohort, server, ca, device)
+    say(out, f"images:              {len(images.train)} for training, {len(images.val)} for validation")
+    say(out, f"give the server:     {made.public_key}")
+    say(out, f"start with:          fedmerge deployment start {folder}")
+
+
+@deployment.command()
+def admit(
+    folder: Server,
+    name: Annotated[str, typer.Argument(help="The hospital's name.")],
+    public_key: Annotated[Path, typer.Argument(help="The node.pub that it gave.")],
+) -> None:
+    """Let a hospital's node in. The server must be up."""
+    from fedmerge.federation.deployment.folders import ServerFolder
+
+    number = ServerFolder(folder).admit(name, public_key)
+    say(out, f"{name} may come as node {number}")
+
+
+@deployment.command()
+def nodes(folder: Server, as_json: Json = False) -> None:
+    """List the nodes that were let in, and whether they are there. The server must be up."""
+    from fedmerge.federation.deployment.folders import ServerFolder
+
+    found = ServerFolder(folder).nodes()
+    if as_json:
+        print_json([dict(zip(("name", "status", "node"), entry, strict=True)) for entry in found])
+        return
+    for name, status, number in found:
+        say(out, f"{name}: {status} (node {number})")
+
+
+@deployment.command()
+def start(folder: Folder) -> None:
+    """Start the server or the node of a folder, and keep it up until Ctrl-C or SIGTERM."""
+    from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+    from fedmerge.federation.deployment.processes import Programs
+    from fedmerge.federation.deployment.serving import keep_up, start_node, start_server
+
+    with Programs() as programs:
+        if (folder / "server.yaml").is_file():
+            server = ServerFolder(folder)
+            up = start_server(programs, server)
+            say(err, f"hospitals are served at {server.settings.host}:{server.settings.port}; Ctrl-C ends it")
+        else:
+            node = NodeFolder(folder)
+            up = [start_node(programs, node)]
+            say(err, f"{node.settings.site} speaks to {node.settings.server}; Ctrl-C ends it")
+        say(err, f"logs: {', '.join(str(program.log) for program in up)}")
+        keep_up(up)
+
+
+@deployment.command()
+def run(
+    folder: Server,
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped configuration.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
+    ] = None,
+    result: Annotated[
+        Path | None, typer.Option("--out", help="The run's folder, new or empty. Default: runs/NAME-001 …")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed. Default: the first of the experiment.")] = None,
+    patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 300.0,
+) -> None:
+    """Run an experiment with the hospitals that are there; print the table, write the report."""
+    from fedmerge.cli.commands import show_result
+    from fedmerge.study.deployed import run_deployed
+
+    seen: list[str] = []
+
+    def progress(status: str) -> None:
+        if status not in seen:
+            seen.append(status)
+            say(err, f"the run is {status}")
+
+    show_result(
+        run_deployed(
+            folder, config, changes=changes or [], out=result, seed=seed, patience=patience, progress=progress
+        )
+    )

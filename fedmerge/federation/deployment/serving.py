@@ -1,0 +1,86 @@
+"""Starting what a folder describes, and keeping it up until somebody ends it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import httpx
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+from fedmerge.federation.deployment.processes import Program, Programs
+
+START = 60.0  # seconds that a program may take to answer
+
+
+def start_server(programs: Programs, folder: ServerFolder) -> list[Program]:
+    """Start SuperLink and gate; both answer when this returns. Raises FedMergeError if one does not."""
+    settings = folder.settings
+    for port in (settings.superlink_port, settings.port):
+        _check_free(port)
+    superlink = programs.start(folder.command(), folder.env, folder.path / "superlink.log")
+    superlink.wait_until(lambda: _answers(folder, settings.superlink_port), START, "answer")
+    command = [sys.executable, "-m", "fedmerge.federation.deployment.gate", str(folder.path)]
+    gate = programs.start(command, folder.env, folder.path / "gate.log")
+    gate.wait_until(lambda: _answers(folder, settings.port), START, "answer")
+    return [superlink, gate]
+
+
+def start_node(programs: Programs, folder: NodeFolder) -> Program:
+    """Start the SuperNode of a hospital; it goes on trying to reach its server until it is ended."""
+    return programs.start(folder.command(free_port()), folder.env, folder.path / "supernode.log")
+
+
+def keep_up(programs: list[Program], told: Callable[[], bool] = lambda: False) -> None:
+    """Return when this process is told to end (SIGINT, SIGTERM) or ``told()`` is true.
+
+    Raises FedMergeError if one of the programs ends by itself.
+    """
+    stopped: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not stopped and not told():
+            for program in programs:
+                if not program.running:
+                    raise FedMergeError(f"{program.name} ended: {program.last_words()} (log: {program.log})")
+            time.sleep(0.2)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise FedMergeError(
+                f"port {port} is in use: end what listens there, or choose another in server.yaml."
+            ) from None
+
+
+def _answers(folder: ServerFolder, port: int) -> bool:
+    context = ssl.create_default_context(cafile=str(folder.authority))
+    try:
+        httpx.get(f"https://127.0.0.1:{port}/health", verify=context, timeout=5, trust_env=False)
+    except httpx.TransportError:
+        return False
+    return True

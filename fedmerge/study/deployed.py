@@ -1,0 +1,76 @@
+"""``run_deployed``: an experiment on the hospitals of a deployment, from its configuration to its result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from fedmerge.federation.deployment.folders import ServerFolder
+from fedmerge.study.config import find_config, read_experiment
+from fedmerge.study.flower_app import RunConfig
+from fedmerge.study.folders import new_folder
+from fedmerge.study.results import Result, open_result
+
+
+def run_deployed(
+    server: Path,
+    config: str | Path,
+    *,
+    changes: Sequence[str] = (),
+    out: Path | None = None,
+    seed: int | None = None,
+    patience: float = 300.0,
+    progress: Callable[[str], None] | None = None,
+) -> Result:
+    """Run an experiment with the hospitals that come to a server, and wait for the result.
+
+    server: its folder; SuperLink and gate must be up. config, changes, out: as ``run`` has them. seed: which
+    one, if not the first of the experiment. patience: seconds that hospitals are waited for at the start.
+    progress: called with what is going on. Raises FedMergeError for bad input, before anything is sent, and
+    where the run fails.
+    """
+    folder = ServerFolder(server)
+    experiment, _ = read_experiment(find_config(config), changes, seed)
+    place = new_folder(experiment.name, out).resolve()
+    given = RunConfig(
+        config=str(find_config(config).resolve()),
+        set=";".join(changes),
+        seed=experiment.seeds[0],
+        threads=experiment.threads or 1,
+        out=str(place),
+        patience=patience,
+    )
+    flower = folder.flower
+    run = flower.submit(project(folder.path / "app"), given.model_dump(by_alias=True))
+    try:
+        flower.wait(run, seen=progress)
+    except KeyboardInterrupt:
+        flower.stop(run)
+        raise
+    return open_result(place)
+
+
+def project(folder: Path) -> Path:
+    """Write the Flower project whose apps are this package as it is installed at each place."""
+    defaults = RunConfig(config="quickstart").model_dump(by_alias=True)
+    values = "\n".join(f"{key} = {json.dumps(value)}" for key, value in defaults.items())
+    folder.mkdir(exist_ok=True)
+    (folder / "pyproject.toml").write_text(
+        f"""[project]
+name = "fedmerge"
+version = "{version("fedmerge")}"
+
+[tool.flwr.app]
+publisher = "fedmerge"
+
+[tool.flwr.app.components]
+serverapp = "fedmerge.study.flower_app:server"
+clientapp = "fedmerge.study.flower_app:client"
+
+[tool.flwr.app.config]
+{values}
+"""
+    )
+    return folder

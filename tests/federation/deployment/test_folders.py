@@ -1,0 +1,81 @@
+"""A folder says everything that its program is started with, and a wrong one says what to do."""
+
+import pytest
+import yaml
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+
+
+@pytest.fixture
+def server(tmp_path):
+    return ServerFolder.make(tmp_path / "server", ["fusion.example.org"], "0.0.0.0", 8000, 8001)
+
+
+@pytest.fixture
+def node(server, tmp_path):
+    (tmp_path / "own.yaml").write_text("sites: []")
+    return NodeFolder.make(
+        tmp_path / "node", "alpha", tmp_path / "own.yaml", "fusion.example.org:8000", server.authority, "cpu"
+    )
+
+
+def value(command, option):
+    return command[command.index(option) + 1]
+
+
+def test_the_superlink_is_on_this_machine_alone_with_tls_and_keys_asked_for(server):
+    command = server.command()
+    assert (value(command, "--host"), value(command, "--port")) == ("127.0.0.1", "8001")
+    assert "--enable-supernode-auth" in command
+    assert "--disable-runtime-dependency-installation" in command
+    assert "--insecure" not in command
+    assert value(command, "--ssl-certfile") == str(server.path / "server.crt")
+    text = (server.path / "flwr" / "config.toml").read_text()
+    assert 'address = "127.0.0.1:8001"' in text
+    assert f'root-certificates = "{server.authority}"' in text
+
+
+def test_a_node_knows_its_own_site_key_and_authority_alone(server, node):
+    command = node.command(9123)
+    said = value(command, "--node-config")
+    assert said == f'site="alpha" cohort="{node.path.parent / "own.yaml"}" device="cpu"'
+    assert value(command, "--superlink") == "fusion.example.org:8000"
+    assert (value(command, "--host"), value(command, "--port")) == ("127.0.0.1", "9123")
+    assert value(command, "--auth-supernode-private-key") == str(node.path / "node.key")
+    assert (node.path / "ca.crt").read_bytes() == server.authority.read_bytes()
+    assert not [file for file in node.path.rglob("*") if file.name in ("ca.key", "server.key")]
+    assert node.env["FLWR_HOME"] == str(node.path / "flwr")
+
+
+def test_a_folder_is_opened_again_as_it_was_made(server, node):
+    assert ServerFolder(server.path).settings == server.settings
+    assert NodeFolder(node.path).command(1) == node.command(1)
+
+
+def test_a_folder_that_is_there_is_not_made_again(server, tmp_path):
+    with pytest.raises(FedMergeError, match="already there and not empty"):
+        ServerFolder.make(server.path, ["localhost"], "0.0.0.0", 8000, 8001)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "sentence"),
+    [
+        (ServerFolder, None, "is no server's folder: make one with `fedmerge deployment server`"),
+        (NodeFolder, None, "is no node's folder: make one with `fedmerge deployment node`"),
+        (ServerFolder, {"port": 0, "superlink_port": 8001}, r"server.yaml: field 'port'.*given: 0"),
+        (NodeFolder, {"site": "a", "cohort": "b", "server": "http://x"}, r"node.yaml: field 'server'"),
+        (NodeFolder, {"site": "a", "cohort": "b", "server": "x:1", "sit": "c"}, r"unknown field 'sit'"),
+    ],
+)
+def test_a_wrong_folder_is_a_sentence(tmp_path, kind, file, sentence):
+    if file is not None:
+        name = "server.yaml" if kind is ServerFolder else "node.yaml"
+        (tmp_path / name).write_text(yaml.safe_dump(file))
+    with pytest.raises(FedMergeError, match=sentence):
+        kind(tmp_path)
+
+
+def test_a_node_needs_files_that_are_there(server, tmp_path):
+    with pytest.raises(FedMergeError, match=r"there is no file '.*nowhere.yaml'"):
+        NodeFolder.make(tmp_path / "n", "a", tmp_path / "nowhere.yaml", "localhost:1", server.authority)
