@@ -138,10 +138,14 @@ class Damaged(FedMergeError):
     """A sealed file is not what was written."""
 
 
-def write_sealed(path: Path, body: Any) -> None:
-    """Write JSON with the SHA-256 of its text, whole or not at all; numpy's numbers become Python's."""
+def write_sealed(path: Path, body: Any) -> Any:
+    """Write JSON with the SHA-256 of its text, whole or not at all; numpy's numbers become Python's.
+
+    Returns the body as ``read_sealed`` gives it back.
+    """
     text = json.dumps(body, default=_number_of)
     write_text(path, f'{{"sha256": "{hashlib.sha256(text.encode()).hexdigest()}", "body": {text}}}\n')
+    return json.loads(text)
 
 
 def read_sealed(path: Path) -> Any:
@@ -150,6 +154,14 @@ def read_sealed(path: Path) -> Any:
     if found is None or hashlib.sha256(found[2]).hexdigest().encode() != found[1]:
         raise Damaged(f"'{path}' is damaged: it is not what was written.")
     return json.loads(found[2])
+
+
+def check_digest(path: Path, expected: str) -> None:
+    """Raise Damaged where a file is gone, or does not have this SHA-256."""
+    if not path.is_file():
+        raise Damaged(f"'{path}' is gone.")
+    if digest(path) != expected:
+        raise Damaged(f"'{path}' is damaged: it is not what was written.")
 
 
 def digest(path: Path) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmerge.files import Damaged, digest, make_folder, read_sealed, write_sealed
+from fedmerge.files import Damaged, check_digest, digest, make_folder, read_sealed, write_sealed
 from fedmerge.models.pool import load_weights, write_weights
 from fedmerge.models.state import State
 
@@ -41,10 +41,10 @@ class RoundJournal:
     keep: of how many rounds the weights stay. damaged: what could not be read, in sentences, as it is found.
     """
 
-    def __init__(self, folder: Path, keep: int = KEEP) -> None:
+    def __init__(self, folder: Path, keep: int = KEEP, damaged: list[str] | None = None) -> None:
         self.folder = folder
         self.keep = keep
-        self.damaged: list[str] = []
+        self.damaged = [] if damaged is None else damaged
 
     def write(
         self,
@@ -91,10 +91,7 @@ class RoundJournal:
         held: dict[str, State] = {"global": {}, "strategy": {}, "memories": {}}
         for name, expected in last["files"].items():
             path = self._path(last["round"], f"-{name}.safetensors")
-            if not path.is_file():
-                raise Damaged(f"'{path}' is gone.")
-            if digest(path) != expected:
-                raise Damaged(f"'{path}' is damaged: it is not what was written.")
+            check_digest(path, expected)
             held[name] = load_weights(path)
         memories: dict[str, State] = {}
         for key, value in held["memories"].items():

@@ -15,7 +15,7 @@ from fedmerge.federation.journal import Position, RoundJournal
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.records import request
 from fedmerge.federation.refusals import check_plan
-from fedmerge.federation.roster import Member, greet
+from fedmerge.federation.roster import Member, Roster, greet
 from fedmerge.federation.strategy import MergeStrategy
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
@@ -74,20 +74,25 @@ class Server(Inquiry):
         self._kept = len(kept.history), len(kept.failures)
         self.restore(kept.memories)
 
-    def fine_tune(self, start: State) -> Iterator[tuple[str, State, dict[str, Any]]]:
+    def fine_tune(
+        self, start: State, settled: Sequence[str] = (), done: int = 0
+    ) -> Iterator[tuple[str, State, dict[str, Any]]]:
         """Each hospital trains its own copy of ``start``; yields (name, weights, metrics) in site order.
 
         With an independent start no weights are sent: each hospital begins from its own initialisation. A
         plan without fine-tuning gives nothing: each keeps its images and its model to itself.
+        settled: hospitals that are not asked, because an earlier process did; done: how many of them gave a
+        usable answer.
         """
-        if self.plan.fine_tune is None:
+        roster = Roster(member for member in self.roster if member.name not in settled)
+        if self.plan.fine_tune is None or not roster:
             return
         round = self.plan.rounds + 1
         own = self.plan.start == "independent"
         job = self.strategy.job(round, "fine-tune", self.plan.fine_tune) | ({"start": "own"} if own else {})
         arrays = None if own else lend(start)
-        question = self.strategy.training(round, "fine-tune", job, arrays, start, self.roster)
-        for answer in self.strategy.ask(self.grid, question):
+        question = self.strategy.training(round, "fine-tune", job, arrays, start, roster)
+        for answer in self.strategy.ask(self.grid, question, done):
             assert answer.state is not None  # a training answer without weights is not usable
             yield answer.member.name, answer.state, answer.metrics
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -53,6 +53,7 @@ class MergeStrategy(Strategy):
         self.history: list[dict[str, Any]] = []
         self.log = Failures(plan.federation)
         self.optimizer = _optimizer(plan)
+        self.between: Callable[[], None] = lambda: None  # called between two hospitals
         self._asked: tuple[Grid, Question, State] | None = None
 
     @property
@@ -173,26 +174,29 @@ class MergeStrategy(Strategy):
         self.history[:0] = history
         self.log.records[:] = before + [failure for failure in self.log.records if failure not in before]
 
-    def ask(self, grid: Grid, question: Question) -> Iterator[Answer]:
+    def ask(self, grid: Grid, question: Question, before: int = 0) -> Iterator[Answer]:
         """Put a question; yield the usable answers as ``answers`` does."""
         replies = grid.send_and_receive(question.messages(), timeout=self.patience)
-        return self.answers(grid, question, replies)
+        return self.answers(grid, question, replies, before)
 
-    def answers(self, grid: Grid, question: Question, replies: Iterable[Message]) -> Iterator[Answer]:
+    def answers(
+        self, grid: Grid, question: Question, replies: Iterable[Message], before: int = 0
+    ) -> Iterator[Answer]:
         """The usable answers, one by one in the order of the roster; the others become failures.
 
         With ``on_failure: retry`` a hospital is asked again when its turn comes, but not one that is late,
         because the round is over then; the deadline holds for each attempt. Raises FedMergeError after
-        the last one if they are fewer than the quorum.
+        the last one if they are fewer than the quorum. before: other hospitals that gave a usable answer to
+        the same question in an earlier process.
         """
-        usable = 0
+        usable = before
         for answer in self.usable(question, replies, grid):
             usable += 1
             if question.phase not in UNTOLD:
                 where = {"round": question.round, "phase": question.phase, "site": answer.member.name}
                 self.history.append(where | answer.metrics)
             yield answer
-        self.log.check_quorum(question.round, question.phase, usable, len(question.roster))
+        self.log.check_quorum(question.round, question.phase, usable, len(question.roster) + before)
 
     def usable(
         self, question: Question, replies: Iterable[Message], grid: Grid | None = None
@@ -217,6 +221,7 @@ class MergeStrategy(Strategy):
                 self.log.happened(*where, answer, attempt, last=last, injected=injected)
                 if last:
                     break
+            self.between()
 
     def training(
         self,

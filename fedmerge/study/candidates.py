@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from fedmerge.models.zoo import build
 from fedmerge.study.deployment import Candidate
 from fedmerge.study.entries import MethodConfig
 from fedmerge.study.fusion_data import gather, note_traffic
+from fedmerge.study.record import Record
 from fedmerge.study.setup import FEDERATED, Setup
 from fedmerge.study.tune import make_node, tune_entry, tuning_log
 from fedmerge.training import fit
@@ -28,11 +29,10 @@ if TYPE_CHECKING:
 POOLED = "pooled"
 
 
-def alone(setup: Setup, target: str) -> Iterator[Candidate]:
-    """Each hospital's own model, as it is; or the federated one, where they hand out none."""
-    for name in setup.sources(target):
-        model = setup.pool.model(name, setup.device)
-        yield Candidate(f"alone:{name}", "alone", model, validation=_own_score(setup, name))
+def alone(setup: Setup, name: str) -> Candidate:
+    """One hospital's own model, as it is; or the federated one, where they hand out none."""
+    model = setup.pool.model(name, setup.device)
+    return Candidate(f"alone:{name}", "alone", model, validation=_own_score(setup, name))
 
 
 def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
@@ -113,14 +113,40 @@ def fuse(
     return Candidate(entry.label, "fusion", result.model.to(setup.device), passes, validation), result
 
 
-def keep_fused(setup: Setup, target: str, label: str, result: MergeResult) -> None:
+def fused_pool(setup: Setup, target: str) -> ModelPool:
+    """The networks that were fused for a target."""
+    return ModelPool(setup.folder / target / "fused")
+
+
+def keep_fused(setup: Setup, target: str, candidate: Candidate, result: MergeResult) -> None:
     """Keep a fused network in the target's pool; an ensemble is not one network and is not kept."""
-    if result.forward_passes != 1:
+    sources = setup.sources(target)
+    if result.model.state_dict().keys() != setup.pool.state(sources[0]).keys():
         return
-    hashes = tuple(setup.pool.card(name).sha256 for name in setup.sources(target))
+    hashes = tuple(setup.pool.card(name).sha256 for name in sources)
     numbers = {f"coefficient:{name}": a for name, a in result.coefficients.items()}
-    kept = ModelPool(setup.folder / target / "fused")
-    setup.keep_in(kept, label, result.model.state_dict(), result.method, hashes, numbers)
+    numbers["validation"] = candidate.validation
+    state, pool = result.model.state_dict(), fused_pool(setup, target)
+    setup.keep_in(pool, candidate.label, state, result.method, hashes, numbers)
+
+
+def fused_network(setup: Setup, target: str, label: str) -> Candidate:
+    """A network of ``keep_fused``."""
+    pool = fused_pool(setup, target)
+    score = pool.card(label).metrics["validation"]
+    return Candidate(label, "fusion", pool.model(label, setup.device), validation=score)
+
+
+def fuse_again(setup: Setup, target: str, entry: MethodConfig) -> Candidate:
+    """An ensemble, which is not kept, made once more; its rows are in the record already."""
+    silent, made = replace(setup, record=Record(setup.record.common)), list[Candidate]()
+
+    def programme(server: Server) -> None:
+        start = server.rounds(server.start(), setup.journal)
+        made.append(fuse(silent, server, target, entry, start)[0])
+
+    silent.with_server(programme)
+    return made[0]
 
 
 def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool) -> Candidate:

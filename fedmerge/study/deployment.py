@@ -93,6 +93,10 @@ class Arrivals:
         if still:
             yield from ((kind, severity, as_is.shifted(kind, severity)) for kind, severity in shifts)
 
+    def each(self) -> Iterator[Arrivals]:
+        """The streams one by one."""
+        return (replace(self, orders={name: order}) for name, order in self.orders.items())
+
     def parts(self, shifts: Sequence[tuple[str, int]]) -> int:
         """How many streams ``looks`` gives in all."""
         return len(self.orders) + (len(self.orders) - len(self.drifts)) * len(shifts)
@@ -130,14 +134,46 @@ def deploy(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[
     predicts it with what it made of that batch. One that is ``order_free`` is asked on the first of several
     streams of the same images alone: what it said of each image, its passes and its seconds hold for all.
     """
-    walk = _adapting if isinstance(candidate.model, Node) else _fixed
-    for kind, severity, arrivals in site.looks(under.deployment.shifted):
-        look = {"shift": kind, "severity": severity}
-        for measured in walk(candidate, arrivals, under):
-            clean = severity == 0
+    for cell in cells(candidate, site, under):
+        yield from cell.measure()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What of a deployment cannot be told apart: one candidate on one stream, or on several at once."""
+
+    candidate: Candidate
+    arrivals: Arrivals
+    shift: str
+    severity: int
+    under: Conditions
+
+    @property
+    def name(self) -> str:
+        """Its name among the candidate's cells: the first of its streams, and how the images look."""
+        return f"{next(iter(self.arrivals.orders))} {self.shift} {self.severity}"
+
+    def measure(self) -> Iterator[Measured]:
+        """One measurement a stream; coefficients and calibration only for the images as they are."""
+        walk = _adapting if isinstance(self.candidate.model, Node) else _fixed
+        look, clean = {"shift": self.shift, "severity": self.severity}, self.severity == 0
+        for measured in walk(self.candidate, self.arrivals, self.under):
             yield Measured(
                 measured.row | look, measured.trace if clean else [], measured.bins if clean else []
             )
+
+
+def cells(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[Cell]:
+    """The parts of a deployment, in order: each gives the same whatever was measured before it.
+
+    A test-time method begins anew with each stream. What predicts images once for all their orders, a fixed
+    network or a method that is ``order_free``, has all streams of a look in one.
+    """
+    node = candidate.model if isinstance(candidate.model, Node) else None
+    apart = node is not None and not getattr(node, "order_free", False)
+    for kind, severity, arrivals in site.looks(under.deployment.shifted):
+        for part in arrivals.each() if apart else [arrivals]:
+            yield Cell(candidate, part, kind, severity, under)
 
 
 def _fixed(candidate: Candidate, site: Arrivals, under: Conditions) -> Iterator[Measured]:

@@ -1,25 +1,53 @@
-"""One experiment, one seed: hospitals train, the server fuses, an unseen hospital adapts."""
+"""One experiment, one seed: hospitals train, the server fuses, an unseen hospital adapts.
+
+Every step is a piece (``fedmerge.study.pieces``): one that an earlier process finished is not done again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import HERE
+from fedmerge.files import DiskError
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
-from fedmerge.study.candidates import POOLED, adapt, alone, fuse, keep_fused, pooled, train_pooled
+from fedmerge.study.candidates import (
+    POOLED,
+    adapt,
+    alone,
+    fuse,
+    fuse_again,
+    fused_network,
+    fused_pool,
+    keep_fused,
+    pooled,
+    train_pooled,
+)
 from fedmerge.study.config import Experiment
-from fedmerge.study.deployment import Arrivals, Candidate, deploy, save_streams
+from fedmerge.study.deployment import Arrivals, Candidate, cells, save_streams
+from fedmerge.study.entries import MethodConfig
 from fedmerge.study.federations import Federation, federations
 from fedmerge.study.record import Record
-from fedmerge.study.setup import Setup, set_up
+from fedmerge.study.setup import FEDERATED, Setup, set_up
 
 if TYPE_CHECKING:
     from fedmerge.federation import Place, Server
+
+TRAINING, FINE_TUNE, FUSION, DEPLOYMENT = "training", "fine-tune", "fusion", "deployment"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is to be deployed: its label, and how it is made when its turn comes."""
+
+    label: str
+    make: Callable[[], Candidate]
 
 
 def run_seed(
@@ -31,91 +59,174 @@ def run_seed(
     device: str,
     place: Place = HERE,
 ) -> None:
-    """Run one seed into ``folder``; everything measured goes to ``record``."""
+    """Run one seed into ``folder``; everything measured goes to ``record``, and what is done already, too."""
     for federation in federations(cohort, experiment):
-        own = folder / federation.name
-        setup = set_up(experiment, cohort, federation.members, seed, own, record, device, place)
+        own, members = folder / federation.name, federation.members
+        setup = set_up(experiment, cohort, members, seed, own, record, device, place, journalled=True)
         fused = train_and_fuse(setup, federation)
         for target in federation.targets:
             deploy_all(setup, fused[target], target)
 
 
-def train_and_fuse(setup: Setup, federation: Federation) -> dict[str, list[Candidate]]:
+def train_and_fuse(setup: Setup, federation: Federation) -> dict[str, list[Trial]]:
     """The federated part: rounds, each hospital's own fine-tuning into the pool, fusion for each target."""
-    fused: dict[str, list[Candidate]] = {target: [] for target in federation.targets}
+    ready: dict[tuple[str, str], Candidate] = {}
+    labels: dict[str, list[str]] = {}
 
     def programme(server: Server) -> None:
-        try:
-            start = server.rounds(server.start())
-            fine_tune(setup, server, start)
-            for target in federation.targets:
-                fused[target] = list(fuse_all(setup, server, target, start))
-        finally:
+        server.strategy.between = setup.record.pause
+
+        def hear() -> None:
             setup.record.federation(setup.seed, federation.name, server.strategy)
 
-    jobs = len(federation.members) * (setup.plan.rounds + (setup.plan.fine_tune is not None))
-    setup.record.stage(f"seed {setup.seed}: training", jobs=jobs)
-    setup.with_server(programme)
-    return fused
+        try:
+            start = server.rounds(server.start(), setup.journal)
+            hear()
+            fine_tune(setup, server, start, hear)
+            for target in federation.targets:
+                labels[target] = fuse_all(setup, server, target, start, ready, hear)
+        finally:
+            hear()
+
+    note = setup.pieces.again(TRAINING)
+    if note is None:
+        jobs = len(federation.members) * (setup.plan.rounds + (setup.plan.fine_tune is not None))
+        setup.record.stage(f"seed {setup.seed}: training", jobs=jobs)
+        with setup.pieces.piece(TRAINING) as note:
+            setup.with_server(programme)
+            note["fused"] = labels
+    return {target: _fused(setup, target, note["fused"][target], ready) for target in federation.targets}
 
 
-def fine_tune(setup: Setup, server: Server, start: State) -> None:
+def fine_tune(setup: Setup, server: Server, start: State, hear: Callable[[], None]) -> None:
     """Each hospital trains its own copy of ``start``; with its validation numbers it goes into the pool.
 
-    Without fine-tuning it is the model of the rounds that does.
+    Without fine-tuning it is the model of the rounds that does. hear: takes over what the strategy has to
+    say. Hospitals are pieces in the order of their names, so those before the last finished one that are none
+    have failed.
     """
-    if setup.plan.fine_tune is None:
-        setup.keep_federated(start, server.numbers(start))
-    for name, state, metrics in server.fine_tune(start):
-        setup.keep(name, state, metrics, server.own_numbers(state, name))
+    if setup.plan.fine_tune is None and setup.pieces.again(TRAINING, FEDERATED) is None:
+        with setup.pieces.piece(TRAINING, FEDERATED):
+            setup.keep_federated(start, server.numbers(start))
+    names = [member.name for member in server.roster]
+    done = [name for name in names if setup.pieces.again(TRAINING, FINE_TUNE, name) is not None]
+    settled = names[: names.index(done[-1]) + 1] if done else []
+    for name, state, metrics in server.fine_tune(start, settled, len(done)):
+        with setup.pieces.piece(TRAINING, FINE_TUNE, name):
+            setup.keep(name, state, metrics, server.own_numbers(state, name))
+            hear()
 
 
-def fuse_all(setup: Setup, server: Server, target: str, start: State) -> Iterator[Candidate]:
+def fuse_all(
+    setup: Setup,
+    server: Server,
+    target: str,
+    start: State,
+    ready: dict[tuple[str, str], Candidate],
+    hear: Callable[[], None],
+) -> list[str]:
     """Every configured fusion method. One that cannot be run is recorded, and the others go on.
 
-    start: the weights from which the hospitals fine-tuned.
+    start: the weights from which the hospitals fine-tuned. ready: takes the ensembles, by target and label.
+    Returns the labels of those that could be run.
     """
+    labels = []
     for entry in setup.experiment.fusion:
-        setup.record.stage(f"seed {setup.seed}: fusion by {entry.label} for {target}")
-        try:
-            candidate, result = fuse(setup, server, target, entry, start)
-        except FedMergeError as error:
-            setup.record.failure(setup.seed, entry.label, target, str(error))
-            continue
-        setup.record.fusion(setup.seed, target, entry.label, result.decisions)
-        keep_fused(setup, target, entry.label, result)
-        yield candidate
+        name = (TRAINING, FUSION, target, entry.label)
+        note = setup.pieces.again(*name)
+        if note is None:
+            with setup.pieces.piece(*name) as note:
+                candidate = _fuse_one(setup, server, target, entry, start)
+                note["fused"] = candidate is not None
+                if candidate is not None and entry.label not in fused_pool(setup, target):
+                    ready[target, entry.label] = candidate
+                hear()
+        if note["fused"]:
+            labels.append(entry.label)
+    return labels
 
 
-def deploy_all(setup: Setup, fused: list[Candidate], target: str) -> None:
+def _fuse_one(
+    setup: Setup, server: Server, target: str, entry: MethodConfig, start: State
+) -> Candidate | None:
+    setup.record.stage(f"seed {setup.seed}: fusion by {entry.label} for {target}")
+    try:
+        candidate, result = fuse(setup, server, target, entry, start)
+    except DiskError:
+        raise
+    except FedMergeError as error:
+        setup.record.failure(setup.seed, entry.label, target, str(error))
+        return None
+    setup.record.fusion(setup.seed, target, entry.label, result.decisions)
+    keep_fused(setup, target, candidate, result)
+    return candidate
+
+
+def _fused(
+    setup: Setup, target: str, labels: list[str], ready: dict[tuple[str, str], Candidate]
+) -> list[Trial]:
+    """Those that could be fused: networks from their pool, ensembles as they are or made again."""
+    networks, trials = fused_pool(setup, target), []
+    for entry in setup.experiment.fusion:
+        if entry.label in networks:
+            make = partial(fused_network, setup, target, entry.label)
+        elif (target, entry.label) in ready:
+            make = partial(ready.__getitem__, (target, entry.label))
+        else:
+            make = partial(fuse_again, setup, target, entry)
+        if entry.label in labels:
+            trials.append(Trial(entry.label, make))
+    return trials
+
+
+def deploy_all(setup: Setup, fused: list[Trial], target: str) -> None:
     """Deploy at one hospital: every hospital alone, pooled training, fusion, test-time methods."""
+    if setup.pieces.again(DEPLOYMENT, target) is not None:
+        return
     deployment = setup.experiment.deployment
     site = Arrivals.of(target, setup.arrivals(target), deployment, setup.seed)
     save_streams(site, setup.folder / target)
-    for candidate in _tried(setup, fused, target):
-        parts = site.parts(deployment.shifted)
-        setup.record.stage(f"seed {setup.seed}: {candidate.label} at {target}", jobs=parts)
-        try:
-            for measured in deploy(candidate, site, setup.conditions(target)):
-                setup.record.result(setup.seed, target, measured)
-                setup.record.step(measured.row["stream"], 1, 1)
-        except FedMergeError as error:
-            setup.record.failure(setup.seed, candidate.label, target, str(error))
+    with setup.pieces.piece(DEPLOYMENT, target):
+        for trial in _tried(setup, fused, target):
+            if setup.pieces.again(DEPLOYMENT, target, trial.label) is None:
+                with setup.pieces.piece(DEPLOYMENT, target, trial.label):
+                    _try(setup, trial, site)
 
 
-def _tried(setup: Setup, fused: list[Candidate], target: str) -> Iterator[Candidate]:
-    yield from alone(setup, target)
-    references = ModelPool(setup.folder / target / "references")
+def _try(setup: Setup, trial: Trial, site: Arrivals) -> None:
+    """Deploy one candidate, cell by cell. One that cannot be run is recorded."""
+    name = (DEPLOYMENT, site.name, trial.label)
     try:
-        train_pooled(setup, target, references)
-        yield pooled(setup, references)
+        candidate, conditions = trial.make(), setup.conditions(site.name)
+        parts = site.parts(conditions.deployment.shifted)
+        setup.record.stage(f"seed {setup.seed}: {trial.label} at {site.name}", jobs=parts)
+        for cell in cells(candidate, site, conditions):
+            if setup.pieces.again(*name, cell.name) is None:
+                with setup.pieces.piece(*name, cell.name):
+                    for measured in cell.measure():
+                        setup.record.result(setup.seed, site.name, measured)
+            for stream in cell.arrivals.orders:
+                setup.record.step(stream, 1, 1)
+    except DiskError:
+        raise
     except FedMergeError as error:
-        setup.record.failure(setup.seed, POOLED, target, str(error))
-    yield from fused
-    for entry in setup.experiment.testtime:
-        try:
-            adapted = adapt(setup, target, entry, references)
-        except FedMergeError as error:
-            setup.record.failure(setup.seed, entry.label, target, str(error))
-            continue
-        yield adapted
+        setup.record.failure(setup.seed, trial.label, site.name, str(error))
+
+
+def _tried(setup: Setup, fused: list[Trial], target: str) -> list[Trial]:
+    references = ModelPool(setup.folder / target / "references")
+
+    def pooled_network() -> Candidate:
+        if POOLED not in references:
+            train_pooled(setup, target, references)
+        return pooled(setup, references)
+
+    return [
+        *(Trial(f"alone:{name}", partial(alone, setup, name)) for name in setup.sources(target)),
+        Trial(POOLED, pooled_network),
+        *fused,
+        *(
+            Trial(entry.label, partial(adapt, setup, target, entry, references))
+            for entry in setup.experiment.testtime
+        ),
+    ]

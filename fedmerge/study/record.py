@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,11 +17,16 @@ Progress = Callable[[str, float, float], None]
 """``progress(stage, done, total)``: called often; a stage begins when its text changes."""
 
 Row = dict[str, Any]
+LISTS = ("results", "history", "coefficients", "decisions", "failures", "reliability")
 
 
 @dataclass
 class Record:
-    """The rows of a run. ``common`` stands in every result row (experiment, cohort, model, config hash)."""
+    """The rows of a run. ``common`` stands in every result row (experiment, cohort, model, config hash).
+
+    damaged: what of an earlier process's work could not be read, in sentences. pause: called between two
+    pieces of work, where the run may end with nothing lost.
+    """
 
     common: Row
     progress: Progress | None = None
@@ -31,7 +36,10 @@ class Record:
     decisions: list[Row] = field(default_factory=list)
     failures: list[Row] = field(default_factory=list)
     reliability: list[Row] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    pause: Callable[[], None] = lambda: None
     _stage: tuple[str, int, int] = ("", 1, 0)
+    _heard: tuple[MergeStrategy | None, tuple[int, int]] = (None, (0, 0))
 
     def stage(self, text: str, jobs: int = 1) -> None:
         """Begin a stage of ``jobs`` equal parts (one hospital's training, say)."""
@@ -62,12 +70,33 @@ class Record:
         self.failures.append(row | {"attempt": 1, "then": "left out", "kind": "error", "injected": ""})
 
     def federation(self, seed: int, name: str, strategy: MergeStrategy) -> None:
-        """Take over the history and failures of a federation."""
-        self.history += [{"seed": seed, "federation": name} | row for row in strategy.history]
-        for failure in map(asdict, strategy.failures):
+        """Take over what is new in the history and failures of a federation."""
+        known, since = self._heard
+        history, failures = strategy.rows(since if known is strategy else (0, 0))
+        self._heard = strategy, (len(strategy.history), len(strategy.failures))
+        self.history += [{"seed": seed, "federation": name} | row for row in history]
+        for failure in failures:
             where = f"round {failure['round']} ({failure['phase']})" if failure["round"] else failure["phase"]
             del failure["round"], failure["phase"]
             self.failures.append({"seed": seed, "where": where} | failure)
+
+    def mark(self) -> dict[str, int]:
+        """How many rows there are, by list."""
+        return {name: len(getattr(self, name)) for name in LISTS}
+
+    def since(self, mark: dict[str, int]) -> dict[str, list[Row]]:
+        """The rows that came after a mark, by list."""
+        return {name: getattr(self, name)[start:] for name, start in mark.items()}
+
+    def back_to(self, mark: dict[str, int]) -> None:
+        """Drop the rows that came after a mark."""
+        for name, start in mark.items():
+            del getattr(self, name)[start:]
+
+    def take(self, rows: dict[str, list[Row]]) -> None:
+        """Add rows as ``since`` gave them."""
+        for name, added in rows.items():
+            getattr(self, name).extend(added)
 
     def frame(self, name: str, columns: list[str]) -> pd.DataFrame:
         """One of the lists as a DataFrame with at least ``columns``, in that order."""

@@ -13,6 +13,7 @@ from fedmerge.data import Cohort, Split
 from fedmerge.data.images import concat
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import HERE, Plan
+from fedmerge.federation.journal import RoundJournal
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
@@ -21,6 +22,7 @@ from fedmerge.seeding import numpy_generator
 from fedmerge.study.config import Experiment
 from fedmerge.study.deployment import Conditions
 from fedmerge.study.federations import MIXED
+from fedmerge.study.pieces import Pieces
 from fedmerge.study.record import Record
 from fedmerge.validation import validate
 
@@ -43,7 +45,9 @@ class Setup:
     folder: Path
     record: Record
     device: str
-    place: Place = HERE
+    place: Place
+    pieces: Pieces
+    journal: RoundJournal | None
 
     @property
     def seed(self) -> int:
@@ -138,6 +142,7 @@ class Setup:
             config_hash=str(self.record.common["config_hash"]),
             batch_norm=self.plan.batch_norm,
         )
+        self.pieces.made(*(pool.folder / f"{name}.{ending}" for ending in ("safetensors", "json")))
 
 
 def set_up(
@@ -149,10 +154,19 @@ def set_up(
     record: Record,
     device: str,
     place: Place = HERE,
+    *,
+    journalled: bool = False,
 ) -> Setup:
-    """Derive the plan from the experiment and the cohort; open the pool."""
+    """Derive the plan from the experiment and the cohort; open the pool.
+
+    journalled: what is finished is kept in ``folder/journal`` as soon as it is, and what an earlier process
+    finished there counts.
+    """
+    pieces = Pieces(folder if journalled else None, record)
+    record.damaged += pieces.sweep()
+    journal = RoundJournal(folder / "journal" / "rounds", damaged=record.damaged) if journalled else None
     plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool")
-    return Setup(experiment, cohort, plan, members, pool, folder, record, device, place)
+    return Setup(experiment, cohort, plan, members, pool, folder, record, device, place, pieces, journal)
 
 
 def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> Plan:

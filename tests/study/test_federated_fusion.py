@@ -24,7 +24,7 @@ def fused(experiment, cohort, tmp_path):
         folder = tmp_path / data["from"]
         setup = set_up(checked, cohort, federation.members, 0, folder, record, "cpu")
         found = train_and_fuse(setup, federation)["delta"]
-        return {candidate.label: candidate.model for candidate in found}, record
+        return {trial.label: trial.make().model for trial in found}, record
 
     return go
 

@@ -138,7 +138,7 @@ def test_sums_are_asked_of_the_hospitals_and_no_image_is_given(fused, monkeypatc
 def test_the_start_is_the_model_after_the_rounds(fused, monkeypatch, cohort, experiment):
     kept = []
     rounds = Server.rounds
-    monkeypatch.setattr(Server, "rounds", lambda self, start: kept.append(rounds(self, start)) or kept[-1])
+    monkeypatch.setattr(Server, "rounds", lambda self, *given: kept.append(rounds(self, *given)) or kept[-1])
     calls, _ = fused(["needs-start", "mean"])
     initial = build(model_spec(read_experiment(experiment)[0], cohort), seed=0).state_dict()
     assert state_hash(calls[0]["start"]) == state_hash(kept[0]) != state_hash(initial)

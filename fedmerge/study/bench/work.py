@@ -97,7 +97,7 @@ def _fine_tune(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, 
     def programme(server: Server) -> None:
         start = _start(task.needs, server, store)
         server.restore(_memories(task.needs, store))
-        fine_tune(setup, server, start)
+        fine_tune(setup, server, start, lambda: None)
         setup.record.federation(setup.seed, "fine-tune", server.strategy)
 
     setup.with_server(programme)
@@ -140,7 +140,7 @@ def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
 def _candidates(task: Task, setup: Setup, store: Store, target: str) -> Iterator[Candidate]:
     kind, given = task.config["as"], task.config["method"]
     if kind == "alone":
-        yield from alone(setup, target)
+        yield from (alone(setup, name) for name in setup.sources(target))
     elif kind == "pooled":
         yield pooled(setup, setup.pool)
     elif kind == "fusion":
