@@ -10,6 +10,7 @@ from typing import Any
 from flwr.app import Message
 
 from fedmerge.federation.failures import Wrong
+from fedmerge.federation.grid import LATE
 from fedmerge.federation.records import metrics_of, reason_of, take_state
 from fedmerge.federation.roster import Member, Roster
 from fedmerge.models.state import State
@@ -59,7 +60,7 @@ def read(member: Member, reply: Message | None) -> Answer | Wrong:
     if reply is None:
         return Wrong("silent", "no answer")
     if reply.has_error():
-        return Wrong("error", reason_of(reply))
+        return Wrong("late" if reply.error.code == LATE else "error", reason_of(reply))
     try:
         return Answer(member, metrics_of(reply), take_state(reply))
     except Exception as error:

@@ -12,7 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedmerge.errors import FedMergeError
 
 RUN_ID, SERVER_NODE, FIRST_CLIENT_NODE = 1, 1, 1001
-FAILED = 1  # error code of a ClientApp that raised
+FAILED, LATE = 1, 101  # error codes of a ClientApp that raised, and of one that was not waited for any longer
 
 
 class SimulatedGrid(Grid):
@@ -69,11 +69,11 @@ def contexts(n_nodes: int) -> dict[int, Context]:
     }
 
 
-def failed(message: Message, why: Exception | str) -> Message:
+def failed(message: Message, why: Exception | str, code: int = FAILED) -> Message:
     """The Error reply to a message whose hospital raised, or did not answer for another reason."""
     plain = isinstance(why, FedMergeError | str)
     reason = str(why) if plain else f"{type(why).__name__}: {why}"
-    return Message(Error(code=FAILED, reason=reason), reply_to=message)
+    return Message(Error(code=code, reason=reason), reply_to=message)
 
 
 def debugging() -> bool:

@@ -12,7 +12,7 @@ import ray
 from flwr.app import Message
 from ray.exceptions import RayError, RayTaskError
 
-from fedmerge.federation.grid import failed
+from fedmerge.federation.grid import LATE, failed
 from fedmerge.federation.ray_pool import Hand, first_line
 from fedmerge.federation.ray_worker import Answer
 
@@ -139,7 +139,7 @@ class Sending(Iterator[Message]):
         late = f"no answer within {self._timeout:g} s"
         for index in range(self._given, len(self._messages)):
             if index not in self._done:
-                self._done[index] = failed(self._messages[index], late)
+                self._done[index] = failed(self._messages[index], late, LATE)
 
     def _look(self) -> None:
         """Show how far the hospital is whose reply is due next."""

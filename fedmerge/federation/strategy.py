@@ -17,6 +17,7 @@ from fedmerge.federation.checks import check_images, check_update
 from fedmerge.federation.exchange import Answer, Question, late, read
 from fedmerge.federation.failures import Failure, Failures, Wrong
 from fedmerge.federation.fault_plan import Fault, struck
+from fedmerge.federation.grid import SimulatedGrid
 from fedmerge.federation.inquiry import Inquiry
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.participation import participants
@@ -32,6 +33,7 @@ from fedmerge.training import TrainingOptions
 
 UNTOLD = ("score", "memory")  # phases that leave no row in the history
 TIMEOUT = 3600.0  # seconds for the answers to one question of a round
+START = 60.0  # seconds for the workers of a simulation to start
 
 
 class MergeStrategy(Strategy):
@@ -61,10 +63,16 @@ class MergeStrategy(Strategy):
         """Every attempt of a hospital that gave no usable answer."""
         return self.log.records
 
-    @property
-    def patience(self) -> float:
-        """How many seconds a grid waits for replies: the deadline, or else very long."""
-        return self.plan.federation.deadline or TIMEOUT
+    def send(self, grid: Grid, messages: list[Message]) -> Iterable[Message]:
+        """Send messages; the grid waits for replies until the deadline, or, without one, very long.
+
+        In a simulation hospitals wait for each other, so there it waits as long as they take one after the
+        other, and for workers to start: who is late is said by their own clocks (``exchange.late``).
+        """
+        wait = self.plan.federation.deadline
+        if wait is not None and isinstance(grid, SimulatedGrid):
+            wait = wait * len(messages) + START
+        return grid.send_and_receive(messages, timeout=TIMEOUT if wait is None else wait)
 
     def excuse(self, absent: Mapping[str, str]) -> None:
         """Record hospitals that did not come at all, with the reason; raises below the quorum."""
@@ -111,7 +119,7 @@ class MergeStrategy(Strategy):
                 answers,
                 sent,
                 batch_norm,
-                lambda question: self.usable(question, grid.send_and_receive(question.messages()), grid),
+                lambda question: self.usable(question, self.send(grid, question.messages()), grid),
             )
             return None if state is None else Aggregated(state)
         updates = map(_update, answers)
@@ -149,10 +157,10 @@ class MergeStrategy(Strategy):
         """One round: hospitals train from ``state``, and score what is made of it; returns that."""
         none = ConfigRecord()
         questions = self.configure_train(number, lend(state), none, grid)
-        arrays, _ = self.aggregate_train(number, grid.send_and_receive(questions, timeout=self.patience))
+        arrays, _ = self.aggregate_train(number, self.send(grid, questions))
         assert arrays is not None  # below the quorum it raised
         questions = self.configure_evaluate(number, arrays, none, grid)
-        self.aggregate_evaluate(number, grid.send_and_receive(questions, timeout=self.patience))
+        self.aggregate_evaluate(number, self.send(grid, questions))
         return borrow(arrays)
 
     def state_dict(self) -> State:
@@ -176,8 +184,7 @@ class MergeStrategy(Strategy):
 
     def ask(self, grid: Grid, question: Question, before: int = 0) -> Iterator[Answer]:
         """Put a question; yield the usable answers as ``answers`` does."""
-        replies = grid.send_and_receive(question.messages(), timeout=self.patience)
-        return self.answers(grid, question, replies, before)
+        return self.answers(grid, question, self.send(grid, question.messages()), before)
 
     def answers(
         self, grid: Grid, question: Question, replies: Iterable[Message], before: int = 0
@@ -208,7 +215,7 @@ class MergeStrategy(Strategy):
             for attempt in range(1, attempts + 1):
                 if attempt > 1 and grid is not None:
                     messages = [question.ask(member, attempt)]
-                    reply = next(iter(grid.send_and_receive(messages, timeout=self.patience)), None)
+                    reply = next(iter(self.send(grid, messages)), None)
                 where = (question.round, question.phase, member.name)
                 injected = question.injected(member, attempt)
                 answer = _judged(question, read(member, reply), rules.deadline)

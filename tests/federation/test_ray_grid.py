@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.backends import Backend
+from fedmerge.federation.grid import LATE
 from fedmerge.federation.ray_grid import RayGrid, shares
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
@@ -134,7 +135,7 @@ def test_a_worker_that_hangs_is_replaced_when_the_time_is_over(pool):
     replies = send(grid, nodes, dict.fromkeys(nodes, 1.0) | {nodes[0]: HANG}, timeout=2.0)
     assert time.monotonic() - began < 10
     assert answers(replies) == [None, 2, None, 4]  # the third waited behind the first
-    assert replies[0].error.reason == "no answer within 2 s"
+    assert (replies[0].error.reason, replies[0].error.code) == ("no answer within 2 s", LATE)
     assert answers(send(grid, nodes)) == [1, 2, 3, 4]
 
 

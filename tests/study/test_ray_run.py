@@ -1,5 +1,6 @@
 """Where the hospitals work changes no bit of a run."""
 
+import pandas as pd
 import pytest
 
 import fedmerge as fm
@@ -44,6 +45,25 @@ def test_so_does_ray_with_two_where_fusion_asks_the_hospitals_for_sums(experimen
     given = experiment | {"threads": 1, "fusion": ["hf"], "fusion_data": data, "testtime": []}
     local = fm.run(given, out=tmp_path / "local")
     same(fm.run(given, out=tmp_path / "ray", backend={"kind": "ray", "workers": 2}), local)
+
+
+def test_a_fault_plan_gives_the_same_failures_and_the_same_bits(experiment, own_ray, tmp_path):
+    """Two hospitals misbehave in one way a round, a third is slow now and then. Waiting for a worker is no
+    delay: who is late is said by each hospital's own clock."""
+    ways = [("alpha", "crash"), ("beta", "label-flip"), ("alpha", "hang"), ("beta", "stale")]
+    ways += [("alpha", "wrong-shape"), ("beta", "huge-norm")]
+    faults = [
+        {"kind": kind, "site": site, "rounds": [1 + i // 2], "attempts": 1}
+        for i, (site, kind) in enumerate(ways)
+    ]
+    faults.append({"kind": "slow", "seconds": 9, "site": "gamma", "probability": 0.5})
+    rules = {"faults": faults, "on_failure": "retry", "deadline": 500, "max_norm": 50.0}
+    given = experiment | {"threads": 1, "fusion": ["mean"], "testtime": [], "federation": rules}
+    local = fm.run(given, out=tmp_path / "local")
+    far = fm.run(given, out=tmp_path / "ray", backend={"kind": "ray", "workers": 2})
+    pd.testing.assert_frame_equal(far.failures, local.failures)
+    assert set(local.failures["then"]) == {"asked again", "left out", "counted"}
+    assert hashes(far) == hashes(local)
 
 
 def test_more_workers_than_the_cluster_has_room_for_is_a_sentence(experiment, own_ray, tmp_path):
