@@ -17,6 +17,7 @@ from fedmerge.federation import go_to
 from fedmerge.files import write_text
 from fedmerge.study.config import Experiment, read_experiment
 from fedmerge.study.experiment import run_seed
+from fedmerge.study.federation_words import federation_in_words
 from fedmerge.study.folders import new_folder
 from fedmerge.study.machine import describe, pick_device, reproducible
 from fedmerge.study.preflight import check
@@ -105,6 +106,7 @@ def rules(experiment: Experiment) -> dict[str, str]:
             "mixture": "running statistics are merged as moments of the mixture",
             "average": "running means and variances are averaged",
         }[experiment.batch_norm],
+        "federation": federation_in_words(experiment),
         "auroc": "macro mean of one-vs-rest AUROC over the classes with both a positive and a negative image",
         "ece": "expected calibration error of the top class, 15 equal-width bins",
     }

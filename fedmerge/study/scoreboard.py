@@ -24,6 +24,7 @@ STREAMS = {
 RULES = {
     "selection": "Selection",
     "batch_norm": "Batch norm",
+    "federation": "Rounds",
     "auroc": "AUROC",
     "ece": "ECE (lower is better)",
 }

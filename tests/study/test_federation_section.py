@@ -4,7 +4,9 @@ import pytest
 
 from fedmerge import run
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.privacy import CentralPrivacy, epsilon
 from fedmerge.study.config import read_experiment
+from fedmerge.study.federation_words import federation_in_words
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,29 @@ def test_what_cannot_be_is_refused_before_anything_is_written(experiment, tmp_pa
     with pytest.raises(FedMergeError, match=sentence):
         run(experiment, changes=changes, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ([], ""),
+        (["training.rounds=0", "federation.max_norm=3"], ""),
+        (["training.proximal=0.1"], "FedProx with mu = 0.1"),
+        (["federation.aggregate={method: kf, images: 20}"], "updates are aggregated by kf, images 20"),
+        (["federation.optimizer=fedadam"], "the server steps by fedadam with learning rate 0.01"),
+        (
+            ["federation.participation.fraction=0.5", "federation.personal=head"],
+            "50 % of the hospitals take part in a round, drawn by the seed; each hospital keeps its own "
+            "head; the model that leaves has the mean of them",
+        ),
+    ],
+)
+def test_the_report_says_how_hospitals_trained_together(experiment, changes, words):
+    assert federation_in_words(read_experiment(experiment, changes)[0]) == words
+
+
+def test_the_report_says_what_privacy_cost(experiment):
+    """Two rounds of noise 2 have mu = sqrt(2) / 2; epsilon by ``epsilon``, which has its own tests."""
+    read, _ = read_experiment(experiment, ["federation.privacy={clip: 0.5, noise: 2}"])
+    spent = epsilon(CentralPrivacy(clip=0.5, noise=2), 2)
+    assert f"in all 2 rounds has spent epsilon = {spent:.3g} at delta = 1e-05" in federation_in_words(read)

@@ -1,0 +1,53 @@
+"""How the hospitals trained together, in words, as the report prints it."""
+
+from __future__ import annotations
+
+from fedmerge.federation.options import FederationOptions
+from fedmerge.federation.privacy import CentralPrivacy, epsilon
+from fedmerge.study.config import Experiment
+
+PERSONAL = {
+    "norms": "each hospital keeps its own batch norms; the model that leaves has the mean of them",
+    "head": "each hospital keeps its own head; the model that leaves has the mean of them",
+}
+
+
+def federation_in_words(experiment: Experiment) -> str:
+    """What is not plain federated averaging of all hospitals; empty where nothing is, or without rounds."""
+    training, rules = experiment.training, experiment.federation
+    if not training.rounds:
+        return ""
+    parts = [f"FedProx with mu = {training.proximal:g}"] if training.proximal else []
+    parts += _rules(rules)
+    if rules.privacy is not None:
+        parts.append(_private(rules.privacy, training.rounds))
+    return "; ".join(parts)
+
+
+def _rules(rules: FederationOptions) -> list[str]:
+    parts = []
+    if rules.aggregate.method != "mean":
+        options = "".join(f", {key} {value}" for key, value in rules.aggregate.options.items())
+        parts.append(f"updates are aggregated by {rules.aggregate.method}{options}")
+    if rules.optimizer is not None:
+        parts.append(
+            f"the server steps by {rules.optimizer.method} with learning rate {rules.optimizer.rate:g}"
+        )
+    if rules.participation is not None:
+        fraction, number = rules.participation.fraction, rules.participation.number
+        who = f"{number}" if fraction is None else f"{100 * fraction:g} % of the hospitals"
+        parts.append(f"{who} take part in a round, drawn by the seed")
+    if rules.personal != "none":
+        parts.append(PERSONAL[rules.personal])
+    if rules.secure_aggregation:
+        parts.append("the server saw sums of weights and no hospital's own (pairwise masks)")
+    return parts
+
+
+def _private(privacy: CentralPrivacy, rounds: int) -> str:
+    return (
+        f"updates are clipped to {privacy.clip:g}, the noise on their sum has {privacy.noise:g} times that: "
+        f"a hospital in all {rounds} rounds has spent epsilon = {epsilon(privacy, rounds):.3g} at delta = "
+        f"{privacy.delta:g}, for the models of the rounds and with the seed kept secret; the numbers that "
+        "hospitals report are not noised"
+    )
