@@ -9,7 +9,8 @@ from fedmerge.models import ModelPool, state_hash
 
 def hashes(result):
     """Of every model of a run: the hospitals', pooled training's, the fused ones."""
-    folders = sorted({path.parent for path in result.folder.rglob("*.safetensors")})
+    found = [path.parent for path in result.folder.rglob("*.safetensors")]
+    folders = sorted({folder for folder in found if "journal" not in folder.parts})
     return {
         (str(folder.relative_to(result.folder)), name): state_hash(
             ModelPool(folder, create=False).state(name)
