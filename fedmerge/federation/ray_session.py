@@ -80,7 +80,10 @@ def _begin(ray: Any, address: str | None, options: dict[str, Any]) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         place = f"the Ray cluster at {address}" if address else "Ray on this machine"
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise FedMergeError(f"{place} cannot be used: {lines[0]}") from None
+        gist = (
+            lines[-1] if lines[0].endswith(":") else lines[0]
+        )  # a traceback from the other side, or a sentence
+        raise FedMergeError(f"{place} cannot be used: {gist}") from None
 
 
 def reach(address: str) -> None:
