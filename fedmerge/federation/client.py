@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -34,9 +34,9 @@ MEMORY, SHARE = "memory", "share"  # what a Flower Context holds of a hospital
 class Hospital:
     """One hospital's side of the conversation: its data, a network to load weights into, and its answers.
 
-    The network is built once; its weights are overwritten by every message. memory: what it keeps between
-    rounds, where a job says that a part of the model is personal. minimum: the fewest images over which it
-    gives sums.
+    The network is shared by all hospitals of a process: every message overwrites its weights. memory: what
+    it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest images
+    over which it gives sums.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class Hospital:
         self.memory = HospitalMemory()
         self.share = HospitalShare(site.name, len(site.train))
         self.sums = HospitalSums(site, device, minimum)
-        self._model: tuple[ModelSpec, nn.Module] | None = None
 
     def describe(self, message: Message) -> Message:
         """Answer who this is: name, and the number of images by split and class."""
@@ -165,14 +164,17 @@ class Hospital:
 
     def _load(self, message: Message, own: State) -> nn.Module:
         """The network with the received weights, but for the entries in ``own``."""
-        job = job_of(message)
-        spec = ModelSpec(**job["model"])
-        if self._model is None or self._model[0] != spec:
-            self._check_fits(spec)
-            self._model = (spec, build(spec, job["seed"]).to(self.device))
-        model = self._model[1]
+        spec = ModelSpec(**job_of(message)["model"])
+        self._check_fits(spec)
+        model = _network(spec.model_copy(update={"pretrained": False}).model_dump_json(), self.device)
         model.load_state_dict(state_of(message) | own)
         return model
+
+
+@lru_cache(maxsize=1)
+def _network(spec: str, device: str) -> nn.Module:
+    """The network of a description (JSON), built once a process, for weights to be loaded into."""
+    return build(ModelSpec.model_validate_json(spec), 0).to(device)
 
 
 def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context: bool = False) -> ClientApp:

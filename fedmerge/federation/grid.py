@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -47,6 +48,14 @@ class SimulatedGrid(Grid):
     def get_node_ids(self) -> list[int]:
         """All node ids, in the order of the sites."""
         return list(self._nodes)
+
+    def ask(self, messages: list[Message], seconds: float | None) -> Iterable[Message]:
+        """Send messages; their replies in the same order.
+
+        seconds: how long each hospital may take from when its turn comes, because here they share processes;
+        None: as long as it likes. Where no process can be interrupted, nobody is.
+        """
+        return self.send_and_receive(messages)
 
     def number(self, message: Message) -> str:
         """Give a message that is sent its id."""

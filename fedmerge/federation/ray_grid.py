@@ -67,7 +67,7 @@ class RayGrid(SimulatedGrid):
         """Send the messages; returns their ids."""
         sent = list(messages)
         ids = [self.number(message) for message in sent]
-        self._pushed.append(Sending(self, sent, None, len(sent)))
+        self._pushed.append(Sending(self, sent, len(sent)))
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -83,7 +83,13 @@ class RayGrid(SimulatedGrid):
         sent = list(messages)
         for message in sent:
             self.number(message)
-        return Sending(self, sent, timeout, self._ahead)
+        return Sending(self, sent, self._ahead, timeout=timeout)
+
+    def ask(self, messages: list[Message], seconds: float | None) -> Sending:
+        """See ``SimulatedGrid``. A worker that takes longer is replaced, and its message gets an Error."""
+        for message in messages:
+            self.number(message)
+        return Sending(self, messages, self._ahead, each=seconds)
 
     def home(self, message: Message) -> int:
         """The number of the worker that has a message's hospital loaded."""

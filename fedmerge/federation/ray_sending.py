@@ -12,7 +12,7 @@ import ray
 from flwr.app import Message
 from ray.exceptions import RayError, RayTaskError
 
-from fedmerge.federation.grid import LATE, failed
+from fedmerge.federation.grid import FAILED, LATE, failed
 from fedmerge.federation.ray_pool import Hand, first_line
 from fedmerge.federation.ray_worker import Answer
 
@@ -25,11 +25,12 @@ TICK = 0.25  # seconds between two looks at a training's progress
 
 @dataclass
 class Flight:
-    """A message that a worker has: which, and the reference to the hospital's new state."""
+    """A message that a worker has: which, and the references to what comes back. since: at it since when."""
 
     index: int
     answer: Any
     state: Any
+    since: float = 0.0
 
 
 class Sending(Iterator[Message]):
@@ -38,16 +39,26 @@ class Sending(Iterator[Message]):
     A message is handed out when its worker has fewer than ``DEPTH``, and when it is fewer than ``ahead``
     before the reply taken last: who takes replies one by one needs memory for ``ahead`` of them, however
     many hospitals there are. A worker that dies leaves an Error reply to the message it was at; the others
-    it had go to its successor, or to a worker with nothing to do. After ``timeout`` seconds every message
-    without a reply gets an Error, and the workers that were at one are replaced.
+    it had go to its successor, or to a worker with nothing to do. So does one that is at a message for more
+    than ``each`` seconds: it is ended. After ``timeout`` seconds in all every message without a reply gets an
+    Error, and the workers that were at one are replaced.
     """
 
-    def __init__(self, grid: RayGrid, messages: list[Message], timeout: float | None, ahead: int) -> None:
+    def __init__(
+        self,
+        grid: RayGrid,
+        messages: list[Message],
+        ahead: int,
+        *,
+        timeout: float | None = None,
+        each: float | None = None,
+    ) -> None:
         self._grid = grid
         self._pool = grid.pool
         self._messages = messages
         self._timeout = timeout
         self._end = None if timeout is None else time.monotonic() + timeout
+        self._each = each
         self._ahead = ahead
         self._given = 0
         self._done: dict[int, Message] = {}
@@ -88,12 +99,14 @@ class Sending(Iterator[Message]):
                 self._collect(hand)
         else:
             self._look()
+        self._interrupt()
 
     def _submit(self) -> None:
         for hand in self._pool.ready():
             flown = self._flights.setdefault(hand, deque())
             while len(flown) < DEPTH and (index := self._next(hand)) is not None:
                 flown.append(self._grid.call(hand, index, self._messages[index]))
+                flown[0].since = flown[0].since or time.monotonic()
 
     def _next(self, hand: Hand) -> int | None:
         """The next message for a worker: one of its own, else one whose worker is not there."""
@@ -118,13 +131,22 @@ class Sending(Iterator[Message]):
                 self._lose(hand, f"its worker process ended before it answered ({first_line(error)})")
                 return
             flown.popleft()
+            if flown:
+                flown[0].since = time.monotonic()
             self._done[flight.index] = answer.message
             self._grid.answered(message, answer, flight.state)
 
-    def _lose(self, hand: Hand, reason: str) -> None:
+    def _interrupt(self) -> None:
+        """End the workers that are at one message for too long."""
+        now = time.monotonic()
+        for hand, flown in list(self._flights.items()):
+            if self._each is not None and flown and now - flown[0].since > self._each:
+                self._lose(hand, f"no answer within {self._each:g} s", LATE)
+
+    def _lose(self, hand: Hand, reason: str, code: int = FAILED) -> None:
         """Answer the message a worker was at with an Error; put the others back; replace the worker."""
         blamed, *others = self._flights.pop(hand)
-        self._done[blamed.index] = failed(self._messages[blamed.index], reason)
+        self._done[blamed.index] = failed(self._messages[blamed.index], reason, code)
         self._waiting[hand.index].extendleft(flight.index for flight in reversed(others))
         self._pool.replace(hand)
 

@@ -33,7 +33,7 @@ from fedmerge.training import TrainingOptions
 
 UNTOLD = ("score", "memory")  # phases that leave no row in the history
 TIMEOUT = 3600.0  # seconds for the answers to one question of a round
-START = 60.0  # seconds for the workers of a simulation to start
+LOADING = 60.0  # seconds for a hospital of a simulation to load its images and network
 
 
 class MergeStrategy(Strategy):
@@ -66,12 +66,12 @@ class MergeStrategy(Strategy):
     def send(self, grid: Grid, messages: list[Message]) -> Iterable[Message]:
         """Send messages; the grid waits for replies until the deadline, or, without one, very long.
 
-        In a simulation hospitals wait for each other, so there it waits as long as they take one after the
-        other, and for workers to start: who is late is said by their own clocks (``exchange.late``).
+        In a simulation hospitals wait for each other, so there each has that time, and some to load its
+        images, from when its turn comes. Who is late is said by their own clocks (``exchange.late``).
         """
         wait = self.plan.federation.deadline
-        if wait is not None and isinstance(grid, SimulatedGrid):
-            wait = wait * len(messages) + START
+        if isinstance(grid, SimulatedGrid):
+            return grid.ask(messages, None if wait is None else wait + LOADING)
         return grid.send_and_receive(messages, timeout=TIMEOUT if wait is None else wait)
 
     def excuse(self, absent: Mapping[str, str]) -> None:

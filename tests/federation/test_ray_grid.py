@@ -139,6 +139,20 @@ def test_a_worker_that_hangs_is_replaced_when_the_time_is_over(pool):
     assert answers(send(grid, nodes)) == [1, 2, 3, 4]
 
 
+def test_a_hospital_that_takes_too_long_costs_only_itself(pool):
+    """Each has two seconds from when its turn comes: the one behind the one that hangs is answered."""
+    grid = RayGrid(pool, [opening] * 4)
+    nodes = grid.get_node_ids()
+    records = [ArrayRecord([np.array([value])]) for value in (HANG, 1.0, 1.0, 1.0)]
+    messages = [
+        grid.create_message(RecordDict({"arrays": record}), "train", node, "g")
+        for node, record in zip(nodes, records, strict=True)
+    ]
+    replies = list(grid.ask(messages, 2.0))
+    assert answers(replies) == [None, 2, 3, 4]
+    assert (replies[0].error.reason, replies[0].error.code) == ("no answer within 2 s", LATE)
+
+
 def test_what_many_hospitals_get_is_stored_once(pool):
     grid = RayGrid(pool, [opening] * 6)
     nodes = grid.get_node_ids()
