@@ -48,7 +48,7 @@ def private_mean(
     Raises FedMergeError without a state.
     """
     start = {key: value.detach() for key, value in start.items()}
-    floats = [key for key, value in start.items() if value.is_floating_point()]
+    floats = sorted(key for key, value in start.items() if value.is_floating_point())  # whatever their order
     total = {key: torch.zeros(start[key].shape, dtype=torch.float64) for key in floats}
     count = 0
     for state in states:  # a hospital may be training as this is drawn from

@@ -53,7 +53,7 @@ class Server(Inquiry):
         kept = journal.newest() if journal is not None else None
         if kept is not None:
             self._take_up(kept)
-            state, done = kept.state, kept.round
+            state, done = {key: kept.state[key] for key in start}, kept.round  # sums follow the order of keys
         elif self.plan.rounds:
             self.restore({})
         for number in range(done + 1, self.plan.rounds + 1):

@@ -5,6 +5,7 @@ import torch
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
+from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.participation import Participation, participants
 from fedmerge.federation.privacy import CentralPrivacy, epsilon, private_mean
@@ -270,3 +271,47 @@ def test_a_plan_that_cannot_be_is_refused_before_the_first_round(plan, cohort, c
     changed = having(plan, **options).model_copy(update=without | changes)
     with pytest.raises(FedMergeError, match=sentence):
         serve(changed, cohort, lambda server: None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"personal": "norms", "optimizer": "fedadam", "participation": {"number": 2}},
+        {"personal": "head", "aggregate": "greedy"},
+        {"privacy": PRIVATE},
+        SECURE,
+    ],
+)
+def test_interrupted_rounds_go_on_with_the_same_bits(plan, cohort, tmp_path, options):
+    """After two of four rounds all processes end; new hospitals, with nothing in memory, take up the journal.
+
+    Masks are drawn anew, but they cancel exactly, so secure rounds are equal bit for bit too.
+    """
+    changed = (protected if "privacy" in options or options is SECURE else having)(plan, **options)
+    changed = changed.model_copy(update={"rounds": 4})
+    whole, tuned = serve(changed, cohort, both)
+
+    def killed(server):
+        go_on = server.strategy.round
+
+        def until_the_third(grid, number, state):
+            if number == 3:
+                raise KeyboardInterrupt
+            return go_on(grid, number, state)
+
+        server.strategy.round = until_the_third
+        server.rounds(server.start(), RoundJournal(tmp_path))
+
+    with pytest.raises(KeyboardInterrupt):
+        serve(changed, cohort, killed)
+
+    def resumed(server):
+        state = server.rounds(server.start(), RoundJournal(tmp_path))
+        return state, {name: new for name, new, _ in server.fine_tune(state)}, server.strategy.history
+
+    again, tuned_again, history = serve(changed, cohort, resumed)
+    assert state_hash(again) == state_hash(whole)
+    assert {name: state_hash(s) for name, s in tuned_again.items()} == {
+        name: state_hash(s) for name, s in tuned.items()
+    }
+    assert {row["round"] for row in history if row["phase"] == "train"} == {1, 2, 3, 4}
