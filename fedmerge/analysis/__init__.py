@@ -9,7 +9,7 @@ table of results, ``leaderboard``, ``cells`` and ``by_site`` compare levels on c
 from fedmerge.analysis.calibration import fit_temperature
 from fedmerge.analysis.comparison import by_site, cells, interval_rule, leaderboard
 from fedmerge.analysis.intervals import Bounds, crossed_bootstrap
-from fedmerge.analysis.metrics import Scores, reliability, scores
+from fedmerge.analysis.metrics import Scores, rates, reliability, scores
 from fedmerge.analysis.robustness import robustness, severity_curve
 from fedmerge.analysis.selection import select
 
@@ -22,6 +22,7 @@ __all__ = [
     "fit_temperature",
     "interval_rule",
     "leaderboard",
+    "rates",
     "reliability",
     "robustness",
     "scores",

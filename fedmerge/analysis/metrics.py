@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ECE_BINS = 15
 
@@ -35,6 +38,15 @@ class Scores:
     brier: float
 
 
+def rates(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Accuracy and balanced accuracy (see ``Scores``), without the second that importing the rest takes."""
+    labels = labels.cpu().long()
+    hits = logits.detach().cpu().argmax(1) == labels
+    counts = torch.bincount(labels, minlength=logits.shape[1])
+    recalls = torch.bincount(labels[hits], minlength=logits.shape[1])[counts > 0] / counts[counts > 0]
+    return float(hits.double().mean()), float(recalls.double().mean())
+
+
 def scores(logits: Tensor, labels: Tensor) -> Scores:
     """Score logits (N x C, float) against labels (N, int64). N must be at least 1."""
     from torchmetrics.functional.classification import multiclass_calibration_error  # seconds to import
@@ -43,8 +55,7 @@ def scores(logits: Tensor, labels: Tensor) -> Scores:
     n_classes = logits.shape[1]
     probabilities = logits.softmax(1)
     counts = torch.bincount(labels, minlength=n_classes)
-    hits = logits.argmax(1) == labels
-    recalls = torch.bincount(labels[hits], minlength=n_classes)[counts > 0] / counts[counts > 0]
+    accuracy, balanced = rates(logits, labels)
     scorable = (counts > 0) & (counts < len(labels))
     auroc = math.nan
     if scorable.any():
@@ -52,8 +63,8 @@ def scores(logits: Tensor, labels: Tensor) -> Scores:
     ece = multiclass_calibration_error(probabilities, labels, n_classes, n_bins=ECE_BINS, norm="l1")
     return Scores(
         n=len(labels),
-        accuracy=float(hits.double().mean()),
-        balanced_accuracy=float(recalls.double().mean()),
+        accuracy=accuracy,
+        balanced_accuracy=balanced,
         auroc=auroc,
         auroc_classes=int(scorable.sum()),
         ece=float(ece),
@@ -69,6 +80,8 @@ def reliability(logits: Tensor, labels: Tensor, bins: int = ECE_BINS) -> pd.Data
     accuracy; NaN where n = 0. The mean of abs(accuracy - confidence) weighted by n is the expected
     calibration error; ``Scores.ece`` differs only in that torchmetrics gives p = 1 a bin of its own.
     """
+    import pandas as pd
+
     probabilities = logits.detach().float().cpu().softmax(1)
     top, answer = probabilities.max(1)
     edges = torch.linspace(0, 1, bins + 1)

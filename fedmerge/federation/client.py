@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fedmerge.analysis import fit_temperature, scores
+from fedmerge.analysis import fit_temperature, rates
 from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import faults
@@ -118,12 +118,12 @@ class Hospital:
         val = self.site.val
         model = self._load(message, self._personal(job))
         logits = predict(model, val.images, Normalisation(**job["normalisation"]), device=self.device)
-        result = scores(logits, val.labels)
+        accuracy, balanced = rates(logits, val.labels)
         metrics = {
             "num-examples": len(val),
             "loss": float(cross_entropy(logits, val.labels)),
-            "accuracy": result.accuracy,
-            "balanced_accuracy": result.balanced_accuracy,
+            "accuracy": accuracy,
+            "balanced_accuracy": balanced,
         }
         if job.get("calibrate"):
             metrics["temperature"] = fit_temperature(logits, val.labels)

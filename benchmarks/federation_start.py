@@ -1,0 +1,168 @@
+"""A small federation, from its process's start to its end: here, on our Ray workers, on Flower's simulation.
+
+Eight hospitals with scikit-learn's digits, the small CNN, six rounds of mean aggregation with validation. All
+three run the same hospitals and the same strategy with the same seeds, and must end with the same weights.
+Each run is a process of its own; they take turns (A B C A B C …), and ratios are taken turn by turn. Run
+`python benchmarks/federation_start.py --out benchmarks/results/federation-start.json`; it needs
+`pip install 'flwr[simulation]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import lru_cache
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SIDES = ("local", "ray", "flower")
+OFFLINE = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def here_or_on_ray(kind: str, workers: int, hospitals: int, rounds: int) -> str:
+    """Our own places; the final weights' hash."""
+    from federation import cohort_of, plan_of
+
+    from fedmerge.federation import Server, go_to, server_app
+    from fedmerge.models import state_hash
+
+    plan, hashes = plan_of(rounds, 2), []
+
+    def programme(server: Server) -> None:
+        hashes.append(state_hash(server.rounds(server.start())))
+
+    with go_to("local" if kind == "local" else {"kind": "ray", "workers": workers}) as (place, _):
+        place.simulate(server_app(plan, programme), cohort_of(hospitals).training)
+    return hashes[0]
+
+
+def on_flower(workers: int, hospitals: int, rounds: int) -> str:
+    """Flower's simulation engine with the same ClientApp and Strategy; the final weights' hash."""
+    from federation import cohort_of, plan_of
+    from flwr.serverapp import ServerApp
+    from flwr.simulation import run_simulation
+
+    from fedmerge.federation import Server
+    from fedmerge.models import state_hash
+
+    os.environ["HOSPITALS"] = str(hospitals)
+    names = [site.name for site in cohort_of(hospitals).training]
+    app, hashes = ServerApp(), []
+
+    @app.main()
+    def main(grid, context):  # type: ignore[no-untyped-def]
+        server = Server(grid, plan_of(rounds, 2), names, patience=60.0)
+        hashes.append(state_hash(server.rounds(server.start())))
+
+    import federation_start  # by its name, so that it is not pickled with every message
+
+    run_simulation(
+        server_app=app,
+        client_app=federation_start.client(),
+        num_supernodes=hospitals,
+        backend_config={
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            "init_args": {"num_cpus": workers, "log_to_driver": False, "logging_level": "ERROR"},
+        },
+    )
+    return hashes[0]
+
+
+def client():  # type: ignore[no-untyped-def]
+    """Flower's ClientApp; each worker process builds the cohort once and keeps its hospitals."""
+    from fedmerge.federation import client_app
+
+    return client_app(lambda context: hospital(int(context.node_config["partition-id"])))
+
+
+@lru_cache
+def hospital(number: int):  # type: ignore[no-untyped-def]
+    """A hospital of this worker process."""
+    from fedmerge.federation import Hospital
+
+    return Hospital(cohort().training[number])
+
+
+@lru_cache
+def cohort():  # type: ignore[no-untyped-def]
+    """The cohort, built once a process."""
+    import torch
+    from federation import cohort_of
+
+    torch.set_num_threads(1)
+    return cohort_of(int(os.environ["HOSPITALS"]))
+
+
+def seconds(side: str, args: argparse.Namespace) -> tuple[float, str]:
+    """A side in a process of its own: from its start to its end, and the hash it prints last."""
+    command = [sys.executable, __file__, "--side", side, "--workers", str(args.workers)]
+    command += ["--hospitals", str(args.hospitals), "--rounds", str(args.rounds)]
+    paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
+    with tempfile.TemporaryDirectory() as home:
+        own = {"FLWR_HOME": home, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+        began = time.perf_counter()
+        done = subprocess.run(
+            command, env=os.environ | OFFLINE | own, capture_output=True, text=True, check=False, timeout=600
+        )
+        took = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{done.stdout}\n{done.stderr}")
+    return took, done.stdout.split()[-1]
+
+
+def measure(args: argparse.Namespace) -> dict[str, object]:
+    turns = []
+    for turn in range(args.turns):
+        told = {side: seconds(side, args) for side in SIDES}
+        if len({hashed for _, hashed in told.values()}) > 1:
+            raise SystemExit(f"the sides end with different weights: {told}")
+        turns.append({side: took for side, (took, _) in told.items()})
+        print(f"turn {turn + 1}:", {side: round(took, 1) for side, took in turns[-1].items()}, flush=True)
+    figures: dict[str, object] = {"hospitals": args.hospitals, "rounds": args.rounds, "workers": args.workers}
+    for side in SIDES:
+        figures[f"{side}_seconds"] = round(statistics.median(turn[side] for turn in turns), 2)
+    for side in ("local", "ray"):
+        ratios = [turn[side] / turn["flower"] for turn in turns]
+        figures[f"{side}_against_flower"] = round(statistics.median(ratios), 3)
+        figures[f"{side}_against_flower_range"] = [round(min(ratios), 3), round(max(ratios), 3)]
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hospitals", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--side", choices=SIDES, help="run one side in this process, and print its hash")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    args = parser.parse_args()
+    if args.side is not None:
+        import torch
+
+        torch.set_num_threads(1)
+        size = (args.workers, args.hospitals, args.rounds)
+        print(on_flower(*size) if args.side == "flower" else here_or_on_ray(args.side, *size))
+        return
+    result = measure(args)
+    print(json.dumps(result, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
