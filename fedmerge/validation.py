@@ -181,3 +181,12 @@ def _choose(candidates: list[Any], tag: str) -> list[Any]:
         return candidate.__name__ == tag or any(tag in map(str, values) for values in literals)
 
     return [candidate for candidate in _models(candidates) if fits(candidate)] or candidates
+
+
+def differences(before: Any, now: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted fields in which two mappings differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from differences(before.get(key), now.get(key), f"{field}.{key}" if field else key)
+    elif before != now:
+        yield field, before, now

@@ -53,6 +53,8 @@ def test_a_run_from_the_command_line(tmp_path):
     ("args", "words"),
     [
         (["tune", "nowhere"], ["'nowhere' is not the folder of a run"]),
+        (["run"], ["give a configuration to run, or --resume"]),
+        (["run", "--resume", "nowhere"], ["'nowhere' is not the folder of a run"]),
         (["run", "nowhere.yaml"], ["there is no configuration 'nowhere.yaml'"]),
         (["run", "quickstart", "--set", "model=smal-cnn"], ["smal-cnn", "small-cnn"]),
         (["run", "quickstart", "--set", "training.inmerge.alfa=1"], ["training.inmerge.alfa", "alpha"]),

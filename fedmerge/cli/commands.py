@@ -22,7 +22,9 @@ app.add_typer(sites, name="sites")
 
 @app.command()
 def run(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped configuration.")],
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, or the name of a shipped configuration.")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
     ] = None,
@@ -40,22 +42,34 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Worker processes of Ray.")] = None,
     cpus: Annotated[float | None, typer.Option(help="CPUs of a worker; may be a fraction.")] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Go on with the run in this folder, where it stopped.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train the hospitals, fuse their models, deploy at the unseen one; print the table, write the report."""
+    """Train the hospitals, fuse their models, deploy at the unseen one; print the table, write the report.
+
+    Ctrl-C ends it after what is in flight, twice at once; --resume goes on with it.
+    """
+    from fedmerge.study.interrupt import Stopped
     from fedmerge.study.run import run as run_experiment
 
     where = {"kind": backend, "address": address, "workers": workers, "cpus": cpus, "gpus": gpus}
-    with progress_bar(err, quiet=as_json) as progress:
-        result = run_experiment(
-            config,
-            changes=changes or [],
-            out=folder,
-            seed=seed,
-            device=device,
-            backend={key: value for key, value in where.items() if value is not None},
-            progress=progress,
-        )
+    try:
+        with progress_bar(err, quiet=as_json) as progress:
+            result = run_experiment(
+                config,
+                changes=changes or [],
+                out=folder,
+                seed=seed,
+                device=device,
+                backend={key: value for key, value in where.items() if value is not None},
+                resume=resume,
+                progress=progress,
+            )
+    except Stopped as stopped:
+        say(err, str(stopped))
+        raise typer.Exit(130) from None
     show_result(result, as_json)
 
 
@@ -69,11 +83,14 @@ def show_result(result: Result, as_json: bool = False) -> None:
             {
                 "folder": str(result.folder),
                 "provenance": result.provenance,
+                "remarks": list(result.remarks),
                 "failures": json.loads(result.failures.to_json(orient="records")),
                 "rows": json.loads(result.table.to_json(orient="records")),
             }
         )
         return
+    for remark in result.remarks:
+        say(err, f"note: {remark}")
     out.print(summary_table(result))
     if failures := failure_list(result.failures):
         say(err, failures["summary"])

@@ -20,7 +20,6 @@ from fedmerge.models.pool import load_weights, write_weights
 from fedmerge.models.state import State
 
 Row = dict[str, Any]
-KEEP = 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class RoundJournal:
     keep: of how many rounds the weights stay. damaged: what could not be read, in sentences, as it is found.
     """
 
-    def __init__(self, folder: Path, keep: int = KEEP, damaged: list[str] | None = None) -> None:
+    def __init__(self, folder: Path, keep: int = 2, damaged: list[str] | None = None) -> None:
         self.folder = folder
         self.keep = keep
         self.damaged = [] if damaged is None else damaged

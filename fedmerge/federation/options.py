@@ -57,7 +57,7 @@ class FederationOptions(Section):
     (``checks.update_norm``) is above it is refused. deadline: seconds; a hospital whose training
     took longer, by its own clock (``exchange.late``), is left out of the round. The grid of Flower's runtimes
     waits no longer than that either; one in this process cannot interrupt a hospital. faults: a fault plan,
-    for simulations.
+    for simulations. keep: of how many rounds the journal keeps the weights (``journal``).
     """
 
     aggregate: Aggregation = Aggregation()
@@ -72,6 +72,7 @@ class FederationOptions(Section):
     max_norm: float | None = Field(default=None, gt=0)
     deadline: float | None = Field(default=None, gt=0)
     faults: tuple[Fault, ...] = ()
+    keep: int = Field(default=2, ge=1)
 
     @model_validator(mode="after")
     def _retries_are_for_retry(self) -> FederationOptions:

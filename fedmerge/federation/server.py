@@ -60,6 +60,7 @@ class Server(Inquiry):
             state = self.strategy.round(self.grid, number, state)
             if journal is not None:
                 self._keep(number, state, journal)
+            self.strategy.between()
         return state
 
     def _keep(self, number: int, state: State, journal: RoundJournal) -> None:

@@ -55,7 +55,7 @@ class MergeStrategy(Strategy):
         self.history: list[dict[str, Any]] = []
         self.log = Failures(plan.federation)
         self.optimizer = _optimizer(plan)
-        self.between: Callable[[], None] = lambda: None  # called between two hospitals
+        self.between: Callable[[], None] = lambda: None  # called where a round may be left
         self._asked: tuple[Grid, Question, State] | None = None
 
     @property
@@ -228,7 +228,8 @@ class MergeStrategy(Strategy):
                 self.log.happened(*where, answer, attempt, last=last, injected=injected)
                 if last:
                     break
-            self.between()
+            if member is not question.roster[-1] and question.phase != "validate":
+                self.between()
 
     def training(
         self,

@@ -24,7 +24,7 @@ LISTS = ("results", "history", "coefficients", "decisions", "failures", "reliabi
 class Record:
     """The rows of a run. ``common`` stands in every result row (experiment, cohort, model, config hash).
 
-    damaged: what of an earlier process's work could not be read, in sentences. pause: called between two
+    remarks: what there is to say of an earlier process's work, in sentences. pause: called between two
     pieces of work, where the run may end with nothing lost.
     """
 
@@ -36,7 +36,7 @@ class Record:
     decisions: list[Row] = field(default_factory=list)
     failures: list[Row] = field(default_factory=list)
     reliability: list[Row] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     pause: Callable[[], None] = lambda: None
     _stage: tuple[str, int, int] = ("", 1, 0)
     _heard: tuple[MergeStrategy | None, tuple[int, int]] = (None, (0, 0))

@@ -40,6 +40,8 @@ COLUMNS = [
     "versions",
     "config_hash",
 ]
+WALL_CLOCK = {"results": ["seconds"], "history": ["seconds"]}
+"""Columns that a clock fills, by table: all else is the same in every run of the same experiment."""
 METRICS = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
 KINDS = ["alone", "pooled", "oracle", "fusion", "test-time"]
 
@@ -55,7 +57,8 @@ class Result:
     failures: hospitals and methods that failed, with the reason and what was done then, and all that a fault
     plan did. reliability: one row per seed, site, method, stream and confidence bin (see
     ``analysis.reliability``). cohort: that of the first seed.
-    provenance: versions, device, threads, hashes, the command that repeats the run.
+    provenance: versions, device, threads, hashes, the command that repeats the run, and when it was resumed.
+    remarks: what there is to say of a run that was resumed, in sentences.
     """
 
     experiment: Experiment
@@ -68,6 +71,7 @@ class Result:
     provenance: dict[str, Any]
     folder: Path
     reliability: pd.DataFrame | None = None
+    remarks: tuple[str, ...] = ()
 
     def summary(self) -> pd.DataFrame:
         """Scores by method, averaged over unseen sites, then over seeds.

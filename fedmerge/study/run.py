@@ -4,39 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from fedmerge.data import Cohort, CohortSpec, build_cohort
+from fedmerge.errors import FedMergeError
 from fedmerge.federation import go_to
-from fedmerge.files import write_text
+from fedmerge.files import DiskError
+from fedmerge.study.begun import (
+    CONFIG,
+    NAME,
+    Begun,
+    at_work,
+    begin,
+    read_begun,
+    resolved,
+    same_experiment,
+    same_place,
+)
 from fedmerge.study.config import Experiment, read_experiment
 from fedmerge.study.experiment import run_seed
 from fedmerge.study.federation_words import federation_in_words
 from fedmerge.study.folders import new_folder
+from fedmerge.study.interrupt import Stopped, stoppable
 from fedmerge.study.machine import describe, pick_device, reproducible
 from fedmerge.study.preflight import check
 from fedmerge.study.record import Progress, Record
 from fedmerge.study.report import write_report
-from fedmerge.study.results import COLUMNS, Result
+from fedmerge.study.results import COLUMNS, Result, open_result
 
 if TYPE_CHECKING:
-    from fedmerge.federation import Where
+    from fedmerge.federation import Place, Where
 
 
 def run(
-    config: str | Path | dict[str, Any] | Experiment,
+    config: str | Path | dict[str, Any] | Experiment | None = None,
     *,
     changes: Sequence[str] = (),
     out: str | Path | None = None,
     seed: int | None = None,
     device: str | None = None,
     backend: Where = None,
+    resume: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Run an experiment: hospitals train, a server fuses, an unseen hospital adapts.
@@ -45,56 +59,114 @@ def run(
     changes: overrides such as ``"training.rounds=10"``. out: the run's folder, new or empty; by default
     the next free ``runs/NAME-001``. seed: run this seed alone. device: ``auto``, ``cpu``, ``cuda``.
     backend: where the hospitals work, which changes no number: ``local`` (this process), ``ray``, or a
-    ``fm.Backend`` or its fields.
-    progress: called with (stage, done, total).
+    ``fm.Backend`` or its fields. resume: the folder of a run that was interrupted, which goes on where it
+    stopped, with its own configuration, and ends with the bits it would have had; one that is finished is
+    returned as it is. progress: called with (stage, done, total).
 
     Returns the ``Result``; its tables, models and report lie in ``result.folder``. Raises FedMergeError for
-    bad input, with nothing written where it can be seen before the start. What was measured before an
-    error or an interrupt is saved.
+    bad input, with nothing written where it can be seen before the start. Every piece of a run is kept as
+    soon as it is finished. One Ctrl-C ends it after what is in flight, another at once, with ``Stopped``,
+    which says how it goes on.
 
     >>> result = run("configs/quickstart.yaml")            # doctest: +SKIP
     """
+    if resume is not None:
+        if out is not None:
+            raise FedMergeError("a run goes on in its own folder: give --resume, or --out, but not both.")
+        return _go_on(Path(resume), config, changes, seed, device, backend, progress)
+    if config is None:
+        raise FedMergeError("give a configuration to run, or --resume with the folder of a run.")
     experiment, spec = read_experiment(config, changes, seed, device)
     where = pick_device(experiment.device)
-    resolved = _resolved(experiment, spec)
     first = build_cohort(spec, experiment.seeds[0])  # bad data is said before anything is written
     check(experiment, first, elsewhere=getattr(backend, "remote", False))
-    config_hash = _hash({key: value for key, value in resolved.items() if key not in ("seeds", "device")})
-    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     with go_to(backend) as (place, threads), reproducible(experiment.threads or threads):
-        folder = new_folder(experiment.name, out)
-        write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
-        machine = describe(where)
-        common = {
-            "experiment": experiment.name,
-            "cohort": spec.name,
-            "model": experiment.model.name,
-            "device": machine["device"],
-            "versions": json.dumps(machine["versions"]),
-            "config_hash": config_hash,
-        }
-        record = Record(common, progress)
-        provenance = (
-            machine
-            | rules(experiment)
-            | {
-                "config_hash": config_hash,
-                "started": started,
-                "command": f"fedmerge run {folder / 'config.yaml'}",
-            }
-        )
+        folder, machine = new_folder(experiment.name, out), describe(where)
+        with at_work(folder):
+            begun = begin(folder, experiment, spec, first, machine)
+            with _saying_how_it_goes_on(folder):
+                return _work(folder, begun, experiment, spec, first, place, machine, progress)
+
+
+def _go_on(
+    folder: Path,
+    config: str | Path | dict[str, Any] | Experiment | None,
+    changes: Sequence[str],
+    seed: int | None,
+    device: str | None,
+    backend: Where,
+    progress: Progress | None,
+) -> Result:
+    read_begun(folder)  # says what is no run's folder before anything is written into it
+    with at_work(folder):
+        kept = read_begun(folder)
+        experiment, spec = same_experiment(folder, kept, config, changes, seed, device)
+        if kept is not None and kept.finished:
+            finished = f"the run in '{folder}' is finished: nothing of it was done again."
+            return replace(open_result(folder), remarks=(finished,))
+        where = pick_device(experiment.device)
+        first = build_cohort(spec, experiment.seeds[0])
+        threads = kept.threads if kept is not None else experiment.threads
+        with go_to(backend) as (place, own), reproducible(threads or own):
+            machine = describe(where)
+            begun = same_place(folder, kept, spec, first, machine)
+            damaged = [] if kept is not None else [f"'{folder / NAME}' was damaged and is made anew."]
+            begun = begun.taken_up(machine["versions"], damaged).write(folder)
+            with _saying_how_it_goes_on(folder):
+                return _work(folder, begun, experiment, spec, first, place, machine, progress)
+
+
+def _work(
+    folder: Path,
+    begun: Begun,
+    experiment: Experiment,
+    spec: CohortSpec,
+    first: Cohort,
+    place: Place,
+    machine: dict[str, Any],
+    progress: Progress | None,
+) -> Result:
+    """Do what is not done yet. first: the cohort with the first seed."""
+    whole = resolved(experiment, spec)
+    common = {
+        "experiment": experiment.name,
+        "cohort": spec.name,
+        "model": experiment.model.name,
+        "device": machine["device"],
+        "versions": json.dumps(machine["versions"]),
+        "config_hash": _hash({key: value for key, value in whole.items() if key not in ("seeds", "device")}),
+    }
+    began, device = time.perf_counter(), machine["device"].split(" ")[0]
+    with stoppable(lambda: record.stage("stopping after what is in flight (Ctrl-C: at once)")) as pause:
+        record = Record(common, progress, pause=pause)
         try:
             for each in experiment.seeds:
                 cohort = first if each == experiment.seeds[0] else build_cohort(spec, each)
-                run_seed(experiment, cohort, each, folder / f"seed-{each}", record, where, place)
+                run_seed(experiment, cohort, each, folder / f"seed-{each}", record, device, place)
         except BaseException:
-            _result(experiment, first, record, provenance, folder).save()
+            begun = begun.ended(time.perf_counter() - began, record.remarks, finished=False)
+            with suppress(DiskError):  # the pieces are there, the tables are made of them again
+                begun.write(folder)
+                _result(experiment, first, record, begun, machine, folder).save()
             raise
-    provenance["seconds"] = round(time.perf_counter() - began, 1)
-    result = _result(experiment, first, record, provenance, folder)
+    begun = begun.ended(time.perf_counter() - began, record.remarks, finished=True)
+    result = _result(experiment, first, record, begun, machine, folder)
     result.save()
     write_report(result)
+    begun.write(folder)
     return result
+
+
+@contextmanager
+def _saying_how_it_goes_on(folder: Path) -> Iterator[None]:
+    """Ctrl-C, and a disk that refuses, end the work on a run with a sentence."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(folder) from None
+    except DiskError as error:
+        goes_on = f"fedmerge run --resume {shlex.quote(str(folder))}"
+        raise FedMergeError(f"{error} What is finished is kept: {goes_on} goes on with it.") from None
 
 
 def rules(experiment: Experiment) -> dict[str, str]:
@@ -112,23 +184,34 @@ def rules(experiment: Experiment) -> dict[str, str]:
     }
 
 
-def _resolved(experiment: Experiment, spec: CohortSpec) -> dict[str, Any]:
-    data = experiment.model_dump(mode="json", exclude={"cohort"})
-    return {"name": data.pop("name"), "cohort": spec.model_dump(mode="json", exclude_none=True)} | data
-
-
 def _hash(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _result(
-    experiment: Experiment, cohort: Cohort, record: Record, provenance: dict[str, Any], folder: Path
+    experiment: Experiment,
+    cohort: Cohort,
+    record: Record,
+    begun: Begun,
+    machine: dict[str, Any],
+    folder: Path,
 ) -> Result:
+    provenance = machine | rules(experiment)
+    provenance |= {
+        "config_hash": record.common["config_hash"],
+        "started": begun.started,
+        "command": f"fedmerge run {folder / CONFIG}",
+    }
+    if begun.resumed:
+        provenance["resumed"] = [sitting.model_dump(mode="json") for sitting in begun.resumed]
+    if begun.finished:
+        provenance["seconds"] = begun.seconds
     return Result(
         experiment=experiment,
         cohort=cohort,
         provenance=provenance,
         folder=folder,
+        remarks=begun.resumed[-1].remarks if begun.resumed else (),
         table=record.frame("results", COLUMNS),
         history=record.frame("history", ["seed", "federation", "round", "phase", "site"]),
         coefficients=record.frame(

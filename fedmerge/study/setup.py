@@ -163,8 +163,9 @@ def set_up(
     finished there counts.
     """
     pieces = Pieces(folder if journalled else None, record)
-    record.damaged += pieces.sweep()
-    journal = RoundJournal(folder / "journal" / "rounds", damaged=record.damaged) if journalled else None
+    record.remarks += pieces.sweep()
+    kept, rounds = experiment.federation.keep, folder / "journal" / "rounds"
+    journal = RoundJournal(rounds, kept, record.remarks) if journalled else None
     plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool")
     return Setup(experiment, cohort, plan, members, pool, folder, record, device, place, pieces, journal)
 

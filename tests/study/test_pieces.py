@@ -127,10 +127,10 @@ def test_what_is_damaged_is_done_again_and_said(experiment, cohort, tmp_path, pl
     same(whole, finish(checked, cohort, tmp_path, record))
     assert hashes(tmp_path) == models
     if place.startswith("journal/rounds"):
-        assert not record.damaged  # nothing needs it any more
+        assert not record.remarks  # nothing needs it any more
     else:
-        assert place in record.damaged[0]
-        assert "is damaged" in record.damaged[0]
+        assert place in record.remarks[0]
+        assert "is damaged" in record.remarks[0]
     assert not finish_again(checked, cohort, tmp_path)
 
 
@@ -138,7 +138,7 @@ def finish_again(experiment, cohort, folder):
     """What is damaged when everything is done: nothing."""
     record = Record(COMMON)
     finish(experiment, cohort, folder, record)
-    return record.damaged
+    return record.remarks
 
 
 def test_models_that_no_finished_piece_made_are_removed(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from fedmerge.files import write_json, write_text
 from fedmerge.study.bench.config import BenchConfig
 from fedmerge.study.bench.plan import Plan
 from fedmerge.study.bench.store import said
-from fedmerge.validation import load_yaml, validate
+from fedmerge.validation import differences, load_yaml, validate
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def adopt(folder: Path, config: BenchConfig, plan: Plan, extend: bool) -> None:
     path = folder / "study.yaml"
     written = config.model_dump(mode="json")
     if path.is_file() and not extend:
-        changed = list(_differences(load_yaml(path), written))
+        changed = list(differences(load_yaml(path), written))
         advice = "give --out another folder, or --extend to keep the finished jobs that are still needed."
         if changed:
             field, before, now = changed[0]
@@ -107,12 +106,3 @@ def adopt(folder: Path, config: BenchConfig, plan: Plan, extend: bool) -> None:
 
 def _hash(plan: Plan) -> str:
     return hashlib.sha256("\n".join([*plan.jobs, *(str(e) for e in plan.entries)]).encode()).hexdigest()[:16]
-
-
-def _differences(before: Any, now: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted fields in which two mappings differ, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            yield from _differences(before.get(key), now.get(key), f"{field}.{key}" if field else key)
-    elif before != now:
-        yield field, before, now
