@@ -85,3 +85,12 @@ def late(answer: Answer | Wrong, deadline: float | None) -> Wrong | None:
     if math.isinf(told):
         return Wrong("late", f"no answer within the deadline of {deadline:g} s")
     return Wrong("late", f"its answer took {told:.1f} s, more than the deadline of {deadline:g} s")
+
+
+def judged(question: Question, answer: Answer | Wrong, deadline: float | None) -> Answer | Wrong:
+    """The answer if it can be used, else what is wrong with it."""
+    wrong = late(answer, deadline)
+    if wrong is not None or isinstance(answer, Wrong):
+        return wrong or answer
+    refused = question.check(answer)
+    return answer if refused is None else Wrong("refused", refused)

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedmerge.federation.arrays import lend
 from fedmerge.federation.exchange import Question
 from fedmerge.federation.inquiry import Inquiry
+from fedmerge.federation.jobs import training_job
 from fedmerge.federation.journal import Position, RoundJournal
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.records import request
@@ -90,7 +91,9 @@ class Server(Inquiry):
             return
         round = self.plan.rounds + 1
         own = self.plan.start == "independent"
-        job = self.strategy.job(round, "fine-tune", self.plan.fine_tune) | ({"start": "own"} if own else {})
+        job = training_job(self.plan, round, "fine-tune", self.plan.fine_tune) | (
+            {"start": "own"} if own else {}
+        )
         arrays = None if own else lend(start)
         question = self.strategy.training(round, "fine-tune", job, arrays, start, roster)
         for answer in self.strategy.ask(self.grid, question, done):

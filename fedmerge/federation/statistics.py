@@ -17,6 +17,7 @@ from fedmerge.errors import FedMergeError, unknown
 from fedmerge.federation.arrays import count_bytes, lend
 from fedmerge.federation.checks import not_finite
 from fedmerge.federation.exchange import Answer, Question, usable
+from fedmerge.federation.jobs import common_job
 from fedmerge.federation.packing import packed_shapes, shapes, unpack
 from fedmerge.federation.records import metrics_of, request
 from fedmerge.federation.roster import Member, Roster
@@ -88,7 +89,7 @@ class FederatedStatistics:
         self._program = program_of(strategy.plan.model)
         self._template = next(iter(parents.values()))
         self._weights = lend(join_models([_on_cpu(state) for state in parents.values()]))
-        self._job = strategy.common() | {
+        self._job = common_job(strategy.plan) | {
             "parents": self.names,
             "images": dict(images),
             "split": split,

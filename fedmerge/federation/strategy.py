@@ -14,11 +14,12 @@ from flwr.serverapp.strategy import Strategy
 from fedmerge.federation.aggregators import AGGREGATORS, Aggregated, Around, Update
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import check_images, check_update
-from fedmerge.federation.exchange import Answer, Question, late, read
+from fedmerge.federation.exchange import Answer, Question, judged, read
 from fedmerge.federation.failures import Failure, Failures, Wrong
 from fedmerge.federation.fault_plan import Fault, struck
 from fedmerge.federation.grid import SimulatedGrid
 from fedmerge.federation.inquiry import Inquiry
+from fedmerge.federation.jobs import common_job, personal_job, training_job
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import Plan
@@ -29,7 +30,6 @@ from fedmerge.federation.secure_round import check_public, secure_mean
 from fedmerge.federation.server_optimizer import ServerOptimizer
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
-from fedmerge.training import TrainingOptions
 
 UNTOLD = ("score", "memory")  # phases that leave no row in the history
 TIMEOUT = 3600.0  # seconds for the answers to one question of a round
@@ -86,7 +86,7 @@ class MergeStrategy(Strategy):
     ) -> list[Message]:
         """One training message a participant; each round covers its part of the learning-rate schedule."""
         span = ((server_round - 1) / self.plan.rounds, server_round / self.plan.rounds)
-        job = self.job(server_round, "round", self.plan.local, span)
+        job = training_job(self.plan, server_round, "round", self.plan.local, span)
         job |= {"secure": True} if self.plan.federation.secure_aggregation else {}
         sent = borrow(arrays)
         chosen = participants(self.roster, self.plan.federation.participation, self.plan.seed, server_round)
@@ -218,7 +218,7 @@ class MergeStrategy(Strategy):
                     reply = next(iter(self.send(grid, messages)), None)
                 where = (question.round, question.phase, member.name)
                 injected = question.injected(member, attempt)
-                answer = _judged(question, read(member, reply), rules.deadline)
+                answer = judged(question, read(member, reply), rules.deadline)
                 if isinstance(answer, Answer):
                     if injected:
                         self.log.counted(*where, attempt, injected)
@@ -281,7 +281,8 @@ class MergeStrategy(Strategy):
         calibrate: whether they are to fit a temperature, too. own: whether each puts its personal part into
         it.
         """
-        job = self.common() | ({"calibrate": True} if calibrate else {}) | (self._personal() if own else {})
+        job = common_job(self.plan) | ({"calibrate": True} if calibrate else {})
+        job |= personal_job(self.plan) if own else {}
         arrays = state if isinstance(state, ArrayRecord) else lend(state)
 
         def ask(member: Member, attempt: int) -> Message:
@@ -289,39 +290,10 @@ class MergeStrategy(Strategy):
 
         return Question(round, phase, roster, ask)
 
-    def job(
-        self, round: int, purpose: str, training: TrainingOptions, span: tuple[float, float] = (0.0, 1.0)
-    ) -> dict[str, Any]:
-        """The description of a training job, as a hospital receives it."""
-        return (
-            self.common()
-            | self._personal()
-            | {
-                "training": training.model_dump(),
-                "round": round,
-                "purpose": purpose,
-                "span": list(span),
-            }
-        )
-
-    def _personal(self) -> dict[str, Any]:
-        """What a job says of the part that hospitals keep to themselves; nothing where there is none."""
-        personal = self.plan.federation.personal
-        return {} if personal == "none" else {"personal": personal}
-
     def _last_rounds(self, before: int) -> dict[str, int]:
         """The last round before ``before`` for which each hospital's training is in the history."""
         rows = [row for row in self.history if row["phase"] == "train" and row["round"] < before]
         return {row["site"]: row["round"] for row in rows}
-
-    def common(self) -> dict[str, Any]:
-        """What every job says: the network, how images become its input, the run's seed."""
-        normalisation = self.plan.normalisation
-        return {
-            "model": self.plan.model.model_dump(),
-            "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
-            "seed": self.plan.seed,
-        }
 
 
 def _optimizer(plan: Plan) -> ServerOptimizer | None:
@@ -332,15 +304,6 @@ def _optimizer(plan: Plan) -> ServerOptimizer | None:
     own = personal_entries(plan.model, plan.federation.personal)
     names = [name for name, _ in build(plan.model, plan.seed).named_parameters()]
     return ServerOptimizer(options, [name for name in names if name not in own])
-
-
-def _judged(question: Question, answer: Answer | Wrong, deadline: float | None) -> Answer | Wrong:
-    """The answer if it can be used, else what is wrong with it."""
-    wrong = late(answer, deadline)
-    if wrong is not None or isinstance(answer, Wrong):
-        return wrong or answer
-    refused = question.check(answer)
-    return answer if refused is None else Wrong("refused", refused)
 
 
 def _update(answer: Answer) -> Update:

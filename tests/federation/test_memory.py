@@ -5,8 +5,9 @@ import torch
 from flwr.app import Context, RecordDict
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import LocalGrid, MergeStrategy, client_app
+from fedmerge.federation import LocalGrid, client_app
 from fedmerge.federation.client import Hospital
+from fedmerge.federation.jobs import common_job, training_job
 from fedmerge.federation.memory import HospitalMemory, personal_entries
 from fedmerge.federation.records import request, state_of
 from fedmerge.models import ModelSpec, build, state_hash
@@ -79,10 +80,9 @@ def test_numbers_that_are_not_finite_are_not_kept():
 def training(plan, cohort):
     """A maker of training messages to one hospital: (round, the global weights, what is personal)."""
     LocalGrid(lambda message, context: message, 0)  # names this process as the server, as a run would
-    strategy = MergeStrategy(plan, [])
 
     def message(round, state, personal="norms"):
-        job = strategy.job(round, "round", plan.local) | ({"personal": personal} if personal else {})
+        job = training_job(plan, round, "round", plan.local) | ({"personal": personal} if personal else {})
         return request("train", 1001, "1", job, state)
 
     return message
@@ -113,12 +113,12 @@ def test_without_a_personal_part_nothing_is_kept(plan, cohort, training):
 
 
 def test_a_model_is_judged_as_sent_unless_the_job_says_personal(plan, cohort, training):
-    hospital, strategy = Hospital(cohort["alpha"]), MergeStrategy(plan, [])
+    hospital = Hospital(cohort["alpha"])
     hospital.train(training(1, build(plan.model, 1).state_dict()))
     sent = build(plan.model, 2).state_dict()
 
     def loss(**job):
-        message = request("evaluate", 1001, "1", strategy.common() | job, sent)
+        message = request("evaluate", 1001, "1", common_job(plan) | job, sent)
         return hospital.evaluate(message).content["metrics"]["loss"]
 
     as_sent = loss()

@@ -8,6 +8,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation import LocalGrid, MergeStrategy, client_app
 from fedmerge.federation.client import Hospital
 from fedmerge.federation.exchange import Answer, read
+from fedmerge.federation.jobs import training_job
 from fedmerge.federation.records import job_of, request, state_of
 from fedmerge.federation.roster import greet
 from fedmerge.federation.secure_round import check_public, secure_mean
@@ -57,7 +58,7 @@ def trained(ward, plan, round=1, secure=True):
     """The start of a round and the answers of all hospitals to its training messages."""
     grid, strategy = ward
     start = build(plan.model, plan.seed).state_dict()
-    job = strategy.job(round, "round", plan.local) | ({"secure": True} if secure else {})
+    job = training_job(strategy.plan, round, "round", plan.local) | ({"secure": True} if secure else {})
     messages = [request("train", member.node_id, "1", job, start) for member in strategy.roster]
     told = [read(m, r) for m, r in strategy.roster.in_order(grid.send_and_receive(messages))]
     return start, [answer for answer in told if isinstance(answer, Answer)]

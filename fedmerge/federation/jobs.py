@@ -1,0 +1,32 @@
+"""The description of a job, as a hospital receives it: plain values, written as JSON into a message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedmerge.federation.plan import Plan
+from fedmerge.training import TrainingOptions
+
+
+def common_job(plan: Plan) -> dict[str, Any]:
+    """What every job says: the network, how images become its input, the run's seed."""
+    normalisation = plan.normalisation
+    return {
+        "model": plan.model.model_dump(),
+        "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
+        "seed": plan.seed,
+    }
+
+
+def personal_job(plan: Plan) -> dict[str, Any]:
+    """What a job says of the part that hospitals keep to themselves; nothing where there is none."""
+    personal = plan.federation.personal
+    return {} if personal == "none" else {"personal": personal}
+
+
+def training_job(
+    plan: Plan, round: int, purpose: str, training: TrainingOptions, span: tuple[float, float] = (0.0, 1.0)
+) -> dict[str, Any]:
+    """To train as ``training`` says; span: the part of the learning-rate schedule that this round covers."""
+    own = {"training": training.model_dump(), "round": round, "purpose": purpose, "span": list(span)}
+    return common_job(plan) | personal_job(plan) | own
