@@ -134,7 +134,7 @@ class CohortSpec(Frozen):
                 raise ValueError(f"two sites are named '{site.name}': give each its own name")
             if site.source is None and self.source is None:
                 raise ValueError(f"site '{site.name}' has no source: set source: for it or for the cohort")
-            said = site.model_fields_set - {"name", "title", "source", "unseen"}
+            said = set(site.model_dump(exclude_defaults=True)) - {"name", "title", "source", "unseen"}
             if (site.source or self.source) == REMOTE and said:
                 raise ValueError(
                     f"site '{site.name}' is remote, so {', '.join(sorted(said))} cannot be applied here: set "

@@ -403,3 +403,21 @@ def hashes() -> Callable[[Path], dict[str, str]]:
         return {str(file.relative_to(folder)): state_hash(load_file(file)) for file in files}
 
     return of
+
+
+@pytest.fixture
+def remote_files(site_files: Path, tmp_path: Path) -> tuple[Path, list[dict[str, str]]]:
+    """The experiment as the server has it in a deployment, and a file for each hospital on its own side."""
+    cohort = yaml.safe_load((tmp_path / "cohort.yaml").read_text())
+    nodes = []
+    for site in cohort["sites"]:
+        if not site["unseen"]:
+            own = tmp_path / f"{site['name']}.yaml"
+            own.write_text(yaml.safe_dump({"sites": [dict(site)]}))
+            nodes.append({"site": site["name"], "cohort": str(own)})
+            site["source"] = "remote"
+    (tmp_path / "remote.yaml").write_text(yaml.safe_dump(cohort))
+    config = yaml.safe_load(site_files.read_text()) | {"cohort": "remote.yaml"}
+    file = tmp_path / "server.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file, nodes

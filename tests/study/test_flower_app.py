@@ -59,24 +59,6 @@ def test_the_apps_do_what_run_does_bit_for_bit(site_files, hashes, tmp_path, uns
     assert (out / "report.html").is_file()
 
 
-@pytest.fixture
-def remote_files(site_files, tmp_path):
-    """The experiment as the server has it in a deployment, and a file for each hospital on its own side."""
-    cohort = yaml.safe_load((tmp_path / "cohort.yaml").read_text())
-    nodes = []
-    for site in cohort["sites"]:
-        if not site["unseen"]:
-            own = tmp_path / f"{site['name']}.yaml"
-            own.write_text(yaml.safe_dump({"sites": [dict(site)]}))
-            nodes.append({"site": site["name"], "cohort": str(own)})
-            site["source"] = "remote"
-    (tmp_path / "remote.yaml").write_text(yaml.safe_dump(cohort))
-    config = yaml.safe_load(site_files.read_text()) | {"cohort": "remote.yaml"}
-    file = tmp_path / "server.yaml"
-    file.write_text(yaml.safe_dump(config))
-    return file, nodes
-
-
 def test_hospitals_whose_images_the_server_never_has_give_the_same_models(
     site_files, remote_files, hashes, tmp_path, words_for_figures
 ):

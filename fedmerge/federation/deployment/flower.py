@@ -13,6 +13,7 @@ from typing import Any
 from fedmerge.errors import FedMergeError
 
 DONE = "finished:completed"
+PAUSE = 4.0  # seconds between two looks at a run; each look is a process of its own, of a second or two
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Flower:
                 raise FedMergeError(f"the run ended as '{status}': {details}")
             if patience is not None and time.monotonic() - began > patience:
                 raise FedMergeError(f"the run is still '{status}' after {patience:.0f} seconds.")
-            time.sleep(1.0)
+            time.sleep(PAUSE)
 
     def stop(self, run: int) -> None:
         """End a run."""

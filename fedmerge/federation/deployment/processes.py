@@ -63,9 +63,11 @@ class Program:
             time.sleep(0.1)
 
     def last_words(self, lines: int = 5) -> str:
-        """The last lines of its log, in one."""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
-        return " / ".join(line.strip() for line in text.splitlines()[-lines:] if line.strip())
+        """Its last error and what follows it, or else the last lines of its log, in one."""
+        said = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [number for number, line in enumerate(said) if "ERROR" in line]
+        said = said[errors[-1] :][:lines] if errors else said[-lines:]
+        return " / ".join(line.strip() for line in said if line.strip())
 
     def stop(self, patience: float = 10.0) -> None:
         """End it and every process it started, gently first."""
