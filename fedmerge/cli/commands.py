@@ -173,3 +173,20 @@ def show_cohort(
     out.print(cohort_table(built))
     say(out, f"classes: {', '.join(built.class_names)}")
     say(out, f"picture: {path}")
+
+
+@sites.command("export")
+def export_cohort(
+    cohort: Annotated[str, typer.Argument(help="A cohort's name, or a YAML file.")],
+    folder: Annotated[Path, typer.Argument(help="Where to, new or empty.")],
+    seed: Annotated[int, typer.Option(help="The seed of the partition and the scanners.")] = 0,
+) -> None:
+    """Take a cohort apart to try a deployment: a folder for each hospital, with its images and its file."""
+    from fedmerge.data import build_cohort, read_cohort
+    from fedmerge.data.export import export
+
+    built = build_cohort(read_cohort(cohort), seed)
+    server = export(built, folder)
+    for site in built.sites:
+        say(out, f"{site.name}: {folder / site.name / site.name}.yaml")
+    say(out, f"the server's cohort: {server}")

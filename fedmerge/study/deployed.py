@@ -32,10 +32,14 @@ def run_deployed(
     where the run fails.
     """
     folder = ServerFolder(server)
-    experiment, _ = read_experiment(find_config(config), changes, seed)
+    file = find_config(config)
+    experiment, cohort = read_experiment(file, changes, seed)
+    if isinstance(experiment.cohort, str) and Path(experiment.cohort).suffix and cohort.folder:
+        where = cohort.folder / Path(experiment.cohort).name  # for a server that works elsewhere
+        changes = [*changes, f"cohort={where}"]
     place = new_folder(experiment.name, out).resolve()
     given = RunConfig(
-        config=str(find_config(config).resolve()),
+        config=str(file.resolve()),
         set=";".join(changes),
         seed=experiment.seeds[0],
         threads=experiment.threads or 1,

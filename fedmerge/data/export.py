@@ -1,0 +1,61 @@
+"""A cohort taken apart: a folder for each hospital with its images and its file, and the server's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from fedmerge.data.cohort import Cohort, Site
+from fedmerge.data.images import Split
+from fedmerge.data.raw import SPLITS
+from fedmerge.data.sources import REMOTE
+from fedmerge.errors import FedMergeError
+
+SERVER = "server"
+
+
+def export(cohort: Cohort, folder: Path) -> Path:
+    """Write every site as ``folder/NAME/NAME.yaml`` with its images; returns the server's cohort file.
+
+    The images are as the scanner shows them, in the splits they have, so that what is trained on them has
+    the same bits. The server's file, ``folder/server.yaml``, has the sites that train as remote and the
+    images of the unseen ones. Raises FedMergeError for a folder that is there, or a site without images here.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FedMergeError(f"'{folder}' is already there and not empty: choose a new folder.")
+    channels, height, width = cohort.shape
+    common: dict[str, Any] = {"channels": channels, "classes": list(cohort.class_names)}
+    common |= {"minimum": {"samples": 1, "classes": 1}}  # it was judged when the cohort was built
+    listed = []
+    for site in cohort.sites:
+        own = folder / site.name
+        own.mkdir(parents=True)
+        arrays: dict[str, Any] = _arrays(cohort.here(site.name))
+        np.savez_compressed(own / "images.npz", **arrays)
+        said = {"name": site.name, "source": "npz:images.npz"}
+        (own / f"{site.name}.yaml").write_text(_yaml(common | {"sites": [said]}))
+        seen = {"source": f"npz:{site.name}/images.npz", "unseen": True}
+        listed.append({"name": site.name} | (seen if site.unseen else {"source": REMOTE}))
+    size = {"size": height} if height == width else {}
+    server = folder / f"{SERVER}.yaml"
+    server.write_text(_yaml({"title": cohort.title} | size | common | {"sites": listed}))
+    return server
+
+
+def _arrays(site: Site) -> dict[str, np.ndarray]:
+    splits: dict[str, Split] = dict(zip(SPLITS, (site.train, site.val, site.test), strict=True))
+    arrays = {}
+    for name, split in splits.items():
+        pixels = split.images.numpy().transpose(0, 2, 3, 1)
+        arrays[f"{name}_images"] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        arrays[f"{name}_labels"] = split.labels.numpy()
+        if all(each.groups is not None for each in splits.values()) and split.groups is not None:
+            arrays[f"{name}_patients"] = split.groups.numpy()
+    return arrays
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
