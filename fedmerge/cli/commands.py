@@ -95,7 +95,8 @@ def show_result(result: Result, as_json: bool = False) -> None:
     if failures := failure_list(result.failures):
         say(err, failures["summary"])
         for row in failures["first"]:
-            say(err, f"  {row['site']}, {row['where']}: {row['reason']} {row['note']}".rstrip())
+            note = f" ({row['note']})" if row["note"] else ""
+            say(err, f"  {row['site']}, {row['where']}: {row['reason']}{note}")
         if failures["more"]:
             say(err, f"  and {len(failures['more'])} more, in the report")
     say(out, f"report:  {result.folder / 'report.html'}")

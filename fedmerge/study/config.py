@@ -20,6 +20,7 @@ from fedmerge.data import CohortSpec, FusionData, read_cohort
 from fedmerge.data.scanner import SHIFTS
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import FedMergeError, nearest, unknown
+from fedmerge.federation.fault_plan import check_sites
 from fedmerge.federation.options import FederationOptions
 from fedmerge.merging import FUSION
 from fedmerge.study.entries import MethodConfig, Strict, as_written
@@ -209,6 +210,7 @@ def read_experiment(
     named = experiment.cohort
     cohort = read_cohort(named, near) if isinstance(named, str) else named
     check_tuning(experiment, cohort, where)
+    check_sites(experiment.federation.faults, [site.name for site in cohort.sites])
     return experiment, cohort
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedmerge.federation.options import FederationOptions
 from fedmerge.federation.privacy import CentralPrivacy, epsilon
 from fedmerge.study.config import Experiment
+from fedmerge.study.words import listing
 
 PERSONAL = {
     "norms": "each hospital keeps its own batch norms; the model that leaves has the mean of them",
@@ -15,13 +16,21 @@ PERSONAL = {
 def federation_in_words(experiment: Experiment) -> str:
     """What is not plain federated averaging of all hospitals; empty where nothing is, or without rounds."""
     training, rules = experiment.training, experiment.federation
+    spoilt = [_spoilt(rules)] if rules.faults else []
     if not training.rounds:
-        return ""
+        return "; ".join(spoilt)
     parts = [f"FedProx with mu = {training.proximal:g}"] if training.proximal else []
     parts += _rules(rules)
     if rules.privacy is not None:
         parts.append(_private(rules.privacy, training.rounds))
-    return "; ".join(parts)
+    return "; ".join(parts + spoilt)
+
+
+def _spoilt(rules: FederationOptions) -> str:
+    kinds = listing(list(dict.fromkeys(fault.kind for fault in rules.faults)))
+    return (
+        f"hospitals misbehaved on purpose, as a fault plan says ({kinds}); what it did is among the failures"
+    )
 
 
 def _rules(rules: FederationOptions) -> list[str]:
@@ -39,6 +48,10 @@ def _rules(rules: FederationOptions) -> list[str]:
         parts.append(f"{who} take part in a round, drawn by the seed")
     if rules.personal != "none":
         parts.append(PERSONAL[rules.personal])
+    if rules.max_norm is not None:
+        parts.append(f"updates longer than {rules.max_norm:g} were refused")
+    if rules.deadline is not None:
+        parts.append(f"training that took more than {rules.deadline:g} s was late and left out")
     if rules.secure_aggregation:
         parts.append("the server saw sums of weights and no hospital's own (pairwise masks)")
     return parts

@@ -6,7 +6,6 @@ from fedmerge.data import Cohort, FusionData
 from fedmerge.data.fusion import server_set
 from fedmerge.errors import FedMergeError, nearest
 from fedmerge.federation.aggregators.fused import SUMMED
-from fedmerge.federation.fault_plan import check_sites
 from fedmerge.federation.packing import MINIMUM
 from fedmerge.federation.refusals import check_plan
 from fedmerge.models.zoo import build
@@ -23,7 +22,6 @@ def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> No
     elsewhere: whether hospitals with images of their own take part; else every image must be here.
     """
     who = federations(cohort, experiment)
-    check_sites(experiment.federation.faults, [site.name for site in cohort.sites])
     members = {name for federation in who for name in federation.members}
     visited = {name for federation in who for name in federation.targets}
     visited |= {site.name for site in cohort.sites if site.name not in members}

@@ -55,6 +55,15 @@ def test_what_cannot_be_is_refused_before_anything_is_written(experiment, tmp_pa
         (["training.rounds=0", "federation.max_norm=3"], ""),
         (["training.proximal=0.1"], "FedProx with mu = 0.1"),
         (["federation.aggregate={method: kf, images: 20}"], "updates are aggregated by kf, images 20"),
+        (
+            ["federation.faults=[{kind: nan}, {kind: crash}, {kind: nan, rounds: [1]}]", "training.rounds=0"],
+            "hospitals misbehaved on purpose, as a fault plan says (nan and crash); what it did is among the "
+            "failures",
+        ),
+        (
+            ["federation.max_norm=3", "federation.deadline=5"],
+            "updates longer than 3 were refused; training that took more than 5 s was late and left out",
+        ),
         (["federation.optimizer=fedadam"], "the server steps by fedadam with learning rate 0.01"),
         (
             ["federation.participation.fraction=0.5", "federation.personal=head"],
