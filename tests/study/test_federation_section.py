@@ -1,9 +1,14 @@
 """The section ``federation:`` in an experiment: written as it was set, and refused before anything runs."""
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from fedmerge import run
 from fedmerge.errors import FedMergeError
+from fedmerge.federation import FederationOptions
 from fedmerge.federation.privacy import CentralPrivacy, epsilon
 from fedmerge.study.config import read_experiment
 from fedmerge.study.federation_words import federation_in_words
@@ -24,6 +29,16 @@ def test_it_is_written_as_it_was_set_and_read_again(experiment, section):
     again, _ = read_experiment(experiment | {"federation": written})
     assert again.federation == first.federation
     assert first.federation.written() == {key: value for key, value in section.items() if value is not False}
+
+
+def test_the_page_s_section_and_fault_plan_are_read():
+    page = (Path(__file__).parents[2] / "docs" / "federation.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (change,) = re.findall(r"--set '(federation=.*?)'", page, re.DOTALL)
+    read, _ = read_experiment("quickstart", [change])
+    assert [fault.kind for fault in read.federation.faults] == ["crash", "hang", "label-flip"]
+    options = FederationOptions.model_validate(yaml.safe_load(section)["federation"])
+    assert (options.quorum, options.attempts, options.aggregate.method) == (5, 3, "trimmed-mean")
 
 
 def test_an_optimizer_may_be_named_alone(experiment):
