@@ -106,7 +106,9 @@ def start(folder: Folder) -> None:
 @deployment.command()
 def run(
     folder: Server,
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped configuration.")],
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, or the name of a shipped configuration.")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
     ] = None,
@@ -114,6 +116,9 @@ def run(
         Path | None, typer.Option("--out", help="The run's folder, new or empty. Default: runs/NAME-001 …")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The seed. Default: the first of the experiment.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Go on with the run in this folder, where it stopped.")
+    ] = None,
     patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 300.0,
 ) -> None:
     """Run an experiment with the hospitals that are there; print the table, write the report."""
@@ -129,6 +134,13 @@ def run(
 
     show_result(
         run_deployed(
-            folder, config, changes=changes or [], out=result, seed=seed, patience=patience, progress=progress
+            folder,
+            config,
+            changes=changes or [],
+            out=result,
+            seed=seed,
+            resume=resume,
+            patience=patience,
+            progress=progress,
         )
     )

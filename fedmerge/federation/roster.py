@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -60,8 +60,12 @@ class Roster(tuple[Member, ...]):
 
 @dataclass
 class _Heard:
-    """What the nodes have said so far: hospitals by name, and the reasons of those that cannot take part."""
+    """What the nodes have said so far: hospitals by name, and the reasons of those that cannot take part.
 
+    admitted: under which name each node was let in; None where nodes are nobody's in particular.
+    """
+
+    admitted: Mapping[int, str] | None = None
     members: dict[str, Member] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     asked: set[int] = field(default_factory=set)
@@ -74,6 +78,12 @@ class _Heard:
             member = _member(reply)
             if wanted is not None and member.name not in wanted:
                 continue
+            known = member.name if self.admitted is None else self.admitted.get(member.node_id)
+            if known != member.name:
+                self.reasons.append(
+                    f"a node that was admitted as '{known}' calls itself '{member.name}': it is not heard"
+                )
+                continue
             if member.name in self.members:
                 raise FedMergeError(
                     f"two hospitals call themselves '{member.name}': give each site a name of its own."
@@ -85,15 +95,19 @@ class _Heard:
 
 
 def greet(
-    grid: Grid, wanted: Sequence[str] | None = None, patience: float = 0.0
+    grid: Grid,
+    wanted: Sequence[str] | None = None,
+    patience: float = 0.0,
+    admitted: Mapping[int, str] | None = None,
 ) -> tuple[Roster, dict[str, str]]:
     """Ask every node who it is; returns those that take part, and why each other wanted hospital does not.
 
     wanted: the hospitals of this federation; nodes of others are left alone. None: all that answer. patience:
-    seconds to wait for wanted hospitals, whose nodes may come later. Raises FedMergeError if nobody answers,
-    at once where every node says why it cannot, or if two have one name.
+    seconds to wait for wanted hospitals, whose nodes may come later. admitted: the name under which each node
+    was let in, by node id; one that calls itself otherwise is not heard. Raises FedMergeError if nobody
+    answers, at once where every node says why it cannot, or if two have one name.
     """
-    heard, until = _Heard(), time.monotonic() + patience
+    heard, until = _Heard(admitted), time.monotonic() + patience
     while True:
         new = [node for node in grid.get_node_ids() if node not in heard.asked]
         heard.asked.update(new)

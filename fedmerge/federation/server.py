@@ -8,6 +8,7 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
+from fedmerge.federation.admission import read_admitted
 from fedmerge.federation.arrays import lend
 from fedmerge.federation.exchange import Question
 from fedmerge.federation.inquiry import Inquiry
@@ -29,11 +30,16 @@ class Server(Inquiry):
     """
 
     def __init__(
-        self, grid: Grid, plan: Plan, members: Sequence[str] | None = None, patience: float = 0.0
+        self,
+        grid: Grid,
+        plan: Plan,
+        members: Sequence[str] | None = None,
+        patience: float = 0.0,
+        admitted: Mapping[int, str] | None = None,
     ) -> None:
-        """members, patience: the hospitals that are to take part, and how long to wait (``roster.greet``)."""
+        """members, patience, admitted: who is to take part, how long to wait, who is who; see ``greet``."""
         self.plan = plan
-        self.roster, absent = greet(grid, members, patience)
+        self.roster, absent = greet(grid, members, patience, admitted)
         check_plan(plan, len(self.roster) + len(absent))
         super().__init__(grid, MergeStrategy(plan, self.roster))
         self.strategy.excuse(absent)
@@ -125,14 +131,15 @@ def server_app(
 ) -> ServerApp:
     """The Flower ServerApp of a run: greet the hospitals, then follow ``programme``.
 
-    members: those that are to take part; None: all that answer. ``patience`` in the run's configuration says
-    for how many seconds they are waited for.
+    members: those that are to take part; None: all that answer. In the run's configuration, ``patience`` says
+    for how many seconds they are waited for, and ``admitted`` names the file of those that were let in.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         patience = float(context.run_config.get("patience", 0.0))
-        programme(Server(grid, plan, members, patience))
+        admitted = read_admitted(context.run_config.get("admitted"))
+        programme(Server(grid, plan, members, patience, admitted))
 
     return app

@@ -6,8 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.folders import ServerFolder
+from fedmerge.study.begun import CONFIG
 from fedmerge.study.config import find_config, read_experiment
 from fedmerge.study.flower_app import RunConfig
 from fedmerge.study.folders import new_folder
@@ -16,44 +19,71 @@ from fedmerge.study.results import Result, open_result
 
 def run_deployed(
     server: Path,
-    config: str | Path,
+    config: str | Path | None = None,
     *,
     changes: Sequence[str] = (),
     out: Path | None = None,
     seed: int | None = None,
+    resume: Path | None = None,
     patience: float = 300.0,
     progress: Callable[[str], None] | None = None,
 ) -> Result:
     """Run an experiment with the hospitals that come to a server, and wait for the result.
 
     server: its folder; SuperLink and gate must be up. config, changes, out: as ``run`` has them. seed: which
-    one, if not the first of the experiment. patience: seconds that hospitals are waited for at the start.
-    progress: called with what is going on. Raises FedMergeError for bad input, before anything is sent, and
-    where the run fails.
+    one, if not the first of the experiment. resume: the folder of an interrupted run, which goes on; nothing
+    else is given then. patience: seconds that hospitals are waited for at the start. progress: called with
+    what is going on. Raises FedMergeError for bad input, before anything is sent, and where the run fails.
     """
     folder = ServerFolder(server)
-    file = find_config(config)
-    experiment, cohort = read_experiment(file, changes, seed)
-    if isinstance(experiment.cohort, str) and Path(experiment.cohort).suffix and cohort.folder:
-        where = cohort.folder / Path(experiment.cohort).name  # for a server that works elsewhere
-        changes = [*changes, f"cohort={where}"]
-    place = new_folder(experiment.name, out).resolve()
-    given = RunConfig(
-        config=str(file.resolve()),
-        set=";".join(changes),
-        seed=experiment.seeds[0],
-        threads=experiment.threads or 1,
-        out=str(place),
-        patience=patience,
-    )
+    if resume is not None:
+        if config is not None or changes or out is not None or seed is not None:
+            raise FedMergeError("a run goes on as it was begun: give --resume and nothing else.")
+        place, given = resume.resolve(), _again(resume.resolve())
+    elif config is None:
+        raise FedMergeError("give a configuration to run, or --resume with the folder of a run.")
+    else:
+        given = _new(config, changes, seed)
+        place = new_folder(given.pop("name"), out).resolve()
+        given["out"] = str(place)
+    given |= {"patience": patience, "admitted": str(folder.admitted)}
     flower = folder.flower
-    run = flower.submit(project(folder.path / "app"), given.model_dump(by_alias=True))
+    app = project(folder.path / "app")
+    run = flower.submit(app, RunConfig.read(given).model_dump(by_alias=True))
     try:
         flower.wait(run, seen=progress)
     except KeyboardInterrupt:
         flower.stop(run)
         raise
     return open_result(place)
+
+
+def _new(config: str | Path, changes: Sequence[str], seed: int | None) -> dict[str, Any]:
+    """The run's configuration of a new run, and the experiment's name."""
+    file = find_config(config)
+    experiment, cohort = read_experiment(file, changes, seed)
+    changes = list(changes)
+    if isinstance(experiment.cohort, str) and Path(experiment.cohort).suffix and cohort.folder:
+        where = cohort.folder / Path(experiment.cohort).name  # for a server that was started elsewhere
+        changes.append(f"cohort={where}")
+    return {
+        "name": experiment.name,
+        "config": str(file.resolve()),
+        "set": ";".join(changes),
+        "seed": experiment.seeds[0],
+        "threads": experiment.threads or 1,
+    }
+
+
+def _again(folder: Path) -> dict[str, Any]:
+    """The run's configuration of a run that goes on: seed and threads are those it was begun with."""
+    experiment, _ = read_experiment(folder / CONFIG)
+    return {
+        "config": str(folder / CONFIG),
+        "resume": str(folder),
+        "seed": experiment.seeds[0],
+        "threads": experiment.threads or 1,
+    }
 
 
 def project(folder: Path) -> Path:

@@ -30,7 +30,8 @@ class RunConfig(BaseModel):
     config: a YAML file, or the name of a shipped one. changes: as ``--set``, several with ``;`` between them.
     seed: the one seed of this run. threads: of each process; the same number gives the same bits. out: the
     run's folder on the server, absolute, new or empty; "" for the next free runs/NAME-001 where the server
-    was started. patience: seconds that the server waits for hospitals to come.
+    was started. resume: the folder of an interrupted run that is to go on. patience: seconds that the server
+    waits for hospitals to come. admitted: a deployment's file of the hospitals that were let in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +41,9 @@ class RunConfig(BaseModel):
     seed: int = 0
     threads: int = Field(default=1, ge=1)
     out: str = ""
+    resume: str = ""
     patience: float = Field(default=300.0, ge=0)
+    admitted: str = ""
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> RunConfig:
@@ -75,6 +78,9 @@ def _serve(place: Place, run_config: Mapping[str, Any]) -> None:
     from fedmerge.study.run import run  # a hospital, whose messages each start a process, does without
 
     given = RunConfig.read(run_config)
+    if given.resume:
+        run(resume=given.resume, backend=place)
+        return
     run(given.config, changes=given.overrides, out=given.out or None, seed=given.seed, backend=place)
 
 

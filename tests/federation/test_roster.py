@@ -62,6 +62,18 @@ def test_two_hospitals_of_one_name_are_refused(cohort):
         greet(nodes([*cohort.training, cohort["beta"]]))
 
 
+def test_a_node_is_heard_under_the_name_it_was_let_in_by_alone(cohort):
+    """gamma's node was admitted as delta, beta's not at all."""
+    grid = nodes(cohort.training)
+    first, _, third = grid.get_node_ids()
+    members, absent = greet(
+        grid, ["alpha", "beta", "gamma"], admitted={first: "alpha", third: "delta", 7: "beta"}
+    )
+    assert [member.name for member in members] == ["alpha"]
+    assert list(absent) == ["beta", "gamma"]
+    assert "admitted as 'delta' calls itself 'gamma'" in absent["gamma"]
+
+
 @pytest.mark.parametrize("quorum", [2, 3])
 def test_a_hospital_that_does_not_come_is_a_failure_and_below_the_quorum_the_end(plan, cohort, quorum):
     """Three are wanted, one cannot: two are a quorum of 2, not of 3."""

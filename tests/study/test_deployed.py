@@ -93,7 +93,7 @@ def test_two_hospitals_on_their_own_give_the_same_bits(
     assert statuses(server) == {"alpha": "online", "beta": "online"}
     family = psutil.Process().children(recursive=True)
     programs.close()
-    assert not [process for process in family if of(process, "supernode", "clientapp")]
+    assert not [process for process in family if of(process, "flower-supernode", "flwr-clientapp")]
 
 
 def of(process, *words):

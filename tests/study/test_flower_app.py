@@ -76,6 +76,30 @@ def test_hospitals_whose_images_the_server_never_has_give_the_same_models(
     assert (out / "report.html").is_file()
 
 
+def test_an_interrupted_run_goes_on_with_the_same_bits(
+    site_files, remote_files, hashes, tmp_path, monkeypatch, words_for_figures
+):
+    """The hospitals vanish for good when the second round's models are to be averaged, then come back."""
+    config, nodes = remote_files
+    given = {"config": str(config), "seed": 3, "patience": 0}
+    flower_run(given | {"out": str(tmp_path / "whole")}, 3, nodes)
+    broken = given | {"out": str(tmp_path / "broken")}
+    asked = LocalGrid.push_messages
+
+    def vanish(self, messages):
+        messages = list(messages)
+        if any(message.metadata.group_id == "2" for message in messages):
+            raise ConnectionError("the server's machine is switched off")
+        return asked(self, messages)
+
+    monkeypatch.setattr(LocalGrid, "push_messages", vanish)
+    with pytest.raises(ConnectionError):
+        flower_run(broken, 3, nodes)
+    monkeypatch.setattr(LocalGrid, "push_messages", asked)
+    flower_run({"config": "not read", "seed": 3, "patience": 0, "resume": broken["out"]}, 3, nodes)
+    assert hashes(tmp_path / "broken") == hashes(tmp_path / "whole")
+
+
 def test_remote_images_need_hospitals_that_have_them(remote_files, tmp_path):
     config, _ = remote_files
     with pytest.raises(FedMergeError, match=r"'alpha' are at the hospital.*needs it to take part"):

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.admission import read_admitted, write_admitted
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.keys import AUTHORITY, NODE, SERVER, issue, make_authority, make_node_key
 from fedmerge.federation.deployment.processes import environment
@@ -104,18 +105,21 @@ class ServerFolder:
     def admit(self, name: str, public_key: Path) -> int:
         """Let the node with this key in, under the hospital's name; returns its node id."""
         node = self.flower.register(public_key, name)
-        known = self._admitted() | {node: name}
-        (self.path / "admitted.yaml").write_text(yaml.safe_dump(known))
+        write_admitted(self.admitted, self._names() | {node: name})
         return node
 
     def nodes(self) -> list[tuple[str, str, int]]:
         """Name, status (``registered``, ``online``, ``offline``) and id of every node that was let in."""
-        known = self._admitted()
+        known = self._names()
         return [(known.get(node, "?"), status, node) for node, status in self.flower.nodes().items()]
 
-    def _admitted(self) -> dict[int, str]:
-        file = self.path / "admitted.yaml"
-        return dict(yaml.safe_load(file.read_text())) if file.is_file() else {}
+    @property
+    def admitted(self) -> Path:
+        """The file with the names of the nodes that were let in."""
+        return self.path / "admitted.yaml"
+
+    def _names(self) -> dict[int, str]:
+        return (read_admitted(self.admitted) or {}) if self.admitted.is_file() else {}
 
     def command(self) -> list[str]:
         """That starts the SuperLink."""
