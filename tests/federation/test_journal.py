@@ -48,8 +48,23 @@ def train(plan, cohort, journal, dies_in=None):
     return found[0]
 
 
-def test_rounds_cut_off_anywhere_end_with_the_same_bits(four, cohort, tmp_path):
+FAULTY = {
+    "faults": [
+        {"kind": kind, "site": ["alpha", "beta"], "probability": 0.3, "attempts": 1}
+        for kind in ("crash", "hang", "nan", "label-flip", "stale")
+    ],
+    "on_failure": "retry",
+    "deadline": 60,
+    "aggregate": {"method": "norm-clipping"},
+}
+
+
+@pytest.mark.parametrize("rules", [{}, FAULTY])
+def test_rounds_cut_off_anywhere_end_with_the_same_bits(four, cohort, tmp_path, rules):
+    """Also with hospitals that misbehave: what they do hangs on seed and round, not on what was before."""
+    four = four.model_copy(update={"federation": FederationOptions.model_validate(rules)})
     whole = train(four, cohort, None)
+    assert bool(whole[2]) == bool(rules)
     for dies_in in range(1, ROUNDS + 1):
         folder = tmp_path / str(dies_in)
         assert train(four, cohort, RoundJournal(folder), dies_in) is None

@@ -1,11 +1,15 @@
 """A federation must be nothing but its parts: local training, averages in site order, counted scores."""
 
+import gc
+import weakref
+from dataclasses import replace
+
 import pytest
 
 from fedmerge.analysis import fit_temperature, scores
 from fedmerge.data import concat
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import server_app, simulate, strategy
+from fedmerge.federation import FederationOptions, Hospital, server_app, simulate, strategy
 from fedmerge.federation.records import request
 from fedmerge.models import average, build, predict, state_hash
 from fedmerge.seeding import derive
@@ -126,6 +130,29 @@ def test_the_server_learns_numbers_never_images(plan, cohort, monkeypatch):
         1 + 2 * 2 + 1 + 1
     )  # greeting, two rounds of train and validate, fine-tune, score
     assert set(sizes) <= shapes
+
+
+@pytest.mark.parametrize(("aggregate", "most"), [("mean", 1), ("median", 9)])
+def test_the_mean_holds_one_update_however_many_hospitals(plan, cohort, monkeypatch, aggregate, most):
+    """Each of ten hospitals looks how many updates of the round are alive when it is asked. For a mean the
+    next is asked when the last one is added; a median needs all."""
+    held, updates = [], []
+    train = Hospital.train
+
+    def watched(self, message):
+        gc.collect()
+        held.append(sum(ref() is not None for ref in updates))
+        reply = train(self, message)
+        array = next(iter(reply.content.array_records["arrays"].values()))
+        updates.append(weakref.ref(array.numpy()))
+        return reply
+
+    monkeypatch.setattr(Hospital, "train", watched)
+    sites = [replace(site, name=f"{site.name}-{i}") for i in range(4) for site in cohort.training][:10]
+    rules = FederationOptions.model_validate({"aggregate": aggregate})
+    changed = plan.model_copy(update={"federation": rules, "rounds": 1})
+    simulate(server_app(changed, lambda server: server.rounds(server.start())), sites)
+    assert (len(held), max(held)) == (10, most)
 
 
 def test_hospitals_whose_loss_explodes_are_named_with_what_to_do(plan, cohort):
