@@ -48,6 +48,23 @@ def test_so_does_ray_with_two_where_fusion_asks_the_hospitals_for_sums(experimen
     same(fm.run(given, out=tmp_path / "ray", backend={"kind": "ray", "workers": 2}), local)
 
 
+@pytest.mark.parametrize(
+    ("federation", "training"),
+    [
+        ({"personal": "norms", "optimizer": "fedadam", "participation": {"number": 2}}, {}),
+        ({"secure_aggregation": True}, {"fine_tune": "none"}),
+    ],
+)
+def test_what_hospitals_keep_between_messages_follows_them_over_workers(
+    experiment, own_ray, tmp_path, federation, training
+):
+    """Their own norms, between rounds; the weights under a mask, between training and summing."""
+    given = experiment | {"threads": 1, "fusion": ["mean"], "testtime": [], "federation": federation}
+    given["training"] = given["training"] | training
+    local = fm.run(given, out=tmp_path / "local")
+    same(fm.run(given, out=tmp_path / "ray", backend={"kind": "ray", "workers": 2}), local)
+
+
 def test_a_fault_plan_gives_the_same_failures_and_the_same_bits(experiment, own_ray, tmp_path):
     """Two hospitals misbehave in one way a round, a third is slow now and then. Waiting for a worker is no
     delay: who is late is said by each hospital's own clock."""
