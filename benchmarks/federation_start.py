@@ -13,22 +13,13 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from processes import told
+
 SIDES = ("local", "ray", "flower")
-OFFLINE = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 def here_or_on_ray(kind: str, workers: int, hospitals: int, rounds: int) -> str:
@@ -106,20 +97,10 @@ def cohort():  # type: ignore[no-untyped-def]
 
 
 def seconds(side: str, args: argparse.Namespace) -> tuple[float, str]:
-    """A side in a process of its own: from its start to its end, and the hash it prints last."""
-    command = [sys.executable, __file__, "--side", side, "--workers", str(args.workers)]
-    command += ["--hospitals", str(args.hospitals), "--rounds", str(args.rounds)]
-    paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
-    with tempfile.TemporaryDirectory() as home:
-        own = {"FLWR_HOME": home, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-        began = time.perf_counter()
-        done = subprocess.run(
-            command, env=os.environ | OFFLINE | own, capture_output=True, text=True, check=False, timeout=600
-        )
-        took = time.perf_counter() - began
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stdout}\n{done.stderr}")
-    return took, done.stdout.split()[-1]
+    """A side in a process of its own: from its start to its end, and the hash of its weights."""
+    began = time.perf_counter()
+    hashed = told(__file__, "--side", side, "--size", args.workers, args.hospitals, args.rounds)
+    return time.perf_counter() - began, hashed
 
 
 def measure(args: argparse.Namespace) -> dict[str, object]:
@@ -148,15 +129,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--side", choices=SIDES, help="run one side in this process, and print its hash")
+    parser.add_argument("--side", choices=SIDES, help="one side in this process; JSON in the last line")
+    parser.add_argument("--size", type=int, nargs=3, help="workers, hospitals and rounds of that side")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
     if args.side is not None:
         import torch
 
         torch.set_num_threads(1)
-        size = (args.workers, args.hospitals, args.rounds)
-        print(on_flower(*size) if args.side == "flower" else here_or_on_ray(args.side, *size))
+        side = on_flower if args.side == "flower" else partial(here_or_on_ray, args.side)
+        print(json.dumps(side(*args.size)))
         return
     result = measure(args)
     print(json.dumps(result, indent=1))

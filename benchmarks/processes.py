@@ -1,0 +1,38 @@
+"""Runs one side of a benchmark in a process of its own, and reads what it says: JSON in its last line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def told(script: str, *arguments: object, timeout: float = 900.0) -> Any:
+    """What ``python SCRIPT ARGUMENTS`` prints last; no network is used, and Flower's home is a new folder."""
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
+    with tempfile.TemporaryDirectory() as home:
+        done = subprocess.run(
+            [sys.executable, script, *map(str, arguments)],
+            env=os.environ | QUIET | {"FLWR_HOME": home, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+    if done.returncode:
+        raise SystemExit(f"{script} {arguments} failed:\n{done.stdout}\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
