@@ -1,10 +1,12 @@
 """``flwr run`` under Flower's own simulation: separate processes, and the same bits as in this process."""
 
 import importlib.util
+import json
 import socket
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.flower import Flower, connection
@@ -39,9 +41,20 @@ def answers(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+FAULTS = [
+    {"kind": "crash", "site": "alpha", "rounds": [1], "attempts": 1},
+    {"kind": "hang", "site": "beta", "rounds": [1]},
+    {"kind": "label-flip", "site": "gamma", "rounds": [2]},
+]
+
+
 @pytest.mark.skipif(NO_RAY, reason="Flower's simulation needs ray: pip install 'flwr[simulation]'")
 @pytest.mark.usefixtures("words_for_figures")
 def test_flwr_run_in_simulation_gives_the_same_bits(simulation, site_files, hashes, tmp_path):
+    """Also of a fault plan: who is asked again, who is left out, and what else it did."""
+    experiment = yaml.safe_load(site_files.read_text())
+    experiment["federation"] = {"faults": FAULTS, "on_failure": "retry", "deadline": 600}
+    site_files.write_text(yaml.safe_dump(experiment))
     out = tmp_path / "flower"
     nodes = {"num-supernodes": 3, "client-resources-num-cpus": 1}
     submitted = simulation.submit(ROOT, {"config": str(site_files), "seed": 3, "out": str(out)}, nodes)
@@ -49,6 +62,10 @@ def test_flwr_run_in_simulation_gives_the_same_bits(simulation, site_files, hash
     simulation.wait(submitted, patience=120)
     assert hashes(out) == hashes(local.folder)
     assert (out / "report.html").is_file()
+    assert json.loads((out / "failures.json").read_text()) == json.loads(
+        local.failures.to_json(orient="records")
+    )
+    assert list(local.failures["then"]) == ["asked again", "left out", "counted"]
 
 
 @pytest.mark.skipif(NO_RAY, reason="Flower's simulation needs ray: pip install 'flwr[simulation]'")
