@@ -19,6 +19,7 @@ from fedmerge.federation.grid import failed
 from fedmerge.federation.memory import HospitalMemory, personal_entries
 from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
 from fedmerge.federation.secure_round import HospitalShare
+from fedmerge.federation.shelf import Shelf
 from fedmerge.federation.sums import MINIMUM, HospitalSums
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
@@ -37,18 +38,24 @@ class Hospital:
 
     The network is shared by all hospitals of a process: every message overwrites its weights. memory: what
     it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest images
-    over which it gives sums.
+    over which it gives sums. shelf: where it lays aside a fusion's models, if each message may meet another
+    process.
     """
 
     def __init__(
-        self, site: Site, device: str = "cpu", progress: Progress | None = None, minimum: int = MINIMUM
+        self,
+        site: Site,
+        device: str = "cpu",
+        progress: Progress | None = None,
+        minimum: int = MINIMUM,
+        shelf: Shelf | None = None,
     ) -> None:
         self.site = site
         self.device = device
         self.progress = progress
         self.memory = HospitalMemory()
         self.share = HospitalShare(site.name, len(site.train))
-        self.sums = HospitalSums(site, device, minimum)
+        self.sums = HospitalSums(site, device, minimum, shelf)
 
     def describe(self, message: Message) -> Message:
         """Answer who this is: name, and the number of images by split and class."""

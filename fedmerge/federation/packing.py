@@ -18,6 +18,7 @@ MINIMUM = 16
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
+WALKING = ("layer", "fused-moments", "norm-moments")  # answered on the way through the fused model
 
 
 def shapes(

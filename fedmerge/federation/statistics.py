@@ -18,7 +18,7 @@ from fedmerge.federation.arrays import count_bytes, lend
 from fedmerge.federation.checks import not_finite
 from fedmerge.federation.exchange import Answer, Question, usable
 from fedmerge.federation.jobs import common_job
-from fedmerge.federation.packing import packed_shapes, shapes, unpack
+from fedmerge.federation.packing import WALKING, packed_shapes, shapes, unpack
 from fedmerge.federation.records import metrics_of, request
 from fedmerge.federation.roster import Member, Roster
 from fedmerge.federation.sums import join_models, program_of
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 
 PHASE = "sums"
 OWN = ("inputs", "importance")  # what a hospital answers for its own model alone
-WALKING = (
-    "layer",
-    "fused-moments",
-    "norm-moments",
-)  # what a hospital answers on its way through the fused model
 
 
 @dataclass

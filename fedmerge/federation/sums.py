@@ -15,8 +15,9 @@ from torch import Tensor
 from fedmerge.data import Site, Split
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.packing import MINIMUM, pack
+from fedmerge.federation.packing import MINIMUM, WALKING, pack
 from fedmerge.federation.records import job_of, reply, state_of
+from fedmerge.federation.shelf import Shelf
 from fedmerge.merging.matching.statistics import LocalStatistics
 from fedmerge.models.graph import Program
 from fedmerge.models.inputs import Normalisation
@@ -47,14 +48,18 @@ class Session:
 class HospitalSums:
     """Answers ``query.sums_begin`` and ``query.sums`` over this hospital's share of images.
 
-    One session is kept, in memory: the parents of one fusion and the share. minimum: a share of fewer images
-    is refused, because sums over few images say much about each.
+    One session is kept: the parents of one fusion and the share; in memory, or, with a shelf, there alone,
+    for a hospital whose next message may meet another process. minimum: a share of fewer images is refused,
+    because sums over few images say much about each.
     """
 
-    def __init__(self, site: Site, device: str = "cpu", minimum: int = MINIMUM) -> None:
+    def __init__(
+        self, site: Site, device: str = "cpu", minimum: int = MINIMUM, shelf: Shelf | None = None
+    ) -> None:
         self.site = site
         self.device = device
         self.minimum = minimum
+        self.shelf = shelf
         self.session: Session | None = None
 
     def begin(self, message: Message) -> Message:
@@ -63,21 +68,41 @@ class HospitalSums:
         Raises FedMergeError for a share that is too small, or a model of other classes.
         """
         job = job_of(message)
-        if self.session is None or self.session.id != job["session"]:
+        session = self._find(job["session"])
+        if session is None:
             if not message.content.array_records:
                 return reply(message, {"known": 0})
             self.session = None  # its memory is free before the next is there
-            self.session = self._open(job, parents_of(message))
-        return reply(message, {"known": 1, "images": self.session.images})
+            session = self._open(job, parents_of(message))
+            if self.shelf is None:
+                self.session = session
+            else:
+                self.shelf.keep(session.id, job, join_models(session.parents.states))
+        return reply(message, {"known": 1, "images": session.images})
 
     def answer(self, message: Message) -> Message:
         """Sums that answer one question, float64; ``known`` is 0 where the session is not there any more."""
         job = job_of(message)
-        if self.session is None or self.session.id != job["session"]:
+        session, kind = self._find(job["session"]), job["kind"]
+        if session is None:
             return reply(message, {"known": 0})
         tensors = state_of(message) if message.content.array_records else {}
-        sums = self.session.statistics.ask(job["kind"], job["options"], tensors)
-        return reply(message, {"known": 1}, pack(job["kind"], sums))
+        if self.shelf is not None and kind in WALKING and (fused := self.shelf.fused(session.id)):
+            session.statistics.ask("walk", {}, fused)
+        sums = session.statistics.ask(kind, job["options"], tensors)
+        if self.shelf is not None:
+            self.shelf.remember(session.id, kind, tensors)
+        return reply(message, {"known": 1}, pack(kind, sums))
+
+    def _find(self, session: str) -> Session | None:
+        """The session that is kept, ready to answer, if it is this one."""
+        if self.shelf is None:
+            return self.session if self.session is not None and self.session.id == session else None
+        kept = self.shelf.find(session)
+        if kept is None:
+            return None
+        job, parents = kept
+        return self._open(job, Parents(split_models(parents, len(job["parents"]))))
 
     def _open(self, job: dict[str, Any], parents: Parents) -> Session:
         spec = ModelSpec(**job["model"])

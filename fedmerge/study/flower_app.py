@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -94,9 +96,11 @@ def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> 
 def _known(given: RunConfig, node: NodeConfig) -> Hospital:
     """The hospital of a node, kept between messages where its process is."""
     from fedmerge.federation import Hospital
+    from fedmerge.federation.shelf import Shelf
 
     device, site = _site(given, node)
-    return Hospital(site, pick_device(node.device or device))
+    shelf = Shelf(Path(os.environ.get("FLWR_HOME", "~/.flwr")).expanduser() / "fedmerge" / site.name)
+    return Hospital(site, pick_device(node.device or device), shelf=shelf)
 
 
 def _site(given: RunConfig, node: NodeConfig) -> tuple[str, Site]:
