@@ -141,6 +141,11 @@ def open_result(folder: str | Path) -> Result:
     hold no images. Raises FedMergeError where the folder is not a run's, or a file in it cannot be read.
     """
     folder = Path(folder)
+    if (folder / "run.json").is_file() and not (folder / "results.parquet").is_file():
+        raise FedMergeError(
+            f"the run in '{folder}' is not finished and has no tables yet: fedmerge run --resume {folder} "
+            "goes on with it."
+        )
     if not (folder / "results.parquet").is_file() or not (folder / "config.yaml").is_file():
         raise FedMergeError(
             f"'{folder}' is not the folder of a run: it has no results.parquet and config.yaml."

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from fedmerge.federation import journal
+from fedmerge.errors import FedMergeError
+from fedmerge.federation import client, journal
 from fedmerge.files import read_sealed
 from fedmerge.models import ModelPool
 from fedmerge.study import pieces
@@ -12,6 +13,7 @@ from fedmerge.study.deployment import Measured
 from fedmerge.study.experiment import run_seed
 from fedmerge.study.pieces import Pieces
 from fedmerge.study.record import LISTS, Record
+from fedmerge.training import fit
 
 COMMON = {"experiment": "tiny", "config_hash": "x"}
 
@@ -98,6 +100,46 @@ def test_interrupted_after_every_piece_it_ends_with_the_same_bits(tried, cohort,
     left = tmp_path / "again" / "federation" / "journal"
     assert sorted(path.name for path in left.iterdir()) == ["deployment", "rounds", "training.json"]
     assert [path.name for path in (left / "deployment").iterdir()] == ["delta.json"]
+
+
+def test_a_hospital_that_failed_is_not_asked_again(experiment, cohort, tmp_path, monkeypatch):
+    """Beta fails in its fine-tuning; the process ends after gamma's, and the next one knows of both.
+
+    With a quorum of two the next process has one usable answer of its own and one from before.
+    """
+    asked: list[str] = []
+
+    def fail_at_beta(*args, **kwargs):
+        if kwargs["purpose"] == "fine-tune":
+            asked.append(kwargs["site"])
+            if kwargs["site"] == "beta":
+                raise FedMergeError("the power failed.")
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(client, "fit", fail_at_beta)
+    given = experiment | {"fusion": ["mean"], "testtime": [], "federation": {"quorum": 2}}
+    checked = read_experiment(given)[0]
+    whole = finish(checked, cohort, tmp_path / "whole", Record(COMMON))
+    assert list(whole["failures"]["site"]) == ["beta"]
+    piece = Pieces.piece
+    for last in ("alpha", "gamma"):
+
+        def dies_after(self, *name, last=last):
+            if name[-1] == last:
+                self.record.pause = interrupt
+            return piece(self, *name)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Pieces, "piece", dies_after)
+            with pytest.raises(Interrupted):
+                finish(checked, cohort, tmp_path / last, Record(COMMON))
+        asked.clear()
+        same(whole, finish(checked, cohort, tmp_path / last, Record(COMMON)))
+        assert asked == (["beta", "gamma"] if last == "alpha" else [])
+
+
+def interrupt():
+    raise Interrupted
 
 
 def flip(path):

@@ -228,6 +228,14 @@ def test_a_finished_run_is_returned_as_it_is(experiment, whole, place, monkeypat
     )
 
 
+def test_a_run_without_tables_yet_says_how_it_goes_on(experiment, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Result, "save", lambda self: None)
+        interrupt(experiment, tmp_path / "run", monkeypatch, rounds=1)
+    with pytest.raises(FedMergeError, match=r"is not finished and has no tables yet: fedmerge run --resume"):
+        module.open_result(tmp_path / "run")
+
+
 def test_a_run_in_use_is_a_sentence(experiment, place, whole):
     with locked(place / "whole", "?"), pytest.raises(FedMergeError, match="another process is at work"):
         run(experiment, resume=place / "whole")
