@@ -85,15 +85,16 @@ def test_task_vectors_of_a_round_begin_at_what_was_sent(plan, cohort, name):
     assert [row["site"] for row in rows] == EVERYONE
 
 
-@pytest.mark.parametrize("name", ["kf", "hf"])
-def test_matching_in_a_round_is_that_on_the_images_which_stay_in_the_hospitals(plan, cohort, name):
+@pytest.mark.parametrize(("name", "after"), [("kf", "none"), ("hf", "none"), ("hf", "repair")])
+def test_matching_in_a_round_is_that_on_the_images_which_stay_in_the_hospitals(plan, cohort, name, after):
     """On 20 of each hospital's training images."""
-    state, _ = one_round(plan, cohort, aggregate={"method": name, "images": 20})
+    state, _ = one_round(plan, cohort, aggregate={"method": name, "images": 20, "after": after})
     shares = [share(cohort[site], 20, "train", plan.seed) for site in EVERYONE]
     images = plan.normalisation(concat(shares).images)
     seed = derive(plan.seed, "aggregate", 1)
     networks = trained(plan, cohort, EVERYONE)
-    expected = merge(networks, name, names=EVERYONE, data=images, seed=seed).model.state_dict()
+    given = {"data": images, "after": after, "seed": seed}
+    expected = merge(networks, name, names=EVERYONE, **given).model.state_dict()
     for key, value in expected.items():
         torch.testing.assert_close(state[key], value, rtol=1e-3, atol=1e-4)
 

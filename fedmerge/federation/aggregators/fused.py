@@ -2,7 +2,7 @@
 
 Each is the fusion method of its name (``fedmerge.merging``) with its options, over the updates of one round.
 What it needs it asks of the hospitals: a validation score from those that trained in the round, or sums over
-their images, which stay where they are.
+their images, which stay where they are. ``after`` corrects the fused network as it does after a fusion.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, Around, Update
 from fedmerge.federation.packing import MINIMUM
 from fedmerge.merging import FUSION, MergeResult, merge
+from fedmerge.merging.matching.repair import After
 from fedmerge.models.loading import network_of
 from fedmerge.registry import Method
 from fedmerge.seeding import derive
@@ -28,7 +29,11 @@ SUMMED = ("hf", "kf", "rebasin", "regmean", "ot")
 Images = Annotated[int, Field(ge=MINIMUM)]
 _OWN: dict[str, dict[str, Any]] = {
     "scored": {"metric": (Literal["accuracy", "balanced_accuracy"], "accuracy")},
-    "summed": {"images": (Images, 64), "split": (Literal["train", "val"], "train")},
+    "summed": {
+        "images": (Images, 64),
+        "split": (Literal["train", "val"], "train"),
+        "after": (After, "none"),
+    },
     "from start": {},
 }
 
@@ -52,6 +57,7 @@ def _fused(name: str) -> Callable[..., Aggregated]:
             examples=[int(update.images) for update in known],
             batch_norm=around.batch_norm,
             seed=derive(around.seed, "aggregate", around.round),
+            after=options.get("after", "none"),
             **_needed(name, known, around, options),
             **own,
         )
