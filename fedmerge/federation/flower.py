@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedmerge.data import Site
 from fedmerge.federation.backends import Place
 from fedmerge.federation.client import Hospital, client_app
+from fedmerge.federation.flower_grid import FlowerGrid
 
 Config = Mapping[str, Any]
 
@@ -39,7 +40,7 @@ class FlowerPlace:
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         """Run ``app`` on this grid."""
-        app(grid=self.grid, context=self.context)
+        app(grid=FlowerGrid(self.grid), context=self.context)
 
 
 def server_of(main: Callable[[Place, Config], None]) -> ServerApp:

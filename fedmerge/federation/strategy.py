@@ -33,7 +33,7 @@ from fedmerge.models.zoo import build
 
 UNTOLD = ("score", "memory")  # phases that leave no row in the history
 TIMEOUT = 3600.0  # seconds for the answers to one question of a round
-LOADING = 60.0  # seconds for a hospital of a simulation to load its images and network
+LOADING = 60.0  # seconds for a hospital to start, if it must, and to load its images and network
 
 
 class MergeStrategy(Strategy):
@@ -66,12 +66,13 @@ class MergeStrategy(Strategy):
     def send(self, grid: Grid, messages: list[Message]) -> Iterable[Message]:
         """Send messages; the grid waits for replies until the deadline, or, without one, very long.
 
-        In a simulation hospitals wait for each other, so there each has that time, and some to load its
-        images, from when its turn comes. Who is late is said by their own clocks (``exchange.late``).
+        Each has that time, and some to load its images; in a simulation, where hospitals wait for each other,
+        from when its turn comes. Who is late is said by their own clocks (``exchange.late``).
         """
-        wait = self.plan.federation.deadline
+        deadline = self.plan.federation.deadline
+        wait = None if deadline is None else deadline + LOADING
         if isinstance(grid, SimulatedGrid):
-            return grid.ask(messages, None if wait is None else wait + LOADING)
+            return grid.ask(messages, wait)
         return grid.send_and_receive(messages, timeout=TIMEOUT if wait is None else wait)
 
     def excuse(self, absent: Mapping[str, str]) -> None:

@@ -69,6 +69,7 @@ def statuses(server):
     return {name: status for name, status, _ in server.nodes()}
 
 
+@pytest.mark.timeout(1500)  # some minute and a half alone on two cores, but it may not be alone
 @pytest.mark.usefixtures("words_for_figures")
 def test_two_hospitals_on_their_own_give_the_same_bits(
     server, programs, site_files, remote_files, hashes, tmp_path

@@ -20,13 +20,7 @@ from fedmerge.study.run import run
 ROOT = Path(__file__).resolve().parents[2]
 FEDMERGE = [sys.executable, "-m", "fedmerge"]
 NAMES = ("alpha", "beta")
-SMALL = [
-    "training.rounds=1",
-    "training.fine_tune=null",
-    "fusion=[]",
-    "testtime=[]",
-    "deployment.streams=[iid]",
-]
+SMALL = ["training.rounds=1", "fusion=[]", "testtime=[]", "deployment.streams=[iid]"]
 
 
 def ip(*arguments):
@@ -132,6 +126,7 @@ def says(log, text):
     return lambda: log.is_file() and text in log.read_text(errors="replace")
 
 
+@pytest.mark.timeout(1500)  # some minute and a half alone on two cores, but it may not be alone
 def test_a_link_cut_and_restored_in_the_middle_of_a_round_changes_nothing(
     network, programs, site_files, remote_files, hashes, tmp_path
 ):
@@ -164,16 +159,16 @@ def test_a_link_cut_and_restored_in_the_middle_of_a_round_changes_nothing(
         tmp_path / "run.log",
     )
     with asked:
-        asked.wait_until(says(tmp_path / "alpha" / "supernode.log", "Receiving: train message"), 200, "train")
+        asked.wait_until(says(tmp_path / "alpha" / "supernode.log", "Receiving: train message"), 600, "train")
         network.link("alpha", "down")
         time.sleep(10)
         network.link("alpha", "up")
-        asked.process.wait(400)
+        asked.process.wait(600)
         assert asked.process.returncode == 0, asked.last_words()
     local = run(site_files, changes=SMALL, out=tmp_path / "local", seed=3)
     pooled = "pooled.safetensors"
     expected = {k: v for k, v in hashes(local.folder).items() if not k.endswith(pooled)}
     assert hashes(out) == expected
-    assert len(expected) >= 2
+    assert {"alpha", "beta"} <= {Path(name).stem for name in expected}
     failed = yaml.safe_load((out / "failures.json").read_text())
     assert {failure["where"] for failure in failed} <= {"pooled"}

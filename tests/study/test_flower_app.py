@@ -173,8 +173,8 @@ def test_a_wrong_configuration_is_a_sentence():
 
 
 def test_flower_s_grid_is_handed_on(cohort):
-    """A backend only carries: the app gets the very grid and context."""
+    """A place only carries: the app gets the grid, looked at more often, and the very context."""
     seen = []
-    backend = FlowerPlace(grid="the grid", context="the context")
-    backend.simulate(lambda grid, context: seen.append((grid, context)), cohort.sites)
+    place = FlowerPlace(grid="the grid", context="the context")
+    place.simulate(lambda grid, context: seen.append((grid.grid, context)), cohort.sites)
     assert seen == [("the grid", "the context")]
