@@ -65,7 +65,7 @@ class Backend(BaseModel):
         extra = sorted(self.model_fields_set - {"kind"})
         if self.kind == "local" and extra:
             raise ValueError(
-                f"{', '.join(extra)}: for worker processes only, and a local run has none; choose kind ray"
+                f"kind local has no worker processes, so it takes no {', '.join(extra)}: choose kind ray"
             )
         if self.address is not None and not re.fullmatch(r"auto|(ray://)?[^/:\s]+:\d+", self.address):
             raise ValueError(

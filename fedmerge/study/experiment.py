@@ -98,7 +98,7 @@ def train_and_fuse(setup: Setup, federation: Federation) -> dict[str, list[Trial
     return {target: _fused(setup, target, note["fused"][target], ready) for target in federation.targets}
 
 
-def fine_tune(setup: Setup, server: Server, start: State, hear: Callable[[], None]) -> None:
+def fine_tune(setup: Setup, server: Server, start: State, hear: Callable[[], None] = lambda: None) -> None:
     """Each hospital trains its own copy of ``start``; with its validation numbers it goes into the pool.
 
     Without fine-tuning it is the model of the rounds that does. hear: takes over what the strategy has to

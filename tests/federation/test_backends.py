@@ -26,7 +26,7 @@ def test_a_run_s_threads_are_what_a_worker_s_cpus_can_run():
     ("given", "sentence"),
     [
         ("rai", "field 'kind'.*'rai'"),
-        ({"workers": 2}, "workers: for worker processes only"),
+        ({"workers": 2}, "local has no worker processes, so it takes no workers"),
         ({"kind": "ray", "workers": 0}, "field 'workers'"),
         ({"kind": "ray", "address": "somewhere"}, "address 'somewhere'.*auto, HOST:PORT or ray://HOST:PORT"),
         ({"kind": "ray", "nodes": 3}, "nodes"),

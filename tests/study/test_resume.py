@@ -358,13 +358,12 @@ def started(*args: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def alone(group: int) -> bool:
-    """Whether nobody of a process group is left."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
+def left_of(session: int) -> list[str]:
+    """The processes of a session that still run."""
+    command = ["ps", "-eo", "sid=,stat=,args="]
+    rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = [row.split(maxsplit=2) for row in rows]
+    return [row[-1] for row in found if row[0] == str(session) and not row[1].startswith("Z")]
 
 
 def rounds_of(folder: Path) -> list[Path]:
@@ -378,18 +377,24 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_ends_it_with_everything_kept(tmp_path, presses):
-    process = started("run", "quickstart", "--out", "run", *SLOW, cwd=tmp_path)
+RAY = ["--backend", "ray", "--workers", "2"]
+
+
+@pytest.mark.parametrize(("place", "presses"), [([], 1), ([], 2), (RAY, 1)])
+def test_ctrl_c_ends_it_with_everything_kept(tmp_path, place, presses):
+    """The terminal sends it to all processes of the run; none of them is left afterwards."""
+    if place:
+        pytest.importorskip("ray")
+    process = started("run", "quickstart", "--out", "run", *SLOW, *place, cwd=tmp_path)
     wait_for(lambda: len(rounds_of(tmp_path / "run")) > 1 or process.poll() is not None)
     for _ in range(presses):
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.05)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert err == "stopped: what is finished is kept. It goes on with: fedmerge run --resume run\n"
     assert out == ""
-    assert alone(process.pid)
+    wait_for(lambda: not left_of(process.pid), 30)
     done = len(rounds_of(tmp_path / "run"))
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) >= 8 * done  # four train, four validate
     assert not read_sealed(tmp_path / "run" / "run.json")["finished"]

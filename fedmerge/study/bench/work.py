@@ -97,7 +97,7 @@ def _fine_tune(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, 
     def programme(server: Server) -> None:
         start = _start(task.needs, server, store)
         server.restore(_memories(task.needs, store))
-        fine_tune(setup, server, start, lambda: None)
+        fine_tune(setup, server, start)
         setup.record.federation(setup.seed, "fine-tune", server.strategy)
 
     setup.with_server(programme)
