@@ -144,7 +144,10 @@ def spread(rows: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def figure(rows: pd.DataFrame, width: float = WIDE) -> Figure:
-    """A panel for each kind of patients and attack, a line an aggregator; shaded from worst to best seed."""
+    """A panel for each kind of patients and attack, a line an aggregator; shaded from worst to best seed.
+
+    Panels of one attack have one scale.
+    """
     shown, names = spread(rows), [name for name in AGGREGATORS if name in set(rows["aggregator"])]
     look = looks(names)
     legend = [Line2D([], [], markersize=4, linewidth=1.4, label=name, **look[name]) for name in names]
@@ -163,7 +166,7 @@ def figure(rows: pd.DataFrame, width: float = WIDE) -> Figure:
             axes.fill_between(
                 at, scores["min"], scores["max"], color=look[name]["color"], alpha=0.12, linewidth=0
             )
-        axes.set_ylim(-3, 103)
+        axes.set_ylim(100 * shown.loc[shown["attack"] == attack, "accuracy"].min() - 5, 102)
         axes.set_xticks(100 * np.array(sorted(shown["share"].unique())))
         head(axes, f"{patients}, {attack}", width, len(settings), columns=2)
     made.supylabel("accuracy at an unseen site (%)", fontsize=9)
@@ -175,6 +178,7 @@ def describe(rows: pd.DataFrame) -> Caption:
     shown = spread(rows)
     share = min(0.3, shown["share"].max())
     means = shown.pivot_table(index="aggregator", columns="share", values="accuracy", sort=False)
+    means = means.sort_index(axis=1)
     order = means[share].sort_values(ascending=False)
     best, worst = order.index[0], order.index[-1]
     title = (

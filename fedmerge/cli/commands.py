@@ -121,8 +121,8 @@ def methods(
     if as_json:
         print_json([method_record(method) for method in chosen])
     elif name is not None:
-        for method in chosen:  # a fusion method and an aggregator may have one name
-            say(out, method_text(method))
+        # A fusion method and an aggregator may have one name.
+        say(out, "\n\n".join(method_text(method) for method in chosen))
     else:
         out.print(methods_table(chosen))
         say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME")

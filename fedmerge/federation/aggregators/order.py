@@ -27,8 +27,10 @@ Statistic: TypeAlias = Callable[[Tensor], Tensor]
     needs=Needs(individual_models=True),
 )
 def median(updates: Iterable[Update], around: Around) -> Aggregated:
-    """The median of each weight: theta_j <- med_m theta_mj, every hospital one voice; the mean of both middle
-    ones of an even number. While fewer than half of the hospitals are hostile it stays among honest values.
+    """The median of each weight: theta_j <- med_m theta_mj.
+
+    Every hospital is one voice; of an even number it is the mean of both middle values. While fewer than half
+    of the hospitals are hostile it stays among honest values.
 
     Batch-norm statistics: the median of the running means, mu = med_m mu_m, and of the second moments around
     it, med_m (v_m + (mu_m - mu)^2), or of the variances v_m where ``around.batch_norm`` is ``average``.
