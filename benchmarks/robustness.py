@@ -193,6 +193,7 @@ def describe(rows: pd.DataFrame) -> Caption:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--patients", nargs="+", default=list(PATIENTS), choices=list(PATIENTS))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("robustness.csv"))
     parser.add_argument("--figure", type=Path)
@@ -201,7 +202,7 @@ def main() -> None:
     if args.draw:
         rows = pd.read_csv(args.draw)
     else:
-        rows = measured(cases(args.seeds, list(PATIENTS)), args.workers, args.out)
+        rows = measured(cases(args.seeds, args.patients), args.workers, args.out)
     if args.figure:
         args.figure.write_bytes(render(figure(rows), "png"))
     print(describe(rows).text)
