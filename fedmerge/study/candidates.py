@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from fedmerge.models.zoo import build
 from fedmerge.study.deployment import Candidate
 from fedmerge.study.entries import MethodConfig
 from fedmerge.study.fusion_data import gather, note_traffic
+from fedmerge.study.pieces import DEPLOYMENT
 from fedmerge.study.record import Record
 from fedmerge.study.setup import FEDERATED, Setup
 from fedmerge.study.tune import make_node, tune_entry, tuning_log
@@ -160,14 +161,22 @@ def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool)
         assert isinstance(begun.model, nn.Module)
         node = make_node(setup, entry, {POOLED: begun.model})
         return Candidate(entry.label, "test-time", node, validation=begun.validation, sources=(POOLED,))
-    chosen = {}
-    if entry.tune is not None:
-        found = tune_entry(setup, target, entry)
-        setup.record.fusion(setup.seed, target, entry.label, tuning_log(found))
-        chosen = {found.option: found.chosen}
+    chosen = {} if entry.tune is None else _tuned(setup, target, entry)
     names = setup.sources(target)
     node = make_node(setup, entry, {n: setup.pool.model(n, setup.device) for n in names}, **chosen)
     return Candidate(entry.label, "test-time", node, validation=fmean(_own_score(setup, s) for s in names))
+
+
+def _tuned(setup: Setup, target: str, entry: MethodConfig) -> dict[str, Any]:
+    """The option that is tuned, as it was chosen; the choice is a piece of its own."""
+    name = (DEPLOYMENT, target, entry.label, "tuning")
+    note = setup.pieces.again(*name)
+    if note is None:
+        with setup.pieces.piece(*name) as note:
+            found = tune_entry(setup, target, entry)
+            setup.record.fusion(setup.seed, target, entry.label, tuning_log(found))
+            note[found.option] = found.chosen
+    return note
 
 
 def _own_score(setup: Setup, name: str) -> float:

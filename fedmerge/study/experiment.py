@@ -33,13 +33,12 @@ from fedmerge.study.config import Experiment
 from fedmerge.study.deployment import Arrivals, Candidate, cells, save_streams
 from fedmerge.study.entries import MethodConfig
 from fedmerge.study.federations import Federation, federations
+from fedmerge.study.pieces import DEPLOYMENT, FINE_TUNE, FUSION, TRAINING
 from fedmerge.study.record import Record
 from fedmerge.study.setup import FEDERATED, Setup, set_up
 
 if TYPE_CHECKING:
     from fedmerge.federation import Place, Server
-
-TRAINING, FINE_TUNE, FUSION, DEPLOYMENT = "training", "fine-tune", "fusion", "deployment"
 
 
 @dataclass(frozen=True)
@@ -217,8 +216,10 @@ def _tried(setup: Setup, fused: list[Trial], target: str) -> list[Trial]:
     references = ModelPool(setup.folder / target / "references")
 
     def pooled_network() -> Candidate:
-        if POOLED not in references:
-            train_pooled(setup, target, references)
+        name = (DEPLOYMENT, target, POOLED, TRAINING)
+        if setup.pieces.again(*name) is None:
+            with setup.pieces.piece(*name):
+                train_pooled(setup, target, references)
         return pooled(setup, references)
 
     return [

@@ -12,6 +12,8 @@ from urllib.parse import quote
 from fedmerge.files import Damaged, check_digest, digest, make_folder, read_sealed, write_sealed
 from fedmerge.study.record import Record
 
+TRAINING, FINE_TUNE, FUSION, DEPLOYMENT = "training", "fine-tune", "fusion", "deployment"
+"""Words that pieces are named by."""
 MODELS = ("pool", "*/fused", "*/references")
 """Where a federation's models lie: only what a finished piece made may be there."""
 

@@ -95,6 +95,8 @@ def test_interrupted_after_every_piece_it_ends_with_the_same_bits(tried, cohort,
         assert f"{piece}.json" in written
     for cell in ("iid none 0", "drift-contrast none 0", "temporal noise 1"):
         assert f"deployment/delta/tent/{cell.replace(' ', '%20')}.json" in written
+    for part in ("pooled/training", "entropy-adaptive-tuned/tuning"):
+        assert f"deployment/delta/{part}.json" in written
     for label in ("alone%3Abeta", "pooled", "ensemble-logits", "lame", "entropy-adaptive-tuned"):
         assert f"deployment/delta/{label}.json" in written
     left = tmp_path / "again" / "federation" / "journal"
