@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 class Place(Protocol):
     """Somewhere with hospitals in it, where a ServerApp can run."""
 
+    @property
+    def words(self) -> str:
+        """Where the hospitals work, for a run's provenance."""
+
     def simulate(
         self,
         app: ServerApp,
@@ -58,7 +62,7 @@ class Backend(BaseModel):
     workers: int | None = Field(default=None, ge=1)
     cpus: float = Field(default=1.0, gt=0)
     gpus: float | None = Field(default=None, ge=0)
-    patience: float = Field(default=60.0, gt=0)
+    patience: float = Field(default=120.0, gt=0)
 
     @model_validator(mode="after")
     def _fits(self) -> Backend:
@@ -123,6 +127,8 @@ def go_to(where: Where) -> Iterator[tuple[Place, int | None]]:
 
 class _Here:
     """This process."""
+
+    words = "in this process"
 
     def simulate(
         self,

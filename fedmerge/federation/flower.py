@@ -27,6 +27,7 @@ class FlowerPlace:
     """
 
     remote: ClassVar[bool] = True
+    words: ClassVar[str] = "nodes of Flower's runtime"
 
     grid: Grid
     context: Context

@@ -15,8 +15,9 @@ from uuid import uuid4
 
 import ray
 from flwr.app import Array, ArrayRecord, Message, RecordDict
-from ray.exceptions import RayError
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 
+from fedmerge.errors import FedMergeError
 from fedmerge.federation.arrays import LentArray
 from fedmerge.federation.grid import SimulatedGrid, debugging
 from fedmerge.federation.ray_pool import Hand, Pool
@@ -57,7 +58,7 @@ class RayGrid(SimulatedGrid):
         self._name = uuid4().hex
         self._progress = progress
         self._ahead = 4 * pool.count if ahead is None else ahead
-        self._openings = dict(zip(self._nodes, map(ray.put, openings), strict=True))
+        self._openings = dict(zip(self._nodes, map(_put, openings), strict=True))
         self._homes = dict(zip(self._nodes, shares(sizes or [1.0] * len(openings), pool.count), strict=True))
         self._kept = dict.fromkeys(self._nodes, _Kept())
         self._pushed: list[Sending] = []
@@ -162,7 +163,7 @@ class Shelf:
         held = self._held.pop(key, None)
         if held is None:
             self.puts += 1
-            held = (ray.put(_lent(record)), dict(record))
+            held = (_put(_lent(record)), dict(record))
         self._held[key] = held
         for oldest in list(itertools.islice(self._held, max(0, len(self._held) - 2))):
             del self._held[oldest]
@@ -181,6 +182,17 @@ def shares(sizes: Sequence[float], workers: int) -> list[int]:
         loads[home] += size
         homes.append(home)
     return homes
+
+
+def _put(value: Any) -> Any:
+    """A reference to a value in the object store. Raises FedMergeError where that and the disk are full."""
+    try:
+        return ray.put(value)
+    except (ObjectStoreFullError, OutOfDiskError):
+        raise FedMergeError(
+            "Ray's object store is full, and so is the disk that it moves things to: start the cluster with "
+            "more (ray start --object-store-memory), or free some disk."
+        ) from None
 
 
 def _whereabouts(array: Array) -> tuple[Any, ...]:

@@ -42,6 +42,8 @@ class RayPlace:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._pool: Pool | None = None
+        where = f"of the Ray cluster at {backend.cluster}" if backend.cluster else "of Ray on this machine"
+        self.words = f"{'' if backend.workers is None else backend.workers} workers {where}".strip()
 
     def simulate(
         self,

@@ -63,7 +63,7 @@ class Pool:
             "scheduling_strategy": "SPREAD",
         }
         self._numerics = Numerics.here()
-        self._tries = 0
+        self._gathered, self._tries = False, 0
         self._last_seen = time.monotonic()
         self.hands = [self._start(index) for index in range(self.count)]
 
@@ -85,11 +85,13 @@ class Pool:
         return there
 
     def gather(self) -> None:
-        """Wait, at the start, until all workers are there, or the patience is over and one is."""
-        self._last_seen = time.monotonic()
-        while len(self.ready()) < self.count and time.monotonic() - self._last_seen < self.backend.patience:
+        """Wait, the first time, until all workers are there, or the patience is over and one is."""
+        if self._gathered:
+            return
+        end = time.monotonic() + self.backend.patience
+        while len(self.ready()) < self.count and time.monotonic() < end:
             self.wait(self.count, 1.0)
-        self._tries = 3 * self.count
+        self._gathered, self._tries = True, 3 * self.count
 
     def wait(self, number: int, seconds: float) -> None:
         """Wait a little for ``number`` workers that start. FedMergeError if for long not one was there."""

@@ -77,13 +77,12 @@ def _begin(ray: Any, address: str | None, options: dict[str, Any]) -> None:
             logging_level=logging.ERROR if quiet else logging.INFO,
             **options,
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises this and that; whatever it is, the run has not begun
+        ray.shutdown()
         place = f"the Ray cluster at {address}" if address else "Ray on this machine"
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        gist = (
-            lines[-1] if lines[0].endswith(":") else lines[0]
-        )  # a traceback from the other side, or a sentence
-        raise FedMergeError(f"{place} cannot be used: {gist}") from None
+        traceback = lines[0].endswith(":")  # of the other side; else it is a sentence
+        raise FedMergeError(f"{place} cannot be used: {lines[-1 if traceback else 0]}") from None
 
 
 def reach(address: str) -> None:

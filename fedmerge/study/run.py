@@ -81,7 +81,8 @@ def run(
     first = build_cohort(spec, experiment.seeds[0])  # bad data is said before anything is written
     check(experiment, first, elsewhere=getattr(backend, "remote", False))
     with go_to(backend) as (place, threads), reproducible(experiment.threads or threads):
-        folder, machine = new_folder(experiment.name, out), describe(where)
+        folder = new_folder(experiment.name, out)
+        machine = describe(where) | {"hospitals": place.words}
         with at_work(folder):
             begun = begin(folder, experiment, spec, first, machine)
             with _saying_how_it_goes_on(folder):
@@ -108,7 +109,7 @@ def _go_on(
         first = build_cohort(spec, experiment.seeds[0])
         threads = kept.threads if kept is not None else experiment.threads
         with go_to(backend) as (place, own), reproducible(threads or own):
-            machine = describe(where)
+            machine = describe(where) | {"hospitals": place.words}
             begun = same_place(folder, kept, spec, first, machine)
             damaged = [] if kept is not None else [f"'{folder / NAME}' was damaged and is made anew."]
             begun = begun.taken_up(machine["versions"], damaged).write(folder)

@@ -80,6 +80,20 @@ def test_shares_are_equal_and_in_turn():
     assert shares([3, 1, 1, 1, 2], 2) == [0, 1, 1, 1, 0]
 
 
+def test_a_run_begins_with_the_workers_that_there_is_room_for(pool, monkeypatch):
+    """One of two workers never comes: after the patience the other is enough, and it is not awaited again."""
+    RayGrid(pool, [opening])
+    monkeypatch.setattr(pool, "_gathered", False)
+    monkeypatch.setattr(pool, "backend", Backend(kind="ray", patience=0.3))
+    monkeypatch.setattr(pool, "ready", lambda: pool.hands[:1])
+    monkeypatch.setattr(pool, "wait", lambda number, seconds: time.sleep(0.05))
+    began = time.monotonic()
+    pool.gather()
+    assert 0.3 <= time.monotonic() - began < 5
+    monkeypatch.setattr(pool, "ready", lambda: pytest.fail("it asks again"))
+    pool.gather()
+
+
 def test_replies_come_in_the_order_of_the_messages_from_the_same_two_workers(pool):
     grid = RayGrid(pool, [opening] * 5)
     nodes = grid.get_node_ids()
