@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.optimize import brentq
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
@@ -110,4 +109,6 @@ def epsilon(options: CentralPrivacy, rounds: int) -> float:
     high = 1.0
     while excess(high) > 0:
         high *= 2
+    from scipy.optimize import brentq  # slow to import; hospitals do without
+
     return float(brentq(excess, 0.0, high, xtol=1e-9))

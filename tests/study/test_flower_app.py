@@ -17,9 +17,17 @@ from fedmerge.study.run import run
 ROOT = Path(__file__).resolve().parents[2]
 
 
+class Forgetful(LocalGrid):
+    """Each message meets a hospital that knows nothing of those before, as in a deployment."""
+
+    def _deliver(self, message):
+        flower_app._known.cache_clear()
+        return super()._deliver(message)
+
+
 def flower_run(run_config, n_nodes, nodes=None):
     """What Flower does with the two apps, in this process: messages, contexts, the run's configuration."""
-    grid = LocalGrid(flower_app.client, n_nodes)
+    grid = Forgetful(flower_app.client, n_nodes)
     for number, context in enumerate(grid._contexts.values()):
         context.run_config = run_config
         if nodes is not None:
@@ -40,11 +48,11 @@ def test_pyproject_names_the_apps_and_its_configuration_is_whole():
     assert RunConfig.read(app["config"]).overrides == ["threads=1"]
 
 
-@pytest.mark.parametrize("unseen", ["cohort", "each"])
+@pytest.mark.parametrize("unseen", ["cohort", "each", "each;federation.personal=norms"])
 def test_the_apps_do_what_run_does_bit_for_bit(site_files, hashes, tmp_path, unseen, words_for_figures):
-    """With one site unseen, and with a federation for each site left out in turn."""
+    """With one site unseen, and with a federation for each site left out in turn, norms kept or not."""
     n_nodes = 3 if unseen == "cohort" else 4
-    local = run(site_files, changes=[f"unseen={unseen}"], out=tmp_path / "local", seed=3)
+    local = run(site_files, changes=f"unseen={unseen}".split(";"), out=tmp_path / "local", seed=3)
     out = tmp_path / "flower"
     given = {
         "config": str(site_files),
