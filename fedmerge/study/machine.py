@@ -33,15 +33,17 @@ def pick_device(name: str) -> str:
 @contextmanager
 def reproducible(threads: int | None) -> Iterator[None]:
     """Deterministic algorithms and a fixed number of threads inside the block; as before after it."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_num_threads()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
     settle(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         memory.fill_uninitialized_memory = fill
 
 

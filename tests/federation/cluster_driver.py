@@ -27,6 +27,7 @@ EXPERIMENT = {
     "deployment": {"streams": ["iid"]},
 }
 TRAININGS = 4  # in a round
+LONG = 60  # epochs of a training that takes several looks at its progress
 
 
 def outcome(result):
@@ -43,20 +44,22 @@ def outcome(result):
 def main(out, cluster, client_port, group):
     told = {"local": outcome(fm.run(EXPERIMENT, out=Path(out, "local")))}
 
-    def attached(name, address, progress=None):
+    def attached(name, address, progress=None, changes=()):
         backend = fm.Backend(kind="ray", address=address, workers=2)
-        result = fm.run(EXPERIMENT, out=Path(out, name), backend=backend, progress=progress)
+        result = fm.run(
+            EXPERIMENT, changes=changes, out=Path(out, name), backend=backend, progress=progress
+        )
         told[name] = outcome(result)
 
     attached("client", f"ray://127.0.0.1:{client_port}")
     alive = [int(group)]
 
     def kill(stage, done, total):
-        """When one of round 2's trainings is done and others are under way."""
+        """When the first of round 2's trainings has begun: they take seconds, so both workers are at one."""
         if "training" in stage and done > TRAININGS and alive:
             os.killpg(alive.pop(), signal.SIGKILL)
 
-    attached("killed", cluster, kill)
+    attached("killed", cluster, kill, [f"training.epochs={LONG}"])
     Path(out, "told.json").write_text(json.dumps(told))
 
 

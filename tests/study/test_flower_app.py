@@ -12,9 +12,17 @@ from fedmerge.federation import LocalGrid
 from fedmerge.federation.flower import FlowerPlace
 from fedmerge.study import flower_app
 from fedmerge.study.flower_app import RunConfig
+from fedmerge.study.machine import reproducible
 from fedmerge.study.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def switches_as_before():
+    """The apps set PyTorch's switches for their process, which is this one here."""
+    with reproducible(1):
+        yield
 
 
 class Forgetful(LocalGrid):
