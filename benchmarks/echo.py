@@ -78,12 +78,12 @@ def grid_of(kind: str, hospitals: int, workers: int) -> Iterator[Any]:
         yield LocalGrid(client_app(lambda context: held[int(context.node_config["partition-id"])]), hospitals)
         return
     from fedmerge.federation import Backend
-    from fedmerge.federation.ray_session import ray_session
+    from fedmerge.federation.grids.ray.session import ray_session
 
     backend = Backend(kind="ray", workers=workers)
     with ray_session(backend):
-        from fedmerge.federation.ray_grid import RayGrid
-        from fedmerge.federation.ray_pool import Pool
+        from fedmerge.federation.grids.ray.grid import RayGrid
+        from fedmerge.federation.grids.ray.pool import Pool
 
         pool = Pool(backend, "cpu", hospitals)
         try:

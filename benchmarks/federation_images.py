@@ -24,8 +24,8 @@ import psutil
 
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
 from fedmerge.federation import Backend
-from fedmerge.federation.ray_place import OpenHospital
-from fedmerge.federation.ray_session import ray_session
+from fedmerge.federation.grids.ray.place import OpenHospital
+from fedmerge.federation.grids.ray.session import ray_session
 
 HOSPITALS, WORKERS, IMAGES = 8, 2, 60_000
 

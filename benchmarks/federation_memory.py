@@ -23,7 +23,7 @@ from echo import grid_of, plan_of
 from processes import told
 
 from fedmerge.federation import Server, server_app
-from fedmerge.federation.grid import serve
+from fedmerge.federation.grids.simulated import serve
 
 SIDES = ("local", "ray")
 MB = 1e6

@@ -59,14 +59,14 @@ def on_ray(hospitals: int, workers: int, rounds: int) -> dict[str, Any]:
     """Our grid, its records, and the copies it makes."""
     with grid_of("ray", hospitals, workers) as grid:
         figures = exchanges(grid, rounds, lend, lambda answer: take_state(answer) or {})
-        nodes, puts = list(grid.get_node_ids()), grid.shelf.puts
+        nodes, puts = list(grid.get_node_ids()), grid.desk.shelf.puts
         state = dict(build(PLAN.model, 0).state_dict())
         size = sum(value.nbytes for value in state.values())
         written = 0
         for answer in send(grid, nodes, lend(state), "copies"):
             arrays = answer.content.array_records["arrays"].values()
             written += sum(array.numpy().nbytes for array in arrays if array.numpy().flags.owndata)
-        written += (grid.shelf.puts - puts) * size
+        written += (grid.desk.shelf.puts - puts) * size
         return figures | {"copies": round(written / size / hospitals, 3)}
 
 

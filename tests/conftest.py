@@ -66,7 +66,7 @@ def own_ray() -> Iterator[Any]:
     """One Ray for all tests of this process, with room for four workers; ended after the last."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
     from fedmerge.federation.backends import Backend
-    from fedmerge.federation.ray_session import ray_session
+    from fedmerge.federation.grids.ray.session import ray_session
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)

@@ -1,11 +1,11 @@
 """Federation: who talks to whom. The only room that imports Flower.
 
 ``client`` is what a hospital answers, ``strategy`` what a round is, ``server`` what the server does in a run,
-``local_grid`` carries messages inside one process and ``ray_grid`` between processes (``backends`` says
-which), ``flower`` is for Flower's own runtimes, and ``arrays`` lends tensors to messages without a copy.
-``sums`` and ``statistics`` are the two sides of a fusion whose images stay in the hospitals, ``packing`` is
-how their sums travel. Flower's telemetry and update check are switched off before it is imported; it is
-imported when first used, because that takes a second.
+``options`` what a user may choose. ``grids`` carry messages (``backends`` says which), ``flower`` is for
+Flower's own runtimes, ``deployment`` for a real one, and ``arrays`` lends tensors to messages without a copy.
+``aggregators`` make one model of many, ``privacy`` hides them, ``sums`` are a fusion whose images stay in the
+hospitals, ``fault_plan`` and ``faults`` what may go wrong. Flower's telemetry and update check are switched
+off before it is imported; it is imported when first used, because that takes a second.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedmerge.federation.client import Hospital, client_app
     from fedmerge.federation.failures import Failure
     from fedmerge.federation.flower import client_of, server_of
-    from fedmerge.federation.local_grid import LocalGrid, simulate
+    from fedmerge.federation.grids.local import LocalGrid, simulate
     from fedmerge.federation.options import FederationOptions
     from fedmerge.federation.plan import Plan
     from fedmerge.federation.server import Server, server_app
@@ -35,7 +35,7 @@ _HOMES = {
     "FederationOptions": "options",
     "HERE": "backends",
     "Hospital": "client",
-    "LocalGrid": "local_grid",
+    "LocalGrid": "grids.local",
     "MergeStrategy": "strategy",
     "Place": "backends",
     "Plan": "plan",
@@ -46,7 +46,7 @@ _HOMES = {
     "go_to": "backends",
     "server_app": "server",
     "server_of": "flower",
-    "simulate": "local_grid",
+    "simulate": "grids.local",
 }
 
 __all__ = [

@@ -104,7 +104,7 @@ class Backend(BaseModel):
         if self.kind == "local":
             yield HERE
             return
-        from fedmerge.federation.ray_place import ray_place
+        from fedmerge.federation.grids.ray.place import ray_place
 
         with ray_place(self) as place:
             yield place
@@ -139,7 +139,7 @@ class _Here:
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         """See ``Place``."""
-        from fedmerge.federation.local_grid import simulate
+        from fedmerge.federation.grids.local import simulate
 
         simulate(app, sites, device=device, progress=progress)
 

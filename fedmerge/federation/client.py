@@ -15,12 +15,12 @@ from fedmerge.analysis import fit_temperature, rates
 from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import faults
-from fedmerge.federation.grid import failed
+from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.memory import HospitalMemory, personal_entries
+from fedmerge.federation.privacy.secure_round import HospitalShare
 from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
-from fedmerge.federation.secure_round import HospitalShare
-from fedmerge.federation.shelf import Shelf
-from fedmerge.federation.sums import MINIMUM, HospitalSums
+from fedmerge.federation.sums.hospital import MINIMUM, HospitalSums
+from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State

@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import Message
 
 from fedmerge.federation.failures import Wrong
-from fedmerge.federation.grid import LATE
+from fedmerge.federation.grids.simulated import LATE
 from fedmerge.federation.records import metrics_of, reason_of, take_state
 from fedmerge.federation.roster import Member, Roster
 from fedmerge.models.state import State

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedmerge.data import Site
 from fedmerge.federation.backends import Place
 from fedmerge.federation.client import Hospital, client_app
-from fedmerge.federation.flower_grid import FlowerGrid
+from fedmerge.federation.grids.flower import FlowerGrid
 
 Config = Mapping[str, Any]
 

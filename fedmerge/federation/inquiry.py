@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flwr.serverapp import Grid
 
-from fedmerge.federation.statistics import FederatedStatistics
+from fedmerge.federation.sums.server import FederatedStatistics
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 

@@ -11,7 +11,7 @@ from fedmerge.federation.aggregators import AGGREGATORS
 from fedmerge.federation.fault_plan import Fault
 from fedmerge.federation.memory import Personal
 from fedmerge.federation.participation import Participation
-from fedmerge.federation.privacy import CentralPrivacy
+from fedmerge.federation.privacy.central import CentralPrivacy
 from fedmerge.federation.section import Section
 from fedmerge.federation.server_optimizer import ServerOptimizerOptions
 

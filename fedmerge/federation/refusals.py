@@ -6,8 +6,8 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import fewest_updates
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.privacy import CentralPrivacy, epsilon
-from fedmerge.federation.secure_sum import FEWEST
+from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
+from fedmerge.federation.privacy.secure_sum import FEWEST
 from fedmerge.models.state import running_pairs
 from fedmerge.models.zoo import build
 

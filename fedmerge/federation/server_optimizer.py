@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from fedmerge.federation.memory import personal_entries
 from fedmerge.models.state import State, check_alike
+from fedmerge.models.zoo import build
+
+if TYPE_CHECKING:
+    from fedmerge.federation.plan import Plan
 
 _RATES = {"fedavgm": 1.0, "fedadam": 0.01, "fedyogi": 0.01, "fedadagrad": 0.01}
 
@@ -60,6 +65,16 @@ class ServerOptimizer:
         self.moved = tuple(moved)
         self._m: State = {}
         self._v: State = {}
+
+    @classmethod
+    def of(cls, plan: Plan) -> ServerOptimizer | None:
+        """The plan's, over the parameters that are not personal: of those y - x is no update."""
+        options = plan.federation.optimizer
+        if options is None:
+            return None
+        own = personal_entries(plan.model, plan.federation.personal)
+        names = [name for name, _ in build(plan.model, plan.seed).named_parameters()]
+        return cls(options, [name for name in names if name not in own])
 
     @torch.no_grad()
     def step(self, current: State, mean: State) -> State:

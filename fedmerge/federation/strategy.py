@@ -17,19 +17,17 @@ from fedmerge.federation.checks import check_images, check_update
 from fedmerge.federation.exchange import Answer, Question, judged, read
 from fedmerge.federation.failures import Failure, Failures, Wrong
 from fedmerge.federation.fault_plan import Fault, struck
-from fedmerge.federation.grid import SimulatedGrid
+from fedmerge.federation.grids.simulated import SimulatedGrid
 from fedmerge.federation.inquiry import Inquiry
 from fedmerge.federation.jobs import common_job, personal_job, training_job
-from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.privacy import private_mean, spending
+from fedmerge.federation.privacy.central import private_mean, spending
+from fedmerge.federation.privacy.secure_round import check_public, secure_mean
 from fedmerge.federation.records import request
 from fedmerge.federation.roster import Member, Roster
-from fedmerge.federation.secure_round import check_public, secure_mean
 from fedmerge.federation.server_optimizer import ServerOptimizer
 from fedmerge.models.state import State
-from fedmerge.models.zoo import build
 
 UNTOLD = ("score", "memory")  # phases that leave no row in the history
 TIMEOUT = 3600.0  # seconds for the answers to one question of a round
@@ -54,7 +52,7 @@ class MergeStrategy(Strategy):
         self.roster = roster
         self.history: list[dict[str, Any]] = []
         self.log = Failures(plan.federation)
-        self.optimizer = _optimizer(plan)
+        self.optimizer = ServerOptimizer.of(plan)
         self.between: Callable[[], None] = lambda: None  # called where a round may be left
         self._asked: tuple[Grid, Question, State] | None = None
 
@@ -295,16 +293,6 @@ class MergeStrategy(Strategy):
         """The last round before ``before`` for which each hospital's training is in the history."""
         rows = [row for row in self.history if row["phase"] == "train" and row["round"] < before]
         return {row["site"]: row["round"] for row in rows}
-
-
-def _optimizer(plan: Plan) -> ServerOptimizer | None:
-    """The plan's server optimizer, over the parameters that are not personal: of those y - x is no update."""
-    options = plan.federation.optimizer
-    if options is None:
-        return None
-    own = personal_entries(plan.model, plan.federation.personal)
-    names = [name for name, _ in build(plan.model, plan.seed).named_parameters()]
-    return ServerOptimizer(options, [name for name in names if name not in own])
 
 
 def _update(answer: Answer) -> Update:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedmerge.federation.options import FederationOptions
-from fedmerge.federation.privacy import CentralPrivacy, epsilon
+from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
 from fedmerge.study.config import Experiment
 from fedmerge.study.words import listing
 

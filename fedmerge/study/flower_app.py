@@ -96,7 +96,7 @@ def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> 
 def _known(given: RunConfig, node: NodeConfig) -> Hospital:
     """The hospital of a node, kept between messages where its process is."""
     from fedmerge.federation import Hospital
-    from fedmerge.federation.shelf import Shelf
+    from fedmerge.federation.sums.shelf import Shelf
 
     device, site = _site(given, node)
     shelf = Shelf(Path(os.environ.get("FLWR_HOME", "~/.flwr")).expanduser() / "fedmerge" / site.name)

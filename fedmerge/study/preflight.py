@@ -6,8 +6,8 @@ from fedmerge.data import Cohort, FusionData
 from fedmerge.data.fusion import server_set
 from fedmerge.errors import FedMergeError, nearest
 from fedmerge.federation.aggregators.fused import SUMMED
-from fedmerge.federation.packing import MINIMUM
 from fedmerge.federation.refusals import check_plan
+from fedmerge.federation.sums.packing import MINIMUM
 from fedmerge.models.zoo import build
 from fedmerge.study.config import Experiment
 from fedmerge.study.federations import federations
@@ -70,7 +70,7 @@ def _check_round_sums(experiment: Experiment, cohort: Cohort, members: set[str])
     method, options = experiment.federation.aggregate.method, experiment.federation.aggregate.options
     if method not in SUMMED or not experiment.training.rounds:
         return
-    from fedmerge.federation.sums import program_of  # it imports Flower
+    from fedmerge.federation.sums.hospital import program_of  # it imports Flower
 
     program_of(model_spec(experiment, cohort))
     split = options.get("split", "train")

@@ -46,9 +46,7 @@ def main(out, cluster, client_port, group):
 
     def attached(name, address, progress=None, changes=()):
         backend = fm.Backend(kind="ray", address=address, workers=2)
-        result = fm.run(
-            EXPERIMENT, changes=changes, out=Path(out, name), backend=backend, progress=progress
-        )
+        result = fm.run(EXPERIMENT, changes=changes, out=Path(out, name), backend=backend, progress=progress)
         told[name] = outcome(result)
 
     attached("client", f"ray://127.0.0.1:{client_port}")

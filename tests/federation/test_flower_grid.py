@@ -5,15 +5,16 @@ import time
 import pytest
 from flwr.app import Message
 
-from fedmerge.federation import Hospital, LocalGrid, client_app, flower_grid
-from fedmerge.federation.flower_grid import FlowerGrid
+from fedmerge.federation import Hospital, LocalGrid, client_app
+from fedmerge.federation.grids import flower
+from fedmerge.federation.grids.flower import FlowerGrid
 from fedmerge.federation.records import reason_of, request
 from fedmerge.federation.roster import greet
 
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setattr(flower_grid, "POLL", 0.01)
+    monkeypatch.setattr(flower, "POLL", 0.01)
 
 
 class Link(LocalGrid):

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm as normal
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.privacy import CentralPrivacy, epsilon, norm, private_mean
+from fedmerge.federation.privacy.central import CentralPrivacy, epsilon, norm, private_mean
 from fedmerge.seeding import generator
 
 

@@ -12,8 +12,8 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.backends import Backend
-from fedmerge.federation.grid import LATE
-from fedmerge.federation.ray_grid import RayGrid, shares
+from fedmerge.federation.grids.ray.grid import RayGrid, shares
+from fedmerge.federation.grids.simulated import LATE
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
@@ -48,7 +48,7 @@ def opening(progress):
 
 @pytest.fixture(scope="module")
 def pool(own_ray):
-    from fedmerge.federation.ray_pool import Pool
+    from fedmerge.federation.grids.ray.pool import Pool
 
     pool = Pool(Backend(kind="ray", workers=2), "cpu", 9)
     yield pool
@@ -178,9 +178,9 @@ def test_what_many_hospitals_get_is_stored_once(pool):
                 [grid.create_message(c, "train", n, "g") for c, n in zip(content, nodes, strict=True)]
             )
         )
-    assert grid.shelf.puts == 1
+    assert grid.desk.shelf.puts == 1
     send(grid, nodes, 2.0)
-    assert grid.shelf.puts == 2
+    assert grid.desk.shelf.puts == 2
 
 
 def test_no_more_than_some_replies_wait_for_their_turn(pool):

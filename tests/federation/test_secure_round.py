@@ -9,10 +9,10 @@ from fedmerge.federation import LocalGrid, MergeStrategy, client_app
 from fedmerge.federation.client import Hospital
 from fedmerge.federation.exchange import Answer, read
 from fedmerge.federation.jobs import training_job
+from fedmerge.federation.privacy.secure_round import check_public, secure_mean
+from fedmerge.federation.privacy.secure_sum import encode
 from fedmerge.federation.records import job_of, request, state_of
 from fedmerge.federation.roster import greet
-from fedmerge.federation.secure_round import check_public, secure_mean
-from fedmerge.federation.secure_sum import encode
 from fedmerge.models import average, build
 
 

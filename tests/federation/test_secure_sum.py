@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.secure_sum import decode, encode, mask, new_secret, public_of
+from fedmerge.federation.privacy.secure_sum import decode, encode, mask, new_secret, public_of
 from fedmerge.models import average
 from fedmerge.seeding import numpy_generator
 

@@ -100,17 +100,17 @@ def test_a_hospital_s_own_numbers_are_of_its_validation_images_with_a_temperatur
 
 def test_the_server_learns_numbers_never_images(plan, cohort, monkeypatch):
     """Every reply of a whole run is looked at: no array in it has an image's shape or a split's length."""
-    from fedmerge.federation import local_grid
+    from fedmerge.federation.grids import local
 
     seen = []
-    deliver = local_grid.LocalGrid.pull_messages
+    deliver = local.LocalGrid.pull_messages
 
     def watch(self, ids):
         replies = deliver(self, ids)
         seen.extend(replies)
         return replies
 
-    monkeypatch.setattr(local_grid.LocalGrid, "pull_messages", watch)
+    monkeypatch.setattr(local.LocalGrid, "pull_messages", watch)
     shapes = {tuple(value.shape) for value in build(plan.model, 0).state_dict().values()}
     sizes = []
 

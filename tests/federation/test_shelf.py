@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedmerge.federation import Hospital, LocalGrid, Server, client_app
-from fedmerge.federation.shelf import Shelf
+from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.merging import merge
 from fedmerge.models import build, state_hash
 

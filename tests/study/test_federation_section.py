@@ -9,7 +9,7 @@ import yaml
 from fedmerge import run
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions
-from fedmerge.federation.privacy import CentralPrivacy, epsilon
+from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
 from fedmerge.study.config import read_experiment
 from fedmerge.study.federation_words import federation_in_words
 

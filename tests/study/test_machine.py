@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedmerge.federation.numerics import Numerics
+from fedmerge.federation.grids.ray.numerics import Numerics
 from fedmerge.study.machine import reproducible
 
 

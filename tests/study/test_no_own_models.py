@@ -6,7 +6,7 @@ from fedmerge import ModelPool, run
 from fedmerge.analysis import scores
 from fedmerge.data import build_cohort, concat
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.privacy import CentralPrivacy, epsilon
+from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
 from fedmerge.models import predict
 from fedmerge.study.bench.engine import bench
 from fedmerge.study.config import read_experiment

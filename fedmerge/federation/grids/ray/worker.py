@@ -14,8 +14,8 @@ from flwr.clientapp import ClientApp
 from ray.exceptions import RayError
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.grid import contexts, failed
-from fedmerge.federation.numerics import Numerics
+from fedmerge.federation.grids.ray.numerics import Numerics
+from fedmerge.federation.grids.simulated import contexts, failed
 
 Progress = Callable[[int, int], None]
 Opening = Callable[[Progress], ClientApp]

@@ -1,14 +1,10 @@
-"""A Flower Grid over worker processes of Ray: a hospital stays with the worker that has it loaded.
-
-Weights go into Ray's object store once for all hospitals that get the same, and come back out of it; on one
-machine nobody copies them on the way. Replies come in the order of the messages.
-"""
+"""The server's desk: where each hospital is, what it keeps, what travels to it by the object store."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -19,10 +15,18 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.arrays import LentArray
-from fedmerge.federation.grid import SimulatedGrid, debugging
-from fedmerge.federation.ray_pool import Hand, Pool
-from fedmerge.federation.ray_sending import Flight, Sending
-from fedmerge.federation.ray_worker import Answer, Call, Opening, Steps
+from fedmerge.federation.grids.ray.pool import Hand
+from fedmerge.federation.grids.ray.worker import Answer, Call, Opening, Steps
+
+
+@dataclass
+class Flight:
+    """A message that a worker has: which, and the references to what comes back. since: at it since when."""
+
+    index: int
+    answer: Any
+    state: Any
+    since: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,64 +37,28 @@ class _Kept:
     state: Any = None
 
 
-class RayGrid(SimulatedGrid):
-    """Carries messages between a ServerApp and one hospital an ``Opening``, run by the workers of ``pool``.
+class Desk:
+    """What the server knows of the hospitals, by node id; it writes to their workers and reads what they say.
 
-    sizes: how much work each hospital is, in any unit, so that workers get equal shares of it. progress:
-    called with (number of the hospital, steps done, steps in all). debug: let a hospital's exception through.
-    ahead: see ``Sending``; by default four messages a worker.
+    homes: the number of the worker that has each one loaded. progress: as for ``RayGrid``. debug: whether a
+    hospital's exception is let through.
     """
 
     def __init__(
         self,
-        pool: Pool,
-        openings: Sequence[Opening],
-        sizes: Sequence[float] | None = None,
-        *,
-        progress: Callable[[int, int, int], None] | None = None,
-        debug: bool | None = None,
-        ahead: int | None = None,
+        openings: Mapping[int, Opening],
+        homes: Mapping[int, int],
+        progress: Callable[[int, int, int], None] | None,
+        debug: bool,
     ) -> None:
-        super().__init__(len(openings))
-        self.pool = pool
-        self.debug = debugging() if debug is None else debug
+        self.debug = debug
         self.shelf = Shelf()
         self._name = uuid4().hex
         self._progress = progress
-        self._ahead = 4 * pool.count if ahead is None else ahead
-        self._openings = dict(zip(self._nodes, map(_put, openings), strict=True))
-        self._homes = dict(zip(self._nodes, shares(sizes or [1.0] * len(openings), pool.count), strict=True))
-        self._kept = dict.fromkeys(self._nodes, _Kept())
-        self._pushed: list[Sending] = []
-        pool.gather()
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send the messages; returns their ids."""
-        sent = list(messages)
-        ids = [self.number(message) for message in sent]
-        self._pushed.append(Sending(self, sent, len(sent)))
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies to these messages that are there by now; each can be pulled once."""
-        ids = list(message_ids)
-        return [reply for sending in self._pushed for reply in sending.pull(ids)]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Sending:
-        """Send the messages; their replies in the same order, each when it is there.
-
-        After ``timeout`` seconds every message without a reply is answered by an Error.
-        """
-        sent = list(messages)
-        for message in sent:
-            self.number(message)
-        return Sending(self, sent, self._ahead, timeout=timeout)
-
-    def ask(self, messages: list[Message], seconds: float | None) -> Sending:
-        """See ``SimulatedGrid``. A worker that takes longer is replaced, and its message gets an Error."""
-        for message in messages:
-            self.number(message)
-        return Sending(self, messages, self._ahead, each=seconds)
+        self._nodes = list(openings)
+        self._openings = {node: _put(opening) for node, opening in openings.items()}
+        self._homes = homes
+        self._kept = dict.fromkeys(openings, _Kept())
 
     def home(self, message: Message) -> int:
         """The number of the worker that has a message's hospital loaded."""
@@ -168,20 +136,6 @@ class Shelf:
         for oldest in list(itertools.islice(self._held, max(0, len(self._held) - 2))):
             del self._held[oldest]
         return held[0]
-
-
-def shares(sizes: Sequence[float], workers: int) -> list[int]:
-    """Which worker each hospital goes to: in order, to the one that has the least to do so far.
-
-    So workers have nearly equal shares of the work, and replies come nearly in the order of the hospitals.
-    """
-    loads = [0.0] * workers
-    homes = []
-    for size in sizes:
-        home = loads.index(min(loads))
-        loads[home] += size
-        homes.append(home)
-    return homes
 
 
 def _put(value: Any) -> Any:

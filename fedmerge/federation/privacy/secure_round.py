@@ -18,9 +18,9 @@ from flwr.app import Message
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.exchange import Answer, Question
+from fedmerge.federation.privacy.secure_sum import FEWEST, decode, encode, mask, new_secret, public_of
 from fedmerge.federation.records import job_of, reply, request
 from fedmerge.federation.roster import Member, Roster
-from fedmerge.federation.secure_sum import FEWEST, decode, encode, mask, new_secret, public_of
 from fedmerge.models.state import BatchNormPolicy, State
 
 PUBLIC, NUMBERS = "public", "numbers"

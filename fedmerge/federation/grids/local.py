@@ -14,7 +14,7 @@ from flwr.serverapp import ServerApp
 
 from fedmerge.data import Site
 from fedmerge.federation.client import Hospital, client_app
-from fedmerge.federation.grid import SimulatedGrid, contexts, debugging, failed, serve
+from fedmerge.federation.grids.simulated import SimulatedGrid, contexts, debugging, failed, serve
 
 
 class LocalGrid(SimulatedGrid):

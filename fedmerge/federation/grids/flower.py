@@ -9,7 +9,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from fedmerge.federation.grid import failed
+from fedmerge.federation.grids.simulated import failed
 
 POLL = 0.3  # seconds between two looks for replies; Flower itself waits three
 

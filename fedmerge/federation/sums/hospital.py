@@ -15,9 +15,9 @@ from torch import Tensor
 from fedmerge.data import Site, Split
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.packing import MINIMUM, WALKING, pack
 from fedmerge.federation.records import job_of, reply, state_of
-from fedmerge.federation.shelf import Shelf
+from fedmerge.federation.sums.packing import MINIMUM, WALKING, pack
+from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.merging.matching.statistics import LocalStatistics
 from fedmerge.models.graph import Program
 from fedmerge.models.inputs import Normalisation

@@ -11,8 +11,8 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.backends import Backend
-from fedmerge.federation.numerics import Numerics
-from fedmerge.federation.ray_worker import Worker, versions
+from fedmerge.federation.grids.ray.numerics import Numerics
+from fedmerge.federation.grids.ray.worker import Worker, versions
 
 _remote: Any = ray.remote
 _ACTOR = _remote(concurrency_groups={"watch": 1})(Worker)

@@ -18,10 +18,10 @@ from fedmerge.federation.arrays import count_bytes, lend
 from fedmerge.federation.checks import not_finite
 from fedmerge.federation.exchange import Answer, Question, usable
 from fedmerge.federation.jobs import common_job
-from fedmerge.federation.packing import WALKING, packed_shapes, shapes, unpack
 from fedmerge.federation.records import metrics_of, request
 from fedmerge.federation.roster import Member, Roster
-from fedmerge.federation.sums import join_models, program_of
+from fedmerge.federation.sums.hospital import join_models, program_of
+from fedmerge.federation.sums.packing import WALKING, packed_shapes, shapes, unpack
 from fedmerge.merging.matching.statistics import Sums
 from fedmerge.models.state import State, check_alike, state_hash
 

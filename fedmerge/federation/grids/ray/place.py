@@ -13,13 +13,13 @@ import torch
 
 from fedmerge.data import Site, Split
 from fedmerge.federation.backends import Backend
-from fedmerge.federation.ray_session import ray_session
+from fedmerge.federation.grids.ray.session import ray_session
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
     from flwr.serverapp import ServerApp
 
-    from fedmerge.federation.ray_pool import Pool
+    from fedmerge.federation.grids.ray.pool import Pool
 
 
 @contextmanager
@@ -54,8 +54,8 @@ class RayPlace:
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         """Run ``app`` with one hospital a site, in the workers."""
-        from fedmerge.federation.grid import serve
-        from fedmerge.federation.ray_grid import RayGrid
+        from fedmerge.federation.grids.ray.grid import RayGrid
+        from fedmerge.federation.grids.simulated import serve
 
         pool = self._workers(device, len(sites))
         where = "cuda" if pool.on_gpu else device
@@ -79,7 +79,7 @@ class RayPlace:
             self._pool = None
 
     def _workers(self, device: str, hospitals: int) -> Pool:
-        from fedmerge.federation.ray_pool import Pool
+        from fedmerge.federation.grids.ray.pool import Pool
 
         wanted = min(hospitals, self._backend.workers or hospitals)
         if self._pool is not None and self._pool.count < wanted:

@@ -5,32 +5,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import ray
 from flwr.app import Message
 from ray.exceptions import RayError, RayTaskError
 
-from fedmerge.federation.grid import FAILED, LATE, failed
-from fedmerge.federation.ray_pool import Hand, first_line
-from fedmerge.federation.ray_worker import Answer
-
-if TYPE_CHECKING:
-    from fedmerge.federation.ray_grid import RayGrid
+from fedmerge.federation.grids.ray.desk import Desk, Flight
+from fedmerge.federation.grids.ray.pool import Hand, Pool, first_line
+from fedmerge.federation.grids.ray.worker import Answer
+from fedmerge.federation.grids.simulated import FAILED, LATE, failed
 
 DEPTH = 2  # calls a worker has at most: the one it is at, and the next
 TICK = 0.25  # seconds between two looks at a training's progress
-
-
-@dataclass
-class Flight:
-    """A message that a worker has: which, and the references to what comes back. since: at it since when."""
-
-    index: int
-    answer: Any
-    state: Any
-    since: float = 0.0
 
 
 class Sending(Iterator[Message]):
@@ -46,15 +32,16 @@ class Sending(Iterator[Message]):
 
     def __init__(
         self,
-        grid: RayGrid,
+        pool: Pool,
+        desk: Desk,
         messages: list[Message],
         ahead: int,
         *,
         timeout: float | None = None,
         each: float | None = None,
     ) -> None:
-        self._grid = grid
-        self._pool = grid.pool
+        self._pool = pool
+        self._desk = desk
         self._messages = messages
         self._timeout = timeout
         self._end = None if timeout is None else time.monotonic() + timeout
@@ -65,7 +52,7 @@ class Sending(Iterator[Message]):
         self._flights: dict[Hand, deque[Flight]] = {}
         self._waiting: list[deque[int]] = [deque() for _ in self._pool.hands]
         for index, message in enumerate(messages):
-            self._waiting[grid.home(message)].append(index)
+            self._waiting[desk.home(message)].append(index)
         self._submit()
 
     def __next__(self) -> Message:
@@ -105,7 +92,7 @@ class Sending(Iterator[Message]):
         for hand in self._pool.ready():
             flown = self._flights.setdefault(hand, deque())
             while len(flown) < DEPTH and (index := self._next(hand)) is not None:
-                flown.append(self._grid.call(hand, index, self._messages[index]))
+                flown.append(self._desk.call(hand, index, self._messages[index]))
                 flown[0].since = flown[0].since or time.monotonic()
 
     def _next(self, hand: Hand) -> int | None:
@@ -124,7 +111,7 @@ class Sending(Iterator[Message]):
             try:
                 answer = ray.get(flight.answer)
             except RayTaskError as error:
-                if self._grid.debug:
+                if self._desk.debug:
                     raise
                 answer = Answer(failed(message, first_line(error)))
             except RayError as error:
@@ -134,7 +121,7 @@ class Sending(Iterator[Message]):
             if flown:
                 flown[0].since = time.monotonic()
             self._done[flight.index] = answer.message
-            self._grid.answered(message, answer, flight.state)
+            self._desk.answered(message, answer, flight.state)
 
     def _interrupt(self) -> None:
         """End the workers that are at one message for too long."""
@@ -167,4 +154,4 @@ class Sending(Iterator[Message]):
         """Show how far the hospital is whose reply is due next."""
         for hand, flown in self._flights.items():
             if flown and flown[0].index == self._given:
-                self._grid.look(hand)
+                self._desk.look(hand)

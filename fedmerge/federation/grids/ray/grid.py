@@ -1,0 +1,91 @@
+"""A Flower Grid over worker processes of Ray: a hospital stays with the worker that has it loaded.
+
+Weights go into Ray's object store once for all hospitals that get the same, and come back out of it; on one
+machine nobody copies them on the way. Replies come in the order of the messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from flwr.app import Message
+
+from fedmerge.federation.grids.ray.desk import Desk
+from fedmerge.federation.grids.ray.pool import Pool
+from fedmerge.federation.grids.ray.sending import Sending
+from fedmerge.federation.grids.ray.worker import Opening
+from fedmerge.federation.grids.simulated import SimulatedGrid, debugging
+
+
+class RayGrid(SimulatedGrid):
+    """Carries messages between a ServerApp and one hospital an ``Opening``, run by the workers of ``pool``.
+
+    sizes: how much work each hospital is, in any unit, so that workers get equal shares of it. progress:
+    called with (number of the hospital, steps done, steps in all). debug: let a hospital's exception through.
+    ahead: see ``Sending``; by default four messages a worker.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        openings: Sequence[Opening],
+        sizes: Sequence[float] | None = None,
+        *,
+        progress: Callable[[int, int, int], None] | None = None,
+        debug: bool | None = None,
+        ahead: int | None = None,
+    ) -> None:
+        super().__init__(len(openings))
+        homes = shares(sizes or [1.0] * len(openings), pool.count)
+        self.pool = pool
+        self.desk = Desk(
+            dict(zip(self._nodes, openings, strict=True)),
+            dict(zip(self._nodes, homes, strict=True)),
+            progress,
+            debugging() if debug is None else debug,
+        )
+        self._ahead = 4 * pool.count if ahead is None else ahead
+        self._pushed: list[Sending] = []
+        pool.gather()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send the messages; returns their ids."""
+        sent = list(messages)
+        ids = [self.number(message) for message in sent]
+        self._pushed.append(Sending(self.pool, self.desk, sent, len(sent)))
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The replies to these messages that are there by now; each can be pulled once."""
+        ids = list(message_ids)
+        return [reply for sending in self._pushed for reply in sending.pull(ids)]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Sending:
+        """Send the messages; their replies in the same order, each when it is there.
+
+        After ``timeout`` seconds every message without a reply is answered by an Error.
+        """
+        sent = list(messages)
+        for message in sent:
+            self.number(message)
+        return Sending(self.pool, self.desk, sent, self._ahead, timeout=timeout)
+
+    def ask(self, messages: list[Message], seconds: float | None) -> Sending:
+        """See ``SimulatedGrid``. A worker that takes longer is replaced, and its message gets an Error."""
+        for message in messages:
+            self.number(message)
+        return Sending(self.pool, self.desk, messages, self._ahead, each=seconds)
+
+
+def shares(sizes: Sequence[float], workers: int) -> list[int]:
+    """Which worker each hospital goes to: in order, to the one that has the least to do so far.
+
+    So workers have nearly equal shares of the work, and replies come nearly in the order of the hospitals.
+    """
+    loads = [0.0] * workers
+    homes = []
+    for size in sizes:
+        home = loads.index(min(loads))
+        loads[home] += size
+        homes.append(home)
+    return homes
