@@ -9,13 +9,13 @@ validation images, on a seed that is not used again. Run
 `--privacy` measures another thing: the same rounds of `skew` with group norm, clipped and noised.
 
 Columns: `shared` is the accuracy of the federated model on a hospital's test images, `own` that of the model
-with the part that the hospital kept to itself, `unseen` that of the federated model at the ninth hospital.
+with the part that the hospital kept to itself, `unseen` that of the federated model at the ninth hospital;
+`stopped` is why a run ended before its last round, which leaves the others empty.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 
 from fedmerge.analysis import crossed_bootstrap
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, Split, build_cohort
+from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, Plan, Server, server_app, simulate
 from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
 from fedmerge.models import ModelSpec, Normalisation, build, predict
@@ -135,17 +136,22 @@ def rows_of(setting: str, seeds: int, rounds: int, have: pd.DataFrame) -> Iterat
     for seed in range(seeds):
         cohort = cohort_of(setting, seed)
         for name in [name for name in ALGORITHMS if (seed, name) not in done]:
-            plan, began = plan_of(name, constants.get(name), seed, rounds), time.perf_counter()
-            state, own, _ = trained(plan, cohort)
+            plan = plan_of(name, constants.get(name), seed, rounds)
             same = {"setting": setting, "algorithm": name, "constant": constants.get(name), "seed": seed}
-            same |= {"seconds": round(time.perf_counter() - began, 1)}
+            try:
+                state, own, _ = trained(plan, cohort)
+            except FedMergeError as error:
+                print(f"{setting}, seed {seed}, {name}: {error}", flush=True)
+                why = str(error).split(". ")[0]
+                yield from (same | {"site": site.name, "stopped": why} for site in cohort.training)
+                continue
             same |= {"unseen": accuracy(plan, state, cohort["unseen"].everything)}
             for site in cohort.training:
                 shared = accuracy(plan, state, site.test)
                 own_part = own.get(site.name)
                 with_it = accuracy(plan, state | own_part, site.test) if own_part else shared
                 yield same | {"site": site.name, "shared": shared, "own": with_it}
-            print(f"{setting}, seed {seed}, {name}: {same['unseen']:.3f}, {same['seconds']} s", flush=True)
+            print(f"{setting}, seed {seed}, {name}: {same['unseen']:.3f}", flush=True)
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -157,6 +163,13 @@ def table(rows: pd.DataFrame) -> str:
             own, unseen = _difference(part, str(name), "own"), _difference(part, str(name), "unseen")
             constant = mine["constant"].iloc[0]
             label = str(name) if pd.isna(constant) else f"{name} ({constant:g})"
+            if mine["stopped"].notna().any():
+                ended = mine.loc[mine["stopped"].notna(), "seed"].nunique()
+                worth = mine.groupby("seed")["unseen"].first().dropna()
+                said = " and ".join(f"{100 * value:.1f}" for value in worth)
+                gone = f"stopped in {ended} of {mine['seed'].nunique()} seeds"
+                lines.append(f"| {setting} | {label} | {gone} | | | {said} | |")
+                continue
             means = [f"{100 * mine[column].mean():.1f}" for column in ("own", "shared", "unseen")]
             lines.append(f"| {setting} | {label} | {means[0]} | {own} | {means[1]} | {means[2]} | {unseen} |")
     return "\n".join(lines)

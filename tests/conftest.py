@@ -65,7 +65,7 @@ def experiment(cohort_spec: CohortSpec) -> dict[str, Any]:
 def own_ray() -> Iterator[Any]:
     """One Ray for all tests of this process, with room for four workers; ended after the last."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
-    from fedmerge.federation.backends import Backend
+    from fedmerge.federation.backend import Backend
     from fedmerge.federation.grids.ray.session import ray_session
 
     with pytest.MonkeyPatch.context() as patch:

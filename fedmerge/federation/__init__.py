@@ -1,7 +1,7 @@
 """Federation: who talks to whom. The only room that imports Flower.
 
 ``client`` is what a hospital answers, ``strategy`` what a round is, ``server`` what the server does in a run,
-``options`` what a user may choose. ``grids`` carry messages (``backends`` says which), ``flower`` is for
+``options`` what a user may choose. ``grids`` carry messages (``places`` says which), ``flower`` is for
 Flower's own runtimes, ``deployment`` for a real one, and ``arrays`` lends tensors to messages without a copy.
 ``aggregators`` make one model of many, ``privacy`` hides them, ``sums`` are a fusion whose images stay in the
 hospitals, ``fault_plan`` and ``faults`` what may go wrong. Flower's telemetry and update check are switched
@@ -19,31 +19,32 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 if TYPE_CHECKING:
-    from fedmerge.federation.backends import HERE, Backend, Place, Where, go_to
+    from fedmerge.federation.backend import Backend
     from fedmerge.federation.client import Hospital, client_app
     from fedmerge.federation.failures import Failure
     from fedmerge.federation.flower import client_of, server_of
     from fedmerge.federation.grids.local import LocalGrid, simulate
     from fedmerge.federation.options import FederationOptions
+    from fedmerge.federation.places import HERE, Place, Where, go_to
     from fedmerge.federation.plan import Plan
     from fedmerge.federation.server import Server, server_app
     from fedmerge.federation.strategy import MergeStrategy
 
 _HOMES = {
-    "Backend": "backends",
+    "Backend": "backend",
     "Failure": "failures",
     "FederationOptions": "options",
-    "HERE": "backends",
+    "HERE": "places",
     "Hospital": "client",
     "LocalGrid": "grids.local",
     "MergeStrategy": "strategy",
-    "Place": "backends",
+    "Place": "places",
     "Plan": "plan",
     "Server": "server",
-    "Where": "backends",
+    "Where": "places",
     "client_app": "client",
     "client_of": "flower",
-    "go_to": "backends",
+    "go_to": "places",
     "server_app": "server",
     "server_of": "flower",
     "simulate": "grids.local",

@@ -6,25 +6,32 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from flwr.app import Message
 
+from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import trained
 from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
 from fedmerge.models.state import State
 
-if TYPE_CHECKING:
-    from fedmerge.federation.client import Hospital
-
 DELAY = "delay"  # the metric that says by how many seconds an answer is later than it was measured
 SCALE = 1000.0
 
 
-def train(hospital: Hospital, message: Message) -> Message:
+class Trains(Protocol):
+    """A hospital, as far as faults know it."""
+
+    site: Site
+
+    def train(self, message: Message) -> Message:
+        """Its answer to a message."""
+
+
+def train(hospital: Trains, message: Message) -> Message:
     """``hospital.train(message)``, with what the job's fault plan makes of it (``fault_plan.Fault``).
 
     Nothing is waited for: a delay is a number in the answer, so a plan of hours runs in no time, and the same
@@ -45,7 +52,7 @@ def train(hospital: Hospital, message: Message) -> Message:
     return answer
 
 
-def _flipped(hospital: Hospital) -> Hospital:
+def _flipped(hospital: Trains) -> Trains:
     """The hospital with class C - 1 - c for class c in its training images; all else is shared with it."""
     train = hospital.site.train
     other = copy.copy(hospital)

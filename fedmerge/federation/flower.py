@@ -11,9 +11,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.data import Site
-from fedmerge.federation.backends import Place
 from fedmerge.federation.client import Hospital, client_app
 from fedmerge.federation.grids.flower import FlowerGrid
+from fedmerge.federation.places import Place
 
 Config = Mapping[str, Any]
 

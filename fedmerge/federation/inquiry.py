@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from flwr.serverapp import Grid
 
+from fedmerge.federation.asking import Asking
 from fedmerge.federation.sums.server import FederatedStatistics
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
-
-if TYPE_CHECKING:
-    from fedmerge.federation.strategy import MergeStrategy
 
 Metric = Literal["accuracy", "balanced_accuracy"]
 
@@ -20,9 +18,9 @@ Metric = Literal["accuracy", "balanced_accuracy"]
 class Inquiry:
     """Questions about models, put to the hospitals of a strategy: numbers come back, never images."""
 
-    def __init__(self, grid: Grid, strategy: MergeStrategy) -> None:
+    def __init__(self, grid: Grid, asking: Asking) -> None:
         self.grid = grid
-        self.strategy = strategy
+        self.asking = asking
 
     def score(self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy") -> float:
         """Validation score of a model, computed by the hospitals on their own images.
@@ -54,9 +52,9 @@ class Inquiry:
         self, state: State, sites: Sequence[str] | None, *, calibrate: bool = False
     ) -> list[dict[str, Any]]:
         """The numbers of each hospital's usable answer, in site order."""
-        roster = self.strategy.roster.named(sites)
-        question = self.strategy.evaluation(0, "score", state, roster, calibrate=calibrate)
-        return [answer.metrics for answer in self.strategy.ask(self.grid, question)]
+        roster = self.asking.roster.named(sites)
+        question = self.asking.evaluation(0, "score", state, roster, calibrate=calibrate)
+        return [answer.metrics for answer in self.asking.ask(self.grid, question)]
 
     def statistics(
         self,
@@ -73,4 +71,4 @@ class Inquiry:
         states = {
             name: parents.state(name) if isinstance(parents, ModelPool) else parents[name] for name in parents
         }
-        return FederatedStatistics(self.grid, self.strategy, states, images, split)
+        return FederatedStatistics(self.grid, self.asking, states, images, split)

@@ -41,7 +41,8 @@ class Server(Inquiry):
         self.plan = plan
         self.roster, absent = greet(grid, members, patience, admitted)
         check_plan(plan, len(self.roster) + len(absent))
-        super().__init__(grid, MergeStrategy(plan, self.roster))
+        self.strategy = MergeStrategy(plan, self.roster)
+        super().__init__(grid, self.strategy)
         self.strategy.excuse(absent)
         self._kept = 0, 0  # rows of the strategy that are in the journal
 

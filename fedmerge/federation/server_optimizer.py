@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from fedmerge.federation.memory import personal_entries
+from fedmerge.federation.memory import Personal, personal_entries
 from fedmerge.models.state import State, check_alike
-from fedmerge.models.zoo import build
-
-if TYPE_CHECKING:
-    from fedmerge.federation.plan import Plan
+from fedmerge.models.zoo import ModelSpec, build
 
 _RATES = {"fedavgm": 1.0, "fedadam": 0.01, "fedyogi": 0.01, "fedadagrad": 0.01}
 
@@ -67,13 +64,14 @@ class ServerOptimizer:
         self._v: State = {}
 
     @classmethod
-    def of(cls, plan: Plan) -> ServerOptimizer | None:
-        """The plan's, over the parameters that are not personal: of those y - x is no update."""
-        options = plan.federation.optimizer
+    def of(
+        cls, options: ServerOptimizerOptions | None, model: ModelSpec, personal: Personal
+    ) -> ServerOptimizer | None:
+        """Over the parameters that are not personal, because of those y - x is no update; None: none."""
         if options is None:
             return None
-        own = personal_entries(plan.model, plan.federation.personal)
-        names = [name for name, _ in build(plan.model, plan.seed).named_parameters()]
+        own = personal_entries(model, personal)
+        names = [name for name, _ in build(model, 0).named_parameters()]
         return cls(options, [name for name in names if name not in own])
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.backends import Backend
+from fedmerge.federation.backend import Backend
 from fedmerge.federation.grids.ray.grid import RayGrid, shares
 from fedmerge.federation.grids.simulated import LATE
 

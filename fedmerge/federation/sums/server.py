@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from flwr.app import ArrayRecord, Message
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedmerge.errors import FedMergeError, unknown
 from fedmerge.federation.arrays import count_bytes, lend
+from fedmerge.federation.asking import Asking
 from fedmerge.federation.checks import not_finite
 from fedmerge.federation.exchange import Answer, Question, usable
 from fedmerge.federation.jobs import common_job
@@ -24,9 +25,6 @@ from fedmerge.federation.sums.hospital import join_models, program_of
 from fedmerge.federation.sums.packing import WALKING, packed_shapes, shapes, unpack
 from fedmerge.merging.matching.statistics import Sums
 from fedmerge.models.state import State, check_alike, state_hash
-
-if TYPE_CHECKING:
-    from fedmerge.federation.strategy import MergeStrategy
 
 PHASE = "sums"
 OWN = ("inputs", "importance")  # what a hospital answers for its own model alone
@@ -63,13 +61,13 @@ class FederatedStatistics:
     def __init__(
         self,
         grid: Grid,
-        strategy: MergeStrategy,
+        asking: Asking,
         parents: Mapping[str, State],
         images: Mapping[str, int],
         split: Literal["val", "train"],
     ) -> None:
         """parents: states by name, in order. images: by site, of how many of its images the sums are."""
-        known = [member.name for member in strategy.roster]
+        known = [member.name for member in asking.roster]
         for site in images:
             if site not in known:
                 raise unknown("hospital", site, known)
@@ -77,14 +75,14 @@ class FederatedStatistics:
             raise FedMergeError("sums over images need at least one model and one hospital: name some.")
         check_alike(list(parents), parents.values())
         self.grid = grid
-        self.strategy = strategy
+        self.asking = asking
         self.names = list(parents)
-        self.active = strategy.roster.named(images)
-        self._quorum = min(strategy.plan.federation.quorum, len(self.active))
-        self._program = program_of(strategy.plan.model)
+        self.active = asking.roster.named(images)
+        self._quorum = min(asking.plan.federation.quorum, len(self.active))
+        self._program = program_of(asking.plan.model)
         self._template = next(iter(parents.values()))
         self._weights = lend(join_models([_on_cpu(state) for state in parents.values()]))
-        self._job = common_job(strategy.plan) | {
+        self._job = common_job(asking.plan) | {
             "parents": self.names,
             "images": dict(images),
             "split": split,
@@ -169,11 +167,11 @@ class FederatedStatistics:
         """The usable answers; a hospital without one is not asked again."""
         if not question.roster:
             return []
-        answers = list(self.strategy.usable(question, replies))
+        answers = list(self.asking.usable(question, replies))
         failed = {member.name for member in question.roster} - {answer.member.name for answer in answers}
         self.active = Roster(member for member in self.active if member.name not in failed)
         if len(self.active) < self._quorum:
-            reasons = "; ".join(f"{f.site}: {f.reason}" for f in self.strategy.failures if f.phase == PHASE)
+            reasons = "; ".join(f"{f.site}: {f.reason}" for f in self.asking.failures if f.phase == PHASE)
             raise FedMergeError(
                 f"sums over images: {len(self.active)} of {len(self._traffic)} hospitals gave a usable "
                 f"answer, fewer than the quorum of {self._quorum}. {reasons}"

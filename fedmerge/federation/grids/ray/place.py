@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fedmerge.data import Site, Split
-from fedmerge.federation.backends import Backend
+from fedmerge.federation.backend import Backend
 from fedmerge.federation.grids.ray.session import ray_session
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.backends import Backend
+from fedmerge.federation.backend import Backend
 from fedmerge.federation.grids.ray.numerics import Numerics
 from fedmerge.federation.grids.ray.worker import Worker, versions
 

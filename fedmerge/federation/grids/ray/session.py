@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.backends import Backend
+from fedmerge.federation.backend import Backend
 
 CONNECT = 3.0  # seconds to find out that nobody answers at an address
 

@@ -8,7 +8,8 @@ import pytest
 
 import fedmerge as fm
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.backends import Backend, go_to
+from fedmerge.federation.backend import Backend
+from fedmerge.federation.places import go_to
 
 
 def test_a_backend_is_local_unless_said_otherwise():
