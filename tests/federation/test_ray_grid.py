@@ -29,6 +29,7 @@ def opening(progress):
     def train(message, context):
         value = message.content["arrays"].to_numpy_ndarrays()[0]
         if value.flat[0] == DIE:
+            time.sleep(0.5)  # the answer given before has left by then
             os._exit(1)
         if value.flat[0] == HANG:
             time.sleep(60)

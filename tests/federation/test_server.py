@@ -9,7 +9,7 @@ import pytest
 from fedmerge.analysis import fit_temperature, scores
 from fedmerge.data import concat
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import FederationOptions, Hospital, server_app, simulate, strategy
+from fedmerge.federation import FederationOptions, Hospital, asking, server_app, simulate
 from fedmerge.federation.records import request
 from fedmerge.models import average, build, predict, state_hash
 from fedmerge.seeding import derive
@@ -64,7 +64,7 @@ def test_an_independent_start_is_each_hospital_s_own_and_is_never_sent(plan, coh
     """From the initialisation of seed derive(seed, "start", site): all different, none the server's."""
     own_plan = plan.model_copy(update={"rounds": 0, "start": "independent"})
     sent = []
-    monkeypatch.setattr(strategy, "request", lambda *args: sent.append(args[-1]) or request(*args))
+    monkeypatch.setattr(asking, "request", lambda *args: sent.append(args[-1]) or request(*args))
     federated = serve(own_plan, cohort, lambda s: {name: state for name, state, _ in s.fine_tune(s.start())})
     assert sent == [None] * 3
     for site in cohort.training:
