@@ -1,6 +1,7 @@
 """A small federation, from its process's start to its end: here, on our Ray workers, on Flower's simulation.
 
-Eight hospitals with scikit-learn's digits, the small CNN, six rounds of mean aggregation with validation. All
+Eight hospitals with scikit-learn's digits, the small CNN, six rounds of one epoch, mean aggregation with
+validation: some half a second a round in a plain loop, so that what is measured is mostly the start. All
 three run the same hospitals and the same strategy with the same seeds, and must end with the same weights.
 Each run is a process of its own; they take turns (A B C A B C …), and ratios are taken turn by turn. Run
 `python benchmarks/federation_start.py --out benchmarks/results/federation-start.json`; it needs
@@ -29,7 +30,7 @@ def here_or_on_ray(kind: str, workers: int, hospitals: int, rounds: int) -> str:
     from fedmerge.federation import Server, go_to, server_app
     from fedmerge.models import state_hash
 
-    plan, hashes = plan_of(rounds, 2), []
+    plan, hashes = plan_of(rounds, 1), []
 
     def programme(server: Server) -> None:
         hashes.append(state_hash(server.rounds(server.start())))
@@ -54,7 +55,7 @@ def on_flower(workers: int, hospitals: int, rounds: int) -> str:
 
     @app.main()
     def main(grid, context):  # type: ignore[no-untyped-def]
-        server = Server(grid, plan_of(rounds, 2), names, patience=60.0)
+        server = Server(grid, plan_of(rounds, 1), names, patience=60.0)
         hashes.append(state_hash(server.rounds(server.start())))
 
     import federation_start  # by its name, so that it is not pickled with every message
