@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +25,18 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
+# options and arguments of more than one command
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Config = Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped configuration.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
+]
+RunFolder = Annotated[
+    Path | None, typer.Option("--out", help="The run's folder, new or empty. Default: runs/NAME-001 …")
+]
+Resume = Annotated[
+    Path | None, typer.Option("--resume", help="Go on with the run in this folder, where it stopped.")
+]
 
 
 def main() -> None:

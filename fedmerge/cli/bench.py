@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedmerge.cli.app import Json, app, err, out, print_json, say
+from fedmerge.cli.app import Changes, Json, app, err, out, print_json, say
 
 if TYPE_CHECKING:
     from fedmerge.study.bench.standing import Standing, Watch
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 @app.command()
 def bench(
     config: Annotated[str, typer.Argument(help="A study's YAML file, or the name of a shipped one.")],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
-    ] = None,
+    changes: Changes = None,
     folder: Annotated[
         Path | None,
         typer.Option("--out", help="The study's folder; goes on where it stopped. Default: runs/NAME"),

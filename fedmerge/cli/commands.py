@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedmerge.cli.app import Json, app, err, out, print_json, say
+from fedmerge.cli.app import Changes, Config, Json, Resume, RunFolder, app, err, out, print_json, say
 from fedmerge.cli.progress import progress_bar
 from fedmerge.errors import FedMergeError
 from fedmerge.files import write
@@ -22,15 +22,9 @@ app.add_typer(sites, name="sites")
 
 @app.command()
 def run(
-    config: Annotated[
-        str | None, typer.Argument(help="A YAML file, or the name of a shipped configuration.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
-    ] = None,
-    folder: Annotated[
-        Path | None, typer.Option("--out", help="The run's folder, new or empty. Default: runs/NAME-001 …")
-    ] = None,
+    config: Config = None,
+    changes: Changes = None,
+    folder: RunFolder = None,
     seed: Annotated[int | None, typer.Option(help="Run this seed alone.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     backend: Annotated[
@@ -42,9 +36,7 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Worker processes of Ray.")] = None,
     cpus: Annotated[float | None, typer.Option(help="CPUs of a worker; may be a fraction.")] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", help="Go on with the run in this folder, where it stopped.")
-    ] = None,
+    resume: Resume = None,
     as_json: Json = False,
 ) -> None:
     """Train the hospitals, fuse their models, deploy at the unseen one; print the table, write the report.

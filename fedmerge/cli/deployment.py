@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedmerge.cli.app import Json, app, err, out, print_json, say
+from fedmerge.cli.app import Changes, Config, Json, Resume, RunFolder, app, err, out, print_json, say
 
 deployment = typer.Typer(
     help="Hospitals on machines of their own: certificates, keys, starting, running (docs/deployment.md).",
@@ -106,19 +106,11 @@ def start(folder: Folder) -> None:
 @deployment.command()
 def run(
     folder: Server,
-    config: Annotated[
-        str | None, typer.Argument(help="A YAML file, or the name of a shipped configuration.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
-    ] = None,
-    result: Annotated[
-        Path | None, typer.Option("--out", help="The run's folder, new or empty. Default: runs/NAME-001 …")
-    ] = None,
+    config: Config = None,
+    changes: Changes = None,
+    result: RunFolder = None,
     seed: Annotated[int | None, typer.Option(help="The seed. Default: the first of the experiment.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", help="Go on with the run in this folder, where it stopped.")
-    ] = None,
+    resume: Resume = None,
     patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 300.0,
 ) -> None:
     """Run an experiment with the hospitals that are there; print the table, write the report."""
