@@ -68,7 +68,7 @@ def _contents(result: Result) -> dict[str, Any]:
 def _images(cohort: Cohort, sites: list[str]) -> dict[str, Any]:
     """The pictures that need the hospitals' images, or why they are not there."""
     gone = (
-        "The hospitals’ images are not on this machine any more, so the pictures of who took part, of the "
+        "The hospitals’ images are not on this machine, so the pictures of who took part, of the "
         "images and of their classes are left out; every number on this page is as measured."
     )
     if not all(len(site.everything) for site in cohort.sites):

@@ -37,7 +37,7 @@ def rounds(history: pd.DataFrame, width: float = WIDE) -> Figure:
     for axes, (phase, column, title, unit) in zip(panels, PANELS, strict=False):
         _lines(axes, history[history["phase"] == phase], column, sites)
         axes.set(title=title, ylabel=unit, xlabel="round" if last else "")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     loss = panels[0]
     _fine_tuning(loss, history[history["phase"] == "fine-tune"], last + 1, sites)
     loss.set_xticks([tick for tick in loss.get_xticks() if 1 <= tick <= last])
