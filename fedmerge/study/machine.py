@@ -33,25 +33,27 @@ def pick_device(name: str) -> str:
 @contextmanager
 def reproducible(threads: int | None) -> Iterator[None]:
     """Deterministic algorithms and a fixed number of threads inside the block; as before after it."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    before = torch.get_num_threads()
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
     settle(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_num_threads(before[0])
+        torch.set_deterministic_debug_mode(before[1])
         memory.fill_uninitialized_memory = fill
 
 
 def settle(threads: int | None) -> None:
-    """Deterministic algorithms and a fixed number of threads, for a process that does nothing else."""
+    """Deterministic algorithms and a fixed number of threads, for a process that does nothing else.
+
+    PyTorch's ``use_deterministic_algorithms`` says the same to its compiler, too, and imports that: more than
+    a second, and a hospital may be a process a message.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     memory: Any = torch.utils.deterministic  # filling it costs time and changes nothing that is read
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
     memory.fill_uninitialized_memory = False
     if threads is not None:
         torch.set_num_threads(threads)

@@ -11,11 +11,13 @@ import torch
 
 @dataclass(frozen=True)
 class Numerics:
-    """PyTorch's switches of one process: taken in one, applied in another."""
+    """PyTorch's switches of one process: taken in one, applied in another.
+
+    deterministic: 0 anything goes, 1 a warning for an operation that cannot be, 2 an error.
+    """
 
     threads: int
-    deterministic: bool
-    warn_only: bool
+    deterministic: int
     fill_memory: bool
     matmul: str
     cudnn_tf32: bool
@@ -27,8 +29,7 @@ class Numerics:
         memory: Any = torch.utils.deterministic
         return cls(
             threads=torch.get_num_threads(),
-            deterministic=torch.are_deterministic_algorithms_enabled(),
-            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+            deterministic=torch.get_deterministic_debug_mode(),
             fill_memory=memory.fill_uninitialized_memory,
             matmul=torch.get_float32_matmul_precision(),
             cudnn_tf32=torch.backends.cudnn.allow_tf32,
@@ -41,7 +42,7 @@ class Numerics:
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = self.cublas_workspace
         memory: Any = torch.utils.deterministic
         memory.fill_uninitialized_memory = self.fill_memory
-        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
+        torch.set_deterministic_debug_mode(self.deterministic)
         torch.set_float32_matmul_precision(self.matmul)
         torch.backends.cudnn.allow_tf32 = self.cudnn_tf32
         torch.set_num_threads(self.threads)
