@@ -6,6 +6,10 @@ BIN    := $(VENV)/bin
 # These fork and kill themselves, which a process among others must not do.
 FORKING := tests/test_files.py tests/study/test_resume.py tests/study/bench/test_store.py tests/study/bench/test_engine.py
 
+# Ratios, both sides measured in one run; about half an hour, on a quiet machine.
+BENCHMARKS := federation federation_start federation_rounds federation_messages federation_memory \
+	federation_scaling federation_images journal inmerge bench_engine
+
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/.installed
@@ -22,9 +26,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/federation.py
-	$(BIN)/python benchmarks/inmerge.py
-	$(BIN)/python benchmarks/bench_engine.py
+	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python benchmarks/$$script.py; done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
