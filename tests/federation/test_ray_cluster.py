@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,16 +13,11 @@ from pathlib import Path
 import pytest
 
 import fedmerge
+from fedmerge.federation.deployment.serving import free_port
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
 
 ROOT = Path(fedmerge.__file__).parents[1]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def processes(session):

@@ -11,16 +11,11 @@ import yaml
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.processes import Programs, environment
+from fedmerge.federation.deployment.serving import free_port
 from fedmerge.study.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_RAY = importlib.util.find_spec("ray") is None
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
