@@ -1,8 +1,9 @@
 """Federation: who talks to whom. The only room that imports Flower.
 
-``client`` is what a hospital answers, ``strategy`` what a round is, ``server`` what the server does in a run,
-``options`` what a user may choose. ``grids`` carry messages (``places`` says which), ``flower`` is for
-Flower's own runtimes, ``deployment`` for a real one, and ``arrays`` lends tensors to messages without a copy.
+``client`` is what a hospital answers, ``asking`` how it is asked and its answer checked, ``strategy`` what a
+round is, ``server`` what the server does in a run, ``options`` what a user may choose. ``grids`` carry
+messages (``places`` says which), ``flower`` is for Flower's own runtimes, ``deployment`` for a real one, and
+``arrays`` lends tensors to messages without a copy.
 ``aggregators`` make one model of many, ``privacy`` hides them, ``sums`` are a fusion whose images stay in the
 hospitals, ``fault_plan`` and ``faults`` what may go wrong. Flower's telemetry and update check are switched
 off before it is imported; it is imported when first used, because that takes a second.

@@ -49,7 +49,7 @@ class FederatedStatistics:
     images it was trained for; a parent without one is refused.
 
     A hospital that fails, or whose sums are not finite or of another shape than the question has, is recorded
-    in the strategy's failures and not asked again. If that happens in the middle of a walk, the walk goes on
+    in the run's failures and not asked again. If that happens in the middle of a walk, the walk goes on
     without it: no single sum holds a part of its answer, but layers already fused were fused with its images.
     So ``on_failure: retry`` is ``skip`` here. Below the plan's quorum, or with ``on_failure: abort``,
     FedMergeError ends the fusion.
