@@ -130,6 +130,8 @@ class _Raw:
             return f"{field} should hold fields such as 'name: value' (given: {short(repr(given))})."
         if kind == "string_type" and isinstance(given, bool | int | float | None):
             return f"{field} should be text, but YAML reads {_words(given)} there: {QUOTES}."
+        if kind in ("tuple_type", "list_type"):
+            return f"{field} should be a list, such as [one, another] (given: {short(repr(given))})."
         message = self.error["msg"].removeprefix("Input ")
         return f"{field} {message[0].lower()}{message[1:]} (given: {short(repr(given))})."
 

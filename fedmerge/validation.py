@@ -85,12 +85,17 @@ def _text(path: Path) -> str:
         raise FedMergeError(f"{short(path)} cannot be read ({why}): check the path.") from None
 
 
-def is_file(path: Path) -> bool:
-    """Whether a file is there; a name that no file can have (too long, a NUL in it) is no file."""
+def is_there(path: Path) -> bool:
+    """Whether something is there; a name that nothing can have (too long, a NUL in it) is nowhere."""
     try:
-        return path.is_file()
+        return path.exists()
     except (OSError, ValueError):
         return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there."""
+    return is_there(path) and path.is_dir()
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self._depth += 1
-        if self._depth > DEEPEST:
+        if self._depth > DEEPEST and self.check_event(yaml.CollectionStartEvent):
             raise yaml.MarkedYAMLError(
                 problem=f"more than {DEEPEST} levels of nesting", problem_mark=self.peek_event().start_mark
             )
@@ -99,7 +99,9 @@ def _look(node: yaml.Node, found: list[tuple[int, str]], sizes: dict[int, int]) 
     sizes[id(node)] = 0
     size = 1
     if node.tag not in _PLAIN and not node.tag.endswith(":timestamp"):
-        found.append((_line(node), f"broken YAML (the tag '{short(node.tag)}' is not known here): take it out."))
+        found.append(
+            (_line(node), f"broken YAML (the tag '{short(node.tag)}' is not known here): take it out.")
+        )
     if isinstance(node, yaml.MappingNode):
         found += _twice(node)
         for key, value in node.value:
@@ -137,7 +139,7 @@ def _key(key: yaml.Node) -> Iterator[tuple[int, str]]:
         meaning = key.tag.removeprefix(_TAG)
         yield (
             _line(key),
-            f"YAML does not read the key {short(key.value) or '(empty)'} as text ({meaning}): put it in quotes.",
+            f"to YAML the key {short(key.value) or '(empty)'} is no text ({meaning}): put it in quotes.",
         )
 
 
