@@ -27,18 +27,32 @@ class Fault:
 def faults_of(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
     """``data`` as an instance of ``model`` (None where it is none), and its faults, one a field.
 
-    What an unknown field hides is found, too: the checks between fields are done again without it. Beside
-    what pydantic refuses, a boolean where a number is expected is a fault: ``seeds: [yes]`` would be 1.
+    What a fault hides is found, too: the checks between fields are done again without unknown fields, and
+    those of a whole list without its faulty entries. Beside what pydantic refuses, a boolean where a number
+    is expected is a fault: ``seeds: [yes]`` would be 1.
     """
     found, faults = _once(model, data)
-    known = data
+    known, lists = data, []
     for fault in faults:
         if fault.kind == "extra_forbidden":
             known = without(known, fault.path)
+    entries = {tuple(fault.path[: _entry(fault.path) + 1]) for fault in faults if _entry(fault.path) >= 0}
+    for *path, i in sorted(entries, key=lambda entry: (str(entry[:-1]), entry[-1]), reverse=True):
+        known = without(known, [*path, i])
+        lists.append(path)
     if known is not data:
         seen = [fault.path for fault in faults]
-        faults += [fault for fault in _once(model, known)[1] if fault.path not in seen]
+        faults += [
+            fault
+            for fault in _once(model, known)[1]
+            if fault.path not in seen and (not lists or (fault.path in lists and fault.kind == "value_error"))
+        ]
     return found, faults
+
+
+def _entry(path: list[Part]) -> int:
+    """Where in a path the first entry of a list stands; -1 where none does."""
+    return next((i for i, part in enumerate(path) if isinstance(part, int)), -1)
 
 
 def _once(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
@@ -55,9 +69,9 @@ def _once(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
     faults = {
         field: Fault(same[0].path, same[0].error["type"], _joined(same)) for field, same in by_field.items()
     }
-    for path in _booleans([model], data, []):
-        word = "true (yes, on)" if _at(data, path) else "false (no, off)"
-        said = f"field '{dotted(path)}' should be a number, but YAML reads {word} there: {QUOTES}."
+    for path, advice in _booleans([model], data, []):
+        given = _words(_at(data, path))
+        said = f"field '{dotted(path)}' should be a number, but YAML reads {given} there: {advice}."
         faults[str(path)] = Fault(path, "bool", [said])
     return (None if faults else found), list(faults.values())
 
@@ -74,11 +88,11 @@ def without(data: Any, path: list[Part]) -> Any:
     """``data`` without what lies at ``path``; nothing of it is changed, the way there is copied."""
     if not path or not isinstance(data, dict | list) or (isinstance(data, dict) and path[0] not in data):
         return data
-    copied: Any = data.copy()
+    copied, part = data.copy(), path[0]
     if len(path) == 1:
-        del copied[path[0]]
+        del copied[part]  # type: ignore[arg-type]
     else:
-        copied[path[0]] = without(data[path[0]], path[1:])
+        copied[part] = without(data[part], path[1:])  # type: ignore[index]
     return copied
 
 
@@ -162,11 +176,14 @@ def _deepest(faults: list[_Raw]) -> list[_Raw]:
     ]
 
 
-def _booleans(candidates: list[Any], at: Any, path: list[Part]) -> Iterator[list[Part]]:
-    """Where a boolean stands and a number could, but no boolean: pydantic would take it for 0 or 1."""
+def _booleans(candidates: list[Any], at: Any, path: list[Part]) -> Iterator[tuple[list[Part], str]]:
+    """Where a boolean stands and a number could, but no boolean: pydantic would take it for 0 or 1.
+
+    Yields the path, and what to do.
+    """
     if isinstance(at, bool):
-        if {int, float} & {each for each in candidates if isinstance(each, type)} and bool not in candidates:
-            yield path
+        if (int in candidates or float in candidates) and bool not in candidates:
+            yield path, QUOTES if str in candidates else "write a number"
     elif isinstance(at, dict):
         for key, value in at.items():
             yield from _booleans(_step(candidates, key), value, [*path, key])

@@ -109,7 +109,7 @@ def _look(node: yaml.Node, found: list[tuple[int, str]], sizes: dict[int, int]) 
             size += _look(value, found, sizes)
     elif isinstance(node, yaml.SequenceNode):
         size += sum(_look(each, found, sizes) for each in node.value)
-    elif sentence := _scalar(node):
+    elif isinstance(node, yaml.ScalarNode) and (sentence := _scalar(node)):
         found.append((_line(node), sentence))
     sizes[id(node)] = size
     return size

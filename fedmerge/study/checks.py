@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.errors import FedMergeError
@@ -92,12 +93,11 @@ def _tuning(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
         who = federations(cohort, experiment)
     except FedMergeError:
         return
-    for entry in experiment.testtime:
+    for entry in (entry for entry in experiment.testtime if entry.tune is not None):
         for federation, target in ((each, target) for each in who for target in each.targets):
-            if entry.tune is not None:
-                sources, option = experiment.sources(target, federation.members), entry.tune.option
-                for sentence in _said(lambda s=sources, o=option: check_enough(s, o)):
-                    yield f"'{entry.label}' at {target}: {sentence}"
+            assert entry.tune is not None
+            enough = partial(check_enough, experiment.sources(target, federation.members), entry.tune.option)
+            yield from (f"'{entry.label}' at {target}: {sentence}" for sentence in _said(enough))
 
 
 def _fault_plan(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:

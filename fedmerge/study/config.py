@@ -226,12 +226,12 @@ def find_config(source: str | Path) -> Path:
         return path
     for folder in _shipped():
         candidate = folder / f"{path.name.removesuffix('.yaml')}.yaml"
-        if str(path) in (candidate.stem, candidate.name, f"configs/{candidate.name}") and candidate.exists():
+        if str(path) in (candidate.stem, candidate.name, f"configs/{candidate.name}") and is_there(candidate):
             return candidate
     names = sorted({file.stem for folder in _shipped() for file in folder.glob("*.yaml")})
     raise FedMergeError(
-        f"there is no configuration '{short(source)}'.{nearest(path.stem, names)} Give a YAML file, or one of "
-        f"the shipped ones: {', '.join(names)}."
+        f"there is no configuration '{short(source)}'.{nearest(path.stem, names)} Give a YAML file, or one "
+        f"of the shipped ones: {', '.join(names)}."
     )
 
 

@@ -173,8 +173,8 @@ def _with_base(config: BenchConfig, near: Path | None, faults: Faults) -> BenchC
 
 def _variants(config: BenchConfig, where: str, near: Path | None, faults: Faults) -> list[Variant]:
     """Every combination that is left in; what is wrong goes to ``faults``, once for all that have it."""
-    for axis, levels in ({"set": {"": config.set}} | config.axes).items():
-        for label, changes in levels.items():
+    for axis, labelled in ({"set": {"": config.set}} | config.axes).items():
+        for label, changes in labelled.items():
             with faults.kept():
                 check_once(changes, f"{where}: {axis if axis == 'set' else f'{axis} {label}'}")
     variants: list[Variant] = []
