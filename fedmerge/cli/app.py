@@ -1,11 +1,13 @@
 """The command line's frame: the app, where it speaks, and how errors end it.
 
-What the user can put right is one sentence on stderr and exit code 2.
+What the user can put right is a sentence on stderr and exit code 2. Work that was done, but of which rows
+failed, ends with exit code 1; Ctrl-C with 130.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 
 app = typer.Typer(
     help="Hospitals train, a server fuses, an unseen hospital adapts.",
@@ -21,6 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+FAILED = 1
+"""The exit code of work that is done, but of which rows failed."""
 
 out = Console()
 err = Console(stderr=True)
@@ -45,6 +50,13 @@ def main() -> None:
         app()
     except FedMergeError as error:
         say(err, f"error: {error}", style="red")
+        sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except OSError as error:
+        where = f"'{short(error.filename)}' " if error.filename else ""
+        say(err, f"error: {where}cannot be used ({error.strerror or error}): check the path.", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
         say(err, "stopped: what was measured so far is in the run's folder.")

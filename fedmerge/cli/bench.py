@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedmerge.cli.app import Changes, Json, app, err, out, print_json, say
+from fedmerge.cli.app import FAILED, Changes, Json, app, err, out, print_json, say
 
 if TYPE_CHECKING:
     from fedmerge.study.bench.standing import Standing, Watch
@@ -37,7 +37,10 @@ def bench(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a study: a matrix of experiments, each job once; interrupt it at will, the same command goes on."""
+    """Run a study: a matrix of experiments, each job once; interrupt it at will, the same command goes on.
+
+    The exit code is 1 where rows failed, 2 for what you can put right, 130 after Ctrl-C.
+    """
     settled = _settled(config, changes or [], folder, retry)
     if settled is None:
         from fedmerge.study.bench.engine import bench as run_bench
@@ -60,6 +63,7 @@ def bench(
     keys = ("folder", "jobs", "rows", "failed")
     if as_json:
         print_json({key: settled[key] for key in keys} | {"report": str(place / "report.html")})
+        _end(settled)
         return
     failed = settled["failed"]
     say(out, f"jobs:    {settled['jobs']}, rows: {settled['rows']}, failed: {sum(failed.values())}")
@@ -67,6 +71,12 @@ def bench(
         say(err, f"failed: {rows} x {reason} (--retry does them again)")
     say(out, f"report:  {place / 'report.html'}")
     say(out, f"results: {place / 'results.parquet'}")
+    _end(settled)
+
+
+def _end(settled: dict[str, Any]) -> None:
+    if settled["failed"]:
+        raise typer.Exit(FAILED)
 
 
 def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedmerge.cli.app import Changes, Config, Json, Resume, RunFolder, app, err, out, print_json, say
+from fedmerge.cli.app import FAILED, Changes, Config, Json, Resume, RunFolder, app, err, out, print_json, say
 from fedmerge.cli.progress import progress_bar
 from fedmerge.errors import FedMergeError
 from fedmerge.files import write
@@ -41,7 +41,8 @@ def run(
 ) -> None:
     """Train the hospitals, fuse their models, deploy at the unseen one; print the table, write the report.
 
-    Ctrl-C ends it after what is in flight, twice at once; --resume goes on with it.
+    Ctrl-C ends it after what is in flight, twice at once; --resume goes on with it. The exit code is 1 where
+    a method failed, 2 for what you can put right, 130 after Ctrl-C.
     """
     from fedmerge.study.interrupt import Stopped
     from fedmerge.study.run import run as run_experiment
@@ -63,6 +64,14 @@ def run(
         say(err, str(stopped))
         raise typer.Exit(130) from None
     show_result(result, as_json)
+    end(result)
+
+
+def end(result: Result) -> None:
+    """End the command with exit code 1 where rows are missing because methods failed."""
+    if result.failed:
+        say(err, f"{result.failed} of the methods failed and have no rows", style="red")
+        raise typer.Exit(FAILED)
 
 
 def show_result(result: Result, as_json: bool = False) -> None:
@@ -76,6 +85,7 @@ def show_result(result: Result, as_json: bool = False) -> None:
                 "folder": str(result.folder),
                 "provenance": result.provenance,
                 "remarks": list(result.remarks),
+                "failed": result.failed,
                 "failures": json.loads(result.failures.to_json(orient="records")),
                 "rows": json.loads(result.table.to_json(orient="records")),
             }

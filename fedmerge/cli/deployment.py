@@ -114,7 +114,7 @@ def run(
     patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 300.0,
 ) -> None:
     """Run an experiment with the hospitals that are there; print the table, write the report."""
-    from fedmerge.cli.commands import show_result
+    from fedmerge.cli.commands import end, show_result
     from fedmerge.study.deployed import run_deployed
 
     seen: list[str] = []
@@ -124,15 +124,15 @@ def run(
             seen.append(status)
             say(err, f"the run is {status}")
 
-    show_result(
-        run_deployed(
-            folder,
-            config,
-            changes=changes or [],
-            out=result,
-            seed=seed,
-            resume=resume,
-            patience=patience,
-            progress=progress,
-        )
+    done = run_deployed(
+        folder,
+        config,
+        changes=changes or [],
+        out=result,
+        seed=seed,
+        resume=resume,
+        patience=patience,
+        progress=progress,
     )
+    show_result(done)
+    end(done)
