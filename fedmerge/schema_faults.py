@@ -62,7 +62,7 @@ def _once(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
     except FedMergeError as error:
         return None, [Fault([], "value_error", list(map(str, error.args)))]
     except ValidationError as error:
-        raw = _deepest([_Raw(model, data, item) for item in error.errors()])
+        raw = _deepest(_written([_Raw(model, data, item) for item in error.errors()]))
     by_field: dict[str, list[_Raw]] = {}
     for each in raw:
         by_field.setdefault(str(each.path), []).append(each)
@@ -103,6 +103,7 @@ class _Raw:
         self.error = error
         self.path: list[Part] = []
         self.candidates: list[Any] = [model]
+        self.written = True
         at = data
         for i, part in enumerate(error["loc"]):
             inside = (isinstance(at, Mapping) and part in at) or (
@@ -114,6 +115,8 @@ class _Raw:
                 self.path.append(part)
                 at = at[part] if inside else None
             else:
+                fields = [owner.model_fields for owner in _models(self.candidates)]
+                self.written &= not any(part in names for names in fields)
                 self.candidates = _choose(self.candidates, str(part))
 
     def sentences(self) -> list[str]:
@@ -162,6 +165,12 @@ def _joined(same: list[_Raw]) -> list[str]:
     """The sentences of one field: where it may be of several kinds, what is wrong with it as each."""
     sentences = list(dict.fromkeys(each for raw in same for each in raw.sentences()))
     return [" Or: ".join(sentences)] if len(same) > 1 else sentences
+
+
+def _written(faults: list[_Raw]) -> list[_Raw]:
+    """Drop faults of what nobody wrote: a validator filled it in from what has the fault itself."""
+    filled = [fault.path for fault in faults if not fault.written]
+    return [fault for fault in faults if fault.path not in filled] or faults
 
 
 def _deepest(faults: list[_Raw]) -> list[_Raw]:

@@ -36,6 +36,7 @@ Config = Annotated[str | None, typer.Argument(help="A YAML file, or the name of 
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
 ]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of everything that is drawn.")]
 RunFolder = Annotated[
     Path | None, typer.Option("--out", help="The run's folder, new or empty. Default: runs/NAME-001 …")
 ]

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmerge.cli.app import FAILED, Changes, Json, app, err, out, print_json, say
+from fedmerge.cli.progress import clock, lines
 
 if TYPE_CHECKING:
     from fedmerge.study.bench.standing import Standing, Watch
@@ -91,12 +92,13 @@ def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) 
 
 
 @contextmanager
-def live_view(console: Console, quiet: bool = False) -> Iterator[Watch | None]:
-    """Yield a callback that draws a ``Standing``, or None off a terminal."""
-    if quiet or not console.is_terminal:
-        yield None
-        return
+def live_view(console: Console, quiet: bool = False) -> Iterator[Watch]:
+    """Yield a callback that draws a ``Standing``; off a terminal, or quiet, it feeds lines."""
     view = _View()
+    if quiet or not console.is_terminal:
+        with lines(console, view.line):
+            yield view.take
+        return
     with Live(view, console=console, refresh_per_second=4, transient=True):
         yield view.take
 
@@ -110,6 +112,20 @@ class _View:
     def take(self, standing: Standing) -> None:
         """Draw this from now on."""
         self._standing = standing
+
+    def line(self) -> str:
+        """The standing in a line."""
+        standing = self._standing
+        if standing is None:
+            return "reading the study"
+        parts = [f"{standing.done + standing.failed} of {standing.jobs} jobs"]
+        if standing.failed:
+            parts.append(f"{standing.failed} failed")
+        if standing.seconds_left is not None:
+            parts.append(f"about {clock(standing.seconds_left)} left")
+        now = time.monotonic()
+        running = [f"{label} ({clock(now - since)})" for label, since in list(standing.running.items())]
+        return ", ".join(parts) + (f"; now {'; '.join(running)}" if running else "")
 
     def __rich__(self) -> Group:
         standing = self._standing
@@ -127,13 +143,3 @@ class _View:
             [Text(f"  last failure: {standing.last_failure}", style="red")] if standing.last_failure else []
         )
         return Group(line, *running, *last)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as ``9 s``, ``12 min 5 s`` or ``3 h 4 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedmerge.cli.app import Changes, Config, Json, Resume, RunFolder, app, err, out, print_json, say
+from fedmerge.cli.progress import lines
 
 deployment = typer.Typer(
     help="Hospitals on machines of their own: certificates, keys, starting, running (docs/deployment.md).",
@@ -124,15 +125,16 @@ def run(
             seen.append(status)
             say(err, f"the run is {status}")
 
-    done = run_deployed(
-        folder,
-        config,
-        changes=changes or [],
-        out=result,
-        seed=seed,
-        resume=resume,
-        patience=patience,
-        progress=progress,
-    )
+    with lines(err, lambda: f"the run is {seen[-1] if seen else 'being sent'}"):
+        done = run_deployed(
+            folder,
+            config,
+            changes=changes or [],
+            out=result,
+            seed=seed,
+            resume=resume,
+            patience=patience,
+            progress=progress,
+        )
     show_result(done)
     end(done)
