@@ -147,6 +147,9 @@ class _Raw:
             return f"{field} should hold fields such as 'name: value' (given: {short(repr(given))})."
         if kind == "string_type" and isinstance(given, bool | int | float | None):
             return f"{field} should be text, but YAML reads {_words(given)} there: {QUOTES}."
+        if kind == "too_short":
+            least = context["min_length"]
+            return f"{field} has {context['actual_length']} entries and needs at least {least}: add some."
         if kind in ("tuple_type", "list_type"):
             return f"{field} should be a list, such as [one, another] (given: {short(repr(given))})."
         message = self.error["msg"].removeprefix("Input ")
@@ -162,9 +165,13 @@ def _words(given: bool | int | float | None) -> str:
 
 
 def _joined(same: list[_Raw]) -> list[str]:
-    """The sentences of one field: where it may be of several kinds, what is wrong with it as each."""
-    sentences = list(dict.fromkeys(each for raw in same for each in raw.sentences()))
-    return [" Or: ".join(sentences)] if len(same) > 1 else sentences
+    """The sentences of one field: where it may be of several kinds, what is wrong with it as each.
+
+    What a check of ours says of it is about the kind that fits, so the others are left out.
+    """
+    ours = [raw for raw in same if raw.error["type"] == "value_error"]
+    sentences = list(dict.fromkeys(each for raw in ours or same for each in raw.sentences()))
+    return sentences if ours or len(same) == 1 else [" Or: ".join(sentences)]
 
 
 def _written(faults: list[_Raw]) -> list[_Raw]:

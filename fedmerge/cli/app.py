@@ -60,7 +60,7 @@ def main() -> None:
         say(err, f"error: {where}cannot be used ({error.strerror or error}): check the path.", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
-        say(err, "stopped: what was measured so far is in the run's folder.")
+        say(err, "stopped.")
         sys.exit(130)
 
 

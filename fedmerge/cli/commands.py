@@ -129,6 +129,10 @@ def methods(
     from fedmerge.errors import unknown
     from fedmerge.models import zoo
 
+    if name is not None and name.startswith("torchvision:"):
+        zoo.check_network(name, {})
+        say(out, f"{name}: a network of torchvision's (model); no options")
+        return
     known = fedmerge.methods()
     networks = [*zoo.NETWORKS]
     chosen = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 from fedmerge.study.united import sentence_of, unite
 from fedmerge.validation import is_folder, is_there
 
@@ -59,7 +59,7 @@ def results_files(root: Path) -> list[Path]:
     if is_there(root) and root.is_file():
         return [root.resolve()]
     if not is_folder(root):
-        raise FedMergeError(f"there is no folder '{root}': name the folder of your runs or studies.")
+        raise FedMergeError(f"there is no folder '{short(root)}': name the folder of your runs or studies.")
     files = sorted(path.resolve() for path in root.rglob(RESULTS) if not _of_a_job(path, root))
     if not files:
         raise FedMergeError(f"there are no results in '{root}': no {RESULTS} lies in it or its subfolders.")

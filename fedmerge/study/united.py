@@ -28,12 +28,12 @@ def unite(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], root: Pa
     import duckdb
 
     found: dict[int, Types] = {}
-    wrong: list[str] = []
+    wrong: list[tuple[Path, str]] = []
     for i, path in enumerate(files):
         try:
             found[i] = _load(connection, f"file_{i}", path)
         except duckdb.Error as error:
-            wrong.append(_left_out(path, error))
+            wrong.append((path, sentence_of(error)))
     columns = {name: None for types in found.values() for name in types} | {"folder": None}
     settled = {
         name: _settled([types[name] for types in found.values() if types.get(name)]) for name in columns
@@ -44,11 +44,17 @@ def unite(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], root: Pa
         try:
             _insert(connection, f"file_{i}", types, settled, _folder(files[i], root))
         except duckdb.Error as error:
-            wrong.append(_left_out(files[i], error))
+            wrong.append((files[i], sentence_of(error)))
         connection.execute(f"DROP TABLE file_{i}")
     if len(wrong) == len(files):
-        raise FedMergeError(*wrong)
-    yield from wrong
+        raise FedMergeError(
+            *(f"'{path}' cannot be read ({short(why)}): repeat that run." for path, why in wrong)
+        )
+    for path, why in wrong:
+        yield (
+            f"'{path}' is left out, because it cannot be read with the others ({short(why)}): repeat that run, "
+            "or move its folder away."
+        )
 
 
 def _load(connection: duckdb.DuckDBPyConnection, table: str, path: Path) -> Types:
@@ -88,13 +94,6 @@ def _insert(
 
 def _folder(path: Path, root: Path) -> str:
     return "." if path == root else path.parent.relative_to(root).as_posix()
-
-
-def _left_out(path: Path, error: Exception) -> str:
-    return (
-        f"'{path}' is left out, because it cannot be read with the others ({short(sentence_of(error))}): "
-        "repeat that run, or move its folder away."
-    )
 
 
 def sentence_of(error: Exception) -> str:
