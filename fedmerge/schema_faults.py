@@ -175,9 +175,14 @@ def _joined(same: list[_Raw]) -> list[str]:
 
 
 def _written(faults: list[_Raw]) -> list[_Raw]:
-    """Drop faults of what nobody wrote: a validator filled it in from what has the fault itself."""
-    filled = [fault.path for fault in faults if not fault.written]
-    return [fault for fault in faults if fault.path not in filled] or faults
+    """Drop faults of what nobody wrote: a validator filled it in from a field that has the same fault."""
+    known = [(fault.error["type"], fault.error["loc"][-1:]) for fault in faults if fault.written]
+    filled = [
+        fault.path
+        for fault in faults
+        if not fault.written and (fault.error["type"], fault.error["loc"][-1:]) in known
+    ]
+    return [fault for fault in faults if fault.path not in filled]
 
 
 def _deepest(faults: list[_Raw]) -> list[_Raw]:

@@ -7,7 +7,6 @@ failed, ends with exit code 1; Ctrl-C with 130.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,9 +51,6 @@ def main() -> None:
     except FedMergeError as error:
         say(err, f"error: {error}", style="red")
         sys.exit(2)
-    except BrokenPipeError:  # whoever read the output has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
     except OSError as error:
         where = f"'{short(error.filename)}' " if error.filename else ""
         say(err, f"error: {where}cannot be used ({error.strerror or error}): check the path.", style="red")

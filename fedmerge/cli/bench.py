@@ -47,17 +47,21 @@ def bench(
         from fedmerge.study.bench.engine import bench as run_bench
         from fedmerge.study.reports.again import write_again
 
-        with live_view(err, quiet=as_json) as watch:
-            study = run_bench(
-                config,
-                changes=changes or [],
-                out=folder,
-                workers=workers,
-                device=device,
-                retry=retry,
-                extend=extend,
-                watch=watch,
-            )
+        try:
+            with live_view(err, quiet=as_json) as watch:
+                study = run_bench(
+                    config,
+                    changes=changes or [],
+                    out=folder,
+                    workers=workers,
+                    device=device,
+                    retry=retry,
+                    extend=extend,
+                    watch=watch,
+                )
+        except KeyboardInterrupt:
+            say(err, "stopped: every finished job is kept, and the same command goes on.")
+            raise typer.Exit(130) from None
         write_again(study.folder)
         settled = study.summary
     place = Path(settled["folder"])

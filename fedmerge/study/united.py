@@ -52,8 +52,8 @@ def unite(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], root: Pa
         )
     for path, why in wrong:
         yield (
-            f"'{path}' is left out, because it cannot be read with the others ({short(why)}): repeat that run, "
-            "or move its folder away."
+            f"'{path}' is left out, because it cannot be read with the others ({short(why)}): repeat "
+            "that run, or move its folder away."
         )
 
 
