@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -32,9 +32,13 @@ def select_convs(model: nn.Module, kind: LayerKind, skip: int | float | None) ->
     """
     convs = {name: conv for name, conv in _of_kind(model, kind).items() if _mergeable(conv)}
     if not convs:
+        others = [
+            each for each in get_args(LayerKind) if any(map(_mergeable, _of_kind(model, each).values()))
+        ]
+        advice = f"set layers to {' or '.join(map(repr, others))}, or " if others else ""
         raise FedMergeError(
             f"InMerge finds no convolution of the kind layers='{kind}' in {type(model).__name__}: "
-            "set layers to 'all' or 'spatial', or train without InMerge."
+            f"{advice}train without InMerge."
         )
     fraction = PAPER_FRACTION if skip is None else skip
     first = fraction if isinstance(fraction, int) else math.floor(fraction * len(convs))
