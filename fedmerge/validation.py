@@ -16,6 +16,8 @@ from fedmerge.yaml_text import read_yaml
 
 M = TypeVar("M", bound=BaseModel)
 _files: ContextVar[list[Path] | None] = ContextVar("files", default=None)
+LONGEST_NAME = 100
+"""Letters of a name that also names files."""
 LARGEST = 64 * 2**20
 """Bytes of a YAML file."""
 

@@ -21,7 +21,7 @@ from pydantic import (
 from fedmerge.data.scanner import Appearance
 from fedmerge.data.sources import REMOTE, Arrays, parse_source
 from fedmerge.errors import Faults, FedMergeError, short, unknown
-from fedmerge.validation import Distinct, is_folder, is_there, load_yaml, validate
+from fedmerge.validation import LONGEST_NAME, Distinct, is_folder, is_there, load_yaml, validate
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SHIPPED = (PACKAGE / "_shipped" / "sites", PACKAGE.parent / "sites")
@@ -29,7 +29,9 @@ SHIPPED = (PACKAGE / "_shipped" / "sites", PACKAGE.parent / "sites")
 
 def _plain_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"'{name}' names files too: use letters, digits, '-', '_' and '.' only")
+        raise ValueError(f"'{short(name)}' names files too: use letters, digits, '-', '_' and '.' only")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"'{short(name)}' names files too: use at most {LONGEST_NAME} letters")
     return name
 
 

@@ -26,7 +26,7 @@ from fedmerge.study.changes import apply_change
 from fedmerge.study.entries import MethodConfig, Strict, as_written
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions
-from fedmerge.validation import Distinct, Seed, is_folder, is_there, load_yaml
+from fedmerge.validation import LONGEST_NAME, Distinct, Seed, is_folder, is_there, load_yaml
 
 
 class ModelConfig(Strict):
@@ -138,7 +138,7 @@ class Experiment(Strict):
     each is deployed at on its own test split. fusion_data: the images of fusion methods that need some.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
     title: str = ""
     cohort: str | CohortSpec
     unseen: Literal["cohort", "each", "none"] | Annotated[tuple[str, ...], Distinct] = "cohort"

@@ -11,6 +11,7 @@ from fedmerge.merging import FUSION
 from fedmerge.registry import Method, Registry
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import TEMPERATURES
+from fedmerge.validation import LONGEST_NAME
 
 BESIDE = {FUSION.station: ("after",), TESTTIME.station: ("start", "tune", "calibrated")}
 """What an entry may set beside its method's own options, by station."""
@@ -47,7 +48,7 @@ class MethodConfig(Strict):
     """
 
     method: str
-    label: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    label: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
     after: Literal["none", "repair", "batch-norm"] = "none"
     start: Literal["merged", "pooled"] = "merged"
     tune: TuneConfig | None = None

@@ -195,6 +195,24 @@ def test_a_seed_is_a_whole_number_of_63_bits(files, seed):
         read_experiment({**yaml.safe_load(GOOD), "cohort": yaml.safe_load(COHORT) | {"name": "x"}}, seed=seed)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (f"name={'n' * 101}", "field 'name'"),
+        (f"fusion=[{{method: mean, label: {'n' * 101}}}]", "field 'fusion[0].label'"),
+        (
+            f"cohort={{name: x, source: digits, sites: [{{name: {'n' * 5000}}}]}}",
+            "field 'cohort.sites[0].name'",
+        ),
+    ],
+)
+def test_a_name_of_files_is_short(files, change, words):
+    (sentence,) = files(GOOD, changes=(change,))
+    assert words in sentence
+    assert "at most 100" in sentence
+    assert len(sentence) < 400
+
+
 def study(**fields: Any) -> dict[str, Any]:
     base = yaml.safe_load(GOOD) | {"cohort": yaml.safe_load(COHORT) | {"name": "x"}}
     return {"name": "s", "base": base, "axes": {"lr": {"low": {"training.lr": 0.1}, "high": {}}}} | fields

@@ -17,7 +17,7 @@ from fedmerge.study.changes import apply_change, check_once, set_fields
 from fedmerge.study.config import Experiment, find_config, read_experiment
 from fedmerge.study.entries import Strict
 from fedmerge.study.results import COLUMNS
-from fedmerge.validation import Distinct, is_there, load_yaml, validate
+from fedmerge.validation import LONGEST_NAME, Distinct, is_there, load_yaml, validate
 
 Reference = Literal["alone", "pooled", "oracle"]
 OWN_COLUMNS = ("cohort", "model")
@@ -61,7 +61,7 @@ class BenchConfig(Strict):
     is done.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
     title: str = ""
     question: str = ""
     base: str | dict[str, Any]
