@@ -11,7 +11,6 @@ Everything follows from the sums X^T X, X^T A and A^T A, so images may stay wher
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -23,7 +22,7 @@ from fedmerge.merging.matching.importances import Attribution, Importances, Norm
 from fedmerge.merging.matching.maps import Correspondence, Maps, matched_average
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.prior import matched_columns
-from fedmerge.merging.matching.solve import Solver, factorised
+from fedmerge.merging.matching.solve import Inverse, Solver, factorised
 from fedmerge.merging.matching.statistics import Statistics, Sums
 from fedmerge.merging.methods import Context, Merged, Parents, uniform
 from fedmerge.models.graph import Layer
@@ -134,23 +133,18 @@ class _Walk:
         state |= new
         return new
 
-    def _match_by_projections(
-        self, layer: Layer, groups: list[int], sums: Sums, inverse: Callable[[Tensor], Tensor]
-    ) -> None:
+    def _match_by_projections(self, layer: Layer, groups: list[int], sums: Sums, inverse: Inverse) -> None:
         """Match groups that this layer alone writes, as far as the fused layer can express them."""
-        projected = sums["cross"].T @ inverse(sums["cross"])
-        projected = (projected + projected.T) / 2
+        projected = inverse.between(sums["cross"])
         for group in groups:
             outer = self.networks.table(group, layer, sums["outer"])
             self._decide(group, outer, self.networks.table(group, layer, projected))
 
-    def _factorised(self, sums: Sums) -> Callable[[Tensor], Tensor]:
+    def _factorised(self, sums: Sums) -> Inverse:
         fit = self.fit
         return factorised(sums["gram"], solver=fit.solver, ridge=fit.ridge, rows=int(sums["rows"]))
 
-    def _solved(
-        self, layer: Layer, gram: Tensor, cross: Tensor, inverse: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def _solved(self, layer: Layer, gram: Tensor, cross: Tensor, inverse: Inverse) -> Tensor:
         """The layer's columns (d x n; c x d where depthwise), towards zero or the parents' average."""
         prior = torch.zeros_like(cross)
         if self.fit.towards == "parents":

@@ -128,7 +128,7 @@ def combined(
     out = into = None
     for dim in dims:  # one at most: a neuron's own weights stand along one dimension
         out = maps.out(key, dim, [v.shape[dim] for v in values], like.shape[dim])
-    if inputs:
+    if inputs and maps.fused.axes.get(key, {}).get(1):  # else each input stands for itself
         into = maps.into(key, 1, [v.shape[1] for v in values], like.shape[1])
     for m, value in enumerate(values):
         if into is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.methods import Context, Parents
-from fedmerge.models.graph import Layer, Neurons, Part, Program, check_neurons, find_neurons
+from fedmerge.models.graph import Layer, Neurons, Part, Program, follow, neurons_of
 from fedmerge.models.state import State
 
 
@@ -106,11 +106,8 @@ class Networks:
 
 
 def _followed(module: nn.Module, state: State, example: Tensor) -> tuple[Program, Neurons]:
-    program = Program(module, example)
-    values = program.values({key: value.cpu() for key, value in state.items()})
-    neurons = find_neurons(program, values)
-    check_neurons(program, {key: value.cpu() for key, value in state.items()}, neurons)
-    return program, neurons
+    program = follow(module, example)
+    return program, neurons_of(program, state)
 
 
 def _alike(state: State, like: State) -> bool:

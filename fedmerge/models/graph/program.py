@@ -24,19 +24,19 @@ class Program:
     """The operations of a network in evaluation mode, in order; weights are given to every run.
 
     model: any classifier that ``torch.export`` can follow (no control flow that depends on images). example:
-    a batch as the model takes it; runs take any number of images. The program holds no weights, only tensors
-    that are not in the state dict (``constants``).
+    a batch as the model takes it; runs take any number of images. The program holds no weights and no
+    image (of ``example`` only shape and dtype), but tensors that are not in the state dict (``constants``).
     Raises FedMergeError where the network cannot be followed, gives more than one tensor, or has one weight
     under two names.
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.name = type(model).__name__
-        self.example = example[:2].detach().cpu()
-        if len(self.example) < 2:
-            self.example = self.example.expand(2, *self.example.shape[1:]).clone()
+        images = example[:2].detach().cpu()
+        images = images if len(images) == 2 else images.expand(2, *images.shape[1:]).clone()
+        self.example = images.to("meta")
         _refuse_tied(model)
-        exported = _export(model, self.example)
+        exported = _export(model, images)
         self.graph = exported.graph
         self.nodes: list[Node] = [node for node in self.graph.nodes if node.op != "output"]
         self.keys, self.constants = _placeholders(model, exported)
