@@ -6,9 +6,10 @@ loops over neurons, as the authors' program) and by ``fm.merge`` with the paper'
 other images must be equal to 1e-5 of the largest. Ours is run before and after the naive one (``--repeats``
 in all, the median counts); the naive one once. ``following`` is what only the first fusion of an architecture
 in a process takes besides: the network's operations are followed before an image is seen, and remembered.
-``ours_by_default`` is ours with its own options, which give other weights. The authors' k-means measures the distances to all centroids again at every pick; what is timed here
-keeps the least distance, which is much faster, and ``again_one_try`` is one try (of ten) as they do it. The
-naive Hungarian cost is taken row by row, all j of one i at once; ``naive_pair_by_pair`` loops over pairs.
+``ours_by_default`` is ours with its own options, which give other weights. The authors' k-means measures the
+distances to all centroids again at every pick; what is timed here keeps the least distance, which is much
+faster, and ``again_one_try`` is one try (of ten) as they do it. The naive Hungarian cost is taken row by row,
+all j of one i at once; ``naive_pair_by_pair`` loops over pairs.
 
 Memory is the peak resident size of a process that fuses two VGG-11 of full width by ``kf``, less its size
 when networks and images are there (Linux). MLPs are trained for a few epochs on digits if FEDMERGE_DATA has
@@ -90,7 +91,7 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def following(model: nn.Module, images: Tensor) -> None:
-    """What the first ``merge`` does before it sees an image: follow the operations, find and check neurons."""
+    """What the first ``merge`` does before it sees an image: follow operations, find and check neurons."""
     program = Program(model, images[:2])
     values = program.values(model.state_dict())
     check_neurons(program, model.state_dict(), find_neurons(program, values))
