@@ -196,7 +196,9 @@ class _Walk:
             )
             for state in self.networks.states
         ]
-        found = [normalise({name: t / len(images) + 1e-8 for name, t in each.items()}, how) for each in totals]
+        found = [
+            normalise({name: t / len(images) + 1e-8 for name, t in each.items()}, how) for each in totals
+        ]
         scores = [torch.stack([each[name] for each in found]) for name in places]
         if kind == "uniform":
             return scores, [None] * len(scores)
