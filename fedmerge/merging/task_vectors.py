@@ -32,7 +32,8 @@ def task_arithmetic(parents: Parents, context: Context, *, scale: float = 0.3) -
 
     With ``scale`` = 1/M this is the mean of the parameters. ``coefficients`` are the scale of each model;
     the start keeps 1 - M * scale. The paper chooses ``scale`` on validation data; 0.3 is the usual value
-    where none are, and is meant for eight tasks. Raises FedMergeError without a start of the models' architecture.
+    where none are, and is meant for eight tasks. Raises FedMergeError without a start of the models'
+    architecture.
     """
     start = shared_start(parents, context, "task-arithmetic")
     total = _sum(task_vector(parents, start, i) for i in summation_order(parents))

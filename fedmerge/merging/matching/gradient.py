@@ -102,9 +102,9 @@ def gradient_fusion(
 
     Departures from the authors' program: importance weighs the logits, too (it takes their plain mean), best
     weights restored, KL of log-probabilities, scores of mean one, closed form, groups shared along residual
-    streams. Dropout is off; batch norms inside a level use the
-    first model's running statistics throughout, and their weights are fitted. Memory: the values at one
-    level's end of all images, for each parent. Raises FedMergeError for fewer than two images.
+    streams. Dropout is off; batch norms inside a level use the first model's running statistics throughout,
+    and their weights are fitted. Memory: the values at one level's end of all images, for each parent. Raises
+    FedMergeError for fewer than two images.
     """
     images = _images(context)
     networks = Networks.of(parents, replace(context, example=images[:2]))

@@ -96,8 +96,8 @@ class Importances:
             own = unmatched(neurons, layer.weight, 0, len(self._scores[m, layer.name]))
             if len(own) != count:
                 raise FedMergeError(
-                    f"the layer '{layer.name}' has {len(own)} outputs that keep their place in model {m}, but "
-                    f"{count} in the model to be made: merge models of the same classes."
+                    f"the layer '{layer.name}' has {len(own)} outputs that keep their place in model {m}, "
+                    f"but {count} in the model to be made: merge models of the same classes."
                 )
             scores.append(self._scores[m, layer.name][own])
             used.append(self._used[m, layer.name][own])

@@ -51,8 +51,10 @@ def kmeans_fusion(
     Where several layers write the same neurons (residual streams) or a convolution is depthwise, the clusters
     come from the sum over those layers of the parents' own pre-activations. Neurons that may only move in
     blocks (heads of attention, groups of group norm) are paired one to one, as in ``hf``, because a cluster
-    could hold neurons of several blocks. Other options: see ``hf``. The authors' program is ``solver: pinv,
-    towards: zero, normalisation: none``; it may stop before empty clusters are filled, and leave neurons zero.
+    could hold neurons of several blocks. Other options: see ``hf``.
+
+    The authors' program is ``solver: pinv, towards: zero, normalisation: none``; it may stop before empty
+    clusters are filled, and leave neurons zero.
     """
 
     def match(

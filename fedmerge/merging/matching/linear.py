@@ -6,9 +6,9 @@ A the parents' pre-activations side by side, and R the grouping (a row per fused
 
     T = A R^T,    W = argmin |X W - T|^2  =  (X^T X)^+ X^T A R^T
 
-Channels of no group, those of the output layer first of all, are grouped by their place: row c of R weighs the
-parents' channels c by importance, s_mc / sum_m s_mc.
-Everything follows from the sums X^T X, X^T A and A^T A, so images may stay where they are.
+Channels of no group, those of the output layer first of all, are grouped by their place: row c of R weighs
+the parents' channels c by importance, s_mc / sum_m s_mc. Everything follows from the sums X^T X, X^T A and
+A^T A, so images may stay where they are.
 """
 
 from __future__ import annotations

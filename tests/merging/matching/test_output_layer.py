@@ -123,7 +123,7 @@ class Tied(nn.Module):
 
 @pytest.mark.parametrize(("method", "options"), AVERAGES)
 def test_a_hidden_layer_that_keeps_its_order_is_weighed_as_well(method: str, options: dict[str, Any]) -> None:
-    """By hand: the score of a hidden neuron is how far the true class's logit moves when it is set to zero."""
+    """By hand: a hidden neuron's score is how far the true class's logit moves when it is set to zero."""
     x, y = torch.randn(50, 6, generator=torch.Generator().manual_seed(3)), torch.arange(50) % 3
     parents = [Tied(seed).eval() for seed in range(2)]
     scores = []
@@ -149,7 +149,7 @@ def test_a_batch_norm_behind_the_output_layer_is_weighed_too() -> None:
     def classes(seed: int) -> nn.Module:
         net = nn.Sequential(nn.Flatten(), nn.Linear(5, 3), nn.BatchNorm1d(3))
         draws = torch.Generator().manual_seed(seed)
-        for key, value in net.state_dict().items():
+        for value in net.state_dict().values():
             if value.is_floating_point():
                 value.uniform_(0.5, 2.0, generator=draws)
         return net.eval()

@@ -64,8 +64,8 @@ def test_neurons_are_matched_by_what_they_do_after_the_relu() -> None:
 @pytest.mark.parametrize(("cost", "power"), [("squared", 2), ("l2", 1)])
 @pytest.mark.parametrize("attribution", ["uniform", "ablation"])
 def test_the_pairing_is_the_cheapest_of_all(cost: str, power: int, attribution: str) -> None:
-    """Four hidden neurons: all 24 orders are tried, ``sum_i 2 s_i s_j / (s_i + s_j) |relu a_i - relu b_j|`` or
-    its square; for these models the two have other winners. The merged bias tells which order was taken."""
+    """Four hidden neurons: all 24 orders are tried, ``sum_i 2 s_i s_j / (s_i + s_j) |relu a_i - relu b_j|``
+    or its square; for these models the two have other winners. The merged bias tells the order taken."""
 
     def net(seed: int) -> nn.Module:
         parts = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
