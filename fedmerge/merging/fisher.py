@@ -43,6 +43,9 @@ def fisher(
     counts as ``floor``: a parameter that matters to no model is averaged. ``weights``: a_m, as in ``mean``.
     F is not rescaled per model: one that is sure everywhere has small F and a small say.
 
+    Departs from the released code in two things: it divides each model's F by its L2 norm, unless told
+    otherwise, and applies the floor to the first model alone.
+
     Buffers are averaged by the run's policy. Coefficients are a_m. Raises FedMergeError without images, and
     for weights or a floor below zero or all zero.
     """

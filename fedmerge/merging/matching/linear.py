@@ -6,7 +6,9 @@ A the parents' pre-activations side by side, and R the grouping (a row per fused
 
     T = A R^T,    W = argmin |X W - T|^2  =  (X^T X)^+ X^T A R^T
 
-Everything follows from the sums X^T X, X^T A and A^T A, so images may stay where they are.
+Channels of no group, those of the output layer first of all, are grouped by their place: row c of R weighs
+the parents' channels c by importance, s_mc / sum_m s_mc. Everything follows from the sums X^T X, X^T A and
+A^T A, so images may stay where they are.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ class _Walk:
         self.networks, self.statistics, self.fit = networks, statistics, fit
         self.match, self.importances, self.batch_norm = match, importances, batch_norm
         share = tuple(1 / len(networks) for _ in networks.states)
-        self.maps = Correspondence(networks.neurons, networks.parents, share)
+        self.maps = Correspondence(networks.neurons, networks.parents, share, importances.shares())
         self.decisions: list[dict[str, Any]] = []
         own = [
             key for layer in networks.layers for key in (layer.weight, layer.bias, *layer.norm_keys) if key

@@ -71,7 +71,9 @@ def repaired(
 
     z' = (z - mu_F) sd' / sd_F + mu', where mu' and sd' are the weighted means of the matched parents'
     (REPAIR, arXiv 2211.08403). A layer without bias and batch norm is rescaled but not shifted. Depends on
-    the fusion images only through means and variances of channels.
+    the fusion images only through means and variances of channels. The authors' notebooks rescale hidden
+    layers alone; here the output layer is one like the others. Where there are batch norms they measure
+    these anew and rescale nothing, which is ``after: batch-norm``.
     """
     parents = statistics.ask("moments", {}, {})
     statistics.ask("walk", {}, state)

@@ -47,8 +47,10 @@ class Shot(Baseline):
     batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
 
     The paper's pseudo-labels come from class centroids over the whole target set; online, as in T3A's
-    comparison, from the batch's own arg-max. The diversity term assumes batches of many classes: a batch of
-    one class, or of one image (where the first two terms cancel), is pushed apart or not at all.
+    comparison, from the batch's own arg-max. The reference adds 1e-5 to the mean probabilities before it
+    takes their logarithm; here only those below 1e-12 are lifted, to that. The diversity term assumes batches
+    of many classes: a batch of one class, or of one image (where the first two terms cancel), is pushed apart
+    or not at all.
 
     Cost: ``steps`` forward and ``steps`` backward passes a batch, one more forward pass for ``"after"``.
     Raises FedMergeError as tent does, and for a network whose head cannot be found. ``reset()`` restores the

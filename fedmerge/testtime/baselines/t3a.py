@@ -41,7 +41,8 @@ class T3A(Baseline):
     as coded in the reference: z itself is not normalised, which scales logits but no arg-max; the head's
     bias counts for entropies and classes of supports only; a class without support scores 0.
 
-    keep: K of 1, 5, 20, 50, 100 in the paper's grid; None keeps all. 20 is our default.
+    keep: K of 1, 5, 20, 50, 100 in the paper's grid; None keeps all. 20 is our default. The reference means
+    all by -1, and cuts its sorted list there: each batch it drops the least sure support of every class.
     head_module: name of the classification head; found on the first batch where not given.
     batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
 
