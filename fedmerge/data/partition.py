@@ -34,10 +34,10 @@ def draw_proportions(
     shares: s_i > 0. concentrations: a_i > 0, or None for a site without label skew. Small a: a class lies at
     few sites. takes: bool, sites x classes, at least one site a class (None: every site takes every class).
 
-    Equal shares:  p_ic = g_ic / sum_j g_jc,  g_ic ~ Gamma(a_i) / a_i  (mean one), g_ic = 1 without skew. Equal
-    concentrations give exactly Dirichlet(a, ..., a), the usual federated label skew (Hsu et al. 2019, arXiv
-    1909.06335). Where they differ, a site of less skew gets more on average: one without skew beside four of
-    concentration 1 has 23.4 % and not 20.
+    Equal shares:  p_ic = g_ic / sum_j g_jc,  g_ic ~ Gamma(a_i) / a_i  (mean one), g_ic = 1 without skew.
+    Equal concentrations give exactly Dirichlet(a, ..., a), the usual federated label skew (Hsu et al. 2019,
+    arXiv 1909.06335). Where they differ, a site of less skew gets more on average: one without skew beside
+    four of concentration 1 has 23.4 % and not 20.
 
     Shares that differ are kept on average: E p_ic = s_i / S_c, S_c the shares of the sites that take class c.
     With m_i = s_i / mean s, sites of one concentration a get Dirichlet(a m_1, ..., a m_n). Where
@@ -69,7 +69,7 @@ def _least_skewed_first(
     unit: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Concentration by concentration; held: shares, 0 where a site takes none of a class. unit: mean share."""
+    """The law of shares that differ. held: shares, 0 where a site takes none of a class; unit: their mean."""
     skew = np.array([0.0 if a is None else 1 / a for a in concentrations])
     out, left = np.zeros_like(log_weight), np.ones(log_weight.shape[1])
     for level in np.unique(skew):
