@@ -38,8 +38,9 @@ def remarks(cohort: Cohort) -> dict[str, str]:
 
 
 def together(said: dict[str, str], new: dict[str, str], where: str) -> dict[str, str]:
-    """Remarks with those of a further seed or cohort: of the kinds that are new, with where they hold."""
-    return said | {kind: f"{where}: {text}" for kind, text in new.items() if kind not in said}
+    """Remarks with those of a further seed: of the kinds that are new, each after where it holds."""
+    begin = f"{where}: " if where else ""
+    return said | {kind: f"{begin}{text}" for kind, text in new.items() if kind not in said}
 
 
 def _values(facts: Mapping[str, Facts]) -> Iterator[tuple[str, str]]:

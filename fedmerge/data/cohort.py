@@ -164,8 +164,8 @@ def _check_one_size(spec: CohortSpec, firsts: Sequence[SiteSpec]) -> None:
         name = medmnist_set(spec.source_of(site))
         if name and (other := seen.setdefault(name, site)) is not site:
             raise FedMergeError(
-                f"cohort '{spec.name}': sites '{other.name}' and '{site.name}' have the same images of {name} "
-                "in two sizes, so they cannot divide them: give both one source."
+                f"cohort '{spec.name}': sites '{other.name}' and '{site.name}' have the same images of "
+                f"{name} in two sizes, so they cannot divide them: give both one source."
             )
 
 
