@@ -59,10 +59,13 @@ def bench(
     place = Path(settled["folder"])
     keys = ("folder", "jobs", "rows", "failed")
     if as_json:
-        print_json({key: settled[key] for key in keys} | {"report": str(place / "report.html")})
+        remarks = {"remarks": settled.get("remarks", [])}
+        print_json({key: settled[key] for key in keys} | remarks | {"report": str(place / "report.html")})
         return
     failed = settled["failed"]
     say(out, f"jobs:    {settled['jobs']}, rows: {settled['rows']}, failed: {sum(failed.values())}")
+    for remark in settled.get("remarks", ()):
+        say(err, f"note: {remark}")
     for reason, rows in failed.items():
         say(err, f"failed: {rows} x {reason} (--retry does them again)")
     say(out, f"report:  {place / 'report.html'}")

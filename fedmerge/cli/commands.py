@@ -143,9 +143,10 @@ def show_cohort(
     seed: Annotated[int, typer.Option(help="The seed of the partition and the scanners.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Show a cohort: its hospitals, their images by class, and a contact sheet of what they look like."""
+    """Show a cohort: its hospitals, their images by class, what to know of them, and a contact sheet."""
     from fedmerge.cli.tables import cohort_table, site_record
     from fedmerge.data import build_cohort, read_cohort
+    from fedmerge.data.checks import remarks
     from fedmerge.study import figures
 
     built = build_cohort(read_cohort(cohort), seed)
@@ -160,9 +161,17 @@ def show_cohort(
     if as_json:
         records = [site_record(site) for site in built.sites]
         print_json(
-            {"cohort": built.name, "picture": str(path), "classes": built.class_names, "sites": records}
+            {
+                "cohort": built.name,
+                "picture": str(path),
+                "classes": built.class_names,
+                "sites": records,
+                "remarks": list(remarks(built).values()),
+            }
         )
         return
+    for remark in remarks(built).values():
+        say(err, f"note: {remark}")
     out.print(cohort_table(built))
     say(out, f"classes: {', '.join(built.class_names)}")
     say(out, f"picture: {path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,6 +41,12 @@ def _known_form(source: str) -> str:
     return source
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+ClassName = Annotated[str, AfterValidator(_composed)]
+"""In composed letters, as the names of folders are read."""
 Skew = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ClassLabel = Annotated[int, Field(ge=0)]
 Name = Annotated[str, AfterValidator(_plain_name)]
@@ -64,8 +71,9 @@ class SiteSpec(Frozen):
     """One hospital.
 
     source: default is the cohort's; ``remote``: the images are at the hospital, whose own file says the
-    rest. share: its part of a source that several sites divide, relative to
-    theirs. label_skew: concentration of its class proportions (Dirichlet); small is skewed, None is none.
+    rest. share: its part of a source that several sites divide, relative to theirs, on average over seeds
+    (``draw_proportions``); under ``disjoint`` its classes decide instead. label_skew: concentration of its
+    class proportions (Dirichlet); small is skewed, None is none.
     classes: by name or label, the only ones it takes of its source; a class that several list is divided
     by share, and one that nobody lists goes to the sites without a list. limit: at most so many training
     images. scanner: appearance shifts, applied in order. unseen: it does not train, it is where the fused
@@ -77,7 +85,7 @@ class SiteSpec(Frozen):
     source: SourceText | SourceArrays | None = None
     share: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     label_skew: Skew | None = None
-    classes: tuple[ClassLabel | str, ...] | None = Field(default=None, min_length=1)
+    classes: tuple[ClassLabel | ClassName, ...] | None = Field(default=None, min_length=1)
     limit: int | None = Field(default=None, ge=1)
     scanner: tuple[Appearance, ...] = ()
     unseen: bool = False
@@ -101,7 +109,9 @@ class CohortSpec(Frozen):
     classes: names by label; needed where sources disagree on them. label_skew: that of the sites that train
     and say nothing of classes themselves, or ``disjoint``: the classes, in an order drawn by the seed, are
     cut into as many groups as a source has such sites, and each takes one group; the other sites without a
-    list of classes keep their share of every class. From Python, a source may be ``Arrays``.
+    list of classes keep their share of every class. left_out: ``allow`` reads image folders although a class
+    loses more than a tenth of its files, because they are none that can be read or lie deeper. From Python, a
+    source may be ``Arrays``.
     """
 
     name: Name
@@ -109,9 +119,10 @@ class CohortSpec(Frozen):
     source: SourceText | SourceArrays | None = None
     size: int | None = Field(default=None, ge=8)
     channels: Literal[1, 3] | None = None
-    classes: tuple[str, ...] | None = Field(default=None, min_length=2)
+    classes: tuple[ClassName, ...] | None = Field(default=None, min_length=2)
     label_skew: Skew | Literal["disjoint"] | None = None
     minimum: Minimum = Minimum()
+    left_out: Literal["allow"] | None = None
     sites: tuple[SiteSpec, ...] = Field(min_length=1)
     _folder: Path | None = PrivateAttr(default=None)
 

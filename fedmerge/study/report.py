@@ -59,7 +59,8 @@ def _contents(result: Result) -> dict[str, Any]:
         "rounds": picture(figures.rounds, figures.describe_rounds, result.history),
         "coefficients": _coefficients(result.coefficients),
         "decisions": _decisions(result.decisions),
-        "provenance": provenance_lines(result.provenance, ("command", *RULES)),
+        "data_remarks": result.provenance.get("remarks", []),
+        "provenance": provenance_lines(result.provenance, ("command", "remarks", *RULES)),
         "command": result.provenance.get("command", ""),
         "config": _config(result),
     } | _images(result.cohort, sites)

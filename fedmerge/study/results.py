@@ -58,7 +58,7 @@ class Result:
     plan did. reliability: one row per seed, site, method, stream and confidence bin (see
     ``analysis.reliability``). cohort: that of the first seed.
     provenance: versions, device, threads, hashes, the command that repeats the run, and when it was resumed.
-    remarks: what there is to say of a run that was resumed, in sentences.
+    remarks: what there is to say of the hospitals' images (``data.checks``) and of a run that was resumed.
     """
 
     experiment: Experiment
@@ -151,6 +151,7 @@ def open_result(folder: str | Path) -> Result:
             f"'{folder}' is not the folder of a run: it has no results.parquet and config.yaml."
         )
     experiment, cohort = read_saved(folder / "config.yaml")
+    provenance = read_mapping(folder / "provenance.json")
     return Result(
         experiment=experiment,
         cohort=cohort,
@@ -160,6 +161,7 @@ def open_result(folder: str | Path) -> Result:
         coefficients=read_table(folder / "coefficients.parquet"),
         decisions=read_table(folder / "decisions.json"),
         failures=read_table(folder / "failures.json"),
-        provenance=read_mapping(folder / "provenance.json"),
+        provenance=provenance,
+        remarks=tuple(provenance.get("remarks", ())),
         reliability=read_table(folder / "reliability.parquet"),
     )

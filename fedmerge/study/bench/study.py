@@ -15,6 +15,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.files import write_json, write_text
 from fedmerge.study.bench.config import BenchConfig
 from fedmerge.study.bench.plan import Plan
+from fedmerge.study.bench.remarks import read_remarks
 from fedmerge.study.bench.store import said
 from fedmerge.validation import differences, load_yaml, validate
 
@@ -25,7 +26,8 @@ class Study:
 
     table: one row per variant, seed, site, method, stream and scanner shift; a failed job is a row with
     ``status`` "failed" and its ``reason``. reliability: calibration bins of the clean rows. provenance: how
-    many jobs there are, the command that repeats the study, versions and devices.
+    many jobs there are, the command that repeats the study, versions and devices. remarks: what there is to
+    say of the images (``data.checks``), in sentences that begin with the cohort.
     """
 
     config: BenchConfig
@@ -33,16 +35,18 @@ class Study:
     reliability: pd.DataFrame
     provenance: dict[str, Any]
     folder: Path
+    remarks: tuple[str, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Where it stands: jobs, rows, and failed rows by reason."""
+        """Where it stands: jobs, rows, failed rows by reason, and the remarks on its images."""
         failed = self.table.loc[self.table["status"] == "failed", "reason"].value_counts()
         return {
             "folder": str(self.folder),
             "jobs": self.provenance["jobs"],
             "rows": len(self.table),
             "failed": {str(reason): int(count) for reason, count in failed.items()},
+            "remarks": list(self.remarks),
         }
 
     @property
@@ -76,7 +80,7 @@ def open_study(folder: str | Path) -> Study:
         "plan": plan["hash"],
         "command": f"fedmerge bench {path} --out {folder}",
     }
-    return Study(config, table, reliability, provenance, folder)
+    return Study(config, table, reliability, provenance, folder, read_remarks(folder))
 
 
 def adopt(folder: Path, config: BenchConfig, plan: Plan, extend: bool) -> None:

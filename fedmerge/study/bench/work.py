@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.data import Cohort, CohortSpec, build_cohort
+from fedmerge.data.checks import remarks
 from fedmerge.errors import FedMergeError
 from fedmerge.files import DiskError, full, make_folder
 from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool, load_weights, write_weights
 from fedmerge.models.state import State
+from fedmerge.study.bench.remarks import KIND
 from fedmerge.study.bench.store import Store, StudyStopped, said
 from fedmerge.study.bench.task import Outcome, Task
 from fedmerge.study.candidates import adapt, alone, fuse, pooled, train_pooled
@@ -77,7 +79,9 @@ def _do(task: Task, store: Store, part: Path) -> dict[str, Any]:
     folder = stands_on if config["kind"] == "deploy" else part
     setup = set_up(experiment, cohort, tuple(config["members"]), seed, folder, record, task.device)
     done = _STAGES[config["kind"]](task, setup, store, part)
-    return done | {"history": record.history, "decisions": record.decisions, "failures": record.failures}
+    looked = {"remarks": remarks(cohort)} if config["kind"] == KIND else {}
+    rows = {"history": record.history, "decisions": record.decisions, "failures": record.failures}
+    return done | rows | looked
 
 
 def _rounds(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:

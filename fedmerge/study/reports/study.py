@@ -52,6 +52,7 @@ def _contents(study: StudyLike) -> dict[str, Any]:
         "caution": caution(found) if found else "",
         "jobs": _jobs(study.table, failed),
         "failures": failed_groups(failed),
+        "data_remarks": list(study.remarks),
         "standings": found,
         "provenance": _provenance(study),
         "command": study.provenance.get("command", f"fedmerge bench {study.folder / 'study.yaml'}"),
