@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, create_model
 
 from fedmerge.errors import FedMergeError, nearest, unknown
+from fedmerge.schema_faults import faults_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,22 +79,23 @@ class Method:
         return self.needs | self.also(defaults | given)
 
     def check(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return ``given`` checked against the typed options; raise a sentence for the first fault."""
-        fields = self.options.model_fields
-        for key in given:
-            if key not in fields:
-                raise FedMergeError(
-                    f"{self.kind} '{self.name}' has no option '{key}'.{nearest(key, fields)} "
-                    f"Allowed: {', '.join(sorted(fields)) or 'none'}."
-                )
-        try:
-            checked = self.options(**given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise FedMergeError(
-                f"{self.kind} '{self.name}', option '{where}': {first['msg']} (given: {first['input']!r})."
-            ) from None
+        """Return ``given`` checked against the typed options; raise a sentence for each fault."""
+        fields, who = self.options.model_fields, f"{self.kind} '{self.name}'"
+        known = {key: value for key, value in given.items() if key in fields}
+        said = [
+            f"{who} has no option '{key}'.{nearest(str(key), fields)} "
+            f"Allowed: {', '.join(sorted(fields)) or 'none'}."
+            for key in given
+            if key not in fields
+        ]
+        checked, faults = faults_of(self.options, known)
+        said += [
+            f"{who}, option {sentence.removeprefix('field ')}"
+            for each in faults
+            for sentence in each.sentences
+        ]
+        if said:
+            raise FedMergeError(*said)
         return {key: getattr(checked, key) for key in given}
 
 
@@ -134,8 +136,8 @@ class Registry:
         self._methods[method.name] = replace(method, station=self.station, kind=self.kind)
 
     def __getitem__(self, name: str) -> Method:
-        if name not in self._methods:
-            raise unknown(self.kind, name, self._methods)
+        if not isinstance(name, str) or name not in self._methods:
+            raise unknown(self.kind, str(name), self._methods)
         return self._methods[name]
 
     def __iter__(self) -> Iterator[Method]:

@@ -39,8 +39,9 @@ def tune(
 ) -> None:
     """Tune an option on the run's training hospitals, each held out once; nothing of the target is seen."""
     from fedmerge.study.tune import tune_run, tuning_log
+    from fedmerge.yaml_text import read_yaml
 
-    given = None if values is None else [yaml.safe_load(part) for part in values.split(",")]
+    given = None if values is None else [read_yaml(part, "--values") for part in values.split(",")]
     entry, found = tune_run(
         run,
         target=target,

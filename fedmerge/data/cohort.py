@@ -11,6 +11,7 @@ import torch
 
 from fedmerge.data import scanner
 from fedmerge.data.classes import check_taught, class_names, who_takes
+from fedmerge.data.enough import check_enough
 from fedmerge.data.facts import Facts, facts_of
 from fedmerge.data.images import Split, concat, resize, to_channels
 from fedmerge.data.partition import divide, draw_proportions
@@ -18,7 +19,7 @@ from fedmerge.data.raw import RawSource, check_labels
 from fedmerge.data.scanner import Appearance
 from fedmerge.data.sources import REMOTE, load_source, medmnist_set, source_key
 from fedmerge.data.spec import CohortSpec, SiteSpec
-from fedmerge.errors import FedMergeError, nearest, unknown
+from fedmerge.errors import Faults, FedMergeError, nearest, unknown
 from fedmerge.seeding import numpy_generator
 
 Splits = tuple[Split, Split, Split]
@@ -123,16 +124,21 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
     samples or classes, or an empty split.
     """
     groups: dict[object, list[SiteSpec]] = {}
+    raws: dict[object, RawSource] = {}
+    faults = Faults()
     for site in spec.sites:
-        if spec.source_of(site) != REMOTE:
+        if spec.source_of(site) == REMOTE:
+            continue
+        with faults.kept():
             key = source_key(spec.source_of(site), spec.folder, spec.size)
             groups.setdefault(key, []).append(site)
     _check_one_size(spec, [members[0] for members in groups.values()])
     allow = spec.left_out == "allow"
-    raws = {
-        key: load_source(spec.source_of(members[0]), spec.folder, spec.size, spec.channels, allow)
-        for key, members in groups.items()
-    }
+    for key, members in groups.items():
+        source = spec.source_of(members[0])
+        with faults.kept():
+            raws[key] = load_source(source, spec.folder, spec.size, spec.channels, allow)
+    faults.say()
     owner = {members[0].name: raws[key] for key, members in groups.items()}
     names = class_names(spec, owner)
     parts: dict[str, Splits] = {}
@@ -147,14 +153,21 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
         check_taught(spec, names, np.flatnonzero(taught))
     _check_shapes(spec, owner)
     nothing = _nothing(spec, owner)
-    sites = tuple(
-        _site(spec, site, parts[site.name], names, seed)
-        if site.name in parts
-        else Site(site.name, REMOTE, nothing, nothing, nothing, names, site.unseen)
-        for site in spec.sites
-    )
+    shared = {
+        site.name: [parts[each.name] for each in members] for members in groups.values() for site in members
+    }
+    sites: list[Site] = []
+    for site in spec.sites:
+        if site.name not in parts:
+            sites.append(Site(site.name, REMOTE, nothing, nothing, nothing, names, site.unseen))
+            continue
+        with faults.kept():
+            kept = _limited(site, parts[site.name], seed)
+            check_enough(spec, site, kept, shared[site.name], len(names))
+            sites.append(_site(spec, site, kept, names, seed))
+    faults.say()
     reading = tuple(remark for raw in raws.values() for remark in raw.remarks)
-    return Cohort(spec.name, spec.title or spec.name, sites, spec.folder, reading)
+    return Cohort(spec.name, spec.title or spec.name, tuple(sites), spec.folder, reading)
 
 
 def _check_one_size(spec: CohortSpec, firsts: Sequence[SiteSpec]) -> None:
@@ -245,13 +258,17 @@ def _check_shapes(spec: CohortSpec, owner: dict[str, RawSource]) -> None:
             )
 
 
-def _site(spec: CohortSpec, site: SiteSpec, splits: Splits, names: Names, seed: int) -> Site:
-    """Limit, check, resize and shift one site's images."""
+def _limited(site: SiteSpec, splits: Splits, seed: int) -> Splits:
     train, val, test = splits
     if site.limit is not None and len(train) > site.limit:
         rng = numpy_generator(seed, "limit", site=site.name)
         train = train.select(np.sort(rng.choice(len(train), site.limit, replace=False)))
-    _check_enough(spec, site, (train, val, test))
+    return train, val, test
+
+
+def _site(spec: CohortSpec, site: SiteSpec, splits: Splits, names: Names, seed: int) -> Site:
+    """Resize and shift one site's images."""
+    train, val, test = splits
     lengths = [len(split) for split in (train, val, test)]
     whole = concat((train, val, test))  # shifted as one, so that a scanner's traits hold for all splits
     images = to_channels(whole.images, spec.channels) if spec.channels else whole.images
@@ -262,27 +279,3 @@ def _site(spec: CohortSpec, site: SiteSpec, splits: Splits, names: Names, seed: 
     train, val, test = (replace(split, images=piece.contiguous()) for split, piece in pieces)
     source = str(spec.source_of(site))
     return Site(site.name, source, train, val, test, names, site.unseen, site.scanner, facts)
-
-
-def _check_enough(spec: CohortSpec, site: SiteSpec, splits: Splits) -> None:
-    """Refuse a site that could not train, be selected on, or be tested."""
-    train, minimum = splits[0], spec.minimum
-    advice = "raise its label_skew or its share (or limit), or lower the cohort's"
-    where = f"cohort '{spec.name}', site '{site.name}'"
-    if len(train) < minimum.samples:
-        raise FedMergeError(
-            f"{where} gets {len(train)} training samples, fewer than minimum samples {minimum.samples}: "
-            f"{advice} minimum: {{samples: {max(len(train), 1)}}}."
-        )
-    n_present = len(torch.unique(train.labels))
-    if n_present < minimum.classes:
-        raise FedMergeError(
-            f"{where} gets training samples of {n_present} classes, fewer than minimum classes "
-            f"{minimum.classes}: {advice} minimum: {{classes: {n_present}}}."
-        )
-    for name, split in zip(("val", "test"), splits[1:], strict=True):
-        if not len(split):
-            raise FedMergeError(
-                f"{where} gets no {name} samples: raise its label_skew or its share, or give its source more "
-                f"images."
-            )

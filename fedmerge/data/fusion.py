@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_serializer, model_validator
@@ -16,6 +16,7 @@ from fedmerge.data.sources import load_source, medmnist_set, source_key
 from fedmerge.data.spec import Frozen, SourceText
 from fedmerge.errors import FedMergeError
 from fedmerge.seeding import numpy_generator
+from fedmerge.validation import Distinct
 
 
 class FusionData(Frozen):
@@ -36,7 +37,7 @@ class FusionData(Frozen):
     images: int = Field(default=400, ge=1)
     source: SourceText | None = None
     split: Literal["val", "train"] = "val"
-    sites: tuple[str, ...] | None = Field(default=None, min_length=1)
+    sites: Annotated[tuple[str, ...], Distinct] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _fits(self) -> FusionData:
@@ -48,8 +49,6 @@ class FusionData(Frozen):
                     raise ValueError(f"{field} says what hospitals give, but from is server: take it out")
         elif self.source is not None:
             raise ValueError(f"source is for from: server, but from is {self.origin}: take it out")
-        if self.sites and len(set(self.sites)) < len(self.sites):
-            raise ValueError(f"sites repeat a name: {', '.join(self.sites)}")
         return self
 
     @model_serializer

@@ -20,7 +20,8 @@ from fedmerge.data.folders import read_folder
 from fedmerge.data.images import Split
 from fedmerge.data.npz import read_npz
 from fedmerge.data.raw import RawSource, raw_source, split_from_arrays, stratified
-from fedmerge.errors import FedMergeError, nearest
+from fedmerge.errors import FedMergeError, nearest, short
+from fedmerge.validation import is_there
 
 REMOTE = "remote"
 FORMS = ("digits", "medmnist:NAME", "npz:PATH", "folder:PATH", REMOTE)
@@ -84,7 +85,7 @@ def parse_source(source: str) -> tuple[str, str]:
     if source in ("digits", REMOTE) or (kind in ("medmnist", "npz", "folder") and rest):
         return kind, rest
     hint = nearest(kind, [form.partition(":")[0] for form in FORMS])
-    raise FedMergeError(f"unknown source '{source}'.{hint} Allowed: {', '.join(FORMS)}.")
+    raise FedMergeError(f"unknown source '{short(source)}'.{hint} Allowed: {', '.join(FORMS)}.")
 
 
 def source_key(source: str | Arrays, folder: Path | None = None, size: int | None = None) -> object:
@@ -149,8 +150,8 @@ def locate(name: str, folder: Path | None, source: str) -> Path:
     if found is None:
         places = [str(data_folder())] + ([str(folder)] if folder else [])
         raise FedMergeError(
-            f"source '{source}': there is no {name} in {' or '.join(places)}: put it there, or set the "
-            f"environment variable FEDMERGE_DATA to the folder that has it."
+            f"source '{short(source)}': there is no {short(name)} in {' or '.join(places)}: put it there, or "
+            "set the environment variable FEDMERGE_DATA to the folder that has it."
         )
     kind = source.partition(":")[0]
     if found.is_dir() != (kind == "folder"):
@@ -161,8 +162,8 @@ def locate(name: str, folder: Path | None, source: str) -> Path:
 
 def _find(name: str, folder: Path | None, more: list[Path] | None = None) -> Path | None:
     for place in (data_folder(), folder, *(more or [])):
-        if place is not None and (place / name).expanduser().exists():
-            return (place / name).expanduser().resolve()
+        if place is not None and is_there(found := place / os.path.expanduser(name)):
+            return found.resolve()
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -20,8 +21,8 @@ from pydantic import (
 
 from fedmerge.data.scanner import Appearance
 from fedmerge.data.sources import REMOTE, Arrays, parse_source
-from fedmerge.errors import FedMergeError, unknown
-from fedmerge.validation import load_yaml, validate
+from fedmerge.errors import Faults, FedMergeError, short, unknown
+from fedmerge.validation import Distinct, is_folder, is_there, load_yaml, validate
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SHIPPED = (PACKAGE / "_shipped" / "sites", PACKAGE.parent / "sites")
@@ -37,7 +38,7 @@ def _known_form(source: str) -> str:
     try:
         parse_source(source)
     except FedMergeError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(*error.args) from None
     return source
 
 
@@ -85,7 +86,9 @@ class SiteSpec(Frozen):
     source: SourceText | SourceArrays | None = None
     share: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     label_skew: Skew | None = None
-    classes: tuple[ClassLabel | ClassName, ...] | None = Field(default=None, min_length=1)
+    classes: Annotated[tuple[ClassLabel | ClassName, ...], Distinct] | None = Field(
+        default=None, min_length=1
+    )
     limit: int | None = Field(default=None, ge=1)
     scanner: tuple[Appearance, ...] = ()
     unseen: bool = False
@@ -95,11 +98,12 @@ class SiteSpec(Frozen):
         """Whether the cohort's label skew is its own: it trains, and says nothing of classes itself."""
         return not self.unseen and self.classes is None and self.label_skew is None
 
-    @model_validator(mode="after")
-    def _classes_differ(self) -> SiteSpec:
-        if self.classes and len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes repeat a class: {', '.join(map(str, self.classes))}")
-        return self
+
+def _named_apart(sites: tuple[SiteSpec, ...]) -> tuple[SiteSpec, ...]:
+    names = [site.name for site in sites]
+    if twice := dict.fromkeys(name for name in names if names.count(name) > 1):
+        raise ValueError(*(f"two sites are named '{name}': give each its own name" for name in twice))
+    return sites
 
 
 class CohortSpec(Frozen):
@@ -119,11 +123,11 @@ class CohortSpec(Frozen):
     source: SourceText | SourceArrays | None = None
     size: int | None = Field(default=None, ge=8)
     channels: Literal[1, 3] | None = None
-    classes: tuple[ClassName, ...] | None = Field(default=None, min_length=2)
+    classes: Annotated[tuple[ClassName, ...], Distinct] | None = Field(default=None, min_length=2)
     label_skew: Skew | Literal["disjoint"] | None = None
     minimum: Minimum = Minimum()
     left_out: Literal["allow"] | None = None
-    sites: tuple[SiteSpec, ...] = Field(min_length=1)
+    sites: Annotated[tuple[SiteSpec, ...], AfterValidator(_named_apart)] = Field(min_length=1)
     _folder: Path | None = PrivateAttr(default=None)
 
     @property
@@ -139,22 +143,20 @@ class CohortSpec(Frozen):
 
     @model_validator(mode="after")
     def _sites_fit(self) -> CohortSpec:
-        names = [site.name for site in self.sites]
-        for i, site in enumerate(self.sites):
-            if site.name in names[:i]:
-                raise ValueError(f"two sites are named '{site.name}': give each its own name")
+        faults = []
+        for site in self.sites:
             if site.source is None and self.source is None:
-                raise ValueError(f"site '{site.name}' has no source: set source: for it or for the cohort")
+                faults.append(f"site '{site.name}' has no source: set source: for it or for the cohort")
             said = set(site.model_dump(exclude_defaults=True)) - {"name", "title", "source", "unseen"}
             if (site.source or self.source) == REMOTE and said:
-                raise ValueError(
+                faults.append(
                     f"site '{site.name}' is remote, so {', '.join(sorted(said))} cannot be applied here: set "
                     "it in the hospital's own file"
                 )
         if all(site.unseen for site in self.sites):
-            raise ValueError("every site is unseen: at least one must train, so set unseen: false for it")
-        if self.classes and len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes repeat a name: {', '.join(self.classes)}")
+            faults.append("every site is unseen: at least one must train, so set unseen: false for it")
+        if faults:
+            raise ValueError(*faults)
         return self
 
 
@@ -167,17 +169,24 @@ def read_cohort(name_or_path: str | Path, near: Path | None = None) -> CohortSpe
     (with the nearest) and for a file that is broken or has a fault in a field.
     """
     text = str(name_or_path)
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     is_path = path.suffix in (".yaml", ".yml")
     candidates = [path, *([near / path] if near else [])] if is_path else []
     candidates += [folder / (text if is_path else f"{text}.yaml") for folder in _folders(near)]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    found = next(
+        (candidate for candidate in candidates if is_there(candidate) and not is_folder(candidate)), None
+    )
     if found is None and is_path:
-        raise FedMergeError(f"there is no cohort file {text}: check the path. {_known(near)}")
+        raise FedMergeError(f"there is no cohort file {short(text)}: check the path. {_known(near)}")
     if found is None:
         raise unknown("cohort", text, cohort_names(near))
-    spec = validate(CohortSpec, {"name": found.stem, **load_yaml(found)}, str(found))
-    spec._folder = found.resolve().parent
+    faults, spec = Faults(), None
+    data = load_yaml(found, faults)
+    with faults.kept():
+        spec = validate(CohortSpec, {"name": found.stem, **data}, str(found))
+        spec._folder = found.resolve().parent
+    faults.say()
+    assert spec is not None
     return spec
 
 

@@ -6,7 +6,7 @@ All orders are int64 index arrays that hold every index of the labels exactly on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from fedmerge.data.partition import divide, draw_proportions
 from fedmerge.data.scanner import Appearance, ShiftName
 from fedmerge.errors import FedMergeError, nearest
 from fedmerge.seeding import numpy_generator
+from fedmerge.validation import NoBoolean
 
 KINDS = ("iid", "dirichlet", "temporal", "recurring", "drift")
 TAKES = {"dirichlet": "delta", "recurring": "cycles", "drift": "shift"}
@@ -36,7 +37,7 @@ class StreamSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["iid", "dirichlet", "temporal", "recurring", "drift"]
-    delta: float | None = Field(default=None, gt=0)
+    delta: Annotated[float | None, NoBoolean] = Field(default=None, gt=0)
     cycles: int | None = Field(default=None, ge=1, strict=True)
     shift: ShiftName | None = None
 

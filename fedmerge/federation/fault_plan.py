@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from fedmerge.errors import unknown
+from fedmerge.errors import Faults, unknown
 from fedmerge.federation.section import Section
 from fedmerge.seeding import numpy_generator
+from fedmerge.validation import Distinct
 
 Kind = Literal["crash", "hang", "slow", "nan", "wrong-shape", "huge-norm", "label-flip", "stale"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -29,8 +30,8 @@ class Fault(Section):
     """
 
     kind: Kind
-    site: str | tuple[str, ...] = EVERYONE
-    rounds: Literal["all"] | tuple[Annotated[int, Field(ge=1)], ...] = "all"
+    site: str | Annotated[tuple[str, ...], Distinct] = EVERYONE
+    rounds: Literal["all"] | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Distinct] = "all"
     probability: float = Field(1.0, gt=0, le=1)
     attempts: int | None = Field(None, ge=1)
     seconds: float | None = Field(None, gt=0)
@@ -76,8 +77,10 @@ def struck(faults: Sequence[Fault], seed: int, round: int, site: str, attempt: i
 
 
 def check_sites(faults: Iterable[Fault], known: Sequence[str]) -> None:
-    """Raise FedMergeError for a fault about a site that is none."""
-    for fault in faults:
-        for site in fault.sites:
+    """Raise FedMergeError for faults about sites that are none."""
+    wrong = Faults()
+    for site in (site for fault in faults for site in fault.sites):
+        with wrong.kept():
             if site != EVERYONE and site not in known:
                 raise unknown("site in federation.faults:", site, known)
+    wrong.say()

@@ -35,7 +35,7 @@ class Aggregation(Section):
             method = AGGREGATORS[written.get("method", "mean")]
             return {"method": method.name, "options": method.check(options)}
         except FedMergeError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(*error.args) from None
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:

@@ -26,6 +26,15 @@ def classifier_names() -> list[str]:
     return list(models.list_models(module=models))
 
 
+def check_classifier(name: str) -> None:
+    """Raise FedMergeError for a name that torchvision does not know."""
+    if name not in classifier_names():
+        raise FedMergeError(
+            f"torchvision has no classifier '{name}'.{nearest(name, classifier_names())} "
+            "Names are those of torchvision.models.list_models()."
+        )
+
+
 def torchvision_classifier(
     name: str, in_channels: int, n_classes: int, image_size: int, pretrained: bool = False
 ) -> nn.Module:
@@ -35,11 +44,7 @@ def torchvision_classifier(
     summed for grey images. Auxiliary heads are off. Raises FedMergeError for an unknown name, pretrained
     weights that cannot be had, or an image size that the network cannot take (found by a dry pass).
     """
-    if name not in classifier_names():
-        raise FedMergeError(
-            f"torchvision has no classifier '{name}'.{nearest(name, classifier_names())} "
-            "Names are those of torchvision.models.list_models()."
-        )
+    check_classifier(name)
     network = _pretrained(name, n_classes) if pretrained else _fresh(name, n_classes, image_size)
     if in_channels != 3:
         _replace_first_conv(network, in_channels, keep=pretrained)

@@ -14,7 +14,7 @@ from fedmerge.models.efficientnet import efficientnet_lite0
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.resnet import resnet18
 from fedmerge.models.vgg import vgg11, vgg19
-from fedmerge.models.vision import HALF_RANGE, classifier_names, torchvision_classifier
+from fedmerge.models.vision import HALF_RANGE, check_classifier, classifier_names, torchvision_classifier
 from fedmerge.models.vit import tiny_vit
 from fedmerge.registry import Registry
 from fedmerge.seeding import seeded
@@ -63,23 +63,29 @@ def build(spec: ModelSpec, seed: int) -> nn.Module:
     """
     shape = (spec.in_channels, spec.n_classes, spec.image_size)
     pretrained = (True,) if spec.pretrained else ()
-    if spec.name.startswith(_TORCHVISION):
-        name = spec.name.removeprefix(_TORCHVISION)
-        if spec.options:
-            raise FedMergeError(f"model '{spec.name}' takes no options: remove {', '.join(spec.options)}.")
-        with seeded(seed, "init"):
-            return torchvision_classifier(name, *shape, spec.pretrained)
-    if spec.name not in NETWORKS:
-        raise _unknown(spec.name)
-    network = NETWORKS[spec.name]
-    options = network.check(spec.options)
-    if spec.pretrained and "pretrained" not in inspect.signature(network.call).parameters:
+    options = check_network(spec.name, spec.options, spec.pretrained)
+    with seeded(seed, "init"):
+        if spec.name.startswith(_TORCHVISION):
+            return torchvision_classifier(spec.name.removeprefix(_TORCHVISION), *shape, spec.pretrained)
+        return NETWORKS[spec.name].call(*shape, *pretrained, **options)
+
+
+def check_network(name: str, options: dict[str, Any], pretrained: bool = False) -> dict[str, Any]:
+    """A network's options, checked. Raises FedMergeError for what can be refused before it is built."""
+    if name.startswith(_TORCHVISION):
+        if options:
+            raise FedMergeError(f"model '{name}' takes no options: remove {', '.join(options)}.")
+        check_classifier(name.removeprefix(_TORCHVISION))
+        return {}
+    if name not in NETWORKS:
+        raise _unknown(name)
+    checked = NETWORKS[name].check(options)
+    if pretrained and "pretrained" not in inspect.signature(NETWORKS[name].call).parameters:
         raise FedMergeError(
-            f"model '{spec.name}' has no pretrained weights: set pretrained: false, "
+            f"model '{name}' has no pretrained weights: set pretrained: false, "
             "or choose efficientnet-lite0 or torchvision:NAME."
         )
-    with seeded(seed, "init"):
-        return network.call(*shape, *pretrained, **options)
+    return checked
 
 
 def default_normalisation(spec: ModelSpec) -> Normalisation:

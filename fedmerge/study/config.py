@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BeforeValidator,
     Field,
@@ -19,15 +18,15 @@ from pydantic import (
 from fedmerge.data import CohortSpec, FusionData, read_cohort
 from fedmerge.data.scanner import SHIFTS
 from fedmerge.data.streams import StreamSpec
-from fedmerge.errors import FedMergeError, nearest, unknown
-from fedmerge.federation.fault_plan import check_sites
+from fedmerge.errors import Faults, FedMergeError, nearest, short, unknown
 from fedmerge.federation.options import FederationOptions
 from fedmerge.merging import FUSION
+from fedmerge.schema_faults import faults_of
+from fedmerge.study.changes import apply_change
 from fedmerge.study.entries import MethodConfig, Strict, as_written
-from fedmerge.study.needs import check_needs, check_tuning
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions
-from fedmerge.validation import load_yaml, validate
+from fedmerge.validation import Distinct, Seed, is_folder, is_there, load_yaml
 
 
 class ModelConfig(Strict):
@@ -103,9 +102,9 @@ class Deployment(Strict):
 
     batch_size: int = Field(default=64, ge=1)
     split: Literal["all", "test"] = "all"
-    streams: tuple[StreamSpec, ...] = Field(min_length=1)
-    shifts: tuple[str, ...] = ()
-    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+    streams: Annotated[tuple[StreamSpec, ...], Distinct] = Field(min_length=1)
+    shifts: Annotated[tuple[str, ...], Distinct] = ()
+    severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Distinct] = (1, 2, 3, 4, 5)
     mixed: bool = False
     images: int | None = Field(default=None, ge=1)
 
@@ -142,10 +141,10 @@ class Experiment(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     title: str = ""
     cohort: str | CohortSpec
-    unseen: Literal["cohort", "each", "none"] | tuple[str, ...] = "cohort"
+    unseen: Literal["cohort", "each", "none"] | Annotated[tuple[str, ...], Distinct] = "cohort"
     model: Annotated[ModelConfig, BeforeValidator(_named)]
     normalisation: Literal["default", "half", "imagenet", "none"] = "default"
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: Annotated[tuple[Seed, ...], Distinct] = Field(default=(0,), min_length=1)
     training: TrainingConfig
     selection: Literal["accuracy", "balanced_accuracy"] = "accuracy"
     fusion: tuple[Annotated[MethodConfig, as_written(FUSION)], ...]
@@ -161,21 +160,6 @@ class Experiment(Strict):
         """Those of ``names`` that may serve ``target``: all but itself, unless it trains with them."""
         return tuple(name for name in names if name != target or self.unseen == "none")
 
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("a seed is listed twice; list each once")
-        return seeds
-
-    @model_validator(mode="after")
-    def _labels(self) -> Experiment:
-        labels = [entry.label for entry in (*self.fusion, *self.testtime)]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise ValueError(f"two methods are labelled '{label}'; give one of them another 'label'")
-        return self
-
 
 def read_experiment(
     source: str | Path | dict[str, Any] | Experiment,
@@ -188,9 +172,12 @@ def read_experiment(
 
     changes: ``a.b=value`` overrides, the value read as YAML. seed: run this seed alone. device: override.
     near: the folder a mapping comes from, where its cohort may lie (a file's is its own).
-    Raises FedMergeError with file, field, what was given, what is allowed, and the nearest valid name; and
-    for a method without what it needs: images, a common start, the sources' own models, sources to tune on.
+    Raises FedMergeError with all faults of both, each with file, field, what was given, what is allowed, and
+    the nearest valid name; also for a network that is not known, two methods of one label, and a method
+    without what it needs: images, a common start, the sources' own models, sources to tune on.
     """
+    faults = Faults()
+    data: dict[str, Any]
     if isinstance(source, Experiment):
         data, where = source.model_dump(), "experiment"
         data |= {"cohort": source.cohort}
@@ -198,35 +185,53 @@ def read_experiment(
         data, where = dict(source), "experiment"
     else:
         path = find_config(source)
-        data, where, near = load_yaml(path), str(path), path.parent
+        data, where, near = load_yaml(path, faults), str(path), path.parent
     for change in changes:
-        apply_change(data, change)
+        with faults.kept():
+            apply_change(data, change)
     if seed is not None:
         data["seeds"] = [seed]
     if device is not None:
         data["device"] = device
-    experiment = validate(Experiment, data, where)
-    check_needs(experiment, where)
-    named = experiment.cohort
-    cohort = read_cohort(named, near) if isinstance(named, str) else named
-    check_tuning(experiment, cohort, where)
-    check_sites(experiment.federation.faults, [site.name for site in cohort.sites])
+    experiment, cohort = _checked(data, where, near, faults)
+    faults.say()
+    assert experiment is not None
+    assert cohort is not None
+    return experiment, cohort
+
+
+def _checked(
+    data: dict[str, Any], where: str, near: Path | None, faults: Faults
+) -> tuple[Experiment | None, CohortSpec | None]:
+    """The experiment and its cohort; whatever is wrong with either goes to ``faults``."""
+    from fedmerge.study.checks import between_sections  # it knows this file
+
+    experiment, wrong = faults_of(Experiment, data)
+    faults.found += [f"{where}: {sentence}" for fault in wrong for sentence in fault.sentences]
+    named: Any = data.get("cohort") if experiment is None else experiment.cohort
+    cohort = named if isinstance(named, CohortSpec) else None
+    if isinstance(named, str):
+        with faults.kept():
+            cohort = read_cohort(named, near)
+    faults.found += [f"{where}: {each}" for each in between_sections(experiment, data, wrong, cohort)]
     return experiment, cohort
 
 
 def find_config(source: str | Path) -> Path:
     """The configuration file: the path as given, or a shipped configuration by name."""
     path = Path(source)
-    if path.exists():
+    if is_folder(path):
+        raise FedMergeError(f"'{path}' is a folder: name a YAML file (to go on with a run: --resume {path}).")
+    if is_there(path):
         return path
     for folder in _shipped():
         candidate = folder / f"{path.name.removesuffix('.yaml')}.yaml"
-        if str(path) in (candidate.stem, candidate.name, f"configs/{candidate.name}") and candidate.exists():
+        if str(path) in (candidate.stem, candidate.name, f"configs/{candidate.name}") and is_there(candidate):
             return candidate
     names = sorted({file.stem for folder in _shipped() for file in folder.glob("*.yaml")})
     raise FedMergeError(
-        f"there is no configuration '{source}'.{nearest(path.stem, names)} Give a YAML file, or one of the "
-        f"shipped ones: {', '.join(names)}."
+        f"there is no configuration '{short(source)}'.{nearest(path.stem, names)} Give a YAML file, or one "
+        f"of the shipped ones: {', '.join(names)}."
     )
 
 
@@ -234,38 +239,3 @@ def _shipped() -> list[Path]:
     package = Path(__file__).resolve().parents[1]
     folders = [Path("configs"), package.parent / "configs", package / "_shipped" / "configs"]
     return [folder for folder in folders if folder.is_dir()]
-
-
-def apply_change(data: dict[str, Any], change: str) -> None:
-    """Carry out one ``--set a.b.c=value``, the value read as YAML."""
-    key, separator, text = change.partition("=")
-    if not separator or not key:
-        raise FedMergeError(f"--set takes field=value (for example training.rounds=10), not '{change}'.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise FedMergeError(
-            f"--set {change}: the value cannot be read as YAML; put text with signs in quotes."
-        ) from None
-    set_field(data, key, value)
-
-
-def set_fields(data: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Set dotted fields; a mapping changes the fields it names and leaves the others."""
-    for key, value in changes.items():
-        if isinstance(value, dict) and value:
-            set_fields(data, {f"{key}.{inner}": deeper for inner, deeper in value.items()})
-        else:
-            set_field(data, key, value)
-
-
-def set_field(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set the dotted field ``a.b.c`` in nested mappings; mappings on the way are copied, never shared."""
-    parts, place = key.split("."), data
-    for part in parts[:-1]:
-        child = place.get(part)
-        if isinstance(child, str):  # `model: small-cnn` and --set model.options.width=8
-            child = {"name": child}
-        place[part] = dict(child) if isinstance(child, dict) else {}
-        place = place[part]
-    place[parts[-1]] = value

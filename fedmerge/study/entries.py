@@ -84,9 +84,10 @@ def read_method(registry: Registry, value: Any) -> MethodConfig:
 def _fields(registry: Registry, value: Any) -> Any:
     if isinstance(value, MethodConfig):
         return value
-    given = {"method": value} if isinstance(value, str) else dict(value)
-    if "method" not in given:
+    given = {"method": value} if isinstance(value, str) else value
+    if not isinstance(given, dict) or "method" not in given:
         raise ValueError("write a method's name, or a mapping with the key 'method' and its options")
+    given = dict(given)
     name, label = given.pop("method"), given.pop("label", None)
     beside = {key: given.pop(key) for key in BESIDE[registry.station] if key in given}
     try:
@@ -96,7 +97,7 @@ def _fields(registry: Registry, value: Any) -> Any:
         if beside.get("calibrated"):
             _check_calibrated(registry[name], given, beside.get("tune"))
     except FedMergeError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(*error.args) from None
     default = f"{name}-from-pooled" if beside.get("start") == "pooled" else name
     default += "-tuned" if beside.get("tune") is not None else ""
     default += "-calibrated" if beside.get("calibrated") else ""
@@ -119,7 +120,10 @@ def _tune(method: Method, value: Any, given: dict[str, Any]) -> dict[str, Any]:
             f"{name} cannot tune '{option}' without candidates: write tune: {{option: {option}, "
             "values: [...]}."
         )
-    return asked | {"values": [method.check({option: each})[option] for each in values]}
+    found = [method.check({option: each})[option] for each in values]
+    if twice := [each for i, each in enumerate(found) if each in found[:i]]:
+        raise FedMergeError(f"{name}: tune lists {twice[0]!r} twice: list it once.")
+    return asked | {"values": found}
 
 
 def _check_calibrated(method: Method, given: dict[str, Any], tuned: Any) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from fedmerge.data.fusion import balanced
@@ -20,9 +19,10 @@ from fedmerge.models.pool import ModelCard, load_weights, read_card, write_model
 from fedmerge.models.state import State, check_alike, state_hash
 from fedmerge.models.zoo import ModelSpec, build, default_normalisation
 from fedmerge.seeding import numpy_generator
-from fedmerge.study.config import apply_change
+from fedmerge.study.changes import apply_change
 from fedmerge.study.machine import pick_device
 from fedmerge.validation import validate
+from fedmerge.yaml_text import read_yaml
 
 SHAPE = ("in_channels", "n_classes", "image_size")
 
@@ -130,7 +130,7 @@ def _spec(text: str | None, card: ModelCard | None, state: State, images: Split 
         key, sign, value = pair.partition("=")
         if not sign:
             raise FedMergeError(f"--model {text}: write options as NAME=VALUE, not '{pair}'.")
-        given[key] = yaml.safe_load(value)
+        given[key] = read_yaml(value, f"--model {text}")
     shape = {key: given.pop(key) for key in SHAPE if key in given}
     known: dict[str, int] = {"n_classes": list(state.values())[-1].shape[0]} if state else {}
     if images is not None:

@@ -1,18 +1,16 @@
-"""What the methods of an experiment need, and the refusal where it is not there."""
+"""What the methods of an experiment need, and what to say where it is not there."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION
 from fedmerge.registry import Needs
 from fedmerge.study.entries import CALIBRATION
 from fedmerge.testtime import TESTTIME
-from fedmerge.testtime.tuning import check_enough
 
 if TYPE_CHECKING:
-    from fedmerge.data import CohortSpec
     from fedmerge.study.config import Experiment
     from fedmerge.study.entries import MethodConfig
 
@@ -28,37 +26,37 @@ def needs_data(needs: Needs) -> bool:
     return needs.fusion_images or needs.fusion_sums or needs.fusion_labels
 
 
-def check_needs(experiment: Experiment, where: str) -> None:
-    """Raise FedMergeError, beginning with ``where``, for a method without what it needs."""
+def unmet_needs(experiment: Experiment) -> Iterator[str]:
+    """A sentence for each method that an experiment leaves without what it needs."""
     data = experiment.fusion_data
     for entry in experiment.fusion:
         needs = needs_of(entry)
         if needs.shared_start and experiment.training.start == "independent":
-            raise FedMergeError(
-                f"{where}: {_name(entry)} needs the weights from which all models were trained, but with "
+            yield (
+                f"{_name(entry)} needs the weights from which all models were trained, but with "
                 "training.start: independent there are none: set it to shared, or take the method out."
             )
         if needs_data(needs) and data is None:
-            raise FedMergeError(
-                f"{where}: {_name(entry)} needs {_words(needs)}: set fusion_data, for example "
+            yield (
+                f"{_name(entry)} needs {_words(needs)}: set fusion_data, for example "
                 "fusion_data: {from: union, images: 400}, or take the method out."
             )
         if needs.fusion_images and data is not None and data.origin == "hospitals":
-            raise FedMergeError(
-                f"{where}: {_name(entry)} needs images at the server, but with fusion_data.from: hospitals "
+            yield (
+                f"{_name(entry)} needs images at the server, but with fusion_data.from: hospitals "
                 "images do not leave the hospital: set it to union or server, or choose a method that "
                 "needs sums over images only."
             )
     if experiment.training.fine_tune == "none":
-        _check_without_own_models(experiment, where)
+        yield from _without_own_models(experiment)
     for entry in experiment.testtime:
         if entry.start == "pooled":
-            _check_pooled_start(entry, where)
+            yield from _pooled_start(entry)
         if entry.calibrated:
-            _check_calibrated(entry, where)
+            yield from _calibrated(entry)
 
 
-def _check_without_own_models(experiment: Experiment, where: str) -> None:
+def _without_own_models(experiment: Experiment) -> Iterator[str]:
     fusion = [(_name(entry), needs_of(entry)) for entry in experiment.fusion]
     testtime = [
         (f"test-time method '{entry.method}'", TESTTIME[entry.method].needs_with(entry.options))
@@ -67,53 +65,37 @@ def _check_without_own_models(experiment: Experiment, where: str) -> None:
     ]
     for name, needs in fusion + testtime:
         if needs.individual_models or needs_data(needs):
-            raise FedMergeError(
-                f"{where}: {name} needs the hospitals' individual models, but with training.fine_tune: none "
+            yield (
+                f"{name} needs the hospitals' individual models, but with training.fine_tune: none "
                 "they hand out none: let them fine-tune, or take the method out."
             )
 
 
-def check_tuning(experiment: Experiment, cohort: CohortSpec, where: str) -> None:
-    """Raise FedMergeError where a test-time option is to be tuned on fewer sources than that takes."""
-    from fedmerge.study.federations import federations  # it knows the configuration, which knows this file
-
-    for entry in experiment.testtime:
-        if entry.tune is None:
-            continue
-        for federation in federations(cohort, experiment):
-            for target in federation.targets:
-                sources = experiment.sources(target, federation.members)
-                try:
-                    check_enough(sources, entry.tune.option)
-                except FedMergeError as error:
-                    raise FedMergeError(f"{where}: '{entry.label}' at {target}: {error}") from None
-
-
-def _check_pooled_start(entry: MethodConfig, where: str) -> None:
+def _pooled_start(entry: MethodConfig) -> Iterator[str]:
     name = f"test-time method '{entry.method}'"
     if TESTTIME[entry.method].needs_with(entry.options).individual_models:
-        raise FedMergeError(
-            f"{where}: {name} needs the hospitals' individual models, but start: pooled gives it one "
+        yield (
+            f"{name} needs the hospitals' individual models, but start: pooled gives it one "
             "network: take start out, or choose a method that adapts one model."
         )
-    if entry.tune is not None:
-        raise FedMergeError(
-            f"{where}: {name} cannot be tuned with start: pooled, because no source can be held out of a "
+    elif entry.tune is not None:
+        yield (
+            f"{name} cannot be tuned with start: pooled, because no source can be held out of a "
             "network that saw all their images: take one of the two out."
         )
 
 
-def _check_calibrated(entry: MethodConfig, where: str) -> None:
+def _calibrated(entry: MethodConfig) -> Iterator[str]:
     name = f"test-time method '{entry.method}'"
     if entry.start == "pooled":
-        raise FedMergeError(
-            f"{where}: {name} cannot be calibrated with start: pooled, because a temperature for each source "
+        yield (
+            f"{name} cannot be calibrated with start: pooled, because a temperature for each source "
             "takes the hospitals' own models, and pooled training gives one network: take one of the two out."
         )
-    if CALIBRATION not in TESTTIME[entry.method].options.model_fields:
+    elif CALIBRATION not in TESTTIME[entry.method].options.model_fields:
         able = [method.name for method in TESTTIME if CALIBRATION in method.options.model_fields]
-        raise FedMergeError(
-            f"{where}: {name} cannot be calibrated: it takes no temperature for each source. Take calibrated "
+        yield (
+            f"{name} cannot be calibrated: it takes no temperature for each source. Take calibrated "
             f"out, or choose a method that does: {', '.join(able) or 'none so far'}."
         )
 

@@ -193,10 +193,12 @@ def test_differing_shapes_ask_for_size_and_channels() -> None:
 
 def test_too_few_samples_or_classes_say_what_to_change() -> None:
     tight = sites("a") + sites("b", share=0.001)
-    with pytest.raises(FedMergeError, match=r"site 'b' gets 0 training samples.*share.*minimum:"):
+    with pytest.raises(
+        FedMergeError, match=r"site 'b' gets 0 training samples.*: raise its share above 0.001\.$"
+    ):
         build_cohort(spec(source=numbered(), sites=tight), seed=0)
     one_class = numbered(50, n_classes=1)
-    with pytest.raises(FedMergeError, match=r"of 1 classes.*label_skew.*minimum: \{classes: 1\}"):
+    with pytest.raises(FedMergeError, match=r"of 1 classes.*of every class.*minimum: \{classes: 1\}"):
         build_cohort(spec(source=one_class, sites=sites("a"), classes=["x", "y"]), seed=0)
     lowered = spec(source=one_class, sites=sites("a"), classes=["x", "y"], minimum={"classes": 1})
     assert len(build_cohort(lowered, seed=0)["a"].train) == 30

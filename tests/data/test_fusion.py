@@ -51,7 +51,7 @@ def ward() -> Cohort:
         ({"from": "unoin"}, "'from' cannot be 'unoin'. Did you mean 'union'"),
         ({"from": "union", "split": "test"}, "'split' cannot be 'test'. Allowed: val, train"),
         ({"from": "union", "images": 0}, "'images'"),
-        ({"from": "union", "sites": ["a", "a"]}, "sites repeat a name"),
+        ({"from": "union", "sites": ["a", "a"]}, "a. is listed twice"),
         ({"from": "union", "image": 3}, "Did you mean 'images'.* Allowed: from, images"),
         ({"images": 3}, "'from' is missing"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from fedmerge.data import CohortSpec
-from fedmerge.errors import FedMergeError, nearest
-from fedmerge.study.config import Experiment, apply_change, find_config, read_experiment, set_fields
+from fedmerge.errors import Faults, FedMergeError, nearest
+from fedmerge.study.changes import apply_change, check_once, set_fields
+from fedmerge.study.config import Experiment, find_config, read_experiment
 from fedmerge.study.entries import Strict
 from fedmerge.study.results import COLUMNS
-from fedmerge.validation import load_yaml, validate
+from fedmerge.validation import Distinct, is_there, load_yaml, validate
 
 Reference = Literal["alone", "pooled", "oracle"]
 OWN_COLUMNS = ("cohort", "model")
@@ -27,14 +28,24 @@ def _levels(axes: Any) -> Any:
     """Write short axes out: ``training.lr: [0.1, 0.01]`` means one level a value, named after it."""
     if not isinstance(axes, dict):
         return axes
-    full = {}
+    full, faults = {}, []
     for axis, levels in axes.items():
         if isinstance(levels, list):
-            levels = {str(value): {axis: value} for value in levels}
+            labels = [_label(value) for value in levels]
+            twice = dict.fromkeys(label for label in labels if labels.count(label) > 1)
+            faults += [f"axis '{axis}' lists the level '{label}' twice: list it once" for label in twice]
+            levels = {label: {axis: value} for label, value in zip(labels, levels, strict=True)}
         elif isinstance(levels, dict):
             levels = {str(label): {} if changes is None else changes for label, changes in levels.items()}
         full[str(axis)] = levels
+    if faults:
+        raise ValueError(*faults)
     return full
+
+
+def _label(value: Any) -> str:
+    """A value as the name of its level; true and false are written as YAML writes them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class BenchConfig(Strict):
@@ -58,38 +69,47 @@ class BenchConfig(Strict):
     axes: Annotated[dict[str, dict[str, dict[str, Any]]], BeforeValidator(_levels)] = Field(
         default_factory=dict
     )
-    without: tuple[dict[str, str], ...] = ()
-    references: tuple[Reference, ...] = ("alone", "pooled")
+    without: Annotated[tuple[dict[str, str], ...], Distinct] = ()
+    references: Annotated[tuple[Reference, ...], Distinct] = ("alone", "pooled")
     compare: str = "method"
     reference: str | None = None
     metric: Literal["accuracy", "balanced_accuracy", "auroc"] = "accuracy"
-    sweep: tuple[str, ...] = ()
+    sweep: Annotated[tuple[str, ...], Distinct] = ()
     keep_models: bool = True
 
     @model_validator(mode="after")
     def _axes_fit(self) -> BenchConfig:
+        if faults := list(self._faults()):
+            raise ValueError(*faults)
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        columns = {*COLUMNS, "study", "job", "status", "reason", "training_seconds"} - {*OWN_COLUMNS}
         for axis, levels in self.axes.items():
             if not levels:
-                raise ValueError(f"axis '{axis}' has no levels: give at least one, or take it out")
-            if axis in {*COLUMNS, "study", "job", "status", "reason", "training_seconds"} - {*OWN_COLUMNS}:
-                raise ValueError(
-                    f"axis '{axis}' has the name of a column of the results: choose another name"
-                )
-        for name in (*self.sweep, *(axis for pair in self.without for axis in pair), self.compare):
+                yield f"axis '{axis}' has no levels: give at least one, or take it out"
+            if axis in columns:
+                yield f"axis '{axis}' has the name of a column of the results: choose another name"
+        for name in dict.fromkeys(
+            (*self.sweep, *(axis for pair in self.without for axis in pair), self.compare)
+        ):
             if name not in self.axes and name != "method":
-                raise ValueError(f"there is no axis '{name}'.{nearest(name, self.axes)} {self._known()}")
+                yield f"there is no axis '{name}'.{nearest(name, self.axes)} {self._known()}"
+        for axis, label in (item for pair in self.without for item in pair.items()):
+            if label not in (known := self.axes.get(axis, {label: {}})):
+                yield (
+                    f"without: '{label}' is no level of axis '{axis}'.{nearest(label, known)} "
+                    f"Levels: {', '.join(known)}"
+                )
         if self.compare in self.sweep:
-            raise ValueError(
-                f"axis '{self.compare}' is compared, so it cannot be chosen by validation as well"
-            )
+            yield f"axis '{self.compare}' is compared, so it cannot be chosen by validation as well"
         levels = self.axes.get(self.compare, {})
         if self.reference is not None and levels and self.reference not in levels:
             hint = nearest(self.reference, levels)
-            raise ValueError(
+            yield (
                 f"reference '{self.reference}' is no level of axis '{self.compare}'.{hint} "
                 f"Levels: {', '.join(levels)}"
             )
-        return self
 
     def _known(self) -> str:
         return f"Axes: {', '.join(self.axes) or 'none'}"
@@ -114,37 +134,73 @@ def read_bench(
     levels that made it.
     """
     near: Path | None = None
+    faults = Faults()
+    data: dict[str, Any]
     if isinstance(source, BenchConfig):
         data, where = source.model_dump(), "study"
     elif isinstance(source, dict):
         data, where = dict(source), "study"
     else:
         path = find_config(source)
-        data, where, near = load_yaml(path), str(path), path.parent
+        data, where, near = load_yaml(path, faults), str(path), path.parent
         if "base" not in data:
             raise FedMergeError(
                 f"{path} is no study: it has no 'base' (an experiment). To run one experiment: fedmerge run."
             )
     for change in changes:
-        apply_change(data, change)
-    config = validate(BenchConfig, data, where)
-    base = _base(config, near)
-    config = config.model_copy(update={"base": base})
-    variants = [_variant(config, base, levels, where, near) for levels in _combinations(config)]
-    if not variants:
-        raise FedMergeError(
-            f"{where}: 'without' leaves no combination of the axes: take something out of it."
-        )
-    _check_reference(config, variants[0], where)
+        with faults.kept():
+            apply_change(data, change)
+    config: BenchConfig | None = None
+    with faults.kept():
+        config = validate(BenchConfig, data, where)
+    if config is None:
+        faults.say()
+        raise AssertionError  # a study that is None has a fault
+    config = _with_base(config, near, faults)
+    variants = _variants(config, where, near, faults)
+    faults.say()
     return config, variants
 
 
-def _base(config: BenchConfig, near: Path | None) -> dict[str, Any]:
+def _with_base(config: BenchConfig, near: Path | None, faults: Faults) -> BenchConfig:
+    """The study with its base as a mapping."""
     if isinstance(config.base, dict):
-        return dict(config.base)
+        return config
     path = Path(config.base)
-    beside = near / path if near and (near / path).is_file() else path
-    return load_yaml(find_config(beside))
+    beside = near / path if near and is_there(near / path) else path
+    return config.model_copy(update={"base": load_yaml(find_config(beside), faults)})
+
+
+def _variants(config: BenchConfig, where: str, near: Path | None, faults: Faults) -> list[Variant]:
+    """Every combination that is left in; what is wrong goes to ``faults``, once for all that have it."""
+    for axis, labelled in ({"set": {"": config.set}} | config.axes).items():
+        for label, changes in labelled.items():
+            with faults.kept():
+                check_once(changes, f"{where}: {axis if axis == 'set' else f'{axis} {label}'}")
+    variants: list[Variant] = []
+    wrong: dict[str, list[str]] = {}
+    combinations = _combinations(config)
+    for levels in combinations:
+        try:
+            variants.append(_variant(config, levels, near))
+        except FedMergeError as error:
+            which = ", ".join(f"{axis} {label}" for axis, label in levels.items())
+            for sentence in map(str, error.args):
+                wrong.setdefault(sentence.removeprefix("experiment: "), []).append(which)
+    for sentence, places in wrong.items():
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        everywhere = len(places) == len(combinations)
+        faults.found.append(
+            f"{where}{'' if everywhere and not places[0] else f', with {places[0]}{more}'}: {sentence}"
+        )
+    if not combinations:
+        faults.found.append(
+            f"{where}: 'without' leaves no combination of the axes: take something out of it."
+        )
+    if variants:
+        with faults.kept():
+            _check_reference(config, variants[0], where)
+    return variants
 
 
 def _combinations(config: BenchConfig) -> list[dict[str, str]]:
@@ -158,19 +214,13 @@ def _combinations(config: BenchConfig) -> list[dict[str, str]]:
     ]
 
 
-def _variant(
-    config: BenchConfig, base: dict[str, Any], levels: dict[str, str], where: str, near: Path | None
-) -> Variant:
-    data = copy.deepcopy(base)
+def _variant(config: BenchConfig, levels: dict[str, str], near: Path | None) -> Variant:
+    assert isinstance(config.base, dict)
+    data = copy.deepcopy(config.base)
     data.setdefault("name", config.name)
     for changes in (config.set, *(config.axes[axis][label] for axis, label in levels.items())):
         set_fields(data, copy.deepcopy(changes))
-    try:
-        experiment, cohort = read_experiment(data, near=near)
-    except FedMergeError as error:
-        which = ", ".join(f"{axis} {label}" for axis, label in levels.items())
-        text = str(error).removeprefix("experiment: ")
-        raise FedMergeError(f"{where}{f', with {which}' if which else ''}: {text}") from None
+    experiment, cohort = read_experiment(data, near=near)
     return Variant(levels, experiment, cohort)
 
 

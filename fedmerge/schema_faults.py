@@ -1,0 +1,238 @@
+"""What is wrong with data that should be an instance of a pydantic model: by field, in sentences."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fedmerge.errors import FedMergeError, nearest, short
+
+Part = str | int
+QUOTES = "put it in quotes if it is a name"
+
+
+class Fault:
+    """What is wrong with one field. path: from the top; sentences: what to tell, without the file."""
+
+    def __init__(self, path: list[Part], kind: str, sentences: list[str]) -> None:
+        self.path = path
+        self.kind = kind
+        self.sentences = sentences
+
+
+def faults_of(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
+    """``data`` as an instance of ``model`` (None where it is none), and its faults, one a field.
+
+    What a fault hides is found, too: the checks between fields are done again without unknown fields, and
+    those of a whole list without its faulty entries. Beside what pydantic refuses, a boolean where a number
+    is expected is a fault: ``seeds: [yes]`` would be 1.
+    """
+    found, faults = _once(model, data)
+    known, lists = data, []
+    for fault in faults:
+        if fault.kind == "extra_forbidden":
+            known = without(known, fault.path)
+    entries = {tuple(fault.path[: _entry(fault.path) + 1]) for fault in faults if _entry(fault.path) >= 0}
+    for *path, i in sorted(entries, key=lambda entry: (str(entry[:-1]), entry[-1]), reverse=True):
+        known = without(known, [*path, i])
+        lists.append(path)
+    if known is not data:
+        seen = [fault.path for fault in faults]
+        faults += [
+            fault
+            for fault in _once(model, known)[1]
+            if fault.path not in seen and (not lists or (fault.path in lists and fault.kind == "value_error"))
+        ]
+    return found, faults
+
+
+def _entry(path: list[Part]) -> int:
+    """Where in a path the first entry of a list stands; -1 where none does."""
+    return next((i for i, part in enumerate(path) if isinstance(part, int)), -1)
+
+
+def _once(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
+    found, raw = None, []
+    try:
+        found = model.model_validate(data)
+    except FedMergeError as error:
+        return None, [Fault([], "value_error", list(map(str, error.args)))]
+    except ValidationError as error:
+        raw = _deepest([_Raw(model, data, item) for item in error.errors()])
+    by_field: dict[str, list[_Raw]] = {}
+    for each in raw:
+        by_field.setdefault(str(each.path), []).append(each)
+    faults = {
+        field: Fault(same[0].path, same[0].error["type"], _joined(same)) for field, same in by_field.items()
+    }
+    for path, advice in _booleans([model], data, []):
+        given = _words(_at(data, path))
+        said = f"field '{dotted(path)}' should be a number, but YAML reads {given} there: {advice}."
+        faults[str(path)] = Fault(path, "bool", [said])
+    return (None if faults else found), list(faults.values())
+
+
+def dotted(path: list[Part]) -> str:
+    """A path as people write it: ``sites[0].name``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else short(part)
+    return text
+
+
+def without(data: Any, path: list[Part]) -> Any:
+    """``data`` without what lies at ``path``; nothing of it is changed, the way there is copied."""
+    if not path or not isinstance(data, dict | list) or (isinstance(data, dict) and path[0] not in data):
+        return data
+    copied, part = data.copy(), path[0]
+    if len(path) == 1:
+        del copied[part]  # type: ignore[arg-type]
+    else:
+        copied[part] = without(data[part], path[1:])  # type: ignore[index]
+    return copied
+
+
+class _Raw:
+    """One pydantic error, with its path cleaned of the names of validators and union members."""
+
+    def __init__(self, model: type[BaseModel], data: Any, error: Any) -> None:
+        self.error = error
+        self.path: list[Part] = []
+        self.candidates: list[Any] = [model]
+        at = data
+        for i, part in enumerate(error["loc"]):
+            inside = (isinstance(at, Mapping) and part in at) or (
+                isinstance(at, list | tuple) and isinstance(part, int) and part < len(at)
+            )
+            if inside or (error["type"] == "missing" and i == len(error["loc"]) - 1):
+                self.owners = _models(self.candidates)
+                self.candidates = _step(self.candidates, part)
+                self.path.append(part)
+                at = at[part] if inside else None
+            else:
+                self.candidates = _choose(self.candidates, str(part))
+
+    def sentences(self) -> list[str]:
+        """What to tell the user: one sentence, or all that a validator of ours has to say."""
+        kind, context, given = self.error["type"], self.error.get("ctx", {}), self.error["input"]
+        field = f"field '{dotted(self.path)}'" if self.path else "the whole"
+        if kind == "value_error":
+            return [f"{field}: {str(each).rstrip('.')}." for each in context["error"].args]
+        return [self._sentence(kind, context, given, field)]
+
+    def _sentence(self, kind: str, context: Any, given: Any, field: str) -> str:
+        if kind == "extra_forbidden":
+            fields = [field for owner in self.owners for field in owner.model_fields.items()]
+            names = sorted({info.alias or name for name, info in fields})
+            hint = nearest(str(self.path[-1]), names)
+            return f"unknown {field}.{hint} Allowed: {', '.join(names)}."
+        if kind == "missing":
+            return f"{field} is missing: add it."
+        if kind in ("literal_error", "enum", "union_tag_invalid"):
+            expected = context.get("expected") or context["expected_tags"]
+            names = [name.strip(" '") for name in expected.replace(" or ", ", ").split(",")]
+            given = context.get("tag", given)
+            hint = nearest(str(given), names)
+            return f"{field} cannot be {short(repr(given))}.{hint} Allowed: {', '.join(names)}."
+        if kind == "union_tag_not_found":
+            return f"{field} lacks {context['discriminator']}, which says what it is: add it."
+        if kind in ("model_type", "model_attributes_type", "dict_type"):
+            return f"{field} should hold fields such as 'name: value' (given: {short(repr(given))})."
+        if kind == "string_type" and isinstance(given, bool | int | float | None):
+            return f"{field} should be text, but YAML reads {_words(given)} there: {QUOTES}."
+        if kind in ("tuple_type", "list_type"):
+            return f"{field} should be a list, such as [one, another] (given: {short(repr(given))})."
+        message = self.error["msg"].removeprefix("Input ")
+        return f"{field} {message[0].lower()}{message[1:]} (given: {short(repr(given))})."
+
+
+def _words(given: bool | int | float | None) -> str:
+    if given is None:
+        return "nothing (null)"
+    if isinstance(given, bool):
+        return "true (yes, on)" if given else "false (no, off)"
+    return f"the number {given}"
+
+
+def _joined(same: list[_Raw]) -> list[str]:
+    """The sentences of one field: where it may be of several kinds, what is wrong with it as each."""
+    sentences = list(dict.fromkeys(each for raw in same for each in raw.sentences()))
+    return [" Or: ".join(sentences)] if len(same) > 1 else sentences
+
+
+def _deepest(faults: list[_Raw]) -> list[_Raw]:
+    """Drop a fault where another lies inside the same field: of a union, the member that nearly fits."""
+    return [
+        fault
+        for fault in faults
+        if not any(
+            len(other.path) > len(fault.path) and other.path[: len(fault.path)] == fault.path
+            for other in faults
+        )
+    ]
+
+
+def _booleans(candidates: list[Any], at: Any, path: list[Part]) -> Iterator[tuple[list[Part], str]]:
+    """Where a boolean stands and a number could, but no boolean: pydantic would take it for 0 or 1.
+
+    Yields the path, and what to do.
+    """
+    if isinstance(at, bool):
+        if (int in candidates or float in candidates) and bool not in candidates:
+            yield path, QUOTES if str in candidates else "write a number"
+    elif isinstance(at, dict):
+        for key, value in at.items():
+            yield from _booleans(_step(candidates, key), value, [*path, key])
+    elif isinstance(at, list | tuple):
+        for i, value in enumerate(at):
+            yield from _booleans(_step(candidates, i), value, [*path, i])
+
+
+def _at(data: Any, path: list[Part]) -> Any:
+    for part in path:
+        data = data[part]
+    return data
+
+
+def _flat(annotation: Any) -> Iterator[Any]:
+    """The members of unions and ``Annotated``, one after the other."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _flat(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            yield from _flat(member)
+    else:
+        yield annotation
+
+
+def _models(candidates: list[Any]) -> list[type[BaseModel]]:
+    return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+
+
+def _step(candidates: list[Any], part: Part) -> list[Any]:
+    """The types that may stand at ``part`` inside one of the candidates."""
+    found: list[Any] = []
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            for name, info in candidate.model_fields.items():
+                if part in (name, info.alias):
+                    found += _flat(info.annotation)
+        elif arguments := typing.get_args(candidate):
+            for argument in arguments[-1:] if isinstance(part, str) else arguments:
+                found += _flat(argument)
+    return found
+
+
+def _choose(candidates: list[Any], tag: str) -> list[Any]:
+    """Keep the union members that pydantic's tag names: a class, or the value of a discriminator."""
+
+    def fits(candidate: type[BaseModel]) -> bool:
+        literals = [typing.get_args(info.annotation) for info in candidate.model_fields.values()]
+        return candidate.__name__ == tag or any(tag in map(str, values) for values in literals)
+
+    return [candidate for candidate in _models(candidates) if fits(candidate)] or candidates
