@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fedmerge.analysis import crossed_bootstrap
+from fedmerge.analysis import crossed_interval
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, Split, build_cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, Plan, Server, server_app, simulate
@@ -181,8 +181,8 @@ def _difference(part: pd.DataFrame, name: str, column: str) -> str:
     wide = part.pivot(index=["seed", "site"], columns="algorithm", values=column)
     gap = (wide[name] - wide["FedAvg"]).unstack("site").to_numpy()
     gap = gap[:, :1] if column == "unseen" else gap  # one place: its value stands in every row
-    bounds = crossed_bootstrap(100 * gap[:, :, None])
-    return f"{100 * gap.mean():+.1f} ({bounds.low[0]:+.1f} to {bounds.high[0]:+.1f})"
+    found = crossed_interval(100 * gap[:, :, None])
+    return f"{found.mean[0]:+.1f} ({found.low[0]:+.1f} to {found.high[0]:+.1f})"
 
 
 def private_rows(seeds: int, rounds: int) -> Iterator[dict[str, Any]]:

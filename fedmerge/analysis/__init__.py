@@ -3,22 +3,22 @@
 ``scores`` and ``reliability`` judge predictions, ``fit_temperature`` says how sure they should be. From a
 table of results, ``leaderboard``, ``cells`` and ``by_site`` compare levels on clean images,
 ``severity_curve`` and ``robustness`` under scanner shift, and ``select`` chooses by validation scores.
-``crossed_bootstrap`` gives the intervals, ``interval_rule`` says so.
+``crossed_interval`` gives the intervals, ``interval_rule`` says so.
 """
 
 from fedmerge.analysis.calibration import fit_temperature
 from fedmerge.analysis.comparison import by_site, cells, interval_rule, leaderboard
-from fedmerge.analysis.intervals import Bounds, crossed_bootstrap
+from fedmerge.analysis.intervals import Interval, crossed_interval
 from fedmerge.analysis.metrics import Scores, rates, reliability, scores
 from fedmerge.analysis.robustness import robustness, severity_curve
 from fedmerge.analysis.selection import select
 
 __all__ = [
-    "Bounds",
+    "Interval",
     "Scores",
     "by_site",
     "cells",
-    "crossed_bootstrap",
+    "crossed_interval",
     "fit_temperature",
     "interval_rule",
     "leaderboard",

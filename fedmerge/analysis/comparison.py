@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 
 from fedmerge.analysis.cube import (
+    ANY,
     CELL,
     DECIMALS,
     LOWER_IS_BETTER,
+    SPANS,
+    Span,
     check_reference,
     clean,
     cube,
@@ -80,9 +83,9 @@ def leaderboard(
     seeds, sites: how many have a value; complete: a value in every cell in which any level has one;
     and the means of the columns ``BESIDE`` that the table has.
 
-    Intervals are those of ``crossed_bootstrap``, the same draws for all. For metrics in ``LOWER_IS_BETTER``,
-    better is lower. A level that never finished is there with NaN; a stratum without a finished row is not.
-    Raises FedMergeError for an unknown column, or a reference that is not a level.
+    Intervals are those of ``crossed_interval``, cut where the score ends (``SPANS``). For metrics in
+    ``LOWER_IS_BETTER``, better is lower. A level that never finished is there with NaN; a stratum without a
+    finished row is not. Raises FedMergeError for an unknown column, or a reference that is not a level.
     """
     usable = clean(table, compare, metric, within)
     check_reference(table, compare, reference)
@@ -104,27 +107,35 @@ def by_site(table: pd.DataFrame, compare: str = "method", metric: str = "accurac
     flat = np.moveaxis(values, 1, 2).reshape(len(values), 1, -1)
     index = pd.MultiIndex.from_product([labels[compare], labels["site"]], names=["level", "site"])
     return index.to_frame(index=False).join(
-        pd.DataFrame(with_interval(flat), columns=["mean", "low", "high"])
+        pd.DataFrame(with_interval(flat, span=SPANS.get(metric, ANY)), columns=["mean", "low", "high"])
     )
 
 
 def interval_rule(table: pd.DataFrame) -> str:
-    """What the intervals of a table resample, in words. Sites are counted by cohort."""
+    """What the intervals of a table are made of and speak for, in words. Sites are counted by cohort."""
     done = finished(table)
     by_cohort = done.groupby("cohort") if "cohort" in done else done.groupby(lambda _: "")
     seeds, sites = by_cohort["seed"].nunique(), by_cohort["site"].nunique()
-    resampled = [
-        f"the {_range(counts)} {name}"
-        for name, counts in (("seeds", seeds), ("sites", sites))
-        if max(counts, default=0) > 1
-    ]
-    if not resampled:
-        return "One seed and one site: there is nothing to resample, so there is no interval."
-    few = min(n for n in (*seeds, *sites) if n > 1)
-    text = f"95 % interval of the mean: a bootstrap that resamples {' and, independently, '.join(resampled)}"
-    text += f" (Owen 2007), its percentiles widened for {few} levels (Hesterberg 2015)."
-    if few < 5 and len(resampled) == 1:
-        text += " With so few it is about the range that was seen, and holds the mean less often than 95 %."
+    levels = {name: n for name, n in (("seeds", seeds), ("sites", sites)) if max(n, default=0) > 1}
+    if not levels:
+        return "One seed and one site: nothing varies, so there is no interval."
+    over = {name: f"{_range(counts)} {name}" for name, counts in levels.items()}
+    if len(over) == 2:
+        text = (
+            f"95 % interval of the mean, for other seeds and other sites: the widest of Student's t over the "
+            f"means of the {over['seeds']}, over those of the {over['sites']}, over what neither explains, "
+            f"and over all together (analysis of variance, degrees of freedom by Satterthwaite 1946)."
+        )
+    else:
+        name, other = ("seeds", "site") if "seeds" in over else ("sites", "seed")
+        text = (
+            f"95 % interval of the mean: Student's t over the {over[name]}. It speaks for other {name} with "
+            f"the one {other} there is, and says nothing of other {other}s."
+        )
+    if min(n for n in (*seeds, *sites) if n > 1) == 2:
+        text += (
+            " Two levels leave one degree of freedom, t = 12.7: such an interval is right, and seldom useful."
+        )
     return text
 
 
@@ -134,18 +145,18 @@ def _range(counts: pd.Series) -> str:
 
 
 def _board(rows: pd.DataFrame, compare: str, levels: list[Any], reference: Any, metric: str) -> pd.DataFrame:
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign, span = -1.0 if metric in LOWER_IS_BETTER else 1.0, SPANS.get(metric, ANY)
     values = cube(rows, metric, values_of(rows, CELL) | {compare: levels})
     there = np.isfinite(values)
     at_sites = nanmean(values, axis=2)
     low = np.where(np.isnan(at_sites), math.inf, sign * at_sites).min(axis=1, keepdims=True)
     worst = np.where(np.isinf(low), math.nan, sign * low)
     board = pd.DataFrame({"level": levels})
-    board[["mean", "low", "high"]] = with_interval(at_sites)
-    board[PAIRED] = _against(values, levels.index(reference) if reference in levels else None, sign)
+    board[["mean", "low", "high"]] = with_interval(at_sites, span=span)
+    board[PAIRED] = _against(values, levels.index(reference) if reference in levels else None, sign, span)
     ranks = pd.DataFrame(-sign * values.reshape(-1, len(levels))).rank(axis=1)
     board["rank"] = ranks.mean()
-    board[["worst", "worst_low", "worst_high"]] = with_interval(worst)
+    board[["worst", "worst_low", "worst_high"]] = with_interval(worst, span=span)
     board["seeds"] = there.any(axis=(1, 2)).sum(axis=0)
     board["sites"] = there.any(axis=(0, 2)).sum(axis=0)
     board["complete"] = (there == there.any(axis=3, keepdims=True)).all(axis=(0, 1, 2))
@@ -154,10 +165,11 @@ def _board(rows: pd.DataFrame, compare: str, levels: list[Any], reference: Any, 
     return board.iloc[(-sign * board["mean"]).argsort(kind="stable")].reset_index(drop=True)
 
 
-def _against(values: Array, reference: int | None, sign: float) -> Array:
+def _against(values: Array, reference: int | None, sign: float, span: Span) -> Array:
     """The columns ``PAIRED`` (levels x 6) of seeds x sites x streams x levels against one level."""
     if reference is None:
         return np.full((values.shape[3], len(PAIRED)), math.nan)
     paired = (values - values[..., [reference]]).round(DECIMALS)
     counts = [mask.sum(axis=(0, 1, 2)) for mask in (sign * paired > 0, sign * paired < 0, paired == 0)]
-    return np.column_stack([with_interval(nanmean(paired, axis=2)), *counts])
+    most = span[1] - span[0]
+    return np.column_stack([with_interval(nanmean(paired, axis=2), span=(-most, most)), *counts])

@@ -15,14 +15,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedmerge.analysis.intervals import Array, crossed_bootstrap
+from fedmerge.analysis.intervals import Array, crossed_interval
 from fedmerge.errors import FedMergeError, nearest, unknown
 
 CELL = ("seed", "site", "stream")
 LOWER_IS_BETTER = ("ece", "brier", "forward_passes", "backward_passes", "seconds", "training_seconds")
+ANY = (-math.inf, math.inf)
+SPANS = dict.fromkeys(("accuracy", "balanced_accuracy", "auroc", "ece", "validation"), (0.0, 1.0)) | {
+    "brier": (0.0, 2.0)
+}
+"""The least and the greatest value of a score, where it has them."""
 DECIMALS = 12
 """Scores that agree to this many decimals are equal: means of the same numbers may differ in the last bit."""
 
+Span = tuple[float, float]
 Labels = Mapping[str, Sequence[Any]]
 
 
@@ -92,7 +98,7 @@ def stamped(frame: pd.DataFrame, within: Sequence[str], key: tuple[Any, ...]) ->
 
 
 def values_of(rows: pd.DataFrame, names: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of columns, sorted, so that the order of the rows moves no draw of the bootstrap."""
+    """The values of columns, sorted, so that the order of the rows changes no bit."""
     return {name: sorted(rows[name].dropna().unique()) for name in names}
 
 
@@ -117,13 +123,12 @@ def nanmean(values: Array, axis: int | tuple[int, ...]) -> Array:
         return np.asarray(np.nanmean(values, axis=axis))
 
 
-def with_interval(values: Array, over: Array | None = None) -> Array:
-    """Mean, low and high (M x 3) of values (seeds x sites x M), or of the ratio of two such means."""
-    weight = np.ones_like(values) if over is None else over
-    there = np.isfinite(values) & np.isfinite(weight)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(there, values, 0).sum(axis=(0, 1)) / np.where(there, weight, 0).sum(axis=(0, 1))
-    mean[~np.isfinite(mean)] = math.nan
-    bounds = crossed_bootstrap(values, over=over)
-    # where all values are equal a bound may miss the mean by the last bit
-    return np.stack([mean, np.minimum(bounds.low, mean), np.maximum(bounds.high, mean)], axis=1)
+def with_interval(values: Array, over: Array | None = None, span: Span = ANY) -> Array:
+    """Mean, low and high (M x 3) of values (seeds x sites x M), or of the ratio of two such means.
+
+    ``span`` are the least and the greatest value that the mean can have; no bound lies beyond them.
+    """
+    found = crossed_interval(values, over=over)
+    low, high = np.maximum(found.low, span[0]), np.minimum(found.high, span[1])
+    # a mean of equal values at the end of the span may lie beyond it by the last bit
+    return np.stack([found.mean, np.minimum(low, found.mean), np.maximum(high, found.mean)], axis=1)

@@ -19,7 +19,7 @@ TRIED = ("fusion", "test-time")
 class Difference:
     """Mean accuracy of one method minus another's, in percentage points, paired by seed, site and stream.
 
-    low, high: the 95 % interval of the crossed bootstrap; None for one seed and one site.
+    low, high: the 95 % interval of ``crossed_interval``; None for one seed and one site.
     """
 
     points: float
@@ -62,21 +62,23 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 def difference(method: pd.Series, other: pd.Series) -> Difference:
     """Compare two columns of ``cells`` where both have a value.
 
-    Streams are averaged; then seeds and sites are resampled, each where there are several.
+    Streams are averaged; the interval is over seeds and sites, each where there are several.
     """
     grid = 100 * (method - other).dropna().groupby(["seed", "site"]).mean().unstack("site")
-    points, low, high = with_interval(grid.to_numpy()[:, :, None])[0].tolist()
+    points, low, high = with_interval(grid.to_numpy()[:, :, None], span=(-100.0, 100.0))[0].tolist()
     return Difference(points) if math.isnan(low) else Difference(points, low, high)
 
 
-def resampled(seeds: int, sites: int) -> str:
-    """Behind what was said with intervals: what the bootstrap draws again is what there are several of."""
+def interval_words(seeds: int, sites: int) -> str:
+    """Behind what was said with intervals: what they are over, and what there is only one of."""
     numbers = {"seed": seeds, "hospital": sites}
     several = [count(number, thing) for thing, number in numbers.items() if number > 1]
     if not several:
         return " (one seed: no interval)"
-    one = " (one seed)" if seeds == 1 else ""
-    return f"; intervals by resampling {listing(several)}{one}"
+    one = [f"one {thing}" for thing, number in numbers.items() if number == 1]
+    return f"; intervals over {listing(several)}" + (
+        f" ({one[0]}: they say nothing of others)" if one else ""
+    )
 
 
 def ranking(table: pd.DataFrame, kinds: tuple[str, ...] = TRIED) -> pd.Series:
@@ -133,7 +135,7 @@ def answer(table: pd.DataFrame, mean: str = "mean", place: str = "unseen hospita
     for method in ranking(table, ("pooled",)).index:
         against.append(difference(values[best], values[method]).words("pooled training on all images"))
     behind = _adapted(table, best, values, place)
-    rule = resampled(table["seed"].nunique(), len(sites)) if against or behind else ""
+    rule = interval_words(table["seed"].nunique(), len(sites)) if against or behind else ""
     return head + (f": it {listing(against)}" if against else "") + behind + f"{rule}."
 
 

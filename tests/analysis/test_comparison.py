@@ -10,7 +10,7 @@ import pytest
 from fedmerge.analysis import by_site, cells, interval_rule, leaderboard, robustness, severity_curve
 from fedmerge.errors import FedMergeError
 
-SITE = {"coast": 0.0, "lake": 0.1}
+SITE = {"coast": 0.0, "lake": 0.1, "hill": 0.2}
 METHOD = {"mean": 0.5, "greedy": 0.6, "worse": 0.3}
 
 
@@ -70,10 +70,21 @@ def test_leaderboard_by_hand(make_table):
     assert frame["seeds"].tolist() == frame["sites"].tolist() == [2, 2, 2]
     assert frame["complete"].all()
     np.testing.assert_allclose(frame["ece"], 1 - frame["mean"])
-    # two seeds and two sites: no draw is rarer than the tail, so the bounds are the extreme cells
-    np.testing.assert_allclose(frame["low"], [0.6, 0.5, 0.3])
-    np.testing.assert_allclose(frame["high"], [0.71, 0.61, 0.41])
-    assert (frame["worst_low"] < frame["worst"]).all()
+    # two sites 0.1 apart: half is t(1) 0.05 = 0.635; no accuracy lies below 0 or above 1
+    np.testing.assert_allclose(frame["low"], [0.655 - 0.63531, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(frame["high"], [1, 1, 0.355 + 0.63531], atol=1e-5)
+    # the worst site in two seeds 0.01 apart: t(1) 0.005
+    np.testing.assert_allclose(frame["worst"] - frame["worst_low"], 0.0635310, atol=1e-6)
+
+
+def test_no_bound_lies_beyond_what_a_score_can_be(make_table):
+    """Two sites 0 and 1, gains -1 and 1: t(1) = 12.706 times 0.5 and 1 is cut; seconds are not."""
+    table = make_table(lambda method, site, **_: float((method == "greedy") == (site == "lake")), seeds=[0])
+    table["seconds"] = 200 * table["accuracy"]
+    bounds = ["low", "high", "difference_low", "difference_high"]
+    assert rows(leaderboard(table, reference="mean")).loc["greedy", bounds].tolist() == [0, 1, -1, 1]
+    seconds = rows(leaderboard(table, reference="mean", metric="seconds")).loc["greedy", bounds]
+    np.testing.assert_allclose(seconds.astype(float), [-1170.62, 1370.62, -2541.24, 2541.24], atol=0.01)
 
 
 def test_without_a_reference_there_are_no_differences(make_table):
@@ -156,24 +167,30 @@ def test_a_run_without_axes_shifts_or_status(make_table):
 
 
 def test_by_site(make_table):
-    """Over seeds 0 and 1 the mean is 0.005 above the first; with two seeds the bounds are the two values."""
+    """Over seeds 0 and 1 the mean is 0.005 above the first; half of the interval is t(1) times as much."""
     frame = by_site(make_table(plain), "method").set_index(["level", "site"])
-    assert frame.loc[("greedy", "lake")].tolist() == pytest.approx([0.705, 0.7, 0.71])
+    assert frame.loc[("greedy", "lake")].tolist() == pytest.approx(
+        [0.705, 0.705 - 0.063531, 0.705 + 0.063531]
+    )
     assert len(frame) == 4
 
 
 @pytest.mark.parametrize(
-    ("seeds", "sites", "words"),
+    ("seeds", "sites", "words", "not_said"),
     [
-        ([0], ["coast"], "no interval"),
-        ([0, 1, 2], ["coast"], "the 3 seeds (Owen"),
-        ([0, 1, 2], ["coast"], "less often than 95 %"),
-        ([0], ["coast", "lake"], "the 2 sites (Owen"),
-        ([0, 1, 2], ["coast", "lake"], "the 3 seeds and, independently, the 2 sites"),
+        ([0], ["coast"], ["no interval"], ["Student"]),
+        ([0, 1, 2], ["coast"], ["Student's t over the 3 seeds", "nothing of other sites"], ["freedom"]),
+        ([0], ["coast", "lake", "hill"], ["t over the 3 sites", "nothing of other seeds"], ["freedom"]),
+        ([0], ["coast", "lake"], ["t over the 2 sites", "Two levels", "12.7"], ["widest"]),
+        ([0, 1, 2], ["coast", "lake", "hill"], ["widest", "3 seeds", "3 sites", "Satterthwaite"], ["12.7"]),
+        ([0, 1, 2], ["coast", "lake"], ["widest", "3 seeds", "2 sites", "12.7"], ["nothing"]),
     ],
 )
-def test_the_interval_in_words(make_table, seeds, sites, words):
-    assert words in interval_rule(make_table(plain, seeds=seeds, sites=sites))
+def test_the_interval_in_words(make_table, seeds, sites, words, not_said):
+    """What it is made of, what it speaks for, and that two levels say little."""
+    rule = interval_rule(make_table(plain, seeds=seeds, sites=sites))
+    assert all(word in rule for word in words)
+    assert not any(word in rule for word in not_said)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ def test_the_score_falls_with_severity(make_table):
         part = curve[curve["level"] == level]
         assert part["severity"].tolist() == [0, 1, 2, 3, 4, 5]
         np.testing.assert_allclose(part["mean"], [0.895 - 0.75 * loss * k for k in range(6)])
-        # two seeds and two sites: the bounds are the extreme cells
-        np.testing.assert_allclose(part["low"], part["mean"] - 0.015)
-        np.testing.assert_allclose(part["high"], part["mean"] + 0.015)
+        # two sites 0.02 apart decide: half is t(1) 0.01; no score is above 1
+        np.testing.assert_allclose(part["low"], part["mean"] - 0.127062, atol=1e-6)
+        np.testing.assert_allclose(part["high"], np.minimum(part["mean"] + 0.127062, 1), atol=1e-6)
 
 
 def test_severity_zero_is_taken_where_the_shifts_are(make_table):
@@ -55,9 +55,11 @@ def test_robustness_by_hand(make_table):
     relative = board[["relative_error", "relative_error_low", "relative_error_high"]]
     np.testing.assert_allclose(relative.loc["mean"], 1)
     assert relative.loc["greedy", "relative_error"] == pytest.approx(0.15 / 0.2175)
-    # the extreme cells: errors are 0.015 less or more in numerator and denominator
-    assert relative.loc["greedy", "relative_error_low"] == pytest.approx(0.135 / 0.2025)
-    assert relative.loc["greedy", "relative_error_high"] == pytest.approx(0.165 / 0.2325)
+    # errors of both are 0.02 higher at lake: numerator - r denominator differs by 0.02 (1 - r) of two sites
+    ratio = 0.15 / 0.2175
+    half = 12.7062 * 0.01 * (1 - ratio) / 0.2175
+    assert relative.loc["greedy", "relative_error_low"] == pytest.approx(ratio - half, abs=1e-5)
+    assert relative.loc["greedy", "relative_error_high"] == pytest.approx(ratio + half, abs=1e-5)
 
 
 def test_relative_error_compares_what_both_have(make_table):
