@@ -38,6 +38,8 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Run a study: a matrix of experiments, each job once; interrupt it at will, the same command goes on."""
+    from fedmerge.study.bench import receipt
+
     settled = _settled(config, changes or [], folder, retry)
     if settled is None:
         from fedmerge.study.bench.engine import bench as run_bench
@@ -55,13 +57,18 @@ def bench(
                 watch=watch,
             )
         write_again(study.folder)
-        settled = study.summary
+        settled = study.summary | {"answer": study.answer}
+        receipt.add(study.folder, {"answer": settled["answer"]})
     place = Path(settled["folder"])
-    keys = ("folder", "jobs", "rows", "failed")
+    keys = ("folder", "answer", "jobs", "rows", "failed")
     if as_json:
-        print_json({key: settled[key] for key in keys} | {"report": str(place / "report.html")})
+        print_json(
+            {key: settled[key] for key in keys if key in settled} | {"report": str(place / "report.html")}
+        )
         return
     failed = settled["failed"]
+    if "answer" in settled:
+        say(out, f"answer:  {settled['answer']}")
     say(out, f"jobs:    {settled['jobs']}, rows: {settled['rows']}, failed: {sum(failed.values())}")
     for reason, rows in failed.items():
         say(err, f"failed: {rows} x {reason} (--retry does them again)")

@@ -24,10 +24,16 @@ from fedmerge.federation.fault_plan import check_sites
 from fedmerge.federation.options import FederationOptions
 from fedmerge.merging import FUSION
 from fedmerge.study.entries import MethodConfig, Strict, as_written
+from fedmerge.study.kinds import MAJORITY
 from fedmerge.study.needs import check_needs, check_tuning
+from fedmerge.study.oracle import BEST_SOURCE
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions
 from fedmerge.validation import load_yaml, validate
+
+
+RESERVED = ("alone", "pooled", BEST_SOURCE, MAJORITY)
+"""Labels of references, which no method may have."""
 
 
 class ModelConfig(Strict):
@@ -172,6 +178,8 @@ class Experiment(Strict):
     def _labels(self) -> Experiment:
         labels = [entry.label for entry in (*self.fusion, *self.testtime)]
         for label in labels:
+            if label in RESERVED:
+                raise ValueError(f"'{label}' is what a reference is called; give the method another 'label'")
             if labels.count(label) > 1:
                 raise ValueError(f"two methods are labelled '{label}'; give one of them another 'label'")
         return self
