@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fedmerge.analysis.chance import learning
 from fedmerge.analysis.cube import (
     ANY,
     CELL,
@@ -30,6 +31,7 @@ from fedmerge.analysis.cube import (
 from fedmerge.analysis.intervals import Array
 
 BESIDE = (
+    "accuracy",
     "balanced_accuracy",
     "auroc",
     "ece",
@@ -41,6 +43,7 @@ BESIDE = (
     "training_seconds",
 )
 """The columns whose means stand beside the compared metric."""
+STANDING = ["constant", "chance", "majority", "learned", "worth"]
 PAIRED = ["difference", "difference_low", "difference_high", "wins", "losses", "ties"]
 
 
@@ -81,6 +84,8 @@ def leaderboard(
     rank: its average rank over the cells, 1 = best, equal ones share theirs;
     worst, worst_low, worst_high: the worst site's score in each seed, then the mean and interval over seeds;
     seeds, sites: how many have a value; complete: a value in every cell in which any level has one;
+    constant, chance, majority, learned, worth: what it is beside guessing (``analysis.learning``), and
+    reference_worth, that of the reference (True without one);
     and the means of the columns ``BESIDE`` that the table has.
 
     Intervals are those of ``crossed_interval``, cut where the score ends (``SPANS``). For metrics in
@@ -100,15 +105,25 @@ def leaderboard(
 
 
 def by_site(table: pd.DataFrame, compare: str = "method", metric: str = "accuracy") -> pd.DataFrame:
-    """Each level's clean score at each site: columns level, site, mean, low, high (interval over seeds)."""
+    """Each level's clean score at each site: columns level, site, mean, low, high (interval over seeds).
+
+    Where the table says, constant and worth: what it is there beside guessing (``analysis.learning``).
+    """
     rows = clean(table, compare, metric)
     labels = values_of(rows, CELL) | {compare: levels_of(table, compare)}
     values = nanmean(cube(rows, metric, labels), axis=2)
     flat = np.moveaxis(values, 1, 2).reshape(len(values), 1, -1)
     index = pd.MultiIndex.from_product([labels[compare], labels["site"]], names=["level", "site"])
-    return index.to_frame(index=False).join(
-        pd.DataFrame(with_interval(flat, span=SPANS.get(metric, ANY)), columns=["mean", "low", "high"])
-    )
+    frame = index.to_frame(index=False)
+    frame[["mean", "low", "high"]] = with_interval(flat, span=SPANS.get(metric, ANY))
+    if "constant" not in rows:
+        return frame
+    there = [
+        learning(part, compare, metric)[["constant", "worth"]].assign(site=site)
+        for site, part in rows.groupby("site", sort=False)
+    ]
+    standing = pd.concat(there).rename_axis("level").reset_index()
+    return frame.merge(standing, how="left", on=["level", "site"])
 
 
 def interval_rule(table: pd.DataFrame) -> str:
@@ -162,6 +177,9 @@ def _board(rows: pd.DataFrame, compare: str, levels: list[Any], reference: Any, 
     board["complete"] = (there == there.any(axis=3, keepdims=True)).all(axis=(0, 1, 2))
     beside = rows.groupby(compare)[[name for name in BESIDE if name in rows]].mean().reindex(levels)
     board = board.join(beside.reset_index(drop=True))
+    board[STANDING] = learning(rows, compare, metric)[STANDING].reindex(levels).to_numpy()
+    board[["learned", "worth"]] = board[["learned", "worth"]].fillna(True).astype(bool)
+    board["reference_worth"] = bool(board.loc[board["level"] == reference, "worth"].all())
     return board.iloc[(-sign * board["mean"]).argsort(kind="stable")].reset_index(drop=True)
 
 

@@ -38,6 +38,8 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Run a study: a matrix of experiments, each job once; interrupt it at will, the same command goes on."""
+    from fedmerge.study.bench import receipt
+
     settled = _settled(config, changes or [], folder, retry)
     if settled is None:
         from fedmerge.study.bench.engine import bench as run_bench
@@ -55,14 +57,17 @@ def bench(
                 watch=watch,
             )
         write_again(study.folder)
-        settled = study.summary
+        settled = study.summary | {"answer": study.answer}
+        receipt.add(study.folder, {"answer": settled["answer"]})
     place = Path(settled["folder"])
-    keys = ("folder", "jobs", "rows", "failed")
+    keys = ("folder", "answer", "jobs", "rows", "failed")
     if as_json:
-        remarks = {"remarks": settled.get("remarks", [])}
-        print_json({key: settled[key] for key in keys} | remarks | {"report": str(place / "report.html")})
+        told = {key: settled[key] for key in keys if key in settled} | {"remarks": settled.get("remarks", [])}
+        print_json(told | {"report": str(place / "report.html")})
         return
     failed = settled["failed"]
+    if "answer" in settled:
+        say(out, f"answer:  {settled['answer']}")
     say(out, f"jobs:    {settled['jobs']}, rows: {settled['rows']}, failed: {sum(failed.values())}")
     for remark in settled.get("remarks", ()):
         say(err, f"note: {remark}")

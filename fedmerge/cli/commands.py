@@ -66,7 +66,7 @@ def run(
 
 
 def show_result(result: Result, as_json: bool = False) -> None:
-    """Print a result: its table, what failed, where report and rows lie; or all of it as JSON."""
+    """Print a result: its table, the answer, what failed, where report and rows lie; or all of it as JSON."""
     from fedmerge.cli.tables import summary_table
     from fedmerge.study.reports.failures import failure_list
 
@@ -74,6 +74,7 @@ def show_result(result: Result, as_json: bool = False) -> None:
         print_json(
             {
                 "folder": str(result.folder),
+                "answer": result.answer,
                 "provenance": result.provenance,
                 "remarks": list(result.remarks),
                 "failures": json.loads(result.failures.to_json(orient="records")),
@@ -84,6 +85,7 @@ def show_result(result: Result, as_json: bool = False) -> None:
     for remark in result.remarks:
         say(err, f"note: {remark}")
     out.print(summary_table(result))
+    say(out, f"answer:  {result.answer}")
     if failures := failure_list(result.failures):
         say(err, failures["summary"])
         for row in failures["first"]:

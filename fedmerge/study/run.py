@@ -220,7 +220,7 @@ def _result(
         provenance=provenance,
         folder=folder,
         remarks=(*record.images.values(), *(begun.resumed[-1].remarks if begun.resumed else ())),
-        table=record.frame("results", COLUMNS),
+        table=record.frame("results", COLUMNS).astype({"constant": "boolean"}),
         history=record.frame("history", ["seed", "federation", "round", "phase", "site"]),
         coefficients=record.frame(
             "coefficients", ["seed", "site", "method", "stream", "batch", "source", "encoder", "head"]

@@ -50,6 +50,14 @@ class Study:
         }
 
     @property
+    def answer(self) -> str:
+        """What came out, in a sentence or two, as the report says it."""
+        from fedmerge.study.reports.standings import standings  # figures are slow to import
+        from fedmerge.study.reports.verdict import study_answer
+
+        return study_answer(standings(self))
+
+    @property
     def done(self) -> pd.DataFrame:
         """The rows of jobs that did not fail."""
         return self.table[self.table["status"] == "done"]

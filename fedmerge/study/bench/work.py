@@ -25,7 +25,9 @@ from fedmerge.study.config import Experiment
 from fedmerge.study.deployment import Arrivals, Candidate, deploy
 from fedmerge.study.entries import read_method
 from fedmerge.study.experiment import fine_tune
+from fedmerge.study.kinds import REFERENCE
 from fedmerge.study.machine import describe, reproducible
+from fedmerge.study.majority import majority
 from fedmerge.study.record import Record
 from fedmerge.study.setup import Setup, set_up
 from fedmerge.testtime import TESTTIME
@@ -101,7 +103,10 @@ def _fine_tune(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, 
     def programme(server: Server) -> None:
         start = _start(task.needs, server, store)
         server.restore(_memories(task.needs, store))
-        fine_tune(setup, server, start)
+        if setup.plan.fine_tune is None:
+            fine_tune(setup, server, start, rounds=_history(task.needs, store))
+        else:
+            fine_tune(setup, server, start)
         setup.record.federation(setup.seed, "fine-tune", server.strategy)
 
     setup.with_server(programme)
@@ -114,6 +119,11 @@ def _start(rounds: Sequence[str], server: Server, store: Store) -> State:
     if not rounds:
         return server.start()
     return ModelPool(store.jobs / rounds[0] / START, create=False).state(START)
+
+
+def _history(rounds: Sequence[str], store: Store) -> list[dict[str, Any]]:
+    """What the hospitals said in the rounds (a job)."""
+    return [row for job in rounds for row in store.read(job, "job.json")["history"]]
 
 
 def _memories(rounds: Sequence[str], store: Store) -> dict[str, State]:
@@ -129,7 +139,7 @@ def _pooled(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
 
 def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
     target = task.config["target"]
-    trained = store.read(task.needs[0], "job.json")
+    trained = store.read(task.needs[0], "job.json") if task.needs else {"seconds": 0.0}
     site = Arrivals.of(target, setup.arrivals(target), setup.experiment.deployment, setup.seed)
     rows, bins = [], []
     for candidate in _candidates(task, setup, store, target):
@@ -143,7 +153,9 @@ def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
 
 def _candidates(task: Task, setup: Setup, store: Store, target: str) -> Iterator[Candidate]:
     kind, given = task.config["as"], task.config["method"]
-    if kind == "alone":
+    if kind == REFERENCE:
+        yield majority(setup, target, {})
+    elif kind == "alone":
         yield from (alone(setup, name) for name in setup.sources(target))
     elif kind == "pooled":
         yield pooled(setup, setup.pool)
