@@ -111,7 +111,7 @@ def test_a_ratio_leaves_out_cells_that_lack_either():
     assert (bounds.low[0], bounds.high[0]) == (0.5, 2.0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seeds=st.integers(1, 5), sites=st.integers(2, 5), shift=st.floats(-5, 5), scale=st.floats(0.1, 10),
     seed=st.integers(0, 2**31),

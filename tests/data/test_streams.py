@@ -33,7 +33,7 @@ some_patients = st.lists(pairs, max_size=60).map(lambda rows: np.array(rows, dty
 some_labels = st.lists(st.integers(0, 6), max_size=60).map(lambda values: np.array(values, dtype=np.int64))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     labels=some_labels,
     form=st.sampled_from(FORMS),
@@ -80,7 +80,7 @@ def test_a_temporal_stream_goes_patient_by_patient_inside_a_class(drawn: np.ndar
     assert len(runs(labels[order], patients[order])) == len(set(zip(*drawn.tolist(), strict=True)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawn=some_patients, cycles=st.integers(1, 9), seed=st.integers(0, 50))
 def test_a_recurring_stream_cuts_the_temporal_one_by_class(drawn: np.ndarray, cycles: int, seed: int) -> None:
     """With patients as without: inside a class, its samples come in the order of the temporal stream."""
@@ -114,7 +114,7 @@ def test_a_temporal_stream_refuses_too_few_patients() -> None:
         streams.temporal(np.zeros(3), np.random.default_rng(0), np.zeros(2))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(labels=some_labels, cycles=st.integers(1, 9), seed=st.integers(0, 50))
 def test_a_recurring_stream_goes_through_the_classes_in_one_order_in_every_round(
     labels: np.ndarray, cycles: int, seed: int
