@@ -110,11 +110,11 @@ def note(labels: np.ndarray | Tensor, delta: float, rng: np.random.Generator) ->
 
     For C classes and N samples: class by class, in the order of the labels, q ~ Dirichlet(delta, ..., delta)
     over the C chunks says which part of the class goes to which chunk. A chunk that already has N / C samples
-    gets none; the rest of q is scaled to sum to one, and the class is cut at floor(n (q_1 + ... + q_j)), n its
-    samples. All is drawn again until every chunk has at least 10 samples. Chunks follow one another; inside a
-    chunk the samples of a class stay together, shuffled, and the classes are in random order. Large delta:
-    every chunk has all classes, one after the other; delta to 0: each class is one run. Patients are not kept
-    together.
+    gets none, the rest of q is scaled to sum to one, and the n samples of the class are cut at the
+    floor(n (q_1 + ... + q_j)). All is drawn again until every chunk has at least 10 samples. Chunks follow
+    one another; inside a chunk the samples of a class stay together, shuffled, and the classes are in random
+    order. Large delta: every chunk has all classes, one after the other; delta to 0: each class is one run.
+    Patients are not kept together.
 
     Departures: it is drawn at most 100 times, and then the draw is taken whose smallest chunk is largest
     (theirs goes on for ever where labels are few or uneven); no sample is dropped at the end of the stream;
