@@ -18,7 +18,8 @@ from fedmerge.testtime import TESTTIME
 
 STREAMS = {
     "iid": "iid: images arrive in any order",
-    "dirichlet": "dirichlet-δ: classes arrive in bursts, longer ones for smaller δ",
+    "dirichlet": "dirichlet-δ: classes arrive in bursts, longer ones for smaller δ; milder than note-δ",
+    "note": "note-δ: NOTE's stream, a chunk a class and runs of one class in each, longer ones for smaller δ",
     "temporal": "temporal: one class after the other",
     "recurring": "recurring-n: one class after the other, n times over",
     "drift": "drift-shift: any order, while the scanner's shift grows from severity 1 to 5 and fades again; "

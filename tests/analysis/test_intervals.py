@@ -241,7 +241,7 @@ def test_a_ratio_to_nothing_is_no_number():
     assert np.isnan([found.mean, found.low, found.high]).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     seeds=st.integers(1, 5), sites=st.integers(2, 5), shift=st.floats(-5, 5), scale=st.floats(0.1, 10),
     seed=st.integers(0, 2**31),

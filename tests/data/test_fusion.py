@@ -75,7 +75,7 @@ def test_it_is_written_as_it_is_read() -> None:
 # --- drawing
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(labels=st.lists(st.integers(0, 3), max_size=40), count=st.integers(0, 45), seed=st.integers(0, 9))
 def test_a_balanced_draw_takes_from_a_class_only_what_the_others_take_too(
     labels: list[int], count: int, seed: int

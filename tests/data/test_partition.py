@@ -11,7 +11,7 @@ labels = st.lists(st.integers(0, 4), max_size=80).map(lambda values: np.array(va
 site = st.tuples(st.floats(0.05, 20), st.none() | st.floats(1e-6, 1e4))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(labels=labels, sites=st.lists(site, min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_every_sample_goes_to_exactly_one_site(
     labels: np.ndarray, sites: list[tuple[float, float | None]], seed: int

@@ -51,7 +51,7 @@ def close(a, b, tolerance=1e-4):
 
 @pytest.mark.parametrize("method", ["mean", *ROBUST])
 @given(known=st.lists(states, min_size=5, max_size=7, unique_by=lambda s: tuple(s["w"].tolist())))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_order_of_hospitals_does_not_matter(method, known):
     """Integer buffers of a mean are those of the first, so they are left out; Krum's ties have one winner a
     name, so weights are distinct."""
@@ -66,7 +66,7 @@ def test_the_order_of_hospitals_does_not_matter(method, known):
 
 
 @given(one=states, n=st.integers(5, 8))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_hospitals_that_agree_are_believed_exactly(one, n):
     for method in ["mean", *ROBUST]:
         close(aggregate(method, [one] * n).state, one, tolerance=0)
@@ -74,7 +74,7 @@ def test_hospitals_that_agree_are_believed_exactly(one, n):
 
 @pytest.mark.parametrize("batch_norm", ["mixture", "average"])
 @given(known=st.lists(states, min_size=1, max_size=6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_trimmed_mean_that_trims_nothing_is_the_mean(batch_norm, known):
     """Also its batch-norm statistics: v + (m - mean)^2, averaged, is the variance of the mixture. Integer
     buffers alone differ, the lower median for the first."""
@@ -110,7 +110,7 @@ def test_the_trimmed_mean_drops_the_share_it_says_at_each_end():
 
 
 @given(known=st.lists(states, min_size=5, max_size=8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_krum_picks_one_of_the_inputs_whole(known):
     merged = aggregate("krum", known)
     shares = [row["share"] for row in merged.decisions]
