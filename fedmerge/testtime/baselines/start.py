@@ -16,42 +16,28 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.heads import check_head, find_head
-from fedmerge.models.state import average, check_alike
+from fedmerge.models.state import average, check_alike, state_hash
+from fedmerge.models.wide import wide
+from fedmerge.testtime.baselines.adapted import Adapted
 from fedmerge.testtime.batch import taking
-from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import sample_entropies
+from fedmerge.testtime.online import Online
 
 MergedBatchNorm = Literal["mixture", "average"]
 Prediction = Literal["before", "after"]
 
 
-class Baseline(nn.Module):
-    """A test-time method that counts its passes and stays in evaluation mode.
+class Start(Online):
+    """A method that starts from the mean-merged model, ``model``."""
 
-    order_free: see ``Node``; methods that answer each image by itself set it.
-    """
-
-    order_free: bool = False
-
-    def __init__(self) -> None:
+    def __init__(self, models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> None:
         super().__init__()
-        self.forward_passes = self.backward_passes = 0
+        self.model = mean_merged(models, batch_norm)
+        self.hash = state_hash(self.model.state_dict())
 
-    def reset(self) -> None:
-        """Forget the stream; methods that keep more than counts restore it too."""
-        self.forward_passes = self.backward_passes = 0
-
-    def observe(self, batch: Tensor) -> tuple[Tensor, Trace | None]:
-        """Return the logits N x C of a float batch N x C x H x W, and why (where known)."""
-        raise NotImplementedError
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """The logits of ``observe``."""
-        return self.observe(batch)[0]
-
-    def train(self, mode: bool = True) -> Baseline:
-        """Stay in evaluation mode: ``mode`` is ignored."""
-        return super().train(False)
+    def fingerprint(self) -> str:
+        """The hash of the mean-merged model as it was at first."""
+        return self.hash
 
 
 def mean_merged(models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> nn.Module:
@@ -73,13 +59,13 @@ def mean_merged(models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> nn.
 
 
 def ask(model: Callable[[Tensor], Tensor], batch: Tensor, name: str = "the adapted model") -> Tensor:
-    """Return the logits N x C of ``model`` for a batch.
+    """Return the logits N x C of ``model`` for a batch, in float32 or wider.
 
     Raises FedMergeError where the model cannot take the batch, and where its logits are not finite; both are
     raised before anything has been adapted to the batch.
     """
     with taking(batch, name):
-        logits = model(batch).flatten(1)
+        logits = wide(model(batch).flatten(1))
     if not bool(logits.isfinite().all()):
         raise FedMergeError(
             f"{name} gives logits that are not finite on this batch; check its weights and the batch's "
@@ -112,10 +98,10 @@ def check_step(learning_rate: float, steps: int, predict: str) -> None:
 
 
 def adapt(
-    node: Baseline,
+    node: Online,
     forward: Callable[[], Tensor],
     loss: Callable[[Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
+    adapted: Adapted,
     steps: int,
     predict: Prediction,
 ) -> Tensor:
@@ -128,10 +114,8 @@ def adapt(
         with torch.enable_grad():
             logits = forward()
             node.forward_passes += 1
-            optimizer.zero_grad()
-            loss(logits).backward()
+            adapted.step(loss(logits))
         node.backward_passes += 1
-        optimizer.step()
     if predict == "after":
         with torch.no_grad():
             logits = forward()
