@@ -18,7 +18,7 @@ from fedmerge.testtime.entropy import check_temperature
 from fedmerge.testtime.guard import Guard, Watch
 from fedmerge.testtime.merged import Anchor, MergedModel, Norms
 from fedmerge.testtime.methods import TESTTIME
-from fedmerge.testtime.online import Online, carried
+from fedmerge.testtime.online import Online, apart, carried
 from fedmerge.testtime.passes import Passes, Precision
 from fedmerge.testtime.probe import FULL, Probe
 from fedmerge.testtime.scoring import Statistic
@@ -93,7 +93,7 @@ class EntropyAdaptive(Online):
     temperatures: Tensor
     never_narrowed = ("temperatures",)
 
-    @torch.inference_mode(False)
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],

@@ -14,6 +14,7 @@ from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.contract import Trace
 
 _STREAM = "stream."
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 class Online(nn.Module):
@@ -53,7 +54,7 @@ class Online(nn.Module):
         models cannot take, and for logits that are not finite.
         """
         check_batch(batch)
-        with apart(batch.device):
+        with apart():
             answer = self.answer(batch.clone() if batch.is_inference() else batch.detach())
         self.batches += 1
         return answer
@@ -104,41 +105,50 @@ class Online(nn.Module):
             destination[f"{prefix}{_STREAM}{name}"] = value.detach()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        start = f"{prefix}{_STREAM}"
-        keys = [key for key in state_dict if key.startswith(start)]
-        state = {key.removeprefix(start): state_dict.pop(key) for key in keys}
-        self._check_state(state)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        given = {key.removeprefix(prefix): state_dict[key] for key in state_dict if key.startswith(prefix)}
+        self._check_state(given)
+        state = {key.removeprefix(_STREAM): given[key] for key in given if key.startswith(_STREAM)}
+        for name in state:
+            del state_dict[f"{prefix}{_STREAM}{name}"]
         self.reset()
         with torch.no_grad():
             self.take_stream({name: value.detach().clone() for name, value in state.items()})
+        super()._load_from_state_dict(state_dict, prefix, *rest)
         forward, backward, batches = state["counts"].tolist()
         self.forward_passes, self.backward_passes, self.batches = forward, backward, int(batches)
 
-    def _check_state(self, state: Mapping[str, Tensor]) -> None:
-        own = type(self).__name__
-        if not {"method", "sources", "counts"} <= state.keys():
+    def _check_state(self, given: Mapping[str, Tensor]) -> None:
+        own, kind = self.state_dict(), type(self).__name__
+        method, sources = f"{_STREAM}method", f"{_STREAM}sources"
+        if not {method, sources, f"{_STREAM}counts"} <= given.keys():
             raise FedMergeError(
-                f"this is not the state of a {own}: it does not say of which method and models it is; load "
+                f"this is not the state of a {kind}: it does not say of which method and models it is; load "
                 "what its state_dict() gave, or build the node anew."
             )
-        if (other := as_text(state["method"])) != own:
-            raise FedMergeError(f"this is the state of a {other}, which a {own} cannot take up.")
-        if as_text(state["sources"]) != self.fingerprint():
+        if (other := as_text(given[method])) != kind:
+            raise FedMergeError(f"this is the state of a {other}, which a {kind} cannot take up.")
+        if as_text(given[sources]) != as_text(own[sources]):
             raise FedMergeError(
-                f"this is the state of a {own} of other models: build the node of the models that it had, in "
-                "their order and dtype, and load it there."
+                f"this is the state of a {kind} of other models: build the node of the models that it had, "
+                "in their order and dtype, and load it there."
             )
+        for key in sorted(given.keys() ^ own.keys()):
+            if not key.startswith(_STREAM):
+                raise FedMergeError(
+                    f"this is the state of a {kind} with other options: '{key}' is in one of the two alone; "
+                    "give the node the options that it had."
+                )
 
 
 @contextmanager
-def apart(device: torch.device) -> Iterator[None]:
+def apart() -> Iterator[None]:
     """Leave the caller's ``inference_mode`` and ``autocast`` for the block."""
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-        if torch.is_autocast_enabled(device.type):
-            stack.enter_context(torch.autocast(device.type, enabled=False))
+        for device in _DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
 

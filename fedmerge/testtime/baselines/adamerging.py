@@ -24,7 +24,7 @@ from fedmerge.testtime.baselines.start import (
     nats,
 )
 from fedmerge.testtime.methods import TESTTIME
-from fedmerge.testtime.online import Online
+from fedmerge.testtime.online import Online, apart
 
 
 @TESTTIME.method(
@@ -61,7 +61,7 @@ class AdaMerging(Online):
 
     never_narrowed = ("coefficients",)
 
-    @torch.inference_mode(False)
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],

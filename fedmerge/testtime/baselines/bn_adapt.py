@@ -13,6 +13,7 @@ from fedmerge.registry import Needs
 from fedmerge.testtime.baselines.start import MergedBatchNorm, Start, ask
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.norms import use_batch_statistics
+from fedmerge.testtime.online import apart
 
 
 @TESTTIME.method(
@@ -37,7 +38,7 @@ class BnAdapt(Start):
     mean.
     """
 
-    @torch.inference_mode(False)
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],

@@ -16,6 +16,7 @@ from fedmerge.testtime.baselines.start import MergedBatchNorm
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature, sample_entropies
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import apart
 
 
 @TESTTIME.method(
@@ -41,7 +42,7 @@ class DaWin(Weighed):
     Nothing is carried from batch to batch. Raises FedMergeError as entropy-weighted does.
     """
 
-    @torch.inference_mode(False)
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],

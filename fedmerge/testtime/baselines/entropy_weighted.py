@@ -14,6 +14,7 @@ from fedmerge.testtime.baselines.sources import Weighed, softmin, source_logits,
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature, sample_entropies
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import apart
 
 
 @TESTTIME.method(
@@ -37,7 +38,7 @@ class EntropyWeighted(Weighed):
     T not above zero, unfit batches, and a source whose logits are not finite.
     """
 
-    @torch.inference_mode(False)
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],

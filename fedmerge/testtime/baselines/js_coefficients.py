@@ -16,6 +16,7 @@ from fedmerge.testtime.baselines.start import MergedBatchNorm
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature, sample_entropies
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import apart
 
 
 @TESTTIME.method(
@@ -47,7 +48,7 @@ class JensenShannon(Weighed):
     from batch to batch. Raises FedMergeError as entropy-weighted does.
     """
 
-    @torch.inference_mode(False)
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],

@@ -20,6 +20,7 @@ from fedmerge.testtime.baselines.start import (
     named_head,
 )
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import apart
 
 TOLERANCE = 1e-8
 
@@ -52,7 +53,7 @@ class Lame(Start):
     its own mean.
     """
 
-    @torch.inference_mode(False)
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],

@@ -21,7 +21,7 @@ from fedmerge.testtime.baselines.start import (
     nats,
 )
 from fedmerge.testtime.methods import TESTTIME
-from fedmerge.testtime.online import carried
+from fedmerge.testtime.online import apart, carried
 
 
 @TESTTIME.method(
@@ -53,7 +53,7 @@ class Memo(Start):
 
     order_free = True
 
-    @torch.inference_mode(False)
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],

@@ -23,7 +23,7 @@ from fedmerge.testtime.baselines.start import (
     nats,
 )
 from fedmerge.testtime.methods import TESTTIME
-from fedmerge.testtime.online import as_bytes, as_text
+from fedmerge.testtime.online import apart, as_bytes, as_text
 
 
 @TESTTIME.method(
@@ -55,7 +55,7 @@ class Shot(Start):
     mean-merged model bit for bit. One model alone, pooled training for instance, is its own mean.
     """
 
-    @torch.inference_mode(False)
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],

@@ -20,7 +20,7 @@ from fedmerge.testtime.baselines.start import (
     nats,
 )
 from fedmerge.testtime.methods import TESTTIME
-from fedmerge.testtime.online import carried
+from fedmerge.testtime.online import apart, carried
 
 SUPPORTS = ("z", "labels", "entropies")
 
@@ -52,7 +52,7 @@ class T3A(Start):
     supports but the head's rows. One model alone, pooled training for instance, is its own mean.
     """
 
-    @torch.inference_mode(False)
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],

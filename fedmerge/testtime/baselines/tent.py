@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
@@ -21,6 +20,7 @@ from fedmerge.testtime.baselines.start import (
 )
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.norms import affine_parameters, use_batch_statistics
+from fedmerge.testtime.online import apart
 
 
 @TESTTIME.method(
@@ -47,7 +47,7 @@ class Tent(Start):
     training for instance, is its own mean.
     """
 
-    @torch.inference_mode(False)
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
