@@ -18,19 +18,21 @@ Sums of float16 and bfloat16 are made in float32 and rounded once.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.copies import unwrapped
 from fedmerge.models.heads import group_of
 from fedmerge.models.layout import ALIGNMENT as ALIGNMENT
 from fedmerge.models.layout import Columns, Layout, append, layouts
-from fedmerge.models.state import check_alike, state_hash
+from fedmerge.models.plain import plain, projected, reparametrised
+from fedmerge.models.state import check_alike, state_hash, without_wrappers
 
 MergedBatchNorm = Literal["mixture", "average"]
 Change = TypeVar("Change")
@@ -68,11 +70,15 @@ class FlatModels(nn.Module):
             raise FedMergeError("there is no model to merge; give at least one.")
         if batch_norm not in ("mixture", "average"):
             raise FedMergeError(f"unknown batch-norm policy '{batch_norm}'. Allowed: average, mixture.")
-        states = [_tensors(source) for source in sources]
+        # a plain list: the tied modules are views of the buffers, not parameters of their own
+        self._tied = [_own(source, template) for source in (*sources, template)]
+        states = [_tensors(source) for source in self._tied[:-1]]
         names = ["template", *(f"models[{index}]" for index in range(len(states)))]
-        check_alike(names, [_tensors(template), *states])
+        check_alike(names, [_tensors(self._tied[-1]), *states])
         self.batch_norm = batch_norm
-        self.layouts = layouts({key: value for key, value in _tensors(template).items() if _is_real(value)})
+        self.layouts = layouts(
+            {key: value for key, value in _tensors(self._tied[-1]).items() if _is_real(value)}
+        )
         device = next(template.parameters(), torch.empty(0)).device
         for number, layout in enumerate(self.layouts):
             rows = torch.zeros(len(states), layout.width, device=device, dtype=layout.dtype)
@@ -80,11 +86,12 @@ class FlatModels(nn.Module):
                 _fill(layout, row, state)
             self.register_buffer(_name("rows", number), rows)
             self.register_buffer(_name("merged_row", number), torch.zeros_like(rows[0]), persistent=False)
-        # a plain list: the tied modules are views of the buffers, not parameters of their own
-        self._tied = [_own(source, template) for source in (*sources, template)]
+        # without its module: a projection knows the weight by its key, and what it must be
+        self._projected = [replace(item, module=nn.Module()) for item in reparametrised(unwrapped(template))]
         self._tie()
         whole = [[(0, layout.width)] for layout in self.layouts]
         self._merge(whole, torch.full((len(sources),), 1 / len(sources), device=device))
+        self._project(whole)
         self.head = head
         self._columns: dict[str, list[list[Columns]]] = {}
         if head is not None:
@@ -156,6 +163,7 @@ class FlatModels(nn.Module):
         if not self._columns:
             raise FedMergeError("merging one group needs the name of the head; call split(head) first.")
         self._merge(self._columns[group], alpha, among)
+        self._project(self._columns[group])
 
     def put(self, group: str, index: int) -> None:
         """Write source ``index`` into the merged ``group`` as it is."""
@@ -174,6 +182,7 @@ class FlatModels(nn.Module):
             for start, stop in ((a, min(b, end)) for a, b in runs):
                 if start < stop:
                     merged[start:stop].lerp_(towards[start:stop], 1 - scale)
+        self._project(self._columns[group])
 
     def row_of(self, state: Mapping[str, Tensor]) -> list[Tensor]:
         """A state of the same architecture as a row of each dtype. Raises FedMergeError where it differs."""
@@ -189,6 +198,15 @@ class FlatModels(nn.Module):
         for (layout, rows, merged), runs in zip(self.matrices, columns, strict=True):
             taken = rows if among is None else rows[among]
             layout.merge(taken, merged, runs, alpha, self.batch_norm == "mixture")
+
+    def _project(self, columns: Sequence[Sequence[Columns]]) -> None:
+        """Make merged weights what their reparametrisation says, such as of spectral norm 1."""
+        for item in self._projected:
+            for (layout, _, merged), runs in zip(self.matrices, columns, strict=True):
+                start = layout.starts.get(item.key, -1)
+                if any(first <= start < end for first, end in runs):
+                    value = layout.views(merged)[item.key]
+                    value.copy_(projected(item, value))
 
     def _check_shared(self, group: Callable[[str], str]) -> None:
         met: dict[tuple[int, str], str] = {}
@@ -262,9 +280,10 @@ def _fill(layout: Layout, row: Tensor, state: Mapping[str, Tensor]) -> None:
 def _own(source: nn.Module | Mapping[str, Tensor], template: nn.Module) -> nn.Module:
     """A copy of a source in evaluation mode; of a state dict the template's with that state's buffers."""
     if isinstance(source, nn.Module):
-        return copy.deepcopy(source).eval()
-    model = copy.deepcopy(template).eval()
-    for key, value in _tensors(model).items():
-        if not _is_real(value):
-            value.copy_(source[key])
+        return plain(unwrapped(source))
+    state, model = without_wrappers(source), plain(unwrapped(template))
+    held = _tensors(model)
+    check_alike(["template", "a given state"], [held, state])
+    for key, value in held.items():
+        value.copy_(state[key])
     return model

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
-from fedmerge.models.state import running_pairs
+from fedmerge.models.entries import running_pairs
 from fedmerge.models.wide import wide_dtype
 
 Columns = tuple[int, int]

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedmerge.errors import FedMergeError
 from fedmerge.models.flat import FlatModels
 from fedmerge.models.heads import features_and_logits
+from fedmerge.models.outputs import logits_of
 from fedmerge.models.wide import wide
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.passes import Passes
@@ -55,7 +56,7 @@ def ask_all(
     def one(index: int, batch: Tensor) -> tuple[Tensor, ...]:
         with taking(batch, f"models[{index}]"):
             if head is None:
-                return (sources.model(index)(batch).flatten(1),)
+                return (logits_of(sources.model(index)(batch), f"models[{index}]").flatten(1),)
             return features_and_logits(sources.model(index), head, batch)[::-1]
 
     def every(batch: Tensor) -> tuple[Tensor, ...]:

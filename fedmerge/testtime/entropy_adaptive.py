@@ -19,6 +19,7 @@ from fedmerge.testtime.guard import Guard, Watch
 from fedmerge.testtime.merged import Anchor, MergedModel, Norms
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.online import Online, apart, carried
+from fedmerge.testtime.originals import Originals, agreeing, networks
 from fedmerge.testtime.passes import Passes, Precision
 from fedmerge.testtime.probe import FULL, Probe
 from fedmerge.testtime.scoring import Statistic
@@ -123,8 +124,6 @@ class EntropyAdaptive(Online):
         graphs: bool = True,
     ) -> None:
         super().__init__()
-        if len(models) < 1:
-            raise FedMergeError("entropy-adaptive merging needs at least one model; none was given.")
         check_word("encoder coefficients", encoder, EncoderRule)
         check_word("head coefficients", head, HeadRule)
         check_word("granularity", granularity, Granularity)
@@ -137,6 +136,9 @@ class EntropyAdaptive(Online):
         self.head_temperature = temperature if head_temperature is None else head_temperature
         check_temperature(self.temperature)
         check_temperature(self.head_temperature, "head_temperature")
+        found = networks(models, "entropy-adaptive merging")
+        agreeing(found)
+        self.originals = Originals(found, merged=True)
         self.encoder, self.head, self.predict, self.kept = encoder, head, predict, history
         self.weighting = Weighting(statistic, order, normalised)
         self.by_image = Weighting(statistic, "image", normalised) if head == "class-wise" else None
@@ -149,7 +151,7 @@ class EntropyAdaptive(Online):
             )
         self.register_buffer("temperatures", check_temperatures(source_temperatures, len(models)))
         self.merged = MergedModel(
-            models,
+            found,
             batch_norm=batch_norm,
             granularity=granularity,
             norms=norms,
@@ -171,6 +173,10 @@ class EntropyAdaptive(Online):
     def sources(self) -> FlatModels:
         """The sources and the merged model, in one matrix."""
         return self.merged.sources
+
+    def copied(self, index: int) -> nn.Module:
+        """Source ``index``."""
+        return self.sources.model(index)
 
     def fingerprint(self) -> str:
         """The hash of the sources."""

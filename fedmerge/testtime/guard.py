@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.outputs import logits_of
 from fedmerge.models.wide import wide
 from fedmerge.testtime.answers import Answers
 from fedmerge.testtime.batch import taking
@@ -77,7 +78,7 @@ class Watch(nn.Module):
         """What mean merging says of a batch, N x C: one pass."""
         assert self.mean is not None
         with taking(batch, "the mean-merged model"):
-            return wide(self.mean(batch).flatten(1))
+            return wide(logits_of(self.mean(batch)).flatten(1))
 
     def faults(
         self, alpha: Tensor, logits: Tensor, answers: Answers | None, mean: Tensor | None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedmerge.models.flat import FlatModels, MergedBatchNorm
 from fedmerge.models.heads import apply_head, check_head, features_and_logits, find_head
+from fedmerge.models.outputs import logits_of
 from fedmerge.models.wide import wide
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.blocks import Granularity, grouping
@@ -113,7 +114,7 @@ class MergedModel(nn.Module):
 
         def whole(batch: Tensor) -> tuple[Tensor]:
             with taking(batch, "the merged model"):
-                return (wide(self.sources.merged_model(batch).flatten(1)),)
+                return (wide(logits_of(self.sources.merged_model(batch)).flatten(1)),)
 
         return self.passes("merged", whole, images)[0].clone()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedmerge.errors import FedMergeError
 from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.contract import Trace
+from fedmerge.testtime.originals import Originals
 
 _STREAM = "stream."
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -41,6 +42,7 @@ class Online(nn.Module):
         self.forward_passes: float = 0
         self.backward_passes: float = 0
         self.batches = 0
+        self.originals: Originals | None = None
 
     def reset(self) -> None:
         """Forget the stream; methods that keep more than counts restore it too."""
@@ -50,12 +52,18 @@ class Online(nn.Module):
     def observe(self, batch: Tensor) -> tuple[Tensor, Trace | None]:
         """Return the logits N x C of a float batch N x C x H x W, and why (where known).
 
-        N = 1 is allowed. Raises FedMergeError for a batch that is not floating-point images or that the
-        models cannot take, and for logits that are not finite.
+        N = 1 is allowed. The first batch's first two images also show that copies answer as the caller's
+        models do, while these still are as they were (``originals``); that is not counted as passes. Raises
+        FedMergeError where they do not, for a batch that is not floating-point images or that the models
+        cannot take, and for logits that are not finite.
         """
         check_batch(batch)
         with apart():
-            answer = self.answer(batch.clone() if batch.is_inference() else batch.detach())
+            given = batch.clone() if batch.is_inference() else batch.detach()
+            if self.originals is not None:
+                self.originals.check(given, self.copied)
+                self.originals = None
+            answer = self.answer(given)
         self.batches += 1
         return answer
 
@@ -70,6 +78,10 @@ class Online(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: ``mode`` is ignored."""
         return super().train(False)
+
+    def copied(self, index: int) -> nn.Module | None:
+        """The copy of a source that the node keeps; None where it keeps none."""
+        return None
 
     def fingerprint(self) -> str:
         """A hash of the models that the node was made of, in hexadecimal."""

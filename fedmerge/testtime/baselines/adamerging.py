@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -11,7 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedmerge.errors import FedMergeError
-from fedmerge.models.state import State, check_alike, running_pairs, state_hash
+from fedmerge.models.copies import faithful
+from fedmerge.models.entries import running_pairs
+from fedmerge.models.plain import dressed, reparametrised
+from fedmerge.models.state import State, average, state_hash
 from fedmerge.models.wide import wide, wide_dtype
 from fedmerge.registry import Needs
 from fedmerge.testtime.baselines.adapted import Adapted
@@ -25,6 +27,7 @@ from fedmerge.testtime.baselines.start import (
 )
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.online import Online, apart
+from fedmerge.testtime.originals import Originals, agreeing, networks
 
 
 @TESTTIME.method(
@@ -78,13 +81,14 @@ class AdaMerging(Online):
             raise FedMergeError(f"unknown granularity '{granularity}'. Allowed: layer-wise, task-wise.")
         if batch_norm not in ("mixture", "average"):
             raise FedMergeError(f"unknown batch-norm policy '{batch_norm}'. Allowed: average, mixture.")
-        if len(models) < 1:
-            raise FedMergeError("adamerging needs at least one model; none was given.")
+        given = networks(models)
+        found, states = agreeing(given)
+        if any(map(reparametrised, given)):
+            dressed(given[0], average(states), exactly=True)
         self.steps, self.predict = steps, predict
         self.batch_norm = batch_norm
-        self.model = copy.deepcopy(models[0]).eval().requires_grad_(False)
-        states = [model.state_dict() for model in models]
-        check_alike([f"models[{index}]" for index in range(len(models))], states)
+        self.originals = Originals(given, merged=True)
+        self.model = faithful(found[0]).requires_grad_(False)
         self.keys = [key for key, value in states[0].items() if value.is_floating_point()]
         for number, key in enumerate(self.keys):
             stack = torch.stack([state[key].detach() for state in states])

@@ -46,7 +46,7 @@ class EntropyWeighted(Weighed):
         temperature: float = 0.1,
         form: Literal["batch", "sample"] = "batch",
     ) -> None:
-        super().__init__(models, "mixture")
+        super().__init__(models, "mixture", merged=False)
         check_temperature(temperature)
         if form not in ("batch", "sample"):
             raise FedMergeError(f"unknown form '{form}'. Allowed: batch, sample.")

@@ -13,23 +13,33 @@ from fedmerge.testtime.baselines.start import MergedBatchNorm, ask
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature
 from fedmerge.testtime.online import Online
+from fedmerge.testtime.originals import Originals, agreeing, networks
 
 
 class Weighed(Online):
-    """A method that weighs the sources, ``sources``: rows of one matrix."""
+    """A method that weighs the sources, ``sources``: rows of one matrix.
 
-    def __init__(self, models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> None:
+    No head is named there, so the group ``"encoder"`` is every entry. merged: whether their weights are
+    merged, or only their predictions; then they may differ in what is not averaged.
+    """
+
+    def __init__(
+        self, models: Sequence[nn.Module], batch_norm: MergedBatchNorm, *, merged: bool = True
+    ) -> None:
         super().__init__()
-        self.sources = flat(models, batch_norm)
+        found = networks(models)
+        if merged:
+            agreeing(found)
+        self.sources = FlatModels(found, found[0], head="", batch_norm=batch_norm)
+        self.originals = Originals(found, merged=merged)
+
+    def copied(self, index: int) -> nn.Module:
+        """Source ``index``."""
+        return self.sources.model(index)
 
     def fingerprint(self) -> str:
         """The hash of the sources."""
         return self.sources.fingerprint()
-
-
-def flat(models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> FlatModels:
-    """The models as rows of one matrix; no head is named, so the group ``"encoder"`` is every entry."""
-    return FlatModels(models, models[0] if len(models) else nn.Identity(), head="", batch_norm=batch_norm)
 
 
 def source_logits(node: Online, sources: FlatModels, batch: Tensor) -> Tensor:

@@ -6,22 +6,25 @@ images of the first batch, is not counted.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.entries import entries
 from fedmerge.models.heads import check_head, find_head
-from fedmerge.models.state import average, check_alike, state_hash
+from fedmerge.models.outputs import logits_of
+from fedmerge.models.plain import dressed
+from fedmerge.models.state import average, state_hash
 from fedmerge.models.wide import wide
 from fedmerge.testtime.baselines.adapted import Adapted
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.entropy import sample_entropies
 from fedmerge.testtime.online import Online
+from fedmerge.testtime.originals import Originals, agreeing, networks
 
 MergedBatchNorm = Literal["mixture", "average"]
 Prediction = Literal["before", "after"]
@@ -33,7 +36,8 @@ class Start(Online):
     def __init__(self, models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> None:
         super().__init__()
         self.model = mean_merged(models, batch_norm)
-        self.hash = state_hash(self.model.state_dict())
+        self.originals = Originals(networks(models), merged=True)
+        self.hash = state_hash(entries(self.model))
 
     def fingerprint(self) -> str:
         """The hash of the mean-merged model as it was at first."""
@@ -45,27 +49,24 @@ def mean_merged(models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> nn.
 
     theta = (1/M) sum_i theta_i, summed in float64; batch-norm variances by ``batch_norm`` (``"mixture"`` of
     moments or plain ``"average"``). One model alone, pooled training for instance, stays as it is, bit for
-    bit. Raises FedMergeError for no model and for models of different architectures.
+    bit. Weights under a reparametrisation are averaged as ``models.plain`` says. Raises FedMergeError for no
+    model, and for models that cannot be merged (``originals.agreeing``).
     """
-    if len(models) < 1:
-        raise FedMergeError("a test-time method needs at least one model; none was given.")
     if batch_norm not in ("mixture", "average"):
         raise FedMergeError(f"unknown batch-norm policy '{batch_norm}'. Allowed: average, mixture.")
-    states = [model.state_dict() for model in models]
-    check_alike([f"models[{index}]" for index in range(len(models))], states)
-    merged = copy.deepcopy(models[0]).eval().requires_grad_(False)
-    merged.load_state_dict(average(states, batch_norm=batch_norm))
-    return merged
+    found = networks(models)
+    _, states = agreeing(found)
+    return dressed(found[0], average(states, batch_norm=batch_norm)).requires_grad_(False)
 
 
-def ask(model: Callable[[Tensor], Tensor], batch: Tensor, name: str = "the adapted model") -> Tensor:
+def ask(model: Callable[[Tensor], Any], batch: Tensor, name: str = "the adapted model") -> Tensor:
     """Return the logits N x C of ``model`` for a batch, in float32 or wider.
 
     Raises FedMergeError where the model cannot take the batch, and where its logits are not finite; both are
     raised before anything has been adapted to the batch.
     """
     with taking(batch, name):
-        logits = wide(model(batch).flatten(1))
+        logits = wide(logits_of(model(batch), name).flatten(1))
     if not bool(logits.isfinite().all()):
         raise FedMergeError(
             f"{name} gives logits that are not finite on this batch; check its weights and the batch's "
