@@ -158,7 +158,7 @@ def _remove_parametrisations(module: nn.Module) -> None:
 
 @torch.no_grad()
 def _assign(item: Reparametrised, goal: Tensor, exactly: bool) -> None:
-    reached = _projected(item, goal.detach())
+    reached = projected(item, goal.detach())
     if exactly and not _close(reached, goal):
         raise FedMergeError(
             f"'{item.key}' is under {item.words}, which would change the weight that this method found: "
@@ -177,7 +177,7 @@ def _assign(item: Reparametrised, goal: Tensor, exactly: bool) -> None:
         )
 
 
-def _projected(item: Reparametrised, goal: Tensor) -> Tensor:
+def projected(item: Reparametrised, goal: Tensor) -> Tensor:
     """The weight nearest in kind to ``goal`` that the reparametrisation can hold."""
     for part in item.by if isinstance(item.by, parametrize.ParametrizationList) else [item.by]:
         if isinstance(part, SpectralNorm | parametrizations._SpectralNorm):

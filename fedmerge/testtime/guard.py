@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.outputs import logits_of
+from fedmerge.models.wide import wide
 from fedmerge.testtime.answers import Answers
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.entropy import normalised_entropy, sample_entropies
@@ -76,8 +78,7 @@ class Watch(nn.Module):
         """What mean merging says of a batch, N x C: one pass."""
         assert self.mean is not None
         with taking(batch, "the mean-merged model"):
-            logits: Tensor = self.mean(batch).flatten(1).float()
-        return logits
+            return wide(logits_of(self.mean(batch)).flatten(1))
 
     def faults(
         self, alpha: Tensor, logits: Tensor, answers: Answers | None, mean: Tensor | None

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.wide import wide
 
 
 class BatchStatistics(nn.Module):
@@ -19,7 +20,7 @@ class BatchStatistics(nn.Module):
     with n the images in the batch and N = ``source_images`` (0: the batch alone). Takes over the parameters
     and buffers of ``norm`` under their names; batch variances are biased, as in training mode. One value a
     channel (one image, no pixels left) has no variance: there s = 1 where N = 0. Raises FedMergeError for
-    that in a norm that tracks no statistics.
+    that in a norm that tracks no statistics. Moments of float16 and bfloat16 are float32 ones.
     """
 
     running_mean: Tensor | None
@@ -37,6 +38,7 @@ class BatchStatistics(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, N x C x ... ."""
         source_mean, source_var = self.running_mean, self.running_var
+        weight, bias = (p if p is None else wide(p) for p in (self.weight, self.bias))
         one = x.numel() == x.shape[1]
         if one and (source_mean is None or source_var is None):
             raise FedMergeError(
@@ -45,12 +47,14 @@ class BatchStatistics(nn.Module):
             )
         alone = self.source_images == 0 and not one
         if alone or source_mean is None or source_var is None:
-            return functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            given = x if weight is self.weight else wide(x)
+            return functional.batch_norm(given, None, None, weight, bias, True, 0.0, self.eps).to(x.dtype)
+        seen = wide(x)
         dims = [0, *range(2, x.ndim)]
         share = self.source_images / (self.source_images + len(x)) if self.source_images > 0 else 1.0
-        mean = torch.lerp(x.mean(dims), source_mean, share)
-        var = torch.lerp(x.var(dims, correction=0), source_var, share)
-        return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        mean = torch.lerp(seen.mean(dims), source_mean.to(seen.dtype), share)
+        var = torch.lerp(seen.var(dims, correction=0), source_var.to(seen.dtype), share)
+        return functional.batch_norm(seen, mean, var, weight, bias, False, 0.0, self.eps).to(x.dtype)
 
 
 def use_batch_statistics(model: nn.Module, source_images: float = 0.0) -> int:
