@@ -129,7 +129,7 @@ def _twice_in_a_site(here: Mapping[str, Site], facts: Mapping[str, Facts]) -> It
         images, patients = {}, {}
         for name, site in here.items():
             parts = _by_split(site, facts[name])
-            if n := sum(digest in parts[first] for digest in parts[second]):
+            if n := sum(n for digest, n in parts[second].items() if digest in parts[first]):
                 images[name] = n
             groups = [getattr(site, split).groups for split in (first, second)]
             if all(each is not None for each in groups) and (n := len(np.intersect1d(*groups))):

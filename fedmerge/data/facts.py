@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,6 @@ class Facts:
 
 def facts_of(images: Tensor) -> Facts:
     """The facts of images, uint8 N x C x H x W. 10,000 grey images of 64 px take about 0.1 s."""
-    rows = np.ascontiguousarray(images.numpy()).reshape(len(images), -1)
+    rows = np.ascontiguousarray(images.numpy()).reshape(len(images), math.prod(images.shape[1:]))
     digests = tuple(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
     return Facts(digests, rows.min(axis=1, initial=255), rows.max(axis=1, initial=0))

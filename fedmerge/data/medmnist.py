@@ -14,6 +14,8 @@ from typing import Any
 
 from fedmerge.errors import FedMergeError, unknown
 
+SIZES = (64, 128, 224)
+"""The sizes beside 28 px in which MedMNIST has each set of 2-D images."""
 _offline: ContextVar[bool] = ContextVar("offline", default=False)
 
 
@@ -49,21 +51,14 @@ def info(name: str) -> dict[str, Any]:
 def parse(name: str) -> tuple[str, int | None]:
     """The set and the size of ``pathmnist_64``; ``pathmnist`` has none, and its images are 28 px.
 
-    Raises ``FedMergeError`` for an unknown set, and for a size that MedMNIST does not have of it.
+    Raises ``FedMergeError`` for a size that MedMNIST does not have.
     """
     found = re.fullmatch(r"(.+)_(\d+)", name)
     base, size = (found[1], int(found[2])) if found else (name, None)
-    if size is not None and size not in sizes(base):
-        known = ", ".join(f"{base}_{each}" for each in sizes(base))
-        raise FedMergeError(
-            f"medmnist:{name}: there is no such size of {base}: write {base} (28 px), {known}."
-        )
+    if size is not None and size not in SIZES:
+        known = ", ".join(f"{base}_{each}" for each in SIZES)
+        raise FedMergeError(f"medmnist:{name}: there is no such size: write {base} (28 px), {known}.")
     return base, size
-
-
-def sizes(name: str) -> tuple[int, ...]:
-    """The sizes beside 28 px in which MedMNIST has a set: 64, 128 and 224."""
-    return tuple(sorted(int(key[4:]) for key in info(name) if re.fullmatch(r"url_\d+", key)))
 
 
 def class_names(name: str) -> tuple[str, ...]:

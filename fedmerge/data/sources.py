@@ -112,7 +112,7 @@ def medmnist_set(source: str | Arrays) -> str | None:
 def _medmnist_file(name: str, size: int | None) -> tuple[str, Path | None]:
     """The set to read, of the size that is written, the cohort's or 28 px, and its file if it is here."""
     base, written = medmnist.parse(name)
-    wanted = name if written or size not in medmnist.sizes(base) else f"{base}_{size}"
+    wanted = name if written or size not in medmnist.SIZES else f"{base}_{size}"
     places = [medmnist.cache_folder()]
     if path := _find(f"{wanted}.npz", None, places):
         return wanted, path
@@ -126,7 +126,7 @@ def _medmnist(source: str, name: str, size: int | None) -> RawSource:
     found, path = _medmnist_file(name, size)
     raw = read_npz(path or medmnist.download(found), source, medmnist.class_names(name))
     base, written = medmnist.parse(found)
-    if written or size not in medmnist.sizes(base):
+    if written or size not in medmnist.SIZES:
         return raw
     remark = (
         f"{source}: {base}_{size}.npz is not here and could not be downloaded, so the images of 28 px are "

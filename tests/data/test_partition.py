@@ -113,7 +113,7 @@ SHARES = [
 
 @pytest.mark.parametrize(("shares", "concentrations"), SHARES)
 def test_shares_that_differ_are_kept_on_average(shares: list[float], concentrations: list[float]) -> None:
-    """E p_i = s_i / sum s; a part of a class has a standard deviation of at most sqrt(m (1 - m)) for mean m."""
+    """E p_i = s_i / sum s; a part has a standard deviation of at most sqrt(m (1 - m)) for mean m."""
     draws = draw_proportions(20_000, shares, concentrations, np.random.default_rng(5))
     mean = np.array(shares) / sum(shares)
     np.testing.assert_allclose(draws.sum(axis=0), 1)

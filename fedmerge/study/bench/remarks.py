@@ -34,7 +34,8 @@ def write_remarks(plan: Plan, store: Store) -> None:
         write_json(store.folder / NAME, list(found.values()))
 
 
-def read_remarks(folder: Path) -> tuple[str, ...]:
+def read_remarks(folder: Path) -> list[str]:
     """The remarks in a study's folder; none where an older study wrote none."""
     path = folder / NAME
-    return tuple(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else ()
+    found: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return found

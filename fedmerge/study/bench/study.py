@@ -26,8 +26,7 @@ class Study:
 
     table: one row per variant, seed, site, method, stream and scanner shift; a failed job is a row with
     ``status`` "failed" and its ``reason``. reliability: calibration bins of the clean rows. provenance: how
-    many jobs there are, the command that repeats the study, versions and devices. remarks: what there is to
-    say of the images (``data.checks``), in sentences that begin with the cohort.
+    many jobs there are, the command that repeats the study, versions and devices.
     """
 
     config: BenchConfig
@@ -35,7 +34,11 @@ class Study:
     reliability: pd.DataFrame
     provenance: dict[str, Any]
     folder: Path
-    remarks: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What there is to say of the images (``data.checks``), in sentences that begin with the cohort."""
+        return tuple(self.provenance.get("remarks", ()))
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -88,7 +91,9 @@ def open_study(folder: str | Path) -> Study:
         "plan": plan["hash"],
         "command": f"fedmerge bench {path} --out {folder}",
     }
-    return Study(config, table, reliability, provenance, folder, read_remarks(folder))
+    if said_of_images := read_remarks(folder):
+        provenance["remarks"] = said_of_images
+    return Study(config, table, reliability, provenance, folder)
 
 
 def adopt(folder: Path, config: BenchConfig, plan: Plan, extend: bool) -> None:

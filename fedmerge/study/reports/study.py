@@ -52,7 +52,7 @@ def _contents(study: StudyLike) -> dict[str, Any]:
         "caution": caution(found) if found else "",
         "jobs": _jobs(study.table, failed),
         "failures": failed_groups(failed),
-        "data_remarks": list(study.remarks),
+        "data_remarks": study.provenance.get("remarks", []),
         "standings": found,
         "provenance": _provenance(study),
         "command": study.provenance.get("command", f"fedmerge bench {study.folder / 'study.yaml'}"),
@@ -226,7 +226,7 @@ def _jobs(table: pd.DataFrame, failed: pd.DataFrame) -> str:
 
 
 def _provenance(study: StudyLike) -> list[tuple[str, str]]:
-    lines = provenance_lines(study.provenance, ("command",))
+    lines = provenance_lines(study.provenance, ("command", "remarks"))
     hashes = sorted(map(str, study.table["config_hash"].dropna().unique()))
     more = f" and {len(hashes) - 6} more" if len(hashes) > 6 else ""
     return [*lines, ("configuration hashes", ", ".join(hashes[:6]) + more)]
