@@ -62,7 +62,7 @@ def _once(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
     except FedMergeError as error:
         return None, [Fault([], "value_error", list(map(str, error.args)))]
     except ValidationError as error:
-        raw = _deepest([_Raw(model, data, item) for item in error.errors()])
+        raw = _deepest(_written([_Raw(model, data, item) for item in error.errors()]))
     by_field: dict[str, list[_Raw]] = {}
     for each in raw:
         by_field.setdefault(str(each.path), []).append(each)
@@ -103,6 +103,7 @@ class _Raw:
         self.error = error
         self.path: list[Part] = []
         self.candidates: list[Any] = [model]
+        self.written = True
         at = data
         for i, part in enumerate(error["loc"]):
             inside = (isinstance(at, Mapping) and part in at) or (
@@ -114,6 +115,8 @@ class _Raw:
                 self.path.append(part)
                 at = at[part] if inside else None
             else:
+                fields = [owner.model_fields for owner in _models(self.candidates)]
+                self.written &= not any(part in names for names in fields)
                 self.candidates = _choose(self.candidates, str(part))
 
     def sentences(self) -> list[str]:
@@ -144,6 +147,9 @@ class _Raw:
             return f"{field} should hold fields such as 'name: value' (given: {short(repr(given))})."
         if kind == "string_type" and isinstance(given, bool | int | float | None):
             return f"{field} should be text, but YAML reads {_words(given)} there: {QUOTES}."
+        if kind == "too_short":
+            least = context["min_length"]
+            return f"{field} has {context['actual_length']} entries and needs at least {least}: add some."
         if kind in ("tuple_type", "list_type"):
             return f"{field} should be a list, such as [one, another] (given: {short(repr(given))})."
         message = self.error["msg"].removeprefix("Input ")
@@ -159,9 +165,24 @@ def _words(given: bool | int | float | None) -> str:
 
 
 def _joined(same: list[_Raw]) -> list[str]:
-    """The sentences of one field: where it may be of several kinds, what is wrong with it as each."""
-    sentences = list(dict.fromkeys(each for raw in same for each in raw.sentences()))
-    return [" Or: ".join(sentences)] if len(same) > 1 else sentences
+    """The sentences of one field: where it may be of several kinds, what is wrong with it as each.
+
+    What a check of ours says of it is about the kind that fits, so the others are left out.
+    """
+    ours = [raw for raw in same if raw.error["type"] == "value_error"]
+    sentences = list(dict.fromkeys(each for raw in ours or same for each in raw.sentences()))
+    return sentences if ours or len(same) == 1 else [" Or: ".join(sentences)]
+
+
+def _written(faults: list[_Raw]) -> list[_Raw]:
+    """Drop faults of what nobody wrote: a validator filled it in from a field that has the same fault."""
+    known = [(fault.error["type"], fault.error["loc"][-1:]) for fault in faults if fault.written]
+    filled = [
+        fault.path
+        for fault in faults
+        if not fault.written and (fault.error["type"], fault.error["loc"][-1:]) in known
+    ]
+    return [fault for fault in faults if fault.path not in filled]
 
 
 def _deepest(faults: list[_Raw]) -> list[_Raw]:

@@ -24,10 +24,10 @@ def _distinct(values: Any) -> Any:
     """Raise ValueError, a sentence each, for what is listed twice."""
     seen: list[Any] = []
     twice: dict[str, None] = {}
-    for value in values or ():
-        if value in seen:
-            twice[short(getattr(value, "name", value))] = None
-        seen.append(value)
+    for name in (getattr(value, "name", value) for value in values or ()):
+        if name in seen:
+            twice[short(name)] = None
+        seen.append(name)
     if twice:
         raise ValueError(*(f"'{each}' is listed twice: list it once" for each in twice))
     return values

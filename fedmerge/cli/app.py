@@ -1,6 +1,7 @@
 """The command line's frame: the app, where it speaks, and how errors end it.
 
-What the user can put right is one sentence on stderr and exit code 2.
+What the user can put right is a sentence on stderr and exit code 2. Work that was done, but of which rows
+failed, ends with exit code 1; Ctrl-C with 130.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 
 app = typer.Typer(
     help="Hospitals train, a server fuses, an unseen hospital adapts.",
@@ -21,6 +22,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+FAILED = 1
+"""The exit code of work that is done, but of which rows failed."""
 
 out = Console()
 err = Console(stderr=True)
@@ -31,6 +35,7 @@ Config = Annotated[str | None, typer.Argument(help="A YAML file, or the name of 
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
 ]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of everything that is drawn.")]
 RunFolder = Annotated[
     Path | None, typer.Option("--out", help="The run's folder, new or empty. Default: runs/NAME-001 …")
 ]
@@ -46,8 +51,12 @@ def main() -> None:
     except FedMergeError as error:
         say(err, f"error: {error}", style="red")
         sys.exit(2)
+    except OSError as error:
+        where = f"'{short(error.filename)}' " if error.filename else ""
+        say(err, f"error: {where}cannot be used ({error.strerror or error}): check the path.", style="red")
+        sys.exit(2)
     except KeyboardInterrupt:
-        say(err, "stopped: what was measured so far is in the run's folder.")
+        say(err, "stopped.")
         sys.exit(130)
 
 

@@ -15,7 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedmerge.cli.app import Changes, Json, app, err, out, print_json, say
+from fedmerge.cli.app import FAILED, Changes, Json, app, err, out, print_json, say
+from fedmerge.cli.progress import clock, lines
 
 if TYPE_CHECKING:
     from fedmerge.study.bench.standing import Standing, Watch
@@ -37,7 +38,10 @@ def bench(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a study: a matrix of experiments, each job once; interrupt it at will, the same command goes on."""
+    """Run a study: a matrix of experiments, each job once; interrupt it at will, the same command goes on.
+
+    The exit code is 1 where rows failed, 2 for what you can put right, 130 after Ctrl-C.
+    """
     from fedmerge.study.bench import receipt
 
     settled = _settled(config, changes or [], folder, retry)
@@ -45,17 +49,21 @@ def bench(
         from fedmerge.study.bench.engine import bench as run_bench
         from fedmerge.study.reports.again import write_again
 
-        with live_view(err, quiet=as_json) as watch:
-            study = run_bench(
-                config,
-                changes=changes or [],
-                out=folder,
-                workers=workers,
-                device=device,
-                retry=retry,
-                extend=extend,
-                watch=watch,
-            )
+        try:
+            with live_view(err, quiet=as_json) as watch:
+                study = run_bench(
+                    config,
+                    changes=changes or [],
+                    out=folder,
+                    workers=workers,
+                    device=device,
+                    retry=retry,
+                    extend=extend,
+                    watch=watch,
+                )
+        except KeyboardInterrupt:
+            say(err, "stopped: every finished job is kept, and the same command goes on.")
+            raise typer.Exit(130) from None
         write_again(study.folder)
         settled = study.summary | {"answer": study.answer}
         receipt.add(study.folder, {"answer": settled["answer"]})
@@ -64,6 +72,7 @@ def bench(
     if as_json:
         told = {key: settled[key] for key in keys if key in settled} | {"remarks": settled.get("remarks", [])}
         print_json(told | {"report": str(place / "report.html")})
+        _end(settled)
         return
     failed = settled["failed"]
     if "answer" in settled:
@@ -75,6 +84,12 @@ def bench(
         say(err, f"failed: {rows} x {reason} (--retry does them again)")
     say(out, f"report:  {place / 'report.html'}")
     say(out, f"results: {place / 'results.parquet'}")
+    _end(settled)
+
+
+def _end(settled: dict[str, Any]) -> None:
+    if settled["failed"]:
+        raise typer.Exit(FAILED)
 
 
 def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) -> dict[str, Any] | None:
@@ -89,12 +104,13 @@ def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) 
 
 
 @contextmanager
-def live_view(console: Console, quiet: bool = False) -> Iterator[Watch | None]:
-    """Yield a callback that draws a ``Standing``, or None off a terminal."""
-    if quiet or not console.is_terminal:
-        yield None
-        return
+def live_view(console: Console, quiet: bool = False) -> Iterator[Watch]:
+    """Yield a callback that draws a ``Standing``; off a terminal, or quiet, it feeds lines."""
     view = _View()
+    if quiet or not console.is_terminal:
+        with lines(console, view.line):
+            yield view.take
+        return
     with Live(view, console=console, refresh_per_second=4, transient=True):
         yield view.take
 
@@ -108,6 +124,20 @@ class _View:
     def take(self, standing: Standing) -> None:
         """Draw this from now on."""
         self._standing = standing
+
+    def line(self) -> str:
+        """The standing in a line."""
+        standing = self._standing
+        if standing is None:
+            return "reading the study"
+        parts = [f"{standing.done + standing.failed} of {standing.jobs} jobs"]
+        if standing.failed:
+            parts.append(f"{standing.failed} failed")
+        if standing.seconds_left is not None:
+            parts.append(f"about {clock(standing.seconds_left)} left")
+        now = time.monotonic()
+        running = [f"{label} ({clock(now - since)})" for label, since in list(standing.running.items())]
+        return ", ".join(parts) + (f"; now {'; '.join(running)}" if running else "")
 
     def __rich__(self) -> Group:
         standing = self._standing
@@ -125,13 +155,3 @@ class _View:
             [Text(f"  last failure: {standing.last_failure}", style="red")] if standing.last_failure else []
         )
         return Group(line, *running, *last)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as ``9 s``, ``12 min 5 s`` or ``3 h 4 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -8,8 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedmerge.cli.app import Changes, Config, Json, Resume, RunFolder, app, err, out, print_json, say
-from fedmerge.cli.progress import progress_bar
+from fedmerge.cli.app import (
+    FAILED,
+    Changes,
+    Config,
+    Json,
+    Resume,
+    RunFolder,
+    Seed,
+    app,
+    err,
+    out,
+    print_json,
+    say,
+)
+from fedmerge.cli.progress import lines, progress_bar
 from fedmerge.errors import FedMergeError
 from fedmerge.files import write
 
@@ -25,7 +38,7 @@ def run(
     config: Config = None,
     changes: Changes = None,
     folder: RunFolder = None,
-    seed: Annotated[int | None, typer.Option(help="Run this seed alone.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Run this seed alone.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     backend: Annotated[
         str, typer.Option(help="Where the hospitals work: local (this process) or ray (worker processes).")
@@ -33,7 +46,7 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes of Ray.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes of Ray.")] = None,
     cpus: Annotated[float | None, typer.Option(help="CPUs of a worker; may be a fraction.")] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None,
     resume: Resume = None,
@@ -41,7 +54,8 @@ def run(
 ) -> None:
     """Train the hospitals, fuse their models, deploy at the unseen one; print the table, write the report.
 
-    Ctrl-C ends it after what is in flight, twice at once; --resume goes on with it.
+    Ctrl-C ends it after what is in flight, twice at once; --resume goes on with it. The exit code is 1 where
+    a method failed, 2 for what you can put right, 130 after Ctrl-C.
     """
     from fedmerge.study.interrupt import Stopped
     from fedmerge.study.run import run as run_experiment
@@ -63,6 +77,14 @@ def run(
         say(err, str(stopped))
         raise typer.Exit(130) from None
     show_result(result, as_json)
+    end(result)
+
+
+def end(result: Result) -> None:
+    """End the command with exit code 1 where rows are missing because methods failed."""
+    if result.failed:
+        say(err, f"{result.failed} of the methods failed and have no rows", style="red")
+        raise typer.Exit(FAILED)
 
 
 def show_result(result: Result, as_json: bool = False) -> None:
@@ -77,6 +99,7 @@ def show_result(result: Result, as_json: bool = False) -> None:
                 "answer": result.answer,
                 "provenance": result.provenance,
                 "remarks": list(result.remarks),
+                "failed": result.failed,
                 "failures": json.loads(result.failures.to_json(orient="records")),
                 "rows": json.loads(result.table.to_json(orient="records")),
             }
@@ -108,10 +131,17 @@ def methods(
     from fedmerge.errors import unknown
     from fedmerge.models import zoo
 
+    if name is not None and name.startswith("torchvision:"):
+        zoo.check_network(name, {})
+        say(out, f"{name}: a network of torchvision's (model); no options")
+        return
     known = fedmerge.methods()
-    chosen = [method for method in known if name in (None, method.name)]
+    networks = [*zoo.NETWORKS]
+    chosen = [
+        method for method in (known if name is None else [*known, *networks]) if name in (None, method.name)
+    ]
     if not chosen:
-        raise unknown("method", str(name), {method.name for method in known})
+        raise unknown("method or network", str(name), {method.name for method in [*known, *networks]})
     if as_json:
         print_json([method_record(method) for method in chosen])
     elif name is not None:
@@ -120,7 +150,7 @@ def methods(
     else:
         out.print(methods_table(chosen))
         say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME")
-        say(out, "options and formulas of one method: fedmerge methods NAME")
+        say(out, "options and formulas of one method or network: fedmerge methods NAME")
 
 
 @sites.command("list")
@@ -140,9 +170,10 @@ def list_cohorts(as_json: Json = False) -> None:
 def show_cohort(
     cohort: Annotated[str, typer.Argument(help="A cohort's name, or a YAML file.")],
     picture: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The contact sheet. Default: COHORT.png")
+        Path | None,
+        typer.Option("--out", "-o", help="The contact sheet. Default: COHORT.png in the current folder."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The seed of the partition and the scanners.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Show a cohort: its hospitals, their images by class, what to know of them, and a contact sheet."""
@@ -151,11 +182,15 @@ def show_cohort(
     from fedmerge.data.checks import remarks
     from fedmerge.study import figures
 
-    built = build_cohort(read_cohort(cohort), seed)
-    path = picture or Path(f"{built.name}.png")
-    sheet = figures.samples(built)
+    with lines(err, lambda: f"reading the images of {cohort}"):
+        built = build_cohort(read_cohort(cohort), seed)
+        path = Path(f"{built.name}.png") if picture is None else picture
+        path = (path / f"{built.name}.png" if path.is_dir() else path).absolute()
+        if not path.suffix:
+            raise FedMergeError(f"'{path}' is no picture's name: end it in .png, .svg or .pdf.")
+        sheet = figures.samples(built)
     try:
-        write(path, lambda part: sheet.savefig(part, dpi=150, format=path.suffix[1:] or None))
+        write(path, lambda part: sheet.savefig(part, dpi=150, format=path.suffix[1:]))
     except ValueError as error:
         raise FedMergeError(
             f"the picture '{path}' cannot be written ({error}): choose another with --out."
@@ -183,14 +218,15 @@ def show_cohort(
 def export_cohort(
     cohort: Annotated[str, typer.Argument(help="A cohort's name, or a YAML file.")],
     folder: Annotated[Path, typer.Argument(help="Where to, new or empty.")],
-    seed: Annotated[int, typer.Option(help="The seed of the partition and the scanners.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Take a cohort apart to try a deployment: a folder for each hospital, with its images and its file."""
     from fedmerge.data import build_cohort, read_cohort
     from fedmerge.data.export import export
 
-    built = build_cohort(read_cohort(cohort), seed)
-    server = export(built, folder)
+    with lines(err, lambda: f"writing the images of {cohort} into {folder}"):
+        built = build_cohort(read_cohort(cohort), seed)
+        server = export(built, folder)
     for site in built.sites:
         say(out, f"{site.name}: {folder / site.name / site.name}.yaml")
     say(out, f"the server's cohort: {server}")

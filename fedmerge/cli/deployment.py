@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedmerge.cli.app import Changes, Config, Json, Resume, RunFolder, app, err, out, print_json, say
+from fedmerge.cli.progress import lines
 
 deployment = typer.Typer(
     help="Hospitals on machines of their own: certificates, keys, starting, running (docs/deployment.md).",
@@ -118,7 +119,7 @@ def run(
     patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 300.0,
 ) -> None:
     """Run an experiment with the hospitals that are there; print the table, write the report."""
-    from fedmerge.cli.commands import show_result
+    from fedmerge.cli.commands import end, show_result
     from fedmerge.study.deployed import run_deployed
 
     seen: list[str] = []
@@ -128,8 +129,8 @@ def run(
             seen.append(status)
             say(err, f"the run is {status}")
 
-    show_result(
-        run_deployed(
+    with lines(err, lambda: f"the run is {seen[-1] if seen else 'being sent'}"):
+        done = run_deployed(
             folder,
             config,
             changes=changes or [],
@@ -139,4 +140,5 @@ def run(
             patience=patience,
             progress=progress,
         )
-    )
+    show_result(done)
+    end(done)

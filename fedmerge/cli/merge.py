@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fedmerge.cli.app import Json, app, out, print_json, say
+from fedmerge.cli.app import Json, Seed, app, err, out, print_json, say
+from fedmerge.cli.progress import lines
 
 
 @app.command()
@@ -25,7 +26,7 @@ def merge(
         str | None, typer.Option(help="Fusion images: npz:FILE, medmnist:NAME, folder:DIR or digits.")
     ] = None,
     split: Annotated[str, typer.Option(help="The split of data that is used: train, val or test.")] = "val",
-    images: Annotated[int, typer.Option(help="At most so many images, the same of each class.")] = 400,
+    images: Annotated[int, typer.Option(min=1, help="At most so many images, the same of each class.")] = 400,
     labelled: Annotated[bool, typer.Option(help="Whether the method may see the images' classes.")] = False,
     start: Annotated[
         Path | None, typer.Option(help="The weights from which all were trained (task vectors).")
@@ -34,28 +35,29 @@ def merge(
         list[str] | None, typer.Option("--set", metavar="A=B", help="A method's option; may be repeated.")
     ] = None,
     after: Annotated[str, typer.Option(help="none, repair or batch-norm.")] = "none",
-    seed: Annotated[int, typer.Option(help="The seed of everything that is drawn.")] = 0,
+    seed: Seed = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Fuse models of one network into one, and write it with a card of what it was made of."""
     from fedmerge.study.merge_files import merge_files
 
-    result = merge_files(
-        models,
-        output,
-        method,
-        network=model,
-        data=data,
-        split=split,
-        images=images,
-        labelled=labelled,
-        start=start,
-        changes=options or [],
-        after=after,
-        seed=seed,
-        device=device,
-    )
+    with lines(err, lambda: f"merging {len(models)} models by {method}"):
+        result = merge_files(
+            models,
+            output,
+            method,
+            network=model,
+            data=data,
+            split=split,
+            images=images,
+            labelled=labelled,
+            start=start,
+            changes=options or [],
+            after=after,
+            seed=seed,
+            device=device,
+        )
     if as_json:
         print_json(
             {

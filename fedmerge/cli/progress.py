@@ -1,24 +1,79 @@
-"""A progress bar with the time left; silent where nobody is looking."""
+"""What runs and how far it is: live on a terminal, else a line on stderr at least every ten seconds."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fedmerge.cli.app import say
+
 Show = Callable[[str, float, float], None]
+EVERY, LOOK = 8.0, 1.0
+"""Seconds between two lines, and between two looks at the clock: together below ten."""
+
+
+class Lines:
+    """Lines of text about work that goes on, at most one in ``EVERY`` seconds; short work has none.
+
+    status: returns what there is to say now. tell: takes a line. clock: seconds, as ``time.monotonic``.
+    """
+
+    def __init__(
+        self,
+        status: Callable[[], str],
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._status, self._tell, self._clock = status, tell, clock
+        self._began = self._last = clock()
+
+    def look(self) -> None:
+        """Say a line if one is due."""
+        now = self._clock()
+        if now - self._last >= EVERY:
+            self._last = now
+            self._tell(f"after {clock(now - self._began)}: {self._status()}")
 
 
 @contextmanager
-def progress_bar(console: Console, quiet: bool = False) -> Iterator[Show | None]:
-    """Yield a callback ``(stage, done, total)`` that draws a bar, or None off a terminal.
+def lines(console: Console, status: Callable[[], str]) -> Iterator[None]:
+    """Say lines about the work in the block, from a thread of their own, so that silent work has them too."""
+    written = Lines(status, lambda line: say(console, line))
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK):
+            written.look()
+
+    thread = threading.Thread(target=watch, daemon=True, name="progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def progress_bar(console: Console, quiet: bool = False) -> Iterator[Show]:
+    """Yield a callback ``(stage, done, total)`` that draws a bar; off a terminal, or quiet, it feeds lines.
 
     A stage may name its part after a comma ("training, north"); the bar and its clock run over the stage.
     """
     if quiet or not console.is_terminal:
-        yield None
+        now = "preparing"
+
+        def take(text: str, done: float, total: float) -> None:
+            nonlocal now
+            now = f"{text}, {100 * done / total:.0f} %" if total else text
+
+        with lines(console, lambda: now):
+            yield take
         return
     columns = (
         TextColumn("{task.description}"),
@@ -40,3 +95,13 @@ def progress_bar(console: Console, quiet: bool = False) -> Iterator[Show | None]
             bar.update(task, description=text, completed=done, total=total)
 
         yield show
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``9 s``, ``12 min 5 s`` or ``3 h 4 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

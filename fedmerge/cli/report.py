@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fedmerge.cli.app import Json, app, out, print_json, say
+from fedmerge.cli.app import Json, app, err, out, print_json, say
+from fedmerge.cli.progress import lines
 
 
 @app.command()
@@ -20,10 +21,14 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the report of a run or a study again; nothing else in its folder is touched."""
-    from fedmerge.study.reports.again import write_again
+    from fedmerge.study.reports.again import unfinished, write_again
 
-    kind, written = write_again(path, target)
+    with lines(err, lambda: f"writing the report of {path}"):
+        kind, written = write_again(path, target)
+    left = unfinished(path)
     if as_json:
-        print_json({"kind": kind, "report": str(written)})
+        print_json({"kind": kind, "report": str(written), "unfinished": left})
         return
+    if left is not None:
+        say(err, f"note: {left}")
     say(out, f"report:  {written}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from fedmerge.cli.app import Json, app, out, print_json, say
+from fedmerge.cli.app import Json, app, err, out, print_json, say
 from fedmerge.errors import FedMergeError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def results(
 
     if file is not None and file.suffix not in (".csv", ".parquet"):
         raise FedMergeError(f"'{file}' has no known format: end its name in .csv or .parquet.")
-    frame = ask(query, runs)
+    frame = ask(query, runs, tell=lambda sentence: say(err, f"note: {sentence}"))
     if file is not None:
         try:
             write_table(file, frame)

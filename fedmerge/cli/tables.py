@@ -63,11 +63,12 @@ def methods_table(known: Sequence[Method]) -> Table:
 def method_text(method: Method) -> str:
     """One method in words: title, paper, needs, options with their defaults, and its docstring."""
     options = [f"  {name}: {field.default!r}" for name, field in method.options.model_fields.items()]
+    needs = f"needs: {', '.join(method.needs.names()) or 'nothing but the models'}"
     return "\n".join(
         [
             f"{method.name}: {method.title} ({method.station})",
-            f"paper: {method.paper}",
-            f"needs: {', '.join(method.needs.names()) or 'nothing but the models'}",
+            *([f"paper: {method.paper}"] if method.paper else []),
+            *([needs] if method.station != "model" else []),
             "options and defaults:" if options else "no options",
             *options,
             "",

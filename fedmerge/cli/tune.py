@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from fedmerge.cli.app import Json, app, out, print_json, say
+from fedmerge.cli.app import Json, app, err, out, print_json, say
+from fedmerge.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,16 +43,18 @@ def tune(
     from fedmerge.yaml_text import read_yaml
 
     given = None if values is None else [read_yaml(part, "--values") for part in values.split(",")]
-    entry, found = tune_run(
-        run,
-        target=target,
-        method=method,
-        option=option,
-        values=given,
-        stream=stream,
-        seed=seed,
-        device=device,
-    )
+    with progress_bar(err, quiet=as_json) as progress:
+        entry, found = tune_run(
+            run,
+            target=target,
+            method=method,
+            option=option,
+            values=given,
+            stream=stream,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
     line = yaml.safe_dump(
         {"testtime": [chosen_entry(entry, found)]}, default_flow_style=None, sort_keys=False, width=10_000
     ).strip()

@@ -69,9 +69,8 @@ def _advice(spec: CohortSpec, site: SiteSpec, group: Sequence[Splits], n_classes
 
 def _most_sites(spec: CohortSpec, group: Sequence[Splits], n_classes: int) -> int:
     """How many sites of equal shares a source feeds: each gets at least floor(images / sites) of a class."""
-    splits = zip(*group, strict=True)
     train, val, test = (
-        torch.stack([part.class_counts(n_classes) for part in parts]).sum(0) for parts in splits
+        torch.stack([part[i].class_counts(n_classes) for part in group]).sum(dim=0) for i in range(3)
     )
 
     def feeds(sites: int) -> bool:

@@ -13,6 +13,8 @@ from fedmerge.data.images import Split
 from fedmerge.data.raw import SPLITS
 from fedmerge.data.sources import REMOTE
 from fedmerge.errors import FedMergeError
+from fedmerge.files import saying
+from fedmerge.validation import is_there
 
 SERVER = "server"
 
@@ -22,10 +24,16 @@ def export(cohort: Cohort, folder: Path) -> Path:
 
     The images are as the scanner shows them, in the splits they have, so that what is trained on them has
     the same bits. The server's file, ``folder/server.yaml``, has the sites that train as remote and the
-    images of the unseen ones. Raises FedMergeError for a folder that is there, or a site without images here.
+    images of the unseen ones. Raises FedMergeError for a folder that is there or cannot be
+    written, or a site without images here.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_there(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise FedMergeError(f"'{folder}' is already there and not empty: choose a new folder.")
+    with saying(folder):
+        return _export(cohort, folder)
+
+
+def _export(cohort: Cohort, folder: Path) -> Path:
     channels, height, width = cohort.shape
     common: dict[str, Any] = {"channels": channels, "classes": list(cohort.class_names)}
     common |= {"minimum": {"samples": 1, "classes": 1}}  # it was judged when the cohort was built

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict
 
 from fedmerge.data import Cohort, CohortSpec, Site
 from fedmerge.data.sources import Arrays
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 from fedmerge.files import Damaged, digest, locked, read_sealed, write_sealed, write_text
 from fedmerge.study.config import Experiment, read_experiment
-from fedmerge.validation import differences, load_yaml
+from fedmerge.validation import differences, is_there, load_yaml
 
 NAME, CONFIG = "run.json", "config.yaml"
 
@@ -101,8 +101,8 @@ def resolved(experiment: Experiment, spec: CohortSpec) -> dict[str, Any]:
 
 def read_begun(folder: Path) -> Begun | None:
     """What run.json says; None where it is damaged. Raises FedMergeError for a folder that cannot go on."""
-    if not (folder / CONFIG).is_file():
-        raise FedMergeError(f"'{folder}' is not the folder of a run: it has no {CONFIG}.")
+    if not is_there(folder / CONFIG):
+        raise FedMergeError(f"'{short(folder)}' is not the folder of a run: it has no {CONFIG}.")
     if not (folder / NAME).is_file():
         raise FedMergeError(
             f"the run in '{folder}' cannot go on, because nothing of it was kept (there is no {NAME}): begin "

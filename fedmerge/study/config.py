@@ -227,7 +227,7 @@ def find_config(source: str | Path) -> Path:
     """The configuration file: the path as given, or a shipped configuration by name."""
     path = Path(source)
     if is_folder(path):
-        raise FedMergeError(f"'{path}' is a folder: name a YAML file (to go on with a run: --resume {path}).")
+        raise FedMergeError(f"'{path}' is a folder{_holds(path)}: name a YAML file.")
     if is_there(path):
         return path
     for folder in _shipped():
@@ -239,6 +239,15 @@ def find_config(source: str | Path) -> Path:
         f"there is no configuration '{short(source)}'.{nearest(path.stem, names)} Give a YAML file, or one "
         f"of the shipped ones: {', '.join(names)}."
     )
+
+
+def _holds(folder: Path) -> str:
+    """What to do with the folder of a run or a study that is named in the place of a file."""
+    if (folder / "run.json").is_file():
+        return f" (to go on with the run in it: fedmerge run --resume {folder})"
+    if (folder / "study.yaml").is_file():
+        return f" (to go on with the study in it: fedmerge bench {folder / 'study.yaml'} --out {folder})"
+    return ""
 
 
 def _shipped() -> list[Path]:

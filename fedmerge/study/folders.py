@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 from fedmerge.files import check_writable
+from fedmerge.validation import is_there
 
 
 def new_folder(name: str, out: str | Path | None) -> Path:
     """Make the folder of a run: ``out``, which must be new or empty, or the next free ``runs/NAME-001``."""
     if out is not None:
         folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if is_there(folder) and (not folder.is_dir() or any(folder.iterdir())):
             raise FedMergeError(f"'{folder}' is already there and not empty: give --out a new folder.")
         _make(folder, exist_ok=True)
         return folder
@@ -33,6 +34,6 @@ def _make(folder: Path, exist_ok: bool) -> None:
         raise
     except OSError as error:
         raise FedMergeError(
-            f"the folder '{folder}' cannot be written ({error.strerror}): give another one with --out."
+            f"the folder '{short(folder)}' cannot be written ({error.strerror}): give another one with --out."
         ) from None
     check_writable(folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 
 PACKAGES = ("fedmerge", "torch", "torchvision", "flwr", "numpy", "pandas", "medmnist")
 
@@ -24,7 +24,7 @@ def pick_device(name: str) -> str:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise FedMergeError(
-            f"device '{name}' cannot be used on this machine: choose 'auto', 'cpu'"
+            f"device '{short(name)}' cannot be used on this machine: choose 'auto', 'cpu'"
             + (" or 'cuda'." if torch.cuda.is_available() else " (there is no CUDA device).")
         ) from None
     return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from fedmerge.data.fusion import balanced
 from fedmerge.data.images import Split, resize, to_channels
 from fedmerge.data.sources import load_source
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 from fedmerge.merging import FUSION, MergeResult, merge
 from fedmerge.models.bare import bare
 from fedmerge.models.pool import ModelCard, load_weights, read_card, write_model
@@ -21,7 +22,7 @@ from fedmerge.models.zoo import ModelSpec, build, default_normalisation
 from fedmerge.seeding import numpy_generator
 from fedmerge.study.changes import apply_change
 from fedmerge.study.machine import pick_device
-from fedmerge.validation import validate
+from fedmerge.validation import is_folder, is_there, validate
 from fedmerge.yaml_text import read_yaml
 
 SHAPE = ("in_channels", "n_classes", "image_size")
@@ -56,8 +57,14 @@ def merge_files(
     that cannot be read or written, an output that is there already, an ensemble (it is not one network), and
     whatever ``merge`` refuses.
     """
-    if output.exists() or output.suffix != ".safetensors":
-        raise FedMergeError(f"'{output}' must be a new file that ends in .safetensors: choose another name.")
+    if is_there(output) or output.suffix != ".safetensors":
+        raise FedMergeError(
+            f"'{short(output)}' must be a new file that ends in .safetensors: choose another name."
+        )
+    if not is_folder(output.absolute().parent):
+        raise FedMergeError(f"there is no folder '{short(output.parent)}' to write into: make it first.")
+    if not os.access(output.absolute().parent, os.W_OK):
+        raise FedMergeError(f"the folder '{output.parent}' cannot be written: choose another with --out.")
     registered = FUSION[method]
     if method.startswith("ensemble"):
         raise FedMergeError(

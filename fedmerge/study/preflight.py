@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fedmerge.data import Cohort, FusionData
+from fedmerge.data import Cohort, CohortSpec, FusionData, build_cohort
 from fedmerge.data.fusion import server_set
-from fedmerge.errors import FedMergeError, nearest
+from fedmerge.errors import Faults, FedMergeError, nearest
 from fedmerge.federation.aggregators.fused import SUMMED
 from fedmerge.federation.refusals import check_plan
 from fedmerge.federation.sums.packing import MINIMUM
@@ -17,38 +17,64 @@ from fedmerge.training import needs_batch_statistics
 
 
 def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> None:
-    """Raise FedMergeError for what cannot be: network, federation, batch size, images to fuse with.
+    """Raise FedMergeError for all that cannot be: network, federation, batch sizes, images to fuse with.
 
     elsewhere: whether hospitals with images of their own take part; else every image must be here.
     """
+    faults = Faults()
     who = federations(cohort, experiment)
     members = {name for federation in who for name in federation.members}
     visited = {name for federation in who for name in federation.targets}
     visited |= {site.name for site in cohort.sites if site.name not in members}
-    _check_here(cohort, visited, elsewhere)
-    for federation in who:
-        check_plan(plan_of(experiment, cohort, experiment.seeds[0]), len(federation.members))
-    network = build(model_spec(experiment, cohort), seed=0)
+    with faults.kept():
+        _check_here(cohort, visited, elsewhere)
+    for size in dict.fromkeys(len(federation.members) for federation in who):
+        with faults.kept():
+            check_plan(plan_of(experiment, cohort, experiment.seeds[0]), size)
+    with faults.kept():
+        network = build(model_spec(experiment, cohort), seed=0)
+        _check_batches(experiment, cohort, members, needs_batch_statistics(network)).say()
+    with faults.kept():
+        _check_round_sums(experiment, cohort, members)
+    if experiment.fusion_data is not None:
+        with faults.kept():
+            _check_fusion_data(experiment, experiment.fusion_data, cohort, members)
+    faults.say()
+
+
+def check_seeds(experiment: Experiment, spec: CohortSpec, first: Cohort, elsewhere: bool = False) -> None:
+    """The same for each seed's cohort, of which ``first`` is that of the first; each fault says its seed."""
+    check(experiment, first, elsewhere)
+    faults = Faults()
+    for seed in experiment.seeds[1:]:
+        try:
+            check(experiment, build_cohort(spec, seed), elsewhere)
+        except FedMergeError as error:
+            faults.found += error.inside(f"seed {seed}").args
+    faults.say()
+
+
+def _check_batches(experiment: Experiment, cohort: Cohort, members: set[str], normed: bool) -> Faults:
+    """Batches that a network cannot be trained with, and hospitals that cannot fill one."""
+    faults = Faults()
     for options, field in (
         (experiment.training.local, "training.batch_size"),
         (experiment.training.fine_tune, "training.fine_tune.batch_size"),
     ):
         if options == "none":
             continue
-        if options.batch_size == 1 and needs_batch_statistics(network):
-            raise FedMergeError(
+        if options.batch_size == 1 and normed:
+            faults.found.append(
                 f"{field} is 1, but '{experiment.model.name}' has batch norm, which cannot normalise one "
                 "image: set it to at least 2, or choose a network without batch norm."
             )
         for site in cohort.sites:
             if site.name in members and not site.remote and len(site.train) < options.batch_size:
-                raise FedMergeError(
+                faults.found.append(
                     f"site '{site.name}' has {len(site.train)} training images, fewer than {field} "
                     f"{options.batch_size}: lower it to at most {len(site.train)}."
                 )
-    _check_round_sums(experiment, cohort, members)
-    if experiment.fusion_data is not None:
-        _check_fusion_data(experiment, experiment.fusion_data, cohort, members)
+    return faults
 
 
 def _check_here(cohort: Cohort, visited: set[str], elsewhere: bool) -> None:

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
+from fedmerge.study.united import sentence_of, unite
+from fedmerge.validation import is_folder, is_there
 
 if TYPE_CHECKING:
     import duckdb
 
 RESULTS = "results.parquet"
+QUESTIONS = ("SELECT", "EXPLAIN", "MULTI")
+"""Kinds of statement that only ask; DuckDB calls a PIVOT ``MULTI``."""
 
 
-def query(sql: str, folder: str | Path = "runs") -> pd.DataFrame:
-    """Ask a SQL question (DuckDB's dialect) of the table ``results``.
+def query(sql: str, folder: str | Path = "runs", tell: Callable[[str], None] | None = None) -> pd.DataFrame:
+    """Ask one SQL question (DuckDB's dialect) of the table ``results``.
 
     The table holds the rows of every results.parquet in the folder and its subfolders, or of one parquet
-    file; columns are united by name, NULL where a file lacks one. ``folder`` is an extra column: where the
-    rows lie, relative to the given folder ("." for itself), unless the file has one already. The parts of a
-    study in its ``jobs`` folder are left out, for the study's own file has them.
+    file; columns are united by name and type (``unite``), NULL where a file lacks one. ``folder`` is an extra
+    column: where the rows lie, relative to the given folder ("." for itself), unless the file has one
+    already. The parts of a study in its ``jobs`` folder are left out, for the study's own file has them.
+    A file that cannot be read is left out, and ``tell`` is called with a sentence (without it: a warning).
 
     The rows are copied into memory, then DuckDB's way to files and network is shut: a question can neither
-    read nor write another file. Raises FedMergeError if there are no results, a file is damaged, or the
-    question is not understood.
+    read nor write another file. Raises FedMergeError if there are no results that can be read, if the
+    question is not understood, and for several questions or one that is no question.
     """
     import duckdb
 
@@ -34,64 +40,51 @@ def query(sql: str, folder: str | Path = "runs") -> pd.DataFrame:
     files = results_files(root)
     # a folder for temporary files would be one in the working directory
     with duckdb.connect(config={"temp_directory": ""}) as connection:
-        _load(connection, files, root.resolve())
+        for sentence in unite(connection, files, root.resolve()):
+            (tell or warnings.warn)(sentence)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
-            answer = connection.execute(sql)
-            described = answer is not None and answer.description is not None
+            _check_one(connection.extract_statements(sql))
+            return connection.execute(sql).df()
         except duckdb.Error as error:
             raise FedMergeError(
-                f"the query is not understood: {_sentence(error)}. "
+                f"the query is not understood: {sentence_of(error)}. "
                 f"The table results has the columns {', '.join(_columns(connection))}."
             ) from None
-        if not described:
-            raise FedMergeError("the query asks nothing: write, for example, SELECT * FROM results.")
-        return answer.df()
 
 
 def results_files(root: Path) -> list[Path]:
     """The result files at or beneath a path, sorted, without those of jobs. Raises FedMergeError if none."""
-    if root.is_file():
+    if is_there(root) and root.is_file():
         return [root.resolve()]
-    if not root.is_dir():
-        raise FedMergeError(f"there is no folder '{root}': name the folder of your runs or studies.")
-    inside = (path.relative_to(root) for path in root.rglob(RESULTS))
-    files = sorted(root.resolve() / path for path in inside if "jobs" not in path.parts)
+    if not is_folder(root):
+        raise FedMergeError(f"there is no folder '{short(root)}': name the folder of your runs or studies.")
+    files = sorted(path.resolve() for path in root.rglob(RESULTS) if not _of_a_job(path, root))
     if not files:
         raise FedMergeError(f"there are no results in '{root}': no {RESULTS} lies in it or its subfolders.")
     return files
 
 
-def _load(connection: duckdb.DuckDBPyConnection, files: list[Path], root: Path) -> None:
-    import duckdb
+def _of_a_job(path: Path, root: Path) -> bool:
+    """Whether a file lies beneath the ``jobs`` folder of a study that itself lies at or beneath ``root``."""
+    above = path.relative_to(root).parents
+    return any((root / folder.parent / "study.yaml").is_file() for folder in above if folder.name == "jobs")
 
-    escaped = [re.sub(r"([\[*?])", r"[\1]", str(path)) for path in files]  # names, not patterns
-    try:
-        connection.execute(
-            "CREATE TABLE results AS SELECT * FROM "
-            "read_parquet(?, union_by_name = true, filename = '_file', hive_partitioning = false)",
-            [escaped],
-        )
-    except duckdb.Error as error:
+
+def _check_one(statements: list[duckdb.Statement]) -> None:
+    if not statements:
+        raise FedMergeError("the query asks nothing: write, for example, SELECT * FROM results.")
+    if len(statements) > 1:
         raise FedMergeError(
-            f"the results cannot be read: {_sentence(error)}. Repeat that run, or move its folder away."
-        ) from None
-    folders = ["." if path == root else path.parent.relative_to(root).as_posix() for path in files]
-    connection.execute("ALTER TABLE results ADD COLUMN IF NOT EXISTS folder VARCHAR")
-    connection.execute(
-        "UPDATE results SET folder = coalesce(results.folder, f.folder) "
-        "FROM (SELECT unnest(?) AS path, unnest(?) AS folder) AS f WHERE _file = f.path",
-        [[str(path) for path in files], folders],
-    )
-    connection.execute("ALTER TABLE results DROP COLUMN _file")
+            f"these are {len(statements)} queries, and only one is answered: ask one at a time, or unite "
+            "them with UNION ALL."
+        )
+    kind = statements[0].type.name
+    if kind not in QUESTIONS:
+        raise FedMergeError(f"the query is no question ({kind}): results are only read. Write a SELECT.")
 
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> list[str]:
     rows = connection.execute("SELECT name FROM pragma_table_info('results')").fetchall()
     return [str(name) for (name,) in rows]
-
-
-def _sentence(error: Exception) -> str:
-    """DuckDB's first line without its kind of error and full stop."""
-    return str(error).splitlines()[0].partition("Error: ")[2].rstrip(".! ") or str(error)

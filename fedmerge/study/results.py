@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,17 @@ class Result:
     folder: Path
     reliability: pd.DataFrame | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> int:
+        """How many methods failed at a site and seed, and so have no row; 0: every row is there.
+
+        A hospital that fails in a round is left out of it, which is no failure of the run.
+        """
+        entries = (*self.experiment.fusion, *self.experiment.testtime)
+        known = {"pooled", *(entry.label for entry in entries)}
+        where = map(str, self.failures["where"] if len(self.failures) else ())
+        return sum(each in known or each.startswith("alone:") for each in where)
 
     def summary(self) -> pd.DataFrame:
         """Scores by method, averaged over unseen sites, then over seeds.
@@ -174,8 +186,8 @@ def open_result(folder: str | Path) -> Result:
     folder = Path(folder)
     if (folder / "run.json").is_file() and not (folder / "results.parquet").is_file():
         raise FedMergeError(
-            f"the run in '{folder}' is not finished and has no tables yet: fedmerge run --resume {folder} "
-            "goes on with it."
+            f"the run in '{folder}' is not finished and has no tables yet: fedmerge run --resume "
+            f"{shlex.quote(str(folder))} goes on with it."
         )
     if not (folder / "results.parquet").is_file() or not (folder / "config.yaml").is_file():
         raise FedMergeError(

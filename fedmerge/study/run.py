@@ -34,7 +34,7 @@ from fedmerge.study.federation_words import federation_in_words
 from fedmerge.study.folders import new_folder
 from fedmerge.study.interrupt import Stopped, stoppable
 from fedmerge.study.machine import describe, pick_device, reproducible
-from fedmerge.study.preflight import check
+from fedmerge.study.preflight import check_seeds
 from fedmerge.study.record import Progress, Record
 from fedmerge.study.report import write_report
 from fedmerge.study.results import COLUMNS, Result, open_result
@@ -65,9 +65,9 @@ def run(
     returned as it is. progress: called with (stage, done, total).
 
     Returns the ``Result``; its tables, models and report lie in ``result.folder``. Raises FedMergeError for
-    bad input, with nothing written where it can be seen before the start. Every piece of a run is kept as
-    soon as it is finished. One Ctrl-C ends it after what is in flight, another at once, with ``Stopped``,
-    which says how it goes on.
+    bad input, of any of its seeds, with nothing written where it can be seen before the start. Every piece of
+    a run is kept as soon as it is finished. One Ctrl-C ends it after what is in flight, another at once, with
+    ``Stopped``, which says how it goes on.
 
     >>> result = run("configs/quickstart.yaml")            # doctest: +SKIP
     """
@@ -80,7 +80,7 @@ def run(
     experiment, spec = read_experiment(config, changes, seed, device)
     where = pick_device(experiment.device)
     first = build_cohort(spec, experiment.seeds[0])  # bad data is said before anything is written
-    check(experiment, first, elsewhere=getattr(backend, "remote", False))
+    check_seeds(experiment, spec, first, elsewhere=getattr(backend, "remote", False))
     with go_to(backend) as (place, threads), reproducible(experiment.threads or threads):
         folder = new_folder(experiment.name, out)
         machine = describe(where) | {"hospitals": place.words}

@@ -18,7 +18,7 @@ from fedmerge.study.deployment import Arrivals
 from fedmerge.study.entries import CALIBRATION, MethodConfig, read_method
 from fedmerge.study.federations import federations
 from fedmerge.study.machine import pick_device, reproducible
-from fedmerge.study.record import Record
+from fedmerge.study.record import Progress, Record
 from fedmerge.study.reopen import read_saved
 from fedmerge.study.setup import Setup, set_up
 from fedmerge.testtime import TESTTIME, Node
@@ -120,12 +120,14 @@ def tune_run(
     stream: str | None = None,
     seed: int | None = None,
     device: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[MethodConfig, Tuning]:
     """Tune an option on the models and hospitals of a finished run; returns the entry and what was found.
 
     target: for which unseen site, if there are several. method: a test-time method, or the label of one of
     the run's, whose other options are kept. values: the candidates; ``temperature`` has its own. stream: one
     of the run's streams by name instead of all, or ``iid``. seed: of the run's seeds, by default the first.
+    progress: called with (stage, done, total).
     Raises FedMergeError for a folder that is no run's, a run without models or whose images are not on this
     machine, a name that is not there, and fewer than 3 sources.
     """
@@ -148,12 +150,18 @@ def tune_run(
         experiment = _with_stream(experiment, stream)
     entry = _entry(experiment, method, option, values)
     with reproducible(experiment.threads):
-        setup, place = _reopen(folder, experiment, cohort, seed, target, device)
+        setup, place = _reopen(folder, experiment, cohort, seed, target, device, progress)
         return entry, tune_entry(setup, place, entry)
 
 
 def _reopen(
-    folder: Path, experiment: Experiment, cohort: Cohort, seed: int, target: str | None, device: str | None
+    folder: Path,
+    experiment: Experiment,
+    cohort: Cohort,
+    seed: int,
+    target: str | None,
+    device: str | None,
+    progress: Progress | None,
 ) -> tuple[Setup, str]:
     """The federation that serves ``target``, as the run left it, and the target's name."""
     found = {place: each for each in federations(cohort, experiment) for place in each.targets}
@@ -172,7 +180,7 @@ def _reopen(
             f"'{folder}' keeps no models: there are none in '{kept / 'pool'}'. Do the run again, or put its "
             "models back."
         )
-    record, where = Record({}), pick_device(device or experiment.device)
+    record, where = Record({}, progress), pick_device(device or experiment.device)
     return set_up(experiment, cohort, federation.members, seed, kept, record, where), place
 
 

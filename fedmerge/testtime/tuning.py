@@ -91,7 +91,8 @@ def tune(
     Of values that are equally good the last one counts, numbers taken from small to large: of temperatures
     the largest, which is closest to mean merging. The hospital where the models are deployed has no part in
     it. What the hospitals shared before (federated rounds, a common start) does: a held-out source is not as
-    unseen as a new hospital. No paper gives this protocol; D.4's temperature is published without a value.
+    unseen as a new hospital. No paper gives this protocol: the temperature of
+    entropy-adaptive merging is published without a value.
 
     progress: called with (done, total) nodes. Raises FedMergeError for fewer than 3 sources, names that are
     not distinct, no value, a source without images or with labels or an order of another length.

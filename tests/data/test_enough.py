@@ -43,7 +43,7 @@ def test_sixty_hospitals_of_digits_are_told_how_many_the_source_feeds():
 
 
 def test_the_number_of_sites_is_what_the_classes_allow():
-    """Validation images are the tightest: 7 of the larger class, so 7 sites get one each; 11 // 7 = 1 of 2."""
+    """Validation images are the tightest: 7 of the larger class, so 7 sites get one each."""
     source = arrays([40, 40], [7, 3], [8, 8])
     sentences = refused(cohort(11, source))
     assert all("use at most 7 of the 11 sites" in each for each in sentences)

@@ -111,4 +111,8 @@ def test_a_damaged_file_is_a_sentence(folder):
 def test_the_command(folder):
     shown = CliRunner().invoke(app, ["report", str(folder), "--json"])
     assert shown.exit_code == 0, shown.output
-    assert json.loads(shown.stdout) == {"kind": "run", "report": str(folder / "report.html")}
+    assert json.loads(shown.stdout) == {
+        "kind": "run",
+        "report": str(folder / "report.html"),
+        "unfinished": None,
+    }

@@ -25,6 +25,8 @@ def runs(tmp_path: Path) -> Path:
         "study [1]*/jobs/4f/results.parquet": pd.DataFrame({"method": ["job"], "accuracy": [0.0]}),
         "quick-001/coefficients.parquet": pd.DataFrame({"method": ["coefficient"]}),
     }
+    (folder / "study [1]*").mkdir(parents=True)
+    (folder / "study [1]*" / "study.yaml").write_text("name: study\n")
     for name, frame in frames.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         frame.to_parquet(folder / name, index=False)
@@ -87,12 +89,16 @@ def test_a_relative_folder(runs, monkeypatch):
         "SELECT * FROM glob('{there}/*')",
         "SET enable_external_access = true; SELECT * FROM read_text('{there}/secret.txt')",
         "SELECT * FROM secret",
+        "DELETE FROM results",
+        "CREATE TABLE t AS SELECT 1",
+        "SET threads = 1",
+        "EXPLAIN ANALYZE COPY results TO '{there}/stolen.csv'",
     ],
 )
 def test_no_file_and_no_variable_can_be_reached(runs, sql):
     secret = pd.DataFrame({"word": ["open sesame"]})  # DuckDB would find it by its name
     (runs / "secret.txt").write_text(secret["word"][0])
-    with pytest.raises(FedMergeError, match="query is not understood"):
+    with pytest.raises(FedMergeError, match=r"query is not understood|no question|only one is answered"):
         query(sql.format(there=runs), runs)
     assert not (runs / "stolen.csv").exists()
 
@@ -104,6 +110,10 @@ def test_no_file_and_no_variable_can_be_reached(runs, sql):
         ("SELCT 1", ['"SELCT"', "has the columns"]),
         ("", ["asks nothing"]),
         ("; ;", ["asks nothing"]),
+        ("-- nothing", ["asks nothing"]),
+        ("SELECT 1; SELECT 2", ["2 queries", "one at a time"]),
+        ("SELECT 1; SELECT 2; ;", ["2 queries"]),
+        ("UPDATE results SET accuracy = 1", ["no question (UPDATE)"]),
     ],
 )
 def test_what_is_wrong_with_the_sql_is_one_sentence(runs, sql, words):
@@ -120,9 +130,73 @@ def test_no_results_and_damaged_results_are_said(runs, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FedMergeError, match="there are no results in"):
         query("SELECT 1", tmp_path / "empty")
-    (runs / "quick-001" / "results.parquet").write_text("half a file")
+    for file in runs.rglob("results.parquet"):
+        file.write_text("half a file")
     with pytest.raises(FedMergeError, match=r"quick-001/results\.parquet"):
         query("SELECT 1", runs)
+
+
+def test_a_damaged_file_is_left_out_and_said(runs):
+    (runs / "quick-001" / "results.parquet").write_text("half a file")
+    told: list[str] = []
+    assert query("SELECT method FROM results", runs, tell=told.append)["method"].tolist() == ["mean"]
+    (sentence,) = told
+    assert "quick-001/results.parquet" in sentence
+    assert "left out" in sentence
+    with pytest.warns(UserWarning, match="quick-001"):
+        query("SELECT 1", runs)
+
+
+def put(folder: Path, **columns: list) -> None:
+    folder.mkdir()
+    pd.DataFrame(columns).to_parquet(folder / "results.parquet", index=False)
+
+
+def test_one_file_of_text_does_not_turn_numbers_to_text(tmp_path):
+    put(tmp_path / "a", seed=[1, 2], accuracy=[0.5, 0.25])
+    put(tmp_path / "a2", seed=[4], accuracy=[0.0])
+    put(tmp_path / "b", seed=["3"], accuracy=[1])
+    put(tmp_path / "c", seed=["three"], accuracy=[1.0])
+    told: list[str] = []
+    frame = query("SELECT sum(seed) AS s, sum(accuracy) AS a FROM results", tmp_path, tell=told.append)
+    assert (frame["s"][0], frame["a"][0]) == (10, 1.75)
+    assert len(told) == 1
+    assert "'three'" in told[0]
+    assert "c/results.parquet" in told[0]
+
+
+def test_a_column_that_is_empty_in_a_file_has_no_say(tmp_path):
+    put(tmp_path / "a", device=[None, None], seed=[1, 2])
+    put(tmp_path / "b", device=["cpu"], seed=[None])
+    frame = query("SELECT device, seed FROM results ORDER BY folder", tmp_path, tell=pytest.fail)
+    assert frame["device"].isna().tolist() == [True, True, False]
+    assert frame["seed"].dropna().tolist() == [1, 2]
+
+
+def test_text_in_most_files_stays_text(tmp_path):
+    for name in "abc":
+        put(tmp_path / name, level=[name])
+    put(tmp_path / "d", level=[4])
+    assert query("SELECT level FROM results ORDER BY 1", tmp_path)["level"].tolist() == ["4", "a", "b", "c"]
+
+
+def test_only_the_jobs_of_a_study_are_left_out(tmp_path):
+    put(tmp_path / "jobs", seed=[1])
+    put(tmp_path / "jobs" / "mine", seed=[2])
+    study = tmp_path / "jobs" / "study"
+    put(study, seed=[3])
+    (study / "study.yaml").write_text("name: s\n")
+    (study / "jobs").mkdir()
+    put(study / "jobs" / "4f", seed=[99])
+    assert query("SELECT seed FROM results ORDER BY 1", tmp_path)["seed"].tolist() == [1, 2, 3]
+    assert query("SELECT seed FROM results", study / "jobs")["seed"].tolist() == [99]
+
+
+@pytest.mark.parametrize(
+    "sql", ["PIVOT results ON method USING avg(accuracy)", "SUMMARIZE results", "FROM results"]
+)
+def test_other_ways_to_ask_are_answered(runs, sql):
+    assert len(query(sql, runs))
 
 
 def call(*args: object) -> str:

@@ -16,7 +16,8 @@ from fedmerge.federation.admission import read_admitted, write_admitted
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.keys import AUTHORITY, NODE, SERVER, issue, make_authority, make_node_key
 from fedmerge.federation.deployment.processes import environment
-from fedmerge.validation import load_yaml, validate
+from fedmerge.files import saying
+from fedmerge.validation import is_there, load_yaml, validate
 
 LOCAL = ("localhost", "127.0.0.1")
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -182,9 +183,10 @@ class NodeFolder:
 
 
 def _new(path: Path) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if is_there(path) and (not path.is_dir() or any(path.iterdir())):
         raise FedMergeError(f"'{path}' is already there and not empty: choose a new folder.")
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with saying(path):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def _there(path: Path, kind: str) -> Path:

@@ -43,9 +43,9 @@ def hungarian_fusion(
 ) -> Merged:
     """Pair neurons by linear assignment, layer by layer, and fit each layer to the pairs' weighted means.
 
-    With D_ij the distance of the pre-activations i and j as far as the fused layer can express them, r_i what
-    it cannot express of i, and importances s, the cost of pairing is (sections 3.5 and 3.14 of our
-    specification)
+    With X the fused layer's input, P = X X^+ the projection onto what the layer can express, a_i and b_j the
+    parents' pre-activations, D_ij = |P a_i - P b_j|, r_i = |a_i - P a_i|^2, and importances s, the cost of
+    pairing is
 
         squared:  s_i s_j / (s_i + s_j) D_ij^2                                   (theorem 2a of the paper)
         l2:       s_i sqrt(r_i + (s_j/(s_i+s_j))^2 D_ij^2) + the same for j      (the authors' program)
@@ -99,7 +99,10 @@ def match_one_to_one(
 
 
 def reference_cost(outer: Tensor, projected: Tensor, scores: Tensor) -> Tensor:
-    """Cost (C.4) of the authors' program for two models, n x n, from sums over pairs of neurons (2n x 2n)."""
+    """Cost ``l2`` (see ``hf``), of the authors' program, for two models: n x n.
+
+    outer, projected: 2n x 2n, the inner products of pre-activations, whole and projected. scores: 2n.
+    """
     n = len(scores) // 2
     own, expressed = outer.diagonal(), projected.diagonal()
     residual = (own - expressed).clamp(min=0)

@@ -49,7 +49,7 @@ def kmeans(
     (all for None). start: indices of the first centroids, in place of farthest-first draws; then one try is
     made.
 
-    The squared distance of neuron i to the projected mean of cluster k is (spec of Neuron Interpolation, C.6)
+    The squared distance of neuron i to the projected mean of cluster k, whose weighted mean is Z R_k, is
 
         d2_ki = K_ii - 2 (Kh R)_ik + (R^T Kh R)_kk
 

@@ -44,9 +44,9 @@ def kmeans_fusion(
 
     As many clusters as the fused model has neurons; its architecture is that of the first model, or of the
     ``into=`` given to ``merge``, and parents may have other widths. Clustering is ``kmeans`` (farthest-first
-    start at a neuron of model 0, ``tries`` draws, weighted Lloyd steps; C.6), on pre-activations as far as
-    the fused layer can express them. Outputs keep the order of the classes, and row c of the output layer is
-    the mean of the parents' by importance (see ``hf``).
+    start at a neuron of model 0, ``tries`` draws, weighted Lloyd steps), on pre-activations as far as the
+    fused layer can express them. Outputs keep the order of the classes, and row c of the output layer is the
+    mean of the parents' by importance (see ``hf``).
 
     Where several layers write the same neurons (residual streams) or a convolution is depthwise, the clusters
     come from the sum over those layers of the parents' own pre-activations. Neurons that may only move in

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -186,15 +186,9 @@ def _variants(config: BenchConfig, where: str, near: Path | None, faults: Faults
         try:
             variants.append(_variant(config, levels, near))
         except FedMergeError as error:
-            which = ", ".join(f"{axis} {label}" for axis, label in levels.items())
             for sentence in map(str, error.args):
-                wrong.setdefault(sentence.removeprefix("experiment: "), []).append(which)
-    for sentence, places in wrong.items():
-        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-        everywhere = len(places) == len(combinations)
-        faults.found.append(
-            f"{where}{'' if everywhere and not places[0] else f', with {places[0]}{more}'}: {sentence}"
-        )
+                wrong.setdefault(sentence.removeprefix("experiment: "), []).append(in_words(levels))
+    faults.found += said_once(wrong, where)
     if not combinations:
         faults.found.append(
             f"{where}: 'without' leaves no combination of the axes: take something out of it."
@@ -203,6 +197,18 @@ def _variants(config: BenchConfig, where: str, near: Path | None, faults: Faults
         with faults.kept():
             _check_reference(config, variants[0], where)
     return variants
+
+
+def in_words(levels: Mapping[str, str]) -> str:
+    """A combination as people read it: ``data digits, parents 2``."""
+    return ", ".join(f"{axis} {label}" for axis, label in levels.items())
+
+
+def said_once(wrong: Mapping[str, Sequence[str]], where: str) -> Iterator[str]:
+    """Each sentence once, with the first of the places where it is true and how many others there are."""
+    for sentence, places in wrong.items():
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        yield f"{where}{f', with {places[0]}{more}' if places[0] else ''}: {sentence}"
 
 
 def _combinations(config: BenchConfig) -> list[dict[str, str]]:

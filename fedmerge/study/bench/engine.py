@@ -8,13 +8,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedmerge.study.bench import receipt
+from fedmerge.study.bench import preflight, receipt
 from fedmerge.study.bench.config import BenchConfig, Variant, read_bench
 from fedmerge.study.bench.plan import Job, Plan, make_plan
 from fedmerge.study.bench.remarks import write_remarks
 from fedmerge.study.bench.rows import collect
 from fedmerge.study.bench.standing import Clock, Standing, Watch
-from fedmerge.study.bench.store import State, Store, StudyStopped
+from fedmerge.study.bench.store import State, Store, StudyStopped, states_in
 from fedmerge.study.bench.study import Study, adopt, open_study
 from fedmerge.study.bench.task import Outcome, Task
 from fedmerge.study.machine import pick_device
@@ -46,13 +46,15 @@ def bench(
     with a ``Standing`` whenever something changes, and about twice a second.
 
     The same study gives the same rows with any number of workers and however often it was interrupted. A job
-    that fails is rows with a reason; those that stand on it are too. Raises FedMergeError for bad input, a
-    folder in use, and a full disk; finished jobs are kept.
+    that fails is rows with a reason; those that stand on it are too. Raises FedMergeError for bad input,
+    before the first job and with nothing written (``preflight``); for a folder in use, and a full disk;
+    finished jobs are kept.
     """
     with noting_files() as files:
         config, variants = read_bench(source, changes)
     plan = make_plan(config, variants)
     folder = Path(out) if out is not None else Path("runs") / config.name
+    preflight.check(config, variants, _to_do(plan, states_in(folder, plan.jobs), retry))
     store = Store(folder)
     with store.locked():
         adopt(folder, config, plan, extend)

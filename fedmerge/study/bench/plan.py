@@ -78,14 +78,19 @@ def make_plan(config: BenchConfig, variants: Sequence[Variant]) -> Plan:
                 f"cohort '{variant.cohort.name}' holds arrays in memory, which a job cannot name: save them "
                 "as .npz and give the source as npz:PATH."
             )
-        dumped = variant.cohort.model_dump(mode="json", exclude_none=True)
         for seed in variant.experiment.seeds:
-            for federation in federations(variant.cohort, variant.experiment):
-                for job, columns in _of(config, variant, dumped, seed, federation):
-                    jobs.setdefault(job.hash, job)
-                    if columns is not None:
-                        entries.append(Entry(job.hash, columns))
+            for job, columns in jobs_of(config, variant, seed):
+                jobs.setdefault(job.hash, job)
+                if columns is not None:
+                    entries.append(Entry(job.hash, columns))
     return Plan(jobs, entries)
+
+
+def jobs_of(config: BenchConfig, variant: Variant, seed: int) -> Iterator[tuple[Job, dict[str, Any] | None]]:
+    """The jobs of one variant and seed, each with what its rows stand for (None: it gives no rows)."""
+    dumped = variant.cohort.model_dump(mode="json", exclude_none=True)
+    for federation in federations(variant.cohort, variant.experiment):
+        yield from _of(config, variant, dumped, seed, federation)
 
 
 def _of(

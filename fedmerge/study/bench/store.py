@@ -56,14 +56,11 @@ class Store:
 
     def state(self, job: str) -> State:
         """Whether a job is done, failed, done with its models dropped, or still to do."""
-        folder = self.jobs / job
-        if (folder / "done").exists():
-            return "dropped" if (folder / "dropped").exists() else "done"
-        return "failed" if (folder / "failed").exists() else "missing"
+        return _state(self.jobs / job)
 
     def states(self, jobs: Iterable[str]) -> dict[str, State]:
         """The state of each of these jobs."""
-        return {job: self.state(job) for job in jobs}
+        return states_in(self.folder, jobs)
 
     def part(self, job: str) -> Path:
         """An empty folder to work in."""
@@ -95,6 +92,17 @@ class Store:
     def read(self, job: str, name: str) -> Any:
         """One JSON file of a finished job."""
         return json.loads((self.jobs / job / name).read_text(encoding="utf-8"))
+
+
+def states_in(folder: Path, jobs: Iterable[str]) -> dict[str, State]:
+    """The state of each of these jobs in a study's folder, which need not be there; nothing is made."""
+    return {job: _state(folder / "jobs" / job) for job in jobs}
+
+
+def _state(folder: Path) -> State:
+    if (folder / "done").exists():
+        return "dropped" if (folder / "dropped").exists() else "done"
+    return "failed" if (folder / "failed").exists() else "missing"
 
 
 @contextmanager

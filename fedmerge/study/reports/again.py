@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import Literal
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
+from fedmerge.study.begun import NAME, read_begun
 from fedmerge.study.report import write_report
 from fedmerge.study.results import open_result
+from fedmerge.validation import is_folder, is_there
 
 Kind = Literal["run", "study"]
+RESULTS = "results.parquet"
 
 
 def write_again(path: Path, target: Path | None = None) -> tuple[Kind, Path]:
@@ -18,9 +23,11 @@ def write_again(path: Path, target: Path | None = None) -> tuple[Kind, Path]:
     target: the file to write, by default report.html in the folder. Returns what it was and where the report
     is; no other file is touched. Raises FedMergeError where ``path`` is neither, or ``target`` is not a file.
     """
-    folder = path if path.is_dir() else path.parent
-    if not path.exists():
-        raise FedMergeError(f"there is no '{path}': give the folder of a run or a study, or a file in it.")
+    folder = path if is_folder(path) else path.parent
+    if not is_there(path):
+        raise FedMergeError(
+            f"there is no '{short(path)}': give the folder of a run or a study, or a file in it."
+        )
     if target is not None and target.is_dir():
         raise FedMergeError(f"'{target}' is a folder: give --out a file, such as '{target / 'report.html'}'.")
     if (folder / "study.yaml").is_file():
@@ -28,9 +35,28 @@ def write_again(path: Path, target: Path | None = None) -> tuple[Kind, Path]:
         from fedmerge.study.reports import write_study_report
 
         return "study", write_study_report(open_study(folder), target)
-    if (folder / "config.yaml").is_file() and (folder / "results.parquet").is_file():
+    if (folder / "config.yaml").is_file() and any((folder / name).is_file() for name in (NAME, RESULTS)):
         return "run", write_report(open_result(folder), target)
     raise FedMergeError(
         f"'{folder}' is neither a run (config.yaml and results.parquet) nor a study (study.yaml and "
         "results.parquet): give the folder that 'fedmerge run' or 'fedmerge bench' wrote."
+    )
+
+
+def unfinished(path: Path) -> str | None:
+    """What to say of a run or a study that is not finished, with the command that goes on with it."""
+    folder = path if is_folder(path) else path.parent
+    if (folder / "study.yaml").is_file():
+        from fedmerge.study.bench.store import states_in
+
+        states = states_in(folder, json.loads((folder / "plan.json").read_text(encoding="utf-8"))["jobs"])
+        left = sum(state == "missing" for state in states.values())
+        command = f"fedmerge bench {shlex.quote(str(folder / 'study.yaml'))} --out {shlex.quote(str(folder))}"
+        return f"{left} of {len(states)} jobs are not done: {command} does them." if left else None
+    begun = read_begun(folder) if (folder / NAME).is_file() else None
+    if begun is None or begun.finished:
+        return None
+    return (
+        f"the run is not finished, and this is what there is so far: fedmerge run --resume "
+        f"{shlex.quote(str(folder))} goes on with it."
     )
