@@ -11,12 +11,10 @@ import pandas as pd
 
 from fedmerge.analysis.chance import learning
 from fedmerge.analysis.cube import (
-    ANY,
     CELL,
     DECIMALS,
     LOWER_IS_BETTER,
     SPANS,
-    Span,
     check_reference,
     clean,
     cube,
@@ -26,6 +24,7 @@ from fedmerge.analysis.cube import (
     stamped,
     strata,
     values_of,
+    with_cut_interval,
     with_interval,
 )
 from fedmerge.analysis.intervals import Array
@@ -88,9 +87,10 @@ def leaderboard(
     reference_worth, that of the reference (True without one);
     and the means of the columns ``BESIDE`` that the table has.
 
-    Intervals are those of ``crossed_interval``, cut where the score ends (``SPANS``). For metrics in
-    ``LOWER_IS_BETTER``, better is lower. A level that never finished is there with NaN; a stratum without a
-    finished row is not. Raises FedMergeError for an unknown column, or a reference that is not a level.
+    Intervals are those of ``crossed_interval``; of scores with ends (``SPANS``) on the scale of log-odds, of
+    differences as they are, cut where no difference can be. For metrics in ``LOWER_IS_BETTER``, better is
+    lower. A level that never finished is there with NaN; a stratum without a finished row is not.
+    Raises FedMergeError for an unknown column, or a reference that is not a level.
     """
     usable = clean(table, compare, metric, within)
     check_reference(table, compare, reference)
@@ -115,7 +115,7 @@ def by_site(table: pd.DataFrame, compare: str = "method", metric: str = "accurac
     flat = np.moveaxis(values, 1, 2).reshape(len(values), 1, -1)
     index = pd.MultiIndex.from_product([labels[compare], labels["site"]], names=["level", "site"])
     frame = index.to_frame(index=False)
-    frame[["mean", "low", "high"]] = with_interval(flat, span=SPANS.get(metric, ANY))
+    frame[["mean", "low", "high"]] = with_interval(flat, span=SPANS.get(metric))
     if "constant" not in rows:
         return frame
     there = [
@@ -147,10 +147,9 @@ def interval_rule(table: pd.DataFrame) -> str:
             f"95 % interval of the mean: Student's t over the {over[name]}. It speaks for other {name} with "
             f"the one {other} there is, and says nothing of other {other}s."
         )
+    text += " That of a score is taken on the scale of its log-odds, that of a difference as it is."
     if min(n for n in (*seeds, *sites) if n > 1) == 2:
-        text += (
-            " Two levels leave one degree of freedom, t = 12.7: such an interval is right, and seldom useful."
-        )
+        text += " Two levels leave one degree of freedom, t = 12.7: such an interval is seldom of use."
     return text
 
 
@@ -160,7 +159,7 @@ def _range(counts: pd.Series) -> str:
 
 
 def _board(rows: pd.DataFrame, compare: str, levels: list[Any], reference: Any, metric: str) -> pd.DataFrame:
-    sign, span = -1.0 if metric in LOWER_IS_BETTER else 1.0, SPANS.get(metric, ANY)
+    sign, span = -1.0 if metric in LOWER_IS_BETTER else 1.0, SPANS.get(metric)
     values = cube(rows, metric, values_of(rows, CELL) | {compare: levels})
     there = np.isfinite(values)
     at_sites = nanmean(values, axis=2)
@@ -168,7 +167,7 @@ def _board(rows: pd.DataFrame, compare: str, levels: list[Any], reference: Any, 
     worst = np.where(np.isinf(low), math.nan, sign * low)
     board = pd.DataFrame({"level": levels})
     board[["mean", "low", "high"]] = with_interval(at_sites, span=span)
-    board[PAIRED] = _against(values, levels.index(reference) if reference in levels else None, sign, span)
+    board[PAIRED] = _against(values, levels.index(reference) if reference in levels else None, sign, metric)
     ranks = pd.DataFrame(-sign * values.reshape(-1, len(levels))).rank(axis=1)
     board["rank"] = ranks.mean()
     board[["worst", "worst_low", "worst_high"]] = with_interval(worst, span=span)
@@ -183,11 +182,10 @@ def _board(rows: pd.DataFrame, compare: str, levels: list[Any], reference: Any, 
     return board.iloc[(-sign * board["mean"]).argsort(kind="stable")].reset_index(drop=True)
 
 
-def _against(values: Array, reference: int | None, sign: float, span: Span) -> Array:
+def _against(values: Array, reference: int | None, sign: float, metric: str) -> Array:
     """The columns ``PAIRED`` (levels x 6) of seeds x sites x streams x levels against one level."""
     if reference is None:
         return np.full((values.shape[3], len(PAIRED)), math.nan)
     paired = (values - values[..., [reference]]).round(DECIMALS)
     counts = [mask.sum(axis=(0, 1, 2)) for mask in (sign * paired > 0, sign * paired < 0, paired == 0)]
-    most = span[1] - span[0]
-    return np.column_stack([with_interval(nanmean(paired, axis=2), span=(-most, most)), *counts])
+    return np.column_stack([with_cut_interval(nanmean(paired, axis=2), metric), *counts])

@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedmerge.analysis.intervals import Array, crossed_interval
+from fedmerge.analysis.intervals import Array, crossed_interval, inside
 from fedmerge.errors import FedMergeError, nearest, unknown
 
 CELL = ("seed", "site", "stream")
 LOWER_IS_BETTER = ("ece", "brier", "forward_passes", "backward_passes", "seconds", "training_seconds")
-ANY = (-math.inf, math.inf)
 SPANS = dict.fromkeys(("accuracy", "balanced_accuracy", "auroc", "ece", "validation"), (0.0, 1.0)) | {
     "brier": (0.0, 2.0)
 }
-"""The least and the greatest value of a score, where it has them."""
+"""The least and the greatest value of the scores that have them."""
 DECIMALS = 12
 """Scores that agree to this many decimals are equal: means of the same numbers may differ in the last bit."""
 
@@ -123,12 +122,18 @@ def nanmean(values: Array, axis: int | tuple[int, ...]) -> Array:
         return np.asarray(np.nanmean(values, axis=axis))
 
 
-def with_interval(values: Array, over: Array | None = None, span: Span = ANY) -> Array:
+def with_interval(values: Array, over: Array | None = None, span: Span | None = None) -> Array:
     """Mean, low and high (M x 3) of values (seeds x sites x M), or of the ratio of two such means.
 
-    ``span`` are the least and the greatest value that the mean can have; no bound lies beyond them.
+    ``span`` are the least and the greatest value of a score, if it has them (``inside``).
     """
     found = crossed_interval(values, over=over)
-    low, high = np.maximum(found.low, span[0]), np.minimum(found.high, span[1])
-    # a mean of equal values at the end of the span may lie beyond it by the last bit
-    return np.stack([found.mean, np.minimum(low, found.mean), np.maximum(high, found.mean)], axis=1)
+    if span is not None:
+        found = inside(found, *span)
+    return np.stack([found.mean, found.low, found.high], axis=1)
+
+
+def with_cut_interval(differences: Array, metric: str) -> Array:
+    """Mean, low and high (M x 3) of differences of a score, cut where no difference of it can be."""
+    least, greatest = SPANS.get(metric, (-math.inf, math.inf))
+    return np.clip(with_interval(differences), least - greatest, greatest - least)

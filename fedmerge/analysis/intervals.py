@@ -66,6 +66,32 @@ def crossed_interval(values: Array, *, level: float = 0.95, over: Array | None =
     return Interval(mean, mean - half, mean + half)
 
 
+def inside(found: Interval, least: float, greatest: float = math.inf) -> Interval:
+    """The interval of means that lie between two ends, on a scale on which they lie anywhere.
+
+    That is g(m) = log((m - a) / (b - m)), the log-odds of a share, or log(m - a) without an upper end; by the
+    delta method half the interval is g'(m) times as long there. Its bounds stay between the ends and are
+    longer on the side where there is room, which is also where a mean near an end errs: with accuracies
+    about 0.9 at 5 x 4 it covers 93 % of the time, the plain interval 88 % (``benchmarks/coverage.py``).
+    Means at or beyond an end keep their bounds, cut at the ends.
+    """
+    half, below, above = found.high - found.mean, found.mean - least, greatest - found.mean
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        if math.isinf(greatest):
+            low, high = (least + below * np.exp(side * half / below) for side in (-1, 1))
+        else:
+            steeper = half * (greatest - least) / (below * above)
+            low, high = (
+                least + (greatest - least) / (1 + above / below * np.exp(-side * steeper)) for side in (-1, 1)
+            )
+    free = (below > 0) & (above > 0)
+    return Interval(
+        found.mean,
+        np.where(free, np.minimum(low, found.mean), np.maximum(found.low, least)),
+        np.where(free, np.maximum(high, found.mean), np.minimum(found.high, greatest)),
+    )
+
+
 class _Factor(NamedTuple):
     """What one factor says of M means: their variance, its degrees of freedom, and its share of the rest.
 

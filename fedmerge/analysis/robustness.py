@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from fedmerge.analysis.cube import (
-    ANY,
     CELL,
     LOWER_IS_BETTER,
     SPANS,
@@ -23,6 +22,7 @@ from fedmerge.analysis.cube import (
     strata,
     usable,
     values_of,
+    with_cut_interval,
     with_interval,
 )
 
@@ -43,7 +43,7 @@ def severity_curve(
         flat = values.reshape(*values.shape[:2], -1)
         axes = [labels[compare], labels["_severity"]]
         frame = pd.MultiIndex.from_product(axes, names=["level", "severity"]).to_frame(index=False)
-        frame[["mean", "low", "high"]] = with_interval(flat, span=SPANS.get(metric, ANY))
+        frame[["mean", "low", "high"]] = with_interval(flat, span=SPANS.get(metric))
         frames.append(stamped(frame, within, key))
     return pd.concat(frames, ignore_index=True)
 
@@ -90,9 +90,7 @@ def _board(rows: pd.DataFrame, compare: str, reference: Any, metric: str) -> pd.
     board["clean_error"] = nanmean(nanmean(clean, axis=2), axis=(0, 1))
     by_stream = nanmean(shifted, axis=3)
     board["shifted_error"] = nanmean(nanmean(by_stream, axis=2), axis=(0, 1))
-    least, greatest = SPANS.get(metric, ANY)
-    span = (least - greatest, greatest - least)
-    increase = with_interval(nanmean(by_stream - clean, axis=2), span=span)
+    increase = with_cut_interval(nanmean(by_stream - clean, axis=2), metric)
     board[["increase", "increase_low", "increase_high"]] = increase
     relative = np.full((len(board), 3), math.nan)
     if reference in levels[compare]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from fedmerge.analysis import learning, ranking_metric
@@ -70,7 +71,7 @@ def difference(method: pd.Series, other: pd.Series) -> Difference:
     Streams are averaged; the interval is over seeds and sites, each where there are several.
     """
     grid = 100 * (method - other).dropna().groupby(["seed", "site"]).mean().unstack("site")
-    points, low, high = with_interval(grid.to_numpy()[:, :, None], span=(-100.0, 100.0))[0].tolist()
+    points, low, high = np.clip(with_interval(grid.to_numpy()[:, :, None])[0], -100, 100).tolist()
     return Difference(points) if math.isnan(low) else Difference(points, low, high)
 
 

@@ -70,19 +70,25 @@ def test_leaderboard_by_hand(make_table):
     assert frame["seeds"].tolist() == frame["sites"].tolist() == [2, 2, 2]
     assert frame["complete"].all()
     np.testing.assert_allclose(frame["ece"], 1 - frame["mean"])
-    # two sites 0.1 apart: half is t(1) 0.05 = 0.635; no accuracy lies below 0 or above 1
-    np.testing.assert_allclose(frame["low"], [0.655 - 0.63531, 0, 0], atol=1e-5)
-    np.testing.assert_allclose(frame["high"], [1, 1, 0.355 + 0.63531], atol=1e-5)
-    # the worst site in two seeds 0.01 apart: t(1) 0.005
-    np.testing.assert_allclose(frame["worst"] - frame["worst_low"], 0.0635310, atol=1e-6)
+    # two sites 0.1 apart: half is t(1) 0.05 = 0.6353; of the worst site in two seeds t(1) 0.005
+    for name, half in (("", 0.635310), ("worst_", 0.0635310)):
+        mean = frame["mean" if name == "" else "worst"]
+        logit, step = np.log(mean / (1 - mean)), half / (mean * (1 - mean))
+        np.testing.assert_allclose(frame[f"{name}low"], 1 / (1 + np.exp(step - logit)), rtol=1e-4)
+        np.testing.assert_allclose(frame[f"{name}high"], 1 / (1 + np.exp(-step - logit)), rtol=1e-4)
 
 
 def test_no_bound_lies_beyond_what_a_score_can_be(make_table):
-    """Two sites 0 and 1, gains -1 and 1: t(1) = 12.706 times 0.5 and 1 is cut; seconds are not."""
+    """Two sites 0 and 1, gains -1 and 1: the mean 0.5 has log-odds 0, half 4 * 12.706 * 0.5 = 25.4 of them.
+
+    The gains' t(1) = 12.706 is cut; seconds have no end.
+    """
     table = make_table(lambda method, site, **_: float((method == "greedy") == (site == "lake")), seeds=[0])
     table["seconds"] = 200 * table["accuracy"]
     bounds = ["low", "high", "difference_low", "difference_high"]
-    assert rows(leaderboard(table, reference="mean")).loc["greedy", bounds].tolist() == [0, 1, -1, 1]
+    assert rows(leaderboard(table, reference="mean")).loc["greedy", bounds].tolist() == pytest.approx(
+        [1 / (1 + math.exp(25.4124)), 1 / (1 + math.exp(-25.4124)), -1, 1], rel=1e-3
+    )
     seconds = rows(leaderboard(table, reference="mean", metric="seconds")).loc["greedy", bounds]
     np.testing.assert_allclose(seconds.astype(float), [-1170.62, 1370.62, -2541.24, 2541.24], atol=0.01)
 
@@ -167,11 +173,13 @@ def test_a_run_without_axes_shifts_or_status(make_table):
 
 
 def test_by_site(make_table):
-    """Over seeds 0 and 1 the mean is 0.005 above the first; half of the interval is t(1) times as much."""
+    """Over seeds 0 and 1 the mean is 0.005 above the first; t(1) times as much is 0.0635.
+
+    Log-odds of 0.705 are 0.8712, 0.0635 / (0.705 * 0.295) = 0.3055 of them is half of the interval.
+    """
     frame = by_site(make_table(plain), "method").set_index(["level", "site"])
-    assert frame.loc[("greedy", "lake")].tolist() == pytest.approx(
-        [0.705, 0.705 - 0.063531, 0.705 + 0.063531]
-    )
+    low, high = (1 / (1 + math.exp(-0.8712 - half)) for half in (-0.3055, 0.3055))
+    assert frame.loc[("greedy", "lake")].tolist() == pytest.approx([0.705, low, high], abs=1e-4)
     assert len(frame) == 4
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedmerge.analysis import crossed_interval
+from fedmerge.analysis.intervals import Interval, crossed_interval, inside
 
 RNG = np.random.default_rng
 T = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645, 8: 2.30600, 18: 2.10092}
@@ -215,12 +215,12 @@ def test_a_ratio_that_is_the_same_everywhere_has_no_width():
 
 
 def test_a_ratio_leaves_out_cells_that_lack_either():
-    """The second seed has no numerator: one seed at two sites is left, 1 / 2 and 2 / 1.
+    """The second seed has no numerator, the third no denominator: one seed at two sites is left, 1/2 and 2/1.
 
     The ratio is 3 / 3 = 1; x - r o is -1 and 1, divided by the mean of o, 1.5: half is t(1) (1 / 1.5).
     """
-    above = np.array([[1.0, 2.0], [math.nan, math.nan]])[:, :, None]
-    below = np.array([[2.0, 1.0], [50.0, 60.0]])[:, :, None]
+    above = np.array([[1.0, 2.0], [math.nan, math.nan], [70.0, 80.0]])[:, :, None]
+    below = np.array([[2.0, 1.0], [50.0, 60.0], [math.nan, math.nan]])[:, :, None]
     found = crossed_interval(above, over=below)
     assert found.mean[0] == 1
     assert half(above, over=below)[0] == pytest.approx(T[1] / 1.5, rel=1e-5)
@@ -239,6 +239,44 @@ def test_a_ratio_is_covered():
 def test_a_ratio_to_nothing_is_no_number():
     found = crossed_interval(np.ones((2, 2, 1)), over=np.zeros((2, 2, 1)))
     assert np.isnan([found.mean, found.low, found.high]).all()
+
+
+def test_a_share_is_taken_on_the_scale_of_its_log_odds():
+    """0.8 has odds 4, and 0.08 is 0.08 / (0.8 * 0.2) = 0.5 of its log-odds: odds 4 / e^0.5 and 4 e^0.5.
+
+    A Brier score of 1.6 of 2 with half 0.16 is the same twice as large; a ratio of 2 with half 1 has half 0.5
+    of its logarithm.
+    """
+    odds = 4 * np.exp([-0.5, 0.5])
+    share = inside(Interval(*np.array([[0.8], [0.72], [0.88]])), 0, 1)
+    assert [share.low[0], share.high[0]] == pytest.approx(list(odds / (1 + odds)))
+    brier = inside(Interval(*np.array([[1.6], [1.44], [1.76]])), 0, 2)
+    assert [brier.low[0], brier.high[0]] == pytest.approx(list(2 * odds / (1 + odds)))
+    ratio = inside(Interval(*np.array([[2.0], [1.0], [3.0]])), 0)
+    assert [ratio.low[0], ratio.high[0]] == pytest.approx([2 * math.exp(-0.5), 2 * math.exp(0.5)])
+
+
+def test_at_an_end_there_is_no_room():
+    """Everything right, everything wrong, no interval; and a half of thousands stays inside."""
+    mean, half = np.array([1.0, 0.0, 0.5, 0.5]), np.array([0.0, 0.0, math.nan, 3000.0])
+    found = inside(Interval(mean, mean - half, mean + half), 0, 1)
+    np.testing.assert_array_equal(found.low, [1, 0, math.nan, 0])
+    np.testing.assert_array_equal(found.high, [1, 0, math.nan, 1])
+
+
+def test_accuracies_near_their_end_are_covered_better():
+    """Logistic of 2.5 + sites + rest: its mean is that of two million draws."""
+    rng = RNG(12)
+
+    def draw(*shape):
+        effects = rng.normal(size=(1, *shape[1:])) + 0.3 * rng.normal(size=shape)
+        return 1 / (1 + np.exp(-2.5 - effects))
+
+    truth = draw(1, 1, 2_000_000).mean()
+    found = crossed_interval(draw(5, 10, 4000))
+    better = inside(found, 0, 1)
+    plain = ((found.low <= truth) & (truth <= found.high)).mean()
+    assert ((better.low <= truth) & (truth <= better.high)).mean() > plain + 0.02
 
 
 @settings(max_examples=50)
