@@ -15,6 +15,7 @@ from fedmerge.data.raw import SPLITS, RawSource, raw_source, stratified
 from fedmerge.errors import FedMergeError
 
 FRACTIONS = (0.7, 0.1, 0.2)
+MOST_NAMED = 5
 HELD_OUT = (0.875, 0.125, 0.0)
 """How training images are divided where a folder has ``train`` and ``test`` but no ``val``."""
 
@@ -31,15 +32,14 @@ def read_folder(
     for whatever ``find_pictures`` and ``read_picture`` refuse, and for images of different sizes without
     ``size``.
     """
-    found = find_pictures(path, allow)
+    try:
+        found = find_pictures(path, allow)
+    except OSError as error:
+        raise FedMergeError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
     classes = tuple(sorted({name for files in found.files.values() for name in files}))
     parts = {split: _labelled(files, classes) for split, files in found.files.items()}
-    images, files = [], [file for part, _ in parts.values() for file in part]
-    for file in files:
-        pixels = read_picture(file)
-        pixels = to_channels(pixels, channels) if channels else pixels
-        images.append(resize(pixels, size) if size else pixels)
-    whole = _stack(images, files)
+    files = [file for part, _ in parts.values() for file in part]
+    whole = _stack(_read_all(files, size, channels), files)
     labels = torch.tensor([label for _, part in parts.values() for label in part], dtype=torch.int64)
     lengths = [len(part) for part, _ in parts.values()]
     pieces = zip(whole.split(lengths), labels.split(lengths), strict=True)
@@ -59,6 +59,24 @@ def _labelled(files: dict[str, list[Path]], classes: Sequence[str]) -> tuple[lis
     """All files of one split, class by class, and their labels."""
     pairs = [(file, label) for label, name in enumerate(classes) for file in files.get(name, ())]
     return [file for file, _ in pairs], [label for _, label in pairs]
+
+
+def _read_all(files: Sequence[Path], size: int | None, channels: int | None) -> list[Tensor]:
+    """Every file as uint8 1 x C x H x W; those that are refused are named together, the first in full."""
+    images, faults = [], []
+    for file in files:
+        try:
+            pixels = read_picture(file)
+        except FedMergeError as error:
+            faults.append((file, str(error)))
+            continue
+        pixels = to_channels(pixels, channels) if channels else pixels
+        images.append(resize(pixels, size) if size else pixels)
+    if faults:
+        others = ", ".join(file.name for file, _ in faults[1 : MOST_NAMED + 1])
+        more = f" {len(faults) - 1} more files are refused, such as {others}." if others else ""
+        raise FedMergeError(faults[0][1] + more)
+    return images
 
 
 def _stack(images: list[Tensor], files: list[Path]) -> Tensor:

@@ -143,6 +143,13 @@ def test_a_pipe_is_no_image_and_is_not_waited_for(cells: Path) -> None:
     assert "1 no plain files" in load_source("folder:cells").remarks[0]
 
 
+def test_all_files_that_are_refused_are_counted(cells: Path) -> None:
+    for i in (3, 5, 9):
+        (cells / "b" / f"{i:02}.png").write_bytes(b"")
+    with pytest.raises(FedMergeError, match=r"03\.png is empty.*2 more files.*05\.png, 09\.png"):
+        load_source("folder:cells")
+
+
 # --- splits
 
 

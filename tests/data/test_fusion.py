@@ -138,6 +138,15 @@ def test_images_that_are_measured_on_are_refused(write_npz: Writer) -> None:
         server_set(data, cohort, seed=0)
 
 
+def test_images_that_are_measured_on_are_refused_in_another_size(write_npz: Writer) -> None:
+    write_npz("breastmnist.npz", n=30)
+    write_npz("breastmnist_64.npz", n=30)
+    cohort = cohort_of(source="medmnist:breastmnist", sites=[{"name": "a"}])
+    data = fusion(**{"from": "server", "source": "medmnist:breastmnist_64"})
+    with pytest.raises(FedMergeError, match="where the images of site 'a' come from"):
+        server_set(data, cohort, seed=0)
+
+
 def test_labels_have_to_fit_only_where_they_are_used(write_npz: Writer, data_here: Path) -> None:
     write_npz("ward.npz", n=30)
     write_npz("three.npz", n=30, n_classes=3)
