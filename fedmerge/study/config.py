@@ -31,7 +31,6 @@ from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions
 from fedmerge.validation import load_yaml, validate
 
-
 RESERVED = ("alone", "pooled", BEST_SOURCE, MAJORITY)
 """Labels of references, which no method may have."""
 
