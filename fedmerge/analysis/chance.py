@@ -1,4 +1,4 @@
-"""Whether anything was learned: constant classifiers, chance, the commonest class, and classes that are uneven."""
+"""Whether anything was learned: constant classifiers, chance, the commonest class, and uneven classes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from fedmerge.analysis.cube import finished, severities
 
 NEARLY, NEAR = 0.98, 0.05
-"""A classifier is constant in all but name where one class gets NEARLY all images and balanced accuracy is NEAR
-that of one class for all."""
+"""A classifier is constant in all but name where one class gets NEARLY all images, and its balanced accuracy
+is NEAR that of one class for all."""
 ERRORS = 2.0
 """Standard errors of guessing by which a balanced accuracy must be above chance."""
 
@@ -26,9 +26,9 @@ class Answers:
     classes_present, largest_class: how many classes the labels hold, K, and the share of the commonest.
     classes_predicted, largest_predicted: how many classes were answered, and the share of the commonest.
     constant: the labels hold several classes and all images get one; or at least 98 % do, and the balanced
-    accuracy is at most 1 / K + 0.05. A classifier that finds a rare class seldom, but rightly, is not constant.
-    chance_error: standard error of the balanced accuracy of guesses that hit each of the n_c images of class c
-    with probability 1 / K: sqrt(sum_c (1 / K) (1 - 1 / K) / n_c) / K over the classes present.
+    accuracy is at most 1 / K + 0.05. A classifier that finds a rare class seldom, but rightly, is none.
+    chance_error: standard error of the balanced accuracy of guesses that hit each of the n_c images of a
+    class c with probability 1 / K: sqrt(sum_c (1 / K) (1 - 1 / K) / n_c) / K over the classes present.
     """
 
     classes_present: int
@@ -40,7 +40,7 @@ class Answers:
 
 
 def answers(logits: Tensor, labels: Tensor) -> Answers:
-    """Look at the arg-max classes of logits (N x C, float) beside the labels (N, int64). N must be at least 1."""
+    """Look at the arg-max classes of logits (N x C, float) beside labels (N, int64). N must be at least 1."""
     labels, said = labels.cpu().long(), logits.detach().cpu().argmax(1)
     counts = torch.bincount(labels, minlength=logits.shape[1]).double()
     given = torch.bincount(said, minlength=logits.shape[1]).double()
@@ -88,11 +88,11 @@ def learning(table: pd.DataFrame, compare: str = "method", metric: str = "accura
     accuracy, chance, 1 / K, and error, the standard error of guessing, each averaged within a hospital, then
     over hospitals (errors as those of independent hospitals, for seeds and streams share their images);
     accuracy, and majority, the share of the commonest class; then
-    learned: less than half of its measurements are constant, and balanced - chance > 2 error;
+    learned: at most half of its measurements are constant, and balanced - chance > 2 error;
     worth: learned, and where ``metric`` is accuracy, accuracy > majority: otherwise naming one class for all
     images is right as often.
-    Measurements on images of one class tell nothing of this and are left out. A level of which nothing is known
-    (a table of an older run) counts as learned, with NaN beside.
+    Measurements on images of one class tell nothing of this and are left out. A level of which nothing is
+    known (a table of an older run) counts as learned, with NaN beside.
     """
     rows = _clean(table)
     levels = pd.Index([level for level in rows[compare].dropna().unique() if level != ""], name=compare)
@@ -119,7 +119,7 @@ def learning(table: pd.DataFrame, compare: str = "method", metric: str = "accura
         by_level["constant"] = given.groupby(compare)["constant"].mean()
         frame.update(by_level)
     above = frame["balanced"] - frame["chance"] > ERRORS * frame["error"]
-    frame["learned"] = frame["balanced"].isna() | (above & (frame["constant"] < 0.5))
+    frame["learned"] = frame["balanced"].isna() | (above & (frame["constant"] <= 0.5))
     frame["worth"] = frame["learned"]
     if metric == "accuracy":
         frame["worth"] &= ~(frame["accuracy"] <= frame["majority"])

@@ -25,7 +25,7 @@ def summary_table(result: Result) -> Table:
     seeds, unseen = result.table["seed"].nunique(), ", ".join(sorted(result.table["site"].unique()))
     interval = f"{seeds} seeds: ± is the 95 % t interval." if seeds > 1 else "One seed: no interval."
     notes = [] if result.metric == "accuracy" else [f"Ranked by {result.metric.replace('_', ' ')}."]
-    notes += [f"{CONSTANT}."] if (summary["constant"] >= 0.5).any() else []
+    notes += [f"{CONSTANT}."] if (summary["constant"] > 0.5).any() else []
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from fedmerge.analysis.cube import with_interval
 from fedmerge.data import Cohort
 from fedmerge.study.config import Experiment
 from fedmerge.study.kinds import TRIED
-from fedmerge.study.unlearned import lost_places, no_gain, nothing_learned, worthless
+from fedmerge.study.unlearned import lost_places, no_gain, nothing_learned, remark
 from fedmerge.study.words import count, listing, percent
 
 
@@ -127,9 +128,9 @@ def answer(
     """The outcome in a sentence or two: the best fused or adapted model against the references.
 
     ``mean`` is the label of mean merging, ``place`` what a site is, ``metric`` the score that ranks (see
-    ``analysis.ranking_metric``). A method that loses is said to lose. No constant classifier, and none that is
-    no better than guessing (``analysis.learning``), is called best, and being above one is not called a gain;
-    where nothing else is there, nothing was learned, and the sentence says where and why.
+    ``analysis.ranking_metric``). A method that loses is said to lose. No constant classifier, and none that
+    is no better than guessing (``analysis.learning``), is called best, and to be above one is not called a
+    gain; where nothing else is there, nothing was learned, and the sentence says where and why.
     """
     table = clean(table)
     metric = ranking_metric(table, metric)
@@ -148,18 +149,20 @@ def answer(
         if state["worth"]:
             against.append(difference(values[best], other).words(label))
         else:
-            idle.append(worthless(label, state))
+            idle.append((label, state))
     behind = _adapted(table, best, values, place, metric)
     sites = list(dict.fromkeys(table["site"]))
     rule = interval_words(table["seed"].nunique(), len(sites)) if against or behind else ""
     gains = f": it {listing(against)}" if against else ""
     head = _head(table, worth, len(order), place, metric)
+    if known.loc[best, "constant"] > 0:
+        head += f", with {remark(known.loc[best])}"
     return f"{head}{gains}{no_gain(idle)}{behind}{rule}.{lost_places(table, tried)}"
 
 
 def _references(
     table: pd.DataFrame, best: str, mean: str, metric: str
-) -> Iterator[tuple[str, pd.Series, pd.Series]]:
+) -> Iterator[tuple[str, pd.Series, Any]]:
     """What the best is compared with: in words, its cells, and what it is worth (``analysis.learning``)."""
     values, known = cells(table, metric), learning(table, metric=metric)
     if mean in values and mean != best:
@@ -178,36 +181,28 @@ def _head(table: pd.DataFrame, worth: pd.Series, tried: int, place: str, metric:
     where = f"At {sites[0] if len(sites) == 1 else f'{len(sites)} {place}s'}, {best}"
     streams = f"on average over {count(table['stream'].nunique(), 'stream')}"
     models = f"{len(worth)} fused and adapted models{' above chance' if len(worth) < tried else ''}"
+    alone = f"{where} alone is above chance of {tried} fused and adapted models"
     if metric != "accuracy":
-        if len(worth) == 1 < tried:
-            return f"{where} alone is above chance of {tried} fused and adapted models: {_of(metric)} {score} {streams}"
-        if len(worth) == 1:
-            return f"{where} has {score} {_of(metric)} {streams}"
-        return f"{where} has the best {_of(metric)} of {models}, {score}, {streams}"
-    if len(worth) == 1 < tried:
-        return (
-            f"{where} alone is above chance of {tried} fused and adapted models: it is right on {score} of the "
-            f"images {streams}"
-        )
-    if len(worth) == 1:
-        return f"{where} is right on {score} of the images {streams}"
-    return f"{where} is the most accurate of {models} with {score} {streams}"
+        of = metric.replace("_", " ")
+        if len(worth) > 1:
+            return f"{where} has the best {of} of {models}, {score}, {streams}"
+        return f"{alone}: {of} {score} {streams}" if tried > 1 else f"{where} has {score} {of} {streams}"
+    if len(worth) > 1:
+        return f"{where} is the most accurate of {models} with {score} {streams}"
+    right = f"right on {score} of the images {streams}"
+    return f"{alone}: it is {right}" if tried > 1 else f"{where} is {right}"
 
 
 def _below_the_majority(table: pd.DataFrame, known: pd.DataFrame) -> str:
     """The outcome where some are above chance, and none as accurate as naming the commonest class."""
     learned = known[known["learned"]]
-    row = learned.loc[learned["accuracy"].idxmax()]
+    row, sites = learned.sort_values("accuracy").iloc[-1], list(dict.fromkeys(table["site"]))
     return (
-        f"At {listing(list(dict.fromkeys(table['site'])))} no fused or adapted model is right more often than one "
-        f"class for every image would be ({percent(row['majority'])}): the most accurate of those above chance, "
-        f"{row.name}, is right on {percent(row['accuracy'])}, with balanced accuracy {percent(row['balanced'])} "
-        f"where chance is {percent(row['chance'])}."
+        f"At {listing(sites)} no fused or adapted model is right more often than "
+        f"one class for every image would be ({percent(row['majority'])}): the most accurate of those above "
+        f"chance, {row.name}, is right on {percent(row['accuracy'])}, with balanced accuracy "
+        f"{percent(row['balanced'])} where chance is {percent(row['chance'])}."
     )
-
-
-def _of(metric: str) -> str:
-    return metric.replace("_", " ")
 
 
 def _adapted(table: pd.DataFrame, best: str, values: pd.DataFrame, place: str, metric: str) -> str:

@@ -34,8 +34,7 @@ POOLED = "pooled"
 def alone(setup: Setup, name: str) -> Candidate:
     """One hospital's own model, as it is; or the federated one, where they hand out none."""
     model = setup.pool.model(name, setup.device)
-    numbers = {"validation": _own_score(setup, name), "training": own_training(setup, name)}
-    return Candidate(f"alone:{name}", "alone", model, **numbers)
+    return Candidate(f"alone:{name}", "alone", model, 1, _own_score(setup, name), own_training(setup, name))
 
 
 def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
@@ -111,11 +110,16 @@ def fuse(
         **entry.choices,
     )
     note_traffic(setup, target, entry, given)
-    one = result.forward_passes == 1
+    one = is_one(result.model, parents.state(sources[0]))
     validation = score(result.model.state_dict()) if one else fmean(_own_score(setup, s) for s in sources)
     passes, fused = result.forward_passes, result.model.to(setup.device)
     training = _sources_training(setup, target)
     return Candidate(entry.label, "fusion", fused, passes, validation, training), result
+
+
+def is_one(model: nn.Module, parent: State) -> bool:
+    """Whether a fused model is one network as its parents are, and no ensemble, not even of one."""
+    return model.state_dict().keys() == parent.keys()
 
 
 def fused_pool(setup: Setup, target: str) -> ModelPool:
@@ -126,7 +130,7 @@ def fused_pool(setup: Setup, target: str) -> ModelPool:
 def keep_fused(setup: Setup, target: str, candidate: Candidate, result: MergeResult) -> None:
     """Keep a fused network in the target's pool; an ensemble is not one network and is not kept."""
     sources = setup.sources(target)
-    if result.model.state_dict().keys() != setup.pool.state(sources[0]).keys():
+    if not is_one(result.model, setup.pool.state(sources[0])):
         return
     hashes = tuple(setup.pool.card(name).sha256 for name in sources)
     numbers = {f"coefficient:{name}": a for name, a in result.coefficients.items()}
@@ -164,13 +168,12 @@ def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool)
         begun = pooled(setup, references)
         assert isinstance(begun.model, nn.Module)
         node = make_node(setup, entry, {POOLED: begun.model})
-        numbers = {"validation": begun.validation, "training": begun.training}
-        return Candidate(entry.label, "test-time", node, **numbers, sources=(POOLED,))
+        return Candidate(entry.label, "test-time", node, 1, begun.validation, begun.training, (POOLED,))
     chosen = {} if entry.tune is None else _tuned(setup, target, entry)
     names = setup.sources(target)
     node = make_node(setup, entry, {n: setup.pool.model(n, setup.device) for n in names}, **chosen)
-    numbers = {"validation": fmean(_own_score(setup, s) for s in names)}
-    return Candidate(entry.label, "test-time", node, **numbers, training=_sources_training(setup, target))
+    score, training = fmean(_own_score(setup, s) for s in names), _sources_training(setup, target)
+    return Candidate(entry.label, "test-time", node, validation=score, training=training)
 
 
 def _tuned(setup: Setup, target: str, entry: MethodConfig) -> dict[str, Any]:

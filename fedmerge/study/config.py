@@ -30,7 +30,6 @@ from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions
 from fedmerge.validation import Distinct, Seed, is_folder, is_there, load_yaml
 
-
 RESERVED = ("alone", "pooled", BEST_SOURCE, MAJORITY)
 """Labels of references, which no method may have."""
 

@@ -33,9 +33,9 @@ class Candidate:
 
     ``model`` is a fixed network, or a test-time method that may look at each batch. ``forward_passes`` is
     what one prediction of a fixed network costs. ``validation``: its score on validation images of the
-    hospitals that trained, the only number a choice may rest on. ``training``: accuracy on its training images
-    in the last epoch, as training saw it; of several models their mean. ``sources``: the models behind a
-    test-time method, where they are not those of the conditions.
+    hospitals that trained, the only number a choice may rest on. ``training``: accuracy on its training
+    images in the last epoch, as training saw it; of several models their mean. ``sources``: the models behind
+    a test-time method, where they are not those of the conditions.
     """
 
     label: str

@@ -118,8 +118,8 @@ def fine_tune(
     """Each hospital trains its own copy of ``start``; with its validation numbers it goes into the pool.
 
     Without fine-tuning it is the model of the rounds that does. hear: takes over what the strategy has to
-    say. rounds: the history of rounds that another server held. Hospitals are pieces in the order of their names, so those before the last finished one that are none
-    have failed.
+    say. rounds: the history of rounds that another server held. Hospitals are pieces in the order of their
+    names, so those before the last finished one that are none have failed.
     """
     if setup.plan.fine_tune is None and setup.pieces.again(TRAINING, FEDERATED) is None:
         with setup.pieces.piece(TRAINING, FEDERATED):
@@ -205,7 +205,7 @@ def _fused(
 
 
 def deploy_all(setup: Setup, fused: list[Trial], target: str, told: Mapping[str, Sequence[int]]) -> None:
-    """Deploy at one hospital: majority class, every hospital alone, pooled training, fusion, test-time methods.
+    """Deploy at one hospital: majority class, hospitals alone, pooled training, fusion, test-time methods.
 
     told: training images a class, by hospital.
     """

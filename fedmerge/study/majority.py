@@ -1,4 +1,4 @@
-"""The reference that looks at no image: the commonest class of the hospitals' training images, for every image."""
+"""The reference that looks at no image: the commonest class of the training images, for every image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedmerge.study.setup import Setup
 
 
 class Frequencies(nn.Module):
-    """Answer every image with the frequencies of the classes, so always with the commonest; of equals the first.
+    """Answer every image with the frequencies of the classes, so with the commonest; of equals the first.
 
     counts: training images a class, C of them. Logits are log(n_c / n), of a class without images log(1e-9).
     """
@@ -37,9 +37,9 @@ def majority(setup: Setup, target: str, told: Mapping[str, Sequence[int]]) -> Ca
     """The majority-class reference for ``target``: of the training images that pooled training may see.
 
     told: class counts that remote hospitals gave when they came, by name; those that gave none are left out.
-    No test label is looked at, and it costs no pass. ``training`` is the share of its class among the training
-    images, ``validation`` its score on the validation images, NaN where some are elsewhere. Raises FedMergeError
-    where no hospital said what it has.
+    No test label is looked at, and it costs no pass. ``training`` is the share of its class among the
+    training images, ``validation`` its score on the validation images, NaN where some are elsewhere. Raises
+    FedMergeError where no hospital said what it has.
     """
     sites = [setup.cohort[name] for name in setup.experiment.sources(target, setup.members)]
     known = [

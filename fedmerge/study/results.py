@@ -59,8 +59,9 @@ class Result:
     table: one row per method x unseen site x stream x seed (see ``COLUMNS``); ``kind`` is one of ``KINDS``;
     a hospital alone is the method ``alone:NAME``; ``constant`` says that every image got one class (see
     ``analysis.Answers``); training_accuracy and initial_statistics are of the models behind the row.
-    history: one row per seed, federation, round, phase (``train``, ``validate``, ``fine-tune``) and hospital. coefficients: one row per seed, site, method,
-    stream, batch and source, with columns ``encoder`` and ``head``. decisions: the fusion methods' logs.
+    history: one row per seed, federation, round, phase (``train``, ``validate``, ``fine-tune``) and
+    hospital. coefficients: one row per seed, site, method, stream, batch and source, with columns ``encoder``
+    and ``head``. decisions: the fusion methods' logs.
     failures: hospitals and methods that failed, with the reason and what was done then, and all that a fault
     plan did. reliability: one row per seed, site, method, stream and confidence bin (see
     ``analysis.reliability``). cohort: that of the first seed.
@@ -98,14 +99,14 @@ class Result:
         and ece averaged over the streams, forward_passes, ``interval``: the half-width of the 95 % t
         interval of the mean accuracy over seeds (NaN for fewer than two seeds); ``constant``: the share of
         measurements in which every image got one class (NaN where an older run did not say); ``learned`` and
-        ``worth``: whether it is above chance, and may be called best (``analysis.learning``). Best first within
-        a kind, by ``metric``.
+        ``worth``: whether it is above chance, and may be called best (``analysis.learning``). Best first
+        within a kind, by ``metric``.
         """
         return summarise(self.table, by=self.metric)
 
     @property
     def metric(self) -> str:
-        """The score that methods are ranked by: ``balanced_accuracy`` where classes are uneven, or ``accuracy``.
+        """The score that methods are ranked by: accuracy, or balanced_accuracy where classes are uneven.
 
         An experiment that selects by balanced accuracy is ranked by it, too.
         """

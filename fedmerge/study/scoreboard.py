@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from fedmerge.merging import FUSION
 from fedmerge.analysis import learning, uneven
+from fedmerge.merging import FUSION
 from fedmerge.study.answer import clean, receiver
 from fedmerge.study.kinds import KINDS, TRIED
 from fedmerge.study.reports.tables import Cell, Group, Line, Table, heading
@@ -52,7 +52,7 @@ def score_table(result: Result) -> Table:
             cells = [
                 Cell(
                     _text(column, row[column], row["interval"]),
-                    bool(able[method]) and _same(row[column], best[column]),
+                    bool(able[str(method)]) and _same(row[column], best[column]),
                     float(row[column]),
                 )
                 for column in columns
@@ -75,11 +75,23 @@ def by_site(table: pd.DataFrame, metric: str = "accuracy") -> Table | None:
         return None
     values = table.pivot_table(index="method", columns="site", values=metric, sort=False)[sites]
     known = learning(table, metric=metric)
+    there = {site: table[table["site"] == site] for site in sites}
+    at = {
+        site: (learning(rows)["constant"] > 0.5).reindex(known.index, fill_value=False)
+        for site, rows in there.items()
+    }
     lines = [
         Line(
             str(method),
-            remark(known.loc[method]),
-            [Cell(_text(s, row[s], math.nan), value=float(row[s])) for s in sites],
+            remark(known.loc[str(method)]),
+            [
+                Cell(
+                    _text(s, row[s], math.nan),
+                    value=float(row[s]),
+                    detail="one class" * int(at[s][str(method)]),
+                )
+                for s in sites
+            ],
         )
         for method, row in values.iterrows()
     ]
@@ -122,8 +134,9 @@ def _ranked_by(result: Result) -> list[str]:
         return [*notes, "This run is of a version that did not look for constant classifiers."]
     return [
         *notes,
-        "One class for every image: a constant classifier. It, and what is no better than guessing (balanced "
-        "accuracy at most two standard errors of guessing above one over the number of classes), is never best.",
+        "One class for every image: a constant classifier. It is never best, nor is what is no better than "
+        "guessing: balanced accuracy at most two standard errors of guessing above one over the number of "
+        "classes.",
     ]
 
 

@@ -116,8 +116,8 @@ class Setup:
     def keep_federated(self, state: State, numbers: dict[str, float], training: float) -> None:
         """Put the model of the rounds into the pool.
 
-        numbers: what the hospitals say of it (``numbers``). training: their mean accuracy on training images in
-        the last round.
+        numbers: what the hospitals say of it (``numbers``). training: their mean accuracy on training images
+        in the last round.
         """
         card = {key: numbers[key] for key in ("loss", "accuracy", "temperature")} | {"training": training}
         card |= {"validation": numbers[self.experiment.selection]}

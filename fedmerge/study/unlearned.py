@@ -1,4 +1,4 @@
-"""What learned nothing, in words: constant classifiers, levels no better than guessing, and the likely reason."""
+"""What learned nothing, in words: constant classifiers, levels no better than guessing, likely reasons."""
 
 from __future__ import annotations
 
@@ -29,30 +29,58 @@ def remark(row: Any) -> str:
     """
     constant = float(row["constant"])
     if constant > 0:
-        return f"one class for every image{'' if constant == 1 else f' in {percent(constant, 0)} of its streams'}"
+        often = "" if constant == 1 else f" in {percent(constant, 0)} of its measurements"
+        return f"one class for every image{often}"
     return "" if row["learned"] else "no better than guessing"
 
 
 def marked(name: str, constant: float) -> str:
     """The name with a mark where most of its measurements are constant."""
-    return f"{name} {MARK}" if constant >= 0.5 else name
+    return f"{name} {MARK}" if constant > 0.5 else name
 
 
-def worthless(name: str, row: pd.Series) -> str:
-    """Why a gain over a level is none. row: of ``analysis.learning``."""
-    if row["constant"] >= 0.5:
-        return f"{name} gives every image one class ({_balanced(row)})"
-    if not row["learned"]:
-        return f"{name} is no better than guessing ({_balanced(row)}, chance {percent(row['chance'])})"
-    return (
-        f"{name} is right on {percent(row['accuracy'])}, less often than one class for every image would be "
-        f"({percent(row['majority'])})"
-    )
+def worthless(known: Sequence[tuple[str, Any]]) -> str:
+    """Why a gain over these is none: each name with its line of ``analysis.learning``; empty for none."""
+    constant = [pair for pair in known if pair[1]["constant"] > 0.5]
+    chance = [pair for pair in known if pair[1]["constant"] <= 0.5 and not pair[1]["learned"]]
+    below = [pair for pair in known if pair[1]["learned"]]
+    parts = []
+    if constant:
+        often = _often([row["constant"] for _, row in constant])
+        parts.append(f"{_they(constant, 'gives')} every image one class{often} ({_scores(constant)})")
+    if chance:
+        floor = _span([row["chance"] for _, row in chance])
+        parts.append(f"{_they(chance, 'is')} no better than guessing ({_scores(chance)}, chance {floor})")
+    for name, row in below:
+        parts.append(
+            f"{name} is right on {percent(row['accuracy'])}, no more often than one class for every image "
+            f"({percent(row['majority'])})"
+        )
+    return listing(parts) if parts else ""
 
 
-def no_gain(parts: Sequence[str]) -> str:
-    """A clause for references that learned nothing (``worthless``); empty for none."""
-    return f"; {listing(list(parts))}, so being above that is no gain" if parts else ""
+def no_gain(known: Sequence[tuple[str, Any]]) -> str:
+    """A clause for references that are worth nothing (``worthless``); empty for none."""
+    return f"; {worthless(known)}, so being above that is no gain" if known else ""
+
+
+def _they(known: Sequence[tuple[str, Any]], verb: str) -> str:
+    plural = {"gives": "give", "is": "are"}[verb]
+    return f"{listing([name for name, _ in known])} {verb if len(known) == 1 else plural}"
+
+
+def _scores(known: Sequence[tuple[str, Any]]) -> str:
+    return f"balanced accuracy {_span([row['balanced'] for _, row in known])}"
+
+
+def _often(constant: Sequence[float]) -> str:
+    return "" if all(share == 1 for share in constant) else " in most measurements"
+
+
+def _span(shares: Sequence[float]) -> str:
+    """``25.0 %``, or ``25.0 % to 28.6 %``."""
+    low, high = percent(min(shares)), percent(max(shares))
+    return low if low == high else f"{low} to {high}"
 
 
 def nothing_learned(
@@ -63,46 +91,59 @@ def nothing_learned(
     table: clean rows, those of kind ``reference`` and ``alone`` among them where there are some. what: the
     levels in words ("3 fused and adapted models").
     """
-    state = learning(_without_guesses(table), compare).reindex(levels)
-    low, high, constant = (
-        state["balanced"].min(),
-        state["balanced"].max(),
-        int((state["constant"] >= 0.5).sum()),
+    every = learning(_without_guesses(table), compare)
+    state = every.reindex(list(levels))
+    constant = state[state["constant"] > 0.5]
+    places = _lost(table, levels, compare) or list(dict.fromkeys(table["site"]))
+    chance, sites = state["chance"].mean(), listing(places)
+    same = f"; {_how_many(len(constant), len(state))} every image one class" if len(constant) else ""
+    same += _often(constant["constant"].tolist())
+    sure = f", give or take {percent(2 * state['error'].mean())}" if state["balanced"].max() > chance else ""
+    what = (
+        f"of {what} none is above chance (balanced accuracy {_span(state['balanced'].tolist())}, chance "
+        f"{percent(chance)}{sure}){same}"
     )
-    scores = percent(low) if percent(low) == percent(high) else f"{percent(low)} to {percent(high)}"
-    sites = listing(list(dict.fromkeys(table["site"])))
-    every = "all of them give every image one class" if constant == len(state) > 1 else ""
-    every = every or (f"{constant} of them give every image one class" if constant else "")
-    if len(state) == 1:
-        every = "it gives every image one class" if constant else ""
-    sure = f", give or take {percent(2 * state['error'].mean())}" if high > state["chance"].mean() else ""
-    head = (
-        f"Nothing was learned at {sites}: of {what} none is above chance (balanced accuracy {scores}, chance "
-        f"{percent(state['chance'].mean())}{sure}){f'; {every}' if every else ''}."
-    )
+    others = every[every["learned"] & ~every.index.isin(levels)]
+    others = others[~others.index.astype(str).str.startswith("alone:")]
+    head = f"Nothing was learned at {sites}: {what}."
+    if len(others):
+        known = [(str(name), row) for name, row in others.iterrows()]
+        head = f"At {sites} {what}. {_they(known, 'is')} above chance ({_scores(known)})."
     return " ".join(part for part in (head, reason(table, levels, compare)) if part)
+
+
+def _how_many(constant: int, levels: int) -> str:
+    if levels == 1:
+        return "it gives"
+    if constant == levels:
+        return "all of them give"
+    return f"{constant} of them {'gives' if constant == 1 else 'give'}"
 
 
 def lost_places(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "method") -> str:
     """A sentence on the hospitals at which none of the levels learned anything; empty for none."""
-    sites = list(dict.fromkeys(table["site"]))
-    lost = []
-    for site in sites:
-        rows = table[table["site"] == site]
-        state = learning(_without_guesses(rows), compare).reindex(levels)
-        if not state["learned"].fillna(True).astype(bool).any():
-            lost.append(site)
-    if not lost or len(lost) == len(sites):
+    lost = _lost(table, levels, compare)
+    if not lost or len(lost) == table["site"].nunique():
         return ""
     why = reason(table[table["site"].isin(lost)], levels, compare)
     return f" At {listing(lost)} nothing was learned: none of them is above chance there. {why}".rstrip()
 
 
+def _lost(table: pd.DataFrame, levels: Sequence[Hashable], compare: str) -> list[str]:
+    """The hospitals at which none of the levels is above chance."""
+    known = {
+        str(site): learning(_without_guesses(rows), compare)["learned"].reindex(list(levels))
+        for site, rows in table.groupby("site", sort=False)
+    }
+    return [site for site, learned in known.items() if not learned.fillna(True).astype(bool).any()]
+
+
 def reason(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "method") -> str:
     """The likely reason why these levels learned nothing, as far as the rows tell; empty where they do not.
 
-    Read off three numbers, each against naming the commonest class: the accuracy in the last epoch of training,
-    the validation score at the hospitals that trained, and what is left of batch norms' initial statistics.
+    Read off three numbers, the first two against naming the commonest class: the accuracy in the last epoch
+    of training, the validation score at the hospitals that trained, and what is left of batch norms' initial
+    statistics.
     """
     if "training_accuracy" not in table:
         return ""
@@ -122,19 +163,21 @@ def reason(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "meth
     floor = guess["training_accuracy"].mean() if len(guess) else chance
     if training <= floor + NEAR:
         return (
-            f"The likely reason: they did not train. In the last epoch {percent(training)} of the training images "
-            f"were right, and naming their commonest class gives {percent(floor)}: more rounds or epochs, or "
-            "another learning rate."
+            f"The likely reason: they did not train. In the last epoch {percent(training)} of the training "
+            f"images were right, and naming their commonest class gives {percent(floor)}: more rounds or "
+            "epochs, or another learning rate."
         )
     known = guess["validation"].mean() if len(guess) else chance
     if math.isnan(validation):
-        return f"In training {percent(training)} of the images were right, so the likely reason is not there."
+        return f"In training {percent(training)} of the images were right; the likely reason is not there."
     if validation > (chance if math.isnan(known) else known) + NEAR:
         return (
-            f"The likely reason is the change of hospital: where they trained, {percent(training)} of the training "
-            f"images were right and the validation score is {percent(validation)}; it does not carry over."
+            f"The likely reason is the change of hospital: where they trained, {percent(training)} of the "
+            f"training images were right and the validation score is {percent(validation)}; it does not "
+            "carry over."
         )
-    return f"The likely reason: {_evaluated(training, validation, rows['initial_statistics'].mean())}"
+    left = _without_guesses(table)["initial_statistics"].mean()
+    return f"The likely reason: {_evaluated(training, validation, left)}"
 
 
 def _evaluated(training: float, validation: float, left: float) -> str:
@@ -145,11 +188,11 @@ def _evaluated(training: float, validation: float, left: float) -> str:
         return f"{head}: they learned their training images and no more."
     if left > ARRIVED:
         return (
-            f"{head}. Training uses a batch's own statistics, evaluation the running ones, and these have not "
-            f"arrived: {percent(left)} of their initial values is left. More steps, a larger momentum of batch "
-            "norm, or pretrained weights."
+            f"{head}. Training uses a batch's own statistics, evaluation the running ones, and these have "
+            f"not arrived: {percent(left)} of their initial values is left. More steps, a larger momentum of "
+            "batch norm, or pretrained weights."
         )
-    return f"{head}. The running statistics of batch norm do not fit, or they learned their training images alone."
+    return f"{head}. The running statistics of batch norm do not fit, or they learned those images alone."
 
 
 def _without_guesses(table: pd.DataFrame) -> pd.DataFrame:
@@ -158,7 +201,3 @@ def _without_guesses(table: pd.DataFrame) -> pd.DataFrame:
 
 def _alone(table: pd.DataFrame) -> pd.DataFrame:
     return learning(table[table["kind"] == "alone"], "method")
-
-
-def _balanced(row: pd.Series) -> str:
-    return f"balanced accuracy {percent(row['balanced'])}"

@@ -101,7 +101,7 @@ def describe_site_scores(frame: pd.DataFrame, compare: str, metric: str = "accur
             else f"{kept} errs least at its worst, {at_worst}"
         )
     if not able:
-        title = nothing_worth(metric, table.stack())
+        title = nothing_worth(metric, table.max())
     each = "; ".join(
         f"{level}: worst {worst[level]} {percent(row[worst[level]])}, "
         f"best {best[level]} {percent(row[best[level]])}"
@@ -149,7 +149,7 @@ def _constant(rows: pd.DataFrame) -> set[tuple[str, str]]:
     """The levels and hospitals where most measurements are of one class for every image."""
     if "constant" not in rows:
         return set()
-    return set(rows.loc[rows["constant"] >= 0.5, ["level", "site"]].itertuples(index=False, name=None))
+    return set(rows.loc[rows["constant"] > 0.5, ["level", "site"]].itertuples(index=False, name=None))
 
 
 def _cells(axes: Axes, table: pd.DataFrame, low: float, high: float, constant: set[tuple[str, str]]) -> None:

@@ -42,8 +42,8 @@ HEADINGS = {
 def accuracy(table: pd.DataFrame, width: float = WIDE, metric: str = "accuracy") -> Figure:
     """A dot a method and stream, mean over seeds and unseen hospitals; the line is from lowest to highest.
 
-    metric: the score that is drawn. References (one class for all images, hospitals alone, pooled training) are
-    hollow and grey; constant classifiers have a mark at their name. Of more than eight hospitals alone
+    metric: the score that is drawn. References (one class for all images, hospitals alone, pooled training)
+    are hollow and grey; constant classifiers have a mark at their name. Of more than eight hospitals alone
     the best, the median and the worst are shown.
     """
     summary, streams = _means(table, metric)
@@ -73,7 +73,7 @@ def accuracy(table: pd.DataFrame, width: float = WIDE, metric: str = "accuracy")
     repeats = [count(number, thing) for thing, number in numbers.items() if number > 1]
     lines = ["accuracy (% of images)" if metric == "accuracy" else f"{metric_words(metric)} (%)"]
     lines += [f"line: lowest to highest of {' x '.join(repeats)}"] if repeats else []
-    lines += [CONSTANT] if (rows["constant"] >= 0.5).any() else []
+    lines += [CONSTANT] if (rows["constant"] > 0.5).any() else []
     axes.set_xlabel("\n".join(part for line in lines for part in wrapped(line, width - 1.6)))
     return made
 
@@ -139,7 +139,7 @@ def _positions(rows: pd.DataFrame, gap: float) -> dict[str, float]:
 
 def _labels(axes: Axes, rows: pd.DataFrame, positions: dict[str, float], width: float, gap: float) -> None:
     letters = 24 if width >= 5.5 else 17
-    names = [marked(shortened(name, letters), rows.loc[name, "constant"]) for name in positions]
+    names = [marked(shortened(name, letters), rows["constant"][name]) for name in positions]
     axes.set_yticks(list(positions.values()), names)
     low, high = axes.get_xlim()
     for kind in dict.fromkeys(rows["kind"]):

@@ -10,10 +10,10 @@ import pandas as pd
 
 from fedmerge.analysis.cube import LOWER_IS_BETTER
 from fedmerge.study.figures.panels import metric_words, plain, signed
+from fedmerge.study.kinds import KINDS
 from fedmerge.study.reports.page import records
 from fedmerge.study.reports.standings import Standings
 from fedmerge.study.reports.tables import Cell, Group, Line, Table, heading
-from fedmerge.study.kinds import KINDS
 from fedmerge.study.unlearned import remark
 from fedmerge.study.words import percent
 

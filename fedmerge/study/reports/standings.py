@@ -38,9 +38,9 @@ class Standings:
 
     table: the rows compared, levels and strata as text. within: the columns that make the strata. folded: the
     table with the strata as cells. boards: a leaderboard for each stratum. overall: the one over all strata
-    together. kinds: by level, where methods are compared. guesses: the rows of the majority class. reference: None where none is named or there.
-    chosen: what validation chose of the axes that are swept, stratum by stratum. skipped: the methods that
-    have no validation score to be chosen by, and so are not compared.
+    together. kinds: by level, where methods are compared. guesses: the rows of the majority class. reference:
+    None where none is named or there. chosen: what validation chose of the axes that are swept, stratum by
+    stratum. skipped: the methods that have no validation score to be chosen by, and so are not compared.
     """
 
     compare: str
@@ -188,8 +188,8 @@ def _joined(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
 def _as_text(table: pd.DataFrame, compare: str, axes: Sequence[str]) -> pd.DataFrame:
     """Levels as text. Where methods are not what is compared, hospitals alone count as one method.
 
-    An oracle and the majority class stand beside methods only. A failed row of hospitals alone names no hospital; where methods
-    are compared it stands for none of them.
+    An oracle and the majority class stand beside methods only. A failed row of hospitals alone names no
+    hospital; where methods are compared it stands for none of them.
     """
     table = table.copy()
     if compare == "method":

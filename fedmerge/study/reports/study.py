@@ -193,8 +193,8 @@ def _ranked_by(s: Standings) -> list[str]:
     if s.metric == "balanced_accuracy" and (shares := uneven(s.table)):
         most = max(shares, key=lambda site: shares[site])
         lines.append(
-            f"Ranked by balanced accuracy: classes are uneven at {count(len(shares), 'hospital')} (at {most} the "
-            f"commonest has {percent(shares[most])}), and accuracy flatters the commonest."
+            f"Ranked by balanced accuracy: classes are uneven at {count(len(shares), 'hospital')} (at {most} "
+            f"the commonest has {percent(shares[most])}), and accuracy flatters the commonest."
         )
     if s.overall["constant"].isna().all():
         return [*lines, "These rows are of a version that did not look for constant classifiers."]

@@ -10,8 +10,8 @@ import pandas as pd
 from fedmerge.analysis import leaderboard
 from fedmerge.analysis.cube import finished, severities
 from fedmerge.study.figures.panels import metric_words, number_of, plain, signed
-from fedmerge.study.reports.standings import Standings
 from fedmerge.study.kinds import REFERENCE
+from fedmerge.study.reports.standings import Standings
 from fedmerge.study.unlearned import lost_places, nothing_learned, reason, worthless
 from fedmerge.study.words import count, listing, percent
 
@@ -36,8 +36,9 @@ def study_question(config: Any, standings: Standings | None) -> str:
 def study_answer(standings: Standings | None) -> str:
     """The outcome in a sentence or two: the best level against the reference, and the interval of that.
 
-    No constant classifier, and no level at chance (``analysis.learning``), is called best, and to be above such
-    a reference is not called a gain. Where no level learned anything, that is the answer, with where and why.
+    No constant classifier, and no level at chance (``analysis.learning``), is called best, and to be above
+    such a reference is not called a gain. Where no level learned anything, that is the answer, with where and
+    why.
     """
     if standings is None:
         return "No job finished, so there is nothing to compare."
@@ -60,17 +61,18 @@ def _outcome(s: Standings, ranked: pd.DataFrame) -> str:
     against = f"{verdict} {s.reference} with {size}"
     against += _interval(row["difference_low"], row["difference_high"])
     if not reference["worth"]:
-        against = f"{worthless(s.reference, _state(reference))}, so being above it is no gain"
+        against = f"{worthless([(s.reference, _state(reference))])}, so being above it is no gain"
     many, where, words = _number(s, len(ranked)), over(s), metric_words(s.metric)
     if len(ranked) < len(s.whole(s.overall)):
         many += " above chance"
     if best["level"] != s.reference and len(others) > 1:
-        return f"Of {many} {row['level']} has the best {words}, {_score(s.metric, row['mean'])} {where}: {against}."
+        score = _score(s.metric, row["mean"])
+        return f"Of {many} {row['level']} has the best {words}, {score} {where}: {against}."
     if len(others) > 1:  # the reference is the best, so it is worth its name
         closest = f"{verdict} it{_interval(row['difference_low'], row['difference_high'])}"
         return (
-            f"None of {_number(s, len(others))} beats {s.reference} with {size} {words} {where}: the closest, "
-            f"{row['level']}, is {closest}."
+            f"None of {_number(s, len(others))} beats {s.reference} with {size} {words} {where}: the "
+            f"closest, {row['level']}, is {closest}."
         )
     joint = ":" if not reference["worth"] else ","
     return f"{row['level']} reaches {_score(s.metric, row['mean'])} {words} {where}{joint} {against}."
@@ -81,11 +83,11 @@ def _nothing(s: Standings, whole: pd.DataFrame) -> str:
     learned, levels = whole[whole["learned"]], list(whole["level"])
     if learned.empty:
         return nothing_learned(_rows(s), levels, _number(s, len(whole)), s.compare)
-    row = _state(learned.iloc[0])
+    row, level = _state(learned.iloc[0]), learned.iloc[0]["level"]
     return (
-        f"Of {_number(s, len(whole))} none is right more often {over(s)} than one class for every image would be "
-        f"({percent(row['majority'])}): the most accurate of those above chance, {learned.iloc[0]['level']}, is "
-        f"right on {percent(row['accuracy'])}, with balanced accuracy {percent(row['balanced'])} where chance is "
+        f"Of {_number(s, len(whole))} none is right more often {over(s)} than one class for every image "
+        f"would be ({percent(row['majority'])}): the most accurate of those above chance, {level}, is right "
+        f"on {percent(row['accuracy'])}, with balanced accuracy {percent(row['balanced'])} where chance is "
         f"{percent(row['chance'])}."
     )
 
