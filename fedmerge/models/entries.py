@@ -94,14 +94,12 @@ def running_pairs(keys: Iterable[str]) -> list[tuple[str, str]]:
     return found
 
 
-def real_weights(state: Mapping[str, Tensor], method: str) -> list[str]:
-    """The entries that are summed, for a method that knows real numbers only.
-
-    Raises FedMergeError naming a complex one.
-    """
-    found = [key for key, kind in kinds(state).items() if kind == "mean"]
-    refuse_complex({key: state[key] for key in found}, method)
-    return found
+def tied_entries(model: nn.Module) -> dict[str, str]:
+    """For each entry that is one tensor with an earlier one, by key, the key of that."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True).items()
+    found = {key: first.setdefault(id(value), key) for key, value in state if isinstance(value, Tensor)}
+    return {key: other for key, other in found.items() if key != other}
 
 
 def refuse_complex(state: Mapping[str, Tensor], method: str) -> None:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.entries import kinds, tied_entries
+from fedmerge.models.state import State, check_fixed
 
 _INTERNAL = {*vars(nn.Module()), "parametrizations", "_is_full_backward_hook", "_compiled_call_impl"}
 _WIDTHS = (int, tuple, list, torch.Size)  # what says a layer's width, or may
@@ -38,6 +40,23 @@ def check_sources(names: Sequence[str], models: Sequence[nn.Module], *, any_widt
                 raise _differ(place, has, "there", lacks, "not there")
             if not _same(first[place], other[place], any_width):
                 raise _differ(place, names[0], _shown(first[place]), name, _shown(other[place]))
+
+
+def check_states(names: Sequence[str], states: Sequence[State], template: nn.Module) -> None:
+    """Raise FedMergeError where states differ in what is not summed, or in what ``template`` ties."""
+    first = states[0]
+    fixed = [key for key, kind in kinds(first, names[0]).items() if kind == "fixed"]
+    tied = tied_entries(template)
+    for name, state in zip(names, states, strict=True):
+        for key in fixed:
+            if key in state and first[key].shape == state[key].shape:
+                check_fixed(key, names[0], first[key], name, state[key])
+        for key, other in tied.items():
+            if key in state and other in state and not torch.equal(state[key], state[other]):
+                raise FedMergeError(
+                    f"'{other}' and '{key}' are one (tied) tensor in the model to be made, but differ in "
+                    f"'{name}': tie them in all models, or in none."
+                )
 
 
 def _differ(place: str, first: str, one: str, name: str, other: str) -> FedMergeError:

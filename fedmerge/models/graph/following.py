@@ -22,6 +22,7 @@ from fedmerge.models.graph.neurons import Neurons, find_neurons
 from fedmerge.models.graph.permute import check_neurons
 from fedmerge.models.graph.program import Program
 from fedmerge.models.modes import evaluating
+from fedmerge.models.outputs import logits_of
 
 MOST = 16
 """Programs that are remembered; the one unused for longest goes first."""
@@ -79,7 +80,7 @@ def _stands_for(program: Program, model: nn.Module, example: Tensor) -> bool:
     device = next((p.device for p in model.parameters()), example.device)
     images = example[:2].to(device)
     with evaluating(model):
-        wanted = model(images)
+        wanted = logits_of(model(images), model)
     found = program.run(program.values(model.state_dict(), device), images)
     if found.shape != wanted.shape:
         return False
