@@ -94,16 +94,6 @@ def running_pairs(keys: Iterable[str]) -> list[tuple[str, str]]:
     return found
 
 
-def real_weights(state: Mapping[str, Tensor], method: str) -> list[str]:
-    """The entries that are summed, for a method that knows real numbers only.
-
-    Raises FedMergeError naming a complex one.
-    """
-    found = [key for key, kind in kinds(state).items() if kind == "mean"]
-    refuse_complex({key: state[key] for key in found}, method)
-    return found
-
-
 def refuse_complex(state: Mapping[str, Tensor], method: str) -> None:
     """Raise FedMergeError naming the first complex entry: ``method`` compares numbers, or differentiates."""
     for key, value in state.items():

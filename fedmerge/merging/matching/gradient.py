@@ -108,7 +108,9 @@ def gradient_fusion(
     walk = _Walk(networks, context, fitting)
     walk.group(images, attribution, normalisation, centroids, unit_rows)
     state = walk.fit(images, parameters={name for name, _ in parents.template.named_parameters()})
-    return Merged(parents.module(state), uniform(parents), walk.decisions, correspondence=walk.maps)
+    return Merged(
+        parents.module(state), uniform(parents), walk.decisions, correspondence=walk.maps, fitted=True
+    )
 
 
 class _Walk:

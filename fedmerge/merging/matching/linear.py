@@ -66,7 +66,9 @@ def fuse_layers(
     importances = Importances(networks, statistics, attribution, normalisation)
     walk = _Walk(networks, statistics, match, fit, importances, context.batch_norm)
     state = walk.averaged() if not fit.refit else walk.fitted()
-    return Merged(parents.module(state), uniform(parents), walk.decisions, correspondence=walk.maps)
+    return Merged(
+        parents.module(state), uniform(parents), walk.decisions, correspondence=walk.maps, fitted=fit.refit
+    )
 
 
 class _Walk:

@@ -40,7 +40,7 @@ def regmean(parents: Parents, context: Context, *, off_diagonal: float = 0.9, ri
         ]
         weights = [states[layer.weight] for states in networks.states]
         state[layer.weight] = _merged(layer, grams, weights, off_diagonal, ridge)
-    return Merged(parents.module(state), uniform(parents))
+    return Merged(parents.module(state), uniform(parents), fitted=True)
 
 
 def _merged(

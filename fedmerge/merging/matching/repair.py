@@ -38,7 +38,7 @@ def corrected(merged: Merged, after: str, parents: Parents, context: Context) ->
     else:
         maps = merged.correspondence or _in_place(networks, list(merged.coefficients.values()))
         state, log = repaired(networks, statistics, state, maps)
-    return replace(merged, model=parents.module(state), decisions=[*merged.decisions, *log])
+    return replace(merged, model=parents.module(state), decisions=[*merged.decisions, *log], fitted=True)
 
 
 def reestimated(
