@@ -71,7 +71,8 @@ class FlatModels(nn.Module):
         if batch_norm not in ("mixture", "average"):
             raise FedMergeError(f"unknown batch-norm policy '{batch_norm}'. Allowed: average, mixture.")
         # a plain list: the tied modules are views of the buffers, not parameters of their own
-        names = [*(f"models[{index}]" for index in range(len(sources))), "template"]
+        names = [f"models[{index}]" for index in range(len(sources))]
+        names.append(names[0] if template is sources[0] else "template")
         self._tied = [
             _own(source, template, name) for source, name in zip((*sources, template), names, strict=True)
         ]
