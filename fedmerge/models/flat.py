@@ -71,14 +71,15 @@ class FlatModels(nn.Module):
         if batch_norm not in ("mixture", "average"):
             raise FedMergeError(f"unknown batch-norm policy '{batch_norm}'. Allowed: average, mixture.")
         # a plain list: the tied modules are views of the buffers, not parameters of their own
-        self._tied = [_own(source, template) for source in (*sources, template)]
-        states = [_tensors(source) for source in self._tied[:-1]]
-        names = ["template", *(f"models[{index}]" for index in range(len(states)))]
-        check_alike(names, [_tensors(self._tied[-1]), *states])
+        names = [f"models[{index}]" for index in range(len(sources))]
+        names.append(names[0] if template is sources[0] else "template")
+        self._tied = [
+            _own(source, template, name) for source, name in zip((*sources, template), names, strict=True)
+        ]
+        *states, own = map(_tensors, self._tied)
+        check_alike([names[-1], *names[:-1]], [own, *states])
         self.batch_norm = batch_norm
-        self.layouts = layouts(
-            {key: value for key, value in _tensors(self._tied[-1]).items() if _is_real(value)}
-        )
+        self.layouts = layouts({key: value for key, value in own.items() if _is_real(value)})
         device = next(template.parameters(), torch.empty(0)).device
         for number, layout in enumerate(self.layouts):
             rows = torch.zeros(len(states), layout.width, device=device, dtype=layout.dtype)
@@ -277,13 +278,13 @@ def _fill(layout: Layout, row: Tensor, state: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _own(source: nn.Module | Mapping[str, Tensor], template: nn.Module) -> nn.Module:
+def _own(source: nn.Module | Mapping[str, Tensor], template: nn.Module, name: str) -> nn.Module:
     """A copy of a source in evaluation mode; of a state dict the template's with that state's buffers."""
     if isinstance(source, nn.Module):
         return plain(unwrapped(source))
     state, model = without_wrappers(source), plain(unwrapped(template))
     held = _tensors(model)
-    check_alike(["template", "a given state"], [held, state])
+    check_alike(["template", name], [held, state])
     for key, value in held.items():
         value.copy_(state[key])
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -18,10 +19,11 @@ from fedmerge.testtime.entropy import check_temperature
 from fedmerge.testtime.guard import Guard, Watch
 from fedmerge.testtime.merged import Anchor, MergedModel, Norms
 from fedmerge.testtime.methods import TESTTIME
-from fedmerge.testtime.online import Online, apart, carried
+from fedmerge.testtime.online import Online, apart
 from fedmerge.testtime.originals import Originals, agreeing, networks
 from fedmerge.testtime.passes import Passes, Precision
 from fedmerge.testtime.probe import FULL, Probe
+from fedmerge.testtime.remembered import move, remembered, take_up
 from fedmerge.testtime.scoring import Statistic
 from fedmerge.testtime.steps import Headed, Scored, trace_of
 from fedmerge.testtime.weighting import (
@@ -161,11 +163,6 @@ class EntropyAdaptive(Online):
             head_module=head_module,
             passes=Passes(graphs, precision),
         )
-        if precision == "bfloat16" and any(each.dtype != torch.float32 for each in self.sources.layouts):
-            raise FedMergeError(
-                "precision bfloat16 is for models of float32; these are of another dtype, which they keep: "
-                "leave precision out, or convert the models to float32."
-            )
         self.watch = None if guard is None else Watch(guard, self.sources.merged_model)
         self.reset()
 
@@ -173,14 +170,6 @@ class EntropyAdaptive(Online):
     def sources(self) -> FlatModels:
         """The sources and the merged model, in one matrix."""
         return self.merged.sources
-
-    def copied(self, index: int) -> nn.Module:
-        """Source ``index``."""
-        return self.sources.model(index)
-
-    def fingerprint(self) -> str:
-        """The hash of the sources."""
-        return self.sources.fingerprint()
 
     def reset(self) -> None:
         """Start a new stream: nothing remembered, empty history, no trace, no forward passes."""
@@ -216,7 +205,10 @@ class EntropyAdaptive(Online):
             logits = together(logits, answers, scored.alpha)
         faults: tuple[str, ...] = ()
         if self.watch is not None:
-            logits, faults = self._guarded(self.watch, batch, logits, answers)
+            full = answers if self.probe.cost(batch) >= 1 else None
+            ask = partial(self._ask, batch)
+            logits, faults, passes = self.watch.guarded(batch, logits, scored.alpha, answers, full, ask)
+            self.forward_passes += passes
         self.trace = trace_of(scored, headed, logits, len(self.sources), answers is not None, faults)
         self.history.append(self.trace)
         if self.kept is not None:
@@ -224,37 +216,21 @@ class EntropyAdaptive(Online):
         return logits, self.trace
 
     def stream_state(self) -> dict[str, Tensor]:
-        """What is remembered, the last scoring with the merge that it led to, the norms' sums, the watch."""
-        found = {f"memory.{name}": value for name, value in self.weigher.memory.kept.items()}
-        found |= {f"norms.{name}": value for name, value in self.merged.stream.state().items()}
-        if self.scored is not None and self.probe.every > 1:
-            found |= {f"scored.{name}": value for name, value in self.scored.state().items()}
-            found |= {f"merged.{i}": row for i, (_, _, row) in enumerate(self.sources.matrices)}
-        if self.watch is not None:
-            found["watch"] = torch.tensor([self.watch.alone, self.watch.single])
-        return found
+        """What is carried from batch to batch (``remembered``)."""
+        scored = self.scored if self.probe.every > 1 else None
+        return remembered(self.weigher.memory, self.merged, scored, self.watch)
 
     def take_stream(self, state: Mapping[str, Tensor]) -> None:
         """Take up what ``stream_state`` gave."""
-        device = self.sources.rows.device
-        parts = {part: _below(state, part, device) for part in ("memory", "norms", "scored", "merged")}
-        self.weigher.memory.kept = parts["memory"]
-        self.merged.stream.take(parts["norms"])
-        self.merged.passes.forget()
-        if parts["scored"]:
-            self.scored = Scored.of(parts["scored"])
-            for i, (_, _, row) in enumerate(self.sources.matrices):
-                row.copy_(parts["merged"][str(i)])
-        if self.watch is not None and "watch" in state:
-            self.watch.alone, self.watch.single = state["watch"].tolist()
+        self.scored = take_up(state, self.weigher.memory, self.merged, self.watch)
 
     def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move what is remembered and the last scoring."""
-        kept = self.weigher.memory.kept
-        self.weigher.memory.kept = {name: carried(fn, value) for name, value in kept.items()}
-        if self.scored is not None:
-            scored = {name: carried(fn, value) for name, value in self.scored.state().items()}
-            self.scored = Scored.of(scored)
+        """Move what is carried."""
+        self.scored = move(fn, self.weigher.memory, self.scored)
+
+    def _ask(self, batch: Tensor) -> Answers:
+        self.forward_passes += len(self.sources)
+        return ask_all(self.sources, batch, self.temperatures, passes=self.merged.passes)
 
     def _score(self, batch: Tensor) -> tuple[Answers, Scored]:
         """Ask the sources about the probe of a batch, and merge the encoder by what they say."""
@@ -321,29 +297,3 @@ class EntropyAdaptive(Online):
             beta = self.weigher.weights("head", scores, alive, self.head_temperature)
         self.merged.merge("head", beta, alive)
         return Headed(self.merged.answer(features), beta, scores)
-
-    def _guarded(
-        self, watch: Watch, batch: Tensor, logits: Tensor, answers: Answers | None
-    ) -> tuple[Tensor, tuple[str, ...]]:
-        """The logits that the guard lets through, and why they are its reference's where they are."""
-        assert self.scored is not None
-        mean = None
-        if watch.guard.margin is not None:
-            mean = watch.mean_logits(batch)
-            self.forward_passes += 1
-        faults = watch.faults(self.scored.alpha, logits, answers, mean)
-        if not faults:
-            return logits, faults
-        if watch.guard.reference == "mean":
-            self.forward_passes += mean is None
-            return watch.mean_logits(batch) if mean is None else mean, faults
-        if answers is None or self.probe.cost(batch) < 1:
-            answers = ask_all(self.sources, batch, self.temperatures, passes=self.merged.passes)
-            self.forward_passes += len(self.sources)
-        return answers.mean().log(), faults
-
-
-def _below(state: Mapping[str, Tensor], part: str, device: torch.device) -> dict[str, Tensor]:
-    """The entries ``part.NAME`` of a state, by NAME."""
-    start = f"{part}."
-    return {key.removeprefix(start): v.to(device) for key, v in state.items() if key.startswith(start)}

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fedmerge.errors import FedMergeError
 from fedmerge.models.flat import FlatModels, MergedBatchNorm
 from fedmerge.models.heads import apply_head, check_head, features_and_logits, find_head
 from fedmerge.models.outputs import logits_of
@@ -51,6 +52,13 @@ class MergedModel(nn.Module):
         self.granularity, self.scale = granularity, scale
         self.head_module, self.passes = head_module, passes
         self.sources = FlatModels(models, models[0], batch_norm=batch_norm)
+        if passes.precision == "bfloat16" and any(
+            each.dtype != torch.float32 for each in self.sources.layouts
+        ):
+            raise FedMergeError(
+                "precision bfloat16 is for models of float32; these are of another dtype, which they keep: "
+                "leave precision out, or convert the models to float32."
+            )
         if isinstance(anchor, nn.Module):
             anchor = anchor.state_dict()
         self.anchor = self.sources.row_of(self.sources.merged if anchor is None else anchor)

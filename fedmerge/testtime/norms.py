@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,16 +61,25 @@ class BatchStatistics(nn.Module):
 
 def use_batch_statistics(model: nn.Module, source_images: float = 0.0) -> int:
     """Replace every batch norm inside ``model`` by :class:`BatchStatistics`; return how many there were."""
-    found = [name for name, module in model.named_modules() if name and isinstance(module, _BatchNorm)]
-    for name in found:
-        norm = model.get_submodule(name)
-        assert isinstance(norm, _BatchNorm)
-        model.set_submodule(name, BatchStatistics(norm, source_images))
-    return len(found)
+    return replace_norms(model, lambda name, norm: BatchStatistics(norm, source_images))
+
+
+def replace_norms(model: nn.Module, make: Callable[[str, _BatchNorm], nn.Module]) -> int:
+    """Put ``make(name, norm)`` in place of every batch norm inside ``model``; return how many there were.
+
+    A norm that stands under several names is made once.
+    """
+    made: dict[_BatchNorm, nn.Module] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if name and isinstance(module, _BatchNorm):
+            if module not in made:
+                made[module] = make(name, module)
+            model.set_submodule(name, made[module])
+    return len(made)
 
 
 def affine_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The scales and shifts of batch, layer, group and instance norms, in order of the modules."""
     kinds = (BatchStatistics, _BatchNorm, nn.LayerNorm, nn.GroupNorm, _InstanceNorm)
     norms = [module for module in model.modules() if isinstance(module, kinds)]
-    return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]
+    return list(dict.fromkeys(each for norm in norms for each in norm.parameters(recurse=False)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.flat import FlatModels
 from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.originals import Originals
@@ -80,12 +81,15 @@ class Online(nn.Module):
         return super().train(False)
 
     def copied(self, index: int) -> nn.Module | None:
-        """The copy of a source that the node keeps; None where it keeps none."""
-        return None
+        """The copy of a source that the node keeps; None where it has no ``sources``."""
+        sources = getattr(self, "sources", None)
+        return sources.model(index) if isinstance(sources, FlatModels) else None
 
     def fingerprint(self) -> str:
-        """A hash of the models that the node was made of, in hexadecimal."""
-        raise NotImplementedError
+        """A hash of the models that the node was made of, in hexadecimal; by default of its ``sources``."""
+        sources = getattr(self, "sources", None)
+        assert isinstance(sources, FlatModels), "a method without sources has a hash of its own"
+        return sources.fingerprint()
 
     def stream_state(self) -> dict[str, Tensor]:
         """What was learned of the stream, but for what is in parameters and buffers; by name."""

@@ -93,8 +93,7 @@ class Originals:
             if original is None:
                 continue
             with taking(batch, name):
-                if own is not None:
-                    check_copy(original, own, images, name)
+                check_copy(original, original if own is None else own, images, name)
                 if template is not None:
                     _check_merged(original, template, images, name)
 

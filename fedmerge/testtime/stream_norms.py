@@ -32,6 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.wide import wide, wide_dtype
+from fedmerge.testtime.norms import replace_norms
 from fedmerge.testtime.online import carried
 
 Sums = tuple[Tensor, Tensor, Tensor]
@@ -154,6 +155,8 @@ class StreamNorm(nn.Module):
 
 def use_stream_norms(model: nn.Module, stream: Stream) -> None:
     """Replace the batch norms of ``model`` that have running statistics by norms of ``stream``."""
-    for name, module in list(model.named_modules()):
-        if name and isinstance(module, _BatchNorm) and module.running_mean is not None:
-            model.set_submodule(name, StreamNorm(module, stream, name))
+
+    def make(name: str, norm: _BatchNorm) -> nn.Module:
+        return norm if norm.running_mean is None else StreamNorm(norm, stream, name)
+
+    replace_norms(model, make)

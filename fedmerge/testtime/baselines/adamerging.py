@@ -89,7 +89,8 @@ class AdaMerging(Online):
         self.batch_norm = batch_norm
         self.originals = Originals(given, merged=True)
         self.model = faithful(found[0]).requires_grad_(False)
-        self.keys = [key for key, value in states[0].items() if value.is_floating_point()]
+        own = _own_keys(self.model)  # one name for a module that has two
+        self.keys = [key for key, value in states[0].items() if value.is_floating_point() and key in own]
         for number, key in enumerate(self.keys):
             stack = torch.stack([state[key].detach() for state in states])
             self.register_buffer(f"stack{number}", stack, persistent=False)
@@ -156,6 +157,14 @@ class AdaMerging(Online):
 def _layer(key: str) -> str:
     """The module an entry belongs to; an entry of the network itself is a layer of its own."""
     return key.rpartition(".")[0] or key
+
+
+def _own_keys(model: nn.Module) -> set[str]:
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name in (*module._parameters, *module._buffers)
+    }
 
 
 def _weighted(weights: Tensor, stack: Tensor) -> Tensor:

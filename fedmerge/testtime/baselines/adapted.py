@@ -67,6 +67,13 @@ class Adapted:
                 if master is not parameter:
                     parameter.copy_(master)
 
+    def settle(self) -> None:
+        """Let go of graphs that the network keeps in attributes, as old weight norms and pruning do."""
+        for module in self.network.modules():
+            for name, value in list(vars(module).items()):
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    setattr(module, name, value.detach())
+
     def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Follow the network where ``fn`` of ``Module._apply`` took it."""
         self.first = [carried(fn, value) for value in self.first]
@@ -74,7 +81,7 @@ class Adapted:
 
     def state(self) -> dict[str, Tensor]:
         """Adam's moments, and the masters, by name; nothing before the first step."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for number, (parameter, master) in enumerate(zip(self.parameters, self.masters, strict=True)):
             moments = self.optimizer.state.get(master, {})
             found |= {f"{name}.{number}": moments[name] for name in _MOMENTS if name in moments}

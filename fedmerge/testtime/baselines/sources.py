@@ -33,14 +33,6 @@ class Weighed(Online):
         self.sources = FlatModels(found, found[0], head="", batch_norm=batch_norm)
         self.originals = Originals(found, merged=merged)
 
-    def copied(self, index: int) -> nn.Module:
-        """Source ``index``."""
-        return self.sources.model(index)
-
-    def fingerprint(self) -> str:
-        """The hash of the sources."""
-        return self.sources.fingerprint()
-
 
 def source_logits(node: Online, sources: FlatModels, batch: Tensor) -> Tensor:
     """The logits of every source, M x N x C; M forward passes, counted on ``node``."""

@@ -121,4 +121,5 @@ def adapt(
         with torch.no_grad():
             logits = forward()
         node.forward_passes += 1
+    adapted.settle()
     return logits.detach()
