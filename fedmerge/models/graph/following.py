@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.entries import entries
 from fedmerge.models.graph.fingerprint import fingerprint
 from fedmerge.models.graph.neurons import Neurons, find_neurons
 from fedmerge.models.graph.permute import check_neurons
@@ -81,7 +82,7 @@ def _stands_for(program: Program, model: nn.Module, example: Tensor) -> bool:
     images = example[:2].to(device)
     with evaluating(model):
         wanted = logits_of(model(images), model)
-    found = program.run(program.values(model.state_dict(), device), images)
+    found = program.run(program.values(entries(model), device), images)
     if found.shape != wanted.shape:
         return False
     scale = float(wanted.abs().max()) if wanted.numel() else 0.0
