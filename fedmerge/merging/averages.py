@@ -53,8 +53,8 @@ def mean(
     Sums are taken in float64, one model at a time, in an order that depends on what the models hold
     (:func:`~fedmerge.merging.checks.summation_order`): permuting them changes no bit of what is summed.
     Integer buffers come from the first model; batch-norm statistics follow the run's policy, a running
-    variance in the group of its mean (by default that of the mixture; FedAvg and soups average it). One model
-    alone, and a model with itself, stay as they are, bit for bit (float32 and narrower).
+    variance in the group of its mean. One model alone, and a model with itself, stay as they are, bit for
+    bit (float32 and narrower).
 
     Raises FedMergeError for weights that do not fit, a group that matches nothing, and a parent that holds
     NaN or infinity.

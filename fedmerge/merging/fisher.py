@@ -37,14 +37,14 @@ def fisher(
 ) -> Merged:
     """Weigh each entry by its diagonal Fisher information: theta = sum a_m F_m theta_m / sum a_m F_m.
 
+    Departs from the released code in two things: that divides each model's F by its L2 norm, unless told
+    otherwise, and applies the floor to the first model alone.
+
     F_m = mean over images x of E_{y ~ p_m(y|x)} (d log p_m(y|x) / d theta)^2 on ``context.data``, in
     evaluation mode; no labels are used. ``expectation``: the sum over all classes, C backward passes
     an image, or one class an image, drawn from (seed, "fisher", name of the model). F below ``floor``
     counts as ``floor``: a parameter that matters to no model is averaged. ``weights``: a_m, as in ``mean``.
     F is not rescaled per model: one that is sure everywhere has small F and a small say.
-
-    Departs from the released code in two things: it divides each model's F by its L2 norm, unless told
-    otherwise, and applies the floor to the first model alone.
 
     Buffers are averaged by the run's policy. Coefficients are a_m. Raises FedMergeError without images, and
     for weights or a floor below zero or all zero.
