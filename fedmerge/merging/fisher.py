@@ -40,14 +40,14 @@ def fisher(
 ) -> Merged:
     """Weigh each entry by its diagonal Fisher information: theta = sum a_m F_m theta_m / sum a_m F_m.
 
+    Departs from the released code in two things: that divides each model's F by its L2 norm, unless told
+    otherwise, and applies the floor to the first model alone.
+
     F_m = mean over images x of E_{y ~ p_m(y|x)} (d log p_m(y|x) / d theta)^2 on ``context.data``, in
     evaluation mode; no labels are used. ``expectation``: the sum over all classes, C backward passes
     an image, or one class an image, drawn from (seed, "fisher", name of the model). F below ``floor``
     counts as ``floor``: a parameter that matters to no model is averaged. ``weights``: a_m, as in ``mean``.
     F is not rescaled per model: one that is sure everywhere has small F and a small say.
-
-    Departs from the released code in two things: it divides each model's F by its L2 norm, unless told
-    otherwise, and applies the floor to the first model alone.
 
     Half precision is widened for the gradients. Buffers are averaged by the run's policy. Coefficients are
     a_m. Raises FedMergeError without images, for complex weights, and for weights or a floor below zero or
@@ -69,8 +69,8 @@ def fisher(
             diagonal = fisher_diagonal(module, images, expectation, draws)
         except RuntimeError as error:
             raise FedMergeError(
-                f"'{parents.names[i]}' gives no gradients image by image, as fisher needs them with torch.func "
-                f"({str(error).splitlines()[0]}): use another method."
+                f"'{parents.names[i]}' gives no gradients image by image, as fisher needs them with "
+                f"torch.func ({str(error).splitlines()[0]}): use another method."
             ) from None
         for key, information in diagonal.items():
             weight = information.clamp_(min=floor).mul_(shares[i])

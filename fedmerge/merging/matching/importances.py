@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.maps import Shares, unmatched
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.statistics import Statistics
@@ -93,12 +92,7 @@ class Importances:
         """Scores, and whether there is any attribution, of the channels of no group: M x count each."""
         scores, used = [], []
         for m, neurons in enumerate(self.networks.parents):
-            own = unmatched(neurons, layer.weight, 0, len(self._scores[m, layer.name]))
-            if len(own) != count:
-                raise FedMergeError(
-                    f"the layer '{layer.name}' has {len(own)} outputs that keep their place in model {m}, "
-                    f"but {count} in the model to be made: merge models of the same classes."
-                )
+            own = unmatched(neurons, layer.weight, 0, len(self._scores[m, layer.name]), of=(m, count))
             scores.append(self._scores[m, layer.name][own])
             used.append(self._used[m, layer.name][own])
         return torch.stack(scores), torch.stack(used)

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from fedmerge.errors import FedMergeError
 from fedmerge.models.graph import Neurons
 from fedmerge.models.state import BatchNormPolicy, State, running_pairs
 
@@ -59,7 +60,7 @@ class Correspondence:
         free = unmatched(self.fused, key, dim, size)
         given = self.channels.get((key, dim))
         for m, table in enumerate(maps):
-            own = unmatched(self.parents[m], key, dim, sizes[m])
+            own = unmatched(self.parents[m], key, dim, sizes[m], of=(m, len(free)))
             table[free, own] = self.share[m] if given is None else given[m, free]
         return maps
 
@@ -73,7 +74,7 @@ class Correspondence:
         ]
         free = unmatched(self.fused, key, dim, size)
         for m, table in enumerate(maps):
-            table[free, unmatched(self.parents[m], key, dim, sizes[m])] = 1.0
+            table[free, unmatched(self.parents[m], key, dim, sizes[m], of=(m, len(free)))] = 1.0
         return [table.T for table in maps]
 
     def _channels(
@@ -90,12 +91,23 @@ class Correspondence:
         return table
 
 
-def unmatched(neurons: Neurons, key: str, dim: int, size: int) -> Tensor:
-    """The positions along a dimension that belong to no group; they keep their order."""
+def unmatched(neurons: Neurons, key: str, dim: int, size: int, of: tuple[int, int] | None = None) -> Tensor:
+    """The positions along a dimension of ``key`` that belong to no group; they keep their order.
+
+    of: a parent's number, and how many such positions the fused model has. Raises FedMergeError where the
+    parent has another number: other inputs, or other classes.
+    """
     taken = torch.zeros(size, dtype=torch.bool)
     for part in neurons.axes.get(key, {}).get(dim, ()):
         taken[part.positions] = True
-    return (~taken).nonzero()[:, 0]
+    found = (~taken).nonzero()[:, 0]
+    if of is not None and len(found) != of[1]:
+        what = ("outputs", "classes") if dim == 0 else ("inputs", "inputs")
+        raise FedMergeError(
+            f"'{key}' has {len(found)} {what[0]} that keep their place in model {of[0]}, but {of[1]} in the "
+            f"model to be made: merge models of the same {what[1]}."
+        )
+    return found
 
 
 def one_to_one(permutations: Sequence[Tensor], weights: Tensor) -> Maps:
@@ -138,7 +150,8 @@ def combined(
     out = into = None
     for dim in dims:  # one at most: a neuron's own weights stand along one dimension
         out = maps.out(key, dim, [v.shape[dim] for v in values], like.shape[dim])
-    if inputs and maps.fused.axes.get(key, {}).get(1):  # else each input stands for itself
+    moved = bool(maps.fused.axes.get(key, {}).get(1)) or {v.shape for v in values} != {like.shape}
+    if inputs and moved:  # else each input stands for itself
         into = maps.into(key, 1, [v.shape[1] for v in values], like.shape[1])
     for m, value in enumerate(values):
         if into is not None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 import fedmerge as fm
 from fedmerge.errors import FedMergeError
+from fedmerge.merging.matching.maps import Correspondence
+from fedmerge.models.graph import Neurons
 
 Make = Callable[..., nn.Module]
 AVERAGES: list[tuple[str, dict[str, Any]]] = [
@@ -190,9 +192,24 @@ def test_what_keeps_its_place_is_found_where_each_width_has_it() -> None:
     torch.testing.assert_close(fused.head.weight[:, 7:], wanted)
 
 
-def test_other_numbers_of_classes_are_a_sentence(images: Tensor) -> None:
+@pytest.mark.parametrize(
+    ("method", "attribution"), [("kf", "ablation"), ("kf", "uniform"), ("ot", "uniform")]
+)
+@pytest.mark.parametrize("refit", [True, False])
+def test_other_numbers_of_classes_are_a_sentence(
+    method: str, attribution: str, refit: bool, images: Tensor
+) -> None:
     def net(classes: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, classes)).eval()
 
-    with pytest.raises(FedMergeError):
-        fm.merge([net(4), net(5)], "kf", data=images, labels=Y, attribution="ablation")
+    options = {"attribution": attribution} | ({"refit": refit} if method == "kf" else {})
+    with pytest.raises(FedMergeError, match=r"'3\.(weight|bias)' has 5 .* in model 1, but 4 .* same classes"):
+        fm.merge([net(4), net(5)], method, data=images, labels=Y, **options)
+
+
+def test_other_numbers_of_inputs_are_a_sentence() -> None:
+    """Inputs of no group are counted in each parent."""
+    neurons = Neurons((), {"w": {1: ()}}, ())
+    maps = Correspondence(neurons, [neurons, neurons], (0.5, 0.5))
+    with pytest.raises(FedMergeError, match=r"'w' has 7 inputs .* in model 1, but 6 .* same inputs"):
+        maps.into("w", 1, [6, 7], 6)
