@@ -37,11 +37,11 @@ def is_picture(file: Path) -> bool:
 def read_picture(file: Path) -> Tensor:
     """One image as uint8 1 x C x H x W, grey (C = 1) or RGB (C = 3); the kind is told by the content.
 
-    EXIF orientation is applied, a colour profile is converted to sRGB (one that says sRGB is left alone),
-    alpha is dropped where every pixel is opaque. Raises ``FedMergeError`` that begins with the file's name
-    for a file that is empty or damaged, several images in one file, more than 8 bits a channel (also where
-    Pillow would take the upper 8), transparent pixels, colours other than grey and RGB (CMYK, Lab, YCbCr), a
-    profile that cannot be applied, and a PNG of another gamma.
+    EXIF orientation is applied (EXIF that cannot be read says nothing), a colour profile is converted to sRGB
+    (one that says sRGB is left alone), alpha is dropped where every pixel is opaque. Raises ``FedMergeError``
+    that begins with the file's name for a file that is empty or damaged, several images in one file, more
+    than 8 bits a channel (also where Pillow would take the upper 8), transparent pixels, colours other than
+    grey and RGB (CMYK, Lab, YCbCr), a profile that cannot be applied, and a PNG of another gamma.
     """
     if file.stat().st_size == 0:
         raise FedMergeError(f"{file} is empty (0 bytes): replace or remove it.")
