@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 
 
 class DiskError(FedMergeError):
@@ -24,7 +24,7 @@ class DiskError(FedMergeError):
             if full
             else "choose a place that you may write to"
         )
-        super().__init__(f"'{path}' cannot be written ({reason}): {advice}.")
+        super().__init__(f"'{short(path)}' cannot be written ({reason}): {advice}.")
         self.path = path
         self.reason = reason
         self.full = full

@@ -9,6 +9,7 @@ import typer
 
 from fedmerge.cli.app import Changes, Config, Json, Resume, RunFolder, app, err, out, print_json, say
 from fedmerge.cli.progress import lines
+from fedmerge.validation import is_there
 
 deployment = typer.Typer(
     help="Hospitals on machines of their own: certificates, keys, starting, running (docs/deployment.md).",
@@ -96,7 +97,7 @@ def start(folder: Folder) -> None:
     from fedmerge.federation.deployment.serving import keep_up, start_node, start_server
 
     with Programs() as programs:
-        if (folder / "server.yaml").is_file():
+        if is_there(folder / "server.yaml"):
             server = ServerFolder(folder)
             up = start_server(programs, server)
             say(err, f"hospitals are served at {server.settings.host}:{server.settings.port}; Ctrl-C ends it")

@@ -18,7 +18,8 @@ def check_plan(plan: Plan, hospitals: int) -> None:
     in_a_round = hospitals if rules.participation is None else rules.participation.of(hospitals)
     if rules.quorum > hospitals:
         raise FedMergeError(
-            f"federation.quorum is {rules.quorum}, but only {hospitals} hospitals train together: lower it."
+            f"federation.quorum is {rules.quorum}, but only {hospitals} hospitals train together: set it "
+            f"to at most {hospitals}."
         )
     last = plan.rounds + (plan.fine_tune is not None)
     for fault in rules.faults:
@@ -99,8 +100,9 @@ def _check_one_mean(plan: Plan, what: str) -> None:
 def _check_krum(name: str, hostile: int, hospitals: int) -> None:
     least = fewest_updates(hostile)
     if hospitals < least:
+        most = (hospitals - 3) // 2
+        lower = f"set 'hostile' to at most {most}, or " if most >= 0 else ""
         raise FedMergeError(
             f"federation.aggregate: {name} with hostile: {hostile} needs at least 2 x {hostile} + 3 = "
-            f"{least} hospitals, but {hospitals} train in a round: lower 'hostile', or choose median or "
-            "trimmed-mean."
+            f"{least} hospitals, but {hospitals} train in a round: {lower}choose median or trimmed-mean."
         )

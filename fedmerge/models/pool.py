@@ -15,12 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError, nearest
+from fedmerge.errors import FedMergeError, nearest, short
 from fedmerge.files import make_folder, write, write_text
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import State, check_alike, non_finite, state_hash
 from fedmerge.models.zoo import ModelSpec
+from fedmerge.validation import is_there
 
 T = TypeVar("T")
 
@@ -238,8 +239,8 @@ def write_weights(path: Path, state: State) -> None:
 
 def load_weights(path: Path) -> State:
     """The tensors of a safetensors file, on the CPU. Raises FedMergeError if it is missing or damaged."""
-    if not path.is_file():
-        raise FedMergeError(f"there is no file '{path}': check the path.")
+    if not is_there(path) or not path.is_file():
+        raise FedMergeError(f"there is no file '{short(path)}': check the path.")
     return _read(path, _tensors)
 
 

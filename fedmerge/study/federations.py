@@ -41,7 +41,9 @@ def federations(cohort: Cohort | CohortSpec, experiment: Experiment) -> list[Fed
         return [Federation("everyone", everyone, everyone)]
     if experiment.unseen == "each":
         if len(everyone) < 2:
-            raise FedMergeError(f"unseen: each needs at least two sites, but '{cohort.name}' has one.")
+            raise FedMergeError(
+                f"unseen: each needs at least two sites, but '{cohort.name}' has one: add another."
+            )
         if experiment.training.rounds == 0:
             return [Federation("all", everyone, everyone)]
         return [

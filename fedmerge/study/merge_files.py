@@ -13,7 +13,7 @@ import torch
 from fedmerge.data.fusion import balanced
 from fedmerge.data.images import Split, resize, to_channels
 from fedmerge.data.sources import load_source
-from fedmerge.errors import FedMergeError, short
+from fedmerge.errors import Faults, FedMergeError, short
 from fedmerge.merging import FUSION, MergeResult, merge
 from fedmerge.models.bare import bare
 from fedmerge.models.copies import faithful, fill
@@ -21,6 +21,7 @@ from fedmerge.models.entries import kinds
 from fedmerge.models.pool import ModelCard, check_cards, load_weights, read_card, write_model
 from fedmerge.models.state import State, check_alike, state_hash, without_wrappers
 from fedmerge.models.zoo import ModelSpec, build, default_normalisation
+from fedmerge.registry import Needs
 from fedmerge.seeding import numpy_generator
 from fedmerge.study.changes import apply_change
 from fedmerge.study.machine import pick_device
@@ -80,6 +81,7 @@ def merge_files(
     for change in changes:
         apply_change(options, change)
     registered.check(options)
+    _check_given(registered.needs_with(options), method, data, labelled, start, after)
     pool = _images(data, split)
     check_cards([card for card in cards if card is not None])
     begin = None if start is None else load_weights(start)
@@ -106,6 +108,22 @@ def merge_files(
     state = {key: value.cpu() for key, value in result.model.state_dict().items()}
     write_model(output, state, _card(output.stem, state, cards, states, result, seed))
     return result
+
+
+def _check_given(
+    needs: Needs, method: str, data: str | None, labelled: bool, start: Path | None, after: str
+) -> None:
+    """Raise FedMergeError for everything that a method needs and was not given, with the option to give."""
+    images = needs.fusion_images or needs.fusion_sums or needs.score or after in ("repair", "batch-norm")
+    what = f"'{method}'" + (f" with --after {after}" if after != "none" else "")
+    faults = Faults()
+    if images and data is None:
+        faults.found.append(f"{what} needs fusion images: give them with --data.")
+    if (needs.fusion_labels or needs.score) and not labelled:
+        faults.found.append(f"{what} needs the classes of the fusion images: give --labelled.")
+    if needs.shared_start and start is None:
+        faults.found.append(f"{what} needs the weights from which all models were trained: give --start.")
+    faults.say()
 
 
 def _names(models: Sequence[Path]) -> list[str]:

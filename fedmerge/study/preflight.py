@@ -70,9 +70,11 @@ def _check_batches(experiment: Experiment, cohort: Cohort, members: set[str], no
             )
         for site in cohort.sites:
             if site.name in members and not site.remote and len(site.train) < options.batch_size:
+                few = normed and len(site.train) < 2
+                cure = "leave the hospital out" if few else f"lower it to at most {len(site.train)}"
                 faults.found.append(
                     f"site '{site.name}' has {len(site.train)} training images, fewer than {field} "
-                    f"{options.batch_size}: lower it to at most {len(site.train)}."
+                    f"{options.batch_size}: {cure}."
                 )
     return faults
 
@@ -103,10 +105,11 @@ def _check_round_sums(experiment: Experiment, cohort: Cohort, members: set[str])
     for site in cohort.sites:
         held = len(getattr(site, split))
         if site.name in members and held < MINIMUM:
+            other = "set split to train, " if split != "train" and len(site.train) >= MINIMUM else ""
             raise FedMergeError(
                 f"federation.aggregate: {method} takes sums over at least {MINIMUM} images of every "
-                f"hospital, but '{site.name}' has {held} in its split '{split}': set split to train, leave "
-                "the hospital out, or choose another aggregator."
+                f"hospital, but '{site.name}' has {held} in its split '{split}': {other}leave the hospital "
+                "out, or choose another aggregator."
             )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.streams import StreamSpec
-from fedmerge.errors import FedMergeError, unknown
+from fedmerge.errors import FedMergeError, short, unknown
 from fedmerge.models.pool import ModelPool
 from fedmerge.study.config import Experiment
 from fedmerge.study.deployment import Arrivals
@@ -23,6 +23,7 @@ from fedmerge.study.reopen import read_saved
 from fedmerge.study.setup import Setup, set_up
 from fedmerge.testtime import TESTTIME, Node
 from fedmerge.testtime.tuning import LabelledSource, Tuning, as_text, tune
+from fedmerge.validation import is_there
 
 
 def make_node(setup: Setup, entry: MethodConfig, models: Mapping[str, nn.Module], **chosen: Any) -> Node:
@@ -132,8 +133,8 @@ def tune_run(
     machine, a name that is not there, and fewer than 3 sources.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise FedMergeError(f"'{folder}' is not the folder of a run: it has no config.yaml.")
+    if not is_there(folder / "config.yaml"):
+        raise FedMergeError(f"'{short(folder)}' is not the folder of a run: it has no config.yaml.")
     experiment, cohort = read_saved(folder / "config.yaml")
     if not all(len(site.everything) for site in cohort.sites):
         raise FedMergeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,13 @@ def select_convs(model: nn.Module, kind: LayerKind, skip: int | float | None) ->
     first_of = {id(conv._parameters.get("weight", conv)): name for name, conv in reversed(found.items())}
     convs = {name: conv for name, conv in found.items() if name in first_of.values()}
     if not convs:
+        others = [
+            each for each in get_args(LayerKind) if any(map(_mergeable, _of_kind(model, each).values()))
+        ]
+        advice = f"set layers to {' or '.join(map(repr, others))}, or " if others else ""
         raise FedMergeError(
             f"InMerge finds no convolution of the kind layers='{kind}' in {type(model).__name__}: "
-            "set layers to 'all' or 'spatial', or train without InMerge."
+            f"{advice}train without InMerge."
         )
     fraction = PAPER_FRACTION if skip is None else skip
     first = fraction if isinstance(fraction, int) else math.floor(fraction * len(convs))

@@ -16,6 +16,7 @@ import fedmerge.cli.report  # noqa: F401  the command registers itself
 from fedmerge import run
 from fedmerge.cli.app import app
 from fedmerge.errors import FedMergeError
+from fedmerge.study.begun import read_begun
 from fedmerge.study.reports.again import write_again
 from fedmerge.study.results import open_result
 
@@ -108,6 +109,18 @@ def test_a_damaged_file_is_a_sentence(folder):
 
 
 @pytest.mark.usefixtures("words_for_figures")
+def test_a_run_that_is_not_finished_names_the_way_on(folder):
+    """One that was stopped has tables; one that was killed has none."""
+    begun = read_begun(folder)
+    begun.model_copy(update={"finished": False}).write(folder)
+    shown = CliRunner().invoke(app, ["report", str(folder)])
+    assert shown.exit_code == 0, shown.output
+    assert f"fedmerge run --resume {folder}" in shown.stderr
+    (folder / "results.parquet").unlink()
+    with pytest.raises(FedMergeError, match=f"fedmerge run --resume {folder}"):
+        write_again(folder)
+
+
 def test_the_command(folder):
     shown = CliRunner().invoke(app, ["report", str(folder), "--json"])
     assert shown.exit_code == 0, shown.output

@@ -104,14 +104,24 @@ def test_faults_are_sentences_and_nothing_is_written(files, images, tmp_path):
         (files, out, "mean", {"changes": ["weigths=uniform"]}, "Did you mean 'weights'"),
         ([files[0], tmp_path / "c.safetensors"], out, "mean", {}, "there is no file"),
         ([files[0], broken], out, "mean", {}, "not a whole safetensors file"),
-        (files, out, "kf", {}, "needs fusion images"),
+        (files, out, "kf", {}, "give them with --data"),
         (files, out, "kf", {"data": images}, "name it with --model"),
         (files, out, "kf", {"data": images, "network": "small-cnn:width"}, "NAME=VALUE"),
-        (files, out, "kf", {"network": "small-cnn:width=4"}, "say in_channels too"),
+        (files, out, "mean", {"network": "small-cnn:width=4"}, "say in_channels too"),
+        (files, out, "greedy", {"data": images}, "--labelled"),
+        (files, out, "task-arithmetic", {}, "give --start"),
+        (files, tmp_path / "nowhere" / "new.safetensors", "mean", {}, "there is no folder"),
+        (files, tmp_path / f"{'x' * 5000}.safetensors", "mean", {}, "File name too long"),
         (files, out, "kf", {"data": images, "network": "small-cnn:width=8"}, "not of one architecture"),
         (files, out, "kf", {"data": images, "network": "smal-cnn"}, "small-cnn"),
         (files, out, "kf", {"data": images, "network": "small-cnn:width=4", "split": "all"}, "unknown split"),
-        (files, out, "mean", {"after": "repair"}, "pass data="),
+        (
+            files,
+            out,
+            "mean",
+            {"after": "repair"},
+            "with --after repair needs fusion images: give them with --data",
+        ),
     ]:
         with pytest.raises(FedMergeError, match=words):
             merge_files(models, output, method, **options)

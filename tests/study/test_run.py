@@ -1,6 +1,7 @@
 """Whole runs on the tiny federation: what is in the table, that it repeats, and what failure leaves."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,10 +9,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from typer import Exit
 
 from fedmerge import ModelPool, run
 from fedmerge.analysis import scores
-from fedmerge.data import Arrays, SiteSpec
+from fedmerge.cli.commands import end
+from fedmerge.data import Arrays, SiteSpec, build_cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import merge
 from fedmerge.models import average, predict, state_hash
@@ -181,6 +184,37 @@ def test_a_method_that_cannot_run_is_a_recorded_failure(experiment, tmp_path):
     result = run(experiment | {"fusion": fusion}, out=tmp_path / "run")
     assert list(result.failures["where"]) == ["by-hand"]
     assert "mean" in set(result.table["method"])
+    assert result.failed == 1
+    with pytest.raises(Exit) as ended:
+        end(result)
+    assert ended.value.exit_code == 1
+    end(replace(result, failures=result.failures.iloc[:0]))
+
+
+def test_a_hospital_that_was_left_out_of_a_round_is_no_failure_of_the_run(make_result):
+    """Only methods give rows, so only theirs can be missing."""
+    where = ["round 1 (train)", "fine-tune", "mean", "alone:north", "pooled", "entropy-adaptive", "elsewhere"]
+    failures = pd.DataFrame({"seed": 0, "where": where, "site": "coast", "reason": "x"})
+    assert make_result(failures=failures).failed == 4
+
+
+def test_every_seed_is_checked_before_the_first_is_run(experiment, tmp_path):
+    """Three hospitals at one skewed source: with one seed each has enough of it, with another it has not."""
+    sites = [SiteSpec(name=name, source=None, unseen=name == "c") for name in ("a", "b", "c")]
+    skewed = with_sites(experiment, *sites, source=grey(90), label_skew=1.0)
+
+    def fits(seed):
+        try:
+            return bool(build_cohort(skewed["cohort"], seed).sites)
+        except FedMergeError:
+            return False
+
+    fine = next(seed for seed in range(99) if fits(seed))
+    short = next(seed for seed in range(99) if not fits(seed))
+    training = skewed["training"] | {"batch_size": 2}
+    with pytest.raises(FedMergeError, match=f"seed {short}: "):
+        run(skewed | {"seeds": [fine, short], "training": training}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def with_sites(experiment, *sites, **changes):

@@ -80,7 +80,8 @@ def _scores(known: Sequence[Update], hostile: int, name: str, round: int) -> lis
     if len(known) < least:
         raise FedMergeError(
             f"round {round}: {name} with hostile: {hostile} needs at least 2 x {hostile} + 3 = {least} "
-            f"updates, but there are {len(known)}: lower 'hostile', or set the quorum to {least}."
+            f"updates, but there are {len(known)}: choose median or trimmed-mean, or set the quorum to "
+            f"{least} for the run to end where fewer answer."
         )
     refuse_complex(known[0].state, name)
     squares = _squared_distances([update.state for update in known])

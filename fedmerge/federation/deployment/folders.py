@@ -11,7 +11,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 from fedmerge.federation.admission import read_admitted, write_admitted
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.keys import AUTHORITY, NODE, SERVER, issue, make_authority, make_node_key
@@ -190,8 +190,8 @@ def _new(path: Path) -> None:
 
 
 def _there(path: Path, kind: str) -> Path:
-    if not path.is_file():
+    if not is_there(path):
         raise FedMergeError(
-            f"'{path.parent}' is no {kind}'s folder: make one with `fedmerge deployment {kind}`."
+            f"'{short(path.parent)}' is no {kind}'s folder: make one with `fedmerge deployment {kind}`."
         )
     return path

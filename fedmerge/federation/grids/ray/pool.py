@@ -141,9 +141,12 @@ def _count(backend: Backend, have: dict[str, float], gpus: float | None, hospita
     wanted = min(backend.workers or 1, hospitals)
     if room < wanted:
         share = f"{backend.cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        fewer = (
+            "lower --workers, --cpus or --gpus" if wanted > 1 else "lower --cpus or --gpus, the share of one"
+        )
         raise FedMergeError(
             f"the Ray cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs, room for "
-            f"{room} workers of {share}, but {wanted} are needed: lower --workers, --cpus or --gpus."
+            f"{room} workers of {share}, but {wanted} are needed: {fewer}."
         )
     return min(backend.workers or room, hospitals)
 
