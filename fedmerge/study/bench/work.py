@@ -139,7 +139,11 @@ def _pooled(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
 
 def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
     target = task.config["target"]
-    trained = store.read(task.needs[0], "job.json") if task.needs else {"seconds": 0.0}
+    trained = {"seconds": 0.0}
+    if task.needs:
+        trained = store.read(task.needs[0], "job.json")
+    else:
+        setup.pool.folder.rmdir()  # no model stands behind it
     site = Arrivals.of(target, setup.arrivals(target), setup.experiment.deployment, setup.seed)
     rows, bins = [], []
     for candidate in _candidates(task, setup, store, target):

@@ -81,10 +81,11 @@ def describe_forest(
         )
     sign = -1 if metric in LOWER_IS_BETTER else 1
     middle = means(rows, "difference")
-    title = _title(shown, middle, reference, metric)
+    worth = bool(rows.get("reference_worth", pd.Series(True)).astype(bool).any())
+    title = _title(shown, middle, reference, metric, worth)
     near, far = ("difference_low", "difference_high") if sign > 0 else ("difference_high", "difference_low")
     above, under = int((sign * rows[near] > 0).sum()), int((sign * rows[far] < 0).sum())
-    if rows[["difference_low", "difference_high"]].notna().all(axis=1).any():
+    if worth and rows[["difference_low", "difference_high"]].notna().all(axis=1).any():
         title += (
             f"; of {count(len(rows), 'interval')} {above} {'is' if above == 1 else 'are'} better than zero "
         )
@@ -109,10 +110,10 @@ def describe_forest(
     )
 
 
-def _title(shown: Board, middle: pd.Series, reference: str | None, metric: str) -> str:
+def _title(shown: Board, middle: pd.Series, reference: str | None, metric: str, worth: bool) -> str:
     """Who is best against the reference, if it is one, and if there is anybody."""
     sign, words = -1 if metric in LOWER_IS_BETTER else 1, metric_words(metric)
-    if not shown.rows.get("reference_worth", pd.Series(True)).astype(bool).any():
+    if not worth:
         return f"{reference} is no better than guessing, so being above it in {words} is no gain"
     able = among(middle, shown.worth)
     if able.empty:
