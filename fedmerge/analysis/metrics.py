@@ -21,7 +21,7 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores over n images, in [0, 1] (brier: in [0, 2]), all in float64.
+    """Scores over n images, in [0, 1] (brier: in [0, 2]); auroc, ece and brier in float64.
 
     accuracy: share of images whose arg-max class is right.
     balanced_accuracy: mean recall over the classes present among the labels.

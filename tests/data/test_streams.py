@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -345,6 +347,13 @@ def test_names_and_forms() -> None:
     names += ["note-0.1"]
     assert [s.name for s in specs] == names
     assert [StreamSpec.model_validate(s.model_dump()) for s in specs] == specs
+
+
+def test_the_guide_lists_every_kind() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([a-z]+)(?:: [\w.-]+)?` \|", guide, re.MULTILINE)
+    assert set(streams.KINDS) <= set(listed)
+    assert all(kind in streams.FORMS for kind in streams.KINDS)
 
 
 def test_a_stream_is_written_with_no_field_that_others_take() -> None:
