@@ -69,8 +69,8 @@ def fisher(
             diagonal = fisher_diagonal(module, images, expectation, draws)
         except RuntimeError as error:
             raise FedMergeError(
-                f"'{parents.names[i]}' gives no gradients image by image, as fisher needs them with "
-                f"torch.func ({str(error).splitlines()[0]}): use another method."
+                f"'{parents.names[i]}' gives no gradients image by image, as fisher needs from torch.func "
+                f"({str(error).splitlines()[0]}): use another method."
             ) from None
         for key, information in diagonal.items():
             weight = information.clamp_(min=floor).mul_(shares[i])

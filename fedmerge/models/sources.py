@@ -16,6 +16,7 @@ from fedmerge.models.entries import kinds, tied_entries
 from fedmerge.models.state import State, check_fixed
 
 _INTERNAL = {*vars(nn.Module()), "parametrizations", "_is_full_backward_hook", "_compiled_call_impl"}
+_OF_TORCH = ("_is_torch_", "_dynamo_")  # marks that torch.compile leaves
 _WIDTHS = (int, tuple, list, torch.Size)  # what says a layer's width, or may
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size)
 
@@ -73,7 +74,7 @@ def _state(model: nn.Module) -> Iterator[tuple[str, Any]]:
         yield path or "the model", type(module)
         prefix = f"{path}." if path else ""
         for name, value in vars(module).items():
-            if name not in _INTERNAL:
+            if name not in _INTERNAL and not name.startswith(_OF_TORCH):
                 yield prefix + name, value
         for name in sorted(module._non_persistent_buffers_set):
             yield prefix + name, module._buffers.get(name)
