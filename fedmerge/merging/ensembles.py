@@ -43,9 +43,10 @@ class ProbabilityEnsemble(nn.Module):
         self.weights = _shares(models, weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        logs = torch.stack([logits_of(model(x), model).log_softmax(1) for model in self.models])
+        outputs = [logits_of(model(x), model) for model in self.models]
+        logs = torch.stack([_wide(logits).log_softmax(1) for logits in outputs])
         shares = torch.tensor(self.weights, dtype=logs.dtype, device=logs.device)
-        return (logs + shares.log().view(-1, 1, 1)).logsumexp(0)
+        return (logs + shares.log().view(-1, 1, 1)).logsumexp(0).to(outputs[0].dtype)
 
 
 class FeatureEnsemble(nn.Module):
@@ -190,7 +191,13 @@ def _shares(models: list[nn.Module], weights: Sequence[float] | None) -> tuple[f
 
 
 def _mean(stacked: Tensor, shares: tuple[float, ...]) -> Tensor:
-    """The weighted mean over dimension 0."""
+    """The weighted mean over dimension 0, in the networks' precision; half precision is summed in float32."""
+    dtype, stacked = stacked.dtype, _wide(stacked)
     if len(set(shares)) == 1:
-        return stacked.mean(0)
-    return torch.tensordot(torch.tensor(shares, dtype=stacked.dtype, device=stacked.device), stacked, dims=1)
+        return stacked.mean(0).to(dtype)
+    weights = torch.tensor(shares, dtype=stacked.dtype, device=stacked.device)
+    return torch.tensordot(weights, stacked, dims=1).to(dtype)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

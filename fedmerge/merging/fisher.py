@@ -62,7 +62,14 @@ def fisher(
         state = parents.load(i)
         draws = generator(context.seed, "fisher", site=parents.names[i])
         module, images = in_float32(parents.copy(i).to(context.device), context.data)
-        for key, information in fisher_diagonal(module, images, expectation, draws).items():
+        try:
+            diagonal = fisher_diagonal(module, images, expectation, draws)
+        except RuntimeError as error:
+            raise FedMergeError(
+                f"'{parents.names[i]}' gives no gradients image by image, as fisher needs from torch.func "
+                f"({str(error).splitlines()[0]}): use another method."
+            ) from None
+        for key, information in diagonal.items():
             weight = information.clamp_(min=floor).mul_(shares[i])
             part = weight * state[key].to(weight.device, torch.float64)
             upper[key] = upper[key] + part if key in upper else part

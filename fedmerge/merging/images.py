@@ -59,15 +59,8 @@ def fitting(
     for index in range(len(parents) if each else 1):
         network, name = parents.network(index) if each else parents.template, parents.names[index]
         images, logits = _tried(network, images, name)
-        if (
-            labels is not None
-            and logits.ndim > 1
-            and not 0 <= int(labels.min()) <= int(labels.max()) < (count := logits.flatten(1).shape[1])
-        ):
-            raise FedMergeError(
-                f"labels= holds the classes {int(labels.min())} to {int(labels.max())}, but '{name}' has "
-                f"{count} outputs: number the classes from 0 to {count - 1}."
-            )
+        if labels is not None:
+            _check_labels(labels, logits, name)
     return images
 
 
@@ -90,6 +83,16 @@ def _tried(network: nn.Module, images: Tensor, name: str) -> tuple[Tensor, Tenso
         f"'{name}' does not take the images of data= ({str(images.dtype).removeprefix('torch.')}, "
         f"{' x '.join(map(str, images.shape))}): {reason}. Give them as the models take them{advice}."
     ) from None
+
+
+def _check_labels(labels: Tensor, logits: Tensor, name: str) -> None:
+    lowest, highest = int(labels.min()), int(labels.max())
+    count = logits.flatten(1).shape[1] if logits.ndim > 1 else 0
+    if lowest < 0 or highest >= count:
+        raise FedMergeError(
+            f"labels= holds the classes {lowest} to {highest}, but '{name}' has {count} outputs: number the "
+            f"classes from 0 to {count - 1}."
+        )
 
 
 def _joined(data: Iterable[Any]) -> tuple[Tensor, Tensor | None]:

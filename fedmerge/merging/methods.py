@@ -20,8 +20,8 @@ from fedmerge.models.entries import entries, kinds
 from fedmerge.models.loading import network_of
 from fedmerge.models.plain import dressed, plain, reparametrised
 from fedmerge.models.pool import ModelPool, check_cards
-from fedmerge.models.sources import check_sources
-from fedmerge.models.state import BatchNormPolicy, State, check_alike, check_fixed
+from fedmerge.models.sources import check_sources, check_states
+from fedmerge.models.state import BatchNormPolicy, State, check_alike
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.registry import Registry
 
@@ -134,12 +134,9 @@ class Parents:
         if not self.modules:
             return
         if not self.chosen:
-            check_sources(self.names, self.modules, any_width=self.any_width)
-        first = self.load(0)
-        for key in [key for key, kind in kinds(first).items() if kind == "fixed"]:
-            for name, state in zip(self.names[1:], self.states(range(1, len(self))), strict=True):
-                if not self.any_width or first[key].shape == state[key].shape:
-                    check_fixed(key, self.names[0], first[key], name, state[key])
+            shapes = [{key: value.shape for key, value in state.items()} for state in self.states()]
+            check_sources(self.names, self.modules, any_width=any(form != shapes[0] for form in shapes))
+        check_states(self.names, list(self.states()), self.template)
 
     def among(self, indices: Sequence[int]) -> Parents:
         """Some of the models, in this order."""

@@ -20,7 +20,7 @@ ROUNDING = 1e-5  # of the largest output: memory that lies otherwise may be summ
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside ``DataParallel``, ``torch.compile`` and the like, or the model itself."""
     while True:
-        inner = model.module if isinstance(model, _WRAPPERS) else model._modules.get("_orig_mod")
+        inner = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
             return model
         model = inner

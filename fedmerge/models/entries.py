@@ -94,6 +94,14 @@ def running_pairs(keys: Iterable[str]) -> list[tuple[str, str]]:
     return found
 
 
+def tied_entries(model: nn.Module) -> dict[str, str]:
+    """For each entry that is one tensor with an earlier one, by key, the key of that."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True).items()
+    found = {key: first.setdefault(id(value), key) for key, value in state if isinstance(value, Tensor)}
+    return {key: other for key, other in found.items() if key != other}
+
+
 def refuse_complex(state: Mapping[str, Tensor], method: str) -> None:
     """Raise FedMergeError naming the first complex entry: ``method`` compares numbers, or differentiates."""
     for key, value in state.items():

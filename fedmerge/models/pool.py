@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -278,8 +279,7 @@ def check_cards(cards: Sequence[ModelCard]) -> None:
 
     Networks whose weights have the same shapes may differ all the same: in a number of heads, or a rate.
     """
-    first = cards[0]
-    for card in cards[1:]:
+    for first, card in pairwise(cards):
         for what, one, other in (
             ("networks", _network_of(first), _network_of(card)),
             ("classes", first.class_names, card.class_names),

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.entries import kinds, tied_entries
+from fedmerge.models.state import State, check_fixed
 
 _INTERNAL = {*vars(nn.Module()), "parametrizations", "_is_full_backward_hook", "_compiled_call_impl"}
+_OF_TORCH = ("_is_torch_", "_dynamo_")  # marks that torch.compile leaves
 _WIDTHS = (int, tuple, list, torch.Size)  # what says a layer's width, or may
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size)
 
@@ -40,6 +43,23 @@ def check_sources(names: Sequence[str], models: Sequence[nn.Module], *, any_widt
                 raise _differ(place, names[0], _shown(first[place]), name, _shown(other[place]))
 
 
+def check_states(names: Sequence[str], states: Sequence[State], template: nn.Module) -> None:
+    """Raise FedMergeError where states differ in what is not summed, or in what ``template`` ties."""
+    first = states[0]
+    fixed = [key for key, kind in kinds(first, names[0]).items() if kind == "fixed"]
+    tied = tied_entries(template)
+    for name, state in zip(names, states, strict=True):
+        for key in fixed:
+            if key in state and first[key].shape == state[key].shape:
+                check_fixed(key, names[0], first[key], name, state[key])
+        for key, other in tied.items():
+            if key in state and other in state and not torch.equal(state[key], state[other]):
+                raise FedMergeError(
+                    f"'{other}' and '{key}' are one (tied) tensor in the model to be made, but differ in "
+                    f"'{name}': tie them in all models, or in none."
+                )
+
+
 def _differ(place: str, first: str, one: str, name: str, other: str) -> FedMergeError:
     return FedMergeError(
         f"'{place}' is {one} in '{first}' and {other} in '{name}': it is not averaged, so a merged model "
@@ -54,7 +74,7 @@ def _state(model: nn.Module) -> Iterator[tuple[str, Any]]:
         yield path or "the model", type(module)
         prefix = f"{path}." if path else ""
         for name, value in vars(module).items():
-            if name not in _INTERNAL:
+            if name not in _INTERNAL and not name.startswith(_OF_TORCH):
                 yield prefix + name, value
         for name in sorted(module._non_persistent_buffers_set):
             yield prefix + name, module._buffers.get(name)

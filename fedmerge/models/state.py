@@ -42,7 +42,7 @@ def average(
 
     Results have the dtypes and devices of the first state and share no memory with any input. Raises
     FedMergeError if there is no state, the states are not alike, the weights do not fit, an entry cannot be
-    merged, or a sum of finite numbers does not fit its dtype (float16 ends at 65,504).
+    merged, or a weight of finite ones does not fit its dtype (float16 ends at 65,504).
     """
     if weights is not None:
         _total(weights)  # said before the first model is read
@@ -137,7 +137,9 @@ class _Accumulator:
         for var in self.variances:
             self.sums[var].clamp_(min=0)
         for key in list(self.sums):
-            self.copies[key] = narrowed(key, self.sums.pop(key), self.dtypes[key])
+            value, dtype = self.sums.pop(key), self.dtypes[key]
+            # A statistic as far off as that stays for the model's own check: hostile updates reach here, too.
+            self.copies[key] = narrowed(key, value, dtype) if self.kinds[key] == "mean" else value.to(dtype)
         return {key: self.copies[key] for key in self.order}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.methods import Context, Parents
+from fedmerge.models.entries import entries
 from fedmerge.models.graph import Layer, Neurons, Part, Program, check_neurons, find_neurons
 from fedmerge.models.state import State
 
@@ -40,7 +41,7 @@ class Networks:
                 "matching neurons needs to run the models once: pass data=, a batch as they take it."
             )
         states = tuple(parents.states())
-        like = {key: value.detach() for key, value in parents.template.state_dict().items()}
+        like = entries(parents.template)
         fused, neurons = _followed(parents.template, like, context.example)
         others = [
             (fused, neurons) if _alike(state, like) else _followed(parents.network(m), state, context.example)
@@ -123,4 +124,10 @@ def _check_form(name: str, fused: Program, neurons: Neurons, program: Program, f
         raise FedMergeError(
             f"'{name}' is not the same network as the model to be made, but for its widths: give models with "
             "the same layers in the same order."
+        )
+    ours, theirs = (net.output.meta["val"].shape[1:] for net in (fused, program))
+    if ours != theirs:
+        raise FedMergeError(
+            f"'{name}' gives outputs of {' x '.join(map(str, theirs))}, the model to be made of "
+            f"{' x '.join(map(str, ours))}: widths may differ inside, but the classes must be the same."
         )

@@ -14,6 +14,7 @@ from fedmerge.merging.matching.maps import Correspondence, one_to_one
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.statistics import Statistics, Sums, norms
 from fedmerge.merging.methods import Context, Merged, Parents
+from fedmerge.models.entries import entries
 from fedmerge.models.graph import Layer
 from fedmerge.models.state import State
 
@@ -32,7 +33,7 @@ def corrected(merged: Merged, after: str, parents: Parents, context: Context) ->
         raise FedMergeError(f"after: {after} measures activations: pass data=, a few hundred fusion images.")
     networks = Networks.of(parents, context)
     statistics = context.statistics_for(networks)
-    state = {key: value.detach().clone() for key, value in merged.model.state_dict().items()}
+    state = {key: value.clone() for key, value in entries(merged.model).items()}
     if after == "batch-norm":
         state, log = reestimated(networks, statistics, state)
     else:
