@@ -32,6 +32,7 @@ from fedmerge.models.heads import group_of
 from fedmerge.models.layout import ALIGNMENT as ALIGNMENT
 from fedmerge.models.layout import Columns, Layout, append, layouts
 from fedmerge.models.plain import plain, projected, reparametrised
+from fedmerge.models.slots import hollow, slots, tensors
 from fedmerge.models.state import check_alike, state_hash, without_wrappers
 
 MergedBatchNorm = Literal["mixture", "average"]
@@ -76,7 +77,7 @@ class FlatModels(nn.Module):
         self._tied = [
             _own(source, template, name) for source, name in zip((*sources, template), names, strict=True)
         ]
-        *states, own = map(_tensors, self._tied)
+        *states, own = map(tensors, self._tied)
         check_alike([names[-1], *names[:-1]], [own, *states])
         self.batch_norm = batch_norm
         self.layouts = layouts({key: value for key, value in own.items() if _is_real(value)})
@@ -127,12 +128,12 @@ class FlatModels(nn.Module):
 
     def source(self, index: int) -> dict[str, Tensor]:
         """The state of source ``index``, as views; fits ``torch.func.functional_call``."""
-        return {key: value.detach() for key, value in _tensors(self.model(index)).items()}
+        return {key: value.detach() for key, value in tensors(self.model(index)).items()}
 
     @property
     def merged(self) -> dict[str, Tensor]:
         """The state of the merged model, as views."""
-        return {key: value.detach() for key, value in _tensors(self.merged_model).items()}
+        return {key: value.detach() for key, value in tensors(self.merged_model).items()}
 
     def fingerprint(self) -> str:
         """A hash of all sources, in hexadecimal, in their order."""
@@ -187,7 +188,7 @@ class FlatModels(nn.Module):
 
     def row_of(self, state: Mapping[str, Tensor]) -> list[Tensor]:
         """A state of the same architecture as a row of each dtype. Raises FedMergeError where it differs."""
-        check_alike(["models[0]", "the given state"], [_tensors(self.model(0)), dict(state)])
+        check_alike(["models[0]", "the given state"], [tensors(self.model(0)), dict(state)])
         found = [torch.zeros_like(merged) for _, _, merged in self.matrices]
         for layout, row in zip(self.layouts, found, strict=True):
             _fill(layout, row, state)
@@ -211,7 +212,7 @@ class FlatModels(nn.Module):
 
     def _check_shared(self, group: Callable[[str], str]) -> None:
         met: dict[tuple[int, str], str] = {}
-        for key, (module, name) in _slots(self.merged_model).items():
+        for key, (module, name) in slots(self.merged_model).items():
             other = met.setdefault((id(module), name), key)
             if group(other) != group(key):
                 raise FedMergeError(
@@ -226,7 +227,7 @@ class FlatModels(nn.Module):
             views: dict[str, Tensor] = {}
             for layout, rows, merged in self.matrices:
                 views |= layout.views(rows[number] if number < len(self) else merged)
-            for key, (module, name) in _slots(model).items():
+            for key, (module, name) in slots(model).items():
                 value = views[key] if key in views else move(getattr(module, name))
                 parameter = name in module._parameters
                 setattr(module, name, nn.Parameter(value, requires_grad=False) if parameter else value)
@@ -236,30 +237,14 @@ class FlatModels(nn.Module):
         self._tie(fn)
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the views: each would be pickled with all rows, which are its storage."""
+        tied = {key for layout in self.layouts for key in layout.shapes}
+        return self.__dict__ | {"_tied": [hollow(model, tied, "", {}) for model in self._tied]}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # a deep copy gives every view a storage of its own
+        super().__setstate__(state)
         self._tie()
-
-
-def _slots(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Where each tensor of a model lives; non-persistent buffers too, under their would-be key."""
-    return {
-        f"{prefix}.{name}" if prefix else name: (module, name)
-        for prefix, module in model.named_modules(remove_duplicate=False)
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None
-    }
-
-
-def _tensors(source: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters and persistent buffers of a model by state-dict key, or a state dict as it is."""
-    if not isinstance(source, nn.Module):
-        return dict(source)
-    return {
-        key: getattr(module, name)
-        for key, (module, name) in _slots(source).items()
-        if name not in module._non_persistent_buffers_set
-    }
 
 
 def _is_real(value: Tensor) -> bool:
@@ -283,7 +268,7 @@ def _own(source: nn.Module | Mapping[str, Tensor], template: nn.Module, name: st
     if isinstance(source, nn.Module):
         return plain(unwrapped(source))
     state, model = without_wrappers(source), plain(unwrapped(template))
-    held = _tensors(model)
+    held = tensors(model)
     check_alike(["template", name], [held, state])
     for key, value in held.items():
         value.copy_(state[key])

@@ -69,6 +69,8 @@ class Watch(nn.Module):
         self.mean = (
             copy.deepcopy(mean).eval() if guard.reference == "mean" or guard.margin is not None else None
         )
+        for value in () if self.mean is None else (*self.mean.parameters(), *self.mean.buffers()):
+            value.data = value.data.clone()  # a tensor of its own, not a view of the copied row
         self.reset()
 
     def reset(self) -> None:

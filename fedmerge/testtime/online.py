@@ -54,7 +54,7 @@ class Online(nn.Module):
         """Return the logits N x C of a float batch N x C x H x W, and why (where known).
 
         N = 1 is allowed. The first batch's first two images also show that copies answer as the caller's
-        models do, while these still are as they were (``originals``); that is not counted as passes. Raises
+        models do, which are kept until then (``originals``); that is not counted as passes. Raises
         FedMergeError where they do not, for a batch that is not floating-point images or that the models
         cannot take, and for logits that are not finite.
         """

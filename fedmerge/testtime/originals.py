@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from fedmerge.errors import FedMergeError
 from fedmerge.models.copies import check_copy, fill, unwrapped
 from fedmerge.models.entries import entries, kinds
+from fedmerge.models.modes import evaluating
 from fedmerge.models.plain import dressed, plain, reparametrised
 from fedmerge.models.sources import check_sources
 from fedmerge.models.state import State, average, check_alike, check_fixed
@@ -67,24 +67,26 @@ def agreeing(models: Sequence[nn.Module]) -> tuple[list[nn.Module], list[State]]
 
 
 class Originals:
-    """The caller's models, not kept alive, until the copies of them have been checked.
+    """The caller's models, kept until the copies of them have been checked; a copy of a node has none.
 
     merged: whether the node puts the models' weights into one network, so that each must answer as before in
     the network of the first.
     """
 
     def __init__(self, models: Sequence[nn.Module], *, merged: bool) -> None:
-        self.models = [weakref.ref(model) for model in models]
+        self.models = list(models)
         self.marks = [_mark(model) for model in models]
         self.merged = merged
 
     def check(self, batch: Tensor, copy: Callable[[int], nn.Module | None]) -> None:
         """Compare each model with the node's ``copy`` of it, where it has one, on two images of a batch.
 
-        Models that are gone, were changed, or are elsewhere or of another dtype than the node by now are
-        passed over. Raises FedMergeError naming a model whose copy answers otherwise, or one that cannot
-        take the images.
+        Models that were changed since, or are elsewhere or of another dtype than the images, are passed over.
+        Raises FedMergeError naming a model whose copy answers otherwise or runs parts of the model itself, or
+        one that cannot take the images.
         """
+        if not self.models:
+            return
         images = batch[:2]
         first = self._same(0, images)
         template = plain(first) if self.merged and first is not None else None
@@ -94,21 +96,43 @@ class Originals:
                 continue
             with taking(batch, name):
                 check_copy(original, original if own is None else own, images, name)
+                _check_apart(original, template if own is None else own, images, name)
                 if template is not None:
                     _check_merged(original, template, images, name)
 
     def _same(self, index: int, images: Tensor) -> nn.Module | None:
-        model = self.models[index]()
-        if model is None or self.marks[index] is None or _mark(model) != self.marks[index]:
+        model = self.models[index]
+        if self.marks[index] is None or _mark(model) != self.marks[index]:
             return None
         there = next(model.parameters(), images)
         return model if (there.device, there.dtype) == (images.device, images.dtype) else None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Originals, ([],), {"merged": self.merged}
+    def __deepcopy__(self, memo: Any) -> Originals:
+        return Originals([], merged=self.merged)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.merged = state["merged"]
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(Originals([], merged=self.merged))
+
+
+@torch.no_grad()
+def _check_apart(original: nn.Module, copy: nn.Module | None, images: Tensor, name: str) -> None:
+    ran: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, place=place: ran.append(place))
+        for place, module in original.named_modules()
+    ]
+    try:
+        if copy is not None:
+            with evaluating(copy):
+                copy(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if ran:
+        raise FedMergeError(
+            f"a copy of '{name}' runs '{ran[0] or name}' of '{name}' itself, so it would follow it: a "
+            "forward pass or a hook holds it from outside. Let it take its parts from self."
+        )
 
 
 def _check_merged(original: nn.Module, template: nn.Module, images: Tensor, name: str) -> None:

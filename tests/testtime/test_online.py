@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models import ModelSpec, build
 from fedmerge.seeding import generator
 from fedmerge.testtime import TESTTIME, EntropyAdaptive, Node, StreamAdaptive
 from fedmerge.testtime.guard import Guard
@@ -125,6 +126,18 @@ def test_a_copy_goes_on_by_itself(
     assert_same(answers, said(alone, STREAM[3:]))
     other.reset()
     assert_same(said(other, STREAM[:2]), said(make(name, models, options), STREAM[:2]))
+
+
+@pytest.mark.parametrize("method", list(TESTTIME), ids=lambda method: method.name)
+def test_a_pickle_holds_each_number_once_or_twice(method: Any) -> None:
+    """The sources, and at most three merged models beside them; not all sources for each of their tensors."""
+    spec = ModelSpec(name="small-cnn", in_channels=3, n_classes=4, image_size=8, options={"width": 32})
+    models = [build(spec, seed).eval() for seed in range(6)]
+    node = method.call(models)
+    for batch in STREAM[:2]:
+        node.observe(batch[..., :8, :8])
+    one = sum(value.numel() * value.element_size() for value in models[0].state_dict().values())
+    assert len(pickle.dumps(node)) < 12 * one
 
 
 @each
