@@ -203,7 +203,7 @@ def test_other_numbers_of_classes_are_a_sentence(
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, classes)).eval()
 
     options = {"attribution": attribution} | ({"refit": refit} if method == "kf" else {})
-    with pytest.raises(FedMergeError, match=r"'3\.(weight|bias)' has 5 .* in model 1, but 4 .* same classes"):
+    with pytest.raises(FedMergeError, match=r"(5.*4|4.*5).*classes"):
         fm.merge([net(4), net(5)], method, data=images, labels=Y, **options)
 
 
