@@ -196,10 +196,11 @@ class InMerge:
 
     def _merge(self, name: str, trials: Tensor, companions: list[Tensor]) -> None:
         """The trials of one layer (2 or 3 x m): filters, partners and, if not these, targets."""
+        weight = self._weight(name)
         width = 1 if self.options.mode == "sequential" else max(1, trials.shape[1])
         for rows, partners, *targets in trials.split(width, dim=1):
             self._counts[name] += merge_rows(
-                self._weight(name),
+                weight,
                 rows,
                 partners,
                 targets=targets[0] if targets else None,
