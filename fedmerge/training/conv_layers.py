@@ -72,16 +72,6 @@ def following_batch_norm(model: nn.Module, name: str) -> _BatchNorm | None:
     return None
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``, or the model."""
-    while True:
-        parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        inner = model.module if parallel else model._modules.get("_orig_mod")
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
 def places(model: nn.Module, conv: nn.Conv2d) -> list[str]:
     """Every name under which ``conv``, or another convolution with its very weight, is used in the model."""
     every = model.named_modules(remove_duplicate=False)
