@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.copies import unwrapped
 from fedmerge.seeding import generator
 from fedmerge.training.conv_layers import (
     LayerKind,
@@ -26,7 +27,6 @@ from fedmerge.training.conv_layers import (
     own,
     places,
     select_convs,
-    unwrapped,
 )
 from fedmerge.training.filters import draw_others, draw_pairs, merge_rows
 from fedmerge.training.inmerge_options import checked

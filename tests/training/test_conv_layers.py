@@ -6,7 +6,8 @@ import torchvision
 from torch import nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.training.conv_layers import following_batch_norm, places, select_convs, unwrapped
+from fedmerge.models.copies import unwrapped
+from fedmerge.training.conv_layers import following_batch_norm, places, select_convs
 
 
 @pytest.fixture(scope="module")
