@@ -16,28 +16,34 @@ import fusion_claims as claims
 import fusion_figures as figures
 import fusion_tables as tables
 from fusion_scores import SCORES, Seen, look_at
-from pages import fill, provenance, save_figures, save_scores
+from pages import Picture, provenance, save_scores, write_page
 
 PAGE = "fusion"
 RESULTS = Path(__file__).parent / "results"
 DATA, STARTS, NUMBERS = ("digits", "pneumonia", "pacs"), ("independent", "shared"), ("2", "4")
 
 
-def blocks_of(seen: Seen, samples: Seen) -> dict[str, str]:
-    """Every block of the page but the figures."""
+def records_of(seen: Seen, samples: Seen) -> dict[str, str]:
+    """The blocks that need more than scores: what the jobs have on record."""
     both = [seen.study, samples.study]
-    blocks = {
-        "answer": claims.answer(seen),
+    return {
         "tested": tables.tested(seen),
         "fusion-set": tables.fusion_set(both),
+        "failures": tables.failures(both),
+        "provenance": provenance(both),
+    }
+
+
+def blocks_of(seen: Seen, samples: Seen) -> dict[str, str]:
+    """The blocks that scores alone give, but the figures."""
+    blocks = {
+        "answer": claims.answer(seen),
         "rules": tables.rules(seen),
         "neurons": claims.claims_table(seen, claims.NEURONS, claims.FUSION),
         "averages": claims.claims_table(seen, claims.AVERAGES, claims.SOUPS),
         "ablations": tables.ablation_table(seen),
         "around-start": tables.around_start_table(seen),
-        "failures": tables.failures(both),
-        "missing": tables.gaps(both),
-        "provenance": provenance(both),
+        "missing": tables.gaps([seen.study, samples.study]),
     }
     blocks |= {f"methods-{start}": tables.methods_table(seen, start) for start in STARTS}
     blocks |= {f"controls-{start}": tables.controls_table(seen, start) for start in STARTS}
@@ -47,13 +53,16 @@ def blocks_of(seen: Seen, samples: Seen) -> dict[str, str]:
     return blocks | {f"samples-{number}": tables.samples_table(samples, number) for number in NUMBERS}
 
 
+def pictures_of(seen: Seen, samples: Seen) -> dict[str, Picture]:
+    """The figures, all of scores alone."""
+    pictures = {start: figures.beside_parents(seen, start) for start in STARTS}
+    return pictures | {"distillation": figures.against_control(seen), "samples": figures.by_images(samples)}
+
+
 def write(seen: Seen, samples: Seen, out: Path, scores: Path) -> None:
     """Write page, figures and CSVs."""
-    pictures = {start: figures.beside_parents(seen, start) for start in STARTS}
-    pictures |= {"distillation": figures.against_control(seen), "samples": figures.by_images(samples)}
-    path = out / f"{PAGE}.md"
-    blocks = blocks_of(seen, samples) | save_figures(pictures, out / PAGE)
-    path.write_text(fill(path.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+    blocks = records_of(seen, samples) | blocks_of(seen, samples)
+    write_page(out / f"{PAGE}.md", blocks, pictures_of(seen, samples))
     for each in (seen, samples):
         save_scores(each.study, SCORES, scores)
 

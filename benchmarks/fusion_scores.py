@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from pages import as_saved
 
 from fedmerge.analysis import leaderboard
 from fedmerge.errors import FedMergeError
@@ -58,16 +59,21 @@ def _where(rows: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
 
 
 def look_at(folder: Path) -> Seen:
-    """Read a study's folder; settings that are not finished are left out.
+    """Read a study's folder. Raises FedMergeError where no setting is finished."""
+    return seen_of(open_study(folder))
+
+
+def seen_of(study: Study) -> Seen:
+    """A study's scores; settings that are not finished are left out.
 
     Raises FedMergeError where no setting is finished.
     """
-    study = open_study(folder)
+    study = as_saved(study, SCORES)
     rows = study.done.astype(dict.fromkeys(study.config.axes, str))
     for place, *_ in missing(study):
         rows = rows.drop(index=_where(rows, place).index)
     if rows.empty:
-        raise FedMergeError(f"no setting of the study in '{folder}' is finished: finish it first.")
+        raise FedMergeError(f"no setting of the study in '{study.folder}' is finished: finish it first.")
     single = rows[rows["kind"] == "alone"]
     methods = rows[rows["kind"] != "alone"]
     place = ["cohort", "model", *study.config.axes, "seed", "site", "stream"]

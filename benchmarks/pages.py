@@ -9,6 +9,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fedmerge.study.figures import style
 from fedmerge.study.figures.panels import signed
 from fedmerge.study.words import listing
 
-DPI = 110
+DPI, DIGITS = 110, ".4g"
 CSV_ENDS = ["seed", "site", "stream", "shift", "severity"]
 BOUNDS = ["difference", "difference_low", "difference_high"]
 
@@ -85,6 +86,25 @@ def fill(page: str, blocks: Mapping[str, str]) -> str:
     return page
 
 
+def kept(page: str) -> dict[str, str]:
+    """What stands between each pair of markers now."""
+    return dict(re.findall(r"<!-- begin (\S+) -->\n(.*?)\n?<!-- end \1 -->", page, re.DOTALL))
+
+
+def write_page(path: Path, blocks: Mapping[str, str], pictures: Mapping[str, Picture]) -> None:
+    """Fill a page, write its figures into the folder of its name. Raises FedMergeError as ``fill`` does."""
+    drawn = save_figures(pictures, path.with_suffix(""))
+    path.write_text(fill(path.read_text(encoding="utf-8"), {**blocks, **drawn}), encoding="utf-8")
+
+
+def as_saved(study: Study, scores: Sequence[str]) -> Study:
+    """The study with its scores in the four digits of its CSV, so that a page says what the CSV says."""
+    table = study.table.copy()
+    for name in scores:
+        table[name] = [float(f"{score:{DIGITS}}") for score in table[name].astype(float)]
+    return replace(study, table=table)
+
+
 def save_scores(study: Study, scores: Sequence[str], folder: Path) -> None:
     """Write NAME.csv: a finished row a line; a column that has one value throughout is left out."""
     names = list(dict.fromkeys([*study.config.axes, *CSV_ENDS, "method"]))
@@ -92,7 +112,7 @@ def save_scores(study: Study, scores: Sequence[str], folder: Path) -> None:
     same = [name for name in names if name != "seed" and table[name].nunique() == 1]
     folder.mkdir(parents=True, exist_ok=True)
     csv = folder / f"{study.config.name}.csv"
-    table.drop(columns=same).to_csv(csv, index=False, float_format="%.4g", lineterminator="\n")
+    table.drop(columns=same).to_csv(csv, index=False, float_format=f"%{DIGITS}", lineterminator="\n")
 
 
 def provenance(studies: Iterable[Study]) -> str:

@@ -5,7 +5,7 @@ mix of classes (Dirichlet 0.3). `scanners`: each has its own scanner shift and e
 batch norm, 20 rounds of one epoch. Where a method has a constant, it is the best of `GRID` by the hospitals'
 validation images, on a seed that is not used again. Run
 `python benchmarks/rounds.py --out benchmarks/results/rounds.csv`; what is in that file is not measured again.
-`--table` prints the table of such a file.
+`--table` prints the table of such a file, `--page docs/federation-algorithms.md` writes it there.
 `--privacy` measures another thing: the same rounds of `skew` with group norm, clipped and noised.
 
 Columns: `shared` is the accuracy of the federated model on a hospital's test images, `own` that of the model
@@ -23,14 +23,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pages import fill
 
-from fedmerge.analysis import crossed_bootstrap
+from fedmerge.analysis import crossed_interval
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, Split, build_cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, Plan, Server, server_app, simulate
 from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
 from fedmerge.models import ModelSpec, Normalisation, build, predict
 from fedmerge.models.state import State
+from fedmerge.study.figures.panels import signed
 from fedmerge.training import TrainingOptions
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -50,6 +52,7 @@ GRID: dict[str, tuple[float, ...]] = {
     "FedAdam": (0.003, 0.01, 0.03, 0.1),
 }
 SHIFTS = ("contrast", "bias-field", "noise", "blur", "brightness", "gamma")
+LABELS = {"FedAvg, half of them": "half of them (`participation`)", "greedy": "`greedy`", "kf": "`kf`"}
 SETTINGS, HOSPITALS, TUNING_SEED = ("skew", "scanners"), 8, 100
 
 
@@ -162,7 +165,7 @@ def table(rows: pd.DataFrame) -> str:
         for name, mine in part.groupby("algorithm", sort=False):
             own, unseen = _difference(part, str(name), "own"), _difference(part, str(name), "unseen")
             constant = mine["constant"].iloc[0]
-            label = str(name) if pd.isna(constant) else f"{name} ({constant:g})"
+            label = LABELS.get(str(name), str(name)) + ("" if pd.isna(constant) else f" ({constant:g})")
             if mine["stopped"].notna().any():
                 ended = mine.loc[mine["stopped"].notna(), "seed"].nunique()
                 worth = mine.groupby("seed")["unseen"].first().dropna()
@@ -181,8 +184,9 @@ def _difference(part: pd.DataFrame, name: str, column: str) -> str:
     wide = part.pivot(index=["seed", "site"], columns="algorithm", values=column)
     gap = (wide[name] - wide["FedAvg"]).unstack("site").to_numpy()
     gap = gap[:, :1] if column == "unseen" else gap  # one place: its value stands in every row
-    bounds = crossed_bootstrap(100 * gap[:, :, None])
-    return f"{100 * gap.mean():+.1f} ({bounds.low[0]:+.1f} to {bounds.high[0]:+.1f})"
+    found = crossed_interval(100 * gap[:, :, None])
+    value, low, high = (signed(each[0] / 100, 1) for each in (found.mean, found.low, found.high))
+    return f"{value} ({low} to {high})"
 
 
 def private_rows(seeds: int, rounds: int) -> Iterator[dict[str, Any]]:
@@ -210,10 +214,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write every row as CSV")
     parser.add_argument("--privacy", action="store_true", help="measure what clipping and noise cost")
     parser.add_argument("--table", type=Path, help="print the table of such a file, and measure nothing")
+    parser.add_argument(
+        "--page", type=Path, help="with --table: write it between the marks of this page, too"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.table:
-        print(table(pd.read_csv(args.table)))
+        text = table(pd.read_csv(args.table))
+        print(text)
+        if args.page:
+            page = args.page.read_text(encoding="utf-8")
+            args.page.write_text(fill(page, {"rounds": text}), encoding="utf-8")
         return
     if args.privacy:
         private = pd.DataFrame(private_rows(args.seeds, args.rounds))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import study_tables as tables
-from pages import BOUNDS, Picture, fill, provenance, save_figures, save_scores
+from pages import BOUNDS, Picture, provenance, save_scores, write_page
 from study_tables import Seen
 
 from fedmerge.analysis import severity_curve
@@ -28,7 +28,6 @@ from fedmerge.study.words import count, thousands
 
 PAGE = "in-model-merging"
 RESULTS = Path(__file__).parent / "results"
-SCORES = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
 
 
 def differences(seen: Seen) -> Picture:
@@ -83,14 +82,11 @@ def numbers(studies: Iterable[Seen]) -> str:
     return json.dumps(boards, indent=1) + "\n"
 
 
-def write(studies: Sequence[Seen], out: Path, scores: Path, measured: Path) -> None:
-    """Write page, figures, numbers and CSVs. studies: the main one, the grid, the federation."""
+def blocks_of(studies: Sequence[Seen]) -> dict[str, str]:
+    """The blocks that scores and merges alone give, but for the figures and what is beside them."""
     main_study, grid, federation = studies
-    grown, pictures = dynamics(measured)
-    pictures |= {"main": differences(main_study), "shift": under_shift(main_study)}
-    pictures |= {"grid": differences(grid), "federation": differences(federation)}
     controls = [level for level in main_study.options if level not in main_study.merging]
-    blocks = {
+    return {
         "answer": tables.answer(main_study),
         "main-rules": tables.rules(main_study),
         "main-overall": tables.overall_table(main_study),
@@ -99,21 +95,35 @@ def write(studies: Sequence[Seen], out: Path, scores: Path, measured: Path) -> N
         "main-control": tables.control(main_study),
         "main-shift": tables.shift_table(main_study),
         "main-merges": tables.merges_table(main_study),
-        "dynamics": grown,
         "grid-table": tables.grid_table(grid),
         "grid-rules": tables.rules(grid),
         "federation-table": tables.strata_table(federation, federation.merging, records=True),
         "federation-merges": tables.merges_table(federation),
         "federation-rules": tables.rules(federation),
-        "provenance": provenance(seen.study for seen in studies),
     }
-    folder = out / PAGE
-    blocks |= save_figures(pictures, folder)
-    path = out / f"{PAGE}.md"
-    path.write_text(fill(path.read_text(encoding="utf-8"), blocks), encoding="utf-8")
-    (folder / "numbers.json").write_text(numbers(studies), encoding="utf-8")
+
+
+def pictures_of(studies: Sequence[Seen]) -> dict[str, Picture]:
+    """The figures of scores alone."""
+    main_study, grid, federation = studies
+    pictures = {"main": differences(main_study), "shift": under_shift(main_study)}
+    return pictures | {"grid": differences(grid), "federation": differences(federation)}
+
+
+def write(studies: Sequence[Seen], out: Path, scores: Path, measured: Path) -> None:
+    """Write page, figures, numbers and CSVs."""
+    grown, pictures = dynamics(measured)
+    records = {"dynamics": grown, "provenance": provenance(seen.study for seen in studies)}
+    write_page(out / f"{PAGE}.md", records | blocks_of(studies), pictures | pictures_of(studies))
+    write_numbers(studies, out)
     for seen in studies:
-        save_scores(seen.study, SCORES, scores)
+        save_scores(seen.study, tables.SCORES, scores)
+        tables.save_merges(seen, scores)
+
+
+def write_numbers(studies: Sequence[Seen], out: Path) -> None:
+    """Write numbers.json beside the figures."""
+    (out / PAGE / "numbers.json").write_text(numbers(studies), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

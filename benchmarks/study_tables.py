@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from pages import markdown, marked, points, three
+from pages import as_saved, markdown, marked, points, three
 
 from fedmerge.analysis import interval_rule, leaderboard, robustness
 from fedmerge.errors import FedMergeError
@@ -23,6 +23,7 @@ from fedmerge.study.reports.verdict import caution
 from fedmerge.study.words import listing, percent
 from fedmerge.training import InMergeOptions
 
+SCORES = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
 FIELD = "training.fine_tune.inmerge"
 
 
@@ -55,12 +56,18 @@ class Seen(NamedTuple):
 def look_at(folder: Path) -> Seen:
     """Read a study's folder. Raises FedMergeError where it has no rows to compare."""
     study = open_study(folder)
+    return seen_of(study, count_merges(study))
+
+
+def seen_of(study: Study, merges: pd.DataFrame) -> Seen:
+    """A study's scores and merges. Raises FedMergeError where it has no rows to compare."""
+    study = as_saved(study, SCORES)
     found = standings(study)
     if found is None or found.reference is None:
-        raise FedMergeError(f"nothing of the study in '{folder}' can be compared: finish it first.")
+        raise FedMergeError(f"nothing of the study in '{study.folder}' can be compared: finish it first.")
     levels = study.config.axes[found.compare]
     options = {level: InMergeOptions(**given[FIELD]) for level, given in levels.items() if given.get(FIELD)}
-    return Seen(study, found, options, count_merges(study))
+    return Seen(study, found, options, merges)
 
 
 def count_merges(study: Study) -> pd.DataFrame:
@@ -74,6 +81,18 @@ def count_merges(study: Study) -> pd.DataFrame:
                     row = place | {name: past[name] for name in ("site", "merges", "steps")}
                     rows[(*place.values(), past["site"])] = row
     return pd.DataFrame(rows.values(), columns=[*axes, "seed", "site", "merges", "steps"])
+
+
+def merges_file(folder: Path, name: str) -> Path:
+    """Where a study's merges stand beside its scores."""
+    return folder / f"{name}-merges.csv"
+
+
+def save_merges(seen: Seen, folder: Path) -> None:
+    """Write NAME-merges.csv: merges and steps of a fine-tuning, the mean over seeds and hospitals."""
+    means = seen.merges.groupby(list(seen.study.config.axes), sort=False)[["merges", "steps"]].mean()
+    path = merges_file(folder, seen.study.config.name)
+    means.reset_index().to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _job(study: Study, name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import testtime_tables as tables
-from pages import Picture, fill, provenance, save_figures, save_scores
+from pages import Picture, provenance, save_scores, write_page
 from testtime_scores import ENSEMBLE, MEAN, OURS, PAPER, SCORES, Seen, board, look_at
 
 from fedmerge.study.figures import cost, forest
@@ -48,7 +48,7 @@ def differences(seen: Seen) -> Picture:
 
 
 def blocks_of(seen: Seen, mixed: Seen, speed: Sequence[Path]) -> dict[str, str]:
-    """Every block of the page but the figures."""
+    """The blocks that scores and times alone give, but the figures."""
     blocks = {f"bench-{name}": tables.bench_table(seen, name) for name in seen.benches}
     return blocks | {
         "answer": tables.answer(seen),
@@ -60,18 +60,21 @@ def blocks_of(seen: Seen, mixed: Seen, speed: Sequence[Path]) -> dict[str, str]:
         "mixed": tables.mixed_table(mixed),
         "speed": "\n\n".join(tables.speed_table(path) for path in speed),
         "rules": tables.rules(seen),
-        "provenance": provenance([*seen.studies.values(), *mixed.studies.values()]),
     }
+
+
+def pictures_of(seen: Seen) -> dict[str, Picture]:
+    """The figures, all of scores alone."""
+    probed = seen._replace(rows=seen.rows[seen.rows["bench"].isin(PROBED)])
+    return {"differences": differences(seen), "frontier": frontier(probed)}
 
 
 def write(seen: Seen, mixed: Seen, out: Path, scores: Path, speed: Sequence[Path]) -> None:
     """Write page, figures and CSVs."""
-    probed = seen._replace(rows=seen.rows[seen.rows["bench"].isin(PROBED)])
-    pictures = {"differences": differences(seen), "frontier": frontier(probed)}
-    path = out / f"{PAGE}.md"
-    blocks = blocks_of(seen, mixed, speed) | save_figures(pictures, out / PAGE)
-    path.write_text(fill(path.read_text(encoding="utf-8"), blocks), encoding="utf-8")
-    for study in [*seen.studies.values(), *mixed.studies.values()]:
+    studies = [*seen.studies.values(), *mixed.studies.values()]
+    blocks = blocks_of(seen, mixed, speed) | {"provenance": provenance(studies)}
+    write_page(out / f"{PAGE}.md", blocks, pictures_of(seen))
+    for study in studies:
         save_scores(study, SCORES, scores)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from pages import as_saved
 
 from fedmerge.analysis import leaderboard
 from fedmerge.errors import FedMergeError
@@ -61,13 +62,18 @@ class Seen(NamedTuple):
 
 
 def look_at(folders: Mapping[str, Path]) -> Seen:
-    """Read the studies; hospitals alone are left out. Raises FedMergeError for one without mean merging."""
-    studies = {name: open_study(folder) for name, folder in folders.items()}
+    """Read the studies' folders. Raises FedMergeError for one without mean merging."""
+    return seen_of({name: open_study(folder) for name, folder in folders.items()})
+
+
+def seen_of(studies: dict[str, Study]) -> Seen:
+    """The studies' scores without hospitals alone. Raises FedMergeError for one without mean merging."""
     frames = []
+    studies = {name: as_saved(study, SCORES) for name, study in studies.items()}
     for name, study in studies.items():
         rows = study.done[study.done["kind"] != "alone"]
         if not {MEAN, ENSEMBLE} <= set(rows["method"]):
-            raise FedMergeError(f"the study in '{folders[name]}' lacks '{MEAN}' or '{ENSEMBLE}'.")
+            raise FedMergeError(f"the study in '{study.folder}' lacks '{MEAN}' or '{ENSEMBLE}'.")
         frames.append(rows.assign(bench=name, site=name + " " + rows["site"]))
     return Seen(studies, pd.concat(frames, ignore_index=True))
 
@@ -76,6 +82,12 @@ def board(seen: Seen, reference: str) -> pd.DataFrame:
     """The leaderboard over all targets, seeds and streams there are, by level; every target counts alike."""
     known = reference if reference in set(seen.rows["method"]) else None
     return leaderboard(seen.rows, "method", known).set_index("level")
+
+
+def data_as_sites(seen: Seen) -> Seen:
+    """The same with one site a data set, its targets as streams: what would other data sets say?"""
+    streams = seen.rows["site"] + " " + seen.rows["stream"]
+    return seen._replace(rows=seen.rows.assign(site=seen.rows["bench"], stream=streams))
 
 
 def cells(seen: Seen, method: str, reference: str) -> pd.Series:

@@ -19,6 +19,7 @@ from testtime_scores import (
     base_of,
     board,
     cells,
+    data_as_sites,
     is_choice,
 )
 
@@ -78,7 +79,7 @@ def choices_table(seen: Seen, benches: Sequence[str], probes: bool) -> str:
     by_stream = {base: {s: board(part.of(stream=s), base) for s in STREAMS} for base in bases}
     rows = []
     for name in [OURS, *sorted(names, key=base_of, reverse=True), PAPER, MEAN]:
-        base = base_of(name) if name in names or len(bases) == 1 else None
+        base = bases[0] if len(bases) == 1 else base_of(name) if name in names else None
         own = [""] * (1 + len(STREAMS))
         if base is not None and name != base:
             own = [marked(whole[base].loc[name])]
@@ -129,11 +130,13 @@ def answer(seen: Seen) -> str:
             for stream, text in STREAMS.items()
         ]
         own, other = cells(seen, name, MEAN), cells(seen, name, ENSEMBLE)
+        by_data = board(data_as_sites(seen), MEAN).loc[name]
         lines.append(
             f"**`{name}`** minus mean merging, in points: {points(mean)}; {', '.join(by_stream)}. Below it "
             f"in {(own < -LEAST).sum()} of {len(own)} cells of target and stream, at worst by "
             f"{signed(own.min(), 1)}. Minus the logit ensemble: {points(ensemble)}, below it in "
-            f"{(other < -LEAST).sum()} of {len(other)}."
+            f"{(other < -LEAST).sum()} of {len(other)}. "
+            f"The mean of the {seen.rows['bench'].nunique()} data sets, each a site: {points(by_data)}."
         )
     return "\n\n".join(lines)
 
@@ -159,8 +162,9 @@ def speed_table(path: Path) -> str:
 
 
 def rules(seen: Seen) -> str:
-    """How the intervals were made."""
-    return f"- Over all targets: {interval_rule(seen.rows)}"
+    """How the intervals were made: over all targets of all studies, and in one study."""
+    together = interval_rule(seen.rows.drop(columns="cohort"))
+    return f"- Over all targets: {together}\n- In one data set: {interval_rule(seen.rows)}"
 
 
 def _score(accuracy: float) -> str:

@@ -65,6 +65,7 @@ class Method:
     options: type[BaseModel] = field(repr=False)
     also: Callable[[dict[str, Any]], Needs] | None = field(default=None, repr=False)
     any_width: bool = False
+    own_state: bool = False
 
     @property
     def summary(self) -> str:
@@ -116,15 +117,18 @@ class Registry:
         needs: Needs | None = None,
         also: Callable[[dict[str, Any]], Needs] | None = None,
         any_width: bool = False,
+        own_state: bool = False,
     ) -> Callable[[F], F]:
         """Decorator: register a function or class under ``name``; its keyword-only parameters are options.
 
         also: what certain options need on top of ``needs``. any_width: whether models may differ in width.
+        own_state: whether each model keeps what is not averaged (attributes, buffers that are not saved).
         """
 
         def register(call: F) -> F:
             options = _options_model(name, call)
-            self.add(Method(name, title, paper, "", "", needs or Needs(), call, options, also, any_width))
+            needed = needs or Needs()
+            self.add(Method(name, title, paper, "", "", needed, call, options, also, any_width, own_state))
             return call
 
         return register

@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from fedmerge.data import Arrays, Cohort, CohortSpec, SiteSpec, build_cohort
 
 torch.set_num_threads(1)
+
+# A law holds or does not hold; how fast this machine is, and who else is using it, is no part of it.
+settings.register_profile("fedmerge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fedmerge")
 
 
 def bright_quarters(n: int, seed: int, offset: int = 0) -> Arrays:

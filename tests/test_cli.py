@@ -27,7 +27,8 @@ def test_a_run_from_the_command_line(tmp_path):
     done = fedmerge("run", config, *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("after ") for line in done.stderr.splitlines())  # no bar, no warning
-    for word in ("entropy-adaptive", "pooled", "alone:north", "greedy", "ensemble-features", "report.html"):
+    methods = ("majority-class †", "entropy-adaptive", "pooled", "alone:north", "greedy", "ensemble-features")
+    for word in (*methods, "report.html", "† one class for every image", "answer:  "):
         assert word in done.stdout
     folder = tmp_path / "runs" / "quickstart-001"
     assert {"results.parquet", "results.csv", "report.html", "config.yaml", "provenance.json"} <= {
@@ -42,6 +43,8 @@ def test_a_run_from_the_command_line(tmp_path):
     second = pd.read_parquet(tmp_path / answer["folder"] / "results.parquet").drop(columns="seconds")
     pd.testing.assert_frame_equal(first, second)
     assert len(answer["rows"]) == len(first)
+    assert answer["answer"] in done.stdout
+    assert {row["constant"] for row in answer["rows"] if row["kind"] == "reference"} == {True}
 
     tuned = fedmerge("tune", str(folder), "--values", "0.1,inf", "--stream", "iid", cwd=tmp_path)
     assert tuned.returncode == 0, tuned.stderr

@@ -1,31 +1,38 @@
 """Analysis: pure functions from predictions, models and tables to numbers; it only looks.
 
-``scores`` and ``reliability`` judge predictions, ``fit_temperature`` says how sure they should be. From a
+``scores`` and ``reliability`` judge predictions, ``answers`` says what was answered, ``fit_temperature`` how
+sure to be. ``learning`` tells a level from guessing, ``ranking_metric`` what levels are ranked by. From a
 table of results, ``leaderboard``, ``cells`` and ``by_site`` compare levels on clean images,
 ``severity_curve`` and ``robustness`` under scanner shift, and ``select`` chooses by validation scores.
-``crossed_bootstrap`` gives the intervals, ``interval_rule`` says so.
+``crossed_interval`` gives the intervals, ``interval_rule`` says so.
 """
 
 from fedmerge.analysis.calibration import fit_temperature
+from fedmerge.analysis.chance import Answers, answers, learning, ranking_metric, uneven
 from fedmerge.analysis.comparison import by_site, cells, interval_rule, leaderboard
-from fedmerge.analysis.intervals import Bounds, crossed_bootstrap
+from fedmerge.analysis.intervals import Interval, crossed_interval
 from fedmerge.analysis.metrics import Scores, rates, reliability, scores
 from fedmerge.analysis.robustness import robustness, severity_curve
 from fedmerge.analysis.selection import select
 
 __all__ = [
-    "Bounds",
+    "Answers",
+    "Interval",
     "Scores",
+    "answers",
     "by_site",
     "cells",
-    "crossed_bootstrap",
+    "crossed_interval",
     "fit_temperature",
     "interval_rule",
     "leaderboard",
+    "learning",
+    "ranking_metric",
     "rates",
     "reliability",
     "robustness",
     "scores",
     "select",
     "severity_curve",
+    "uneven",
 ]

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fedmerge.analysis.chance import learning
 from fedmerge.analysis.cube import (
     CELL,
     DECIMALS,
     LOWER_IS_BETTER,
+    SPANS,
     check_reference,
     clean,
     cube,
@@ -22,11 +24,13 @@ from fedmerge.analysis.cube import (
     stamped,
     strata,
     values_of,
+    with_cut_interval,
     with_interval,
 )
 from fedmerge.analysis.intervals import Array
 
 BESIDE = (
+    "accuracy",
     "balanced_accuracy",
     "auroc",
     "ece",
@@ -38,6 +42,7 @@ BESIDE = (
     "training_seconds",
 )
 """The columns whose means stand beside the compared metric."""
+STANDING = ["constant", "chance", "majority", "learned", "worth"]
 PAIRED = ["difference", "difference_low", "difference_high", "wins", "losses", "ties"]
 
 
@@ -78,10 +83,13 @@ def leaderboard(
     rank: its average rank over the cells, 1 = best, equal ones share theirs;
     worst, worst_low, worst_high: the worst site's score in each seed, then the mean and interval over seeds;
     seeds, sites: how many have a value; complete: a value in every cell in which any level has one;
+    constant, chance, majority, learned, worth: what it is beside guessing (``analysis.learning``), and
+    reference_worth, that of the reference (True without one);
     and the means of the columns ``BESIDE`` that the table has.
 
-    Intervals are those of ``crossed_bootstrap``, the same draws for all. For metrics in ``LOWER_IS_BETTER``,
-    better is lower. A level that never finished is there with NaN; a stratum without a finished row is not.
+    Intervals are those of ``crossed_interval``; of scores with ends (``SPANS``) on the scale of log-odds, of
+    differences as they are, cut where no difference can be. For metrics in ``LOWER_IS_BETTER``, better is
+    lower. A level that never finished is there with NaN; a stratum without a finished row is not.
     Raises FedMergeError for an unknown column, or a reference that is not a level.
     """
     usable = clean(table, compare, metric, within)
@@ -97,34 +105,51 @@ def leaderboard(
 
 
 def by_site(table: pd.DataFrame, compare: str = "method", metric: str = "accuracy") -> pd.DataFrame:
-    """Each level's clean score at each site: columns level, site, mean, low, high (interval over seeds)."""
+    """Each level's clean score at each site: columns level, site, mean, low, high (interval over seeds).
+
+    Where the table says, constant and worth: what it is there beside guessing (``analysis.learning``).
+    """
     rows = clean(table, compare, metric)
     labels = values_of(rows, CELL) | {compare: levels_of(table, compare)}
     values = nanmean(cube(rows, metric, labels), axis=2)
     flat = np.moveaxis(values, 1, 2).reshape(len(values), 1, -1)
     index = pd.MultiIndex.from_product([labels[compare], labels["site"]], names=["level", "site"])
-    return index.to_frame(index=False).join(
-        pd.DataFrame(with_interval(flat), columns=["mean", "low", "high"])
-    )
+    frame = index.to_frame(index=False)
+    frame[["mean", "low", "high"]] = with_interval(flat, span=SPANS.get(metric))
+    if "constant" not in rows:
+        return frame
+    there = [
+        learning(part, compare, metric)[["constant", "worth"]].assign(site=site)
+        for site, part in rows.groupby("site", sort=False)
+    ]
+    standing = pd.concat(there).rename_axis("level").reset_index()
+    return frame.merge(standing, how="left", on=["level", "site"])
 
 
 def interval_rule(table: pd.DataFrame) -> str:
-    """What the intervals of a table resample, in words. Sites are counted by cohort."""
+    """What the intervals of a table are made of and speak for, in words. Sites are counted by cohort."""
     done = finished(table)
     by_cohort = done.groupby("cohort") if "cohort" in done else done.groupby(lambda _: "")
     seeds, sites = by_cohort["seed"].nunique(), by_cohort["site"].nunique()
-    resampled = [
-        f"the {_range(counts)} {name}"
-        for name, counts in (("seeds", seeds), ("sites", sites))
-        if max(counts, default=0) > 1
-    ]
-    if not resampled:
-        return "One seed and one site: there is nothing to resample, so there is no interval."
-    few = min(n for n in (*seeds, *sites) if n > 1)
-    text = f"95 % interval of the mean: a bootstrap that resamples {' and, independently, '.join(resampled)}"
-    text += f" (Owen 2007), its percentiles widened for {few} levels (Hesterberg 2015)."
-    if few < 5 and len(resampled) == 1:
-        text += " With so few it is about the range that was seen, and holds the mean less often than 95 %."
+    levels = {name: n for name, n in (("seeds", seeds), ("sites", sites)) if max(n, default=0) > 1}
+    if not levels:
+        return "One seed and one site: nothing varies, so there is no interval."
+    over = {name: f"{_range(counts)} {name}" for name, counts in levels.items()}
+    if len(over) == 2:
+        text = (
+            f"95 % interval of the mean, for other seeds and other sites: the widest of Student's t over the "
+            f"means of the {over['seeds']}, over those of the {over['sites']}, over what neither explains, "
+            f"and over all together (analysis of variance, degrees of freedom by Satterthwaite 1946)."
+        )
+    else:
+        name, other = ("seeds", "site") if "seeds" in over else ("sites", "seed")
+        text = (
+            f"95 % interval of the mean: Student's t over the {over[name]}. It speaks for other {name} with "
+            f"the one {other} there is, and says nothing of other {other}s."
+        )
+    text += " That of a score is taken on the scale of its log-odds, that of a difference as it is."
+    if min(n for n in (*seeds, *sites) if n > 1) == 2:
+        text += " Two levels leave one degree of freedom, t = 12.7: such an interval is seldom of use."
     return text
 
 
@@ -134,30 +159,33 @@ def _range(counts: pd.Series) -> str:
 
 
 def _board(rows: pd.DataFrame, compare: str, levels: list[Any], reference: Any, metric: str) -> pd.DataFrame:
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign, span = -1.0 if metric in LOWER_IS_BETTER else 1.0, SPANS.get(metric)
     values = cube(rows, metric, values_of(rows, CELL) | {compare: levels})
     there = np.isfinite(values)
     at_sites = nanmean(values, axis=2)
     low = np.where(np.isnan(at_sites), math.inf, sign * at_sites).min(axis=1, keepdims=True)
     worst = np.where(np.isinf(low), math.nan, sign * low)
     board = pd.DataFrame({"level": levels})
-    board[["mean", "low", "high"]] = with_interval(at_sites)
-    board[PAIRED] = _against(values, levels.index(reference) if reference in levels else None, sign)
+    board[["mean", "low", "high"]] = with_interval(at_sites, span=span)
+    board[PAIRED] = _against(values, levels.index(reference) if reference in levels else None, sign, metric)
     ranks = pd.DataFrame(-sign * values.reshape(-1, len(levels))).rank(axis=1)
     board["rank"] = ranks.mean()
-    board[["worst", "worst_low", "worst_high"]] = with_interval(worst)
+    board[["worst", "worst_low", "worst_high"]] = with_interval(worst, span=span)
     board["seeds"] = there.any(axis=(1, 2)).sum(axis=0)
     board["sites"] = there.any(axis=(0, 2)).sum(axis=0)
     board["complete"] = (there == there.any(axis=3, keepdims=True)).all(axis=(0, 1, 2))
     beside = rows.groupby(compare)[[name for name in BESIDE if name in rows]].mean().reindex(levels)
     board = board.join(beside.reset_index(drop=True))
+    board[STANDING] = learning(rows, compare, metric)[STANDING].reindex(levels).to_numpy()
+    board[["learned", "worth"]] = board[["learned", "worth"]].fillna(True).astype(bool)
+    board["reference_worth"] = bool(board.loc[board["level"] == reference, "worth"].all())
     return board.iloc[(-sign * board["mean"]).argsort(kind="stable")].reset_index(drop=True)
 
 
-def _against(values: Array, reference: int | None, sign: float) -> Array:
+def _against(values: Array, reference: int | None, sign: float, metric: str) -> Array:
     """The columns ``PAIRED`` (levels x 6) of seeds x sites x streams x levels against one level."""
     if reference is None:
         return np.full((values.shape[3], len(PAIRED)), math.nan)
     paired = (values - values[..., [reference]]).round(DECIMALS)
     counts = [mask.sum(axis=(0, 1, 2)) for mask in (sign * paired > 0, sign * paired < 0, paired == 0)]
-    return np.column_stack([with_interval(nanmean(paired, axis=2)), *counts])
+    return np.column_stack([with_cut_interval(nanmean(paired, axis=2), metric), *counts])

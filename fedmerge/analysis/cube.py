@@ -15,14 +15,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedmerge.analysis.intervals import Array, crossed_bootstrap
+from fedmerge.analysis.intervals import Array, crossed_interval, inside
 from fedmerge.errors import FedMergeError, nearest, unknown
 
 CELL = ("seed", "site", "stream")
 LOWER_IS_BETTER = ("ece", "brier", "forward_passes", "backward_passes", "seconds", "training_seconds")
+SPANS = dict.fromkeys(("accuracy", "balanced_accuracy", "auroc", "ece", "validation"), (0.0, 1.0)) | {
+    "brier": (0.0, 2.0)
+}
+"""The least and the greatest value of the scores that have them."""
 DECIMALS = 12
 """Scores that agree to this many decimals are equal: means of the same numbers may differ in the last bit."""
 
+Span = tuple[float, float]
 Labels = Mapping[str, Sequence[Any]]
 
 
@@ -92,7 +97,7 @@ def stamped(frame: pd.DataFrame, within: Sequence[str], key: tuple[Any, ...]) ->
 
 
 def values_of(rows: pd.DataFrame, names: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of columns, sorted, so that the order of the rows moves no draw of the bootstrap."""
+    """The values of columns, sorted, so that the order of the rows changes no bit."""
     return {name: sorted(rows[name].dropna().unique()) for name in names}
 
 
@@ -117,13 +122,18 @@ def nanmean(values: Array, axis: int | tuple[int, ...]) -> Array:
         return np.asarray(np.nanmean(values, axis=axis))
 
 
-def with_interval(values: Array, over: Array | None = None) -> Array:
-    """Mean, low and high (M x 3) of values (seeds x sites x M), or of the ratio of two such means."""
-    weight = np.ones_like(values) if over is None else over
-    there = np.isfinite(values) & np.isfinite(weight)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(there, values, 0).sum(axis=(0, 1)) / np.where(there, weight, 0).sum(axis=(0, 1))
-    mean[~np.isfinite(mean)] = math.nan
-    bounds = crossed_bootstrap(values, over=over)
-    # where all values are equal a bound may miss the mean by the last bit
-    return np.stack([mean, np.minimum(bounds.low, mean), np.maximum(bounds.high, mean)], axis=1)
+def with_interval(values: Array, over: Array | None = None, span: Span | None = None) -> Array:
+    """Mean, low and high (M x 3) of values (seeds x sites x M), or of the ratio of two such means.
+
+    ``span`` are the least and the greatest value of a score, if it has them (``inside``).
+    """
+    found = crossed_interval(values, over=over)
+    if span is not None:
+        found = inside(found, *span)
+    return np.stack([found.mean, found.low, found.high], axis=1)
+
+
+def with_cut_interval(differences: Array, metric: str) -> Array:
+    """Mean, low and high (M x 3) of differences of a score, cut where no difference of it can be."""
+    least, greatest = SPANS.get(metric, (-math.inf, math.inf))
+    return np.clip(with_interval(differences), least - greatest, greatest - least)

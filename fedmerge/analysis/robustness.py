@@ -12,6 +12,7 @@ import pandas as pd
 from fedmerge.analysis.cube import (
     CELL,
     LOWER_IS_BETTER,
+    SPANS,
     check_reference,
     cube,
     levels_of,
@@ -21,6 +22,7 @@ from fedmerge.analysis.cube import (
     strata,
     usable,
     values_of,
+    with_cut_interval,
     with_interval,
 )
 
@@ -30,9 +32,9 @@ def severity_curve(
 ) -> pd.DataFrame:
     """The score by severity: columns *within, level, severity (0 = clean, to 5), mean, low, high.
 
-    A mean over seeds and sites of the mean over streams and kinds of shift, with the crossed bootstrap's 95 %
-    interval. Severity 0 is taken on the streams that have shifted images, so that the curve is of one piece;
-    without shifted images it is all there is. Raises FedMergeError for an unknown column.
+    A mean over seeds and sites of the mean over streams and kinds of shift, with its 95 % interval
+    (``crossed_interval``). Severity 0 is taken on the streams that have shifted images, so that the curve is
+    of one piece; without shifted images it is all there is. Raises FedMergeError for an unknown column.
     """
     frames = []
     for key, rows in strata(_rows(table, compare, metric, within), within):
@@ -41,7 +43,7 @@ def severity_curve(
         flat = values.reshape(*values.shape[:2], -1)
         axes = [labels[compare], labels["_severity"]]
         frame = pd.MultiIndex.from_product(axes, names=["level", "severity"]).to_frame(index=False)
-        frame[["mean", "low", "high"]] = with_interval(flat)
+        frame[["mean", "low", "high"]] = with_interval(flat, span=SPANS.get(metric))
         frames.append(stamped(frame, within, key))
     return pd.concat(frames, ignore_index=True)
 
@@ -64,7 +66,7 @@ def robustness(
     error, as in MedMNIST-C. Departure: one ratio of sums over all kinds, not the mean of the kinds' ratios,
     so that a kind on which the reference hardly errs does not decide.
 
-    Without shifted images, all but clean_error is NaN. 95 % intervals: ``crossed_bootstrap``.
+    Without shifted images, all but clean_error is NaN. 95 % intervals: ``crossed_interval``.
     Raises FedMergeError for an unknown column, or a reference that is not a level.
     """
     every = _rows(table, compare, metric, within)
@@ -88,7 +90,7 @@ def _board(rows: pd.DataFrame, compare: str, reference: Any, metric: str) -> pd.
     board["clean_error"] = nanmean(nanmean(clean, axis=2), axis=(0, 1))
     by_stream = nanmean(shifted, axis=3)
     board["shifted_error"] = nanmean(nanmean(by_stream, axis=2), axis=(0, 1))
-    increase = with_interval(nanmean(by_stream - clean, axis=2))
+    increase = with_cut_interval(nanmean(by_stream - clean, axis=2), metric)
     board[["increase", "increase_low", "increase_high"]] = increase
     relative = np.full((len(board), 3), math.nan)
     if reference in levels[compare]:
@@ -96,7 +98,7 @@ def _board(rows: pd.DataFrame, compare: str, reference: Any, metric: str) -> pd.
         theirs = np.broadcast_to(shifted[..., [index]], shifted.shape)
         both = np.isfinite(shifted) & np.isfinite(theirs)
         ours, theirs = (np.where(both, each, math.nan) for each in (shifted, theirs))
-        relative = with_interval(_total(ours), over=_total(theirs))
+        relative = with_interval(_total(ours), over=_total(theirs), span=(0.0, math.inf))
     board[["relative_error", "relative_error_low", "relative_error_high"]] = relative
     return board
 

@@ -42,6 +42,8 @@ def bench(
 
     The exit code is 1 where rows failed, 2 for what you can put right, 130 after Ctrl-C.
     """
+    from fedmerge.study.bench import receipt
+
     settled = _settled(config, changes or [], folder, retry)
     if settled is None:
         from fedmerge.study.bench.engine import bench as run_bench
@@ -63,15 +65,21 @@ def bench(
             say(err, "stopped: every finished job is kept, and the same command goes on.")
             raise typer.Exit(130) from None
         write_again(study.folder)
-        settled = study.summary
+        settled = study.summary | {"answer": study.answer}
+        receipt.add(study.folder, {"answer": settled["answer"]})
     place = Path(settled["folder"])
-    keys = ("folder", "jobs", "rows", "failed")
+    keys = ("folder", "answer", "jobs", "rows", "failed")
     if as_json:
-        print_json({key: settled[key] for key in keys} | {"report": str(place / "report.html")})
+        told = {key: settled[key] for key in keys if key in settled} | {"remarks": settled.get("remarks", [])}
+        print_json(told | {"report": str(place / "report.html")})
         _end(settled)
         return
     failed = settled["failed"]
+    if "answer" in settled:
+        say(out, f"answer:  {settled['answer']}")
     say(out, f"jobs:    {settled['jobs']}, rows: {settled['rows']}, failed: {sum(failed.values())}")
+    for remark in settled.get("remarks", ()):
+        say(err, f"note: {remark}")
     for reason, rows in failed.items():
         say(err, f"failed: {rows} x {reason} (--retry does them again)")
     say(out, f"report:  {place / 'report.html'}")

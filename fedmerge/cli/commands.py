@@ -88,7 +88,7 @@ def end(result: Result) -> None:
 
 
 def show_result(result: Result, as_json: bool = False) -> None:
-    """Print a result: its table, what failed, where report and rows lie; or all of it as JSON."""
+    """Print a result: its table, the answer, what failed, where report and rows lie; or all of it as JSON."""
     from fedmerge.cli.tables import summary_table
     from fedmerge.study.reports.failures import failure_list
 
@@ -96,6 +96,7 @@ def show_result(result: Result, as_json: bool = False) -> None:
         print_json(
             {
                 "folder": str(result.folder),
+                "answer": result.answer,
                 "provenance": result.provenance,
                 "remarks": list(result.remarks),
                 "failed": result.failed,
@@ -107,6 +108,7 @@ def show_result(result: Result, as_json: bool = False) -> None:
     for remark in result.remarks:
         say(err, f"note: {remark}")
     out.print(summary_table(result))
+    say(out, f"answer:  {result.answer}")
     if failures := failure_list(result.failures):
         say(err, failures["summary"])
         for row in failures["first"]:
@@ -174,9 +176,10 @@ def show_cohort(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Show a cohort: its hospitals, their images by class, and a contact sheet of what they look like."""
+    """Show a cohort: its hospitals, their images by class, what to know of them, and a contact sheet."""
     from fedmerge.cli.tables import cohort_table, site_record
     from fedmerge.data import build_cohort, read_cohort
+    from fedmerge.data.checks import remarks
     from fedmerge.study import figures
 
     with lines(err, lambda: f"reading the images of {cohort}"):
@@ -195,9 +198,17 @@ def show_cohort(
     if as_json:
         records = [site_record(site) for site in built.sites]
         print_json(
-            {"cohort": built.name, "picture": str(path), "classes": built.class_names, "sites": records}
+            {
+                "cohort": built.name,
+                "picture": str(path),
+                "classes": built.class_names,
+                "sites": records,
+                "remarks": list(remarks(built).values()),
+            }
         )
         return
+    for remark in remarks(built).values():
+        say(err, f"note: {remark}")
     out.print(cohort_table(built))
     say(out, f"classes: {', '.join(built.class_names)}")
     say(out, f"picture: {path}")

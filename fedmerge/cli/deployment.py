@@ -50,9 +50,13 @@ def node(
 ) -> None:
     """Make the folder of a hospital's node, with a key of its own."""
     from fedmerge.data import build_cohort, read_cohort
+    from fedmerge.data.checks import remarks
     from fedmerge.federation.deployment.folders import NodeFolder
 
-    images = build_cohort(read_cohort(cohort), 0).here(site)  # says now what is wrong with it
+    built = build_cohort(read_cohort(cohort), 0)  # says now what is wrong with it
+    images = built.here(site)
+    for remark in remarks(built).values():
+        say(err, f"note: {remark}")
     made = NodeFolder.make(folder, site, cohort, server, ca, device)
     say(out, f"images:              {len(images.train)} for training, {len(images.val)} for validation")
     say(out, f"give the server:     {made.public_key}")

@@ -12,20 +12,26 @@ from rich.table import Table
 from fedmerge.data import Cohort, CohortSpec, Site
 from fedmerge.registry import Method
 from fedmerge.study.results import Result
+from fedmerge.study.unlearned import CONSTANT, marked
 
 
 def summary_table(result: Result) -> Table:
-    """The table of a run: accuracy in per cent by stream, then the other scores; best first in each kind."""
+    """The table of a run: accuracy in per cent by stream, then the other scores; best first in each kind.
+
+    A constant classifier has a mark at its name.
+    """
     summary = result.summary()
     streams = list(dict.fromkeys(result.table["stream"]))
     seeds, unseen = result.table["seed"].nunique(), ", ".join(sorted(result.table["site"].unique()))
     interval = f"{seeds} seeds: ± is the 95 % t interval." if seeds > 1 else "One seed: no interval."
+    notes = [] if result.metric == "accuracy" else [f"Ranked by {result.metric.replace('_', ' ')}."]
+    notes += [f"{CONSTANT}."] if (summary["constant"] > 0.5).any() else []
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
         title=f"{result.experiment.title or result.experiment.name}: accuracy in % at {unseen}",
-        caption=f"Balanced accuracy, AUROC and ECE are means over the streams. {interval}",
+        caption=" ".join(["Balanced accuracy, AUROC and ECE are means over the streams.", interval, *notes]),
     )
     table.add_column("method", no_wrap=True)
     for name in (*streams, "bal. acc.", "AUROC", "ECE", "passes", *(["±"] if seeds > 1 else [])):
@@ -39,7 +45,7 @@ def summary_table(result: Result) -> Table:
         cells += [f"{row['auroc']:.3f}", f"{row['ece']:.3f}", f"{row['forward_passes']:g}"]
         if seeds > 1:
             cells.append(f"{100 * row['interval']:.1f}")
-        table.add_row(str(method), *cells)
+        table.add_row(marked(str(method), row["constant"]), *cells)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Which site takes images of which class, where several sites divide one source."""
+"""The classes of a cohort, and which site takes images of which, where several sites divide one source."""
 
 from __future__ import annotations
 
@@ -7,11 +7,47 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedmerge.data.images import Split
+from fedmerge.data.raw import RawSource
+from fedmerge.data.sources import REMOTE
 from fedmerge.data.spec import CohortSpec, SiteSpec
 from fedmerge.errors import FedMergeError, nearest
 from fedmerge.seeding import numpy_generator
 
 Names = tuple[str, ...]
+MOST_NAMED = 5
+
+
+def class_names(spec: CohortSpec, owner: dict[str, RawSource]) -> tuple[str, ...]:
+    """One meaning of the labels for all sources; ``owner`` holds each source under its first site.
+
+    Raises FedMergeError where sources differ in their classes, and as ``check_taught`` does.
+    """
+    if spec.classes:
+        return spec.classes
+    if not owner:
+        raise FedMergeError(
+            f"cohort '{spec.name}': no site's images are here to see which classes there are: set classes:."
+        )
+    (first, reference), *others = owner.items()
+    for name, raw in others:
+        if raw.n_classes != reference.n_classes:
+            raise FedMergeError(
+                f"cohort '{spec.name}': site '{first}' has {reference.n_classes} classes and site '{name}' "
+                f"has {raw.n_classes}: set classes: to the names of all classes."
+            )
+        if reference.class_names is None:
+            first, reference = name, raw
+        elif raw.class_names not in (None, reference.class_names):
+            raise FedMergeError(
+                f"cohort '{spec.name}': the classes of site '{first}' are {', '.join(reference.class_names)} "
+                f"and those of site '{name}' {', '.join(raw.class_names or ())}: set classes: to the names "
+                f"they share."
+            )
+    if reference.class_names is None:
+        remote = any(spec.source_of(site) == REMOTE for site in spec.sites)
+        splits = [split for raw in owner.values() for split in (raw.splits if remote else raw.splits[:1])]
+        check_taught(spec, range(reference.n_classes), np.unique(np.concatenate([s.labels for s in splits])))
+    return reference.class_names or tuple(str(label) for label in range(reference.n_classes))
 
 
 def who_takes(
@@ -60,6 +96,24 @@ def _disjoint(
     order = numpy_generator(seed, "disjoint", site=text).permutation(len(names))
     parts = np.array_split(order, len(sites)) if sites else []
     return {site: part.tolist() for site, part in zip(sites, parts, strict=True)}
+
+
+def check_taught(spec: CohortSpec, names: Sequence[object], taught: np.ndarray) -> None:
+    """Raise FedMergeError where a class has no training image, unless the cohort names its classes itself.
+
+    names: of all classes, or their labels. taught: the labels of which a hospital has training images.
+    """
+    if spec.classes or len(taught) == len(names):
+        return
+    missing = [label for label in range(min(len(names), len(taught) + MOST_NAMED + 1)) if label not in taught]
+    shown = ", ".join(str(names[label]) for label in missing[:MOST_NAMED])
+    n = len(names) - len(taught)
+    more = f" and {n - MOST_NAMED:,} more" if n > MOST_NAMED else ""
+    raise FedMergeError(
+        f"cohort '{spec.name}': no hospital that trains has a training image of {n:,} of the {len(names):,} "
+        f"classes ({shown}{more}): number the classes from 0 without a gap, give a hospital images of them, "
+        "or set classes: to the names of all classes to go on without."
+    )
 
 
 def _label_of(given: str | int, names: Names, site: str) -> int:

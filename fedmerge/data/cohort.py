@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from fedmerge.data import scanner
-from fedmerge.data.classes import who_takes
+from fedmerge.data.classes import check_taught, class_names, who_takes
 from fedmerge.data.enough import check_enough
+from fedmerge.data.facts import Facts, facts_of
 from fedmerge.data.images import Split, concat, resize, to_channels
 from fedmerge.data.partition import divide, draw_proportions
 from fedmerge.data.raw import RawSource, check_labels
 from fedmerge.data.scanner import Appearance
-from fedmerge.data.sources import REMOTE, load_source, source_key
+from fedmerge.data.sources import REMOTE, load_source, medmnist_set, source_key
 from fedmerge.data.spec import CohortSpec, SiteSpec
 from fedmerge.errors import Faults, FedMergeError, nearest, unknown
 from fedmerge.seeding import numpy_generator
@@ -27,7 +28,10 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One hospital: its images (train, val, test; see ``Split``) and where they come from."""
+    """One hospital: its images (train, val, test; see ``Split``) and where they come from.
+
+    facts: of all its images as they were before its scanner.
+    """
 
     name: str
     source: str
@@ -37,6 +41,7 @@ class Site:
     class_names: Names
     unseen: bool = False
     scanner: tuple[Appearance, ...] = ()
+    facts: Facts | None = None
 
     @property
     def remote(self) -> bool:
@@ -58,13 +63,15 @@ class Site:
 class Cohort:
     """The hospitals of one experiment; all images have one shape and all labels one meaning.
 
-    folder: where relative paths of sources may start, beside the data folder.
+    folder: where relative paths of sources may start, beside the data folder. reading: what there is to say
+    of how the sources were read, in sentences (``checks.remarks`` says more).
     """
 
     name: str
     title: str
     sites: tuple[Site, ...]
     folder: Path | None = None
+    reading: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -113,7 +120,8 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
     Sites with the same source divide it; all three splits of a site share its class proportions. The same
     (spec, seed) give the same bits. A remote site has no images here. Raises ``FedMergeError`` for whatever
     ``load_source`` refuses, sites that differ in classes or in image shape, a class of a source that no site
-    takes, and a site with too few training samples or classes, or an empty split.
+    takes, a class that nothing is trained on unless ``classes`` names it, and a site with too few training
+    samples or classes, or an empty split.
     """
     groups: dict[object, list[SiteSpec]] = {}
     raws: dict[object, RawSource] = {}
@@ -122,17 +130,27 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
         if spec.source_of(site) == REMOTE:
             continue
         with faults.kept():
-            groups.setdefault(source_key(spec.source_of(site), spec.folder), []).append(site)
+            key = source_key(spec.source_of(site), spec.folder, spec.size)
+            groups.setdefault(key, []).append(site)
+    _check_one_size(spec, [members[0] for members in groups.values()])
+    allow = spec.left_out == "allow"
     for key, members in groups.items():
+        source = spec.source_of(members[0])
         with faults.kept():
-            raws[key] = load_source(spec.source_of(members[0]), spec.folder, spec.size, spec.channels)
+            raws[key] = load_source(source, spec.folder, spec.size, spec.channels, allow)
     faults.say()
     owner = {members[0].name: raws[key] for key, members in groups.items()}
-    names = _class_names(spec, owner)
+    names = class_names(spec, owner)
     parts: dict[str, Splits] = {}
+    taught = np.zeros(len(names), dtype=bool)
     for key, members in groups.items():
         splits = relabel(raws[key], names, f"site '{members[0].name}'")
-        parts.update(_share_out(spec, splits, members, names, seed, raws[key].text))
+        takes = who_takes(spec, splits, members, names, seed, raws[key].text)
+        training = takes[[not site.unseen for site in members]].any(axis=0)
+        taught |= training & (splits[0].class_counts(len(names)).numpy() > 0)
+        parts.update(_share_out(spec, splits, members, takes, seed, raws[key].text))
+    if not any(spec.source_of(site) == REMOTE and not site.unseen for site in spec.sites):
+        check_taught(spec, names, np.flatnonzero(taught))
     _check_shapes(spec, owner)
     nothing = _nothing(spec, owner)
     shared = {
@@ -148,7 +166,20 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
             check_enough(spec, site, kept, shared[site.name], len(names))
             sites.append(_site(spec, site, kept, names, seed))
     faults.say()
-    return Cohort(spec.name, spec.title or spec.name, tuple(sites), spec.folder)
+    reading = tuple(remark for raw in raws.values() for remark in raw.remarks)
+    return Cohort(spec.name, spec.title or spec.name, tuple(sites), spec.folder, reading)
+
+
+def _check_one_size(spec: CohortSpec, firsts: Sequence[SiteSpec]) -> None:
+    """Refuse one MedMNIST set in two sizes: its images would be known at one site and new at another."""
+    seen: dict[str, SiteSpec] = {}
+    for site in firsts:
+        name = medmnist_set(spec.source_of(site))
+        if name and (other := seen.setdefault(name, site)) is not site:
+            raise FedMergeError(
+                f"cohort '{spec.name}': sites '{other.name}' and '{site.name}' have the same images of "
+                f"{name} in two sizes, so they cannot divide them: give both one source."
+            )
 
 
 def _nothing(spec: CohortSpec, owner: dict[str, RawSource]) -> Split:
@@ -163,32 +194,6 @@ def _nothing(spec: CohortSpec, owner: dict[str, RawSource]) -> Split:
         )
     images = torch.empty(0, channels, height, width, dtype=torch.uint8)
     return Split(images, torch.empty(0, dtype=torch.int64))
-
-
-def _class_names(spec: CohortSpec, owner: dict[str, RawSource]) -> tuple[str, ...]:
-    """One meaning of the labels for all sources; ``owner`` holds each source under its first site."""
-    if spec.classes:
-        return spec.classes
-    if not owner:
-        raise FedMergeError(
-            f"cohort '{spec.name}': no site's images are here to see which classes there are: set classes:."
-        )
-    (first, reference), *others = owner.items()
-    for name, raw in others:
-        if raw.n_classes != reference.n_classes:
-            raise FedMergeError(
-                f"cohort '{spec.name}': site '{first}' has {reference.n_classes} classes and site '{name}' "
-                f"has {raw.n_classes}: set classes: to the names of all classes."
-            )
-        if reference.class_names is None:
-            first, reference = name, raw
-        elif raw.class_names not in (None, reference.class_names):
-            raise FedMergeError(
-                f"cohort '{spec.name}': the classes of site '{first}' are {', '.join(reference.class_names)} "
-                f"and those of site '{name}' {', '.join(raw.class_names or ())}: set classes: to the names "
-                f"they share."
-            )
-    return reference.class_names or tuple(str(label) for label in range(reference.n_classes))
 
 
 def relabel(raw: RawSource, names: Names, where: str) -> Splits:
@@ -212,17 +217,16 @@ def relabel(raw: RawSource, names: Names, where: str) -> Splits:
 
 
 def _share_out(
-    spec: CohortSpec, splits: Splits, members: Sequence[SiteSpec], names: Names, seed: int, text: str
+    spec: CohortSpec, splits: Splits, members: Sequence[SiteSpec], takes: np.ndarray, seed: int, text: str
 ) -> dict[str, Splits]:
-    """Divide one source over its sites, each split in the same proportions."""
-    takes = who_takes(spec, splits, members, names, seed, text)
+    """Divide one source over its sites, each split in the same proportions. takes: ``who_takes``."""
     if len(members) == 1:
         return {members[0].name: splits}
     rng = numpy_generator(seed, "partition", site=text)
     shares = [site.share for site in members]
     default = None if spec.label_skew == "disjoint" else spec.label_skew
     skews = [default if site.follows else site.label_skew for site in members]
-    proportions = draw_proportions(len(names), shares, skews, rng, takes)
+    proportions = draw_proportions(takes.shape[1], shares, skews, rng, takes)
     indices = [divide(split.labels.numpy(), proportions, rng) for split in splits]
     return {
         site.name: (
@@ -269,8 +273,9 @@ def _site(spec: CohortSpec, site: SiteSpec, splits: Splits, names: Names, seed: 
     whole = concat((train, val, test))  # shifted as one, so that a scanner's traits hold for all splits
     images = to_channels(whole.images, spec.channels) if spec.channels else whole.images
     images = resize(images, spec.size) if spec.size else images
+    facts = facts_of(images)
     images = scanner.apply(images, site.scanner, seed, site.name)
     pieces = zip((train, val, test), images.split(lengths), strict=True)
     train, val, test = (replace(split, images=piece.contiguous()) for split, piece in pieces)
     source = str(spec.source_of(site))
-    return Site(site.name, source, train, val, test, names, site.unseen, site.scanner)
+    return Site(site.name, source, train, val, test, names, site.unseen, site.scanner, facts)

@@ -1,67 +1,82 @@
-"""A folder of images: one subfolder a class, JPEG or PNG."""
+"""A folder of images: one subfolder a class, or ``train``, ``val`` and ``test`` with the classes inside."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fedmerge.data.images import Split, resize, to_channels
-from fedmerge.data.raw import RawSource, raw_source, stratified
+from fedmerge.data.listing import find_pictures
+from fedmerge.data.pictures import read_picture
+from fedmerge.data.raw import SPLITS, RawSource, raw_source, stratified
 from fedmerge.errors import FedMergeError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 FRACTIONS = (0.7, 0.1, 0.2)
-EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+MOST_NAMED = 5
+HELD_OUT = (0.875, 0.125, 0.0)
+"""How training images are divided where a folder has ``train`` and ``test`` but no ``val``."""
 
 
-def read_folder(path: Path, text: str, size: int | None = None, channels: int | None = None) -> RawSource:
-    """Read ``path/CLASS/*.jpg|png``; classes are the subfolders in sorted order.
+def read_folder(
+    path: Path, text: str, size: int | None = None, channels: int | None = None, allow: bool = False
+) -> RawSource:
+    """Read ``path/CLASS/FILE``, or ``path/SPLIT/CLASS/FILE``; classes are the folders in sorted order.
 
-    The images are divided 70/10/20 into train, val and test, stratified by class, by a fixed seed: the same
-    files always give the same split. ``size`` resizes to size x size. ``channels`` makes all grey (1) or RGB
-    (3); without it the set is grey if every image is. Raises ``FedMergeError`` for a folder without classes
-    or images, images of different sizes without ``size``, and an image that cannot be read or is not 8-bit.
+    Without splits, the images are divided 70/10/20 into train, val and test, stratified by class, by a fixed
+    seed: the same files always give the same split. With ``train`` and ``test`` alone, val is an eighth of
+    train, drawn likewise. ``size`` resizes to size x size. ``channels`` makes all grey (1) or RGB (3);
+    without it the set is grey if every image is. allow: files may be left out. Raises ``FedMergeError``
+    for whatever ``find_pictures`` and ``read_picture`` refuse, and for images of different sizes without
+    ``size``.
     """
-    classes = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not classes:
-        raise FedMergeError(
-            f"{path} has no subfolders: put the images of each class into a folder of its own."
-        )
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(p for p in (path / name).iterdir() if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise FedMergeError(
-                f"{path / name} holds no .jpg or .png images: add some, or remove the folder."
-            )
-        files += found
-        labels += [label] * len(found)
-    images = [_read(file, size, channels) for file in files]
-    whole = Split(_stack(images, files), torch.tensor(labels, dtype=torch.int64))
-    return raw_source(text, stratified(whole, FRACTIONS, "folder"), tuple(classes), str(path), by_name=True)
-
-
-def _read(file: Path, size: int | None, channels: int | None) -> Tensor:
-    """One image as uint8 1 x C x H x W."""
     try:
-        with Image.open(file) as image:
-            if image.mode not in EIGHT_BIT:
-                raise FedMergeError(
-                    f"{file} is not an 8-bit image (mode {image.mode}): convert it to 8 bits."
-                )
-            grey = image.mode in ("1", "L", "LA")
-            array = np.array(image.convert("L" if grey else "RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise FedMergeError(f"{file} cannot be read as an image: replace or remove it.") from None
-    pixels = torch.from_numpy(array)
-    pixels = pixels[None, None] if grey else pixels.permute(2, 0, 1)[None]
-    pixels = to_channels(pixels, channels) if channels else pixels
-    return resize(pixels, size) if size else pixels
+        found = find_pictures(path, allow)
+    except OSError as error:
+        raise FedMergeError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
+    classes = tuple(sorted({name for files in found.files.values() for name in files}))
+    parts = {split: _labelled(files, classes) for split, files in found.files.items()}
+    files = [file for part, _ in parts.values() for file in part]
+    whole = _stack(_read_all(files, size, channels), files)
+    labels = torch.tensor([label for _, part in parts.values() for label in part], dtype=torch.int64)
+    lengths = [len(part) for part, _ in parts.values()]
+    pieces = zip(whole.split(lengths), labels.split(lengths), strict=True)
+    splits = {split: Split(*piece) for split, piece in zip(parts, pieces, strict=True)}
+    remarks = [found.remark(text)]
+    if "" in splits:
+        splits = stratified(splits[""], FRACTIONS, "folder")
+    elif "val" not in splits:
+        splits |= {**stratified(splits["train"], HELD_OUT, "folder"), "test": splits["test"]}
+        remarks.append(f"{text}: it has no val folder, so {len(splits['val'])} images of train are its val.")
+    splits = {name: splits[name] for name in SPLITS}
+    said = tuple(remark for remark in remarks if remark)
+    return raw_source(text, splits, classes, str(path), by_name=True, remarks=said)
+
+
+def _labelled(files: dict[str, list[Path]], classes: Sequence[str]) -> tuple[list[Path], list[int]]:
+    """All files of one split, class by class, and their labels."""
+    pairs = [(file, label) for label, name in enumerate(classes) for file in files.get(name, ())]
+    return [file for file, _ in pairs], [label for _, label in pairs]
+
+
+def _read_all(files: Sequence[Path], size: int | None, channels: int | None) -> list[Tensor]:
+    """Every file as uint8 1 x C x H x W; those that are refused are named together, the first in full."""
+    images, faults = [], []
+    for file in files:
+        try:
+            pixels = read_picture(file)
+        except FedMergeError as error:
+            faults.append((file, str(error)))
+            continue
+        pixels = to_channels(pixels, channels) if channels else pixels
+        images.append(resize(pixels, size) if size else pixels)
+    if faults:
+        others = ", ".join(file.name for file, _ in faults[1 : MOST_NAMED + 1])
+        more = f" {len(faults) - 1} more files are refused, such as {others}." if others else ""
+        raise FedMergeError(faults[0][1] + more)
+    return images
 
 
 def _stack(images: list[Tensor], files: list[Path]) -> Tensor:

@@ -12,7 +12,7 @@ from fedmerge.data.cohort import Cohort, Site, relabel
 from fedmerge.data.images import Split, resize, to_channels
 from fedmerge.data.partition import largest_remainder
 from fedmerge.data.raw import RawSource
-from fedmerge.data.sources import load_source, source_key
+from fedmerge.data.sources import load_source, medmnist_set, source_key
 from fedmerge.data.spec import Frozen, SourceText
 from fedmerge.errors import FedMergeError
 from fedmerge.seeding import numpy_generator
@@ -115,10 +115,11 @@ def _generator(seed: int, site: str) -> np.random.Generator:
 
 
 def _check_elsewhere(source: str, cohort: Cohort) -> None:
-    key = source_key(source, cohort.folder)
+    key, of_set = source_key(source, cohort.folder), medmnist_set(source)
     for site in cohort.sites:
         try:
             same = source_key(site.source, cohort.folder) == key
+            same = same or (of_set is not None and medmnist_set(site.source) == of_set)  # in another size
         except FedMergeError:  # arrays in memory, or a file that is gone by now
             same = False
         if same:

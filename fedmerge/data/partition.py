@@ -31,24 +31,71 @@ def draw_proportions(
 ) -> np.ndarray:
     """Which part of each class goes to which site: float64, sites x classes, each column sums to one.
 
-    For class c:  p_ic = s_i g_ic / sum_j s_j g_jc,  g_ic ~ Gamma(a_i) / a_i  (mean one), and g_ic = 1 where
-    the concentration a_i is None (no label skew). Equal shares and equal concentrations a give exactly
-    Dirichlet(a, ..., a), the usual federated label skew (Hsu et al. 2019, arXiv 1909.06335). Small a: a class
-    lies at few sites. takes: bool, sites x classes, at least one site a class; the other s_i g_ic are zero
-    (None: every site takes every class). What is drawn does not depend on it.
+    shares: s_i > 0. concentrations: a_i > 0, or None for a site without label skew. Small a: a class lies at
+    few sites. takes: bool, sites x classes, at least one site a class (None: every site takes every class).
 
-    The gammas are drawn as logarithms, log Gamma(a) = log Gamma(a + 1) + log(U) / a, so that tiny
-    concentrations do not underflow to 0 / 0.
+    Equal shares:  p_ic = g_ic / sum_j g_jc,  g_ic ~ Gamma(a_i) / a_i  (mean one), g_ic = 1 without skew.
+    Equal concentrations give exactly Dirichlet(a, ..., a), the usual federated label skew (Hsu et al. 2019,
+    arXiv 1909.06335). Where they differ, a site of less skew gets more on average: one without skew beside
+    four of concentration 1 has 23.4 % and not 20.
+
+    Shares that differ are kept on average: E p_ic = s_i / S_c, S_c the shares of the sites that take class c.
+    With m_i = s_i / mean s, sites of one concentration a get Dirichlet(a m_1, ..., a m_n). Where
+    concentrations differ, the sites of the least skew divide the class first, with all others as one:
+    Dirichlet(a m_1, ..., a m_k, a m_others), and the others divide what is left in the same way. A site
+    without skew so takes exactly its share.
+
+    What is drawn for a site does not depend on ``takes``. The gammas are drawn as logarithms, log Gamma(k) =
+    log Gamma(k + 1) + log(U) / k, so that tiny concentrations do not underflow to 0 / 0.
     """
+    relative = np.asarray(shares, dtype=np.float64)
+    uneven = bool((relative != relative[0]).any())
+    size = relative / relative.mean() if uneven else np.ones(len(relative))
     log_weight = np.empty((len(shares), n_classes))
-    for i, (share, concentration) in enumerate(zip(shares, concentrations, strict=True)):
-        log_weight[i] = np.log(share)
-        if concentration is not None:
-            gamma = np.log(rng.standard_gamma(concentration + 1.0, n_classes))
-            uniform = np.log1p(-rng.random(n_classes))  # log of a uniform on (0, 1]
-            log_weight[i] += gamma + uniform / concentration - np.log(concentration)
+    for i, concentration in enumerate(concentrations):
+        log_weight[i] = np.log(relative[i]) + _log_gamma(size[i], concentration, n_classes, rng)
     if takes is not None:
         log_weight[~takes] = -np.inf
+    if not uneven or len(set(concentrations)) == 1:
+        return _normalised(log_weight)
+    held = np.where(np.isneginf(log_weight), 0.0, relative[:, None])
+    return _least_skewed_first(log_weight, held, concentrations, relative.mean(), rng)
+
+
+def _least_skewed_first(
+    log_weight: np.ndarray,
+    held: np.ndarray,
+    concentrations: Sequence[float | None],
+    unit: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The law of shares that differ. held: shares, 0 where a site takes none of a class; unit: their mean."""
+    skew = np.array([0.0 if a is None else 1 / a for a in concentrations])
+    out, left = np.zeros_like(log_weight), np.ones(log_weight.shape[1])
+    for level in np.unique(skew):
+        now, others = skew == level, held[skew > level].sum(axis=0)
+        there = np.where(others > 0, others, 1.0)
+        lump = np.log(there) + _log_gamma(there / unit, 1 / level if level else None, len(there), rng)
+        lump[others == 0] = -np.inf
+        anyone = held[now].sum(axis=0) + others > 0
+        drawn = _normalised(np.vstack([log_weight[now], np.where(anyone, lump, 0.0)]))
+        out[now], left = drawn[:-1] * left, drawn[-1] * left
+    return out / out.sum(axis=0)
+
+
+def _log_gamma(
+    size: float | np.ndarray, concentration: float | None, n: int, rng: np.random.Generator
+) -> np.ndarray | float:
+    """The logarithms of n draws of mean one: Gamma(k) / k with k = size x concentration; 0 without skew."""
+    if concentration is None:
+        return 0.0
+    shape = size * concentration
+    gamma = np.log(rng.standard_gamma(shape + 1.0, n))
+    return gamma + np.log1p(-rng.random(n)) / shape - np.log(shape)  # log of a uniform on (0, 1]
+
+
+def _normalised(log_weight: np.ndarray) -> np.ndarray:
+    """Columns that sum to one."""
     weight = np.exp(log_weight - log_weight.max(axis=0, initial=-np.inf))
     return weight / weight.sum(axis=0)
 

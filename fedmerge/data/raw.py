@@ -23,6 +23,7 @@ class RawSource:
 
     text: the source in words. class_names: by label, or None where the source does not name them.
     by_name: the labels follow from the names (folders), so another order of classes reorders the labels.
+    remarks: what there is to say of how it was read (files that were left out), in sentences.
     """
 
     text: str
@@ -31,6 +32,7 @@ class RawSource:
     test: Split
     class_names: tuple[str, ...] | None
     by_name: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
@@ -58,6 +60,7 @@ def raw_source(
     where: str,
     *,
     by_name: bool = False,
+    remarks: tuple[str, ...] = (),
 ) -> RawSource:
     """Splits ``train``, ``val`` and ``test`` as a source.
 
@@ -69,7 +72,7 @@ def raw_source(
     if class_names is not None:
         for name in SPLITS:
             check_labels(splits[name], len(class_names), f"{where}, {name}_labels")
-    return RawSource(text, splits["train"], splits["val"], splits["test"], class_names, by_name)
+    return RawSource(text, splits["train"], splits["val"], splits["test"], class_names, by_name, remarks)
 
 
 def check_labels(split: Split, n_classes: int, where: str) -> None:
@@ -91,7 +94,7 @@ def split_from_arrays(
     from 0, N or N x 1. patients: integers likewise, the split's groups; None where they are not known.
     Raises ``FedMergeError`` that names ``where`` and the array for anything else.
     """
-    given = images if isinstance(images, torch.Tensor) else np.asarray(images)
+    given = images if isinstance(images, torch.Tensor) else _array(images, where, f"{name}_images")
     if isinstance(given, torch.Tensor):
         good = given.ndim == 4 and given.shape[1] in (1, 3)
         layout = "a Tensor N x C x H x W with 1 or 3 channels"
@@ -115,11 +118,11 @@ def split_from_arrays(
 
 
 def _check_label_array(labels: Any, n: int, where: str, name: str) -> torch.Tensor:
-    array = np.asarray(labels)
+    array = _array(labels, where, f"{name}_labels")
     if array.ndim == 2 and array.shape[1] > 1:
         raise FedMergeError(
             f"{where}: {name}_labels have {array.shape[1]} columns, so several labels an image; "
-            f"one class an image is needed."
+            f"one class an image is needed (of columns with a single 1, the position of it)."
         )
     checked = _integers(array, n, where, f"{name}_labels")
     if n and checked.min() < 0:
@@ -127,13 +130,27 @@ def _check_label_array(labels: Any, n: int, where: str, name: str) -> torch.Tens
     return checked
 
 
+def _array(given: Any, where: str, what: str) -> np.ndarray:
+    """An array of one shape; Tensors from wherever they are."""
+    if isinstance(given, torch.Tensor):
+        return given.detach().cpu().numpy()
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError):
+        raise FedMergeError(
+            f"{where}: {what} are no array of one shape: give all images one size, and each one label."
+        ) from None
+
+
 def _integers(given: Any, n: int, where: str, what: str) -> torch.Tensor:
-    array = np.asarray(given)
+    array = _array(given, where, what)
     if array.dtype.kind not in "iu" or array.shape not in ((n,), (n, 1)):
         raise FedMergeError(
             f"{where}: {what} should be {n} integers ({n} or {n} x 1), one an image, but are "
-            f"{array.dtype} of shape {array.shape}."
+            f"{array.dtype} of shape {array.shape}: number the classes, or the patients, by integers."
         )
+    if array.size and array.max() > np.iinfo(np.int64).max:
+        raise FedMergeError(f"{where}: {what} hold {array.max()}, which is no number of 64 bits with a sign.")
     return torch.from_numpy(array.reshape(n).astype(np.int64))
 
 
@@ -141,8 +158,7 @@ def stratified(
     split: Split, fractions: tuple[float, float, float], purpose: str, seed: int = 0
 ) -> dict[str, Split]:
     """Divide one split into train, val and test with the same classes in each, by a fixed named seed."""
-    labels = split.labels.numpy()
-    n_classes = int(labels.max()) + 1 if len(labels) else 0
-    proportions = np.repeat(np.array(fractions)[:, None], n_classes, axis=1)
-    parts = divide(labels, proportions, numpy_generator(seed, f"split-{purpose}"))
+    classes, codes = np.unique(split.labels.numpy(), return_inverse=True)
+    proportions = np.repeat(np.array(fractions)[:, None], len(classes), axis=1)
+    parts = divide(codes, proportions, numpy_generator(seed, f"split-{purpose}"))
     return {name: split.select(part) for name, part in zip(SPLITS, parts, strict=True)}

@@ -1,14 +1,14 @@
 """Where a hospital's images come from: a source is one string in YAML, or arrays in memory.
 
-``digits`` (embedded in scikit-learn), ``medmnist:NAME``, ``npz:PATH``, ``folder:PATH``, or ``Arrays``; or
-``remote``: they are at the hospital and not here.
+``digits`` (embedded in scikit-learn), ``medmnist:NAME`` (or ``medmnist:NAME_64``, ``_128``, ``_224``),
+``npz:PATH``, ``folder:PATH``, or ``Arrays``; or ``remote``: they are at the hospital and not here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,19 @@ class Arrays:
 
 
 def load_source(
-    source: str | Arrays, folder: Path | None = None, size: int | None = None, channels: int | None = None
+    source: str | Arrays,
+    folder: Path | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    allow: bool = False,
 ) -> RawSource:
     """Load a source: three splits, class names or None, images in their native size.
 
     folder: where relative paths may also start (the folder of the YAML file). size, channels: given to image
-    folders, whose images may differ. Raises ``FedMergeError`` for an unknown form, a missing or damaged file,
-    labels outside the classes, and images that are not here.
+    folders, whose images may differ. Of ``medmnist:NAME`` with a size of 64, 128 or 224 MedMNIST's own file
+    of that size is read; where it cannot be had but the one of 28 px is here, that is read, with a remark.
+    allow: image folders may leave out files (see ``find_pictures``). Raises ``FedMergeError`` for an unknown
+    form, a missing or damaged file, labels outside the classes, and images that are not here.
     """
     if isinstance(source, Arrays):
         return _from_arrays(source)
@@ -68,11 +74,9 @@ def load_source(
     if kind == "digits":
         return _digits()
     if kind == "medmnist":
-        names = medmnist.class_names(rest)
-        path = _find(f"{rest}.npz", None, [medmnist.cache_folder()]) or medmnist.download(rest)
-        return read_npz(path, source, names)
+        return _medmnist(source, rest, size)
     path = locate(rest, folder, source)
-    return read_npz(path, source) if kind == "npz" else read_folder(path, source, size, channels)
+    return read_npz(path, source) if kind == "npz" else read_folder(path, source, size, channels, allow)
 
 
 def parse_source(source: str) -> tuple[str, str]:
@@ -84,14 +88,51 @@ def parse_source(source: str) -> tuple[str, str]:
     raise FedMergeError(f"unknown source '{short(source)}'.{hint} Allowed: {', '.join(FORMS)}.")
 
 
-def source_key(source: str | Arrays, folder: Path | None = None) -> object:
-    """Equal for two sources that are the same images, however their paths are written."""
+def source_key(source: str | Arrays, folder: Path | None = None, size: int | None = None) -> object:
+    """Equal for two sources that are the same images, however their paths are written.
+
+    size: of the cohort, by which MedMNIST's file is chosen, and fetched if need be. A set of MedMNIST that is
+    not here is a text, ``medmnist:NAME_64``.
+    """
     if isinstance(source, Arrays):
         return id(source)
     kind, rest = parse_source(source)
     if kind == "medmnist":
-        return _find(f"{rest}.npz", None, [medmnist.cache_folder()]) or source
+        found, path = _medmnist_file(rest, size)
+        return path or f"medmnist:{found}"
     return locate(rest, folder, source) if kind in ("npz", "folder") else source
+
+
+def medmnist_set(source: str | Arrays) -> str | None:
+    """The MedMNIST set that a source names, without its size; None where it names none."""
+    kind, name = ("", "") if isinstance(source, Arrays) else parse_source(source)
+    return medmnist.parse(name)[0] if kind == "medmnist" else None
+
+
+def _medmnist_file(name: str, size: int | None) -> tuple[str, Path | None]:
+    """The set to read, of the size that is written, the cohort's or 28 px, and its file if it is here."""
+    base, written = medmnist.parse(name)
+    wanted = name if written or size not in medmnist.SIZES else f"{base}_{size}"
+    places = [medmnist.cache_folder()]
+    if path := _find(f"{wanted}.npz", None, places):
+        return wanted, path
+    smaller = _find(f"{name}.npz", None, places)
+    if smaller and not medmnist.try_download(wanted):
+        return name, smaller
+    return wanted, _find(f"{wanted}.npz", None, places)
+
+
+def _medmnist(source: str, name: str, size: int | None) -> RawSource:
+    found, path = _medmnist_file(name, size)
+    raw = read_npz(path or medmnist.download(found), source, medmnist.class_names(name))
+    base, written = medmnist.parse(found)
+    if written or size not in medmnist.SIZES:
+        return raw
+    remark = (
+        f"{source}: {base}_{size}.npz is not here and could not be downloaded, so the images of 28 px are "
+        f"enlarged to {size}, which adds no detail."
+    )
+    return replace(raw, remarks=(remark,))
 
 
 def data_folder() -> Path:

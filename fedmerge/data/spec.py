@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,6 +44,12 @@ def _known_form(source: str) -> str:
     return source
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+ClassName = Annotated[str, AfterValidator(_composed)]
+"""In composed letters, as the names of folders are read."""
 Skew = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ClassLabel = Annotated[int, Field(ge=0)]
 Name = Annotated[str, AfterValidator(_plain_name)]
@@ -67,8 +74,9 @@ class SiteSpec(Frozen):
     """One hospital.
 
     source: default is the cohort's; ``remote``: the images are at the hospital, whose own file says the
-    rest. share: its part of a source that several sites divide, relative to
-    theirs. label_skew: concentration of its class proportions (Dirichlet); small is skewed, None is none.
+    rest. share: its part of a source that several sites divide, relative to theirs, on average over seeds
+    (``draw_proportions``); under ``disjoint`` its classes decide instead. label_skew: concentration of its
+    class proportions (Dirichlet); small is skewed, None is none.
     classes: by name or label, the only ones it takes of its source; a class that several list is divided
     by share, and one that nobody lists goes to the sites without a list. limit: at most so many training
     images. scanner: appearance shifts, applied in order. unseen: it does not train, it is where the fused
@@ -80,7 +88,9 @@ class SiteSpec(Frozen):
     source: SourceText | SourceArrays | None = None
     share: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     label_skew: Skew | None = None
-    classes: Annotated[tuple[ClassLabel | str, ...], Distinct] | None = Field(default=None, min_length=1)
+    classes: Annotated[tuple[ClassLabel | ClassName, ...], Distinct] | None = Field(
+        default=None, min_length=1
+    )
     limit: int | None = Field(default=None, ge=1)
     scanner: tuple[Appearance, ...] = ()
     unseen: bool = False
@@ -105,7 +115,9 @@ class CohortSpec(Frozen):
     classes: names by label; needed where sources disagree on them. label_skew: that of the sites that train
     and say nothing of classes themselves, or ``disjoint``: the classes, in an order drawn by the seed, are
     cut into as many groups as a source has such sites, and each takes one group; the other sites without a
-    list of classes keep their share of every class. From Python, a source may be ``Arrays``.
+    list of classes keep their share of every class. left_out: ``allow`` reads image folders although a class
+    loses more than a tenth of its files, because they are none that can be read or lie deeper. From Python, a
+    source may be ``Arrays``.
     """
 
     name: Name
@@ -113,9 +125,10 @@ class CohortSpec(Frozen):
     source: SourceText | SourceArrays | None = None
     size: int | None = Field(default=None, ge=8)
     channels: Literal[1, 3] | None = None
-    classes: Annotated[tuple[str, ...], Distinct] | None = Field(default=None, min_length=2)
+    classes: Annotated[tuple[ClassName, ...], Distinct] | None = Field(default=None, min_length=2)
     label_skew: Skew | Literal["disjoint"] | None = None
     minimum: Minimum = Minimum()
+    left_out: Literal["allow"] | None = None
     sites: Annotated[tuple[SiteSpec, ...], AfterValidator(_named_apart)] = Field(min_length=1)
     _folder: Path | None = PrivateAttr(default=None)
 

@@ -20,10 +20,12 @@ from fedmerge.errors import FedMergeError, nearest
 from fedmerge.seeding import numpy_generator
 from fedmerge.validation import NoBoolean
 
-KINDS = ("iid", "dirichlet", "temporal", "recurring", "drift")
-TAKES = {"dirichlet": "delta", "recurring": "cycles", "drift": "shift"}
+KINDS = ("iid", "dirichlet", "note", "temporal", "recurring", "drift")
+TAKES = {"dirichlet": "delta", "note": "delta", "recurring": "cycles", "drift": "shift"}
 """The field that a kind of stream needs; the others take none."""
-FORMS = "iid, temporal, dirichlet: 0.05, recurring: 3 or drift: contrast"
+FORMS = "iid, temporal, dirichlet: 0.05, note: 0.05, recurring: 3 or drift: contrast"
+SMALLEST, TRIES = 10, 100
+"""NOTE's chunks: the fewest samples of one, and how often they are drawn for that."""
 DRIFT = (1, 2, 3, 4, 5, 4, 3, 2, 1)
 """The severities of a drifting scanner, in the stretches in which they come."""
 
@@ -31,13 +33,14 @@ DRIFT = (1, 2, 3, 4, 5, 4, 3, 2, 1)
 class StreamSpec(BaseModel):
     """A stream as written in YAML: ``iid``, ``temporal``, or a mapping of one kind to what it takes.
 
-    ``dirichlet: 0.05`` (concentration delta), ``recurring: 3`` (cycles), ``drift: contrast`` (scanner shift).
+    ``dirichlet: 0.05``, ``note: 0.05`` (concentration delta), ``recurring: 3`` (cycles), ``drift: contrast``
+    (scanner shift).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["iid", "dirichlet", "temporal", "recurring", "drift"]
-    delta: Annotated[float | None, NoBoolean] = Field(default=None, gt=0)
+    kind: Literal["iid", "dirichlet", "note", "temporal", "recurring", "drift"]
+    delta: Annotated[float | None, NoBoolean] = Field(default=None, gt=0, allow_inf_nan=False)
     cycles: int | None = Field(default=None, ge=1, strict=True)
     shift: ShiftName | None = None
 
@@ -69,7 +72,7 @@ class StreamSpec(BaseModel):
 
     @property
     def name(self) -> str:
-        """Name in tables: ``iid``, ``temporal``, ``dirichlet-0.05``, ``recurring-3``, ``drift-contrast``."""
+        """Name in tables: ``iid``, ``dirichlet-0.05``, ``note-0.05``, ``recurring-3``, ``drift-contrast``."""
         if self.delta is not None:
             return f"{self.kind}-{self.delta:g}"
         takes = self.shift or self.cycles
@@ -87,16 +90,65 @@ def dirichlet(
     """Bursts of classes: each class is spread over ``n_slots`` slots by q ~ Dirichlet(delta, ..., delta).
 
     Slots follow one another, samples inside a slot are shuffled, counts are rounded by largest remainder; a
-    slot may be empty. Large delta: close to i.i.d.; delta to 0: nearly each class in one slot. This is the
-    stream usual in continual test-time adaptation (NOTE, arXiv 2208.05117; LAME, arXiv 2201.05718).
-    Returns int64 N. Raises ``FedMergeError`` unless delta > 0 and n_slots > 0.
+    slot may be empty. Large delta: close to i.i.d.; delta to 0: nearly each class in one slot. It is this
+    library's own, and milder than the streams of the literature at the same delta: NOTE (see ``note``) and
+    RoTTA (arXiv 2303.13899) have fewer slots, one a class, and keep a class together inside a slot; LAME
+    (arXiv 2201.05718) has no Dirichlet law, but whole classes or videos one after the other, as ``temporal``.
+    Returns int64 N. Raises ``FedMergeError`` unless delta > 0 and finite, and n_slots > 0.
     """
-    if delta <= 0 or n_slots < 1:
-        raise FedMergeError(f"a Dirichlet stream needs delta > 0 and slots > 0, given {delta} and {n_slots}.")
+    if not 0 < delta < np.inf or n_slots < 1:
+        raise FedMergeError(
+            f"a Dirichlet stream needs a finite delta > 0 and slots > 0, given {delta} and {n_slots}."
+        )
     classes, codes = np.unique(np.asarray(labels), return_inverse=True)
     spread = draw_proportions(len(classes), [1.0] * n_slots, [delta] * n_slots, rng)
     slots = divide(codes, spread, rng)
     return np.concatenate([rng.permutation(slot) for slot in slots])
+
+
+def note(labels: np.ndarray | Tensor, delta: float, rng: np.random.Generator) -> np.ndarray:
+    """NOTE's stream (arXiv 2208.05117, by its released program): a chunk a class, and in it runs of classes.
+
+    For C classes and N samples: class by class, in the order of the labels, q ~ Dirichlet(delta, ..., delta)
+    over the C chunks says which part of the class goes to which chunk. A chunk that already has N / C samples
+    gets none, the rest of q is scaled to sum to one, and the n samples of the class are cut at the
+    floor(n (q_1 + ... + q_j)). All is drawn again until every chunk has at least 10 samples. Chunks follow
+    one another; inside a chunk the samples of a class stay together, shuffled, and the classes are in random
+    order. Large delta: every chunk has all classes, one after the other; delta to 0: each class is one run.
+    Patients are not kept together.
+
+    Departures: it is drawn at most 100 times, and then the draw is taken whose smallest chunk is largest
+    (theirs goes on for ever where labels are few or uneven); no sample is dropped at the end of the stream;
+    classes that do not occur are not counted.
+    Returns int64 N. Raises ``FedMergeError`` unless delta > 0 and finite.
+    """
+    if not 0 < delta < np.inf:
+        raise FedMergeError(f"NOTE's stream needs a finite delta > 0, given {delta}.")
+    classes, codes = np.unique(np.asarray(labels), return_inverse=True)
+    best, most = [[np.empty(0, dtype=np.int64)]], -1
+    for _ in range(TRIES if len(classes) else 0):
+        chunks = _chunks(codes, len(classes), delta, rng)
+        smallest = min(sum(map(len, chunk)) for chunk in chunks)
+        if smallest > most:
+            best, most = chunks, smallest
+        if smallest >= SMALLEST:
+            break
+    return np.concatenate([chunk[c] for chunk in best for c in rng.permutation(len(chunk))])
+
+
+def _chunks(codes: np.ndarray, n: int, delta: float, rng: np.random.Generator) -> list[list[np.ndarray]]:
+    """One draw of NOTE's n chunks: in each, the samples of each of the n classes. codes: N, below n."""
+    chunks: list[list[np.ndarray]] = [[] for _ in range(n)]
+    sizes = np.zeros(n, dtype=np.int64)
+    for c in range(n):
+        members = rng.permutation(np.flatnonzero(codes == c))
+        takes = sizes * n < len(codes)
+        shares = draw_proportions(1, [1.0] * n, [delta] * n, rng, takes[:, None])[:, 0]
+        ends = np.cumsum(shares)[:-1] * len(members) + 1e-9  # a sum that rounds to just below 1 is 1
+        for j, piece in enumerate(np.split(members, ends.astype(np.int64))):
+            chunks[j].append(piece)
+            sizes[j] += len(piece)
+    return chunks
 
 
 def temporal(
@@ -190,6 +242,8 @@ def order(
     if spec.cycles is not None:
         return recurring(labels, spec.cycles, rng, groups)
     assert spec.delta is not None
+    if spec.kind == "note":
+        return note(labels, spec.delta, rng)
     n_batches = -(-len(labels) // batch_size)
     return dirichlet(labels, spec.delta, max(n_batches, 1), rng)
 

@@ -20,7 +20,10 @@ class ServerOptimizerOptions(BaseModel):
     """Which server optimizer, and its constants; written as its name, or a mapping with the key ``method``.
 
     lr: the server's learning rate, by default 1 for FedAvgM and 0.01 for the others. momentum: of FedAvgM.
-    beta1, beta2, tau: of the others; tau is the smallest update they scale up.
+    beta1, beta2, tau: of the others; tau is the smallest update they scale up. beta1 is 0.9 by default, and 0
+    for FedAdagrad, which has no momentum in the paper's experiments nor in Flower.
+
+    Flower's defaults that differ: lr 0.1 of FedAdam and FedAdagrad, momentum 0 of FedAvgM.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -35,7 +38,10 @@ class ServerOptimizerOptions(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, given: Any) -> Any:
-        return {"method": given} if isinstance(given, str) else given
+        given = {"method": given} if isinstance(given, str) else given
+        if isinstance(given, dict) and given.get("method") == "fedadagrad":
+            return {"beta1": 0.0} | given
+        return given
 
     @property
     def rate(self) -> float:
@@ -51,7 +57,8 @@ class ServerOptimizer:
     - FedAvgM: ``m <- momentum m + d`` and ``x <- x + lr m``;
     - the others: ``m <- beta1 m + (1 - beta1) d`` and ``x <- x + lr m / (sqrt(v) + tau)``, where v begins at
       tau^2 and becomes ``v + d^2`` (Adagrad), ``beta2 v + (1 - beta2) d^2`` (Adam), or
-      ``v - (1 - beta2) d^2 sign(v - d^2)`` (Yogi). No bias is corrected, as in the paper.
+      ``v - (1 - beta2) d^2 sign(v - d^2)`` (Yogi). No bias is corrected, as in the paper; Flower multiplies
+      FedAdam's step of round t by ``sqrt(1 - beta2^(t+1)) / (1 - beta1^(t+1))``, and begins all v at 0.
 
     moved: the entries that are optimised, a model's parameters. All others, batch-norm statistics and integer
     buffers, are those of y: they are measurements, and a step beyond a mean of variances may be below zero.

@@ -9,9 +9,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import AGGREGATORS, Aggregated, Around, Update
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.asking import Asking
+from fedmerge.federation.checks import not_finite
 from fedmerge.federation.exchange import Answer, Question
 from fedmerge.federation.inquiry import Inquiry
 from fedmerge.federation.jobs import training_job
@@ -64,6 +66,12 @@ class MergeStrategy(Asking, Strategy):
         here = {"round": server_round, "phase": "aggregate"}
         self.history.extend(here | decision for decision in merged.decisions)
         new = merged.state if self.optimizer is None else self.optimizer.step(sent, merged.state)
+        wrong = not_finite(new)
+        if wrong:
+            raise FedMergeError(
+                f"the model of round {server_round} cannot be used: {wrong}. Refuse updates that are far off "
+                "(max_norm), take an aggregator that holds out against them, or a smaller learning rate."
+            )
         return lend(new), None
 
     def _merged(self, grid: Grid, round: int, sent: State, answers: Iterator[Answer]) -> Aggregated | None:

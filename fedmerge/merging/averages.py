@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeAlias
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.checks import check_finite, summation_order
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+from fedmerge.models.entries import kinds, running_pairs
 from fedmerge.models.heads import find_head, group_of
-from fedmerge.models.state import State, average, non_finite, running_pairs
+from fedmerge.models.state import State, average, non_finite
 from fedmerge.registry import Needs
 
 Weights: TypeAlias = Literal["uniform", "samples"] | list[float]
@@ -52,9 +53,9 @@ def mean(
 
     Sums are taken in float64, one model at a time, in an order that depends on what the models hold
     (:func:`~fedmerge.merging.checks.summation_order`): permuting them changes no bit of what is summed.
-    Integer buffers come from the first model; batch-norm statistics follow the run's policy, a running
-    variance in the group of its mean. One model alone, and a model with itself, stay as they are, bit for
-    bit (float32 and narrower).
+    Integer entries must be equal, but for counters, which are the first model's; batch-norm statistics follow
+    the run's policy, a running variance in the group of its mean. One model alone, and a model with itself,
+    stay as they are, bit for bit (float32 and narrower).
 
     Raises FedMergeError for weights that do not fit, a group that matches nothing, and a parent that holds
     NaN or infinity.
@@ -105,7 +106,7 @@ def mean_of(parents: Parents, context: Context, weights: Sequence[float], entrie
         parts = (_part(parents, i, keys) for i in order)
         means |= average(parts, [weights[i] for i in order], batch_norm=context.batch_norm)
     kept = [key for pair in running_pairs(entries) for key in pair] if context.batch_norm == "first" else []
-    copied = {key for key, value in first.items() if not value.is_floating_point()} | set(kept)
+    copied = {key for key, kind in kinds(first).items() if kind in ("counter", "fixed")} | set(kept)
     return means | {key: first[key].detach().clone() for key in copied}
 
 

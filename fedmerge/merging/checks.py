@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging.methods import Context, Parents
-from fedmerge.models.state import State, check_alike, non_finite, state_hash
+from fedmerge.merging.methods import Context, Parents, plain_form
+from fedmerge.models.copies import faithful, fill, unwrapped
+from fedmerge.models.entries import entries, kinds
+from fedmerge.models.state import State, check_alike, non_finite, state_hash, without_wrappers
 
 SMALL = 4096
 
@@ -30,7 +32,31 @@ def check_finite(parents: Parents) -> None:
 
 
 def _sums_to_a_number(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(value.detach().sum().isfinite())
+    return not _is_summed(value) or bool(value.detach().sum().isfinite())
+
+
+def start_of(start: nn.Module | State | None, parents: Parents) -> State | None:
+    """The state all models were trained from, in the (plain) form of the parents' states.
+
+    Raises FedMergeError where it is not of their architecture.
+    """
+    if start is None:
+        return None
+    state = entries(plain_form(unwrapped(start))) if isinstance(start, nn.Module) else _named(start, parents)
+    kinds(state, "start")
+    check_alike((parents.names[0], "start"), (parents.load(0), state))
+    return state
+
+
+def _named(state: State, parents: Parents) -> State:
+    """A state dict under the parents' keys: without wrappers' prefixes, and plain."""
+    state = {key: value.detach() for key, value in state.items() if key.rpartition(".")[2] != "_extra_state"}
+    if parents.given is None or state.keys() == parents.load(0).keys():
+        return state
+    inner = without_wrappers(state)
+    if inner.keys() == entries(parents.given).keys():
+        return entries(plain_form(fill(faithful(parents.given), inner)))
+    return state
 
 
 def shared_start(parents: Parents, context: Context, method: str) -> State:
@@ -71,6 +97,10 @@ def _fingerprint(state: Mapping[str, Tensor], largest: int | None) -> str:
         {
             key: value
             for key, value in state.items()
-            if value.is_floating_point() and (largest is None or value.numel() <= largest)
+            if _is_summed(value) and (largest is None or value.numel() <= largest)
         }
     )
+
+
+def _is_summed(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()

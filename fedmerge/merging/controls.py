@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging.fitting import Descent, descend, divergence, soft_targets
+from fedmerge.merging.fitting import Descent, descend, divergence, in_float32, soft_targets
 from fedmerge.merging.matching.solve import solve
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.models.copies import fill
+from fedmerge.models.entries import entries
 from fedmerge.models.heads import apply_head, features, find_head
-from fedmerge.models.state import average
+from fedmerge.models.outputs import logits_of
+from fedmerge.models.state import average, narrowed
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
 
@@ -25,6 +28,7 @@ BATCH = 64
     title="Distillation",
     paper="Distilling the knowledge in a neural network, arXiv 1503.02531",
     needs=Needs(individual_models=True, fusion_images=True),
+    own_state=True,
 )
 def distill(
     parents: Parents,
@@ -50,11 +54,11 @@ def distill(
     """
     images = _images(context, "distill")
     targets = soft_targets(_logits(parents, context, images), temperature).float()
-    module = _student(parents, context, student).to(context.device)
+    module, images = in_float32(_student(parents, context, student).to(context.device), images)
 
     def loss(indices: Tensor, training: bool) -> Tensor:
         _norms(module, training and len(indices) > 1)
-        logits = module(images[indices].to(context.device))
+        logits = logits_of(module(images[indices].to(context.device)), module).flatten(1)
         return divergence(logits, targets[indices].to(logits), temperature)
 
     descent = Descent(lr, epochs, patience, batch_size, weight_decay)
@@ -71,6 +75,7 @@ def distill(
     title="Refitted head",
     paper="Model Fusion via Neuron Interpolation (last-layer distillation), arXiv 2507.00037",
     needs=Needs(individual_models=True, features=True, fusion_images=True),
+    own_state=True,
 )
 def refit_head(
     parents: Parents,
@@ -96,7 +101,7 @@ def refit_head(
     """
     images = _images(context, "refit-head")
     logits = _logits(parents, context, images)
-    module = _student(parents, context, student).to(context.device)
+    module, images = in_float32(_student(parents, context, student).to(context.device), images)
     head = find_head(module, images[:2].to(context.device))
     with torch.no_grad():
         inputs = torch.cat([features(module, head, x.to(context.device)) for x in images.split(BATCH)])
@@ -149,15 +154,16 @@ def _images(context: Context, method: str) -> Tensor:
 def _logits(parents: Parents, context: Context, images: Tensor) -> list[Tensor]:
     """Each parent's logits, N x C, on the CPU; one parent is in memory at a time."""
     found = []
-    for state in parents.states():
-        module = parents.module(state).to(context.device)
-        found.append(torch.cat([module(x.to(context.device)).flatten(1).cpu() for x in images.split(BATCH)]))
+    for index in range(len(parents)):
+        module = parents.copy(index).to(context.device)
+        logits = [logits_of(module(x.to(context.device)), module).flatten(1) for x in images.split(BATCH)]
+        found.append(torch.cat([part.cpu() for part in logits]))
     return found
 
 
 def _student(parents: Parents, context: Context, student: Student) -> nn.Module:
     if student == "first":
-        return parents.module(parents.load(0))
+        return parents.copy(0)
     return parents.module(average(parents.states(), batch_norm=context.batch_norm))
 
 
@@ -169,6 +175,8 @@ def _norms(module: nn.Module, training: bool) -> None:
 
 
 def _merged(parents: Parents, module: nn.Module, decision: dict[str, Any]) -> Merged:
-    """The result on the template's device, in eval mode, free of training's traces."""
-    state = {key: value.detach().cpu() for key, value in module.state_dict().items()}
-    return Merged(parents.module(state), uniform(parents), [decision])
+    """The result on the template's device, in its precision and in eval mode, free of training's traces."""
+    like = parents.load(0)
+    state = {key: narrowed(key, value, like[key].dtype) for key, value in entries(module).items()}
+    made = fill(parents.copy(0), state)
+    return Merged(made, uniform(parents), [decision], fitted=True)

@@ -13,6 +13,9 @@ from fedmerge.merging.averages import Weights, mean_of, normalised, parent_weigh
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents
 from fedmerge.merging.soups import greedy, greedy_v1, greedy_v2
 from fedmerge.models.heads import apply_head, features, find_head
+from fedmerge.models.outputs import logits_of
+from fedmerge.models.plain import dressed
+from fedmerge.models.sources import check_sources
 from fedmerge.registry import Needs
 
 PAPER = "Rethinking Weight-Averaged Model-merging, arXiv 2411.09263"
@@ -28,7 +31,7 @@ class LogitEnsemble(nn.Module):
         self.weights = _shares(models, weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _mean(torch.stack([model(x) for model in self.models]), self.weights)
+        return _mean(torch.stack([logits_of(model(x), model) for model in self.models]), self.weights)
 
 
 class ProbabilityEnsemble(nn.Module):
@@ -40,9 +43,10 @@ class ProbabilityEnsemble(nn.Module):
         self.weights = _shares(models, weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        logs = torch.stack([model(x).log_softmax(1) for model in self.models])
+        outputs = [logits_of(model(x), model) for model in self.models]
+        logs = torch.stack([_wide(logits).log_softmax(1) for logits in outputs])
         shares = torch.tensor(self.weights, dtype=logs.dtype, device=logs.device)
-        return (logs + shares.log().view(-1, 1, 1)).logsumexp(0)
+        return (logs + shares.log().view(-1, 1, 1)).logsumexp(0).to(outputs[0].dtype)
 
 
 class FeatureEnsemble(nn.Module):
@@ -66,18 +70,28 @@ class FeatureEnsemble(nn.Module):
         return apply_head(self.head_model, self.head, _mean(inputs, self.weights))
 
 
-@FUSION.method("ensemble-logits", title="Logit ensemble", paper=PAPER, needs=Needs(individual_models=True))
+@FUSION.method(
+    "ensemble-logits",
+    title="Logit ensemble",
+    paper=PAPER,
+    needs=Needs(individual_models=True),
+    own_state=True,
+)
 def ensemble_logits(parents: Parents, context: Context, *, weights: Weights = "uniform") -> Merged:
     """Average the logits of all models (no softmax before the mean); a reference, not a merge.
 
     ``weights``: ``uniform``, ``samples`` (by training images), or one number a model.
     """
     shares = normalised(parent_weights(parents, weights))
-    return _merged(parents, LogitEnsemble(_modules(parents), shares), shares)
+    return _merged(parents, LogitEnsemble(_members(parents, context), shares), shares)
 
 
 @FUSION.method(
-    "ensemble-probabilities", title="Probability ensemble", paper=PAPER, needs=Needs(individual_models=True)
+    "ensemble-probabilities",
+    title="Probability ensemble",
+    paper=PAPER,
+    needs=Needs(individual_models=True),
+    own_state=True,
 )
 def ensemble_probabilities(parents: Parents, context: Context, *, weights: Weights = "uniform") -> Merged:
     """Average the probabilities of all models: p(x) = sum_m a_m softmax(z_m(x)); a reference, not a merge.
@@ -88,7 +102,7 @@ def ensemble_probabilities(parents: Parents, context: Context, *, weights: Weigh
     shares = normalised(parent_weights(parents, weights))
     if min(shares) < 0:
         raise FedMergeError("ensemble-probabilities takes no weight below zero: a probability would be, too.")
-    return _merged(parents, ProbabilityEnsemble(_modules(parents), shares), shares)
+    return _merged(parents, ProbabilityEnsemble(_members(parents, context), shares), shares)
 
 
 @FUSION.method(
@@ -96,6 +110,7 @@ def ensemble_probabilities(parents: Parents, context: Context, *, weights: Weigh
     title="Feature ensemble",
     paper=PAPER,
     needs=Needs(individual_models=True, features=True),
+    own_state=True,
 )
 def ensemble_features(
     parents: Parents,
@@ -112,11 +127,12 @@ def ensemble_features(
     if context.example is None:
         raise FedMergeError("ensemble-features must see one batch to find the head: pass data=.")
     raw = parent_weights(parents, weights)
-    models = _modules(parents)
+    models = _members(parents, context)
     name = find_head(models[0], context.example)
     head_model = models[0]
     if head == "mean":
-        head_model = parents.module(mean_of(parents, context, raw, list(parents.load(0))))
+        check_sources(parents.names, [model.get_submodule(name) for model in models])
+        head_model = _averaged(parents, context, raw)
     shares = normalised(raw)
     return _merged(parents, FeatureEnsemble(models, head_model, name, shares), shares)
 
@@ -143,9 +159,7 @@ def ensemble_greedy(
     """
     chosen = SOUPS[soup](parents, context)
     members = [i for i, name in enumerate(parents.names) if chosen.coefficients[name] > 0]
-    few = Parents(
-        tuple(parents.names[i] for i in members), lambda j: parents.load(members[j]), parents.template
-    )
+    few = parents.among(members)
     ensemble = {
         "logits": ensemble_logits,
         "probabilities": ensemble_probabilities,
@@ -155,8 +169,16 @@ def ensemble_greedy(
     return Merged(ensemble.model, coefficients, chosen.decisions, len(few))
 
 
-def _modules(parents: Parents) -> list[nn.Module]:
-    return [parents.module(state) for state in parents.states()]
+def _members(parents: Parents, context: Context) -> list[nn.Module]:
+    """The models themselves, copied: each keeps its own buffers and attributes, checked on two images."""
+    return [parents.member(index, context.example) for index in range(len(parents))]
+
+
+def _averaged(parents: Parents, context: Context, weights: Sequence[float]) -> nn.Module:
+    """The mean of all models' weights in the first one, of which its head is used and no more."""
+    state = mean_of(parents, context, weights, list(parents.load(0)))
+    module = parents.member(0, None)
+    return dressed(module, state)
 
 
 def _merged(parents: Parents, model: nn.Module, shares: list[float]) -> Merged:
@@ -169,7 +191,13 @@ def _shares(models: list[nn.Module], weights: Sequence[float] | None) -> tuple[f
 
 
 def _mean(stacked: Tensor, shares: tuple[float, ...]) -> Tensor:
-    """The weighted mean over dimension 0."""
+    """The weighted mean over dimension 0, in the networks' precision; half precision is summed in float32."""
+    dtype, stacked = stacked.dtype, _wide(stacked)
     if len(set(shares)) == 1:
-        return stacked.mean(0)
-    return torch.tensordot(torch.tensor(shares, dtype=stacked.dtype, device=stacked.device), stacked, dims=1)
+        return stacked.mean(0).to(dtype)
+    weights = torch.tensor(shares, dtype=stacked.dtype, device=stacked.device)
+    return torch.tensordot(weights, stacked, dims=1).to(dtype)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -12,8 +12,11 @@ from torch.func import functional_call, grad, vmap
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.averages import Weights, normalised, parent_weights
 from fedmerge.merging.checks import summation_order
+from fedmerge.merging.fitting import in_float32
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents
 from fedmerge.merging.task_vectors import parameter_names, with_parameters
+from fedmerge.models.entries import refuse_complex
+from fedmerge.models.outputs import logits_of
 from fedmerge.models.state import State
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
@@ -37,14 +40,18 @@ def fisher(
 ) -> Merged:
     """Weigh each entry by its diagonal Fisher information: theta = sum a_m F_m theta_m / sum a_m F_m.
 
+    Departs from the released code in two things: that divides each model's F by its L2 norm, unless told
+    otherwise, and applies the floor to the first model alone.
+
     F_m = mean over images x of E_{y ~ p_m(y|x)} (d log p_m(y|x) / d theta)^2 on ``context.data``, in
     evaluation mode; no labels are used. ``expectation``: the sum over all classes, C backward passes
     an image, or one class an image, drawn from (seed, "fisher", name of the model). F below ``floor``
     counts as ``floor``: a parameter that matters to no model is averaged. ``weights``: a_m, as in ``mean``.
     F is not rescaled per model: one that is sure everywhere has small F and a small say.
 
-    Buffers are averaged by the run's policy. Coefficients are a_m. Raises FedMergeError without images, and
-    for weights or a floor below zero or all zero.
+    Half precision is widened for the gradients. Buffers are averaged by the run's policy. Coefficients are
+    a_m. Raises FedMergeError without images, for complex weights, and for weights or a floor below zero or
+    all zero.
     """
     if context.data is None:
         raise FedMergeError("method 'fisher' measures what matters on images: pass data=.")
@@ -53,18 +60,27 @@ def fisher(
         raise FedMergeError("fisher takes weights that are not negative, and a floor above zero.")
     upper: State = {}
     lower: State = {}
+    refuse_complex(parents.load(0), "fisher")
     for i in summation_order(parents, shares):
         state = parents.load(i)
         draws = generator(context.seed, "fisher", site=parents.names[i])
-        module = parents.module(state).to(context.device)
-        for key, information in fisher_diagonal(module, context.data, expectation, draws).items():
+        module, images = in_float32(parents.copy(i).to(context.device), context.data)
+        try:
+            diagonal = fisher_diagonal(module, images, expectation, draws)
+        except RuntimeError as error:
+            raise FedMergeError(
+                f"'{parents.names[i]}' gives no gradients image by image, as fisher needs from torch.func "
+                f"({str(error).splitlines()[0]}): use another method."
+            ) from None
+        for key, information in diagonal.items():
             weight = information.clamp_(min=floor).mul_(shares[i])
             part = weight * state[key].to(weight.device, torch.float64)
             upper[key] = upper[key] + part if key in upper else part
             lower[key] = lower[key] + weight if key in lower else weight
     parameters = {key: value / lower[key] for key, value in upper.items()}
     coefficients = dict(zip(parents.names, shares, strict=True))
-    return Merged(with_parameters(parents, context, parameters), coefficients)
+    names = parameter_names(parents.template)
+    return Merged(with_parameters(parents, context, parameters, names), coefficients)
 
 
 def fisher_diagonal(
@@ -84,8 +100,8 @@ def fisher_diagonal(
     parameters = {key: everything[key] for key in dict.fromkeys(names.values())}
 
     def log_probability(theta: State, image: Tensor, target: Tensor) -> Tensor:
-        logits = functional_call(model, (everything | theta, fixed), (image.unsqueeze(0),))
-        return logits.flatten(1).log_softmax(1)[0].gather(0, target.unsqueeze(0)).squeeze(0)
+        output = functional_call(model, (everything | theta, fixed), (image.unsqueeze(0),))
+        return logits_of(output, model).flatten(1).log_softmax(1)[0].gather(0, target.unsqueeze(0)).squeeze(0)
 
     gradients = vmap(grad(log_probability), in_dims=(None, 0, 0))
     total = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in parameters.items()}
@@ -95,7 +111,7 @@ def fisher_diagonal(
         batch = batch.to(device)
         for targets, shares in _targets(model, batch, expectation, draws):
             for key, value in gradients(parameters, batch, targets).items():
-                squares = value.to(torch.float64).square_().flatten(1)
+                squares = value.to(torch.float64).square_().reshape(len(value), -1)
                 total[key] += (shares @ squares).view_as(total[key])
     return {key: value / len(images) for key, value in total.items()}
 
@@ -105,7 +121,7 @@ def _targets(
     model: nn.Module, batch: Tensor, expectation: str, draws: torch.Generator | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Classes (N) to take gradients of, and the weight of each (N, float64)."""
-    probabilities = model(batch).flatten(1).to(torch.float64).softmax(1)
+    probabilities = logits_of(model(batch), model).flatten(1).to(torch.float64).softmax(1)
     if expectation == "sampled":
         drawn = torch.multinomial(probabilities.cpu(), 1, generator=draws)[:, 0].to(batch.device)
         yield drawn, torch.ones_like(probabilities[:, 0])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fedmerge.errors import FedMergeError
@@ -104,3 +104,12 @@ def soft_targets(logits: Sequence[Tensor], temperature: float) -> Tensor:
 def _mean(loss: Loss, indices: Tensor, batch_size: int) -> float:
     total = sum(float(loss(batch, False)) * len(batch) for batch in indices.split(batch_size))
     return total / len(indices)
+
+
+def in_float32(module: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+    """A module of half precision, and its images, in float32, in which gradients do not vanish; others as
+    they are."""
+    half = (torch.float16, torch.bfloat16)
+    if not any(value.dtype in half for value in module.parameters()):
+        return module, images
+    return module.float(), images.float() if images.is_floating_point() else images

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging.checks import check_finite
+from fedmerge.merging.checks import check_finite, start_of
+from fedmerge.merging.images import Given, collected, fitting
 from fedmerge.merging.matching.repair import corrected
 from fedmerge.merging.matching.statistics import Statistics
 from fedmerge.merging.methods import FUSION, Context, Parents
+from fedmerge.models.copies import faithful, fill
+from fedmerge.models.entries import entries, kinds
+from fedmerge.models.outputs import logits_of
 from fedmerge.models.pool import ModelPool
-from fedmerge.models.state import BatchNormPolicy, State, check_alike
+from fedmerge.models.state import BatchNormPolicy, State, non_finite
 from fedmerge.registry import Needs
+
+ENSEMBLE = "ensemble"  # how the names begin of methods that keep all models
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ def merge(
     models: Sequence[nn.Module] | ModelPool,
     method: str = "mean",
     *,
-    data: Tensor | Iterable[Any] | None = None,
-    labels: Tensor | None = None,
+    data: Given | None = None,
+    labels: Tensor | Sequence[int] | None = None,
     score: Callable[[State], float] | None = None,
     names: Sequence[str] | None = None,
     examples: Sequence[int] | None = None,
@@ -58,48 +63,57 @@ def merge(
 ) -> MergeResult:
     """Fuse ``models`` into one by a registered method; the inputs are not changed.
 
-    data: fusion images N x C x H x W as the models take them, or a loader of batches ``x`` or ``(x, y)``.
-    labels: N class indices. Together they give methods that validate a score (accuracy on them), unless
-    ``score`` (state -> number, higher is better) is given. names, examples: one name and one number of
-    training images a model. start: the model, or its state, from which all were trained (task vectors).
-    statistics: answers with sums over images that lie elsewhere, in place of ``data``. into: a module of the
-    architecture to be made, where models differ in width. after: ``batch-norm`` re-estimates running
-    statistics on ``data``, ``repair`` rescales every channel to the parents' statistics. batch_norm: how
-    running statistics are merged (``average``, ``mixture`` of moments, ``first``). device: where to compute.
-    options: the method's own, see ``fedmerge methods``.
+    models: networks of one architecture, also inside ``DataParallel`` or ``torch.compile``; the merged model
+    is such a network itself. What a merge does not average (attributes, buffers that are not saved, integers)
+    must be the same in all (``models.sources``); ensembles keep each model's own. Reparametrised weights are
+    merged as ``models.plain`` says. data: fusion images N x C x H x W as the models take them, or a loader,
+    a dataset or a list (``images.collected``). labels: N class indices. Together they give methods that
+    validate a score (accuracy on them), unless ``score`` (state -> number, higher is better) is given.
+    names, examples: one name and one number of training images a model. start: the model, or its state, from
+    which all were trained (task vectors). statistics: answers with sums over images that lie elsewhere, in
+    place of ``data``. into: a module of the architecture to be made, where models differ in width, or in what
+    is not averaged. after: ``batch-norm`` re-estimates running statistics on ``data``, ``repair`` rescales
+    every channel to the parents' statistics. batch_norm: how running statistics are merged (``average``,
+    ``mixture`` of moments, ``first``). device: where to compute. options: the method's own, see ``fedmerge
+    methods``.
 
-    Raises FedMergeError for an unknown method or option, an unmet need, models that are not alike, weights
-    that are not finite (with the tensor's name).
+    Raises FedMergeError for an unknown method or option, an unmet need, models that are not alike, images
+    that they do not take, weights or results that are not finite (with the tensor's name).
 
     >>> fused = merge([net_a, net_b], "kf", data=x).model            # doctest: +SKIP
     """
     registered = FUSION[method]
     checked = registered.check(options)
     parents = Parents.of(models, names, examples, into=into, any_width=registered.any_width)
+    if not method.startswith(ENSEMBLE) and "mean" not in kinds(parents.load(0)).values():
+        raise FedMergeError(f"'{parents.names[0]}' has no weights, so there is nothing to merge.")
     if registered.needs.individual_models:  # a sum shows what is not finite by itself
         check_finite(parents)
-    images, labels = _collected(data, labels)
-    if score is None and images is not None and labels is not None:
-        score = _accuracy(parents.template, images, labels)
+    images, classes = collected(data, labels)
+    images = fitting(parents, images, classes, each=registered.any_width)
     context = Context(
-        score=score,
+        score=_scores(parents, score, images, classes),
         example=None if images is None else images[:2],
         batch_norm=batch_norm,
         seed=seed,
         data=images,
-        labels=labels,
+        labels=classes,
         statistics=statistics,
-        start=_state_of(start, parents),
+        start=start_of(start, parents),
         device=device,
     )
     _check_needs(registered.name, registered.needs_with(options), context)
+    if not registered.own_state:
+        parents.agree()
     began = time.perf_counter()
     merged = registered.call(parents, context, **checked)
     merged = corrected(merged, after, parents, context)
+    model = merged.model
+    if not method.startswith(ENSEMBLE):
+        _check_result(method, model)
+        model = parents.finished(model, merged.fitted)
     seconds = time.perf_counter() - began
-    return MergeResult(
-        merged.model, method, merged.coefficients, merged.decisions, seconds, merged.forward_passes
-    )
+    return MergeResult(model, method, merged.coefficients, merged.decisions, seconds, merged.forward_passes)
 
 
 def _check_needs(method: str, needs: Needs, context: Context) -> None:
@@ -120,47 +134,41 @@ def _check_needs(method: str, needs: Needs, context: Context) -> None:
             raise FedMergeError(f"method '{method}' needs {what}.")
 
 
-def _collected(
-    data: Tensor | Iterable[Any] | None, labels: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """Images and labels as one tensor each, from a tensor or a loader of batches."""
-    if data is not None and not isinstance(data, Tensor):
-        batches = [batch if isinstance(batch, list | tuple) else (batch,) for batch in data]
-        if not batches:
-            raise FedMergeError("data= gave no batch: give at least one image.")
-        if labels is None and all(len(batch) > 1 for batch in batches):
-            labels = torch.cat([batch[1] for batch in batches])
-        data = torch.cat([batch[0] for batch in batches])
-    if data is not None and not bool(data.isfinite().all()):
-        raise FedMergeError("data= holds NaN or infinity: remove those images.")
-    if data is not None and labels is not None:
-        labels = labels.reshape(-1).long()
-        if len(data) != len(labels):
-            raise FedMergeError(
-                f"data has {len(data)} images but labels has {len(labels)}: give one label an image."
-            )
-    return data, labels
-
-
-def _state_of(start: nn.Module | State | None, parents: Parents) -> State | None:
-    if start is None:
+def _scores(
+    parents: Parents, given: Callable[[State], float] | None, images: Tensor | None, labels: Tensor | None
+) -> Callable[[State], float] | None:
+    """The score of a candidate state: as given, of the model as the caller has it; or accuracy on images."""
+    if given is not None:
+        return given if parents.plain_states else lambda state: given(_as_given(parents, state).state_dict())
+    if images is None or labels is None:
         return None
-    state = start.state_dict() if isinstance(start, nn.Module) else start
-    state = {key: value.detach() for key, value in state.items()}
-    check_alike((parents.names[0], "start"), (parents.load(0), state))
-    return state
+    return _accuracy(parents, images, labels)
 
 
-def _accuracy(template: nn.Module, data: Tensor, labels: Tensor) -> Callable[[State], float]:
-    module = copy.deepcopy(template).eval()
+def _as_given(parents: Parents, state: State) -> nn.Module:
+    return parents.finished(parents.module(state), fitted=False)
+
+
+def _accuracy(parents: Parents, data: Tensor, labels: Tensor) -> Callable[[State], float]:
+    module = faithful(parents.template)
+    device = next(module.parameters(), data).device
 
     @torch.no_grad()
     def score(state: State) -> float:
-        module.load_state_dict(state)
+        network = _as_given(parents, state) if parents.reparametrised else fill(module, state)
         hits = sum(
-            int((module(x).argmax(1) == y).sum())
+            int((logits_of(network(x.to(device))).argmax(1) == y.to(device)).sum())
             for x, y in zip(data.split(256), labels.split(256), strict=True)
         )
         return hits / len(labels)
 
     return score
+
+
+def _check_result(method: str, model: nn.Module) -> None:
+    broken = non_finite(entries(model))
+    if broken:
+        raise FedMergeError(
+            f"method '{method}' gives NaN or infinity in '{broken[0]}' ({len(broken)} entries), though the "
+            "models hold none: convert them to float32, or take smaller weights or more images."
+        )

@@ -22,7 +22,8 @@ def model_stock(parents: Parents, context: Context, *, vectors: Literal["stock",
     tensor, a picture of drift over depth. A tensor that no model moved, and a single model, have c = t = 1.
 
     The pairs are not gone through: with u_m = tau_m / |tau_m|, sum_{i<j} c_ij = (|sum_m u_m|^2 - M) / 2; a
-    model that did not move has u = 0. Departs from the paper in taking every tensor as a layer of its own.
+    model that did not move has u = 0. Departs from the paper in taking every tensor as a layer of its own,
+    and in the bounds of t: with c < 0 the paper's formula leaves them.
     """
     start = shared_start(parents, context, "model-stock")
     total, directions, moved = _sums(parents, start)

@@ -1,12 +1,12 @@
 """Arithmetic on task vectors tau_m = theta_m - theta_0, what each model learned since the shared start.
 
-Parameters alone are merged so; batch-norm statistics and other buffers are averaged by the run's policy, and
-integer buffers come from the first model. Differences and sums are float64; one model is read at a time.
+Parameters alone are merged so; floating-point buffers, batch-norm statistics among them, are averaged by the
+run's policy. Differences and sums are float64; one model is read at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from fedmerge.merging.averages import mean_of
 from fedmerge.merging.checks import shared_start, summation_order
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
-from fedmerge.models.state import State
+from fedmerge.models.entries import refuse_complex
+from fedmerge.models.state import State, narrowed
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
 
@@ -31,7 +32,9 @@ def task_arithmetic(parents: Parents, context: Context, *, scale: float = 0.3) -
     """Add up what all models learned: theta = theta_0 + scale * sum_m tau_m.
 
     With ``scale`` = 1/M this is the mean of the parameters. ``coefficients`` are the scale of each model;
-    the start keeps 1 - M * scale. Raises FedMergeError without a start of the models' architecture.
+    the start keeps 1 - M * scale. The paper chooses ``scale`` on validation data; 0.3 is the usual value
+    where none are, and is meant for eight tasks. Raises FedMergeError without a start of the models'
+    architecture.
     """
     start = shared_start(parents, context, "task-arithmetic")
     total = _sum(task_vector(parents, start, i) for i in summation_order(parents))
@@ -56,8 +59,9 @@ def ties(
     ``combine``: the mean or the sum of the trimmed entries with the elected sign (those that are zero do
     not count). ``decisions`` has the threshold of each model. Coefficients are 1/M: every model has a vote.
 
-    Departs from the released code in one case: where as many entries are elected positive as negative, an
-    entry whose sum is zero stays at the start, and does not turn negative.
+    Departs from the released code in two things. It keeps int(keep * n) + 1 entries, and fails for ``keep``
+    1. And where as many entries are elected positive as negative, an entry whose sum is zero stays at the
+    start here, and turns negative there. It also merges buffers like parameters (see the module).
     """
     start = shared_start(parents, context, "ties")
     order = summation_order(parents)
@@ -87,7 +91,8 @@ def dare(
     Each entry of tau_m is dropped with probability ``drop``, by a mask drawn from (seed, "dare", name of the
     model); its expectation stays tau_m. ``then``: ``arithmetic``, theta_0 + scale * sum of what is left
     (scale 0.3 unless given), or ``ties``, sign election among what is left and ``combine`` of what agrees
-    (scale 1.0 unless given); the random drop stands in the place of TIES' trimming.
+    (scale 1.0 unless given); the random drop stands in the place of TIES' trimming, where the released code
+    trims what is left, too.
     """
     start = shared_start(parents, context, "dare")
     order = summation_order(parents)
@@ -111,8 +116,14 @@ def task_vector(parents: Parents, start: State, index: int) -> State:
     state = parents.load(index)
     return {
         key: state[key].to(torch.float64) - start[key].to(state[key].device, torch.float64)
-        for key in dict.fromkeys(parameter_names(parents.template).values())
+        for key in dict.fromkeys(weight_names(parents).values())
     }
+
+
+def weight_names(parents: Parents) -> dict[str, str]:
+    """:func:`parameter_names` of the models. Raises FedMergeError where a parameter is complex."""
+    refuse_complex(dict(parents.template.named_parameters()), "arithmetic on task vectors")
+    return parameter_names(parents.template)
 
 
 def parameter_names(module: nn.Module) -> dict[str, str]:
@@ -128,14 +139,19 @@ def parameter_names(module: nn.Module) -> dict[str, str]:
 def from_start(parents: Parents, context: Context, start: State, update: State, scale: float) -> nn.Module:
     """The module with parameters theta_0 + scale * update, in the parents' dtypes, and averaged buffers."""
     moved = {key: start[key].to(tau.device, torch.float64) + scale * tau for key, tau in update.items()}
-    return with_parameters(parents, context, moved)
+    return with_parameters(parents, context, moved, weight_names(parents))
 
 
-def with_parameters(parents: Parents, context: Context, parameters: State) -> nn.Module:
-    """The module with these parameters and everything else averaged over the parents by the policy."""
-    names = parameter_names(parents.template)
+def with_parameters(
+    parents: Parents, context: Context, parameters: State, names: Mapping[str, str]
+) -> nn.Module:
+    """The module with these parameters and everything else averaged over the parents by the policy.
+
+    names: which of the parameters stands under each key. Raises FedMergeError where one does not fit its
+    dtype.
+    """
     first = parents.load(0)
-    state = {key: parameters[name].to(first[key].dtype) for key, name in names.items()}
+    state = {key: narrowed(key, parameters[name], first[key].dtype) for key, name in names.items()}
     others = [key for key in first if key not in names]
     del first
     return parents.module(state | mean_of(parents, context, [1.0] * len(parents), others))

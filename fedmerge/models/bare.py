@@ -8,16 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.entries import kinds
 
 
 class Bare(nn.Module):
     """Holds the entries of a state dict under their own keys; it cannot be run.
 
-    Floating-point entries are parameters, but for running statistics; the rest are buffers.
+    Real and complex entries are parameters, but for running statistics; the rest are buffers. Raises
+    FedMergeError for entries that no merge knows (``entries.kinds``).
     """
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         super().__init__()
+        found = kinds(state)
         for key, value in state.items():
             *path, last = key.split(".")
             place: nn.Module = self
@@ -26,7 +29,7 @@ class Bare(nn.Module):
                     place.add_module(name, nn.Module())
                 place = place.get_submodule(name)
             held = value.detach().clone()
-            if held.is_floating_point() and not last.startswith("running_"):
+            if found[key] == "mean":
                 place.register_parameter(last, nn.Parameter(held, requires_grad=False))
             else:
                 place.register_buffer(last, held)

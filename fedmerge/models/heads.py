@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError, nearest
 from fedmerge.models.modes import evaluating
+from fedmerge.models.outputs import logits_of
 
 Group = Literal["encoder", "head"]
 
@@ -168,10 +169,13 @@ def _only(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
 
 
 def _as_logits(model: nn.Module, output: Any) -> Tensor:
-    if isinstance(output, Tensor) and output.ndim >= 2:
-        return output.flatten(1)
-    kind = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"type {type(output).__name__}"
-    raise FedMergeError(f"{_named(model)} returns something of {kind}, not the logits N x C of a classifier.")
+    logits = logits_of(output, model)
+    if logits.ndim >= 2:
+        return logits.flatten(1)
+    raise FedMergeError(
+        f"{_named(model)} returns something of shape {tuple(logits.shape)}, "
+        "not the logits N x C of a classifier."
+    )
 
 
 def _named(model: nn.Module) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -272,3 +273,25 @@ def read_card(path: Path) -> ModelCard:
     if card.name != path.stem:
         raise FedMergeError(f"'{path}' is the card of a model '{card.name}': name the file after the model.")
     return card
+
+
+def check_cards(cards: Sequence[ModelCard]) -> None:
+    """Raise FedMergeError where models that are to be merged differ in their network, classes or inputs.
+
+    Networks whose weights have the same shapes may differ all the same: in a number of heads, or a rate.
+    """
+    for first, card in pairwise(cards):
+        for what, one, other in (
+            ("networks", _network_of(first), _network_of(card)),
+            ("classes", first.class_names, card.class_names),
+            ("normalisations of their inputs", first.normalisation, card.normalisation),
+        ):
+            if one != other:
+                raise FedMergeError(
+                    f"'{first.name}' and '{card.name}' have different {what} on their cards ({one}; "
+                    f"{other}): a merged model would have to take one of them. Merge models that share them."
+                )
+
+
+def _network_of(card: ModelCard) -> ModelSpec:
+    return card.model.model_copy(update={"pretrained": False})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.modes import evaluating
+from fedmerge.models.outputs import logits_of
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def predict(
     with evaluating(model):
         for start in range(0, total, batch_size):
             batch = images[start : start + batch_size].to(device, non_blocking=True)
-            logits.append(model(normalise(batch)).float())
+            logits.append(logits_of(model(normalise(batch)), model).float())
             if progress is not None:
                 progress(min(start + batch_size, total), total)
     return torch.cat(logits).cpu()

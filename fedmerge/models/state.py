@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.entries import COUNTER, Kind, kinds, running_pairs
 
 State: TypeAlias = dict[str, Tensor]
 BatchNormPolicy = Literal["average", "mixture", "first"]
@@ -29,17 +30,20 @@ def average(
     Weights are any finite numbers with a finite sum other than zero; None means uniform. The mean of a
     model with itself is that model, bit for bit (float32 and narrower, weights not negative).
 
-    Integer and boolean entries (``num_batches_tracked``) are copied from the first state. Batch-norm
-    statistics, mean m and variance v, follow ``batch_norm``:
+    What an entry is, ``entries.kinds`` says: weights, real or complex, are summed, ``num_batches_tracked``
+    (and any other single integer: a count, as far as states alone show) is copied from the first state, other
+    integers and booleans must be equal in all. Batch-norm statistics, mean m and variance v, follow
+    ``batch_norm``:
 
-    - ``average``: both are weighted means;
+    - ``average``: both are weighted means, a variance not below zero (weights may be);
     - ``mixture``: the moments of the mixture of the models' input distributions (law of total variance),
       ``mean = sum a m`` and ``var = sum a (v + m^2) - mean^2``, not below zero. It is computed around the
       first model's mean, so that close models lose no digits;
     - ``first``: both are copied from the first state.
 
     Results have the dtypes and devices of the first state and share no memory with any input. Raises
-    FedMergeError if there is no state, the states are not alike, or the weights do not fit.
+    FedMergeError if there is no state, the states are not alike, the weights do not fit, an entry cannot be
+    merged, or a weight of finite ones does not fit its dtype (float16 ends at 65,504).
     """
     if weights is not None:
         _total(weights)  # said before the first model is read
@@ -92,14 +96,16 @@ class _Accumulator:
         pairs = running_pairs(first)
         kept = {key for pair in pairs for key in pair} if batch_norm == "first" else set()
         self.pairs = pairs if batch_norm == "mixture" else []
+        self.variances = [] if batch_norm == "first" else [variance for _, variance in pairs]
         self.order = {key: torch.empty_like(value, device="meta") for key, value in first.items()}
         self.dtypes = {key: value.dtype for key, value in first.items()}
         self.copies: State = {}
         self.sums: State = {}
+        self.kinds: dict[str, Kind] = kinds(first, "model 1")
         for key, value in first.items():
-            if value.is_floating_point() and key not in kept:
+            if self.kinds[key] in ("mean", "statistic") and key not in kept:
                 # Minus zero, because it is the zero that keeps the sign of a minus zero added to it.
-                self.sums[key] = torch.full(value.shape, -0.0, dtype=torch.float64, device=value.device)
+                self.sums[key] = torch.full(value.shape, -0.0, dtype=wide(value.dtype), device=value.device)
             else:
                 self.copies[key] = value.detach().clone()
         paired = {key for pair in self.pairs for key in pair}
@@ -111,6 +117,9 @@ class _Accumulator:
         _check_same("model 1", self.order, name, state)
         if weight == 0:
             return
+        for key, kind in self.kinds.items():
+            if kind == "fixed" and state[key].ndim > 0:
+                check_fixed(key, "model 1", self.copies[key], name, state[key])
         for key in self.plain:
             _add_scaled(self.sums[key], state[key], weight)
         for mean, var in self.pairs:
@@ -123,13 +132,47 @@ class _Accumulator:
         for value in self.sums.values():
             value.div_(total)
         for mean, var in self.pairs:
-            self.sums[var].sub_(self.sums[mean].square()).clamp_(min=0)
+            self.sums[var].sub_(self.sums[mean].square())
             centre, offset = self.centres[mean], self.sums[mean]
             self.sums[mean] = torch.where(offset == 0, centre, centre + offset)
-        return {
-            key: self.copies[key] if key in self.copies else self.sums.pop(key).to(self.dtypes[key])
-            for key in self.order
-        }
+        for var in self.variances:
+            self.sums[var].clamp_(min=0)
+        for key in list(self.sums):
+            value, dtype = self.sums.pop(key), self.dtypes[key]
+            # A statistic as far off as that stays for the model's own check: hostile updates reach here, too.
+            self.copies[key] = narrowed(key, value, dtype) if self.kinds[key] == "mean" else value.to(dtype)
+        return {key: self.copies[key] for key in self.order}
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What numbers of a dtype are summed in: float64, or complex128 for complex ones."""
+    return torch.complex128 if dtype.is_complex else torch.float64
+
+
+def narrowed(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """``value`` in the models' dtype. Raises FedMergeError where finite numbers do not fit it."""
+    result = value.to(dtype)
+    if result.dtype != value.dtype and _overflows(value, result):
+        largest = float(value.abs().max())
+        raise FedMergeError(
+            f"'{key}' of the merged model reaches {largest:.4g}, which does not fit "
+            f"{str(dtype).removeprefix('torch.')} (at most {torch.finfo(dtype).max:.4g}): convert the models "
+            "to float32, or give smaller weights or a smaller scale."
+        )
+    return result
+
+
+def _overflows(value: Tensor, result: Tensor) -> bool:
+    return value.numel() > 0 and not bool(result.isfinite().all()) and bool(value.isfinite().all())
+
+
+def check_fixed(key: str, first: str, reference: Tensor, name: str, value: Tensor) -> None:
+    """Raise FedMergeError where two models hold different integers or booleans, which no mean is of."""
+    if not torch.equal(reference, value.to(reference.device)):
+        raise FedMergeError(
+            f"'{key}' holds {str(value.dtype).removeprefix('torch.')} values that differ between '{first}' "
+            f"and '{name}': they cannot be averaged, and only '{COUNTER}' is copied. Make them the same."
+        )
 
 
 def _add_scaled(total: Tensor, value: Tensor, weight: float) -> None:
@@ -139,18 +182,6 @@ def _add_scaled(total: Tensor, value: Tensor, weight: float) -> None:
     for start in range(0, len(flat), piece):
         part = slice(start, start + piece)
         flat[part].add_(source[part], alpha=weight)  # in float64, the wider of the two
-
-
-def running_pairs(keys: Iterable[str]) -> list[tuple[str, str]]:
-    """The (running_mean, running_var) key pairs of batch norm that stand under one prefix."""
-    present = list(keys)
-    found = []
-    for key in present:
-        prefix, _, last = key.rpartition(".")
-        partner = f"{prefix}.running_var" if prefix else "running_var"
-        if last == "running_mean" and partner in present:
-            found.append((key, partner))
-    return found
 
 
 def check_alike(names: Sequence[str], states: Iterable[State]) -> None:
@@ -176,7 +207,9 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
 def non_finite(state: Mapping[str, Tensor]) -> list[str]:
     """The keys that hold a NaN or an infinity."""
     return [
-        key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())
+        key
+        for key, value in state.items()
+        if (value.is_floating_point() or value.is_complex()) and not bool(value.isfinite().all())
     ]
 
 
@@ -190,12 +223,28 @@ def _total(weights: Sequence[float]) -> float:
     return total
 
 
+def without_wrappers(state: Mapping[str, Tensor]) -> State:
+    """A state with its keys as they are without ``DataParallel`` (``module.``) and ``torch.compile``
+    (``_orig_mod.``, at any depth)."""
+    prefix = "module." if state and all(key.startswith("module.") for key in state) else ""
+    return {key.removeprefix(prefix).replace("_orig_mod.", ""): value for key, value in state.items()}
+
+
+def _wrapped(reference: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    if without_wrappers(reference).keys() != without_wrappers(state).keys():
+        return ""
+    return (
+        " But for 'module.' (DataParallel) and '_orig_mod.' (torch.compile) in the names they are alike: "
+        "take them out of the names, or give the network inside."
+    )
+
+
 def _check_same(first: str, reference: Mapping[str, Tensor], name: str, state: Mapping[str, Tensor]) -> None:
     for key in sorted(reference.keys() ^ state.keys()):
         has, lacks = (first, name) if key in reference else (name, first)
         raise FedMergeError(
             f"models are not of one architecture: '{has}' has the entry '{key}', which '{lacks}' lacks; "
-            "merge models built from the same specification."
+            f"merge models built from the same specification.{_wrapped(reference, state)}"
         )
     for key, value in reference.items():
         other = state[key]

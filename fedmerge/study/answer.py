@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from fedmerge.analysis import learning, ranking_metric
 from fedmerge.analysis.cube import with_interval
 from fedmerge.data import Cohort
 from fedmerge.study.config import Experiment
+from fedmerge.study.kinds import TRIED
+from fedmerge.study.unlearned import lost_places, no_gain, nothing_learned, remark
 from fedmerge.study.words import count, listing, percent
-
-TRIED = ("fusion", "test-time")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean accuracy of one method minus another's, in percentage points, paired by seed, site and stream.
+    """Mean score of one method minus another's, in percentage points, paired by seed, site and stream.
 
-    low, high: the 95 % interval of the crossed bootstrap; None for one seed and one site.
+    low, high: the 95 % interval of ``crossed_interval``; None for one seed and one site.
     """
 
     points: float
@@ -52,50 +56,53 @@ def receiver(experiment: Experiment) -> str:
     return "hospital" if experiment.unseen == "none" else "unseen hospital"
 
 
-def cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy by seed, site and stream (rows) and method (columns); NaN where a method did not finish."""
-    return table.pivot_table(
-        index=["seed", "site", "stream"], columns="method", values="accuracy", sort=False
-    )
+def mean_label(experiment: Experiment) -> str:
+    """What mean merging is called in an experiment."""
+    return next((entry.label for entry in experiment.fusion if entry.method == "mean"), "mean")
+
+
+def cells(table: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
+    """A score by seed, site and stream (rows) and method (columns); NaN where a method did not finish."""
+    return table.pivot_table(index=["seed", "site", "stream"], columns="method", values=metric, sort=False)
 
 
 def difference(method: pd.Series, other: pd.Series) -> Difference:
     """Compare two columns of ``cells`` where both have a value.
 
-    Streams are averaged; then seeds and sites are resampled, each where there are several.
+    Streams are averaged; the interval is over seeds and sites, each where there are several.
     """
     grid = 100 * (method - other).dropna().groupby(["seed", "site"]).mean().unstack("site")
-    points, low, high = with_interval(grid.to_numpy()[:, :, None])[0].tolist()
+    points, low, high = np.clip(with_interval(grid.to_numpy()[:, :, None])[0], -100, 100).tolist()
     return Difference(points) if math.isnan(low) else Difference(points, low, high)
 
 
-def resampled(seeds: int, sites: int) -> str:
-    """Behind what was said with intervals: what the bootstrap draws again is what there are several of."""
+def interval_words(seeds: int, sites: int) -> str:
+    """Behind what was said with intervals: what they are over, and what there is only one of."""
     numbers = {"seed": seeds, "hospital": sites}
     several = [count(number, thing) for thing, number in numbers.items() if number > 1]
     if not several:
         return " (one seed: no interval)"
-    one = " (one seed)" if seeds == 1 else ""
-    return f"; intervals by resampling {listing(several)}{one}"
+    one = [f"one {thing}" for thing, number in numbers.items() if number == 1]
+    return f"; intervals over {listing(several)}" + (
+        f" ({one[0]}: they say nothing of others)" if one else ""
+    )
 
 
-def ranking(table: pd.DataFrame, kinds: tuple[str, ...] = TRIED) -> pd.Series:
-    """Mean accuracy of the methods of these kinds that finished everywhere, best first."""
+def ranking(table: pd.DataFrame, kinds: tuple[str, ...] = TRIED, metric: str = "accuracy") -> pd.Series:
+    """Mean score of the methods of these kinds that finished everywhere, best first."""
     chosen = table[table["kind"].isin(kinds)]
     if chosen.empty:
         return pd.Series(dtype=float)
-    complete = cells(table)[list(dict.fromkeys(chosen["method"]))].dropna(axis=1)
+    complete = cells(table, metric)[list(dict.fromkeys(chosen["method"]))].dropna(axis=1)
     return complete.mean().sort_values(ascending=False, kind="stable")
 
 
-def best_alone(table: pd.DataFrame) -> tuple[str, pd.Series] | None:
-    """The hospital whose own model is best at each unseen site (known only afterwards), and its accuracy."""
-    alone = table[table["kind"] == "alone"]
-    if alone.empty:
+def best_alone(table: pd.DataFrame, metric: str = "accuracy") -> tuple[str, pd.Series] | None:
+    """The hospital whose own model is best at each unseen site (known only afterwards), and its score."""
+    winners = _winners(table, metric)
+    if not winners:
         return None
-    means = alone.groupby(["site", "method"], sort=False)["accuracy"].mean()
-    winners = {site: str(means[site].idxmax()) for site in dict.fromkeys(alone["site"])}
-    values = cells(table)
+    values = cells(table, metric)
     chosen = [
         values.at[cell, winners[cell[1]]] if cell[1] in winners else float("nan") for cell in values.index
     ]
@@ -108,41 +115,105 @@ def best_alone(table: pd.DataFrame) -> tuple[str, pd.Series] | None:
     return label, pd.Series(chosen, index=values.index)
 
 
-def answer(table: pd.DataFrame, mean: str = "mean", place: str = "unseen hospital") -> str:
-    """The outcome in one sentence: the most accurate fused or adapted model against the references.
+def _winners(table: pd.DataFrame, metric: str) -> dict[str, str]:
+    """By site, the hospital alone that is best there."""
+    alone = table[table["kind"] == "alone"]
+    means = alone.groupby(["site", "method"], sort=False)[metric].mean()
+    return {site: str(means[site].idxmax()) for site in dict.fromkeys(alone["site"])}
 
-    ``mean`` is the label of mean merging, ``place`` what a site is. A method that loses is said to lose.
+
+def answer(
+    table: pd.DataFrame, mean: str = "mean", place: str = "unseen hospital", metric: str = "auto"
+) -> str:
+    """The outcome in a sentence or two: the best fused or adapted model against the references.
+
+    ``mean`` is the label of mean merging, ``place`` what a site is, ``metric`` the score that ranks (see
+    ``analysis.ranking_metric``). A method that loses is said to lose. No constant classifier, and none that
+    is no better than guessing (``analysis.learning``), is called best, and to be above one is not called a
+    gain; where nothing else is there, nothing was learned, and the sentence says where and why.
     """
     table = clean(table)
-    order = ranking(table)
+    metric = ranking_metric(table, metric)
+    order, known = ranking(table, metric=metric), learning(table, metric=metric)
     if order.empty:
         return "No fused or adapted model finished everywhere, so there is nothing to compare."
-    best, values = str(order.index[0]), cells(table)
+    tried = list(order.index)
+    worth = order[known["worth"].reindex(tried).to_numpy(dtype=bool)]
+    if worth.empty and known["learned"].reindex(tried).any():
+        return _below_the_majority(table, known.reindex(tried))
+    if worth.empty:
+        return nothing_learned(table, tried, count(len(tried), "fused or adapted model"))
+    best, values = str(worth.index[0]), cells(table, metric)
+    against, idle = [], []
+    for label, other, state in _references(table, best, mean, metric):
+        if state["worth"]:
+            against.append(difference(values[best], other).words(label))
+        else:
+            idle.append((label, state))
+    behind = _adapted(table, best, values, place, metric)
     sites = list(dict.fromkeys(table["site"]))
-    where = sites[0] if len(sites) == 1 else f"{len(sites)} {place}s"
-    many = f"the most accurate of {len(order)} fused and adapted models" if len(order) > 1 else "right"
-    rate = (
-        f"with {percent(order.iloc[0])}" if len(order) > 1 else f"on {percent(order.iloc[0])} of the images"
-    )
-    head = f"At {where}, {best} is {many} {rate} on average over {count(table['stream'].nunique(), 'stream')}"
-    against = []
+    rule = interval_words(table["seed"].nunique(), len(sites)) if against or behind else ""
+    gains = f": it {listing(against)}" if against else ""
+    head = _head(table, worth, len(order), place, metric)
+    if known.loc[best, "constant"] > 0:
+        head += f", with {remark(known.loc[best])}"
+    return f"{head}{gains}{no_gain(idle)}{behind}{rule}.{lost_places(table, tried)}"
+
+
+def _references(
+    table: pd.DataFrame, best: str, mean: str, metric: str
+) -> Iterator[tuple[str, pd.Series, Any]]:
+    """What the best is compared with: in words, its cells, and what it is worth (``analysis.learning``)."""
+    values, known = cells(table, metric), learning(table, metric=metric)
     if mean in values and mean != best:
-        against.append(difference(values[best], values[mean]).words("mean merging"))
-    if single := best_alone(table):
-        against.append(difference(values[best], single[1]).words(single[0]))
-    for method in ranking(table, ("pooled",)).index:
-        against.append(difference(values[best], values[method]).words("pooled training on all images"))
-    behind = _adapted(table, best, values, place)
-    rule = resampled(table["seed"].nunique(), len(sites)) if against or behind else ""
-    return head + (f": it {listing(against)}" if against else "") + behind + f"{rule}."
+        yield "mean merging", values[mean], known.loc[mean]
+    if single := best_alone(table, metric):
+        chosen = table[table["method"] == table["site"].map(_winners(table, metric))].assign(method="alone")
+        yield *single, learning(chosen, metric=metric).loc["alone"]
+    for method in ranking(table, ("pooled",), metric).index:
+        yield "pooled training on all images", values[method], known.loc[method]
 
 
-def _adapted(table: pd.DataFrame, best: str, values: pd.DataFrame, place: str) -> str:
-    """Where fusion won, how far behind the best test-time method is."""
-    adapted = ranking(table, ("test-time",))
-    if adapted.empty or best in adapted:
+def _head(table: pd.DataFrame, worth: pd.Series, tried: int, place: str, metric: str) -> str:
+    """Who is best, where, and how good; of how many, if of several."""
+    best, score = worth.index[0], percent(worth.iloc[0])
+    sites = list(dict.fromkeys(table["site"]))
+    where = f"At {sites[0] if len(sites) == 1 else f'{len(sites)} {place}s'}, {best}"
+    streams = f"on average over {count(table['stream'].nunique(), 'stream')}"
+    models = f"{len(worth)} fused and adapted models{' above chance' if len(worth) < tried else ''}"
+    alone = f"{where} alone is above chance of {tried} fused and adapted models"
+    if metric != "accuracy":
+        of = metric.replace("_", " ")
+        if len(worth) > 1:
+            return f"{where} has the best {of} of {models}, {score}, {streams}"
+        return f"{alone}: {of} {score} {streams}" if tried > 1 else f"{where} has {score} {of} {streams}"
+    if len(worth) > 1:
+        return f"{where} is the most accurate of {models} with {score} {streams}"
+    right = f"right on {score} of the images {streams}"
+    return f"{alone}: it is {right}" if tried > 1 else f"{where} is {right}"
+
+
+def _below_the_majority(table: pd.DataFrame, known: pd.DataFrame) -> str:
+    """The outcome where some are above chance, and none as accurate as naming the commonest class."""
+    learned = known[known["learned"]]
+    row, sites = learned.sort_values("accuracy").iloc[-1], list(dict.fromkeys(table["site"]))
+    return (
+        f"At {listing(sites)} no fused or adapted model is right more often than "
+        f"one class for every image would be ({percent(row['majority'])}): the most accurate of those above "
+        f"chance, {row.name}, is right on {percent(row['accuracy'])}, with balanced accuracy "
+        f"{percent(row['balanced'])} where chance is {percent(row['chance'])}."
+    )
+
+
+def _adapted(table: pd.DataFrame, best: str, values: pd.DataFrame, place: str, metric: str) -> str:
+    """Where fusion won, how far behind the best test-time method is, if it is worth its name."""
+    known = learning(table, metric=metric)
+    adapted = [
+        method for method in ranking(table, ("test-time",), metric).index if known.loc[method, "worth"]
+    ]
+    if not adapted or best in adapted:
         return ""
-    method = str(adapted.index[0])
+    method = str(adapted[0])
     return f"; adapting at the {place}, {method} {difference(values[method], values[best]).words(best)}"
 
 

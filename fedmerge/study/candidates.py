@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ POOLED = "pooled"
 def alone(setup: Setup, name: str) -> Candidate:
     """One hospital's own model, as it is; or the federated one, where they hand out none."""
     model = setup.pool.model(name, setup.device)
-    return Candidate(f"alone:{name}", "alone", model, validation=_own_score(setup, name))
+    return Candidate(f"alone:{name}", "alone", model, 1, _own_score(setup, name), own_training(setup, name))
 
 
 def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
@@ -73,7 +74,8 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
 def pooled(setup: Setup, references: ModelPool) -> Candidate:
     """The network of ``train_pooled``."""
     model = references.model(POOLED, setup.device)
-    return Candidate(POOLED, "pooled", model, validation=references.card(POOLED).metrics["validation"])
+    card = references.card(POOLED).metrics
+    return Candidate(POOLED, "pooled", model, validation=card["validation"], training=card["accuracy"])
 
 
 def fuse(
@@ -108,10 +110,16 @@ def fuse(
         **entry.choices,
     )
     note_traffic(setup, target, entry, given)
-    one = result.forward_passes == 1
+    one = is_one(result.model, parents.state(sources[0]))
     validation = score(result.model.state_dict()) if one else fmean(_own_score(setup, s) for s in sources)
-    passes = result.forward_passes
-    return Candidate(entry.label, "fusion", result.model.to(setup.device), passes, validation), result
+    passes, fused = result.forward_passes, result.model.to(setup.device)
+    training = _sources_training(setup, target)
+    return Candidate(entry.label, "fusion", fused, passes, validation, training), result
+
+
+def is_one(model: nn.Module, parent: State) -> bool:
+    """Whether a fused model is one network as its parents are, and no ensemble, not even of one."""
+    return model.state_dict().keys() == parent.keys()
 
 
 def fused_pool(setup: Setup, target: str) -> ModelPool:
@@ -122,7 +130,7 @@ def fused_pool(setup: Setup, target: str) -> ModelPool:
 def keep_fused(setup: Setup, target: str, candidate: Candidate, result: MergeResult) -> None:
     """Keep a fused network in the target's pool; an ensemble is not one network and is not kept."""
     sources = setup.sources(target)
-    if result.model.state_dict().keys() != setup.pool.state(sources[0]).keys():
+    if not is_one(result.model, setup.pool.state(sources[0])):
         return
     hashes = tuple(setup.pool.card(name).sha256 for name in sources)
     numbers = {f"coefficient:{name}": a for name, a in result.coefficients.items()}
@@ -134,8 +142,8 @@ def keep_fused(setup: Setup, target: str, candidate: Candidate, result: MergeRes
 def fused_network(setup: Setup, target: str, label: str) -> Candidate:
     """A network of ``keep_fused``."""
     pool = fused_pool(setup, target)
-    score = pool.card(label).metrics["validation"]
-    return Candidate(label, "fusion", pool.model(label, setup.device), validation=score)
+    score, training = pool.card(label).metrics["validation"], _sources_training(setup, target)
+    return Candidate(label, "fusion", pool.model(label, setup.device), validation=score, training=training)
 
 
 def fuse_again(setup: Setup, target: str, entry: MethodConfig) -> Candidate:
@@ -160,11 +168,12 @@ def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool)
         begun = pooled(setup, references)
         assert isinstance(begun.model, nn.Module)
         node = make_node(setup, entry, {POOLED: begun.model})
-        return Candidate(entry.label, "test-time", node, validation=begun.validation, sources=(POOLED,))
+        return Candidate(entry.label, "test-time", node, 1, begun.validation, begun.training, (POOLED,))
     chosen = {} if entry.tune is None else _tuned(setup, target, entry)
     names = setup.sources(target)
     node = make_node(setup, entry, {n: setup.pool.model(n, setup.device) for n in names}, **chosen)
-    return Candidate(entry.label, "test-time", node, validation=fmean(_own_score(setup, s) for s in names))
+    score, training = fmean(_own_score(setup, s) for s in names), _sources_training(setup, target)
+    return Candidate(entry.label, "test-time", node, validation=score, training=training)
 
 
 def _tuned(setup: Setup, target: str, entry: MethodConfig) -> dict[str, Any]:
@@ -181,6 +190,19 @@ def _tuned(setup: Setup, target: str, entry: MethodConfig) -> dict[str, Any]:
 
 def _own_score(setup: Setup, name: str) -> float:
     return setup.pool.card(name).metrics["validation"]
+
+
+def own_training(setup: Setup, name: str) -> float:
+    """A hospital's accuracy on its training images in its last epoch; NaN where that is not known.
+
+    Of the model of the rounds it is the hospitals' mean in the last round.
+    """
+    key = "training" if name == FEDERATED else "accuracy"  # its card's accuracy is in validation
+    return setup.pool.card(name).metrics.get(key, math.nan)
+
+
+def _sources_training(setup: Setup, target: str) -> float:
+    return fmean(own_training(setup, name) for name in setup.sources(target))
 
 
 def _pooled_numbers(setup: Setup, model: nn.Module, target: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.fault_plan import check_sites
 from fedmerge.models.zoo import check_network
 from fedmerge.schema_faults import Fault, faults_of, without
-from fedmerge.study.config import Experiment
+from fedmerge.study.config import RESERVED, Experiment
 from fedmerge.study.federations import federations
 from fedmerge.study.needs import unmet_needs
 from fedmerge.testtime.tuning import check_enough
@@ -70,6 +70,8 @@ def _sound(data: dict[str, Any], wrong: Sequence[Fault]) -> tuple[Experiment | N
 
 def _labels(experiment: Experiment, cohort: Any) -> Iterator[str]:
     labels = [entry.label for entry in (*experiment.fusion, *experiment.testtime)]
+    for label in dict.fromkeys(label for label in labels if label in RESERVED):
+        yield f"'{label}' is what a reference is called; give the method another 'label'."
     for label in dict.fromkeys(label for label in labels if labels.count(label) > 1):
         yield f"two methods are labelled '{label}'; give one of them another 'label'."
 

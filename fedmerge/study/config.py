@@ -24,9 +24,14 @@ from fedmerge.merging import FUSION
 from fedmerge.schema_faults import faults_of
 from fedmerge.study.changes import apply_change
 from fedmerge.study.entries import MethodConfig, Strict, as_written
+from fedmerge.study.kinds import MAJORITY
+from fedmerge.study.oracle import BEST_SOURCE
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions
 from fedmerge.validation import LONGEST_NAME, Distinct, Seed, is_folder, is_there, load_yaml
+
+RESERVED = ("alone", "pooled", BEST_SOURCE, MAJORITY)
+"""Labels of references, which no method may have."""
 
 
 class ModelConfig(Strict):

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedmerge.analysis import reliability, scores
+from fedmerge.analysis import answers, reliability, scores
 from fedmerge.data import Appearance, Split, scanner, streams
 from fedmerge.files import make_folder
+from fedmerge.models.arrival import initial_statistics
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import write_weights
 from fedmerge.models.predict import predict
@@ -32,8 +33,9 @@ class Candidate:
 
     ``model`` is a fixed network, or a test-time method that may look at each batch. ``forward_passes`` is
     what one prediction of a fixed network costs. ``validation``: its score on validation images of the
-    hospitals that trained, the only number a choice may rest on. ``sources``: the models behind a test-time
-    method, where they are not those of the conditions.
+    hospitals that trained, the only number a choice may rest on. ``training``: accuracy on its training
+    images in the last epoch, as training saw it; of several models their mean. ``sources``: the models behind
+    a test-time method, where they are not those of the conditions.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Candidate:
     model: nn.Module | Node
     forward_passes: int = 1
     validation: float = math.nan
+    training: float = math.nan
     sources: tuple[str, ...] = ()
 
 
@@ -251,7 +254,10 @@ def _measured(
     row = {
         **who,
         **asdict(scores(logits, labels)),
+        **asdict(answers(logits, labels)),
         "validation": candidate.validation,
+        "training_accuracy": candidate.training,
+        "initial_statistics": initial_statistics(candidate.model),
         "forward_passes": float(forward),
         "backward_passes": float(backward),
         "seconds": seconds,

@@ -5,7 +5,8 @@ Every step is a piece (``fedmerge.study.pieces``): one that an earlier process f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,9 +31,11 @@ from fedmerge.study.candidates import (
     train_pooled,
 )
 from fedmerge.study.config import Experiment
-from fedmerge.study.deployment import Arrivals, Candidate, cells, save_streams
+from fedmerge.study.deployment import Arrivals, Candidate, Row, cells, save_streams
 from fedmerge.study.entries import MethodConfig
 from fedmerge.study.federations import Federation, federations
+from fedmerge.study.kinds import MAJORITY
+from fedmerge.study.majority import majority
 from fedmerge.study.pieces import DEPLOYMENT, FINE_TUNE, FUSION, TRAINING
 from fedmerge.study.record import Record
 from fedmerge.study.setup import FEDERATED, Setup, set_up
@@ -62,15 +65,21 @@ def run_seed(
     for federation in federations(cohort, experiment):
         own, members = folder / federation.name, federation.members
         setup = set_up(experiment, cohort, members, seed, own, record, device, place, journalled=True)
-        fused = train_and_fuse(setup, federation)
+        fused, told = train_and_fuse(setup, federation)
         for target in federation.targets:
-            deploy_all(setup, fused[target], target)
+            deploy_all(setup, fused[target], target, told)
 
 
-def train_and_fuse(setup: Setup, federation: Federation) -> dict[str, list[Trial]]:
-    """The federated part: rounds, each hospital's own fine-tuning into the pool, fusion for each target."""
+def train_and_fuse(
+    setup: Setup, federation: Federation
+) -> tuple[dict[str, list[Trial]], dict[str, list[int]]]:
+    """The federated part: rounds, each hospital's own fine-tuning into the pool, fusion for each target.
+
+    Returns what was fused, by target, and the training images a class that each hospital told of.
+    """
     ready: dict[tuple[str, str], Candidate] = {}
     labels: dict[str, list[str]] = {}
+    told: dict[str, list[int]] = {}
 
     def programme(server: Server) -> None:
         server.strategy.between = setup.record.pause
@@ -78,6 +87,7 @@ def train_and_fuse(setup: Setup, federation: Federation) -> dict[str, list[Trial
         def hear() -> None:
             setup.record.federation(setup.seed, federation.name, server.strategy)
 
+        told.update({member.name: list(member.class_counts) for member in server.roster})
         try:
             start = server.rounds(server.start(), setup.journal)
             hear()
@@ -93,20 +103,28 @@ def train_and_fuse(setup: Setup, federation: Federation) -> dict[str, list[Trial
         setup.record.stage(f"seed {setup.seed}: training", jobs=jobs)
         with setup.pieces.piece(TRAINING) as note:
             setup.with_server(programme)
-            note["fused"] = labels
-    return {target: _fused(setup, target, note["fused"][target], ready) for target in federation.targets}
+            note |= {"fused": labels, "told": told}
+    fused = {target: _fused(setup, target, note["fused"][target], ready) for target in federation.targets}
+    return fused, note.get("told", {})
 
 
-def fine_tune(setup: Setup, server: Server, start: State, hear: Callable[[], None] = lambda: None) -> None:
+def fine_tune(
+    setup: Setup,
+    server: Server,
+    start: State,
+    hear: Callable[[], None] = lambda: None,
+    rounds: Sequence[Row] = (),
+) -> None:
     """Each hospital trains its own copy of ``start``; with its validation numbers it goes into the pool.
 
     Without fine-tuning it is the model of the rounds that does. hear: takes over what the strategy has to
-    say. Hospitals are pieces in the order of their names, so those before the last finished one that are none
-    have failed.
+    say. rounds: the history of rounds that another server held. Hospitals are pieces in the order of their
+    names, so those before the last finished one that are none have failed.
     """
     if setup.plan.fine_tune is None and setup.pieces.again(TRAINING, FEDERATED) is None:
         with setup.pieces.piece(TRAINING, FEDERATED):
-            setup.keep_federated(start, server.numbers(start))
+            history = [*rounds, *server.strategy.history]
+            setup.keep_federated(start, server.numbers(start), last_training(history))
     names = [member.name for member in server.roster]
     done = [name for name in names if setup.pieces.again(TRAINING, FINE_TUNE, name) is not None]
     settled = names[: names.index(done[-1]) + 1] if done else []
@@ -114,6 +132,14 @@ def fine_tune(setup: Setup, server: Server, start: State, hear: Callable[[], Non
         with setup.pieces.piece(TRAINING, FINE_TUNE, name):
             setup.keep(name, state, metrics, server.own_numbers(state, name))
             hear()
+
+
+def last_training(history: Sequence[Row]) -> float:
+    """The accuracy on training images in the last round with one, as a mean over its hospitals' images."""
+    rows = [row for row in history if row["phase"] == "train"]
+    last = [row for row in rows if row["round"] == rows[-1]["round"]]
+    images = sum(row["num-examples"] for row in last)
+    return sum(row["accuracy"] * row["num-examples"] for row in last) / images if last else math.nan
 
 
 def fuse_all(
@@ -178,15 +204,18 @@ def _fused(
     return trials
 
 
-def deploy_all(setup: Setup, fused: list[Trial], target: str) -> None:
-    """Deploy at one hospital: every hospital alone, pooled training, fusion, test-time methods."""
+def deploy_all(setup: Setup, fused: list[Trial], target: str, told: Mapping[str, Sequence[int]]) -> None:
+    """Deploy at one hospital: majority class, hospitals alone, pooled training, fusion, test-time methods.
+
+    told: training images a class, by hospital.
+    """
     if setup.pieces.again(DEPLOYMENT, target) is not None:
         return
     deployment = setup.experiment.deployment
     site = Arrivals.of(target, setup.arrivals(target), deployment, setup.seed)
     save_streams(site, setup.folder / target)
     with setup.pieces.piece(DEPLOYMENT, target):
-        for trial in _tried(setup, fused, target):
+        for trial in _tried(setup, fused, target, told):
             if setup.pieces.again(DEPLOYMENT, target, trial.label) is None:
                 with setup.pieces.piece(DEPLOYMENT, target, trial.label):
                     _try(setup, trial, site)
@@ -212,7 +241,7 @@ def _try(setup: Setup, trial: Trial, site: Arrivals) -> None:
         setup.record.failure(setup.seed, trial.label, site.name, str(error))
 
 
-def _tried(setup: Setup, fused: list[Trial], target: str) -> list[Trial]:
+def _tried(setup: Setup, fused: list[Trial], target: str, told: Mapping[str, Sequence[int]]) -> list[Trial]:
     references = ModelPool(setup.folder / target / "references")
 
     def pooled_network() -> Candidate:
@@ -223,6 +252,7 @@ def _tried(setup: Setup, fused: list[Trial], target: str) -> list[Trial]:
         return pooled(setup, references)
 
     return [
+        Trial(MAJORITY, partial(majority, setup, target, told)),
         *(Trial(f"alone:{name}", partial(alone, setup, name)) for name in setup.sources(target)),
         Trial(POOLED, pooled_network),
         *fused,

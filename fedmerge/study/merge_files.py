@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
 from fedmerge.data.fusion import balanced
 from fedmerge.data.images import Split, resize, to_channels
@@ -16,8 +16,10 @@ from fedmerge.data.sources import load_source
 from fedmerge.errors import Faults, FedMergeError, short
 from fedmerge.merging import FUSION, MergeResult, merge
 from fedmerge.models.bare import bare
-from fedmerge.models.pool import ModelCard, load_weights, read_card, write_model
-from fedmerge.models.state import State, check_alike, state_hash
+from fedmerge.models.copies import faithful, fill
+from fedmerge.models.entries import kinds
+from fedmerge.models.pool import ModelCard, check_cards, load_weights, read_card, write_model
+from fedmerge.models.state import State, check_alike, state_hash, without_wrappers
 from fedmerge.models.zoo import ModelSpec, build, default_normalisation
 from fedmerge.registry import Needs
 from fedmerge.seeding import numpy_generator
@@ -49,14 +51,15 @@ def merge_files(
 
     network: ``NAME`` or ``NAME:OPTION=VALUE,...`` with the zoo's names, and ``in_channels``, ``n_classes``,
     ``image_size`` among the options where neither data nor the weights say them; by default what the models'
-    cards say. Without either, methods that only do arithmetic on weights work. data: a source of fusion
+    cards say. Without either, methods that only do arithmetic on weights work; those on task vectors must
+    know parameters from buffers, which are averaged, so entries that differ must be named like parameters.
+    ``module.`` and ``_orig_mod.`` in keys are taken out where they do not fit. data: a source of fusion
     images (see ``load_source``); split, images: which and how many of them, class-balanced. labelled: whether
-    the method may see their classes. changes: the method's options, ``name=value`` with the value read as
-    YAML.
+    the method may see their classes. changes: the method's options, ``name=value``, the value read as YAML.
 
     Where the first model has a card (NAME.json), the result gets one too. Raises FedMergeError for a file
-    that cannot be read or written, an output that is there already, an ensemble (it is not one network), and
-    whatever ``merge`` refuses.
+    that cannot be read or written, an output that is there already, an ensemble (it is not one network),
+    cards that disagree, and whatever ``merge`` refuses.
     """
     if is_there(output) or output.suffix != ".safetensors":
         raise FedMergeError(
@@ -80,15 +83,22 @@ def merge_files(
     registered.check(options)
     _check_given(registered.needs_with(options), method, data, labelled, start, after)
     pool = _images(data, split)
+    check_cards([card for card in cards if card is not None])
+    begin = None if start is None else load_weights(start)
+    states, begin = _alike(states, begin)
     spec = _spec(network, cards[0], states[0], pool)
     template = bare(states[0]) if spec is None else build(spec, seed=0).eval()
+    if states[0].keys() != template.state_dict().keys():
+        states, begin = [without_wrappers(state) for state in states], begin and without_wrappers(begin)
     check_alike((*names, "the network"), (*states, template.state_dict()))
+    if spec is None and begin is not None and registered.needs.shared_start:
+        _check_names(method, [begin, *states])
     where = pick_device(device)
     result = merge(
-        [_filled(template, state) for state in states],
+        [fill(faithful(template), state) for state in states],
         method,
         names=names,
-        start=None if start is None else load_weights(start),
+        start=begin,
         after=after,
         seed=seed,
         device=where,
@@ -117,8 +127,12 @@ def _check_given(
 
 
 def _names(models: Sequence[Path]) -> list[str]:
+    """The files' names, with their folders where they are alike, and numbered where a file is given twice."""
     names = [path.stem for path in models]
-    return names if len(set(names)) == len(names) else [str(path.with_suffix("")) for path in models]
+    if len(set(names)) < len(names):
+        names = [str(path.with_suffix("")) for path in models]
+    seen = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{name}#{count + 1}" if count else name for name, count in zip(names, seen, strict=True)]
 
 
 def _card_beside(path: Path) -> ModelCard | None:
@@ -126,10 +140,24 @@ def _card_beside(path: Path) -> ModelCard | None:
     return read_card(card) if card.is_file() else None
 
 
-def _filled(template: nn.Module, state: State) -> nn.Module:
-    module = copy.deepcopy(template)
-    module.load_state_dict(state)
-    return module
+def _alike(states: Sequence[State], start: State | None) -> tuple[list[State], State | None]:
+    """States under the same keys, without the prefixes of wrappers where only some have them."""
+    every = [*states, *([] if start is None else [start])]
+    if any(state.keys() != every[0].keys() for state in every):
+        every = [without_wrappers(state) for state in every]
+    return every[: len(states)], None if start is None else every[-1]
+
+
+def _check_names(method: str, states: Sequence[State]) -> None:
+    """Raise FedMergeError where an entry may be a buffer as well as a parameter, and it matters."""
+    first = states[0]
+    for key, kind in kinds(first).items():
+        known = kind != "mean" or re.search("weight|bias|gamma|beta|token|embed", key.rpartition(".")[2])
+        if not known and any(key in s and not torch.equal(first[key], s[key]) for s in states):
+            raise FedMergeError(
+                f"'{key}' may be a parameter, to which '{method}' adds task vectors, or a buffer, which it "
+                "averages: a file does not say. Name the network with --model, or merge modules in Python."
+            )
 
 
 def _images(data: str | None, split: str) -> Split | None:
@@ -157,7 +185,8 @@ def _spec(text: str | None, card: ModelCard | None, state: State, images: Split 
             raise FedMergeError(f"--model {text}: write options as NAME=VALUE, not '{pair}'.")
         given[key] = read_yaml(value, f"--model {text}")
     shape = {key: given.pop(key) for key in SHAPE if key in given}
-    known: dict[str, int] = {"n_classes": list(state.values())[-1].shape[0]} if state else {}
+    sizes = [value.shape[0] for value in state.values() if value.ndim > 0]
+    known: dict[str, int] = {"n_classes": sizes[-1]} if sizes else {}
     if images is not None:
         known |= {"in_channels": images.images.shape[1], "image_size": images.images.shape[2]}
     for key in SHAPE:

@@ -24,7 +24,8 @@ LISTS = ("results", "history", "coefficients", "decisions", "failures", "reliabi
 class Record:
     """The rows of a run. ``common`` stands in every result row (experiment, cohort, model, config hash).
 
-    remarks: what there is to say of an earlier process's work, in sentences. pause: called between two
+    remarks: what there is to say of an earlier process's work, in sentences. images: what there is to say of
+    the hospitals' images, by kind (``data.checks``). pause: called between two
     pieces of work, where the run may end with nothing lost.
     """
 
@@ -37,6 +38,7 @@ class Record:
     failures: list[Row] = field(default_factory=list)
     reliability: list[Row] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    images: dict[str, str] = field(default_factory=dict)
     pause: Callable[[], None] = lambda: None
     _stage: tuple[str, int, int] = ("", 1, 0)
     _heard: tuple[MergeStrategy | None, tuple[int, int]] = (None, (0, 0))

@@ -12,10 +12,11 @@ import yaml
 from fedmerge.analysis import interval_rule, leaderboard
 from fedmerge.data import Cohort
 from fedmerge.study import figures
-from fedmerge.study.answer import TRIED, answer, asked, clean, receiver
+from fedmerge.study.answer import asked, clean, mean_label, receiver
 from fedmerge.study.federations import federations
 from fedmerge.study.figures import NARROW
-from fedmerge.study.reports.calibration import joined
+from fedmerge.study.kinds import REFERENCE, TRIED
+from fedmerge.study.reports.calibration import joined, with_standing
 from fedmerge.study.reports.failures import failure_list
 from fedmerge.study.reports.page import Picture, image_uri, picture, provenance_lines, records, write_page
 from fedmerge.study.results import Result
@@ -38,28 +39,29 @@ def _contents(result: Result) -> dict[str, Any]:
     if experiment.deployment.mixed:
         members = federations(result.cohort, experiment)[0].members
         sites = [site.name for site in result.cohort.sites if site.name not in members]
-    mean = next((entry.label for entry in experiment.fusion if entry.method == "mean"), "mean")
+    mean, metric = mean_label(experiment), result.metric
     tried = table[table["kind"].isin(TRIED)]
-    tried = table if tried.empty else tried
-    board = leaderboard(tried, reference=mean if mean in set(tried["method"]) else None)
+    tried = table[table["kind"] != REFERENCE] if tried.empty else tried
+    board = leaderboard(tried, reference=mean if mean in set(tried["method"]) else None, metric=metric)
     return {
         "title": experiment.title or experiment.name,
         "asked": asked(experiment, result.cohort, sites),
-        "answer": answer(table, mean, place),
+        "answer": result.answer,
         "receiver": place,
         "failures": failure_list(result.failures),
         "table": score_table(result),
         "remarks": score_notes(result),
-        "by_site": by_site(table),
-        "accuracy": picture(figures.accuracy, figures.describe_accuracy, table),
-        "forest": _forest(tried, board, mean),
+        "by_site": by_site(table, metric),
+        "accuracy": picture(figures.accuracy, figures.describe_accuracy, table, metric=metric),
+        "forest": _forest(tried, board, mean, metric),
         "interval_rule": interval_rule(table),
-        "cost": picture(figures.cost, figures.describe_cost, board, "method"),
-        "reliability": _reliability(result),
+        "cost": picture(figures.cost, figures.describe_cost, board, "method", metric=metric),
+        "reliability": _reliability(result, board),
         "rounds": picture(figures.rounds, figures.describe_rounds, result.history),
         "coefficients": _coefficients(result.coefficients),
         "decisions": _decisions(result.decisions),
-        "provenance": provenance_lines(result.provenance, ("command", *RULES)),
+        "data_remarks": result.provenance.get("remarks", []),
+        "provenance": provenance_lines(result.provenance, ("command", "remarks", *RULES)),
         "command": result.provenance.get("command", ""),
         "config": _config(result),
     } | _images(result.cohort, sites)
@@ -82,21 +84,22 @@ def _images(cohort: Cohort, sites: list[str]) -> dict[str, Any]:
     }
 
 
-def _forest(table: pd.DataFrame, board: pd.DataFrame, mean: str) -> Picture | None:
+def _forest(table: pd.DataFrame, board: pd.DataFrame, mean: str, metric: str) -> Picture | None:
     """Differences against mean merging, where several seeds or hospitals give them intervals."""
     several = table["seed"].nunique() > 1 or table["site"].nunique() > 1
     if mean not in set(table["method"]) or table["method"].nunique() < 2 or not several:
         return None
-    return picture(figures.forest, figures.describe_forest, board, "method", mean, "accuracy")
+    return picture(figures.forest, figures.describe_forest, board, "method", mean, metric)
 
 
-def _reliability(result: Result) -> Picture | None:
+def _reliability(result: Result, board: pd.DataFrame) -> Picture | None:
     """Confidence against accuracy of the fused and adapted models."""
     frame = result.reliability
     if frame is None or frame.empty:
         return None
+    frame = frame[frame["kind"] != REFERENCE]
     tried = frame[frame["kind"].isin(TRIED)]
-    bins = joined(frame if tried.empty else tried, "method")
+    bins = with_standing(joined(frame if tried.empty else tried, "method"), board, "method")
     return picture(figures.reliability, figures.describe_reliability, bins)
 
 

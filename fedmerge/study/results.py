@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from fedmerge.analysis import Answers, learning, ranking_metric
 from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.files import write, write_json, write_text
+from fedmerge.study.answer import answer, mean_label, receiver
 from fedmerge.study.config import Experiment
+from fedmerge.study.kinds import KINDS
 from fedmerge.study.reopen import read_mapping, read_saved, read_table
 
 COLUMNS = [
@@ -33,7 +36,10 @@ COLUMNS = [
     "auroc_classes",
     "ece",
     "brier",
+    *(field.name for field in fields(Answers)),
     "validation",
+    "training_accuracy",
+    "initial_statistics",
     "forward_passes",
     "backward_passes",
     "seconds",
@@ -44,7 +50,6 @@ COLUMNS = [
 WALL_CLOCK = {"results": ["seconds"], "history": ["seconds"]}
 """Columns that a clock fills, by table: all else is the same in every run of the same experiment."""
 METRICS = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
-KINDS = ["alone", "pooled", "oracle", "fusion", "test-time"]
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,16 @@ class Result:
     """The outcome of one experiment.
 
     table: one row per method x unseen site x stream x seed (see ``COLUMNS``); ``kind`` is one of ``KINDS``;
-    a hospital alone is the method ``alone:NAME``. history: one row per seed, federation, round, phase
-    (``train``, ``validate``, ``fine-tune``) and hospital. coefficients: one row per seed, site, method,
-    stream, batch and source, with columns ``encoder`` and ``head``. decisions: the fusion methods' logs.
+    a hospital alone is the method ``alone:NAME``; ``constant`` says that every image got one class (see
+    ``analysis.Answers``); training_accuracy and initial_statistics are of the models behind the row.
+    history: one row per seed, federation, round, phase (``train``, ``validate``, ``fine-tune``) and
+    hospital. coefficients: one row per seed, site, method, stream, batch and source, with columns ``encoder``
+    and ``head``. decisions: the fusion methods' logs.
     failures: hospitals and methods that failed, with the reason and what was done then, and all that a fault
     plan did. reliability: one row per seed, site, method, stream and confidence bin (see
     ``analysis.reliability``). cohort: that of the first seed.
     provenance: versions, device, threads, hashes, the command that repeats the run, and when it was resumed.
-    remarks: what there is to say of a run that was resumed, in sentences.
+    remarks: what there is to say of the hospitals' images (``data.checks``) and of a run that was resumed.
     """
 
     experiment: Experiment
@@ -89,10 +96,28 @@ class Result:
         """Scores by method, averaged over unseen sites, then over seeds.
 
         Columns: ``kind``, accuracy on each stream (by the stream's name), then balanced_accuracy, auroc
-        and ece averaged over the streams, forward_passes, and ``interval``: the half-width of the 95 % t
-        interval of the mean accuracy over seeds (NaN for fewer than two seeds). Best first within a kind.
+        and ece averaged over the streams, forward_passes, ``interval``: the half-width of the 95 % t
+        interval of the mean accuracy over seeds (NaN for fewer than two seeds); ``constant``: the share of
+        measurements in which every image got one class (NaN where an older run did not say); ``learned`` and
+        ``worth``: whether it is above chance, and may be called best (``analysis.learning``). Best first
+        within a kind, by ``metric``.
         """
-        return summarise(self.table)
+        return summarise(self.table, by=self.metric)
+
+    @property
+    def metric(self) -> str:
+        """The score that methods are ranked by: accuracy, or balanced_accuracy where classes are uneven.
+
+        An experiment that selects by balanced accuracy is ranked by it, too.
+        """
+        chosen = self.experiment.selection
+        return ranking_metric(self.table, "auto" if chosen == "accuracy" else chosen)
+
+    @property
+    def answer(self) -> str:
+        """What came out, in a sentence or two."""
+        experiment = self.experiment
+        return answer(self.table, mean_label(experiment), receiver(experiment), self.metric)
 
     def save(self) -> None:
         """Write results.parquet and .csv, the logs and the provenance into the run's folder."""
@@ -121,22 +146,29 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
         write_text(path, frame.to_json(orient="records", indent=1) + "\n")
 
 
-def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """The summary of a results table; see ``Result.summary``. Images under a scanner shift are left out."""
+def summarise(table: pd.DataFrame, score: str = "accuracy", by: str | None = None) -> pd.DataFrame:
+    """The summary of a results table; see ``Result.summary``. Images under a scanner shift are left out.
+
+    score: what the streams' columns and the interval are of. by: the score that ranks, by default that one.
+    """
     table = table[table["severity"] == 0] if "severity" in table else table
-    by_seed = table.groupby(["method", "seed", "stream"], sort=False)[["accuracy"]].mean().reset_index()
+    by = by or score
+    by_seed = (
+        table.groupby(["method", "seed", "stream"], sort=False)[[*dict.fromkeys((score, by))]]
+        .mean()
+        .reset_index()
+    )
     streams = list(dict.fromkeys(table["stream"]))
-    accuracy = by_seed.pivot_table(index="method", columns="stream", values="accuracy", sort=False)[streams]
+    scores = by_seed.pivot_table(index="method", columns="stream", values=score, sort=False)[streams]
     rest = table.groupby("method", sort=False)[["balanced_accuracy", "auroc", "ece", "forward_passes"]].mean()
-    means = by_seed.groupby(["method", "seed"])["accuracy"].mean()
+    means = by_seed.groupby(["method", "seed"])[score].mean()
     interval = means.groupby("method").apply(_half_width)
     kinds = table.groupby("method", sort=False)["kind"].first()
-    summary = pd.concat([kinds, accuracy, rest, interval.rename("interval")], axis=1)
-    order = summary["kind"].map(KINDS.index)
-    ranked = summary.assign(_order=order, _mean=-accuracy.mean(axis=1)).sort_values(
-        ["_order", "_mean"], kind="stable"
-    )
-    return ranked.drop(columns=["_order", "_mean"])
+    known = learning(table, metric=by)[["constant", "learned", "worth"]]
+    summary = pd.concat([kinds, scores, rest, interval.rename("interval"), known], axis=1)
+    rank = by_seed.groupby(["method", "stream"])[by].mean().groupby("method").mean()
+    order = pd.DataFrame({"kind": summary["kind"].map(KINDS.index), "rank": -rank.reindex(summary.index)})
+    return summary.loc[order.sort_values(["kind", "rank"], kind="stable").index]
 
 
 def _half_width(values: pd.Series) -> float:
@@ -163,6 +195,7 @@ def open_result(folder: str | Path) -> Result:
             f"'{folder}' is not the folder of a run: it has no results.parquet and config.yaml."
         )
     experiment, cohort = read_saved(folder / "config.yaml")
+    provenance = read_mapping(folder / "provenance.json")
     return Result(
         experiment=experiment,
         cohort=cohort,
@@ -172,6 +205,7 @@ def open_result(folder: str | Path) -> Result:
         coefficients=read_table(folder / "coefficients.parquet"),
         decisions=read_table(folder / "decisions.json"),
         failures=read_table(folder / "failures.json"),
-        provenance=read_mapping(folder / "provenance.json"),
+        provenance=provenance,
+        remarks=tuple(provenance.get("remarks", ())),
         reliability=read_table(folder / "reliability.parquet"),
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.data import Cohort, CohortSpec, build_cohort
+from fedmerge.data.checks import remarks, together
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import go_to
 from fedmerge.files import DiskError
@@ -104,7 +105,8 @@ def _go_on(
         experiment, spec = same_experiment(folder, kept, config, changes, seed, device)
         if kept is not None and kept.finished:
             finished = f"the run in '{folder}' is finished: nothing of it was done again."
-            return replace(open_result(folder), remarks=(finished,))
+            result = open_result(folder)
+            return replace(result, remarks=(finished, *result.remarks))
         where = pick_device(experiment.device)
         first = build_cohort(spec, experiment.seeds[0])
         threads = kept.threads if kept is not None else experiment.threads
@@ -143,6 +145,9 @@ def _work(
         try:
             for each in experiment.seeds:
                 cohort = first if each == experiment.seeds[0] else build_cohort(spec, each)
+                record.images = together(
+                    record.images, remarks(cohort), "" if cohort is first else f"seed {each}"
+                )
                 run_seed(experiment, cohort, each, folder / f"seed-{each}", record, device, place)
         except BaseException:
             begun = begun.ended(time.perf_counter() - began, record.remarks, finished=False)
@@ -203,6 +208,8 @@ def _result(
         "started": begun.started,
         "command": f"fedmerge run {folder / CONFIG}",
     }
+    if record.images:
+        provenance["remarks"] = list(record.images.values())
     if begun.resumed:
         provenance["resumed"] = [sitting.model_dump(mode="json") for sitting in begun.resumed]
     if begun.finished:
@@ -212,8 +219,8 @@ def _result(
         cohort=cohort,
         provenance=provenance,
         folder=folder,
-        remarks=begun.resumed[-1].remarks if begun.resumed else (),
-        table=record.frame("results", COLUMNS),
+        remarks=(*record.images.values(), *(begun.resumed[-1].remarks if begun.resumed else ())),
+        table=record.frame("results", COLUMNS).astype({"constant": "boolean"}),
         history=record.frame("history", ["seed", "federation", "round", "phase", "site"]),
         coefficients=record.frame(
             "coefficients", ["seed", "site", "method", "stream", "batch", "source", "encoder", "head"]

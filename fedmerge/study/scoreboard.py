@@ -6,16 +6,20 @@ import math
 
 import pandas as pd
 
+from fedmerge.analysis import learning, uneven
 from fedmerge.merging import FUSION
-from fedmerge.study.answer import TRIED, clean, receiver
+from fedmerge.study.answer import clean, receiver
+from fedmerge.study.kinds import KINDS, TRIED
 from fedmerge.study.reports.tables import Cell, Group, Line, Table, heading
-from fedmerge.study.results import KINDS, Result
+from fedmerge.study.results import Result
+from fedmerge.study.unlearned import remark
 from fedmerge.study.words import count, listing, percent
 from fedmerge.testtime import TESTTIME
 
 STREAMS = {
     "iid": "iid: images arrive in any order",
-    "dirichlet": "dirichlet-δ: classes arrive in bursts, longer ones for smaller δ",
+    "dirichlet": "dirichlet-δ: classes arrive in bursts, longer ones for smaller δ; milder than note-δ",
+    "note": "note-δ: NOTE's stream, a chunk a class and runs of one class in each, longer ones for smaller δ",
     "temporal": "temporal: one class after the other",
     "recurring": "recurring-n: one class after the other, n times over",
     "drift": "drift-shift: any order, while the scanner's shift grows from severity 1 to 5 and fades again; "
@@ -38,7 +42,8 @@ def score_table(result: Result) -> Table:
     streams = list(dict.fromkeys(result.table["stream"]))
     numbers = summary.assign(mean=summary[streams].mean(axis=1))
     columns = ["mean", *streams, "balanced_accuracy", "auroc", "ece", "forward_passes"]
-    best = _best(numbers[numbers["kind"].isin(TRIED)], columns)
+    able = numbers["kind"].isin(TRIED) & numbers["worth"]
+    best = _best(numbers[able], columns)
     titles = _titles(result)
     groups = []
     for kind in KINDS:
@@ -47,12 +52,13 @@ def score_table(result: Result) -> Table:
             cells = [
                 Cell(
                     _text(column, row[column], row["interval"]),
-                    kind in TRIED and _same(row[column], best[column]),
+                    bool(able[str(method)]) and _same(row[column], best[column]),
                     float(row[column]),
                 )
                 for column in columns
             ]
-            lines.append(Line(str(method), titles.get(str(method), ""), cells))
+            notes = [note for note in (titles.get(str(method), ""), remark(row)) if note]
+            lines.append(Line(str(method), "; ".join(notes), cells))
         if lines:
             groups.append(Group(heading(kind, receiver(result.experiment)), lines))
     headings = {
@@ -62,17 +68,35 @@ def score_table(result: Result) -> Table:
     return Table("Scores of every method", "Method", headings, groups, ("ECE", "forward passes"))
 
 
-def by_site(table: pd.DataFrame) -> Table | None:
-    """Where there are several hospitals: mean accuracy at each, in per cent, by method."""
+def by_site(table: pd.DataFrame, metric: str = "accuracy") -> Table | None:
+    """Where there are several hospitals: a mean score at each, in per cent, by method."""
     sites = list(dict.fromkeys(table["site"]))
     if len(sites) < 2:
         return None
-    values = table.pivot_table(index="method", columns="site", values="accuracy", sort=False)[sites]
+    values = table.pivot_table(index="method", columns="site", values=metric, sort=False)[sites]
+    known = learning(table, metric=metric)
+    there = {site: table[table["site"] == site] for site in sites}
+    at = {
+        site: (learning(rows)["constant"] > 0.5).reindex(known.index, fill_value=False)
+        for site, rows in there.items()
+    }
     lines = [
-        Line(str(method), "", [Cell(_text(s, row[s], math.nan), value=float(row[s])) for s in sites])
+        Line(
+            str(method),
+            remark(known.loc[str(method)]),
+            [
+                Cell(
+                    _text(s, row[s], math.nan),
+                    value=float(row[s]),
+                    detail="one class" * int(at[s][str(method)]),
+                )
+                for s in sites
+            ],
+        )
         for method, row in values.iterrows()
     ]
-    return Table("Accuracy at each hospital", "Method", {"": sites}, [Group("", lines)])
+    label = f"{metric.replace('_', ' ').capitalize()} at each hospital"
+    return Table(label, "Method", {"": sites}, [Group("", lines)])
 
 
 def score_notes(result: Result) -> list[str]:
@@ -82,6 +106,7 @@ def score_notes(result: Result) -> list[str]:
     notes = [
         f"Each number is a mean over {count(seeds, 'seed')} and {count(sites, place)}. A fixed model "
         " answers each image by itself, so the order of a stream changes nothing for it.",
+        *_ranked_by(result),
         "Bold: best of the fused and adapted models. It is picked on this very table, so its lead is a "
         "little flattered; the best single hospital, too, is known only afterwards.",
         "± is half the 95 % t interval of the mean over seeds." if seeds > 1 else "One seed: no interval.",
@@ -96,6 +121,23 @@ def score_notes(result: Result) -> list[str]:
             f"AUROC is over {fewest:.0f} of the {result.cohort.n_classes} classes where fewest can be scored."
         )
     return notes
+
+
+def _ranked_by(result: Result) -> list[str]:
+    """By which score methods stand in their order, and what a mark says, where that is not plain."""
+    notes = []
+    if result.metric != "accuracy":
+        shares = [f"{percent(share)} at {site}" for site, share in uneven(result.table).items()]
+        why = f": the commonest class has {listing(shares)}, so accuracy flatters it" if shares else ""
+        notes.append(f"Ranked by {result.metric.replace('_', ' ')}{why}.")
+    if "constant" not in result.table or result.table["constant"].isna().all():
+        return [*notes, "This run is of a version that did not look for constant classifiers."]
+    return [
+        *notes,
+        "One class for every image: a constant classifier. It is never best, nor is what is no better than "
+        "guessing: balanced accuracy at most two standard errors of guessing above one over the number of "
+        "classes.",
+    ]
 
 
 def _tuned(decisions: pd.DataFrame) -> list[str]:

@@ -113,9 +113,13 @@ class Setup:
         numbers |= {"temperature": float(own["temperature"])}
         self.keep_in(self.pool, name, state, "local training", (), numbers)
 
-    def keep_federated(self, state: State, numbers: dict[str, float]) -> None:
-        """Put the model of the rounds into the pool. numbers: what the hospitals say of it (``numbers``)."""
-        card = {key: numbers[key] for key in ("loss", "accuracy", "temperature")}
+    def keep_federated(self, state: State, numbers: dict[str, float], training: float) -> None:
+        """Put the model of the rounds into the pool.
+
+        numbers: what the hospitals say of it (``numbers``). training: their mean accuracy on training images
+        in the last round.
+        """
+        card = {key: numbers[key] for key in ("loss", "accuracy", "temperature")} | {"training": training}
         card |= {"validation": numbers[self.experiment.selection]}
         self.keep_in(self.pool, FEDERATED, state, "federated rounds", (), card)
 

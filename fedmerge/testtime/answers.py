@@ -13,6 +13,8 @@ from torch import Tensor
 from fedmerge.errors import FedMergeError
 from fedmerge.models.flat import FlatModels
 from fedmerge.models.heads import features_and_logits
+from fedmerge.models.outputs import logits_of
+from fedmerge.models.wide import wide
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.passes import Passes
 
@@ -21,8 +23,9 @@ from fedmerge.testtime.passes import Passes
 class Answers:
     """What the sources said of the images they were shown. A of the M sources gave finite outputs.
 
-    logits: A x n x C, each divided by its source's temperature. alive: int64 A, which sources. features: of
-    each of the A encoders, where they were asked for. chosen: which images of the batch; None for all.
+    logits: A x n x C, float32 or wider, each divided by its source's temperature. alive: int64 A, which
+    sources. features: of each of the A encoders, where they were asked for. chosen: which images of the
+    batch; None for all.
     """
 
     logits: Tensor
@@ -53,12 +56,12 @@ def ask_all(
     def one(index: int, batch: Tensor) -> tuple[Tensor, ...]:
         with taking(batch, f"models[{index}]"):
             if head is None:
-                return (sources.model(index)(batch).flatten(1),)
+                return (logits_of(sources.model(index)(batch), f"models[{index}]").flatten(1),)
             return features_and_logits(sources.model(index), head, batch)[::-1]
 
     def every(batch: Tensor) -> tuple[Tensor, ...]:
         said = passes.side_by_side([partial(one, index, batch) for index in range(len(sources))])
-        logits = torch.stack([answer[0].float() for answer in said])
+        logits = torch.stack([wide(answer[0]) for answer in said])
         return (logits, *(answer[1] for answer in said)) if head is not None else (logits,)
 
     logits, *features = passes(f"sources, {head}", every, images)

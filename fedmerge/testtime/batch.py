@@ -12,7 +12,12 @@ from fedmerge.errors import FedMergeError
 
 
 def check_batch(batch: Tensor) -> None:
-    """Raise FedMergeError unless ``batch`` is floating-point images N x C x H x W, N at least 1."""
+    """Raise FedMergeError unless ``batch`` is a tensor of real images N x C x H x W, N at least 1."""
+    if not isinstance(batch, Tensor):
+        raise FedMergeError(
+            f"a batch must be a torch tensor of images N x C x H x W, not a {type(batch).__name__}: convert "
+            "it and normalise it as the models were trained."
+        )
     if batch.ndim != 4 or len(batch) == 0:
         raise FedMergeError(
             "a batch must be images N x C x H x W with N of at least 1; "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,15 +13,17 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.flat import FlatModels, MergedBatchNorm
 from fedmerge.registry import Needs
 from fedmerge.testtime.answers import Answers, ask_all, check_temperatures, together
-from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.blocks import Granularity
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature
 from fedmerge.testtime.guard import Guard, Watch
 from fedmerge.testtime.merged import Anchor, MergedModel, Norms
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import Online, apart
+from fedmerge.testtime.originals import Originals, agreeing, networks
 from fedmerge.testtime.passes import Passes, Precision
 from fedmerge.testtime.probe import FULL, Probe
+from fedmerge.testtime.remembered import move, remembered, take_up
 from fedmerge.testtime.scoring import Statistic
 from fedmerge.testtime.steps import Headed, Scored, trace_of
 from fedmerge.testtime.weighting import (
@@ -44,7 +47,7 @@ Predict = Literal["merged", "together"]
     paper="The Mean is the Mirage, arXiv 2602.21372",
     needs=Needs(individual_models=True, unlabelled_batches=True),
 )
-class EntropyAdaptive(nn.Module):
+class EntropyAdaptive(Online):
     """Merge M models anew for every unlabelled batch, weighted by how sure each of them is.
 
     With sources (phi_i, psi_i) of encoder f and head h, and H the mean normalised entropy over a batch B:
@@ -74,10 +77,13 @@ class EntropyAdaptive(nn.Module):
     source_temperatures: by which each source's logits are divided before they are scored, its calibration.
     probe: how the sources are asked for less (``Probe``). guard: when a reference answers (``Guard``).
     head_module: name of the classification head; found on the first batch where not given.
-    precision: of the arithmetic inside the networks; float32 wherever they meet. graphs: whether passes on a
-        CUDA device are recorded as CUDA graphs, the sources side by side (``passes``); no effect on numbers.
+    history: how many traces are kept, the latest; None: all.
+    precision: of the arithmetic inside float32 networks; networks of another dtype keep it, and ``"float32"``
+        says no more. Logits, scores, coefficients and merged sums are float32 or wider.
+    graphs: whether passes on a CUDA device are recorded as CUDA graphs, the sources side by side
+        (``passes``); no effect on numbers.
 
-    Attributes: ``trace`` (the last batch's), ``history`` (one each batch since ``reset()``),
+    Attributes: ``trace`` (the last batch's), ``history`` (the latest since ``reset()``, one a batch),
     ``forward_passes`` (of an encoder over a batch since ``reset()``; finding head and blocks on two images of
     the first batch is not counted). A source whose outputs are not finite is left out of the batch and named
     in the trace. A model that is sure and wrong gets the largest coefficient: entropy cannot tell.
@@ -88,7 +94,9 @@ class EntropyAdaptive(nn.Module):
     """
 
     temperatures: Tensor
+    never_narrowed = ("temperatures",)
 
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -113,23 +121,27 @@ class EntropyAdaptive(nn.Module):
         probe: Probe | None = None,
         guard: Guard | None = None,
         head_module: str | None = None,
+        history: int | None = 1000,
         precision: Precision = "float32",
         graphs: bool = True,
     ) -> None:
         super().__init__()
-        if len(models) < 1:
-            raise FedMergeError("entropy-adaptive merging needs at least one model; none was given.")
         check_word("encoder coefficients", encoder, EncoderRule)
         check_word("head coefficients", head, HeadRule)
         check_word("granularity", granularity, Granularity)
         check_word("batch-norm statistics", norms, Norms)
         check_word("predictor", predict, Predict)
         check_word("precision", precision, Precision)
+        if history is not None and history < 0:
+            raise FedMergeError(f"history is {history}; it must be a number of traces, or None for all.")
         self.temperature = temperature
         self.head_temperature = temperature if head_temperature is None else head_temperature
         check_temperature(self.temperature)
         check_temperature(self.head_temperature, "head_temperature")
-        self.encoder, self.head, self.predict = encoder, head, predict
+        found = networks(models, "entropy-adaptive merging")
+        agreeing(found)
+        self.originals = Originals(found, merged=True)
+        self.encoder, self.head, self.predict, self.kept = encoder, head, predict, history
         self.weighting = Weighting(statistic, order, normalised)
         self.by_image = Weighting(statistic, "image", normalised) if head == "class-wise" else None
         self.weigher = Weigher(len(models), self.weighting, memory, memory_of)
@@ -141,7 +153,7 @@ class EntropyAdaptive(nn.Module):
             )
         self.register_buffer("temperatures", check_temperatures(source_temperatures, len(models)))
         self.merged = MergedModel(
-            models,
+            found,
             batch_norm=batch_norm,
             granularity=granularity,
             norms=norms,
@@ -159,12 +171,9 @@ class EntropyAdaptive(nn.Module):
         """The sources and the merged model, in one matrix."""
         return self.merged.sources
 
-    def train(self, mode: bool = True) -> EntropyAdaptive:
-        """Stay in evaluation mode: ``mode`` is ignored."""
-        return super().train(False)
-
     def reset(self) -> None:
         """Start a new stream: nothing remembered, empty history, no trace, no forward passes."""
+        super().reset()
         self.weigher.memory.reset()
         self.merged.stream.reset()
         if self.watch is not None:
@@ -172,24 +181,16 @@ class EntropyAdaptive(nn.Module):
         self.scored: Scored | None = None
         self.trace: Trace | None = None
         self.history: list[Trace] = []
-        self.forward_passes = self.backward_passes = 0.0
-
-    def observe(self, batch: Tensor) -> tuple[Tensor, Trace]:
-        """Return the logits of a batch and the coefficients and entropies that led to them."""
-        logits = self(batch)
-        return logits, self.history[-1]
 
     @torch.no_grad()
-    def forward(self, batch: Tensor) -> Tensor:
-        """Return logits N x C for a float batch N x C x H x W as the models take it; N = 1 is allowed.
+    def answer(self, batch: Tensor) -> tuple[Tensor, Trace]:
+        """Return the logits of a batch and the coefficients and entropies that led to them.
 
-        Raises FedMergeError for an empty batch, one the models cannot take, and where no source gives finite
-        logits.
+        Raises FedMergeError where no source gives finite logits.
         """
-        check_batch(batch)
         self.merged.prepare(batch)
         scored, answers, headed = self.scored, None, None
-        if scored is not None and len(self.history) % self.probe.every:
+        if scored is not None and self.batches % self.probe.every:
             kept = dict(self.weigher.memory.kept)
             headed = self._by_merged(batch, scored, None)
             if self.probe.moved(headed.logits, scored.said):
@@ -204,10 +205,32 @@ class EntropyAdaptive(nn.Module):
             logits = together(logits, answers, scored.alpha)
         faults: tuple[str, ...] = ()
         if self.watch is not None:
-            logits, faults = self._guarded(self.watch, batch, logits, answers)
+            full = answers if self.probe.cost(batch) >= 1 else None
+            ask = partial(self._ask, batch)
+            logits, faults, passes = self.watch.guarded(batch, logits, scored.alpha, answers, full, ask)
+            self.forward_passes += passes
         self.trace = trace_of(scored, headed, logits, len(self.sources), answers is not None, faults)
         self.history.append(self.trace)
-        return logits
+        if self.kept is not None:
+            del self.history[: len(self.history) - self.kept]
+        return logits, self.trace
+
+    def stream_state(self) -> dict[str, Tensor]:
+        """What is carried from batch to batch (``remembered``)."""
+        scored = self.scored if self.probe.every > 1 else None
+        return remembered(self.weigher.memory, self.merged, scored, self.watch)
+
+    def take_stream(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what ``stream_state`` gave."""
+        self.scored = take_up(state, self.weigher.memory, self.merged, self.watch)
+
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move what is carried."""
+        self.scored = move(fn, self.weigher.memory, self.scored)
+
+    def _ask(self, batch: Tensor) -> Answers:
+        self.forward_passes += len(self.sources)
+        return ask_all(self.sources, batch, self.temperatures, passes=self.merged.passes)
 
     def _score(self, batch: Tensor) -> tuple[Answers, Scored]:
         """Ask the sources about the probe of a batch, and merge the encoder by what they say."""
@@ -274,23 +297,3 @@ class EntropyAdaptive(nn.Module):
             beta = self.weigher.weights("head", scores, alive, self.head_temperature)
         self.merged.merge("head", beta, alive)
         return Headed(self.merged.answer(features), beta, scores)
-
-    def _guarded(
-        self, watch: Watch, batch: Tensor, logits: Tensor, answers: Answers | None
-    ) -> tuple[Tensor, tuple[str, ...]]:
-        """The logits that the guard lets through, and why they are its reference's where they are."""
-        assert self.scored is not None
-        mean = None
-        if watch.guard.margin is not None:
-            mean = watch.mean_logits(batch)
-            self.forward_passes += 1
-        faults = watch.faults(self.scored.alpha, logits, answers, mean)
-        if not faults:
-            return logits, faults
-        if watch.guard.reference == "mean":
-            self.forward_passes += mean is None
-            return watch.mean_logits(batch) if mean is None else mean, faults
-        if answers is None or self.probe.cost(batch) < 1:
-            answers = ask_all(self.sources, batch, self.temperatures, passes=self.merged.passes)
-            self.forward_passes += len(self.sources)
-        return answers.mean().log(), faults

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.outputs import logits_of
+from fedmerge.models.wide import wide
 from fedmerge.testtime.answers import Answers
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.entropy import normalised_entropy, sample_entropies
@@ -66,6 +69,8 @@ class Watch(nn.Module):
         self.mean = (
             copy.deepcopy(mean).eval() if guard.reference == "mean" or guard.margin is not None else None
         )
+        for value in () if self.mean is None else (*self.mean.parameters(), *self.mean.buffers()):
+            value.data = value.data.clone()  # a tensor of its own, not a view of the copied row
         self.reset()
 
     def reset(self) -> None:
@@ -76,8 +81,30 @@ class Watch(nn.Module):
         """What mean merging says of a batch, N x C: one pass."""
         assert self.mean is not None
         with taking(batch, "the mean-merged model"):
-            logits: Tensor = self.mean(batch).flatten(1).float()
-        return logits
+            return wide(logits_of(self.mean(batch)).flatten(1))
+
+    def guarded(
+        self,
+        batch: Tensor,
+        logits: Tensor,
+        alpha: Tensor,
+        answers: Answers | None,
+        full: Answers | None,
+        ask: Callable[[], Answers],
+    ) -> tuple[Tensor, tuple[str, ...], int]:
+        """The logits to answer with, why they are the reference's where they are, and passes of the mean.
+
+        alpha, logits, answers: as in :meth:`faults`. full: the answers where they are of the whole batch at
+        full size; else ``ask`` gives these.
+        """
+        mean = None if self.guard.margin is None else self.mean_logits(batch)
+        asked = int(mean is not None)
+        faults = self.faults(alpha, logits, answers, mean)
+        if not faults:
+            return logits, faults, asked
+        if self.guard.reference == "mean":
+            return (mean, faults, asked) if mean is not None else (self.mean_logits(batch), faults, 1)
+        return (ask() if full is None else full).mean().log(), faults, asked
 
     def faults(
         self, alpha: Tensor, logits: Tensor, answers: Answers | None, mean: Tensor | None

@@ -8,8 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fedmerge.errors import FedMergeError
 from fedmerge.models.flat import FlatModels, MergedBatchNorm
 from fedmerge.models.heads import apply_head, check_head, features_and_logits, find_head
+from fedmerge.models.outputs import logits_of
+from fedmerge.models.wide import wide
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.blocks import Granularity, grouping
 from fedmerge.testtime.norms import use_batch_statistics
@@ -32,8 +35,6 @@ class MergedModel(nn.Module):
     mean of the sources. head_module: None: found on the first batch. passes: how forward passes are made.
     """
 
-    anchor: Tensor
-
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -51,10 +52,16 @@ class MergedModel(nn.Module):
         self.granularity, self.scale = granularity, scale
         self.head_module, self.passes = head_module, passes
         self.sources = FlatModels(models, models[0], batch_norm=batch_norm)
+        if passes.precision == "bfloat16" and any(
+            each.dtype != torch.float32 for each in self.sources.layouts
+        ):
+            raise FedMergeError(
+                "precision bfloat16 is for models of float32; these are of another dtype, which they keep: "
+                "leave precision out, or convert the models to float32."
+            )
         if isinstance(anchor, nn.Module):
             anchor = anchor.state_dict()
-        row = self.sources.merged_row.clone() if anchor is None else self.sources.row_of(anchor)
-        self.register_buffer("anchor", row, persistent=False)
+        self.anchor = self.sources.row_of(self.sources.merged if anchor is None else anchor)
         self.stream = Stream(norm_prior)
         if norms == "batch":
             self.sources.change_merged(use_batch_statistics)
@@ -64,6 +71,7 @@ class MergedModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MergedModel:
         super()._apply(fn, recurse)
+        self.anchor = [fn(row) for row in self.anchor]
         self.stream.move(fn)
         self.passes.forget()
         return self
@@ -110,19 +118,19 @@ class MergedModel(nn.Module):
         return self.passes(f"encoder of {len(given)}", encode, *given)[0]
 
     def predict(self, images: Tensor) -> Tensor:
-        """The merged model's logits, N x C, nothing learned."""
+        """The merged model's logits, N x C, float32 or wider; nothing learned."""
 
         def whole(batch: Tensor) -> tuple[Tensor]:
             with taking(batch, "the merged model"):
-                return (self.sources.merged_model(batch).flatten(1),)
+                return (wide(logits_of(self.sources.merged_model(batch)).flatten(1)),)
 
         return self.passes("merged", whole, images)[0].clone()
 
     def answer(self, features: Tensor) -> Tensor:
         """The merged head's logits, N x C."""
-        return apply_head(self.sources.merged_model, self.head, features).float()
+        return wide(apply_head(self.sources.merged_model, self.head, features))
 
     def heads(self, features: Tensor, among: Tensor) -> Tensor:
         """What the heads of the sources ``among`` say of the same features: A x N x C."""
         models = [self.sources.model(index) for index in among.tolist()]
-        return torch.stack([apply_head(model, self.head, features).float() for model in models])
+        return torch.stack([wide(apply_head(model, self.head, features)) for model in models])

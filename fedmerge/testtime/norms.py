@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.wide import wide
 
 
 class BatchStatistics(nn.Module):
@@ -19,7 +22,7 @@ class BatchStatistics(nn.Module):
     with n the images in the batch and N = ``source_images`` (0: the batch alone). Takes over the parameters
     and buffers of ``norm`` under their names; batch variances are biased, as in training mode. One value a
     channel (one image, no pixels left) has no variance: there s = 1 where N = 0. Raises FedMergeError for
-    that in a norm that tracks no statistics.
+    that in a norm that tracks no statistics. Moments of float16 and bfloat16 are float32 ones.
     """
 
     running_mean: Tensor | None
@@ -37,6 +40,7 @@ class BatchStatistics(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, N x C x ... ."""
         source_mean, source_var = self.running_mean, self.running_var
+        weight, bias = (p if p is None else wide(p) for p in (self.weight, self.bias))
         one = x.numel() == x.shape[1]
         if one and (source_mean is None or source_var is None):
             raise FedMergeError(
@@ -45,26 +49,37 @@ class BatchStatistics(nn.Module):
             )
         alone = self.source_images == 0 and not one
         if alone or source_mean is None or source_var is None:
-            return functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            given = x if weight is self.weight else wide(x)
+            return functional.batch_norm(given, None, None, weight, bias, True, 0.0, self.eps).to(x.dtype)
+        seen = wide(x)
         dims = [0, *range(2, x.ndim)]
         share = self.source_images / (self.source_images + len(x)) if self.source_images > 0 else 1.0
-        mean = torch.lerp(x.mean(dims), source_mean, share)
-        var = torch.lerp(x.var(dims, correction=0), source_var, share)
-        return functional.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        mean = torch.lerp(seen.mean(dims), source_mean.to(seen.dtype), share)
+        var = torch.lerp(seen.var(dims, correction=0), source_var.to(seen.dtype), share)
+        return functional.batch_norm(seen, mean, var, weight, bias, False, 0.0, self.eps).to(x.dtype)
 
 
 def use_batch_statistics(model: nn.Module, source_images: float = 0.0) -> int:
     """Replace every batch norm inside ``model`` by :class:`BatchStatistics`; return how many there were."""
-    found = [name for name, module in model.named_modules() if name and isinstance(module, _BatchNorm)]
-    for name in found:
-        norm = model.get_submodule(name)
-        assert isinstance(norm, _BatchNorm)
-        model.set_submodule(name, BatchStatistics(norm, source_images))
-    return len(found)
+    return replace_norms(model, lambda name, norm: BatchStatistics(norm, source_images))
+
+
+def replace_norms(model: nn.Module, make: Callable[[str, _BatchNorm], nn.Module]) -> int:
+    """Put ``make(name, norm)`` in place of every batch norm inside ``model``; return how many there were.
+
+    A norm that stands under several names is made once.
+    """
+    made: dict[_BatchNorm, nn.Module] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if name and isinstance(module, _BatchNorm):
+            if module not in made:
+                made[module] = make(name, module)
+            model.set_submodule(name, made[module])
+    return len(made)
 
 
 def affine_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The scales and shifts of batch, layer, group and instance norms, in order of the modules."""
     kinds = (BatchStatistics, _BatchNorm, nn.LayerNorm, nn.GroupNorm, _InstanceNorm)
     norms = [module for module in model.modules() if isinstance(module, kinds)]
-    return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]
+    return list(dict.fromkeys(each for norm in norms for each in norm.parameters(recurse=False)))

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.wide import wide
 
 Precision = Literal["float32", "bfloat16"]
-"""Of the arithmetic inside a network; what it returns, scores, coefficients and merges are float32."""
+"""Of the arithmetic in a float32 network; what it returns, scores, coefficients and merges are float32."""
 Work = Callable[..., tuple[Tensor, ...]]
 MOST = 16
 """Graphs that are kept at most; each holds the memory of its activations."""
@@ -25,7 +26,8 @@ MOST = 16
 class Passes:
     """Makes passes over batches, and records those on a CUDA device that come again with the same shapes.
 
-    graphs: whether to record. precision: ``bfloat16`` makes passes under ``torch.autocast``. The weights are
+    graphs: whether to record. precision: ``bfloat16`` makes passes under ``torch.autocast``, which give
+    float32; else they give what the network does. The weights are
     read where they lay when a pass was recorded, so ``forget()`` whenever they move.
     """
 
@@ -42,7 +44,7 @@ class Passes:
 
     @torch.no_grad()
     def __call__(self, name: str, work: Work, *given: Tensor) -> tuple[Tensor, ...]:
-        """``work(*given)``, float32. The result may be overwritten by the next call with this ``name``.
+        """``work(*given)``. The result may be overwritten by the next call with this ``name``.
 
         name: one for each ``work``, whatever tensors it is given. Shapes are recorded when met for the second
         time. Work that cannot be recorded is done plainly; ``refused`` says why.
@@ -86,7 +88,7 @@ class Passes:
         half = self.precision == "bfloat16"
         # no cache of weights as bfloat16: they change between passes, and a graph would keep the first ones
         with torch.autocast(given[0].device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            return tuple(value.float() for value in work(*given))
+            return tuple(wide(value) if half else value for value in work(*given))
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a node records its own passes."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.models.modes import evaluating
+from fedmerge.models.outputs import logits_of
+from fedmerge.models.wide import wide
 
 
 class Static(nn.Module):
@@ -23,7 +25,7 @@ class Static(nn.Module):
     def forward(self, batch: Tensor) -> Tensor:
         """Return the model's logits N x C for a batch as the model takes it."""
         with evaluating(self.model):
-            logits: Tensor = self.model(batch)
+            logits = wide(logits_of(self.model(batch), self.model))
         self.forward_passes += 1
         return logits
 

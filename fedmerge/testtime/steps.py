@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,22 @@ class Scored:
     def alpha(self) -> Tensor:
         """The encoder's coefficients, over several groups their means."""
         return self.alphas[0] if len(self.alphas) == 1 else torch.stack(self.alphas).mean(dim=0)
+
+    def state(self) -> dict[str, Tensor]:
+        """All of it by name, as a state dict holds it."""
+        found = {
+            "alive": self.alive,
+            "own": self.own,
+            "heads": self.heads,
+            "alphas": torch.stack(self.alphas),
+        }
+        return found if self.said is None else found | {"said": self.said}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> Scored:
+        """The inverse of :meth:`state`."""
+        alphas = list(state["alphas"].unbind())
+        return cls(state["alive"], state["own"], state["heads"], alphas, state.get("said"))
 
 
 @dataclass(frozen=True)

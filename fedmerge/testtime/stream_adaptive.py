@@ -32,8 +32,9 @@ class StreamAdaptive(EntropyAdaptive):
     sources' scanners, statistics reach one that no source has. A network without batch norm is merged as
     the paper does, with the guard.
 
-    models, statistic, temperature, source_temperatures, batch_norm, probe, guard, head_module: as
-    :class:`EntropyAdaptive` has them. norm_prior: for how many images the sources' statistics count.
+    models, statistic, temperature, source_temperatures, batch_norm, probe, guard, head_module,
+    history: as :class:`EntropyAdaptive` has them. norm_prior: for how many images the sources' statistics
+    count.
 
     M + 1 forward passes of an encoder a batch, none backward. The stream is carried from batch to batch until
     ``reset()``. Where the sources' statistics already fit, as those of pretrained networks may, learning
@@ -54,6 +55,7 @@ class StreamAdaptive(EntropyAdaptive):
         probe: Probe | None = None,
         guard: Guard | None = GUARD,
         head_module: str | None = None,
+        history: int | None = 1000,
     ) -> None:
         super().__init__(
             models,
@@ -66,4 +68,5 @@ class StreamAdaptive(EntropyAdaptive):
             probe=probe,
             guard=guard,
             head_module=head_module,
+            history=history,
         )

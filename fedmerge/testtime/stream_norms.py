@@ -22,7 +22,7 @@ all alike. Nothing seen: b = 0, the running statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -31,7 +31,12 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.wide import wide, wide_dtype
+from fedmerge.testtime.norms import replace_norms
+from fedmerge.testtime.online import carried
 
+Sums = tuple[Tensor, Tensor, Tensor]
+"""n_c, s_c and t_c so far: C, C x channels, C x channels."""
 LEAST_VARIANCE = 1e-3
 """Of the stream against the running variance: a channel that is constant in the stream is not blown up."""
 NOTHING = 1e-30
@@ -48,22 +53,32 @@ class Stream:
         if not prior > 0:
             raise FedMergeError(f"norm_prior is {prior}; it must be a number of images above 0.")
         self.prior = prior
-        self.norms: list[StreamNorm] = []
+        self.sums: dict[str, Sums] = {}
+        self.norms = 0
         self.q: Tensor | None = None
         self.chosen: Tensor | None = None
 
     def reset(self) -> None:
         """Forget the stream."""
-        for norm in self.norms:
-            for value in norm.sums or ():
+        for sums in self.sums.values():
+            for value in sums:
                 value.zero_()  # in place: a recorded pass goes on with the same tensors
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Put what was learned through ``fn``, as ``nn.Module.to`` does with buffers."""
-        for norm in self.norms:
-            if norm.sums is not None:
-                counts, first, second = (fn(value) for value in norm.sums)
-                norm.sums = counts, first, second
+        """Take what was learned where ``fn`` of ``Module._apply`` takes it, never narrower than it is."""
+        for name, sums in self.sums.items():
+            counts, first, second = (carried(fn, value) for value in sums)
+            self.sums[name] = counts, first, second
+
+    def state(self) -> dict[str, Tensor]:
+        """What was learned, by name."""
+        learned = {name: sums for name, sums in self.sums.items() if bool(sums[0].any())}
+        return {f"{name}.{part}": value for name, sums in learned.items() for part, value in enumerate(sums)}
+
+    def take(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`state` gave."""
+        names = dict.fromkeys(key.rpartition(".")[0] for key in state)
+        self.sums = {name: (state[f"{name}.0"], state[f"{name}.1"], state[f"{name}.2"]) for name in names}
 
     @contextmanager
     def learning(self, q: Tensor | None = None, chosen: Tensor | None = None) -> Iterator[None]:
@@ -78,48 +93,51 @@ class Stream:
 class StreamNorm(nn.Module):
     """A batch norm in evaluation mode that learns the stream's statistics class by class (see the module).
 
-    Takes over parameters and buffers of ``norm`` under their names.
+    Takes over parameters and buffers of ``norm`` under their names. name: its own among those of a
+    stream. A norm of float16 or bfloat16 calculates in float32.
     """
 
     running_mean: Tensor
     running_var: Tensor
-    sums: tuple[Tensor, Tensor, Tensor] | None
-    """n_c, s_c and t_c so far: C, C x channels, C x channels."""
 
-    def __init__(self, norm: _BatchNorm, stream: Stream) -> None:
+    def __init__(self, norm: _BatchNorm, stream: Stream, name: str | None = None) -> None:
         super().__init__()
-        self.eps, self.stream = norm.eps, stream
+        stream.norms += 1
+        self.eps, self.stream, self.name = norm.eps, stream, name or f"norm{stream.norms}"
         self.weight, self.bias = norm.weight, norm.bias
         self.register_buffer("running_mean", norm.running_mean)
         self.register_buffer("running_var", norm.running_var)
         self.register_buffer("num_batches_tracked", norm.num_batches_tracked)
-        self.sums = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, N x C x ... ; learn from it first where the pass has class probabilities."""
         if self.stream.q is not None:
             self._learn(x if self.stream.chosen is None else x[self.stream.chosen], self.stream.q)
-        mean, variance = self.running_mean, self.running_var + self.eps
-        if self.sums is not None:
-            m, v = self._believed(*self.sums)
+        sums = self.stream.sums.get(self.name)
+        mean, variance = wide(self.running_mean), wide(self.running_var) + self.eps
+        if sums is not None:
+            m, v = self._believed(*sums)
             mean, variance = mean + m * variance.sqrt(), variance * v
-        return functional.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, NOTHING)
+        seen = wide(x) if mean.dtype != self.running_mean.dtype else x
+        weight, bias = (p if p is None else wide(p) for p in (self.weight, self.bias))
+        return functional.batch_norm(seen, mean, variance, weight, bias, False, 0.0, NOTHING).to(x.dtype)
 
     def _learn(self, x: Tensor, q: Tensor) -> None:
-        pixels, real = tuple(range(2, x.ndim)), torch.float32
-        first, square = x, x.square()
+        pixels, real = tuple(range(2, x.ndim)), wide_dtype(x.dtype)
+        first, square = (wide(x), wide(x).square()) if not pixels else (x, x)
         if pixels:  # a norm reads x once, and writes nothing of its size
             first = x.mean(pixels, dtype=real)
             square = torch.linalg.vector_norm(x, dim=pixels, dtype=real).square() / x[0, 0].numel()
-        mu, variance = self.running_mean, self.running_var + self.eps
+        mu, variance = wide(self.running_mean), wide(self.running_var) + self.eps
         z = (first - mu) * variance.rsqrt()
         z2 = (square - 2 * mu * first + mu.square()) / variance
         with torch.autocast(x.device.type, enabled=False):
+            q = q.to(z.dtype)
             now = q.sum(dim=0), q.T @ z, q.T @ z2
-        if self.sums is None:
-            self.sums = now
+        if self.name not in self.stream.sums:
+            self.stream.sums[self.name] = now
         else:
-            for sum_, value in zip(self.sums, now, strict=True):
+            for sum_, value in zip(self.stream.sums[self.name], now, strict=True):
                 sum_ += value
 
     def _believed(self, counts: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,8 +155,8 @@ class StreamNorm(nn.Module):
 
 def use_stream_norms(model: nn.Module, stream: Stream) -> None:
     """Replace the batch norms of ``model`` that have running statistics by norms of ``stream``."""
-    for name, module in list(model.named_modules()):
-        if name and isinstance(module, _BatchNorm) and module.running_mean is not None:
-            norm = StreamNorm(module, stream)
-            stream.norms.append(norm)
-            model.set_submodule(name, norm)
+
+    def make(name: str, norm: _BatchNorm) -> nn.Module:
+        return norm if norm.running_mean is None else StreamNorm(norm, stream, name)
+
+    replace_norms(model, make)

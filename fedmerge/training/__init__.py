@@ -6,7 +6,8 @@ loop or of anybody else's.
 
 from fedmerge.training.augment import AUGMENTATIONS, augment
 from fedmerge.training.checks import needs_batch_statistics
-from fedmerge.training.inmerge import InMerge, InMergeOptions
+from fedmerge.training.inmerge import InMerge
+from fedmerge.training.inmerge_options import InMergeOptions
 from fedmerge.training.local import FitResult, TrainingDiverged, fit
 from fedmerge.training.options import TrainingOptions
 from fedmerge.training.schedule import learning_rates

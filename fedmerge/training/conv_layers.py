@@ -1,12 +1,15 @@
-"""Which convolutions of a network are merged, and which batch norm reads each of them."""
+"""Which convolutions of a network can be merged, their weights, and which batch norms read them."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
 
 from fedmerge.errors import FedMergeError
 
@@ -14,6 +17,7 @@ LayerKind = Literal["all", "spatial", "block-conv2"]
 
 PAPER_FRACTION = 10 / 16
 """VGG-19 as published: the first 10 of its 16 convolutions are left alone."""
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def select_convs(model: nn.Module, kind: LayerKind, skip: int | float | None) -> dict[str, nn.Conv2d]:
@@ -22,7 +26,8 @@ def select_convs(model: nn.Module, kind: LayerKind, skip: int | float | None) ->
     kind "all": every Conv2d. "spatial": without 1x1 kernels and without the convolutions of shortcuts.
     "block-conv2": the second convolution of each residual block, that is ``conv2`` of every sub-module
     that has both a ``conv1`` and a ``conv2`` (torchvision's names). Grouped and depthwise convolutions
-    and those with a single filter are in no list.
+    and those with a single filter are in no list; one that is used in several places, or whose weight is,
+    is in it once, where it is first.
 
     skip: how many of that list, from its start, are left alone: a count (int), or a fraction of the
     list in [0, 1) (float), rounded down; ``None`` is the fraction 10/16. Definition order is the order
@@ -30,7 +35,9 @@ def select_convs(model: nn.Module, kind: LayerKind, skip: int | float | None) ->
 
     Raises FedMergeError where nothing is left to merge.
     """
-    convs = {name: conv for name, conv in _of_kind(model, kind).items() if _mergeable(conv)}
+    found = {name: conv for name, conv in _of_kind(model, kind).items() if _mergeable(conv)}
+    first_of = {id(conv._parameters.get("weight", conv)): name for name, conv in reversed(found.items())}
+    convs = {name: conv for name, conv in found.items() if name in first_of.values()}
     if not convs:
         others = [
             each for each in get_args(LayerKind) if any(map(_mergeable, _of_kind(model, each).values()))
@@ -53,6 +60,8 @@ def select_convs(model: nn.Module, kind: LayerKind, skip: int | float | None) ->
 
 def following_batch_norm(model: nn.Module, name: str) -> _BatchNorm | None:
     """The batch norm defined right after convolution ``name`` in the same parent module, or None."""
+    if not name:
+        return None
     parent_name, _, child = name.rpartition(".")
     siblings = list(model.get_submodule(parent_name).named_children())
     position = [sibling for sibling, _ in siblings].index(child)
@@ -61,6 +70,49 @@ def following_batch_norm(model: nn.Module, name: str) -> _BatchNorm | None:
     if isinstance(following, _BatchNorm) and following.num_features == conv.out_channels:
         return following
     return None
+
+
+def places(model: nn.Module, conv: nn.Conv2d) -> list[str]:
+    """Every name under which ``conv``, or another convolution with its very weight, is used in the model."""
+    every = model.named_modules(remove_duplicate=False)
+    convs = [(name, module) for name, module in every if isinstance(module, nn.Conv2d)]
+    return [name for name, module in convs if module._parameters.get("weight") is conv.weight]
+
+
+def own(module: nn.Module, name: str, key: str) -> Tensor | None:
+    """The parameter ``key`` ("weight", "bias") of module ``name``, to be changed in place; None for none.
+
+    Raises FedMergeError where ``module`` uses another tensor, made from others before each forward pass: by a
+    parametrisation, weight norm or spectral norm (new or old) or pruning. A change of it would be lost, and
+    the same step on what it is made from is another one than eq. 2: directions and lengths mix apart, a norm
+    or a mask is made anew. Also for types without a cosine of real numbers, and weights not yet there.
+    """
+    value = module._parameters.get(key)
+    what = f"InMerge cannot merge the {key} of '{name}'"
+    if key not in module._parameters:
+        raise FedMergeError(
+            f"{what}: it is no parameter, but made from others at every forward pass, by "
+            f"{_maker(module, key)}, so a merge would be lost. Make it plain again before InMerge "
+            "(torch.nn.utils.parametrize.remove_parametrizations, remove_weight_norm, remove_spectral_norm, "
+            "prune.remove), or set skip so that it is left alone."
+        )
+    if value is None:
+        return None
+    if isinstance(value, UninitializedParameter) or value.device.type == "meta":
+        raise FedMergeError(f"{what}: it has no values yet. Run the model once, or load its weights, before.")
+    if type(value.data) is not Tensor or value.dtype not in DTYPES:
+        raise FedMergeError(
+            f"{what}: it is a {type(value.data).__name__} of type {value.dtype}. It merges plain tensors of "
+            f"{', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)}."
+        )
+    return value
+
+
+def _maker(module: nn.Module, key: str) -> str:
+    if parametrize.is_parametrized(module, key):
+        return ", ".join(type(each).__name__ for each in module.parametrizations[key])  # type: ignore[index]
+    hooks = [type(hook).__name__ for hook in module._forward_pre_hooks.values()]
+    return ", ".join(hooks) or "the model"
 
 
 def _of_kind(model: nn.Module, kind: LayerKind) -> dict[str, nn.Conv2d]:

@@ -65,7 +65,7 @@ def merge_rows(
         if len(chosen) == 0:
             return 0
         rows, targets, hit, own = rows[chosen], targets[chosen], hit[chosen], own[chosen]
-    share = hit * (1 - alpha)
+    share = hit.double() * (1 - alpha)
     norm = _norm(own) if restore_norm else None
     merged = _towards(own, weight.index_select(0, targets), share)
     if norm is not None:

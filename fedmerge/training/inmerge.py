@@ -11,53 +11,27 @@ E[K'_i] = K_i + p (1 - alpha) / (n - 1) * sum over {j: cos(K_i, K_j) > tau} of (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.copies import unwrapped
 from fedmerge.seeding import generator
-from fedmerge.training.conv_layers import LayerKind, following_batch_norm, select_convs
+from fedmerge.training.conv_layers import (
+    LayerKind,
+    following_batch_norm,
+    own,
+    places,
+    select_convs,
+)
 from fedmerge.training.filters import draw_others, draw_pairs, merge_rows
-
-
-class InMergeOptions(BaseModel):
-    """The settings of In-Model Merging; the defaults are the paper's.
-
-    alpha: what a filter keeps of itself. tau: the cosine above which (strictly) a pair is merged; below
-    -1 every pair is. p: the probability that a filter tries a partner. skip, layers: see ``select_convs``.
-    every: optimizer steps per pass. mode: "simultaneous" reads only unmodified filters (the paper's),
-    "sequential" goes through the filters in order and reads those already merged. bias "follow": the
-    convolution's bias and the following batch norm's gamma, beta, running mean and running variance take
-    the same step. momentum "mix": the optimizer's first moments of the merged parameters take it too.
-    restore_norm: a merged filter is scaled back to its norm before the merge. partner: what a filter that is
-    merged moves towards: "similar", the one it tried (the paper's), or "random", any other (see ``InMerge``).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    alpha: float = Field(0.8, ge=0, le=1)
-    tau: float = Field(0.3, ge=-2, le=1)
-    p: float = Field(0.3, ge=0, le=1)
-    skip: int | float | None = None
-    layers: LayerKind = "spatial"
-    every: int = Field(1, ge=1)
-    mode: Literal["simultaneous", "sequential"] = "simultaneous"
-    bias: Literal["leave", "follow"] = "leave"
-    momentum: Literal["leave", "mix"] = "leave"
-    restore_norm: bool = False
-    partner: Literal["similar", "random"] = "similar"
-
-    @field_validator("skip")
-    @classmethod
-    def _count_or_fraction(cls, skip: int | float | None) -> int | float | None:
-        if skip is not None and not (0 <= skip < 1 or (isinstance(skip, int) and skip >= 1)):
-            raise ValueError("skip is a count (0, 1, 2, ...) or a fraction from 0 up to, not including, 1")
-        return skip
+from fedmerge.training.inmerge_options import checked
+from fedmerge.training.inmerge_state import restore
+from fedmerge.training.optimizer_steps import check_hooks, first_moments, moved, skipped
 
 
 class InMerge:
@@ -80,8 +54,20 @@ class InMerge:
     kinds merge the very same filters. A step towards a less similar filter is longer and loses more norm
     (see ``restore_norm``), and from then on the weights, and with them the gates, go their own ways.
 
-    The keywords are the fields of ``InMergeOptions``. Raises FedMergeError for a value out of range, and
-    where the selection of layers is empty.
+    What is frozen is never changed: a parameter that asks for no gradient, and, attached, one that is not
+    the optimizer's; a batch norm with a frozen gamma keeps its statistics too. Frozen filters still draw, so
+    freezing one layer changes nothing in another. A step that ``GradScaler`` skips is none: nothing is drawn,
+    counted or merged (a fused optimizer on a GPU is waited for to know). Autocast changes nothing. A
+    convolution used in several places is merged once a pass, and with bias "follow" the batch norms of all
+    places follow.
+
+    The model may be wrapped by ``DataParallel``, ``DistributedDataParallel`` (every process draws the same)
+    or ``torch.compile``: layers have the names of the network inside. ``state_dict`` holds the draws and
+    counts, so that a loop that is saved and loaded goes on with the same bits.
+
+    The keywords are the fields of ``InMergeOptions``. Raises FedMergeError for a value out of range, where
+    the selection of layers is empty, and for a weight that cannot be merged: a parametrised or pruned one,
+    a complex one, a tensor subclass (see ``conv_layers.own``); that is looked at again in each pass.
     """
 
     def __init__(
@@ -101,7 +87,7 @@ class InMerge:
         partner: Literal["similar", "random"] = "similar",
         seed: int = 0,
     ) -> None:
-        self.options = _checked(
+        self.options = checked(
             alpha=alpha,
             tau=tau,
             p=p,
@@ -115,15 +101,24 @@ class InMerge:
             partner=partner,
         )
         self.seed = seed
+        model = unwrapped(model)
         self._convs = select_convs(model, layers, skip)
-        self._norms = {name: following_batch_norm(model, name) for name in self._convs}
+        for name in self._convs:
+            self._weight(name)
+        self._uses = {
+            name: [(place, model.get_submodule(place), following_batch_norm(model, place)) for place in used]
+            for name, used in ((name, places(model, conv)) for name, conv in self._convs.items())
+        }
+        if bias == "follow":
+            for name in self._convs:
+                self._followers(name, None)
         self._optimizer: torch.optim.Optimizer | None = None
         self._handle: RemovableHandle | None = None
         self.reset()
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the convolutions that are merged, in definition order."""
+        """Names of the convolutions that are merged while they are not frozen, in definition order."""
         return tuple(self._convs)
 
     @property
@@ -138,8 +133,39 @@ class InMerge:
         self._counts: dict[str, int | Tensor] = dict.fromkeys(self._convs, 0)
         self._steps = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the draws and the counts stand, for ``torch.save``; with the options they belong to."""
+        return {
+            "options": self.options.model_dump(),
+            "seed": self.seed,
+            "steps": self._steps,
+            "merges": self.merges,
+            "generator": self._generator.get_state(),
+            "partners": self._partners.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was called: the next pass has the same draws, to the bit.
+
+        Seed and counts become the state's; whether it is attached stays as it is. Raises FedMergeError, and
+        changes nothing, for a state of other options or layers, or one that is damaged.
+        """
+        loaded = restore(state, self.options, self.layers)
+        self.seed, self._steps, self._counts = loaded.seed, loaded.steps, {**loaded.merges}
+        self._generator, self._partners = loaded.generator, loaded.partners
+
     def attach(self, optimizer: torch.optim.Optimizer) -> InMerge:
-        """Run a pass after every ``every``-th step of ``optimizer``, and return self."""
+        """Run a pass after every ``every``-th step of ``optimizer``, and return self.
+
+        It follows one optimizer at a time and leaves the former. Layers that are not in its groups are not
+        merged. Raises FedMergeError for an optimizer without step hooks, and for one with none of the layers.
+        """
+        check_hooks(optimizer)
+        if moved(optimizer).isdisjoint(id(conv.weight) for conv in self._convs.values()):
+            raise FedMergeError(
+                f"InMerge has nothing to merge: {type(optimizer).__name__} has the weight of none of "
+                f"{', '.join(self.layers)}. Give it those parameters, or set skip and layers to others."
+            )
         self.detach()
         self._optimizer = optimizer
         self._handle = optimizer.register_step_post_hook(self._after_step)
@@ -154,59 +180,81 @@ class InMerge:
     @torch.no_grad()
     def step(self) -> None:
         """One pass over all selected layers, now; FedMergeError for momentum "mix" without ``attach``."""
-        weights = [conv.weight for conv in self._convs.values()]
-        sizes = [len(weight) for weight in weights]
+        held = None if self._optimizer is None else moved(self._optimizer)
+        layers = {name: self._weight(name) for name in self._convs}
+        free = [name for name, weight in layers.items() if _free(weight, held)]
+        companions = {name: self._companions(name, held) for name in free}
+        sizes = [len(weight) for weight in layers.values()]
         trials, counts = draw_pairs(sizes, self.options.p, self._generator)
         if self.options.partner == "random":
             trials = torch.stack([*trials, draw_others(trials[0], sizes, counts, self._partners)])
-        trials = trials.to(weights[0].device, non_blocking=True)
-        for name, weight, layer_trials in zip(self._convs, weights, trials.split(counts, dim=1), strict=True):
-            width = 1 if self.options.mode == "sequential" else max(1, layer_trials.shape[1])
-            companions = self._companions(name)
-            for rows, partners, *targets in layer_trials.to(weight.device).split(width, dim=1):
-                self._counts[name] += merge_rows(
-                    weight,
-                    rows,
-                    partners,
-                    targets=targets[0] if targets else None,
-                    alpha=self.options.alpha,
-                    tau=self.options.tau,
-                    restore_norm=self.options.restore_norm,
-                    companions=companions,
-                )
+        device = next(iter(layers.values())).device
+        of = dict(zip(layers, trials.to(device, non_blocking=True).split(counts, dim=1), strict=True))
+        with torch.autocast(device.type, enabled=False):
+            for name in free:
+                self._merge(name, of[name].to(layers[name].device), companions[name])
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _merge(self, name: str, trials: Tensor, companions: list[Tensor]) -> None:
+        """The trials of one layer (2 or 3 x m): filters, partners and, if not these, targets."""
+        weight = self._weight(name)
+        width = 1 if self.options.mode == "sequential" else max(1, trials.shape[1])
+        for rows, partners, *targets in trials.split(width, dim=1):
+            self._counts[name] += merge_rows(
+                weight,
+                rows,
+                partners,
+                targets=targets[0] if targets else None,
+                alpha=self.options.alpha,
+                tau=self.options.tau,
+                restore_norm=self.options.restore_norm,
+                companions=companions,
+            )
+
+    def _after_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if skipped(optimizer, kwargs):
+            return
         self._steps += 1
         if self._steps % self.options.every == 0:
             self.step()
 
-    def _companions(self, name: str) -> list[Tensor]:
+    def _weight(self, name: str) -> Tensor:
+        weight = own(self._convs[name], name, "weight")
+        assert weight is not None
+        return weight
+
+    def _companions(self, name: str, held: set[int] | None) -> list[Tensor]:
         """What else takes the step of layer ``name``: tensors whose first dimension is its filters."""
-        conv, norm = self._convs[name], self._norms[name]
-        parameters: list[Tensor | None] = [conv.weight]
+        parameters, buffers = self._followers(name, held) if self.options.bias == "follow" else ([], [])
+        moments: list[Tensor] = []
+        if self.options.momentum == "mix":
+            if self._optimizer is None:
+                raise FedMergeError(
+                    "InMerge with momentum='mix' needs the optimizer: call attach(optimizer) first."
+                )
+            moments = first_moments(self._optimizer, [self._weight(name), *parameters])
+        return [*parameters, *buffers, *moments]
+
+    def _followers(self, name: str, held: set[int] | None) -> tuple[list[Tensor], list[Tensor]]:
+        """The biases and batch norms that belong to the filters of ``name``: free parameters, and buffers."""
+        parameters: list[Tensor | None] = []
         buffers: list[Tensor | None] = []
-        if self.options.bias == "follow":
-            parameters.append(conv.bias)
-            if norm is not None:
-                parameters += [norm.weight, norm.bias]
+        for place, conv, norm in self._uses[name]:
+            parameters.append(own(conv, place, "bias"))
+            if norm is None:
+                continue
+            gamma, beta = (own(norm, f"the batch norm behind {place}", key) for key in ("weight", "bias"))
+            if gamma is None or _free(gamma, held):
+                parameters += [gamma, beta]
                 buffers += [norm.running_mean, norm.running_var]
-        moments = self._moments(parameters) if self.options.momentum == "mix" else []
-        return [tensor for tensor in [*parameters[1:], *buffers, *moments] if tensor is not None]
-
-    def _moments(self, parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
-        if self._optimizer is None:
-            raise FedMergeError(
-                "InMerge with momentum='mix' needs the optimizer: call attach(optimizer) first."
-            )
-        states = [self._optimizer.state.get(p, {}) for p in parameters if p is not None]
-        return [state.get(key) for state in states for key in ("momentum_buffer", "exp_avg")]
+        return _unique(p for p in parameters if p is not None and _free(p, held)), _unique(buffers)
 
 
-def _checked(**given: Any) -> InMergeOptions:
-    try:
-        return InMergeOptions(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise FedMergeError(
-            f"InMerge, option '{first['loc'][0]}': {first['msg']} (given: {first['input']!r})."
-        ) from None
+def _free(parameter: Tensor, held: set[int] | None) -> bool:
+    """Whether a parameter is trained: it asks for a gradient and is among ``held``, if that is known."""
+    return parameter.requires_grad and (held is None or id(parameter) in held)
+
+
+def _unique(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    return list({id(tensor): tensor for tensor in tensors if tensor is not None}.values())

@@ -16,7 +16,7 @@ from pydantic import (
 
 from fedmerge.errors import unknown
 from fedmerge.training.augment import AUGMENTATIONS
-from fedmerge.training.inmerge import InMergeOptions
+from fedmerge.training.inmerge_options import InMergeOptions
 from fedmerge.training.schedule import Schedule
 
 

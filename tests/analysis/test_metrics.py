@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedmerge.analysis import reliability, scores
+from fedmerge.analysis import rates, reliability, scores
 
 
 def test_perfect_predictions():
@@ -78,3 +78,54 @@ def test_the_calibration_error_is_the_weighted_gap_of_the_reliability_bins(seed)
     gaps = (frame["accuracy"] - frame["confidence"]).abs().fillna(0)
     assert (gaps * frame["n"]).sum() / 200 == pytest.approx(scores(logits, labels).ece, abs=1e-6)
     assert frame["n"].sum() == 200
+
+
+def test_the_table_s_calibration_error_is_the_reliability_curve_s_also_where_all_are_sure():
+    """In float32 all four are sure by 1.0 exactly; p = 1 belongs to the last bin, so ECE = |1/2 - 1|."""
+    logits = torch.tensor([[0.0, 20.0], [0.0, 25.0], [0.0, 200.0], [0.0, 2000.0]])
+    frame, found = reliability(logits, torch.tensor([0, 1, 0, 1])), scores(logits, torch.tensor([0, 1, 0, 1]))
+    assert frame["n"].tolist() == [0] * 14 + [4]
+    assert found.ece == pytest.approx(0.5, abs=1e-9)
+    assert 1 - frame["confidence"][14] == pytest.approx((math.exp(-20) + math.exp(-25)) / 4, rel=1e-6)
+
+
+def test_brier_and_calibration_are_float64():
+    """Sure by p = 1 - e, e = exp(-20) / (1 + exp(-20)), and right: ECE e, Brier 2 e^2. Float32 gives 0."""
+    found = scores(torch.tensor([[20.0, 0.0]] * 3), torch.zeros(3, dtype=torch.long))
+    e = math.exp(-20) / (1 + math.exp(-20))
+    assert found.ece == pytest.approx(e, rel=1e-6)
+    assert found.brier == pytest.approx(2 * e * e, rel=1e-6)
+
+
+def by_numpy(logits, labels, bins=15):
+    """ECE and Brier, image by image in numpy."""
+    z = logits.double().numpy()
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    top, right = p.max(1), p.argmax(1) == labels.numpy()
+    inside = [(top >= b / bins) & ((top < (b + 1) / bins) | (b == bins - 1)) for b in range(bins)]
+    ece = sum(i.sum() / len(z) * abs(right[i].mean() - top[i].mean()) for i in inside if i.any())
+    return ece, ((p - np.eye(z.shape[1])[labels.numpy()]) ** 2).sum(1).mean()
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 100.0])
+def test_ece_and_brier_are_their_definitions(scale):
+    rng = torch.Generator().manual_seed(5)
+    logits, labels = torch.randn(300, 6, generator=rng) * scale, torch.randint(0, 6, (300,), generator=rng)
+    found = scores(logits, labels)
+    assert (found.ece, found.brier) == pytest.approx(by_numpy(logits, labels), rel=1e-9)
+
+
+@pytest.mark.parametrize("bad", [[math.nan, 0.0, 0.0], [-math.inf] * 3, [0.0, math.inf, 0.0]])
+def test_an_image_without_probabilities_leaves_no_score_of_them(bad):
+    """Its class is known by arg-max alone, and not even that where a logit is NaN."""
+    logits = torch.cat([torch.eye(3) * 4, torch.tensor([bad])])
+    found = scores(logits, torch.tensor([0, 1, 2, 0]))
+    assert all(math.isnan(value) for value in (found.auroc, found.ece, found.brier))
+    assert found.auroc_classes == 3
+    assert found.accuracy == {True: 1.0, False: 0.75}[bad == [-math.inf] * 3]
+
+
+def test_a_logit_that_is_not_a_number_is_never_right():
+    logits = torch.tensor([[math.nan, 0.0], [0.0, math.nan], [1.0, 0.0]])
+    assert rates(logits, torch.tensor([0, 1, 0])) == pytest.approx((1 / 3, (1 / 2 + 0) / 2))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,9 +31,11 @@ def test_the_score_falls_with_severity(make_table):
         part = curve[curve["level"] == level]
         assert part["severity"].tolist() == [0, 1, 2, 3, 4, 5]
         np.testing.assert_allclose(part["mean"], [0.895 - 0.75 * loss * k for k in range(6)])
-        # two seeds and two sites: the bounds are the extreme cells
-        np.testing.assert_allclose(part["low"], part["mean"] - 0.015)
-        np.testing.assert_allclose(part["high"], part["mean"] + 0.015)
+        # two sites 0.02 apart decide: half is t(1) 0.01, on the scale of log-odds
+        mean = part["mean"]
+        for side, bound in ((-1, "low"), (1, "high")):
+            odds = mean / (1 - mean) * np.exp(side * 0.127062 / (mean * (1 - mean)))
+            np.testing.assert_allclose(part[bound], odds / (1 + odds), rtol=1e-5)
 
 
 def test_severity_zero_is_taken_where_the_shifts_are(make_table):
@@ -55,9 +59,12 @@ def test_robustness_by_hand(make_table):
     relative = board[["relative_error", "relative_error_low", "relative_error_high"]]
     np.testing.assert_allclose(relative.loc["mean"], 1)
     assert relative.loc["greedy", "relative_error"] == pytest.approx(0.15 / 0.2175)
-    # the extreme cells: errors are 0.015 less or more in numerator and denominator
-    assert relative.loc["greedy", "relative_error_low"] == pytest.approx(0.135 / 0.2025)
-    assert relative.loc["greedy", "relative_error_high"] == pytest.approx(0.165 / 0.2325)
+    # errors of both are 0.02 higher at lake: numerator - r denominator differs by 0.02 (1 - r) of two sites
+    ratio = 0.15 / 0.2175
+    half = 12.7062 * 0.01 * (1 - ratio) / 0.2175  # of the ratio; of its logarithm half / ratio
+    low, high = ratio * math.exp(-half / ratio), ratio * math.exp(half / ratio)
+    assert relative.loc["greedy", "relative_error_low"] == pytest.approx(low, rel=1e-5)
+    assert relative.loc["greedy", "relative_error_high"] == pytest.approx(high, rel=1e-5)
 
 
 def test_relative_error_compares_what_both_have(make_table):

@@ -204,9 +204,13 @@ def test_settings_are_counted_beyond_their_interval(script: ModuleType, seen: An
 
 
 def test_the_answer_counts_what_beats_distillation(script: ModuleType, seen: Any) -> None:
-    """Of mean, rebasin, its repair, ot, hf, kf, kf-paper and greedy none reaches the 0.05 of distill."""
+    """Of mean, rebasin, its repair, ot, hf, kf, kf-paper and greedy none reaches the 0.05 of distill.
+
+    KF is 0.07 below on digits and 0.053 on pneumonia, which was not run in one setting: two data sets with
+    one degree of freedom, 12.7 * 0.0083 = 0.106 around 0.062, which leaves it open.
+    """
     answer = script.claims.answer(seen.of(start="independent"))
-    assert "Of 8 ways to fuse into one network 0 are above `distill` over all settings and 8 below" in answer
+    assert "Of 8 ways to fuse into one network 0 are above `distill` over all settings and 7 below" in answer
 
 
 def test_kf_stands_against_the_controls(script: ModuleType, seen: Any) -> None:

@@ -134,16 +134,20 @@ def test_merges_are_counted_once_a_fine_tuning(script: ModuleType, folders: list
 
 
 def test_blocks_are_replaced_and_nothing_else(script: ModuleType) -> None:
+    import pages
+
     page = "before\n<!-- begin a -->\nold\n<!-- end a -->\nafter\n"
-    new = script.fill(page, {"a": r"new \1"})
+    new = pages.fill(page, {"a": r"new \1"})
     assert new == "before\n<!-- begin a -->\nnew \\1\n<!-- end a -->\nafter\n"
-    assert script.fill(new, {"a": r"new \1"}) == new
+    assert pages.fill(new, {"a": r"new \1"}) == new
 
 
 @pytest.mark.parametrize("blocks", [{}, {"a": "", "b": ""}])
 def test_a_block_without_its_place_is_an_error(script: ModuleType, blocks: dict[str, str]) -> None:
+    import pages
+
     with pytest.raises(FedMergeError, match="do not fit"):
-        script.fill("<!-- begin a -->\n<!-- end a -->", blocks)
+        pages.fill("<!-- begin a -->\n<!-- end a -->", blocks)
 
 
 def test_it_fills_the_page_of_the_repository(script: ModuleType, folders: list[Path], tmp_path: Path) -> None:

@@ -99,3 +99,51 @@ def test_the_minimum_of_classes_still_holds() -> None:
     two = [{"name": "a", "classes": [0]}, {"name": "b"}]
     with pytest.raises(FedMergeError, match="site 'a' gets training samples of 1 classes"):
         build_cohort(spec(source=numbered(), sites=two), seed=0)
+
+
+def labelled(*labels: int, **more: Any) -> dict[str, Any]:
+    """A hospital with 30 images of each of these labels."""
+    given = np.repeat(labels, 30)
+    images = np.random.default_rng(len(labels)).integers(0, 256, (len(given), 8, 8), dtype=np.uint8)
+    return {"name": f"h{labels[0]}", "source": Arrays(images, given), **more}
+
+
+@pytest.mark.parametrize(
+    ("hospitals", "words"),
+    [
+        ([labelled(1, 2, 3)], r"image of 1 of the 4 classes \(0\): number the classes from 0"),
+        ([labelled(0, 1, 1_000_000)], r"999,998 of the 1,000,001 classes \(2, 3, 4, 5, 6 and 999,993 more\)"),
+        ([labelled(0, 1, 10**12)], r"999,999,999,998 of the 1,000,000,000,001 classes"),
+        ([labelled(0, 1), labelled(1, 3)], "site 'h0' has 2 classes and site 'h1' has 4: set classes:"),
+        ([labelled(0, 1, 3), labelled(2, 3, unseen=True)], r"image of 1 of the 4 classes \(2\)"),
+    ],
+)
+def test_a_class_that_no_hospital_trains_is_refused(hospitals: list[dict[str, Any]], words: str) -> None:
+    """A label that is skipped, one that is absurd, and a class that the unseen hospital alone has."""
+    with pytest.raises(FedMergeError, match=words):
+        build_cohort(spec(sites=hospitals), seed=0)
+
+
+def test_a_class_that_no_hospital_trains_may_be_named() -> None:
+    four = ["none", "a", "b", "c"]
+    cohort = build_cohort(spec(sites=[labelled(1, 2, 3)], classes=four), seed=0)
+    assert cohort["h1"].everything.class_counts(4).tolist() == [0, 30, 30, 30]
+    with pytest.raises(FedMergeError, match="label 3 lies outside the 3 classes 0 to 2"):
+        build_cohort(spec(sites=[labelled(1, 2, 3)], classes=four[:3]), seed=0)
+
+
+def test_names_of_a_source_do_not_stand_for_images() -> None:
+    """Its own names say four classes, its training images are of two; a list may leave one to the unseen."""
+    named = numbered(n_classes=2, class_names=("cat", "dog", "horse", "house"))
+    with pytest.raises(FedMergeError, match=r"image of 2 of the 4 classes \(horse, house\)"):
+        build_cohort(spec(source=named, sites=sites("a")), seed=0)
+    lists = [{"name": "a", "classes": [0, 1]}, {"name": "b", "classes": [2, 3], "unseen": True}]
+    with pytest.raises(FedMergeError, match=r"image of 2 of the 4 classes \(2, 3\)"):
+        build_cohort(spec(source=numbered(), sites=lists), seed=0)
+
+
+def test_a_limit_that_happens_to_drop_a_class_is_no_fault_of_the_labels() -> None:
+    """10 images of 10 classes: some class is missing, and which one hangs on the seed."""
+    limited = [{"name": "a", "limit": 10}]
+    cohort = build_cohort(spec(source="digits", sites=limited), seed=0)
+    assert (cohort["a"].train.class_counts(10) == 0).any()

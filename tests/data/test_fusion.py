@@ -75,7 +75,7 @@ def test_it_is_written_as_it_is_read() -> None:
 # --- drawing
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(labels=st.lists(st.integers(0, 3), max_size=40), count=st.integers(0, 45), seed=st.integers(0, 9))
 def test_a_balanced_draw_takes_from_a_class_only_what_the_others_take_too(
     labels: list[int], count: int, seed: int
@@ -135,6 +135,15 @@ def test_images_that_are_measured_on_are_refused(write_npz: Writer) -> None:
     cohort = cohort_of(source="npz:ward.npz", sites=[{"name": "a"}])
     data = fusion(**{"from": "server", "source": f"npz:{path}"})
     with pytest.raises(FedMergeError, match=r"where the images of site 'a' come from.*from: union"):
+        server_set(data, cohort, seed=0)
+
+
+def test_images_that_are_measured_on_are_refused_in_another_size(write_npz: Writer) -> None:
+    write_npz("breastmnist.npz", n=30)
+    write_npz("breastmnist_64.npz", n=30)
+    cohort = cohort_of(source="medmnist:breastmnist", sites=[{"name": "a"}])
+    data = fusion(**{"from": "server", "source": "medmnist:breastmnist_64"})
+    with pytest.raises(FedMergeError, match="where the images of site 'a' come from"):
         server_set(data, cohort, seed=0)
 
 

@@ -258,7 +258,7 @@ def test_faults_of_a_folder_are_sentences(pictures: Path) -> None:
     with pytest.raises(FedMergeError, match=r"deep\.png is not an 8-bit image"):
         load_source("folder:cells")
     (pictures / "empty").mkdir()
-    with pytest.raises(FedMergeError, match=r"empty holds no \.jpg or \.png"):
+    with pytest.raises(FedMergeError, match=r"class 'empty' holds no images"):
         load_source("folder:cells")
 
 
@@ -305,3 +305,139 @@ def test_real_retinamnist(real: Callable[[str], Path]) -> None:
     assert [len(split) for split in raw.splits] == [1080, 120, 400]
     assert raw.train.class_counts(5).tolist() == [486, 128, 206, 194, 66]
     assert raw.shape == (3, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0.0, 1.0, 0.0, 1.0], "labels should be 4 integers.*float64.*number the classes"),
+        ([0.0, 1.0, float("nan"), 1.0], "labels should be 4 integers.*float64"),
+        ([True, False, True, False], "labels should be 4 integers.*bool"),
+        (["cat", "dog", "cat", "dog"], "labels should be 4 integers.*<U3.*number the classes"),
+        ([None, 1, 0, 1], "labels should be 4 integers.*object"),
+        ([-1, 0, 1, 0], "labels hold -1, but classes count from 0"),
+        (np.eye(4, dtype=int), "labels have 4 columns.*position"),
+        ([[0], [1], [0, 1], [1]], "labels are no array of one shape"),
+        (np.array([0, 1, 2**63, 0], dtype=np.uint64), "labels hold 9223372036854775808"),
+    ],
+)
+def test_labels_that_are_no_classes_are_sentences(labels: object, words: str) -> None:
+    images = np.zeros((4, 8, 8), np.uint8)
+    with pytest.raises(FedMergeError, match=f"arrays: train_{words}"):
+        load_source(Arrays(images, labels))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.full((4, 8, 8), np.nan), "images should be uint8.*float64"),
+        (np.zeros((4, 8, 8), np.float16), "images should be uint8.*float16"),
+        (np.zeros((4, 8, 8), np.int8), "images should be uint8.*int8"),
+        (np.zeros((4, 8, 8, 4), np.uint8), "images should be uint8"),
+        (np.zeros((4, 0, 8), np.uint8), "images should be uint8"),
+        ([np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)], "images are no array of one shape"),
+        (np.array([None] * 4), "images should be uint8.*object"),
+    ],
+)
+def test_images_that_are_none_are_sentences(images: object, words: str) -> None:
+    with pytest.raises(FedMergeError, match=f"arrays: train_{words}"):
+        load_source(Arrays(images, [0, 1, 0, 1]))
+
+
+# --- sizes of MedMNIST
+
+
+def write_medmnist(write_npz: Writer, name: str, side: int) -> None:
+    """A file whose images are ``side`` wide and high."""
+    shape = (12, side, side)
+    write_npz(f"{name}.npz", **{f"{s}_images": np.zeros(shape, np.uint8) for s in ("train", "val", "test")})
+
+
+@pytest.mark.parametrize("size", [64, 128, 224])
+def test_a_size_of_medmnist_is_read_from_its_own_file(write_npz: Writer, size: int) -> None:
+    """By its name, and by the cohort's size; other sizes are made of the file of 28 px."""
+    write_medmnist(write_npz, "breastmnist", 28)
+    write_medmnist(write_npz, f"breastmnist_{size}", size)
+    for source, asked in ((f"medmnist:breastmnist_{size}", None), ("medmnist:breastmnist", size)):
+        raw = load_source(source, size=asked)
+        assert raw.shape == (1, size, size)
+        assert raw.class_names == ("malignant", "normal, benign")
+        assert raw.remarks == ()
+    assert load_source("medmnist:breastmnist").shape == (1, 28, 28)
+    assert load_source("medmnist:breastmnist", size=32).shape == (1, 28, 28)
+    assert source_key("medmnist:breastmnist", size=size) == source_key(f"medmnist:breastmnist_{size}")
+    assert source_key("medmnist:breastmnist", size=size) != source_key("medmnist:breastmnist", size=28)
+
+
+def test_a_size_of_medmnist_is_downloaded_by_its_name(
+    data_here: Path, monkeypatch: pytest.MonkeyPatch, write_npz: Writer
+) -> None:
+    import medmnist as package
+
+    asked = []
+
+    def fetch(*, root: Path, size: int | None = None, **_: object) -> None:
+        asked.append(size)
+        write_npz("fetched.npz").rename(Path(root) / f"breastmnist_{size}.npz")
+
+    monkeypatch.setattr(package, "BreastMNIST", fetch)
+    assert medmnist.download("breastmnist_64") == data_here / "home" / ".medmnist" / "breastmnist_64.npz"
+    write_npz("breastmnist.npz")
+    assert load_source("medmnist:breastmnist", size=128).remarks == ()
+    assert asked == [64, 128]
+
+
+def test_a_size_that_cannot_be_had_is_made_of_28_px_with_a_remark(
+    write_npz: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for once, not with every seed; where nothing may be downloaded, not at all."""
+    import medmnist as package
+
+    asked = []
+
+    def fail(**_: object) -> None:
+        asked.append(1)
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(package, "BreastMNIST", fail)
+    write_medmnist(write_npz, "breastmnist", 28)
+    with medmnist.no_downloads():
+        assert load_source("medmnist:breastmnist", size=64).shape == (1, 28, 28)
+    assert asked == []
+    for _ in range(2):
+        raw = load_source("medmnist:breastmnist", size=64)
+        assert raw.shape == (1, 28, 28)
+        assert "breastmnist_64.npz is not here and could not be downloaded" in raw.remarks[0]
+    assert asked == [1]
+    with pytest.raises(FedMergeError, match=r"records/\d+/files/breastmnist_64\.npz.*FEDMERGE_DATA"):
+        load_source("medmnist:breastmnist_64")
+
+
+@pytest.mark.parametrize("name", ["pathmnist_65", "pathmnist_28", "pathmnist_640"])
+def test_another_size_of_medmnist_names_those_that_there_are(name: str) -> None:
+    with pytest.raises(
+        FedMergeError, match=r"pathmnist \(28 px\), pathmnist_64, pathmnist_128, pathmnist_224"
+    ):
+        load_source(f"medmnist:{name}")
+    with pytest.raises(FedMergeError, match="3-D volumes"), medmnist.no_downloads():
+        medmnist.class_names("organmnist3d_64")
+
+
+def test_one_set_of_medmnist_in_two_sizes_is_refused(write_npz: Writer) -> None:
+    write_medmnist(write_npz, "breastmnist", 28)
+    write_medmnist(write_npz, "breastmnist_64", 64)
+    sites = [
+        SiteSpec(name="north", source="medmnist:breastmnist"),
+        SiteSpec(name="south", source="medmnist:breastmnist_64", unseen=True),
+    ]
+    with pytest.raises(FedMergeError, match="'north' and 'south' have the same images of breastmnist in two"):
+        build_cohort(CohortSpec(name="two", size=28, sites=sites), 0)
+
+
+@pytest.mark.parametrize("at", ["home", "home/.medmnist"])
+def test_a_cache_that_cannot_be_made_is_a_sentence(data_here: Path, at: str) -> None:
+    """A file stands where the folder should be."""
+    (data_here / at).parent.mkdir(parents=True, exist_ok=True)
+    (data_here / at).write_text("a file")
+    with pytest.raises(FedMergeError, match=r"its cache .*\.medmnist cannot be written.*FEDMERGE_DATA"):
+        load_source("medmnist:breastmnist")

@@ -121,7 +121,7 @@ def test_what_cannot_be_used_is_left_out_and_on_record(once, cohort, parts, faul
     merged, strategy = serve(once, cohort.training, faults=faults, deadline=60, max_norm=5.0)
     assert told(strategy) == [("beta", kind, "left out", fault["kind"])]
     assert state_hash(merged) == state_hash(mean_of(cohort, parts, beta=None))
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     assert [row["site"] for row in strategy.history if row["phase"] == "train"] == ["alpha", "gamma"]
 
 

@@ -8,9 +8,11 @@ from fedmerge.data import concat
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
+from fedmerge.federation.aggregators.fused import _decisions
 from fedmerge.federation.participation import Participation, participants
 from fedmerge.federation.roster import Member, Roster
 from fedmerge.merging import merge
+from fedmerge.merging.methods import Merged
 from fedmerge.models import build, predict, state_hash
 from fedmerge.seeding import derive
 from fedmerge.training import fit
@@ -68,6 +70,17 @@ def test_a_greedy_round_is_the_greedy_soup_of_its_hospitals(plan, cohort, name):
     assert [row["site"] for row in rows] == drawn
     logged = {row["model"]: row["score_alone"] for row in expected.decisions}
     assert {row["site"]: row["score_alone"] for row in rows} == pytest.approx(logged)
+
+
+def test_the_row_of_a_start_that_is_tried_again_says_that_it_was_taken():
+    """greedy-v1: b is the start, a is taken, and b with both is worse."""
+    log = [("b", 0.6, True), ("a", 0.7, True), ("b", 0.5, False)]
+    decisions = [{"model": m, "score_with": score, "accepted": accepted} for m, score, accepted in log]
+    result = Merged(torch.nn.Identity(), {"a": 0.5, "b": 0.5}, decisions)
+    assert _decisions(["a", "b"], result) == (
+        {"site": "a", "share": 0.5, "score_with": 0.7, "accepted": True},
+        {"site": "b", "share": 0.5, "score_with": 0.6, "accepted": True},
+    )
 
 
 @pytest.mark.parametrize("name", ["task-arithmetic", "ties", "dare", "model-stock"])

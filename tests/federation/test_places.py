@@ -71,5 +71,5 @@ def test_an_address_nobody_answers_is_said_within_seconds_and_nothing_is_written
             out=tmp_path / "run",
             backend={"kind": "ray", "address": form.format(port)},
         )
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     assert not (tmp_path / "run").exists()

@@ -19,6 +19,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedm
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 
 DIE, HANG, RAISE = -1.0, -2.0, -3.0
+HANGS = 60  # seconds
 
 
 def opening(progress):
@@ -29,10 +30,10 @@ def opening(progress):
     def train(message, context):
         value = message.content["arrays"].to_numpy_ndarrays()[0]
         if value.flat[0] == DIE:
-            time.sleep(0.5)  # the answer given before has left by then
+            time.sleep(2.0)  # the answer given before has left by then
             os._exit(1)
         if value.flat[0] == HANG:
-            time.sleep(60)
+            time.sleep(HANGS)
         if value.flat[0] == RAISE:
             raise FedMergeError("scanner on fire: call the fire brigade.")
         progress(1, 2)
@@ -90,7 +91,7 @@ def test_a_run_begins_with_the_workers_that_there_is_room_for(pool, monkeypatch)
     monkeypatch.setattr(pool, "wait", lambda number, seconds: time.sleep(0.05))
     began = time.monotonic()
     pool.gather()
-    assert 0.3 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.3
     monkeypatch.setattr(pool, "ready", lambda: pytest.fail("it asks again"))
     pool.gather()
 
@@ -147,15 +148,15 @@ def test_a_worker_that_hangs_is_replaced_when_the_time_is_over(pool):
     grid = RayGrid(pool, [opening] * 4)
     nodes = grid.get_node_ids()
     began = time.monotonic()
-    replies = send(grid, nodes, dict.fromkeys(nodes, 1.0) | {nodes[0]: HANG}, timeout=2.0)
-    assert time.monotonic() - began < 10
+    replies = send(grid, nodes, dict.fromkeys(nodes, 1.0) | {nodes[0]: HANG}, timeout=5.0)
+    assert time.monotonic() - began < HANGS
     assert answers(replies) == [None, 2, None, 4]  # the third waited behind the first
-    assert (replies[0].error.reason, replies[0].error.code) == ("no answer within 2 s", LATE)
+    assert (replies[0].error.reason, replies[0].error.code) == ("no answer within 5 s", LATE)
     assert answers(send(grid, nodes)) == [1, 2, 3, 4]
 
 
 def test_a_hospital_that_takes_too_long_costs_only_itself(pool):
-    """Each has two seconds from when its turn comes: the one behind the one that hangs is answered."""
+    """Each has five seconds from when its turn comes: the one behind the one that hangs is answered."""
     grid = RayGrid(pool, [opening] * 4)
     nodes = grid.get_node_ids()
     records = [ArrayRecord([np.array([value])]) for value in (HANG, 1.0, 1.0, 1.0)]
@@ -163,9 +164,9 @@ def test_a_hospital_that_takes_too_long_costs_only_itself(pool):
         grid.create_message(RecordDict({"arrays": record}), "train", node, "g")
         for node, record in zip(nodes, records, strict=True)
     ]
-    replies = list(grid.ask(messages, 2.0))
+    replies = list(grid.ask(messages, 5.0))
     assert answers(replies) == [None, 2, 3, 4]
-    assert (replies[0].error.reason, replies[0].error.code) == ("no answer within 2 s", LATE)
+    assert (replies[0].error.reason, replies[0].error.code) == ("no answer within 5 s", LATE)
 
 
 def test_what_many_hospitals_get_is_stored_once(pool):
@@ -191,12 +192,20 @@ def test_no_more_than_some_replies_wait_for_their_turn(pool):
     sending = grid.send_and_receive(
         [grid.create_message(content, "train", node, "g") for node in grid.get_node_ids()]
     )
-    for _ in range(8):
-        sending.turn(0.25)
+
+    def settle():
+        """Turns until three are there, however slow the machine (a hundred seconds), and some more."""
+        turns = 0
+        while turns < 4 or (len(sending._done) < 3 and turns < 400):
+            sending.turn(0.25)
+            turns += 1
+        for _ in range(4):
+            sending.turn(0.25)
+
+    settle()
     assert len(sending._done) == 3
     next(sending)
-    for _ in range(4):
-        sending.turn(0.25)
+    settle()
     assert len(sending._done) == 3
     assert len(list(sending)) == 8
 

@@ -28,7 +28,7 @@ def model(seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(hospitals=st.integers(3, 6), words=st.integers(1, 50), seed=st.integers(0, 100))
 def test_the_masks_cancel_exactly(hospitals, words, seed):
     """Over all 64-bit numbers: the sum modulo 2^64 of masked vectors is that of the vectors."""

@@ -79,7 +79,7 @@ def test_permuting_models_permutes_coefficients(method: str) -> None:
             torch.testing.assert_close(merged.model(images()), first.model(images()))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=6),
     st.lists(st.floats(0.01, 100), min_size=6, max_size=6),

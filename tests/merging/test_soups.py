@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -71,8 +73,9 @@ def test_without_a_score_it_is_refused_before_the_start(nets):
 
 
 def test_v1_halves_and_v2_divides_by_the_position(nets):
-    """As in the tests of ``half`` and ``index`` above, under their own names."""
-    score, _ = scripted({1.0: 0.5, 3.0: 0.6, -1.0: 0.1, 2.0: 0.7, 0.5: 0.8})
+    """As in the tests of ``half`` and ``index`` above, under their own names; before model 2 comes model 1,
+    the start, again: (2 + 3) / 2 = 2.5, no better."""
+    score, _ = scripted({1.0: 0.5, 3.0: 0.6, -1.0: 0.1, 2.0: 0.7, 2.5: 0.7, 0.5: 0.8})
     assert list(merge(nets, "greedy-v1", score=score).coefficients.values()) == pytest.approx(
         [0.25, 0.25, 0.5]
     )
@@ -85,6 +88,34 @@ def test_v1_halves_and_v2_divides_by_the_position(nets):
         ("model-1", False),
         ("model-2", True),
     ]
+
+
+def test_v1_tries_the_start_again_against_the_soup_as_it_is_by_then(nets):
+    """The example is by hand: weights 0 and 1, score -|w - 0.7|. The start is 1 (-0.3); with model 0 it is
+    (1 + 0) / 2 = 0.5 (-0.2), and with model 1, the start, (0.5 + 1) / 2 = 0.75 (-0.05)."""
+    pool = [copy.deepcopy(nets[0]) for _ in range(2)]
+    for value, net in enumerate(pool):
+        torch.nn.init.constant_(net[2].weight, float(value))
+
+    def score(state):
+        return -abs(float(state["2.weight"][0, 0]) - 0.7)
+
+    fused = merge(pool, "greedy-v1", score=score, names=["zero", "one"])
+    assert float(fused.model[2].weight.detach()[0, 0]) == 0.75
+    assert fused.coefficients == {"zero": 0.25, "one": 0.75}
+    assert [d["model"] for d in fused.decisions] == ["one", "zero", "one"]
+    members = merge(pool, "ensemble-greedy", soup="greedy-v1", score=score, names=["zero", "one"])
+    assert members.coefficients == {"zero": 0.5, "one": 0.5}
+    assert float(merge(pool, "greedy", score=score).model[2].weight.detach()[0, 0]) == 0.5
+
+
+def test_v1_meets_the_start_in_its_own_turn(nets):
+    """Heads 1, 3, -1; the start is the last, -1. Turn 0: (-1 + 1) / 2 = 0, accepted; 1: (0 + 3) / 2 = 1.5,
+    rejected; 2, the start again: (0 - 1) / 2 = -0.5, accepted. Weights: 1/4 of model 0, 3/4 of model 2."""
+    score, seen = scripted({1.0: 0.1, 3.0: 0.2, -1.0: 0.3, 0.0: 0.4, 1.5: 0.4, -0.5: 0.5})
+    fused = merge(nets, "greedy-v1", score=score)
+    assert list(fused.coefficients.values()) == [0.25, 0.0, 0.75]
+    assert seen == [1.0, 3.0, -1.0, 0.0, 1.5, -0.5]
 
 
 def test_v1_starts_at_the_first_of_the_best(nets):

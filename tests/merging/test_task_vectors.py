@@ -23,7 +23,7 @@ class Counted(Point):
     def __init__(self, entry: float, buffer: float, count: int) -> None:
         super().__init__(entry)
         self.register_buffer("b", torch.tensor([buffer]))
-        self.register_buffer("n", torch.tensor(count))
+        self.register_buffer("num_batches_tracked", torch.tensor(count))
 
 
 def fuse(models: list[nn.Module], start: nn.Module, method: str, seed: int = 0, **options: object) -> Merged:
@@ -150,7 +150,7 @@ def test_the_mean_cosine_without_going_through_pairs() -> None:
 def test_buffers_are_averaged_and_counters_kept(method: str) -> None:
     merged = fuse([Counted(1.0, 2.0, 7), Counted(3.0, 6.0, 9)], Counted(0.0, 100.0, 0), method)
     assert merged.model.b.item() == 4.0  # type: ignore[operator, union-attr]
-    assert merged.model.n.item() == 7  # type: ignore[operator, union-attr]
+    assert merged.model.num_batches_tracked.item() == 7  # type: ignore[operator, union-attr]
 
 
 def test_tied_parameters_stay_tied() -> None:

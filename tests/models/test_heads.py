@@ -127,7 +127,7 @@ def test_group_of_takes_whole_names() -> None:
     ("model", "words"),
     [
         (Wrapped(lambda logits: logits * 2), r'Wrapped.*\'out\'.*head="\.\.\."'),
-        (Wrapped(lambda logits: (logits, logits)), "Wrapped returns something of type tuple"),
+        (Wrapped(lambda logits: {"scores": logits}), "Wrapped returns something of type dict with scores"),
         (Wrapped(lambda logits: logits.sum(dim=1)), r"Wrapped returns something of shape \(2,\)"),
         (nn.Flatten(), "Flatten has no layer with parameters"),
         (nn.Linear(4, 5), "Linear has no layer with parameters before a head"),

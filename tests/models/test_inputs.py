@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmerge.errors import FedMergeError
@@ -17,7 +17,6 @@ def test_half_maps_black_to_minus_one_and_white_to_one() -> None:
     assert torch.equal(Normalisation.named("half")(images), expected)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3), st.lists(st.floats(0.1, 2), min_size=3, max_size=3))
 def test_each_channel_has_its_own_mean_and_deviation(mean: list[float], std: list[float]) -> None:
     """51 / 255 is exactly 0.2, so channel c becomes (0.2 - mean_c) / std_c."""

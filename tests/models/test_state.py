@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -20,7 +20,6 @@ def batch_norm(mean: Tensor, var: Tensor, batches: int = 0) -> State:
     return {"bn.running_mean": mean, "bn.running_var": var, "bn.num_batches_tracked": torch.tensor(batches)}
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(values, positive), min_size=1, max_size=6))
 def test_average_is_the_weighted_mean(models: list[tuple[list[float], float]]) -> None:
     """sum a_m theta_m / sum a_m, in Python's own double precision."""
@@ -31,7 +30,6 @@ def test_average_is_the_weighted_mean(models: list[tuple[list[float], float]]) -
     torch.testing.assert_close(out, torch.tensor(expected), rtol=1e-6, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(values, st.lists(positive, min_size=1, max_size=7), st.sampled_from(["average", "mixture", "first"]))
 def test_average_of_a_model_with_itself_is_that_model_bit_for_bit(
     entries: list[float], weights: list[float], policy: str
@@ -44,7 +42,6 @@ def test_average_of_a_model_with_itself_is_that_model_bit_for_bit(
         assert state_hash(out) == state_hash(state)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(values, positive), min_size=2, max_size=6), st.randoms())
 def test_order_of_models_does_not_matter(models: list[tuple[list[float], float]], random) -> None:  # type: ignore[no-untyped-def]
     def merged(order: list[tuple[list[float], float]]) -> State:

@@ -46,29 +46,27 @@ def test_mean_merging_under_another_label(tables):
 
 
 def test_interval_is_paired_over_seeds(tables):
-    """Differences -1, 2 and 5 points, though the seeds differ by 10: mean 2.
-
-    For three seeds the bootstrap's percentiles are widened to one draw in 10 million, which is the range:
-    each of the 10 000 draws is three times the lowest difference with probability 1 / 27.
-    """
+    """Differences -1, 2 and 5 points, though the seeds differ by 10: mean 2, half t(2) 3 / sqrt 3 = 7.452."""
     table = tables({"mean": 0.5, "greedy": 0.5}, seeds=(0, 1, 2))
     lift = table["seed"].map({0: -0.01, 1: 0.02, 2: 0.05})
     table["accuracy"] += table["seed"] * 0.1 + (table["method"] == "greedy") * lift
     found = difference(cells(table)["greedy"], cells(table)["mean"])
-    assert [found.points, found.low, found.high] == pytest.approx([2.0, -1.0, 5.0])
+    assert [found.points, found.low, found.high] == pytest.approx([2.0, 2 - 7.4524, 2 + 7.4524], abs=1e-4)
     sentence = answer(table)
-    assert "gains 2.0 points on mean merging (95\u00a0% interval −1.0 to +5.0, which includes no" in sentence
-    assert sentence.endswith("; intervals by resampling 3 seeds.")
+    assert "gains 2.0 points on mean merging (95\u00a0% interval −5.5 to +9.5, which includes no" in sentence
+    assert sentence.endswith("; intervals over 3 seeds (one hospital: they say nothing of others).")
     assert "one seed" not in sentence
 
 
-def test_hospitals_are_resampled_with_one_seed(tables):
-    """Differences 1 and 3 points at two hospitals: the interval is their range; what was drawn is said."""
+def test_intervals_over_hospitals_with_one_seed(tables):
+    """Differences 1 and 3 points at two hospitals: half is t(1) times 1; that there is one seed is said."""
     table = tables({"mean": 0.5, "greedy": 0.51}, sites=("a", "b"))
     table["accuracy"] += 0.02 * ((table["method"] == "greedy") & (table["site"] == "b"))
     sentence = answer(table)
-    assert "gains 2.0 points on mean merging (95\u00a0% interval +1.0 to +3.0)" in sentence
-    assert sentence.endswith("; intervals by resampling 2 hospitals (one seed).")
+    assert (
+        "gains 2.0 points on mean merging (95\u00a0% interval −10.7 to +14.7, which includes no" in sentence
+    )
+    assert sentence.endswith("; intervals over 2 hospitals (one seed: they say nothing of others).")
 
 
 def test_interval_joins_the_name_of_the_hospital(tables):

@@ -25,7 +25,7 @@ from fedmerge.study.reports import write_study_report
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FOUND = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(FOUND is None, reason=f"no browser here: none of {', '.join(BROWSERS)}")
-SECONDS = 20.0
+SECONDS = 60.0
 START = """import os, sys
 os.dup2(int(sys.argv[1]), 3)
 os.dup2(int(sys.argv[2]), 4)

@@ -54,7 +54,7 @@ def test_flwr_run_in_simulation_gives_the_same_bits(simulation, site_files, hash
     nodes = {"num-supernodes": 3, "client-resources-num-cpus": 1}
     submitted = simulation.submit(ROOT, {"config": str(site_files), "seed": 3, "out": str(out)}, nodes)
     local = run(site_files, out=tmp_path / "local", seed=3)
-    simulation.wait(submitted, patience=120)
+    simulation.wait(submitted, patience=300)
     assert hashes(out) == hashes(local.folder)
     assert (out / "report.html").is_file()
     assert json.loads((out / "failures.json").read_text()) == json.loads(
@@ -68,4 +68,4 @@ def test_a_run_that_fails_is_told_apart_from_one_that_ended_well(simulation):
     """``flwr run`` itself says nothing of it and exits with 0."""
     submitted = simulation.submit(ROOT, {"config": "quick-start"}, {"num-supernodes": 1})
     with pytest.raises(FedMergeError, match="there is no configuration 'quick-start'"):
-        simulation.wait(submitted, patience=60)
+        simulation.wait(submitted, patience=300)

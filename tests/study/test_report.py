@@ -11,10 +11,10 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from fedmerge.data import CohortSpec
+from fedmerge.data import CohortSpec, streams
 from fedmerge.study.reopen import without_images
 from fedmerge.study.report import write_report
-from fedmerge.study.scoreboard import by_site, score_table
+from fedmerge.study.scoreboard import STREAMS, by_site, score_table
 
 
 class Page(HTMLParser):
@@ -203,3 +203,7 @@ def test_cells_carry_the_numbers_that_a_column_is_sorted_by(page):
     values = [float(value) for value in re.findall(r'data-value="(.*?)"', row)]
     assert values == pytest.approx([0.81, 0.81, 0.81, 0.76, 0.89, 0.0975, 1.0])
     assert re.findall(r'data-first="(\w+)">(?:AUROC|ECE)', page) == ["descending", "ascending"]
+
+
+def test_every_kind_of_stream_has_its_words():
+    assert set(STREAMS) == set(streams.KINDS)

@@ -39,6 +39,7 @@ _cache: dict = {}
 
 def test_one_row_per_method_stream_site_and_seed(result):
     methods = {
+        "majority-class",
         "alone:alpha",
         "alone:beta",
         "alone:gamma",
@@ -79,6 +80,26 @@ def test_the_table_s_numbers_are_those_of_the_models_on_disk(result):
         again = scores(predict(model, site.images, pool.card("beta").normalisation), site.labels)
         assert table.loc[method, "accuracy"] == again.accuracy
         assert table.loc[method, "auroc"] == again.auroc
+
+
+def test_the_majority_class_is_that_of_the_training_images(result):
+    """Pooled over the three that train; AUROC 1/2, balanced accuracy 1/3, no pass."""
+    row = result.table[result.table["kind"] == "reference"].iloc[0]
+    counts = sum(result.cohort[name].train.class_counts(3) for name in ("alpha", "beta", "gamma"))
+    labels = result.cohort["delta"].everything.labels
+    assert row["accuracy"] == pytest.approx(float((labels == int(counts.argmax())).double().mean()))
+    assert row["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert row["auroc"] == 0.5
+    assert (row["forward_passes"], row["backward_passes"]) == (0, 0)
+    assert row["constant"]
+    assert row["training_accuracy"] == pytest.approx(float(counts.max() / counts.sum()))
+
+
+def test_training_accuracy_of_a_hospital_is_that_of_its_last_epoch(result):
+    last = result.history[result.history["phase"] == "fine-tune"].set_index("site")["accuracy"]
+    rows = result.table[result.table["stream"] == "iid"].set_index("method")["training_accuracy"]
+    assert rows["alone:beta"] == last["beta"]
+    assert rows["mean"] == pytest.approx(last.mean())
 
 
 def test_the_pool_and_its_cards(result):

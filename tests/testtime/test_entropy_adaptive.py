@@ -226,13 +226,6 @@ def test_it_stays_in_evaluation_mode(models: list[nn.Module], batch: Tensor) -> 
     assert torch.equal(node.train()(batch), first)
 
 
-def test_state_dict_carries_the_sources(models: list[nn.Module], batch: Tensor) -> None:
-    node = EntropyAdaptive(models)
-    other = EntropyAdaptive([models[0]] * 3)
-    other.load_state_dict(node.state_dict())
-    assert torch.equal(other(batch), node(batch))
-
-
 def test_a_head_named_by_hand_is_checked(models: list[nn.Module], batch: Tensor) -> None:
     assert torch.equal(EntropyAdaptive(models, head_module="fc")(batch), EntropyAdaptive(models)(batch))
     with pytest.raises(FedMergeError, match="'conv' is not the logits"):

@@ -114,7 +114,9 @@ def test_a_margin_costs_one_pass(models: list[nn.Module], batch: Tensor) -> None
 def test_its_state_travels_with_the_node(models: list[nn.Module], batch: Tensor) -> None:
     node = EntropyAdaptive(models, guard=Guard())
     assert any(key.startswith("watch.mean") for key in node.state_dict())
-    other = EntropyAdaptive([models[0]] * 3, guard=Guard())
+    other = EntropyAdaptive(models, guard=Guard())
+    with torch.no_grad():
+        other.watch.mean.fc.bias.add_(1)
     other.load_state_dict(node.state_dict())
     torch.testing.assert_close(other.watch.mean_logits(batch), _mean(models, batch))
 

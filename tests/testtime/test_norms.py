@@ -45,3 +45,23 @@ def test_every_norm_is_found_and_its_entries_keep_their_names() -> None:
     assert all(after[key].data_ptr() == before[key].data_ptr() for key in before)
     found = {id(parameter) for parameter in affine_parameters(model)}
     assert found == {id(parameter) for kind in kinds for parameter in kind.parameters()}
+
+
+def test_a_norm_under_two_names_is_replaced_once() -> None:
+    norm = nn.BatchNorm2d(3)
+    model = nn.Sequential(norm, nn.ReLU(), norm)
+    assert use_batch_statistics(model) == 1
+    assert isinstance(model[0], BatchStatistics)
+    assert model[0] is model[2]
+    assert len(affine_parameters(model)) == 2
+    assert list(model.state_dict())[:2] == ["0.weight", "0.bias"]
+
+
+def test_float16_has_its_moments_in_float32(drawn_norm) -> None:
+    """Pixels of 300 have squares above 65,504, where float16 ends, and 1/sqrt(var) below its numbers."""
+    x = 300 * X
+    for images in (0, 12):
+        found = BatchStatistics(drawn_norm().half(), images)(x.half())
+        expected = BatchStatistics(drawn_norm().half().double(), images)(x.half().double())
+        assert found.dtype == torch.float16
+        torch.testing.assert_close(found.double(), expected, rtol=2**-10, atol=2**-10)

@@ -85,8 +85,9 @@ def _decisions(sites: list[str], result: MergeResult) -> tuple[dict[str, Any], .
     """A row a hospital: its share, and what the method's log says of its model."""
     rows = {site: {"site": site, "share": result.coefficients[site]} for site in sites}
     for entry in result.decisions:
-        if entry.get("model") in rows:
-            rows[entry["model"]] |= {key: value for key, value in entry.items() if key != "model"}
+        row = rows.get(entry.get("model", ""), {})
+        if not row.get("accepted"):  # greedy-v1 tries its start again
+            row |= {key: value for key, value in entry.items() if key != "model"}
     return tuple(rows.values())
 
 

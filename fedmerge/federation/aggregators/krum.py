@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, Around, Update
+from fedmerge.models.entries import refuse_complex
 from fedmerge.models.state import State, average
 from fedmerge.registry import Needs
 
@@ -33,7 +34,7 @@ def krum(updates: Iterable[Update], around: Around, *, hostile: Hostile = 1) -> 
 
     s(m) = sum of |theta_m - theta_k|^2 over the n - f - 2 updates k nearest to m, f = ``hostile``; the update
     with the smallest s, the first by name among equal ones. Distances are over all floating-point entries,
-    also batch-norm statistics, because a hostile hospital could hide there; integer buffers and everything
+    also batch-norm statistics, because a hostile hospital could hide there; integers and everything
     else are those of the chosen one. Raises FedMergeError for fewer than 2 f + 3 updates.
     """
     known = list(updates)
@@ -57,8 +58,8 @@ def multi_krum(
 ) -> Aggregated:
     """The unweighted mean of the ``keep`` updates with the smallest Krum scores; by default n - f.
 
-    Scores as in ``krum``. Batch-norm statistics of the kept ones follow ``around.batch_norm``; integer
-    buffers are those of the first kept. Raises FedMergeError for fewer than 2 f + 3 updates, or than
+    Scores as in ``krum``. Batch-norm statistics of the kept ones follow ``around.batch_norm``; counts (of
+    batches) are those of the first kept. Raises FedMergeError for fewer than 2 f + 3 updates, or than
     ``keep``.
     """
     known = list(updates)
@@ -82,6 +83,7 @@ def _scores(known: Sequence[Update], hostile: int, name: str, round: int) -> lis
             f"updates, but there are {len(known)}: choose median or trimmed-mean, or set the quorum to "
             f"{least} for the run to end where fewer answer."
         )
+    refuse_complex(known[0].state, name)
     squares = _squared_distances([update.state for update in known])
     squares.fill_diagonal_(torch.inf)
     nearest = squares.sort(1).values[:, : len(known) - hostile - 2]

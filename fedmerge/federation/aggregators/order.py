@@ -13,7 +13,8 @@ from torch import Tensor
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, Around, Update
 from fedmerge.federation.checks import trained
-from fedmerge.models.state import BatchNormPolicy, State, running_pairs
+from fedmerge.models.entries import kinds, refuse_complex
+from fedmerge.models.state import BatchNormPolicy, State, check_fixed, running_pairs
 from fedmerge.registry import Needs
 
 Statistic: TypeAlias = Callable[[Tensor], Tensor]
@@ -34,7 +35,7 @@ def median(updates: Iterable[Update], around: Around) -> Aggregated:
 
     Batch-norm statistics: the median of the running means, mu = med_m mu_m, and of the second moments around
     it, med_m (v_m + (mu_m - mu)^2), or of the variances v_m where ``around.batch_norm`` is ``average``.
-    Integer buffers: the lower median. All updates are held at a time.
+    Counts (of batches): the lower median; tables of integers must be equal. All updates are held at a time.
     """
     return Aggregated(_each([update.state for update in updates], median_of, around.batch_norm))
 
@@ -51,7 +52,7 @@ def trimmed_mean(
     """The mean of each weight without its k = floor(trim n) smallest and k largest values, of n hospitals.
 
     Every hospital is one voice. Up to k hostile ones cannot move it out of the honest values; with trim: 0 it
-    is the unweighted mean. Batch-norm statistics and integer buffers as in ``median``, trimmed means for
+    is the unweighted mean. Batch-norm statistics and integers as in ``median``, trimmed means for
     medians. All updates are held at a time.
     """
     states = [update.state for update in updates]
@@ -74,6 +75,7 @@ def _each(states: Sequence[State], statistic: Statistic, batch_norm: BatchNormPo
     if not states:
         raise FedMergeError("there is no update to aggregate: at least one hospital must answer.")
     first = states[0]
+    refuse_complex(first, "an order statistic")
     merged = {key: _statistic([state[key] for state in states], statistic) for key in trained(first)}
     merged |= robust_statistics(states, statistic, batch_norm)
     return {key: merged[key] for key in first}
@@ -81,7 +83,9 @@ def _each(states: Sequence[State], statistic: Statistic, batch_norm: BatchNormPo
 
 @torch.no_grad()
 def robust_statistics(states: Sequence[State], statistic: Statistic, batch_norm: BatchNormPolicy) -> State:
-    """The entries that are not trained: batch-norm statistics by ``statistic``, others as lower medians.
+    """The entries that are not trained: batch-norm statistics by ``statistic``, counts as lower medians.
+
+    Tables of other integers must be equal in all (``models.entries``), or FedMergeError names the entry.
 
     mu = T(mu_m), var = T(v_m + (mu_m - mu)^2) for T the statistic: with the mean as T, the moments of the
     mixture. With ``average``, var = T(v_m).
@@ -96,6 +100,9 @@ def robust_statistics(states: Sequence[State], statistic: Statistic, batch_norm:
         merged[mean] = centre.to(first[mean].dtype)
         merged[var] = statistic(variances.sort(0).values).to(first[var].dtype)
     done = merged.keys() | set(trained(first))
+    for key, kind in kinds(first, "the first update").items():
+        for place, state in enumerate(states[1:] if kind == "fixed" and first[key].ndim else [], 2):
+            check_fixed(key, "the first update", first[key], f"update {place}", state[key])
     for key in first.keys() - done:
         stacked = torch.stack([state[key] for state in states])
         merged[key] = stacked.sort(0).values[(len(states) - 1) // 2]

@@ -19,7 +19,7 @@ from fedmerge.federation.records import job_of, reply, state_of
 from fedmerge.federation.sums.packing import MINIMUM, WALKING, pack
 from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.merging.matching.statistics import LocalStatistics
-from fedmerge.models.graph import Program
+from fedmerge.models.graph import Program, follow
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, build
@@ -168,4 +168,4 @@ def program_of(spec: ModelSpec) -> Program:
 def _program(spec: str) -> Program:
     known = ModelSpec.model_validate_json(spec)
     example = torch.zeros(2, known.in_channels, known.image_size, known.image_size)
-    return Program(build(known, 0), example)
+    return follow(build(known, 0), example)

@@ -26,6 +26,10 @@ def ablation(
     The batch is repeated for as many channels as fit, each copy with another channel of the pre-activation at
     zero everywhere, so one place of n channels costs n / chunk forward passes of the network. Places as in
     ``importance``.
+
+    Departs from the program of Neuron Interpolation (arXiv 2507.00037) in convolutions: that one sets one
+    position of one channel to zero at a time and adds up the changes over positions, n x H x W passes. In
+    linear layers the two are one.
     """
     whole = program.run(values, x).gather(1, labels[:, None])[:, 0]
     return {

@@ -49,7 +49,8 @@ def importance(
     - ``uniform``: one an image, so that every score is 1;
     - ``conductance``: Dhamdhere et al., arXiv 1805.12233, from a black image;
     - ``deeplift``: the rescale rule of Shrikumar et al., arXiv 1704.02685, from a black image;
-    - ``ablation``: how far the logit moves when the channel is zeroed, one forward pass a channel.
+    - ``ablation``: how far the logit moves when the channel is zeroed everywhere, one forward pass a channel
+      (the program of Neuron Interpolation: one position at a time).
 
     A black image is zero as the model takes it, after normalisation. Raises FedMergeError where labels are
     missing or do not fit, and where ``deeplift`` meets an operation it has no rule for.

@@ -15,7 +15,12 @@ from fedmerge.merging.fitting import Descent, descend, divergence, soft_targets
 from fedmerge.merging.matching import sums
 from fedmerge.merging.matching.affine import fitted
 from fedmerge.merging.matching.grouping import Centroids, correspondence, endings, level_grams, mixing
-from fedmerge.merging.matching.importances import Attribution, Normalisation, attribution_needs
+from fedmerge.merging.matching.importances import (
+    Attribution,
+    Normalisation,
+    attribution_needs,
+    shares_of,
+)
 from fedmerge.merging.matching.linear import Towards
 from fedmerge.merging.matching.maps import Correspondence
 from fedmerge.merging.matching.networks import Networks
@@ -82,8 +87,9 @@ def gradient_fusion(
     neurons k-means begins at. Clusters are numbered like the neurons of the first model they lie nearest to,
     so its weights are a start, and all levels that end in one residual stream share one grouping.
     ``unit_rows``: cluster on values scaled to length one at every position. Neurons that only move in blocks
-    are paired one to one. The last level keeps the order of the classes; its targets are the mean logits, or
-    with ``head_loss: kl`` the mean of the parents' probabilities at ``temperature``.
+    are paired one to one. The last level keeps the order of the classes, k_j = c for every parent's class c,
+    so its targets are the logits' means by importance, or with ``head_loss: kl`` the plain mean of the
+    parents' probabilities at ``temperature``.
 
     A level that is one layer after something without parameters has a closed form (``closed_form``): least
     squares with a ridge ``lambda = weight_decay N K / 2``, the stationary point of descent with that decay
@@ -94,10 +100,11 @@ def gradient_fusion(
     since the optimum without a ridge is the same. The log's ``loss`` is the mean squared error over all
     images for a closed form, else the loss of the kept weights on the held-out fifth.
 
-    Departures from the authors' program: best weights restored, KL of log-probabilities, scores of mean one,
-    closed form, groups shared along residual streams. Dropout is off; batch norms inside a level use the
-    first model's running statistics throughout, and their weights are fitted. Memory: the values at one
-    level's end of all images, for each parent. Raises FedMergeError for fewer than two images.
+    Departures from the authors' program: importance weighs the logits, too (it takes their plain mean), best
+    weights restored, KL of log-probabilities, scores of mean one, closed form, groups shared along residual
+    streams. Dropout is off; batch norms inside a level use the first model's running statistics throughout,
+    and their weights are fitted. Memory: the values at one level's end of all images, for each parent. Raises
+    FedMergeError for fewer than two images.
     """
     images = _images(context)
     networks = Networks.of(parents, replace(context, example=images[:2]))
@@ -108,7 +115,9 @@ def gradient_fusion(
     walk = _Walk(networks, context, fitting)
     walk.group(images, attribution, normalisation, centroids, unit_rows)
     state = walk.fit(images, parameters={name for name, _ in parents.template.named_parameters()})
-    return Merged(parents.module(state), uniform(parents), walk.decisions, correspondence=walk.maps)
+    return Merged(
+        parents.module(state), uniform(parents), walk.decisions, correspondence=walk.maps, fitted=True
+    )
 
 
 class _Walk:
@@ -137,11 +146,13 @@ class _Walk:
             self.program, self.values, images, self.pieces, self.ends,
             batch_size=BATCH, device=self.device, unit_rows=unit_rows,
         )  # fmt: skip
-        self.scores = self._scores(images, attribution, normalisation)
+        self.scores, self.shares = self._scores(images, attribution, normalisation)
         rng = generator(self.context.seed, "kf-gradient k-means")
         self.maps: Correspondence = correspondence(
             self.networks.neurons, self.ends, grams, self.scores, centroids, rng
         )
+        pairs = zip(self.ends, self.shares, strict=True)
+        self.maps.channels |= {end.axis: share for end, share in pairs if end.axis and share is not None}
 
     @torch.no_grad()
     def fit(self, images: Tensor, parameters: set[str]) -> State:
@@ -152,7 +163,7 @@ class _Walk:
             theirs = [self._ahead(v, level, z) for v, z in zip(self.values, theirs, strict=True)]
             last = level.stop is self.program.output
             kl = last and self.fitting.head_loss == "kl"
-            weights = mixing(self.maps, end)
+            weights = mixing(self.maps, end, self.shares[number])
             if kl:
                 targets = soft_targets(theirs, self.fitting.temperature).to(x.dtype)
             else:
@@ -175,17 +186,26 @@ class _Walk:
         runs = [Run(self.program, values, part, start=level.start) for part in x.split(BATCH)]
         return torch.cat([run.until(level.stop) for run in runs])
 
-    def _scores(self, images: Tensor, kind: Attribution, how: Normalisation) -> list[Tensor]:
-        """Per level, the importance of each parent's channels at its end: M x C."""
+    def _scores(
+        self, images: Tensor, kind: Attribution, how: Normalisation
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Per level, of each parent's channels at its end: importance, and share by it (None: uniform)."""
         both = zip(self.pieces, self.ends, strict=True)
         places = {str(i): (level.stop, end.dim) for i, (level, end) in enumerate(both)}
-        found = []
-        for state in self.networks.states:
-            total = importance(
+        totals = [
+            importance(
                 self.program, state, images, self.context.labels, kind, device=self.device, places=places
             )
-            found.append(normalise({name: t / len(images) + 1e-8 for name, t in total.items()}, how))
-        return [torch.stack([scores[name] for scores in found]) for name in places]
+            for state in self.networks.states
+        ]
+        found = [
+            normalise({name: t / len(images) + 1e-8 for name, t in each.items()}, how) for each in totals
+        ]
+        scores = [torch.stack([each[name] for each in found]) for name in places]
+        if kind == "uniform":
+            return scores, [None] * len(scores)
+        used = [torch.stack([each[name] > 0 for each in totals]) for name in places]
+        return scores, [shares_of(s, u) for s, u in zip(scores, used, strict=True)]
 
     def _closed(self, level: Level, x: Tensor, targets: Tensor) -> tuple[State, dict[str, Any]]:
         """The one layer of an affine level by ridge regression on the targets."""

@@ -113,11 +113,15 @@ def correspondence(
     return maps
 
 
-def mixing(maps: Correspondence, end: Ending) -> Tensor:
-    """C x M C weights that turn the parents' channels, side by side, into targets; rows sum to one."""
+def mixing(maps: Correspondence, end: Ending, shares: Tensor | None = None) -> Tensor:
+    """C x M C weights that turn the parents' channels, side by side, into targets; rows sum to one.
+
+    shares: M x C, for an end whose channels stand along no weight (1/M for None).
+    """
     models = len(maps.parents)
     if end.axis is None:
-        return torch.cat([torch.eye(end.width, dtype=torch.float64) / models] * models, 1)
+        each = [torch.full((end.width,), 1 / models, dtype=torch.float64)] * models
+        return torch.cat([torch.diag(share) for share in (each if shares is None else shares)], 1)
     return torch.cat(maps.out(*end.axis, [end.width] * models, end.width), 1)
 
 

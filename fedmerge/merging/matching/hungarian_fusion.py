@@ -53,12 +53,16 @@ def hungarian_fusion(
     The paper has two models. For more, each model in turn is paired with the means of the others until
     nothing changes (at most 50 sweeps); each step is optimal given the rest, so the cost falls. This
     extension is ours; it needs ``squared``. All models must be of one width; neuron i keeps model 0's place.
+    Channels that nothing can move, the classes of the output layer, are paired with themselves; row c of the
+    fused layer is the mean of the parents' by importance, ``sum_m s_mc w_mc / sum_m s_mc``, as in any other.
 
     Where several layers write the same neurons (residual streams) or a convolution is depthwise, one pairing
     is made from the sum over those layers of the parents' own pre-activations. Batch norm that follows a
     layer is folded into it. solver, ridge: see ``solve``. towards: what the ridge pulls a layer to, zero (as
     in the paper) or the paired average of the parents (ours). refit: False averages the paired weights
     without a fit.
+
+    The authors' program is ``cost: l2, solver: pinv, towards: zero, normalisation: none``.
     """
     if cost == "l2" and len(parents) > 2:
         raise FedMergeError(

@@ -44,13 +44,17 @@ def kmeans_fusion(
 
     As many clusters as the fused model has neurons; its architecture is that of the first model, or of the
     ``into=`` given to ``merge``, and parents may have other widths. Clustering is ``kmeans`` (farthest-first
-    start at a neuron of model 0, ``tries`` draws, weighted Lloyd steps), on pre-activations as far as
-    the fused layer can express them. Outputs keep the order of the classes.
+    start at a neuron of model 0, ``tries`` draws, weighted Lloyd steps), on pre-activations as far as the
+    fused layer can express them. Outputs keep the order of the classes.
 
     Where several layers write the same neurons (residual streams) or a convolution is depthwise, the clusters
     come from the sum over those layers of the parents' own pre-activations. Neurons that may only move in
     blocks (heads of attention, groups of group norm) are paired one to one, as in ``hf``, because a cluster
-    could hold neurons of several blocks. Other options: see ``hf``.
+    could hold neurons of several blocks. Other options, and the output layer, whose row c is the mean of the
+    parents' by importance: see ``hf``.
+
+    The authors' program is ``solver: pinv, towards: zero, normalisation: none``; it may stop before empty
+    clusters are filled, and leave neurons zero.
     """
 
     def match(

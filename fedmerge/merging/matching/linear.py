@@ -6,12 +6,13 @@ A the parents' pre-activations side by side, and R the grouping (a row per fused
 
     T = A R^T,    W = argmin |X W - T|^2  =  (X^T X)^+ X^T A R^T
 
-Everything follows from the sums X^T X, X^T A and A^T A, so images may stay where they are.
+Channels of no group, those of the output layer first of all, are grouped by their place: row c of R weighs
+the parents' channels c by importance, s_mc / sum_m s_mc. Everything follows from the sums X^T X, X^T A and
+A^T A, so images may stay where they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -23,7 +24,7 @@ from fedmerge.merging.matching.importances import Attribution, Importances, Norm
 from fedmerge.merging.matching.maps import Correspondence, Maps, matched_average
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.prior import matched_columns
-from fedmerge.merging.matching.solve import Solver, factorised
+from fedmerge.merging.matching.solve import Inverse, Solver, factorised
 from fedmerge.merging.matching.statistics import Statistics, Sums
 from fedmerge.merging.methods import Context, Merged, Parents, uniform
 from fedmerge.models.graph import Layer
@@ -66,7 +67,9 @@ def fuse_layers(
     importances = Importances(networks, statistics, attribution, normalisation)
     walk = _Walk(networks, statistics, match, fit, importances, context.batch_norm)
     state = walk.averaged() if not fit.refit else walk.fitted()
-    return Merged(parents.module(state), uniform(parents), walk.decisions, correspondence=walk.maps)
+    return Merged(
+        parents.module(state), uniform(parents), walk.decisions, correspondence=walk.maps, fitted=fit.refit
+    )
 
 
 class _Walk:
@@ -84,7 +87,7 @@ class _Walk:
         self.networks, self.statistics, self.fit = networks, statistics, fit
         self.match, self.importances, self.batch_norm = match, importances, batch_norm
         share = tuple(1 / len(networks) for _ in networks.states)
-        self.maps = Correspondence(networks.neurons, networks.parents, share)
+        self.maps = Correspondence(networks.neurons, networks.parents, share, importances.shares())
         self.decisions: list[dict[str, Any]] = []
         own = [
             key for layer in networks.layers for key in (layer.weight, layer.bias, *layer.norm_keys) if key
@@ -134,23 +137,18 @@ class _Walk:
         state |= new
         return new
 
-    def _match_by_projections(
-        self, layer: Layer, groups: list[int], sums: Sums, inverse: Callable[[Tensor], Tensor]
-    ) -> None:
+    def _match_by_projections(self, layer: Layer, groups: list[int], sums: Sums, inverse: Inverse) -> None:
         """Match groups that this layer alone writes, as far as the fused layer can express them."""
-        projected = sums["cross"].T @ inverse(sums["cross"])
-        projected = (projected + projected.T) / 2
+        projected = inverse.between(sums["cross"])
         for group in groups:
             outer = self.networks.table(group, layer, sums["outer"])
             self._decide(group, outer, self.networks.table(group, layer, projected))
 
-    def _factorised(self, sums: Sums) -> Callable[[Tensor], Tensor]:
+    def _factorised(self, sums: Sums) -> Inverse:
         fit = self.fit
         return factorised(sums["gram"], solver=fit.solver, ridge=fit.ridge, rows=int(sums["rows"]))
 
-    def _solved(
-        self, layer: Layer, gram: Tensor, cross: Tensor, inverse: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def _solved(self, layer: Layer, gram: Tensor, cross: Tensor, inverse: Inverse) -> Tensor:
         """The layer's columns (d x n; c x d where depthwise), towards zero or the parents' average."""
         prior = torch.zeros_like(cross)
         if self.fit.towards == "parents":

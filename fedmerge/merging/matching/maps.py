@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from fedmerge.errors import FedMergeError
 from fedmerge.models.graph import Neurons
 from fedmerge.models.state import BatchNormPolicy, State, running_pairs
+
+Shares: TypeAlias = dict[tuple[str, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,15 @@ class Correspondence:
     """The maps of all groups matched so far.
 
     fused: neurons of the fused model; parents: of each parent. share: weight of each parent (sums to one) in
-    what no group covers. groups: by index.
+    what no group covers. channels: by key and dimension of a tensor, M x size, the weights by importance of
+    the positions that no group covers (the classes of the output layer); empty where all count alike.
+    groups: by index.
     """
 
     fused: Neurons
     parents: Sequence[Neurons]
     share: tuple[float, ...]
+    channels: Shares = field(default_factory=dict)
     groups: dict[int, Maps] = field(default_factory=dict)
 
     def known(self, key: str) -> bool:
@@ -50,9 +57,11 @@ class Correspondence:
             self._channels(m, key, dim, (size, width), {g: known.out[m] for g, known in self.groups.items()})
             for m, width in enumerate(sizes)
         ]
-        free = self._free(key, dim, size)
+        free = unmatched(self.fused, key, dim, size)
+        given = self.channels.get((key, dim))
         for m, table in enumerate(maps):
-            table[free, free] = self.share[m]
+            own = unmatched(self.parents[m], key, dim, sizes[m], of=(m, len(free)))
+            table[free, own] = self.share[m] if given is None else given[m, free]
         return maps
 
     def into(self, key: str, dim: int, sizes: Sequence[int], size: int) -> list[Tensor]:
@@ -63,9 +72,9 @@ class Correspondence:
             )
             for m, width in enumerate(sizes)
         ]
-        free = self._free(key, dim, size)
-        for table in maps:
-            table[free, free] = 1.0
+        free = unmatched(self.fused, key, dim, size)
+        for m, table in enumerate(maps):
+            table[free, unmatched(self.parents[m], key, dim, sizes[m], of=(m, len(free)))] = 1.0
         return [table.T for table in maps]
 
     def _channels(
@@ -81,12 +90,24 @@ class Correspondence:
                 table[to[:, None], come[None, :]] = small
         return table
 
-    def _free(self, key: str, dim: int, size: int) -> Tensor:
-        """The positions along a dimension that belong to no group; they stay where they are."""
-        taken = torch.zeros(size, dtype=torch.bool)
-        for part in self.fused.axes.get(key, {}).get(dim, ()):
-            taken[part.positions] = True
-        return (~taken).nonzero()[:, 0]
+
+def unmatched(neurons: Neurons, key: str, dim: int, size: int, of: tuple[int, int] | None = None) -> Tensor:
+    """The positions along a dimension of ``key`` that belong to no group; they keep their order.
+
+    of: a parent's number, and how many such positions the fused model has. Raises FedMergeError where the
+    parent has another number: other inputs, or other classes.
+    """
+    taken = torch.zeros(size, dtype=torch.bool)
+    for part in neurons.axes.get(key, {}).get(dim, ()):
+        taken[part.positions] = True
+    found = (~taken).nonzero()[:, 0]
+    if of is not None and len(found) != of[1]:
+        what = ("outputs", "classes") if dim == 0 else ("inputs", "inputs")
+        raise FedMergeError(
+            f"'{key}' has {len(found)} {what[0]} that keep their place in model {of[0]}, but {of[1]} in the "
+            f"model to be made: merge models of the same {what[1]}."
+        )
+    return found
 
 
 def one_to_one(permutations: Sequence[Tensor], weights: Tensor) -> Maps:
@@ -124,11 +145,13 @@ def combined(
     """
     total = torch.zeros(like.shape, dtype=torch.float64)
     values = [state[key].detach().cpu().double() for state in states]
-    dims = [dim for dim in maps.fused.axes.get(key, {}) if not (inputs and dim == 1)]
+    known = [*maps.fused.axes.get(key, {}), *(dim for name, dim in maps.channels if name == key)]
+    dims = [dim for dim in dict.fromkeys(known) if not (inputs and dim == 1)]
     out = into = None
     for dim in dims:  # one at most: a neuron's own weights stand along one dimension
         out = maps.out(key, dim, [v.shape[dim] for v in values], like.shape[dim])
-    if inputs:
+    moved = bool(maps.fused.axes.get(key, {}).get(1)) or {v.shape for v in values} != {like.shape}
+    if inputs and moved:  # else each input stands for itself
         into = maps.into(key, 1, [v.shape[1] for v in values], like.shape[1])
     for m, value in enumerate(values):
         if into is not None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.methods import Context, Parents
-from fedmerge.models.graph import Layer, Neurons, Part, Program, check_neurons, find_neurons
+from fedmerge.models.entries import entries
+from fedmerge.models.graph import Layer, Neurons, Part, Program, follow, neurons_of
 from fedmerge.models.state import State
 
 
@@ -40,7 +41,7 @@ class Networks:
                 "matching neurons needs to run the models once: pass data=, a batch as they take it."
             )
         states = tuple(parents.states())
-        like = {key: value.detach() for key, value in parents.template.state_dict().items()}
+        like = entries(parents.template)
         fused, neurons = _followed(parents.template, like, context.example)
         others = [
             (fused, neurons) if _alike(state, like) else _followed(parents.network(m), state, context.example)
@@ -106,11 +107,8 @@ class Networks:
 
 
 def _followed(module: nn.Module, state: State, example: Tensor) -> tuple[Program, Neurons]:
-    program = Program(module, example)
-    values = program.values({key: value.cpu() for key, value in state.items()})
-    neurons = find_neurons(program, values)
-    check_neurons(program, {key: value.cpu() for key, value in state.items()}, neurons)
-    return program, neurons
+    program = follow(module, example)
+    return program, neurons_of(program, state)
 
 
 def _alike(state: State, like: State) -> bool:
@@ -123,4 +121,10 @@ def _check_form(name: str, fused: Program, neurons: Neurons, program: Program, f
         raise FedMergeError(
             f"'{name}' is not the same network as the model to be made, but for its widths: give models with "
             "the same layers in the same order."
+        )
+    ours, theirs = (net.output.meta["val"].shape[1:] for net in (fused, program))
+    if ours != theirs:
+        raise FedMergeError(
+            f"'{name}' gives outputs of {' x '.join(map(str, theirs))}, the model to be made of "
+            f"{' x '.join(map(str, ours))}: widths may differ inside, but the classes must be the same."
         )

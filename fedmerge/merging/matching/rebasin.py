@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.assignment import pair
+from fedmerge.merging.matching.hungarian_fusion import Cost
 from fedmerge.merging.matching.importances import (
     Attribution,
     Importances,
@@ -17,6 +18,7 @@ from fedmerge.merging.matching.importances import (
 )
 from fedmerge.merging.matching.maps import Correspondence, matched_average, one_to_one
 from fedmerge.merging.matching.networks import Networks
+from fedmerge.merging.matching.statistics import Statistics
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
 from fedmerge.models.graph import permute
 from fedmerge.models.state import State, running_pairs
@@ -42,36 +44,47 @@ def rebasin(
     context: Context,
     *,
     by: Literal["activations", "weights"] = "activations",
+    cost: Cost = "squared",
     attribution: Attribution = "uniform",
     normalisation: Normalisation = "mean1",
 ) -> Merged:
     """Match every model to the first, neuron by neuron, permute it, and average.
 
-    activations: assignment on ``sum (relu a_i - relu b_j)^2`` of pre-activations over the fusion images,
-    times ``2 s_i s_j / (s_i + s_j)`` with importances s; neurons that several layers write (residual streams)
-    share one permutation, found from the sum over those layers. Weights are averaged by importance, neuron by
-    neuron. weights: no images; coordinate descent on ``sum <W_a, P W_b P'^T>`` over all tensors, one group of
+    activations: assignment on D_ij, the distance of ``relu a_i`` and ``relu b_j`` of pre-activations over the
+    fusion images, with importances s:
+
+        squared:  2 s_i s_j / (s_i + s_j) D_ij^2     (the paper: without s, the largest sum of <a_i, b_j>)
+        l2:       2 s_i s_j / (s_i + s_j) D_ij       (the program of Neuron Interpolation, arXiv 2507.00037)
+
+    Neurons that several layers write (residual streams) share one permutation, found from the sum over those
+    layers (of D^2). Weights are averaged by importance, neuron by neuron, and class by class in the output
+    layer. weights: no images; coordinate descent on ``sum <W_a, P W_b P'^T>`` over all tensors, one group of
     neurons at a time in a random order, until none changes.
 
     The paper has two models; for more, each is matched to the first, as its program MergeMany does in turn.
     The models' own activations decide, not the fused model's. Batch-norm statistics are permuted along and
     merged by the run's policy; ``after: batch-norm`` or ``repair`` is advised, as the paper does.
     """
-    if by == "weights" and attribution != "uniform":
+    if by == "weights" and (attribution != "uniform" or cost != "squared"):
         raise FedMergeError(
-            "rebasin by weights has no activations to attribute: leave attribution at uniform."
+            "rebasin by weights has no activations to attribute or to compare: leave attribution at uniform "
+            "and cost at squared."
         )
     networks = Networks.of(parents, context)
     sizes = [networks.sizes(group) for group in range(len(networks.neurons.groups))]
     if any(len(set(size)) > 1 for size in sizes):
         raise FedMergeError("rebasin permutes neurons, so all models must have the same widths; use kf.")
-    found, scores = (
-        _by_activations(networks, context, attribution, normalisation)
-        if by == "activations"
-        else _by_weights(networks, context.seed)
-    )
     share = tuple(1 / len(parents) for _ in parents.names)
     maps = Correspondence(networks.neurons, networks.parents, share)
+    if by == "activations":
+        statistics = context.statistics_for(networks)
+        importances = Importances(networks, statistics, attribution, normalisation)
+        maps.channels = importances.shares()
+        scores = [importances.neurons(g).view(len(parents), -1) for g in range(len(sizes))]
+        found = _by_activations(networks, statistics, scores, cost)
+    else:
+        scores = [torch.ones(len(parents), form.size).double() for form in networks.neurons.groups]
+        found = _by_weights(networks, context.seed)
     for group, permutations in enumerate(found):
         weights = torch.stack([s[p] for s, p in zip(scores[group], permutations, strict=True)])
         maps.groups[group] = one_to_one(permutations, weights)
@@ -81,30 +94,28 @@ def rebasin(
 
 
 def _by_activations(
-    networks: Networks, context: Context, attribution: Attribution, normalisation: Normalisation
-) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-    statistics = context.statistics_for(networks)
-    importances = Importances(networks, statistics, attribution, normalisation)
+    networks: Networks, statistics: Statistics, scores: list[Tensor], cost: Cost
+) -> list[list[Tensor]]:
+    """Per group, each model's permutation into the order of the first. scores: per group, M x n."""
     names = [layer.name for layer in networks.layers if networks.groups_of(layer)]
     sums = statistics.ask("outer", {"layers": names, "activation": "relu"}, {})
-    found, scores = [], []
+    found = []
     for group, form in enumerate(networks.neurons.groups):
         tables = [networks.table(group, w, sums[w.name].cpu()) for w in networks.writers(group)]
         table = torch.stack(tables).sum(0)
-        score = list(importances.neurons(group).split(form.size))
+        score = scores[group]
         square = table.diagonal().split(form.size)
         permutations = [torch.arange(form.size)]
         for m in range(1, len(networks)):
             inner = table[: form.size, m * form.size : (m + 1) * form.size]
-            gap = square[0][:, None] + square[m][None, :] - 2 * inner
+            gap = (square[0][:, None] + square[m][None, :] - 2 * inner).clamp(min=0)
             mass = score[0][:, None] * score[m][None, :] / (score[0][:, None] + score[m][None, :])
-            permutations.append(pair(2 * mass * gap.clamp(min=0), form))
+            permutations.append(pair(2 * mass * (gap if cost == "squared" else gap.sqrt()), form))
         found.append(permutations)
-        scores.append(score)
-    return found, scores
+    return found
 
 
-def _by_weights(networks: Networks, seed: int) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+def _by_weights(networks: Networks, seed: int) -> list[list[Tensor]]:
     groups = networks.neurons.groups
     found = [[torch.arange(form.size)] for form in groups]
     first = _wide(networks.states[0])
@@ -126,8 +137,7 @@ def _by_weights(networks: Networks, seed: int) -> tuple[list[list[Tensor]], list
                 break
         for group in range(len(groups)):
             found[group].append(current[group])
-    ones = [[torch.ones(form.size, dtype=torch.float64) for _ in networks.states] for form in groups]
-    return found, ones
+    return found
 
 
 def _likeness(networks: Networks, group: int, first: State, other: State) -> Tensor:

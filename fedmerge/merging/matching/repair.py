@@ -14,6 +14,7 @@ from fedmerge.merging.matching.maps import Correspondence, one_to_one
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.statistics import Statistics, Sums, norms
 from fedmerge.merging.methods import Context, Merged, Parents
+from fedmerge.models.entries import entries
 from fedmerge.models.graph import Layer
 from fedmerge.models.state import State
 
@@ -32,13 +33,13 @@ def corrected(merged: Merged, after: str, parents: Parents, context: Context) ->
         raise FedMergeError(f"after: {after} measures activations: pass data=, a few hundred fusion images.")
     networks = Networks.of(parents, context)
     statistics = context.statistics_for(networks)
-    state = {key: value.detach().clone() for key, value in merged.model.state_dict().items()}
+    state = {key: value.clone() for key, value in entries(merged.model).items()}
     if after == "batch-norm":
         state, log = reestimated(networks, statistics, state)
     else:
         maps = merged.correspondence or _in_place(networks, list(merged.coefficients.values()))
         state, log = repaired(networks, statistics, state, maps)
-    return replace(merged, model=parents.module(state), decisions=[*merged.decisions, *log])
+    return replace(merged, model=parents.module(state), decisions=[*merged.decisions, *log], fitted=True)
 
 
 def reestimated(
@@ -71,7 +72,9 @@ def repaired(
 
     z' = (z - mu_F) sd' / sd_F + mu', where mu' and sd' are the weighted means of the matched parents'
     (REPAIR, arXiv 2211.08403). A layer without bias and batch norm is rescaled but not shifted. Depends on
-    the fusion images only through means and variances of channels.
+    the fusion images only through means and variances of channels. The authors' notebooks rescale hidden
+    layers alone; here the output layer is one like the others. Where there are batch norms they measure
+    these anew and rescale nothing, which is ``after: batch-norm``.
     """
     parents = statistics.ask("moments", {}, {})
     statistics.ask("walk", {}, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,9 +20,28 @@ def solve(
     return factorised(gram, solver=solver, ridge=ridge, rows=rows)(cross)
 
 
-def factorised(
-    gram: Tensor, *, solver: Solver = "ridge", ridge: float = 1e-6, rows: int = 0
-) -> Callable[[Tensor], Tensor]:
+@dataclass(frozen=True)
+class Inverse:
+    """``G^-1`` (or ``G^+``) of a positive semidefinite G, in factors: ``G^-1 = F^T F``.
+
+    apply: C (… x d x n) -> G^-1 C. half: C -> F C, which takes half of the time.
+    """
+
+    apply: Callable[[Tensor], Tensor]
+    half: Callable[[Tensor], Tensor]
+
+    def __call__(self, cross: Tensor) -> Tensor:
+        """``G^-1 C``."""
+        return self.apply(cross)
+
+    def between(self, cross: Tensor) -> Tensor:
+        """``C^T G^-1 C``: n x n, symmetric to the last bit."""
+        root = self.half(cross)
+        found = root.transpose(-1, -2) @ root
+        return (found + found.transpose(-1, -2)) / 2
+
+
+def factorised(gram: Tensor, *, solver: Solver = "ridge", ridge: float = 1e-6, rows: int = 0) -> Inverse:
     """The map from ``cross`` to weights (see :func:`solve`); ``gram`` is factorised once for all that follow.
 
     ridge: ``(G + ridge trace(G)/d I)^-1 C`` by Cholesky. pinv: ``G^+ C``, singular values of X at or below
@@ -36,12 +56,18 @@ def factorised(
     factor, failed = torch.linalg.cholesky_ex(held)
     if bool((failed > 0).any()):  # a ridge too small for this matrix
         return _truncated(gram, rows)
-    return lambda cross: torch.cholesky_solve(cross, factor)
+    return Inverse(
+        lambda cross: torch.cholesky_solve(cross, factor),
+        lambda cross: torch.linalg.solve_triangular(factor, cross, upper=False),
+    )
 
 
-def _truncated(gram: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-    """``C -> G^+ C`` of a positive semidefinite matrix with the cut-off of :func:`factorised`."""
+def _truncated(gram: Tensor, rows: int) -> Inverse:
+    """``G^+`` of a positive semidefinite matrix with the cut-off of :func:`factorised`."""
     values, vectors = torch.linalg.eigh(gram)
     least = values[..., -1:].clamp(min=0) * (max(rows, gram.shape[-1]) * FLOAT32) ** 2
     inverse = torch.where(values > least, 1 / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
-    return lambda cross: vectors @ (inverse[..., None] * (vectors.transpose(-1, -2) @ cross))
+    return Inverse(
+        lambda cross: vectors @ (inverse[..., None] * (vectors.transpose(-1, -2) @ cross)),
+        lambda cross: inverse.sqrt()[..., None] * (vectors.transpose(-1, -2) @ cross),
+    )

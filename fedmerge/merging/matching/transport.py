@@ -47,9 +47,10 @@ def ot_fusion(
 
     and the fused layer is the mean over all models, the first one among them, which is its own image. The
     authors of Neuron Interpolation divide by mu on the left instead (``marginal: source``); for equal
-    marginals the two agree. Models may have other widths than the target. Neurons that several layers write
-    (residual streams) share one plan, from the sum over those layers of squared distances. Blocks (heads of
-    attention, groups of group norm) are not kept apart by a soft plan, so such networks are refused.
+    marginals the two agree. Importance acts on the plans alone: in the mean all models count alike, as in
+    the programs of both papers. Models may have other widths than the target. Neurons that several layers
+    write (residual streams) share one plan, from the sum over those layers of squared distances. Blocks
+    (heads of attention, groups of group norm) are not kept apart by a soft plan: such networks are refused.
     """
     networks = Networks.of(parents, context)
     for form in networks.neurons.groups:

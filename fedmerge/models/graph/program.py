@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch.fx import Node
 from fedmerge.errors import FedMergeError
 from fedmerge.models.graph.layers import Layer, Norm, layer_at
 from fedmerge.models.graph.operations import VIEWS, apply, operation
+from fedmerge.models.graph.quiet import quiet
 from fedmerge.models.modes import evaluating
+from fedmerge.models.outputs import logits_of
 
 __all__ = ["VIEWS", "Layer", "Norm", "Program", "Run", "apply", "operation"]
 
@@ -24,19 +27,19 @@ class Program:
     """The operations of a network in evaluation mode, in order; weights are given to every run.
 
     model: any classifier that ``torch.export`` can follow (no control flow that depends on images). example:
-    a batch as the model takes it; runs take any number of images. The program holds no weights, only tensors
-    that are not in the state dict (``constants``).
-    Raises FedMergeError where the network cannot be followed, gives more than one tensor, or has one weight
-    under two names.
+    a batch as the model takes it; runs take any number of images. The program holds no weights and no
+    image (of ``example`` only shape and dtype), but tensors that are not in the state dict (``constants``).
+    Of a network that gives a dict or a tuple the output is its logits (``outputs.logits_of``). Raises
+    FedMergeError where the network cannot be followed, or has one weight under two names.
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.name = type(model).__name__
-        self.example = example[:2].detach().cpu()
-        if len(self.example) < 2:
-            self.example = self.example.expand(2, *self.example.shape[1:]).clone()
+        images = example[:2].detach().cpu()
+        images = images if len(images) == 2 else images.expand(2, *images.shape[1:]).clone()
+        self.example = images.to("meta")
         _refuse_tied(model)
-        exported = _export(model, self.example)
+        exported = _export(model, images)
         self.graph = exported.graph
         self.nodes: list[Node] = [node for node in self.graph.nodes if node.op != "output"]
         self.keys, self.constants = _placeholders(model, exported)
@@ -236,14 +239,17 @@ def _refuse_tied(model: nn.Module) -> None:
 
 def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     device = next((p.device for p in model.parameters()), example.device)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), _giving_logits(model):
         try:
-            return torch.export.export(
-                model,
-                (example.to(device),),
-                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-                strict=False,
-            )
+            with quiet():
+                return torch.export.export(
+                    model,
+                    (example.to(device),),
+                    dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+                    strict=False,
+                )
+        except FedMergeError:
+            raise
         except Exception as error:
             reason = str(error).strip().split("\n", 1)[0][:200]
             raise FedMergeError(
@@ -251,3 +257,13 @@ def _export(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
                 f"({type(error).__name__}: {reason}): give a batch the model takes as data=, and a model "
                 "without control flow that depends on its input or on the number of images."
             ) from None
+
+
+@contextmanager
+def _giving_logits(model: nn.Module) -> Iterator[None]:
+    """Within the block the model returns its logits alone, whatever it returns besides."""
+    handle = model.register_forward_hook(lambda module, args, output: logits_of(output, module))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -36,7 +36,7 @@ def label(program: Program, values: Mapping[str, Tensor]) -> Labels:
     """Go through a program's operations; of ``values`` and the example only shapes are used."""
     labels = Labels(program)
     shapes = {name: value.to("meta") for name, value in values.items()}
-    run = Run(program, shapes, program.example.to("meta"))
+    run = Run(program, shapes, program.example)
     for node in program.nodes:
         value = run.until(node) if node.op != "placeholder" else None
         if isinstance(value, Tensor | list | tuple):

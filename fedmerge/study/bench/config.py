@@ -54,8 +54,10 @@ class BenchConfig(Strict):
     base: an experiment, as a mapping or by name or file. set: dotted fields changed in it. axes: by name, the
     levels by label, each the dotted fields it changes (a mapping changes only
     the fields it names). without: combinations to leave out. references: what
-    stands beside the methods; ``oracle`` is the best source as the target's own labels tell (``oracle.py``),
-    which nothing is selected by or compared with. compare: what is compared, an axis or ``method``.
+    stands beside the methods, and the majority class always does; ``oracle`` is the best source as the
+    target's own labels tell (``oracle.py``), which nothing is selected by or compared with. compare: what is
+    compared, an axis or ``method``. metric: the score that ranks; ``auto``: accuracy, or balanced accuracy
+    where the classes of a hospital are uneven (``analysis.uneven``).
     reference: the level that paired differences are against. sweep: axes whose level is chosen by validation
     at the hospitals that trained. keep_models: whether trained models stay on disk once all that needs them
     is done.
@@ -73,7 +75,7 @@ class BenchConfig(Strict):
     references: Annotated[tuple[Reference, ...], Distinct] = ("alone", "pooled")
     compare: str = "method"
     reference: str | None = None
-    metric: Literal["accuracy", "balanced_accuracy", "auroc"] = "accuracy"
+    metric: Literal["auto", "accuracy", "balanced_accuracy", "auroc"] = "auto"
     sweep: Annotated[tuple[str, ...], Distinct] = ()
     keep_models: bool = True
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fedmerge.study.bench import preflight, receipt
 from fedmerge.study.bench.config import BenchConfig, Variant, read_bench
 from fedmerge.study.bench.plan import Job, Plan, make_plan
+from fedmerge.study.bench.remarks import write_remarks
 from fedmerge.study.bench.rows import collect
 from fedmerge.study.bench.standing import Clock, Standing, Watch
 from fedmerge.study.bench.store import State, Store, StudyStopped, states_in
@@ -65,6 +66,7 @@ def bench(
                 _do(config, plan, tasks, states, store, workers, watch)
         finally:
             collect(config, plan, store)  # always: whoever was here before may have been killed before it
+            write_remarks(plan, store)
         study = open_study(folder)
         if isinstance(source, str | Path):
             settled = [job for job, state in store.states(plan.jobs).items() if state != "missing"]

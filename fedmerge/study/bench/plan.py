@@ -18,6 +18,7 @@ from fedmerge.study.bench.config import BenchConfig, Variant
 from fedmerge.study.config import Experiment
 from fedmerge.study.entries import MethodConfig
 from fedmerge.study.federations import Federation, federations
+from fedmerge.study.kinds import MAJORITY, REFERENCE
 from fedmerge.study.needs import needs_data, needs_of
 from fedmerge.study.oracle import BEST_SOURCE, ORACLE
 
@@ -120,6 +121,7 @@ def _of(
             shared = {"kind": "pooled", "members": members, "target": target, "experiment": alike}
             pooled = _job(shared, (), f"{name}: pooled training for {target}")
             yield pooled, None
+        yield _majority(experiment, cohort, seed, where), columns | {"method": MAJORITY, "kind": REFERENCE}
         for kind, entry in _methods(config, experiment):
             stage = _deployed(experiment, cohort, seed, kind, entry)
             wanted = {"kind": "deploy", "experiment": stage, "as": "alone" if kind == ORACLE else kind}
@@ -128,6 +130,15 @@ def _of(
             start = begun if kind == "fusion" and needs_of(entry).shared_start else ()
             job = _job(where | wanted, (source.hash, *start), f"{name}: {entry.label} at {target}")
             yield job, columns | {"method": entry.label, "kind": kind}
+
+
+def _majority(experiment: Experiment, cohort: Config, seed: int, where: Config) -> Job:
+    """The majority-class reference at a target: it stands on nothing, and is one whatever is trained how."""
+    stage = _stage(experiment, cohort, seed, "pooled")
+    stage |= {"model": {"name": "small-cnn"}, "training": {"rounds": 1}, "normalisation": "none"}
+    stage |= {"batch_norm": "mixture", "deployment": _arriving(experiment)}
+    config = where | {"kind": "deploy", "experiment": stage, "as": REFERENCE, "method": {"method": MAJORITY}}
+    return _job(config, (), f"seed {seed}: {MAJORITY} at {where['target']}")
 
 
 def _methods(config: BenchConfig, experiment: Experiment) -> Iterator[tuple[str, MethodConfig]]:
@@ -150,10 +161,15 @@ def _from_pooled(kind: str, entry: MethodConfig) -> bool:
 def _deployed(experiment: Experiment, cohort: Config, seed: int, kind: str, entry: MethodConfig) -> Config:
     """The part of an experiment that decides what a method does at a hospital."""
     stage = _stage(experiment, cohort, seed, "pooled" if _from_pooled(kind, entry) else "fine-tune")
-    stage["deployment"] = experiment.deployment.model_dump(mode="json", exclude={"mixed"})
+    stage["deployment"] = _arriving(experiment)
     if kind == "fusion" and experiment.fusion_data is not None and needs_data(needs_of(entry)):
         stage["fusion_data"] = experiment.fusion_data.model_dump(mode="json")
     return stage
+
+
+def _arriving(experiment: Experiment) -> Config:
+    arriving: Config = experiment.deployment.model_dump(mode="json", exclude={"mixed"})
+    return arriving
 
 
 def _stage(

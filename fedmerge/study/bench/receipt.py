@@ -36,6 +36,13 @@ def write(folder: Path, request: str, read: Iterable[Path], jobs: Iterable[str],
     write_text(folder / NAME, json.dumps(receipt))
 
 
+def add(folder: Path, known: Receipt) -> None:
+    """Note more of a study whose receipt is there."""
+    path = folder / NAME
+    if path.is_file():
+        write_text(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | known))
+
+
 def valid(folder: Path, request: str) -> Receipt | None:
     """The receipt, if the same was asked, of the same files, and everything it names is still there."""
     try:

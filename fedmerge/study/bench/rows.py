@@ -15,8 +15,9 @@ from fedmerge.study.results import COLUMNS, write_table
 
 Row = dict[str, Any]
 NUMBERS = [
-    "accuracy", "balanced_accuracy", "auroc", "ece", "brier", "validation", "forward_passes",
-    "backward_passes", "seconds", "training_seconds",
+    "accuracy", "balanced_accuracy", "auroc", "ece", "brier", "classes_present", "largest_class",
+    "classes_predicted", "largest_predicted", "chance_error", "validation", "training_accuracy",
+    "initial_statistics", "forward_passes", "backward_passes", "seconds", "training_seconds",
 ]  # fmt: skip
 
 
@@ -47,6 +48,7 @@ def collect(config: BenchConfig, plan: Plan, store: Store) -> None:
         bins += [where | row | _label(entry, row) for row in binned]
     table = pd.DataFrame(rows).reindex(columns=columns(config))
     table[NUMBERS] = table[NUMBERS].astype("float64")
+    table["constant"] = table["constant"].astype("boolean")
     with said(store.folder):
         write_table(store.folder / "results.parquet", table)
         write_table(store.folder / "reliability.parquet", pd.DataFrame(bins))

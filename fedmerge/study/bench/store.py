@@ -3,6 +3,7 @@
     study.yaml            the configuration
     jobs/HASH/            one finished job: its files, job.json, and the marker ``done`` or ``failed``
     results.parquet       the rows of all finished jobs, written anew from them
+    remarks.json          what there is to say of their images, likewise
 
 A job works in a folder of its own that gets its name, with the marker in it, in one rename.
 """

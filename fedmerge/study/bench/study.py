@@ -15,6 +15,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.files import write_json, write_text
 from fedmerge.study.bench.config import BenchConfig
 from fedmerge.study.bench.plan import Plan
+from fedmerge.study.bench.remarks import read_remarks
 from fedmerge.study.bench.store import said
 from fedmerge.validation import differences, load_yaml, validate
 
@@ -35,15 +36,29 @@ class Study:
     folder: Path
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What there is to say of the images (``data.checks``), in sentences that begin with the cohort."""
+        return tuple(self.provenance.get("remarks", ()))
+
+    @property
     def summary(self) -> dict[str, Any]:
-        """Where it stands: jobs, rows, and failed rows by reason."""
+        """Where it stands: jobs, rows, failed rows by reason, and the remarks on its images."""
         failed = self.table.loc[self.table["status"] == "failed", "reason"].value_counts()
         return {
             "folder": str(self.folder),
             "jobs": self.provenance["jobs"],
             "rows": len(self.table),
             "failed": {str(reason): int(count) for reason, count in failed.items()},
+            "remarks": list(self.remarks),
         }
+
+    @property
+    def answer(self) -> str:
+        """What came out, in a sentence or two, as the report says it."""
+        from fedmerge.study.reports.standings import standings  # figures are slow to import
+        from fedmerge.study.reports.verdict import study_answer
+
+        return study_answer(standings(self))
 
     @property
     def done(self) -> pd.DataFrame:
@@ -76,6 +91,8 @@ def open_study(folder: str | Path) -> Study:
         "plan": plan["hash"],
         "command": f"fedmerge bench {path} --out {folder}",
     }
+    if said_of_images := read_remarks(folder):
+        provenance["remarks"] = said_of_images
     return Study(config, table, reliability, provenance, folder)
 
 

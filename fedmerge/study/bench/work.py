@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.data import Cohort, CohortSpec, build_cohort
+from fedmerge.data.checks import remarks
 from fedmerge.errors import FedMergeError
 from fedmerge.files import DiskError, full, make_folder
 from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool, load_weights, write_weights
 from fedmerge.models.state import State
+from fedmerge.study.bench.remarks import KIND
 from fedmerge.study.bench.store import Store, StudyStopped, said
 from fedmerge.study.bench.task import Outcome, Task
 from fedmerge.study.candidates import adapt, alone, fuse, pooled, train_pooled
@@ -23,7 +25,9 @@ from fedmerge.study.config import Experiment
 from fedmerge.study.deployment import Arrivals, Candidate, deploy
 from fedmerge.study.entries import read_method
 from fedmerge.study.experiment import fine_tune
+from fedmerge.study.kinds import REFERENCE
 from fedmerge.study.machine import describe, reproducible
+from fedmerge.study.majority import majority
 from fedmerge.study.record import Record
 from fedmerge.study.setup import Setup, set_up
 from fedmerge.testtime import TESTTIME
@@ -77,7 +81,9 @@ def _do(task: Task, store: Store, part: Path) -> dict[str, Any]:
     folder = stands_on if config["kind"] == "deploy" else part
     setup = set_up(experiment, cohort, tuple(config["members"]), seed, folder, record, task.device)
     done = _STAGES[config["kind"]](task, setup, store, part)
-    return done | {"history": record.history, "decisions": record.decisions, "failures": record.failures}
+    looked = {"remarks": remarks(cohort)} if config["kind"] == KIND else {}
+    rows = {"history": record.history, "decisions": record.decisions, "failures": record.failures}
+    return done | rows | looked
 
 
 def _rounds(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
@@ -97,7 +103,10 @@ def _fine_tune(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, 
     def programme(server: Server) -> None:
         start = _start(task.needs, server, store)
         server.restore(_memories(task.needs, store))
-        fine_tune(setup, server, start)
+        if setup.plan.fine_tune is None:
+            fine_tune(setup, server, start, rounds=_history(task.needs, store))
+        else:
+            fine_tune(setup, server, start)
         setup.record.federation(setup.seed, "fine-tune", server.strategy)
 
     setup.with_server(programme)
@@ -110,6 +119,11 @@ def _start(rounds: Sequence[str], server: Server, store: Store) -> State:
     if not rounds:
         return server.start()
     return ModelPool(store.jobs / rounds[0] / START, create=False).state(START)
+
+
+def _history(rounds: Sequence[str], store: Store) -> list[dict[str, Any]]:
+    """What the hospitals said in the rounds (a job)."""
+    return [row for job in rounds for row in store.read(job, "job.json")["history"]]
 
 
 def _memories(rounds: Sequence[str], store: Store) -> dict[str, State]:
@@ -125,7 +139,11 @@ def _pooled(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
 
 def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any]:
     target = task.config["target"]
-    trained = store.read(task.needs[0], "job.json")
+    trained = {"seconds": 0.0}
+    if task.needs:
+        trained = store.read(task.needs[0], "job.json")
+    else:
+        setup.pool.folder.rmdir()  # no model stands behind it
     site = Arrivals.of(target, setup.arrivals(target), setup.experiment.deployment, setup.seed)
     rows, bins = [], []
     for candidate in _candidates(task, setup, store, target):
@@ -139,7 +157,9 @@ def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
 
 def _candidates(task: Task, setup: Setup, store: Store, target: str) -> Iterator[Candidate]:
     kind, given = task.config["as"], task.config["method"]
-    if kind == "alone":
+    if kind == REFERENCE:
+        yield majority(setup, target, {})
+    elif kind == "alone":
         yield from (alone(setup, name) for name in setup.sources(target))
     elif kind == "pooled":
         yield pooled(setup, setup.pool)

@@ -18,11 +18,13 @@ from fedmerge.study.figures.panels import (
     LOWER_IS_BETTER,
     MOST_LINES,
     Board,
+    among,
     head,
     looks,
     means,
     metric_words,
     natural,
+    nothing_worth,
     panels,
     plain,
     tidy,
@@ -96,12 +98,15 @@ def describe_cost(
         return Caption(f"No {words} were measured", "The leaderboard has no cost to hold the scores against.")
     sign = -1 if metric in LOWER_IS_BETTER else 1
     score, price = means(rows.rows, "mean"), means(rows.rows, by)
-    best = str((sign * score).idxmax())
+    able = among(score, rows.worth)
+    best = str((sign * (score if able.empty else able)).idxmax())
     cheapest = min(
         price.index, key=lambda level: (price[level], -sign * score.get(level, np.nan), natural(level))
     )
     title = f"{best} has the best {metric_words(metric)}{rows.average}, {percent(score[best])}"
-    if cheapest != best:
+    if able.empty:
+        title = f"{nothing_worth(metric, score)}{rows.average}"
+    elif cheapest != best:
         title += f", for {_amount(price[best])} {_unit(price[best], words)}"
         title += f"; {cheapest} has {percent(score[cheapest])} for {_amount(price[cheapest])}"
     else:
@@ -110,8 +115,9 @@ def describe_cost(
     for stratum in rows.strata:
         part = rows.rows[rows.rows["stratum"] == stratum].sort_values(by, kind="stable")
         dots = [f"{row['level']} {percent(row['mean'])} for {_amount(row[by])}" for _, row in part.iterrows()]
-        front = listing(list(part[_front(part, by, metric)]["level"]))
-        each.append(f"{stratum}: " * bool(stratum) + f"{', '.join(dots)}; nothing beats {front}")
+        front = list(part[_front(part, by, metric)]["level"])
+        beaten = f"; nothing beats {listing(front)}" if front else ""
+        each.append(f"{stratum}: " * bool(stratum) + f"{', '.join(dots)}{beaten}")
     return Caption(
         title,
         f"{metric_words(metric).capitalize()} by {words}, {count(len(score), 'dot')}. {'. '.join(each)}.",
@@ -125,7 +131,13 @@ def _shown(board: pd.DataFrame, compare: str, by: str) -> Board:
 
 
 def _front(rows: pd.DataFrame, by: str, metric: str) -> pd.Series:
-    """Which rows no other beats: none is at least as good for at most the cost, and better in one."""
+    """Which rows no other beats: none is at least as good for at most the cost, and better in one.
+
+    Of those alone that may be called best.
+    """
+    if "worth" in rows and not rows["worth"].all():
+        able = rows[rows["worth"].fillna(1.0) >= 0.5]
+        return _front(able.drop(columns="worth"), by, metric).reindex(rows.index, fill_value=False)
     price = rows[by].to_numpy(dtype=float)
     score = rows["mean"].to_numpy(dtype=float) * (-1 if metric in LOWER_IS_BETTER else 1)
     as_good = (price[:, None] <= price) & (score[:, None] >= score)
@@ -212,7 +224,7 @@ def _dot(name: str, color: str, marker: str) -> Line2D:
 
 
 def _label(shown: Board, by: str) -> str:
-    return "; ".join([COSTS.get(by, plain(by)), *([shown.note] if shown.joined else [])])
+    return "; ".join([COSTS.get(by, plain(by)), *shown.mark, *([shown.note] if shown.joined else [])])
 
 
 def _unit(value: float, words: str) -> str:

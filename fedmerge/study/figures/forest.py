@@ -12,6 +12,7 @@ from fedmerge.study.figures.panels import (
     LOWER_IS_BETTER,
     PHONE,
     Board,
+    among,
     between,
     head,
     in_a_row,
@@ -25,6 +26,7 @@ from fedmerge.study.figures.panels import (
     tidy,
 )
 from fedmerge.study.figures.style import FAINT, INK, PALETTE, SMALL, WIDE, Caption, message, styled, wrapped
+from fedmerge.study.unlearned import marked
 from fedmerge.study.words import count
 
 
@@ -49,12 +51,13 @@ def forest(
         width, 0.75 + step * len(order), len(strata), caption.title, _label(shown, str(reference), metric),
         legend=_legend(shown.rows),
     )  # fmt: skip
+    line = _line_name(board, compare, str(reference))
     across = in_a_row(len(strata), width)
     for i, (axes, stratum) in enumerate(zip(grid, strata, strict=True)):
         rows = shown.rows[shown.rows["stratum"] == stratum].set_index("level").reindex(order)
         _dots(axes, rows)
         axes.set_xlim(*_limits(shown.rows))
-        _reference(axes, str(reference), 16 if across > 1 else 28)
+        _reference(axes, line, 16 if across > 1 else 28)
         axes.set_yticks(np.arange(len(order)), names if i % across == 0 else [""] * len(order))
         if len(strata) == 1:
             _numbers(axes, rows, brief=width < PHONE)
@@ -78,15 +81,11 @@ def describe_forest(
         )
     sign = -1 if metric in LOWER_IS_BETTER else 1
     middle = means(rows, "difference")
-    best = str((sign * middle).idxmax())
-    gain = sign * middle[best]
-    words = "is best against" if gain > 0 else "comes closest to" if gain < 0 else "is level with"
-    title = (
-        f"{best} {words} {reference}: {signed(middle[best])} points of {metric_words(metric)}{shown.average}"
-    )
+    worth = bool(rows.get("reference_worth", pd.Series(True)).astype(bool).any())
+    title = _title(shown, middle, reference, metric, worth)
     near, far = ("difference_low", "difference_high") if sign > 0 else ("difference_high", "difference_low")
     above, under = int((sign * rows[near] > 0).sum()), int((sign * rows[far] < 0).sum())
-    if rows[["difference_low", "difference_high"]].notna().all(axis=1).any():
+    if worth and rows[["difference_low", "difference_high"]].notna().all(axis=1).any():
         title += (
             f"; of {count(len(rows), 'interval')} {above} {'is' if above == 1 else 'are'} better than zero "
         )
@@ -111,11 +110,31 @@ def describe_forest(
     )
 
 
+def _title(shown: Board, middle: pd.Series, reference: str | None, metric: str, worth: bool) -> str:
+    """Who is best against the reference, if it is one, and if there is anybody."""
+    sign, words = -1 if metric in LOWER_IS_BETTER else 1, metric_words(metric)
+    if not worth:
+        return f"{reference} is no better than guessing, so being above it in {words} is no gain"
+    able = among(middle, shown.worth)
+    if able.empty:
+        return f"Of {len(middle)} none is above chance, so none gains on {reference} in {words}"
+    best = str((sign * able).idxmax())
+    gain = sign * middle[best]
+    verb = "is best against" if gain > 0 else "comes closest to" if gain < 0 else "is level with"
+    return f"{best} {verb} {reference}: {signed(middle[best])} points of {words}{shown.average}"
+
+
+def _line_name(board: pd.DataFrame, compare: str, reference: str) -> str:
+    """The reference as the line at zero is called: marked where it is a constant classifier."""
+    return next((name for name in tidy(board, compare).levels if name == marked(reference, 1.0)), reference)
+
+
 def _shown(board: pd.DataFrame, compare: str, reference: str | None) -> Board:
     """All levels with a difference but the reference, which is the line at zero."""
     whole = tidy(board, compare)
     rows = whole.rows
-    return whole._replace(rows=rows[rows["difference"].notna() & (rows["level"] != str(reference))])
+    names = [str(reference), marked(str(reference), 1.0)]
+    return whole._replace(rows=rows[rows["difference"].notna() & ~rows["level"].isin(names)])
 
 
 def _order(rows: pd.DataFrame, metric: str) -> list[str]:
@@ -176,7 +195,7 @@ def _names(order: list[str], rows: pd.DataFrame, width: float) -> list[str]:
 def _label(shown: Board, reference: str, metric: str) -> str:
     parts = [f"points of {metric_words(metric)} against {reference}"]
     parts += ["*: has no value in some cells"] if _starred(shown.rows) else []
-    return "; ".join([*parts, *([shown.note] if shown.joined else [])])
+    return "; ".join([*parts, *shown.mark, *([shown.note] if shown.joined else [])])
 
 
 def _numbers(axes: Axes, rows: pd.DataFrame, brief: bool) -> None:

@@ -17,12 +17,14 @@ from fedmerge.study.figures.panels import (
     head,
     metric_words,
     natural,
+    nothing_worth,
     number_of,
     panels,
     shortened,
     tidy,
 )
 from fedmerge.study.figures.style import INK, PALE, PALETTE, WIDE, Caption, letters, message, styled, wrapped
+from fedmerge.study.unlearned import CONSTANT, MARK
 from fedmerge.study.words import count, percent
 
 CELL, NAMES = 0.42, 1.6
@@ -58,7 +60,7 @@ def site_scores(frame: pd.DataFrame, compare: str, width: float = WIDE, metric: 
         table = rows.pivot_table(index="level", columns="site", values="mean").reindex(
             index=levels, columns=sites
         )
-        _cells(axes, 100 * table[block], float(values.min()), float(values.max()))
+        _cells(axes, 100 * table[block], float(values.min()), float(values.max()), _constant(rows))
         if len(sites) > 1:
             _outline(axes, table, block, metric)
         axes.set_yticks(np.arange(len(levels)) + 0.5, names)
@@ -84,7 +86,8 @@ def describe_site_scores(frame: pd.DataFrame, compare: str, metric: str = "accur
     least = {level: scores[level][site] for level, site in worst.items()}
     often = Counter(worst.values())
     hardest = min(often, key=lambda site: (-often[site], natural(site)))
-    kept = max(least, key=lambda level: sign * least[level])
+    able = [level for level in least if level in shown.worth]
+    kept = max(able or least, key=lambda level: sign * least[level])
     at_worst = f"{percent(least[kept])} {words}"
     if len(table.columns) == 1:
         title = f"{kept} has {at_worst} at {hardest}, the only hospital"
@@ -97,6 +100,8 @@ def describe_site_scores(frame: pd.DataFrame, compare: str, metric: str = "accur
             if sign > 0
             else f"{kept} errs least at its worst, {at_worst}"
         )
+    if not able:
+        title = nothing_worth(metric, table.max())
     each = "; ".join(
         f"{level}: worst {worst[level]} {percent(row[worst[level]])}, "
         f"best {best[level]} {percent(row[best[level]])}"
@@ -140,13 +145,22 @@ def _headings(sites: list[str], cell: float) -> tuple[dict[str, str], float, boo
     )
 
 
-def _cells(axes: Axes, table: pd.DataFrame, low: float, high: float) -> None:
+def _constant(rows: pd.DataFrame) -> set[tuple[str, str]]:
+    """The levels and hospitals where most measurements are of one class for every image."""
+    if "constant" not in rows:
+        return set()
+    return set(rows.loc[rows["constant"] > 0.5, ["level", "site"]].itertuples(index=False, name=None))
+
+
+def _cells(axes: Axes, table: pd.DataFrame, low: float, high: float, constant: set[tuple[str, str]]) -> None:
+    """The numbers on their colours; those of constant classifiers are marked."""
     top = low + max(high - low, 1e-6) / DARKEST
     values = np.ma.masked_invalid(table.to_numpy(dtype=float))
     axes.pcolormesh(values, cmap="Blues", vmin=low, vmax=top, edgecolors="white", linewidth=1.5)
     axes.set_facecolor(PALE)
     for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
         text = "–" if np.isnan(value) else f"{value:.1f}"
+        text += f" {MARK}" * ((table.index[row], table.columns[column]) in constant)
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=INK)
     axes.invert_yaxis()
     axes.tick_params(length=0)
@@ -188,5 +202,11 @@ def _legend() -> list[Line2D]:
     ]
 
 
+def _mark(shown: Board) -> list[str]:
+    return [CONSTANT] if shown.mark or _constant(shown.rows) else []
+
+
 def _label(shown: Board, metric: str) -> str:
-    return "; ".join([f"numbers: mean {metric_words(metric)} in %", *([shown.note] if shown.joined else [])])
+    return "; ".join(
+        [f"numbers: mean {metric_words(metric)} in %", *_mark(shown), *([shown.note] if shown.joined else [])]
+    )

@@ -1,7 +1,9 @@
 """What the figures of a study share: levels, strata as small panels, looks and words.
 
 A frame names its levels in the column of the compared axis (or ``level``), as columns or as index; the
-columns in front of it are the strata, each a panel. Of more than twelve strata the mean is drawn.
+columns in front of it are the strata, each a panel. Of more than twelve strata the mean is drawn. Where it
+has the columns ``constant`` and ``worth`` (``analysis.learning``), constant classifiers are marked, and no
+title names a level as best that is not worth it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from matplotlib.lines import Line2D
 
 from fedmerge.errors import unknown
 from fedmerge.study.figures.style import MARKERS, TYPE, colours, figure, wrapped
-from fedmerge.study.words import count, listing
+from fedmerge.study.unlearned import CONSTANT, MARK, marked
+from fedmerge.study.words import count, listing, percent
 
 MOST_PANELS, MOST_LINES, PHONE = 12, 8, 5.5
 METRICS = {
@@ -51,6 +54,19 @@ class Board(NamedTuple):
         return sorted(dict.fromkeys(self.rows["level"]), key=natural)
 
     @property
+    def worth(self) -> list[str]:
+        """The levels that may be called best: all, where nothing is known of them."""
+        if "worth" not in self.rows:
+            return self.levels
+        means = self.rows.groupby("level")["worth"].mean().fillna(1.0)
+        return [level for level in self.levels if means[level] >= 0.5]
+
+    @property
+    def mark(self) -> list[str]:
+        """What the mark of constant classifiers says, for a label, where there is one."""
+        return [CONSTANT] if any(MARK in level for level in self.levels) else []
+
+    @property
     def average(self) -> str:
         """ " on average over 4 settings of cohort", or nothing."""
         return f" on average over {self.over}" if self.over else ""
@@ -79,7 +95,9 @@ def tidy(frame: pd.DataFrame, compare: str, by: Sequence[str] = (), *, join: boo
         strata = [""] * len(table)
     rows = table.drop(columns=[*within, column])
     rows.insert(0, "stratum", pd.Series(strata, index=table.index, dtype=object))
-    rows.insert(1, "level", table[column].astype(str).astype(object))
+    rows.insert(1, "level", _named(table, column))
+    for name in {"constant", "worth"} & set(names):
+        rows[name] = rows[name].astype(float)
     keys = ["stratum", "level", *by]
     marks = [tuple(natural(value) for value in row) for row in rows[keys].itertuples(index=False)]
     rows = rows.iloc[sorted(range(len(rows)), key=marks.__getitem__)].reset_index(drop=True)
@@ -87,6 +105,15 @@ def tidy(frame: pd.DataFrame, compare: str, by: Sequence[str] = (), *, join: boo
     over = f"{count(number, 'setting')} of {listing([plain(name) for name in within])}" if number > 1 else ""
     joined = join and number > MOST_PANELS
     return Board(_joined(rows, keys[1:], number) if joined else rows, compare, over, joined)
+
+
+def _named(table: pd.DataFrame, column: str) -> pd.Series:
+    """The levels as text, constant classifiers marked: in all strata, so that a level has one name."""
+    names = table[column].astype(str).astype(object)
+    if "constant" not in table:
+        return names
+    shares = table["constant"].astype(float).groupby(names).mean()
+    return names.map({name: marked(str(name), share) for name, share in shares.items()})
 
 
 def _stratum(within: Sequence[str], values: Iterable[Any]) -> str:
@@ -128,6 +155,16 @@ def means(rows: pd.DataFrame, column: str) -> pd.Series:
     """Mean over strata by level, of those levels that have as many strata as any has."""
     groups = rows.dropna(subset=[column]).groupby("level")[column]
     return groups.mean()[groups.count() == groups.count().max()]
+
+
+def among(values: pd.Series, levels: Sequence[str]) -> pd.Series:
+    """The values of these levels."""
+    return values[values.index.isin(levels)]
+
+
+def nothing_worth(metric: str, values: pd.Series) -> str:
+    """A title where no level may be called best. values: of the metric, by level."""
+    return f"Nothing is above chance: {metric_words(metric)} of at most {percent(float(values.max()))}"
 
 
 def metric_words(metric: str) -> str:

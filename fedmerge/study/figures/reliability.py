@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedmerge.study.figures.panels import MOST_PANELS, Board, head, natural, panels, plain, tidy
+from fedmerge.study.figures.panels import MOST_PANELS, Board, among, head, natural, panels, plain, tidy
 from fedmerge.study.figures.style import FAINT, PALE, PALETTE, WIDE, Caption, message, styled
 from fedmerge.study.words import count, percent
 
@@ -46,11 +46,14 @@ def describe_reliability(frame: pd.DataFrame) -> Caption:
         return Caption("No reliability was measured", "There is no bin with an image.")
     compare, errors = _compare(frame), _errors(bins)
     middle = errors.groupby("level").mean()
-    best, worst = (str(name) for name in (middle.idxmin(), middle.idxmax()))
+    able = among(middle, _tidy(frame).worth)
+    best, worst = str((middle if able.empty else able).idxmin()), str(middle.idxmax())
     title = f"{best} is off by {percent(middle[best])} (ECE)"
     if len(middle) > 1:
         title = f"{best} is the best calibrated, off by {percent(middle[best])} (ECE), {worst} the worst, "
         title += f"by {percent(middle[worst])}"
+    if able.empty:
+        title = f"Nothing is above chance; {worst} is off by {percent(middle[worst])} (ECE)"
     each = []
     for stratum, level in errors.index:
         rows = bins[(bins["stratum"] == stratum) & (bins["level"] == level)]
@@ -119,7 +122,7 @@ def _label(frame: pd.DataFrame, bins: pd.DataFrame) -> str:
         parts.append(f"of {len(shown.levels)} the three best and the three worst calibrated")
     if len(shown.strata) > bins["stratum"].nunique():
         parts.append(f"{shown.over} pooled")
-    return "; ".join(parts)
+    return "; ".join([*parts, *shown.mark])
 
 
 def _legend() -> list[Line2D]:

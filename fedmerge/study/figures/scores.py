@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedmerge.study.figures.panels import metric_words, nothing_worth
 from fedmerge.study.figures.style import (
     FAINT,
     MARKERS,
@@ -21,11 +22,14 @@ from fedmerge.study.figures.style import (
     styled,
     wrapped,
 )
-from fedmerge.study.results import KINDS, summarise
+from fedmerge.study.kinds import KINDS, TRIED
+from fedmerge.study.results import summarise
+from fedmerge.study.unlearned import CONSTANT, marked
 from fedmerge.study.words import count, listing, percent
 
 MOST = 8
 HEADINGS = {
+    "reference": "one class for every image",
     "alone": "one hospital's model alone",
     "pooled": "trained on all images together",
     "oracle": "chosen by the labels of the target",
@@ -35,24 +39,25 @@ HEADINGS = {
 
 
 @styled
-def accuracy(table: pd.DataFrame, width: float = WIDE) -> Figure:
+def accuracy(table: pd.DataFrame, width: float = WIDE, metric: str = "accuracy") -> Figure:
     """A dot a method and stream, mean over seeds and unseen hospitals; the line is from lowest to highest.
 
-    References (hospitals alone, pooled training) are hollow and grey. Of more than eight hospitals alone
+    metric: the score that is drawn. References (one class for all images, hospitals alone, pooled training)
+    are hollow and grey; constant classifiers have a mark at their name. Of more than eight hospitals alone
     the best, the median and the worst are shown.
     """
-    summary, streams = _means(table)
+    summary, streams = _means(table, metric)
     rows = _rows(summary, streams)
     step = 0.075 * len(streams) + 0.16
     made = figure(
-        width, 0.75 + step * len(rows) + 0.2 * rows["kind"].nunique(), describe_accuracy(table).title
+        width, 0.75 + step * len(rows) + 0.2 * rows["kind"].nunique(), describe_accuracy(table, metric).title
     )
     axes = made.subplots()
     means = rows[streams]
     positions = _positions(rows, 0.2 / step)
-    spread = table.groupby(["method", "stream"])["accuracy"].agg(["min", "max"])
+    spread = table.groupby(["method", "stream"])[metric].agg(["min", "max"])
     for method, at in positions.items():
-        reference = rows.loc[method, "kind"] in ("alone", "pooled", "oracle")
+        reference = rows.loc[method, "kind"] not in TRIED
         for i, stream in enumerate(streams):
             y = at + (i - (len(streams) - 1) / 2) * 0.16
             colour = REFERENCE if reference else PALETTE[i % len(PALETTE)]
@@ -66,37 +71,49 @@ def accuracy(table: pd.DataFrame, width: float = WIDE) -> Figure:
     _legend(made, streams, width)
     numbers = {"seed": table["seed"].nunique(), "hospital": table["site"].nunique()}
     repeats = [count(number, thing) for thing, number in numbers.items() if number > 1]
-    lines = ["accuracy (% of images)"]
+    lines = ["accuracy (% of images)" if metric == "accuracy" else f"{metric_words(metric)} (%)"]
     lines += [f"line: lowest to highest of {' x '.join(repeats)}"] if repeats else []
+    lines += [CONSTANT] if (rows["constant"] > 0.5).any() else []
     axes.set_xlabel("\n".join(part for line in lines for part in wrapped(line, width - 1.6)))
     return made
 
 
-def describe_accuracy(table: pd.DataFrame) -> Caption:
+def describe_accuracy(table: pd.DataFrame, metric: str = "accuracy") -> Caption:
     """The dots in words."""
-    summary, streams = _means(table)
+    summary, streams = _means(table, metric)
     mean = summary[streams].mean(axis=1)
-    tried = mean[summary["kind"].isin(["fusion", "test-time"])]
+    tried = mean[summary["kind"].isin(TRIED)]
+    able = tried[summary.loc[tried.index, "worth"]]
     where = f"on average over {count(len(streams), 'stream')}"
     if tried.empty:
         title = f"References {where}: nothing was fused or adapted"
+    elif able.empty:
+        title = f"{nothing_worth(metric, tried)} {where}"
+    elif metric != "accuracy":
+        title = (
+            f"{able.idxmax()} has the best {metric_words(metric)} of {len(tried)} fused and adapted models: "
+        )
+        title += f"{percent(able.max())} {where}"
     elif len(tried) == 1:
         title = f"{tried.index[0]} is right on {percent(tried.iloc[0])} of the images {where}"
     else:
         title = (
-            f"{tried.idxmax()} is the most accurate of {len(tried)} fused and adapted models: "
-            f"{percent(tried.max())} {where}"
+            f"{able.idxmax()} is the most accurate of {len(able)} fused and adapted models"
+            f"{' above chance' if len(able) < len(tried) else ''}: {percent(able.max())} {where}"
         )
     each = []
     for kind in KINDS:
         group = mean[summary["kind"] == kind]
         if len(group):
-            each.append(f"{HEADINGS[kind]}: {listing([f'{m} {percent(v)}' for m, v in group.items()])}")
-    return Caption(title, f"Mean accuracy over streams; {'; '.join(each)}.")
+            names = {name: marked(str(name), summary.loc[name, "constant"]) for name in group.index}
+            each.append(
+                f"{HEADINGS[kind]}: {listing([f'{names[m]} {percent(v)}' for m, v in group.items()])}"
+            )
+    return Caption(title, f"Mean {metric_words(metric)} over streams; {'; '.join(each)}.")
 
 
-def _means(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    return summarise(table), list(dict.fromkeys(table["stream"]))
+def _means(table: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
+    return summarise(table, metric), list(dict.fromkeys(table["stream"]))
 
 
 def _rows(summary: pd.DataFrame, streams: list[str]) -> pd.DataFrame:
@@ -122,7 +139,8 @@ def _positions(rows: pd.DataFrame, gap: float) -> dict[str, float]:
 
 def _labels(axes: Axes, rows: pd.DataFrame, positions: dict[str, float], width: float, gap: float) -> None:
     letters = 24 if width >= 5.5 else 17
-    axes.set_yticks(list(positions.values()), [shortened(name, letters) for name in positions])
+    names = [marked(shortened(name, letters), rows["constant"][name]) for name in positions]
+    axes.set_yticks(list(positions.values()), names)
     low, high = axes.get_xlim()
     for kind in dict.fromkeys(rows["kind"]):
         first = min(positions[str(m)] for m in rows.index[rows["kind"] == kind])

@@ -19,6 +19,7 @@ from fedmerge.study.figures.panels import (
     means,
     metric_words,
     natural,
+    nothing_worth,
     number_of,
     panels,
     tidy,
@@ -74,7 +75,8 @@ def describe_severity(curve: pd.DataFrame, compare: str, metric: str = "balanced
         return Caption(f"{words.capitalize()} at one severity alone, {first}", f"{_each(shown)}.")
     sign = -1 if metric in LOWER_IS_BETTER else 1
     order = sorted(ends.index, key=lambda level: (-sign * ends[last][level], natural(level)))
-    best, worst = order[0], order[-1]
+    able = [level for level in order if level in shown.worth]
+    best, worst = (able or order)[0], order[-1]
     start = "without shift" if first == 0 else f"at severity {first}"
     title = f"{best} has {percent(ends[last][best])} {words} at severity {last}{shown.average}"
     if len(order) > 1:
@@ -82,6 +84,8 @@ def describe_severity(curve: pd.DataFrame, compare: str, metric: str = "balanced
     title += f", {percent(ends[first][best])} {start}"
     if len(order) > 1:
         title += f"; {worst} {percent(ends[last][worst])}, {percent(ends[first][worst])} {start}"
+    if not able:
+        title = f"{nothing_worth(metric, ends[first])} {start}"
     return Caption(title, f"{words.capitalize()} by severity from {first} to {last}. {_each(shown)}.")
 
 
@@ -133,4 +137,6 @@ def _legend(shown: Board, look: dict[str, dict[str, Any]]) -> list[Line2D]:
 
 
 def _label(shown: Board) -> str:
-    return "; ".join(["severity of the shift (0: none)", *([shown.note] if shown.joined else [])])
+    return "; ".join(
+        ["severity of the shift (0: none)", *shown.mark, *([shown.note] if shown.joined else [])]
+    )

@@ -10,14 +10,16 @@ import pandas as pd
 
 from fedmerge.analysis.cube import LOWER_IS_BETTER
 from fedmerge.study.figures.panels import metric_words, plain, signed
+from fedmerge.study.kinds import KINDS
 from fedmerge.study.reports.page import records
 from fedmerge.study.reports.standings import Standings
 from fedmerge.study.reports.tables import Cell, Group, Line, Table, heading
-from fedmerge.study.results import KINDS
+from fedmerge.study.unlearned import remark
 from fedmerge.study.words import percent
 
 SHARES = ("accuracy", "balanced_accuracy", "validation")
 MEANS = {
+    "accuracy": "accuracy, %",
     "validation": "validation, %",
     "balanced_accuracy": "balanced accuracy, %",
     "auroc": "AUROC",
@@ -63,7 +65,7 @@ def robustness_table(standings: Standings, frame: pd.DataFrame) -> Table:
     s = standings
     relative = s.reference is not None and frame["relative_error"].notna().any()
     names = ["on clean images", "under scanner shift", "increase, points"]
-    lines = []
+    lines, remarks = [], {str(row["level"]): remark(row) for row in records(s.overall)}
     for row in records(frame.sort_values("shifted_error", kind="stable")):
         cells = [_share(row["clean_error"]), _share(row["shifted_error"])]
         cells.append(
@@ -72,7 +74,7 @@ def robustness_table(standings: Standings, frame: pd.DataFrame) -> Table:
         if relative:
             detail = _range(row, "relative_error", percent) if row["level"] != s.reference else ""
             cells.append(Cell(percent(row["relative_error"]), value=row["relative_error"], detail=detail))
-        lines.append(Line(str(row["level"]), "", cells))
+        lines.append(Line(str(row["level"]), remarks.get(str(row["level"]), ""), cells))
     names += [f"relative to {s.reference}"] if relative else []
     label = "Errors under scanner shift"
     common = "Balanced error (1 − balanced accuracy), %"
@@ -109,7 +111,10 @@ def contrast_table(standings: Standings) -> Table | None:
         if level in rows and s.reference in rows:
             row, other = rows[level], rows[s.reference]
             means = [_bounded(row, "mean", "", show), _bounded(other, "mean", "", show)]
-            lines.append(Line(", ".join(key), "", [*means, _difference(s, row), _record(s, row)]))
+            notes = [f"{name}: {words}" for name in (level, s.reference) if (words := remark(rows[name]))]
+            lines.append(
+                Line(", ".join(key), "; ".join(notes), [*means, _difference(s, row), _record(s, row)])
+            )
     headings = {_metric(s): [level, s.reference], f"Against {s.reference}": ["difference, points", WON]}
     return Table(f"{level} against {s.reference}, by setting", "Setting", headings, [Group("", lines)])
 
@@ -173,7 +178,7 @@ def _remark(s: Standings, row: Row) -> str:
         return "never finished"
     parts = ["the reference"] if row["level"] == s.reference else []
     parts += [] if row["complete"] else ["not everywhere"]
-    return "; ".join(parts)
+    return "; ".join([*parts, *([words] if (words := remark(row)) else [])])
 
 
 def _bounded(row: Row, column: str, bounds: str, show: Callable[[float], str]) -> Cell:

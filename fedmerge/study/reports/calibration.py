@@ -19,3 +19,9 @@ def joined(frame: pd.DataFrame, compare: str) -> pd.DataFrame:
         whole["n"].where(whole["n"] > 0), axis=0
     )
     return pd.concat([groups[["low", "high"]].first(), whole], axis=1).reset_index()
+
+
+def with_standing(frame: pd.DataFrame, board: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The frame with what a leaderboard says of its levels (in ``column``): ``constant`` and ``worth``."""
+    standing = board.drop_duplicates("level").set_index("level")
+    return frame.assign(**{name: frame[column].map(standing[name]) for name in ("constant", "worth")})

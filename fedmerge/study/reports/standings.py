@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from fedmerge.analysis import leaderboard, select
+from fedmerge.analysis import leaderboard, ranking_metric, select
 from fedmerge.analysis.cube import LOWER_IS_BETTER, finished, severities
-from fedmerge.study.answer import TRIED
 from fedmerge.study.figures.panels import plain
+from fedmerge.study.kinds import REFERENCE, TRIED
 from fedmerge.study.oracle import ORACLE
 from fedmerge.study.words import count, listing
 
@@ -38,9 +38,9 @@ class Standings:
 
     table: the rows compared, levels and strata as text. within: the columns that make the strata. folded: the
     table with the strata as cells. boards: a leaderboard for each stratum. overall: the one over all strata
-    together. kinds: by level, where methods are compared. reference: None where none is named or there.
-    chosen: what validation chose of the axes that are swept, stratum by stratum. skipped: the methods that
-    have no validation score to be chosen by, and so are not compared.
+    together. kinds: by level, where methods are compared. guesses: the rows of the majority class. reference:
+    None where none is named or there. chosen: what validation chose of the axes that are swept, stratum by
+    stratum. skipped: the methods that have no validation score to be chosen by, and so are not compared.
     """
 
     compare: str
@@ -52,6 +52,7 @@ class Standings:
     boards: pd.DataFrame
     overall: pd.DataFrame
     kinds: dict[str, str]
+    guesses: pd.DataFrame
     chosen: pd.DataFrame
     skipped: tuple[str, ...]
 
@@ -84,14 +85,22 @@ class Standings:
         return self.boards[_is(self.boards, self.within, stratum)]
 
     def tried(self, board: pd.DataFrame) -> pd.DataFrame:
-        """The levels that are put to the test: all; of methods, those fused or adapted and the reference."""
+        """The levels that are put to the test: all; of methods, those fused or adapted and the reference.
+
+        Where nothing was fused or adapted, all methods but the oracle and the majority class.
+        """
         tried = board["level"].map(self.kinds).isin(TRIED)
         if tried.any():
             return board[tried | (board["level"] == self.reference)]
-        return board[board["level"].map(self.kinds) != ORACLE]
+        return board[~board["level"].map(self.kinds).isin([ORACLE, REFERENCE])]
 
     def ranked(self, board: pd.DataFrame) -> pd.DataFrame:
-        """Those of the tried levels that finished everywhere, best first: any of them may be called best."""
+        """Those of ``whole`` that are worth their name (``analysis.learning``): they may be called best."""
+        able = self.whole(board)
+        return able[able["worth"]]
+
+    def whole(self, board: pd.DataFrame) -> pd.DataFrame:
+        """Those of the tried levels that finished everywhere, best first."""
         able = self.tried(board)
         able = able[able["complete"] & able["mean"].notna()]
         return able.loc[(self.sign * able["mean"]).sort_values(ascending=False, kind="stable").index]
@@ -103,13 +112,16 @@ def standings(study: StudyLike) -> Standings | None:
     Of a swept axis only the level that validation chose takes part.
     """
     config = study.config
-    compare, metric = str(config.compare), str(getattr(config, "metric", "accuracy"))
+    compare, chosen_metric = str(config.compare), str(getattr(config, "metric", "accuracy"))
     axes = list(getattr(config, "axes", ()))
     table = _as_text(study.table, compare, axes)
     table, chosen, skipped = _swept(table, [*getattr(config, "sweep", ())], axes)
     done = finished(table)
     done = done[severities(done) == 0]
-    if done.empty or not done[metric].notna().any():
+    if done.empty:
+        return None
+    metric = ranking_metric(done, chosen_metric)
+    if not done[metric].notna().any():
         return None
     within = _within(config, done, compare, axes)
     reference = getattr(config, "reference", None)
@@ -126,6 +138,7 @@ def standings(study: StudyLike) -> Standings | None:
         boards=boards,
         overall=leaderboard(folded, compare, reference, metric) if within else boards,
         kinds=_kinds(table) if compare == "method" else {},
+        guesses=_guesses(study.table, within),
         chosen=chosen,
         skipped=skipped,
     )
@@ -175,14 +188,14 @@ def _joined(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
 def _as_text(table: pd.DataFrame, compare: str, axes: Sequence[str]) -> pd.DataFrame:
     """Levels as text. Where methods are not what is compared, hospitals alone count as one method.
 
-    An oracle stands beside methods only. A failed row of hospitals alone names no hospital; where methods
-    are compared it stands for none of them.
+    An oracle and the majority class stand beside methods only. A failed row of hospitals alone names no
+    hospital; where methods are compared it stands for none of them.
     """
     table = table.copy()
     if compare == "method":
         table = table[table["method"] != "alone"]
     else:
-        table = table[table["kind"] != ORACLE].copy()
+        table = table[~table["kind"].isin([ORACLE, REFERENCE])].copy()
         table["method"] = table["method"].where(table["kind"] != "alone", "alone")
     for name in {compare, *axes, "cohort", "model", "method"} & set(map(str, table.columns)):
         known = table[name].notna()
@@ -196,6 +209,13 @@ def _within(config: Any, done: pd.DataFrame, compare: str, axes: Sequence[str]) 
     swept = getattr(config, "sweep", ())
     names = [name for name in (*axes, "cohort", "model", "method") if name not in (compare, *swept)]
     return tuple(dict.fromkeys(name for name in names if name in done and done[name].nunique() > 1))
+
+
+def _guesses(table: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
+    """The clean rows of the majority class, folded as the others are."""
+    rows = finished(table)
+    rows = rows[(severities(rows) == 0) & (rows["kind"] == REFERENCE)]
+    return fold(rows, within)
 
 
 def _kinds(table: pd.DataFrame) -> dict[str, str]:

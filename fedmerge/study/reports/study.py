@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from fedmerge.analysis import by_site, interval_rule, robustness, severity_curve
+from fedmerge.analysis import by_site, interval_rule, robustness, severity_curve, uneven
 from fedmerge.analysis.cube import finished, severities
 from fedmerge.errors import FedMergeError
 from fedmerge.study import figures
 from fedmerge.study.figures.panels import MOST_PANELS, plain
 from fedmerge.study.reports.boards import board_table, contrast_table, failed_groups, robustness_table
-from fedmerge.study.reports.calibration import joined
+from fedmerge.study.reports.calibration import joined, with_standing
 from fedmerge.study.reports.page import Picture, picture, provenance_lines, write_page
 from fedmerge.study.reports.standings import Standings, StudyLike, standings
 from fedmerge.study.reports.verdict import caution, study_answer, study_question
-from fedmerge.study.words import count, listing
+from fedmerge.study.words import count, listing, percent
 
 MOST_STRATA, OPEN_STRATA = 24, 3
 """Strata whose tables are on the page, and the number up to which they are unfolded."""
@@ -52,6 +52,7 @@ def _contents(study: StudyLike) -> dict[str, Any]:
         "caution": caution(found) if found else "",
         "jobs": _jobs(study.table, failed),
         "failures": failed_groups(failed),
+        "data_remarks": study.provenance.get("remarks", []),
         "standings": found,
         "provenance": _provenance(study),
         "command": study.provenance.get("command", f"fedmerge bench {study.folder / 'study.yaml'}"),
@@ -136,7 +137,7 @@ def _reliability(study: StudyLike, s: Standings) -> Picture | None:
     if frame is None or frame.empty or s.compare not in frame:
         return None
     frame = frame.assign(**{s.compare: frame[s.compare].astype(str)})
-    bins = joined(frame[frame[s.compare].isin(_leading(s))], s.compare)
+    bins = with_standing(joined(frame[frame[s.compare].isin(_leading(s))], s.compare), s.overall, s.compare)
     return picture(figures.reliability, figures.describe_reliability, bins) if len(bins) else None
 
 
@@ -159,21 +160,21 @@ def _shifted(s: Standings) -> tuple[Picture, Any] | None:
         return None
     metric = "balanced_accuracy"
     rows = done[done[s.compare].isin(_leading(s))]
-    curve = severity_curve(rows, s.compare, metric)
+    curve = with_standing(severity_curve(rows, s.compare, metric), s.overall, "level")
     drawn = picture(figures.severity, figures.describe_severity, curve, s.compare, metric)
     return drawn, robustness_table(s, robustness(done, s.compare, s.reference, metric))
 
 
 def _leading(s: Standings) -> list[str]:
     """The reference and the best levels, as many as a figure holds."""
-    names = [*([s.reference] if s.reference else []), *s.ranked(s.overall)["level"]]
+    names = [*([s.reference] if s.reference else []), *s.whole(s.overall)["level"]]
     return list(dict.fromkeys(names))[:MOST_CURVES]
 
 
 def _selection(s: Standings) -> list[str]:
     """The rules by which something was chosen, in words."""
     able = "the fused and adapted methods" if s.kinds else "the levels"
-    lines = [f"Bold: best of {able} that finished everywhere."]
+    lines = [f"Bold: best of {able} that finished everywhere and are above chance."]
     if s.chosen.empty:
         lines.append("Selection: nothing was chosen; every setting that was run is in the table.")
     else:
@@ -183,7 +184,21 @@ def _selection(s: Standings) -> list[str]:
         )
     if s.skipped:
         lines.append(f"Left out, for they have no validation score to be chosen by: {listing(s.skipped)}.")
-    return lines
+    return lines + _ranked_by(s)
+
+
+def _ranked_by(s: Standings) -> list[str]:
+    """Why balanced accuracy ranks, and what constant is."""
+    lines = []
+    if s.metric == "balanced_accuracy" and (shares := uneven(s.table)):
+        most = max(shares, key=lambda site: shares[site])
+        lines.append(
+            f"Ranked by balanced accuracy: classes are uneven at {count(len(shares), 'hospital')} (at {most} "
+            f"the commonest has {percent(shares[most])}), and accuracy flatters the commonest."
+        )
+    if s.overall["constant"].isna().all():
+        return [*lines, "These rows are of a version that did not look for constant classifiers."]
+    return [*lines, "One class for every image: a constant classifier, which is never best."]
 
 
 def _chosen(s: Standings) -> dict[str, Any] | None:
@@ -211,7 +226,7 @@ def _jobs(table: pd.DataFrame, failed: pd.DataFrame) -> str:
 
 
 def _provenance(study: StudyLike) -> list[tuple[str, str]]:
-    lines = provenance_lines(study.provenance, ("command",))
+    lines = provenance_lines(study.provenance, ("command", "remarks"))
     hashes = sorted(map(str, study.table["config_hash"].dropna().unique()))
     more = f" and {len(hashes) - 6} more" if len(hashes) > 6 else ""
     return [*lines, ("configuration hashes", ", ".join(hashes[:6]) + more)]

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 HEADINGS = {
+    "reference": "Reference: one class for every image, the commonest of the training images",
     "alone": "References: one hospital's model alone",
     "pooled": "Reference: one model trained on all hospitals' images together",
     "oracle": "Oracle: chosen by the labels of the unseen hospital, which nobody has there",

@@ -1,4 +1,4 @@
-"""What a study asked and what came out, each in one sentence, and how far the answer can be trusted."""
+"""What a study asked and what came out, each in a sentence, and how far the answer can be trusted."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import pandas as pd
 
 from fedmerge.analysis import leaderboard
-from fedmerge.analysis.cube import finished
+from fedmerge.analysis.cube import finished, severities
 from fedmerge.study.figures.panels import metric_words, number_of, plain, signed
+from fedmerge.study.kinds import REFERENCE
 from fedmerge.study.reports.standings import Standings
+from fedmerge.study.unlearned import lost_places, nothing_learned, reason, worthless
 from fedmerge.study.words import count, listing, percent
 
 SHARES = ("accuracy", "balanced_accuracy")
@@ -24,41 +26,100 @@ def study_question(config: Any, standings: Standings | None) -> str:
     if standings is None:
         return f"What difference does {plain(str(config.compare))} make?"
     s = standings
-    question = f"Which of {number_of(len(s.overall), s.compare)} has the best {metric_words(s.metric)}: "
-    question += f"{_names(list(s.overall['level']), 'or')}?"
+    asked = [str(level) for level in s.overall["level"] if s.kinds.get(level) != REFERENCE]
+    question = f"Which of {number_of(len(asked), s.compare)} has the best {metric_words(s.metric)}: "
+    question += f"{_names(asked, 'or')}?"
     varied = [f"{plain(name)} ({_names(list(dict.fromkeys(s.boards[name])))})" for name in s.within]
     return question + (f" Asked for every {listing(varied)}." if varied else "")
 
 
 def study_answer(standings: Standings | None) -> str:
-    """The outcome in one sentence: the best level against the reference, and the interval of that."""
+    """The outcome in a sentence or two: the best level against the reference, and the interval of that.
+
+    No constant classifier, and no level at chance (``analysis.learning``), is called best, and to be above
+    such a reference is not called a gain. Where no level learned anything, that is the answer, with where and
+    why.
+    """
     if standings is None:
         return "No job finished, so there is nothing to compare."
-    s, ranked = standings, standings.ranked(standings.overall)
-    if ranked.empty:
+    s, whole, ranked = standings, standings.whole(standings.overall), standings.ranked(standings.overall)
+    if whole.empty:
         return f"No level of {plain(s.compare)} finished everywhere, so none can be called best."
+    if ranked.empty:
+        return _nothing(s, whole)
+    return _outcome(s, ranked) + _lost(s, whole)
+
+
+def _outcome(s: Standings, ranked: pd.DataFrame) -> str:
+    """Who is best of those that learned something, and what that is worth against the reference."""
     best, others = ranked.iloc[0], ranked[ranked["level"] != s.reference]
     if s.reference is None or others.empty:
         return _without_reference(s, ranked)
     reference = s.overall[s.overall["level"] == s.reference].iloc[0]
     row = best if best["level"] != s.reference else others.iloc[0]
     verdict, size = _verdict(s, row["difference"]), _score(s.metric, reference["mean"])
-    interval = _interval(row["difference_low"], row["difference_high"])
-    many, where = _number(s, len(ranked)), over(s)
+    against = f"{verdict} {s.reference} with {size}"
+    against += _interval(row["difference_low"], row["difference_high"])
+    if not reference["worth"]:
+        against = f"{worthless([(s.reference, _state(reference))])}, so being above it is no gain"
+    many, where, words = _number(s, len(ranked)), over(s), metric_words(s.metric)
+    if len(ranked) < len(s.whole(s.overall)):
+        many += " above chance"
     if best["level"] != s.reference and len(others) > 1:
+        score = _score(s.metric, row["mean"])
+        return f"Of {many} {row['level']} has the best {words}, {score} {where}: {against}."
+    if len(others) > 1:  # the reference is the best, so it is worth its name
+        closest = f"{verdict} it{_interval(row['difference_low'], row['difference_high'])}"
         return (
-            f"Of {many} {row['level']} has the best {metric_words(s.metric)}, "
-            f"{_score(s.metric, row['mean'])} {where}: {verdict} {s.reference} with {size}{interval}."
+            f"None of {_number(s, len(others))} beats {s.reference} with {size} {words} {where}: the "
+            f"closest, {row['level']}, is {closest}."
         )
-    if len(others) > 1:
-        return (
-            f"None of {_number(s, len(others))} beats {s.reference} with {size} {metric_words(s.metric)} "
-            f"{where}: the closest, {row['level']}, is {verdict} it{interval}."
-        )
+    joint = ":" if not reference["worth"] else ","
+    return f"{row['level']} reaches {_score(s.metric, row['mean'])} {words} {where}{joint} {against}."
+
+
+def _nothing(s: Standings, whole: pd.DataFrame) -> str:
+    """The answer where none is worth its name."""
+    learned, levels = whole[whole["learned"]], list(whole["level"])
+    if learned.empty:
+        return nothing_learned(_rows(s), levels, _number(s, len(whole)), s.compare)
+    row, level = _state(learned.iloc[0]), learned.iloc[0]["level"]
     return (
-        f"{row['level']} reaches {_score(s.metric, row['mean'])} {metric_words(s.metric)} {where}, "
-        f"{verdict} {s.reference} with {size}{interval}."
+        f"Of {_number(s, len(whole))} none is right more often {over(s)} than one class for every image "
+        f"would be ({percent(row['majority'])}): the most accurate of those above chance, {level}, is right "
+        f"on {percent(row['accuracy'])}, with balanced accuracy {percent(row['balanced'])} where chance is "
+        f"{percent(row['chance'])}."
     )
+
+
+def _lost(s: Standings, whole: pd.DataFrame) -> str:
+    """Where, in a study in which something was learned, nothing was: settings, or else hospitals."""
+    levels = list(whole["level"])
+    boards = {key: s.whole(s.board(key)) for key in s.strata}
+    lost = [key for key, board in boards.items() if not board.empty and not board["learned"].any()]
+    if not lost:
+        return lost_places(_rows(s), levels, s.compare)
+    rows = _clean(s.table)
+    there = pd.MultiIndex.from_frame(rows[list(s.within)]).isin(pd.MultiIndex.from_tuples(lost))
+    why = reason(pd.concat([rows[there], s.guesses]), levels, s.compare)
+    named = _names([", ".join(key) for key in lost])
+    return f" In {named} nothing was learned: none is above chance there. {why}".rstrip()
+
+
+def _clean(table: pd.DataFrame) -> pd.DataFrame:
+    done = finished(table)
+    return done[severities(done) == 0]
+
+
+def _rows(s: Standings) -> pd.DataFrame:
+    """The clean rows, with those of the majority class."""
+    done = _clean(s.folded)
+    return done if s.kinds else pd.concat([done, s.guesses])
+
+
+def _state(row: pd.Series) -> pd.Series:
+    """A line of a board as ``analysis.learning`` has it."""
+    return row.rename({"balanced_accuracy": "balanced"})
 
 
 def caution(standings: Standings) -> str:
@@ -66,6 +127,8 @@ def caution(standings: Standings) -> str:
     s = standings
     if s.reference is None:
         return "No reference was named; the best was picked on these very scores, so its lead is flattered."
+    if not s.overall.loc[s.overall["level"] == s.reference, "worth"].all():
+        return f"{s.reference}, the reference, learned nothing: a difference to it says nothing of a gain."
     boards = s.tried(s.boards)
     boards = boards[boards["level"] != s.reference].dropna(subset=["difference_low", "difference_high"])
     number = len(boards)
@@ -106,7 +169,10 @@ def _without_reference(s: Standings, ranked: pd.DataFrame) -> str:
         f"{best['level']} has the best {metric_words(s.metric)}, {_score(s.metric, best['mean'])}, {over(s)}"
     )
     if len(ranked) == 1:
-        return f"{head}; nothing else is there to compare it with."
+        others = "nothing else is there to compare it with"
+        if len(s.whole(s.overall)) > 1:
+            others = "nothing else is above chance"
+        return f"{head}; {others}."
     second = ranked.iloc[1]["level"]
     again = leaderboard(s.folded, s.compare, second, s.metric).set_index("level").loc[best["level"]]
     interval = _interval(again["difference_low"], again["difference_high"])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -11,10 +10,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedmerge.errors import FedMergeError
-from fedmerge.models.state import State, check_alike, running_pairs
+from fedmerge.models.copies import faithful
+from fedmerge.models.entries import running_pairs
+from fedmerge.models.plain import dressed, reparametrised
+from fedmerge.models.state import State, average, state_hash
+from fedmerge.models.wide import wide, wide_dtype
 from fedmerge.registry import Needs
+from fedmerge.testtime.baselines.adapted import Adapted
 from fedmerge.testtime.baselines.start import (
-    Baseline,
     MergedBatchNorm,
     Prediction,
     adapt,
@@ -22,8 +25,9 @@ from fedmerge.testtime.baselines.start import (
     check_step,
     nats,
 )
-from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import Online, apart
+from fedmerge.testtime.originals import Originals, agreeing, networks
 
 
 @TESTTIME.method(
@@ -32,7 +36,7 @@ from fedmerge.testtime.methods import TESTTIME
     paper="AdaMerging: adaptive model merging for multi-task learning, arXiv 2310.02575",
     needs=Needs(individual_models=True, unlabelled_batches=True),
 )
-class AdaMerging(Baseline):
+class AdaMerging(Online):
     """Learn merging coefficients on the stream by minimising the entropy of the predictions.
 
     For every layer l of M sources (``"layer-wise"``), or once for the whole network (``"task-wise"``),
@@ -58,6 +62,9 @@ class AdaMerging(Baseline):
     architectures, unfit options and batches, and logits that are not finite.
     """
 
+    never_narrowed = ("coefficients",)
+
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -74,40 +81,38 @@ class AdaMerging(Baseline):
             raise FedMergeError(f"unknown granularity '{granularity}'. Allowed: layer-wise, task-wise.")
         if batch_norm not in ("mixture", "average"):
             raise FedMergeError(f"unknown batch-norm policy '{batch_norm}'. Allowed: average, mixture.")
-        if len(models) < 1:
-            raise FedMergeError("adamerging needs at least one model; none was given.")
-        self.learning_rate, self.steps, self.predict = learning_rate, steps, predict
+        given = networks(models)
+        found, states = agreeing(given)
+        if any(map(reparametrised, given)):
+            dressed(given[0], average(states), exactly=True)
+        self.steps, self.predict = steps, predict
         self.batch_norm = batch_norm
-        self.model = copy.deepcopy(models[0]).eval().requires_grad_(False)
-        states = [model.state_dict() for model in models]
-        check_alike([f"models[{index}]" for index in range(len(models))], states)
-        self.keys = [key for key, value in states[0].items() if value.is_floating_point()]
+        self.originals = Originals(given, merged=True)
+        self.model = faithful(found[0]).requires_grad_(False)
+        own = _own_keys(self.model)  # one name for a module that has two
+        self.keys = [key for key, value in states[0].items() if value.is_floating_point() and key in own]
         for number, key in enumerate(self.keys):
             stack = torch.stack([state[key].detach() for state in states])
             self.register_buffer(f"stack{number}", stack, persistent=False)
         names = [_layer(key) for key in self.keys] if granularity == "layer-wise" else [""]
         self.layers = list(dict.fromkeys(names))
         device = next(self.model.parameters(), torch.empty(0)).device
-        self.coefficients = nn.Parameter(torch.empty(len(self.layers), len(models), device=device))
-        self.reset()
+        start = torch.full((len(self.layers), len(models)), 1 / len(models), device=device)
+        self.coefficients = nn.Parameter(start)
+        self.adapted = Adapted(self.model, [self.coefficients], learning_rate, bounds=(0, 1))
 
     def reset(self) -> None:
         """Start a new stream: coefficients 1/M, a new Adam, no passes."""
         super().reset()
-        with torch.no_grad():
-            self.coefficients.fill_(1 / self.coefficients.shape[1])
-        self.coefficients.grad = None
-        self.optimizer = torch.optim.Adam([self.coefficients], lr=self.learning_rate)
-        self.optimizer.register_step_post_hook(lambda *_: self._clamp())
+        self.adapted.begin()
 
-    def observe(self, batch: Tensor) -> tuple[Tensor, None]:
+    def answer(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return the logits N x C, take the batch's step, and leave the coefficients for the next one."""
-        check_batch(batch)
         logits = adapt(
             self,
             lambda: ask(lambda x: functional_call(self.model, self.merged(), (x,), tie_weights=False), batch),
             lambda logits: nats(logits).mean(),
-            self.optimizer,
+            self.adapted,
             self.steps,
             self.predict,
         )
@@ -121,17 +126,32 @@ class AdaMerging(Baseline):
         state = {key: _weighted(rows[key] + spare[key], stack) for key, stack in stacks.items()}
         for mean, var in running_pairs(self.keys):
             share = _shares(rows[mean].detach())
-            state[mean] = _weighted(share, stacks[mean])
-            spread = (stacks[mean] - state[mean]).square() if self.batch_norm == "mixture" else 0.0
-            state[var] = _weighted(share, stacks[var] + spread)
+            means, variances = wide(stacks[mean]), wide(stacks[var])
+            centre = _weighted(share, means)
+            spread = (means - centre).square() if self.batch_norm == "mixture" else 0.0
+            most, dtype = torch.finfo(stacks[var].dtype).max, stacks[var].dtype
+            state[mean] = centre.to(dtype)
+            state[var] = _weighted(share, variances + spread).clamp(max=most).to(dtype)
         return state
 
     def _row(self, key: str) -> int:
         return 0 if self.layers == [""] else self.layers.index(_layer(key))
 
-    @torch.no_grad()
-    def _clamp(self) -> None:
-        self.coefficients.clamp_(0, 1)
+    def stream_state(self) -> dict[str, Tensor]:
+        """Adam's moments."""
+        return self.adapted.state()
+
+    def take_stream(self, state: Mapping[str, Tensor]) -> None:
+        """Take up Adam's moments."""
+        self.adapted.take(state)
+
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move Adam."""
+        self.adapted.moved(fn)
+
+    def fingerprint(self) -> str:
+        """The hash of the sources."""
+        return state_hash({key: getattr(self, f"stack{number}") for number, key in enumerate(self.keys)})
 
 
 def _layer(key: str) -> str:
@@ -139,9 +159,18 @@ def _layer(key: str) -> str:
     return key.rpartition(".")[0] or key
 
 
+def _own_keys(model: nn.Module) -> set[str]:
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name in (*module._parameters, *module._buffers)
+    }
+
+
 def _weighted(weights: Tensor, stack: Tensor) -> Tensor:
-    """``sum_i weights_i stack_i``: weights M, stack M x ... ."""
-    return torch.tensordot(weights.to(stack.dtype), stack, dims=1)
+    """``sum_i weights_i stack_i``: weights M, stack M x ... ; added in float32 at least."""
+    found = torch.tensordot(weights.to(wide_dtype(stack.dtype)), wide(stack), dims=1)
+    return found.to(stack.dtype)
 
 
 def _shares(row: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
-from fedmerge.testtime.baselines.start import Baseline, MergedBatchNorm, ask, mean_merged
-from fedmerge.testtime.batch import check_batch
+from fedmerge.testtime.baselines.start import MergedBatchNorm, Start, ask
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.norms import use_batch_statistics
+from fedmerge.testtime.online import apart
 
 
 @TESTTIME.method(
@@ -22,7 +22,7 @@ from fedmerge.testtime.norms import use_batch_statistics
     paper="Improving robustness against common corruptions by covariate shift adaptation, arXiv 2006.16971",
     needs=Needs(unlabelled_batches=True),
 )
-class BnAdapt(Baseline):
+class BnAdapt(Start):
     """Predict with the mean-merged model, each batch norm on the statistics of the batch at hand.
 
         mean = N / (N + n) source_mean + n / (N + n) batch_mean,    var likewise,    n images in the batch
@@ -38,6 +38,7 @@ class BnAdapt(Baseline):
     mean.
     """
 
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -45,10 +46,9 @@ class BnAdapt(Baseline):
         source_images: float = 0.0,
         batch_norm: MergedBatchNorm = "mixture",
     ) -> None:
-        super().__init__()
         if not 0 <= source_images < math.inf:
             raise FedMergeError(f"source_images is {source_images}; it must be a number not below 0.")
-        self.model = mean_merged(models, batch_norm)
+        super().__init__(models, batch_norm)
         if use_batch_statistics(self.model, source_images) == 0:
             raise FedMergeError(
                 "bn-adapt replaces batch-norm statistics, but this network has no batch norm: leave it out, "
@@ -56,9 +56,8 @@ class BnAdapt(Baseline):
             )
 
     @torch.no_grad()
-    def observe(self, batch: Tensor) -> tuple[Tensor, None]:
+    def answer(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return the logits N x C."""
-        check_batch(batch)
         logits = ask(self.model, batch)
         self.forward_passes += 1
         return logits, None

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
-from fedmerge.testtime.baselines.sources import flat, merged_logits, softmin, source_logits, traced
-from fedmerge.testtime.baselines.start import Baseline, MergedBatchNorm
-from fedmerge.testtime.batch import check_batch
+from fedmerge.testtime.baselines.sources import Weighed, merged_logits, softmin, source_logits, traced
+from fedmerge.testtime.baselines.start import MergedBatchNorm
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature, sample_entropies
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import apart
 
 
 @TESTTIME.method(
@@ -25,7 +25,7 @@ from fedmerge.testtime.methods import TESTTIME
     paper="DaWin: training-free dynamic weight interpolation, arXiv 2410.03782",
     needs=Needs(individual_models=True, unlabelled_batches=True),
 )
-class DaWin(Baseline):
+class DaWin(Weighed):
     """Merge the sources by each image's own entropies: lambda_i(x) = softmax_i(-H_i(x) / T).
 
     H_i(x) is the entropy of source i's prediction in nats, T = 1 (the paper's). With two sources
@@ -42,6 +42,7 @@ class DaWin(Baseline):
     Nothing is carried from batch to batch. Raises FedMergeError as entropy-weighted does.
     """
 
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -50,19 +51,17 @@ class DaWin(Baseline):
         temperature: float = 1.0,
         batch_norm: MergedBatchNorm = "mixture",
     ) -> None:
-        super().__init__()
+        super().__init__(models, batch_norm)
         check_temperature(temperature)
         if form not in ("sample", "batch"):
             raise FedMergeError(f"unknown form '{form}'. Allowed: batch, sample.")
         self.form = form
         self.order_free = form == "sample"
         self.temperature = temperature
-        self.sources = flat(models, batch_norm)
 
     @torch.no_grad()
-    def observe(self, batch: Tensor) -> tuple[Tensor, Trace]:
+    def answer(self, batch: Tensor) -> tuple[Tensor, Trace]:
         """Return the logits N x C and the coefficients, by image their means."""
-        check_batch(batch)
         logits = source_logits(self, self.sources, batch)
         entropies = sample_entropies(logits)
         by_image = softmin(entropies * math.log(logits.shape[-1]), self.temperature)

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
-from fedmerge.testtime.baselines.sources import flat, softmin, source_logits, traced
-from fedmerge.testtime.baselines.start import Baseline
-from fedmerge.testtime.batch import check_batch
+from fedmerge.testtime.baselines.sources import Weighed, softmin, source_logits, traced
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature, sample_entropies
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import apart
 
 
 @TESTTIME.method(
@@ -24,7 +23,7 @@ from fedmerge.testtime.methods import TESTTIME
     paper="The Mean is the Mirage, arXiv 2602.21372 (its coefficients, without merging)",
     needs=Needs(individual_models=True, unlabelled_batches=True),
 )
-class EntropyWeighted(Baseline):
+class EntropyWeighted(Weighed):
     """Average the sources' predictions, weighted by how sure each source is of the batch.
 
         p(x) = sum_i alpha_i p_i(x),    alpha = softmax(-H_i / T)
@@ -39,6 +38,7 @@ class EntropyWeighted(Baseline):
     T not above zero, unfit batches, and a source whose logits are not finite.
     """
 
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -46,19 +46,17 @@ class EntropyWeighted(Baseline):
         temperature: float = 0.1,
         form: Literal["batch", "sample"] = "batch",
     ) -> None:
-        super().__init__()
+        super().__init__(models, "mixture", merged=False)
         check_temperature(temperature)
         if form not in ("batch", "sample"):
             raise FedMergeError(f"unknown form '{form}'. Allowed: batch, sample.")
         self.temperature = temperature
         self.form = form
         self.order_free = form == "sample"
-        self.sources = flat(models, "mixture")
 
     @torch.no_grad()
-    def observe(self, batch: Tensor) -> tuple[Tensor, Trace]:
+    def answer(self, batch: Tensor) -> tuple[Tensor, Trace]:
         """Return log p, N x C, and the weights."""
-        check_batch(batch)
         logits = source_logits(self, self.sources, batch)
         entropies = sample_entropies(logits)
         scores = entropies.mean(dim=1) if self.form == "batch" else entropies

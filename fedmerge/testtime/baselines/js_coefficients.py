@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
-from fedmerge.testtime.baselines.sources import flat, merged_logits, softmin, source_logits, traced
-from fedmerge.testtime.baselines.start import Baseline, MergedBatchNorm
-from fedmerge.testtime.batch import check_batch
+from fedmerge.testtime.baselines.sources import Weighed, merged_logits, softmin, source_logits, traced
+from fedmerge.testtime.baselines.start import MergedBatchNorm
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature, sample_entropies
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import apart
 
 
 @TESTTIME.method(
@@ -25,7 +25,7 @@ from fedmerge.testtime.methods import TESTTIME
     paper="T3: test-time model merging in VLMs for zero-shot medical imaging analysis, arXiv 2510.27265",
     needs=Needs(individual_models=True, unlabelled_batches=True),
 )
-class JensenShannon(Baseline):
+class JensenShannon(Weighed):
     """Merge the sources by the Jensen-Shannon divergence between their predictions, after T3.
 
     JS(p, q) = KL(p | m) / 2 + KL(q | m) / 2 with m = (p + q) / 2, in nats, at most log 2.
@@ -48,6 +48,7 @@ class JensenShannon(Baseline):
     from batch to batch. Raises FedMergeError as entropy-weighted does.
     """
 
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -58,7 +59,7 @@ class JensenShannon(Baseline):
         temperature: float = 0.1,
         batch_norm: MergedBatchNorm = "mixture",
     ) -> None:
-        super().__init__()
+        super().__init__(models, batch_norm)
         check_temperature(temperature)
         if rule not in ("generalist", "consensus"):
             raise FedMergeError(f"unknown rule '{rule}'. Allowed: consensus, generalist.")
@@ -71,12 +72,10 @@ class JensenShannon(Baseline):
         self.order_free = form == "sample"
         self.gamma = gamma
         self.temperature = temperature
-        self.sources = flat(models, batch_norm)
 
     @torch.no_grad()
-    def observe(self, batch: Tensor) -> tuple[Tensor, Trace]:
+    def answer(self, batch: Tensor) -> tuple[Tensor, Trace]:
         """Return the logits N x C and the coefficients, by image their means."""
-        check_batch(batch)
         logits = source_logits(self, self.sources, batch)
         entropies = sample_entropies(logits)
         if self.rule == "consensus":

@@ -11,16 +11,16 @@ from torch.nn import functional
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.heads import features_and_logits
+from fedmerge.models.wide import wide
 from fedmerge.registry import Needs
 from fedmerge.testtime.baselines.start import (
-    Baseline,
     MergedBatchNorm,
+    Start,
     ask,
-    mean_merged,
     named_head,
 )
-from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import apart
 
 TOLERANCE = 1e-8
 
@@ -31,7 +31,7 @@ TOLERANCE = 1e-8
     paper="Parameter-free online test-time adaptation, arXiv 2201.05718",
     needs=Needs(features=True, unlabelled_batches=True),
 )
-class Lame(Baseline):
+class Lame(Start):
     """Laplacian adjusted maximum likelihood: each batch's predictions, smoothed over a neighbour graph.
 
     For predictions p_i of the mean-merged model, latent assignments y_i minimise
@@ -53,6 +53,7 @@ class Lame(Baseline):
     its own mean.
     """
 
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -62,18 +63,16 @@ class Lame(Baseline):
         head_module: str | None = None,
         batch_norm: MergedBatchNorm = "mixture",
     ) -> None:
-        super().__init__()
         if neighbours < 1 or steps < 1:
             raise FedMergeError(f"neighbours is {neighbours} and steps {steps}; both must be at least 1.")
+        super().__init__(models, batch_norm)
         self.neighbours, self.steps = neighbours, steps
         self.head_module = head_module
-        self.model = mean_merged(models, batch_norm)
         self._checked = False
 
     @torch.no_grad()
-    def observe(self, batch: Tensor) -> tuple[Tensor, None]:
+    def answer(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return log y, N x C."""
-        check_batch(batch)
         if not self._checked:
             ask(self.model, batch[:2])
             self.head_module = named_head(self.model, self.head_module, batch[:2])
@@ -81,7 +80,7 @@ class Lame(Baseline):
         seen: list[Tensor] = []
         logits = ask(lambda x: self._pass(x, seen), batch)
         self.forward_passes += 1
-        return smoothed(logits.log_softmax(dim=1), affinity(seen[0], self.neighbours), self.steps), None
+        return smoothed(logits.log_softmax(dim=1), affinity(wide(seen[0]), self.neighbours), self.steps), None
 
     def _pass(self, batch: Tensor, seen: list[Tensor]) -> Tensor:
         assert self.head_module is not None

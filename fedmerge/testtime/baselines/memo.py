@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,14 @@ from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
 from fedmerge.testtime.baselines.start import (
-    Baseline,
     MergedBatchNorm,
+    Start,
     ask,
     check_step,
-    mean_merged,
     nats,
 )
-from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import apart, carried
 
 
 @TESTTIME.method(
@@ -31,7 +30,7 @@ from fedmerge.testtime.methods import TESTTIME
     paper="MEMO: test time robustness via adaptation and augmentation, arXiv 2110.09506",
     needs=Needs(unlabelled_batches=True),
 )
-class Memo(Baseline):
+class Memo(Start):
     """Adapt all weights to one image, predict it, and restore them.
 
         loss(x) = H( (1/A) sum_a softmax(f_theta(augment_a(x))) ),    theta' = theta - learning_rate grad
@@ -54,6 +53,7 @@ class Memo(Baseline):
 
     order_free = True
 
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -65,20 +65,19 @@ class Memo(Baseline):
         seed: int = 0,
         batch_norm: MergedBatchNorm = "mixture",
     ) -> None:
-        super().__init__()
         check_step(learning_rate, 1, "after")
         if augmentations < 1:
             raise FedMergeError(f"augmentations is {augmentations}; it must be at least 1.")
         if not 0 <= shift <= 1:
             raise FedMergeError(f"shift is {shift}; it must be within [0, 1], a part of the shorter side.")
+        super().__init__(models, batch_norm)
         self.augmentations, self.learning_rate = augmentations, learning_rate
         self.shift, self.flip, self.seed = shift, flip, seed
-        self.model = mean_merged(models, batch_norm).requires_grad_(True)
+        self.model.requires_grad_(True)
         self.first = [parameter.detach().clone() for parameter in self.model.parameters()]
 
-    def observe(self, batch: Tensor) -> tuple[Tensor, None]:
+    def answer(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return the logits N x C, each image's by its own adapted model."""
-        check_batch(batch)
         try:
             logits = torch.cat([self._one(image) for image in batch])
         finally:
@@ -86,6 +85,10 @@ class Memo(Baseline):
         self.forward_passes += self.augmentations + 1
         self.backward_passes += self.augmentations
         return logits, None
+
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move the weights that are restored."""
+        self.first = [carried(fn, value) for value in self.first]
 
     def _one(self, image: Tensor) -> Tensor:
         """The logits 1 x C of one image by the model adapted to its views."""

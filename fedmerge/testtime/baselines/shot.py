@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +11,19 @@ from torch.nn import functional
 from fedmerge.errors import FedMergeError
 from fedmerge.models.heads import group_of
 from fedmerge.registry import Needs
+from fedmerge.testtime.baselines.adapted import Adapted
 from fedmerge.testtime.baselines.start import (
-    Baseline,
     MergedBatchNorm,
     Prediction,
+    Start,
     adapt,
     ask,
     check_step,
-    mean_merged,
     named_head,
     nats,
 )
-from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import apart, as_bytes, as_text
 
 
 @TESTTIME.method(
@@ -32,7 +32,7 @@ from fedmerge.testtime.methods import TESTTIME
     paper="Do we really need to access the source data?, arXiv 2002.08546; online as compared in T3A",
     needs=Needs(features=True, unlabelled_batches=True),
 )
-class Shot(Baseline):
+class Shot(Start):
     """Adapt the encoder under a frozen head: sure of each image, diverse over the batch.
 
         loss = mean_x H(p(x)) - H(mean_x p(x)) + theta CE(confident images, their own arg-max)
@@ -47,14 +47,17 @@ class Shot(Baseline):
     batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
 
     The paper's pseudo-labels come from class centroids over the whole target set; online, as in T3A's
-    comparison, from the batch's own arg-max. The diversity term assumes batches of many classes: a batch of
-    one class, or of one image (where the first two terms cancel), is pushed apart or not at all.
+    comparison, from the batch's own arg-max. The reference adds 1e-5 to the mean probabilities before it
+    takes their logarithm; here only those below 1e-12 are lifted, to that. The diversity term assumes batches
+    of many classes: a batch of one class, or of one image (where the first two terms cancel), is pushed apart
+    or not at all.
 
     Cost: ``steps`` forward and ``steps`` backward passes a batch, one more forward pass for ``"after"``.
     Raises FedMergeError as tent does, and for a network whose head cannot be found. ``reset()`` restores the
     mean-merged model bit for bit. One model alone, pooled training for instance, is its own mean.
     """
 
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -67,38 +70,31 @@ class Shot(Baseline):
         head_module: str | None = None,
         batch_norm: MergedBatchNorm = "mixture",
     ) -> None:
-        super().__init__()
         check_step(learning_rate, steps, predict)
         if not 0 <= confidence <= 1 or not pseudo_labels >= 0:
             raise FedMergeError(
                 f"confidence is {confidence} and pseudo_labels {pseudo_labels}: the first must be within "
                 "[0, 1], the second not below 0."
             )
+        super().__init__(models, batch_norm)
         self.learning_rate, self.steps, self.predict = learning_rate, steps, predict
         self.pseudo_labels, self.confidence = pseudo_labels, confidence
         self.head_module = head_module
-        self.model = mean_merged(models, batch_norm)
-        self.first: dict[str, Tensor] = {}
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.adapted: Adapted | None = None
 
     def reset(self) -> None:
         """Start a new stream: the mean-merged model, a new Adam, no passes."""
         super().reset()
-        adapted = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, value in self.first.items():
-                adapted[name].copy_(value)
-                adapted[name].grad = None
-        self.optimizer = None
+        if self.adapted is not None:
+            self.adapted.begin()
 
-    def observe(self, batch: Tensor) -> tuple[Tensor, None]:
+    def answer(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return the logits N x C and take the batch's step."""
-        check_batch(batch)
         logits = adapt(
             self,
             lambda: ask(self.model, batch),
             self.loss,
-            self.optimizer or self._begin(batch),
+            self._begin(batch) if self.adapted is None else self.adapted,
             self.steps,
             self.predict,
         )
@@ -115,15 +111,33 @@ class Shot(Baseline):
             total = total + self.pseudo_labels * functional.nll_loss(log_p[confident], labels[confident])
         return total
 
-    def _begin(self, batch: Tensor) -> torch.optim.Optimizer:
-        """A new Adam over the encoder; on the first batch of all, the head is found and kept out."""
-        if not self.first:
-            ask(self.model, batch[:2])
-            head = self.head_module = named_head(self.model, self.head_module, batch[:2])
-            encoder = {n: p for n, p in self.model.named_parameters() if group_of(n, head) == "encoder"}
-            self.first = {name: value.detach().clone() for name, value in encoder.items()}
-            for parameter in encoder.values():
-                parameter.requires_grad_(True)
-        adapted = dict(self.model.named_parameters())
-        self.optimizer = torch.optim.Adam([adapted[name] for name in self.first], lr=self.learning_rate)
-        return self.optimizer
+    def stream_state(self) -> dict[str, Tensor]:
+        """The name of the head, and Adam's moments, once the first batch was met."""
+        if self.adapted is None or self.batches == 0:
+            return {}
+        return {"head": as_bytes(self.head_module or "")} | self.adapted.state()
+
+    def take_stream(self, state: Mapping[str, Tensor]) -> None:
+        """Take up Adam's moments."""
+        if "head" in state:
+            self.head_module = as_text(state["head"])
+            adapted = self._over(self.head_module) if self.adapted is None else self.adapted
+            adapted.take(state)
+
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move Adam."""
+        if self.adapted is not None:
+            self.adapted.moved(fn)
+
+    def _begin(self, batch: Tensor) -> Adapted:
+        """Adam over the encoder: on the first batch of all, the head is found and kept out."""
+        ask(self.model, batch[:2])
+        self.head_module = named_head(self.model, self.head_module, batch[:2])
+        return self._over(self.head_module)
+
+    def _over(self, head: str) -> Adapted:
+        encoder = [p for name, p in self.model.named_parameters() if group_of(name, head) == "encoder"]
+        for parameter in encoder:
+            parameter.requires_grad_(True)
+        self.adapted = Adapted(self.model, encoder, self.learning_rate)
+        return self.adapted

@@ -9,17 +9,32 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.models.flat import FlatModels
-from fedmerge.testtime.baselines.start import Baseline, MergedBatchNorm, ask
+from fedmerge.testtime.baselines.start import MergedBatchNorm, ask
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature
+from fedmerge.testtime.online import Online
+from fedmerge.testtime.originals import Originals, agreeing, networks
 
 
-def flat(models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> FlatModels:
-    """The models as rows of one matrix; no head is named, so the group ``"encoder"`` is every entry."""
-    return FlatModels(models, models[0] if len(models) else nn.Identity(), head="", batch_norm=batch_norm)
+class Weighed(Online):
+    """A method that weighs the sources, ``sources``: rows of one matrix.
+
+    No head is named there, so the group ``"encoder"`` is every entry. merged: whether their weights are
+    merged, or only their predictions; then they may differ in what is not averaged.
+    """
+
+    def __init__(
+        self, models: Sequence[nn.Module], batch_norm: MergedBatchNorm, *, merged: bool = True
+    ) -> None:
+        super().__init__()
+        found = networks(models)
+        if merged:
+            agreeing(found)
+        self.sources = FlatModels(found, found[0], head="", batch_norm=batch_norm)
+        self.originals = Originals(found, merged=merged)
 
 
-def source_logits(node: Baseline, sources: FlatModels, batch: Tensor) -> Tensor:
+def source_logits(node: Online, sources: FlatModels, batch: Tensor) -> Tensor:
     """The logits of every source, M x N x C; M forward passes, counted on ``node``."""
     logits = [ask(sources.model(i), batch, f"models[{i}]") for i in range(len(sources))]
     node.forward_passes += len(sources)
@@ -39,7 +54,7 @@ def softmin(scores: Tensor, temperature: float) -> Tensor:
     return torch.softmax(torch.where(gaps > 0, -gaps / temperature, gaps), dim=0)
 
 
-def merged_logits(node: Baseline, sources: FlatModels, alpha: Tensor, batch: Tensor) -> Tensor:
+def merged_logits(node: Online, sources: FlatModels, alpha: Tensor, batch: Tensor) -> Tensor:
     """The logits of the merged model: one for the batch (alpha: M), or one for each image (alpha: M x N).
 
     One forward pass either way: N models that see one image each see as many images as one that sees N.

@@ -6,52 +6,42 @@ images of the first batch, is not counted.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.entries import entries
 from fedmerge.models.heads import check_head, find_head
-from fedmerge.models.state import average, check_alike
+from fedmerge.models.outputs import logits_of
+from fedmerge.models.plain import dressed
+from fedmerge.models.state import average, state_hash
+from fedmerge.models.wide import wide
+from fedmerge.testtime.baselines.adapted import Adapted
 from fedmerge.testtime.batch import taking
-from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import sample_entropies
+from fedmerge.testtime.online import Online
+from fedmerge.testtime.originals import Originals, agreeing, networks
 
 MergedBatchNorm = Literal["mixture", "average"]
 Prediction = Literal["before", "after"]
 
 
-class Baseline(nn.Module):
-    """A test-time method that counts its passes and stays in evaluation mode.
+class Start(Online):
+    """A method that starts from the mean-merged model, ``model``."""
 
-    order_free: see ``Node``; methods that answer each image by itself set it.
-    """
-
-    order_free: bool = False
-
-    def __init__(self) -> None:
+    def __init__(self, models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> None:
         super().__init__()
-        self.forward_passes = self.backward_passes = 0
+        self.model = mean_merged(models, batch_norm)
+        self.originals = Originals(networks(models), merged=True)
+        self.hash = state_hash(entries(self.model))
 
-    def reset(self) -> None:
-        """Forget the stream; methods that keep more than counts restore it too."""
-        self.forward_passes = self.backward_passes = 0
-
-    def observe(self, batch: Tensor) -> tuple[Tensor, Trace | None]:
-        """Return the logits N x C of a float batch N x C x H x W, and why (where known)."""
-        raise NotImplementedError
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """The logits of ``observe``."""
-        return self.observe(batch)[0]
-
-    def train(self, mode: bool = True) -> Baseline:
-        """Stay in evaluation mode: ``mode`` is ignored."""
-        return super().train(False)
+    def fingerprint(self) -> str:
+        """The hash of the mean-merged model as it was at first."""
+        return self.hash
 
 
 def mean_merged(models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> nn.Module:
@@ -59,27 +49,24 @@ def mean_merged(models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> nn.
 
     theta = (1/M) sum_i theta_i, summed in float64; batch-norm variances by ``batch_norm`` (``"mixture"`` of
     moments or plain ``"average"``). One model alone, pooled training for instance, stays as it is, bit for
-    bit. Raises FedMergeError for no model and for models of different architectures.
+    bit. Weights under a reparametrisation are averaged as ``models.plain`` says. Raises FedMergeError for no
+    model, and for models that cannot be merged (``originals.agreeing``).
     """
-    if len(models) < 1:
-        raise FedMergeError("a test-time method needs at least one model; none was given.")
     if batch_norm not in ("mixture", "average"):
         raise FedMergeError(f"unknown batch-norm policy '{batch_norm}'. Allowed: average, mixture.")
-    states = [model.state_dict() for model in models]
-    check_alike([f"models[{index}]" for index in range(len(models))], states)
-    merged = copy.deepcopy(models[0]).eval().requires_grad_(False)
-    merged.load_state_dict(average(states, batch_norm=batch_norm))
-    return merged
+    found = networks(models)
+    _, states = agreeing(found)
+    return dressed(found[0], average(states, batch_norm=batch_norm)).requires_grad_(False)
 
 
-def ask(model: Callable[[Tensor], Tensor], batch: Tensor, name: str = "the adapted model") -> Tensor:
-    """Return the logits N x C of ``model`` for a batch.
+def ask(model: Callable[[Tensor], Any], batch: Tensor, name: str = "the adapted model") -> Tensor:
+    """Return the logits N x C of ``model`` for a batch, in float32 or wider.
 
     Raises FedMergeError where the model cannot take the batch, and where its logits are not finite; both are
     raised before anything has been adapted to the batch.
     """
     with taking(batch, name):
-        logits = model(batch).flatten(1)
+        logits = wide(logits_of(model(batch), name).flatten(1))
     if not bool(logits.isfinite().all()):
         raise FedMergeError(
             f"{name} gives logits that are not finite on this batch; check its weights and the batch's "
@@ -112,10 +99,10 @@ def check_step(learning_rate: float, steps: int, predict: str) -> None:
 
 
 def adapt(
-    node: Baseline,
+    node: Online,
     forward: Callable[[], Tensor],
     loss: Callable[[Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
+    adapted: Adapted,
     steps: int,
     predict: Prediction,
 ) -> Tensor:
@@ -128,12 +115,11 @@ def adapt(
         with torch.enable_grad():
             logits = forward()
             node.forward_passes += 1
-            optimizer.zero_grad()
-            loss(logits).backward()
+            adapted.step(loss(logits))
         node.backward_passes += 1
-        optimizer.step()
     if predict == "after":
         with torch.no_grad():
             logits = forward()
         node.forward_passes += 1
+    adapted.settle()
     return logits.detach()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +10,19 @@ from torch.nn import functional
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.heads import features_and_logits
+from fedmerge.models.wide import wide
 from fedmerge.registry import Needs
 from fedmerge.testtime.baselines.start import (
-    Baseline,
     MergedBatchNorm,
+    Start,
     ask,
-    mean_merged,
     named_head,
     nats,
 )
-from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
+from fedmerge.testtime.online import apart, carried
+
+SUPPORTS = ("z", "labels", "entropies")
 
 
 @TESTTIME.method(
@@ -29,7 +31,7 @@ from fedmerge.testtime.methods import TESTTIME
     paper="Test-time classifier adjustment module for model-agnostic domain generalization, NeurIPS 2021",
     needs=Needs(features=True, unlabelled_batches=True),
 )
-class T3A(Baseline):
+class T3A(Start):
     """Replace the linear head of the mean-merged model by prototypes of the features seen so far.
 
     Supports begin as the head's rows w_c, each with the arg-max class and the entropy the head gives it. A
@@ -41,7 +43,8 @@ class T3A(Baseline):
     as coded in the reference: z itself is not normalised, which scales logits but no arg-max; the head's
     bias counts for entropies and classes of supports only; a class without support scores 0.
 
-    keep: K of 1, 5, 20, 50, 100 in the paper's grid; None keeps all. 20 is our default.
+    keep: K of 1, 5, 20, 50, 100 in the paper's grid; None keeps all. 20 is our default. The reference means
+    all by -1, and cuts its sorted list there: each batch it drops the least sure support of every class.
     head_module: name of the classification head; found on the first batch where not given.
     batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
 
@@ -50,6 +53,7 @@ class T3A(Baseline):
     supports but the head's rows. One model alone, pooled training for instance, is its own mean.
     """
 
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -58,24 +62,22 @@ class T3A(Baseline):
         head_module: str | None = None,
         batch_norm: MergedBatchNorm = "mixture",
     ) -> None:
-        super().__init__()
         if keep is not None and keep < 1:
             raise FedMergeError(f"keep is {keep}; it must be at least 1 support a class, or None for all.")
+        super().__init__(models, batch_norm)
         self.keep = keep
         self.head_module = head_module
-        self.model = mean_merged(models, batch_norm)
         self._checked = False
-        self.reset()
+        self.supports: tuple[Tensor, Tensor, Tensor] | None = None
 
     def reset(self) -> None:
         """Start a new stream: no supports but the head's rows, no passes."""
         super().reset()
-        self.supports: tuple[Tensor, Tensor, Tensor] | None = None
+        self.supports = None
 
     @torch.no_grad()
-    def observe(self, batch: Tensor) -> tuple[Tensor, None]:
+    def answer(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return the logits N x C by prototypes that know this batch too."""
-        check_batch(batch)
         seen: list[Tensor] = []
         head = self._linear(batch[:2])
         ask(lambda x: self._pass(x, seen), batch)
@@ -85,7 +87,23 @@ class T3A(Baseline):
         z, labels, entropies = (torch.cat([old, added]) for old, added in zip(rows, new, strict=True))
         kept = _lowest(entropies, labels, self.keep)
         self.supports = z[kept], labels[kept], entropies[kept]
-        return seen[0] @ _prototypes(*self.supports[:2], len(head.weight)).T, None
+        return wide(seen[0]) @ _prototypes(*self.supports[:2], len(head.weight)).T, None
+
+    def stream_state(self) -> dict[str, Tensor]:
+        """The supports: features, classes and entropies."""
+        return {} if self.supports is None else dict(zip(SUPPORTS, self.supports, strict=True))
+
+    def take_stream(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the supports."""
+        if set(SUPPORTS) <= state.keys():
+            z, labels, entropies = (state[name].to(next(self.model.parameters()).device) for name in SUPPORTS)
+            self.supports = z, labels, entropies
+
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move the supports."""
+        if self.supports is not None:
+            z, labels, entropies = (carried(fn, value) for value in self.supports)
+            self.supports = z, labels, entropies
 
     def _pass(self, batch: Tensor, seen: list[Tensor]) -> Tensor:
         assert self.head_module is not None
@@ -110,9 +128,9 @@ class T3A(Baseline):
 
 
 def _scored(head: nn.Linear, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Features S x D with the class and the entropy that the head gives them."""
-    logits = head(z)
-    return z.detach().clone(), logits.argmax(dim=1), nats(logits)
+    """Features S x D, wide, with the class and the entropy that the head gives them."""
+    logits = wide(head(z))
+    return wide(z.detach().clone()), logits.argmax(dim=1), nats(logits)
 
 
 def _lowest(entropies: Tensor, labels: Tensor, keep: int | None) -> Tensor:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
+from fedmerge.testtime.baselines.adapted import Adapted
 from fedmerge.testtime.baselines.start import (
-    Baseline,
     MergedBatchNorm,
     Prediction,
+    Start,
     adapt,
     ask,
     check_step,
-    mean_merged,
     nats,
 )
-from fedmerge.testtime.batch import check_batch
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.norms import affine_parameters, use_batch_statistics
+from fedmerge.testtime.online import apart
 
 
 @TESTTIME.method(
@@ -30,7 +29,7 @@ from fedmerge.testtime.norms import affine_parameters, use_batch_statistics
     paper="Tent: fully test-time adaptation by entropy minimization, arXiv 2006.10726",
     needs=Needs(unlabelled_batches=True),
 )
-class Tent(Baseline):
+class Tent(Start):
     """Adapt scales and shifts of the norms by one step a batch on the mean entropy of its predictions.
 
     From the mean-merged model; scales and shifts of batch, layer, group and instance norms are trained with
@@ -48,6 +47,7 @@ class Tent(Baseline):
     training for instance, is its own mean.
     """
 
+    @apart()
     def __init__(
         self,
         models: Sequence[nn.Module],
@@ -57,40 +57,45 @@ class Tent(Baseline):
         predict: Prediction = "before",
         batch_norm: MergedBatchNorm = "mixture",
     ) -> None:
-        super().__init__()
         check_step(learning_rate, steps, predict)
-        self.learning_rate, self.steps, self.predict = learning_rate, steps, predict
-        self.model = mean_merged(models, batch_norm)
+        super().__init__(models, batch_norm)
+        self.steps, self.predict = steps, predict
         use_batch_statistics(self.model)
-        self.adapted = affine_parameters(self.model)
-        if not self.adapted:
+        norms = affine_parameters(self.model)
+        if not norms:
             raise FedMergeError(
                 "tent adapts the scales and shifts of normalisation layers, but this network has none: "
                 "leave it out, or use shot, which adapts every layer of the encoder."
             )
-        for parameter in self.adapted:
+        for parameter in norms:
             parameter.requires_grad_(True)
-        self.first = [parameter.detach().clone() for parameter in self.adapted]
-        self.reset()
+        self.adapted = Adapted(self.model, norms, learning_rate)
 
     def reset(self) -> None:
         """Start a new stream: the mean-merged model, a new Adam, no passes."""
         super().reset()
-        with torch.no_grad():
-            for parameter, value in zip(self.adapted, self.first, strict=True):
-                parameter.copy_(value)
-                parameter.grad = None
-        self.optimizer = torch.optim.Adam(self.adapted, lr=self.learning_rate)
+        self.adapted.begin()
 
-    def observe(self, batch: Tensor) -> tuple[Tensor, None]:
+    def answer(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return the logits N x C and take the batch's step."""
-        check_batch(batch)
         logits = adapt(
             self,
             lambda: ask(self.model, batch),
             lambda logits: nats(logits).mean(),
-            self.optimizer,
+            self.adapted,
             self.steps,
             self.predict,
         )
         return logits, None
+
+    def stream_state(self) -> dict[str, Tensor]:
+        """Adam's moments."""
+        return self.adapted.state()
+
+    def take_stream(self, state: Mapping[str, Tensor]) -> None:
+        """Take up Adam's moments."""
+        self.adapted.take(state)
+
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move Adam."""
+        self.adapted.moved(fn)

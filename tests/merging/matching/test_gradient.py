@@ -135,15 +135,16 @@ def test_a_batch_norm_after_a_fitted_layer_only_shifts_and_has_the_moments_of_it
 @pytest.mark.parametrize("attribution", ["conductance", "deeplift", "ablation"])
 def test_importance_weighs_the_targets(attribution):
     """Model 1 repeats model 0 but for a head ten times as large: its neurons matter ten times as much, unless
-    scores are normalised. Equal neurons have equal means, so only the logits' order must stay."""
+    scores are normalised. Equal neurons have equal means, and the logits are (1 z + 10 (10 z)) / 11; with
+    scores of mean one both models count alike: (z + 10 z) / 2."""
     model = mlp(0)
     louder = copy.deepcopy(model)
     louder[5].weight.data *= 10
     louder[5].bias.data *= 10
-    found = fuse(
-        [model, louder], labels=Y, attribution=attribution, normalisation="none", loss="weighted"
-    ).model
-    torch.testing.assert_close(found(UNSEEN), 5.5 * model(UNSEEN), rtol=1e-3, atol=1e-3)
+    for normalisation, factor in (("none", 101 / 11), ("mean1", 5.5)):
+        options = {"attribution": attribution, "normalisation": normalisation, "loss": "weighted"}
+        found = fuse([model, louder], labels=Y, **options).model
+        torch.testing.assert_close(found(UNSEEN), factor * model(UNSEEN), rtol=1e-3, atol=1e-3)
 
 
 def test_the_log_says_what_was_done_level_by_level():

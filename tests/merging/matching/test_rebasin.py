@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import fedmerge as fm
@@ -59,6 +61,43 @@ def test_neurons_are_matched_by_what_they_do_after_the_relu() -> None:
     torch.testing.assert_close(fused[2].weight[0], torch.tensor([2.0, 3.0]))
 
 
+@pytest.mark.parametrize(("cost", "power"), [("squared", 2), ("l2", 1)])
+@pytest.mark.parametrize("attribution", ["uniform", "ablation"])
+def test_the_pairing_is_the_cheapest_of_all(cost: str, power: int, attribution: str) -> None:
+    """Four hidden neurons: all 24 orders are tried, ``sum_i 2 s_i s_j / (s_i + s_j) |relu a_i - relu b_j|``
+    or its square; for these models the two have other winners. The merged bias tells the order taken."""
+
+    def net(seed: int) -> nn.Module:
+        parts = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        draws = torch.Generator().manual_seed(seed)
+        for parameter in parts.parameters():
+            nn.init.normal_(parameter, generator=draws)
+        return parts.eval()
+
+    x, y = torch.randn(30, 3, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 2
+    models = [net(seed) for seed in (6, 7)]
+    with torch.no_grad():
+        a, b = (model[:2](x).double() for model in models)
+        s = torch.ones(2, 4, dtype=torch.float64)
+        if attribution == "ablation":
+            for m, h in enumerate((a, b)):
+                s[m] = (h * models[m][2].weight.double()[y]).abs().mean(0) + 1e-8
+    mass = 2 * s[0][:, None] * s[1] / (s[0][:, None] + s[1])
+    table = mass * torch.cdist(a.T, b.T) ** power
+    best = min(
+        itertools.permutations(range(4)), key=lambda p: sum(float(table[i, j]) for i, j in enumerate(p))
+    )
+    options = {"attribution": attribution, "normalisation": "none", "cost": cost}
+    fused = fm.merge(models, "rebasin", data=x, labels=y, **options).model
+    order = torch.tensor(best)
+    left, right = s[0], s[1][order]
+    biases = [model[0].bias.detach().double() for model in models]
+    wanted = (left * biases[0] + right * biases[1][order]) / (left + right)
+    torch.testing.assert_close(fused[0].bias.detach().double(), wanted)
+    other = mass * torch.cdist(a.T, b.T) ** (3 - power)
+    assert best != tuple(linear_sum_assignment(other.numpy())[1].tolist())
+
+
 def test_weights_have_no_attribution(network: Make, images: Tensor) -> None:
     with pytest.raises(FedMergeError, match="leave attribution at uniform"):
         fm.merge(
@@ -69,6 +108,8 @@ def test_weights_have_no_attribution(network: Make, images: Tensor) -> None:
             by="weights",
             attribution="conductance",
         )
+    with pytest.raises(FedMergeError, match="cost at squared"):
+        fm.merge([network("mlp"), network("mlp", 1)], "rebasin", data=images, by="weights", cost="l2")
 
 
 def test_missing_images_are_named(network: Make) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedmerge.merging.matching.solve import solve
+from fedmerge.merging.matching.solve import factorised, solve
 
 RNG = torch.Generator().manual_seed(0)
 X = torch.randn(50, 8, generator=RNG, dtype=torch.float64)
@@ -62,3 +62,12 @@ def test_each_of_many_small_systems_has_its_own_scale() -> None:
     assert torch.equal(found[2], torch.zeros(8, 3, dtype=torch.float64))
     both = solve(gram[:2], cross[:2], solver="pinv", rows=50)
     torch.testing.assert_close(both[0], 1000 * both[1])
+
+
+@pytest.mark.parametrize("solver", ["ridge", "pinv"])
+def test_half_of_a_solution_gives_the_form_between_columns(solver: str) -> None:
+    """``T^T X (X^T X)^-1 X^T T``: the squared lengths of the targets' projections onto the inputs."""
+    fitted = X @ torch.linalg.lstsq(X, T).solution
+    found = factorised(X.T @ X, solver=solver, ridge=1e-12, rows=50).between(X.T @ T)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, fitted.T @ fitted)
+    assert torch.equal(found, found.T)

@@ -168,12 +168,30 @@ def test_a_buffer_that_is_not_saved_is_part_of_the_program():
     [
         (lambda m, x: m.one(x) if x.sum() > 0 else m.one(-x), "cannot be followed by torch.export"),
         (lambda m, x: m.one(x) / len(list(x)), "cannot be followed by torch.export"),
-        (lambda m, x: (m.one(x), x), "gives 2 values"),
+        (lambda m, x: {"scores": m.one(x)}, "in which no logits are found"),
     ],
 )
-def test_what_cannot_be_followed_gives_a_sentence(forward, words):
+def test_what_cannot_be_followed_gives_a_sentence(forward, words, capfd):
+    """And nothing else: torch.export prints thirty lines about some."""
     with pytest.raises(FedMergeError, match=words):
         Program(Net(forward), VECTORS)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: (m.one(x), x),
+        lambda m, x: {"features": x, "logits": m.one(x)},
+        lambda m, x: {"features": x, "out": m.one(x)},
+    ],
+)
+def test_the_output_of_a_network_that_gives_several_values_is_its_logits(forward):
+    model = Net(forward)
+    program = Program(model, VECTORS)
+    found = program.run(program.values(model.state_dict()), VECTORS)
+    torch.testing.assert_close(found, model.one(VECTORS))
+    assert not model._forward_hooks
 
 
 def test_one_weight_under_two_names_gives_a_sentence():

@@ -47,13 +47,14 @@ def counted(monkeypatch):
 
 
 def test_one_row_per_variant_seed_method_stream_and_shift(whole):
-    """2 levels x 2 seeds x 5 methods x 2 streams x 3 looks; nothing failed, nothing twice."""
+    """2 levels x 2 seeds x 6 methods x 2 streams x 3 looks; nothing failed, nothing twice."""
     table = whole.table
     key = ["training", "seed", "site", "method", "stream", "shift", "severity"]
-    assert len(table) == 2 * 2 * 5 * 2 * 3
+    assert len(table) == 2 * 2 * 6 * 2 * 3
     assert not table.duplicated(key).any()
     assert set(table["status"]) == {"done"}
-    assert set(table["method"]) == {"alone:alpha", "alone:beta", "pooled", "mean", "entropy-adaptive"}
+    methods = {"majority-class", "alone:alpha", "alone:beta", "pooled", "mean", "entropy-adaptive"}
+    assert set(table["method"]) == methods
     assert (
         table[["accuracy", "brier", "validation", "training_seconds", "versions", "device"]]
         .notna()

@@ -24,8 +24,22 @@ def kinds(plan):
 
 
 def test_the_rounds_are_shared_by_what_differs_only_later(planned, study):
-    """2 seeds; x 2 fine-tunings, as many pooled; x 4 methods each (alone, pooled, mean, adaptive)."""
-    assert kinds(planned(study)) == {"rounds": 2, "fine-tune": 4, "pooled": 4, "deploy": 16}
+    """2 seeds; x 2 fine-tunings, as many pooled; x 4 methods each (alone, pooled, mean, adaptive), and the
+    majority class, which is one for both fine-tunings."""
+    assert kinds(planned(study)) == {"rounds": 2, "fine-tune": 4, "pooled": 4, "deploy": 2 * 2 * 4 + 2}
+
+
+def test_the_majority_class_is_always_there_stands_on_nothing_and_is_one_whatever_is_trained(planned, study):
+    plan = planned(study, "references=[]")
+    entries = [entry for entry in plan.entries if entry.columns["kind"] == "reference"]
+    assert [(e.columns["method"], e.columns["training"], e.columns["seed"]) for e in entries] == [
+        ("majority-class", level, seed) for level in ("slow", "fast") for seed in (0, 1)
+    ]
+    assert len({entry.job for entry in entries}) == 2
+    assert all(plan.jobs[entry.job].needs == () for entry in entries)
+    other = planned(study, "set.model.options.width=5", "set.training.lr=0.01", "set.batch_norm=average")
+    assert {entry.job for entry in entries} < set(other.jobs)
+    assert not {entry.job for entry in entries} & set(planned(study, "set.deployment.images=5").jobs)
 
 
 def test_a_new_method_adds_deployments_alone(planned, study):
@@ -47,7 +61,7 @@ def test_two_levels_that_mean_the_same_are_one_job_and_two_entries(planned, stud
     assert kinds(plan) == kinds(
         planned(study | {"axes": {"training": {"slow": {}, "fast": {"training.fine_tune.lr": 0.001}}}})
     )
-    assert Counter(e.columns["training"] for e in plan.entries) == {"slow": 8, "fast": 8, "quick": 8}
+    assert Counter(e.columns["training"] for e in plan.entries) == {"slow": 10, "fast": 10, "quick": 10}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +74,9 @@ def test_two_levels_that_mean_the_same_are_one_job_and_two_entries(planned, stud
     ],
 )
 def test_what_changes_training_changes_every_job(planned, study, change):
-    assert not set(planned(study).jobs) & set(planned(study, f"set.{change}").jobs)
+    """All but the majority class, for which nothing is trained."""
+    before, after = planned(study), planned(study, f"set.{change}")
+    assert all(before.jobs[job].config.get("as") == "reference" for job in set(before.jobs) & set(after.jobs))
 
 
 def test_each_job_comes_after_what_it_needs(planned, study):
@@ -75,7 +91,7 @@ def test_every_site_is_unseen_in_turn(planned, study):
     """Three federations a seed and variant; the targets are the three sites."""
     plan = planned(study, "set.unseen=each")
     assert kinds(plan)["rounds"] == 2 * 3
-    assert Counter(e.columns["site"] for e in plan.entries) == dict.fromkeys(("alpha", "beta", "delta"), 16)
+    assert Counter(e.columns["site"] for e in plan.entries) == dict.fromkeys(("alpha", "beta", "delta"), 20)
     for entry in plan.entries:
         assert entry.columns["site"] not in plan.jobs[entry.job].config["members"]
 
@@ -93,7 +109,11 @@ def test_the_start_is_in_what_the_hospitals_trained_alone(planned, study):
     own = planned(study, "set.training.rounds=0", "set.training.start=independent")
     assert set(shared.jobs) == set(default.jobs)
     common = [shared.jobs[job] for job in shared.jobs if job in own.jobs]
-    assert {(job.kind, job.config.get("as")) for job in common} == {("pooled", None), ("deploy", "pooled")}
+    assert {(job.kind, job.config.get("as")) for job in common} == {
+        ("pooled", None),
+        ("deploy", "pooled"),
+        ("deploy", "reference"),
+    }
     assert kinds(own) == kinds(shared)
 
 
@@ -135,14 +155,15 @@ def test_arrays_in_memory_are_refused(experiment):
 
 
 def test_unseen_sites_one_by_one_and_mixed_stand_on_the_same_training(planned, study):
-    """1 variant, 2 seeds, 2 unseen sites and the two mixed: 3 places x 4 methods (alone, pooled, mean,
-    adaptive) x 2. Pooled training is for a place; the jobs of the two sites are those without the axis."""
+    """1 variant, 2 seeds, 2 unseen sites and the two mixed: 3 places x 5 methods (majority class,
+    alone, pooled, mean, adaptive) x 2. Pooled training is for a place; the jobs of the two sites are those
+    without the axis."""
     study["axes"], study["compare"] = {"deployment.mixed": [False, True]}, "method"
     study["reference"], study["base"]["unseen"] = "mean", ["beta", "delta"]
     plan = planned(study)
-    assert kinds(plan) == {"rounds": 2, "fine-tune": 2, "pooled": 6, "deploy": 24}
+    assert kinds(plan) == {"rounds": 2, "fine-tune": 2, "pooled": 6, "deploy": 30}
     places = Counter(job.config["target"] for job in plan.jobs.values() if job.kind == "deploy")
-    assert places == {"beta": 8, "delta": 8, "mixed": 8}
+    assert places == {"beta": 10, "delta": 10, "mixed": 10}
     alone = planned(study | {"axes": {"training.lr": [0.05]}})
     assert set(alone.jobs) < set(plan.jobs)
 
@@ -151,7 +172,7 @@ def test_the_number_of_arriving_images_is_in_deployments_alone_and_only_where_it
     every, few = planned(study), planned(study, "set.deployment.images=5")
     new = [few.jobs[job] for job in few.jobs if job not in every.jobs]
     assert kinds(few) == kinds(every)
-    assert [job.kind for job in new] == ["deploy"] * 16
+    assert [job.kind for job in new] == ["deploy"] * 18
     assert {job.config["experiment"]["deployment"]["images"] for job in new} == {5}
     deployed = [job.config["experiment"]["deployment"] for job in every.jobs.values()]
     assert not any("images" in deployment for deployment in deployed)

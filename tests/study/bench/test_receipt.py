@@ -30,6 +30,14 @@ def test_the_same_request_is_settled(settled):
     assert found["jobs"] == len(list((folder / "jobs").iterdir()))
 
 
+def test_more_can_be_noted_of_a_settled_study(settled, tmp_path):
+    path, folder = settled
+    receipt.add(folder, {"answer": "yes"})
+    assert receipt.valid(folder, receipt.request_of(path, []))["answer"] == "yes"
+    receipt.add(tmp_path, {"answer": "yes"})  # nothing is begun where there is none
+    assert not (tmp_path / "receipt.json").exists()
+
+
 def test_another_request_is_not(settled, tmp_path, monkeypatch):
     path, folder = settled
     assert not holds(path, folder, ["set.seeds=[1]"])

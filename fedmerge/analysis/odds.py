@@ -1,0 +1,40 @@
+"""How sure a classifier is of each class, as log-odds, and how well they rank: exact where softmax is 1."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """The log-odds of each class, log(p_c / (1 - p_c)) = z_c - log sum_{k != c} exp(z_k): float64, N x C.
+
+    They order images as p_c does, but they differ where p_c rounds to 1 or to 0. Images tie where their
+    logits are the same up to a constant and to the order of the other classes. A logit of -inf is a class of
+    probability 0; NaN where an image has no probabilities (a logit NaN or +inf, or all of them -inf).
+
+    With the largest logit t taken off all, and S the sum of exp(z_k) over the other classes, class t has
+    log-odds -log S, any other z_c - log(1 + S - exp(z_c)). Each image's logits are sorted before they are
+    summed, and each different row is computed once: equal values have equal bits.
+    """
+    z = logits.double()
+    ordered, order = (z - z.amax(1, keepdim=True)).sort(1)
+    rows, index = ordered.unique(dim=0, return_inverse=True)
+    others = rows[:, :-1]
+    rest = others.exp().sum(1, keepdim=True) - others.exp()
+    found = torch.cat([others - rest.clamp_min(0).log1p(), -others.logsumexp(1, keepdim=True)], 1)
+    found.masked_fill_(rows.isnan().any(1, keepdim=True), torch.nan)
+    return torch.empty_like(z).scatter_(1, order, found[index])
+
+
+def area(ranked: np.ndarray, positive: np.ndarray) -> float:
+    """The area under the ROC curve: P(a positive ranks above a negative) + P(they tie) / 2.
+
+    ranked: float, N, not NaN; positive: bool, N, at least one of each. By ranks (Mann-Whitney): with R the
+    sum of the positives' ranks, ties sharing their mean rank, (R - P (P + 1) / 2) / (P (N - P)).
+    """
+    _, index, counts = np.unique(ranked, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[index]
+    p = int(positive.sum())
+    return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * (len(positive) - p)))

@@ -1,0 +1,31 @@
+"""What is found out of a hospital's images once, before its scanner changes them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """Of N images: digests, 16 bytes each, equal for equal pixels; lowest and highest value, uint8, N."""
+
+    digests: tuple[bytes, ...]
+    lowest: np.ndarray
+    highest: np.ndarray
+
+    @property
+    def flat(self) -> np.ndarray:
+        """Which images have one value in all pixels and channels: bool, N."""
+        return self.lowest == self.highest
+
+
+def facts_of(images: Tensor) -> Facts:
+    """The facts of images, uint8 N x C x H x W. 10,000 grey images of 64 px take about 0.1 s."""
+    rows = np.ascontiguousarray(images.numpy()).reshape(len(images), math.prod(images.shape[1:]))
+    digests = tuple(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
+    return Facts(digests, rows.min(axis=1, initial=255), rows.max(axis=1, initial=0))

@@ -1,0 +1,151 @@
+"""One image file as pixels: what the file itself says of them is honoured, or the file is refused by name."""
+
+from __future__ import annotations
+
+import functools
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageFile, ImageOps
+from torch import Tensor
+
+from fedmerge.errors import FedMergeError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
+    ".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx",
+)  # fmt: skip
+KINDS = "PNG, JPEG, WebP, TIFF, BMP, GIF, PNM or JPEG 2000"
+GREY = ("1", "L", "LA", "La")
+COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
+SRGB_GAMMA = 1 / 2.2
+
+
+def is_picture(file: Path) -> bool:
+    """Whether the file is an image of a kind that is read, by its content; damaged ones are none."""
+    try:
+        with Image.open(file, formats=FORMATS):
+            return True
+    except Exception:  # whatever a decoder makes of a file that is not its own
+        return False
+
+
+def read_picture(file: Path) -> Tensor:
+    """One image as uint8 1 x C x H x W, grey (C = 1) or RGB (C = 3); the kind is told by the content.
+
+    EXIF orientation is applied (EXIF that cannot be read says nothing), a colour profile is converted to sRGB
+    (one that says sRGB is left alone), alpha is dropped where every pixel is opaque. Raises ``FedMergeError``
+    that begins with the file's name for a file that is empty or damaged, several images in one file, more
+    than 8 bits a channel (also where Pillow would take the upper 8), transparent pixels, colours other than
+    grey and RGB (CMYK, Lab, YCbCr), a profile that cannot be applied, and a PNG of another gamma.
+    """
+    if file.stat().st_size == 0:
+        raise FedMergeError(f"{file} is empty (0 bytes): replace or remove it.")
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if fault := _fault(image):
+                raise FedMergeError(f"{file} {fault}")
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if fault := _see_through(upright):
+                raise FedMergeError(f"{file} {fault}")
+            array = _pixels(upright)
+    except FedMergeError:
+        raise
+    except ImageCms.PyCMSError as error:
+        raise FedMergeError(
+            f"{file} has a colour profile that cannot be applied ({error}): save it as sRGB."
+        ) from None
+    except Exception:  # decoders and EXIF readers raise whatever they please
+        raise FedMergeError(f"{file} cannot be read as an image: replace or remove it.") from None
+    pixels = torch.from_numpy(array)
+    return pixels[None, None] if array.ndim == 2 else pixels.permute(2, 0, 1)[None]
+
+
+def _fault(image: ImageFile.ImageFile) -> str:
+    """Why an image is refused by what its header says, or nothing."""
+    frames, bits = getattr(image, "n_frames", 1), _bits(image)
+    if frames > 1:
+        return f"holds {frames} images (frames or pages): save the one that is meant as a file of its own."
+    if bits > 8 or _signed(image):
+        found = f"{bits} bits a channel" if bits > 8 else "values that are no bytes"
+        return f"is not an 8-bit image (mode {image.mode}, {found}): convert it to 8 bits."
+    if image.mode not in GREY + COLOUR:
+        return f"has the colours {image.mode}: save it as RGB or grey."
+    gamma: float = image.info.get("gamma", SRGB_GAMMA)
+    said = "srgb" in image.info or "icc_profile" in image.info
+    if not said and abs(gamma / SRGB_GAMMA - 1) > 0.05:
+        return f"is a PNG of gamma {gamma:.3g}, and not of sRGB (0.455): save it as sRGB."
+    return ""
+
+
+def _bits(image: ImageFile.ImageFile) -> int:
+    """Bits a channel as the header says; Pillow itself reads 16-bit RGB as 8 bits without a word."""
+    if image.format == "TIFF":
+        bits: tuple[int, ...] = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
+        return max(bits)
+    if image.format == "PPM":
+        args = image.tile[0][3]
+        return int(args[1]).bit_length() if isinstance(args, tuple) and image.mode != "F" else 8
+    if image.format not in ("PNG", "JPEG2000"):
+        return 8
+    head = _head(image)
+    if image.format == "PNG":
+        return head[24]
+    components = head.index(b"\xff\x4f\xff\x51") + 40  # after the marker SIZ: how many, then three bytes each
+    (n,) = struct.unpack_from(">H", head, components)
+    return max((head[components + 2 + 3 * i] & 0x7F) + 1 for i in range(n))
+
+
+def _signed(image: ImageFile.ImageFile) -> bool:
+    """Whether its values are none of 0 to 255: signed, or float."""
+    kinds = image.tag_v2.get(339, ()) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
+    return image.mode.startswith(("I", "F")) or not set(kinds) <= {1, 4}  # unsigned, or not said
+
+
+def _head(image: ImageFile.ImageFile, n: int = 4096) -> bytes:
+    """The first bytes of its file."""
+    assert image.fp is not None
+    place = image.fp.tell()
+    image.fp.seek(0)
+    head: bytes = image.fp.read(n)
+    image.fp.seek(place)
+    return head
+
+
+def _see_through(image: Image.Image) -> str:
+    """Why an image is refused that has transparent pixels, or nothing."""
+    if not image.has_transparency_data:
+        return ""
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    clear = int((alpha < 255).sum())
+    if not clear:
+        return ""
+    return (
+        f"has {clear} transparent pixels of {alpha.size}, and what is behind them is not said: save it "
+        "without transparency."
+    )
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """uint8 H x W (grey) or H x W x 3 in sRGB."""
+    mode, icc = "L" if image.mode in GREY else "RGB", image.info.get("icc_profile")
+    plain = image.convert(mode)
+    transform = _to_srgb(icc, mode) if icc else None
+    if transform is None:
+        return np.array(plain)
+    shown = np.array(ImageCms.applyTransform(plain, transform))
+    return shown[..., 0].copy() if mode == "L" else shown
+
+
+@functools.lru_cache(maxsize=16)
+def _to_srgb(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The way from a colour profile to sRGB (three channels); None where it says that it is sRGB."""
+    profile = ImageCms.getOpenProfile(io.BytesIO(icc))
+    if "srgb" in ImageCms.getProfileDescription(profile).lower():
+        return None
+    return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")

@@ -1,0 +1,62 @@
+"""What entropy-adaptive merging carries from batch to batch, as a state dict holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from fedmerge.testtime.guard import Watch
+from fedmerge.testtime.merged import MergedModel
+from fedmerge.testtime.online import carried
+from fedmerge.testtime.steps import Scored
+from fedmerge.testtime.weighting import Memory
+
+
+def remembered(
+    memory: Memory, merged: MergedModel, scored: Scored | None, watch: Watch | None
+) -> dict[str, Tensor]:
+    """Averages over batches, sums of norms, the last scoring with the merge it led to, and what is watched.
+
+    scored: None where each batch is scored anew, so that neither it nor its merge is needed.
+    """
+    found = {f"memory.{name}": value for name, value in memory.kept.items()}
+    found |= {f"norms.{name}": value for name, value in merged.stream.state().items()}
+    if scored is not None:
+        found |= {f"scored.{name}": value for name, value in scored.state().items()}
+        found |= {f"merged.{i}": row for i, (_, _, row) in enumerate(merged.sources.matrices)}
+    if watch is not None:
+        found["watch"] = torch.tensor([watch.alone, watch.single])
+    return found
+
+
+def take_up(
+    state: Mapping[str, Tensor], memory: Memory, merged: MergedModel, watch: Watch | None
+) -> Scored | None:
+    """Put back what :func:`remembered` gave, and return the last scoring."""
+    memory.kept = _below(state, "memory", merged)
+    merged.stream.take(_below(state, "norms", merged))
+    merged.passes.forget()
+    if watch is not None and "watch" in state:
+        watch.alone, watch.single = state["watch"].tolist()
+    rows = _below(state, "merged", merged)
+    for i, (_, _, row) in enumerate(merged.sources.matrices):
+        if str(i) in rows:
+            row.copy_(rows[str(i)])
+    scored = _below(state, "scored", merged)
+    return Scored.of(scored) if scored else None
+
+
+def move(fn: Callable[[Tensor], Tensor], memory: Memory, scored: Scored | None) -> Scored | None:
+    """Take averages, and return the last scoring, where ``fn`` of ``Module._apply`` takes them."""
+    memory.kept = {name: carried(fn, value) for name, value in memory.kept.items()}
+    if scored is None:
+        return None
+    return Scored.of({name: carried(fn, value) for name, value in scored.state().items()})
+
+
+def _below(state: Mapping[str, Tensor], part: str, merged: MergedModel) -> dict[str, Tensor]:
+    """The entries ``part.NAME`` of a state, by NAME, where the models are."""
+    start, device = f"{part}.", merged.sources.rows.device
+    return {key.removeprefix(start): v.to(device) for key, v in state.items() if key.startswith(start)}

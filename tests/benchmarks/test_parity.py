@@ -1,0 +1,70 @@
+"""The comparisons with formulas written out anew: small here, and they must notice a difference."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "parity"
+SMALL = {
+    "fusion": ["--hidden", "8", "--images", "80"],
+    "testtime": ["--hidden", "12", "--batches", "3"],
+    "metrics": ["--images", "200"],
+}
+
+
+@pytest.fixture
+def script(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """A script of the folder as a module; its neighbours are forgotten afterwards."""
+    names = [path.stem for path in FOLDER.glob("*.py")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield importlib.import_module(request.param)
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(("script", "small"), SMALL.items(), indirect=["script"], ids=list(SMALL))
+def test_our_methods_agree_with_their_formulas(
+    script: ModuleType, small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(["--seed", "1", *small]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["method", "largest", "difference", "tolerance"]
+    assert len(lines) >= 6
+    assert not any("above" in line for line in lines)
+
+
+@pytest.mark.parametrize("script", ["fusion"], indirect=True)
+def test_a_formula_that_is_another_is_noticed(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An output layer that counts all parents alike, whatever their importance: what was wrong here once."""
+    right = script.formulas.conductance
+
+    def flat_head(*args: object) -> list[np.ndarray]:
+        hidden, head = right(*args)
+        return [hidden, np.ones_like(head)]
+
+    monkeypatch.setattr(script.formulas, "conductance", flat_head)
+    assert script.main(["--seed", "1", *SMALL["fusion"]]) == 1
+    wrong = [line for line in capsys.readouterr().out.splitlines() if line.endswith("above")]
+    assert {line.split(",")[0] for line in wrong} == {"hf", "rebasin", "kf", "kf-gradient"}
+    assert all("conductance" in line for line in wrong)
+
+
+@pytest.mark.parametrize("script", ["agreement"], indirect=True)
+def test_what_cannot_be_compared_is_a_difference(
+    script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [script.compare("shapes", [1.0], [1.0, 2.0]), script.compare("numbers", [np.nan], [1.0])]
+    assert [row.difference for row in rows] == [np.inf, np.inf]
+    assert script.compare("half", [1.5, 4.0], [2.0, 4.0]) == ("half", 0.125, 1e-9)
+    assert script.report([script.compare("same", [2.0], [2.0])]) == 0
+    assert script.report(rows) == 1
