@@ -16,7 +16,7 @@ from fedmerge.data import Cohort
 from fedmerge.study.config import Experiment
 from fedmerge.study.kinds import TRIED
 from fedmerge.study.unlearned import lost_places, no_gain, nothing_learned, remark
-from fedmerge.study.words import count, listing, percent
+from fedmerge.study.words import count, few, listing, percent
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ def answer(
     rule = interval_words(table["seed"].nunique(), len(sites)) if against or behind else ""
     gains = f": it {listing(against)}" if against else ""
     head = _head(table, worth, len(order), place, metric)
-    if known.loc[best, "constant"] > 0:
-        head += f", with {remark(known.loc[best])}"
+    if words := remark(known.loc[best]):
+        head += f", with {words}"
     return f"{head}{gains}{no_gain(idle)}{behind}{rule}.{lost_places(table, tried)}"
 
 
@@ -198,8 +198,8 @@ def _below_the_majority(table: pd.DataFrame, known: pd.DataFrame) -> str:
     learned = known[known["learned"]]
     row, sites = learned.sort_values("accuracy").iloc[-1], list(dict.fromkeys(table["site"]))
     return (
-        f"At {listing(sites)} no fused or adapted model is right more often than "
-        f"one class for every image would be ({percent(row['majority'])}): the most accurate of those above "
+        f"At {few(sites)} no fused or adapted model is right more often than one "
+        f"class for every image would be ({percent(row['majority'])}): the most accurate of those above "
         f"chance, {row.name}, is right on {percent(row['accuracy'])}, with balanced accuracy "
         f"{percent(row['balanced'])} where chance is {percent(row['chance'])}."
     )

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fedmerge.analysis import learning
 from fedmerge.study.kinds import REFERENCE
-from fedmerge.study.words import listing, percent
+from fedmerge.study.words import few, listing, percent
 
 MARK = "†"
 """Stands behind the name of a constant classifier where there is no room for words."""
@@ -20,6 +20,8 @@ NEAR = 0.05
 """How far above naming the commonest class a score is that is no longer near it."""
 ARRIVED = 0.01
 """The share of their initial values that is left in running statistics that have arrived."""
+RANKS = 0.7
+"""An AUROC at which scores tell classes apart, whatever class has the highest."""
 
 
 def remark(row: Any) -> str:
@@ -95,7 +97,7 @@ def nothing_learned(
     state = every.reindex(list(levels))
     constant = state[state["constant"] > 0.5]
     places = _lost(table, levels, compare) or list(dict.fromkeys(table["site"]))
-    chance, sites = state["chance"].mean(), listing(places)
+    chance, sites = state["chance"].mean(), few(places)
     same = f"; {_how_many(len(constant), len(state))} every image one class" if len(constant) else ""
     same += _often(constant["constant"].tolist())
     sure = f", give or take {percent(2 * state['error'].mean())}" if state["balanced"].max() > chance else ""
@@ -109,7 +111,16 @@ def nothing_learned(
     if len(others):
         known = [(str(name), row) for name, row in others.iterrows()]
         head = f"At {sites} {what}. {_they(known, 'is')} above chance ({_scores(known)})."
+    area = _area(table[table[compare].isin(levels)], compare)
+    if area >= RANKS:
+        told = "the scores still tell classes apart, and what collapsed is the decision"
+        return f"At {sites} {what}. AUROC is up to {area:.2f}: {told}."
     return " ".join(part for part in (head, reason(table, levels, compare)) if part)
+
+
+def _area(rows: pd.DataFrame, compare: str) -> float:
+    """The highest mean AUROC of a level; NaN without any."""
+    return float(rows.groupby(compare)["auroc"].mean().max()) if "auroc" in rows else math.nan
 
 
 def _how_many(constant: int, levels: int) -> str:
@@ -126,16 +137,16 @@ def lost_places(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = 
     if not lost or len(lost) == table["site"].nunique():
         return ""
     why = reason(table[table["site"].isin(lost)], levels, compare)
-    return f" At {listing(lost)} nothing was learned: none of them is above chance there. {why}".rstrip()
+    return f" At {few(lost)} nothing was learned: none of them is above chance there. {why}".rstrip()
 
 
 def _lost(table: pd.DataFrame, levels: Sequence[Hashable], compare: str) -> list[str]:
     """The hospitals at which none of the levels is above chance."""
     known = {
-        str(site): learning(_without_guesses(rows), compare)["learned"].reindex(list(levels))
+        str(site): learning(_without_guesses(rows), compare)["learned"].reindex(list(levels), fill_value=True)
         for site, rows in table.groupby("site", sort=False)
     }
-    return [site for site, learned in known.items() if not learned.fillna(True).astype(bool).any()]
+    return [site for site, learned in known.items() if not learned.any()]
 
 
 def reason(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "method") -> str:
@@ -153,7 +164,7 @@ def reason(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "meth
     if alone and not rows["kind"].eq("alone").any():
         return (
             f"The likely reason is the merging: by {'itself' if len(alone) == 1 else 'themselves'} "
-            f"{listing([str(name).removeprefix('alone:') for name in alone])} "
+            f"{few([str(name).removeprefix('alone:') for name in alone])} "
             f"{'is' if len(alone) == 1 else 'are'} above chance there."
         )
     training, validation = rows["training_accuracy"].mean(), rows["validation"].mean()

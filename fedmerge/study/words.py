@@ -22,6 +22,13 @@ def thousands(number: int) -> str:
     return f"{number:,}".replace(",", "\u202f")
 
 
+def few(names: Sequence[object], word: str = "and", most: int = 6) -> str:
+    """Names as a list; of more than ``most`` the first and how many others there are."""
+    if len(names) <= most:
+        return listing(names, word)
+    return f"{', '.join(map(str, names[: most - 1]))} {word} {len(names) - most + 1} others"
+
+
 def listing(words: Sequence[object], word: str = "and") -> str:
     """Words as a list: ``a, b and c``."""
     texts = [str(text) for text in words]

@@ -102,6 +102,15 @@ def test_where_pooled_training_is_above_chance_something_was_learned():
     assert "pooled is above chance (balanced accuracy 60.0\u00a0%)" in sentence
 
 
+def test_scores_that_tell_classes_apart_are_not_called_nothing():
+    """All get one class, and AUROC is 0.9: the decision collapsed, not what was learned."""
+    table = table_of({MAJORITY: 0.25, "mean": 0.25}, auroc=0.9)
+    sentence = answer(table)
+    assert "Nothing was learned" not in sentence
+    assert "AUROC is up to 0.90" in sentence
+    assert "it gives every image one class" in sentence
+
+
 def test_a_gain_over_what_learned_nothing_is_no_gain():
     """tent has 50 %; mean and pooled are constant, north is at 26 %, within the error of guessing."""
     sentence = answer(table_of(COLLAPSED | {"tent": 0.5, "alone:north": 0.26}))

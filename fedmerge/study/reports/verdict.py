@@ -13,10 +13,9 @@ from fedmerge.study.figures.panels import metric_words, number_of, plain, signed
 from fedmerge.study.kinds import REFERENCE
 from fedmerge.study.reports.standings import Standings
 from fedmerge.study.unlearned import lost_places, nothing_learned, reason, worthless
-from fedmerge.study.words import count, listing, percent
+from fedmerge.study.words import count, few, listing, percent
 
 SHARES = ("accuracy", "balanced_accuracy")
-MOST_NAMES = 6
 
 
 def study_question(config: Any, standings: Standings | None) -> str:
@@ -28,8 +27,8 @@ def study_question(config: Any, standings: Standings | None) -> str:
     s = standings
     asked = [str(level) for level in s.overall["level"] if s.kinds.get(level) != REFERENCE]
     question = f"Which of {number_of(len(asked), s.compare)} has the best {metric_words(s.metric)}: "
-    question += f"{_names(asked, 'or')}?"
-    varied = [f"{plain(name)} ({_names(list(dict.fromkeys(s.boards[name])))})" for name in s.within]
+    question += f"{few(asked, 'or')}?"
+    varied = [f"{plain(name)} ({few(list(dict.fromkeys(s.boards[name])))})" for name in s.within]
     return question + (f" Asked for every {listing(varied)}." if varied else "")
 
 
@@ -102,7 +101,7 @@ def _lost(s: Standings, whole: pd.DataFrame) -> str:
     rows = _clean(s.table)
     there = pd.MultiIndex.from_frame(rows[list(s.within)]).isin(pd.MultiIndex.from_tuples(lost))
     why = reason(pd.concat([rows[there], s.guesses]), levels, s.compare)
-    named = _names([", ".join(key) for key in lost])
+    named = few([", ".join(key) for key in lost])
     return f" In {named} nothing was learned: none is above chance there. {why}".rstrip()
 
 
@@ -203,9 +202,3 @@ def _interval(low: float, high: float) -> str:
 
 def _score(metric: str, value: float) -> str:
     return percent(value) if metric in SHARES else f"{value:.3f}"
-
-
-def _names(names: list[str], word: str = "and") -> str:
-    if len(names) <= MOST_NAMES:
-        return listing(names, word)
-    return f"{', '.join(names[: MOST_NAMES - 1])} {word} {len(names) - MOST_NAMES + 1} others"
