@@ -321,6 +321,11 @@ def _lazy(model: nn.Module) -> nn.Module:
     return model
 
 
+def _complex(model: nn.Module) -> nn.Module:
+    model.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    return model
+
+
 def _sparse(model: nn.Module) -> nn.Module:
     model.register_buffer("mask", torch.eye(3).to_sparse())
     return model
@@ -331,12 +336,13 @@ def _sparse(model: nn.Module) -> nn.Module:
     [
         (_lazy, r"fc\.weight' of 'models\[0\]'.*not initialised"),
         (lambda model: model.to("meta"), r"conv\.weight' of 'models\[0\]'.*meta"),
+        (_complex, "'phase' is complex"),
         (_sparse, r"mask' of 'models\[0\]'.*not dense"),
         (lambda model: model.to(torch.float8_e4m3fn), "float8_e4m3fn"),
         (lambda model: torch.ao.quantization.quantize_dynamic(model, {nn.Linear}), "quantised"),
         (lambda model: model.state_dict(), r"models\[0\] is a OrderedDict"),
     ],
-    ids=["lazy", "meta", "sparse", "float8", "quantised", "state dict"],
+    ids=["lazy", "meta", "complex", "sparse", "float8", "quantised", "state dict"],
 )
 @each
 @pytest.mark.filterwarnings("ignore")
