@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedmerge.models.entries import kinds
 from fedmerge.models.state import non_finite, running_pairs
 
 
@@ -18,7 +19,8 @@ def check_update(
     """Why an update cannot be merged with others, or None.
 
     state: the weights that a hospital answered. sent: those that it was sent (or, where it began from its
-    own, any of the same network): the same tensors are expected, of the same shapes and dtypes, all finite.
+    own, any of the same network): the same tensors are expected, of the same shapes and dtypes, all finite,
+    tables of integers unchanged.
     max_norm: the largest ``update_norm`` allowed; None allows any.
     """
     wrong = _unlike(state, sent) or not_finite(state)
@@ -75,6 +77,9 @@ def _unlike(state: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> str | No
                 f"tensor '{key}' is {_name(value)} of shape {tuple(value.shape)}, "
                 f"not {_name(expected)} of shape {tuple(expected.shape)}"
             )
+    for key, kind in kinds(sent, "the model").items():
+        if kind == "fixed" and sent[key].ndim > 0 and not torch.equal(state[key], sent[key]):
+            return f"tensor '{key}' holds other {_name(sent[key])} values than were sent, which no mean is of"
     return None
 
 

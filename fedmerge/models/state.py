@@ -31,8 +31,9 @@ def average(
     model with itself is that model, bit for bit (float32 and narrower, weights not negative).
 
     What an entry is, ``entries.kinds`` says: weights, real or complex, are summed, ``num_batches_tracked``
-    is copied from the first state, other integers and booleans must be equal in all. Batch-norm statistics,
-    mean m and variance v, follow ``batch_norm``:
+    (and any other single integer: a count, as far as states alone show) is copied from the first state, other
+    integers and booleans must be equal in all. Batch-norm statistics, mean m and variance v, follow
+    ``batch_norm``:
 
     - ``average``: both are weighted means, a variance not below zero (weights may be);
     - ``mixture``: the moments of the mixture of the models' input distributions (law of total variance),
@@ -117,7 +118,7 @@ class _Accumulator:
         if weight == 0:
             return
         for key, kind in self.kinds.items():
-            if kind == "fixed":
+            if kind == "fixed" and state[key].ndim > 0:
                 check_fixed(key, "model 1", self.copies[key], name, state[key])
         for key in self.plain:
             _add_scaled(self.sums[key], state[key], weight)

@@ -102,8 +102,12 @@ def merge_files(
 
 
 def _names(models: Sequence[Path]) -> list[str]:
+    """The files' names, with their folders where they are alike, and numbered where a file is given twice."""
     names = [path.stem for path in models]
-    return names if len(set(names)) == len(names) else [str(path.with_suffix("")) for path in models]
+    if len(set(names)) < len(names):
+        names = [str(path.with_suffix("")) for path in models]
+    seen = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{name}#{count + 1}" if count else name for name, count in zip(names, seen, strict=True)]
 
 
 def _card_beside(path: Path) -> ModelCard | None:

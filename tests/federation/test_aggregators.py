@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import AGGREGATORS, Around, Update
+from fedmerge.federation.checks import check_update
 from fedmerge.models import average, state_hash
 
 ROBUST = ["median", "trimmed-mean", "krum", "multi-krum", "norm-clipping"]
@@ -233,3 +234,33 @@ def test_mean_holds_one_update_at_a_time():
 
     merged = AGGREGATORS["mean"].call(updates(), Around(START, 1, 0))
     assert merged.state["w"][0] == 2.5
+
+
+@pytest.mark.parametrize("method", ["mean", *ROBUST])
+def test_tables_of_integers_must_be_equal_and_reparametrised_weights_need_a_network(method):
+    """Krum chooses one whole update, so it takes any table; a sum of v of a weight norm is no weight."""
+    known = [state([float(i), 0.0]) | {"table": torch.tensor([1, 2])} for i in range(5)]
+    assert aggregate(method, known).state["table"].tolist() == [1, 2]
+    known[1]["table"] = torch.tensor([2, 1])
+    if method != "krum":
+        with pytest.raises(FedMergeError, match="'table' holds int64 values that differ"):
+            aggregate(method, known)
+        normed = [state([0.0, 0.0]) | {"a_g": torch.ones(2, 1), "a_v": torch.ones(2, 3)}] * 5
+        with pytest.raises(FedMergeError, match=r"'a_g' .* is a part of a weight norm"):
+            aggregate(method, normed)
+
+
+def test_complex_weights_have_a_mean_and_no_order():
+    """The mean of 1 + i and 3 - i, weighted 10 to 30, is 2.5 - 0.5 i."""
+    known = [state([0.0, 0.0]) | {"c": torch.tensor([value])} for value in (1 + 1j, 3 - 1j, 0j, 0j, 0j)]
+    assert aggregate("mean", known[:2], images=[10.0, 30.0]).state["c"].item() == 2.5 - 0.5j
+    for method in ("median", "trimmed-mean", "krum", "multi-krum"):
+        with pytest.raises(FedMergeError, match="'c' is complex"):
+            aggregate(method, known)
+
+
+def test_an_update_with_another_table_than_was_sent_is_refused_and_a_count_is_not():
+    sent = state([0.0, 0.0]) | {"table": torch.tensor([1, 2]), "steps": torch.tensor(0)}
+    assert check_update(sent | {"steps": torch.tensor(5)}, sent) is None
+    wrong = check_update(sent | {"table": torch.tensor([2, 1])}, sent)
+    assert "'table' holds other int64 values" in wrong

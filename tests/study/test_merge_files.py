@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import merge
@@ -116,3 +117,86 @@ def test_faults_are_sentences_and_nothing_is_written(files, images, tmp_path):
         with pytest.raises(FedMergeError, match=words):
             merge_files(models, output, method, **options)
     assert not out.exists()
+
+
+class Buffered(nn.Module):
+    """A parameter and a floating-point buffer, whose names say what they are, or do not."""
+
+    def __init__(self, weight: float, buffer: float, name: str = "offset") -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([weight]))
+        self.register_buffer(name, torch.tensor([buffer]))
+
+
+def saved(path, model):
+    save_file(model.state_dict(), path)
+    return path
+
+
+def test_one_rule_for_buffers_in_files_and_in_modules(tmp_path):
+    """From a start of 0 by 0.3 (1 + 3): a parameter is 1.2, a buffer the mean, 2. A file does not say."""
+    start, nets = Buffered(0.0, 0.0), [Buffered(1.0, 1.0), Buffered(3.0, 3.0)]
+    files = [saved(tmp_path / f"{i}.safetensors", net) for i, net in enumerate(nets)]
+    begin = saved(tmp_path / "start.safetensors", start)
+    fused = merge(nets, "task-arithmetic", start=start).model
+    assert (fused.weight.item(), fused.offset.item()) == (pytest.approx(1.2), 2.0)
+    out = tmp_path / "out.safetensors"
+    for method in ("task-arithmetic", "ties", "dare", "model-stock"):
+        with pytest.raises(
+            FedMergeError, match=r"'offset' may be a parameter, .*'" + method + "'.*or a buffer"
+        ):
+            merge_files(files, out, method, start=begin)
+    merge_files(files, tmp_path / "mean.safetensors", "mean")
+    mean = load_file(tmp_path / "mean.safetensors")
+    assert (mean["weight"].item(), mean["offset"].item()) == (2.0, 2.0)
+    same = [saved(tmp_path / f"same{i}.safetensors", Buffered(v, 7.0)) for i, v in enumerate((0.0, 1.0, 3.0))]
+    merge_files(same[1:], out, "task-arithmetic", start=same[0])
+    found = load_file(out)
+    assert (found["weight"].item(), found["offset"].item()) == (pytest.approx(1.2), 7.0)
+
+
+def test_files_of_wrapped_models_are_taken_and_their_keys_put_right(files, tmp_path):
+    for prefix in ("module.", "_orig_mod.", "module._orig_mod."):
+        wrapped = tmp_path / f"{prefix}safetensors"
+        save_file({prefix + key: value for key, value in load_file(files[1]).items()}, wrapped)
+        plain, out = tmp_path / f"plain{prefix}safetensors", tmp_path / f"out{prefix}safetensors"
+        merge_files(files, plain, "mean")
+        merge_files([files[0], wrapped], out, "mean")
+        assert {k: v.tolist() for k, v in load_file(out).items()} == {
+            k: v.tolist() for k, v in load_file(plain).items()
+        }
+        named = tmp_path / f"named{prefix}safetensors"
+        merge_files(
+            [wrapped, wrapped],
+            named,
+            "mean",
+            network="small-cnn:width=4,in_channels=1,n_classes=3,image_size=8",
+        )
+        assert load_file(named).keys() == load_file(files[0]).keys()
+
+
+def test_entries_that_no_merge_knows_are_refused_by_name(tmp_path):
+    odd = {
+        "index": ({"w": torch.ones(1), "index": torch.tensor([1])}, "'index' holds int64 values that differ"),
+        "float8": ({"w": torch.ones(1).to(torch.float8_e5m2)}, "'w' .*float8_e5m2"),
+        "norm": ({"weight_g": torch.ones(2, 1), "weight_v": torch.ones(2, 3)}, "'weight_g' .*weight norm"),
+    }
+    for name, (state, words) in odd.items():
+        first, second = tmp_path / f"{name}1.safetensors", tmp_path / f"{name}2.safetensors"
+        save_file(state, first)
+        save_file(state | ({"index": torch.tensor([2])} if "index" in state else {}), second)
+        with pytest.raises(FedMergeError, match=words):
+            merge_files([first, second], tmp_path / f"{name}.safetensors", "mean")
+
+
+def test_cards_that_disagree_are_refused(tmp_path):
+    pool = ModelPool(tmp_path / "pool")
+    other = ModelPool(tmp_path / "other")
+    for place, name, classes in ((pool, "a", ("x", "y", "z")), (other, "b", ("x", "z", "y"))):
+        place.add(
+            name, build(SPEC, 0).state_dict(), model=SPEC, method="initialisation",
+            normalisation=Normalisation.named("half"), class_names=classes,
+        )  # fmt: skip
+    paths = [tmp_path / "pool" / "a.safetensors", tmp_path / "other" / "b.safetensors"]
+    with pytest.raises(FedMergeError, match="'a' and 'b' have different classes on their cards"):
+        merge_files(paths, tmp_path / "out.safetensors", "mean")

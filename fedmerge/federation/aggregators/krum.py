@@ -58,8 +58,8 @@ def multi_krum(
 ) -> Aggregated:
     """The unweighted mean of the ``keep`` updates with the smallest Krum scores; by default n - f.
 
-    Scores as in ``krum``. Batch-norm statistics of the kept ones follow ``around.batch_norm``; counters of
-    batches are those of the first kept. Raises FedMergeError for fewer than 2 f + 3 updates, or than
+    Scores as in ``krum``. Batch-norm statistics of the kept ones follow ``around.batch_norm``; counts (of
+    batches) are those of the first kept. Raises FedMergeError for fewer than 2 f + 3 updates, or than
     ``keep``.
     """
     known = list(updates)

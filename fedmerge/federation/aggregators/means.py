@@ -19,8 +19,8 @@ from fedmerge.registry import Needs
 def mean(updates: Iterable[Update], around: Around) -> Aggregated:
     """The mean weighted by images: theta <- sum_m (n_m / n) theta_m, n_m the training images of hospital m.
 
-    Accumulated in float64; batch-norm statistics follow ``around.batch_norm``, counters of batches are those
-    of the first hospital, other integers must be equal. One hostile update can move it anywhere.
+    Accumulated in float64; batch-norm statistics follow ``around.batch_norm``, counts (of batches) are those
+    of the first hospital, tables of integers must be equal. One hostile update can move it anywhere.
     """
     running = RunningMean(around.batch_norm)
     for update in updates:
@@ -47,7 +47,7 @@ def norm_clipping(
     weights that were sent, and |d_m| the ``checks.update_norm``. Without ``norm`` it is the median of the
     round's. A hostile hospital of n_m images moves the model by at most (n_m / n) norm; it is not left out.
 
-    Batch-norm statistics have no such length and are coordinate medians (see ``median``); counters of batches
+    Batch-norm statistics have no such length and are coordinate medians (see ``median``); counts (of batches)
     are lower medians, too. All updates are held at a time.
     """
     known = list(updates)

@@ -35,7 +35,7 @@ def median(updates: Iterable[Update], around: Around) -> Aggregated:
 
     Batch-norm statistics: the median of the running means, mu = med_m mu_m, and of the second moments around
     it, med_m (v_m + (mu_m - mu)^2), or of the variances v_m where ``around.batch_norm`` is ``average``.
-    Counters of batches: the lower median; other integers must be equal. All updates are held at a time.
+    Counts (of batches): the lower median; tables of integers must be equal. All updates are held at a time.
     """
     return Aggregated(_each([update.state for update in updates], median_of, around.batch_norm))
 
@@ -83,9 +83,9 @@ def _each(states: Sequence[State], statistic: Statistic, batch_norm: BatchNormPo
 
 @torch.no_grad()
 def robust_statistics(states: Sequence[State], statistic: Statistic, batch_norm: BatchNormPolicy) -> State:
-    """The entries that are not trained: batch-norm statistics by ``statistic``, counters as lower medians.
+    """The entries that are not trained: batch-norm statistics by ``statistic``, counts as lower medians.
 
-    Other integers must be equal in all (``models.entries``), or FedMergeError names the entry.
+    Tables of other integers must be equal in all (``models.entries``), or FedMergeError names the entry.
 
     mu = T(mu_m), var = T(v_m + (mu_m - mu)^2) for T the statistic: with the mean as T, the moments of the
     mixture. With ``average``, var = T(v_m).
@@ -101,7 +101,7 @@ def robust_statistics(states: Sequence[State], statistic: Statistic, batch_norm:
         merged[var] = statistic(variances.sort(0).values).to(first[var].dtype)
     done = merged.keys() | set(trained(first))
     for key, kind in kinds(first, "the first update").items():
-        for place, state in enumerate(states[1:] if kind == "fixed" else [], 2):
+        for place, state in enumerate(states[1:] if kind == "fixed" and first[key].ndim else [], 2):
             check_fixed(key, "the first update", first[key], f"update {place}", state[key])
     for key in first.keys() - done:
         stacked = torch.stack([state[key] for state in states])
