@@ -219,6 +219,14 @@ def test_wrapped_models_are_the_networks_inside(
     assert torch.equal(found, TESTTIME[name].call(models).observe(batch)[0])
 
 
+def test_an_anchor_may_be_wrapped_too(models: list[nn.Module], batch: Tensor) -> None:
+    """At scale 0 the merge is the anchor, whichever way it is given."""
+    for anchor in (models[1], nn.DataParallel(models[1]), nn.DataParallel(models[1]).state_dict()):
+        node = EntropyAdaptive(models, scale=0.0, anchor=anchor)
+        node.observe(batch)
+        assert torch.equal(node.sources.merged["fc.weight"], models[1].fc.weight)
+
+
 class Answering(Around):
     def forward(self, x: Tensor) -> Any:
         return self.form(self.net(x))
