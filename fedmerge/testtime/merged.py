@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.copies import unwrapped
+from fedmerge.models.entries import entries
 from fedmerge.models.flat import FlatModels, MergedBatchNorm
 from fedmerge.models.heads import apply_head, check_head, features_and_logits, find_head
 from fedmerge.models.outputs import logits_of
+from fedmerge.models.plain import plain
+from fedmerge.models.state import State, without_wrappers
 from fedmerge.models.wide import wide
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.blocks import Granularity, grouping
@@ -59,9 +63,7 @@ class MergedModel(nn.Module):
                 "precision bfloat16 is for models of float32; these are of another dtype, which they keep: "
                 "leave precision out, or convert the models to float32."
             )
-        if isinstance(anchor, nn.Module):
-            anchor = anchor.state_dict()
-        self.anchor = self.sources.row_of(self.sources.merged if anchor is None else anchor)
+        self.anchor = self.sources.row_of(_state(self.sources.merged if anchor is None else anchor))
         self.stream = Stream(norm_prior)
         if norms == "batch":
             self.sources.change_merged(use_batch_statistics)
@@ -134,3 +136,10 @@ class MergedModel(nn.Module):
         """What the heads of the sources ``among`` say of the same features: A x N x C."""
         models = [self.sources.model(index) for index in among.tolist()]
         return torch.stack([wide(apply_head(model, self.head, features)) for model in models])
+
+
+def _state(anchor: Anchor) -> State:
+    """The state of an anchor, as those of the sources are."""
+    if isinstance(anchor, nn.Module):
+        return entries(plain(unwrapped(anchor)))
+    return without_wrappers(anchor)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.copies import check_copy, fill, unwrapped
-from fedmerge.models.entries import entries, kinds
+from fedmerge.models.entries import entries, kinds, refuse_complex
 from fedmerge.models.modes import evaluating
 from fedmerge.models.plain import dressed, plain, reparametrised
 from fedmerge.models.sources import check_sources
@@ -22,7 +22,7 @@ def networks(models: Sequence[nn.Module], method: str = "a test-time method") ->
     """The networks inside ``DataParallel`` and ``torch.compile``, checked one by one.
 
     Raises FedMergeError for no model, for what is no module, and for an entry for which no arithmetic is
-    known (lazy, meta, quantised, sparse).
+    known (lazy, meta, quantised, sparse) or that is complex.
     """
     if len(models) < 1:
         raise FedMergeError(f"{method} needs at least one model; none was given.")
@@ -34,7 +34,9 @@ def networks(models: Sequence[nn.Module], method: str = "a test-time method") ->
             )
     found = [unwrapped(model) for model in models]
     for name, model in zip(_names(found), found, strict=True):
-        kinds(entries(model) if not reparametrised(model) else entries(plain(model)), name)
+        state = entries(plain(model) if reparametrised(model) else model)
+        kinds(state, name)
+        refuse_complex(state, method)
     return found
 
 

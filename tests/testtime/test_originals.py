@@ -219,6 +219,14 @@ def test_wrapped_models_are_the_networks_inside(
     assert torch.equal(found, TESTTIME[name].call(models).observe(batch)[0])
 
 
+def test_an_anchor_may_be_wrapped_too(models: list[nn.Module], batch: Tensor) -> None:
+    """At scale 0 the merge is the anchor, whichever way it is given."""
+    for anchor in (models[1], nn.DataParallel(models[1]), nn.DataParallel(models[1]).state_dict()):
+        node = EntropyAdaptive(models, scale=0.0, anchor=anchor)
+        node.observe(batch)
+        assert torch.equal(node.sources.merged["fc.weight"], models[1].fc.weight)
+
+
 class Answering(Around):
     def forward(self, x: Tensor) -> Any:
         return self.form(self.net(x))
@@ -321,6 +329,11 @@ def _lazy(model: nn.Module) -> nn.Module:
     return model
 
 
+def _complex(model: nn.Module) -> nn.Module:
+    model.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    return model
+
+
 def _sparse(model: nn.Module) -> nn.Module:
     model.register_buffer("mask", torch.eye(3).to_sparse())
     return model
@@ -331,12 +344,13 @@ def _sparse(model: nn.Module) -> nn.Module:
     [
         (_lazy, r"fc\.weight' of 'models\[0\]'.*not initialised"),
         (lambda model: model.to("meta"), r"conv\.weight' of 'models\[0\]'.*meta"),
+        (_complex, "'phase' is complex"),
         (_sparse, r"mask' of 'models\[0\]'.*not dense"),
         (lambda model: model.to(torch.float8_e4m3fn), "float8_e4m3fn"),
         (lambda model: torch.ao.quantization.quantize_dynamic(model, {nn.Linear}), "quantised"),
         (lambda model: model.state_dict(), r"models\[0\] is a OrderedDict"),
     ],
-    ids=["lazy", "meta", "sparse", "float8", "quantised", "state dict"],
+    ids=["lazy", "meta", "complex", "sparse", "float8", "quantised", "state dict"],
 )
 @each
 @pytest.mark.filterwarnings("ignore")
