@@ -204,7 +204,7 @@ def table(rows: pd.DataFrame, sizes: Sequence[tuple[int, int]] = SHOWN) -> str:
             if not any(key in known.index for key in keys):
                 continue
             cells = [_cell(*known.loc[key]) if key in known.index else "" for key in keys]
-            lines.append([world, "now", *cells] if name == OURS else ["", "bootstrap", *cells])
+            lines.append([world, "ours", *cells] if name == OURS else ["", "bootstrap", *cells])
     return markdown(["world", "interval", *(f"{a} × {b}" for a, b in sizes)], lines, 2)
 
 

@@ -147,7 +147,7 @@ def interval_rule(table: pd.DataFrame) -> str:
             f"95 % interval of the mean: Student's t over the {over[name]}. It speaks for other {name} with "
             f"the one {other} there is, and says nothing of other {other}s."
         )
-    text += " That of a score is taken on the scale of its log-odds, that of a difference as it is."
+    text += " Intervals of scores are taken on the scale of log-odds, those of differences as they are."
     if min(n for n in (*seeds, *sites) if n > 1) == 2:
         text += " Two levels leave one degree of freedom, t = 12.7: such an interval is seldom of use."
     return text
