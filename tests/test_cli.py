@@ -43,6 +43,7 @@ def test_a_run_from_the_command_line(tmp_path):
     second = pd.read_parquet(tmp_path / answer["folder"] / "results.parquet").drop(columns="seconds")
     pd.testing.assert_frame_equal(first, second)
     assert len(answer["rows"]) == len(first)
+    assert answer["failed"] == 0
     assert answer["answer"] in done.stdout
     assert {row["constant"] for row in answer["rows"] if row["kind"] == "reference"} == {True}
 

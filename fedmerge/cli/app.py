@@ -33,7 +33,8 @@ err = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Config = Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped configuration.")]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated, and the last counts."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of everything that is drawn.")]
 RunFolder = Annotated[

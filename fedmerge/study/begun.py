@@ -19,6 +19,7 @@ from fedmerge.errors import FedMergeError, short
 from fedmerge.files import Damaged, digest, locked, read_sealed, write_sealed, write_text
 from fedmerge.study.config import Experiment, read_experiment
 from fedmerge.validation import differences, is_there, load_yaml
+from fedmerge.yaml_text import read_yaml
 
 NAME, CONFIG = "run.json", "config.yaml"
 
@@ -141,7 +142,7 @@ def same_experiment(
     experiment, spec = read_experiment(kept if config is None else config, changes, seed, device)
     if begun is not None and begun.sources is not None and config is None:
         spec._folder = Path(begun.sources)
-    changed = list(differences(kept, yaml.safe_load(yaml.safe_dump(resolved(experiment, spec)))))
+    changed = list(differences(kept, read_yaml(yaml.safe_dump(resolved(experiment, spec)), CONFIG)))
     if changed:
         field, before, given = changed[0]
         more = f" ({len(changed) - 1} more differences)" if len(changed) > 1 else ""

@@ -91,11 +91,12 @@ def _who(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
 
 def _tuning(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
     """A test-time option that is to be tuned on fewer sources than that takes."""
+    tuned = [entry for entry in experiment.testtime if entry.tune is not None]
     try:
-        who = federations(cohort, experiment)
-    except FedMergeError:
+        who = federations(cohort, experiment) if tuned else []
+    except FedMergeError:  # it is said already
         return
-    for entry in (entry for entry in experiment.testtime if entry.tune is not None):
+    for entry in tuned:
         for federation, target in ((each, target) for each in who for target in each.targets):
             assert entry.tune is not None
             enough = partial(check_enough, experiment.sources(target, federation.members), entry.tune.option)

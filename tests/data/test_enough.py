@@ -90,7 +90,7 @@ def test_one_class_is_told_the_minimum_that_is_below_the_present_one():
     ],
 )
 def test_the_advice_is_about_what_is_the_cause(site, words, not_words):
-    sites = [{"name": "a"} | site, {"name": "b", "classes": [1]} if "classes" in site else {"name": "b"}]
+    sites = [{"name": "a"} | site, {"name": "b", "classes": [1, 2]} if "classes" in site else {"name": "b"}]
     sites.append({"name": "c", "unseen": True})
     spec = CohortSpec.model_validate(
         {"name": "x", "source": arrays([40, 40, 40], [20, 20, 20], [20, 20, 20]), "sites": sites}
