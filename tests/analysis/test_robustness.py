@@ -111,3 +111,10 @@ def test_strata_stand_in_front(make_table):
 def test_an_unknown_reference_is_a_sentence(make_table):
     with pytest.raises(FedMergeError, match="Did you mean 'greedy'"):
         robustness(make_table(score, shifts=SHIFTS), reference="gredy")
+
+
+def test_no_increase_is_greater_than_all_there_is(make_table):
+    """Right on clean images; under shift still right at coast, wrong at lake: t(1) 0.5 = 6.4 is cut."""
+    table = make_table(lambda severity, site, **_: float(severity == 0 or site == "coast"), shifts=SHIFTS)
+    bounds = robustness(table)[["increase", "increase_low", "increase_high"]]
+    assert bounds.loc[0].tolist() == [0.5, -1, 1]

@@ -69,6 +69,13 @@ def test_intervals_over_hospitals_with_one_seed(tables):
     assert sentence.endswith("; intervals over 2 hospitals (one seed: they say nothing of others).")
 
 
+def test_no_difference_is_more_than_all_images(tables):
+    """Gains of 0 and 60 points at two hospitals: half is t(1) 30 = 381 points, cut at 100."""
+    table = tables({"mean": 0.3, "greedy": 0.3}, sites=("a", "b"))
+    table["accuracy"] += 0.6 * ((table["method"] == "greedy") & (table["site"] == "b"))
+    assert "gains 30.0 points on mean merging (95\u00a0% interval −100.0 to +100.0" in answer(table)
+
+
 def test_interval_joins_the_name_of_the_hospital(tables):
     assert "(north; 95\u00a0% interval +10.0 to +10.0)" in answer(
         tables({"alone:north": 0.5, "mean": 0.6}, seeds=(0, 1))
