@@ -8,7 +8,7 @@ table of results, ``leaderboard``, ``cells`` and ``by_site`` compare levels on c
 """
 
 from fedmerge.analysis.calibration import fit_temperature
-from fedmerge.analysis.chance import Answers, answers, learning, ranking_metric, uneven
+from fedmerge.analysis.chance import Answers, answers, learning, learning_at, ranking_metric, uneven
 from fedmerge.analysis.comparison import by_site, cells, interval_rule, leaderboard
 from fedmerge.analysis.intervals import Interval, crossed_interval
 from fedmerge.analysis.metrics import Scores, rates, reliability, scores
@@ -27,6 +27,7 @@ __all__ = [
     "interval_rule",
     "leaderboard",
     "learning",
+    "learning_at",
     "ranking_metric",
     "rates",
     "reliability",

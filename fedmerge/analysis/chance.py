@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ NEARLY, NEAR = 0.98, 0.05
 is NEAR that of one class for all."""
 ERRORS = 2.0
 """Standard errors of guessing by which a balanced accuracy must be above chance."""
+NUMBERS = ["constant", "balanced", "chance", "error", "accuracy", "majority"]
 
 
 @dataclass(frozen=True)
@@ -96,40 +98,43 @@ def learning(table: pd.DataFrame, compare: str = "method", metric: str = "accura
     """
     rows = _clean(table)
     levels = pd.Index([level for level in rows[compare].dropna().unique() if level != ""], name=compare)
-    numbers = ["constant", "balanced", "chance", "error", "accuracy", "majority"]
-    frame = pd.DataFrame(math.nan, index=levels, columns=numbers)
-    known = rows[rows["classes_present"] > 1] if "classes_present" in rows else rows.iloc[:0]
-    if len(known):
-        given = pd.DataFrame(
-            {
-                compare: known[compare],
-                "place": _places(known),
-                "constant": known["constant"].astype("boolean").to_numpy(dtype=float, na_value=math.nan),
-                "balanced": known["balanced_accuracy"],
-                "chance": 1 / known["classes_present"].astype(float),
-                "error": known["chance_error"],
-                "accuracy": known["accuracy"],
-                "majority": known["largest_class"],
-            }
-        )
-        at = given.groupby([compare, "place"])[numbers].mean()
-        by_level = at.groupby(compare).mean()
-        squares = (at["error"] ** 2).groupby(compare)
-        by_level["error"] = np.sqrt(squares.sum()) / squares.count()
-        by_level["constant"] = given.groupby(compare)["constant"].mean()
-        frame.update(by_level)
+    at, shares = _at_places(rows, compare, (*(["cohort"] if "cohort" in rows else []), "site"))
+    by_level = at.groupby(compare)[NUMBERS].mean()
+    squares = (at["error"] ** 2).groupby(at[compare])
+    by_level["error"] = np.sqrt(squares.sum()) / squares.count()
+    by_level["constant"] = shares
+    return _judged(by_level.reindex(levels), metric)
+
+
+def learning_at(table: pd.DataFrame, compare: str = "method", metric: str = "accuracy") -> pd.DataFrame:
+    """The same hospital by hospital: the columns of ``learning`` by level and site (the index)."""
+    at, _ = _at_places(_clean(table), compare, ("site",))
+    return _judged(at.set_index([compare, "site"])[NUMBERS], metric)
+
+
+def _at_places(rows: pd.DataFrame, compare: str, place: Sequence[str]) -> tuple[pd.DataFrame, pd.Series]:
+    """The numbers of each level at each place, averaged; and its share of constant measurements."""
+    keys = [compare, *place]
+    if "classes_present" not in rows:
+        return pd.DataFrame(columns=[*keys, *NUMBERS]), pd.Series(dtype=float)
+    known = rows[rows["classes_present"] > 1]
+    frame = known[[*keys, "balanced_accuracy", "chance_error", "accuracy", "largest_class"]]
+    frame = frame.set_axis([*keys, "balanced", "error", "accuracy", "majority"], axis=1).assign(
+        constant=known["constant"].to_numpy(dtype=float, na_value=math.nan),
+        chance=1 / known["classes_present"].to_numpy(dtype=float),
+    )
+    shares = frame.groupby(compare)["constant"].mean()
+    return frame.groupby(keys, sort=False)[NUMBERS].mean().reset_index(), shares
+
+
+def _judged(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    frame = frame.astype(float)
     above = frame["balanced"] - frame["chance"] > ERRORS * frame["error"]
     frame["learned"] = frame["balanced"].isna() | (above & (frame["constant"] <= 0.5))
     frame["worth"] = frame["learned"]
     if metric == "accuracy":
         frame["worth"] &= ~(frame["accuracy"] <= frame["majority"])
     return frame
-
-
-def _places(rows: pd.DataFrame) -> pd.Series:
-    """Hospitals of different cohorts are different ones."""
-    site = rows["site"].astype(str)
-    return rows["cohort"].astype(str) + ", " + site if "cohort" in rows else site
 
 
 def _clean(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedmerge.analysis.chance import learning
+from fedmerge.analysis.chance import learning, learning_at
 from fedmerge.analysis.cube import (
     CELL,
     DECIMALS,
@@ -118,12 +118,8 @@ def by_site(table: pd.DataFrame, compare: str = "method", metric: str = "accurac
     frame[["mean", "low", "high"]] = with_interval(flat, span=SPANS.get(metric))
     if "constant" not in rows:
         return frame
-    there = [
-        learning(part, compare, metric)[["constant", "worth"]].assign(site=site)
-        for site, part in rows.groupby("site", sort=False)
-    ]
-    standing = pd.concat(there).rename_axis("level").reset_index()
-    return frame.merge(standing, how="left", on=["level", "site"])
+    standing = learning_at(rows, compare, metric)[["constant", "worth"]].rename_axis(["level", "site"])
+    return frame.merge(standing.reset_index(), how="left", on=["level", "site"])
 
 
 def interval_rule(table: pd.DataFrame) -> str:

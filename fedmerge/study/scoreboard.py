@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from fedmerge.analysis import learning, uneven
+from fedmerge.analysis import learning, learning_at, uneven
 from fedmerge.merging import FUSION
 from fedmerge.study.answer import clean, receiver
 from fedmerge.study.kinds import KINDS, TRIED
@@ -75,11 +75,8 @@ def by_site(table: pd.DataFrame, metric: str = "accuracy") -> Table | None:
         return None
     values = table.pivot_table(index="method", columns="site", values=metric, sort=False)[sites]
     known = learning(table, metric=metric)
-    there = {site: table[table["site"] == site] for site in sites}
-    at = {
-        site: (learning(rows)["constant"] > 0.5).reindex(known.index, fill_value=False)
-        for site, rows in there.items()
-    }
+    at = learning_at(table)["constant"] > 0.5
+    constant = {(str(method), str(site)) for method, site in at[at].index}
     lines = [
         Line(
             str(method),
@@ -88,7 +85,7 @@ def by_site(table: pd.DataFrame, metric: str = "accuracy") -> Table | None:
                 Cell(
                     _text(s, row[s], math.nan),
                     value=float(row[s]),
-                    detail="one class" * int(at[s][str(method)]),
+                    detail="one class" * ((str(method), str(s)) in constant),
                 )
                 for s in sites
             ],

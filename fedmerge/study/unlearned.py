@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedmerge.analysis import learning
+from fedmerge.analysis import learning, learning_at
 from fedmerge.study.kinds import REFERENCE
 from fedmerge.study.words import few, listing, percent
 
@@ -142,11 +142,9 @@ def lost_places(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = 
 
 def _lost(table: pd.DataFrame, levels: Sequence[Hashable], compare: str) -> list[str]:
     """The hospitals at which none of the levels is above chance."""
-    known = {
-        str(site): learning(_without_guesses(rows), compare)["learned"].reindex(list(levels), fill_value=True)
-        for site, rows in table.groupby("site", sort=False)
-    }
-    return [site for site, learned in known.items() if not learned.any()]
+    known = learning_at(_without_guesses(table), compare)["learned"]
+    here = known[known.index.get_level_values(0).isin(levels)].groupby("site").any()
+    return [str(site) for site in dict.fromkeys(table["site"]) if not here.get(site, True)]
 
 
 def reason(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "method") -> str:

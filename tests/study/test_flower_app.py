@@ -4,6 +4,7 @@ import json
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -78,7 +79,7 @@ def test_the_apps_do_what_run_does_bit_for_bit(site_files, hashes, tmp_path, uns
 def test_hospitals_whose_images_the_server_never_has_give_the_same_models(
     site_files, remote_files, hashes, tmp_path, words_for_figures
 ):
-    """All but pooled training, which needs the images and says so."""
+    """All but pooled training, which needs the images and says so. The majority class needs counts alone."""
     config, nodes = remote_files
     local = hashes(run(site_files, out=tmp_path / "local", seed=3).folder)
     out = tmp_path / "remote"
@@ -88,6 +89,13 @@ def test_hospitals_whose_images_the_server_never_has_give_the_same_models(
     assert hashes(out) == {name: value for name, value in local.items() if name not in pooled}
     (failure,) = json.loads((out / "failures.json").read_text())
     assert (failure["where"], failure["site"]) == ("pooled", "delta")
+    columns = ["kind", "stream", "accuracy", "balanced_accuracy", "brier", "training_accuracy"]
+    here, there = (
+        pd.read_parquet(folder / "results.parquet", columns=columns).query("kind == 'reference'")
+        for folder in (tmp_path / "local", out)
+    )
+    pd.testing.assert_frame_equal(here, there)
+    assert len(here) == 3
     assert failure["reason"] == "the images of 'alpha' are at the hospital and never leave it."
     assert (out / "report.html").is_file()
 

@@ -28,7 +28,11 @@ def test_the_pool_holds_the_model_of_the_rounds_and_nothing_else(secret, cohort_
     assert result.failures.empty
     pool = ModelPool(tmp_path / "run" / "seed-0" / "federation" / "pool")
     assert pool.names == ["federated"]
-    assert set(result.table["method"]) == {"alone:federated", "pooled", "mean", "tent"}
+    assert set(result.table["method"]) == {"majority-class", "alone:federated", "pooled", "mean", "tent"}
+    last = result.history.query("phase == 'train' and round == 2")
+    trained = (last["accuracy"] * last["num-examples"]).sum() / last["num-examples"].sum()
+    of_rounds = result.table.query("method == 'alone:federated'")["training_accuracy"]
+    assert of_rounds.tolist() == pytest.approx([trained] * len(of_rounds))
     assert set(result.history["phase"]) <= {"train", "validate", "aggregate"}
     card, cohort = pool.card("federated"), build_cohort(cohort_spec, 0)
     val = concat([site.val for site in cohort.training])
@@ -46,7 +50,8 @@ def test_a_bench_deploys_the_model_of_the_rounds_too(secret, tmp_path, monkeypat
     base["deployment"] = {"streams": ["iid"]}
     study = bench({"name": "small", "base": base, "references": ["alone"]}, out=tmp_path / "study")
     assert set(study.table["status"]) == {"done"}
-    assert set(study.table["method"]) == {"alone:federated", "mean", "tent"}
+    assert set(study.table["method"]) == {"majority-class", "alone:federated", "mean", "tent"}
+    assert study.table["training_accuracy"].notna().all()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,15 @@
 """When the receipt says that nothing is left to do, and when it must not."""
 
-import pytest
+import json
 
+import pytest
+from typer.testing import CliRunner
+
+from fedmerge.cli import bench as command  # noqa: F401  (registers the command)
+from fedmerge.cli.app import app
 from fedmerge.study.bench import receipt
 from fedmerge.study.bench.engine import bench
+from fedmerge.study.bench.study import open_study
 
 
 @pytest.fixture
@@ -36,6 +42,17 @@ def test_more_can_be_noted_of_a_settled_study(settled, tmp_path):
     assert receipt.valid(folder, receipt.request_of(path, []))["answer"] == "yes"
     receipt.add(tmp_path, {"answer": "yes"})  # nothing is begun where there is none
     assert not (tmp_path / "receipt.json").exists()
+
+
+@pytest.mark.usefixtures("words_for_figures")
+def test_the_command_line_says_the_answer_again_when_nothing_is_left_to_do(settled, monkeypatch):
+    path, folder = settled
+    first, second = (CliRunner().invoke(app, ["bench", str(path), "--out", str(folder)]) for _ in range(2))
+    (said,) = [line for line in first.output.splitlines() if line.startswith("answer:  ")]
+    assert open_study(folder).answer == said.removeprefix("answer:  ")
+    assert second.output == first.output
+    told = json.loads(CliRunner().invoke(app, ["bench", str(path), "--out", str(folder), "--json"]).output)
+    assert told["answer"] in said
 
 
 def test_another_request_is_not(settled, tmp_path, monkeypatch):
