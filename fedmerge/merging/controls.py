@@ -155,7 +155,7 @@ def _logits(parents: Parents, context: Context, images: Tensor) -> list[Tensor]:
     """Each parent's logits, N x C, on the CPU; one parent is in memory at a time."""
     found = []
     for index in range(len(parents)):
-        module = parents.copy(index).to(context.device)
+        module = parents.copy(index, context.example).to(context.device)
         logits = [logits_of(module(x.to(context.device)), module).flatten(1) for x in images.split(BATCH)]
         found.append(torch.cat([part.cpu() for part in logits]))
     return found

@@ -61,7 +61,7 @@ def fisher(
     for i in summation_order(parents, shares):
         state = parents.load(i)
         draws = generator(context.seed, "fisher", site=parents.names[i])
-        module, images = in_float32(parents.copy(i).to(context.device), context.data)
+        module, images = in_float32(parents.copy(i, context.example).to(context.device), context.data)
         try:
             diagonal = fisher_diagonal(module, images, expectation, draws)
         except RuntimeError as error:

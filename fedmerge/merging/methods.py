@@ -74,28 +74,31 @@ class Parents:
         """Model ``index`` as a module, never to be changed: the one given (plain), or that of its card."""
         return self.modules[index] if self.modules else self.copy(index)
 
-    def copy(self, index: int) -> nn.Module:
-        """Model ``index`` as a module of its own, in eval mode: all of it, not only its weights."""
+    def copy(self, index: int, images: Tensor | None = None) -> nn.Module:
+        """Model ``index`` (plain) as a module of its own, in eval mode: all of it, not only its weights.
+
+        Where there are images, it must answer on two of them as its original: the model given, or, of a pool,
+        a network that is built as always and not lazily. Raises FedMergeError where it does not.
+        """
         if self.modules:
-            return faithful(self.modules[index])
-        return network_of(self.specs[index], self.load(index), self.names[index])
+            return self._checked(index, faithful(self.modules[index]), self.modules[index], images)
+        made = network_of(self.specs[index], self.load(index), self.names[index])
+        if images is None:
+            return made
+        return self._checked(index, made, fill(build(self.specs[index], seed=0), self.load(index)), images)
 
     def member(self, index: int, images: Tensor | None) -> nn.Module:
-        """Model ``index`` as it was given, copied and, where there are images, checked on two of them.
-
-        Of a pool, the lazily built network is checked against one that is built as always. Raises
-        FedMergeError where the copy answers otherwise.
-        """
-        if self.sources:
-            source = self.sources[index]
-            made = faithful(source)
-        else:
-            source, made = build(self.specs[index], seed=0).eval(), self.copy(index)
-            fill(source, self.load(index))
-        if images is not None:
-            check_copy(source, made, images, self.names[index])
+        """:meth:`copy`, but in the form in which the model was given, on the device of the merged model."""
+        if not self.sources:
+            return self.copy(index, images)
+        made = self._checked(index, faithful(self.sources[index]), self.sources[index], images)
         home = next(self.template.parameters(), None)
         return made if home is None else made.to(home.device)
+
+    def _checked(self, index: int, made: nn.Module, original: nn.Module, images: Tensor | None) -> nn.Module:
+        if images is not None:
+            check_copy(original, made, images, self.names[index])
+        return made
 
     def module(self, state: State) -> nn.Module:
         """A new (plain) module of the architecture that holds a copy of ``state``, in eval mode.

@@ -87,7 +87,7 @@ def check_copy(original: nn.Module, made: nn.Module, images: Tensor, name: str =
         return
     raise FedMergeError(
         f"a copy of '{name}' does not answer as '{name}' itself does: its outputs differ by {gap:.3g} on two "
-        "images. It holds something that copy.deepcopy does not copy: keep it in a buffer or an attribute."
+        "images. It holds something that is not copied with it: keep it in a buffer or an attribute."
     )
 
 

@@ -163,7 +163,7 @@ def narrowed(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _overflows(value: Tensor, result: Tensor) -> bool:
-    return value.numel() > 0 and not bool(result.isfinite().all()) and bool(value.isfinite().all())
+    return not all_finite(result) and all_finite(value)
 
 
 def check_fixed(key: str, first: str, reference: Tensor, name: str, value: Tensor) -> None:
@@ -209,8 +209,14 @@ def non_finite(state: Mapping[str, Tensor]) -> list[str]:
     return [
         key
         for key, value in state.items()
-        if (value.is_floating_point() or value.is_complex()) and not bool(value.isfinite().all())
+        if (value.is_floating_point() or value.is_complex()) and not all_finite(value)
     ]
+
+
+def all_finite(value: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; a sum that is finite has none, and is the quicker question."""
+    value = value.detach()
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
 def _total(weights: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.modes import training
+from fedmerge.models.outputs import logits_of
 from fedmerge.seeding import derive, generator, seeded
 from fedmerge.training.augment import augment
 from fedmerge.training.checks import check_classes, check_trainable
@@ -151,7 +152,7 @@ def _step(
 ) -> tuple[Tensor, Tensor]:
     amp = options.amp == "auto" and batch.device.type == "cuda"
     with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=amp):
-        logits = model(batch)
+        logits = logits_of(model(batch), model)
         check_classes(classes, logits, where)
         loss = cross_entropy(logits, target, label_smoothing=options.label_smoothing)
     optimizer.zero_grad(set_to_none=True)

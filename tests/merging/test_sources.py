@@ -104,6 +104,30 @@ def test_a_pool_builds_each_network_by_its_own_card(tmp_path) -> None:  # type: 
         merge(pool, "mean")
 
 
+@pytest.mark.parametrize("method", ["ensemble-logits", "ensemble-features", "distill", "fisher"])
+def test_networks_of_a_pool_are_checked_on_two_images(tmp_path, monkeypatch, method: str) -> None:  # type: ignore[no-untyped-def]
+    """Against ones that are built as always: a lazily built one could lack what no state holds."""
+    from fedmerge.models.loading import network_of
+
+    spec = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})
+    pool = ModelPool(tmp_path / "pool")
+    for seed, name in enumerate("ab"):
+        pool.add(
+            name, build(spec, seed).state_dict(), model=spec, method="initialisation",
+            normalisation=Normalisation.named("half"), class_names=("x", "y", "z"),
+        )  # fmt: skip
+    fused(pool, method, start=pool.model("a"))
+
+    def lazily(*given):  # type: ignore[no-untyped-def]
+        net = network_of(*given)
+        net.features[1].eps = 1.0
+        return net
+
+    monkeypatch.setattr("fedmerge.merging.methods.network_of", lazily)
+    with pytest.raises(FedMergeError, match=r"a copy of '[ab]' does not answer as '[ab]' itself does"):
+        fused(pool, method, start=pool.model("a"))
+
+
 def test_cards_with_other_classes_are_not_merged(tmp_path) -> None:  # type: ignore[no-untyped-def]
     spec = ModelSpec(name="small-cnn", in_channels=1, n_classes=2, image_size=8, options={"width": 4})
     pool = ModelPool(tmp_path / "pool")
