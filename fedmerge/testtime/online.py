@@ -120,7 +120,14 @@ class Online(nn.Module):
         for name, value in (about | self.stream_state()).items():
             destination[f"{prefix}{_STREAM}{name}"] = value.detach()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        if local_metadata.get("assign_to_params_buffers", False):
+            raise FedMergeError(
+                "a node's state is copied into the tensors that it adapts, never put in their place: load it "
+                "without assign=True."
+            )
         given = {key.removeprefix(prefix): state_dict[key] for key in state_dict if key.startswith(prefix)}
         self._check_state(given)
         state = {key.removeprefix(_STREAM): given[key] for key in given if key.startswith(_STREAM)}
@@ -129,7 +136,7 @@ class Online(nn.Module):
         self.reset()
         with torch.no_grad():
             self.take_stream({name: value.detach().clone() for name, value in state.items()})
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
         forward, backward, batches = state["counts"].tolist()
         self.forward_passes, self.backward_passes, self.batches = forward, backward, int(batches)
 

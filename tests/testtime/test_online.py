@@ -109,6 +109,11 @@ def test_states_of_other_kinds_are_sentences(models: list[nn.Module]) -> None:
     tent = make("tent", models)
     with pytest.raises(FedMergeError, match="state of a Shot"):  # whose entries are the same
         tent.load_state_dict(make("shot", models).state_dict())
+    with pytest.raises(FedMergeError, match="without assign=True"):
+        tent.load_state_dict(tent.state_dict(), assign=True)
+    for name in ("tent", "adamerging", "dawin"):
+        with pytest.raises(FedMergeError, match="of other models"):
+            make(name, models).load_state_dict(make(name, models).half().state_dict())
     with pytest.raises(FedMergeError, match=r"other options.*guard|watch"):
         node.load_state_dict(EntropyAdaptive(models, guard=Guard()).state_dict())
 

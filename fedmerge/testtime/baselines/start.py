@@ -40,8 +40,8 @@ class Start(Online):
         self.hash = state_hash(entries(self.model))
 
     def fingerprint(self) -> str:
-        """The hash of the mean-merged model as it was at first."""
-        return self.hash
+        """The hash of the mean-merged model as it was at first, and the dtypes that it has now."""
+        return " ".join([self.hash, *sorted({str(value.dtype) for value in self.model.parameters()})])
 
 
 def mean_merged(models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> nn.Module:
