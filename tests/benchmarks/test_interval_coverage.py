@@ -20,10 +20,10 @@ def script() -> Iterator[ModuleType]:
     """The script as a module, with its neighbours."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
-        import coverage
+        import intervals
 
-        yield coverage
-    for name in ("coverage", "pages"):
+        yield intervals
+    for name in ("intervals", "pages"):
         sys.modules.pop(name, None)
 
 
@@ -65,7 +65,7 @@ def test_parts_add_up_to_the_variance_of_all_cells(script: ModuleType) -> None:
 
 def test_the_large_run_covers_what_is_said_of_it(script: ModuleType) -> None:
     """Ours holds at least 94 % wherever effects are normal; the standard error of 4000 draws is .0035."""
-    rows = pd.read_csv(ROOT / "benchmarks" / "results" / "coverage.csv")
+    rows = pd.read_csv(ROOT / "benchmarks" / "results" / "intervals.csv")
     ours = rows[(rows["interval"] == script.OURS) & rows["world"].isin(script.NORMAL)]
     assert len(ours) == len(script.SIZES) * len(script.NORMAL)
     assert ours["coverage"].min() >= 0.94
@@ -74,7 +74,7 @@ def test_the_large_run_covers_what_is_said_of_it(script: ModuleType) -> None:
 
 
 def test_the_page_shows_the_numbers_of_the_file(script: ModuleType) -> None:
-    rows = pd.read_csv(ROOT / "benchmarks" / "results" / "coverage.csv")
+    rows = pd.read_csv(ROOT / "benchmarks" / "results" / "intervals.csv")
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     assert script.table(rows) in page
     assert script.summary(rows) in page
