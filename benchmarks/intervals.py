@@ -2,8 +2,8 @@
 
 A world draws S seeds x H sites many times over, with a mean that is known. Coverage is the share of intervals
 that hold it; width is relative to the interval that knows the standard error (1.96 of them either way). Run
-`python benchmarks/intervals.py --out benchmarks/results/intervals.csv`, about two minutes on one core; `--page
-docs/studies.md` also writes the table there, between <!-- begin coverage --> and <!-- end coverage -->.
+`python benchmarks/intervals.py --out benchmarks/results/intervals.csv`, about two minutes on one core;
+`--page docs/studies.md` also writes the table there, between <!-- begin coverage --> and <!-- end coverage -->.
 `--table FILE` takes the numbers of such a file and measures nothing.
 """
 
