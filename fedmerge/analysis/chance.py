@@ -63,14 +63,14 @@ def answers(logits: Tensor, labels: Tensor) -> Answers:
 def uneven(table: pd.DataFrame) -> dict[str, float]:
     """The hospitals where accuracy flatters the commonest class, and that class's share of their images.
 
-    Where the labels hold K classes, a share above min(1.5 / K, 1 / K + 0.1) is uneven: 60 % of two, 35 % of
-    four, 15 % of ten. Empty for a table that does not say (``Answers``).
+    Where the labels hold K classes, a share above min(2 / K, 1 / K + 0.1) is uneven: 60 % of two, 35 % of
+    four, 20 % of ten, 2 % of a hundred. Empty for a table that does not say (``Answers``).
     """
     rows = _clean(table)
     if "largest_class" not in rows:
         return {}
     classes = rows["classes_present"].astype(float)
-    over = rows[rows["largest_class"] > np.minimum(1.5 / classes, 1 / classes + 0.1) + 1e-9]
+    over = rows[rows["largest_class"] > np.minimum(2 / classes, 1 / classes + 0.1) + 1e-9]
     shares = over.groupby("site", sort=False)["largest_class"].max()
     return {str(site): float(share) for site, share in shares.items()}
 

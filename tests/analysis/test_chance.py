@@ -74,12 +74,14 @@ def rows(method: str, balanced: float, **more: object) -> dict[str, object]:
         (2, 0.61, True),
         (4, 0.35, False),
         (4, 0.36, True),
-        (10, 0.15, False),
-        (10, 0.16, True),
+        (10, 0.2, False),
+        (10, 0.21, True),
+        (100, 0.02, False),
+        (100, 0.03, True),
     ],
 )
 def test_uneven_classes(classes, share, is_uneven):
-    """min(1.5 / K, 1 / K + 0.1): 0.6 for two, 0.35 for four, 0.15 for ten."""
+    """min(2 / K, 1 / K + 0.1): 0.6 for two, 0.35 for four, 0.2 for ten, 0.02 for a hundred."""
     table = pd.DataFrame([rows("mean", 0.5, classes_present=classes, largest_class=share)])
     assert uneven(table) == ({"a": share} if is_uneven else {})
     assert ranking_metric(table) == ("balanced_accuracy" if is_uneven else "accuracy")
