@@ -3,7 +3,7 @@
 A world draws S seeds x H sites many times over, with a mean that is known. Coverage is the share of intervals
 that hold it; width is relative to the interval that knows the standard error (1.96 of them either way).
 `python benchmarks/intervals.py --out benchmarks/results/intervals.csv` takes about two minutes on one core.
-`--page docs/studies.md` also writes the table there, between <!-- begin coverage --> and <!-- end coverage -->.
+`--page docs/studies.md` also writes the table there, between <!-- begin coverage --> and its end.
 `--table FILE` takes the numbers of such a file and measures nothing.
 """
 
