@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,7 +16,7 @@ from fedmerge.models.plain import dressed, reparametrised
 from fedmerge.models.state import State, average, state_hash
 from fedmerge.models.wide import wide, wide_dtype
 from fedmerge.registry import Needs
-from fedmerge.testtime.baselines.adapted import Adapted
+from fedmerge.testtime.baselines.adapted import Adapted, UnderAdam
 from fedmerge.testtime.baselines.start import (
     MergedBatchNorm,
     Prediction,
@@ -26,7 +26,7 @@ from fedmerge.testtime.baselines.start import (
     nats,
 )
 from fedmerge.testtime.methods import TESTTIME
-from fedmerge.testtime.online import Online, apart
+from fedmerge.testtime.online import apart
 from fedmerge.testtime.originals import Originals, agreeing, networks
 
 
@@ -36,7 +36,7 @@ from fedmerge.testtime.originals import Originals, agreeing, networks
     paper="AdaMerging: adaptive model merging for multi-task learning, arXiv 2310.02575",
     needs=Needs(individual_models=True, unlabelled_batches=True),
 )
-class AdaMerging(Online):
+class AdaMerging(UnderAdam):
     """Learn merging coefficients on the stream by minimising the entropy of the predictions.
 
     For every layer l of M sources (``"layer-wise"``), or once for the whole network (``"task-wise"``),
@@ -101,11 +101,6 @@ class AdaMerging(Online):
         self.coefficients = nn.Parameter(start)
         self.adapted = Adapted(self.model, [self.coefficients], learning_rate, bounds=(0, 1))
 
-    def reset(self) -> None:
-        """Start a new stream: coefficients 1/M, a new Adam, no passes."""
-        super().reset()
-        self.adapted.begin()
-
     def answer(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return the logits N x C, take the batch's step, and leave the coefficients for the next one."""
         logits = adapt(
@@ -136,18 +131,6 @@ class AdaMerging(Online):
 
     def _row(self, key: str) -> int:
         return 0 if self.layers == [""] else self.layers.index(_layer(key))
-
-    def stream_state(self) -> dict[str, Tensor]:
-        """Adam's moments."""
-        return self.adapted.state()
-
-    def take_stream(self, state: Mapping[str, Tensor]) -> None:
-        """Take up Adam's moments."""
-        self.adapted.take(state)
-
-    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move Adam."""
-        self.adapted.moved(fn)
 
     def fingerprint(self) -> str:
         """The hash of the sources."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.wide import HALVES, wide
-from fedmerge.testtime.online import carried
+from fedmerge.testtime.online import Online, carried
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 SCALE = 2.0**12
@@ -126,3 +126,26 @@ class Adapted:
                     name: value.clone() if name == "step" else value.to(master)
                     for name, value in moments.items()
                 }
+
+
+class UnderAdam(Online):
+    """A method whose stream is what its ``adapted`` parameters have become, from the first batch on."""
+
+    adapted: Adapted
+
+    def reset(self) -> None:
+        """Start a new stream: the parameters as they were at first, a new Adam, no passes."""
+        super().reset()
+        self.adapted.begin()
+
+    def stream_state(self) -> dict[str, Tensor]:
+        """Adam's moments."""
+        return self.adapted.state()
+
+    def take_stream(self, state: Mapping[str, Tensor]) -> None:
+        """Take up Adam's moments."""
+        self.adapted.take(state)
+
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move Adam."""
+        self.adapted.moved(fn)

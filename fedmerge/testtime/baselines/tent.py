@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
-from fedmerge.testtime.baselines.adapted import Adapted
+from fedmerge.testtime.baselines.adapted import Adapted, UnderAdam
 from fedmerge.testtime.baselines.start import (
     MergedBatchNorm,
     Prediction,
@@ -29,7 +29,7 @@ from fedmerge.testtime.online import apart
     paper="Tent: fully test-time adaptation by entropy minimization, arXiv 2006.10726",
     needs=Needs(unlabelled_batches=True),
 )
-class Tent(Start):
+class Tent(UnderAdam, Start):
     """Adapt scales and shifts of the norms by one step a batch on the mean entropy of its predictions.
 
     From the mean-merged model; scales and shifts of batch, layer, group and instance norms are trained with
@@ -71,11 +71,6 @@ class Tent(Start):
             parameter.requires_grad_(True)
         self.adapted = Adapted(self.model, norms, learning_rate)
 
-    def reset(self) -> None:
-        """Start a new stream: the mean-merged model, a new Adam, no passes."""
-        super().reset()
-        self.adapted.begin()
-
     def answer(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return the logits N x C and take the batch's step."""
         logits = adapt(
@@ -87,15 +82,3 @@ class Tent(Start):
             self.predict,
         )
         return logits, None
-
-    def stream_state(self) -> dict[str, Tensor]:
-        """Adam's moments."""
-        return self.adapted.state()
-
-    def take_stream(self, state: Mapping[str, Tensor]) -> None:
-        """Take up Adam's moments."""
-        self.adapted.take(state)
-
-    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move Adam."""
-        self.adapted.moved(fn)
