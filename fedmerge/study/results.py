@@ -15,7 +15,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.files import write, write_json, write_text
 from fedmerge.study.answer import answer, mean_label, receiver
 from fedmerge.study.config import Experiment
-from fedmerge.study.kinds import KINDS
+from fedmerge.study.kinds import KINDS, MAJORITY
 from fedmerge.study.reopen import read_mapping, read_saved, read_table
 
 COLUMNS = [
@@ -88,7 +88,7 @@ class Result:
         A hospital that fails in a round is left out of it, which is no failure of the run.
         """
         entries = (*self.experiment.fusion, *self.experiment.testtime)
-        known = {"pooled", *(entry.label for entry in entries)}
+        known = {"pooled", MAJORITY, *(entry.label for entry in entries)}
         where = map(str, self.failures["where"] if len(self.failures) else ())
         return sum(each in known or each.startswith("alone:") for each in where)
 

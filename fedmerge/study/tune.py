@@ -162,7 +162,7 @@ def _reopen(
     seed: int,
     target: str | None,
     device: str | None,
-    progress: Progress | None,
+    progress: Progress | None = None,
 ) -> tuple[Setup, str]:
     """The federation that serves ``target``, as the run left it, and the target's name."""
     found = {place: each for each in federations(cohort, experiment) for place in each.targets}
