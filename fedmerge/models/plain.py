@@ -151,7 +151,7 @@ def _remove_parametrisations(module: nn.Module) -> None:
     module.__class__ = type(module).__bases__[0]
     for name, value in values.items():
         if trained[name]:
-            module.register_parameter(name, nn.Parameter(value, requires_grad=graded[name]))
+            setattr(module, name, nn.Parameter(value, requires_grad=graded[name]))
         else:
             module.register_buffer(name, value)
 

@@ -70,21 +70,36 @@ def _differ(place: str, first: str, one: str, name: str, other: str) -> FedMerge
 
 def _state(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """What a model holds besides its saved tensors, by the place where it is."""
+    registered = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     for path, module in model.named_modules():
         yield path or "the model", type(module)
         prefix = f"{path}." if path else ""
         for name, value in vars(module).items():
             if name not in _INTERNAL and not name.startswith(_OF_TORCH):
-                yield prefix + name, value
+                yield prefix + name, _unregistered(value, registered)
         for name in sorted(module._non_persistent_buffers_set):
             yield prefix + name, module._buffers.get(name)
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             yield f"{prefix}extra state", module.get_extra_state()
 
 
+class _Registered:
+    """In the place of a parameter or buffer that an attribute holds too, as recurrent layers do."""
+
+
+def _unregistered(value: Any, registered: set[int]) -> Any:
+    if isinstance(value, Tensor):
+        return _Registered() if id(value) in registered else value
+    if type(value) in (list, tuple):
+        return type(value)(_unregistered(part, registered) for part in value)
+    if type(value) is dict:
+        return {key: _unregistered(part, registered) for key, part in value.items()}
+    return value
+
+
 def _same(one: Any, other: Any, any_width: bool) -> bool:
-    if one is other:
-        return True
+    if one is other or isinstance(one, _Registered) or isinstance(other, _Registered):
+        return type(one) is type(other)
     if isinstance(one, type) and isinstance(other, type):
         return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
     if isinstance(one, Tensor) and isinstance(other, Tensor):

@@ -92,6 +92,18 @@ def test_weights_modes_and_objects_may_differ() -> None:
     check_sources("ab", [one, other])
 
 
+def test_attributes_that_hold_parameters_are_the_parameters() -> None:
+    """Recurrent layers keep their weights in a list as well."""
+    check_sources("ab", [nn.LSTM(3, 4), nn.LSTM(3, 4)])
+    one, other = Net(), Net()
+    for net in (one, other):
+        net.heads = {"first": [net.body.weight]}
+    check_sources("ab", [one, other])
+    other.heads = {"first": [torch.zeros(3, 4)]}
+    with pytest.raises(FedMergeError, match=r"'heads' is"):
+        check_sources("ab", [one, other])
+
+
 def test_widths_may_differ_where_a_method_takes_them() -> None:
     one, other = nn.Sequential(nn.Linear(2, 3)), nn.Sequential(nn.Linear(2, 5))
     check_sources("ab", [one, other], any_width=True)
