@@ -212,7 +212,7 @@ class EntropyAdaptive(Online):
         self.trace = trace_of(scored, headed, logits, len(self.sources), answers is not None, faults)
         self.history.append(self.trace)
         if self.kept is not None:
-            del self.history[: len(self.history) - self.kept]
+            del self.history[: max(0, len(self.history) - self.kept)]
         return logits, self.trace
 
     def stream_state(self) -> dict[str, Tensor]:

@@ -226,7 +226,7 @@ def test_answers_have_no_gradient_and_batches_get_none(models: list[nn.Module]) 
 
 @pytest.mark.parametrize("kind", [EntropyAdaptive, StreamAdaptive])
 def test_only_the_latest_traces_are_kept(kind: Any, models: list[nn.Module]) -> None:
-    for history, kept in ((2, 2), (None, 6), (0, 0), (1000, 6)):
+    for history, kept in ((1, 1), (2, 2), (4, 4), (5, 5), (6, 6), (7, 6), (None, 6), (0, 0), (1000, 6)):
         node = kind(models, history=history)
         traces = [node.observe(batch)[1] for batch in STREAM]
         assert node.history == (traces[-kept:] if kept else [])
