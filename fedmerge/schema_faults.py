@@ -182,7 +182,7 @@ def _written(faults: list[_Raw]) -> list[_Raw]:
         for fault in faults
         if not fault.written and (fault.error["type"], fault.error["loc"][-1:]) in known
     ]
-    return [fault for fault in faults if fault.path not in filled]
+    return [fault for fault in faults if fault.written or fault.path not in filled]
 
 
 def _deepest(faults: list[_Raw]) -> list[_Raw]:

@@ -104,6 +104,15 @@ def test_nothing_is_said_of_what_a_validator_filled_in(files):
     assert "unknown field 'training.inmerge.alfa'. Did you mean 'alpha'" in one
     (one,) = files(GOOD.replace("rounds: 1", "rounds: 1, lr: -1"))
     assert "field 'training.lr' should be greater than 0" in one
+    plain = GOOD.replace(", fine_tune: {lr: 0.1}", "")
+    (one,) = files(plain.replace("rounds: 1", "rounds: 1, optimizer: sgdd"))
+    assert "field 'training.optimizer' cannot be 'sgdd'. Did you mean 'sgd'?" in one
+    three = files(plain.replace("rounds: 1", "rounds: 1, optimizer: sgdd, lr: -1, inmerge: {alfa: 1}"))
+    assert [each.split("'")[1] for each in three] == [
+        "training.optimizer",
+        "training.lr",
+        "training.inmerge.alfa",
+    ]
 
 
 @pytest.mark.parametrize(
