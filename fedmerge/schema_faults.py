@@ -176,13 +176,12 @@ def _joined(same: list[_Raw]) -> list[str]:
 
 def _written(faults: list[_Raw]) -> list[_Raw]:
     """Drop faults of what nobody wrote: a validator filled it in from a field that has the same fault."""
-    known = [(fault.error["type"], fault.error["loc"][-1:]) for fault in faults if fault.written]
-    filled = [
-        fault.path
-        for fault in faults
-        if not fault.written and (fault.error["type"], fault.error["loc"][-1:]) in known
-    ]
-    return [fault for fault in faults if fault.written or fault.path not in filled]
+    said = [(fault.error["type"], fault.error["loc"][-1:]) for fault in faults]
+    first = [each for each, fault in zip(said, faults, strict=True) if fault.written]
+    pairs = list(zip(faults, said, strict=True))
+    copies = [(fault.path, each) for fault, each in pairs if not fault.written and each in first]
+    paths, twins = [path for path, _ in copies], [each for _, each in copies]
+    return [fault for fault, each in pairs if fault.path not in paths or (fault.written and each in twins)]
 
 
 def _deepest(faults: list[_Raw]) -> list[_Raw]:
