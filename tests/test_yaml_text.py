@@ -159,7 +159,7 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(values)
 def test_what_we_write_is_read_back(value):
     """Configurations of runs are written by PyYAML, which quotes what it would not read back as text."""

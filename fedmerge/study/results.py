@@ -85,10 +85,13 @@ class Result:
     def failed(self) -> int:
         """How many methods failed at a site and seed, and so have no row; 0: every row is there.
 
-        A hospital that fails in a round is left out of it, which is no failure of the run.
+        A hospital that fails in a round is left out of it, which is no failure of the run; nor is it one
+        that pooled training has no images where hospitals keep theirs.
         """
         entries = (*self.experiment.fusion, *self.experiment.testtime)
-        known = {"pooled", MAJORITY, *(entry.label for entry in entries)}
+        known = {MAJORITY, *(entry.label for entry in entries)}
+        if not any(site.remote for site in self.cohort.sites):
+            known.add("pooled")
         where = map(str, self.failures["where"] if len(self.failures) else ())
         return sum(each in known or each.startswith("alone:") for each in where)
 

@@ -23,8 +23,8 @@ def fused(experiment, cohort, tmp_path):
         (federation,) = federations(cohort, checked)
         folder = tmp_path / data["from"]
         setup = set_up(checked, cohort, federation.members, 0, folder, record, "cpu")
-        found = train_and_fuse(setup, federation)["delta"]
-        return {trial.label: trial.make().model for trial in found}, record
+        found, _ = train_and_fuse(setup, federation)
+        return {trial.label: trial.make().model for trial in found["delta"]}, record
 
     return go
 

@@ -216,7 +216,11 @@ def test_a_hospital_that_was_left_out_of_a_round_is_no_failure_of_the_run(make_r
     """Only methods give rows, so only theirs can be missing."""
     where = ["round 1 (train)", "fine-tune", "mean", "alone:north", "pooled", "entropy-adaptive", "elsewhere"]
     failures = pd.DataFrame({"seed": 0, "where": where, "site": "coast", "reason": "x"})
-    assert make_result(failures=failures).failed == 4
+    result = make_result(failures=failures)
+    assert result.failed == 4
+    sites = tuple(replace(site, source="remote") for site in result.cohort.sites)
+    elsewhere = replace(result, cohort=replace(result.cohort, sites=sites))
+    assert elsewhere.failed == 3  # pooled training cannot be there
 
 
 def test_every_seed_is_checked_before_the_first_is_run(experiment, tmp_path):
