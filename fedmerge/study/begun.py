@@ -17,7 +17,8 @@ from fedmerge.data import Cohort, CohortSpec, Site
 from fedmerge.data.sources import Arrays
 from fedmerge.errors import FedMergeError, short
 from fedmerge.files import Damaged, digest, locked, read_sealed, write_sealed, write_text
-from fedmerge.study.config import Experiment, read_experiment
+from fedmerge.study.config import Experiment
+from fedmerge.study.reading import read_experiment
 from fedmerge.validation import differences, is_there, load_yaml
 from fedmerge.yaml_text import read_yaml
 

@@ -11,9 +11,9 @@ from typing import Any
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.folders import ServerFolder
 from fedmerge.study.begun import CONFIG
-from fedmerge.study.config import find_config, read_experiment
 from fedmerge.study.flower_app import RunConfig
 from fedmerge.study.folders import new_folder
+from fedmerge.study.reading import find_config, read_experiment
 from fedmerge.study.results import Result, open_result
 
 

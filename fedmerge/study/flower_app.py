@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedmerge.data import Cohort, Site, build_cohort, read_cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import client_of, server_of
-from fedmerge.study.config import Experiment, read_experiment
+from fedmerge.study.config import Experiment
 from fedmerge.study.federations import federations
 from fedmerge.study.machine import pick_device, settle
+from fedmerge.study.reading import read_experiment
 from fedmerge.validation import validate
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from fedmerge.data import Cohort, CohortSpec, Site, Split, build_cohort
 from fedmerge.data.medmnist import no_downloads
 from fedmerge.data.sources import parse_source
 from fedmerge.errors import FedMergeError
-from fedmerge.study.config import Experiment, read_experiment
+from fedmerge.study.config import Experiment
+from fedmerge.study.reading import read_experiment
 from fedmerge.validation import load_yaml
 
 NAMES = {"site": str, "federation": str}

@@ -28,13 +28,14 @@ from fedmerge.study.begun import (
     same_experiment,
     same_place,
 )
-from fedmerge.study.config import Experiment, read_experiment
+from fedmerge.study.config import Experiment
 from fedmerge.study.experiment import run_seed
 from fedmerge.study.federation_words import federation_in_words
 from fedmerge.study.folders import new_folder
 from fedmerge.study.interrupt import Stopped, stoppable
 from fedmerge.study.machine import describe, pick_device, reproducible
 from fedmerge.study.preflight import check_seeds
+from fedmerge.study.reading import read_experiment
 from fedmerge.study.record import Progress, Record
 from fedmerge.study.report import write_report
 from fedmerge.study.results import COLUMNS, Result, open_result

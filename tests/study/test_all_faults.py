@@ -9,7 +9,7 @@ import yaml
 
 from fedmerge.errors import FedMergeError
 from fedmerge.study.bench.config import read_bench
-from fedmerge.study.config import read_experiment
+from fedmerge.study.reading import read_experiment
 
 COHORT = """\
 source: digits

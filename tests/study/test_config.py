@@ -3,7 +3,7 @@ import yaml
 
 from fedmerge.errors import FedMergeError
 from fedmerge.study.bench.config import read_bench
-from fedmerge.study.config import find_config, read_experiment
+from fedmerge.study.reading import find_config, read_experiment
 
 
 @pytest.fixture

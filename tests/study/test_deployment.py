@@ -17,8 +17,9 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.seeding import generator
-from fedmerge.study.config import Deployment, read_experiment
+from fedmerge.study.config import Deployment
 from fedmerge.study.deployment import Arrivals, Candidate, Conditions, deploy
+from fedmerge.study.reading import read_experiment
 from fedmerge.study.record import Record
 from fedmerge.study.setup import set_up
 from fedmerge.testtime import Static

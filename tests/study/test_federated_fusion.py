@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fedmerge.study.config import read_experiment
 from fedmerge.study.experiment import train_and_fuse
 from fedmerge.study.federations import federations
+from fedmerge.study.reading import read_experiment
 from fedmerge.study.record import Record
 from fedmerge.study.setup import set_up
 

@@ -10,8 +10,8 @@ from fedmerge import run
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions
 from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
-from fedmerge.study.config import read_experiment
 from fedmerge.study.federation_words import federation_in_words
+from fedmerge.study.reading import read_experiment
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from fedmerge.errors import FedMergeError
-from fedmerge.study.config import read_experiment
 from fedmerge.study.federations import Federation, federations
+from fedmerge.study.reading import read_experiment
 
 
 def of(cohort, experiment, **changes):

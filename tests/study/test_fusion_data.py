@@ -13,10 +13,10 @@ from fedmerge.merging import merge
 from fedmerge.models import Normalisation, build
 from fedmerge.models.state import state_hash
 from fedmerge.study import candidates
-from fedmerge.study.config import read_experiment
 from fedmerge.study.experiment import train_and_fuse
 from fedmerge.study.federations import federations
 from fedmerge.study.preflight import check
+from fedmerge.study.reading import read_experiment
 from fedmerge.study.record import Record
 from fedmerge.study.setup import model_spec, set_up
 

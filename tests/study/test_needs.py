@@ -5,9 +5,10 @@ import pytest
 from fedmerge import run
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
-from fedmerge.study.config import MethodConfig, read_experiment
+from fedmerge.study.config import MethodConfig
 from fedmerge.study.entries import read_method
 from fedmerge.study.needs import needs_of
+from fedmerge.study.reading import read_experiment
 from fedmerge.testtime import TESTTIME
 
 UNION, HOSPITALS = {"from": "union"}, {"from": "hospitals"}

@@ -9,7 +9,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
 from fedmerge.models import predict
 from fedmerge.study.bench.engine import bench
-from fedmerge.study.config import read_experiment
+from fedmerge.study.reading import read_experiment
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from fedmerge.federation import client, journal
 from fedmerge.files import read_sealed
 from fedmerge.models import ModelPool
 from fedmerge.study import pieces
-from fedmerge.study.config import read_experiment
 from fedmerge.study.deployment import Measured
 from fedmerge.study.experiment import run_seed
 from fedmerge.study.pieces import Pieces
+from fedmerge.study.reading import read_experiment
 from fedmerge.study.record import LISTS, Record
 from fedmerge.training import fit
 

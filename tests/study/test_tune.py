@@ -15,8 +15,8 @@ from fedmerge.data import concat
 from fedmerge.errors import FedMergeError
 from fedmerge.models import predict
 from fedmerge.study import candidates, tune
-from fedmerge.study.config import read_experiment
 from fedmerge.study.entries import read_method
+from fedmerge.study.reading import read_experiment
 from fedmerge.study.tune import tune_run
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import Tuning, as_text

@@ -14,8 +14,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from fedmerge.data import CohortSpec
 from fedmerge.errors import Faults, FedMergeError, nearest
 from fedmerge.study.changes import apply_change, check_once, set_fields
-from fedmerge.study.config import Experiment, find_config, read_experiment
+from fedmerge.study.config import Experiment
 from fedmerge.study.entries import Strict
+from fedmerge.study.reading import find_config, read_experiment
 from fedmerge.study.results import COLUMNS
 from fedmerge.validation import LONGEST_NAME, Distinct, is_there, load_yaml, validate
 
