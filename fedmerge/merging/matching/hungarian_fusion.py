@@ -117,7 +117,7 @@ def pair_all(projected: Tensor, scores: Tensor, models: int, form: Group) -> tup
     """For each model the neurons in the places of model 0's, and the sweeps it took.
 
     Coordinate descent on ``sum_k sum_m s_m,k |z_m,k - mean_k|^2``: a model is taken out, and paired with the
-    means of the others by ``s S/(s + S) |z - mean|^2``.
+    means of the others by ``s S/(s + S) |z - mean|^2``. Two models are paired once.
     """
     n = form.size
     starts = [torch.arange(n) + m * n for m in range(models)]
@@ -126,12 +126,12 @@ def pair_all(projected: Tensor, scores: Tensor, models: int, form: Group) -> tup
     for m in range(1, models):
         places.append(_paired(table, weight, places, starts[m], form))
     sweeps = 1
-    for sweeps in range(2, MAX_SWEEPS + 1):  # noqa: B007
+    for sweeps in range(2, MAX_SWEEPS + 1 if models > 2 else 2):  # noqa: B007
         before = [place.clone() for place in places]
         for m in range(1, models):
             others = places[:m] + places[m + 1 :]
             places[m] = _paired(table, weight, others, starts[m], form)
-        if models == 2 or all(bool((a == b).all()) for a, b in zip(before, places, strict=True)):
+        if all(bool((a == b).all()) for a, b in zip(before, places, strict=True)):
             break
     return [place - start[0] for place, start in zip(places, starts, strict=True)], sweeps
 

@@ -59,9 +59,9 @@ def kmeans(
     d_i`` of a cluster with more than one member, before a try may end: the authors' program may end first and
     leave neurons zero. Ties go to the lowest index. Source: arXiv 2507.00037; each step costs O(n^2).
     """
+    starts = [start] if start is not None else _farthest_first(outer, projected, width, first, tries, rng)
     best: Clusters | None = None
-    for _ in range(1 if start is not None else tries):
-        seeds = start if start is not None else _farthest_first(outer, projected, width, first, rng)
+    for seeds in starts:
         found = _lloyd(outer, projected, scores, width, seeds, cost, gain, max_steps)
         if best is None or found.cost < best.cost:
             best = found
@@ -70,19 +70,22 @@ def kmeans(
 
 
 def _farthest_first(
-    outer: Tensor, projected: Tensor, width: int, first: int | None, rng: torch.Generator
+    outer: Tensor, projected: Tensor, width: int, first: int | None, tries: int, rng: torch.Generator
 ) -> Tensor:
-    """A random neuron, then again and again the one farthest from those chosen; none twice."""
+    """For each try, a random neuron, then again and again the one farthest from those chosen; none twice.
+
+    Returns tries x width; all tries advance side by side, which takes no longer than one.
+    """
     own, own_projected = outer.diagonal(), projected.diagonal()
-    chosen = [int(torch.randint(first or len(own), (1,), generator=rng))]
-    nearest = own - 2 * projected[chosen[0]] + own_projected[chosen[0]]
-    nearest[chosen[0]] = -torch.inf
+    draws = [int(torch.randint(first or len(own), (1,), generator=rng)) for _ in range(tries)]
+    index, each = torch.tensor(draws, device=outer.device), torch.arange(tries, device=outer.device)
+    chosen, nearest = [index], torch.full((tries, len(own)), torch.inf).to(outer)
     for _ in range(width - 1):
-        index = int(nearest.argmax())
+        nearest = torch.minimum(nearest, own - 2 * projected[index] + own_projected[index][:, None])
+        nearest[each, index] = -torch.inf
+        index = nearest.argmax(1)
         chosen.append(index)
-        nearest = torch.minimum(nearest, own - 2 * projected[index] + own_projected[index])
-        nearest[index] = -torch.inf
-    return torch.tensor(chosen, device=outer.device)
+    return torch.stack(chosen, 1)
 
 
 def _lloyd(

@@ -150,13 +150,12 @@ class _Walk:
 
     def _solved(self, layer: Layer, gram: Tensor, cross: Tensor, inverse: Inverse) -> Tensor:
         """The layer's columns (d x n; c x d where depthwise), towards zero or the parents' average."""
-        prior = torch.zeros_like(cross)
-        if self.fit.towards == "parents":
-            prior = matched_columns(self.networks, layer, self.maps).to(cross)
+        if self.fit.towards == "zero":
+            return inverse(cross[..., None])[..., 0] if layer.depthwise else inverse(cross)
+        prior = matched_columns(self.networks, layer, self.maps).to(cross)
         if layer.depthwise:
-            missing = cross - (gram @ prior[..., None])[..., 0]
-            return prior + inverse(missing[..., None])[..., 0]
-        return prior + inverse(cross - gram @ prior)
+            return inverse.towards(prior[..., None], gram, cross[..., None])[..., 0]
+        return inverse.towards(prior, gram, cross)
 
     def _mix(self, layer: Layer) -> list[Tensor]:
         """For each parent, n_F x n_m: how much its channels count in the fused layer's."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
-from fedmerge.models.graph import Neurons
+from fedmerge.models.graph import Neurons, Part
 from fedmerge.models.state import BatchNormPolicy, State, running_pairs
 
 Shares: TypeAlias = dict[tuple[str, int], Tensor]
@@ -85,10 +85,19 @@ class Correspondence:
         ours = self.fused.axes.get(key, {}).get(dim, ())
         theirs = self.parents[m].axes.get(key, {}).get(dim, ())
         for part, other in zip(ours, theirs, strict=True):
-            small = tables[part.group][part.neurons][:, other.neurons].cpu().double()
+            small = tables[part.group].cpu().double()
+            if _whole(part, shape[0]) and _whole(other, shape[1]):
+                return small.clone()
+            small = small[part.neurons][:, other.neurons]
             for to, come in zip(part.positions.T, other.positions.T, strict=True):
                 table[to[:, None], come[None, :]] = small
         return table
+
+
+def _whole(part: Part, size: int) -> bool:
+    """Whether a part is a dimension of this size, each neuron in its own place."""
+    every = torch.arange(size)
+    return torch.equal(part.neurons, every) and torch.equal(part.positions, every[:, None])
 
 
 def unmatched(neurons: Neurons, key: str, dim: int, size: int, of: tuple[int, int] | None = None) -> Tensor:
@@ -163,6 +172,9 @@ def combined(
 def along(table: Tensor, value: Tensor, dim: int) -> Tensor:
     """Multiply a matrix with a tensor along one of its dimensions."""
     moved = value.movedim(dim, 0)
+    diagonal = table.diagonal()
+    if table.shape[0] == table.shape[1] and table.count_nonzero() == diagonal.count_nonzero():
+        return (diagonal.reshape(-1, *[1] * (value.ndim - 1)) * moved).movedim(0, dim)
     return (table @ moved.reshape(len(moved), -1)).reshape(-1, *moved.shape[1:]).movedim(0, dim)
 
 

@@ -24,15 +24,23 @@ def solve(
 class Inverse:
     """``G^-1`` (or ``G^+``) of a positive semidefinite G, in factors: ``G^-1 = F^T F``.
 
-    apply: C (… x d x n) -> G^-1 C. half: C -> F C, which takes half of the time.
+    apply: C (… x d x n) -> G^-1 C. half: C -> F C, which takes half of the time. ridge: what was added to G's
+    diagonal (… x 1 x 1), or None where small singular values were left out instead.
     """
 
     apply: Callable[[Tensor], Tensor]
     half: Callable[[Tensor], Tensor]
+    ridge: Tensor | None = None
 
     def __call__(self, cross: Tensor) -> Tensor:
         """``G^-1 C``."""
         return self.apply(cross)
+
+    def towards(self, prior: Tensor, gram: Tensor, cross: Tensor) -> Tensor:
+        """``P + G^-1 (C - X^T X P)``: the fit that is pulled to P; with a ridge r, ``G^-1 (C + r P)``."""
+        if self.ridge is not None:
+            return self(cross + self.ridge * prior)
+        return prior + self(cross - gram @ prior)
 
     def between(self, cross: Tensor) -> Tensor:
         """``C^T G^-1 C``: n x n, symmetric to the last bit."""
@@ -51,14 +59,16 @@ def factorised(gram: Tensor, *, solver: Solver = "ridge", ridge: float = 1e-6, r
     if solver == "pinv":
         return _truncated(gram, rows)
     scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+    added = ridge * torch.where(scale > 0, scale, 1.0)
     held = gram.clone()  # d can be thousands: no second table of that size is made on the way
-    held.diagonal(dim1=-2, dim2=-1).add_(ridge * torch.where(scale > 0, scale, 1.0))
+    held.diagonal(dim1=-2, dim2=-1).add_(added)
     factor, failed = torch.linalg.cholesky_ex(held)
     if bool((failed > 0).any()):  # a ridge too small for this matrix
         return _truncated(gram, rows)
     return Inverse(
         lambda cross: torch.cholesky_solve(cross, factor),
         lambda cross: torch.linalg.solve_triangular(factor, cross, upper=False),
+        added[..., None],
     )
 
 

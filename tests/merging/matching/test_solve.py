@@ -71,3 +71,15 @@ def test_half_of_a_solution_gives_the_form_between_columns(solver: str) -> None:
     found = factorised(X.T @ X, solver=solver, ridge=1e-12, rows=50).between(X.T @ T)  # type: ignore[arg-type]
     torch.testing.assert_close(found, fitted.T @ fitted)
     assert torch.equal(found, found.T)
+
+
+@pytest.mark.parametrize("solver", ["ridge", "pinv"])
+def test_a_fit_is_pulled_to_a_prior(solver: str) -> None:
+    """``argmin |X W - T|^2 + r |W - P|^2``: with rows sqrt(r) I and targets sqrt(r) P, or r to 0 of it."""
+    x = torch.cat([X[:, :6], X[:, :2]], 1) if solver == "pinv" else X  # two columns twice: a null space
+    prior = torch.randn(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    r = 0.1 * float(x.square().sum()) / 8 if solver == "ridge" else 1e-9
+    rows = torch.cat([x, r**0.5 * torch.eye(8, dtype=torch.float64)])
+    wanted = torch.linalg.lstsq(rows, torch.cat([T, r**0.5 * prior])).solution
+    found = factorised(x.T @ x, solver=solver, ridge=0.1, rows=50)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.towards(prior, x.T @ x, x.T @ T), wanted, rtol=1e-5, atol=1e-5)
