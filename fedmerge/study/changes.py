@@ -16,7 +16,22 @@ def apply_change(data: dict[str, Any], change: str) -> None:
         raise FedMergeError(
             f"--set takes field=value (for example training.rounds=10), not '{short(change)}'."
         )
+    _check_way(data, key)
     set_field(data, key, read_yaml(text, f"--set {short(key)}"))
+
+
+def _check_way(data: Mapping[str, Any], key: str) -> None:
+    """Refuse a field inside a name; a model's name alone stands for its fields."""
+    parts, place = key.split("."), data
+    for i, part in enumerate(parts[:-1]):
+        child = place.get(part)
+        if isinstance(child, str) and part != "model":
+            above = ".".join(parts[: i + 1])
+            raise FedMergeError(
+                f"--set {short(key)}: {above} is the name '{short(child)}' here, so no field of it can be "
+                f"set: write {above} out with all its fields, or set it as a whole."
+            )
+        place = child if isinstance(child, dict) else {}
 
 
 def check_once(changes: Mapping[str, Any], where: str) -> None:

@@ -124,6 +124,20 @@ def test_every_fault_names_file_field_and_way_out(file, change, words):
     assert all(word in text for word in words), text
 
 
+@pytest.mark.parametrize(
+    ("change", "above", "name"),
+    [
+        ("cohort.label_skew=0.1", "cohort", "digits-four"),
+        ("training.fine_tune.lr=0.1", "training.fine_tune", "none"),
+    ],
+)
+def test_a_field_of_what_is_only_named_cannot_be_set(experiment, change, above, name):
+    training = experiment["training"] | {"fine_tune": "none"}
+    with pytest.raises(FedMergeError) as caught:
+        read_experiment(experiment | {"cohort": "digits-four", "training": training}, [change])
+    assert f"{above} is the name '{name}'" in str(caught.value)
+
+
 def test_after_belongs_to_a_fused_network_and_is_written_where_it_is_set(file):
     methods = "fusion=[mean, {method: mean, label: mean-repair, after: repair}]"
     experiment, _ = read_experiment(file, [methods, "fusion_data={from: union}"])
