@@ -63,7 +63,8 @@ def lines(console: Console, status: Callable[[], str]) -> Iterator[None]:
 def progress_bar(console: Console, quiet: bool = False) -> Iterator[Show]:
     """Yield a callback ``(stage, done, total)`` that draws a bar; off a terminal, or quiet, it feeds lines.
 
-    A stage may name its part after a comma ("training, north"); the bar and its clock run over the stage.
+    A stage may name its part after a comma ("training, north"); the bar and its clock run over the stage. A
+    total of 0 is not known.
     """
     if quiet or not console.is_terminal:
         now = "preparing"
@@ -91,8 +92,8 @@ def progress_bar(console: Console, quiet: bool = False) -> Iterator[Show]:
             begun = text.split(", ")[0]
             if begun != stage:
                 stage = begun
-                bar.reset(task, total=total)
-            bar.update(task, description=text, completed=done, total=total)
+                bar.reset(task, total=total or None)
+            bar.update(task, description=text, completed=done, total=total or None)
 
         yield show
 

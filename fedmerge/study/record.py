@@ -44,7 +44,7 @@ class Record:
     _heard: tuple[MergeStrategy | None, tuple[int, int]] = (None, (0, 0))
 
     def stage(self, text: str, jobs: int = 1) -> None:
-        """Begin a stage of ``jobs`` equal parts (one hospital's training, say)."""
+        """Begin a stage of ``jobs`` equal parts (one hospital's training, say); 0: nobody knows how many."""
         self._stage = (text, jobs, 0)
         self._show(0.0)
 

@@ -141,7 +141,9 @@ def _work(
         "config_hash": _hash({key: value for key, value in whole.items() if key not in ("seeds", "device")}),
     }
     began, device = time.perf_counter(), machine["device"].split(" ")[0]
-    with stoppable(lambda: record.stage("stopping after what is in flight (Ctrl-C: at once)")) as pause:
+    with stoppable(
+        lambda: record.stage("stopping after what is in flight (Ctrl-C: at once)", jobs=0)
+    ) as pause:
         record = Record(common, progress, pause=pause)
         try:
             for each in experiment.seeds:

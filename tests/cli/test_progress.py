@@ -14,6 +14,7 @@ from fedmerge.cli import progress
 from fedmerge.cli.bench import _View, live_view
 from fedmerge.cli.progress import EVERY, LOOK, Lines, clock, progress_bar
 from fedmerge.study.bench.standing import Standing
+from fedmerge.study.record import Record
 
 
 class Clock:
@@ -67,6 +68,19 @@ def until(stream: io.StringIO, words: str) -> str:
     while words not in stream.getvalue() and time.monotonic() < end:
         time.sleep(0.01)
     return stream.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_work_of_unknown_length_has_no_per_cent(quick, terminal):
+    """As many parts as are in flight come after Ctrl-C; two would be 200 % of one."""
+    stream = io.StringIO()
+    with progress_bar(Console(file=stream, width=200, force_terminal=terminal)) as show:
+        record = Record({}, show)
+        record.stage("stopping", jobs=0)
+        for part in ("north", "south"):
+            record.step(part, 1, 1)
+        assert "stopping, south" in until(stream, "stopping, south")
+    assert "%" not in stream.getvalue().replace("\x1b", "")
 
 
 @pytest.mark.parametrize("quiet", [False, True])

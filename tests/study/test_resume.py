@@ -392,7 +392,9 @@ def test_ctrl_c_ends_it_with_everything_kept(tmp_path, place, presses):
         time.sleep(0.05)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert err == "stopped: what is finished is kept. It goes on with: fedmerge run --resume run\n"
+    *before, last = err.splitlines()
+    assert last == "stopped: what is finished is kept. It goes on with: fedmerge run --resume run"
+    assert all(line.startswith("after ") for line in before)  # a slow machine has time for some
     assert out == ""
     wait_for(lambda: not left_of(process.pid))
     done = len(rounds_of(tmp_path / "run"))
