@@ -234,13 +234,26 @@ def _constant(labels: Labels, node: Node, value: Tensor) -> Tensor:
 
 
 def _unknown(labels: Labels, node: Node, value: Any) -> Any:
-    """An operation whose effect on neurons is not known: neither what it reads nor what it gives can move."""
+    """An operation whose effect on neurons is not known: neither what it reads nor what it gives can move.
+
+    One with a matrix of weights of its own (a recurrent layer) has neurons itself, so it is not supported.
+    """
     labels.refuse(node, f"the operation {operation(node)}")
+    weights = [given for given in node.all_input_nodes if given.name in labels.program.keys]
+    images = any(map(_of_images, node.all_input_nodes))  # else it computes a weight, which its reader names
+    if images and any(given.meta["val"].ndim > 1 for given in weights):
+        labels.name(node, f"the operation {operation(node)}")
     for given in node.all_input_nodes:
         labels.freeze(labels.read(given))
     if isinstance(value, Tensor):
         return every(FIXED, value.shape)
     return [every(FIXED, part.shape) if isinstance(part, Tensor) else part for part in value]
+
+
+def _of_images(node: Node) -> bool:
+    """Whether a value has an entry for each image."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and any(isinstance(size, torch.SymInt) for size in value.shape)
 
 
 def _channels(neurons: Tensor, value: Tensor) -> Tensor:

@@ -221,3 +221,21 @@ def test_a_layer_called_twice_is_refused():
     )
     with pytest.raises(FedMergeError, match=r"'twice' of Net is called 2 times"):
         derive(model)
+
+
+def test_a_layer_with_weights_that_no_rule_knows_is_named() -> None:
+    """Nothing before an LSTM can move, but its own neurons can; they are not averaged in silence."""
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(8, 5, batch_first=True), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.rnn(x)[0][:, -1])
+
+    model = Recurrent().eval()
+    program = Program(model, torch.rand(2, 4, 8))
+    assert find_neurons(program, program.values(model.state_dict())).unsupported == (
+        "the operation lstm in 'rnn'",
+    )
