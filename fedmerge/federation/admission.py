@@ -7,22 +7,36 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict
 
-from fedmerge.errors import FedMergeError
 from fedmerge.files import write_text
-from fedmerge.validation import load_yaml
+from fedmerge.validation import load_yaml, validate
 
 
-def read_admitted(path: Any) -> dict[int, str] | None:
-    """Names by node id; None for no path. Raises FedMergeError for a file that is not there or damaged."""
+class Admitted(BaseModel):
+    """A hospital that was let in. key: its public key, in OpenSSH's words (``ecdsa-sha2-nistp384 AAAA…``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    key: str
+
+
+class Admissions(BaseModel):
+    """The file: hospitals by node id."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nodes: dict[int, Admitted] = {}
+
+
+def read_admitted(path: Any) -> dict[int, Admitted] | None:
+    """Hospitals by node id; None for no path. Raises FedMergeError for a missing or damaged file."""
     if not path:
         return None
-    found: dict[Any, Any] = load_yaml(Path(str(path)))
-    if not all(isinstance(node, int) and isinstance(name, str) for node, name in found.items()):
-        raise FedMergeError(f"{path} should hold lines such as '123: north': admit the hospitals again.")
-    return dict(found)
+    return dict(validate(Admissions, load_yaml(Path(str(path))), str(path)).nodes)
 
 
-def write_admitted(path: Path, admitted: Mapping[int, str]) -> None:
-    """Keep the names, whole or not at all."""
-    write_text(path, yaml.safe_dump(dict(admitted)))
+def write_admitted(path: Path, admitted: Mapping[int, Admitted]) -> None:
+    """Keep the hospitals, whole or not at all."""
+    write_text(path, yaml.safe_dump(Admissions(nodes=dict(admitted)).model_dump(), sort_keys=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -39,7 +40,7 @@ class Hospital:
     The network is shared by all hospitals of a process: every message overwrites its weights. memory: what
     it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest images
     over which it gives sums. shelf: where it lays aside a fusion's models, if each message may meet another
-    process.
+    process. folder: of its node, where what it must know after a restart is kept; None in a simulation.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Hospital:
         progress: Progress | None = None,
         minimum: int = MINIMUM,
         shelf: Shelf | None = None,
+        folder: Path | None = None,
     ) -> None:
+        self.folder = folder
         self.site = site
         self.device = device
         self.progress = progress

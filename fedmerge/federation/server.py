@@ -141,6 +141,7 @@ def server_app(
     def main(grid: Grid, context: Context) -> None:
         patience = float(context.run_config.get("patience", 0.0))
         admitted = read_admitted(context.run_config.get("admitted"))
-        programme(Server(grid, plan, members, patience, admitted))
+        names = None if admitted is None else {node: hospital.name for node, hospital in admitted.items()}
+        programme(Server(grid, plan, members, patience, names))
 
     return app

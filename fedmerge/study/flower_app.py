@@ -64,8 +64,8 @@ class NodeConfig(BaseModel):
     """What a node says of itself (``--node-config``): whose it is.
 
     In a deployment: site, the hospital's name; cohort, the file with that site on the hospital's side;
-    device, as in an experiment. In a simulation Flower gives partition_id: the site of that number among
-    those that train, in the order of the cohort.
+    device, as in an experiment; folder, the node's own, where it keeps its records. In a simulation Flower
+    gives partition_id: the site of that number among those that train, in the order of the cohort.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,6 +73,7 @@ class NodeConfig(BaseModel):
     site: str | None = None
     cohort: str | None = None
     device: str | None = None
+    folder: Path | None = None
     partition_id: int | None = Field(default=None, alias="partition-id")
     num_partitions: int | None = Field(default=None, alias="num-partitions")
 
@@ -101,7 +102,7 @@ def _known(given: RunConfig, node: NodeConfig) -> Hospital:
 
     device, site = _site(given, node)
     shelf = Shelf(Path(os.environ.get("FLWR_HOME", "~/.flwr")).expanduser() / "fedmerge" / site.name)
-    return Hospital(site, pick_device(node.device or device), shelf=shelf)
+    return Hospital(site, pick_device(node.device or device), shelf=shelf, folder=node.folder)
 
 
 def _site(given: RunConfig, node: NodeConfig) -> tuple[str, Site]:

@@ -124,7 +124,7 @@ def test_a_stranger_and_one_who_cannot_trust_the_server_stay_outside(
         with pytest.raises(FedMergeError, match=f"flower-supernode ended: .*{reason}"):
             keep_up([node])
     assert {number: "registered"}.items() <= server.flower.nodes().items()
-    assert len(server.nodes()) == len(yaml.safe_load((server.path / "admitted.yaml").read_text()))
+    assert len(server.nodes()) == len(server.hospitals())
 
 
 def test_plain_text_gets_no_answer(server, programs, tmp_path):

@@ -12,9 +12,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.federation.admission import read_admitted, write_admitted
+from fedmerge.federation.admission import Admitted, read_admitted, write_admitted
 from fedmerge.federation.deployment.flower import Flower, connection
-from fedmerge.federation.deployment.keys import AUTHORITY, NODE, SERVER, issue, make_authority, make_node_key
+from fedmerge.federation.deployment.keys import (
+    AUTHORITY,
+    NODE,
+    SERVER,
+    issue,
+    make_authority,
+    make_node_key,
+    read_public,
+)
 from fedmerge.federation.deployment.processes import environment
 from fedmerge.files import saying
 from fedmerge.validation import is_there, load_yaml, validate
@@ -105,13 +113,14 @@ class ServerFolder:
 
     def admit(self, name: str, public_key: Path) -> int:
         """Let the node with this key in, under the hospital's name; returns its node id."""
+        key = read_public(public_key)
         node = self.flower.register(public_key, name)
-        write_admitted(self.admitted, self._names() | {node: name})
+        write_admitted(self.admitted, self.hospitals() | {node: Admitted(name=name, key=key)})
         return node
 
     def nodes(self) -> list[tuple[str, str, int]]:
         """Name, status (``registered``, ``online``, ``offline``) and id of every node that was let in."""
-        known = self._names()
+        known = {node: hospital.name for node, hospital in self.hospitals().items()}
         return [(known.get(node, "?"), status, node) for node, status in self.flower.nodes().items()]
 
     @property
@@ -119,7 +128,8 @@ class ServerFolder:
         """The file with the names of the nodes that were let in."""
         return self.path / "admitted.yaml"
 
-    def _names(self) -> dict[int, str]:
+    def hospitals(self) -> dict[int, Admitted]:
+        """The hospitals that were let in, by node id."""
         return (read_admitted(self.admitted) or {}) if self.admitted.is_file() else {}
 
     def command(self) -> list[str]:
@@ -173,6 +183,7 @@ class NodeFolder:
         """That starts the SuperNode; ``port``, on this machine alone, is for its own processes."""
         settings = self.settings
         said = {"site": settings.site, "cohort": str(self.path / settings.cohort), "device": settings.device}
+        said["folder"] = str(self.path)
         config = " ".join(f"{key}={json.dumps(value)}" for key, value in said.items() if value is not None)
         return [
             "flower-supernode", "--superlink", settings.server,

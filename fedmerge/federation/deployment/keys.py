@@ -75,6 +75,20 @@ def make_node_key(folder: Path) -> Path:
     return _write(folder / f"{NODE}.pub", public + b"\n")
 
 
+def read_public(path: Path) -> str:
+    """The one line of a ``node.pub``. Raises FedMergeError for a file that is not such a key."""
+    if not path.is_file():
+        raise FedMergeError(f"there is no file '{path}': check the path.")
+    line = path.read_bytes().strip()
+    try:
+        key = serialization.load_ssh_public_key(line)
+    except Exception:
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or b"\n" in line:
+        raise FedMergeError(f"'{path}' is not the public key of a node: ask the hospital for its node.pub.")
+    return line.decode()
+
+
 def _certificate(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
 ) -> x509.CertificateBuilder:

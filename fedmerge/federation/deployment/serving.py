@@ -18,6 +18,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
 from fedmerge.federation.deployment.processes import Program, Programs
 
+_HELD: list[socket.socket] = []  # of the ports that were given, until this process ends
 START = 60.0  # seconds that a program may take to answer
 
 
@@ -62,12 +63,21 @@ def keep_up(programs: list[Program], told: Callable[[], bool] = lambda: False) -
 
 
 def free_port() -> int:
-    """A port of this machine that nobody uses now, and that no program is given which asks for any port."""
+    """A port of this machine that nobody uses now, and that no other call, in whatever process, is given.
+
+    A program that is to listen there takes seconds to start, in which another could be given the same one,
+    and gRPC lets two listen at once. So the UDP port of that number is held until this process ends. The
+    range is outside the ports that are given to programs which ask for any.
+    """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
+        held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with socket.socket() as probe, contextlib.suppress(OSError):
+            held.bind(("127.0.0.1", port))
             probe.bind(("", port))
+            _HELD.append(held)
             return port
+        held.close()
 
 
 def _check_free(port: int) -> None:

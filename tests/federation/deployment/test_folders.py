@@ -39,7 +39,7 @@ def test_the_superlink_is_on_this_machine_alone_with_tls_and_keys_asked_for(serv
 def test_a_node_knows_its_own_site_key_and_authority_alone(server, node):
     command = node.command(9123)
     said = value(command, "--node-config")
-    assert said == f'site="alpha" cohort="{node.path.parent / "own.yaml"}" device="cpu"'
+    assert said == f'site="alpha" cohort="{node.path.parent / "own.yaml"}" device="cpu" folder="{node.path}"'
     assert value(command, "--superlink") == "fusion.example.org:8000"
     assert (value(command, "--host"), value(command, "--port")) == ("127.0.0.1", "9123")
     assert value(command, "--auth-supernode-private-key") == str(node.path / "node.key")

@@ -1,4 +1,4 @@
-"""A real deployment: the folder of the server, those of the hospitals' nodes, and runs on them."""
+"""Making the server's folder and those of the nodes, and letting nodes in."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fedmerge.cli.app import Changes, Config, Json, Resume, RunFolder, app, err, out, print_json, say
-from fedmerge.cli.progress import lines
-from fedmerge.validation import is_there
-
-deployment = typer.Typer(
-    help="Hospitals on machines of their own: certificates, keys, starting, running (docs/deployment.md).",
-    no_args_is_help=True,
-)
-app.add_typer(deployment, name="deployment")
-
-Folder = Annotated[Path, typer.Argument(help="The folder of the server, or of a node.")]
-Server = Annotated[Path, typer.Argument(help="The server's folder.")]
+from fedmerge.cli.app import Json, err, out, print_json, say
+from fedmerge.cli.deployment.group import Server, deployment
 
 
 @deployment.command()
@@ -87,59 +77,3 @@ def nodes(folder: Server, as_json: Json = False) -> None:
         return
     for name, status, number in found:
         say(out, f"{name}: {status} (node {number})")
-
-
-@deployment.command()
-def start(folder: Folder) -> None:
-    """Start the server or the node of a folder, and keep it up until Ctrl-C or SIGTERM."""
-    from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
-    from fedmerge.federation.deployment.processes import Programs
-    from fedmerge.federation.deployment.serving import keep_up, start_node, start_server
-
-    with Programs() as programs:
-        if is_there(folder / "server.yaml"):
-            server = ServerFolder(folder)
-            up = start_server(programs, server)
-            say(err, f"hospitals are served at {server.settings.host}:{server.settings.port}; Ctrl-C ends it")
-        else:
-            node = NodeFolder(folder)
-            up = [start_node(programs, node)]
-            say(err, f"{node.settings.site} speaks to {node.settings.server}; Ctrl-C ends it")
-        say(err, f"logs: {', '.join(str(program.log) for program in up)}")
-        keep_up(up)
-
-
-@deployment.command()
-def run(
-    folder: Server,
-    config: Config = None,
-    changes: Changes = None,
-    result: RunFolder = None,
-    seed: Annotated[int | None, typer.Option(help="The seed. Default: the first of the experiment.")] = None,
-    resume: Resume = None,
-    patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 300.0,
-) -> None:
-    """Run an experiment with the hospitals that are there; print the table, write the report."""
-    from fedmerge.cli.commands import end, show_result
-    from fedmerge.study.deployed import run_deployed
-
-    seen: list[str] = []
-
-    def progress(status: str) -> None:
-        if status not in seen:
-            seen.append(status)
-            say(err, f"the run is {status}")
-
-    with lines(err, lambda: f"the run is {seen[-1] if seen else 'being sent'}"):
-        done = run_deployed(
-            folder,
-            config,
-            changes=changes or [],
-            out=result,
-            seed=seed,
-            resume=resume,
-            patience=patience,
-            progress=progress,
-        )
-    show_result(done)
-    end(done)

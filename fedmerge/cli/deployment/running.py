@@ -1,0 +1,68 @@
+"""Starting what a folder describes, and running an experiment on the hospitals that come."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedmerge.cli.app import Changes, Config, Resume, RunFolder, err, say
+from fedmerge.cli.deployment.group import Folder, Server, deployment
+from fedmerge.cli.progress import lines
+from fedmerge.validation import is_there
+
+
+@deployment.command()
+def start(folder: Folder) -> None:
+    """Start the server or the node of a folder, and keep it up until Ctrl-C or SIGTERM."""
+    from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+    from fedmerge.federation.deployment.processes import Programs
+    from fedmerge.federation.deployment.serving import keep_up, start_node, start_server
+
+    with Programs() as programs:
+        if is_there(folder / "server.yaml"):
+            server = ServerFolder(folder)
+            up = start_server(programs, server)
+            say(err, f"hospitals are served at {server.settings.host}:{server.settings.port}; Ctrl-C ends it")
+        else:
+            node = NodeFolder(folder)
+            up = [start_node(programs, node)]
+            say(err, f"{node.settings.site} speaks to {node.settings.server}; Ctrl-C ends it")
+        say(err, f"logs: {', '.join(str(program.log) for program in up)}")
+        keep_up(up)
+
+
+@deployment.command()
+def run(
+    folder: Server,
+    config: Config = None,
+    changes: Changes = None,
+    result: RunFolder = None,
+    seed: Annotated[int | None, typer.Option(help="The seed. Default: the first of the experiment.")] = None,
+    resume: Resume = None,
+    patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 300.0,
+) -> None:
+    """Run an experiment with the hospitals that are there; print the table, write the report."""
+    from fedmerge.cli.commands import end, show_result
+    from fedmerge.study.deployed import run_deployed
+
+    seen: list[str] = []
+
+    def progress(status: str) -> None:
+        if status not in seen:
+            seen.append(status)
+            say(err, f"the run is {status}")
+
+    with lines(err, lambda: f"the run is {seen[-1] if seen else 'being sent'}"):
+        done = run_deployed(
+            folder,
+            config,
+            changes=changes or [],
+            out=result,
+            seed=seed,
+            resume=resume,
+            patience=patience,
+            progress=progress,
+        )
+    show_result(done)
+    end(done)
