@@ -10,11 +10,12 @@ from typing import Any
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.folders import ServerFolder
+from fedmerge.files import make_folder, write_text
 from fedmerge.study.begun import CONFIG
 from fedmerge.study.flower_app import RunConfig
 from fedmerge.study.folders import new_folder
 from fedmerge.study.reading import find_config, read_experiment
-from fedmerge.study.results import Result, open_result
+from fedmerge.study.results import Result, open_checked
 
 
 def run_deployed(
@@ -55,7 +56,7 @@ def run_deployed(
     except KeyboardInterrupt:
         flower.stop(run)
         raise
-    return open_result(place)
+    return open_checked(place)
 
 
 def _new(config: str | Path, changes: Sequence[str], seed: int | None) -> dict[str, Any]:
@@ -90,8 +91,9 @@ def project(folder: Path) -> Path:
     """Write the Flower project whose apps are this package as it is installed at each place."""
     defaults = RunConfig(config="quickstart").model_dump(by_alias=True)
     values = "\n".join(f"{key} = {json.dumps(value)}" for key, value in defaults.items())
-    folder.mkdir(exist_ok=True)
-    (folder / "pyproject.toml").write_text(
+    make_folder(folder)
+    write_text(
+        folder / "pyproject.toml",
         f"""[project]
 name = "fedmerge"
 version = "{version("fedmerge")}"
@@ -105,6 +107,6 @@ clientapp = "fedmerge.study.flower_app:client"
 
 [tool.flwr.app.config]
 {values}
-"""
+""",
     )
     return folder

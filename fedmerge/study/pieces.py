@@ -91,9 +91,9 @@ class Pieces:
     def sweep(self) -> list[str]:
         """Take over what is finished; returns in sentences what of it was damaged.
 
-        A piece that cannot be read, or a file of which has changed, is no longer finished. Models that were made
-        here, but by no finished piece, are removed: whoever made them was interrupted. Whatever else lies there
-        is somebody else's, and stays.
+        A piece that cannot be read, or a file of which has changed, is no longer finished. Models that were
+        made here, but by no finished piece, are removed: whoever made them was interrupted. Whatever else
+        lies there is somebody else's, and stays.
         """
         if self.folder is None:
             return []

@@ -24,7 +24,7 @@ from fedmerge.federation.deployment.keys import (
     read_public,
 )
 from fedmerge.federation.deployment.processes import environment
-from fedmerge.files import saying
+from fedmerge.files import saying, write_text
 from fedmerge.validation import is_there, load_yaml, validate
 
 LOCAL = ("localhost", "127.0.0.1")
@@ -37,7 +37,7 @@ class _Described(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def _save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False))
+        write_text(path, yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False))
 
     @classmethod
     def _load(cls, path: Path) -> Self:
@@ -82,7 +82,7 @@ class ServerFolder:
         home = path / "flwr"
         home.mkdir()
         text = connection("deployment", f"127.0.0.1:{superlink_port}", path / f"{AUTHORITY}.crt")
-        (home / "config.toml").write_text(text)
+        write_text(home / "config.toml", text)
         settings._save(path / "server.yaml")
         return cls(path)
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedmerge.errors import FedMergeError
+from fedmerge.files import write
 
 AUTHORITY, SERVER, NODE = "ca", "server", "node"
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 825
@@ -134,5 +135,5 @@ def _write_key(path: Path, content: bytes) -> None:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    path.write_bytes(content)
+    write(path, lambda part: part.write_bytes(content))
     return path
