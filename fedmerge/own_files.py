@@ -192,6 +192,13 @@ class Room:
             return False
         return True
 
+    def remove_known(self, path: Path) -> None:
+        """Delete a regular file that its name tells to be the room's own; nothing through a link."""
+        with suppress(Foreign, FileNotFoundError, NotADirectoryError), self.folder(path.parent) as place:
+            entry = place.entry(path.name)
+            if place.inside and entry is not None and stat.S_ISREG(entry.st_mode):
+                os.unlink(path.name, dir_fd=place.fd)
+
     def remove_tree(self, path: str | Path) -> bool:
         """Delete what was made in a folder, and folders that are empty then; whether it is gone."""
         try:
@@ -209,7 +216,7 @@ class Room:
     def tidy(self) -> None:
         """Delete what interrupted writes and deletions of this folder's processes have left in it."""
         for path in sorted(self.list.read().gone):
-            remove_known(Path(self.root) / path)
+            self.remove_known(Path(self.root) / path)
         with opened(self.root) as place:
             for _, folders, _, fd in os.fwalk(".", dir_fd=place.fd):
                 for name in [each for each in folders if self._is_part(each)]:
@@ -280,16 +287,6 @@ def part_of(place: Place, name: str, room: Room | None) -> Iterator[Place]:
     part = f".{name[:150]}.{secrets.token_hex(8)}.part" if room is None else room.part_name(name)
     with part_in(place, part) as made:
         yield made
-
-
-def remove_known(path: Path) -> None:
-    """Delete a regular file of the room that its name tells to be the room's own; nothing through a link."""
-    room = room_of(path)
-    assert room is not None, path
-    with suppress(Foreign, FileNotFoundError, NotADirectoryError), room.folder(path.parent) as place:
-        entry = place.entry(path.name)
-        if place.inside and entry is not None and stat.S_ISREG(entry.st_mode):
-            os.unlink(path.name, dir_fd=place.fd)
 
 
 def _check_arrived(fd: int, target: str, path: Path) -> None:

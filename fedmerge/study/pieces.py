@@ -47,7 +47,12 @@ class Pieces:
         path = self._path(*name)
         if path in self._damaged or not path.is_file():
             return None
-        body = _body(path)
+        try:
+            body = _body(path)
+        except Damaged as damage:
+            self._damaged.add(path)
+            self.record.remarks.append(f"{damage} What was kept in it is done again.")
+            return None
         self.record.take(body["rows"])
         self._files |= body["files"]
         note: Note = body["note"]

@@ -66,11 +66,11 @@ class Shelf:
         """Delete the session before, and nothing else that lies there; no link is followed."""
         if not self.folder.is_dir():
             return
-        own_files.enter(self.folder)
+        room = own_files.enter(self.folder)
         for place in self.folder.iterdir():
             if place.is_dir() and not place.is_symlink():
                 for name in (JOB, PARENTS, FUSED):
-                    own_files.remove_known(place / name)
+                    room.remove_known(place / name)
                 with suppress(OSError):
                     place.rmdir()
 
