@@ -41,13 +41,13 @@ def train(hospital: Trains, message: Message) -> Message:
     anywhere.
     """
     job = read_job(message, TrainJob)
-    faults = {fault.kind: fault for fault in job.faults}
+    faults: dict[str, InjectedFault] = {fault.kind: fault for fault in job.faults}
     if not faults:
         return hospital.train(message)
     if "crash" in faults:
         raise FedMergeError("it crashed, as the fault plan wants.")
     if "hang" in faults:
-        never = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0, "steps": 0, "merges": 0, DELAY: math.inf}
+        never: dict[str, float] = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0, "steps": 0, "merges": 0, DELAY: math.inf}
         return reply(message, {"num-examples": len(hospital.site.train)} | never)
     answer = (_flipped(hospital) if "label-flip" in faults else hospital).train(message)
     sent = read_tensors(message, tensors_of(job.model)) if job.start == "shared" else {}
