@@ -70,10 +70,10 @@ def free_port() -> int:
 
     A program that is to listen there takes seconds to start, in which another could be given the same one,
     and gRPC lets two listen at once. So the UDP port of that number is held until this process ends. The
-    range is outside the ports that are given to programs which ask for any.
+    range is outside the ports that are given to programs which ask for any, and those that Ray gives out.
     """
     while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(24_001, 32_000)
         held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with socket.socket() as probe, contextlib.suppress(OSError):
             held.bind(("127.0.0.1", port))
