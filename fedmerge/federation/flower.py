@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from flwr.app import Context
@@ -12,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.data import Site
 from fedmerge.federation.client import Hospital, client_app
+from fedmerge.federation.grids.audited import AuditedGrid
 from fedmerge.federation.grids.flower import FlowerGrid
 from fedmerge.federation.places import Place
 
@@ -40,8 +42,13 @@ class FlowerPlace:
         device: str = "cpu",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        """Run ``app`` on this grid."""
-        app(grid=FlowerGrid(self.grid), context=self.context)
+        """Run ``app`` on this grid; in a deployment, the server's audit log says what was sent and came."""
+        admitted = str(self.context.run_config.get("admitted", ""))
+        if admitted:
+            grid: FlowerGrid = AuditedGrid(self.grid, Path(admitted).parent, self.context.run_id)
+        else:
+            grid = FlowerGrid(self.grid)
+        app(grid=grid, context=self.context)
 
 
 def server_of(main: Callable[[Place, Config], None]) -> ServerApp:

@@ -131,9 +131,9 @@ def greet(
     wanted: the hospitals of this federation; nodes of others are left alone. None: all that answer. patience:
     seconds to wait for wanted hospitals, whose nodes may come later. admitted: the name under which each node
     was let in, by node id; one that calls itself otherwise is not heard. told: what the hospitals are told of
-    the run (``policy.proposal``); one whose people have not decided about it is asked again until the patience
-    is over. Raises FedMergeError if nobody answers, at once where every node says why it cannot, or if two have
-    one name.
+    the run (``policy.proposal``); one whose people have not decided about it is asked again until the
+    patience is over. Raises FedMergeError if nobody answers, at once where every node says why it cannot, or
+    if two have one name.
     """
     heard, until = _Heard(admitted), time.monotonic() + patience
     while True:

@@ -88,7 +88,9 @@ def train_and_fuse(
             setup.record.federation(setup.seed, federation.name, server.strategy)
 
         counts = {member.name: list(member.class_counts) for member in server.roster}
-        told.update({name: known for name, known in counts.items() if any(known)})  # 0 throughout: kept hidden
+        told.update(
+            {name: known for name, known in counts.items() if any(known)}
+        )  # 0 throughout: kept hidden
         try:
             start = server.rounds(server.start(), setup.journal)
             hear()

@@ -26,9 +26,9 @@ def start(folder: Folder) -> None:
             say(err, f"hospitals are served at {server.settings.host}:{server.settings.port}; Ctrl-C ends it")
         else:
             node = NodeFolder(folder)
-            up = [start_node(programs, node)]
+            up = start_node(programs, node)
             say(err, f"{node.settings.site} speaks to {node.settings.server}; Ctrl-C ends it")
-        say(err, f"logs: {', '.join(str(program.log) for program in up)}")
+        say(err, f"logs: {', '.join(dict.fromkeys(str(program.log) for program in up))}")
         keep_up(up)
 
 

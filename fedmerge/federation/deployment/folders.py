@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
@@ -24,10 +27,13 @@ from fedmerge.federation.deployment.keys import (
     read_public,
 )
 from fedmerge.federation.deployment.processes import environment
+from fedmerge.federation.policy.audit import audit
+from fedmerge.federation.policy.rules import write_policy
 from fedmerge.files import saying
 from fedmerge.validation import is_there, load_yaml, validate
 
 LOCAL = ("localhost", "127.0.0.1")
+SECRET = "tasks.secret"  # of a node: with it, its own processes show the SuperNode that they are its own
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -116,6 +122,7 @@ class ServerFolder:
         key = read_public(public_key)
         node = self.flower.register(public_key, name)
         write_admitted(self.admitted, self.hospitals() | {node: Admitted(name=name, key=key)})
+        audit(self.path, "admitted", hospital=name, node=node, key=key)
         return node
 
     def nodes(self) -> list[tuple[str, str, int]]:
@@ -166,6 +173,7 @@ class NodeFolder:
         shutil.copyfile(authority, path / f"{AUTHORITY}.crt")
         make_node_key(path)
         (path / "flwr").mkdir()
+        write_policy(path)
         settings._save(path / "node.yaml")
         return cls(path)
 
@@ -190,7 +198,25 @@ class NodeFolder:
             "--root-certificates", str(self.path / f"{AUTHORITY}.crt"),
             "--auth-supernode-private-key", str(self.path / f"{NODE}.key"),
             "--host", "127.0.0.1", "--port", str(port), "--node-config", config,
+            "--isolation", "process", "--superexec-auth-secret-file", str(self.path / SECRET),
         ]  # fmt: skip
+
+    def new_secret(self) -> None:
+        """Make a new secret for this start of the node, which its owner alone can read."""
+        path = self.path / SECRET
+        with saying(path):
+            path.unlink(missing_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+
+    def tasks(self, port: int, parent: int) -> list[str]:
+        """That answers, with the FedMerge that is installed here, what comes to the SuperNode at ``port``.
+
+        parent: the SuperNode's process, with which it ends.
+        """
+        module = "fedmerge.federation.deployment.tasks"
+        return [sys.executable, "-P", "-m", module, str(self.path), f"127.0.0.1:{port}", str(parent)]
 
 
 def _new(path: Path) -> None:

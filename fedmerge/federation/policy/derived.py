@@ -16,9 +16,10 @@ Job = Mapping[str, Any]
 
 
 def check_job(proposal: Proposal, kind: str, job: Job, site: str) -> str:
-    """Raise FedMergeError for a job that does not follow from the proposal; returns what it is, to be counted.
+    """Raise FedMergeError for a job that does not follow from the proposal; returns what it is.
 
-    kind: the message's type. site: this hospital. What is returned is the same for a message that is sent again.
+    kind: the message's type. site: this hospital. What is returned is to be counted: it is the same for a job
+    that is sent again.
     """
     if kind not in _CHECKS:
         raise FedMergeError(f"the server asks for '{short(kind)}', which no approved experiment does.")
@@ -48,8 +49,8 @@ def _train(proposal: Proposal, job: dict[str, Any], site: str) -> str:
     ]
     if canonical(faults) not in map(canonical, allowed):
         raise FedMergeError(
-            f"the server orders faults ({short(canonical(faults))}) that the approved experiment does not have in "
-            f"round {round}."
+            f"the server orders faults ({short(canonical(faults))}) that the approved experiment does not have "
+            f"in round {round}."
         )
     _same({key: value for key, value in job.items() if key not in ("since", "faults")}, expected)
     if "since" in job and "personal" not in expected:
@@ -68,7 +69,9 @@ def _evaluate(proposal: Proposal, job: dict[str, Any], site: str) -> str:
 
 def _memory(proposal: Proposal, job: dict[str, Any], site: str) -> str:
     if proposal.plan.federation.personal == "none":
-        raise FedMergeError("the server asks for a part of the model that the approved experiment does not have.")
+        raise FedMergeError(
+            "the server asks for a part of the model that the approved experiment does not have."
+        )
     _same(job, {})
     return "memory"
 
@@ -78,7 +81,9 @@ def _secure_sum(proposal: Proposal, job: dict[str, Any], site: str) -> str:
     if not plan.federation.secure_aggregation:
         raise FedMergeError("the server asks for a secure sum, but the approved experiment has none.")
     if "round" in job and not 1 <= _whole(job, "round") <= plan.rounds:
-        raise FedMergeError(f"the server asks for a secure sum of round {short(job['round'])}, which is none.")
+        raise FedMergeError(
+            f"the server asks for a secure sum of round {short(job['round'])}, which is none."
+        )
     return "secure sum"
 
 
@@ -88,7 +93,8 @@ def _sums_begin(proposal: Proposal, job: dict[str, Any], site: str) -> str:
     own = images.get(site) if isinstance(images, dict) else None
     if not isinstance(own, int) or isinstance(own, bool) or not 0 < own <= asked:
         raise FedMergeError(
-            f"the server asks for sums over {short(own)} images, but the approved experiment has at most {asked}."
+            f"the server asks for sums over {short(own)} images, but the approved experiment has at most "
+            f"{asked}."
         )
     own_fields = ("images", "session", "parents")
     expected = common_job(proposal.plan) | {"split": proposal.sums.split if proposal.sums else ""}
@@ -103,7 +109,9 @@ def _sums(proposal: Proposal, job: dict[str, Any], site: str) -> str:
 
 def _asked(proposal: Proposal) -> int:
     if proposal.sums is None:
-        raise FedMergeError("the server asks for sums over images, which the approved experiment does not have.")
+        raise FedMergeError(
+            "the server asks for sums over images, which the approved experiment does not have."
+        )
     return proposal.sums.images
 
 
@@ -121,10 +129,12 @@ def _same(job: Job, expected: Job) -> None:
         return
     for field, given, approved in differences(job, wanted):
         raise FedMergeError(
-            f"the job's field '{short(field)}' is {short(canonical(given))}, but the approved experiment leads to "
-            f"{short(canonical(approved))}."
+            f"the job's field '{short(field)}' is {short(canonical(given))}, but the approved experiment leads "
+            f"to {short(canonical(approved))}."
         )
-    raise FedMergeError("the job is written otherwise than the approved experiment leads to (numbers as others).")
+    raise FedMergeError(
+        "the job is written otherwise than the approved experiment leads to (numbers as others)."
+    )
 
 
 _CHECKS: dict[str, Callable[[Proposal, dict[str, Any], str], str]] = {

@@ -1,7 +1,7 @@
-"""What stands before a deployed hospital: every message is held against policy, approval and plan, and logged.
+"""What stands before a deployed hospital: policy, approval and plan for every message, and a log of all.
 
 The policy and the decisions are read anew for every message, so what a person changes counts from the next
-message on. What is refused is a sentence that the server reads; what is answered is in the log before it leaves.
+message on. What is refused is a sentence that the server reads; an answer is in the log before it leaves.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ class Guard:
             name = known["proposals"][-1]
             proposal, _ = self.approvals.read(name)
             self._check_proposal(policy, name, proposal, run)
-            self._count(proposal, policy, run, known, name, check_job(proposal, kind, job, hospital.site.name))
+            self._count(
+                proposal, policy, run, known, name, check_job(proposal, kind, job, hospital.site.name)
+            )
         check_group(policy, hospital.site, kind)
         return {"proposal": name}
 
@@ -119,7 +121,8 @@ class Guard:
         check_proposal(policy, proposal, package_version(), self.threads)
         if proposal.plan.seed != self.seed:
             raise FedMergeError(
-                f"the run's configuration has seed {self.seed}, but its plan {proposal.plan.seed}: one run has one."
+                f"the run's configuration has seed {self.seed}, but its plan has {proposal.plan.seed}: a run "
+                "has one seed."
             )
         if policy.approval == "any":
             return
@@ -127,8 +130,8 @@ class Guard:
         if decision is None:
             raise Pending(
                 f"this hospital has not approved the experiment {name}: its people look at it with `fedmerge "
-                f"deployment requests NODE`, and approve it with `fedmerge deployment approve NODE {name[:16]} "
-                "--by NAME`."
+                "deployment requests NODE`, and approve it with `fedmerge deployment approve NODE "
+                f"{name[:16]} --by NAME`."
             )
         others = self.approvals.used_in(name, run) if decision.runs is not None else 0
         wrong = decision.stands(datetime.now(UTC).date(), others)
@@ -146,7 +149,7 @@ class Guard:
         before = known["answered"].get(key, 0)
         if before >= limit:
             raise FedMergeError(
-                f"this hospital has answered '{what}' {before} times in this run, and that is all that is allowed."
+                f"this hospital has answered '{what}' {before} times in this run, and more is not allowed."
             )
         known["answered"][key] = before + 1
         self.approvals.note(run, known)
@@ -154,5 +157,3 @@ class Guard:
     def _log(self, event: str, asked: dict[str, Any], **fields: Any) -> None:
         rules = policy_hash(self.folder)
         audit(self.folder, event, **asked, **fields, server=self.server, policy=rules)
-
-

@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import fedmerge
+PACKAGE = Path(__file__).resolve().parents[2]
 
 
 def package_version() -> str:
@@ -21,7 +21,7 @@ def package_version() -> str:
 @lru_cache(maxsize=1)
 def code_version() -> str:
     """``VERSION+HASH``: the version, and the first 16 digits of SHA-256 over all files of the package."""
-    return f"{package_version()}+{hash_files(Path(fedmerge.__file__).parent)[:16]}"
+    return f"{package_version()}+{hash_files(PACKAGE)[:16]}"
 
 
 def hash_files(folder: Path) -> str:

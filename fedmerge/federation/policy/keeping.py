@@ -48,7 +48,10 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
             plan.fine_tune is not None and not policy.own_model,
             "own_model: false, but each hospital is to hand out the model that it tuned for itself",
         ),
-        (proposal.sums is not None and not policy.sums, "sums: false, but a fusion asks for sums over images"),
+        (
+            proposal.sums is not None and not policy.sums,
+            "sums: false, but a fusion asks for sums over images",
+        ),
         (
             policy.secure == "only" and bool(plan.rounds) and not rules.secure_aggregation,
             "secure: only, but updates would leave without masks",
@@ -58,8 +61,7 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
             "secure: only, but each hospital is to hand out the model that it tuned for itself",
         ),
         (
-            least is not None
-            and (noisy is None or noisy.noise < least.noise or noisy.clip > least.clip),
+            least is not None and (noisy is None or noisy.noise < least.noise or noisy.clip > least.clip),
             "local_noise asks for noise on each update before it leaves, and the experiment has less",
         ),
         (bool(foreign), f"plugins does not list {', '.join(map(canonical, foreign))}"),
@@ -87,8 +89,8 @@ def check_group(policy: Policy, site: Site, kind: str) -> None:
     lacking = [name for name in NEEDED.get(kind, ()) if name not in policy.numbers]
     if lacking:
         raise FedMergeError(
-            f"hospital '{site.name}' does not let the number '{lacking[0]}' leave ({FILE}: numbers), which every "
-            f"answer to '{kind}' has."
+            f"hospital '{site.name}' does not let the number '{lacking[0]}' leave ({FILE}: numbers), which "
+            f"every answer to '{kind}' has."
         )
 
 

@@ -35,8 +35,12 @@ class Proposal(Section):
     what a fusion asks afterwards; None: nothing. plugins: modules that it uses.
     """
 
-    experiment: str = Field(default="unnamed", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
-    version: str = Field(default_factory=package_version, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$", max_length=64)
+    experiment: str = Field(
+        default="unnamed", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME
+    )
+    version: str = Field(
+        default_factory=package_version, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$", max_length=64
+    )
     plan: Plan
     sums: SumsAsked | None = None
     plugins: tuple[str, ...] = ()
@@ -80,20 +84,23 @@ def in_words(proposal: Proposal) -> dict[str, str]:
     """What is asked and what leaves, in plain words; values from outside are written as JSON."""
     plan, rules = proposal.plan, proposal.plan.federation
     model = plan.model
-    network = f"{canonical(model.name)} {canonical(model.options)}" if model.options else canonical(model.name)
+    network = (
+        f"{canonical(model.name)} {canonical(model.options)}" if model.options else canonical(model.name)
+    )
     hidden = "under masks (secure aggregation)" if rules.secure_aggregation else "as they are"
     leaves = [f"its update of the model in each round, {hidden}"] if plan.rounds else []
     leaves += ["the model that it tuned for itself"] if plan.fine_tune is not None else []
     leaves += [f"its own part of the model ({rules.personal})"] if rules.personal != "none" else []
     if proposal.sums is not None:
         leaves.append(
-            f"sums over up to {proposal.sums.images} images of '{proposal.sums.split}', for a fusion of models"
+            f"sums over up to {proposal.sums.images} images of '{proposal.sums.split}', for a fusion"
         )
     leaves.append("numbers: images a class, losses and scores of models on its validation images")
-    words = {
+    shape = f"{model.image_size} px, {model.in_channels} channels, {model.n_classes} classes"
+    return {
         "experiment": proposal.experiment,
         "FedMerge": f"{proposal.version} at the server, {code_version()} here",
-        "network": f"{network}, {model.image_size} px, {model.in_channels} channels, {model.n_classes} classes",
+        "network": f"{network}, {shape}",
         "pretrained": "yes" if model.pretrained else "no",
         "seed": str(plan.seed),
         "rounds": f"{plan.rounds}, each {_training(plan.local)}" if plan.rounds else "none",
@@ -104,11 +111,10 @@ def in_words(proposal: Proposal) -> dict[str, str]:
         "plug-ins": ", ".join(map(canonical, proposal.plugins)) or "none",
         "leaves": "; ".join(leaves),
     }
-    return words
 
 
 def _training(options: TrainingOptions) -> str:
     return (
-        f"{options.epochs} epochs ({options.optimizer}, learning rate {options.lr:g}, {options.batch_size} images "
-        "a step)"
+        f"{options.epochs} epochs ({options.optimizer}, learning rate {options.lr:g}, {options.batch_size} "
+        "images a step)"
     )

@@ -36,8 +36,8 @@ class Limits(Section):
 
 
 class LocalNoise(Section):
-    """The least that a hospital does to its own update before it leaves: clipped to at most ``clip``, noise of
-    at least ``noise`` times it."""
+    """The least that a hospital does to its own update before it leaves: clipped to at most ``clip``, with
+    noise of at least ``noise`` times it."""
 
     clip: float = Field(gt=0)
     noise: float = Field(gt=0)
@@ -94,14 +94,14 @@ def write_policy(folder: Path) -> Path:
 
 
 TEMPLATE = f"""\
-# What this hospital takes part in, and what may leave it. Read anew for every message; no server can change it.
+# What this hospital takes part in, and what may leave it. Read anew for every message; no server changes it.
 # `fedmerge deployment policy FOLDER` prints what is in force.
 
 # required: a person approves each experiment first (`fedmerge deployment requests`, `approve`, `refuse`).
 # any: whatever keeps to this file.
 approval: required
 
-# A server can have a hospital misbehave on purpose (label-flip, nan, ...), to test a federation: never, allow.
+# A server can have a hospital misbehave on purpose (label-flip, nan), to test a federation: never, allow.
 faults: never
 
 # May the node fetch pretrained weights from the internet?

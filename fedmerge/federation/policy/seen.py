@@ -17,9 +17,9 @@ def seen(message: Message, way: str) -> dict[str, Any]:
         return {f"bytes_{way}": len(message.error.reason or "")}
     content = message.content
     arrays = content.array_records
-    small = (*content.metric_records.values(), *content.config_records.values())
-    size = sum(map(count_bytes, arrays.values())) + sum(record.count_bytes() for record in small)
+    numbers = sum(record.count_bytes() for record in content.metric_records.values())
+    texts = sum(record.count_bytes() for record in content.config_records.values())
     found: dict[str, Any] = {}
-    if ARRAYS in arrays and arrays[ARRAYS]:
+    if arrays.get(ARRAYS):
         found[f"model_{way}"] = state_hash(borrow(arrays[ARRAYS]))
-    return found | {f"bytes_{way}": size}
+    return found | {f"bytes_{way}": sum(map(count_bytes, arrays.values())) + numbers + texts}

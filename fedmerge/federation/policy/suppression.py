@@ -9,7 +9,8 @@ def suppressed(counts: Sequence[int], below: int) -> list[int]:
     """``counts`` with 0 for each that is below ``below``, and for as many others as it takes.
 
     The total is known, so what is missing from it is the sum of what was hidden. It is over at least two
-    classes and at least ``below`` images, or nothing is hidden; where the counts are too few for that, all are.
+    classes and at least ``below`` images, or nothing is hidden; where the counts are too few for that, all
+    are.
     """
     order = sorted((count, place) for place, count in enumerate(counts) if count)
     hidden = [entry for entry in order if entry[0] < below]
