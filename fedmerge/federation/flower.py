@@ -42,22 +42,22 @@ class FlowerPlace:
         device: str = "cpu",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        """Run ``app`` on this grid; in a deployment, the server's audit log says what was sent and came."""
-        admitted = str(self.context.run_config.get("admitted", ""))
-        if admitted:
-            grid: FlowerGrid = AuditedGrid(self.grid, Path(admitted).parent, self.context.run_id)
-        else:
-            grid = FlowerGrid(self.grid)
-        app(grid=grid, context=self.context)
+        """Run ``app`` on this grid."""
+        app(grid=FlowerGrid(self.grid), context=self.context)
 
 
 def server_of(main: Callable[[Place, Config], None]) -> ServerApp:
-    """The ServerApp of a project: ``main(place, run_config)`` with Flower's Grid as the place."""
+    """The ServerApp of a project: ``main(place, run_config)`` with Flower's Grid as the place.
+
+    In a deployment, the audit log of the server's folder says what was sent and what came.
+    """
     app = ServerApp()
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
-        main(FlowerPlace(grid, context), context.run_config)
+        admitted = str(context.run_config.get("admitted", ""))
+        heard = AuditedGrid(grid, Path(admitted).parent, context.run_id) if admitted else grid
+        main(FlowerPlace(heard, context), context.run_config)
 
     return app
 

@@ -138,8 +138,8 @@ def server_app(
     """The Flower ServerApp of a run: greet the hospitals, then follow ``programme``.
 
     members: those that are to take part; None: all that answer. proposal: as ``Server`` takes it. In the
-    run's configuration, ``patience`` says for how many seconds they are waited for, and ``admitted`` names the
-    file of those that were let in.
+    run's configuration, ``patience`` says for how many seconds they are waited for, and ``admitted`` names
+    the file of those that were let in.
     """
     app = ServerApp()
 

@@ -55,7 +55,7 @@ def start_node(programs: Programs, folder: NodeFolder) -> list[Program]:
 
 
 def note_start(programs: Programs, folder: Path, kind: str, **fields: str) -> None:
-    """Have a folder's audit log say that its programs start, and, when ``programs`` end, that they stopped."""
+    """Have a folder's audit log say that its programs start, and, when they end, that they stopped."""
     audit(folder, f"{kind} started", **fields)
     programs.callback(audit, folder, f"{kind} stopped")
 

@@ -18,7 +18,7 @@ from fedmerge.federation.records import ARRAYS, JOB, job_of, reason_of
 
 
 class AuditedGrid(FlowerGrid):
-    """A FlowerGrid whose messages and replies are in the audit log of a server's folder.
+    """A FlowerGrid (which may be put into another) whose messages and replies are in the audit log of a server's folder.
 
     A message is in the log before it is sent, a reply before anything is made of it.
     """

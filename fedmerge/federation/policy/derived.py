@@ -49,8 +49,8 @@ def _train(proposal: Proposal, job: dict[str, Any], site: str) -> str:
     ]
     if canonical(faults) not in map(canonical, allowed):
         raise FedMergeError(
-            f"the server orders faults ({short(canonical(faults))}) that the approved experiment does not have "
-            f"in round {round}."
+            f"the server orders faults ({short(canonical(faults))}) that the approved experiment does not "
+            f"have in round {round}."
         )
     _same({key: value for key, value in job.items() if key not in ("since", "faults")}, expected)
     if "since" in job and "personal" not in expected:
@@ -129,8 +129,8 @@ def _same(job: Job, expected: Job) -> None:
         return
     for field, given, approved in differences(job, wanted):
         raise FedMergeError(
-            f"the job's field '{short(field)}' is {short(canonical(given))}, but the approved experiment leads "
-            f"to {short(canonical(approved))}."
+            f"the job's field '{short(field)}' is {short(canonical(given))}, but the approved experiment "
+            f"leads to {short(canonical(approved))}."
         )
     raise FedMergeError(
         "the job is written otherwise than the approved experiment leads to (numbers as others)."
