@@ -43,7 +43,8 @@ class FlowerPlace:
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         """Run ``app`` on this grid."""
-        app(grid=FlowerGrid(self.grid), context=self.context)
+        grid = self.grid if isinstance(self.grid, FlowerGrid) else FlowerGrid(self.grid)
+        app(grid=grid, context=self.context)
 
 
 def server_of(main: Callable[[Place, Config], None]) -> ServerApp:

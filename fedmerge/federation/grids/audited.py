@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from fedmerge.federation.grids.flower import FlowerGrid
 from fedmerge.federation.policy.audit import audit, audit_log
 from fedmerge.federation.policy.proposal import KEY, proposal_hash, read_proposal
 from fedmerge.federation.policy.seen import seen
-from fedmerge.federation.records import ARRAYS, JOB, job_of, reason_of
+from fedmerge.federation.records import reason_of
+from fedmerge.federation.schema.reading import ARRAYS, JOB
 
 
 class AuditedGrid(FlowerGrid):
-    """A FlowerGrid (which may be put into another) whose messages and replies are in the audit log of a server's folder.
+    """A FlowerGrid whose messages and replies are in the audit log of a server's folder.
 
     A message is in the log before it is sent, a reply before anything is made of it.
     """
@@ -43,15 +45,16 @@ class AuditedGrid(FlowerGrid):
             if id(arrays) not in known:
                 known[id(arrays)] = seen(message, "out")
             self._note("asked", message.metadata.dst_node_id, message, known[id(arrays)] | _proposed(message))
-        return self._received(super().send_and_receive(sent, timeout=timeout))
+        asked = {message.metadata.dst_node_id: message for message in sent}
+        return self._received(super().send_and_receive(sent, timeout=timeout), asked)
 
-    def _received(self, replies: Iterable[Message]) -> Iterator[Message]:
+    def _received(self, replies: Iterable[Message], asked: Mapping[int, Message]) -> Iterator[Message]:
+        """asked: what each node was asked; what a reply says of itself is its hospital's word alone."""
         for reply in replies:
             node = reply.metadata.src_node_id
-            if reply.has_error():
-                self._note("refused", node, reply, {"reason": reason_of(reply)})
-            else:
-                self._note("answered", node, reply, seen(reply, "in"))
+            if node in asked:
+                wrong = {"reason": reason_of(reply)} if reply.has_error() else seen(reply, "in")
+                self._note("refused" if reply.has_error() else "answered", node, asked[node], wrong)
             yield reply
 
     def _note(self, event: str, node: int, message: Message, fields: Mapping[str, Any]) -> None:
@@ -62,6 +65,5 @@ class AuditedGrid(FlowerGrid):
 
 def _proposed(message: Message) -> dict[str, Any]:
     """The hash of the proposal in a greeting, as a hospital with the same code has it."""
-    if JOB not in message.content or KEY not in (job := job_of(message)):
-        return {}
-    return {"proposal": proposal_hash(read_proposal(job))}
+    job = json.loads(str(message.content.config_records[JOB]["job"]))
+    return {"proposal": proposal_hash(read_proposal(job))} if KEY in job else {}

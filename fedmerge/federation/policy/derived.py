@@ -72,7 +72,7 @@ def _memory(proposal: Proposal, job: dict[str, Any], site: str) -> str:
         raise FedMergeError(
             "the server asks for a part of the model that the approved experiment does not have."
         )
-    _same(job, {})
+    _same(job, {} if "model" not in job else common_job(proposal.plan) | personal_job(proposal.plan))
     return "memory"
 
 

@@ -25,7 +25,9 @@ from fedmerge.federation.policy.keeping import check_group, check_proposal, stri
 from fedmerge.federation.policy.proposal import Proposal, read_proposal
 from fedmerge.federation.policy.rules import Policy, policy_hash, read_policy
 from fedmerge.federation.policy.seen import seen
-from fedmerge.federation.records import JOB, job_of, reason_of
+from fedmerge.federation.records import reason_of
+from fedmerge.federation.schema.reading import job_of
+from fedmerge.federation.schema.tensors import named
 
 GREETING = "query"
 
@@ -67,8 +69,8 @@ class Guard:
 
         Raises FedMergeError where the log cannot be written: then nothing leaves.
         """
-        kind = message.metadata.message_type
-        asked = {"run": run, "kind": kind, "group": message.metadata.group_id}
+        about = message.metadata
+        asked = {"run": run, "kind": named(about.message_type), "group": named(about.group_id)}
         try:
             asked |= seen(message, "in")
             asked |= self._check(hospital, run, message)
@@ -91,7 +93,7 @@ class Guard:
     def _check(self, hospital: Guarded, run: int, message: Message) -> dict[str, Any]:
         """Raise FedMergeError for what may not be answered; else, what the log says of it."""
         policy, kind = self.policy, message.metadata.message_type
-        job = job_of(message) if JOB in message.content else {}
+        job = job_of(message)
         known = self.approvals.run(run)
         if kind == GREETING:
             name = self._greeted(policy, job, run, known)

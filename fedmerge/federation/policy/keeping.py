@@ -9,7 +9,7 @@ from fedmerge.errors import Faults, FedMergeError
 from fedmerge.federation.policy.proposal import Proposal, canonical
 from fedmerge.federation.policy.rules import FILE, Policy
 from fedmerge.federation.policy.suppression import suppressed
-from fedmerge.federation.records import METRICS
+from fedmerge.federation.schema.reading import METRICS
 
 NEEDED = {
     "query": ("num-examples", "num-validation"),
