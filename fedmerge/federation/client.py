@@ -17,6 +17,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation import faults
 from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.memory import HospitalMemory, Personal, memory_tensors, personal_entries
+from fedmerge.federation.policy.guard import Guard
 from fedmerge.federation.privacy.secure_round import HospitalShare
 from fedmerge.federation.records import reply
 from fedmerge.federation.schema.jobs import (
@@ -50,6 +51,7 @@ class Hospital:
     it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest images
     over which it gives sums. shelf: where it lays aside a fusion's models, if each message may meet another
     process. folder: of its node, where what it must know after a restart is kept; None in a simulation.
+    guard: what a deployed hospital holds every message against.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Hospital:
         minimum: int = MINIMUM,
         shelf: Shelf | None = None,
         folder: Path | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.folder = folder
+        self.guard = guard
         self.site = site
         self.device = device
         self.progress = progress
@@ -205,15 +209,22 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
 
     def remembered(context: Context, message: Message, how: Callable[[Hospital], Answer]) -> Message:
         hospital = hospital_of(context)
+        if hospital.guard is None:
+            return told(context, message, hospital, how(hospital))
+        return hospital.guard.answer(
+            hospital, context.run_id, message, lambda: told(context, message, hospital, how(hospital))
+        )
+
+    def told(context: Context, message: Message, hospital: Hospital, how: Answer) -> Message:
         if not memory_in_context:
-            return how(hospital)(message)
+            return how(message)
         for name, part in ((MEMORY, hospital.memory), (SHARE, hospital.share)):
             kept = context.state.array_records.get(name)
             part.load_state_dict({} if kept is None else dict(kept.to_torch_state_dict()))
-        told = how(hospital)(message)
+        reply = how(message)
         context.state[MEMORY] = ArrayRecord(hospital.memory.state_dict())
         context.state[SHARE] = ArrayRecord(hospital.share.state_dict())
-        return told
+        return reply
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
