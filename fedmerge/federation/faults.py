@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from flwr.app import Message
@@ -15,7 +15,10 @@ from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import trained
-from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
+from fedmerge.federation.records import reply
+from fedmerge.federation.schema.jobs import InjectedFault, TrainJob
+from fedmerge.federation.schema.networks import tensors_of
+from fedmerge.federation.schema.reading import ARRAYS, METRICS, read_job, read_tensors
 from fedmerge.models.state import State
 
 DELAY = "delay"  # the metric that says by how many seconds an answer is later than it was measured
@@ -37,18 +40,20 @@ def train(hospital: Trains, message: Message) -> Message:
     Nothing is waited for: a delay is a number in the answer, so a plan of hours runs in no time, and the same
     anywhere.
     """
-    faults = {fault["kind"]: fault for fault in job_of(message).get("faults", ())}
+    job = read_job(message, TrainJob)
+    faults = {fault.kind: fault for fault in job.faults}
     if not faults:
         return hospital.train(message)
     if "crash" in faults:
         raise FedMergeError("it crashed, as the fault plan wants.")
     if "hang" in faults:
-        return reply(message, {"num-examples": len(hospital.site.train), DELAY: math.inf})
+        never = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0, "steps": 0, "merges": 0, DELAY: math.inf}
+        return reply(message, {"num-examples": len(hospital.site.train)} | never)
     answer = (_flipped(hospital) if "label-flip" in faults else hospital).train(message)
-    sent = state_of(message) if ARRAYS in message.content else {}
+    sent = read_tensors(message, tensors_of(job.model)) if job.start == "shared" else {}
     answer.content[ARRAYS] = lend(_spoilt(borrow(answer.content.array_records[ARRAYS]), sent, faults))
     if "slow" in faults:
-        answer.content.metric_records[METRICS][DELAY] = float(faults["slow"]["seconds"])
+        answer.content.metric_records[METRICS][DELAY] = faults["slow"].seconds or 0.0
     return answer
 
 
@@ -63,12 +68,13 @@ def _flipped(hospital: Trains) -> Trains:
 
 
 @torch.no_grad()
-def _spoilt(state: State, sent: State, faults: Mapping[str, Mapping[str, Any]]) -> State:
+def _spoilt(state: State, sent: State, faults: Mapping[str, InjectedFault]) -> State:
     """The weights with every fault in them; without weights that were sent, none can be stale or scaled."""
     if sent and "stale" in faults:
         state = dict(sent)
     if sent and "huge-norm" in faults:
-        scale = faults["huge-norm"].get("scale", SCALE)
+        given = faults["huge-norm"].scale
+        scale = SCALE if given is None else given
         for key in trained(state):
             begin = sent[key].double()
             state[key] = (begin + scale * (state[key].double() - begin)).to(state[key].dtype)

@@ -6,13 +6,16 @@ import torch
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import LocalGrid, MergeStrategy, client_app
+from fedmerge.federation.arrays import lend
 from fedmerge.federation.client import Hospital
 from fedmerge.federation.exchange import Answer, read
 from fedmerge.federation.jobs import training_job
-from fedmerge.federation.privacy.secure_round import check_public, secure_mean
+from fedmerge.federation.privacy.secure_round import PUBLIC_KEY, secure_mean
 from fedmerge.federation.privacy.secure_sum import encode
-from fedmerge.federation.records import job_of, request, state_of
+from fedmerge.federation.records import request
 from fedmerge.federation.roster import greet
+from fedmerge.federation.schema.reading import job_of
+from fedmerge.federation.schema.tensors import Refused
 from fedmerge.models import average, build
 
 
@@ -60,7 +63,8 @@ def trained(ward, plan, round=1, secure=True):
     start = build(plan.model, plan.seed).state_dict()
     job = training_job(strategy.plan, round, "round", plan.local) | ({"secure": True} if secure else {})
     messages = [request("train", member.node_id, "1", job, start) for member in strategy.roster]
-    told = [read(m, r) for m, r in strategy.roster.in_order(grid.send_and_receive(messages))]
+    question = strategy.training(round, "train", job, None, start, strategy.roster)
+    told = [read(question, m, r) for m, r in strategy.roster.in_order(grid.send_and_receive(messages))]
     return start, [answer for answer in told if isinstance(answer, Answer)]
 
 
@@ -93,7 +97,7 @@ def test_the_mean_is_that_of_the_weights_and_the_weights_are_nowhere(ward, plan)
     expected = mean_of(plain)
     ward[0].carried.clear()
     start, answers = trained(ward, plan)
-    assert [check_public(answer) for answer in answers] == [None] * 3
+    assert [list(answer.state) for answer in answers] == [["public"]] * 3
     check_mean(summed(ward, plan, start, answers), expected, start)
     everyone = sum(answer.metrics["num-examples"] for answer in plain)
     for answer in plain:
@@ -137,7 +141,7 @@ def test_the_same_question_is_answered_again_and_another_one_is_not(ward, plan):
     for message, first in masked:
         job = job_of(message)
         again = request("query.secure_sum", message.metadata.dst_node_id, "", job, None)
-        assert np.array_equal(state_of(grid.send_and_receive([again])[0])["numbers"], first)
+        assert np.array_equal(grid.send_and_receive([again])[0].content["arrays"]["numbers"].numpy(), first)
     fewer = job | {"publics": {name: key for name, key in job["publics"].items() if name != "beta"}}
     node = strategy.roster[0].node_id
     (refused,) = grid.send_and_receive([request("query.secure_sum", node, "", fewer, None)])
@@ -164,5 +168,6 @@ def test_a_new_process_for_every_message_gives_the_same_mean(ward, plan, cohort)
 @pytest.mark.parametrize(
     "state", [None, {}, {"public": torch.zeros(31, dtype=torch.uint8)}, {"w": torch.zeros(32)}]
 )
-def test_an_answer_without_a_key_is_no_answer(ward, state):
-    assert "without a public key" in check_public(Answer(ward[1].roster[0], {}, state))
+def test_an_answer_without_a_key_is_no_answer(state):
+    with pytest.raises(Refused):
+        PUBLIC_KEY.read(None if state is None else lend(state))

@@ -66,6 +66,7 @@ def node(
         say(err, f"note: {remark}")
     made = NodeFolder.make(folder, site, cohort, server, ca, device)
     say(out, f"images:              {len(images.train)} for training, {len(images.val)} for validation")
+    say(out, f"what may be asked:   {made.path / 'policy.yaml'}")
     say(out, f"give the server:     {made.public_key}")
     say(out, f"start with:          fedmerge deployment start {folder}")
 

@@ -36,16 +36,18 @@ def start(folder: Folder) -> None:
             take_new_key(node)
             for remark in introduce(node).remarks:
                 say(err, f"note: {remark}")
-            up = [start_node(programs, node)]
+            up = start_node(programs, node)
             say(err, f"{node.settings.site} speaks to {node.settings.server}; Ctrl-C ends it")
-        say(err, f"logs: {', '.join(str(program.log) for program in up)}")
+        say(err, f"logs: {', '.join(dict.fromkeys(str(program.log) for program in up))}")
         try:
             keep_up(up)
         except FedMergeError:
             if is_there(folder / "server.yaml") or not take_new_key(node):
                 raise
             say(err, "the server has admitted the new key: starting with it")
-            keep_up([start_node(programs, node)])
+            for program in up:
+                program.stop()
+            keep_up(start_node(programs, node))
 
 
 @deployment.command()

@@ -19,12 +19,17 @@ from flwr.app import Message
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.exchange import Answer, Question
 from fedmerge.federation.privacy.secure_sum import FEWEST, decode, encode, mask, new_secret, public_of
-from fedmerge.federation.records import job_of, reply, request
+from fedmerge.federation.records import reply, request
 from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.schema.jobs import SecureSumJob
+from fedmerge.federation.schema.reading import read_job, read_tensors
+from fedmerge.federation.schema.tensors import NO_TENSORS, Tensors
 from fedmerge.models.state import BatchNormPolicy, State
 
 PUBLIC, NUMBERS = "public", "numbers"
 KEY_BYTES = 32
+PUBLIC_KEY = Tensors.of("uint8", {PUBLIC: (KEY_BYTES,)})
+"""What comes instead of weights from a training that secure aggregation begins with."""
 
 
 @dataclass
@@ -57,20 +62,21 @@ class HospitalShare:
         the one that was answered first (the difference of two sums shows one hospital's weights), and as
         ``secure_sum.mask`` does.
         """
-        job, waiting = job_of(message), self._waiting
-        if waiting is None or waiting.round != job["round"]:
+        job, waiting = read_job(message, SecureSumJob), self._waiting
+        read_tensors(message, NO_TENSORS)
+        if waiting is None or waiting.round != job.round:
             raise FedMergeError(
-                f"hospital '{self.name}' has no weights of round {job['round']} to be summed: its process "
+                f"hospital '{self.name}' has no weights of round {job.round} to be summed: its process "
                 "was started anew, or it did not train."
             )
-        asked = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+        asked = hashlib.sha256(json.dumps(job.model_dump(), sort_keys=True).encode()).hexdigest()
         if waiting.answered not in ("", asked):
             raise FedMergeError(
-                f"hospital '{self.name}' has answered for other participants in round {job['round']}: the "
+                f"hospital '{self.name}' has answered for other participants in round {job.round}: the "
                 "difference of two sums would show a hospital's weights."
             )
-        publics = {name: bytes.fromhex(key) for name, key in job["publics"].items()}
-        numbers = encode(waiting.state, self.images, job["everyone"], job["batch_norm"])
+        publics = {name: bytes.fromhex(key) for name, key in job.publics.items()}
+        numbers = encode(waiting.state, self.images, job.everyone, job.batch_norm)
         masked = mask(numbers, self.name, waiting.secret, publics, asked.encode())
         waiting.answered = asked
         return reply(message, {}, {NUMBERS: torch.from_numpy(masked.view(np.int64))})
@@ -90,14 +96,6 @@ class HospitalShare:
             weights = {k.removeprefix("state/"): v for k, v in state.items() if k.startswith("state/")}
             secret, answered = _bytes(state["secret"]), _bytes(state["answered"]).decode()
             self._waiting = _Waiting(int(state["round"]), weights, secret, answered)
-
-
-def check_public(answer: Answer) -> str | None:
-    """Why an answer to a training message is no public key, or None."""
-    given = answer.state or {}
-    if given.keys() != {PUBLIC} or given[PUBLIC].dtype != torch.uint8 or given[PUBLIC].shape != (KEY_BYTES,):
-        return "it answered without a public key, which secure aggregation begins with"
-    return None
 
 
 def secure_mean(
@@ -135,17 +133,8 @@ def _question(round: int, roster: Roster, job: Mapping[str, Any], words: int) ->
     def ask(member: Member, attempt: int) -> Message:
         return request("query.secure_sum", member.node_id, f"sum {round}", dict(job), None)
 
-    def check(answer: Answer) -> str | None:
-        given = answer.state or {}
-        if (
-            given.keys() != {NUMBERS}
-            or given[NUMBERS].dtype != torch.int64
-            or given[NUMBERS].shape != (words,)
-        ):
-            return f"it answered without the {words} masked numbers of its weights"
-        return None
-
-    return Question(round, "sum", roster, ask, check)
+    masked = Tensors.of("int64", {NUMBERS: (words,)})
+    return Question("query.secure_sum", round, "sum", roster, ask, lambda member: masked)
 
 
 def _tensor(data: bytes) -> torch.Tensor:
