@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import nn
@@ -18,20 +21,23 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation import faults
 from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.memory import HospitalMemory, personal_entries
-from fedmerge.federation.privacy.secure_round import HospitalShare
+from fedmerge.federation.privacy.ledger import Subject
+from fedmerge.federation.privacy.masked import TRAINED, encode_means, encode_weights, flatten
+from fedmerge.federation.privacy.secure_hospital import SecureHospital
+from fedmerge.federation.privacy.secure_rules import SecureRules
 from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
 from fedmerge.federation.sums.hospital import MINIMUM, HospitalSums
 from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
-from fedmerge.models.state import State
+from fedmerge.models.state import State, state_hash
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.seeding import derive
 from fedmerge.training import TrainingOptions, fit
 
 Progress = Callable[[int, int], None]
 Answer = Callable[[Message], Message]
-MEMORY, SHARE = "memory", "share"  # what a Flower Context holds of a hospital
+MEMORY, SECURE = "memory", "secure"  # what a Flower Context holds of a hospital
 
 
 class Hospital:
@@ -57,7 +63,7 @@ class Hospital:
         self.device = device
         self.progress = progress
         self.memory = HospitalMemory()
-        self.share = HospitalShare(site.name, len(site.train))
+        self.secure = SecureHospital(site.name, folder, SecureRules.of(folder))
         self.sums = HospitalSums(site, device, minimum, shelf)
 
     def describe(self, message: Message) -> Message:
@@ -82,8 +88,27 @@ class Hospital:
 
         The personal part of the model begins as this hospital's last round left it; the answer has all of
         the model, and the server's mean of the personal parts is what a hospital without one begins with.
-        With secure aggregation the weights stay here, and the answer has a key instead.
         """
+        metrics, state = self._trained(message)
+        return reply(message, metrics, state)
+
+    def train_secure(self, message: Message) -> Message:
+        """Train as ``train`` does, but answer keys; what is to be summed waits: weights, counts, scores.
+
+        Only the seconds are told, which the server can measure itself.
+        """
+        metrics, state = self._trained(message)
+        job, images = job_of(message), len(self.site.train)
+        told = {name: metrics.pop(name) for name in TRAINED}
+        weights = encode_weights(state, images, job["batch_norm"])
+        words = np.concatenate([encode_means(images, told), weights])
+        numbers = flatten(state)
+        moved = numbers - flatten(state_of(message))
+        subject = Subject.of(job["label"], state_hash(state), self.secure.ledger, numbers, moved)
+        return reply(message, {"seconds": metrics["seconds"]}, self.secure.offer(subject, words))
+
+    def _trained(self, message: Message) -> tuple[dict[str, float], State]:
+        """What a training message says to do: numbers about it, and the weights."""
         job = job_of(message)
         own = job.get("start") == "own"
         model = self._own_start(job) if own else self._load(message, self._personal(job, job["round"]))
@@ -115,9 +140,7 @@ class Hospital:
                 metrics["forgot"] = 1
             entries = personal_entries(ModelSpec(**job["model"]), job["personal"])
             self.memory.keep(job["round"], {key: state[key] for key in entries})
-        if job.get("secure"):
-            state = self.share.offer(job["round"], state)
-        return reply(message, metrics, state)
+        return metrics, state
 
     def evaluate(self, message: Message) -> Message:
         """Score the received weights on the validation split; answer numbers only.
@@ -125,6 +148,19 @@ class Hospital:
         A job that says ``personal`` is about the model that this hospital would use: with its own part. One
         that says ``calibrate`` is answered with the ``temperature`` fitted there, too.
         """
+        return reply(message, self._scored(message))
+
+    def evaluate_secure(self, message: Message) -> Message:
+        """Score as ``evaluate`` does, but answer keys; the numbers wait to be summed with others'."""
+        scores, job = self._scored(message), job_of(message)
+        images = int(scores.pop("num-examples"))
+        said = json.dumps([state_hash(state_of(message)), job.get("calibrate", False)])
+        digest = hashlib.sha256(said.encode()).hexdigest()
+        subject = Subject.of(job["label"], digest, self.secure.ledger)
+        return reply(message, {}, self.secure.offer(subject, encode_means(images, scores)))
+
+    def _scored(self, message: Message) -> dict[str, float]:
+        """What an evaluation message asks for: numbers of the weights in it."""
         job = job_of(message)
         val = self.site.val
         model = self._load(message, self._personal(job))
@@ -138,7 +174,7 @@ class Hospital:
         }
         if job.get("calibrate"):
             metrics["temperature"] = fit_temperature(logits, val.labels)
-        return reply(message, metrics)
+        return metrics
 
     def tell_memory(self, message: Message) -> Message:
         """Answer what it keeps between rounds, for the server's journal."""
@@ -193,7 +229,7 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
 
     It answers ``query`` (who are you), ``train``, ``evaluate``, ``query.sums_begin`` and ``query.sums``
     (sums over its images, for a fusion), ``query.memory`` and ``query.restore`` (what it keeps between
-    rounds), and ``query.secure_sum`` (its weights, masked).
+    rounds); and, for sums under masks, ``train.secure``, ``evaluate.secure`` and ``query.secure_…``.
     memory_in_context: a hospital's memory is kept in the Context's state, because each message may meet
     another process (Flower's own runtimes). That state travels with each message, but not to the server.
     """
@@ -207,14 +243,15 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
 
     def remembered(context: Context, message: Message, how: Callable[[Hospital], Answer]) -> Message:
         hospital = hospital_of(context)
+        hospital.secure.rules.check(message.metadata.message_type, hospital.site.name)
         if not memory_in_context:
             return how(hospital)(message)
-        for name, part in ((MEMORY, hospital.memory), (SHARE, hospital.share)):
+        for name, part in ((MEMORY, hospital.memory), (SECURE, hospital.secure)):
             kept = context.state.array_records.get(name)
             part.load_state_dict({} if kept is None else dict(kept.to_torch_state_dict()))
         told = how(hospital)(message)
         context.state[MEMORY] = ArrayRecord(hospital.memory.state_dict())
-        context.state[SHARE] = ArrayRecord(hospital.share.state_dict())
+        context.state[SECURE] = ArrayRecord(hospital.secure.state_dict())
         return told
 
     @app.query()
@@ -237,9 +274,29 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
     def restore(message: Message, context: Context) -> Message:
         return answer(context, message, lambda hospital: hospital.restore_memory)
 
-    @app.query("secure_sum")
-    def secure_sum(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.share.answer)
+    @app.query("secure_shares")
+    def secure_shares(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.shares)
+
+    @app.query("secure_masked")
+    def secure_masked(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.masked)
+
+    @app.query("secure_confirm")
+    def secure_confirm(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.confirm)
+
+    @app.query("secure_unmask")
+    def secure_unmask(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.unmask)
+
+    @app.train("secure")
+    def train_secure(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: partial(faults.train, hospital, secure=True))
+
+    @app.evaluate("secure")
+    def evaluate_secure(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.evaluate_secure)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

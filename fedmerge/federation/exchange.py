@@ -40,7 +40,8 @@ class Question:
     """What is asked of the hospitals of ``roster``, and when.
 
     ask: the message to a hospital at its first, second, … attempt. check: why an answer cannot be used, in
-    words, or None. injected: what the fault plan does to a hospital at an attempt, in words.
+    words, or None. injected: what the fault plan does to a hospital at an attempt, in words. secret: whether
+    what the answers say is under masks, so that there is nothing to tell of one hospital.
     """
 
     round: int
@@ -49,6 +50,7 @@ class Question:
     ask: Callable[[Member, int], Message]
     check: Callable[[Answer], str | None] = usable
     injected: Callable[[Member, int], str] = nothing
+    secret: bool = False
 
     def messages(self) -> list[Message]:
         """The first message to each hospital."""
