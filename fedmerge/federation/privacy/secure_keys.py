@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.privacy.identity import Identity, signed
-from fedmerge.federation.privacy.secure_sum import FEWEST
+from fedmerge.federation.privacy.secure_sum import FEWEST, agree, new_secret
 from fedmerge.models.state import State
 from fedmerge.validation import validate
 
@@ -53,10 +53,12 @@ class Advert(Strict):
         return cls(**said, signature=identity.sign(_said("keys", said)))
 
     def check(self) -> None:
-        """Raise FedMergeError where the signature is not that of ``identity``."""
+        """Raise FedMergeError where the signature is not that of ``identity``, or a key is of small order."""
         said = self.model_dump(exclude={"signature"})
         if not signed(self.identity, _said("keys", said), self.signature):
             raise FedMergeError(f"the keys of hospital '{self.name}' are not signed with its key.")
+        for key in (self.masking, self.sharing):
+            agree(new_secret(), bytes.fromhex(key), b"")
 
 
 def check_list(adverts: Sequence[Advert], own: Advert, fewest: int) -> dict[str, Advert]:
