@@ -11,8 +11,8 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
 from fedmerge.federation.arrays import lend
-from fedmerge.federation.checks import check_images, check_update
-from fedmerge.federation.exchange import Answer, Question, judged, read
+from fedmerge.federation.checks import check_update
+from fedmerge.federation.exchange import Answer, Question, no_tensors, read
 from fedmerge.federation.failures import Failure, Failures, Wrong
 from fedmerge.federation.fault_plan import Fault, struck
 from fedmerge.federation.grids.simulated import SimulatedGrid
@@ -21,6 +21,8 @@ from fedmerge.federation.plan import Plan
 from fedmerge.federation.privacy.secure_round import check_offer
 from fedmerge.federation.records import request
 from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.schema.answers import Evaluated, Trained
+from fedmerge.federation.schema.tensors import Tensors
 from fedmerge.models.state import State
 
 UNTOLD = ("score", "memory")  # phases that leave no row in the history
@@ -65,10 +67,10 @@ class Asking:
             return grid.ask(messages, wait)
         return grid.send_and_receive(messages, timeout=TIMEOUT if wait is None else wait)
 
-    def excuse(self, absent: Mapping[str, str]) -> None:
-        """Record hospitals that did not come at all, with the reason; raises below the quorum."""
-        for name, reason in absent.items():
-            self.log.happened(0, "greeting", name, Wrong("silent", reason))
+    def excuse(self, absent: Mapping[str, Wrong]) -> None:
+        """Record hospitals that did not come at all, or not as they should; raises below the quorum."""
+        for name, wrong in absent.items():
+            self.log.happened(0, "greeting", name, wrong)
         if absent:
             self.log.check_quorum(0, "greeting", len(self.roster), len(self.roster) + len(absent))
 
@@ -108,7 +110,7 @@ class Asking:
                     reply = next(iter(self.send(grid, messages)), None)
                 where = (question.round, question.phase, member.name)
                 injected = question.injected(member, attempt)
-                answer = judged(question, read(member, reply), rules.deadline)
+                answer = read(question, member, reply, rules.deadline)
                 if isinstance(answer, Answer):
                     if injected:
                         self.log.counted(*where, attempt, injected)
@@ -137,7 +139,6 @@ class Asking:
         """
         kind = "train" if label is None else "train.secure"
         job = job if label is None else job | {"label": label, "batch_norm": self.plan.batch_norm}
-        offered = None if label is None else check_offer(label, self.keys)
         rules, last = self.plan.federation, self._last_rounds(round)
 
         def faults(member: Member, attempt: int) -> tuple[Fault, ...]:
@@ -153,15 +154,16 @@ class Asking:
             return ", ".join(fault.kind for fault in faults(member, attempt))
 
         def check(answer: Answer) -> str | None:
-            if answer.state is None:
-                return "it answered without weights"
-            if answer.metrics.pop("forgot", 0):
+            assert isinstance(answer.said, Trained)
+            if answer.said.forgot:
                 self.log.began_anew(round, phase, answer.member.name, last.get(answer.member.name, 0))
-            if offered is not None:
-                return offered(answer)
-            return check_images(answer.metrics) or check_update(answer.state, sent, rules.max_norm)
+            return check_update(answer.state or {}, sent, rules.max_norm)
 
-        return Question(round, phase, roster, ask, check, injected, secret=label is not None)
+        if label is not None:
+            offered = check_offer(label, self.keys)
+            return Question(kind, round, phase, roster, ask, no_tensors, offered, injected, secret=True)
+        tensors = Tensors.like(sent)
+        return Question(kind, round, phase, roster, ask, lambda member: tensors, check, injected)
 
     def evaluation(
         self,
@@ -188,9 +190,15 @@ class Asking:
         def ask(member: Member, attempt: int) -> Message:
             return request(kind, member.node_id, f"{phase} {round}", job, arrays)
 
-        if label is None:
-            return Question(round, phase, roster, ask)
-        return Question(round, phase, roster, ask, check_offer(label, self.keys), secret=True)
+        def check(answer: Answer) -> str | None:
+            assert isinstance(answer.said, Evaluated)
+            if calibrate != (answer.said.temperature is not None):
+                return "it does not say its temperature" if calibrate else "it says a temperature, unasked"
+            return None
+
+        if label is not None:
+            return Question(kind, round, phase, roster, ask, check=check_offer(label, self.keys), secret=True)
+        return Question(kind, round, phase, roster, ask, check=check)
 
     def _last_rounds(self, before: int) -> dict[str, int]:
         """The last round before ``before`` for which each hospital's training is in the history."""

@@ -16,8 +16,8 @@ Kind = Literal["error", "silent", "late", "refused", "forgot", "injected", "void
 class Wrong:
     """Why there is no usable answer: in a word, and in a sentence.
 
-    error: the hospital says so, or its answer cannot be read. silent: nothing came. late: after the deadline.
-    refused: a check failed.
+    error: the hospital says so. silent: nothing came. late: after the deadline. refused: what it says is not
+    as the schema has it, or fails a check.
     """
 
     kind: Kind

@@ -12,13 +12,15 @@ from fedmerge.federation.admission import read_admitted
 from fedmerge.federation.arrays import lend
 from fedmerge.federation.exchange import Question
 from fedmerge.federation.inquiry import Inquiry
-from fedmerge.federation.jobs import training_job
+from fedmerge.federation.jobs import common_job, personal_job, training_job
 from fedmerge.federation.journal import Position, RoundJournal
+from fedmerge.federation.memory import memory_tensors
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.privacy.secure_round import Total
 from fedmerge.federation.records import request
 from fedmerge.federation.refusals import check_plan
 from fedmerge.federation.roster import Member, Roster, greet
+from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.federation.strategy import MergeStrategy
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
@@ -44,7 +46,7 @@ class Server(Inquiry):
         keys: the public keys with which hospitals were admitted, by name.
         """
         self.plan = plan
-        self.roster, absent = greet(grid, members, patience, admitted)
+        self.roster, absent = greet(grid, members, patience, admitted, plan.model.n_classes)
         check_plan(plan, len(self.roster) + len(absent))
         self.strategy = MergeStrategy(plan, self.roster)
         self.strategy.keys = keys or {}
@@ -130,20 +132,24 @@ class Server(Inquiry):
         """What each hospital keeps between rounds, by name, for a journal; empty if nothing is personal."""
         if self.plan.federation.personal == "none":
             return {}
-        question = self._about_memory("query.memory", {})
+        question = self._about_memory("query.memory", {}, {})
         return {answer.member.name: answer.state or {} for answer in self.strategy.ask(self.grid, question)}
 
     def restore(self, memories: Mapping[str, State]) -> None:
         """Give the hospitals back what they kept; one without forgets what it has from a run before."""
         if self.plan.federation.personal != "none":
-            for _ in self.strategy.ask(self.grid, self._about_memory("query.restore", memories)):
+            job = common_job(self.plan) | personal_job(self.plan)
+            for _ in self.strategy.ask(self.grid, self._about_memory("query.restore", job, memories)):
                 pass
 
-    def _about_memory(self, action: str, memories: Mapping[str, State]) -> Question:
+    def _about_memory(self, action: str, job: dict[str, Any], memories: Mapping[str, State]) -> Question:
         def ask(member: Member, attempt: int) -> Message:
-            return request(action, member.node_id, "memory", {}, memories.get(member.name) or None)
+            return request(action, member.node_id, "memory", job, memories.get(member.name) or None)
 
-        return Question(0, "memory", self.roster, ask)
+        kept = NO_TENSORS
+        if action == "query.memory":
+            kept = memory_tensors(self.plan.model, self.plan.federation.personal)
+        return Question(action, 0, "memory", self.roster, ask, lambda member: kept)
 
 
 def server_app(

@@ -16,7 +16,6 @@ from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import HERE
 from fedmerge.files import DiskError
-from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.study.candidates import (
     POOLED,
@@ -242,7 +241,7 @@ def _try(setup: Setup, trial: Trial, site: Arrivals) -> None:
 
 
 def _tried(setup: Setup, fused: list[Trial], target: str, told: Mapping[str, Sequence[int]]) -> list[Trial]:
-    references = ModelPool(setup.folder / target / "references")
+    references = setup.models(target, "references")
 
     def pooled_network() -> Candidate:
         name = (DEPLOYMENT, target, POOLED, TRAINING)

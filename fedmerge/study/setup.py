@@ -94,6 +94,10 @@ class Setup:
         """Under what candidates are deployed at ``target``."""
         return Conditions(self.experiment.deployment, self.normalisation, self.device, self.sources(target))
 
+    def models(self, target: str, name: str) -> ModelPool:
+        """The pool ``name`` of a target: ``fused``, ``references``."""
+        return ModelPool(self.folder / target / name, counts=self.pieces.has)
+
     def with_server(self, programme: Callable[[Server], None]) -> None:
         """Run a programme of the server with the members as its hospitals, at the run's place."""
         from fedmerge.federation import server_app
@@ -170,7 +174,7 @@ def set_up(
     record.remarks += pieces.sweep()
     kept, rounds = experiment.federation.keep, folder / "journal" / "rounds"
     journal = RoundJournal(rounds, kept, record.remarks) if journalled else None
-    plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool")
+    plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool", counts=pieces.has)
     return Setup(experiment, cohort, plan, members, pool, folder, record, device, place, pieces, journal)
 
 

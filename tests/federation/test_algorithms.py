@@ -10,8 +10,8 @@ from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.participation import Participation, participants
 from fedmerge.federation.privacy.central import CentralPrivacy, epsilon, private_mean
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
-from fedmerge.federation.records import job_of
 from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.schema.reading import job_of
 from fedmerge.federation.server_optimizer import ServerOptimizer, ServerOptimizerOptions
 from fedmerge.models import average, build, state_hash
 from fedmerge.training import TrainingOptions, fit

@@ -10,6 +10,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import httpx
@@ -28,10 +29,12 @@ def start_server(programs: Programs, folder: ServerFolder) -> list[Program]:
     for port in (settings.superlink_port, settings.port):
         _check_free(port)
     superlink = programs.start(folder.command(), folder.env, folder.path / "superlink.log")
-    superlink.wait_until(lambda: _answers(folder, settings.superlink_port), START, "answer")
+    superlink.wait_until(lambda: _answers(folder.loopback[0], settings.superlink_port), START, "answer")
+    if folder.admitted.is_file():
+        folder.forget_the_revoked()
     command = [sys.executable, "-m", "fedmerge.federation.deployment.gate", str(folder.path)]
     gate = programs.start(command, folder.env, folder.path / "gate.log")
-    gate.wait_until(lambda: _answers(folder, settings.port), START, "answer")
+    gate.wait_until(lambda: _answers(folder.authority, settings.port), START, "answer")
     return [superlink, gate]
 
 
@@ -67,10 +70,10 @@ def free_port() -> int:
 
     A program that is to listen there takes seconds to start, in which another could be given the same one,
     and gRPC lets two listen at once. So the UDP port of that number is held until this process ends. The
-    range is outside the ports that are given to programs which ask for any.
+    range is outside the ports that are given to programs which ask for any, and those that Ray gives out.
     """
     while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(24_001, 32_000)
         held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with socket.socket() as probe, contextlib.suppress(OSError):
             held.bind(("127.0.0.1", port))
@@ -91,8 +94,8 @@ def _check_free(port: int) -> None:
             ) from None
 
 
-def _answers(folder: ServerFolder, port: int) -> bool:
-    context = ssl.create_default_context(cafile=str(folder.authority))
+def _answers(authority: Path, port: int) -> bool:
+    context = ssl.create_default_context(cafile=str(authority))
     try:
         httpx.get(f"https://127.0.0.1:{port}/health", verify=context, timeout=5, trust_env=False)
     except httpx.TransportError:

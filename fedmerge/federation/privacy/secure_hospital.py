@@ -13,27 +13,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TypeVar
 
 import numpy as np
 import torch
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from flwr.app import Message
-from pydantic import Field
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.privacy.identity import Identity, signed
 from fedmerge.federation.privacy.ledger import SecureLedger, Subject
 from fedmerge.federation.privacy.peers import Peers
 from fedmerge.federation.privacy.secure_keys import (
-    MOST,
-    Advert,
-    Label,
-    Name,
-    Strict,
+    NUMBERS,
     check_list,
-    pack,
+    make_advert,
     purpose_of,
     to_bytes,
     to_tensor,
@@ -42,44 +37,15 @@ from fedmerge.federation.privacy.secure_keys import (
 from fedmerge.federation.privacy.secure_rules import SecureRules
 from fedmerge.federation.privacy.secure_sum import Words, agree, mask, new_secret, public_of, threshold
 from fedmerge.federation.privacy.shamir import split
-from fedmerge.federation.records import job_of, reply
+from fedmerge.federation.records import reply
+from fedmerge.federation.schema.fields import Told
+from fedmerge.federation.schema.reading import read_job, read_tensors
+from fedmerge.federation.schema.secure import Advert, ConfirmJob, MaskedJob, SharesJob, UnmaskJob
+from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.models.state import State
-from fedmerge.validation import validate
 
 NONCE = bytes(12)  # each key encrypts one text
 SUM = 2**62  # what a sum of numbers must stay below, with its sign
-Cipher = Annotated[str, Field(pattern=r"^[0-9a-f]{160}$")]  # two shares of 32 bytes, and 16 to vouch
-Names = Annotated[list[Name], Field(max_length=MOST)]
-
-
-class SharesJob(Strict):
-    """Asks for shares: the keys of all that take part."""
-
-    label: Label
-    adverts: Annotated[list[Advert], Field(max_length=MOST)]
-
-
-class MaskedJob(Strict):
-    """Asks for masked numbers. parties: who shared. shares: what they encrypted for this hospital."""
-
-    label: Label
-    parties: Names
-    shares: dict[Name, Cipher]
-
-
-class ConfirmJob(Strict):
-    """Asks for a signature under the list of survivors: those whose masked numbers are in the sum."""
-
-    label: Label
-    survivors: Names
-
-
-class UnmaskJob(Strict):
-    """Asks for shares of the survivors' own masks and the others' keys. confirmed: signatures, by name."""
-
-    label: Label
-    survivors: Names
-    confirmed: dict[Name, Annotated[str, Field(max_length=300)]]
 
 
 @dataclass
@@ -114,22 +80,22 @@ class SecureHospital:
         self._identity: Identity | None = None
         self._sum: _Sum | None = None
 
-    def offer(self, subject: Subject, words: Words) -> State:
+    def offer(self, subject: Subject, words: Words) -> dict[str, str]:
         """Keep numbers until they are asked for; returns the public keys made for their sum, signed."""
         if self._identity is None:
             self._identity = Identity.fresh() if self.folder is None else Identity.of(self.folder)
         masking, sharing, own = new_secret(), new_secret(), new_secret()
         keys = public_of(masking), public_of(sharing)
-        advert = Advert.make(self._identity, subject.label, self.name, *keys)
+        advert = make_advert(self._identity, subject.label, self.name, *keys)
         self._sum = _Sum(subject, words, masking, sharing, own, advert)
-        return pack(advert.model_dump())
+        return advert.model_dump()
 
     def shares(self, message: Message) -> Message:
         """The shares of this hospital's two secrets, encrypted for each in the list of participants.
 
         Raises FedMergeError for a list that ``check_list`` or ``Peers.check`` refuses, and for a second one.
         """
-        job = validate(SharesJob, job_of(message), "a question for shares")
+        job = _read(message, SharesJob)
         now = self._now(job.label)
         adverts = check_list(job.adverts, now.advert, self.rules.hospitals)
         if now.adverts and now.adverts != adverts:
@@ -141,8 +107,8 @@ class SecureHospital:
             now.adverts = adverts
             now.given = self._split(now)
         shares = {name: text for name, text in now.given.items() if name != self.name}
-        said = {"shares": shares, "commitment": hashlib.sha256(now.own).hexdigest()}
-        return reply(message, {}, pack(said))
+        said = {"shares": json.dumps(shares), "commitment": hashlib.sha256(now.own).hexdigest()}
+        return reply(message, {}, texts=said)
 
     def masked(self, message: Message) -> Message:
         """The numbers under all masks: int64, modulo 2^64.
@@ -150,7 +116,7 @@ class SecureHospital:
         Raises FedMergeError for too few participants, shares that are not what they wrote for this hospital,
         numbers that were given for other participants, and numbers so large that their sum could overflow.
         """
-        job = validate(MaskedJob, job_of(message), "a question for masked numbers")
+        job = _read(message, MaskedJob)
         now = self._now(job.label)
         parties = self._among(job.parties, list(now.adverts), now)
         if now.parties and now.parties != parties:
@@ -167,17 +133,17 @@ class SecureHospital:
         now.parties, now.held = parties, held | {self.name: now.given[self.name]}
         publics = {name: bytes.fromhex(now.adverts[name].masking) for name in parties}
         numbers = mask(now.words, self.name, now.own, now.masking, publics, purpose_of(now.adverts, parties))
-        return reply(message, {}, pack({}, numbers))
+        return reply(message, {}, {NUMBERS: torch.from_numpy(numbers.view(np.int64))})
 
     def confirm(self, message: Message) -> Message:
         """A signature under the list of survivors; FedMergeError for another list than before."""
-        job = validate(ConfirmJob, job_of(message), "a question to confirm")
+        job = _read(message, ConfirmJob)
         now = self._now(job.label)
         survivors = self._among(job.survivors, now.parties, now)
         self.ledger.vote(now.subject, survivors)
         assert self._identity is not None
         signature = self._identity.sign(vote(now.adverts, now.parties, survivors))
-        return reply(message, {}, pack({"signature": signature}))
+        return reply(message, {}, texts={"signature": signature})
 
     def unmask(self, message: Message) -> Message:
         """Of each survivor the share of its own mask, of each other participant that of its masking key.
@@ -185,7 +151,7 @@ class SecureHospital:
         Raises FedMergeError for another list than before, for too few, and for survivors that are not all
         participants and that too few of them have confirmed.
         """
-        job = validate(UnmaskJob, job_of(message), "a question to unmask")
+        job = _read(message, UnmaskJob)
         now = self._now(job.label)
         survivors = self._among(job.survivors, now.parties, now)
         if survivors != now.parties:
@@ -195,7 +161,7 @@ class SecureHospital:
         alive = set(survivors)
         own = {name: text[:64] for name, text in now.held.items() if name in alive}
         pair = {name: text[64:] for name, text in now.held.items() if name not in alive}
-        return reply(message, {}, pack({"own": own, "pair": pair}))
+        return reply(message, {}, texts={"own": json.dumps(own), "pair": json.dumps(pair)})
 
     def _now(self, label: str) -> _Sum:
         if self._sum is None or self._sum.subject.label != label:
@@ -308,6 +274,15 @@ class SecureHospital:
                 {advert.name: advert for advert in adverts},
                 **{name: said[name] for name in ("given", "parties", "held")},
             )
+
+
+J = TypeVar("J", bound=Told)
+
+
+def _read(message: Message, kind: type[J]) -> J:
+    """The job of a message that has no arrays."""
+    read_tensors(message, NO_TENSORS)
+    return read_job(message, kind)
 
 
 def _check_size(words: Words, parties: int) -> None:

@@ -10,61 +10,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from flwr.app import Message
-from pydantic import Field
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.exchange import Answer, Question
+from fedmerge.federation.exchange import Answer, Question, usable
 from fedmerge.federation.privacy.identity import same_key
 from fedmerge.federation.privacy.masked import SPOILT, SUM, NoSum
-from fedmerge.federation.privacy.secure_hospital import Cipher
-from fedmerge.federation.privacy.secure_keys import (
-    MOST,
-    NUMBERS,
-    WORDS,
-    Advert,
-    Key,
-    Name,
-    Strict,
-    purpose_of,
-    unpack,
-)
+from fedmerge.federation.privacy.secure_keys import NUMBERS, check_advert, purpose_of
 from fedmerge.federation.privacy.secure_sum import FEWEST, Words, add_pair, own_mask, public_of, threshold
 from fedmerge.federation.privacy.shamir import recover
 from fedmerge.federation.records import request
 from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.schema.answers import Answered
+from fedmerge.federation.schema.secure import Advert, Confirmed, Offered, Shared, Unmasked
+from fedmerge.federation.schema.tensors import NO_TENSORS, Tensors
 
 PHASE = "sum"
+S = TypeVar("S", bound=Answered)
 Ask = Callable[[Question], Iterable[Answer]]
 """Puts a question, and gives the usable answers."""
-
-
-class Shares(Strict):
-    """The shares of a hospital's secrets, encrypted for the others; commitment: SHA-256 of its own mask's."""
-
-    shares: Annotated[dict[Name, Cipher], Field(max_length=MOST)]
-    commitment: Key
-
-
-class Signature(Strict):
-    """Under the list of survivors."""
-
-    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{2,300}$")]
-
-
-class Nothing(Strict):
-    """Beside masked numbers."""
-
-
-class Opened(Strict):
-    """Shares of the survivors' own masks, and of the other participants' masking keys, by name."""
-
-    own: Annotated[dict[Name, Key], Field(max_length=MOST)]
-    pair: Annotated[dict[Name, Key], Field(max_length=MOST)]
 
 
 @dataclass(frozen=True)
@@ -81,7 +48,7 @@ def check_offer(label: str, keys: Mapping[str, str]) -> Callable[[Answer], str |
     def check(answer: Answer) -> str | None:
         try:
             advert = _advert(answer)
-            advert.check()
+            check_advert(advert)
         except FedMergeError as error:
             return f"it answered without keys, which a secure sum begins with: {error}"
         if (advert.label, advert.name) != (label, answer.member.name):
@@ -127,20 +94,19 @@ class _Exchange:
     least: int
     ask: Ask
 
-    def share(self) -> dict[str, Shares]:
+    def share(self) -> dict[str, Shared]:
         """Everybody's shares, encrypted for the others."""
         job = {"adverts": [advert.model_dump() for advert in self.adverts.values()]}
 
         def check(answer: Answer) -> str | None:
-            given = unpack(answer.state, Shares, "its answer")
-            if given.shares.keys() != self.adverts.keys() - {answer.member.name}:
+            if _said(answer, Shared).shares.keys() != self.adverts.keys() - {answer.member.name}:
                 return "its shares are not for the other participants"
             return None
 
         answers = self._put("shares", list(self.adverts), lambda name: job, check)
-        return self._enough({a.member.name: unpack(a.state, Shares, "its answer") for a in answers}, "shares")
+        return self._enough({answer.member.name: _said(answer, Shared) for answer in answers}, "shares")
 
-    def collect(self, shared: Mapping[str, Shares], words: int) -> tuple[Words, list[str]]:
+    def collect(self, shared: Mapping[str, Shared], words: int) -> tuple[Words, list[str]]:
         """The sum of the masked numbers, and of whom."""
         parties = list(shared)
 
@@ -148,15 +114,8 @@ class _Exchange:
             mine = {other: shared[other].shares[name] for other in parties if other != name}
             return {"parties": parties, "shares": mine}
 
-        def check(answer: Answer) -> str | None:
-            unpack({WORDS: (answer.state or {})[WORDS]}, Nothing, "its answer")
-            numbers = (answer.state or {}).get(NUMBERS)
-            if numbers is None or numbers.dtype != torch.int64 or numbers.shape != (words,):
-                return f"it answered without the {words} masked numbers that are to be summed"
-            return None
-
         total, found = np.zeros(words, dtype=np.uint64), dict[str, None]()
-        for answer in self._put("masked", parties, job, check):
+        for answer in self._put("masked", parties, job, tensors=Tensors.of("int64", {NUMBERS: (words,)})):
             total += (answer.state or {})[NUMBERS].numpy().view(np.uint64)
             found[answer.member.name] = None
         return total, list(self._enough(found, "masked numbers"))
@@ -170,14 +129,14 @@ class _Exchange:
         lost = [name for name in parties if name not in survivors]
 
         def check(answer: Answer) -> str | None:
-            given = unpack(answer.state, Opened, "its answer")
+            given = _said(answer, Unmasked)
             if given.own.keys() != set(survivors) or given.pair.keys() != set(lost):
                 return "its shares are not those that were asked for"
             return None
 
         asked = [name for name in survivors if not confirmed or name in confirmed]
         answers = self._put("unmask", asked, lambda name: job, check)
-        opened = {a.member.name: unpack(a.state, Opened, "its answer") for a in answers}
+        opened = {answer.member.name: _said(answer, Unmasked) for answer in answers}
         self._enough(opened, "shares to unmask")
         purpose = purpose_of(self.adverts, parties)
         number = {name: at for at, name in enumerate(self.adverts, 1)}
@@ -194,13 +153,8 @@ class _Exchange:
 
     def _confirm(self, survivors: list[str]) -> dict[str, str]:
         """The survivors' signatures under their list."""
-
-        def check(answer: Answer) -> str | None:
-            unpack(answer.state, Signature, "its answer")
-            return None
-
-        answers = self._put("confirm", survivors, lambda name: {"survivors": survivors}, check)
-        found = {a.member.name: unpack(a.state, Signature, "its answer").signature for a in answers}
+        answers = self._put("confirm", survivors, lambda name: {"survivors": survivors})
+        found = {answer.member.name: _said(answer, Confirmed).signature for answer in answers}
         return dict(self._enough(found, "confirmations"))
 
     def _recovered(
@@ -224,21 +178,24 @@ class _Exchange:
         action: str,
         names: list[str],
         job: Callable[[str], dict[str, Any]],
-        check: Callable[[Answer], str | None],
+        check: Callable[[Answer], str | None] = usable,
+        tensors: Tensors = NO_TENSORS,
     ) -> Iterable[Answer]:
+        kind = f"query.secure_{action}"
+
         def ask(member: Member, attempt: int) -> Message:
             whole = {"label": self.label} | job(member.name)
-            return request(f"query.secure_{action}", member.node_id, f"{PHASE} {self.round}", whole, None)
-
-        def checked(answer: Answer) -> str | None:
-            try:
-                return check(answer)
-            except (FedMergeError, KeyError) as error:
-                return f"its part of a secure sum cannot be used: {error}"
+            return request(kind, member.node_id, f"{PHASE} {self.round}", whole, None)
 
         roster = Roster(self.known[name] for name in names)
-        return self.ask(Question(self.round, PHASE, roster, ask, checked))
+        question = Question(kind, self.round, PHASE, roster, ask, lambda member: tensors, check)
+        return self.ask(question)
 
 
 def _advert(answer: Answer) -> Advert:
-    return unpack(answer.state, Advert, "its answer")
+    return _said(answer, Offered).advert
+
+
+def _said(answer: Answer, kind: type[S]) -> S:
+    assert isinstance(answer.said, kind)
+    return answer.said
