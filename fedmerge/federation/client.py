@@ -254,6 +254,7 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
         )
 
     def told(context: Context, message: Message, hospital: Hospital, how: Answer) -> Message:
+        SecureRules.of(hospital.folder).check(message.metadata.message_type, hospital.site.name)
         if not memory_in_context:
             return how(message)
         for name, part in ((MEMORY, hospital.memory), (SECURE, hospital.secure)):

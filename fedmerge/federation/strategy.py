@@ -16,7 +16,7 @@ from fedmerge.federation.asking import Asking
 from fedmerge.federation.checks import not_finite
 from fedmerge.federation.exchange import Answer, Question
 from fedmerge.federation.inquiry import Inquiry
-from fedmerge.federation.jobs import training_job
+from fedmerge.federation.jobs import round_job
 from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.privacy.central import private_mean, spending
@@ -47,8 +47,7 @@ class MergeStrategy(Asking, Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """One training message a participant; each round covers its part of the learning-rate schedule."""
-        span = ((server_round - 1) / self.plan.rounds, server_round / self.plan.rounds)
-        job = training_job(self.plan, server_round, "round", self.plan.local, span)
+        job = round_job(self.plan, server_round)
         sent = borrow(arrays)
         chosen = participants(self.roster, self.plan.federation.participation, self.plan.seed, server_round)
         label = self._label("train", server_round)

@@ -120,7 +120,7 @@ def test_a_stranger_and_one_who_cannot_trust_the_server_stay_outside(
         (stranger, "Failed to activate SuperNode"),
         (deceived, "CERTIFICATE_VERIFY_FAILED"),
     ):
-        node = start_node(programs, folder)
+        node, _ = start_node(programs, folder)
         with pytest.raises(FedMergeError, match=f"flower-supernode ended: .*{reason}"):
             keep_up([node])
     assert {number: "registered"}.items() <= server.flower.nodes().items()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shutil
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -33,9 +36,12 @@ from fedmerge.federation.deployment.keys import (
 )
 from fedmerge.federation.deployment.limits import Limits
 from fedmerge.federation.deployment.processes import environment
+from fedmerge.federation.policy.audit import audit
+from fedmerge.federation.policy.rules import write_policy
 from fedmerge.files import locked, saying
 from fedmerge.validation import is_there, load_yaml, validate
 
+SECRET = "tasks.secret"  # of a node: with it, its own processes show the SuperNode that they are its own
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -155,6 +161,7 @@ class ServerFolder:
             node = self.flower.register(public_key, name)
             kept = {number: hospital for number, hospital in known.items() if number not in same}
             write_admitted(self.admitted, kept | {node: Admitted(name=name, key=key)})
+            audit(self.path, "admitted", hospital=name, node=node, key=key, instead_of=same)
             self._forget()
         return node
 
@@ -171,6 +178,7 @@ class ServerFolder:
                 raise unknown("hospital", name, {hospital.name for hospital in known.values()} or {"(none)"})
             kept = {node: hospital for node, hospital in known.items() if node not in gone}
             write_admitted(self.admitted, kept)
+            audit(self.path, "revoked", hospital=name, nodes=gone)
             try:
                 self._forget()
             except FedMergeError as error:
@@ -242,6 +250,7 @@ class NodeFolder:
         shutil.copyfile(authority, path / f"{AUTHORITY}.crt")
         make_node_key(path)
         (path / "flwr").mkdir()
+        write_policy(path)
         settings._save(path / "node.yaml")
         return cls(path)
 
@@ -266,7 +275,25 @@ class NodeFolder:
             "--root-certificates", str(self.path / f"{AUTHORITY}.crt"),
             "--auth-supernode-private-key", str(self.path / f"{NODE}.key"),
             "--host", "127.0.0.1", "--port", str(port), "--node-config", config,
+            "--isolation", "process", "--superexec-auth-secret-file", str(self.path / SECRET),
         ]  # fmt: skip
+
+    def new_secret(self) -> None:
+        """Make a new secret for this start of the node, which its owner alone can read."""
+        path = self.path / SECRET
+        with saying(path):
+            path.unlink(missing_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+
+    def tasks(self, port: int, parent: int) -> list[str]:
+        """That answers, with the FedMerge that is installed here, what comes to the SuperNode at ``port``.
+
+        parent: the SuperNode's process, with which it ends.
+        """
+        module = "fedmerge.federation.deployment.tasks"
+        return [sys.executable, "-P", "-m", module, str(self.path), f"127.0.0.1:{port}", str(parent)]
 
 
 def _new(path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.policy.rules import read_policy
 from fedmerge.federation.privacy.secure_sum import FEWEST
-from fedmerge.validation import load_yaml
 
 OPEN = {
     "train": "weights",
@@ -33,11 +33,10 @@ class SecureRules:
     @classmethod
     def of(cls, folder: Path | None) -> SecureRules:
         """Those of a node's policy.yaml; a simulation has none."""
-        path = None if folder is None else folder / "policy.yaml"
-        if path is None or not path.is_file():
+        if folder is None:
             return cls()
-        said = load_yaml(path)
-        return cls(said.get("secure") == "only", said.get("peers", "listed"))
+        policy = read_policy(folder)
+        return cls(policy.secure == "only", policy.peers)
 
     def check(self, kind: str, site: str) -> None:
         """Raise FedMergeError for a message whose answer would show what only a sum may show."""
