@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.failures import Wrong
+from fedmerge.federation.grids.simulated import PENDING
 from fedmerge.federation.records import reason_of, request
 from fedmerge.federation.schema.answers import Greeting
 from fedmerge.federation.schema.reading import read_answer
 from fedmerge.federation.schema.tensors import Refused
 
 POLL = 0.5  # seconds between two looks for nodes that have come
+AGAIN = 15.0  # seconds after which a hospital whose people have not decided yet is asked again
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,30 @@ class _Heard:
     wrong: dict[str, Wrong] = field(default_factory=dict)
     nameless: dict[int, Wrong] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
+    waiting: set[int] = field(default_factory=set)  # the nodes whose people have not decided yet
+    asked_again: float = 0.0
 
     def listen(self, replies: Iterable[Message]) -> None:
         for reply in replies:
             node = reply.metadata.src_node_id
+            self._forget(node)
+            if reply.has_error() and reply.error.code == PENDING:
+                self.waiting.add(node)
             heard = self._member(node, reply)
             if isinstance(heard, Wrong):
                 self._note(node, heard)
             elif heard is not None:
                 self.members[heard.name] = heard
+
+    def to_ask(self, nodes: Iterable[int]) -> list[int]:
+        """The nodes that were not asked yet, and now and then those whose people had not decided."""
+        new = [node for node in nodes if node not in self.asked]
+        self.asked.update(new)
+        if self.waiting and time.monotonic() - self.asked_again >= AGAIN:
+            new += sorted(self.waiting)
+        if new:
+            self.asked_again = time.monotonic()
+        return new
 
     @property
     def missing(self) -> list[str]:
@@ -97,7 +114,7 @@ class _Heard:
     def nobody_can(self) -> bool:
         """Whether as many nodes as are wanted said why they cannot, and none that it can."""
         said = len(self.wrong) + len(self.nameless)
-        return not self.members and said >= max(1, len(self.wanted or ()))
+        return not self.members and not self.waiting and said >= max(1, len(self.wanted or ()))
 
     @property
     def reasons(self) -> str:
@@ -146,6 +163,12 @@ class _Heard:
             return Wrong("refused", f"another node that was admitted as '{said.name}' takes part already")
         return Member(node, said.name, said.examples, said.validation, tuple(said.class_counts))
 
+    def _forget(self, node: int) -> None:
+        """What a node said before it was asked again."""
+        self.waiting.discard(node)
+        self.nameless.pop(node, None)
+        self.wrong.pop("" if self.admitted is None else self.admitted.get(node, ""), None)
+
     def _note(self, node: int, wrong: Wrong) -> None:
         name = None if self.admitted is None else self.admitted.get(node)
         if name is not None and self._is_wanted(name):
@@ -163,6 +186,7 @@ def greet(
     patience: float = 0.0,
     admitted: Mapping[int, str] | None = None,
     n_classes: int | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> tuple[Roster, dict[str, Wrong]]:
     """Ask every node who it is; returns those that take part, and why each other wanted hospital does not.
 
@@ -171,16 +195,17 @@ def greet(
     wanted: the hospitals of this federation; nodes of others are left alone. None: all that answer. patience:
     seconds to wait for wanted hospitals, whose nodes may come later. admitted: the name under which each node
     was let in, by node id; one that calls itself otherwise is not heard. n_classes: those that each must
-    count. Raises FedMergeError if nobody answers, at once where as many nodes as are wanted say why they
-    cannot, or if two have one name and nobody vouches for either.
+    count. told: what the hospitals are told of the run (``policy.proposal``); one whose people have not
+    decided about it is asked again until the patience is over. Raises FedMergeError if nobody answers, at
+    once where as many nodes as are wanted say why they cannot, or if two have one name and nobody vouches for
+    either.
     """
     heard, until = _Heard(wanted, admitted, n_classes), time.monotonic() + patience
     while True:
-        new = [node for node in grid.get_node_ids() if node not in heard.asked]
-        heard.asked.update(new)
+        new = heard.to_ask(grid.get_node_ids())
         if new:
             left = max(until - time.monotonic(), POLL) if patience else None
-            questions = [request("query", node, "greeting", {}, None) for node in new]
+            questions = [request("query", node, "greeting", dict(told or {}), None) for node in new]
             heard.listen(grid.send_and_receive(questions, timeout=left))
         if not heard.missing or heard.nobody_can or time.monotonic() >= until:
             break
