@@ -1,8 +1,8 @@
 """Hostile answers, tried: what becomes of a federation of four hospitals, one of which sends them.
 
-For every answer in `hostile_answers.py` a real federation runs, in this process, with a tiny network. Counted:
-how many ended the run, how many were believed (another model than without the hospital, or another history),
-and how many were refused and recorded; and the slowest. Run
+For every answer in `hostile_answers.py` a real federation runs, in this process, with a tiny network.
+Counted: how many ended the run, how many were believed (another model than without the hospital, or another
+history), and how many were refused and recorded; and the slowest. Run
 `python benchmarks/hostile_messages.py --out benchmarks/results/hostile-messages.json`.
 """
 
