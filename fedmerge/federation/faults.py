@@ -63,14 +63,8 @@ def _train(
     if "crash" in faults:
         raise FedMergeError("it crashed, as the fault plan wants.")
     if "hang" in faults:
-        never: dict[str, float] = {
-            "loss": 0.0,
-            "accuracy": 0.0,
-            "seconds": 0.0,
-            "steps": 0,
-            "merges": 0,
-            DELAY: math.inf,
-        }
+        never: dict[str, float] = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0}
+        never |= {"steps": 0, "merges": 0, DELAY: math.inf}
         if secure:
             return reply(message, {DELAY: math.inf}, texts=no_keys(hospital.site.name))
         return reply(message, {"num-examples": len(hospital.site.train)} | never)

@@ -43,7 +43,7 @@ def record_hash(record: ArrayRecord) -> str:
 def _numbers(array: Array) -> memoryview:
     """The bytes of the numbers, not copied."""
     if isinstance(array, LentArray) and not array.changed:
-        return memoryview(array.numpy().reshape(-1).view("uint8"))
+        return array.numpy().reshape(-1).view("uint8").data
     data = memoryview(array.data)
     header = len(_MAGIC) + 2 + int.from_bytes(data[8:10], "little") if data[:8] == _MAGIC else 0
     return data[header:]
