@@ -139,7 +139,7 @@ class Hospital:
             device=self.device,
             progress=self.progress,
         )
-        metrics = {
+        metrics: dict[str, float] = {
             "num-examples": len(self.site.train),
             "loss": result.losses[-1],
             "accuracy": result.accuracies[-1],
@@ -179,7 +179,7 @@ class Hospital:
         model = self._load(message, job, self._kept(job.personal))
         logits = predict(model, val.images, job.normalisation, device=self.device)
         accuracy, balanced = rates(logits, val.labels)
-        metrics = {
+        metrics: dict[str, float] = {
             "num-examples": len(val),
             "loss": float(cross_entropy(logits, val.labels)),
             "accuracy": accuracy,
