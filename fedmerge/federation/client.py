@@ -20,7 +20,8 @@ from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.memory import HospitalMemory, personal_entries
 from fedmerge.federation.privacy.secure_round import HospitalShare
 from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
-from fedmerge.federation.sums.hospital import MINIMUM, HospitalSums
+from fedmerge.federation.sums.hospital import HospitalSums
+from fedmerge.federation.sums.rules import SumRules, rules_of
 from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
@@ -39,8 +40,9 @@ class Hospital:
 
     The network is shared by all hospitals of a process: every message overwrites its weights. memory: what
     it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest images
-    over which it gives sums. shelf: where it lays aside a fusion's models, if each message may meet another
-    process. folder: of its node, where what it must know after a restart is kept; None in a simulation.
+    over which it gives sums, where that is more than ``sum_rules`` say. shelf: where it lays aside a fusion's
+    models, if each message may meet another process. folder: of its node, where what it must know after a
+    restart is kept; None in a simulation. sum_rules: which sums it gives; None: as its folder says.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class Hospital:
         site: Site,
         device: str = "cpu",
         progress: Progress | None = None,
-        minimum: int = MINIMUM,
+        minimum: int = 1,
         shelf: Shelf | None = None,
         folder: Path | None = None,
+        sum_rules: SumRules | None = None,
     ) -> None:
         self.folder = folder
         self.site = site
@@ -58,7 +61,9 @@ class Hospital:
         self.progress = progress
         self.memory = HospitalMemory()
         self.share = HospitalShare(site.name, len(site.train))
-        self.sums = HospitalSums(site, device, minimum, shelf)
+        self.sums = HospitalSums(
+            site, device, (sum_rules or rules_of(folder)).at_least(minimum), shelf, folder
+        )
 
     def describe(self, message: Message) -> Message:
         """Answer who this is: name, and the number of images by split and class."""

@@ -24,6 +24,7 @@ from fedmerge.federation.deployment.keys import (
     read_public,
 )
 from fedmerge.federation.deployment.processes import environment
+from fedmerge.federation.sums.rules import SumRules
 from fedmerge.files import saying
 from fedmerge.validation import is_there, load_yaml, validate
 
@@ -37,7 +38,9 @@ class _Described(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def _save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False))
+        path.write_text(
+            yaml.safe_dump(self.model_dump(exclude_none=True, exclude_unset=True), sort_keys=False)
+        )
 
     @classmethod
     def _load(cls, path: Path) -> Self:
@@ -53,12 +56,16 @@ class ServerSettings(_Described):
 
 
 class NodeSettings(_Described):
-    """site: the hospital. cohort: the file with its images, from the node's folder. server: HOST:PORT."""
+    """site: the hospital. cohort: the file with its images, from the node's folder. server: HOST:PORT.
+
+    sums: which sums over images it gives (``sums.rules.SumRules``); only what differs from the defaults.
+    """
 
     site: str
     cohort: str
     server: str = Field(pattern=r"^\[?[^/\s]+\]?:\d+$")
     device: str | None = None
+    sums: SumRules | None = None
 
 
 class ServerFolder:
@@ -154,10 +161,19 @@ class NodeFolder:
 
     @classmethod
     def make(
-        cls, path: Path, site: str, cohort: Path, server: str, authority: Path, device: str | None = None
+        cls,
+        path: Path,
+        site: str,
+        cohort: Path,
+        server: str,
+        authority: Path,
+        device: str | None = None,
+        minimum_images: int | None = None,
     ) -> NodeFolder:
         """Make one with a new key; FedMergeError where one is. ``node.pub`` is for the server."""
-        given = {"site": site, "cohort": str(cohort.resolve()), "server": server, "device": device}
+        given: dict[str, object] = {"site": site, "cohort": str(cohort.resolve()), "server": server}
+        given |= {"device": device}
+        given |= {} if minimum_images is None else {"sums": {"minimum_images": minimum_images}}
         settings = validate(NodeSettings, given, "the node's settings")
         for file in (cohort, authority):
             if not file.is_file():

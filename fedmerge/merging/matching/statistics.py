@@ -20,6 +20,7 @@ from fedmerge.models.graph.program import operation
 
 Sums = dict[str, Tensor]
 BATCH = 64
+KINDS = ("outer", "inputs", "importance", "moments", "walk", "layer", "fused-moments", "norm-moments")
 
 
 class Statistics(Protocol):
