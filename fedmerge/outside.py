@@ -44,7 +44,7 @@ def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
 
 
 def check_tensor_file(path: Path) -> None:
-    """Raise FedMergeError for a safetensors file whose header cannot be as long as it says, or is too long."""
+    """Raise FedMergeError for a safetensors file whose header is longer than it can or should be."""
     size = path.stat().st_size
     with path.open("rb") as file:
         begin = file.read(8)
@@ -69,8 +69,8 @@ def check_table(path: Path) -> None:
     footer = pq.read_metadata(path)
     if footer.num_rows * footer.num_columns > MOST_CELLS:
         raise FedMergeError(
-            f"'{short(path)}' says that it has {footer.num_rows:,} rows of {footer.num_columns:,} columns, more "
-            f"than {MOST_CELLS:,} cells: it is no table of a run; restore it from a copy."
+            f"'{short(path)}' says that it has {footer.num_rows:,} rows of {footer.num_columns:,} columns, "
+            f"more than {MOST_CELLS:,} cells: it is no table of a run; restore it from a copy."
         )
 
 
@@ -81,6 +81,6 @@ def check_memory(needed: int, where: str) -> None:
     free = int(psutil.virtual_memory().available)
     if needed > free:
         raise FedMergeError(
-            f"{where} needs {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free: use a machine "
-            "with more, fewer images, or smaller ones."
+            f"{where} needs {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free: use a "
+            "machine with more, fewer images, or smaller ones."
         )

@@ -42,8 +42,8 @@ def _bytes(path: Path, archive: zipfile.ZipFile, name: str, key: str) -> int:
         return 0
     if wanted > held:
         raise FedMergeError(
-            f"{path}, {key}: its header says {_listed(shape)} numbers, {wanted:,} bytes, and the file holds at "
-            f"most {held:,}: it is damaged or cut short; delete it and get it again."
+            f"{path}, {key}: its header says {_listed(shape)} numbers, {wanted:,} bytes, and the file holds "
+            f"at most {held:,}: it is damaged or cut short; delete it and get it again."
         )
     if wanted > SUSPECT and wanted > USUAL * entry.compress_size:
         raise FedMergeError(

@@ -46,9 +46,10 @@ def read_picture(file: Path) -> Tensor:
 
     EXIF orientation is applied (EXIF that cannot be read says nothing), a colour profile is converted to sRGB
     (one that says sRGB is left alone), alpha is dropped where every pixel is opaque. Raises ``FedMergeError``
-    that begins with the file's name for a file that is empty, damaged or of too many pixels, several images in one file, more
-    than 8 bits a channel (also where Pillow would take the upper 8), transparent pixels, colours other than
-    grey and RGB (CMYK, Lab, YCbCr), a profile that cannot be applied, and a PNG of another gamma.
+    that begins with the file's name for a file that is empty, damaged or of too many pixels, several images
+    in one file, more than 8 bits a channel (also where Pillow would take the upper 8), transparent pixels,
+    colours other than grey and RGB (CMYK, Lab, YCbCr), a profile that cannot be applied, and a PNG of another
+    gamma.
     """
     if file.stat().st_size == 0:
         raise FedMergeError(f"{file} is empty (0 bytes): replace or remove it.")

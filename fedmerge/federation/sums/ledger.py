@@ -111,8 +111,8 @@ class Ledger:
         if rules.epsilon is not None and cost > rules.epsilon:
             raise FedMergeError(
                 f"site '{self.site}': with this answer its noised sums would cost epsilon {cost:.3g} at "
-                f"delta {rules.delta:g}, more than the {rules.epsilon:g} that it allows: ask fewer questions, "
-                "or its owner may raise 'epsilon' or 'noise' in its rules for sums."
+                f"delta {rules.delta:g}, more than the {rules.epsilon:g} that it allows: ask fewer "
+                "questions, or its owner may raise 'epsilon' or 'noise' in its rules for sums."
             )
 
     def _check(self, names: Names) -> None:
