@@ -77,13 +77,11 @@ def test_the_minimum_in_a_nodes_file_counts(tmp_path, cohort):
         Hospital(cohort["alpha"], folder=tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"images": -1}, {"images": True}, {"split": "test"}, {"seed": 0.5}])
-def test_what_is_no_share_of_training_or_validation_images_is_refused(plan, cohort, wrong):
+def test_all_images_but_one_are_no_share(ask):
     """``share`` with -1 images would be all but one."""
-    sums = Hospital(cohort["alpha"]).sums
-    job = {"images": {"alpha": wrong.pop("images", 18)}, "split": "train", "seed": 0} | wrong
-    with pytest.raises(FedMergeError, match="no share of its images"):
-        sums._share(job)
+    found, failures = ask(images=IMAGES | {"alpha": -1})
+    assert float(found["images"]) == IMAGES["beta"] + IMAGES["gamma"]
+    assert [failure.site for failure in failures] == ["alpha"]
 
 
 # --- rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,16 +17,20 @@ from torch import Tensor
 from fedmerge.data import Site, Split
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.records import job_of, reply, state_of
+from fedmerge.federation.records import reply
+from fedmerge.federation.schema.jobs import SumsBeginJob, SumsJob
+from fedmerge.federation.schema.networks import check_fits, tensors_of
+from fedmerge.federation.schema.reading import has_tensors, read_job, read_tensors
+from fedmerge.federation.schema.tensors import Tensors
 from fedmerge.federation.sums.ledger import Ledger, Names
 from fedmerge.federation.sums.noise import add_noise, clipped_sums, noise_seed, question_digest
 from fedmerge.federation.sums.packing import WALKING, pack
+from fedmerge.federation.sums.questions import asked_with, check_question
 from fedmerge.federation.sums.rank import check_rows
 from fedmerge.federation.sums.rules import SIMULATED, SumRules
 from fedmerge.federation.sums.shelf import Shelf
-from fedmerge.merging.matching.statistics import KINDS, LocalStatistics, Sums
+from fedmerge.merging.matching.statistics import LocalStatistics, Sums
 from fedmerge.models.graph import Program, follow
-from fedmerge.models.inputs import Normalisation
 from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, build
 
@@ -40,7 +45,7 @@ class Parents:
 _HELD: WeakValueDictionary[str, Parents] = WeakValueDictionary()
 
 
-Cover = Callable[[dict[str, Any], Sums], dict[str, Tensor]]
+Cover = Callable[[SumsJob, Sums], dict[str, Tensor]]
 """Puts packed sums under masks before they leave, given the job that asked for them."""
 
 
@@ -112,17 +117,18 @@ class HospitalSums:
 
         Raises FedMergeError for a share that is too small or too near another, or a model of other classes.
         """
-        job = job_of(message)
-        session = self._find(job["session"])
+        job = read_job(message, SumsBeginJob)
+        session = self._find(job.session)
         if session is None:
-            if not message.content.array_records:
+            if not has_tensors(message):
                 return reply(message, {"known": 0})
+            check_fits(job.model, self.site)
             self.session = None  # its memory is free before the next is there
-            session = self._open(job, parents_of(message))
+            session = self._open(job, parents_of(message, job))
             if self.shelf is None:
                 self.session = session
             else:
-                self.shelf.keep(session.id, job, join_models(session.parents.states))
+                self.shelf.keep(session.id, job.model_dump(mode="json"), join_models(session.parents.states))
         return reply(message, {"known": 1, "images": session.images})
 
     def answer(self, message: Message) -> Message:
@@ -130,15 +136,15 @@ class HospitalSums:
 
         Raises FedMergeError for a question that the hospital's rules refuse.
         """
-        job = job_of(message)
-        session = self._find(job["session"])
+        job = read_job(message, SumsJob)
+        session, kind = self._find(job.session), job.kind
         if session is None:
             return reply(message, {"known": 0})
-        kind, options = _question(job)
-        tensors = state_of(message) if message.content.array_records else {}
+        tensors = read_tensors(message, asked_with(session.statistics[0], kind, job.options))
         if self.shelf is not None and kind in WALKING and (fused := self.shelf.fused(session.id)):
             self._ask(session, "walk", {}, fused)
-        packed = self._ask(session, kind, options, tensors)
+        check_question(session.statistics[0], kind, job.options)
+        packed = self._ask(session, kind, job.options, tensors)
         if self.shelf is not None:
             self.shelf.remember(session.id, kind, tensors)
         return reply(message, {"known": 1}, packed if self.cover is None else self.cover(job, packed))
@@ -168,22 +174,16 @@ class HospitalSums:
         kept = self.shelf.find(session)
         if kept is None:
             return None
-        job, parents = kept
-        return self._open(job, Parents(split_models(parents, len(job["parents"]))))
+        job, parents = SumsBeginJob.model_validate_json(json.dumps(kept[0])), kept[1]
+        return self._open(job, Parents(split_models(parents, len(job.parents))))
 
-    def _open(self, job: dict[str, Any], parents: Parents) -> Session:
-        spec = ModelSpec(**job["model"])
-        if spec.n_classes != self.site.n_classes:
-            raise FedMergeError(
-                f"the models have {spec.n_classes} classes, but site '{self.site.name}' has "
-                f"{self.site.n_classes}: fuse models of its own task."
-            )
+    def _open(self, job: SumsBeginJob, parents: Parents) -> Session:
         held = self._share(job)
         names = self.ledger.names(held.images)
         self.ledger.check(names)
-        program = program_of(spec)
-        own = job["parents"].index(self.site.name) if self.site.name in job["parents"] else None
-        images = Normalisation(**job["normalisation"])(held.images.to(self.device))
+        program = program_of(job.model)
+        own = job.parents.index(self.site.name) if self.site.name in job.parents else None
+        images = job.normalisation(held.images.to(self.device))
         labels = held.labels.to(self.device)
         size = len(held) if self.rules.noise is None else 1
         statistics = [
@@ -197,44 +197,34 @@ class HospitalSums:
             )
             for first in range(0, len(held), size)
         ]
-        session = Session(job["session"], parents, program, statistics, names, len(held))
+        session = Session(job.session, parents, program, statistics, names, len(held))
         if self.rules.noise is not None:
-            about = {"images": sorted(names), "model": job["model"], "normalisation": job["normalisation"]}
-            about |= {"own": own}
+            about = job.model_dump(mode="json", include={"model", "normalisation"})
+            about |= {"images": sorted(names), "own": own}
             session.begun = question_digest("", "begin", about, join_models(parents.states))
         return session
 
-    def _share(self, job: dict[str, Any]) -> Split:
-        images, split, seed = job["images"].get(self.site.name), job["split"], job["seed"]
-        if type(images) is not int or images < 1 or split not in ("val", "train") or type(seed) is not int:
-            raise FedMergeError(
-                f"site '{self.site.name}' is asked for sums over {images!r} images of its split {split!r}, "
-                f"drawn with seed {seed!r}: that is no share of its images."
-            )
-        held = share(self.site, images, split, seed)
+    def _share(self, job: SumsBeginJob) -> Split:
+        if self.site.name not in job.images:
+            raise FedMergeError(f"the job asks for no images of site '{self.site.name}': leave it out.")
+        held = share(self.site, job.images[self.site.name], job.split, job.seed)
         if len(held) < self.rules.minimum_images:
             raise FedMergeError(
                 f"site '{self.site.name}' gives sums over at least {self.rules.minimum_images} images, "
-                f"because sums over fewer say much about each, but its share of '{split}' has {len(held)}: "
-                "ask for more images, take them from a larger split, or leave the site out."
+                f"because sums over fewer say much about each, but its share of '{job.split}' has "
+                f"{len(held)}: ask for more images, take them from a larger split, or leave the site out."
             )
         return held
 
 
-def _question(job: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    kind, options = job.get("kind"), job.get("options")
-    if kind not in KINDS or not isinstance(options, dict):
-        raise FedMergeError(f"no sums answer the question {kind!r}: there are {', '.join(KINDS)}.")
-    return kind, options
-
-
-def parents_of(message: Message) -> Parents:
+def parents_of(message: Message, job: SumsBeginJob) -> Parents:
     """The models in a message, or, where another hospital of this process holds the same ones, those."""
-    job = job_of(message)
-    held = _HELD.get(job["session"])
+    held = _HELD.get(job.session)
     if held is None:
-        held = Parents(split_models(state_of(message), len(job["parents"])))
-        _HELD[job["session"]] = held
+        forms = tensors_of(job.model).forms
+        joined = {f"{m}/{key}": form for m in range(len(job.parents)) for key, form in forms.items()}
+        held = Parents(split_models(read_tensors(message, Tensors(joined)), len(job.parents)))
+        _HELD[job.session] = held
     return held
 
 

@@ -20,7 +20,6 @@ from fedmerge.models.graph.program import operation
 
 Sums = dict[str, Tensor]
 BATCH = 64
-KINDS = ("outer", "inputs", "importance", "moments", "walk", "layer", "fused-moments", "norm-moments")
 
 
 class Statistics(Protocol):
@@ -72,6 +71,11 @@ class LocalStatistics:
         self._values: list[dict[str, Tensor]] = [p.values(state, device) for p, state in self.parents]
         self._fused_values: dict[str, Tensor] = {}
         self._walks: list[tuple[Run, list[Run]]] = []
+
+    @property
+    def walking(self) -> bool:
+        """Whether a walk through the fused model has begun."""
+        return bool(self._walks)
 
     @torch.no_grad()
     def ask(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> Sums:
