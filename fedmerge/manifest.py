@@ -242,4 +242,3 @@ def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         for name in sorted([*names, *links]):
             path = os.path.join(above, name)
             yield os.path.relpath(path, folder).replace(os.sep, "/"), os.lstat(path)
-

@@ -432,7 +432,9 @@ def _check_arrived(fd: int, target: str, path: Path) -> None:
     """Raise Foreign where a link on the way to ``target`` was changed while it was followed."""
     with suppress(FileNotFoundError):  # a system without /proc
         if os.readlink(f"/proc/self/fd/{fd}") != target:
-            raise Foreign(path, "a link in it was changed just now", "see who else works there, and try again")
+            raise Foreign(
+                path, "a link in it was changed just now", "see who else works there, and try again"
+            )
 
 
 def _names_of(room: Room) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 from torch import nn
@@ -18,7 +21,10 @@ from fedmerge.federation import faults
 from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.memory import HospitalMemory, Personal, memory_tensors, personal_entries
 from fedmerge.federation.policy.guard import Guard
-from fedmerge.federation.privacy.secure_round import HospitalShare
+from fedmerge.federation.privacy.ledger import Subject
+from fedmerge.federation.privacy.masked import TRAINED, encode_means, encode_weights, flatten
+from fedmerge.federation.privacy.secure_hospital import SecureHospital
+from fedmerge.federation.privacy.secure_rules import SecureRules
 from fedmerge.federation.records import reply
 from fedmerge.federation.schema.jobs import (
     EvaluateJob,
@@ -30,18 +36,19 @@ from fedmerge.federation.schema.jobs import (
 )
 from fedmerge.federation.schema.networks import check_fits, tensors_of
 from fedmerge.federation.schema.reading import read_job, read_tensors
+from fedmerge.federation.schema.secure import SecureEvaluateJob, SecureTrainJob
 from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.federation.sums.hospital import MINIMUM, HospitalSums
 from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.models.predict import predict
-from fedmerge.models.state import State
+from fedmerge.models.state import State, state_hash
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.seeding import derive
 from fedmerge.training import fit
 
 Progress = Callable[[int, int], None]
 Answer = Callable[[Message], Message]
-MEMORY, SHARE = "memory", "share"  # what a Flower Context holds of a hospital
+MEMORY, SECURE = "memory", "secure"  # what a Flower Context holds of a hospital
 
 
 class Hospital:
@@ -70,7 +77,7 @@ class Hospital:
         self.device = device
         self.progress = progress
         self.memory = HospitalMemory()
-        self.share = HospitalShare(site.name, len(site.train))
+        self.secure = SecureHospital(site.name, folder, SecureRules.of(folder))
         self.sums = HospitalSums(site, device, minimum, shelf)
 
     def describe(self, message: Message) -> Message:
@@ -78,7 +85,7 @@ class Hospital:
         read_job(message, GreetingJob)
         read_tensors(message, NO_TENSORS)
         site = self.site
-        numbers = {
+        numbers: dict[str, int | list[int]] = {
             "num-examples": len(site.train),
             "num-validation": len(site.val),
             "class-counts": site.train.class_counts(site.n_classes).tolist(),
@@ -90,9 +97,29 @@ class Hospital:
 
         The personal part of the model begins as this hospital's last round left it; the answer has all of
         the model, and the server's mean of the personal parts is what a hospital without one begins with.
-        With secure aggregation the weights stay here, and the answer has a key instead.
         """
-        job = read_job(message, TrainJob)
+        metrics, state = self._trained(message, read_job(message, TrainJob))
+        return reply(message, metrics, state)
+
+    def train_secure(self, message: Message) -> Message:
+        """Train as ``train`` does, but answer keys; what is to be summed waits: weights, counts, scores.
+
+        Only the seconds are told, which the server can measure itself.
+        """
+        job = read_job(message, SecureTrainJob)
+        metrics, state = self._trained(message, job)
+        images = len(self.site.train)
+        weights = encode_weights(state, images, job.batch_norm)
+        words = np.concatenate([encode_means(images, {name: metrics[name] for name in TRAINED}), weights])
+        numbers = flatten(state)
+        start = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
+        moved = numbers - flatten(start) if start else numbers
+        subject = Subject.of(job.label, state_hash(state), self.secure.ledger, numbers, moved)
+        keys = self.secure.offer(subject, words)
+        return reply(message, {"seconds": metrics["seconds"]}, texts=keys)
+
+    def _trained(self, message: Message, job: TrainJob) -> tuple[dict[str, float], State]:
+        """What a training message says to do: numbers about it, and the weights."""
         if job.start == "own":
             read_tensors(message, NO_TENSORS)
             model = self._own_start(job)
@@ -126,9 +153,7 @@ class Hospital:
                 metrics["forgot"] = 1
             entries = personal_entries(job.model, job.personal)
             self.memory.keep(job.round, {key: state[key] for key in entries})
-        if job.secure:
-            state = self.share.offer(job.round, state)
-        return reply(message, metrics, state)
+        return metrics, state
 
     def evaluate(self, message: Message) -> Message:
         """Score the received weights on the validation split; answer numbers only.
@@ -136,7 +161,20 @@ class Hospital:
         A job that says ``personal`` is about the model that this hospital would use: with its own part. One
         that says ``calibrate`` is answered with the ``temperature`` fitted there, too.
         """
-        job = read_job(message, EvaluateJob)
+        return reply(message, self._scored(message, read_job(message, EvaluateJob)))
+
+    def evaluate_secure(self, message: Message) -> Message:
+        """Score as ``evaluate`` does, but answer keys; the numbers wait to be summed with others'."""
+        job = read_job(message, SecureEvaluateJob)
+        scores = self._scored(message, job)
+        images = int(scores.pop("num-examples"))
+        said = json.dumps([state_hash(read_tensors(message, tensors_of(job.model))), job.calibrate])
+        digest = hashlib.sha256(said.encode()).hexdigest()
+        subject = Subject.of(job.label, digest, self.secure.ledger)
+        return reply(message, {}, texts=self.secure.offer(subject, encode_means(images, scores)))
+
+    def _scored(self, message: Message, job: EvaluateJob) -> dict[str, float]:
+        """What an evaluation message asks for: numbers of the weights in it."""
         val = self.site.val
         model = self._load(message, job, self._kept(job.personal))
         logits = predict(model, val.images, job.normalisation, device=self.device)
@@ -149,7 +187,7 @@ class Hospital:
         }
         if job.calibrate:
             metrics["temperature"] = fit_temperature(logits, val.labels)
-        return reply(message, metrics)
+        return metrics
 
     def tell_memory(self, message: Message) -> Message:
         """Answer what it keeps between rounds, for the server's journal."""
@@ -195,7 +233,7 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
 
     It answers ``query`` (who are you), ``train``, ``evaluate``, ``query.sums_begin`` and ``query.sums``
     (sums over its images, for a fusion), ``query.memory`` and ``query.restore`` (what it keeps between
-    rounds), and ``query.secure_sum`` (its weights, masked).
+    rounds); and, for sums under masks, ``train.secure``, ``evaluate.secure`` and ``query.secure_…``.
     memory_in_context: a hospital's memory is kept in the Context's state, because each message may meet
     another process (Flower's own runtimes). That state travels with each message, but not to the server.
     """
@@ -216,14 +254,15 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
         )
 
     def told(context: Context, message: Message, hospital: Hospital, how: Answer) -> Message:
+        SecureRules.of(hospital.folder).check(message.metadata.message_type, hospital.site.name)
         if not memory_in_context:
             return how(message)
-        for name, part in ((MEMORY, hospital.memory), (SHARE, hospital.share)):
+        for name, part in ((MEMORY, hospital.memory), (SECURE, hospital.secure)):
             kept = context.state.array_records.get(name)
             part.load_state_dict({} if kept is None else dict(kept.to_torch_state_dict()))
         reply = how(message)
         context.state[MEMORY] = ArrayRecord(hospital.memory.state_dict())
-        context.state[SHARE] = ArrayRecord(hospital.share.state_dict())
+        context.state[SECURE] = ArrayRecord(hospital.secure.state_dict())
         return reply
 
     @app.query()
@@ -246,9 +285,29 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
     def restore(message: Message, context: Context) -> Message:
         return answer(context, message, lambda hospital: hospital.restore_memory)
 
-    @app.query("secure_sum")
-    def secure_sum(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.share.answer)
+    @app.query("secure_shares")
+    def secure_shares(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.shares)
+
+    @app.query("secure_masked")
+    def secure_masked(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.masked)
+
+    @app.query("secure_confirm")
+    def secure_confirm(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.confirm)
+
+    @app.query("secure_unmask")
+    def secure_unmask(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.unmask)
+
+    @app.train("secure")
+    def train_secure(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: partial(faults.train_secure, hospital))
+
+    @app.evaluate("secure")
+    def evaluate_secure(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.evaluate_secure)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

@@ -16,6 +16,7 @@ from fedmerge.federation.roster import Member, Roster
 from fedmerge.federation.schema.answers import Answered, Trained
 from fedmerge.federation.schema.messages import MESSAGES
 from fedmerge.federation.schema.reading import read_answer
+from fedmerge.federation.schema.secure import TrainedSecretly
 from fedmerge.federation.schema.tensors import NO_TENSORS, Refused, Tensors
 from fedmerge.models.state import State
 
@@ -56,7 +57,8 @@ class Question:
     kind: the message type, by which ``schema`` knows what an answer may say. ask: the message to a hospital
     at its first, second, … attempt. tensors: the arrays that a hospital's answer must have. check: why an
     answer cannot be used, in words, or None. injected: what the fault plan does to a hospital at an attempt,
-    in words.
+    in words. secret: whether what the answers say is under masks, so that there is nothing to tell of one
+    hospital.
     """
 
     kind: str
@@ -67,6 +69,7 @@ class Question:
     tensors: Callable[[Member], Tensors] = no_tensors
     check: Callable[[Answer], str | None] = usable
     injected: Callable[[Member, int], str] = nothing
+    secret: bool = False
 
     def messages(self) -> list[Message]:
         """The first message to each hospital."""
@@ -111,7 +114,7 @@ def late(said: Answered | None, deadline: float | None) -> Wrong | None:
     if deadline is None:
         return None
     told = math.inf if said is None else 0.0
-    if isinstance(said, Trained):
+    if isinstance(said, Trained | TrainedSecretly):
         told = said.seconds + said.delay
     if told <= deadline:
         return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from flwr.app import Message
@@ -15,10 +15,12 @@ from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import trained
+from fedmerge.federation.privacy.secure_keys import no_keys
 from fedmerge.federation.records import reply
 from fedmerge.federation.schema.jobs import InjectedFault, TrainJob
 from fedmerge.federation.schema.networks import tensors_of
 from fedmerge.federation.schema.reading import ARRAYS, METRICS, read_job, read_tensors
+from fedmerge.federation.schema.secure import SecureTrainJob
 from fedmerge.models.state import State
 
 DELAY = "delay"  # the metric that says by how many seconds an answer is later than it was measured
@@ -33,6 +35,9 @@ class Trains(Protocol):
     def train(self, message: Message) -> Message:
         """Its answer to a message."""
 
+    def train_secure(self, message: Message) -> Message:
+        """Its answer to a message, with its weights under masks."""
+
 
 def train(hospital: Trains, message: Message) -> Message:
     """``hospital.train(message)``, with what the job's fault plan makes of it (``fault_plan.Fault``).
@@ -40,18 +45,33 @@ def train(hospital: Trains, message: Message) -> Message:
     Nothing is waited for: a delay is a number in the answer, so a plan of hours runs in no time, and the same
     anywhere.
     """
-    job = read_job(message, TrainJob)
-    faults = {fault.kind: fault for fault in job.faults}
+    return _train(hospital, message, read_job(message, TrainJob), type(hospital).train)
+
+
+def train_secure(hospital: Trains, message: Message) -> Message:
+    """The same with ``hospital.train_secure(message)``, whose weights no fault reaches."""
+    return _train(hospital, message, read_job(message, SecureTrainJob), type(hospital).train_secure)
+
+
+def _train(
+    hospital: Trains, message: Message, job: TrainJob, training: Callable[[Any, Message], Message]
+) -> Message:
+    secure = isinstance(job, SecureTrainJob)
+    faults: dict[str, InjectedFault] = {fault.kind: fault for fault in job.faults}
     if not faults:
-        return hospital.train(message)
+        return training(hospital, message)
     if "crash" in faults:
         raise FedMergeError("it crashed, as the fault plan wants.")
     if "hang" in faults:
-        never = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0, "steps": 0, "merges": 0, DELAY: math.inf}
+        never: dict[str, float] = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0}
+        never |= {"steps": 0, "merges": 0, DELAY: math.inf}
+        if secure:
+            return reply(message, {DELAY: math.inf}, texts=no_keys(hospital.site.name))
         return reply(message, {"num-examples": len(hospital.site.train)} | never)
-    answer = (_flipped(hospital) if "label-flip" in faults else hospital).train(message)
+    answer = training(_flipped(hospital) if "label-flip" in faults else hospital, message)
     sent = read_tensors(message, tensors_of(job.model)) if job.start == "shared" else {}
-    answer.content[ARRAYS] = lend(_spoilt(borrow(answer.content.array_records[ARRAYS]), sent, faults))
+    if not secure:
+        answer.content[ARRAYS] = lend(_spoilt(borrow(answer.content.array_records[ARRAYS]), sent, faults))
     if "slow" in faults:
         answer.content.metric_records[METRICS][DELAY] = faults["slow"].seconds or 0.0
     return answer

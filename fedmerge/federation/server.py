@@ -17,6 +17,7 @@ from fedmerge.federation.journal import Position, RoundJournal
 from fedmerge.federation.memory import memory_tensors
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.policy.proposal import Proposal
+from fedmerge.federation.privacy.secure_round import Total
 from fedmerge.federation.records import request
 from fedmerge.federation.refusals import check_plan
 from fedmerge.federation.roster import Member, Roster, greet
@@ -40,16 +41,19 @@ class Server(Inquiry):
         patience: float = 0.0,
         admitted: Mapping[int, str] | None = None,
         proposal: Proposal | None = None,
+        keys: Mapping[str, str] | None = None,
     ) -> None:
         """members, patience, admitted: who is to take part, how long to wait, who is who; see ``greet``.
 
-        proposal: what the hospitals are told of the run, whose plan this is; None: the plan alone.
+        proposal: what the hospitals are told of the run, whose plan this is; None: the plan alone. keys: the
+        public keys with which hospitals were admitted, by name.
         """
         self.plan = plan
         told = (Proposal(plan=plan) if proposal is None else proposal).job()
         self.roster, absent = greet(grid, members, patience, admitted, plan.model.n_classes, told)
         check_plan(plan, len(self.roster) + len(absent))
         self.strategy = MergeStrategy(plan, self.roster)
+        self.strategy.keys = keys or {}
         super().__init__(grid, self.strategy)
         self.strategy.excuse(absent)
         self._kept = 0, 0  # rows of the strategy that are in the journal
@@ -66,6 +70,8 @@ class Server(Inquiry):
         rounds go on after its last one, and server, hospitals and rows are as they were then.
         """
         state, done = start, 0
+        if journal is not None and self.plan.federation.secure_aggregation:
+            self._keep_sums(journal)
         kept = journal.newest() if journal is not None else None
         if kept is not None:
             self._take_up(kept)
@@ -78,6 +84,17 @@ class Server(Inquiry):
                 self._keep(number, state, journal)
             self.strategy.between()
         return state
+
+    def _keep_sums(self, journal: RoundJournal) -> None:
+        """Name the run as it was named before, and ask for no sum that is there already."""
+
+        def kept(round: int) -> Total | None:
+            found = journal.read_sum(round)
+            return None if found is None else Total(tuple(found[0]), found[1])
+
+        self.strategy.run = journal.run()
+        self.strategy.kept_sum = kept
+        self.strategy.keep_sum = lambda round, total: journal.write_sum(round, total.names, total.words)
 
     def _keep(self, number: int, state: State, journal: RoundJournal) -> None:
         history, failures = self.strategy.rows(self._kept)
@@ -154,6 +171,7 @@ def server_app(
         patience = float(context.run_config.get("patience", 0.0))
         admitted = read_admitted(context.run_config.get("admitted"))
         names = None if admitted is None else {node: hospital.name for node, hospital in admitted.items()}
-        programme(Server(grid, plan, members, patience, names, proposal))
+        keys = None if admitted is None else {hospital.name: hospital.key for hospital in admitted.values()}
+        programme(Server(grid, plan, members, patience, names, proposal, keys))
 
     return app

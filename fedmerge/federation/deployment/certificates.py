@@ -65,7 +65,7 @@ def install(folder: Path, certificate: bytes, authority: Path | None = None) -> 
     nothing, where a hospital would not believe the server then. A crash in between leaves a pair that works.
     """
     known, key = folder / f"{SERVER}.crt", folder / f"{SERVER}.new.key"
-    if not key.is_file():
+    if not key.is_file() or not (folder / f"{SERVER}.csr").is_file():
         raise FedMergeError(
             f"'{folder}' has no request that is open: `fedmerge deployment request` makes one."
         )

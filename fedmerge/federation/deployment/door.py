@@ -1,7 +1,7 @@
 """An HTTPS port for whoever comes: every connection, head and body has its time, every address its share.
 
 HTTP is h11's, TLS asyncio's. Of a body nothing is read before ``answer`` asks for it, and no more is held
-than a buffer of 128 KiB, so that who sends more than is read waits.
+than a buffer of half a megabyte, so that who sends more than is read waits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import h11
 
 from fedmerge.federation.deployment.limits import Limits
 
-BUFFER = 64 * 2**10
+BUFFER = 256 * 2**10
 LONGEST_HEAD = 16 * 2**10
 LINGER = 2.0  # seconds in which a body that nobody wants is thrown away, so that its sender hears why
 

@@ -34,6 +34,19 @@ def most(proposal: Proposal, what: str, scores: int) -> int | None:
 
 
 def _train(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _open(proposal, "weights")
+    return _training(proposal, job, site)
+
+
+def _train_secure(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _masked(proposal)
+    own = {"batch_norm": job.pop("batch_norm", None)}
+    _same(own, {"batch_norm": proposal.plan.batch_norm})
+    job.pop("label", None)
+    return _training(proposal, job, site)
+
+
+def _training(proposal: Proposal, job: dict[str, Any], site: str) -> str:
     plan = proposal.plan
     round = _whole(job, "round")
     last = plan.rounds + (plan.fine_tune is not None)
@@ -59,6 +72,17 @@ def _train(proposal: Proposal, job: dict[str, Any], site: str) -> str:
 
 
 def _evaluate(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _open(proposal, "scores")
+    return _scores(proposal, job)
+
+
+def _evaluate_secure(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _masked(proposal)
+    job.pop("label", None)
+    return _scores(proposal, job)
+
+
+def _scores(proposal: Proposal, job: dict[str, Any]) -> str:
     plan = proposal.plan
     expected = common_job(plan)
     expected |= {"calibrate": True} if "calibrate" in job else {}
@@ -77,14 +101,21 @@ def _memory(proposal: Proposal, job: dict[str, Any], site: str) -> str:
 
 
 def _secure_sum(proposal: Proposal, job: dict[str, Any], site: str) -> str:
-    plan = proposal.plan
-    if not plan.federation.secure_aggregation:
-        raise FedMergeError("the server asks for a secure sum, but the approved experiment has none.")
-    if "round" in job and not 1 <= _whole(job, "round") <= plan.rounds:
-        raise FedMergeError(
-            f"the server asks for a secure sum of round {short(job['round'])}, which is none."
-        )
+    _masked(proposal)
     return "secure sum"
+
+
+def _masked(proposal: Proposal) -> None:
+    if not proposal.plan.federation.secure_aggregation:
+        raise FedMergeError("the server asks for a secure sum, but the approved experiment has none.")
+
+
+def _open(proposal: Proposal, what: str) -> None:
+    if proposal.plan.federation.secure_aggregation:
+        raise FedMergeError(
+            f"the server asks for {what} in the open, but in the approved experiment they are summed under "
+            "masks (secure_aggregation)."
+        )
 
 
 def _sums_begin(proposal: Proposal, job: dict[str, Any], site: str) -> str:
@@ -142,7 +173,12 @@ _CHECKS: dict[str, Callable[[Proposal, dict[str, Any], str], str]] = {
     "evaluate": _evaluate,
     "query.memory": _memory,
     "query.restore": _memory,
-    "query.secure_sum": _secure_sum,
+    "train.secure": _train_secure,
+    "evaluate.secure": _evaluate_secure,
+    "query.secure_shares": _secure_sum,
+    "query.secure_masked": _secure_sum,
+    "query.secure_confirm": _secure_sum,
+    "query.secure_unmask": _secure_sum,
     "query.sums_begin": _sums_begin,
     "query.sums": _sums,
 }

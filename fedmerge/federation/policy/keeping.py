@@ -80,7 +80,9 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
 
 def check_group(policy: Policy, site: Site, kind: str) -> None:
     """Raise FedMergeError where an answer would tell of too few images, or lack a number that must stay."""
-    held = {"query": len(site.train), "train": len(site.train), "evaluate": len(site.val)}.get(kind)
+    held = {"query": len(site.train), "train": len(site.train), "evaluate": len(site.val)}.get(
+        kind.removesuffix(".secure")
+    )
     if held is not None and held < policy.suppress_below:
         raise FedMergeError(
             f"hospital '{site.name}' tells nothing about fewer than {policy.suppress_below} images "

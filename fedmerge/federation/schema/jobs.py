@@ -8,10 +8,9 @@ from pydantic import Field, model_validator
 
 from fedmerge.federation.fault_plan import Kind as FaultKind
 from fedmerge.federation.memory import Personal
-from fedmerge.federation.schema.fields import Digest, Hex, Images, Name, Round, Told
+from fedmerge.federation.schema.fields import Digest, Images, Name, Round, Told
 from fedmerge.merging.attribution.importance import Kind as Importance
 from fedmerge.models.inputs import Normalisation
-from fedmerge.models.state import BatchNormPolicy
 from fedmerge.models.zoo import ModelSpec
 from fedmerge.training import TrainingOptions
 from fedmerge.validation import Seed
@@ -52,8 +51,7 @@ class TrainJob(NetworkJob):
 
     span: the part of the learning-rate schedule that this round covers. start: ``own``: from an
     initialisation of the hospital's own; no weights are sent then. personal: the part of the model that the
-    hospital keeps to itself; since: the last round of which it should have one. secure: keep the weights, and
-    answer with a public key.
+    hospital keeps to itself; since: the last round of which it should have one.
     """
 
     training: TrainingOptions
@@ -63,7 +61,6 @@ class TrainJob(NetworkJob):
     start: Literal["shared", "own"] = "shared"
     personal: Personal = "none"
     since: Round = 0
-    secure: bool = False
     faults: tuple[InjectedFault, ...] = Field((), max_length=100)
 
     @model_validator(mode="after")
@@ -150,12 +147,3 @@ class SumsJob(Told):
     def _options_fit(self) -> SumsJob:
         SUMS_OPTIONS[self.kind].model_validate(self.options)
         return self
-
-
-class SecureSumJob(Told):
-    """Give the weights of a round under masks. publics: the key of each participant, by name."""
-
-    round: Round
-    publics: dict[Name, Hex] = Field(max_length=MOST_HOSPITALS)
-    everyone: Annotated[int, Field(ge=1, le=2**53)]
-    batch_norm: BatchNormPolicy

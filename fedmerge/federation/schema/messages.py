@@ -20,10 +20,22 @@ from fedmerge.federation.schema.jobs import (
     GreetingJob,
     MemoryJob,
     RestoreJob,
-    SecureSumJob,
     SumsBeginJob,
     SumsJob,
     TrainJob,
+)
+from fedmerge.federation.schema.secure import (
+    Confirmed,
+    ConfirmJob,
+    MaskedJob,
+    Offered,
+    SecureEvaluateJob,
+    SecureTrainJob,
+    Shared,
+    SharesJob,
+    TrainedSecretly,
+    Unmasked,
+    UnmaskJob,
 )
 
 
@@ -43,6 +55,11 @@ MESSAGES: dict[str, Exchange] = {
     "query.restore": Exchange(RestoreJob, Remembered),
     "query.sums_begin": Exchange(SumsBeginJob, SumsBegun),
     "query.sums": Exchange(SumsJob, Summed),
-    "query.secure_sum": Exchange(SecureSumJob, Masked),
+    "train.secure": Exchange(SecureTrainJob, TrainedSecretly),
+    "evaluate.secure": Exchange(SecureEvaluateJob, Offered),
+    "query.secure_shares": Exchange(SharesJob, Shared),
+    "query.secure_masked": Exchange(MaskedJob, Masked),
+    "query.secure_confirm": Exchange(ConfirmJob, Confirmed),
+    "query.secure_unmask": Exchange(UnmaskJob, Unmasked),
 }
 """By the type that stands in Flower's metadata."""
