@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from flwr.app import Context
@@ -11,11 +17,14 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.data import Site
+from fedmerge.federation.admission import read_admitted
 from fedmerge.federation.client import Hospital, client_app
+from fedmerge.federation.deployment.links import lost
 from fedmerge.federation.grids.flower import FlowerGrid
 from fedmerge.federation.places import Place
 
 Config = Mapping[str, Any]
+DATABASE = "superlink.db"  # of a deployment's server, beside the file of its hospitals
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,18 @@ class FlowerPlace:
         device: str = "cpu",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        """Run ``app`` on this grid."""
-        app(grid=FlowerGrid(self.grid), context=self.context)
+        """Run ``app`` on this grid.
+
+        In a deployment a node that is started anew is waited for, as long as hospitals are at the start.
+        """
+        given = self.context.run_config
+        admitted, away = given.get("admitted"), float(given.get("patience", 0.0))
+        grid = FlowerGrid(self.grid)
+        if admitted:
+            names = {node: hospital.name for node, hospital in (read_admitted(admitted) or {}).items()}
+            database = Path(str(admitted)).with_name(DATABASE)
+            grid = FlowerGrid(self.grid, away, partial(lost, database), names)
+        app(grid=grid, context=self.context)
 
 
 def server_of(main: Callable[[Place, Config], None]) -> ServerApp:
@@ -50,6 +69,7 @@ def server_of(main: Callable[[Place, Config], None]) -> ServerApp:
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
+        end_with_parent()
         main(FlowerPlace(grid, context), context.run_config)
 
     return app
@@ -63,3 +83,19 @@ def client_of(hospital: Callable[[Config, Config], Hospital]) -> ClientApp:
     return client_app(
         lambda context: hospital(context.node_config, context.run_config), memory_in_context=True
     )
+
+
+def end_with_parent(pause: float = 1.0) -> None:
+    """End this process, as SIGTERM does, when the one that started it is gone.
+
+    A SuperLink that is killed leaves the server's app behind, which goes on alone for as long as it does not
+    ask for anything, and keeps the run from being taken up.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="end with parent").start()

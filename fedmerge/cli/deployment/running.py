@@ -16,16 +16,16 @@ from fedmerge.validation import is_there
 def start(folder: Folder) -> None:
     """Start the server or the node of a folder, and keep it up until Ctrl-C or SIGTERM."""
     from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
-    from fedmerge.federation.deployment.processes import Programs
-    from fedmerge.federation.deployment.serving import keep_up, start_node, start_server
+    from fedmerge.federation.deployment.serving import at_service, keep_up, start_node, start_server
 
-    with Programs() as programs:
-        if is_there(folder / "server.yaml"):
-            server = ServerFolder(folder)
+    server = ServerFolder(folder) if is_there(folder / "server.yaml") else None
+    node = None if server else NodeFolder(folder)
+    with at_service(folder) as programs:
+        if server is not None:
             up = start_server(programs, server)
             say(err, f"hospitals are served at {server.settings.host}:{server.settings.port}; Ctrl-C ends it")
         else:
-            node = NodeFolder(folder)
+            assert node is not None
             up = [start_node(programs, node)]
             say(err, f"{node.settings.site} speaks to {node.settings.server}; Ctrl-C ends it")
         say(err, f"logs: {', '.join(str(program.log) for program in up)}")

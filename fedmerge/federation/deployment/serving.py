@@ -9,17 +9,36 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 import httpx
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
-from fedmerge.federation.deployment.processes import Program, Programs
+from fedmerge.federation.deployment.logs import Reader
+from fedmerge.federation.deployment.processes import Program, Programs, end, leftovers
+from fedmerge.files import locked
 
 _HELD: list[socket.socket] = []  # of the ports that were given, until this process ends
 START = 60.0  # seconds that a program may take to answer
+STARTED = "processes.json"  # which programs were started last
+
+
+@contextlib.contextmanager
+def at_service(folder: Path) -> Iterator[Programs]:
+    """Yield the programs of a folder, to start; they end with the block. Nobody else starts them meanwhile.
+
+    Programs that an earlier process started, and that outlived it because it was killed, are ended first.
+    Raises FedMergeError where another process serves the folder.
+    """
+    with locked(
+        folder, f"'{folder}' is started already: end that first, or use `fedmerge deployment status`."
+    ):
+        end(leftovers(folder / STARTED))
+        with Programs(folder / STARTED) as programs:
+            yield programs
 
 
 def start_server(programs: Programs, folder: ServerFolder) -> list[Program]:
@@ -27,17 +46,31 @@ def start_server(programs: Programs, folder: ServerFolder) -> list[Program]:
     settings = folder.settings
     for port in (settings.superlink_port, settings.port):
         _check_free(port)
-    superlink = programs.start(folder.command(), folder.env, folder.path / "superlink.log")
+    superlink = programs.start(folder.command(), folder.env, folder.path / "superlink.log", _reader(folder))
     superlink.wait_until(lambda: _answers(folder, settings.superlink_port), START, "answer")
     command = [sys.executable, "-m", "fedmerge.federation.deployment.gate", str(folder.path)]
-    gate = programs.start(command, folder.env, folder.path / "gate.log")
+    gate = programs.start(command, folder.env, folder.path / "gate.log", _reader(folder))
     gate.wait_until(lambda: _answers(folder, settings.port), START, "answer")
     return [superlink, gate]
 
 
 def start_node(programs: Programs, folder: NodeFolder) -> Program:
     """Start the SuperNode of a hospital; it goes on trying to reach its server until it is ended."""
-    return programs.start(folder.command(free_port()), folder.env, folder.path / "supernode.log")
+    reader = Reader(folder.settings.site)
+    return programs.start(folder.command(free_port()), folder.env, folder.path / "supernode.log", reader)
+
+
+def _reader(folder: ServerFolder) -> Reader:
+    """Of the server's programs: lines about a node are its hospital's."""
+    known: dict[int, str] = {}
+
+    def name(node: int) -> str | None:
+        if node not in known:
+            with contextlib.suppress(FedMergeError):
+                known.update({number: hospital.name for number, hospital in folder.hospitals().items()})
+        return known.get(node)
+
+    return Reader("server", name)
 
 
 def keep_up(programs: list[Program], told: Callable[[], bool] = lambda: False) -> None:
