@@ -17,6 +17,7 @@ from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import faults
 from fedmerge.federation.grids.simulated import failed
+from fedmerge.federation.inspection import reply_with
 from fedmerge.federation.memory import HospitalMemory, personal_entries
 from fedmerge.federation.privacy.secure_round import HospitalShare
 from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
@@ -76,6 +77,10 @@ class Hospital:
             }
         )
         return Message(content, reply_to=message)
+
+    def inspect(self, message: Message) -> Message:
+        """Answer what there is to know of its images before training: sizes, classes, intensities, copies."""
+        return reply_with(message, self.site)
 
     def train(self, message: Message) -> Message:
         """Train the received weights, or an initialisation of its own; answer new weights and numbers.
@@ -191,9 +196,9 @@ def _network(spec: str, device: str) -> nn.Module:
 def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context: bool = False) -> ClientApp:
     """The Flower ClientApp of a hospital; ``hospital_of`` finds the hospital a Context speaks for.
 
-    It answers ``query`` (who are you), ``train``, ``evaluate``, ``query.sums_begin`` and ``query.sums``
-    (sums over its images, for a fusion), ``query.memory`` and ``query.restore`` (what it keeps between
-    rounds), and ``query.secure_sum`` (its weights, masked).
+    It answers ``query`` (who are you), ``query.inspect`` (what images it has), ``train``, ``evaluate``,
+    ``query.sums_begin`` and ``query.sums`` (sums over its images, for a fusion), ``query.memory`` and
+    ``query.restore`` (what it keeps between rounds), and ``query.secure_sum`` (its weights, masked).
     memory_in_context: a hospital's memory is kept in the Context's state, because each message may meet
     another process (Flower's own runtimes). That state travels with each message, but not to the server.
     """
@@ -220,6 +225,10 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
     @app.query()
     def query(message: Message, context: Context) -> Message:
         return answer(context, message, lambda hospital: hospital.describe)
+
+    @app.query("inspect")
+    def inspect(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.inspect)
 
     @app.query("sums_begin")
     def sums_begin(message: Message, context: Context) -> Message:

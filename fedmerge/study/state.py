@@ -72,7 +72,8 @@ def state_of(folder: Path) -> RunState | None:
     journal = journals[-1] if journals else None
     rounds = _planned(folder)
     place = _stage(journal, rounds) if state != "finished" else ("", None)
-    bodies = [body for each in journals for body in _rounds(each)]
+    bodies = list(_rounds(journal)) if journal else []
+    rows = [row for body in bodies for row in body["history"]]
     return RunState(
         folder,
         state,
@@ -124,20 +125,15 @@ def _planned(folder: Path) -> int | None:
 
 def _stage(journal: Path | None, rounds: int | None) -> tuple[str, int | None]:
     """What is at work after what the journal has."""
+    trained = journal is not None and (journal / f"{TRAINING}.json").is_file()
     done = len(list(_rounds(journal))) if journal else 0
-    if (
-        rounds
-        and (journal is None or done < rounds)
-        and not (journal and (journal / f"{TRAINING}.json").is_file())
-    ):
+    if rounds and done < rounds and not trained:
         return "rounds", done + 1
     if journal is None:
         return "", None
-    if (journal / f"{TRAINING}.json").is_file() or (journal / DEPLOYMENT).is_dir():
+    if trained:
         return DEPLOYMENT, None
-    if (journal / TRAINING / FUSION).is_dir():
-        return FUSION, None
-    return FINE_TUNE, None
+    return (FUSION if (journal / TRAINING / FUSION).is_dir() else FINE_TUNE), None
 
 
 def _rounds(journal: Path) -> Iterator[Row]:
@@ -169,4 +165,5 @@ def partial_rows(root: Path) -> Iterator[str]:
     for run in states(root):
         if run.state != "finished":
             goes_on = f"; {run.goes_on} goes on with it" if run.goes_on else ""
-            yield f"the run in '{run.folder}' is not finished ({run.words}): not all of its rows are there{goes_on}."
+            missing = "not all of its rows are there"
+            yield f"the run in '{run.folder}' is not finished ({run.words}): {missing}{goes_on}."

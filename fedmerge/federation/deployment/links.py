@@ -1,4 +1,4 @@
-"""What a SuperLink's database says of nodes, messages and runs: read only, while it runs and when it is down."""
+"""What a SuperLink's database says of nodes, messages and runs: read only, and also when it is down."""
 
 from __future__ import annotations
 

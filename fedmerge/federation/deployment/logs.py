@@ -45,7 +45,7 @@ class Reader:
         self._level, self._where = "INFO", ""
 
     def line(self, said: str) -> str | None:
-        """One line, without its time; None for one that says nothing. What belongs to an error has its level."""
+        """One line, without its time; None for an empty one. What belongs to an error has its level."""
         text = _printable(COLOUR.sub("", said).expandtabs(4).rstrip())
         if (found := LEVEL.match(text) or STAMPED.match(text)) is not None:
             self._level, text = found[1].replace("WARNING", "WARN"), found[2].strip()
@@ -68,7 +68,7 @@ def _printable(text: str) -> str:
 
 
 class Log:
-    """A log file: lines get the time, old files go. What the disk refuses is left out, and never waited for."""
+    """A log file: lines get the time, old files go. What the disk refuses is left out."""
 
     def __init__(self, path: Path, size: int = BYTES, kept: int = KEPT) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class Log:
 
 
 class _Quiet(RotatingFileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:
         """Leave the line out: a full disk must not stop the program that speaks."""
 
 
@@ -163,3 +163,11 @@ def moment(text: str, now: datetime | None = None) -> datetime:
         return datetime.fromisoformat(text.strip()).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         raise FedMergeError(f"'{text}' is no time: write 10m, 2h, 3d, or 2026-03-01T12:00.") from None
+
+
+def about(line: str, hospital: str | None = None, run: int | None = None) -> bool:
+    """Whether a line, as ``lines`` gives it, is of this hospital and of this run."""
+    found = LINE.match(line.partition(": ")[2])
+    if found is None:
+        return hospital is None and run is None
+    return hospital in (None, found[3]) and (run is None or f"run={run}" in found[4].split())

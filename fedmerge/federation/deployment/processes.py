@@ -138,16 +138,21 @@ class Programs(ExitStack):
 
 def leftovers(known: Path) -> list[Process]:
     """The programs in the file of a process that is gone, which should have ended with it, and have not."""
+    return [program for program in started(known)[1].values() if program.alive]
+
+
+def started(known: Path) -> tuple[Process | None, dict[str, Process]]:
+    """Which process started programs last, as ``Programs`` wrote it down, and these by name."""
     try:
         found = json.loads(known.read_text(encoding="utf-8"))
-        programs = [Process.model_validate(each) for each in found["programs"].values()]
+        programs = {str(name): Process.model_validate(each) for name, each in found["programs"].items()}
+        return Process.model_validate(found["start"]), programs
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
-    return [program for program in programs if program.alive]
+        return None, {}
 
 
 def end(programs: Sequence[Process]) -> None:
-    """End programs of an earlier process of ours, with their children; none that only has the number of one."""
+    """End programs of an earlier process, with their children; none that only has the number of one."""
     family: list[psutil.Process] = []
     for program in programs:
         with suppress(psutil.Error):

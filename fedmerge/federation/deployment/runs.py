@@ -1,4 +1,4 @@
-"""Which runs a deployment's server has begun: Flower's number of each, and the folder where its results go."""
+"""Which runs a deployment's server has begun: Flower's number of each, and where its results go."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
 from fedmerge.federation.deployment.logs import Reader
 from fedmerge.federation.deployment.processes import Program, Programs, end, leftovers
-from fedmerge.files import locked
+from fedmerge.files import locked, make_folder
 
 _HELD: list[socket.socket] = []  # of the ports that were given, until this process ends
 START = 60.0  # seconds that a program may take to answer
-STARTED = "processes.json"  # which programs were started last
+STARTED = Path("service") / "processes.json"  # in a folder: which programs were started last
 
 
 @contextlib.contextmanager
@@ -33,9 +33,9 @@ def at_service(folder: Path) -> Iterator[Programs]:
     Programs that an earlier process started, and that outlived it because it was killed, are ended first.
     Raises FedMergeError where another process serves the folder.
     """
-    with locked(
-        folder, f"'{folder}' is started already: end that first, or use `fedmerge deployment status`."
-    ):
+    make_folder((folder / STARTED).parent)
+    again = f"'{folder}' is started already: end that first, or look with `fedmerge deployment status`."
+    with locked((folder / STARTED).parent, again):
         end(leftovers(folder / STARTED))
         with Programs(folder / STARTED) as programs:
             yield programs
