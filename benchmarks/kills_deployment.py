@@ -38,6 +38,7 @@ from fedmerge import run
 from fedmerge.data import build_cohort, read_cohort
 from fedmerge.data.export import export
 from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+from fedmerge.federation.deployment.logs import lines
 from fedmerge.federation.deployment.serving import free_port
 from fedmerge.models import state_hash
 from fedmerge.seeding import numpy_generator
@@ -47,7 +48,7 @@ HOSPITALS = ("north", "harbour")
 SERVER, HOSPITAL = ("superlink", "server-app", "gate", "server"), ("supernode", "hospital")
 COMMAND = [sys.executable, "-m", "fedmerge", "deployment"]
 RESTART = 5.0  # seconds, as RestartSec= of a service
-WAITS = (1.0, 40.0)  # seconds between two kills, at least
+WAITS = (0.0, 15.0)  # seconds from a hospital's answer after the last kill to the next, at least
 
 
 class Service:
@@ -128,7 +129,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 class Killer(threading.Thread):
-    """Kills at random moments, the server's programs while a run is at work, until there were enough."""
+    """Kills while a run is at work, some seconds after a hospital has answered, until there were enough."""
 
     def __init__(
         self, seed: int, kills: int, minutes: float, server: Service, hospitals: dict[str, Service]
@@ -146,18 +147,24 @@ class Killer(threading.Thread):
             side = SERVER if self.rng.random() < 0.5 else HOSPITAL
             kind = side[int(self.rng.integers(len(side)))]
             name = HOSPITALS[int(self.rng.integers(len(HOSPITALS)))]
-            if self.ended.wait(float(self.rng.uniform(*WAITS))):
-                return
+            answers = self._answers()
+            while self._answers() == answers:
+                if self.ended.wait(0.5) or time.monotonic() > self.until:
+                    return
+            self.ended.wait(float(self.rng.uniform(*WAITS)))
             while not self._can(kind, name):
-                if self.ended.wait(0.5):
+                if self.ended.wait(0.5) or time.monotonic() > self.until:
                     return
             self._kill(kind, name)
 
     def _can(self, kind: str, name: str) -> bool:
         found = state_of(self.place) if self.place is not None and self.place.is_dir() else None
         at_work = found is not None and found.state == "running"
-        there = bool(victims(kind, self.server, self.hospitals[name]))
-        return there and (at_work or kind in HOSPITAL)
+        return at_work and bool(victims(kind, self.server, self.hospitals[name]))
+
+    def _answers(self) -> int:
+        """How many answers of hospitals the server's log has."""
+        return sum(" answered after " in line for line in lines([self.server.folder / "superlink.log"]))
 
     def _kill(self, kind: str, name: str) -> None:
         found = state_of(self.place) if self.place is not None else None

@@ -40,9 +40,9 @@ class Wish(BaseModel):
 class Inspection(BaseModel):
     """What a hospital tells. shape: channels, height, width. classes: images of all splits, by class.
 
-    intensities: the share of all pixels in each bin of 0 to 255; None for a bin in which fewer images than the
-    minimum have one; empty where the hospital has too few images. duplicates: images that stand there again.
-    flat: images of one value.
+    intensities: the share of all pixels in each bin of 0 to 255; None for a bin in which fewer images than
+    the minimum have one; empty where the hospital has too few images. duplicates: images that stand there
+    again. flat: images of one value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,15 +80,15 @@ def inspect(site: Site, wish: Wish, own_minimum: int = MINIMUM) -> Inspection:
 
 
 def told(counts: Sequence[int], least: int) -> list[Any]:
-    """Counts, those from 1 to ``least`` - 1 as "<least", and as many others "hidden" as it takes to hide these.
+    """Counts, those from 1 to ``least`` - 1 as "<least", and others "hidden" where that takes it.
 
     Whoever knows the sum of all has the sum of the hidden: it must be of two of them, and at least ``least``.
     """
     order = sorted((count, place) for place, count in enumerate(counts) if count)
     hidden = {place for count, place in order if count < least}
-    for count, place in order:
-        enough = len(hidden) > 1 and sum(counts[each] for each in hidden) >= least
-        if not hidden or enough or len(counts) == 1:
+    small = bool(hidden) and len(counts) > 1
+    for _, place in order:
+        if not small or (len(hidden) > 1 and sum(counts[each] for each in hidden) >= least):
             break
         hidden.add(place)
     return [f"<{least}" if 0 < n < least else "hidden" if i in hidden else n for i, n in enumerate(counts)]

@@ -78,7 +78,7 @@ class Begun(BaseModel):
         return self.model_copy(update=news)
 
     def ended(self, seconds: float, remarks: Sequence[str], error: BaseException | None = None) -> Begun:
-        """It ends for now, by an error, or is finished. remarks: what else there is to say of this sitting."""
+        """It ends for now, by an error, or is finished. remarks: what else there is to say of it."""
         resumed = self.resumed
         if resumed:
             last = resumed[-1]

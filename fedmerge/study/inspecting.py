@@ -1,4 +1,4 @@
-"""``inspect_deployed``: what the hospitals of a deployment tell of their images, before anything is trained."""
+"""``inspect_deployed``: what the hospitals of a deployment tell of their images, before training."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ Row = dict[str, Any]
 class RunState:
     """A run. state: ``running``, one of ``ENDED``, or ``unknown``, where nobody can say from here.
 
-    stage: what it does, or did last: ``rounds``, ``fine-tuning``, ``fusion``, ``deployment``. round: the one at
-    work, of so many ``rounds``. part: its federation's folder, with the seed. failures: what hospitals failed
-    at, from the journal. heard: of each hospital, the last round that its answer counted in. changed: when
+    stage: what it does, or did last: ``rounds``, ``fine-tune``, ``fusion``, ``deployment``. round: the one
+    at work, of so many ``rounds``. part: its federation's folder, with the seed. failures: what hospitals
+    failed at, from the journal. heard: of each hospital, the last round that its answer counted in. changed: when
     something of it was written last.
     """
 
@@ -87,12 +87,7 @@ def state_of(folder: Path) -> RunState | None:
         begun.seconds,
         len(begun.resumed),
         [failure for body in bodies for failure in body["failures"]],
-        {
-            row["site"]: row["round"]
-            for body in bodies
-            for row in body["history"]
-            if row.get("phase") == "train"
-        },
+        {row["site"]: row["round"] for row in rows if row.get("phase") == "train"},
     )
 
 

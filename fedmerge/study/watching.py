@@ -1,4 +1,4 @@
-"""What goes on in a deployment, from what lies in its folders: while a run is at work, after a crash, at any time."""
+"""What goes on in a deployment, from what lies in its folders: during a run, after a crash, at any time."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _again(state: RunState, server: Path) -> str:
 
 
 def _records(folder: Path) -> Told:
-    """What a node's audit log says, as far as it can be read: the last that was asked, and what was refused."""
+    """What a node's audit log says, where it can be read: what was asked last, and what was refused."""
     from fedmerge.chained_log import BrokenChain, ChainedLog
 
     try:

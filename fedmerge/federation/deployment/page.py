@@ -1,4 +1,4 @@
-"""What goes on in a deployment, to look at: a page, JSON, Prometheus's text; on this machine alone, read only.
+"""What goes on in a deployment, as a page, as JSON, and for Prometheus: on this machine alone, read only.
 
 The page asks for nothing from elsewhere, runs no script, and loads itself again every ten seconds.
 """
@@ -6,6 +6,7 @@ The page asks for nothing from elsewhere, runs no script, and loads itself again
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -18,10 +19,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from fedmerge.federation.deployment.templates import PAGE
-
 Told = dict[str, Any]
 STATES = ("running", "finished", "failed", "stopped", "killed", "pending", "starting", "unknown")
+KINDS = {"finished": "good", "running": "good", "failed": "bad", "killed": "bad"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
@@ -34,10 +34,11 @@ HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 def watch_app(status: Callable[[], Told]) -> Starlette:
     """An ASGI app that shows ``status()``: ``/``, ``/status.json`` and ``/metrics``, each only to be read."""
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(PAGE)
+    text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(text)
 
     def page(request: Request) -> Response:
-        return HTMLResponse(template.render(status=status(), ago=ago), headers=HEADERS)
+        return HTMLResponse(template.render(status=status(), ago=ago, kinds=KINDS), headers=HEADERS)
 
     def as_json(request: Request) -> Response:
         return JSONResponse(status(), headers=HEADERS)
