@@ -25,8 +25,8 @@ class RunState:
 
     stage: what it does, or did last: ``rounds``, ``fine-tune``, ``fusion``, ``deployment``. round: the one
     at work, of so many ``rounds``. part: its federation's folder, with the seed. failures: what hospitals
-    failed at, from the journal. heard: of each hospital, the last round that its answer counted in. changed: when
-    something of it was written last.
+    failed at, from the journal. heard: of each hospital, the last round that its answer counted in. changed:
+    when something of it was written last.
     """
 
     folder: Path

@@ -56,9 +56,9 @@ def links(database: Path) -> dict[int, Link]:
 def tasks(database: Path) -> dict[int, Task]:
     """The runs by id, as far as the database tells."""
     found = {}
-    sql = "SELECT task.* FROM run JOIN task ON task.task_id = run.primary_task_id"
+    sql = "SELECT task.*, run.run_id AS run FROM run JOIN task ON task.task_id = run.primary_task_id"
     for row in _rows(database, sql):
-        run = _unsigned(row.get("run_id"))
+        run = _unsigned(row.get("run"))
         ended = f"finished:{row.get('sub_status')}" if row.get("finished_at") else None
         begun = "running" if row.get("running_at") else "starting" if row.get("starting_at") else "pending"
         found[run] = Task(run, ended or begun, str(row.get("details") or ""), _time(row.get("pending_at")))

@@ -14,6 +14,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -81,7 +82,8 @@ class Log:
 
     def close(self) -> None:
         """Close the file."""
-        self._handler.close()
+        with suppress(OSError):
+            self._handler.close()
 
 
 class _Quiet(RotatingFileHandler):

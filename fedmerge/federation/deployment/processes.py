@@ -102,7 +102,7 @@ class Program:
                     ask(member)
             _, family = psutil.wait_procs(family, timeout=3)
         self.process.wait()
-        self._pump.join(2.0)
+        self._pump.join(30.0)  # all that could speak has ended
 
     def __enter__(self) -> Program:
         return self
