@@ -235,7 +235,7 @@ def measure(work: Path, config: Path, expected: dict[str, str], given: argparse.
     runs: list[dict[str, Any]] = []
     began = time.monotonic()
     try:
-        wait_for(lambda: server.flower.nodes() == {}, 120)
+        wait_for(lambda: server.flower.nodes() == {}, 900)
         for name in HOSPITALS:
             node = NodeFolder.make(
                 work / f"node-{name}", name, work / "images" / name / f"{name}.yaml",

@@ -104,6 +104,7 @@ class Away(Link):
     gone, back, sends = 0, 5, 0
 
     def get_node_ids(self):
+        self.sent += 1
         here = super().get_node_ids()
         return [node for node in here if node != self.gone or self.sent > self.back]
 
