@@ -17,9 +17,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.data import Site
-from fedmerge.federation.admission import read_admitted
 from fedmerge.federation.client import Hospital, client_app
 from fedmerge.federation.deployment.links import lost
+from fedmerge.federation.grids.audited import AuditedGrid
 from fedmerge.federation.grids.flower import FlowerGrid
 from fedmerge.federation.places import Place
 
@@ -49,28 +49,24 @@ class FlowerPlace:
         device: str = "cpu",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        """Run ``app`` on this grid.
-
-        In a deployment a node that is started anew is waited for, as long as hospitals are at the start.
-        """
-        given = self.context.run_config
-        admitted, away = given.get("admitted"), float(given.get("patience", 0.0))
-        grid = FlowerGrid(self.grid)
-        if admitted:
-            names = {node: hospital.name for node, hospital in (read_admitted(admitted) or {}).items()}
-            database = Path(str(admitted)).with_name(DATABASE)
-            grid = FlowerGrid(self.grid, away, partial(lost, database), names)
+        """Run ``app`` on this grid."""
+        grid = self.grid if isinstance(self.grid, FlowerGrid) else FlowerGrid(self.grid)
         app(grid=grid, context=self.context)
 
 
 def server_of(main: Callable[[Place, Config], None]) -> ServerApp:
-    """The ServerApp of a project: ``main(place, run_config)`` with Flower's Grid as the place."""
+    """The ServerApp of a project: ``main(place, run_config)`` with Flower's Grid as the place.
+
+    In a deployment, the audit log of the server's folder says what was sent and what came.
+    """
     app = ServerApp()
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
         end_with_parent()
-        main(FlowerPlace(grid, context), context.run_config)
+        admitted = str(context.run_config.get("admitted", ""))
+        heard = _deployed(grid, Path(admitted), context) if admitted else grid
+        main(FlowerPlace(heard, context), context.run_config)
 
     return app
 
@@ -82,6 +78,14 @@ def client_of(hospital: Callable[[Config, Config], Hospital]) -> ClientApp:
     """
     return client_app(
         lambda context: hospital(context.node_config, context.run_config), memory_in_context=True
+    )
+
+
+def _deployed(grid: Grid, admitted: Path, context: Context) -> AuditedGrid:
+    """The grid of a deployment: a node that is started anew is waited for, as hospitals are at the start."""
+    away = float(context.run_config.get("patience", 0.0))
+    return AuditedGrid(
+        grid, admitted.parent, context.run_id, away, partial(lost, admitted.with_name(DATABASE))
     )
 
 

@@ -10,15 +10,16 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.inspection import ACTION, Wish, read
+from fedmerge.federation.inspection import ACTION, read
 from fedmerge.federation.places import Place
 from fedmerge.federation.records import reason_of, request
+from fedmerge.federation.schema.jobs import InspectJob
 
 POLL = 1.0
 Told = dict[str, Any]
 
 
-def inspect_all(place: Place, names: Mapping[int, str], wish: Wish, patience: float) -> list[Told]:
+def inspect_all(place: Place, names: Mapping[int, str], wish: InspectJob, patience: float) -> list[Told]:
     """What each hospital told, by name; of one that did not, the reason. names: hospitals by node."""
     found: list[Told] = []
     app = ServerApp()
@@ -31,7 +32,7 @@ def inspect_all(place: Place, names: Mapping[int, str], wish: Wish, patience: fl
     return sorted(found, key=lambda each: str(each["hospital"]))
 
 
-def _ask(grid: Grid, names: Mapping[int, str], wish: Wish, patience: float) -> list[Told]:
+def _ask(grid: Grid, names: Mapping[int, str], wish: InspectJob, patience: float) -> list[Told]:
     until = time.monotonic() + patience
     while (missing := set(names) - set(grid.get_node_ids())) and time.monotonic() < until:
         time.sleep(POLL)

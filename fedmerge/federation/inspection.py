@@ -12,29 +12,25 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmerge.data import Site
 from fedmerge.data.facts import Facts, facts_of
-from fedmerge.federation.records import job_of
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.records import reply
+from fedmerge.federation.schema.answers import Inspected
+from fedmerge.federation.schema.jobs import InspectJob
+from fedmerge.federation.schema.reading import read_answer, read_job, read_tensors
+from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.validation import validate
 
-ACTION, RECORD = "query.inspect", "inspection"
+ACTION = "query.inspect"
 MINIMUM = 5
 MOST = 10**9  # images that a hospital may say it has
 Count = Annotated[int, Field(ge=0, le=MOST)] | Annotated[str, Field(pattern=r"^(<\d{1,7}|hidden)$")]
 Name = Annotated[str, Field(max_length=200)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Wish(BaseModel):
-    """What a server asks for. minimum: counts below it are not told. bins: of the histogram."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    minimum: int = Field(default=MINIMUM, ge=1, le=10**6)
-    bins: int = Field(default=16, ge=2, le=64)
 
 
 class Inspection(BaseModel):
@@ -59,7 +55,7 @@ class Inspection(BaseModel):
     flat: Count
 
 
-def inspect(site: Site, wish: Wish, own_minimum: int = MINIMUM) -> Inspection:
+def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM) -> Inspection:
     """Look at a hospital's images."""
     least = max(wish.minimum, own_minimum)
     images, facts = site.everything.images, site.facts or facts_of(site.everything.images)
@@ -117,17 +113,18 @@ def _copies(facts: Facts) -> int:
 
 def reply_with(message: Message, site: Site, own_minimum: int = MINIMUM) -> Message:
     """A hospital's answer to ``query.inspect``. Raises FedMergeError for a wish that is none."""
-    found = inspect(site, validate(Wish, job_of(message), "the wish to inspect"), own_minimum)
-    return Message(RecordDict({RECORD: ConfigRecord({"json": found.model_dump_json()})}), reply_to=message)
+    wish = read_job(message, InspectJob)
+    read_tensors(message, NO_TENSORS)
+    return reply(message, {}, texts={"json": inspect(site, wish, own_minimum).model_dump_json()})
 
 
 def read(message: Message) -> Inspection:
     """What a hospital told. Raises FedMergeError for what is none, whatever was sent."""
-    given: Any = None
-    record = message.content.config_records.get(RECORD)
-    if record is not None and isinstance(text := record.get("json"), str) and len(text) <= 2_000_000:
-        try:
-            given = json.loads(text)
-        except (ValueError, RecursionError):
-            given = None
-    return validate(Inspection, given if isinstance(given, dict) else {}, "a hospital's inspection")
+    said, arrays = read_answer(message, Inspected)
+    try:
+        given = json.loads(said.text)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict) or arrays:
+        raise FedMergeError("it is no inspection")
+    return validate(Inspection, given, "a hospital's inspection")

@@ -30,3 +30,17 @@ def training_job(
     """To train as ``training`` says; span: the part of the learning-rate schedule that this round covers."""
     own = {"training": training.model_dump(), "round": round, "purpose": purpose, "span": list(span)}
     return common_job(plan) | personal_job(plan) | own
+
+
+def round_job(plan: Plan, round: int) -> dict[str, Any]:
+    """To train in a federated round, which covers its part of the learning-rate schedule."""
+    span = ((round - 1) / plan.rounds, round / plan.rounds)
+    secure = {"secure": True} if plan.federation.secure_aggregation else {}
+    return training_job(plan, round, "round", plan.local, span) | secure
+
+
+def fine_tune_job(plan: Plan) -> dict[str, Any]:
+    """To train an own copy after the rounds; with an independent start, from an initialisation of its own."""
+    assert plan.fine_tune is not None
+    own = {"start": "own"} if plan.start == "independent" else {}
+    return training_job(plan, plan.rounds + 1, "fine-tune", plan.fine_tune) | own

@@ -60,7 +60,6 @@ def _check_secure(plan: Plan, in_a_round: int) -> None:
     _check_one_mean(plan, what)
     for field, given, why in (
         ("privacy", rules.privacy, "clipping takes each update"),
-        ("max_norm", rules.max_norm, "checking a norm takes each update"),
         ("personal", None if rules.personal == "none" else rules.personal, "the journal takes each own part"),
     ):
         if given is not None:

@@ -87,13 +87,13 @@ class NodeConfig(BaseModel):
 def _serve(place: Place, run_config: Mapping[str, Any]) -> None:
     from fedmerge.federation.admission import read_admitted
     from fedmerge.federation.inspecting import inspect_all
-    from fedmerge.federation.inspection import Wish
+    from fedmerge.federation.schema.jobs import InspectJob
     from fedmerge.study.run import run  # a hospital, whose messages each start a process, does without
 
     given = RunConfig.read(run_config)
     if given.inspect:
         names = {node: hospital.name for node, hospital in (read_admitted(given.admitted) or {}).items()}
-        wish = Wish(minimum=given.minimum, bins=given.bins)
+        wish = InspectJob(minimum=given.minimum, bins=given.bins)
         write_json(Path(given.inspect), inspect_all(place, names, wish, given.patience))
         return
     if given.resume:
@@ -103,20 +103,31 @@ def _serve(place: Place, run_config: Mapping[str, Any]) -> None:
 
 
 def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Hospital:
+    from fedmerge.federation.policy.rules import read_policy
+
     given = RunConfig.read(run_config)
-    settle(given.threads)
-    return _known(given, validate(NodeConfig, dict(node_config), "the node's configuration"))
+    node = validate(NodeConfig, dict(node_config), "the node's configuration")
+    most = given.threads if node.folder is None else read_policy(node.folder).limits.threads
+    settle(min(given.threads, most))
+    return _known(given, node)
 
 
 @lru_cache(maxsize=64)
 def _known(given: RunConfig, node: NodeConfig) -> Hospital:
     """The hospital of a node, kept between messages where its process is."""
     from fedmerge.federation import Hospital
+    from fedmerge.federation.policy.guard import Guard
+    from fedmerge.federation.policy.rules import read_policy
     from fedmerge.federation.sums.shelf import Shelf
 
     device, site = _site(given, node)
     shelf = Shelf(Path(os.environ.get("FLWR_HOME", "~/.flwr")).expanduser() / "fedmerge" / site.name)
-    return Hospital(site, pick_device(node.device or device), shelf=shelf, folder=node.folder)
+    chosen, folder = pick_device(node.device or device), node.folder
+    if folder is None:
+        return Hospital(site, chosen, shelf=shelf)
+    least = read_policy(folder).minimum_images
+    guard = Guard(folder, given.seed, given.threads)
+    return Hospital(site, chosen, minimum=least, shelf=shelf, folder=folder, guard=guard)
 
 
 def _site(given: RunConfig, node: NodeConfig) -> tuple[str, Site]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.folders import ServerFolder
-from fedmerge.federation.inspection import MINIMUM, Wish
+from fedmerge.federation.inspection import MINIMUM
+from fedmerge.federation.schema.jobs import InspectJob
 from fedmerge.study.deployed import project
 from fedmerge.study.flower_app import RunConfig
 from fedmerge.validation import validate
@@ -24,7 +25,7 @@ def inspect_deployed(
     FedMergeError where nobody was admitted, and where the run fails.
     """
     folder = ServerFolder(server)
-    validate(Wish, {"minimum": minimum, "bins": bins}, "inspect")
+    validate(InspectJob, {"minimum": minimum, "bins": bins}, "inspect")
     if not folder.hospitals():
         raise FedMergeError("no hospital was admitted yet: `fedmerge deployment admit` lets one in.")
     with tempfile.TemporaryDirectory(dir=folder.path) as place:

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedmerge.federation.deployment.expiring import endings
+from fedmerge.chained_log import BrokenChain, ChainedLog
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.deployment.certificates import expiries
 from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
 from fedmerge.federation.deployment.links import Link, Task, links, tasks
 from fedmerge.federation.deployment.processes import started
@@ -47,7 +49,7 @@ def server_status(server: ServerFolder) -> Told:
         "hospitals": sorted(hospitals, key=lambda hospital: hospital["name"]),
         "waiting": sorted({row["site"] for run in found[-1:] for row in run["waiting"]}),
         "runs": found[::-1],
-        "expiries": endings(server.path),
+        "expiries": _expiries(server.path),
     }
 
 
@@ -64,7 +66,7 @@ def node_status(folder: Path) -> Told:
         **_programs(node.path),
         "last words": _text(datetime.fromtimestamp(log.stat().st_mtime, UTC)) if log.is_file() else None,
         **_records(node.path),
-        "expiries": endings(node.path),
+        "expiries": _expiries(node.path),
     }
 
 
@@ -168,10 +170,21 @@ def _again(state: RunState, server: Path) -> str:
     return f"fedmerge deployment run {where} --resume {place}"
 
 
+def _expiries(folder: Path) -> list[Told]:
+    """When certificates end; a file that cannot be read ends nobody's look at the rest."""
+    try:
+        found = expiries(folder)
+    except FedMergeError as error:
+        return [{"what": str(error), "until": "unknown", "days": 0, "then": ""}]
+    now = datetime.now(UTC)
+    return [
+        {"what": e.what, "until": f"{e.until:%Y-%m-%d}", "days": (e.until - now).days, "then": e.way_out}
+        for e in found
+    ]
+
+
 def _records(folder: Path) -> Told:
     """What a node's audit log says, where it can be read: what was asked last, and what was refused."""
-    from fedmerge.chained_log import BrokenChain, ChainedLog
-
     try:
         entries = ChainedLog(folder / "records" / "audit.jsonl").entries()
     except (BrokenChain, OSError) as error:

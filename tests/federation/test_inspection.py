@@ -13,8 +13,10 @@ from fedmerge.data import Site, Split
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.inspecting import _ask
-from fedmerge.federation.inspection import RECORD, Wish, inspect, read, told
+from fedmerge.federation.inspection import inspect, read, told
 from fedmerge.federation.records import request
+from fedmerge.federation.schema.jobs import InspectJob as Wish
+from fedmerge.federation.schema.reading import TEXTS
 
 FIRST = 1001
 
@@ -100,7 +102,7 @@ def test_the_server_takes_what_fits_and_refuses_the_rest(cohort):
 
     def answer(text):
         question = request("query.inspect", FIRST, "g", {}, None)
-        return Message(RecordDict({RECORD: ConfigRecord({"json": text})}), reply_to=question)
+        return Message(RecordDict({TEXTS: ConfigRecord({"json": text})}), reply_to=question)
 
     assert read(answer(json.dumps(good))).train == 16
     hostile = [
@@ -144,4 +146,4 @@ def test_a_wish_that_is_none_is_refused_by_the_hospital(cohort, wish):
     grid = LocalGrid(app, 1)
     (reply,) = grid.send_and_receive([request("query.inspect", grid.get_node_ids()[0], "g", wish, None)])
     assert reply.has_error()
-    assert "wish to inspect" in reply.error.reason
+    assert "the job cannot be taken" in reply.error.reason

@@ -65,7 +65,9 @@ def _up(status: Told) -> str:
 
 def _endings(status: Told) -> list[str]:
     soon = [each for each in status["expiries"] if each["days"] < SOON]
-    parts = [f"  {each['what']} ends on {each['until']}, in {each['days']} days" for each in soon]
+    parts = [
+        f"  {each['what']} ends on {each['until']}, in {each['days']} days: {each['then']}" for each in soon
+    ]
     return ["", "certificates that end soon", *parts] if parts else []
 
 

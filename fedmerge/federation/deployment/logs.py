@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from fedmerge.errors import FedMergeError
 
@@ -68,12 +69,30 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
+class _Quiet(RotatingFileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave the line out: a full disk must not stop the program that speaks."""
+
+
 class Log:
-    """A log file: lines get the time, old files go. What the disk refuses is left out."""
+    """A log file: lines get the time, old files go. What the disk refuses is left out.
+
+    Several of one path in a process are one: each would put the file aside that the others write to.
+    """
+
+    _open: ClassVar[dict[Path, tuple[_Quiet, int]]] = {}
+    _lock = threading.Lock()
 
     def __init__(self, path: Path, size: int = BYTES, kept: int = KEPT) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._handler = _Quiet(path, maxBytes=size, backupCount=kept, encoding="utf-8", errors="replace")
+        self.path = path.resolve()
+        with self._lock:
+            if self.path in self._open:
+                self._handler, users = self._open[self.path]
+            else:
+                given = {"maxBytes": size, "backupCount": kept, "encoding": "utf-8", "errors": "replace"}
+                self._handler, users = _Quiet(path, **given), 0  # type: ignore[arg-type]
+            self._open[self.path] = self._handler, users + 1
 
     def write(self, line: str) -> None:
         """Add a line with the time."""
@@ -81,14 +100,14 @@ class Log:
         self._handler.handle(logging.LogRecord("", logging.INFO, "", 0, text, None, None))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, if nobody else writes to it."""
+        with self._lock:
+            handler, users = self._open.pop(self.path)
+            if users > 1:
+                self._open[self.path] = handler, users - 1
+                return
         with suppress(OSError):
-            self._handler.close()
-
-
-class _Quiet(RotatingFileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Leave the line out: a full disk must not stop the program that speaks."""
+            handler.close()
 
 
 def pump(source: IO[bytes], log: Log, reader: Reader, last: deque[str]) -> None:

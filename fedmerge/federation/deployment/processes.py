@@ -48,7 +48,8 @@ class Program:
         self, command: Sequence[str], env: Mapping[str, str], log: Path, reader: Reader | None = None
     ) -> None:
         """Start it. Raises FedMergeError where there is no such program."""
-        self.name = Path(command[0]).name
+        module = command[list(command).index("-m") + 1] if "-m" in command else None
+        self.name = module.rpartition(".")[2] if module else Path(command[0]).name
         self.log = log
         self._last = deque[str](maxlen=LAST)
         try:
@@ -94,8 +95,10 @@ class Program:
         with suppress(psutil.NoSuchProcess):
             if self.running:
                 self.process.terminate()
-        with suppress(subprocess.TimeoutExpired):
+        try:
             self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
         for ask in (psutil.Process.terminate, psutil.Process.kill):
             for member in family:
                 with suppress(psutil.NoSuchProcess):
