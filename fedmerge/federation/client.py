@@ -87,7 +87,7 @@ class Hospital:
         read_job(message, GreetingJob)
         read_tensors(message, NO_TENSORS)
         site = self.site
-        numbers = {
+        numbers: dict[str, int | list[int]] = {
             "num-examples": len(site.train),
             "num-validation": len(site.val),
             "class-counts": site.train.class_counts(site.n_classes).tolist(),

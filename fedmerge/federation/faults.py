@@ -57,13 +57,14 @@ def _train(
     hospital: Trains, message: Message, job: TrainJob, training: Callable[[Any, Message], Message]
 ) -> Message:
     secure = isinstance(job, SecureTrainJob)
-    faults = {fault.kind: fault for fault in job.faults}
+    faults: dict[str, InjectedFault] = {fault.kind: fault for fault in job.faults}
     if not faults:
         return training(hospital, message)
     if "crash" in faults:
         raise FedMergeError("it crashed, as the fault plan wants.")
     if "hang" in faults:
-        never = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0, "steps": 0, "merges": 0, DELAY: math.inf}
+        never: dict[str, float] = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0}
+        never |= {"steps": 0, "merges": 0, DELAY: math.inf}
         if secure:
             return reply(message, {DELAY: math.inf}, texts=no_keys(hospital.site.name))
         return reply(message, {"num-examples": len(hospital.site.train)} | never)

@@ -110,13 +110,13 @@ def install_certificate(
 ) -> None:
     """Use the certificate that an authority made for the server's request, if hospitals will believe it."""
     from fedmerge.errors import FedMergeError
-    from fedmerge.federation.deployment.certificates import install
     from fedmerge.federation.deployment.folders import ServerFolder
+    from fedmerge.federation.deployment.identity import install_certificate
 
     server = ServerFolder(folder)
     if not certificate.is_file():
         raise FedMergeError(f"there is no file '{certificate}': check the path.")
-    install(server.path, certificate.read_bytes(), ca)
+    install_certificate(server, certificate.read_bytes(), ca)
     if ca is not None:
         say(out, f"give each hospital:  {server.authority}")
     _say_until(server.path)

@@ -28,7 +28,8 @@ from fedmerge.federation.deployment.keys import (
     sign_request,
     write_public,
 )
-from fedmerge.files import saying, sync
+from fedmerge.federation.policy.audit import audit
+from fedmerge.files import digest, saying, sync
 
 NEXT, BOTH = f"{AUTHORITY}.next", f"{AUTHORITY}.both"
 
@@ -40,7 +41,17 @@ def request(server: ServerFolder, names: Sequence[str] = ()) -> Path:
 
 def renew(server: ServerFolder, keeping: Keeping = IN_FOLDER, names: Sequence[str] = ()) -> None:
     """A new certificate and key of the server by the authority it has; a gate that is up takes them."""
-    install(server.path, sign_request(request(server, names), server.authority, keeping))
+    install_certificate(server, sign_request(request(server, names), server.authority, keeping))
+
+
+def install_certificate(server: ServerFolder, certificate: bytes, authority: Path | None = None) -> None:
+    """Use what an authority made for the server's request, and note it; ``install`` says what is refused."""
+    install(server.path, certificate, authority)
+    used = read_certificates(server.certificate[0])[0]
+    audit(
+        server.path, "server's certificate", fingerprint=used.fingerprint(hashes.SHA256()).hex(),
+        until=f"{used.not_valid_after_utc:%Y-%m-%d}", authority=digest(server.authority),
+    )  # fmt: skip
 
 
 def begin_authority(server: ServerFolder, keeping: Keeping = IN_FOLDER) -> Path:
@@ -54,7 +65,7 @@ def finish_authority(server: ServerFolder, keeping: Keeping = IN_FOLDER) -> None
     following = server.path / f"{NEXT}.crt"
     if not following.is_file():
         raise FedMergeError(f"'{server.path}' has no next authority: make it first.")
-    install(server.path, sign_request(request(server), following, keeping), following)
+    install_certificate(server, sign_request(request(server), following, keeping), following)
     key = server.path / f"{NEXT}.key"
     if key.is_file():
         key.replace(server.path / f"{AUTHORITY}.key")
@@ -66,7 +77,9 @@ def trust(node: NodeFolder, authority: Path) -> list[str]:
     """Have a node believe these authorities and no others; returns their fingerprints (SHA-256)."""
     found = read_certificates(authority)
     write_public(node.path / f"{AUTHORITY}.crt", authority.read_bytes())
-    return [each.fingerprint(hashes.SHA256()).hex(":") for each in found]
+    prints = [each.fingerprint(hashes.SHA256()).hex(":") for each in found]
+    audit(node.path, "authorities trusted", fingerprints=prints)
+    return prints
 
 
 def rotate(node: NodeFolder) -> Path:
@@ -90,6 +103,7 @@ def take_new_key(node: NodeFolder) -> bool:
     line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     write_public(node.public_key, line + b"\n")
     (node.path / f"{NODE}.new.pub").unlink(missing_ok=True)
+    audit(node.path, "node's key exchanged", key=line.decode())
     return True
 
 

@@ -16,8 +16,9 @@ from typing import Any
 from fedmerge.chained_log import ChainedLog
 from fedmerge.errors import FedMergeError, short
 from fedmerge.federation.policy.audit import audit
+from fedmerge.federation.policy.installed import code_version
 from fedmerge.federation.policy.proposal import Proposal, proposal_hash
-from fedmerge.files import make_folder, read_sealed, write_sealed
+from fedmerge.files import Damaged, make_folder, read_sealed, write_sealed
 from fedmerge.validation import validate
 
 MOST = 200
@@ -75,7 +76,9 @@ class Approvals:
                 "people decide about some first (`fedmerge deployment requests`)."
             )
         seen = datetime.now(UTC).isoformat(timespec="seconds")
-        write_sealed(path, {"seen": seen, "proposal": proposal.model_dump(mode="json")})
+        write_sealed(
+            path, {"seen": seen, "code": code_version(), "proposal": proposal.model_dump(mode="json")}
+        )
         return name
 
     def hashes(self) -> list[str]:
@@ -85,8 +88,12 @@ class Approvals:
 
     def read(self, name: str) -> tuple[Proposal, str]:
         """A proposal that was kept, and when it came. Raises Damaged where the file was changed."""
-        body = read_sealed(self.requests / f"{name}.json")
-        return validate(Proposal, body["proposal"], f"proposal {name}"), body["seen"]
+        path = self.requests / f"{name}.json"
+        body = read_sealed(path)
+        proposal = validate(Proposal, body["proposal"], f"proposal {name}")
+        if proposal_hash(proposal, body["code"]) != name:
+            raise Damaged(f"'{path}' is damaged: it is another proposal than its name says.")
+        return proposal, body["seen"]
 
     def find(self, given: str) -> str:
         """The one proposal whose hash begins so. Raises FedMergeError for none, or for several."""

@@ -22,7 +22,7 @@ from fedmerge.federation.policy.audit import audit, fingerprint
 from fedmerge.federation.policy.derived import check_job, most
 from fedmerge.federation.policy.installed import package_version
 from fedmerge.federation.policy.keeping import check_group, check_proposal, strip
-from fedmerge.federation.policy.proposal import Proposal, read_proposal
+from fedmerge.federation.policy.proposal import Proposal, proposal_hash, read_proposal
 from fedmerge.federation.policy.rules import Policy, policy_hash, read_policy
 from fedmerge.federation.policy.seen import seen
 from fedmerge.federation.records import reason_of
@@ -104,6 +104,8 @@ class Guard:
                 raise FedMergeError("the server did not say what it is going to ask, before it asked.")
             name = known["proposals"][-1]
             proposal, _ = self.approvals.read(name)
+            if proposal_hash(proposal) != name:
+                raise FedMergeError("this hospital's FedMerge was changed since the run said what it asks.")
             self._check_proposal(policy, name, proposal, run)
             self._count(
                 proposal, policy, run, known, name, check_job(proposal, kind, job, hospital.site.name)

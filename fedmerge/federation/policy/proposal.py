@@ -74,10 +74,10 @@ def canonical(data: Any) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def proposal_hash(proposal: Proposal) -> str:
-    """SHA-256 of the proposal as it was understood here, and of the code that runs here."""
-    text = canonical({"proposal": proposal.model_dump(mode="json"), "code": code_version()})
-    return hashlib.sha256(text.encode()).hexdigest()
+def proposal_hash(proposal: Proposal, code: str | None = None) -> str:
+    """SHA-256 of the proposal as it was understood here, and of ``code``; None: the code that runs here."""
+    known = {"proposal": proposal.model_dump(mode="json"), "code": code or code_version()}
+    return hashlib.sha256(canonical(known).encode()).hexdigest()
 
 
 def in_words(proposal: Proposal) -> dict[str, str]:
