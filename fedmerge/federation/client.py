@@ -18,6 +18,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation import faults
 from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.memory import HospitalMemory, personal_entries
+from fedmerge.federation.privacy.local import LocalNoise
 from fedmerge.federation.privacy.secure_round import HospitalShare
 from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
 from fedmerge.federation.sums.hospital import MINIMUM, HospitalSums
@@ -31,7 +32,7 @@ from fedmerge.training import TrainingOptions, fit
 
 Progress = Callable[[int, int], None]
 Answer = Callable[[Message], Message]
-MEMORY, SHARE = "memory", "share"  # what a Flower Context holds of a hospital
+MEMORY, SHARE, LOCAL = "memory", "share", "local"  # what a Flower Context holds of a hospital
 
 
 class Hospital:
@@ -58,6 +59,7 @@ class Hospital:
         self.progress = progress
         self.memory = HospitalMemory()
         self.share = HospitalShare(site.name, len(site.train))
+        self.local = LocalNoise(site.name, folder)
         self.sums = HospitalSums(site, device, minimum, shelf)
 
     def describe(self, message: Message) -> Message:
@@ -82,9 +84,11 @@ class Hospital:
 
         The personal part of the model begins as this hospital's last round left it; the answer has all of
         the model, and the server's mean of the personal parts is what a hospital without one begins with.
-        With secure aggregation the weights stay here, and the answer has a key instead.
+        With local privacy the weights are clipped and noised before anything else sees them. With secure
+        aggregation they stay here, and the answer has a key instead.
         """
         job = job_of(message)
+        private = self.local.options(job)
         own = job.get("start") == "own"
         model = self._own_start(job) if own else self._load(message, self._personal(job, job["round"]))
         result = fit(
@@ -115,6 +119,8 @@ class Hospital:
                 metrics["forgot"] = 1
             entries = personal_entries(ModelSpec(**job["model"]), job["personal"])
             self.memory.keep(job["round"], {key: state[key] for key in entries})
+        if private is not None:
+            state = self.local.answer(private, job, state_of(message) if ARRAYS in message.content else {}, state)
         if job.get("secure"):
             state = self.share.offer(job["round"], state)
         return reply(message, metrics, state)
@@ -209,12 +215,13 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
         hospital = hospital_of(context)
         if not memory_in_context:
             return how(hospital)(message)
-        for name, part in ((MEMORY, hospital.memory), (SHARE, hospital.share)):
+        for name, part in ((MEMORY, hospital.memory), (SHARE, hospital.share), (LOCAL, hospital.local)):
             kept = context.state.array_records.get(name)
             part.load_state_dict({} if kept is None else dict(kept.to_torch_state_dict()))
         told = how(hospital)(message)
         context.state[MEMORY] = ArrayRecord(hospital.memory.state_dict())
         context.state[SHARE] = ArrayRecord(hospital.share.state_dict())
+        context.state[LOCAL] = ArrayRecord(hospital.local.state_dict())
         return told
 
     @app.query()
