@@ -120,7 +120,9 @@ class Hospital:
             entries = personal_entries(ModelSpec(**job["model"]), job["personal"])
             self.memory.keep(job["round"], {key: state[key] for key in entries})
         if private is not None:
-            state = self.local.answer(private, job, state_of(message) if ARRAYS in message.content else {}, state)
+            state = self.local.answer(
+                private, job, state_of(message) if ARRAYS in message.content else {}, state
+            )
         if job.get("secure"):
             state = self.share.offer(job["round"], state)
         return reply(message, metrics, state)

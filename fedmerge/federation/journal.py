@@ -118,7 +118,7 @@ class RoundJournal:
         return None
 
     def released(self, round: int) -> Position | None:
-        """A round that was cut off after its model was ready, with its own rows alone; None where it was not."""
+        """A round that was cut off once its model was ready, with its own rows alone; None for any other."""
         path = self._path(round, RELEASED)
         if not path.is_file():
             return None

@@ -78,8 +78,8 @@ class Server(Inquiry):
     def _private_rounds(self, journal: RoundJournal | None, done: int) -> Position | None:
         """Have each private model written down before anybody is sent it, and the spending with it.
 
-        Returns the round after ``done``, where an earlier process got as far as its model: noise that may have
-        been seen is not drawn again around the same updates.
+        Returns the round after ``done``, where an earlier process got as far as its model: noise that may
+        have been seen is not drawn again around the same updates.
         """
         private = self.strategy.private
         if private is None:

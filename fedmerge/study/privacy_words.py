@@ -49,7 +49,9 @@ def privacy_in_words(experiment: Experiment, history: Iterable[Mapping[str, Any]
         releases[site] += count
     most = max(releases.values(), default=0)
     federations = len({where[:2] for where in last})
-    together = f" of {federations} federations (seeds, hospitals left out) of this run" if federations > 1 else ""
+    together = (
+        f" of {federations} federations (seeds, hospitals left out) of this run" if federations > 1 else ""
+    )
     what = "for any two data sets" if privacy.kind == "local" else "for taking part with nothing instead"
     return (
         f"a hospital has spent at most epsilon = {epsilon(privacy, most):.3g} at delta = {privacy.delta:g}, "

@@ -34,7 +34,7 @@ def private_mean(
     clip: float,
     draw: Draw = from_the_system,
 ) -> Released:
-    """``start + (sum_m d_m min(1, clip / |d_m|) + N(0, (noise clip)^2)) / asked`` with ``d_m = state_m - start``.
+    """``start + (sum_m d_m min(1, clip / |d_m|) + N(0, (noise clip)^2)) / asked``, d_m = state_m - start.
 
     The mean is not weighted by images, and its denominator is the number of hospitals that were asked, which
     no hospital's data changes (the fixed denominator of arXiv 1710.06963). So one hospital, whatever its

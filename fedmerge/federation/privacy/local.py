@@ -9,13 +9,13 @@ that is asked again (a retry, a server that was resumed, or one that hopes for t
 gets the same bits. Another question gets other noise, and counts. The hospital counts itself, in a chained
 log, and its own demands come before the server's wishes.
 
-Flower's ``LocalDpMod`` does not do: its noise is numpy's global generator, which a server's job may have
-seeded through another library; its deviation ``sensitivity sqrt(2 ln(1.25 / delta)) / epsilon`` holds for
-epsilon below 1 only, and takes a sensitivity that nothing ties to the clip (it is twice the clip); a NaN passes
-its clip; and it draws anew each time that it is asked (1.42).
+Flower's ``LocalDpMod`` (1.42) does not do. Its noise is numpy's global generator, which any code of the
+process may have seeded. Its deviation, ``sensitivity sqrt(2 ln(1.25 / delta)) / epsilon``, holds for epsilon
+below 1 alone, and nothing ties the sensitivity to the clip, of which it is twice. A NaN passes its clip. And
+it draws anew each time that it is asked.
 
-The price is high: the mean of n noised updates has ``sqrt(n)`` times the noise of a central mean with the same
-``noise``, and half the multiplier.
+The price is high: the mean of n noised updates has ``sqrt(n)`` times the noise of a central mean with the
+same ``noise``, and half the multiplier.
 """
 
 from __future__ import annotations
@@ -145,7 +145,9 @@ class LocalNoise:
             return
         make_folder(self._path(question).parent)
         write_weights(self._path(question), answer)
-        files = sorted(self._path(question).parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+        files = sorted(
+            self._path(question).parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime
+        )
         for path in files[:-KEPT]:
             if path != self._path(question):
                 path.unlink()
@@ -186,9 +188,7 @@ class LocalNoise:
         self._last = question, answer
 
 
-def local_update(
-    sent: State, state: State, options: LocalPrivacy, draw: Draw = from_the_system
-) -> State:
+def local_update(sent: State, state: State, options: LocalPrivacy, draw: Draw = from_the_system) -> State:
     """``sent + d min(1, clip / |d|) + N(0, (noise clip)^2)`` with ``d = state - sent``, over all floats.
 
     Batch-norm statistics are floats like any other; integers stay those that were sent. Raises FedMergeError
@@ -208,6 +208,6 @@ def local_update(
 
 
 def _question(job: Mapping[str, Any], sent: State) -> str:
-    """The hash of what training hangs on. What differs between two attempts, or two starts of a server, is out."""
+    """The hash of what training hangs on; what differs between two attempts or starts of a server is out."""
     text = json.dumps({key: job.get(key) for key in _ASKED}, sort_keys=True) + state_hash(sent)
     return hashlib.sha256(text.encode()).hexdigest()

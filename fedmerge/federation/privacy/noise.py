@@ -1,4 +1,4 @@
-"""Gaussian noise that protects people: from the operating system, on a grid, known to nobody and kept nowhere.
+"""Gaussian noise that protects people: from the operating system, on a grid, known to nobody, kept nowhere.
 
 A seed in a file, or in a message, is the noise: whoever has it subtracts. So noise comes from ``os.urandom``
 (the kernel's cryptographic generator), has no state here that could be stored, copied by a fork or asked for
@@ -6,12 +6,12 @@ again, and is drawn a second time by nothing.
 
 Two things go wrong with Gaussian noise in floating point, and both are seen to:
 
-- **The last bits of a sum tell its parts** (Mironov 2012, doi 10.1145/2382196.2382264): not every float can be
-  reached from every value. Here sums are integers, in units of a ``step`` that depends on the options alone,
-  and so is the noise: ``S + round(G) = round(S + G)`` for an integer S. What is released is thus a rounded
-  Gaussian mechanism; rounding costs no privacy, and the accountant of the continuous Gaussian holds. (The
-  discrete Gaussian of OpenDP would do as well, but its exact sampler takes rational arithmetic for each of a
-  network's millions of weights.)
+- **The last bits of a sum tell its parts** (Mironov 2012, doi 10.1145/2382196.2382264): not every float can
+  be reached from every value. Here sums are integers, in units of a ``step`` that depends on the options
+  alone, and so is the noise: ``S + round(G) = round(S + G)`` for an integer S. What is released is thus a
+  rounded Gaussian mechanism; rounding costs no privacy, and the accountant of the continuous Gaussian holds.
+  (The discrete Gaussian of OpenDP would do as well, but its exact sampler takes rational arithmetic for each
+  of a network's millions of weights.)
 - **A generator of 53-bit uniform numbers leaves gaps in G itself** (Holohan and Braghin, arXiv 2107.10138):
   each draw is half the sum of four independent ones, as in Opacus' ``secure_mode``, and a step is 2^-24 of
   the noise's deviation, so that every integer stands for very many values of G.
@@ -77,18 +77,21 @@ def shortened(update: Mapping[str, Tensor], clip: float, step: float) -> tuple[d
     """An update as integers in units of ``step``, no longer than ``clip``, and whether it was so before.
 
     The length of the integers themselves, times ``step``, is at most ``clip``: numbers are cut towards zero,
-    never away from it. An update with a number that is not finite counts as nothing.
+    never away from it. An update with a number that is not finite counts as nothing. The float64 tensors of
+    ``update`` are used up.
     """
-    peaks = [float(value.abs().max()) for value in update.values() if value.numel()]
-    if not all(map(math.isfinite, peaks)):  # a NaN is the largest of its tensor, as torch sees it
-        return {key: torch.zeros(value.shape, dtype=torch.int64) for key, value in update.items()}, False
-    peak = max(peaks, default=0.0)
-    length = peak * norm(value / peak for value in update.values()) if peak else 0.0
-    limit = clip * MARGIN
-    scale = limit / length if length > limit else 1.0
-    return {
-        key: (value * scale).div_(step).trunc_().to(torch.int64) for key, value in update.items()
-    }, length <= limit
+    length, within = norm(update.values()), False
+    if math.isfinite(length):
+        within = length <= clip * MARGIN
+    else:  # squares that do not fit into a float64, or no numbers at all
+        peak = [float(value.abs().max()) for value in update.values() if value.numel()]
+        if not all(map(math.isfinite, peak)):  # a NaN is the largest of its tensor, as torch sees it
+            return {key: torch.zeros(value.shape, dtype=torch.int64) for key, value in update.items()}, False
+        for value in update.values():  # far longer than any clip, so that its direction alone counts
+            value.div_(max(peak))
+        length = norm(update.values())
+    scale = (1.0 if within else clip * MARGIN / length) / step
+    return {key: value.mul_(scale).trunc_().to(torch.int64) for key, value in update.items()}, within
 
 
 def noised(sums: Mapping[str, Tensor], deviation: float, step: float, draw: Draw) -> dict[str, Tensor]:
@@ -103,4 +106,4 @@ def noised(sums: Mapping[str, Tensor], deviation: float, step: float, draw: Draw
 
 def norm(values: Iterable[Tensor]) -> float:
     """The L2 norm over all tensors, in float64."""
-    return math.sqrt(sum(float(value.double().square().sum()) for value in values))
+    return math.sqrt(sum(float(torch.dot(flat, flat)) for flat in (v.double().reshape(-1) for v in values)))

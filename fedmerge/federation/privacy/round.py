@@ -1,4 +1,4 @@
-"""The server's side of private rounds: what is added to a job, one noised mean a round, and what was spent."""
+"""The server's side of private rounds: what a job says of it, one noised mean a round, and what was spent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLIP = "privacy/clip"
 
 
 class PrivateRounds:
-    """The privacy of a run's rounds: its options, the clip that it has come to, and the record of releases."""
+    """The privacy of a run's rounds: its options, the clip it has come to, and the record of releases."""
 
     def __init__(self, options: Options, seed: int) -> None:
         self.options = options
@@ -37,7 +37,7 @@ class PrivateRounds:
         return {} if self.central else {"privacy": self.options.model_dump(mode="json")}
 
     def mean(self, round: int, sent: State, states: Iterable[State], asked: int) -> State:
-        """The noised mean of a round's updates. Each call draws: what it returns is released once, or never."""
+        """The noised mean of a round's updates. Each call draws: its result is released or thrown away."""
         assert not isinstance(self.options, LocalPrivacy)
         draw: Draw = from_the_system
         if self.options.simulate:
