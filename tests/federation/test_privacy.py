@@ -88,9 +88,7 @@ def test_updates_and_count_together_tell_no_more_than_the_noise_says(updates, cl
     for model, count in found[1:]:
         moved = asked * norm(found[0][0][key] - model[key] for key in ("a", "b"))
         counted = abs(found[0][1] - count)
-        whitened = math.hypot(
-            moved / (options.on_updates(asked) * clip), counted / options.on_count(asked)
-        )
+        whitened = math.hypot(moved / (options.on_updates(asked) * clip), counted / options.on_count(asked))
         if model is found[1][0]:  # a short update within the clip instead of a long one: two halves
             assert counted <= 1 + 1e-6
         else:

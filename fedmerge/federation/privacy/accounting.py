@@ -87,6 +87,8 @@ class Spending:
 
         Raises FedMergeError where one is not: then nobody knows what was spent.
         """
+        if self.options.simulate:
+            return
         self._log = ChainedLog(folder / "releases.jsonl")
         self._entries = self._log.entries()
         lacking = set(range(1, rounds + 1)) - {entry["round"] for entry in self._entries}
