@@ -2,116 +2,81 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedmerge.errors import FedMergeError, short
+from fedmerge import own_files
+from fedmerge.disk import DiskError, Foreign, full, saying, sync
+from fedmerge.errors import FedMergeError
+
+__all__ = [
+    "Damaged", "DiskError", "Foreign", "check_digest", "check_writable", "digest", "full", "locked",
+    "make_folder", "read_sealed", "saying", "sync", "write", "write_json", "write_sealed", "write_text",
+]  # fmt: skip
 
 
-class DiskError(FedMergeError):
-    """Something could not be written: the disk is full (``full``), read-only, or not ours."""
+def write(path: Path, save: Callable[[Path], object]) -> str:
+    """Let ``save`` make a file, bring it to the disk, and put it in its place; returns its SHA-256.
 
-    def __init__(self, path: Path, reason: str, full: bool) -> None:
-        advice = (
-            "the disk is full; free some space, or choose a place on another"
-            if full
-            else "choose a place that you may write to"
-        )
-        super().__init__(f"'{short(path)}' cannot be written ({reason}): {advice}.")
-        self.path = path
-        self.reason = reason
-        self.full = full
-
-
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Let ``save`` make a file beside ``path``, bring it to the disk, and put it in its place.
-
-    Whoever looks at ``path``, also after a crash, finds the file before or the file after, never half of it.
-    What is there and no file (a device) is written to as it is. Raises DiskError, and then leaves nothing.
+    Whoever looks at ``path``, also after a crash, finds the file before or the file after, never half of it; a
+    hard link elsewhere keeps the file before. In a folder that was entered (``own_files``) no link out is
+    followed; elsewhere a link stays a link. What is there and no file (a device) is written to as it is.
+    Raises DiskError, and then leaves nothing.
     """
-    path = Path(os.path.realpath(path))  # a link stays a link
-    part = path.with_name(f".{path.name}.part")
-    with saying(path):
-        if path.exists() and not path.is_file():
+    with saying(path), own_files.destination(path) as (place, name, room):
+        there = place.entry(name)
+        if there is not None and not stat.S_ISREG(there.st_mode):
+            if stat.S_ISDIR(there.st_mode):
+                raise DiskError(path, "it is a folder", full=False)
             save(path)
-            return
-        try:
-            save(part)
-            sync(part)
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        sync(path.parent)
+            return ""
+        with own_files.part_of(place, name, room) as part:
+            save(part.at(name))
+            sync(part.at(name))
+            made = part.entry(name)
+            if made is None or not stat.S_ISREG(made.st_mode) or made.st_nlink != 1:
+                raise Foreign(path, "what was written was changed just now", "see who else works there")
+            found = digest(part.at(name))
+            if room is not None and (relative := room.relative(path)) not in own_files.RESERVED:
+                room.note(made=relative, sha256=found)
+            os.rename(name, name, src_dir_fd=part.fd, dst_dir_fd=place.fd)
+        sync(place.at("."))
+    return found
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text, UTF-8, whole or not at all. Raises DiskError."""
-    write(path, lambda part: part.write_text(text, encoding="utf-8"))
+def write_text(path: Path, text: str) -> str:
+    """Write text, UTF-8, whole or not at all; returns its SHA-256. Raises DiskError."""
+    return write(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON, indented by 1, whole or not at all. Raises DiskError."""
-    write_text(path, json.dumps(data, indent=1) + "\n")
-
-
-def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk before this returns."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def saying(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses while something is written to ``path`` into a DiskError."""
-    try:
-        yield
-    except DiskError:
-        raise
-    except Exception as error:
-        number = _number(error)
-        if number is None and not isinstance(error, OSError):
-            raise
-        raise DiskError(path, str(error) if number is None else os.strerror(number), full(error)) from None
-
-
-def full(error: BaseException) -> bool:
-    """Whether an error means that the disk is full."""
-    if isinstance(error, DiskError):
-        return error.full
-    return _number(error) in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _number(error: BaseException) -> int | None:
-    """The system's number of an error; safetensors, which is no Python, says it in words alone."""
-    if isinstance(error, OSError):
-        return error.errno
-    words = re.search(r"I/O error: .*\(os error (\d+)\)", str(error))
-    return int(words[1]) if words else None
+def write_json(path: Path, data: Any) -> str:
+    """Write JSON, indented by 1, whole or not at all; returns its SHA-256. Raises DiskError."""
+    return write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it; one that is there is fine. Raises DiskError."""
     with saying(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        room = own_files.room_of(folder)
+        if room is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        with room.folder(folder, make=True):
+            pass
 
 
 def check_writable(folder: Path) -> None:
     """Raise DiskError where no file can be made in ``folder``."""
-    with saying(folder):
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another process may have tried, and tidied up, just now
+    with saying(folder), own_files.destination(folder / "writable") as (place, name, room):
+        with own_files.part_of(place, name, room):
+            pass
 
 
 @contextmanager
@@ -120,31 +85,44 @@ def locked(folder: Path, otherwise: str) -> Iterator[None]:
 
     Raises FedMergeError with the sentence ``otherwise`` where another one is in it.
     """
-    from filelock import FileLock, Timeout
+    import fcntl
 
-    lock = FileLock(folder / ".lock")
-    with saying(folder):
+    path = folder / own_files.LOCK
+    with saying(path):
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise FedMergeError(otherwise) from None
+            descriptor = os.open(path, flags, 0o666)
+        except OSError:
+            if not path.is_symlink():
+                raise
+            raise Foreign(path, "it is a link", "remove it") from None
     try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FedMergeError(otherwise) from None
         yield
     finally:
-        lock.release()
+        os.close(descriptor)
 
 
 class Damaged(FedMergeError):
     """A sealed file is not what was written."""
 
 
+def sealed(body: Any) -> tuple[str, str]:
+    """The text that ``write_sealed`` writes, and in it the JSON of the body; numpy's numbers become Python's."""
+    text = json.dumps(body, default=_number_of)
+    return f'{{"sha256": "{hashlib.sha256(text.encode()).hexdigest()}", "body": {text}}}\n', text
+
+
 def write_sealed(path: Path, body: Any) -> Any:
-    """Write JSON with the SHA-256 of its text, whole or not at all; numpy's numbers become Python's.
+    """Write JSON with the SHA-256 of its text, whole or not at all.
 
     Returns the body as ``read_sealed`` gives it back.
     """
-    text = json.dumps(body, default=_number_of)
-    write_text(path, f'{{"sha256": "{hashlib.sha256(text.encode()).hexdigest()}", "body": {text}}}\n')
+    whole, text = sealed(body)
+    write_text(path, whole)
     return json.loads(text)
 
 

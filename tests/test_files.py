@@ -44,11 +44,13 @@ def test_a_write_that_fails_leaves_the_file_before(tmp_path: Path, error: BaseEx
 def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The order of what happens: the bytes are brought to the disk, then the name, then the folder."""
     steps: list[str] = []
-    sync, rename = files.sync, Path.replace
-    monkeypatch.setattr(files, "sync", lambda path: (steps.append(path.name), sync(path)))
-    monkeypatch.setattr(Path, "replace", lambda a, b: (steps.append("rename"), rename(a, b))[1])
+    sync, rename = files.sync, os.rename
+    monkeypatch.setattr(
+        files, "sync", lambda path: (steps.append(os.path.basename(os.path.realpath(path))), sync(path))
+    )
+    monkeypatch.setattr(os, "rename", lambda *a, **k: (steps.append("rename"), rename(*a, **k))[1])
     files.write_text(tmp_path / "file", "text")
-    assert steps == [".file.part", "rename", tmp_path.name]
+    assert steps == ["file", "rename", tmp_path.name]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from flwr.app import Context
@@ -12,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.data import Site
 from fedmerge.federation.client import Hospital, client_app
+from fedmerge.federation.grids.audited import AuditedGrid
 from fedmerge.federation.grids.flower import FlowerGrid
 from fedmerge.federation.places import Place
 
@@ -41,16 +43,22 @@ class FlowerPlace:
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         """Run ``app`` on this grid."""
-        app(grid=FlowerGrid(self.grid), context=self.context)
+        grid = self.grid if isinstance(self.grid, FlowerGrid) else FlowerGrid(self.grid)
+        app(grid=grid, context=self.context)
 
 
 def server_of(main: Callable[[Place, Config], None]) -> ServerApp:
-    """The ServerApp of a project: ``main(place, run_config)`` with Flower's Grid as the place."""
+    """The ServerApp of a project: ``main(place, run_config)`` with Flower's Grid as the place.
+
+    In a deployment, the audit log of the server's folder says what was sent and what came.
+    """
     app = ServerApp()
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
-        main(FlowerPlace(grid, context), context.run_config)
+        admitted = str(context.run_config.get("admitted", ""))
+        heard = AuditedGrid(grid, Path(admitted).parent, context.run_id) if admitted else grid
+        main(FlowerPlace(heard, context), context.run_config)
 
     return app
 

@@ -5,23 +5,34 @@
     0007-global.safetensors     the global model after it
     0007-strategy.safetensors   what the server gathers over the rounds, where it does
     0007-memories.safetensors   what the hospitals keep to themselves, as SITE/ENTRY, where they do
+    0008-sum.safetensors        a secure sum of a round that is not finished, and 0008-sum.json, whose it is
+    run.json                    a name of this run that no other has, for the labels of its secure sums
 
 Rows stay for good; weights are kept of the last rounds alone.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmerge.files import Damaged, check_digest, digest, make_folder, read_sealed, write_sealed
+import numpy as np
+import torch
+
+from fedmerge.files import Damaged, check_digest, make_folder, read_sealed, write_sealed
 from fedmerge.models.pool import load_weights, write_weights
 from fedmerge.models.state import State
+from fedmerge.own_files import own_room
 
 Row = dict[str, Any]
 FINISHED, RELEASED = ".json", "-released.json"
+KINDS = ("global", "strategy", "memories")
+_OLD = re.compile(rf"(\d{{4,}})(?:-(?:{'|'.join(KINDS)})\.safetensors|{re.escape(RELEASED)})")
 
 
 @dataclass(frozen=True)
@@ -87,26 +98,56 @@ class RoundJournal:
         asked: Sequence[str] = (),
     ) -> None:
         make_folder(self.folder)
+        room = own_room(self.folder)
         joined = {f"{site}/{key}": value for site, kept in memories.items() for key, value in kept.items()}
         files = {}
-        for name, tensors in (("global", state), ("strategy", strategy), ("memories", joined)):
+        for name, tensors in zip(KINDS, (state, strategy, joined), strict=True):
             if tensors:
-                path = self._path(round, f"-{name}.safetensors")
-                write_weights(path, tensors)
-                files[name] = digest(path)
+                files[name] = write_weights(self._path(round, f"-{name}.safetensors"), tensors)
         rows = {"history": history, "failures": failures}
         body = {"round": round, "files": files} | ({"asked": list(asked)} if asked else {})
         write_sealed(self._path(round, ending), body | rows)
+        for gone in ("-sum.json", "-sum.safetensors") if ending == FINISHED else ():
+            room.remove(self._path(round, gone))
         for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(f"*{RELEASED}")]:
-            if int(path.name.partition("-")[0]) <= round - self.keep:
-                path.unlink()
+            found = _OLD.fullmatch(path.name)
+            if found is not None and int(found[1]) <= round - self.keep:
+                room.remove(path)
+
+    def run(self) -> str:
+        """The name of this run, drawn when it is first asked for. Raises DiskError."""
+        path = self.folder / "run.json"
+        with suppress(Damaged, OSError, KeyError, TypeError):
+            return str(read_sealed(path)["run"])
+        make_folder(self.folder)
+        return str(write_sealed(path, {"run": secrets.token_hex(16)})["run"])
+
+    def write_sum(self, round: int, names: Sequence[str], words: np.ndarray) -> None:
+        """Keep a secure sum before anything is made of it: its hospitals give no other. Raises DiskError."""
+        make_folder(self.folder)
+        path = self._path(round, "-sum.safetensors")
+        made = write_weights(path, {"words": torch.from_numpy(words.view(np.int64))})
+        write_sealed(self._path(round, "-sum.json"), {"names": list(names), "file": made})
+
+    def read_sum(self, round: int) -> tuple[list[str], np.ndarray] | None:
+        """Whose sum was kept, and the sum; None where there is none, or it is damaged."""
+        path, sealed = self._path(round, "-sum.safetensors"), self._path(round, "-sum.json")
+        if not sealed.is_file():
+            return None
+        try:
+            said = read_sealed(sealed)
+            check_digest(path, said["file"])
+        except Damaged as damage:
+            self.damaged.append(f"{damage} The hospitals are asked for it again.")
+            return None
+        return said["names"], load_weights(path)["words"].numpy().view(np.uint64)
 
     def newest(self) -> Position | None:
         """The last round that is whole, with the rows of all before it; None where there is none."""
         bodies: list[dict[str, Any]] = []
         try:
             while (path := self._path(len(bodies) + 1, FINISHED)).is_file():
-                bodies.append(read_sealed(path))
+                bodies.append(_body(path, len(bodies) + 1))
         except Damaged as damage:
             self.damaged.append(f"{damage} The rounds go on after round {len(bodies)}.")
         while bodies:
@@ -123,14 +164,14 @@ class RoundJournal:
         if not path.is_file():
             return None
         try:
-            return self._position([read_sealed(path)])
+            return self._position([_body(path, round)])
         except Damaged as damage:
             self.damaged.append(f"{damage} Round {round} is done again, and counts twice for privacy.")
             return None
 
     def _position(self, bodies: list[dict[str, Any]]) -> Position:
         last = bodies[-1]
-        held: dict[str, State] = {"global": {}, "strategy": {}, "memories": {}}
+        held: dict[str, State] = {name: {} for name in KINDS}
         for name, expected in last["files"].items():
             path = self._path(last["round"], f"-{name}.safetensors")
             check_digest(path, expected)
@@ -145,3 +186,18 @@ class RoundJournal:
 
     def _path(self, round: int, ending: str) -> Path:
         return self.folder / f"{round:04d}{ending}"
+
+
+def _body(path: Path, round: int) -> dict[str, Any]:
+    """What a round's file says. Raises Damaged where it is not of this form."""
+    body = read_sealed(path)
+    good = (
+        isinstance(body, dict)
+        and body.get("round") == round
+        and isinstance(body.get("files"), dict)
+        and body["files"].keys() <= set(KINDS)
+        and all(isinstance(body.get(name), list) for name in ("history", "failures"))
+    )
+    if not good:
+        raise Damaged(f"'{path}' is damaged: it is not what was written.")
+    return dict(body)

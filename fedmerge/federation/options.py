@@ -54,10 +54,11 @@ class FederationOptions(Section):
     on_failure: a hospital that fails is left out of the round (``skip``), asked again up to ``retries`` times
     and then left out (``retry``), or ends the run (``abort``). quorum: the fewest hospitals that must give a
     usable answer in the end, else the run ends with a sentence. max_norm: an update whose norm
-    (``checks.update_norm``) is above it is refused. deadline: seconds; a hospital whose training
-    took longer, by its own clock (``exchange.late``), is left out of the round. The grid of Flower's runtimes
-    waits no longer than that either; one in this process cannot interrupt a hospital. faults: a fault plan,
-    for simulations. keep: of how many rounds the journal keeps the weights (``journal``).
+    (``checks.update_norm``) is above it is refused; with secure aggregation, a mean of updates. deadline:
+    seconds; a hospital whose training took longer, by its own clock (``exchange.late``), is left out of the
+    round. The grid of Flower's runtimes waits no longer than that either; one in this process cannot
+    interrupt a hospital. faults: a fault plan, for simulations. keep: of how many rounds the journal keeps
+    the weights (``journal``).
     """
 
     aggregate: Aggregation = Aggregation()

@@ -85,7 +85,6 @@ def _check_secure(plan: Plan, in_a_round: int) -> None:
     central = rules.privacy is not None and rules.privacy.kind != "local"
     for field, given, why in (
         ("privacy", central or None, "clipping at the server takes each update (kind: local goes with it)"),
-        ("max_norm", rules.max_norm, "checking a norm takes each update"),
         ("personal", None if rules.personal == "none" else rules.personal, "the journal takes each own part"),
     ):
         if given is not None:

@@ -15,11 +15,13 @@ from fedmerge.federation.asking import Asking
 from fedmerge.federation.checks import not_finite
 from fedmerge.federation.exchange import Answer, Question
 from fedmerge.federation.inquiry import Inquiry
-from fedmerge.federation.jobs import training_job
+from fedmerge.federation.jobs import round_job
 from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import Plan
+from fedmerge.federation.privacy.masked import NoSum
 from fedmerge.federation.privacy.round import PrivateRounds
-from fedmerge.federation.privacy.secure_round import secure_mean
+from fedmerge.federation.privacy.secure_means import EVERYONE, collect, mean_of, secure_scores, words_of
+from fedmerge.federation.privacy.secure_round import Total
 from fedmerge.federation.roster import Roster
 from fedmerge.federation.server_optimizer import ServerOptimizer
 from fedmerge.models.state import State
@@ -40,18 +42,18 @@ class MergeStrategy(Asking, Strategy):
         self.private = None if privacy is None else PrivateRounds(privacy, plan.seed)
         self.release: Callable[[int, State], None] = lambda number, state: None  # before a model is shown
         self._asked: tuple[Grid, Question, State] | None = None
+        self.kept_sum: Callable[[int], Total | None] = lambda round: None  # of an earlier process
+        self.keep_sum: Callable[[int, Total], None] = lambda round, total: None
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """One training message a participant; each round covers its part of the learning-rate schedule."""
-        span = ((server_round - 1) / self.plan.rounds, server_round / self.plan.rounds)
-        job = training_job(self.plan, server_round, "round", self.plan.local, span)
-        job |= {"secure": True} if self.plan.federation.secure_aggregation else {}
-        job |= {} if self.private is None else self.private.job()
+        job = round_job(self.plan, server_round)
         sent = borrow(arrays)
         chosen = participants(self.roster, self.plan.federation.participation, self.plan.seed, server_round)
-        question = self.training(server_round, "train", job, arrays, sent, chosen)
+        label = self._label("train", server_round)
+        question = self.training(server_round, "train", job, arrays, sent, chosen, label)
         self._asked = (grid, question, sent)
         return question.messages()
 
@@ -67,7 +69,6 @@ class MergeStrategy(Asking, Strategy):
             rows = self.private.rows([member.name for member in question.roster])
             self.history.extend({"round": server_round, "phase": "aggregate"} | row for row in rows)
         if merged is None:
-            self.log.void(server_round)
             return lend(sent), None
         here = {"round": server_round, "phase": "aggregate"}
         self.history.extend(here | decision for decision in merged.decisions)
@@ -87,14 +88,7 @@ class MergeStrategy(Asking, Strategy):
         round = asked.round
         rules, seed, batch_norm = self.plan.federation, self.plan.seed, self.plan.batch_norm
         if rules.secure_aggregation:
-            state = secure_mean(
-                round,
-                answers,
-                sent,
-                batch_norm,
-                lambda question: self.usable(question, self.send(grid, question.messages()), grid),
-            )
-            return None if state is None else Aggregated(state)
+            return self._secure(grid, round, sent, answers)
         updates = map(_update, answers)
         if self.private is not None and self.private.central:
             states = (update.state for update in updates)
@@ -105,11 +99,30 @@ class MergeStrategy(Asking, Strategy):
         )
         return merged
 
+    def _secure(self, grid: Grid, round: int, sent: State, answers: Iterable[Answer]) -> Aggregated | None:
+        """The mean that a secure sum gives, which is kept before anything else happens; None for none."""
+        try:
+            total = self.kept_sum(round)
+            if total is None:
+                total = collect(self, grid, round, self._label("train", round) or "", answers, words_of(sent))
+                self.keep_sum(round, total)
+            mean = mean_of(self, total, sent)
+        except NoSum as error:
+            self.log.void(round, "sum", str(error))
+            return None
+        self.history.append({"round": round, "phase": "train", "site": EVERYONE} | mean.numbers)
+        return Aggregated(mean.state, tuple({"site": name} for name in mean.names))
+
+    def _label(self, phase: str, round: int) -> str | None:
+        """The label of a secure sum; None where numbers are not masked."""
+        return f"{self.run} {phase} {round}" if self.plan.federation.secure_aggregation else None
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """One evaluation message a hospital, for its validation split, whether it took part or not."""
-        question = self.evaluation(server_round, "validate", arrays, self.roster, own=True)
+        label = self._label("validate", server_round)
+        question = self.evaluation(server_round, "validate", arrays, self.roster, own=True, label=label)
         self._asked = (grid, question, {})
         return question.messages()
 
@@ -118,8 +131,17 @@ class MergeStrategy(Asking, Strategy):
         assert self._asked is not None  # configure_evaluate comes first
         grid, question, _ = self._asked
         self._asked = None
-        for _ in self.answers(grid, question, replies):
-            pass
+        label = self._label("validate", server_round)
+        if label is None:
+            for _ in self.answers(grid, question, replies):
+                pass
+            return None
+        try:
+            numbers = secure_scores(self, grid, question, replies, label)
+        except NoSum as error:
+            self.log.void(server_round, "validate", str(error))
+            return None
+        self.history.append({"round": server_round, "phase": "validate", "site": EVERYONE} | numbers)
         return None
 
     def summary(self) -> None:
@@ -128,7 +150,8 @@ class MergeStrategy(Asking, Strategy):
     def round(self, grid: Grid, number: int, state: State) -> State:
         """One round: hospitals train from ``state``, and score what is made of it; returns that."""
         questions = self.configure_train(number, lend(state), ConfigRecord(), grid)
-        arrays, _ = self.aggregate_train(number, self.send(grid, questions))
+        replies = () if self.kept_sum(number) is not None else self.send(grid, questions)
+        arrays, _ = self.aggregate_train(number, replies)
         assert arrays is not None  # below the quorum it raised
         new = borrow(arrays)
         self.release(number, new)

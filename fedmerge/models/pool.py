@@ -21,6 +21,7 @@ from fedmerge.models.inputs import Normalisation
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import State, check_alike, non_finite, state_hash
 from fedmerge.models.zoo import ModelSpec
+from fedmerge.own_files import room_of
 from fedmerge.validation import is_there
 
 T = TypeVar("T")
@@ -55,17 +56,21 @@ class ModelPool:
 
     Opening reads the cards; weights are read when asked for. A model counts once its card is there, and
     the card is written last: a crash leaves no half model. Raises FedMergeError for a folder that cannot
-    be made (or, without ``create``, is not there) and for a damaged card.
+    be made (or, without ``create``, is not there) and for a damaged card. counts: which files there are the
+    pool's; others are left alone. A model that a run made and that does not count is made anew in its place.
     """
 
-    def __init__(self, folder: str | Path, *, create: bool = True) -> None:
+    def __init__(
+        self, folder: str | Path, *, create: bool = True, counts: Callable[[Path], bool] | None = None
+    ) -> None:
         self.folder = Path(folder)
         self._view = False
         if create:
             make_folder(self.folder)
         elif not self.folder.is_dir():
             raise FedMergeError(f"there is no model pool at '{self.folder}': check the path.")
-        cards = sorted(map(read_card, self.folder.glob("*.json")), key=lambda c: (c.position, c.name))
+        found = (p for p in self.folder.glob("*.json") if counts is None or _both_count(p, counts))
+        cards = sorted(map(read_card, found), key=lambda c: (c.position, c.name))
         self._cards = {card.name: card for card in cards}
 
     @property
@@ -188,11 +193,11 @@ class ModelPool:
             raise FedMergeError(
                 f"'{name}' cannot name a model: use letters, digits, '_', '-' and '.', for a file name."
             )
-        if name in self or self._card_path(name).exists():
+        if name in self or _foreign(self._card_path(name)):
             raise FedMergeError(
                 f"the pool '{self.folder}' already has a model '{name}': choose another name."
             )
-        if self._weights(name).exists():
+        if _foreign(self._weights(name)):
             self._refuse_remnant(name, state)
         broken = non_finite(state)
         if broken:
@@ -221,6 +226,16 @@ class ModelPool:
             )
 
 
+def _both_count(card: Path, counts: Callable[[Path], bool]) -> bool:
+    return counts(card) and counts(card.with_suffix(".safetensors"))
+
+
+def _foreign(path: Path) -> bool:
+    """Whether something is there that was not made by the run whose folder it is in."""
+    room = room_of(path)
+    return path.exists() and (room is None or not room.owns(path))
+
+
 def write_model(path: Path, state: State, card: ModelCard | None) -> None:
     """Write weights to ``path`` (NAME.safetensors) and then, if there is one, the card beside them.
 
@@ -231,10 +246,10 @@ def write_model(path: Path, state: State, card: ModelCard | None) -> None:
         write_text(path.with_suffix(".json"), card.model_dump_json(indent=2) + "\n")
 
 
-def write_weights(path: Path, state: State) -> None:
-    """Write tensors to a safetensors file, whole or not at all. Raises DiskError."""
+def write_weights(path: Path, state: State) -> str:
+    """Write tensors to a safetensors file, whole or not at all; returns its SHA-256. Raises DiskError."""
     held = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    write(path, lambda part: save_file(held, part, metadata={"format": "pt"}))
+    return write(path, lambda part: save_file(held, part, metadata={"format": "pt"}))
 
 
 def load_weights(path: Path) -> State:

@@ -124,7 +124,7 @@ def is_one(model: nn.Module, parent: State) -> bool:
 
 def fused_pool(setup: Setup, target: str) -> ModelPool:
     """The networks that were fused for a target."""
-    return ModelPool(setup.folder / target / "fused")
+    return setup.models(target, "fused")
 
 
 def keep_fused(setup: Setup, target: str, candidate: Candidate, result: MergeResult) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.deployment.bundle import CLIENT, SERVER
 from fedmerge.federation.deployment.folders import ServerFolder
+from fedmerge.federation.policy.audit import audit
 from fedmerge.study.begun import CONFIG
 from fedmerge.study.flower_app import RunConfig
 from fedmerge.study.folders import new_folder
@@ -49,12 +51,17 @@ def run_deployed(
     given |= {"patience": patience, "admitted": str(folder.admitted)}
     flower = folder.flower
     app = project(folder.path / "app")
-    run = flower.submit(app, RunConfig.read(given).model_dump(by_alias=True))
+    told = RunConfig.read(given).model_dump(by_alias=True)
+    run = flower.submit(app, told)
+    audit(folder.path, "run submitted", run=run, run_config=told)
     try:
         flower.wait(run, seen=progress)
-    except KeyboardInterrupt:
-        flower.stop(run)
+    except (KeyboardInterrupt, FedMergeError) as error:
+        if isinstance(error, KeyboardInterrupt):
+            flower.stop(run)
+        audit(folder.path, "run ended", run=run, how=str(error) or "stopped")
         raise
+    audit(folder.path, "run ended", run=run, how="completed")
     return open_result(place)
 
 
@@ -100,8 +107,8 @@ version = "{version("fedmerge")}"
 publisher = "fedmerge"
 
 [tool.flwr.app.components]
-serverapp = "fedmerge.study.flower_app:server"
-clientapp = "fedmerge.study.flower_app:client"
+serverapp = "{SERVER}"
+clientapp = "{CLIENT}"
 
 [tool.flwr.app.config]
 {values}

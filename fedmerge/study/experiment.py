@@ -16,7 +16,6 @@ from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import HERE
 from fedmerge.files import DiskError
-from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.study.candidates import (
     POOLED,
@@ -87,7 +86,10 @@ def train_and_fuse(
         def hear() -> None:
             setup.record.federation(setup.seed, federation.name, server.strategy)
 
-        told.update({member.name: list(member.class_counts) for member in server.roster})
+        counts = {member.name: list(member.class_counts) for member in server.roster}
+        told.update(
+            {name: known for name, known in counts.items() if any(known)}
+        )  # 0 throughout: kept hidden
         try:
             start = server.rounds(server.start(), setup.journal)
             hear()
@@ -242,7 +244,7 @@ def _try(setup: Setup, trial: Trial, site: Arrivals) -> None:
 
 
 def _tried(setup: Setup, fused: list[Trial], target: str, told: Mapping[str, Sequence[int]]) -> list[Trial]:
-    references = ModelPool(setup.folder / target / "references")
+    references = setup.models(target, "references")
 
     def pooled_network() -> Candidate:
         name = (DEPLOYMENT, target, POOLED, TRAINING)

@@ -89,20 +89,31 @@ def _serve(place: Place, run_config: Mapping[str, Any]) -> None:
 
 
 def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Hospital:
+    from fedmerge.federation.policy.rules import read_policy
+
     given = RunConfig.read(run_config)
-    settle(given.threads)
-    return _known(given, validate(NodeConfig, dict(node_config), "the node's configuration"))
+    node = validate(NodeConfig, dict(node_config), "the node's configuration")
+    most = given.threads if node.folder is None else read_policy(node.folder).limits.threads
+    settle(min(given.threads, most))
+    return _known(given, node)
 
 
 @lru_cache(maxsize=64)
 def _known(given: RunConfig, node: NodeConfig) -> Hospital:
     """The hospital of a node, kept between messages where its process is."""
     from fedmerge.federation import Hospital
+    from fedmerge.federation.policy.guard import Guard
+    from fedmerge.federation.policy.rules import read_policy
     from fedmerge.federation.sums.shelf import Shelf
 
     device, site = _site(given, node)
     shelf = Shelf(Path(os.environ.get("FLWR_HOME", "~/.flwr")).expanduser() / "fedmerge" / site.name)
-    return Hospital(site, pick_device(node.device or device), shelf=shelf, folder=node.folder)
+    chosen, folder = pick_device(node.device or device), node.folder
+    if folder is None:
+        return Hospital(site, chosen, shelf=shelf)
+    least = read_policy(folder).minimum_images
+    guard = Guard(folder, given.seed, given.threads)
+    return Hospital(site, chosen, minimum=least, shelf=shelf, folder=folder, guard=guard)
 
 
 def _site(given: RunConfig, node: NodeConfig) -> tuple[str, Site]:

@@ -31,6 +31,7 @@ FEDERATED = "federated"
 
 if TYPE_CHECKING:
     from fedmerge.federation import Place, Server
+    from fedmerge.federation.policy.proposal import Proposal
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,26 @@ class Setup:
         """Under what candidates are deployed at ``target``."""
         return Conditions(self.experiment.deployment, self.normalisation, self.device, self.sources(target))
 
+    def models(self, target: str, name: str) -> ModelPool:
+        """The pool ``name`` of a target: ``fused``, ``references``."""
+        return ModelPool(self.folder / target / name, counts=self.pieces.has)
+
     def with_server(self, programme: Callable[[Server], None]) -> None:
         """Run a programme of the server with the members as its hospitals, at the run's place."""
         from fedmerge.federation import server_app
 
         members = [self.cohort[name] for name in self.members]
-        app = server_app(self.plan, programme, self.members)
+        app = server_app(self.plan, programme, self.members, self.proposal())
         self.place.simulate(app, members, device=self.device, progress=self.record.step)
+
+    def proposal(self) -> Proposal:
+        """What the hospitals are told of the run before they are asked anything."""
+        from fedmerge.federation.policy.proposal import Proposal, SumsAsked
+
+        data = self.experiment.fusion_data
+        stay = data is not None and data.origin == "hospitals"
+        sums = SumsAsked(images=data.images, split=data.split) if data is not None and stay else None
+        return Proposal(experiment=self.experiment.name, plan=self.plan, sums=sums)
 
     def keep(self, name: str, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
         """Put a hospital's own model into the pool, with the numbers of its training on the card.
@@ -170,7 +184,7 @@ def set_up(
     record.remarks += pieces.sweep()
     kept, rounds = experiment.federation.keep, folder / "journal" / "rounds"
     journal = RoundJournal(rounds, kept, record.remarks) if journalled else None
-    plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool")
+    plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool", counts=pieces.has)
     return Setup(experiment, cohort, plan, members, pool, folder, record, device, place, pieces, journal)
 
 

@@ -8,12 +8,13 @@ from flwr.app import Context, RecordDict
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, client, client_app, server_app, simulate
+from fedmerge.federation.arrays import borrow
 from fedmerge.federation.client import Hospital
 from fedmerge.federation.privacy.accounting import epsilon
 from fedmerge.federation.privacy.local import Demand, LocalNoise, local_update
 from fedmerge.federation.privacy.noise import norm
 from fedmerge.federation.privacy.options import LocalPrivacy
-from fedmerge.federation.records import state_of
+from fedmerge.federation.schema.jobs import TrainJob
 from fedmerge.models import average, build, state_hash
 
 LOCAL = {"kind": "local", "clip": 0.5, "noise": 4.0}
@@ -31,9 +32,18 @@ def weights(*values):
 
 
 def job(round=1, **more):
-    """What the question hangs on."""
-    told = {"round": round, "seed": 0, "privacy": OPTIONS.model_dump(mode="json")}
-    return told | more
+    """A training job."""
+    told = {
+        "model": {"name": "small-cnn", "in_channels": 1, "n_classes": 3, "image_size": 8},
+        "normalisation": {"mean": [0.5], "std": [0.5]},
+        "seed": 0,
+        "training": {"lr": 0.1},
+        "round": round,
+        "purpose": "round",
+        "span": [0.0, 1.0],
+        "privacy": LOCAL,
+    }
+    return TrainJob.model_validate(told | more)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +94,7 @@ def test_a_question_that_is_asked_again_gets_the_same_bits(tmp_path, kept):
         return other
 
     first = north.answer(OPTIONS, job(), start, trained)
-    for more in ({}, {"faults": [{"kind": "crash"}]}, {"since": 1, "secure": True}):
+    for more in ({}, {"faults": [{"kind": "crash"}]}, {"since": 1}):
         again = restarted().answer(OPTIONS, job(**more), start, weights(5.0, 5.0))
         assert state_hash(again) == state_hash(first)
     for other, sent in ((job(2), start), (job(), weights(0.0, 1e-3)), (job(seed=1), start)):
@@ -144,11 +154,20 @@ def test_a_hospital_that_demands_more_does_not_train(demand, privacy, sentence, 
     hospital = Hospital(cohort.training[0])
     hospital.local.demand = demand
     monkeypatch.setattr(client, "fit", None)
-    asked = job() if privacy else {"round": 1, "seed": 0}
-    asked |= {"privacy": LocalPrivacy(**privacy).model_dump()} if privacy else {}
-    monkeypatch.setattr(client, "job_of", lambda message: asked)
+    monkeypatch.setattr(client, "read_job", lambda message, kind: job(privacy=privacy))
     with pytest.raises(FedMergeError, match=sentence):
         hospital.train(None)
+
+
+def test_the_demand_is_that_of_the_node_s_policy(tmp_path):
+    (tmp_path / "policy.yaml").write_text("local_noise: {clip: 0.4, noise: 4.0}")
+    north = LocalNoise("north", tmp_path)
+    with pytest.raises(FedMergeError, match=r"at most 0\.4, but the job asks for 0\.5"):
+        north.options(job())
+    assert north.options(job(privacy=LOCAL | {"clip": 0.4})).clip == 0.4
+    with pytest.raises(FedMergeError, match="no update without noise"):
+        north.options(job(privacy=None))
+    assert LocalNoise("north").options(job(privacy=None)) is None
 
 
 def test_a_personal_part_does_not_leave_beside_the_noise():
@@ -186,7 +205,7 @@ def test_rounds_are_the_mean_of_what_left_the_hospitals(private, cohort):
             replies = list(super().send_and_receive(asked, timeout=timeout))
             for message, reply in zip(asked, replies, strict=True):
                 if message.metadata.message_type == "train":
-                    answers.append(dict(state_of(reply)))
+                    answers.append(dict(borrow(reply.content["arrays"])))
             return replies
 
     found = []

@@ -72,7 +72,7 @@ def test_there_are_as_many_as_were_asked_for(count):
     noise=st.floats(1e-3, 1e3),
 )
 def test_no_update_is_longer_than_the_clip_when_it_is_summed(update, clip, noise):
-    """Exactly, in rational numbers, of the integers themselves; one within the clip loses less than a step."""
+    """Exactly, in rational numbers, of the integers themselves; inside the clip less than a step is lost."""
     step = step_of(noise * clip, clip)
     exact = [Fraction(value) for value in update]
     short, within = shortened({"w": torch.tensor(update, dtype=torch.float64)}, clip, step)

@@ -139,7 +139,7 @@ def alike(one, other):
 
 
 def test_whoever_knows_the_seed_cannot_take_the_noise_off(round_of_four):
-    """Three hospitals with all seeds, the model, and every purpose that the code draws for, miss the fourth."""
+    """Three hospitals with seed, model, and every purpose that the code draws for, miss the fourth."""
     start, states = round_of_four
     options = CentralPrivacy(clip=1, noise=1)
     known = sum(update_of(start, state) for state in states[:3])

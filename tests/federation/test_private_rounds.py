@@ -1,6 +1,7 @@
 """Private rounds in a federation: nothing is released twice, and spending is the server's own count."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,14 +9,14 @@ from flwr.app import Context, RecordDict
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, client_app, server_app
-from fedmerge.federation.arrays import lend
+from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.client import Hospital
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.privacy import central, local, noise
 from fedmerge.federation.privacy import round as private_round
 from fedmerge.federation.privacy.accounting import Spending, epsilon
 from fedmerge.federation.privacy.options import CentralPrivacy
-from fedmerge.federation.records import METRICS, job_of, state_of
+from fedmerge.federation.schema.reading import METRICS, job_of
 from fedmerge.models import state_hash
 from fedmerge.training import TrainingOptions
 
@@ -59,13 +60,13 @@ class Wire(LocalGrid):
             kind = message.metadata.message_type
             if kind == "evaluate":
                 number = int(message.metadata.group_id.split()[1])
-                self.seen.setdefault(number, set()).add(state_hash(state_of(message)))
+                self.seen.setdefault(number, set()).add(state_hash(borrow(message.content["arrays"])))
             if kind == "train":
-                self.sent.append((job_of(message)["round"], state_hash(state_of(message))))
+                self.sent.append((job_of(message)["round"], state_hash(borrow(message.content["arrays"]))))
             (reply,) = super().send_and_receive([message])
             if kind == "train" and not reply.has_error():
                 where = job_of(message)["round"], reply.metadata.src_node_id
-                self.answered.append((*where, state_hash(state_of(reply))))
+                self.answered.append((*where, state_hash(borrow(reply.content["arrays"]))))
             self.spoil(message, reply)
             replies.append(reply)
         return replies
@@ -261,7 +262,7 @@ def test_a_hospital_that_fails_is_counted_and_the_others_count_for_no_more(plan,
     def spoil(message, reply):
         beta = reply.metadata.src_node_id == nodes[1]
         if message.metadata.message_type == "train" and beta and job_of(message)["round"] == 1:
-            state = state_of(reply)
+            state = borrow(reply.content["arrays"])
             key = next(key for key in state if state[key].dim())
             reply.content["arrays"] = lend(state | {key: torch.full_like(state[key], float("nan"))})
 
@@ -324,11 +325,13 @@ def test_rounds_have_independent_noise(plan, cohort):
     models = []
     wire = Wire(cohort.training)
     wire.dies = lambda message: (
-        models.append(_flat(state_of(message))) if message.metadata.message_type == "train" else None
+        models.append(_flat(borrow(message.content["arrays"])))
+        if message.metadata.message_type == "train"
+        else None
     )
     state = serve(changed, wire)[0]
     models = [*models[:: len(cohort.training)], _flat(state)]
-    steps = [after - before for before, after in zip(models, models[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(models)]
     assert len(steps) == ROUNDS
     n = len(steps[0])
     for i in range(ROUNDS):

@@ -188,21 +188,23 @@ def test_names_that_are_no_file_names_are_refused(pool: ModelPool, name: str) ->
 
 def test_a_crash_while_writing_leaves_no_half_model(pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever rename the process dies before, the pool opens without the model and takes it again."""
-    rename = Path.replace
+    rename = os.rename
     for survived in (0, 1):
-        done: list[Path] = []
+        done: list[str] = []
 
-        def dying(self: Path, target: Path, done: list[Path] = done, survived: int = survived) -> Path:
+        def dying(
+            source: str, target: str, done: list[str] = done, survived: int = survived, **where: int
+        ) -> None:
             if len(done) == survived:
                 raise KeyboardInterrupt
             done.append(target)
-            return rename(self, target)
+            rename(source, target, **where)
 
         name = f"west-{survived}"
-        monkeypatch.setattr(Path, "replace", dying)
+        monkeypatch.setattr(os, "rename", dying)
         with pytest.raises(KeyboardInterrupt):
             pool.add(name, weights(2), **GIVEN)
-        monkeypatch.setattr(Path, "replace", rename)
+        monkeypatch.setattr(os, "rename", rename)
         again = ModelPool(pool.folder)
         assert name not in again
         again.verify()

@@ -5,7 +5,7 @@ import pytest
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import client, journal
-from fedmerge.files import read_sealed
+from fedmerge.files import read_sealed, write_text
 from fedmerge.models import ModelPool
 from fedmerge.study import pieces
 from fedmerge.study.deployment import Measured
@@ -185,19 +185,24 @@ def finish_again(experiment, cohort, folder):
     return record.remarks
 
 
-def test_models_that_no_finished_piece_made_are_removed(tmp_path):
-    """An interrupted process leaves weights with or without a card, and files that are not whole."""
+def test_models_that_no_finished_piece_made_are_removed_and_nothing_else(tmp_path):
+    """An interrupted process leaves weights with or without a card; what it did not make is somebody else's."""
     record = Record(COMMON)
     kept = Pieces(tmp_path, record)
     (tmp_path / "pool").mkdir()
-    for name in ("north.safetensors", "south.safetensors", "south.json", ".east.safetensors.part"):
-        (tmp_path / "pool" / name).write_text(name)
-    (tmp_path / "notes.txt").write_text("mine")
+    for name in ("north.safetensors", "south.safetensors", "south.json"):
+        write_text(tmp_path / "pool" / name, name)
+    mine = ("mine.safetensors", "mine.json", "notes.txt", ".east.safetensors.part")
+    for name in mine:
+        (tmp_path / "pool" / name).write_text("mine")
     with kept.piece("training"):
         kept.made(tmp_path / "pool" / "north.safetensors")
     assert Pieces(tmp_path, record).sweep() == []
-    assert [path.name for path in (tmp_path / "pool").iterdir()] == ["north.safetensors"]
-    assert (tmp_path / "notes.txt").exists()
+    left = {path.name for path in (tmp_path / "pool").iterdir()}
+    assert left == {"north.safetensors", *mine}
+    pieces = Pieces(tmp_path, record)
+    pieces.sweep()
+    assert len(ModelPool(tmp_path / "pool", counts=pieces.has)) == 0  # mine.json is no card, and no matter
 
 
 def test_a_part_counts_until_the_whole_is_finished(tmp_path):

@@ -73,6 +73,10 @@ class Flower:
             self._ask(["supernode", "register", str(public_key), self.connection, "--name", name])["node-id"]
         )
 
+    def unregister(self, node: int) -> None:
+        """Know a node no more; what it was sent is answered as failed."""
+        self._ask(["supernode", "unregister", str(node), self.connection])
+
     def nodes(self) -> dict[int, str]:
         """The status (``registered``, ``online``, ``offline``) of every node that was let in, by node id."""
         found = self._ask(["supernode", "list", self.connection])["nodes"]

@@ -75,8 +75,10 @@ class Program:
         with suppress(psutil.NoSuchProcess):
             if self.running:
                 self.process.terminate()
-        with suppress(subprocess.TimeoutExpired):
+        try:
             self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
         for ask in (psutil.Process.terminate, psutil.Process.kill):
             for member in family:
                 with suppress(psutil.NoSuchProcess):

@@ -22,15 +22,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fedmerge.chained_log import ChainedLog
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.policy.rules import read_policy
 from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.federation.privacy.noise import Draw, from_the_seed, from_the_system, noised, shortened, step_of
 from fedmerge.federation.privacy.options import LocalPrivacy
@@ -38,22 +39,32 @@ from fedmerge.files import make_folder
 from fedmerge.models.pool import load_weights, write_weights
 from fedmerge.models.state import State, state_hash
 
+if TYPE_CHECKING:
+    from fedmerge.federation.schema.jobs import TrainJob
+
 KEPT = 2  # answers that stay in the folder
 _PREFIX = "answer/"
-_ASKED = ("privacy", "model", "normalisation", "seed", "training", "round", "purpose", "span")
+_ASKED = {"privacy", "model", "normalisation", "seed", "training", "round", "purpose", "span"}
 
 
 @dataclass(frozen=True)
 class Demand:
     """What a hospital asks of local noise, whatever a server writes into its jobs.
 
-    required: no training is answered without noise of its own. noise: the least, in units of the clip.
-    epsilon: the most that all its answers together may spend, by its own log; None: no limit.
+    required: no training is answered without noise of its own. noise: the least, in units of the clip. clip:
+    the longest update that may leave. epsilon: the most that all its answers together may spend, by its own log; None: no limit.
     """
 
     required: bool = False
     noise: float = 0.0
+    clip: float = math.inf
     epsilon: float | None = None
+
+    @classmethod
+    def of(cls, folder: Path | None) -> Demand:
+        """That of a node's policy.yaml; a simulation has none."""
+        least = None if folder is None else read_policy(folder).local_noise
+        return cls() if least is None else cls(True, least.noise, least.clip)
 
     def check(self, site: str, options: LocalPrivacy | None) -> None:
         """Raise FedMergeError for a job that asks for an update with less noise than this."""
@@ -68,6 +79,11 @@ class Demand:
             raise FedMergeError(
                 f"hospital '{site}' demands noise that nobody can take off, but the job asks for simulated "
                 "noise: set federation.privacy.simulate: false."
+            )
+        if options.clip > self.clip:
+            raise FedMergeError(
+                f"hospital '{site}' demands that its update is clipped to at most {self.clip:g}, but the job "
+                f"asks for {options.clip:g}: set federation.privacy.clip to {self.clip:g}."
             )
         if options.noise < self.noise:
             raise FedMergeError(
@@ -85,30 +101,29 @@ class LocalNoise:
 
     def __init__(self, site: str, folder: Path | None = None, demand: Demand | None = None) -> None:
         self.site = site
-        self.demand = Demand() if demand is None else demand
+        self.demand = Demand.of(folder) if demand is None else demand
         self._folder = None if folder is None else folder / "records"
         self._last: tuple[str, State] = "", {}
 
-    def options(self, job: Mapping[str, Any]) -> LocalPrivacy | None:
+    def options(self, job: TrainJob) -> LocalPrivacy | None:
         """What a job says of local noise; FedMergeError where the hospital demands more, before it trains."""
-        given = job.get("privacy")
-        options = None if given is None else LocalPrivacy.model_validate(given)
+        options = job.privacy
         self.demand.check(self.site, options)
-        if options is not None and "personal" in job:
+        if options is not None and job.personal != "none":
             raise FedMergeError(
                 f"hospital '{self.site}' noises what it trained, but a part of the model is personal, and "
                 "the server's journal would take that part as it is: set federation.personal: none."
             )
         return options
 
-    def answer(self, options: LocalPrivacy, job: Mapping[str, Any], sent: State, state: State) -> State:
+    def answer(self, options: LocalPrivacy, job: TrainJob, sent: State, state: State) -> State:
         """The weights that may leave for those that training made of ``sent``, the weights of the job.
 
         Raises FedMergeError where the hospital has nothing left to spend.
         """
         if options.simulate:
             return local_update(
-                sent, state, options, from_the_seed(job["seed"], "local noise", job["round"], self.site)
+                sent, state, options, from_the_seed(job.seed, "local noise", job.round, self.site)
             )
         question = _question(job, sent)
         kept = self._kept(question)
@@ -116,7 +131,7 @@ class LocalNoise:
             self._afford(options)
             kept = local_update(sent, state, options)
             self._keep(question, kept)
-        self._count(question, kept, job["round"], options)
+        self._count(question, kept, job.round, options)
         return kept
 
     def spent(self, *further: LocalPrivacy, delta: float = 1e-5) -> float:
@@ -207,7 +222,7 @@ def local_update(sent: State, state: State, options: LocalPrivacy, draw: Draw = 
     return new
 
 
-def _question(job: Mapping[str, Any], sent: State) -> str:
+def _question(job: TrainJob, sent: State) -> str:
     """The hash of what training hangs on; what differs between two attempts or starts of a server is out."""
-    text = json.dumps({key: job.get(key) for key in _ASKED}, sort_keys=True) + state_hash(sent)
+    text = json.dumps(job.model_dump(mode="json", include=_ASKED), sort_keys=True) + state_hash(sent)
     return hashlib.sha256(text.encode()).hexdigest()

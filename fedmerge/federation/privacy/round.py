@@ -1,4 +1,4 @@
-"""The server's side of private rounds: what a job says of it, one noised mean a round, and what was spent."""
+"""The server's side of private rounds: one noised mean a round, and what was spent."""
 
 from __future__ import annotations
 
@@ -31,10 +31,6 @@ class PrivateRounds:
     def central(self) -> bool:
         """Whether it is the server that adds the noise."""
         return not isinstance(self.options, LocalPrivacy)
-
-    def job(self) -> dict[str, Any]:
-        """What a training job says of it: nothing where hospitals have nothing to do for it."""
-        return {} if self.central else {"privacy": self.options.model_dump(mode="json")}
 
     def mean(self, round: int, sent: State, states: Iterable[State], asked: int) -> State:
         """The noised mean of a round's updates. Each call draws: its result is released or thrown away."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -15,12 +15,16 @@ from torch import Tensor
 from fedmerge.data import Site, Split
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.records import job_of, reply, state_of
+from fedmerge.federation.records import reply
+from fedmerge.federation.schema.jobs import SumsBeginJob, SumsJob
+from fedmerge.federation.schema.networks import check_fits, tensors_of
+from fedmerge.federation.schema.reading import has_tensors, read_job, read_tensors
+from fedmerge.federation.schema.tensors import Tensors
 from fedmerge.federation.sums.packing import MINIMUM, WALKING, pack
+from fedmerge.federation.sums.questions import asked_with, check_question
 from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.merging.matching.statistics import LocalStatistics
 from fedmerge.models.graph import Program, follow
-from fedmerge.models.inputs import Normalisation
 from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, build
 
@@ -67,29 +71,31 @@ class HospitalSums:
 
         Raises FedMergeError for a share that is too small, or a model of other classes.
         """
-        job = job_of(message)
-        session = self._find(job["session"])
+        job = read_job(message, SumsBeginJob)
+        session = self._find(job.session)
         if session is None:
-            if not message.content.array_records:
+            if not has_tensors(message):
                 return reply(message, {"known": 0})
+            check_fits(job.model, self.site)
             self.session = None  # its memory is free before the next is there
-            session = self._open(job, parents_of(message))
+            session = self._open(job, parents_of(message, job))
             if self.shelf is None:
                 self.session = session
             else:
-                self.shelf.keep(session.id, job, join_models(session.parents.states))
+                self.shelf.keep(session.id, job.model_dump(mode="json"), join_models(session.parents.states))
         return reply(message, {"known": 1, "images": session.images})
 
     def answer(self, message: Message) -> Message:
         """Sums that answer one question, float64; ``known`` is 0 where the session is not there any more."""
-        job = job_of(message)
-        session, kind = self._find(job["session"]), job["kind"]
+        job = read_job(message, SumsJob)
+        session, kind = self._find(job.session), job.kind
         if session is None:
             return reply(message, {"known": 0})
-        tensors = state_of(message) if message.content.array_records else {}
+        tensors = read_tensors(message, asked_with(session.statistics, kind, job.options))
         if self.shelf is not None and kind in WALKING and (fused := self.shelf.fused(session.id)):
             session.statistics.ask("walk", {}, fused)
-        sums = session.statistics.ask(kind, job["options"], tensors)
+        check_question(session.statistics, kind, job.options)
+        sums = session.statistics.ask(kind, job.options, tensors)
         if self.shelf is not None:
             self.shelf.remember(session.id, kind, tensors)
         return reply(message, {"known": 1}, pack(kind, sums))
@@ -101,47 +107,44 @@ class HospitalSums:
         kept = self.shelf.find(session)
         if kept is None:
             return None
-        job, parents = kept
-        return self._open(job, Parents(split_models(parents, len(job["parents"]))))
+        job, parents = SumsBeginJob.model_validate_json(json.dumps(kept[0])), kept[1]
+        return self._open(job, Parents(split_models(parents, len(job.parents))))
 
-    def _open(self, job: dict[str, Any], parents: Parents) -> Session:
-        spec = ModelSpec(**job["model"])
-        if spec.n_classes != self.site.n_classes:
-            raise FedMergeError(
-                f"the models have {spec.n_classes} classes, but site '{self.site.name}' has "
-                f"{self.site.n_classes}: fuse models of its own task."
-            )
+    def _open(self, job: SumsBeginJob, parents: Parents) -> Session:
         held = self._share(job)
-        program = program_of(spec)
-        own = job["parents"].index(self.site.name) if self.site.name in job["parents"] else None
+        program = program_of(job.model)
+        own = job.parents.index(self.site.name) if self.site.name in job.parents else None
         statistics = LocalStatistics(
             program,
             [(program, state) for state in parents.states],
-            Normalisation(**job["normalisation"])(held.images.to(self.device)),
+            job.normalisation(held.images.to(self.device)),
             held.labels.to(self.device),
             device=self.device,
             own=own,
         )
-        return Session(job["session"], parents, statistics, len(held))
+        return Session(job.session, parents, statistics, len(held))
 
-    def _share(self, job: dict[str, Any]) -> Split:
-        held = share(self.site, job["images"][self.site.name], job["split"], job["seed"])
+    def _share(self, job: SumsBeginJob) -> Split:
+        if self.site.name not in job.images:
+            raise FedMergeError(f"the job asks for no images of site '{self.site.name}': leave it out.")
+        held = share(self.site, job.images[self.site.name], job.split, job.seed)
         if len(held) < self.minimum:
             raise FedMergeError(
                 f"site '{self.site.name}' gives sums over at least {self.minimum} images, because sums over "
-                f"fewer say much about each, but its share of '{job['split']}' has {len(held)}: ask for more "
+                f"fewer say much about each, but its share of '{job.split}' has {len(held)}: ask for more "
                 "images, take them from a larger split, or leave the site out."
             )
         return held
 
 
-def parents_of(message: Message) -> Parents:
+def parents_of(message: Message, job: SumsBeginJob) -> Parents:
     """The models in a message, or, where another hospital of this process holds the same ones, those."""
-    job = job_of(message)
-    held = _HELD.get(job["session"])
+    held = _HELD.get(job.session)
     if held is None:
-        held = Parents(split_models(state_of(message), len(job["parents"])))
-        _HELD[job["session"]] = held
+        forms = tensors_of(job.model).forms
+        joined = {f"{m}/{key}": form for m in range(len(job.parents)) for key, form in forms.items()}
+        held = Parents(split_models(read_tensors(message, Tensors(joined)), len(job.parents)))
+        _HELD[job.session] = held
     return held
 
 

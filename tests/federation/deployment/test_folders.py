@@ -30,10 +30,10 @@ def test_the_superlink_is_on_this_machine_alone_with_tls_and_keys_asked_for(serv
     assert "--enable-supernode-auth" in command
     assert "--disable-runtime-dependency-installation" in command
     assert "--insecure" not in command
-    assert value(command, "--ssl-certfile") == str(server.path / "server.crt")
+    assert value(command, "--ssl-certfile") == str(server.path / "loopback.crt")
     text = (server.path / "flwr" / "config.toml").read_text()
     assert 'address = "127.0.0.1:8001"' in text
-    assert f'root-certificates = "{server.authority}"' in text
+    assert f'root-certificates = "{server.path / "loopback.crt"}"' in text
 
 
 def test_a_node_knows_its_own_site_key_and_authority_alone(server, node):

@@ -1,0 +1,244 @@
+"""The manifest of a folder, ``manifest.json``: the SHA-256 of every file in it, as it was written.
+
+    {"kind": "run", "open": false, "files": {"results.parquet": "…"}, "pending": {}}
+
+It is sealed. While work goes on it is ``open``, and what counts is the list that is kept while files are made
+(``own_files``); at the end it is closed with what that list says, not with what lies on the disk by then. A file
+that is written anew later, a report, is ``pending`` until it is: both count, so a kill at any moment is no damage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from fedmerge import own_files
+from fedmerge.errors import FedMergeError, short
+from fedmerge.files import Damaged, digest, locked, read_sealed, write_sealed, write_text
+from fedmerge.own_files import LOCK, MADE, MANIFEST, RESERVED, SIGNATURE
+
+Kind = Literal["run", "study", "models"]
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+MODEL_FILES = (".safetensors", ".json")
+
+
+class Manifest(BaseModel):
+    """What ``manifest.json`` says. files: SHA-256 by path. pending: of files that are about to be written anew."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    open: bool = False
+    files: dict[str, Sha256] = {}
+    pending: dict[str, Sha256] = {}
+
+    def write(self, folder: Path) -> None:
+        """Put it into the folder, sealed. Raises DiskError."""
+        write_sealed(folder / MANIFEST, self.model_dump())
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder; None where there is none. Raises Damaged."""
+    path = folder / MANIFEST
+    if not os.path.lexists(path):
+        return None
+    if path.is_symlink() or not path.is_file():
+        raise Damaged(f"'{path}' is not the file that was written.")
+    try:
+        return Manifest.model_validate(read_sealed(path))
+    except ValidationError:
+        raise Damaged(f"'{path}' is not a manifest.") from None
+
+
+def begin(folder: Path, kind: Kind) -> None:
+    """Work on the folder begins, or goes on: from now on what is made there is listed. Raises DiskError."""
+    own_files.enter(folder, recording=True)
+    Manifest(kind=kind, open=True).write(folder)
+
+
+def close(folder: Path, kind: Kind) -> None:
+    """Write down what was made, for good: the work on the folder is finished. Raises DiskError."""
+    room = own_files.enter(folder)
+    made = room.made()
+    room.recording = False
+    files = dict(sorted(made.items()))
+    if (listed := Path(folder) / MADE).is_file():
+        files[MADE] = digest(listed)
+    Manifest(kind=kind, files=files).write(folder)
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Write a file of a finished folder anew, and say so in the manifest; any other file is just written.
+
+    Raises DiskError, Damaged for a folder whose manifest is, and FedMergeError where another process is at work.
+    """
+    folder = path.parent
+    found = read_manifest(folder)
+    if found is None or found.open:
+        write_text(path, text)
+        return
+    with locked(folder, f"another process is at work in '{folder}': wait for it, or stop it."):
+        added = {path.name: hashlib.sha256(text.encode()).hexdigest()}
+        found.model_copy(update={"pending": found.pending | added}).write(folder)
+        write_text(path, text)
+        left = {name: value for name, value in found.pending.items() if name != path.name}
+        found.model_copy(update={"files": found.files | added, "pending": left}).write(folder)
+
+
+def add_models(paths: Collection[Path]) -> None:
+    """Say in the manifest of a folder of models that these are in it. Raises DiskError, Damaged."""
+    folder = next(iter(paths)).parent
+    found = read_manifest(folder) or Manifest(kind="models")
+    if found.kind == "models":
+        added = {path.name: digest(path) for path in paths}
+        found.model_copy(update={"files": dict(sorted((found.files | added).items()))}).write(folder)
+
+
+@dataclass
+class Check:
+    """What a folder's files are against what was written. Lists of paths, and of why a file counts as changed.
+
+    linked: folders that are links now. checked: how many files. finished: whether the work on it was.
+    """
+
+    kind: Kind
+    finished: bool
+    checked: int = 0
+    changed: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    linked: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether every file is what was written, and there is no other."""
+        return not (self.changed or self.missing or self.unknown)
+
+    def sentences(self) -> list[str]:
+        """A line a file that is not as it was written."""
+        return [
+            *(f"changed: {path} ({why})" for path, why in self.changed.items()),
+            *(f"missing: {path}" for path in self.missing),
+            *(f"unknown: {path}" for path in self.unknown),
+        ]
+
+
+def check(folder: Path, below: str = "") -> Check:
+    """Compare every file of a folder, or of a folder ``below`` in it, with what was written.
+
+    Raises FedMergeError where there is neither a manifest nor a list of what was made.
+    """
+    manifest, expected, result = _expected(folder)
+    within = f"{below}/" if below else ""
+    for path in (path for path in expected if path.startswith(within)):
+        _compare(folder, path, expected[path], result)
+    if not below:
+        _reserved(folder, manifest, result)
+    room = own_files.enter(folder)
+    for path, entry in _files(folder / below):
+        name = f"{within}{path}"
+        if name in expected or name in RESERVED or name in result.changed:
+            continue
+        leads_to = any(each.startswith(f"{name}/") for each in expected)
+        if stat.S_ISLNK(entry.st_mode) and leads_to:
+            result.linked.append(name)
+        elif result.kind == "models" and not name.endswith(MODEL_FILES):
+            continue
+        elif result.finished or not room.is_part(name):
+            result.unknown.append(name)
+    return result
+
+
+def warnings(folder: Path, names: Collection[str] | None = None) -> list[str]:
+    """In sentences, which files of a run or a study (all, or these) are not what was written there.
+
+    None where nothing of the folder says what was.
+    """
+    try:
+        if names is None:
+            result = check(folder)
+        else:
+            manifest, expected, result = _expected(folder)
+            _reserved(folder, manifest, result, brief=True)
+            for name in names:
+                if name in expected:
+                    _compare(folder, name, expected[name], result)
+                elif os.path.lexists(folder / name):
+                    result.unknown.append(name)
+    except FedMergeError as error:
+        return [str(error)]
+    found = result.sentences()
+    if not found:
+        return []
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return [
+        f"'{short(folder)}' is not as it was written: {'; '.join(found[:3])}{more}. "
+        f"Do not trust its numbers; fedmerge verify says more."
+    ]
+
+
+def _expected(folder: Path) -> tuple[Manifest | None, dict[str, tuple[str, ...]], Check]:
+    """What the manifest says, or the list of what was made where that is to be asked."""
+    made = own_files.enter(folder).made() if folder.is_dir() else {}
+    try:
+        manifest = read_manifest(folder)
+    except Damaged as damage:
+        if not made:
+            raise
+        result = Check("run", True, changed={MANIFEST: str(damage)})
+        return None, {path: (value,) for path, value in made.items()}, result
+    if manifest is None and not made:
+        raise FedMergeError(
+            f"nothing in '{short(folder)}' says what was written there (there is no {MANIFEST}), so it cannot "
+            "be checked."
+        )
+    if manifest is None:
+        result = Check("run", True, missing=[MANIFEST])
+        return None, {path: (value,) for path, value in made.items()}, result
+    if manifest.open:
+        return manifest, {path: (v,) for path, v in made.items()}, Check(manifest.kind, finished=False)
+    listed: dict[str, tuple[str, ...]] = {path: (value,) for path, value in manifest.files.items()}
+    for path, value in manifest.pending.items():
+        listed[path] = (*listed.get(path, ()), value)
+    return manifest, listed, Check(manifest.kind, finished=True)
+
+
+def _compare(folder: Path, path: str, digests: tuple[str, ...], result: Check) -> None:
+    where = folder / path
+    result.checked += 1
+    if not os.path.lexists(where):
+        result.missing.append(path)
+    elif where.is_symlink():
+        result.changed[path] = "it is a link now"
+    elif not where.is_file():
+        result.changed[path] = "it is no file now"
+    elif digest(where) not in digests:
+        result.changed[path] = "its content is another"
+
+
+def _reserved(folder: Path, manifest: Manifest | None, result: Check, brief: bool = False) -> None:
+    """The files that are in no list: the lock is empty, and a signature stands by a manifest."""
+    lock = folder / LOCK
+    if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file() or lock.stat().st_size):
+        result.changed[LOCK] = "it should be an empty file"
+    if manifest is not None and not manifest.open and not brief:
+        if MADE not in manifest.files and os.path.lexists(folder / MADE):
+            result.unknown.append(MADE)
+    if manifest is None and os.path.lexists(folder / SIGNATURE) and MANIFEST not in result.changed:
+        result.unknown.append(SIGNATURE)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """All that is no folder, by its path, no link followed."""
+    for above, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(above, name))]
+        for name in sorted([*names, *links]):
+            path = os.path.join(above, name)
+            yield os.path.relpath(path, folder).replace(os.sep, "/"), os.lstat(path)
