@@ -258,8 +258,8 @@ def test_a_digest_is_of_every_part_of_a_question():
     assert len(digests) == 1 + len(others)
 
 
-@pytest.mark.parametrize("method", ["hf", "kf", "rebasin", "ot", "regmean"])
-@pytest.mark.parametrize("noise", [0.01, 1.0])
+@pytest.mark.parametrize("method", ["hf", "rebasin", "regmean"])
+@pytest.mark.parametrize("noise", [1.0])
 def test_fusions_take_noised_sums(plan, cohort, tmp_path, method, noise):
     rules = SumRules(noise=noise, rows="off")
     sites = cohort.training
