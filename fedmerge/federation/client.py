@@ -19,6 +19,8 @@ from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import faults
 from fedmerge.federation.grids.simulated import failed
+from fedmerge.federation.inspection import MINIMUM as LEAST
+from fedmerge.federation.inspection import reply_with
 from fedmerge.federation.memory import HospitalMemory, Personal, memory_tensors, personal_entries
 from fedmerge.federation.policy.guard import Guard
 from fedmerge.federation.privacy.ledger import Subject
@@ -96,6 +98,11 @@ class Hospital:
         }
         return reply(message, numbers, texts={"name": site.name})
 
+    def inspect(self, message: Message) -> Message:
+        """Answer what there is to know of its images before training: sizes, classes, intensities, copies."""
+        own = LEAST if self.guard is None else self.guard.policy.suppress_below
+        return reply_with(message, self.site, own)
+
     def train(self, message: Message) -> Message:
         """Train the received weights, or an initialisation of its own; answer new weights and numbers.
 
@@ -143,7 +150,7 @@ class Hospital:
             device=self.device,
             progress=self.progress,
         )
-        metrics = {
+        metrics: dict[str, float] = {
             "num-examples": len(self.site.train),
             "loss": result.losses[-1],
             "accuracy": result.accuracies[-1],
@@ -183,7 +190,7 @@ class Hospital:
         model = self._load(message, job, self._kept(job.personal))
         logits = predict(model, val.images, job.normalisation, device=self.device)
         accuracy, balanced = rates(logits, val.labels)
-        metrics = {
+        metrics: dict[str, float] = {
             "num-examples": len(val),
             "loss": float(cross_entropy(logits, val.labels)),
             "accuracy": accuracy,
@@ -235,9 +242,10 @@ def _network(spec: str, device: str) -> nn.Module:
 def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context: bool = False) -> ClientApp:
     """The Flower ClientApp of a hospital; ``hospital_of`` finds the hospital a Context speaks for.
 
-    It answers ``query`` (who are you), ``train``, ``evaluate``, ``query.sums_begin`` and ``query.sums``
-    (sums over its images, for a fusion), ``query.memory`` and ``query.restore`` (what it keeps between
-    rounds); and, for sums under masks, ``train.secure``, ``evaluate.secure`` and ``query.secure_…``.
+    It answers ``query`` (who are you), ``query.inspect`` (what images it has), ``train``, ``evaluate``,
+    ``query.sums_begin`` and ``query.sums`` (sums over its images, for a fusion), ``query.memory`` and
+    ``query.restore`` (what it keeps between rounds); and, for sums under masks, ``train.secure``,
+    ``evaluate.secure`` and ``query.secure_…``.
     memory_in_context: a hospital's memory is kept in the Context's state, because each message may meet
     another process (Flower's own runtimes). That state travels with each message, but not to the server.
     """
@@ -272,6 +280,10 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
     @app.query()
     def query(message: Message, context: Context) -> Message:
         return answer(context, message, lambda hospital: hospital.describe)
+
+    @app.query("inspect")
+    def inspect(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.inspect)
 
     @app.query("sums_begin")
     def sums_begin(message: Message, context: Context) -> Message:

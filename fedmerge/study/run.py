@@ -152,17 +152,22 @@ def _work(
                     record.images, remarks(cohort), "" if cohort is first else f"seed {each}"
                 )
                 run_seed(experiment, cohort, each, folder / f"seed-{each}", record, device, place)
-        except BaseException:
-            begun = begun.ended(time.perf_counter() - began, record.remarks, finished=False)
+        except BaseException as error:
+            begun = begun.ended(time.perf_counter() - began, record.remarks, error)
             with suppress(DiskError):  # the pieces are there, the tables are made of them again
                 begun.write(folder)
                 _result(experiment, first, record, begun, machine, folder).save()
             raise
-    begun = begun.ended(time.perf_counter() - began, record.remarks, finished=True)
-    result = _result(experiment, first, record, begun, machine, folder)
-    result.save()
-    write_report(result)
-    begun.write(folder)
+    done = begun.ended(time.perf_counter() - began, record.remarks)
+    try:
+        result = _result(experiment, first, record, done, machine, folder)
+        result.save()
+        write_report(result)
+    except BaseException as error:
+        with suppress(DiskError):
+            begun.ended(time.perf_counter() - began, record.remarks, error).write(folder)
+        raise
+    done.write(folder)
     return result
 
 

@@ -151,7 +151,7 @@ class ServerFolder:
     @property
     def flower(self) -> Flower:
         """Flower's command line for this server."""
-        return Flower(self.env, "deployment")
+        return Flower(self.env, "deployment", self.path / "superlink.db")
 
     def admit(self, name: str, public_key: Path, replace: bool = False) -> int:
         """Let the node with this key in, under the hospital's name; returns its node id.

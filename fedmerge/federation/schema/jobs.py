@@ -26,6 +26,13 @@ class GreetingJob(Told):
     proposal: dict[str, Any] | None = None
 
 
+class InspectJob(Told):
+    """What images do you have? minimum: counts below it are not told. bins: of the histogram."""
+
+    minimum: int = Field(default=5, ge=1, le=10**6)
+    bins: int = Field(default=16, ge=2, le=64)
+
+
 class MemoryJob(Told):
     """What do you keep between rounds? Nothing else is said."""
 
