@@ -2,7 +2,7 @@
 
     python benchmarks/kills.py [--kills 20] [--out benchmarks/results/kills.json]
 
-Each kill is a SIGKILL of the process, at a moment drawn from the time that a start and what is left take; the same
+Each kill is a SIGKILL of the process, at a moment drawn from the time that an unbroken study takes; the same
 command goes on. At the end every row (but for what a clock fills) and every model must be the same, and
 ``fedmerge verify`` must find every file as it was written.
 """

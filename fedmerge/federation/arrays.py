@@ -45,10 +45,14 @@ class LentArray(Array):
         """As Flower's own array, whose name stands in it: a SuperLink takes no other."""
         return Array(self.dtype, self.shape, self.stype, self.data).deflate()
 
+    @property
+    def changed(self) -> bool:
+        """Whether it was given other bytes; Flower's serde may do so."""
+        return "data" in self.__dict__
+
     def numpy(self) -> np.ndarray:
         """The numbers themselves, not a copy."""
-        changed = "data" in self.__dict__  # Flower's serde may set it
-        return super().numpy() if changed else self.__dict__["_lent"]
+        return super().numpy() if self.changed else self.__dict__["_lent"]
 
     @property
     def nbytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,16 +11,18 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
 from fedmerge.federation.arrays import lend
-from fedmerge.federation.checks import check_images, check_update
-from fedmerge.federation.exchange import Answer, Question, judged, read
+from fedmerge.federation.checks import check_update
+from fedmerge.federation.exchange import Answer, Question, no_tensors, read
 from fedmerge.federation.failures import Failure, Failures, Wrong
 from fedmerge.federation.fault_plan import Fault, struck
 from fedmerge.federation.grids.simulated import SimulatedGrid
 from fedmerge.federation.jobs import common_job, personal_job
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.privacy.secure_round import check_public
+from fedmerge.federation.privacy.secure_round import check_offer
 from fedmerge.federation.records import request
 from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.schema.answers import Evaluated, Trained
+from fedmerge.federation.schema.tensors import Tensors
 from fedmerge.models.state import State
 
 UNTOLD = ("score", "memory")  # phases that leave no row in the history
@@ -42,6 +45,10 @@ class Asking:
         self.history: list[dict[str, Any]] = []
         self.log = Failures(plan.federation)
         self.between: Callable[[], None] = lambda: None  # called where a round may be left
+        self.run = secrets.token_hex(
+            16
+        )  # a name for this run that no other has, in the labels of secure sums
+        self.keys: Mapping[str, str] = {}  # the public keys with which hospitals were admitted, by name
 
     @property
     def failures(self) -> list[Failure]:
@@ -60,10 +67,10 @@ class Asking:
             return grid.ask(messages, wait)
         return grid.send_and_receive(messages, timeout=TIMEOUT if wait is None else wait)
 
-    def excuse(self, absent: Mapping[str, str]) -> None:
-        """Record hospitals that did not come at all, with the reason; raises below the quorum."""
-        for name, reason in absent.items():
-            self.log.happened(0, "greeting", name, Wrong("silent", reason))
+    def excuse(self, absent: Mapping[str, Wrong]) -> None:
+        """Record hospitals that did not come at all, or not as they should; raises below the quorum."""
+        for name, wrong in absent.items():
+            self.log.happened(0, "greeting", name, wrong)
         if absent:
             self.log.check_quorum(0, "greeting", len(self.roster), len(self.roster) + len(absent))
 
@@ -84,7 +91,7 @@ class Asking:
         usable = before
         for answer in self.usable(question, replies, grid):
             usable += 1
-            if question.phase not in UNTOLD:
+            if question.phase not in UNTOLD and not question.secret:
                 where = {"round": question.round, "phase": question.phase, "site": answer.member.name}
                 self.history.append(where | answer.metrics)
             yield answer
@@ -103,7 +110,7 @@ class Asking:
                     reply = next(iter(self.send(grid, messages)), None)
                 where = (question.round, question.phase, member.name)
                 injected = question.injected(member, attempt)
-                answer = judged(question, read(member, reply), rules.deadline)
+                answer = read(question, member, reply, rules.deadline)
                 if isinstance(answer, Answer):
                     if injected:
                         self.log.counted(*where, attempt, injected)
@@ -124,8 +131,14 @@ class Asking:
         arrays: ArrayRecord | None,
         sent: State,
         roster: Roster,
+        label: str | None = None,
     ) -> Question:
-        """The question to train. sent: the weights in ``arrays``, or any of the network, to check against."""
+        """The question to train. sent: the weights in ``arrays``, or any of the network, to check against.
+
+        label: of a secure sum, for which the hospitals answer keys.
+        """
+        kind = "train" if label is None else "train.secure"
+        job = job if label is None else job | {"label": label, "batch_norm": self.plan.batch_norm}
         rules, last = self.plan.federation, self._last_rounds(round)
 
         def faults(member: Member, attempt: int) -> tuple[Fault, ...]:
@@ -135,21 +148,22 @@ class Asking:
             own: dict[str, Any] = {"since": last.get(member.name, 0)} if "personal" in job else {}
             spoilt = [fault.told() for fault in faults(member, attempt)]
             own |= {"faults": spoilt} if spoilt else {}
-            return request("train", member.node_id, str(round), job | own, arrays)
+            return request(kind, member.node_id, str(round), job | own, arrays)
 
         def injected(member: Member, attempt: int) -> str:
             return ", ".join(fault.kind for fault in faults(member, attempt))
 
         def check(answer: Answer) -> str | None:
-            if answer.state is None:
-                return "it answered without weights"
-            if answer.metrics.pop("forgot", 0):
+            assert isinstance(answer.said, Trained)
+            if answer.said.forgot:
                 self.log.began_anew(round, phase, answer.member.name, last.get(answer.member.name, 0))
-            if job.get("secure"):
-                return check_images(answer.metrics) or check_public(answer)
-            return check_images(answer.metrics) or check_update(answer.state, sent, rules.max_norm)
+            return check_update(answer.state or {}, sent, rules.max_norm)
 
-        return Question(round, phase, roster, ask, check, injected)
+        if label is not None:
+            offered = check_offer(label, self.keys)
+            return Question(kind, round, phase, roster, ask, no_tensors, offered, injected, secret=True)
+        tensors = Tensors.like(sent)
+        return Question(kind, round, phase, roster, ask, lambda member: tensors, check, injected)
 
     def evaluation(
         self,
@@ -160,20 +174,31 @@ class Asking:
         *,
         calibrate: bool = False,
         own: bool = False,
+        label: str | None = None,
     ) -> Question:
         """The question how good ``state`` is on the validation images of ``roster``.
 
         calibrate: whether they are to fit a temperature, too. own: whether each puts its personal part into
-        it.
+        it. label: of a secure sum, for which the hospitals answer keys.
         """
         job = common_job(self.plan) | ({"calibrate": True} if calibrate else {})
         job |= personal_job(self.plan) if own else {}
+        job |= {} if label is None else {"label": label}
+        kind = "evaluate" if label is None else "evaluate.secure"
         arrays = state if isinstance(state, ArrayRecord) else lend(state)
 
         def ask(member: Member, attempt: int) -> Message:
-            return request("evaluate", member.node_id, f"{phase} {round}", job, arrays)
+            return request(kind, member.node_id, f"{phase} {round}", job, arrays)
 
-        return Question(round, phase, roster, ask)
+        def check(answer: Answer) -> str | None:
+            assert isinstance(answer.said, Evaluated)
+            if calibrate != (answer.said.temperature is not None):
+                return "it does not say its temperature" if calibrate else "it says a temperature, unasked"
+            return None
+
+        if label is not None:
+            return Question(kind, round, phase, roster, ask, check=check_offer(label, self.keys), secret=True)
+        return Question(kind, round, phase, roster, ask, check=check)
 
     def _last_rounds(self, before: int) -> dict[str, int]:
         """The last round before ``before`` for which each hospital's training is in the history."""
@@ -184,8 +209,17 @@ class Asking:
         """``history`` and ``failures`` as rows, from these positions on."""
         return self.history[since[0] :], [asdict(failure) for failure in self.failures[since[1] :]]
 
-    def take_rows(self, history: list[dict[str, Any]], failures: list[dict[str, Any]]) -> None:
-        """Put the rows of an earlier process before those of this one; what both have stands once."""
+    def take_rows(
+        self,
+        history: list[dict[str, Any]],
+        failures: list[dict[str, Any]],
+        at: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Put the rows of an earlier process before those of this one; what both have stands once.
+
+        at: how many rows of history and failures come before them.
+        """
         before = [Failure(**row) for row in failures]
-        self.history[:0] = history
-        self.log.records[:] = before + [failure for failure in self.log.records if failure not in before]
+        self.history[at[0] : at[0]] = history
+        rest = [failure for failure in self.log.records[at[1] :] if failure not in before]
+        self.log.records[at[1] :] = before + rest

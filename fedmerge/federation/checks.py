@@ -1,16 +1,22 @@
-"""Is an update usable? Each is looked at before anything is merged; what is wrong is said in a sentence."""
+"""Is an update usable? Each is looked at before anything is merged; what is wrong is said in a sentence.
+
+Names, dtypes and shapes are the schema's (``schema.tensors``); here are the values.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedmerge.models.entries import kinds
 from fedmerge.models.state import non_finite, running_pairs
+
+LOSES = 2.0**24
+"""A float32 has 24 binary places: added to a number so many times larger, one is lost altogether."""
+MOST_BATCHES = 2**53
 
 
 def check_update(
@@ -19,24 +25,16 @@ def check_update(
     """Why an update cannot be merged with others, or None.
 
     state: the weights that a hospital answered. sent: those that it was sent (or, where it began from its
-    own, any of the same network): the same tensors are expected, of the same shapes and dtypes, all finite,
-    tables of integers unchanged.
-    max_norm: the largest ``update_norm`` allowed; None allows any.
+    own, any of the same network), of the same names, dtypes and shapes. All must be finite, none more than
+    ``LOSES`` times the largest that was sent (or 1), variances and counts not below zero, tables of integers
+    unchanged. max_norm: the largest ``update_norm`` allowed; None allows any.
     """
-    wrong = _unlike(state, sent) or not_finite(state)
+    wrong = not_finite(state) or _absurd(state, sent) or _changed(state, sent)
     if wrong or max_norm is None:
         return wrong
     norm = update_norm(state, sent)
     if norm > max_norm:
         return f"its update has norm {norm:.4g}, more than max_norm {max_norm:g}"
-    return None
-
-
-def check_images(metrics: Mapping[str, Any]) -> str | None:
-    """Why the number of images that a hospital gives cannot be a weight, or None."""
-    images = metrics.get("num-examples")
-    if not isinstance(images, int | float) or not math.isfinite(images) or images <= 0:
-        return f"it says that it trained on {images} images, which is no weight"
     return None
 
 
@@ -67,20 +65,42 @@ def trained(state: Mapping[str, Tensor]) -> list[str]:
     return [key for key, value in state.items() if value.is_floating_point() and key not in statistics]
 
 
-def _unlike(state: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> str | None:
-    for key in sorted(state.keys() ^ sent.keys()):
-        return f"it {'lacks the' if key in sent else 'has an unknown'} tensor '{key}'"
-    for key, expected in sent.items():
-        value = state[key]
-        if value.shape != expected.shape or value.dtype != expected.dtype:
+def _absurd(state: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> str | None:
+    """The sentence about numbers beside which those of the other hospitals would count for nothing."""
+    limit = LOSES * max([1.0, *(_extremes(value)[1] for value in sent.values() if _is_real(value))])
+    variances = {var for _, var in running_pairs(state)}
+    for key, value in state.items():
+        if not _is_real(value):
+            continue
+        low, largest = _extremes(value)
+        if largest > limit:
             return (
-                f"tensor '{key}' is {_name(value)} of shape {tuple(value.shape)}, "
-                f"not {_name(expected)} of shape {tuple(expected.shape)}"
+                f"tensor '{key}' reaches {largest:.4g}, more than 2^24 times the largest weight that was "
+                "sent, so that beside it those of other hospitals would count for nothing: its training "
+                "diverged (lower training.lr), or it is hostile"
             )
+        if key in variances and low < 0:
+            return f"tensor '{key}' holds variances below zero, the least {low:.4g}"
+    return None
+
+
+def _changed(state: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> str | None:
     for key, kind in kinds(sent, "the model").items():
         if kind == "fixed" and sent[key].ndim > 0 and not torch.equal(state[key], sent[key]):
             return f"tensor '{key}' holds other {_name(sent[key])} values than were sent, which no mean is of"
+        if kind == "counter" and not 0 <= int(state[key].min()) <= int(state[key].max()) <= MOST_BATCHES:
+            return f"tensor '{key}' counts {state[key].tolist()} batches, which cannot be"
     return None
+
+
+def _extremes(value: Tensor) -> tuple[float, float]:
+    """The least number, and the largest without its sign."""
+    low, high = torch.aminmax(value.detach())
+    return float(low), max(-float(low), float(high))
+
+
+def _is_real(value: Tensor) -> bool:
+    return value.is_floating_point() and value.numel() > 0
 
 
 def _name(value: Tensor) -> str:

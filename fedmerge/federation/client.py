@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -17,21 +19,40 @@ from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import faults
 from fedmerge.federation.grids.simulated import failed
-from fedmerge.federation.memory import HospitalMemory, personal_entries
-from fedmerge.federation.privacy.secure_round import HospitalShare
-from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
-from fedmerge.federation.sums.hospital import MINIMUM, HospitalSums
+from fedmerge.federation.inspection import MINIMUM as LEAST
+from fedmerge.federation.inspection import reply_with
+from fedmerge.federation.memory import HospitalMemory, Personal, memory_tensors, personal_entries
+from fedmerge.federation.policy.guard import Guard
+from fedmerge.federation.privacy.ledger import Subject
+from fedmerge.federation.privacy.local import LocalNoise
+from fedmerge.federation.privacy.masked import TRAINED, encode_means, encode_weights, flatten
+from fedmerge.federation.privacy.secure_hospital import SecureHospital
+from fedmerge.federation.privacy.secure_rules import SecureRules
+from fedmerge.federation.records import reply
+from fedmerge.federation.schema.jobs import (
+    EvaluateJob,
+    GreetingJob,
+    MemoryJob,
+    NetworkJob,
+    RestoreJob,
+    TrainJob,
+)
+from fedmerge.federation.schema.networks import check_fits, tensors_of
+from fedmerge.federation.schema.reading import read_job, read_tensors
+from fedmerge.federation.schema.secure import SecureEvaluateJob, SecureTrainJob
+from fedmerge.federation.schema.tensors import NO_TENSORS
+from fedmerge.federation.sums.hospital import HospitalSums
+from fedmerge.federation.sums.rules import SumRules, rules_of
 from fedmerge.federation.sums.shelf import Shelf
-from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
-from fedmerge.models.state import State
+from fedmerge.models.state import State, state_hash
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.seeding import derive
-from fedmerge.training import TrainingOptions, fit
+from fedmerge.training import fit
 
 Progress = Callable[[int, int], None]
 Answer = Callable[[Message], Message]
-MEMORY, SHARE = "memory", "share"  # what a Flower Context holds of a hospital
+MEMORY, SECURE, LOCAL = "memory", "secure", "local"  # what a Flower Context holds of a hospital
 
 
 class Hospital:
@@ -39,8 +60,10 @@ class Hospital:
 
     The network is shared by all hospitals of a process: every message overwrites its weights. memory: what
     it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest images
-    over which it gives sums. shelf: where it lays aside a fusion's models, if each message may meet another
-    process. folder: of its node, where what it must know after a restart is kept; None in a simulation.
+    over which it gives sums, where that is more than ``sum_rules`` say. shelf: where it lays aside a fusion's
+    models, if each message may meet another process. folder: of its node, where what it must know after a
+    restart is kept; None in a simulation. sum_rules: which sums it gives; None: as its folder says.
+    guard: what a deployed hospital holds every message against.
     """
 
     def __init__(
@@ -48,60 +71,90 @@ class Hospital:
         site: Site,
         device: str = "cpu",
         progress: Progress | None = None,
-        minimum: int = MINIMUM,
+        minimum: int = 1,
         shelf: Shelf | None = None,
         folder: Path | None = None,
+        guard: Guard | None = None,
+        sum_rules: SumRules | None = None,
     ) -> None:
         self.folder = folder
+        self.guard = guard
         self.site = site
         self.device = device
         self.progress = progress
         self.memory = HospitalMemory()
-        self.share = HospitalShare(site.name, len(site.train))
-        self.sums = HospitalSums(site, device, minimum, shelf)
+        self.secure = SecureHospital(site.name, folder, SecureRules.of(folder))
+        self.local = LocalNoise(site.name, folder)
+        rules = (sum_rules or rules_of(folder)).at_least(minimum)
+        self.sums = HospitalSums(site, device, rules, shelf, folder)
 
     def describe(self, message: Message) -> Message:
         """Answer who this is: name, and the number of images by split and class."""
+        read_job(message, GreetingJob)
+        read_tensors(message, NO_TENSORS)
         site = self.site
-        content = RecordDict(
-            {
-                "site": ConfigRecord({"name": site.name}),
-                METRICS: MetricRecord(
-                    {
-                        "num-examples": len(site.train),
-                        "num-validation": len(site.val),
-                        "class-counts": site.train.class_counts(site.n_classes).tolist(),
-                    }
-                ),
-            }
-        )
-        return Message(content, reply_to=message)
+        numbers: dict[str, int | list[int]] = {
+            "num-examples": len(site.train),
+            "num-validation": len(site.val),
+            "class-counts": site.train.class_counts(site.n_classes).tolist(),
+        }
+        return reply(message, numbers, texts={"name": site.name})
+
+    def inspect(self, message: Message) -> Message:
+        """Answer what there is to know of its images before training: sizes, classes, intensities, copies."""
+        own = LEAST if self.guard is None else self.guard.policy.suppress_below
+        return reply_with(message, self.site, own)
 
     def train(self, message: Message) -> Message:
         """Train the received weights, or an initialisation of its own; answer new weights and numbers.
 
         The personal part of the model begins as this hospital's last round left it; the answer has all of
         the model, and the server's mean of the personal parts is what a hospital without one begins with.
-        With secure aggregation the weights stay here, and the answer has a key instead.
+        With local privacy the weights are clipped and noised before anything else sees them.
         """
-        job = job_of(message)
-        own = job.get("start") == "own"
-        model = self._own_start(job) if own else self._load(message, self._personal(job, job["round"]))
+        metrics, state = self._trained(message, read_job(message, TrainJob))
+        return reply(message, metrics, state)
+
+    def train_secure(self, message: Message) -> Message:
+        """Train as ``train`` does, but answer keys; what is to be summed waits: weights, counts, scores.
+
+        Only the seconds are told, which the server can measure itself.
+        """
+        job = read_job(message, SecureTrainJob)
+        metrics, state = self._trained(message, job)
+        images = len(self.site.train)
+        weights = encode_weights(state, images, job.batch_norm)
+        words = np.concatenate([encode_means(images, {name: metrics[name] for name in TRAINED}), weights])
+        numbers = flatten(state)
+        start = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
+        moved = numbers - flatten(start) if start else numbers
+        subject = Subject.of(job.label, state_hash(state), self.secure.ledger, numbers, moved)
+        keys = self.secure.offer(subject, words)
+        return reply(message, {"seconds": metrics["seconds"]}, texts=keys)
+
+    def _trained(self, message: Message, job: TrainJob) -> tuple[dict[str, float], State]:
+        """What a training message says to do: numbers about it, and the weights that may leave."""
+        private = self.local.options(job)
+        if job.start == "own":
+            read_tensors(message, NO_TENSORS)
+            model = self._own_start(job)
+        else:
+            model = self._load(message, job, self._kept(job.personal, job.round))
         result = fit(
             model,
             self.site.train.images,
             self.site.train.labels,
-            TrainingOptions(**job["training"]),
-            normalise=Normalisation(**job["normalisation"]),
-            seed=job["seed"],
+            job.training,
+            normalise=job.normalisation,
+            seed=job.seed,
             site=self.site.name,
-            round=job["round"],
-            purpose=job["purpose"],
-            span=tuple(job["span"]),
+            round=job.round,
+            purpose=job.purpose,
+            span=job.span,
             device=self.device,
             progress=self.progress,
         )
-        metrics = {
+        metrics: dict[str, float] = {
             "num-examples": len(self.site.train),
             "loss": result.losses[-1],
             "accuracy": result.accuracies[-1],
@@ -110,14 +163,15 @@ class Hospital:
             "merges": sum(result.merges.values()),
         }
         state = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
-        if "personal" in job:
-            if self.memory.round < job.get("since", 0):
+        if job.personal != "none":
+            if self.memory.round < job.since:
                 metrics["forgot"] = 1
-            entries = personal_entries(ModelSpec(**job["model"]), job["personal"])
-            self.memory.keep(job["round"], {key: state[key] for key in entries})
-        if job.get("secure"):
-            state = self.share.offer(job["round"], state)
-        return reply(message, metrics, state)
+            entries = personal_entries(job.model, job.personal)
+            self.memory.keep(job.round, {key: state[key] for key in entries})
+        if private is not None:
+            sent = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
+            state = self.local.answer(private, job, sent, state)
+        return metrics, state
 
     def evaluate(self, message: Message) -> Message:
         """Score the received weights on the validation split; answer numbers only.
@@ -125,60 +179,64 @@ class Hospital:
         A job that says ``personal`` is about the model that this hospital would use: with its own part. One
         that says ``calibrate`` is answered with the ``temperature`` fitted there, too.
         """
-        job = job_of(message)
+        return reply(message, self._scored(message, read_job(message, EvaluateJob)))
+
+    def evaluate_secure(self, message: Message) -> Message:
+        """Score as ``evaluate`` does, but answer keys; the numbers wait to be summed with others'."""
+        job = read_job(message, SecureEvaluateJob)
+        scores = self._scored(message, job)
+        images = int(scores.pop("num-examples"))
+        said = json.dumps([state_hash(read_tensors(message, tensors_of(job.model))), job.calibrate])
+        digest = hashlib.sha256(said.encode()).hexdigest()
+        subject = Subject.of(job.label, digest, self.secure.ledger)
+        return reply(message, {}, texts=self.secure.offer(subject, encode_means(images, scores)))
+
+    def _scored(self, message: Message, job: EvaluateJob) -> dict[str, float]:
+        """What an evaluation message asks for: numbers of the weights in it."""
         val = self.site.val
-        model = self._load(message, self._personal(job))
-        logits = predict(model, val.images, Normalisation(**job["normalisation"]), device=self.device)
+        model = self._load(message, job, self._kept(job.personal))
+        logits = predict(model, val.images, job.normalisation, device=self.device)
         accuracy, balanced = rates(logits, val.labels)
-        metrics = {
+        metrics: dict[str, float] = {
             "num-examples": len(val),
             "loss": float(cross_entropy(logits, val.labels)),
             "accuracy": accuracy,
             "balanced_accuracy": balanced,
         }
-        if job.get("calibrate"):
+        if job.calibrate:
             metrics["temperature"] = fit_temperature(logits, val.labels)
-        return reply(message, metrics)
+        return metrics
 
     def tell_memory(self, message: Message) -> Message:
         """Answer what it keeps between rounds, for the server's journal."""
+        read_job(message, MemoryJob)
+        read_tensors(message, NO_TENSORS)
         return reply(message, {"round": self.memory.round}, self.memory.state_dict())
 
     def restore_memory(self, message: Message) -> Message:
         """Take over a memory from the server's journal; a message without one is to forget."""
-        self.memory.load_state_dict(state_of(message) if ARRAYS in message.content else {})
+        job = read_job(message, RestoreJob)
+        check_fits(job.model, self.site)
+        self.memory.load_state_dict(read_tensors(message, memory_tensors(job.model, job.personal)))
         return reply(message, {"round": self.memory.round})
 
-    def _personal(self, job: dict[str, Any], round: int | None = None) -> State:
+    def _kept(self, personal: Personal, round: int | None = None) -> State:
         """The personal entries to begin a round with, or, without one, the latest."""
-        if "personal" not in job:
+        if personal == "none":
             return {}
         return self.memory.latest if round is None else self.memory.recall(round)
 
-    def _check_fits(self, spec: ModelSpec) -> None:
-        site, taken = self.site, (spec.in_channels, spec.image_size, spec.image_size)
-        held = tuple(site.train.images.shape[1:])
-        if (held, site.n_classes) != (taken, spec.n_classes):
-            raise FedMergeError(
-                f"the images of '{site.name}' are {' x '.join(map(str, held))} (channels, height, width) of "
-                f"{site.n_classes} classes, and the model takes {' x '.join(map(str, taken))} of "
-                f"{spec.n_classes}: set size:, channels: and classes: in the hospital's file as the others "
-                "have them."
-            )
-
-    def _own_start(self, job: dict[str, Any]) -> nn.Module:
+    def _own_start(self, job: NetworkJob) -> nn.Module:
         """A network initialised from (seed, "start", this site); pretrained weights stay what they are."""
-        seed = derive(job["seed"], "start", site=self.site.name)
-        spec = ModelSpec(**job["model"])
-        self._check_fits(spec)
-        return build(spec, seed).to(self.device)
+        check_fits(job.model, self.site)
+        return build(job.model, derive(job.seed, "start", site=self.site.name)).to(self.device)
 
-    def _load(self, message: Message, own: State) -> nn.Module:
+    def _load(self, message: Message, job: NetworkJob, own: State) -> nn.Module:
         """The network with the received weights, but for the entries in ``own``."""
-        spec = ModelSpec(**job_of(message)["model"])
-        self._check_fits(spec)
-        model = _network(spec.model_copy(update={"pretrained": False}).model_dump_json(), self.device)
-        model.load_state_dict(state_of(message) | own)
+        check_fits(job.model, self.site)
+        state = read_tensors(message, tensors_of(job.model))
+        model = _network(job.model.model_copy(update={"pretrained": False}).model_dump_json(), self.device)
+        model.load_state_dict(state | own)
         return model
 
 
@@ -191,9 +249,10 @@ def _network(spec: str, device: str) -> nn.Module:
 def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context: bool = False) -> ClientApp:
     """The Flower ClientApp of a hospital; ``hospital_of`` finds the hospital a Context speaks for.
 
-    It answers ``query`` (who are you), ``train``, ``evaluate``, ``query.sums_begin`` and ``query.sums``
-    (sums over its images, for a fusion), ``query.memory`` and ``query.restore`` (what it keeps between
-    rounds), and ``query.secure_sum`` (its weights, masked).
+    It answers ``query`` (who are you), ``query.inspect`` (what images it has), ``train``, ``evaluate``,
+    ``query.sums_begin`` and ``query.sums`` (sums over its images, for a fusion), ``query.memory`` and
+    ``query.restore`` (what it keeps between rounds); and, for sums under masks, ``train.secure``,
+    ``evaluate.secure`` and ``query.secure_…``.
     memory_in_context: a hospital's memory is kept in the Context's state, because each message may meet
     another process (Flower's own runtimes). That state travels with each message, but not to the server.
     """
@@ -207,19 +266,32 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
 
     def remembered(context: Context, message: Message, how: Callable[[Hospital], Answer]) -> Message:
         hospital = hospital_of(context)
+        if hospital.guard is None:
+            return told(context, message, hospital, how(hospital))
+        return hospital.guard.answer(
+            hospital, context.run_id, message, lambda: told(context, message, hospital, how(hospital))
+        )
+
+    def told(context: Context, message: Message, hospital: Hospital, how: Answer) -> Message:
+        SecureRules.of(hospital.folder).check(message.metadata.message_type, hospital.site.name)
         if not memory_in_context:
-            return how(hospital)(message)
-        for name, part in ((MEMORY, hospital.memory), (SHARE, hospital.share)):
+            return how(message)
+        for name, part in ((MEMORY, hospital.memory), (SECURE, hospital.secure), (LOCAL, hospital.local)):
             kept = context.state.array_records.get(name)
             part.load_state_dict({} if kept is None else dict(kept.to_torch_state_dict()))
-        told = how(hospital)(message)
+        reply = how(message)
         context.state[MEMORY] = ArrayRecord(hospital.memory.state_dict())
-        context.state[SHARE] = ArrayRecord(hospital.share.state_dict())
-        return told
+        context.state[SECURE] = ArrayRecord(hospital.secure.state_dict())
+        context.state[LOCAL] = ArrayRecord(hospital.local.state_dict())
+        return reply
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
         return answer(context, message, lambda hospital: hospital.describe)
+
+    @app.query("inspect")
+    def inspect(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.inspect)
 
     @app.query("sums_begin")
     def sums_begin(message: Message, context: Context) -> Message:
@@ -237,9 +309,29 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
     def restore(message: Message, context: Context) -> Message:
         return answer(context, message, lambda hospital: hospital.restore_memory)
 
-    @app.query("secure_sum")
-    def secure_sum(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.share.answer)
+    @app.query("secure_shares")
+    def secure_shares(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.shares)
+
+    @app.query("secure_masked")
+    def secure_masked(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.masked)
+
+    @app.query("secure_confirm")
+    def secure_confirm(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.confirm)
+
+    @app.query("secure_unmask")
+    def secure_unmask(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.secure.unmask)
+
+    @app.train("secure")
+    def train_secure(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: partial(faults.train_secure, hospital))
+
+    @app.evaluate("secure")
+    def evaluate_secure(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.evaluate_secure)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

@@ -11,18 +11,28 @@ from flwr.app import Message
 
 from fedmerge.federation.failures import Wrong
 from fedmerge.federation.grids.simulated import LATE
-from fedmerge.federation.records import metrics_of, reason_of, take_state
+from fedmerge.federation.records import reason_of
 from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.schema.answers import Answered, Trained
+from fedmerge.federation.schema.messages import MESSAGES
+from fedmerge.federation.schema.reading import read_answer
+from fedmerge.federation.schema.secure import TrainedSecretly
+from fedmerge.federation.schema.tensors import NO_TENSORS, Refused, Tensors
 from fedmerge.models.state import State
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A usable reply: whose, its numbers, and the weights where the hospital trained."""
+    """A usable reply: whose, what it says, and the weights where the hospital trained."""
 
     member: Member
-    metrics: dict[str, Any]
-    state: State | None
+    said: Answered
+    state: State | None = None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Its numbers by their declared names, as they stand in the history."""
+        return self.said.row()
 
 
 def usable(answer: Answer) -> str | None:
@@ -35,40 +45,67 @@ def nothing(member: Member, attempt: int) -> str:
     return ""
 
 
+def no_tensors(member: Member) -> Tensors:
+    """The arrays of an answer without any."""
+    return NO_TENSORS
+
+
 @dataclass(frozen=True)
 class Question:
     """What is asked of the hospitals of ``roster``, and when.
 
-    ask: the message to a hospital at its first, second, … attempt. check: why an answer cannot be used, in
-    words, or None. injected: what the fault plan does to a hospital at an attempt, in words.
+    kind: the message type, by which ``schema`` knows what an answer may say. ask: the message to a hospital
+    at its first, second, … attempt. tensors: the arrays that a hospital's answer must have. check: why an
+    answer cannot be used, in words, or None. injected: what the fault plan does to a hospital at an attempt,
+    in words. secret: whether what the answers say is under masks, so that there is nothing to tell of one
+    hospital.
     """
 
+    kind: str
     round: int
     phase: str
     roster: Roster
     ask: Callable[[Member, int], Message]
+    tensors: Callable[[Member], Tensors] = no_tensors
     check: Callable[[Answer], str | None] = usable
     injected: Callable[[Member, int], str] = nothing
+    secret: bool = False
 
     def messages(self) -> list[Message]:
         """The first message to each hospital."""
         return [self.ask(member, 1) for member in self.roster]
 
 
-def read(member: Member, reply: Message | None) -> Answer | Wrong:
-    """The answer in a reply, or why there is none. A reply that is garbage is a reason, too."""
+def read(
+    question: Question, member: Member, reply: Message | None, deadline: float | None = None
+) -> Answer | Wrong:
+    """The answer in a reply, or why there is none. Whatever the reply is, nothing is raised.
+
+    Names and numbers come first, then the deadline, and the arrays, where all else is right, last.
+    """
     if reply is None:
-        return Wrong("silent", "no answer")
+        return late(None, deadline) or Wrong("silent", "no answer")
     if reply.has_error():
         return Wrong("late" if reply.error.code == LATE else "error", reason_of(reply))
     try:
-        return Answer(member, metrics_of(reply), take_state(reply))
-    except Exception as error:
-        return Wrong("error", f"its answer cannot be read ({type(error).__name__}: {error})")
+        said, record = read_answer(reply, MESSAGES[question.kind].answer)
+        wrong = late(said, deadline)
+        if wrong is not None:
+            return wrong
+        refused = said.against(member)
+        if refused is not None:
+            return Wrong("refused", refused)
+        answer = Answer(member, said, question.tensors(member).read(record, keep=False))
+    except Refused as error:
+        return Wrong("refused", str(error))
+    except Exception as error:  # whatever Flower or numpy make of garbage
+        return Wrong("refused", f"its answer cannot be read ({type(error).__name__})")
+    refused = question.check(answer)
+    return answer if refused is None else Wrong("refused", refused)
 
 
-def late(answer: Answer | Wrong, deadline: float | None) -> Wrong | None:
-    """Why an answer is too late, or None.
+def late(said: Answered | None, deadline: float | None) -> Wrong | None:
+    """Why an answer (None: nothing came) is too late, or None.
 
     What counts is the hospital's own clock: the ``seconds`` that it says its training took, and the
     ``delay`` of a fault plan. So a simulation in which hospitals wait for each other is judged as if each
@@ -76,21 +113,11 @@ def late(answer: Answer | Wrong, deadline: float | None) -> Wrong | None:
     """
     if deadline is None:
         return None
-    if isinstance(answer, Wrong):
-        told = math.inf if answer.kind == "silent" else 0.0
-    else:
-        told = float(answer.metrics.get("seconds", 0.0)) + float(answer.metrics.get("delay", 0.0))
+    told = math.inf if said is None else 0.0
+    if isinstance(said, Trained | TrainedSecretly):
+        told = said.seconds + said.delay
     if told <= deadline:
         return None
     if math.isinf(told):
         return Wrong("late", f"no answer within the deadline of {deadline:g} s")
     return Wrong("late", f"its answer took {told:.1f} s, more than the deadline of {deadline:g} s")
-
-
-def judged(question: Question, answer: Answer | Wrong, deadline: float | None) -> Answer | Wrong:
-    """The answer if it can be used, else what is wrong with it."""
-    wrong = late(answer, deadline)
-    if wrong is not None or isinstance(answer, Wrong):
-        return wrong or answer
-    refused = question.check(answer)
-    return answer if refused is None else Wrong("refused", refused)

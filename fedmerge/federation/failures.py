@@ -16,8 +16,8 @@ Kind = Literal["error", "silent", "late", "refused", "forgot", "injected", "void
 class Wrong:
     """Why there is no usable answer: in a word, and in a sentence.
 
-    error: the hospital says so, or its answer cannot be read. silent: nothing came. late: after the deadline.
-    refused: a check failed.
+    error: the hospital says so. silent: nothing came. late: after the deadline. refused: what it says is not
+    as the schema has it, or fails a check.
     """
 
     kind: Kind
@@ -85,13 +85,14 @@ class Failures:
         )
         self.records.append(Failure(round, phase, site, reason, then="began anew", kind="forgot"))
 
-    def void(self, round: int) -> None:
-        """Record a round whose secure sum could not be formed."""
-        reason = (
-            "the masks of a hospital that finished its training and then vanished stay in the sum: the model "
-            "is as before the round"
-        )
-        self.records.append(Failure(round, "sum", "everyone", reason, then="round void", kind="void"))
+    def void(self, round: int, phase: str, reason: str) -> None:
+        """Record that a secure sum could not be formed. Raises with ``on_failure: abort``."""
+        after = ": the model is as before the round" if phase == "sum" else ""
+        abort = self.rules.on_failure == "abort"
+        then: Then = "ended the run" if abort else "round void"
+        self.records.append(Failure(round, phase, "everyone", reason + after, then=then, kind="void"))
+        if abort:
+            raise FedMergeError(f"round {round} has no sum: {reason} (on_failure: skip would go on).")
 
     def check_quorum(self, round: int, phase: str, usable: int, asked: int) -> None:
         """Raise FedMergeError if fewer hospitals gave a usable answer than the quorum, with the reasons."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -15,7 +15,12 @@ from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import trained
-from fedmerge.federation.records import ARRAYS, METRICS, job_of, reply, state_of
+from fedmerge.federation.privacy.secure_keys import no_keys
+from fedmerge.federation.records import reply
+from fedmerge.federation.schema.jobs import InjectedFault, TrainJob
+from fedmerge.federation.schema.networks import tensors_of
+from fedmerge.federation.schema.reading import ARRAYS, METRICS, read_job, read_tensors
+from fedmerge.federation.schema.secure import SecureTrainJob
 from fedmerge.models.state import State
 
 DELAY = "delay"  # the metric that says by how many seconds an answer is later than it was measured
@@ -30,6 +35,9 @@ class Trains(Protocol):
     def train(self, message: Message) -> Message:
         """Its answer to a message."""
 
+    def train_secure(self, message: Message) -> Message:
+        """Its answer to a message, with its weights under masks."""
+
 
 def train(hospital: Trains, message: Message) -> Message:
     """``hospital.train(message)``, with what the job's fault plan makes of it (``fault_plan.Fault``).
@@ -37,18 +45,35 @@ def train(hospital: Trains, message: Message) -> Message:
     Nothing is waited for: a delay is a number in the answer, so a plan of hours runs in no time, and the same
     anywhere.
     """
-    faults = {fault["kind"]: fault for fault in job_of(message).get("faults", ())}
+    return _train(hospital, message, read_job(message, TrainJob), type(hospital).train)
+
+
+def train_secure(hospital: Trains, message: Message) -> Message:
+    """The same with ``hospital.train_secure(message)``, whose weights no fault reaches."""
+    return _train(hospital, message, read_job(message, SecureTrainJob), type(hospital).train_secure)
+
+
+def _train(
+    hospital: Trains, message: Message, job: TrainJob, training: Callable[[Any, Message], Message]
+) -> Message:
+    secure = isinstance(job, SecureTrainJob)
+    faults: dict[str, InjectedFault] = {fault.kind: fault for fault in job.faults}
     if not faults:
-        return hospital.train(message)
+        return training(hospital, message)
     if "crash" in faults:
         raise FedMergeError("it crashed, as the fault plan wants.")
     if "hang" in faults:
-        return reply(message, {"num-examples": len(hospital.site.train), DELAY: math.inf})
-    answer = (_flipped(hospital) if "label-flip" in faults else hospital).train(message)
-    sent = state_of(message) if ARRAYS in message.content else {}
-    answer.content[ARRAYS] = lend(_spoilt(borrow(answer.content.array_records[ARRAYS]), sent, faults))
+        never: dict[str, float] = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0}
+        never |= {"steps": 0, "merges": 0, DELAY: math.inf}
+        if secure:
+            return reply(message, {DELAY: math.inf}, texts=no_keys(hospital.site.name))
+        return reply(message, {"num-examples": len(hospital.site.train), **never})
+    answer = training(_flipped(hospital) if "label-flip" in faults else hospital, message)
+    sent = read_tensors(message, tensors_of(job.model)) if job.start == "shared" else {}
+    if not secure:
+        answer.content[ARRAYS] = lend(_spoilt(borrow(answer.content.array_records[ARRAYS]), sent, faults))
     if "slow" in faults:
-        answer.content.metric_records[METRICS][DELAY] = float(faults["slow"]["seconds"])
+        answer.content.metric_records[METRICS][DELAY] = faults["slow"].seconds or 0.0
     return answer
 
 
@@ -63,12 +88,13 @@ def _flipped(hospital: Trains) -> Trains:
 
 
 @torch.no_grad()
-def _spoilt(state: State, sent: State, faults: Mapping[str, Mapping[str, Any]]) -> State:
+def _spoilt(state: State, sent: State, faults: Mapping[str, InjectedFault]) -> State:
     """The weights with every fault in them; without weights that were sent, none can be stale or scaled."""
     if sent and "stale" in faults:
         state = dict(sent)
     if sent and "huge-norm" in faults:
-        scale = faults["huge-norm"].get("scale", SCALE)
+        given = faults["huge-norm"].scale
+        scale = SCALE if given is None else given
         for key in trained(state):
             begin = sent[key].double()
             state[key] = (begin + scale * (state[key].double() - begin)).to(state[key].dtype)

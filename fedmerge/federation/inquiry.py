@@ -8,9 +8,11 @@ from typing import Any, Literal
 from flwr.serverapp import Grid
 
 from fedmerge.federation.asking import Asking
+from fedmerge.federation.privacy.secure_means import secure_scores
+from fedmerge.federation.roster import Roster
 from fedmerge.federation.sums.server import FederatedStatistics
 from fedmerge.models.pool import ModelPool
-from fedmerge.models.state import State
+from fedmerge.models.state import State, state_hash
 
 Metric = Literal["accuracy", "balanced_accuracy"]
 
@@ -53,8 +55,20 @@ class Inquiry:
     ) -> list[dict[str, Any]]:
         """The numbers of each hospital's usable answer, in site order."""
         roster = self.asking.roster.named(sites)
+        if self.asking.plan.federation.secure_aggregation:
+            return [self._together(state, roster, calibrate)]
         question = self.asking.evaluation(0, "score", state, roster, calibrate=calibrate)
         return [answer.metrics for answer in self.asking.ask(self.grid, question)]
+
+    def _together(self, state: State, roster: Roster, calibrate: bool) -> dict[str, Any]:
+        """The means of what hospitals say of a model, from a sum under masks. Raises FedMergeError for none.
+
+        The label is that of the model: who asks again after a crash gets no other sum.
+        """
+        label = f"{self.asking.run} score {state_hash(state)[:32]} {calibrate}"
+        question = self.asking.evaluation(0, "score", state, roster, calibrate=calibrate, label=label)
+        replies = self.asking.send(self.grid, question.messages())
+        return secure_scores(self.asking, self.grid, question, replies, label, calibrate)
 
     def statistics(
         self,

@@ -24,9 +24,29 @@ def personal_job(plan: Plan) -> dict[str, Any]:
     return {} if personal == "none" else {"personal": personal}
 
 
+def private_job(plan: Plan) -> dict[str, Any]:
+    """What a job says of noise that hospitals add themselves; nothing where there is none."""
+    privacy = plan.federation.privacy
+    local = privacy is not None and privacy.kind == "local"
+    return {"privacy": privacy.model_dump(mode="json")} if privacy is not None and local else {}
+
+
 def training_job(
     plan: Plan, round: int, purpose: str, training: TrainingOptions, span: tuple[float, float] = (0.0, 1.0)
 ) -> dict[str, Any]:
     """To train as ``training`` says; span: the part of the learning-rate schedule that this round covers."""
     own = {"training": training.model_dump(), "round": round, "purpose": purpose, "span": list(span)}
     return common_job(plan) | personal_job(plan) | own
+
+
+def round_job(plan: Plan, round: int) -> dict[str, Any]:
+    """To train in a federated round, which covers its part of the learning-rate schedule."""
+    span = ((round - 1) / plan.rounds, round / plan.rounds)
+    return training_job(plan, round, "round", plan.local, span) | private_job(plan)
+
+
+def fine_tune_job(plan: Plan) -> dict[str, Any]:
+    """To train an own copy after the rounds; with an independent start, from an initialisation of its own."""
+    assert plan.fine_tune is not None
+    own = {"start": "own"} if plan.start == "independent" else {}
+    return training_job(plan, plan.rounds + 1, "fine-tune", plan.fine_tune) | own

@@ -10,6 +10,8 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.schema.networks import tensors_of
+from fedmerge.federation.schema.tensors import Form, Tensors
 from fedmerge.models.heads import find_head, group_of
 from fedmerge.models.state import State, non_finite
 from fedmerge.models.zoo import ModelSpec, build
@@ -71,6 +73,15 @@ def personal_entries(spec: ModelSpec, personal: Personal) -> tuple[str, ...]:
     """
     plain = spec.model_copy(update={"pretrained": False})
     return _entries(plain.model_dump_json(), personal)
+
+
+def memory_tensors(spec: ModelSpec, personal: Personal) -> Tensors:
+    """The arrays of ``HospitalMemory.state_dict``; of a first round, there is no ``before``."""
+    forms = tensors_of(spec).forms
+    own = {key: forms[key] for key in personal_entries(spec, personal)}
+    before = {f"before/{key}": form for key, form in own.items()}
+    now = {f"now/{key}": form for key, form in own.items()}
+    return Tensors({"round": Form("int64", ()), **now, **before}, frozenset(before), needed=False)
 
 
 @lru_cache(maxsize=8)

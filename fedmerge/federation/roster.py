@@ -5,15 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.records import metrics_of, reason_of, request
+from fedmerge.federation.failures import Wrong
+from fedmerge.federation.grids.simulated import PENDING
+from fedmerge.federation.records import reason_of, request
+from fedmerge.federation.schema.answers import Greeting
+from fedmerge.federation.schema.reading import read_answer
+from fedmerge.federation.schema.tensors import Refused
 
 POLL = 0.5  # seconds between two looks for nodes that have come
+AGAIN = 15.0  # seconds after which a hospital whose people have not decided yet is asked again
 
 
 @dataclass(frozen=True)
@@ -60,38 +66,118 @@ class Roster(tuple[Member, ...]):
 
 @dataclass
 class _Heard:
-    """What the nodes have said so far: hospitals by name, and the reasons of those that cannot take part.
+    """What the nodes have said so far: hospitals by name, and why the others cannot take part.
 
-    admitted: under which name each node was let in; None where nodes are nobody's in particular.
+    wanted: the hospitals of this federation; None: all. admitted: under which name each node was let in; None
+    where nobody vouches for a node. n_classes: those of the model. wrong: by name; nameless: by node, where
+    it has none that counts.
     """
 
+    wanted: Sequence[str] | None = None
     admitted: Mapping[int, str] | None = None
+    n_classes: int | None = None
     members: dict[str, Member] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
+    wrong: dict[str, Wrong] = field(default_factory=dict)
+    nameless: dict[int, Wrong] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
+    waiting: set[int] = field(default_factory=set)  # the nodes whose people have not decided yet
+    asked_again: float = 0.0
 
-    def listen(self, replies: Iterable[Message], wanted: Sequence[str] | None) -> None:
+    def listen(self, replies: Iterable[Message]) -> None:
         for reply in replies:
-            if reply.has_error():
-                self.reasons.append(reason_of(reply))
-                continue
-            member = _member(reply)
-            if wanted is not None and member.name not in wanted:
-                continue
-            known = member.name if self.admitted is None else self.admitted.get(member.node_id)
-            if known != member.name:
-                self.reasons.append(
-                    f"a node that was admitted as '{known}' calls itself '{member.name}': it is not heard"
-                )
-                continue
-            if member.name in self.members:
-                raise FedMergeError(
-                    f"two hospitals call themselves '{member.name}': give each site a name of its own."
-                )
-            self.members[member.name] = member
+            node = reply.metadata.src_node_id
+            self._forget(node)
+            if reply.has_error() and reply.error.code == PENDING:
+                self.waiting.add(node)
+            heard = self._member(node, reply)
+            if isinstance(heard, Wrong):
+                self._note(node, heard)
+            elif heard is not None:
+                self.members[heard.name] = heard
 
-    def lacking(self, wanted: Sequence[str]) -> list[str]:
-        return [name for name in wanted if name not in self.members]
+    def to_ask(self, nodes: Iterable[int]) -> list[int]:
+        """The nodes that were not asked yet, and now and then those whose people had not decided."""
+        new = [node for node in nodes if node not in self.asked]
+        self.asked.update(new)
+        if self.waiting and time.monotonic() - self.asked_again >= AGAIN:
+            new += sorted(self.waiting)
+        if new:
+            self.asked_again = time.monotonic()
+        return new
+
+    @property
+    def missing(self) -> list[str]:
+        """The wanted hospitals that are not there."""
+        return [name for name in self.wanted or () if name not in self.members]
+
+    @property
+    def nobody_can(self) -> bool:
+        """Whether as many nodes as are wanted said why they cannot, and none that it can."""
+        said = len(self.wrong) + len(self.nameless)
+        return not self.members and not self.waiting and said >= max(1, len(self.wanted or ()))
+
+    @property
+    def reasons(self) -> str:
+        """What the nodes said that cannot take part."""
+        return "; ".join(dict.fromkeys(w.reason for w in [*self.wrong.values(), *self.nameless.values()]))
+
+    def absent(self) -> dict[str, Wrong]:
+        """Why each hospital, or node, is not among the members."""
+        others = "; ".join(dict.fromkeys(wrong.reason for wrong in self.nameless.values()))
+        refused = any(wrong.kind == "refused" for wrong in self.nameless.values())
+        reason = "its node did not come" + (f" ({others})" if others else "")
+        found = dict.fromkeys(self.missing, Wrong("refused" if refused else "silent", reason))
+        found |= {name: wrong for name, wrong in self.wrong.items() if name not in self.members}
+        if self.wanted is None:
+            found |= {f"node {node}": wrong for node, wrong in self.nameless.items()}
+        return found
+
+    def _member(self, node: int, reply: Message) -> Member | Wrong | None:
+        """The hospital behind a node, or why it cannot take part; None for one of another federation."""
+        if reply.has_error():
+            return Wrong("error", reason_of(reply))
+        try:
+            said, arrays = read_answer(reply, Greeting)
+        except Refused as error:
+            return Wrong("refused", f"its greeting cannot be taken: {error}")
+        if not self._is_wanted(said.name):
+            return None
+        if arrays is not None:
+            return Wrong("refused", "its greeting cannot be taken: it has arrays")
+        if self.n_classes is not None and len(said.class_counts) != self.n_classes:
+            return Wrong(
+                "refused",
+                f"it counts images of {len(said.class_counts)} classes, but the model has {self.n_classes}",
+            )
+        known = said.name if self.admitted is None else self.admitted.get(node)
+        if known != said.name:
+            return Wrong(
+                "refused",
+                f"a node that was admitted as '{known}' calls itself '{said.name}': it is not heard",
+            )
+        if said.name in self.members:
+            if self.admitted is None:  # nobody can tell which of them is the hospital
+                raise FedMergeError(
+                    f"two hospitals call themselves '{said.name}': give each site a name of its own."
+                )
+            return Wrong("refused", f"another node that was admitted as '{said.name}' takes part already")
+        return Member(node, said.name, said.examples, said.validation, tuple(said.class_counts))
+
+    def _forget(self, node: int) -> None:
+        """What a node said before it was asked again."""
+        self.waiting.discard(node)
+        self.nameless.pop(node, None)
+        self.wrong.pop("" if self.admitted is None else self.admitted.get(node, ""), None)
+
+    def _note(self, node: int, wrong: Wrong) -> None:
+        name = None if self.admitted is None else self.admitted.get(node)
+        if name is not None and self._is_wanted(name):
+            self.wrong[name] = wrong
+        else:
+            self.nameless[node] = wrong
+
+    def _is_wanted(self, name: str) -> bool:
+        return self.wanted is None or name in self.wanted
 
 
 def greet(
@@ -99,43 +185,35 @@ def greet(
     wanted: Sequence[str] | None = None,
     patience: float = 0.0,
     admitted: Mapping[int, str] | None = None,
-) -> tuple[Roster, dict[str, str]]:
+    n_classes: int | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> tuple[Roster, dict[str, Wrong]]:
     """Ask every node who it is; returns those that take part, and why each other wanted hospital does not.
+
+    A node whose greeting is not as the schema says is left out, under the name it was let in by.
 
     wanted: the hospitals of this federation; nodes of others are left alone. None: all that answer. patience:
     seconds to wait for wanted hospitals, whose nodes may come later. admitted: the name under which each node
-    was let in, by node id; one that calls itself otherwise is not heard. Raises FedMergeError if nobody
-    answers, at once where every node says why it cannot, or if two have one name.
+    was let in, by node id; one that calls itself otherwise is not heard. n_classes: those that each must
+    count. told: what the hospitals are told of the run (``policy.proposal``); one whose people have not
+    decided about it is asked again until the patience is over. Raises FedMergeError if nobody answers, at
+    once where as many nodes as are wanted say why they cannot, or if two have one name and nobody vouches for
+    either.
     """
-    heard, until = _Heard(admitted), time.monotonic() + patience
+    heard, until = _Heard(wanted, admitted, n_classes), time.monotonic() + patience
     while True:
-        new = [node for node in grid.get_node_ids() if node not in heard.asked]
-        heard.asked.update(new)
+        new = heard.to_ask(grid.get_node_ids())
         if new:
             left = max(until - time.monotonic(), POLL) if patience else None
-            questions = [request("query", node, "greeting", {}, None) for node in new]
-            heard.listen(grid.send_and_receive(questions, timeout=left), wanted)
-        missing = heard.lacking(wanted or ())
-        nobody_can = bool(heard.reasons) and not heard.members
-        if not missing or nobody_can or time.monotonic() >= until:
+            questions = [request("query", node, "greeting", dict(told or {}), None) for node in new]
+            heard.listen(grid.send_and_receive(questions, timeout=left))
+        if not heard.missing or heard.nobody_can or time.monotonic() >= until:
             break
         time.sleep(POLL)
-    reasons = "; ".join(dict.fromkeys(heard.reasons))
     if not heard.members:
-        said = f" What its nodes said: {reasons}" if reasons else ""
+        said = f" What its nodes said: {heard.reasons}" if heard.reasons else ""
         raise FedMergeError(
             f"no hospital answered the server: start at least one, and check its address.{said}"
         )
     roster = Roster(sorted(heard.members.values(), key=lambda member: member.name))
-    return roster, dict.fromkeys(missing, "its node did not come" + (f" ({reasons})" if reasons else ""))
-
-
-def _member(reply: Message) -> Member:
-    metrics = metrics_of(reply)
-    return Member(
-        node_id=reply.metadata.src_node_id,
-        name=str(reply.content["site"]["name"]),
-        examples=int(metrics["num-examples"]),
-        validation=int(metrics["num-validation"]),
-        class_counts=tuple(metrics["class-counts"]),
-    )
+    return roster, heard.absent()

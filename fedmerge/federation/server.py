@@ -12,12 +12,16 @@ from fedmerge.federation.admission import read_admitted
 from fedmerge.federation.arrays import lend
 from fedmerge.federation.exchange import Question
 from fedmerge.federation.inquiry import Inquiry
-from fedmerge.federation.jobs import training_job
+from fedmerge.federation.jobs import common_job, fine_tune_job, personal_job
 from fedmerge.federation.journal import Position, RoundJournal
+from fedmerge.federation.memory import memory_tensors
 from fedmerge.federation.plan import Plan
+from fedmerge.federation.policy.proposal import Proposal
+from fedmerge.federation.privacy.secure_round import Total
 from fedmerge.federation.records import request
 from fedmerge.federation.refusals import check_plan
 from fedmerge.federation.roster import Member, Roster, greet
+from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.federation.strategy import MergeStrategy
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
@@ -36,12 +40,20 @@ class Server(Inquiry):
         members: Sequence[str] | None = None,
         patience: float = 0.0,
         admitted: Mapping[int, str] | None = None,
+        proposal: Proposal | None = None,
+        keys: Mapping[str, str] | None = None,
     ) -> None:
-        """members, patience, admitted: who is to take part, how long to wait, who is who; see ``greet``."""
+        """members, patience, admitted: who is to take part, how long to wait, who is who; see ``greet``.
+
+        proposal: what the hospitals are told of the run, whose plan this is; None: the plan alone. keys: the
+        public keys with which hospitals were admitted, by name.
+        """
         self.plan = plan
-        self.roster, absent = greet(grid, members, patience, admitted)
+        told = (Proposal(plan=plan) if proposal is None else proposal).job()
+        self.roster, absent = greet(grid, members, patience, admitted, plan.model.n_classes, told)
         check_plan(plan, len(self.roster) + len(absent))
         self.strategy = MergeStrategy(plan, self.roster)
+        self.strategy.keys = keys or {}
         super().__init__(grid, self.strategy)
         self.strategy.excuse(absent)
         self._kept = 0, 0  # rows of the strategy that are in the journal
@@ -58,18 +70,69 @@ class Server(Inquiry):
         rounds go on after its last one, and server, hospitals and rows are as they were then.
         """
         state, done = start, 0
+        if journal is not None and self.plan.federation.secure_aggregation:
+            self._keep_sums(journal)
         kept = journal.newest() if journal is not None else None
         if kept is not None:
             self._take_up(kept)
             state, done = {key: kept.state[key] for key in start}, kept.round  # sums follow the order of keys
         elif self.plan.rounds:
             self.restore({})
+        begun = self._private_rounds(journal, done)
         for number in range(done + 1, self.plan.rounds + 1):
-            state = self.strategy.round(self.grid, number, state)
+            if begun is not None and number == begun.round:
+                state = self._shown_again(begun, start)
+            else:
+                state = self.strategy.round(self.grid, number, state)
             if journal is not None:
                 self._keep(number, state, journal)
             self.strategy.between()
         return state
+
+    def _private_rounds(self, journal: RoundJournal | None, done: int) -> Position | None:
+        """Have each private model written down before anybody is sent it, and the spending with it.
+
+        Returns the round after ``done``, where an earlier process got as far as its model: noise that may
+        have been seen is not drawn again around the same updates.
+        """
+        private = self.strategy.private
+        if private is None:
+            return None
+
+        def release(number: int, state: State) -> None:
+            if journal is not None:
+                history, failures = self.strategy.rows(self._kept)
+                kept = self.strategy.state_dict()
+                journal.release(number, state, kept, history, failures, private.asked)
+            private.released(number, state)
+
+        self.strategy.release = release
+        if journal is None:
+            return None
+        private.spending.keep_in(journal.folder, done)
+        return journal.released(done + 1)
+
+    def _shown_again(self, begun: Position, start: State) -> State:
+        """Go on with the round of ``begun`` where its model is ready; returns that."""
+        private = self.strategy.private
+        assert private is not None
+        state = {key: begun.state[key] for key in start}
+        self.strategy.load_state_dict(begun.strategy)
+        self.strategy.take_rows(begun.history, begun.failures, self._kept)
+        private.asked = begun.asked
+        private.released(begun.round, state)
+        return self.strategy.validate(self.grid, begun.round, state)
+
+    def _keep_sums(self, journal: RoundJournal) -> None:
+        """Name the run as it was named before, and ask for no sum that is there already."""
+
+        def kept(round: int) -> Total | None:
+            found = journal.read_sum(round)
+            return None if found is None else Total(tuple(found[0]), found[1])
+
+        self.strategy.run = journal.run()
+        self.strategy.kept_sum = kept
+        self.strategy.keep_sum = lambda round, total: journal.write_sum(round, total.names, total.words)
 
     def _keep(self, number: int, state: State, journal: RoundJournal) -> None:
         history, failures = self.strategy.rows(self._kept)
@@ -96,13 +159,9 @@ class Server(Inquiry):
         roster = Roster(member for member in self.roster if member.name not in settled)
         if self.plan.fine_tune is None or not roster:
             return
-        round = self.plan.rounds + 1
-        own = self.plan.start == "independent"
-        job = training_job(self.plan, round, "fine-tune", self.plan.fine_tune) | (
-            {"start": "own"} if own else {}
-        )
-        arrays = None if own else lend(start)
-        question = self.strategy.training(round, "fine-tune", job, arrays, start, roster)
+        arrays = None if self.plan.start == "independent" else lend(start)
+        job = fine_tune_job(self.plan)
+        question = self.strategy.training(job["round"], "fine-tune", job, arrays, start, roster)
         for answer in self.strategy.ask(self.grid, question, done):
             assert answer.state is not None  # a training answer without weights is not usable
             yield answer.member.name, answer.state, answer.metrics
@@ -111,29 +170,37 @@ class Server(Inquiry):
         """What each hospital keeps between rounds, by name, for a journal; empty if nothing is personal."""
         if self.plan.federation.personal == "none":
             return {}
-        question = self._about_memory("query.memory", {})
+        question = self._about_memory("query.memory", {}, {})
         return {answer.member.name: answer.state or {} for answer in self.strategy.ask(self.grid, question)}
 
     def restore(self, memories: Mapping[str, State]) -> None:
         """Give the hospitals back what they kept; one without forgets what it has from a run before."""
         if self.plan.federation.personal != "none":
-            for _ in self.strategy.ask(self.grid, self._about_memory("query.restore", memories)):
+            job = common_job(self.plan) | personal_job(self.plan)
+            for _ in self.strategy.ask(self.grid, self._about_memory("query.restore", job, memories)):
                 pass
 
-    def _about_memory(self, action: str, memories: Mapping[str, State]) -> Question:
+    def _about_memory(self, action: str, job: dict[str, Any], memories: Mapping[str, State]) -> Question:
         def ask(member: Member, attempt: int) -> Message:
-            return request(action, member.node_id, "memory", {}, memories.get(member.name) or None)
+            return request(action, member.node_id, "memory", job, memories.get(member.name) or None)
 
-        return Question(0, "memory", self.roster, ask)
+        kept = NO_TENSORS
+        if action == "query.memory":
+            kept = memory_tensors(self.plan.model, self.plan.federation.personal)
+        return Question(action, 0, "memory", self.roster, ask, lambda member: kept)
 
 
 def server_app(
-    plan: Plan, programme: Callable[[Server], None], members: Sequence[str] | None = None
+    plan: Plan,
+    programme: Callable[[Server], None],
+    members: Sequence[str] | None = None,
+    proposal: Proposal | None = None,
 ) -> ServerApp:
     """The Flower ServerApp of a run: greet the hospitals, then follow ``programme``.
 
-    members: those that are to take part; None: all that answer. In the run's configuration, ``patience`` says
-    for how many seconds they are waited for, and ``admitted`` names the file of those that were let in.
+    members: those that are to take part; None: all that answer. proposal: as ``Server`` takes it. In the
+    run's configuration, ``patience`` says for how many seconds they are waited for, and ``admitted`` names
+    the file of those that were let in.
     """
     app = ServerApp()
 
@@ -142,6 +209,7 @@ def server_app(
         patience = float(context.run_config.get("patience", 0.0))
         admitted = read_admitted(context.run_config.get("admitted"))
         names = None if admitted is None else {node: hospital.name for node, hospital in admitted.items()}
-        programme(Server(grid, plan, members, patience, names))
+        keys = None if admitted is None else {hospital.name: hospital.key for hospital in admitted.values()}
+        programme(Server(grid, plan, members, patience, names, proposal, keys))
 
     return app

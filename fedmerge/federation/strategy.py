@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -16,11 +15,13 @@ from fedmerge.federation.asking import Asking
 from fedmerge.federation.checks import not_finite
 from fedmerge.federation.exchange import Answer, Question
 from fedmerge.federation.inquiry import Inquiry
-from fedmerge.federation.jobs import training_job
+from fedmerge.federation.jobs import round_job
 from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.privacy.central import private_mean, spending
-from fedmerge.federation.privacy.secure_round import secure_mean
+from fedmerge.federation.privacy.masked import NoSum
+from fedmerge.federation.privacy.round import PrivateRounds
+from fedmerge.federation.privacy.secure_means import EVERYONE, collect, mean_of, secure_scores, words_of
+from fedmerge.federation.privacy.secure_round import Total
 from fedmerge.federation.roster import Roster
 from fedmerge.federation.server_optimizer import ServerOptimizer
 from fedmerge.models.state import State
@@ -37,18 +38,22 @@ class MergeStrategy(Asking, Strategy):
     def __init__(self, plan: Plan, roster: Roster) -> None:
         super().__init__(plan, roster)
         self.optimizer = ServerOptimizer.of(plan.federation.optimizer, plan.model, plan.federation.personal)
+        privacy = plan.federation.privacy
+        self.private = None if privacy is None else PrivateRounds(privacy, plan.seed)
+        self.release: Callable[[int, State], None] = lambda number, state: None  # before a model is shown
         self._asked: tuple[Grid, Question, State] | None = None
+        self.kept_sum: Callable[[int], Total | None] = lambda round: None  # of an earlier process
+        self.keep_sum: Callable[[int, Total], None] = lambda round, total: None
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """One training message a participant; each round covers its part of the learning-rate schedule."""
-        span = ((server_round - 1) / self.plan.rounds, server_round / self.plan.rounds)
-        job = training_job(self.plan, server_round, "round", self.plan.local, span)
-        job |= {"secure": True} if self.plan.federation.secure_aggregation else {}
+        job = round_job(self.plan, server_round)
         sent = borrow(arrays)
         chosen = participants(self.roster, self.plan.federation.participation, self.plan.seed, server_round)
-        question = self.training(server_round, "train", job, arrays, sent, chosen)
+        label = self._label("train", server_round)
+        question = self.training(server_round, "train", job, arrays, sent, chosen, label)
         self._asked = (grid, question, sent)
         return question.messages()
 
@@ -59,9 +64,11 @@ class MergeStrategy(Asking, Strategy):
         assert self._asked is not None  # configure_train comes first
         grid, question, sent = self._asked
         self._asked = None
-        merged = self._merged(grid, server_round, sent, self.answers(grid, question, replies))
+        merged = self._merged(grid, question, sent, self.answers(grid, question, replies))
+        if self.private is not None:
+            rows = self.private.rows([member.name for member in question.roster])
+            self.history.extend({"round": server_round, "phase": "aggregate"} | row for row in rows)
         if merged is None:
-            self.log.void(server_round)
             return lend(sent), None
         here = {"round": server_round, "phase": "aggregate"}
         self.history.extend(here | decision for decision in merged.decisions)
@@ -74,34 +81,48 @@ class MergeStrategy(Asking, Strategy):
             )
         return lend(new), None
 
-    def _merged(self, grid: Grid, round: int, sent: State, answers: Iterator[Answer]) -> Aggregated | None:
+    def _merged(
+        self, grid: Grid, asked: Question, sent: State, answers: Iterator[Answer]
+    ) -> Aggregated | None:
         """One model of the usable answers, as the plan says; None where no sum could be formed."""
+        round = asked.round
         rules, seed, batch_norm = self.plan.federation, self.plan.seed, self.plan.batch_norm
         if rules.secure_aggregation:
-            state = secure_mean(
-                round,
-                answers,
-                sent,
-                batch_norm,
-                lambda question: self.usable(question, self.send(grid, question.messages()), grid),
-            )
-            return None if state is None else Aggregated(state)
+            return self._secure(grid, round, sent, answers)
         updates = map(_update, answers)
-        if rules.privacy is not None:
-            state = private_mean(sent, (update.state for update in updates), rules.privacy, seed, round)
-            trained = Counter(row["site"] for row in self.history if row["phase"] == "train")
-            return Aggregated(state, spending(rules.privacy, trained))
+        if self.private is not None and self.private.central:
+            states = (update.state for update in updates)
+            return Aggregated(self.private.mean(round, sent, states, len(asked.roster)))
         around = Around(sent, round, seed, batch_norm, self.plan.model, Inquiry(grid, self))
         merged: Aggregated = AGGREGATORS[rules.aggregate.method].call(
             updates, around, **rules.aggregate.options
         )
         return merged
 
+    def _secure(self, grid: Grid, round: int, sent: State, answers: Iterable[Answer]) -> Aggregated | None:
+        """The mean that a secure sum gives, which is kept before anything else happens; None for none."""
+        try:
+            total = self.kept_sum(round)
+            if total is None:
+                total = collect(self, grid, round, self._label("train", round) or "", answers, words_of(sent))
+                self.keep_sum(round, total)
+            mean = mean_of(self, total, sent)
+        except NoSum as error:
+            self.log.void(round, "sum", str(error))
+            return None
+        self.history.append({"round": round, "phase": "train", "site": EVERYONE} | mean.numbers)
+        return Aggregated(mean.state, tuple({"site": name} for name in mean.names))
+
+    def _label(self, phase: str, round: int) -> str | None:
+        """The label of a secure sum; None where numbers are not masked."""
+        return f"{self.run} {phase} {round}" if self.plan.federation.secure_aggregation else None
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """One evaluation message a hospital, for its validation split, whether it took part or not."""
-        question = self.evaluation(server_round, "validate", arrays, self.roster, own=True)
+        label = self._label("validate", server_round)
+        question = self.evaluation(server_round, "validate", arrays, self.roster, own=True, label=label)
         self._asked = (grid, question, {})
         return question.messages()
 
@@ -110,8 +131,17 @@ class MergeStrategy(Asking, Strategy):
         assert self._asked is not None  # configure_evaluate comes first
         grid, question, _ = self._asked
         self._asked = None
-        for _ in self.answers(grid, question, replies):
-            pass
+        label = self._label("validate", server_round)
+        if label is None:
+            for _ in self.answers(grid, question, replies):
+                pass
+            return None
+        try:
+            numbers = secure_scores(self, grid, question, replies, label)
+        except NoSum as error:
+            self.log.void(server_round, "validate", str(error))
+            return None
+        self.history.append({"round": server_round, "phase": "validate", "site": EVERYONE} | numbers)
         return None
 
     def summary(self) -> None:
@@ -119,22 +149,30 @@ class MergeStrategy(Asking, Strategy):
 
     def round(self, grid: Grid, number: int, state: State) -> State:
         """One round: hospitals train from ``state``, and score what is made of it; returns that."""
-        none = ConfigRecord()
-        questions = self.configure_train(number, lend(state), none, grid)
-        arrays, _ = self.aggregate_train(number, self.send(grid, questions))
+        questions = self.configure_train(number, lend(state), ConfigRecord(), grid)
+        replies = () if self.kept_sum(number) is not None else self.send(grid, questions)
+        arrays, _ = self.aggregate_train(number, replies)
         assert arrays is not None  # below the quorum it raised
-        questions = self.configure_evaluate(number, arrays, none, grid)
+        new = borrow(arrays)
+        self.release(number, new)
+        return self.validate(grid, number, new)
+
+    def validate(self, grid: Grid, number: int, state: State) -> State:
+        """The second half of a round: hospitals score its model; returns that."""
+        questions = self.configure_evaluate(number, lend(state), ConfigRecord(), grid)
         self.aggregate_evaluate(number, self.send(grid, questions))
-        return borrow(arrays)
+        return state
 
     def state_dict(self) -> State:
-        """What it gathers over the rounds beside the rows: the server optimizer's moments."""
-        return {} if self.optimizer is None else self.optimizer.state_dict()
+        """What it gathers over the rounds beside the rows: the server optimizer's moments, and a clip."""
+        kept = {} if self.optimizer is None else self.optimizer.state_dict()
+        return kept | ({} if self.private is None else self.private.state_dict())
 
     def load_state_dict(self, state: State) -> None:
         """Take back what ``state_dict`` gave."""
+        rest = state if self.private is None else self.private.load_state_dict(state)
         if self.optimizer is not None:
-            self.optimizer.load_state_dict(state)
+            self.optimizer.load_state_dict(rest)
 
 
 def _update(answer: Answer) -> Update:

@@ -86,7 +86,10 @@ def train_and_fuse(
         def hear() -> None:
             setup.record.federation(setup.seed, federation.name, server.strategy)
 
-        told.update({member.name: list(member.class_counts) for member in server.roster})
+        counts = {member.name: list(member.class_counts) for member in server.roster}
+        told.update(
+            {name: known for name, known in counts.items() if any(known)}
+        )  # 0 throughout: kept hidden
         try:
             start = server.rounds(server.start(), setup.journal)
             hear()

@@ -12,6 +12,7 @@ import pandas as pd
 from fedmerge.errors import FedMergeError, short
 from fedmerge.manifest import warnings as doubts_of
 from fedmerge.own_files import MADE, MANIFEST
+from fedmerge.study.state import partial_rows
 from fedmerge.study.united import sentence_of, unite
 from fedmerge.validation import is_folder, is_there
 
@@ -43,7 +44,8 @@ def query(sql: str, folder: str | Path = "runs", tell: Callable[[str], None] | N
     files = results_files(root)
     # a folder for temporary files would be one in the working directory
     with duckdb.connect(config={"temp_directory": ""}) as connection:
-        for sentence in (*unite(connection, files, root.resolve()), *_doubts(files)):
+        left_out = unite(connection, files, root.resolve())
+        for sentence in (*left_out, *partial_rows(root), *_doubts(files)):
             (tell or warnings.warn)(sentence)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")

@@ -31,6 +31,7 @@ FEDERATED = "federated"
 
 if TYPE_CHECKING:
     from fedmerge.federation import Place, Server
+    from fedmerge.federation.policy.proposal import Proposal
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,17 @@ class Setup:
         from fedmerge.federation import server_app
 
         members = [self.cohort[name] for name in self.members]
-        app = server_app(self.plan, programme, self.members)
+        app = server_app(self.plan, programme, self.members, self.proposal())
         self.place.simulate(app, members, device=self.device, progress=self.record.step)
+
+    def proposal(self) -> Proposal:
+        """What the hospitals are told of the run before they are asked anything."""
+        from fedmerge.federation.policy.proposal import Proposal, SumsAsked
+
+        data = self.experiment.fusion_data
+        stay = data is not None and data.origin == "hospitals"
+        sums = SumsAsked(images=data.images, split=data.split) if data is not None and stay else None
+        return Proposal(experiment=self.experiment.name, plan=self.plan, sums=sums)
 
     def keep(self, name: str, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
         """Put a hospital's own model into the pool, with the numbers of its training on the card.

@@ -6,12 +6,17 @@ from flwr.app import Context, RecordDict
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import LocalGrid, client_app
+from fedmerge.federation.arrays import borrow
 from fedmerge.federation.client import Hospital
 from fedmerge.federation.jobs import common_job, training_job
 from fedmerge.federation.memory import HospitalMemory, personal_entries
-from fedmerge.federation.records import request, state_of
+from fedmerge.federation.records import request
 from fedmerge.models import ModelSpec, build, state_hash
 from fedmerge.training import fit
+
+
+def state_of(message):
+    return borrow(message.content["arrays"])
 
 
 def spec(name: str = "small-cnn", **options) -> ModelSpec:
@@ -146,11 +151,12 @@ def test_the_journal_is_told_the_memory_and_can_restore_it(plan, cohort, trainin
         first.train(training(round, build(plan.model, round).state_dict()))
     told = state_of(first.tell_memory(request("query.memory", 1001, "1", {}, None)))
     assert int(told["round"]) == 2
-    second.restore_memory(request("query.restore", 1001, "1", {}, told))
+    job = common_job(plan) | {"personal": "norms"}
+    second.restore_memory(request("query.restore", 1001, "1", job, told))
     state = build(plan.model, 3).state_dict()
     after = [state_hash(state_of(hospital.train(training(3, state)))) for hospital in (first, second)]
     assert after[0] == after[1]
-    second.restore_memory(request("query.restore", 1001, "1", {}, None))
+    second.restore_memory(request("query.restore", 1001, "1", job, None))
     assert second.memory.state_dict() == {}
 
 

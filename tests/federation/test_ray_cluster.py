@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from fedmerge.federation.deployment.serving import free_port
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
 
 ROOT = Path(fedmerge.__file__).parents[1]
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def processes(session):
@@ -38,6 +40,7 @@ class Node:
 
     def __init__(self, *arguments, log):
         environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        environment |= TOKEN
         environment["GRPC_ENABLE_FORK_SUPPORT"] = (
             "false"  # gRPC's fork handlers crash Ray's server for clients
         )
@@ -60,8 +63,8 @@ class Node:
         """Until it says that it is there."""
         end = time.monotonic() + 240
         while "block forever" not in self.log.read_text():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < end, self.log.read_text()
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise NotUp(self.log.read_text())
             time.sleep(0.2)
 
     def kill(self):
@@ -70,36 +73,54 @@ class Node:
         self.process.wait()
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """Two nodes of one CPU each: (address, client port, [head, other])."""
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("processes are looked for in /proc, which this machine lacks")
+class NotUp(Exception):
+    """A node of Ray did not start."""
+
+
+@contextlib.contextmanager
+def two_nodes(tmp_path, folder):
+    """Two nodes of one CPU each: (address, client port, [head, other]). Raises NotUp."""
     port, client = free_port(), free_port()
     nodes = []
-    with tempfile.TemporaryDirectory(
-        prefix="ray-", ignore_cleanup_errors=True
-    ) as folder:  # short: it holds sockets
-        try:
-            nodes.append(
-                Node(
-                    "--head",
-                    f"--port={port}",
-                    f"--ray-client-server-port={client}",
-                    f"--temp-dir={folder}",
-                    "--include-dashboard=false",
-                    "--min-worker-port=0",
-                    "--max-worker-port=0",
-                    log=tmp_path / "head.log",
-                )
+    try:
+        nodes.append(
+            Node(
+                "--head",
+                f"--port={port}",
+                f"--ray-client-server-port={client}",
+                f"--temp-dir={folder}",
+                "--include-dashboard=false",
+                "--min-worker-port=0",
+                "--max-worker-port=0",
+                log=tmp_path / "head.log",
             )
-            nodes[0].wait()
-            nodes.append(Node(f"--address=127.0.0.1:{port}", log=tmp_path / "node.log"))
-            nodes[1].wait()
-            yield f"127.0.0.1:{port}", client, nodes
-        finally:
-            for node in nodes:
-                node.kill()
+        )
+        nodes[0].wait()
+        nodes.append(Node(f"--address=127.0.0.1:{port}", log=tmp_path / "node.log"))
+        nodes[1].wait()
+        yield f"127.0.0.1:{port}", client, nodes
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """``two_nodes``; where Ray does not come up, for example on a port just taken, they are tried anew."""
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("processes are looked for in /proc, which this machine lacks")
+    with contextlib.ExitStack() as stack:
+        for attempt in range(3):
+            folder = stack.enter_context(  # short: it holds sockets
+                tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+            )
+            try:
+                nodes = stack.enter_context(two_nodes(tmp_path, folder))
+                break
+            except NotUp:
+                if attempt == 2:
+                    raise
+        yield nodes
 
 
 def test_a_cluster_gives_the_bits_of_one_process_and_outlives_its_node_and_its_guests(cluster, tmp_path):
@@ -111,7 +132,7 @@ def test_a_cluster_gives_the_bits_of_one_process_and_outlives_its_node_and_its_g
             Path(__file__).with_name("cluster_driver.py"),
             *(tmp_path, address, str(client), str(other.session)),
         ],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | TOKEN | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -136,6 +157,19 @@ def test_a_cluster_gives_the_bits_of_one_process_and_outlives_its_node_and_its_g
     left = processes(head.session)
     assert any("gcs_server" in line for line in left)  # the cluster runs on
     assert not [line for line in left if line.startswith("ray::Worker")]  # without us
+
+
+def test_who_has_no_token_is_told_so(cluster):
+    address, _, _ = cluster
+    code = (
+        f"from fedmerge.federation import go_to\nwith go_to({{'kind': 'ray', 'address': '{address}'}}): pass"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    environment |= {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=400
+    ).stderr
+    assert f"the Ray cluster at {address} asks for a token" in said.splitlines()[-1]
 
 
 @pytest.mark.parametrize("how", ["leave", "be killed"])

@@ -71,7 +71,8 @@ def test_a_node_is_heard_under_the_name_it_was_let_in_by_alone(cohort):
     )
     assert [member.name for member in members] == ["alpha"]
     assert list(absent) == ["beta", "gamma"]
-    assert "admitted as 'delta' calls itself 'gamma'" in absent["gamma"]
+    assert absent["gamma"].kind == "refused"
+    assert "admitted as 'delta' calls itself 'gamma'" in absent["gamma"].reason
 
 
 @pytest.mark.parametrize("quorum", [2, 3])
@@ -96,7 +97,7 @@ def test_a_hospital_that_does_not_come_is_a_failure_and_below_the_quorum_the_end
 @pytest.mark.parametrize(
     ("given", "read"),
     [
-        ("<class 'fedmerge.errors.FedMergeError'>:<'no images:\nadd some.'>", "no images:\nadd some."),
+        ("<class 'fedmerge.errors.FedMergeError'>:<'no images:\nadd some.'>", "no images: add some."),
         ("<class 'ValueError'>:<'bad'>", "ValueError: bad"),
         ("node unavailable", "node unavailable"),
     ],

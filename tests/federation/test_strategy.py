@@ -16,13 +16,14 @@ NODES = {10 + i: name for i, name in enumerate("abc")}
 
 @pytest.fixture
 def roster() -> Roster:
-    return Roster(Member(node, name, 60, 20, (20, 20, 20)) for node, name in NODES.items())
+    """Of one, two and three images."""
+    return Roster(Member(node, name, i, 20, (i, 0, 0)) for i, (node, name) in enumerate(NODES.items(), 1))
 
 
 @pytest.fixture
 def states() -> list[dict[str, torch.Tensor]]:
     """Three states whose float32 sum depends on the order of summation."""
-    values = [1e8, 1.0, -1e8]
+    values = [1.6e7, 1.0, -1.6e7]
     return [{"w": torch.tensor([value, 0.1 * i]), "n": torch.tensor(i)} for i, value in enumerate(values)]
 
 
@@ -49,9 +50,8 @@ class Ward:
         if self.states[node] is None:
             return None
         arrays = ArrayRecord(self.states[node])
-        content = RecordDict(
-            {"arrays": arrays, "metrics": MetricRecord({"num-examples": self.weights[node]})}
-        )
+        numbers = {"num-examples": self.weights[node], "loss": 0.5, "accuracy": 0.5}
+        content = RecordDict({"arrays": arrays, "metrics": MetricRecord(numbers)})
         return Message(content, reply_to=message)
 
 
@@ -65,9 +65,9 @@ def round_of(plan, roster, ward, number=1, **rules):
 
 
 def test_weights_are_the_numbers_of_images(plan, roster, states):
-    """w = (1 * 1e8 + 2 * 1 + 3 * -1e8) / 6 and (2 * 0.1 + 3 * 0.2) / 6."""
+    """w = (1 * 1.6e7 + 2 * 1 + 3 * -1.6e7) / 6 and (2 * 0.1 + 3 * 0.2) / 6."""
     _, merged = round_of(plan, roster, Ward(states))
-    torch.testing.assert_close(merged["w"], torch.tensor([(1e8 + 2 - 3e8) / 6, 0.8 / 6]))
+    torch.testing.assert_close(merged["w"], torch.tensor([(1.6e7 + 2 - 4.8e7) / 6, 0.8 / 6]))
     assert merged["n"].dtype == torch.int64
     assert merged["n"] == 0
 
@@ -94,7 +94,7 @@ def test_an_error_is_left_out_and_recorded(plan, roster, states):
 def test_a_hospital_that_answers_when_asked_again_takes_its_own_place_bit_for_bit(
     plan, roster, states, failures
 ):
-    """The float64 sum of 1e8, 1 and -1e8 depends on the order of the three; a retry must not change it."""
+    """The float64 sum of 1.6e7, 1 and -1.6e7 depends on their order; a retry must not change it."""
     _, unbroken = round_of(plan, roster, Ward(states))
     ward = Ward(states, broken={"a": failures})
     strategy, merged = round_of(plan, roster, ward, on_failure="retry", retries=2)
@@ -146,11 +146,11 @@ def test_a_missing_tensor_and_a_weight_that_is_none_are_refused(plan, roster, st
     strategy, _ = round_of(plan, roster, Ward(states, weights=(1, 2, -3)))
     assert [(f.site, f.reason) for f in strategy.failures] == [
         ("b", "it lacks the tensor 'w'"),
-        ("c", "it says that it trained on -3 images, which is no weight"),
+        ("c", "'num-examples' is -3: Input should be greater than or equal to 1"),
     ]
 
 
-def test_garbage_is_a_failure_with_what_python_said(plan, roster, states):
+def test_garbage_is_a_failure_that_says_what_is_missing(plan, roster, states):
     ward = Ward(states)
     answer = ward.answer
 
@@ -165,8 +165,9 @@ def test_garbage_is_a_failure_with_what_python_said(plan, roster, states):
     ward.answer = garbled
     strategy, merged = round_of(plan, roster, ward)
     assert state_hash(merged) == state_hash(states[0])
-    assert [f.site for f in strategy.failures] == ["b", "c"]
-    assert all("cannot be read" in f.reason for f in strategy.failures)
+    assert [(f.site, f.kind) for f in strategy.failures] == [("b", "refused"), ("c", "refused")]
+    assert "tensor 'w' begins with a header that cannot be read" in strategy.failures[0].reason
+    assert strategy.failures[1].reason == "it does not say 'num-examples'"
 
 
 def test_no_answer_is_a_failure(plan, roster, states):

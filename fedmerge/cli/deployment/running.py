@@ -8,7 +8,9 @@ import typer
 
 from fedmerge.cli.app import Changes, Config, Resume, RunFolder, err, say
 from fedmerge.cli.deployment.group import Folder, Server, deployment
+from fedmerge.cli.deployment.identity import remind
 from fedmerge.cli.progress import lines
+from fedmerge.errors import FedMergeError
 from fedmerge.validation import is_there
 
 
@@ -16,20 +18,36 @@ from fedmerge.validation import is_there
 def start(folder: Folder) -> None:
     """Start the server or the node of a folder, and keep it up until Ctrl-C or SIGTERM."""
     from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
-    from fedmerge.federation.deployment.processes import Programs
-    from fedmerge.federation.deployment.serving import keep_up, start_node, start_server
+    from fedmerge.federation.deployment.identity import introduce, take_new_key
+    from fedmerge.federation.deployment.modes import mend_modes
+    from fedmerge.federation.deployment.serving import at_service, keep_up, start_node, start_server
 
-    with Programs() as programs:
-        if is_there(folder / "server.yaml"):
-            server = ServerFolder(folder)
+    for sentence in mend_modes(folder) if folder.is_dir() else ():
+        say(err, f"note: {sentence}")
+    remind(folder)
+    server = ServerFolder(folder) if is_there(folder / "server.yaml") else None
+    node = None if server else NodeFolder(folder)
+    with at_service(folder) as programs:
+        if server is not None:
             up = start_server(programs, server)
             say(err, f"hospitals are served at {server.settings.host}:{server.settings.port}; Ctrl-C ends it")
         else:
-            node = NodeFolder(folder)
-            up = [start_node(programs, node)]
+            assert node is not None
+            take_new_key(node)
+            for remark in introduce(node).remarks:
+                say(err, f"note: {remark}")
+            up = start_node(programs, node)
             say(err, f"{node.settings.site} speaks to {node.settings.server}; Ctrl-C ends it")
-        say(err, f"logs: {', '.join(str(program.log) for program in up)}")
-        keep_up(up)
+        say(err, f"logs: {', '.join(dict.fromkeys(str(program.log) for program in up))}")
+        try:
+            keep_up(up)
+        except FedMergeError:
+            if is_there(folder / "server.yaml") or not take_new_key(node):
+                raise
+            say(err, "the server has admitted the new key: starting with it")
+            for program in up:
+                program.stop()
+            keep_up(start_node(programs, node))
 
 
 @deployment.command()
@@ -46,6 +64,7 @@ def run(
     from fedmerge.cli.commands import end, show_result
     from fedmerge.study.deployed import run_deployed
 
+    remind(folder)
     seen: list[str] = []
 
     def progress(status: str) -> None:

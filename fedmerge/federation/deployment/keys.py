@@ -1,7 +1,8 @@
 """Who is who in a deployment: an authority, the server's certificate, and a key for each hospital.
 
 Elliptic-curve keys: P-256 for TLS; P-384 in OpenSSH's format for the hospitals, as Flower wants them. A
-private key is written so that only its owner reads it, and never leaves its machine.
+private key is written so that only its owner reads it, and never leaves its machine: who is to sign a
+certificate gets a request. A key that is to follow another lies beside it as ``….new.key`` until then.
 """
 
 from __future__ import annotations
@@ -9,71 +10,122 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedmerge.errors import FedMergeError
-from fedmerge.files import write
+from fedmerge.files import saying, sync, write
 
-AUTHORITY, SERVER, NODE = "ca", "server", "node"
+AUTHORITY, SERVER, NODE, LOOPBACK = "ca", "server", "node", "loopback"
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 825
+LOCAL = ("localhost", "127.0.0.1")
+_PEM = serialization.Encoding.PEM
 
 
-def make_authority(folder: Path) -> Path:
+@dataclass(frozen=True)
+class Keeping:
+    """How an authority's private key is kept. path: where, if not in the server's folder."""
+
+    path: Path | None = None
+    passphrase: bytes | None = field(default=None, repr=False)
+
+    def key(self, folder: Path, name: str = AUTHORITY) -> Path:
+        """The file of the key."""
+        return self.path or folder / f"{name}.key"
+
+
+IN_FOLDER = Keeping()
+
+
+def make_authority(folder: Path, keeping: Keeping = IN_FOLDER, name: str = AUTHORITY) -> Path:
     """An authority of one's own: ``ca.key``, to be kept, and ``ca.crt``, for all; returns the latter."""
+    made = ec.generate_private_key(ec.SECP256R1())
+    _write_key(keeping.key(folder, name), _pem(made, keeping.passphrase))
+    certificate = _self_signed("FedMerge deployment", made, ()).public_bytes(_PEM)
+    return write_public(folder / f"{name}.crt", certificate)
+
+
+def make_loopback(folder: Path) -> None:
+    """Certificate and key of the SuperLink, for this machine alone: it vouches for itself."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "FedMerge deployment")])
-    signs = x509.KeyUsage(
-        digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False,
-        key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
-        decipher_only=False,
-    )  # fmt: skip
-    certificate = (
-        _certificate(name, name, key, AUTHORITY_DAYS)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(signs, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    _write_key(folder / f"{LOOPBACK}.key", _pem(key), replace=True)
+    write_public(folder / f"{LOOPBACK}.crt", _self_signed("SuperLink", key, LOCAL).public_bytes(_PEM))
+
+
+def make_request(folder: Path, names: Sequence[str]) -> Path:
+    """A new key, ``server.new.key``, and the request for a certificate of it; returns the latter.
+
+    A request that was made before is no longer good for anything.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    known = [_general(name) for name in dict.fromkeys(names)]
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(_name(names[0][:64]))
+        .add_extension(x509.SubjectAlternativeName(known), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write_key(folder / f"{AUTHORITY}.key", _pem(key))
-    return _write(folder / f"{AUTHORITY}.crt", certificate.public_bytes(serialization.Encoding.PEM))
+    _write_key(folder / f"{SERVER}.new.key", _pem(key), replace=True)
+    return write_public(folder / f"{SERVER}.csr", request.public_bytes(_PEM))
 
 
-def issue(folder: Path, names: Sequence[str]) -> None:
-    """Write ``server.key`` and ``server.crt``, for these names, signed by the authority there."""
-    authority = x509.load_pem_x509_certificate((folder / f"{AUTHORITY}.crt").read_bytes())
-    signer = serialization.load_pem_private_key((folder / f"{AUTHORITY}.key").read_bytes(), None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-    known = x509.SubjectAlternativeName([_general(name) for name in dict.fromkeys(names)])
-    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+def sign_request(request: Path, authority: Path, keeping: Keeping = IN_FOLDER) -> bytes:
+    """The certificate for a request, by an authority: its certificate, beside which its private key lies."""
+    key = keeping.key(authority.parent, authority.stem)
+    asked = x509.load_pem_x509_csr(request.read_bytes())
+    signer = read_key(key, keeping.passphrase)
+    issuer = x509.load_pem_x509_certificate(authority.read_bytes())
+    if signer.public_key() != issuer.public_key():
+        raise FedMergeError(f"'{key}' is not the private key of '{authority}': give that one.")
+    names = asked.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    until = min(datetime.now(UTC) + timedelta(days=CERTIFICATE_DAYS), issuer.not_valid_after_utc)
     certificate = (
-        _certificate(subject, authority.subject, key, CERTIFICATE_DAYS)
-        .add_extension(known, critical=False)
+        _certificate(asked.subject, issuer.subject, asked.public_key(), until)
+        .add_extension(names, critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(issuer, critical=False)
+        .add_extension(by, critical=False)
         .sign(signer, hashes.SHA256())
     )
-    _write_key(folder / f"{SERVER}.key", _pem(key))
-    _write(folder / f"{SERVER}.crt", certificate.public_bytes(serialization.Encoding.PEM))
+    return certificate.public_bytes(_PEM)
 
 
-def make_node_key(folder: Path) -> Path:
+def read_key(path: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePrivateKey:
+    """An authority's private key. Raises FedMergeError for none, or a wrong passphrase."""
+    if not path.is_file():
+        raise FedMergeError(f"there is no '{path}': the authority's key is needed (--ca-key).")
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), passphrase)
+    except TypeError:
+        what = "is encrypted: give its passphrase" if passphrase is None else "is not encrypted"
+        raise FedMergeError(f"'{path}' {what}.") from None
+    except ValueError:
+        raise FedMergeError(f"'{path}' cannot be read with this passphrase, or is damaged.") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise FedMergeError(f"'{path}' is not a key that FedMerge made.")
+    return key
+
+
+def is_encrypted(path: Path) -> bool:
+    """Whether a private key asks for a passphrase; one that is not there does not."""
+    return path.is_file() and b"ENCRYPTED" in path.read_bytes()
+
+
+def make_node_key(folder: Path, name: str = NODE) -> Path:
     """A hospital's key: ``node.key``, to be kept, and ``node.pub``, for the server; returns the latter."""
     key = ec.generate_private_key(ec.SECP384R1())
-    text = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    _write_key(folder / f"{NODE}.key", text)
+    text = key.private_bytes(_PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+    _write_key(folder / f"{name}.key", text)
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    return _write(folder / f"{NODE}.pub", public + b"\n")
+    return write_public(folder / f"{name}.pub", public + b"\n")
 
 
 def read_public(path: Path) -> str:
@@ -90,19 +142,48 @@ def read_public(path: Path) -> str:
     return line.decode()
 
 
+def write_public(path: Path, content: bytes) -> Path:
+    """Write what everybody may read, whole or not at all."""
+    write(path, lambda part: part.write_bytes(content))
+    return path
+
+
+def _self_signed(name: str, key: ec.EllipticCurvePrivateKey, names: Sequence[str]) -> x509.Certificate:
+    signs = x509.KeyUsage(
+        digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False,
+        key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
+        decipher_only=False,
+    )  # fmt: skip
+    until = datetime.now(UTC) + timedelta(days=AUTHORITY_DAYS)
+    subject = _name(name)
+    builder = (
+        _certificate(subject, subject, key.public_key(), until)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(signs, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    if names:
+        known = x509.SubjectAlternativeName([_general(each) for each in names])
+        builder = builder.add_extension(known, critical=False)
+    return builder.sign(key, hashes.SHA256())
+
+
 def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
+    subject: x509.Name, issuer: x509.Name, key: CertificatePublicKeyTypes, until: datetime
 ) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))  # for hospitals whose clocks are a little late
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))  # for clocks that are a little late
+        .not_valid_after(until)
     )
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
 def _general(name: str) -> x509.GeneralName:
@@ -116,24 +197,26 @@ def _general(name: str) -> x509.GeneralName:
         raise FedMergeError(f"'{name}' is neither a host name nor an address.") from None
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+def _pem(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> bytes:
+    how: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase is not None:
+        how = serialization.BestAvailableEncryption(passphrase)
+    return key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, how)
 
 
-def _write_key(path: Path, content: bytes) -> None:
+def _write_key(path: Path, content: bytes, replace: bool = False) -> None:
     """Never readable for others, not even while it is written; one that is there is kept."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise FedMergeError(
-            f"'{path}' is already there, and a key is not replaced: use a new folder."
-        ) from None
-    with os.fdopen(descriptor, "wb") as file:
+    if replace:
+        path.unlink(missing_ok=True)
+    with saying(path):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            descriptor = None
+    if descriptor is None:
+        raise FedMergeError(f"'{path}' is already there, and a key is not replaced: use a new folder.")
+    with saying(path), os.fdopen(descriptor, "wb") as file:
         file.write(content)
-
-
-def _write(path: Path, content: bytes) -> Path:
-    write(path, lambda part: part.write_bytes(content))
-    return path
+        file.flush()
+        os.fsync(file.fileno())
+    sync(path.parent)

@@ -9,35 +9,89 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 import httpx
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
-from fedmerge.federation.deployment.processes import Program, Programs
+from fedmerge.federation.deployment.logs import Reader
+from fedmerge.federation.deployment.processes import Program, Programs, end, leftovers
+from fedmerge.federation.policy.audit import audit
+from fedmerge.federation.policy.installed import code_version
+from fedmerge.federation.policy.rules import policy_hash, read_policy
+from fedmerge.files import locked, make_folder
 
 _HELD: list[socket.socket] = []  # of the ports that were given, until this process ends
 START = 60.0  # seconds that a program may take to answer
+STARTED = Path("service") / "processes.json"  # in a folder: which programs were started last
+
+
+@contextlib.contextmanager
+def at_service(folder: Path) -> Iterator[Programs]:
+    """Yield the programs of a folder, to start; they end with the block. Nobody else starts them meanwhile.
+
+    Programs that an earlier process started, and that outlived it because it was killed, are ended first.
+    Raises FedMergeError where another process serves the folder.
+    """
+    make_folder((folder / STARTED).parent)
+    again = f"'{folder}' is started already: end that first, or look with `fedmerge deployment status`."
+    with locked((folder / STARTED).parent, again):
+        end(leftovers(folder / STARTED))
+        with Programs(folder / STARTED) as programs:
+            yield programs
 
 
 def start_server(programs: Programs, folder: ServerFolder) -> list[Program]:
     """Start SuperLink and gate; both answer when this returns. Raises FedMergeError if one does not."""
     settings = folder.settings
+    note_start(programs, folder.path, "server", code=code_version())
     for port in (settings.superlink_port, settings.port):
         _check_free(port)
-    superlink = programs.start(folder.command(), folder.env, folder.path / "superlink.log")
-    superlink.wait_until(lambda: _answers(folder, settings.superlink_port), START, "answer")
+    superlink = programs.start(folder.command(), folder.env, folder.path / "superlink.log", _reader(folder))
+    superlink.wait_until(lambda: _answers(folder.loopback[0], settings.superlink_port), START, "answer")
+    if folder.admitted.is_file():
+        folder.forget_the_revoked()
     command = [sys.executable, "-m", "fedmerge.federation.deployment.gate", str(folder.path)]
-    gate = programs.start(command, folder.env, folder.path / "gate.log")
-    gate.wait_until(lambda: _answers(folder, settings.port), START, "answer")
+    gate = programs.start(command, folder.env, folder.path / "gate.log", _reader(folder))
+    gate.wait_until(lambda: _answers(folder.authority, settings.port), START, "answer")
     return [superlink, gate]
 
 
-def start_node(programs: Programs, folder: NodeFolder) -> Program:
-    """Start the SuperNode of a hospital; it goes on trying to reach its server until it is ended."""
-    return programs.start(folder.command(free_port()), folder.env, folder.path / "supernode.log")
+def start_node(programs: Programs, folder: NodeFolder) -> list[Program]:
+    """Start the SuperNode of a hospital, and what answers for it.
+
+    It goes on trying to reach its server until it is ended. Raises FedMergeError for a wrong policy.yaml.
+    """
+    read_policy(folder.path)
+    port, log = free_port(), folder.path / "supernode.log"
+    folder.new_secret()
+    note_start(programs, folder.path, "node", policy=policy_hash(folder.path), code=code_version())
+    site = folder.settings.site
+    supernode = programs.start(folder.command(port), folder.env, log, Reader(site))
+    command = folder.tasks(port, supernode.process.pid)
+    return [supernode, programs.start(command, folder.env, log, Reader(site))]
+
+
+def note_start(programs: Programs, folder: Path, kind: str, **fields: str) -> None:
+    """Have a folder's audit log say that its programs start, and, when they end, that they stopped."""
+    audit(folder, f"{kind} started", **fields)
+    programs.callback(audit, folder, f"{kind} stopped")
+
+
+def _reader(folder: ServerFolder) -> Reader:
+    """Of the server's programs: lines about a node are its hospital's."""
+    known: dict[int, str] = {}
+
+    def name(node: int) -> str | None:
+        if node not in known:
+            with contextlib.suppress(FedMergeError):
+                known.update({number: hospital.name for number, hospital in folder.hospitals().items()})
+        return known.get(node)
+
+    return Reader("server", name)
 
 
 def keep_up(programs: list[Program], told: Callable[[], bool] = lambda: False) -> None:
@@ -67,10 +121,10 @@ def free_port() -> int:
 
     A program that is to listen there takes seconds to start, in which another could be given the same one,
     and gRPC lets two listen at once. So the UDP port of that number is held until this process ends. The
-    range is outside the ports that are given to programs which ask for any.
+    range is outside the ports that are given to programs which ask for any, and those that Ray gives out.
     """
     while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(24_001, 32_000)
         held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with socket.socket() as probe, contextlib.suppress(OSError):
             held.bind(("127.0.0.1", port))
@@ -91,8 +145,8 @@ def _check_free(port: int) -> None:
             ) from None
 
 
-def _answers(folder: ServerFolder, port: int) -> bool:
-    context = ssl.create_default_context(cafile=str(folder.authority))
+def _answers(authority: Path, port: int) -> bool:
+    context = ssl.create_default_context(cafile=str(authority))
     try:
         httpx.get(f"https://127.0.0.1:{port}/health", verify=context, timeout=5, trust_env=False)
     except httpx.TransportError:

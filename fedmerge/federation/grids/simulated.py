@@ -14,6 +14,7 @@ from fedmerge.errors import FedMergeError
 
 RUN_ID, SERVER_NODE, FIRST_CLIENT_NODE = 1, 1, 1001
 FAILED, LATE = 1, 101  # error codes of a ClientApp that raised, and of one that was not waited for any longer
+PENDING = 102  # of a hospital whose people have not decided yet
 
 
 class SimulatedGrid(Grid):

@@ -1,156 +1,201 @@
-"""A round with secure aggregation: a hospital's side, and the server's.
+"""The server's side of secure sums: it passes keys and shares on, adds masked numbers, takes the masks off.
 
-Two exchanges a round. After training a hospital answers with a public key, made for this round, and keeps its
-weights; then the server sends the keys of all that finished, and gets the weights under their masks.
+After the hospitals' first answers, which carry keys, come three exchanges: shares, masked numbers, unmasking;
+and one more, in which survivors confirm each other, where a hospital was lost after it had given shares. What
+the server cannot have is said in ``secure_hospital`` and docs/threat-model.md.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from flwr.app import Message
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.exchange import Answer, Question
-from fedmerge.federation.privacy.secure_sum import FEWEST, decode, encode, mask, new_secret, public_of
-from fedmerge.federation.records import job_of, reply, request
+from fedmerge.federation.exchange import Answer, Question, usable
+from fedmerge.federation.privacy.identity import same_key
+from fedmerge.federation.privacy.masked import SPOILT, SUM, NoSum
+from fedmerge.federation.privacy.secure_keys import NUMBERS, check_advert, purpose_of
+from fedmerge.federation.privacy.secure_sum import FEWEST, Words, add_pair, own_mask, public_of, threshold
+from fedmerge.federation.privacy.shamir import recover
+from fedmerge.federation.records import request
 from fedmerge.federation.roster import Member, Roster
-from fedmerge.models.state import BatchNormPolicy, State
+from fedmerge.federation.schema.answers import Answered
+from fedmerge.federation.schema.secure import Advert, Confirmed, Offered, Shared, Unmasked
+from fedmerge.federation.schema.tensors import NO_TENSORS, Tensors
 
-PUBLIC, NUMBERS = "public", "numbers"
-KEY_BYTES = 32
-
-
-@dataclass
-class _Waiting:
-    """The weights of one round that wait to be summed, and for which list of participants they went out."""
-
-    round: int
-    state: State
-    secret: bytes
-    answered: str = ""
+PHASE = "sum"
+S = TypeVar("S", bound=Answered)
+Ask = Callable[[Question], Iterable[Answer]]
+"""Puts a question, and gives the usable answers."""
 
 
-class HospitalShare:
-    """One hospital's part in secure sums; between the two exchanges its weights are kept here."""
+@dataclass(frozen=True)
+class Total:
+    """A sum modulo 2^64, and whose numbers are in it."""
 
-    def __init__(self, name: str, images: int) -> None:
-        self.name = name
-        self.images = images
-        self._waiting: _Waiting | None = None
-
-    def offer(self, round: int, state: State) -> State:
-        """Keep the weights of a round until they are asked for; returns the public key, made for it."""
-        self._waiting = _Waiting(round, state, new_secret())
-        return {PUBLIC: _tensor(public_of(self._waiting.secret))}
-
-    def answer(self, message: Message) -> Message:
-        """The weights under the masks of all participants: int64, modulo 2^64.
-
-        Raises FedMergeError where there are no weights of this round, for another list of participants than
-        the one that was answered first (the difference of two sums shows one hospital's weights), and as
-        ``secure_sum.mask`` does.
-        """
-        job, waiting = job_of(message), self._waiting
-        if waiting is None or waiting.round != job["round"]:
-            raise FedMergeError(
-                f"hospital '{self.name}' has no weights of round {job['round']} to be summed: its process "
-                "was started anew, or it did not train."
-            )
-        asked = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
-        if waiting.answered not in ("", asked):
-            raise FedMergeError(
-                f"hospital '{self.name}' has answered for other participants in round {job['round']}: the "
-                "difference of two sums would show a hospital's weights."
-            )
-        publics = {name: bytes.fromhex(key) for name, key in job["publics"].items()}
-        numbers = encode(waiting.state, self.images, job["everyone"], job["batch_norm"])
-        masked = mask(numbers, self.name, waiting.secret, publics, asked.encode())
-        waiting.answered = asked
-        return reply(message, {}, {NUMBERS: torch.from_numpy(masked.view(np.int64))})
-
-    def state_dict(self) -> State:
-        """What waits, for a process that ends between the exchanges; it holds the private key."""
-        if self._waiting is None:
-            return {}
-        kept = {f"state/{key}": value for key, value in self._waiting.state.items()}
-        kept |= {"round": torch.tensor(self._waiting.round), "secret": _tensor(self._waiting.secret)}
-        return kept | {"answered": _tensor(self._waiting.answered.encode())}
-
-    def load_state_dict(self, state: State) -> None:
-        """Take back what ``state_dict`` gave."""
-        self._waiting = None
-        if state:
-            weights = {k.removeprefix("state/"): v for k, v in state.items() if k.startswith("state/")}
-            secret, answered = _bytes(state["secret"]), _bytes(state["answered"]).decode()
-            self._waiting = _Waiting(int(state["round"]), weights, secret, answered)
+    names: tuple[str, ...]
+    words: Words
 
 
-def check_public(answer: Answer) -> str | None:
-    """Why an answer to a training message is no public key, or None."""
-    given = answer.state or {}
-    if given.keys() != {PUBLIC} or given[PUBLIC].dtype != torch.uint8 or given[PUBLIC].shape != (KEY_BYTES,):
-        return "it answered without a public key, which secure aggregation begins with"
-    return None
-
-
-def secure_mean(
-    round: int,
-    answers: Iterable[Answer],
-    start: State,
-    batch_norm: BatchNormPolicy,
-    ask: Callable[[Question], Iterable[Answer]],
-) -> State | None:
-    """The mean weighted by images of the weights that no answer shows; None if a hospital is missing in it.
-
-    answers: those to the training messages, with public keys. ask: puts a question and gives the usable
-    answers. The masks of a hospital that vanishes after training stay in the sum, so the round is void.
-    Raises FedMergeError for fewer than three hospitals.
-    """
-    known = list(answers)
-    if len(known) < FEWEST:
-        raise FedMergeError(
-            f"round {round}: a secure sum takes at least {FEWEST} hospitals, but {len(known)} finished their "
-            "training: with fewer, one could read another's weights."
-        )
-    everyone = sum(int(answer.metrics["num-examples"]) for answer in known)
-    publics = {answer.member.name: _bytes((answer.state or {})[PUBLIC]).hex() for answer in known}
-    words = sum(value.numel() for value in start.values() if value.is_floating_point())
-    job = {"round": round, "publics": publics, "everyone": everyone, "batch_norm": batch_norm}
-    roster = Roster(answer.member for answer in known)
-    total, count = np.zeros(words, dtype=np.uint64), 0
-    for answer in ask(_question(round, roster, job, words)):
-        total += (answer.state or {})[NUMBERS].numpy().view(np.uint64)
-        count += 1
-    return decode(total, start, everyone, batch_norm) if count == len(known) else None
-
-
-def _question(round: int, roster: Roster, job: Mapping[str, Any], words: int) -> Question:
-    def ask(member: Member, attempt: int) -> Message:
-        return request("query.secure_sum", member.node_id, f"sum {round}", dict(job), None)
+def check_offer(label: str, keys: Mapping[str, str]) -> Callable[[Answer], str | None]:
+    """Why an answer is no offer of keys for this sum, or None. keys: by name, of those that were admitted."""
 
     def check(answer: Answer) -> str | None:
-        given = answer.state or {}
-        if (
-            given.keys() != {NUMBERS}
-            or given[NUMBERS].dtype != torch.int64
-            or given[NUMBERS].shape != (words,)
-        ):
-            return f"it answered without the {words} masked numbers of its weights"
+        try:
+            advert = _advert(answer)
+            check_advert(advert)
+        except FedMergeError as error:
+            return f"it answered without keys, which a secure sum begins with: {error}"
+        if (advert.label, advert.name) != (label, answer.member.name):
+            return f"it answered with keys of '{advert.name}' for '{advert.label}'"
+        known = keys.get(answer.member.name)
+        if known is not None and not same_key(known, advert.identity):
+            return "its keys are not signed with the key that it was admitted with"
         return None
 
-    return Question(round, "sum", roster, ask, check)
+    return check
 
 
-def _tensor(data: bytes) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
+def secure_total(round: int, label: str, offers: Iterable[Answer], words: int, ask: Ask) -> Total:
+    """The sum of the numbers of all hospitals that stay to the end.
+
+    offers: their first answers, with keys, which passed ``check_offer``. words: how many numbers. Raises
+    NoSum where too few are left, or where the shares do not take all masks off.
+    """
+    given = [(answer.member, _advert(answer)) for answer in offers]
+    known = {member.name: member for member, _ in given}
+    if len(known) < FEWEST:
+        raise NoSum(
+            f"a secure sum takes at least {FEWEST} hospitals, but {len(known)} began it: with fewer, one "
+            "could read another's numbers"
+        )
+    adverts = {advert.name: advert for _, advert in sorted(given, key=lambda pair: pair[1].name)}
+    exchange = _Exchange(round, label, known, adverts, threshold(len(adverts)), ask)
+    shared = exchange.share()
+    total, survivors = exchange.collect(shared, words)
+    exchange.unmask(total, list(shared), survivors, {n: s.commitment for n, s in shared.items()})
+    numbers = total.view(np.int64)
+    if not np.all((numbers > -SUM) & (numbers < SUM)):
+        raise NoSum(f"the sum is out of the range of honest answers: {SPOILT}")
+    return Total(tuple(survivors), total)
 
 
-def _bytes(data: torch.Tensor) -> bytes:
-    return data.numpy().tobytes()
+@dataclass(frozen=True)
+class _Exchange:
+    round: int
+    label: str
+    known: Mapping[str, Member]
+    adverts: Mapping[str, Advert]
+    least: int
+    ask: Ask
+
+    def share(self) -> dict[str, Shared]:
+        """Everybody's shares, encrypted for the others."""
+        job = {"adverts": [advert.model_dump() for advert in self.adverts.values()]}
+
+        def check(answer: Answer) -> str | None:
+            if _said(answer, Shared).shares.keys() != self.adverts.keys() - {answer.member.name}:
+                return "its shares are not for the other participants"
+            return None
+
+        answers = self._put("shares", list(self.adverts), lambda name: job, check)
+        return self._enough({answer.member.name: _said(answer, Shared) for answer in answers}, "shares")
+
+    def collect(self, shared: Mapping[str, Shared], words: int) -> tuple[Words, list[str]]:
+        """The sum of the masked numbers, and of whom."""
+        parties = list(shared)
+
+        def job(name: str) -> dict[str, Any]:
+            mine = {other: shared[other].shares[name] for other in parties if other != name}
+            return {"parties": parties, "shares": mine}
+
+        total, found = np.zeros(words, dtype=np.uint64), dict[str, None]()
+        for answer in self._put("masked", parties, job, tensors=Tensors.of("int64", {NUMBERS: (words,)})):
+            total += (answer.state or {})[NUMBERS].numpy().view(np.uint64)
+            found[answer.member.name] = None
+        return total, list(self._enough(found, "masked numbers"))
+
+    def unmask(
+        self, total: Words, parties: list[str], survivors: list[str], commitments: Mapping[str, str]
+    ) -> None:
+        """Take all masks off, in place. commitments: what the secrets of own masks must give."""
+        confirmed = {} if survivors == parties else self._confirm(survivors)
+        job = {"survivors": survivors, "confirmed": confirmed}
+        lost = [name for name in parties if name not in survivors]
+
+        def check(answer: Answer) -> str | None:
+            given = _said(answer, Unmasked)
+            if given.own.keys() != set(survivors) or given.pair.keys() != set(lost):
+                return "its shares are not those that were asked for"
+            return None
+
+        asked = [name for name in survivors if not confirmed or name in confirmed]
+        answers = self._put("unmask", asked, lambda name: job, check)
+        opened = {answer.member.name: _said(answer, Unmasked) for answer in answers}
+        self._enough(opened, "shares to unmask")
+        purpose = purpose_of(self.adverts, parties)
+        number = {name: at for at, name in enumerate(self.adverts, 1)}
+        for name in survivors:
+            shares = {number[by]: bytes.fromhex(given.own[name]) for by, given in opened.items()}
+            own = self._recovered(name, shares, commitments[name], lambda s: hashlib.sha256(s).hexdigest())
+            total -= own_mask(own, len(total), purpose)
+        for name in lost:
+            shares = {number[by]: bytes.fromhex(given.pair[name]) for by, given in opened.items()}
+            secret = self._recovered(name, shares, self.adverts[name].masking, lambda s: public_of(s).hex())
+            for other in survivors:
+                there = bytes.fromhex(self.adverts[other].masking)
+                add_pair(total, other, name, secret, there, purpose, off=True)
+
+    def _confirm(self, survivors: list[str]) -> dict[str, str]:
+        """The survivors' signatures under their list."""
+        answers = self._put("confirm", survivors, lambda name: {"survivors": survivors})
+        found = {answer.member.name: _said(answer, Confirmed).signature for answer in answers}
+        return dict(self._enough(found, "confirmations"))
+
+    def _recovered(
+        self, name: str, shares: Mapping[int, bytes], expected: str, of: Callable[[bytes], str]
+    ) -> bytes:
+        """The secret of which ``of`` gives what is expected. Raises NoSum where the shares do not give it."""
+        secret = recover(shares, self.least, lambda secret: of(secret) == expected)
+        if secret is None:
+            raise NoSum(f"the shares of '{name}' do not give its mask, so it stays in the sum")
+        return secret
+
+    def _enough(self, found: dict[str, Any], what: str) -> dict[str, Any]:
+        if len(found) < self.least:
+            raise NoSum(
+                f"{len(found)} of {len(self.adverts)} hospitals gave {what}, and a sum takes {self.least}"
+            )
+        return found
+
+    def _put(
+        self,
+        action: str,
+        names: list[str],
+        job: Callable[[str], dict[str, Any]],
+        check: Callable[[Answer], str | None] = usable,
+        tensors: Tensors = NO_TENSORS,
+    ) -> Iterable[Answer]:
+        kind = f"query.secure_{action}"
+
+        def ask(member: Member, attempt: int) -> Message:
+            whole = {"label": self.label} | job(member.name)
+            return request(kind, member.node_id, f"{PHASE} {self.round}", whole, None)
+
+        roster = Roster(self.known[name] for name in names)
+        question = Question(kind, self.round, PHASE, roster, ask, lambda member: tensors, check)
+        return self.ask(question)
+
+
+def _advert(answer: Answer) -> Advert:
+    return _said(answer, Offered).advert
+
+
+def _said(answer: Answer, kind: type[S]) -> S:
+    assert isinstance(answer.said, kind)
+    return answer.said

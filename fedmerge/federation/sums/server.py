@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import torch
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -17,10 +16,13 @@ from fedmerge.errors import FedMergeError, unknown
 from fedmerge.federation.arrays import count_bytes, lend
 from fedmerge.federation.asking import Asking
 from fedmerge.federation.checks import not_finite
-from fedmerge.federation.exchange import Answer, Question, usable
+from fedmerge.federation.exchange import Answer, Question, no_tensors, usable
 from fedmerge.federation.jobs import common_job
-from fedmerge.federation.records import metrics_of, request
+from fedmerge.federation.records import request
 from fedmerge.federation.roster import Member, Roster
+from fedmerge.federation.schema.answers import Summed, SumsBegun
+from fedmerge.federation.schema.reading import read_answer
+from fedmerge.federation.schema.tensors import Refused, Tensors
 from fedmerge.federation.sums.hospital import join_models, program_of
 from fedmerge.federation.sums.packing import WALKING, packed_shapes, shapes, unpack
 from fedmerge.merging.matching.statistics import Sums
@@ -128,14 +130,17 @@ class FederatedStatistics:
         asked = self._owners() if kind in OWN else self.active
         expected = packed_shapes(kind, dict(whole))
 
+        def sums(member: Member) -> Tensors:
+            mine = self._own(expected, member.name) if kind in OWN else expected
+            return replace(Tensors.of("float64", mine), needed=False)
+
         def check(answer: Answer) -> str | None:
-            if not answer.metrics["known"]:
+            if not _known(answer):
                 return "it does not keep the models between two messages: keep its process running"
-            mine = self._own(expected, answer.member.name) if kind in OWN else expected
-            return _mismatch(answer.state or {}, mine)
+            return "it came without sums" if answer.state is None else not_finite(answer.state)
 
         job = {"session": self._job["session"], "kind": kind, "options": options}
-        question = self._question(asked, "query.sums", job, lend(tensors) if tensors else None, check)
+        question = self._question(asked, "query.sums", job, lend(tensors) if tensors else None, sums, check)
         replies = self._send(question)
         lost = Roster(m for m, reply in asked.in_order(replies) if reply is not None and _lost(reply))
         if lost:
@@ -150,14 +155,14 @@ class FederatedStatistics:
         back = self._begin(lost)
         if kind in WALKING and self._fused is not None and back:
             job = {"session": self._job["session"], "kind": "walk", "options": {}}
-            walk = self._question(back, "query.sums", job, lend(self._fused))
+            walk = self._question(back, "query.sums", job, lend(self._fused), _images_alone)
             return Roster(answer.member for answer in self._accept(walk, self._send(walk)))
         return back
 
     def _begin(self, roster: Roster) -> Roster:
         """Send the parents to those of ``roster`` that lack them; returns those that have them then."""
         known = self._question(roster, "query.sums_begin", self._job, None)
-        there = {a.member.name for a in self._accept(known, self._send(known)) if a.metrics["known"]}
+        there = {answer.member.name for answer in self._accept(known, self._send(known)) if _known(answer)}
         lacking = Roster(member for member in roster if member in self.active and member.name not in there)
         begin = self._question(lacking, "query.sums_begin", self._job, self._weights)
         there |= {answer.member.name for answer in self._accept(begin, self._send(begin))}
@@ -184,12 +189,13 @@ class FederatedStatistics:
         action: str,
         job: dict[str, Any],
         arrays: ArrayRecord | None,
+        tensors: Callable[[Member], Tensors] = no_tensors,
         check: Callable[[Answer], str | None] = usable,
     ) -> Question:
         def ask(member: Member, attempt: int) -> Message:
             return request(action, member.node_id, PHASE, job, arrays)
 
-        return Question(0, PHASE, roster, ask, check)
+        return Question(action, 0, PHASE, roster, ask, tensors, check)
 
     def _send(self, question: Question) -> list[Message]:
         messages = question.messages()
@@ -226,19 +232,24 @@ class FederatedStatistics:
             )
 
 
-def _mismatch(state: State, expected: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Why sums are not what was asked for, or None."""
-    for key in sorted(state.keys() ^ expected.keys()):
-        return f"its sums {'lack' if key in expected else 'have an unknown entry'} '{key}'"
-    for key, shape in expected.items():
-        value = state[key]
-        if tuple(value.shape) != shape or value.dtype != torch.float64:
-            return f"its sum '{key}' is {value.dtype} of shape {tuple(value.shape)}, not float64 of {shape}"
-    return not_finite(state)
+def _images_alone(member: Member) -> Tensors:
+    """What comes back from a walk's beginning."""
+    return Tensors.of("float64", {"images": ()})
+
+
+def _known(answer: Answer) -> bool:
+    return isinstance(answer.said, Summed | SumsBegun) and bool(answer.said.known)
 
 
 def _lost(reply: Message) -> bool:
-    return not reply.has_error() and metrics_of(reply).get("known") == 0
+    """Whether a hospital says that it has the parents no more; what else may be wrong is found later."""
+    if reply.has_error():
+        return False
+    try:
+        said, _ = read_answer(reply, Summed)
+    except Refused:
+        return False
+    return not said.known
 
 
 def _bytes(message: Message) -> int:

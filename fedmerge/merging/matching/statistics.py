@@ -72,6 +72,11 @@ class LocalStatistics:
         self._fused_values: dict[str, Tensor] = {}
         self._walks: list[tuple[Run, list[Run]]] = []
 
+    @property
+    def walking(self) -> bool:
+        """Whether a walk through the fused model has begun."""
+        return bool(self._walks)
+
     @torch.no_grad()
     def ask(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> Sums:
         """Answer one question from the images here; see ``Statistics``."""

@@ -8,13 +8,27 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.deployment.keys import issue, make_authority, make_node_key
+from fedmerge.federation.deployment.certificates import install
+from fedmerge.federation.deployment.keys import (
+    IN_FOLDER,
+    Keeping,
+    is_encrypted,
+    make_authority,
+    make_loopback,
+    make_node_key,
+    make_request,
+    sign_request,
+)
 
 
 def verify(authority, certificate, name):
     trusted = Store([x509.load_pem_x509_certificate(authority.read_bytes())])
     policy = PolicyBuilder().store(trusted).build_server_verifier(x509.DNSName(name))
     return policy.verify(x509.load_pem_x509_certificate(certificate.read_bytes()), [])
+
+
+def issue(folder, names, keeping=IN_FOLDER):
+    install(folder, sign_request(make_request(folder, names), folder / "ca.crt", keeping))
 
 
 def test_a_certificate_is_good_for_its_names_under_its_authority_alone(tmp_path):
@@ -44,9 +58,10 @@ def test_a_node_s_two_keys_belong_together_and_are_of_the_kind_flower_wants(tmp_
 def test_private_keys_are_their_owner_s_and_are_never_replaced(tmp_path):
     make_authority(tmp_path)
     issue(tmp_path, ["localhost"])
+    make_loopback(tmp_path)
     make_node_key(tmp_path)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.glob("*.key")}
-    assert modes == {"ca.key": 0o600, "server.key": 0o600, "node.key": 0o600}
+    assert modes == dict.fromkeys(("ca.key", "server.key", "node.key", "loopback.key"), 0o600)
     before = (tmp_path / "node.key").read_bytes()
     with pytest.raises(FedMergeError, match="a key is not replaced"):
         make_node_key(tmp_path)
@@ -57,3 +72,24 @@ def test_what_is_no_name_is_refused(tmp_path):
     make_authority(tmp_path)
     with pytest.raises(FedMergeError, match="'spital-ä' is neither a host name nor an address"):
         issue(tmp_path, ["spital-ä"])
+
+
+def test_an_authority_s_key_is_encrypted_and_kept_elsewhere(tmp_path):
+    folder, elsewhere = tmp_path / "server", tmp_path / "stick"
+    for each in (folder, elsewhere):
+        each.mkdir()
+    kept = Keeping(elsewhere / "authority.key", b"open sesame")
+    make_authority(folder, kept)
+    assert is_encrypted(kept.path)
+    assert "sesame" not in repr(kept)
+    assert not list(folder.glob("*.key"))
+    issue(folder, ["localhost"], kept)
+    for wrong, sentence in (
+        (Keeping(kept.path), "is encrypted: give its passphrase"),
+        (Keeping(kept.path, b"open barley"), "cannot be read with this passphrase"),
+        (Keeping(), r"there is no '.*ca.key'.*--ca-key"),
+        (Keeping(folder / "server.key"), "is not the private key of"),
+        (Keeping(folder / "server.key", b"x"), "is not encrypted"),
+    ):
+        with pytest.raises(FedMergeError, match=sentence):
+            issue(folder, ["localhost"], wrong)

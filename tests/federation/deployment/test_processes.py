@@ -33,6 +33,13 @@ def test_a_program_ends_with_children_that_do_not_want_to(tmp_path):
     program.stop()  # once more does no harm
 
 
+def test_a_program_ends_that_does_not_want_to_itself(tmp_path):
+    program = python(STUBBORN, tmp_path)
+    program.wait_until(lambda: up(program), 30, "start")
+    program.stop(patience=0.2)
+    assert not program.running
+
+
 def test_one_that_ends_or_is_not_ready_in_time_is_an_error_with_its_last_words(tmp_path):
     ended = python("import sys; sys.exit('no licence')", tmp_path)
     with pytest.raises(FedMergeError, match="ended and did not answer: no licence"):

@@ -6,11 +6,12 @@ import importlib
 import logging
 import math
 import os
+import secrets
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,13 @@ def ray_session(backend: Backend) -> Iterator[None]:
     address = backend.cluster
     folder = None if address else tempfile.mkdtemp(prefix="fedmerge-ray-")
     try:
-        _begin(ray, address, {"_temp_dir": folder} | _resources(backend) if folder else {})
+        if folder is not None:
+            _token_of_our_own()
+        if folder is None:
+            _begin(ray, address, {})
+        else:
+            with _without_dashboard():
+                _begin(ray, address, {"_temp_dir": folder} | _resources(backend))
         try:
             yield
         finally:
@@ -55,6 +62,39 @@ def _import() -> Any:
             "backend ray needs Ray, which is not installed: pip install 'fedmerge[ray]', or choose backend "
             "local."
         ) from None
+
+
+def _token_of_our_own() -> None:
+    """Have a Ray of our own ask for a token that only this process and its children know.
+
+    Whoever else has an account here could run code in it otherwise. Ray would write one into the user's home,
+    which then changes how ``ray start`` behaves there. Who chose RAY_AUTH_MODE is left alone.
+    """
+    if os.environ.get("RAY_AUTH_MODE") is not None:
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    with suppress(ImportError, AttributeError):  # what a Ray that was imported before has read of it
+        importlib.import_module("ray._raylet").Config.initialize("")
+
+
+@contextmanager
+def _without_dashboard() -> Iterator[None]:
+    """Have Ray start no dashboard's process, in which nothing would run but its usage statistics.
+
+    Switched off, they report nothing, and yet ask 169.254.169.254 and metadata.google.internal, by DNS, which
+    cloud this is. Ray has no option for it; where its function is another one day, the process is started.
+    """
+    services = importlib.import_module("ray._private.services")
+    original = getattr(services, "start_api_server", None)
+    if original is None:
+        yield
+        return
+    services.start_api_server = lambda *_, **__: (None, None)  # what it returns where it cannot be started
+    try:
+        yield
+    finally:
+        services.start_api_server = original
 
 
 def _resources(backend: Backend) -> dict[str, Any]:
@@ -80,9 +120,23 @@ def _begin(ray: Any, address: str | None, options: dict[str, Any]) -> None:
     except Exception as error:  # Ray raises this and that; whatever it is, the run has not begun
         ray.shutdown()
         place = f"the Ray cluster at {address}" if address else "Ray on this machine"
+        if _about_a_token(error):
+            raise FedMergeError(
+                f"{place} asks for a token, and got none or another: set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's (~/.ray/auth_token if unset)."
+            ) from None
         lines = str(error).strip().splitlines() or [type(error).__name__]
         traceback = lines[0].endswith(":")  # of the other side; else it is a sentence
         raise FedMergeError(f"{place} cannot be used: {lines[-1 if traceback else 0]}") from None
+
+
+def _about_a_token(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is a cluster's refusal of a caller without its token."""
+    while error is not None:
+        if "InvalidAuthToken" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def reach(address: str) -> None:

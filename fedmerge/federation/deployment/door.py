@@ -1,0 +1,238 @@
+"""An HTTPS port for whoever comes: every connection, head and body has its time, every address its share.
+
+HTTP is h11's, TLS asyncio's. Of a body nothing is read before ``answer`` asks for it, and no more is held
+than a buffer of half a megabyte, so that who sends more than is read waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.utils import formatdate
+
+import h11
+
+from fedmerge.federation.deployment.limits import Limits
+
+BUFFER = 256 * 2**10
+LONGEST_HEAD = 16 * 2**10
+LINGER = 2.0  # seconds in which a body that nobody wants is thrown away, so that its sender hears why
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request whose head was read. headers: all values of each, by its name in small letters."""
+
+    method: str
+    target: str
+    headers: dict[str, list[str]]
+    address: str
+    body: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is sent back; ``body`` comes in pieces, and is closed in any case."""
+
+    status: int
+    body: AsyncIterator[bytes]
+    headers: Sequence[tuple[str, str]] = ()
+    length: int | None = None
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+def text(status: int, sentence: str) -> Answer:
+    """An answer in words."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield sentence.encode()
+
+    return Answer(status, body(), [("content-type", "text/plain; charset=utf-8")], len(sentence.encode()))
+
+
+@dataclass
+class Room:
+    """The connections that are held, of each address and in total."""
+
+    limits: Limits
+    held: Counter[str] = field(default_factory=Counter)
+
+    def enter(self, address: str) -> bool:
+        """Whether there is room for one more; then it is counted."""
+        share = self.limits.connections_per_address
+        if self.held.total() >= self.limits.connections or self.held[address] >= share:
+            return False
+        self.held[address] += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """One less."""
+        self.held[address] -= 1
+        if not self.held[address]:
+            del self.held[address]
+
+
+def network(address: str) -> str:
+    """What counts as one address: of IPv6 a network of 64 bits, which is what one machine is given."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(found)
+
+
+class Door:
+    """Takes connections at a listening socket and lets ``answer`` answer their calls."""
+
+    def __init__(self, limits: Limits, context: Callable[[], ssl.SSLContext], answer: Handler) -> None:
+        """context: gives what TLS needs, asked anew for each connection."""
+        self.limits, self.context, self.answer = limits, context, answer
+        self.room = Room(limits)
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self, listening: socket.socket) -> None:
+        """Take connections until this is cancelled."""
+        loop = asyncio.get_running_loop()
+        listening.setblocking(False)
+        try:
+            while True:
+                try:
+                    wire, peer = await loop.sock_accept(listening)
+                except OSError:  # too many open files, or one that went away at once
+                    await asyncio.sleep(0.1)
+                    continue
+                address = network(peer[0])
+                if not self.room.enter(address):
+                    wire.close()
+                    continue
+                task = loop.create_task(self._connection(wire, address))
+                self.tasks.add(task)
+                task.add_done_callback(self.tasks.discard)
+        finally:
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def _connection(self, wire: socket.socket, address: str) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(BUFFER)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport: asyncio.Transport | None = None
+        try:
+            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.timeout(self.limits.handshake_seconds):
+                transport, _ = await loop.connect_accepted_socket(
+                    lambda: protocol, wire, ssl=self.context(), ssl_shutdown_timeout=LINGER,
+                    ssl_handshake_timeout=self.limits.handshake_seconds,
+                )  # fmt: skip
+            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+            await _Conversation(self, reader, writer, address).hold()
+        except (OSError, EOFError, TimeoutError, h11.ProtocolError):
+            pass  # they went away, or were too slow: nobody is left to be told
+        finally:
+            if transport is not None:
+                transport.abort()
+            wire.close()
+            self.room.leave(address)
+
+
+class _Conversation:
+    """One connection: a call, its answer, the next."""
+
+    def __init__(
+        self, door: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str
+    ) -> None:
+        self.door, self.limits = door, door.limits
+        self.reader, self.writer, self.address = reader, writer, address
+        self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
+        self.pending = 0
+
+    async def hold(self) -> None:
+        """Answer what is asked until one side has enough."""
+        while True:
+            try:
+                async with asyncio.timeout(self.limits.head_seconds):
+                    asked = await self._next()
+            except h11.RemoteProtocolError:
+                await self._send(text(400, "not understood"))
+                return
+            if not isinstance(asked, h11.Request):
+                return
+            headers: dict[str, list[str]] = {}
+            for name, value in asked.headers:
+                headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+            length = next(iter(headers.get("content-length", ())), "0")
+            call = Call(
+                asked.method.decode(), asked.target.decode("latin-1"), headers, self.address,
+                self._body(int(length)),
+            )  # fmt: skip
+            await self._send(await self.door.answer(call))
+            if self.http.our_state is not h11.DONE or self.http.their_state is not h11.DONE:
+                await self._linger()
+                return
+            self.http.start_next_cycle()
+
+    async def _body(self, length: int) -> AsyncIterator[bytes]:
+        """The body, in pieces. Raises TimeoutError where it is too slow, EOFError where it ends early."""
+        until = time.monotonic() + self.limits.patience(length)
+        if self.http.they_are_waiting_for_100_continue:
+            await self._write(h11.InformationalResponse(status_code=100, headers=[]))
+        while True:
+            async with asyncio.timeout(until - time.monotonic()):
+                try:
+                    event = await self._next()
+                except h11.RemoteProtocolError:
+                    raise EOFError from None
+            if isinstance(event, h11.Data):
+                yield bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                return
+            else:
+                raise EOFError
+
+    async def _next(self) -> h11.Event | type[h11.PAUSED]:
+        while (event := self.http.next_event()) is h11.NEED_DATA:
+            self.http.receive_data(await self.reader.read(BUFFER))
+        return event  # type: ignore[return-value]
+
+    async def _send(self, answer: Answer) -> None:
+        headers = [("date", formatdate(usegmt=True)), *answer.headers]
+        if answer.length is not None:
+            headers.append(("content-length", str(answer.length)))
+        if self.http.their_state not in (h11.DONE, h11.IDLE):
+            headers.append(("connection", "close"))
+        until = time.monotonic() + self.limits.patience(0)
+        try:
+            await self._write(h11.Response(status_code=answer.status, headers=headers))
+            async for piece in answer.body:
+                until += self.limits.patience(len(piece)) - self.limits.body_seconds
+                async with asyncio.timeout(max(until - time.monotonic(), 0)):
+                    await self._write(h11.Data(data=piece))
+            async with asyncio.timeout(max(until - time.monotonic(), 0)):
+                await self._write(h11.EndOfMessage())
+        finally:
+            if hasattr(answer.body, "aclose"):
+                await answer.body.aclose()
+
+    async def _write(self, event: h11.Event) -> None:
+        data = self.http.send(event)
+        if data:
+            self.writer.write(data)
+            await self.writer.drain()
+
+    async def _linger(self) -> None:
+        """Throw away what is still coming, for a moment: who is refused shall hear it before the end."""
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(LINGER):
+                while await self.reader.read(BUFFER):
+                    pass

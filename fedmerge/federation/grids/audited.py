@@ -1,0 +1,76 @@
+"""Flower's Grid in a deployment, with the server's record of what was asked of whom and what came back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedmerge.federation.admission import read_admitted
+from fedmerge.federation.grids.flower import FlowerGrid
+from fedmerge.federation.policy.audit import audit, audit_log
+from fedmerge.federation.policy.proposal import KEY, proposal_hash, read_proposal
+from fedmerge.federation.policy.seen import seen
+from fedmerge.federation.records import reason_of
+from fedmerge.federation.schema.reading import ARRAYS, JOB
+
+
+class AuditedGrid(FlowerGrid):
+    """A FlowerGrid whose messages and replies are in the audit log of a server's folder.
+
+    A message is in the log before it is sent, a reply before anything is made of it.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        folder: Path,
+        run: int,
+        away: float = 0.0,
+        lost: Callable[[Sequence[str]], set[str]] = lambda ids: set(),
+    ) -> None:
+        """Raises FedMergeError where ``folder`` is no server's. away, lost: see ``FlowerGrid``."""
+        admitted = read_admitted(folder / "admitted.yaml") if (folder / "admitted.yaml").is_file() else {}
+        names = {node: hospital.name for node, hospital in (admitted or {}).items()}
+        super().__init__(grid, away, lost, names)
+        audit_log(folder)
+        self.folder = folder
+        self.number = run
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """See ``FlowerGrid``."""
+        sent = list(messages)
+        known: dict[int, dict[str, Any]] = {}  # the same model goes to all: it is looked at once
+        for message in sent:
+            arrays = message.content.array_records.get(ARRAYS)
+            if id(arrays) not in known:
+                known[id(arrays)] = seen(message, "out")
+            self._note("asked", message.metadata.dst_node_id, message, known[id(arrays)] | _proposed(message))
+        asked = {message.metadata.dst_node_id: message for message in sent}
+        return self._received(super().send_and_receive(sent, timeout=timeout), asked)
+
+    def _received(self, replies: Iterable[Message], asked: Mapping[int, Message]) -> Iterator[Message]:
+        """asked: what each node was asked; what a reply says of itself is its hospital's word alone."""
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if node in asked:
+                wrong = {"reason": reason_of(reply)} if reply.has_error() else seen(reply, "in")
+                self._note("refused" if reply.has_error() else "answered", node, asked[node], wrong)
+            yield reply
+
+    def _note(self, event: str, node: int, message: Message, fields: Mapping[str, Any]) -> None:
+        kind, group = message.metadata.message_type, message.metadata.group_id
+        who = self.names.get(node, "?")
+        audit(self.folder, event, run=self.number, hospital=who, node=node, kind=kind, group=group, **fields)
+
+
+def _proposed(message: Message) -> dict[str, Any]:
+    """The hash of the proposal in a greeting, as a hospital with the same code has it."""
+    job = json.loads(str(message.content.config_records[JOB]["job"]))
+    return {"proposal": proposal_hash(read_proposal(job))} if KEY in job else {}

@@ -1,0 +1,151 @@
+"""A node's record of what was asked of it and what a person decided: no server writes here.
+
+Proposals lie as ``records/requests/HASH.json``, decisions in ``records/decisions.jsonl``, a log chained by
+hash; each is in the audit log, too. The last decision about a proposal counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from fedmerge.chained_log import ChainedLog
+from fedmerge.errors import FedMergeError, short
+from fedmerge.federation.policy.audit import audit
+from fedmerge.federation.policy.installed import code_version
+from fedmerge.federation.policy.proposal import Proposal, proposal_hash
+from fedmerge.files import Damaged, make_folder, read_sealed, write_sealed
+from fedmerge.validation import validate
+
+MOST = 200
+"""Proposals that may wait for a decision."""
+SHORTEST = 8
+"""Letters of a hash that name a proposal."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a person decided about a proposal: whether, who, and within which limits.
+
+    until: the last day. runs: in how many runs. reason: why not.
+    """
+
+    approved: bool
+    by: str
+    until: date | None = None
+    runs: int | None = None
+    reason: str = ""
+
+    def stands(self, today: date, others: int) -> str | None:
+        """Why it does not allow a run any more, or None. others: the runs that it was used for, but this."""
+        if not self.approved:
+            return f"was refused by {self.by}" + (f" ({self.reason})" if self.reason else "")
+        if self.until is not None and today > self.until:
+            return f"was approved until {self.until} only"
+        if self.runs is not None and others >= self.runs:
+            return f"was approved for {self.runs} run{'s' if self.runs > 1 else ''}, and that was all"
+        return None
+
+
+class Approvals:
+    """The proposals and decisions of one node, and in which runs each proposal came."""
+
+    def __init__(self, folder: Path) -> None:
+        """folder: the node's."""
+        self.folder = folder
+        self.requests = folder / "records" / "requests"
+        self.runs = folder / "records" / "runs"
+        self.log = ChainedLog(folder / "records" / "decisions.jsonl")
+
+    def keep(self, proposal: Proposal) -> str:
+        """Keep a proposal for people to look at; returns its hash. FedMergeError where too many wait."""
+        name = proposal_hash(proposal)
+        path = self.requests / f"{name}.json"
+        if path.exists():
+            return name
+        make_folder(self.requests)
+        decided = self.decisions()
+        waiting = [known for known in self.hashes() if known not in decided]
+        if len(waiting) >= MOST:
+            raise FedMergeError(
+                f"{MOST} experiments wait for this hospital's approval already, and it looks at no more: its "
+                "people decide about some first (`fedmerge deployment requests`)."
+            )
+        seen = datetime.now(UTC).isoformat(timespec="seconds")
+        write_sealed(
+            path, {"seen": seen, "code": code_version(), "proposal": proposal.model_dump(mode="json")}
+        )
+        return name
+
+    def hashes(self) -> list[str]:
+        """Every proposal that was kept."""
+        found = self.requests.glob("*.json") if self.requests.is_dir() else ()
+        return sorted(path.stem for path in found if re.fullmatch("[0-9a-f]{64}", path.stem))
+
+    def read(self, name: str) -> tuple[Proposal, str]:
+        """A proposal that was kept, and when it came. Raises Damaged where the file was changed."""
+        path = self.requests / f"{name}.json"
+        body = read_sealed(path)
+        proposal = validate(Proposal, body["proposal"], f"proposal {name}")
+        if proposal_hash(proposal, body["code"]) != name:
+            raise Damaged(f"'{path}' is damaged: it is another proposal than its name says.")
+        return proposal, body["seen"]
+
+    def find(self, given: str) -> str:
+        """The one proposal whose hash begins so. Raises FedMergeError for none, or for several."""
+        found = [name for name in self.hashes() if name.startswith(given.lower())]
+        if len(given) < SHORTEST or len(found) != 1:
+            what = f"{len(found)} requests begin" if len(found) > 1 else "no request begins"
+            raise FedMergeError(
+                f"{what} with '{short(given)}': give at least {SHORTEST} letters of a hash, or all of them; "
+                "`fedmerge deployment requests` lists them."
+            )
+        return found[0]
+
+    def decide(self, name: str, decision: Decision) -> None:
+        """Write a decision down, in both logs."""
+        body: dict[str, Any] = {
+            "proposal": name,
+            "decided": "approved" if decision.approved else "refused",
+            "by": decision.by,
+        }
+        if decision.until is not None:
+            body["until"] = decision.until.isoformat()
+        if decision.runs is not None:
+            body["runs"] = decision.runs
+        if decision.reason:
+            body["reason"] = decision.reason
+        told = self.log.append(body)
+        audit(self.folder, "decision", decision=told, **body)
+
+    def decisions(self) -> dict[str, Decision]:
+        """The last decision about each proposal. Raises BrokenChain where the log was tampered with."""
+        return {entry["proposal"]: _decision(entry) for entry in self.log.entries()}
+
+    def used_in(self, name: str, but: int) -> int:
+        """In how many runs other than ``but`` a proposal came and was approved."""
+        return sum(name in self.run(run)["proposals"] for run in self._known_runs() if run != but)
+
+    def run(self, run: int) -> dict[str, Any]:
+        """What is known of a run: its ``proposals`` in their order, and what was ``answered`` how often."""
+        path = self.runs / f"{run}.json"
+        return dict(read_sealed(path)) if path.exists() else {"proposals": [], "answered": {}}
+
+    def note(self, run: int, known: Mapping[str, Any]) -> None:
+        """Keep what is known of a run."""
+        make_folder(self.runs)
+        write_sealed(self.runs / f"{run}.json", dict(known))
+
+    def _known_runs(self) -> list[int]:
+        found = self.runs.glob("*.json") if self.runs.is_dir() else ()
+        return [int(path.stem) for path in found if path.stem.isdigit()]
+
+
+def _decision(entry: Mapping[str, Any]) -> Decision:
+    until = date.fromisoformat(entry["until"]) if "until" in entry else None
+    approved = entry["decided"] == "approved"
+    return Decision(approved, entry["by"], until, entry.get("runs"), entry.get("reason", ""))

@@ -1,0 +1,82 @@
+"""The log of a node or a server: who asked what, what was answered, approved, refused; nothing is taken out.
+
+JSON lines chained by hash (``fedmerge.chained_log``). Whoever owns the machine could write a new chain from
+the start; a head that was noted down elsewhere shows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from fedmerge.chained_log import BrokenChain, ChainedLog
+from fedmerge.errors import FedMergeError, short
+from fedmerge.validation import is_there
+
+FILE = "audit.jsonl"
+
+
+def audit_log(folder: Path) -> ChainedLog:
+    """The log of a server's folder, or of a node's (in ``records``). Raises FedMergeError for others."""
+    if is_there(folder / "server.yaml"):
+        return ChainedLog(folder / FILE)
+    if is_there(folder / "node.yaml"):
+        return ChainedLog(folder / "records" / FILE)
+    raise FedMergeError(f"'{short(folder)}' is neither a server's folder nor a node's: check the path.")
+
+
+def audit(folder: Path, event: str, **fields: Any) -> str:
+    """Write an entry of ``folder``'s log, on the disk before this returns; returns its hash."""
+    return audit_log(folder).append({"event": event} | fields)
+
+
+def verify(folder: Path, head: str | None = None) -> list[dict[str, Any]]:
+    """All entries, checked. head: the hash of an entry, as it was noted down elsewhere, that must be there.
+
+    Raises BrokenChain for a line that is not what was written, for a log that does not hold ``head``, and
+    for a decision about an experiment that is not in the log.
+    """
+    log = audit_log(folder)
+    entries = log.entries()
+    if head is not None and head not in {entry["hash"] for entry in entries}:
+        raise BrokenChain(
+            f"'{log.path}' does not hold the entry {short(head)}: lines at its end were cut off, or the log "
+            "was written anew."
+        )
+    known = {entry.get("decision") for entry in entries}
+    decisions = ChainedLog(folder / "records" / "decisions.jsonl")
+    for entry in decisions.entries():
+        if entry["hash"] not in known:
+            raise BrokenChain(
+                f"'{decisions.path}': the decision in line {entry['n']} is not in the audit log: it was put "
+                "there by hand."
+            )
+    return entries
+
+
+def in_a_line(entry: dict[str, Any]) -> str:
+    """An entry for people: when, what, and its fields; what came from outside is written as JSON."""
+    own = ("n", "at", "previous", "hash", "event")
+    fields = " ".join(f"{key}={_short(value)}" for key, value in entry.items() if key not in own)
+    return f"{entry['at']} {entry['event']:<18} {fields}".rstrip()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)  # no control character of whoever wrote it reaches a terminal
+    plain = isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+    return f"{value[:16]}…" if plain else text
+
+
+def fingerprint(certificate: Path) -> str:
+    """SHA-256 of a certificate, as browsers show it; ``none`` where there is none in the file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    except (OSError, ValueError):
+        return "none"
+    return hashlib.sha256(found.public_bytes(Encoding.DER)).hexdigest()

@@ -1,0 +1,184 @@
+"""The jobs that an approved proposal leads to, derived anew: whatever else a server sends is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedmerge.errors import FedMergeError, short
+from fedmerge.federation.fault_plan import struck
+from fedmerge.federation.jobs import common_job, fine_tune_job, personal_job, round_job
+from fedmerge.federation.policy.proposal import Proposal, canonical
+from fedmerge.validation import differences
+
+Job = Mapping[str, Any]
+
+
+def check_job(proposal: Proposal, kind: str, job: Job, site: str) -> str:
+    """Raise FedMergeError for a job that does not follow from the proposal; returns what it is.
+
+    kind: the message's type. site: this hospital. What is returned is to be counted: it is the same for a job
+    that is sent again.
+    """
+    if kind not in _CHECKS:
+        raise FedMergeError(f"the server asks for '{short(kind)}', which no approved experiment does.")
+    return _CHECKS[kind](proposal, dict(job), site)
+
+
+def most(proposal: Proposal, what: str, scores: int) -> int | None:
+    """How often ``what`` (of ``check_job``) may be answered in one run; None: as often as it is asked."""
+    if what.startswith("train"):
+        return proposal.plan.federation.attempts
+    return scores if what == "evaluate" else None
+
+
+def _train(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _open(proposal, "weights")
+    return _training(proposal, job, site)
+
+
+def _train_secure(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _masked(proposal)
+    own = {"batch_norm": job.pop("batch_norm", None)}
+    _same(own, {"batch_norm": proposal.plan.batch_norm})
+    job.pop("label", None)
+    return _training(proposal, job, site)
+
+
+def _training(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    plan = proposal.plan
+    round = _whole(job, "round")
+    last = plan.rounds + (plan.fine_tune is not None)
+    if not 1 <= round <= last:
+        raise FedMergeError(f"the server asks for round {round}, but the approved experiment has {last}.")
+    expected = round_job(plan, round) if round <= plan.rounds else fine_tune_job(plan)
+    if "personal" in expected and "since" in job and not 0 <= _whole(job, "since") < round:
+        raise FedMergeError(f"the job's field 'since' is {short(job['since'])}, no round before {round}.")
+    faults = job.get("faults", [])
+    allowed = [
+        [fault.told() for fault in struck(plan.federation.faults, plan.seed, round, site, attempt)]
+        for attempt in range(1, plan.federation.attempts + 1)
+    ]
+    if canonical(faults) not in map(canonical, allowed):
+        raise FedMergeError(
+            f"the server orders faults ({short(canonical(faults))}) that the approved experiment does not "
+            f"have in round {round}."
+        )
+    _same({key: value for key, value in job.items() if key not in ("since", "faults")}, expected)
+    if "since" in job and "personal" not in expected:
+        raise FedMergeError("the job has a field 'since', which the approved experiment does not have.")
+    return f"train {round}"
+
+
+def _evaluate(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _open(proposal, "scores")
+    return _scores(proposal, job)
+
+
+def _evaluate_secure(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _masked(proposal)
+    job.pop("label", None)
+    return _scores(proposal, job)
+
+
+def _scores(proposal: Proposal, job: dict[str, Any]) -> str:
+    plan = proposal.plan
+    expected = common_job(plan)
+    expected |= {"calibrate": True} if "calibrate" in job else {}
+    expected |= personal_job(plan) if "personal" in job else {}
+    _same(job, expected)
+    return "evaluate"
+
+
+def _memory(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    if proposal.plan.federation.personal == "none":
+        raise FedMergeError(
+            "the server asks for a part of the model that the approved experiment does not have."
+        )
+    _same(job, {} if "model" not in job else common_job(proposal.plan) | personal_job(proposal.plan))
+    return "memory"
+
+
+def _secure_sum(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _masked(proposal)
+    return "secure sum"
+
+
+def _masked(proposal: Proposal) -> None:
+    if not proposal.plan.federation.secure_aggregation:
+        raise FedMergeError("the server asks for a secure sum, but the approved experiment has none.")
+
+
+def _open(proposal: Proposal, what: str) -> None:
+    if proposal.plan.federation.secure_aggregation:
+        raise FedMergeError(
+            f"the server asks for {what} in the open, but in the approved experiment they are summed under "
+            "masks (secure_aggregation)."
+        )
+
+
+def _sums_begin(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    asked = _asked(proposal)
+    images = job.get("images")
+    own = images.get(site) if isinstance(images, dict) else None
+    if not isinstance(own, int) or isinstance(own, bool) or not 0 < own <= asked:
+        raise FedMergeError(
+            f"the server asks for sums over {short(own)} images, but the approved experiment has at most "
+            f"{asked}."
+        )
+    own_fields = ("images", "session", "parents")
+    expected = common_job(proposal.plan) | {"split": proposal.sums.split if proposal.sums else ""}
+    _same({key: value for key, value in job.items() if key not in own_fields}, expected)
+    return "sums"
+
+
+def _sums(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _asked(proposal)
+    return "sums"
+
+
+def _asked(proposal: Proposal) -> int:
+    if proposal.sums is None:
+        raise FedMergeError(
+            "the server asks for sums over images, which the approved experiment does not have."
+        )
+    return proposal.sums.images
+
+
+def _whole(job: Job, field: str) -> int:
+    value = job.get(field)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise FedMergeError(f"the job's field '{field}' is {short(value)}, no whole number.")
+    return value
+
+
+def _same(job: Job, expected: Job) -> None:
+    """Raise FedMergeError with the first field in which a job differs from what the plan leads to."""
+    wanted = json.loads(json.dumps(expected))
+    if canonical(job) == canonical(wanted):
+        return
+    for field, given, approved in differences(job, wanted):
+        raise FedMergeError(
+            f"the job's field '{short(field)}' is {short(canonical(given))}, but the approved experiment "
+            f"leads to {short(canonical(approved))}."
+        )
+    raise FedMergeError(
+        "the job is written otherwise than the approved experiment leads to (numbers as others)."
+    )
+
+
+_CHECKS: dict[str, Callable[[Proposal, dict[str, Any], str], str]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "query.memory": _memory,
+    "query.restore": _memory,
+    "train.secure": _train_secure,
+    "evaluate.secure": _evaluate_secure,
+    "query.secure_shares": _secure_sum,
+    "query.secure_masked": _secure_sum,
+    "query.secure_confirm": _secure_sum,
+    "query.secure_unmask": _secure_sum,
+    "query.sums_begin": _sums_begin,
+    "query.sums": _sums,
+}

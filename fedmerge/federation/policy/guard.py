@@ -1,0 +1,173 @@
+"""What stands before a deployed hospital: policy, approval and plan for every message, and a log of all.
+
+The policy and the decisions are read anew for every message, so what a person changes counts from the next
+message on. What is refused is a sentence that the server reads; an answer is in the log before it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from flwr.app import Message
+
+from fedmerge.data import Site
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.grids.simulated import PENDING, failed
+from fedmerge.federation.policy.approvals import Approvals
+from fedmerge.federation.policy.audit import audit, fingerprint
+from fedmerge.federation.policy.derived import check_job, most
+from fedmerge.federation.policy.installed import package_version
+from fedmerge.federation.policy.keeping import check_group, check_proposal, strip
+from fedmerge.federation.policy.proposal import Proposal, proposal_hash, read_proposal
+from fedmerge.federation.policy.rules import Policy, policy_hash, read_policy
+from fedmerge.federation.policy.seen import seen
+from fedmerge.federation.records import reason_of
+from fedmerge.federation.schema.reading import job_of
+from fedmerge.federation.schema.tensors import named
+
+GREETING, INSPECTION = "query", "query.inspect"
+
+
+class Pending(FedMergeError):
+    """A proposal that nobody has decided about yet."""
+
+
+class Guarded(Protocol):
+    """A hospital, as far as its guard knows it."""
+
+    site: Site
+
+
+class Guard:
+    """Holds every message to one node against its policy and approvals, and writes its audit log.
+
+    folder: the node's. seed, threads: of the run's configuration, which the server sets, too.
+    """
+
+    def __init__(self, folder: Path, seed: int, threads: int = 1) -> None:
+        self.folder = folder
+        self.seed = seed
+        self.threads = threads
+        self.approvals = Approvals(folder)
+
+    @property
+    def policy(self) -> Policy:
+        """What is in force now. Raises FedMergeError for a policy.yaml with faults."""
+        return read_policy(self.folder)
+
+    @cached_property
+    def server(self) -> str:
+        """The fingerprint of the authority that vouches for the server."""
+        return fingerprint(self.folder / "ca.crt")
+
+    def answer(self, hospital: Guarded, run: int, message: Message, how: Callable[[], Message]) -> Message:
+        """``how()``, if the message may be answered; else the refusal. Either is in the log before it leaves.
+
+        Raises FedMergeError where the log cannot be written: then nothing leaves.
+        """
+        about = message.metadata
+        asked = {"run": run, "kind": named(about.message_type), "group": named(about.group_id)}
+        try:
+            asked |= seen(message, "in")
+            asked |= self._check(hospital, run, message)
+            reply = how()
+            if not reply.has_error():
+                strip(reply, self.policy)
+        except FedMergeError as error:
+            code = {"code": PENDING} if isinstance(error, Pending) else {}
+            reply = failed(message, error, **code)
+        except Exception as error:  # a fault of ours: whoever runs this logs it, and the record has it, too
+            self._log("failed", asked, reason=type(error).__name__)
+            raise
+        if reply.has_error():
+            waiting = reply.error.code == PENDING
+            self._log("waits for approval" if waiting else "refused", asked, reason=reason_of(reply))
+        else:
+            self._log("answered", asked, **seen(reply, "out"))
+        return reply
+
+    def _check(self, hospital: Guarded, run: int, message: Message) -> dict[str, Any]:
+        """Raise FedMergeError for what may not be answered; else, what the log says of it."""
+        policy, kind = self.policy, message.metadata.message_type
+        job = job_of(message)
+        if kind == INSPECTION:
+            return self._inspected(policy)
+        known = self.approvals.run(run)
+        if kind == GREETING:
+            name = self._greeted(policy, job, run, known)
+        else:
+            if not known["proposals"]:
+                raise FedMergeError("the server did not say what it is going to ask, before it asked.")
+            name = known["proposals"][-1]
+            proposal, _ = self.approvals.read(name)
+            if proposal_hash(proposal) != name:
+                raise FedMergeError("this hospital's FedMerge was changed since the run said what it asks.")
+            self._check_proposal(policy, name, proposal, run)
+            self._count(
+                proposal, policy, run, known, name, check_job(proposal, kind, job, hospital.site.name)
+            )
+        check_group(policy, hospital.site, kind)
+        return {"proposal": name}
+
+    def _inspected(self, policy: Policy) -> dict[str, Any]:
+        """An inspection belongs to no experiment: the policy alone decides."""
+        if not policy.inspection:
+            raise FedMergeError(
+                "this hospital does not tell about its images before an experiment (policy.yaml: inspection)."
+            )
+        return {}
+
+    def _greeted(self, policy: Policy, job: dict[str, Any], run: int, known: dict[str, Any]) -> str:
+        """Take a proposal up; from now on, it is what the run's messages are held against."""
+        proposal = read_proposal(job)
+        name = self.approvals.keep(proposal)
+        self._check_proposal(policy, name, proposal, run)
+        if known["proposals"][-1:] != [name]:
+            known["proposals"] = [each for each in known["proposals"] if each != name] + [name]
+            self.approvals.note(run, known)
+        return name
+
+    def _check_proposal(self, policy: Policy, name: str, proposal: Proposal, run: int) -> None:
+        check_proposal(policy, proposal, package_version(), self.threads)
+        if proposal.plan.seed != self.seed:
+            raise FedMergeError(
+                f"the run's configuration has seed {self.seed}, but its plan has {proposal.plan.seed}: a run "
+                "has one seed."
+            )
+        if policy.approval == "any":
+            return
+        decision = self.approvals.decisions().get(name)
+        if decision is None:
+            raise Pending(
+                f"this hospital has not approved the experiment {name}: its people look at it with `fedmerge "
+                "deployment requests NODE`, and approve it with `fedmerge deployment approve NODE "
+                f"{name[:16]} --by NAME`."
+            )
+        others = self.approvals.used_in(name, run) if decision.runs is not None else 0
+        wrong = decision.stands(datetime.now(UTC).date(), others)
+        if wrong is not None:
+            raise FedMergeError(f"the experiment {name} {wrong}.")
+
+    def _count(
+        self, proposal: Proposal, policy: Policy, run: int, known: dict[str, Any], name: str, what: str
+    ) -> None:
+        """Count an answer before it is given. Raises FedMergeError for one too many."""
+        limit = most(proposal, what, policy.limits.scores)
+        if limit is None:
+            return
+        key = f"{name} {what}"
+        before = known["answered"].get(key, 0)
+        if before >= limit:
+            raise FedMergeError(
+                f"this hospital has answered '{what}' {before} times in this run, and more is not allowed."
+            )
+        known["answered"][key] = before + 1
+        self.approvals.note(run, known)
+
+    def _log(self, event: str, asked: dict[str, Any], **fields: Any) -> None:
+        rules = policy_hash(self.folder)
+        audit(self.folder, event, **asked, **fields, server=self.server, policy=rules)

@@ -1,0 +1,35 @@
+"""Which code runs here: what an approval is given for, beside the experiment."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2]
+
+
+def package_version() -> str:
+    """The installed version of FedMerge."""
+    try:
+        return version("fedmerge")
+    except PackageNotFoundError:
+        return "0"
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """``VERSION+HASH``: the version, and the first 16 digits of SHA-256 over all files of the package."""
+    return f"{package_version()}+{hash_files(PACKAGE)[:16]}"
+
+
+def hash_files(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files below a folder; compiled ones do not count."""
+    digest = hashlib.sha256()
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()}|{len(content)}|".encode())
+        digest.update(content)
+    return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""A policy's rules, one by one: what of a proposal breaks them, and what of an answer may leave."""
+
+from __future__ import annotations
+
+from flwr.app import Message
+
+from fedmerge.data import Site
+from fedmerge.errors import Faults, FedMergeError
+from fedmerge.federation.policy.proposal import Proposal, canonical
+from fedmerge.federation.policy.rules import FILE, Policy
+from fedmerge.federation.policy.suppression import suppressed
+from fedmerge.federation.schema.reading import METRICS
+
+NEEDED = {
+    "query": ("num-examples", "num-validation"),
+    "train": ("num-examples", "loss", "accuracy"),
+    "evaluate": ("num-examples", "loss", "accuracy", "balanced_accuracy"),
+}
+"""The numbers that a server cannot do without, by the kind of a message."""
+COUNTS, BELOW = "class-counts", "suppressed-below"
+
+
+def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: int) -> None:
+    """Raise FedMergeError with everything in a proposal that this hospital's policy does not allow."""
+    plan, rules, limits = proposal.plan, proposal.plan.federation, policy.limits
+    trainings = [plan.local, *([plan.fine_tune] if plan.fine_tune is not None else [])]
+    epochs = max(each.epochs for each in trainings)
+    batch = max(each.batch_size for each in trainings)
+    fetched = plan.model.pretrained and plan.start == "independent"
+    foreign = [name for name in proposal.plugins if name not in policy.plugins]
+    noisy = rules.privacy if rules.privacy is not None and rules.privacy.kind == "local" else None
+    noisy = None if noisy is None or noisy.simulate else noisy
+    least = policy.local_noise
+    broken = [
+        (
+            proposal.version != version,
+            f"the server runs FedMerge {proposal.version}, this hospital {version}: install the same",
+        ),
+        (
+            bool(rules.faults) and policy.faults == "never",
+            "faults: never, but the experiment has hospitals misbehave on purpose",
+        ),
+        (fetched and not policy.pretrained, "pretrained: false, but its node would fetch pretrained weights"),
+        (
+            policy.networks != "any" and plan.model.name not in policy.networks,
+            f"networks does not list {canonical(plan.model.name)}",
+        ),
+        (
+            plan.fine_tune is not None and not policy.own_model,
+            "own_model: false, but each hospital is to hand out the model that it tuned for itself",
+        ),
+        (
+            proposal.sums is not None and not policy.sums,
+            "sums: false, but a fusion asks for sums over images",
+        ),
+        (
+            policy.secure == "only" and bool(plan.rounds) and not rules.secure_aggregation,
+            "secure: only, but updates would leave without masks",
+        ),
+        (
+            policy.secure == "only" and plan.fine_tune is not None,
+            "secure: only, but each hospital is to hand out the model that it tuned for itself",
+        ),
+        (
+            least is not None and (noisy is None or noisy.noise < least.noise or noisy.clip > least.clip),
+            "local_noise asks for noise on each update before it leaves, and the experiment has less",
+        ),
+        (bool(foreign), f"plugins does not list {', '.join(map(canonical, foreign))}"),
+        (plan.rounds > limits.rounds, f"limits.rounds is {limits.rounds}, but there are {plan.rounds}"),
+        (epochs > limits.epochs, f"limits.epochs is {limits.epochs}, but a training has {epochs}"),
+        (batch > limits.batch_size, f"limits.batch_size is {limits.batch_size}, but a step has {batch}"),
+        (threads > limits.threads, f"limits.threads is {limits.threads}, but the run has {threads}"),
+    ]
+    wrong = Faults()
+    for breaks, sentence in broken:
+        with wrong.kept():
+            if breaks:
+                raise FedMergeError(f"this hospital's {FILE} refuses it: {sentence}.")
+    wrong.say()
+
+
+def check_group(policy: Policy, site: Site, kind: str) -> None:
+    """Raise FedMergeError where an answer would tell of too few images, or lack a number that must stay."""
+    held = {"query": len(site.train), "train": len(site.train), "evaluate": len(site.val)}.get(
+        kind.removesuffix(".secure")
+    )
+    if held is not None and held < policy.suppress_below:
+        raise FedMergeError(
+            f"hospital '{site.name}' tells nothing about fewer than {policy.suppress_below} images "
+            f"({FILE}: suppress_below)."
+        )
+    lacking = [name for name in NEEDED.get(kind, ()) if name not in policy.numbers]
+    if lacking:
+        raise FedMergeError(
+            f"hospital '{site.name}' does not let the number '{lacking[0]}' leave ({FILE}: numbers), which "
+            f"every answer to '{kind}' has."
+        )
+
+
+def strip(reply: Message, policy: Policy) -> None:
+    """Take out of an answer the numbers that must not leave, and hide small counts."""
+    metrics = reply.content.metric_records.get(METRICS)
+    if metrics is not None and COUNTS in metrics:
+        counts = [int(count) for count in metrics[COUNTS]]  # type: ignore[union-attr]
+        may = COUNTS in policy.numbers
+        metrics[COUNTS] = suppressed(counts, policy.suppress_below) if may else [0] * len(counts)
+        if metrics[COUNTS] != counts:
+            metrics[BELOW] = policy.suppress_below
+    for record in reply.content.metric_records.values():
+        for name in [name for name in record if name not in (*policy.numbers, COUNTS)]:
+            del record[name]

@@ -1,0 +1,145 @@
+"""A node's policy.yaml: what it takes part in, and what may leave it. What is not written is strict."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from fedmerge.errors import unknown
+from fedmerge.federation.section import Section
+from fedmerge.files import write_text
+from fedmerge.validation import Distinct, is_there, load_yaml, validate
+
+FILE = "policy.yaml"
+NUMBERS = (
+    "num-examples", "num-validation", "class-counts", "suppressed-below",
+    "loss", "accuracy", "balanced_accuracy", "temperature",
+    "seconds", "steps", "merges", "forgot", "round", "known", "images", "delay",
+)  # fmt: skip
+"""Every number by name that a hospital's answers hold."""
+
+Names = Annotated[tuple[str, ...], Distinct]
+
+
+class Limits(Section):
+    """The most that a proposal may ask for: federated rounds, epochs of one training, images a step,
+    threads of a process, scores of models in one run."""
+
+    rounds: int = Field(default=500, ge=0)
+    epochs: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=4096, ge=1)
+    threads: int = Field(default=64, ge=1)
+    scores: int = Field(default=10_000, ge=0)
+
+
+class LocalNoise(Section):
+    """The least that a hospital does to its own update before it leaves: clipped to at most ``clip``, with
+    noise of at least ``noise`` times it."""
+
+    clip: float = Field(gt=0)
+    noise: float = Field(gt=0)
+
+
+class Policy(Section):
+    """The fields of policy.yaml; ``TEMPLATE`` explains them to the hospital."""
+
+    approval: Literal["required", "any"] = "required"
+    faults: Literal["never", "allow"] = "never"
+    pretrained: bool = False
+    networks: Literal["any"] | Names = "any"
+    own_model: bool = True
+    sums: bool = False
+    minimum_images: int = Field(default=16, ge=1)
+    suppress_below: int = Field(default=5, ge=1)
+    inspection: bool = False
+    numbers: Names = NUMBERS
+    secure: Literal["only", "allow"] = "allow"
+    peers: Literal["listed", "first-use"] = "listed"
+    local_noise: LocalNoise | None = None
+    plugins: Names = ()
+    limits: Limits = Limits()
+
+    @field_validator("numbers")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [str(unknown("number", name, NUMBERS)) for name in names if name not in NUMBERS]
+        if wrong:
+            raise ValueError(*wrong)
+        return names
+
+
+def read_policy(folder: Path) -> Policy:
+    """The policy of a node's folder; the strict defaults where it has no policy.yaml.
+
+    Raises FedMergeError with all faults of the file at once; unknown fields are among them.
+    """
+    path = folder / FILE
+    return validate(Policy, load_yaml(path), str(path)) if is_there(path) else Policy()
+
+
+def policy_hash(folder: Path) -> str:
+    """SHA-256 of policy.yaml as it lies there; of nothing where there is none."""
+    path = folder / FILE
+    return hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()
+
+
+def write_policy(folder: Path) -> Path:
+    """Write the strict policy with its explanations; one that is there stays."""
+    path = folder / FILE
+    if not is_there(path):
+        write_text(path, TEMPLATE)
+    return path
+
+
+TEMPLATE = f"""\
+# What this hospital takes part in, and what may leave it. Read anew for every message; no server changes it.
+# `fedmerge deployment policy FOLDER` prints what is in force.
+
+# required: a person approves each experiment first (`fedmerge deployment requests`, `approve`, `refuse`).
+# any: whatever keeps to this file.
+approval: required
+
+# A server can have a hospital misbehave on purpose (label-flip, nan), to test a federation: never, allow.
+faults: never
+
+# May the node fetch pretrained weights from the internet?
+pretrained: false
+
+# Networks that may be trained: any, or a list of names.
+networks: any
+
+# May the model that this hospital tuned for itself leave? If not, only updates in federated rounds do.
+own_model: true
+
+# May sums over images leave (fusion with `fusion_data: {{from: hospitals}}`)? Over at least how many images?
+sums: false
+minimum_images: 16
+
+# Counts of images below this are told as 0, and nothing is told about a group of fewer images.
+suppress_below: 5
+
+# May the server ask, before any experiment, for sizes, classes, a histogram of intensities and the number of
+# duplicates (`fedmerge deployment inspect`)? Small counts stay hidden, as above.
+inspection: false
+
+# The numbers that may leave, by name. Take out what must stay; what a request cannot do without is refused.
+numbers: [{", ".join(NUMBERS[:8])},
+          {", ".join(NUMBERS[8:])}]
+
+# only: updates leave under the masks of secure aggregation or not at all. allow: as the experiment says.
+secure: allow
+# Whose keys count in secure aggregation: listed, those in peers.yaml; first-use, those that come first.
+peers: listed
+
+# The least noise on an update before it leaves, for example {{clip: 1.0, noise: 0.5}}.
+# local_noise: {{clip: 1.0, noise: 0.5}}
+
+# Python modules, installed here, that an experiment may use as plug-ins.
+plugins: []
+
+# The most that an experiment may ask for.
+limits: {{rounds: 500, epochs: 100, batch_size: 4096, threads: 64, scores: 10000}}
+"""

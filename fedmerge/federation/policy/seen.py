@@ -1,0 +1,49 @@
+"""What a log says of a message: the hash of the model in it, and how many bytes it has."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, Message
+
+from fedmerge.federation.arrays import LentArray, count_bytes
+from fedmerge.federation.schema.reading import ARRAYS
+
+_MAGIC = b"\x93NUMPY\x01\x00"  # of np.save's format 1.0; the length of its header follows in two bytes
+
+
+def seen(message: Message, way: str) -> dict[str, Any]:
+    """``model_WAY``, the hash of the tensors, where there are any, and ``bytes_WAY``.
+
+    Nothing is decoded: a message is looked at here before it is known to be in order.
+    """
+    if message.has_error():
+        return {f"bytes_{way}": len(message.error.reason or "")}
+    content = message.content
+    arrays = content.array_records
+    numbers = sum(record.count_bytes() for record in content.metric_records.values())
+    texts = sum(record.count_bytes() for record in content.config_records.values())
+    found: dict[str, Any] = {}
+    if arrays.get(ARRAYS):
+        found[f"model_{way}"] = record_hash(arrays[ARRAYS])
+    return found | {f"bytes_{way}": sum(map(count_bytes, arrays.values())) + numbers + texts}
+
+
+def record_hash(record: ArrayRecord) -> str:
+    """``models.state.state_hash`` of the tensors in a record, as far as it says truly what they are."""
+    digest = hashlib.sha256()
+    for key in sorted(record):
+        array = record[key]
+        digest.update(f"{key}|torch.{array.dtype}|{tuple(array.shape)}|".encode(errors="replace"))
+        digest.update(_numbers(array))
+    return digest.hexdigest()
+
+
+def _numbers(array: Array) -> memoryview:
+    """The bytes of the numbers, not copied."""
+    if isinstance(array, LentArray) and not array.changed:
+        return array.numpy().reshape(-1).view("uint8").data
+    data = memoryview(array.data)
+    header = len(_MAGIC) + 2 + int.from_bytes(data[8:10], "little") if data[:8] == _MAGIC else 0
+    return data[header:]

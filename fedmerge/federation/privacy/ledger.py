@@ -1,0 +1,156 @@
+"""What a hospital remembers of secure sums: for which list of hospitals it gave which numbers.
+
+The difference of two sums of the same numbers, one with and one without a hospital, is that hospital's
+numbers. So numbers go into sums of one list of participants, and one list of survivors, for ever: also if the
+server crashed in between, and whatever it calls the run. They are known by their round, by their digest, and
+by a sample of them, because a server could have a hospital train again with a change that hardly matters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from fedmerge.chained_log import ChainedLog
+from fedmerge.errors import FedMergeError
+from fedmerge.files import make_folder
+
+FILE = "secure-sums.jsonl"
+SAMPLE = 512  # numbers of a vector that are remembered
+NEAR, HALF, FEW = 0.1, 0.5, 16
+"""Numbers are the same as others if more than half of those that training moved, at least 16 of the sample,
+differ by less than a tenth of what it moved them."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is summed. label: of the sum, as the server calls it. digest: of the numbers.
+
+    numbers, moved: the numbers, and by how much the hospital's training moved each; empty where nothing but
+    the same numbers shall count as the same.
+    """
+
+    label: str
+    digest: str
+    numbers: np.ndarray
+    moved: np.ndarray
+
+    @classmethod
+    def of(cls, label: str, digest: str, ledger: SecureLedger, numbers: Any = (), moved: Any = ()) -> Subject:
+        """The sample of it that a ledger keeps. numbers, moved: all of them, flat."""
+        if not len(numbers):
+            return cls(label, digest, _NOTHING, _NOTHING)
+        at = ledger.places(len(numbers))
+        sample, change = (np.asarray(given)[at].astype(np.float32) for given in (numbers, moved))
+        return cls(label, digest, sample, change)
+
+    def same(self, other: Subject) -> bool:
+        """Whether a sum of this and a sum of ``other`` must not differ in who is in it."""
+        return other.label == self.label or other.digest == self.digest or self._near(other)
+
+    def _near(self, other: Subject) -> bool:
+        if not len(self.numbers) or self.numbers.shape != other.numbers.shape:
+            return False
+        scale = np.maximum(np.abs(self.moved), np.abs(other.moved))
+        moved = scale > 0
+        if moved.sum() < min(FEW, len(scale)):
+            return bool(np.array_equal(self.numbers, other.numbers))
+        close = np.abs(self.numbers - other.numbers) <= NEAR * scale
+        return bool(close[moved].mean() > HALF)
+
+    def written(self) -> dict[str, str]:
+        """As JSON."""
+        sample = {"numbers": _text(self.numbers), "moved": _text(self.moved)} if len(self.numbers) else {}
+        return {"label": self.label, "weights": self.digest} | sample
+
+    @classmethod
+    def read(cls, entry: dict[str, Any]) -> Subject:
+        """What ``written`` wrote."""
+        numbers, moved = (_floats(entry.get(name, "")) for name in ("numbers", "moved"))
+        return cls(entry["label"], entry["weights"], numbers, moved)
+
+
+class SecureLedger:
+    """One hospital's ledger: in its folder, under ``records``, or, in a simulation, in memory."""
+
+    def __init__(self, folder: Path | None, site: str) -> None:
+        self.site = site
+        self.memory: list[dict[str, Any]] = []
+        self._folder = None if folder is None else folder / "records"
+        self._log = None if self._folder is None else ChainedLog(self._folder / FILE)
+
+    def join(self, subject: Subject, parties: Sequence[str]) -> None:
+        """Note the participants for whom these numbers are masked; FedMergeError for others than before."""
+        self._note("participants", subject, sorted(parties))
+
+    def vote(self, subject: Subject, survivors: Sequence[str]) -> None:
+        """Note whose sum is unmasked; FedMergeError for another one of the same numbers."""
+        self._note("survivors", subject, sorted(survivors))
+
+    def places(self, length: int) -> np.ndarray:
+        """Which numbers of a vector are remembered: always the same ones, and no server knows which."""
+        salt = next((entry["salt"] for entry in self._entries() if entry["what"] == "salt"), None)
+        if salt is None:
+            with self._locked():
+                salt = secrets.token_hex(32)
+                self._append({"what": "salt", "salt": salt})
+            return self.places(length)  # the first of two processes' salts counts
+        seed = hashlib.sha256(f"{salt}|{length}".encode()).digest()
+        draws = np.random.default_rng(int.from_bytes(seed, "big"))
+        return draws.permutation(length)[:SAMPLE] if length <= 10_000 else draws.integers(0, length, SAMPLE)
+
+    def _note(self, what: str, subject: Subject, names: list[str]) -> None:
+        with self._locked():
+            for entry in self._entries():
+                if entry["what"] != what or not subject.same(Subject.read(entry)):
+                    continue
+                if entry["names"] != names:
+                    raise FedMergeError(
+                        f"hospital '{self.site}' has answered for other {what} with these numbers ("
+                        f"{', '.join(entry['names'])}; now {', '.join(names)}), in '{entry['label']}': the "
+                        "difference of two sums would show a hospital's numbers. This sum is left out; the "
+                        "run can go on."
+                    )
+                if entry["label"] == subject.label and entry["weights"] == subject.digest:
+                    return
+            self._append({"what": what, "names": names} | subject.written())
+
+    def _entries(self) -> list[dict[str, Any]]:
+        return self.memory if self._log is None else self._log.entries()
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        if self._log is None:
+            self.memory.append(json.loads(json.dumps(entry)))
+        else:
+            self._log.append(entry)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time between looking and writing."""
+        if self._folder is None:
+            yield
+            return
+        make_folder(self._folder)
+        with FileLock(self._folder / ".secure-sums.lock"):
+            yield
+
+
+_NOTHING = np.zeros(0, dtype=np.float32)
+
+
+def _text(numbers: np.ndarray) -> str:
+    return b64encode(numbers.astype("<f4").tobytes()).decode()
+
+
+def _floats(text: str) -> np.ndarray:
+    return np.frombuffer(b64decode(text), dtype="<f4")

@@ -1,0 +1,122 @@
+"""Numbers as secure sums carry them: integers modulo 2^64, and what is made of their total.
+
+A weight x of a hospital with n images goes as ``n * round(2^30 x)``, one word: a mean weighted by images is
+rounded by at most 2^-31. Other numbers (counts, scores, Gram matrices) are of any size, so each goes as a
+fixed-point number of 96 bits, 2^-45 its largest error, in two words of 48 bits; their sums have room for
+thousands of hospitals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.privacy.secure_sum import Words
+from fedmerge.models.state import BatchNormPolicy, State, running_pairs
+
+BITS = 30  # binary places of a weight
+PLACES, LIMB = 44, 48  # binary places of a wide number, and bits of its lower word
+WIDEST = 2.0 ** (LIMB - 2 + LIMB - PLACES)  # above every wide number
+SUM = 2.0**62
+TRAINED = ("accuracy", "loss", "merges", "steps")
+"""What a hospital says of its training in a secure round, beside its number of images."""
+SCORED = ("accuracy", "balanced_accuracy", "loss")
+"""What it says of a model; ``temperature``, where it is asked to calibrate, comes to these."""
+SPOILT = "a hospital sent other numbers than asked for"
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class NoSum(FedMergeError):
+    """A secure sum that could not be formed, or is none: its round is void."""
+
+
+def encode_weights(state: State, images: int, batch_norm: BatchNormPolicy) -> Words:
+    """``images * round(2^30 x)`` for every number x of a state's float entries, in the order of their names.
+
+    With batch norm's ``mixture`` a running variance v goes as ``v + mean^2``, whose weighted sum is that of
+    the mixture. Raises FedMergeError for numbers that are not finite or far too large.
+    """
+    values = dict(state)
+    if batch_norm == "mixture":
+        for mean, var in running_pairs(state):
+            values[var] = state[var].double() + state[mean].double().square()
+    flat = flatten(values)
+    largest = float(np.abs(flat).max(initial=0.0))
+    if not largest * images * 2.0**BITS < SUM:
+        raise FedMergeError(
+            f"weights up to {largest:g} cannot be summed securely over {images} images: they must be "
+            f"finite and below {SUM / images / 2.0**BITS:g}."
+        )
+    return (np.rint(flat * 2.0**BITS).astype(np.int64) * np.int64(images)).view(np.uint64)
+
+
+def decode_weights(total: Words, start: State, images: int, batch_norm: BatchNormPolicy) -> State:
+    """The mean weighted by images from the sum of all participants' numbers.
+
+    Shapes and dtypes are those of ``start``, and so are the integer entries.
+    """
+    means = torch.from_numpy(total.view(np.int64) / (images * 2.0**BITS))
+    keys = floats(start)
+    parts = means.split([start[key].numel() for key in keys])
+    found = {key: part.view(start[key].shape) for key, part in zip(keys, parts, strict=True)}
+    if batch_norm == "mixture":
+        for mean, var in running_pairs(start):
+            found[var] = (found[var] - found[mean].square()).clamp(min=0)
+    return {key: found[key].to(value.dtype) if key in found else value for key, value in start.items()}
+
+
+def encode_wide(numbers: Floats) -> Words:
+    """Each number as two words: ``floor(x 2^44 / 2^48)`` and what is left of it. FedMergeError for NaN."""
+    if not np.all(np.abs(numbers) < WIDEST):
+        raise FedMergeError(
+            f"numbers that are not finite, or not below {WIDEST:.3g}, cannot be summed securely."
+        )
+    whole = np.rint(numbers * 2.0**PLACES)
+    high = np.floor(whole * 2.0**-LIMB)
+    return np.stack([high, whole - high * 2.0**LIMB]).astype(np.int64).view(np.uint64).reshape(-1)
+
+
+def decode_wide(total: Words) -> Floats:
+    """The numbers of which ``total`` is the sum of all participants' ``encode_wide``."""
+    high, low = total.view(np.int64).reshape(2, -1)
+    high = high + (low >> LIMB)  # an arithmetic shift: the carry
+    low = low & ((1 << LIMB) - 1)
+    return np.ldexp(high.astype(np.float64), LIMB - PLACES) + np.ldexp(low.astype(np.float64), -PLACES)
+
+
+def encode_means(images: int, values: Mapping[str, float]) -> Words:
+    """A number of images, and values that are means over them, in the order of their names."""
+    weighted = [float(images), *(images * float(values[name]) for name in sorted(values))]
+    return encode_wide(np.array(weighted))
+
+
+def decode_means(total: Words, names: Sequence[str]) -> dict[str, float]:
+    """``num-examples`` of all hospitals, and the means over all their images. Raises NoSum for nonsense.
+
+    A hospital that sends anything but its numbers makes these nonsense, too, unless it knows how: a count
+    is a whole number above 0, an accuracy lies between 0 and 1, a loss is not below 0.
+    """
+    images, *sums = decode_wide(total).tolist()
+    if images < 1 or images != round(images) or images > 2.0**40:
+        raise NoSum(f"the sum says that it is over {images:g} images: {SPOILT}")
+    means = {name: value / images for name, value in zip(sorted(names), sums, strict=True)}
+    for name, value in means.items():
+        highest = 1.0 if name.endswith("accuracy") else 2.0**40
+        if not -1e-9 <= value <= highest + 1e-9:
+            raise NoSum(f"the sum gives {name} {value:g}: {SPOILT}")
+    return {"num-examples": int(images)} | means
+
+
+def flatten(state: Mapping[str, torch.Tensor]) -> Floats:
+    """All numbers of the float entries, in the order of their names."""
+    parts = [state[key].detach().double().reshape(-1).cpu() for key in floats(state)]
+    return torch.cat(parts).numpy() if parts else np.zeros(0)
+
+
+def floats(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names of the float entries, in order."""
+    return sorted(key for key, value in state.items() if value.is_floating_point())

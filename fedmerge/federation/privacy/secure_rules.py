@@ -1,0 +1,47 @@
+"""What a hospital itself asks of secure sums, whatever a server wants: a part of its policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.policy.rules import read_policy
+from fedmerge.federation.privacy.secure_sum import FEWEST
+
+OPEN = {
+    "train": "weights",
+    "evaluate": "scores",
+    "query.memory": "part of a model",
+    "query.sums_begin": "sums over images",
+    "query.sums": "sums over images",
+}
+"""What is answered in the clear, by the type of message."""
+
+
+@dataclass(frozen=True)
+class SecureRules:
+    """only: nothing leaves this hospital but under masks. peers: whether other hospitals must be pinned
+    before (``listed``), or are pinned when they first come (``first-use``). hospitals: the fewest in a sum.
+    """
+
+    only: bool = False
+    peers: Literal["listed", "first-use"] = "listed"
+    hospitals: int = FEWEST
+
+    @classmethod
+    def of(cls, folder: Path | None) -> SecureRules:
+        """Those of a node's policy.yaml; a simulation has none."""
+        if folder is None:
+            return cls()
+        policy = read_policy(folder)
+        return cls(policy.secure == "only", policy.peers)
+
+    def check(self, kind: str, site: str) -> None:
+        """Raise FedMergeError for a message whose answer would show what only a sum may show."""
+        if self.only and kind in OPEN:
+            raise FedMergeError(
+                f"the policy of '{site}' is 'secure: only': it gives no {OPEN[kind]} of its own, only what "
+                "is summed under masks. Set federation.secure_aggregation: true, and ask for nothing else."
+            )

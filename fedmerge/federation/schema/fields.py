@@ -1,0 +1,54 @@
+"""The types of fields: what a number or a word from outside may be."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedmerge.data.spec import Name
+
+__all__ = [
+    "MOST_IMAGES",
+    "Count",
+    "Digest",
+    "Hex",
+    "Images",
+    "Loss",
+    "Name",
+    "Round",
+    "Said",
+    "Seconds",
+    "Share",
+    "Told",
+]
+
+MOST_IMAGES = 10**9
+"""The most images that a hospital can say it has."""
+LARGEST_LOSS = 3.5e38
+"""A loss is a float32."""
+
+Images = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Round = Annotated[int, Field(ge=0, le=10**6)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Loss = Annotated[float, Field(ge=0, le=LARGEST_LOSS)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$", max_length=2048)]
+
+
+class Told(BaseModel):
+    """What a job tells a hospital. Unknown names, other types and numbers that are none are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Said(BaseModel):
+    """What an answer says, but for its arrays."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )

@@ -1,0 +1,159 @@
+"""What a server may tell a hospital to do: a class for each kind of job."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from fedmerge.federation.fault_plan import Kind as FaultKind
+from fedmerge.federation.memory import Personal
+from fedmerge.federation.privacy.options import LocalPrivacy
+from fedmerge.federation.schema.fields import Digest, Images, Name, Round, Told
+from fedmerge.merging.attribution.importance import Kind as Importance
+from fedmerge.models.inputs import Normalisation
+from fedmerge.models.zoo import ModelSpec
+from fedmerge.training import TrainingOptions
+from fedmerge.validation import Seed
+
+MOST_HOSPITALS = 100_000
+Part = Annotated[float, Field(ge=0, le=1)]
+LayerName = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+class GreetingJob(Told):
+    """Who are you? proposal: what is going to be asked, for a hospital that decides about it."""
+
+    proposal: dict[str, Any] | None = None
+
+
+class InspectJob(Told):
+    """What images do you have? minimum: counts below it are not told. bins: of the histogram."""
+
+    minimum: int = Field(default=5, ge=1, le=10**6)
+    bins: int = Field(default=16, ge=2, le=64)
+
+
+class MemoryJob(Told):
+    """What do you keep between rounds? Nothing else is said."""
+
+
+class NetworkJob(Told):
+    """What all jobs about a model say: the network, how images become its input, the run's seed."""
+
+    model: ModelSpec
+    normalisation: Normalisation
+    seed: Seed
+
+
+class InjectedFault(Told):
+    """One thing that a fault plan does to a hospital (``fault_plan.Fault.told``)."""
+
+    kind: FaultKind
+    seconds: float | None = Field(None, gt=0, le=1e9)
+    scale: float | None = None
+
+
+class TrainJob(NetworkJob):
+    """Train.
+
+    span: the part of the learning-rate schedule that this round covers. start: ``own``: from an
+    initialisation of the hospital's own; no weights are sent then. personal: the part of the model that the
+    hospital keeps to itself; since: the last round of which it should have one. privacy: the noise that the
+    hospital adds to its update.
+    """
+
+    training: TrainingOptions
+    round: Round
+    purpose: Literal["round", "fine-tune"]
+    span: tuple[Part, Part]
+    start: Literal["shared", "own"] = "shared"
+    personal: Personal = "none"
+    since: Round = 0
+    privacy: LocalPrivacy | None = None
+    faults: tuple[InjectedFault, ...] = Field((), max_length=100)
+
+    @model_validator(mode="after")
+    def _span_goes_on(self) -> TrainJob:
+        if self.span[0] >= self.span[1]:
+            raise ValueError("span must begin before it ends")
+        return self
+
+
+class EvaluateJob(NetworkJob):
+    """Score a model. calibrate: fit a temperature, too. personal: with the hospital's own part in it."""
+
+    calibrate: bool = False
+    personal: Personal = "none"
+
+
+class RestoreJob(NetworkJob):
+    """Take over what you kept between rounds from the server's journal; without arrays: forget."""
+
+    personal: Personal = "none"
+
+
+class SumsBeginJob(NetworkJob):
+    """Take over the parents of a fusion. parents: their names, in order. images: by hospital, how many."""
+
+    parents: list[Annotated[str, Field(max_length=300)]] = Field(min_length=1, max_length=MOST_HOSPITALS)
+    images: dict[Name, Images] = Field(min_length=1, max_length=MOST_HOSPITALS)
+    split: Literal["val", "train"]
+    session: Digest
+
+
+class NoOptions(Told):
+    """A question that needs none."""
+
+
+class OuterOptions(Told):
+    """Of which layers, and whether after a ReLU."""
+
+    layers: list[LayerName] = Field(max_length=10_000)
+    activation: Literal["none", "relu"] = "none"
+
+
+class ImportanceOptions(Told):
+    """Which importance."""
+
+    kind: Importance
+
+
+class LayerOptions(Told):
+    """Of which layer."""
+
+    name: LayerName
+
+
+class NormOptions(Told):
+    """Of the inputs of which batch norm."""
+
+    index: int = Field(ge=0, le=10_000)
+
+
+SUMS_OPTIONS: dict[str, type[Told]] = {
+    "outer": OuterOptions,
+    "inputs": NoOptions,
+    "importance": ImportanceOptions,
+    "moments": NoOptions,
+    "walk": NoOptions,
+    "layer": LayerOptions,
+    "fused-moments": LayerOptions,
+    "norm-moments": NormOptions,
+}
+"""What a question about sums says beside its kind (``merging.matching.statistics.Statistics``)."""
+
+
+class SumsJob(Told):
+    """Answer one question about the images with sums over them."""
+
+    session: Digest
+    kind: Literal[
+        "outer", "inputs", "importance", "moments", "walk", "layer", "fused-moments", "norm-moments"
+    ]
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> SumsJob:
+        SUMS_OPTIONS[self.kind].model_validate(self.options)
+        return self

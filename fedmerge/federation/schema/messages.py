@@ -1,0 +1,68 @@
+"""The messages that there are: what the job of each says, and what its answer says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedmerge.federation.schema.answers import (
+    Answered,
+    Evaluated,
+    Greeting,
+    Inspected,
+    Masked,
+    Remembered,
+    Summed,
+    SumsBegun,
+    Trained,
+)
+from fedmerge.federation.schema.fields import Told
+from fedmerge.federation.schema.jobs import (
+    EvaluateJob,
+    GreetingJob,
+    InspectJob,
+    MemoryJob,
+    RestoreJob,
+    SumsBeginJob,
+    SumsJob,
+    TrainJob,
+)
+from fedmerge.federation.schema.secure import (
+    Confirmed,
+    ConfirmJob,
+    MaskedJob,
+    Offered,
+    SecureEvaluateJob,
+    SecureTrainJob,
+    Shared,
+    SharesJob,
+    TrainedSecretly,
+    Unmasked,
+    UnmaskJob,
+)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One kind of message: the class of its job, and that of its answer."""
+
+    job: type[Told]
+    answer: type[Answered]
+
+
+MESSAGES: dict[str, Exchange] = {
+    "query": Exchange(GreetingJob, Greeting),
+    "query.inspect": Exchange(InspectJob, Inspected),
+    "train": Exchange(TrainJob, Trained),
+    "evaluate": Exchange(EvaluateJob, Evaluated),
+    "query.memory": Exchange(MemoryJob, Remembered),
+    "query.restore": Exchange(RestoreJob, Remembered),
+    "query.sums_begin": Exchange(SumsBeginJob, SumsBegun),
+    "query.sums": Exchange(SumsJob, Summed),
+    "train.secure": Exchange(SecureTrainJob, TrainedSecretly),
+    "evaluate.secure": Exchange(SecureEvaluateJob, Offered),
+    "query.secure_shares": Exchange(SharesJob, Shared),
+    "query.secure_masked": Exchange(MaskedJob, Masked),
+    "query.secure_confirm": Exchange(ConfirmJob, Confirmed),
+    "query.secure_unmask": Exchange(UnmaskJob, Unmasked),
+}
+"""By the type that stands in Flower's metadata."""

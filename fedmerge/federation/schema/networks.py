@@ -1,0 +1,57 @@
+"""What a network's description promises: whether it fits a hospital, its size, its tensors."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from fedmerge.data import Site
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.schema.tensors import Tensors
+from fedmerge.models.zoo import ModelSpec, build
+
+MOST_NUMBERS = 2**30
+"""The most numbers of a network that a hospital builds: 4 GiB of weights."""
+
+
+def check_fits(spec: ModelSpec, site: Site) -> None:
+    """Raise FedMergeError for a network of other images or classes than a hospital's, or one too large.
+
+    It is said before the network is built.
+    """
+    held, taken = tuple(site.train.images.shape[1:]), (spec.in_channels, spec.image_size, spec.image_size)
+    if (held, site.n_classes) != (taken, spec.n_classes):
+        raise FedMergeError(
+            f"the images of '{site.name}' are {' x '.join(map(str, held))} (channels, height, width) of "
+            f"{site.n_classes} classes, and the model takes {' x '.join(map(str, taken))} of "
+            f"{spec.n_classes}: set size:, channels: and classes: in the hospital's file as the others "
+            "have them."
+        )
+    tensors_of(spec)
+
+
+def tensors_of(spec: ModelSpec) -> Tensors:
+    """The tensors of a network's state, found without memory for them. Raises FedMergeError."""
+    return _tensors(spec.model_copy(update={"pretrained": False}).model_dump_json())
+
+
+@lru_cache(maxsize=4)
+def _tensors(spec: str) -> Tensors:
+    known = ModelSpec.model_validate_json(spec)
+    try:
+        with torch.device("meta"):
+            state = build(known, 0).state_dict()
+    except FedMergeError:
+        raise
+    except Exception as error:  # options that no network has: torch says this and that
+        raise FedMergeError(
+            f"the model '{known.name}' cannot be built as it is described ({type(error).__name__}: {error})."
+        ) from None
+    size = sum(value.numel() for value in state.values())
+    if size > MOST_NUMBERS:
+        raise FedMergeError(
+            f"the model '{known.name}' has {size:,} numbers, and a hospital builds none of more than "
+            f"{MOST_NUMBERS:,}: take a smaller one."
+        )
+    return Tensors.like(state)

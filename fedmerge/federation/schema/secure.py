@@ -1,0 +1,121 @@
+"""The messages of a sum under masks: what each asks a hospital, and what it answers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, Json
+
+from fedmerge.federation.schema.answers import Answered
+from fedmerge.federation.schema.fields import Name, Seconds, Told
+from fedmerge.federation.schema.jobs import EvaluateJob, TrainJob
+from fedmerge.models.state import BatchNormPolicy
+
+MOST = 1000  # hospitals in a sum; Shamir's numbers and the fixed point have room for more
+Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Cipher = Annotated[str, Field(pattern=r"^[0-9a-f]{160}$")]  # two shares of 32 bytes, and 16 to vouch
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{2,300}$")]
+Label = Annotated[str, Field(min_length=1, max_length=300)]
+Identity = Annotated[str, Field(max_length=400)]
+Names = Annotated[list[Name], Field(max_length=MOST)]
+
+
+class Advert(Told):
+    """The keys of one hospital for one sum, signed by it.
+
+    label: of the sum. identity: the public key that belongs to ``signature``. masking, sharing: public keys
+    made for this sum, from which masks come, and under which shares travel.
+    """
+
+    label: Label
+    name: Name
+    identity: Identity
+    masking: Key
+    sharing: Key
+    signature: Signature
+
+
+class SecureTrainJob(TrainJob):
+    """Train, and answer keys: weights and numbers are summed later. batch_norm: how they are to be coded."""
+
+    label: Label
+    batch_norm: BatchNormPolicy
+
+
+class SecureEvaluateJob(EvaluateJob):
+    """Score a model, and answer keys: the numbers are summed later."""
+
+    label: Label
+
+
+class SharesJob(Told):
+    """Give shares of the secrets that masks are made of. adverts: the keys of all that take part."""
+
+    label: Label
+    adverts: Annotated[list[Advert], Field(max_length=MOST)]
+
+
+class MaskedJob(Told):
+    """Give the masked numbers. parties: who shared. shares: what they encrypted for this hospital."""
+
+    label: Label
+    parties: Names
+    shares: dict[Name, Cipher] = Field(max_length=MOST)
+
+
+class ConfirmJob(Told):
+    """Sign the list of survivors: those whose masked numbers are in the sum."""
+
+    label: Label
+    survivors: Names
+
+
+class UnmaskJob(Told):
+    """Give shares of the survivors' own masks and of the others' keys. confirmed: signatures, by name."""
+
+    label: Label
+    survivors: Names
+    confirmed: dict[Name, Signature] = Field(max_length=MOST)
+
+
+class Offered(Answered):
+    """Keys for a sum: the fields of an ``Advert``."""
+
+    label: Label
+    name: Name
+    identity: Identity
+    masking: Key
+    sharing: Key
+    signature: Signature
+
+    @property
+    def advert(self) -> Advert:
+        """As it is passed on."""
+        return Advert(**{name: getattr(self, name) for name in Advert.model_fields})
+
+
+class TrainedSecretly(Offered):
+    """Keys, and how long the training took, which the server can measure itself; see ``Trained``."""
+
+    seconds: Seconds = 0.0
+    delay: Annotated[float, Field(ge=0, allow_inf_nan=True)] = 0.0
+
+
+class Shared(Answered):
+    """Encrypted shares by receiver, and the SHA-256 of the secret of a hospital's own mask."""
+
+    shares: Json[Annotated[dict[Name, Cipher], Field(max_length=MOST)]]
+    commitment: Key
+
+
+class Confirmed(Answered):
+    """A signature under the list of survivors."""
+
+    signature: Signature
+
+
+class Unmasked(Answered):
+    """Shares of the survivors' own masks, and of the other participants' masking keys, by name."""
+
+    own: Json[Annotated[dict[Name, Key], Field(max_length=MOST)]]
+    pair: Json[Annotated[dict[Name, Key], Field(max_length=MOST)]]

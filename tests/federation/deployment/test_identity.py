@@ -1,0 +1,413 @@
+"""What follows another is believed by those who believed the other; no crash in between stops a server."""
+
+import os
+import shutil
+import stat
+import subprocess
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.deployment import identity, keys
+from fedmerge.federation.deployment.certificates import (
+    Certificate,
+    check_pair,
+    expiries,
+    install,
+    read_certificates,
+    reminders,
+    server_context,
+)
+from fedmerge.federation.deployment.flower import Flower
+from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+from fedmerge.federation.deployment.identity import (
+    begin_authority,
+    finish_authority,
+    introduce,
+    passphrase_of,
+    renew,
+    request,
+    rotate,
+    take_new_key,
+    trust,
+)
+from fedmerge.federation.deployment.keys import Keeping, make_node_key, read_public
+from fedmerge.federation.deployment.modes import mend_modes
+from fedmerge.federation.policy.audit import verify
+
+NAME = "fusion.example.org"
+
+
+@pytest.fixture
+def server(tmp_path):
+    return ServerFolder.make(tmp_path / "server", [NAME], "127.0.0.1", 8000, 8001)
+
+
+def node_of(server, tmp_path, port=1):
+    (tmp_path / "own.yaml").write_text("sites: []")
+    where = f"127.0.0.1:{port}"
+    return NodeFolder.make(tmp_path / "node", "north", tmp_path / "own.yaml", where, server.authority)
+
+
+def believed(server, authority):
+    check_pair(server.certificate, authority, NAME)
+    return read_certificates(server.certificate[0])[0].serial_number
+
+
+def test_a_renewed_certificate_is_believed_by_hospitals_that_changed_nothing(server):
+    before, key = believed(server, server.authority), server.certificate[1].read_bytes()
+    renew(server)
+    assert believed(server, server.authority) != before
+    assert [entry["event"] for entry in verify(server.path)] == ["server's certificate"]
+    assert server.certificate[1].read_bytes() != key
+    with pytest.raises(FedMergeError, match=r"would not believe this certificate for 'other.org'"):
+        check_pair(server.certificate, server.authority, "other.org")
+    renew(server, names=["other.org"])
+    check_pair(server.certificate, server.authority, "other.org")
+    assert not list(server.path.glob("*.new.*"))
+
+
+def test_a_crash_at_any_moment_of_a_renewal_leaves_a_pair_that_works(server, monkeypatch):
+    """Every step that changes a file fails once; then the renewal is done again."""
+
+    class Crash(BaseException):
+        pass
+
+    steps = []
+
+    def crashing(original, at):
+        def step(*args, **more):
+            steps.append(original.__name__)
+            if len(steps) == at:
+                raise Crash
+            return original(*args, **more)
+
+        return step
+
+    for at in range(1, 100):
+        steps.clear()
+        with monkeypatch.context() as patch:
+            for name in ("replace", "rename", "unlink"):
+                patch.setattr(os, name, crashing(getattr(os, name), at))
+            try:
+                renew(server)
+            except Crash:
+                pass
+            else:
+                break
+        server_context(server.certificate)
+        renew(server)
+        believed(server, server.authority)
+    assert at == len(steps) + 1 > 3
+
+
+def test_a_port_that_is_up_takes_a_new_certificate_and_keeps_the_old_where_that_is_no_pair(gate, capfd):
+    def shown():
+        with gate.wire() as wire:
+            return wire.getpeercert()["serialNumber"]
+
+    before = shown()
+    renew(gate.folder)
+    after = shown()
+    assert after != before
+    certificate, _ = gate.folder.certificate
+    good = certificate.read_bytes()
+    for damaged in (b"nothing", gate.folder.authority.read_bytes()):
+        certificate.write_bytes(damaged)
+        assert shown() == after
+    assert "the certificate in use stays" in capfd.readouterr().err
+    certificate.unlink()
+    assert shown() == after
+    certificate.write_bytes(good)
+    assert shown() == after
+    with pytest.raises(FedMergeError, match="are no certificate and its key"):
+        Certificate((gate.folder.authority, gate.folder.loopback[1]))
+
+
+def test_another_authority_follows_without_a_moment_in_which_a_hospital_believes_nobody(server, tmp_path):
+    node = node_of(server, tmp_path)
+    theirs, old = node.path / "ca.crt", server.authority.read_bytes()
+    both = begin_authority(server)
+    assert len(trust(node, both)) == 2
+    believed(server, theirs)  # before
+    finish_authority(server)
+    believed(server, theirs)  # and after
+    trust(node, server.authority)
+    believed(server, theirs)
+    (tmp_path / "old.crt").write_bytes(old)
+    with pytest.raises(FedMergeError, match="would not believe"):
+        believed(server, tmp_path / "old.crt")
+    renew(server)  # the next one's key is the authority's now
+    believed(server, theirs)
+    with pytest.raises(FedMergeError, match="no next authority"):
+        finish_authority(server)
+
+
+def test_the_server_needs_no_authority_s_key_once_it_is_made(tmp_path):
+    kept = Keeping(tmp_path / "stick.key", b"open sesame")
+    server = ServerFolder.make(tmp_path / "server", [NAME], "127.0.0.1", 8000, 8001, kept)
+    assert sorted(file.name for file in server.path.glob("*.key")) == ["loopback.key", "server.key"]
+    server_context(server.certificate)
+    with pytest.raises(FedMergeError, match=r"there is no '.*ca.key'"):
+        renew(server)
+    believed(server, server.authority)  # nothing was changed
+    renew(server, kept)
+    believed(server, server.authority)
+
+
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+
+
+def openssl(*arguments, cwd):
+    done = subprocess.run(["openssl", *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def trusts_own(tmp_path):
+    """A hospital trust's authority, made and used with openssl."""
+    folder = tmp_path / "trust"
+    folder.mkdir()
+    openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key",
+        "-out", "ca.crt", "-subj", "/CN=Trust", "-days", "900", cwd=folder,
+    )  # fmt: skip
+
+    def sign(csr, days=100):
+        openssl(
+            "x509", "-req", "-in", csr, "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", days,
+            "-copy_extensions", "copy", "-out", "signed.crt", cwd=folder,
+        )  # fmt: skip
+        return folder / "signed.crt"
+
+    return folder / "ca.crt", sign
+
+
+@needs_openssl
+def test_a_trust_s_own_authority_signs_and_no_private_key_travels(tmp_path, trusts_own):
+    authority, sign = trusts_own
+    server = ServerFolder.make(tmp_path / "server", [NAME], "127.0.0.1", 8000, 8001, None)
+    assert not server.authority.exists()
+    assert b"PRIVATE" not in (server.path / "server.csr").read_bytes()
+    signed = sign(server.path / "server.csr")
+    install(server.path, signed.read_bytes(), authority)
+    openssl(
+        "verify", "-CAfile", server.authority, "-verify_hostname", NAME, server.certificate[0], cwd=tmp_path
+    )
+    before = believed(server, authority)
+    request(server)
+    assert believed(server, authority) == before  # until the new one is there
+    install(server.path, sign(server.path / "server.csr").read_bytes())
+    assert believed(server, authority) != before
+    with pytest.raises(FedMergeError, match="no request that is open"):
+        install(server.path, signed.read_bytes())
+
+
+@needs_openssl
+def test_ours_are_good_for_openssl_too(server, tmp_path):
+    openssl(
+        "verify", "-x509_strict", "-CAfile", server.authority, "-verify_hostname", NAME,
+        "-purpose", "sslserver", server.certificate[0], cwd=tmp_path,
+    )  # fmt: skip
+
+
+@needs_openssl
+def test_a_certificate_that_hospitals_would_not_believe_is_not_installed(server, tmp_path, trusts_own):
+    authority, sign = trusts_own
+    before = {path.name: path.read_bytes() for path in server.path.glob("*.crt")}
+    request(server)
+    signed = sign(server.path / "server.csr").read_bytes()
+    other = ServerFolder.make(tmp_path / "other", [NAME], "127.0.0.1", 8000, 8001)
+    for certificate, ca, sentence in (
+        (signed, None, "would not believe"),
+        (other.certificate[0].read_bytes(), None, "not for the key of the request"),
+        (b"nothing", None, "not for the key of the request"),
+        (signed, server.certificate[1], "no authority's certificate"),
+        (sign(server.path / "server.csr", days=-1).read_bytes(), authority, "expired"),
+    ):
+        with pytest.raises(FedMergeError, match=sentence):
+            install(server.path, certificate, ca)
+        assert {path.name: path.read_bytes() for path in server.path.glob("*.crt")} == before
+    request(server, ["other.org"])
+    with pytest.raises(FedMergeError, match="not for the key of the request"):
+        install(server.path, signed, authority)  # it was for the request before
+    server_context(server.certificate)
+
+
+def test_an_end_is_said_sixty_days_before(server, tmp_path, monkeypatch):
+    ends = {each.what: each.until for each in expiries(server.path)}
+    assert set(ends) == {"server.crt", "ca.crt", "loopback.crt"}
+    assert expiries(server.path)[0].what == "server.crt"
+    until, day = ends["server.crt"], timedelta(days=1)
+    assert abs(until - datetime.now(UTC) - 825 * day) < day
+    assert reminders(server.path, until - 61 * day) == []
+    (sentence,) = reminders(server.path, until - 59 * day)
+    assert "ends in 59 days" in sentence
+    assert "renew" in sentence
+    assert "has ended" in reminders(server.path, until + day)[0]
+    assert len(reminders(server.path, until + 3650 * day)) == 3
+    node = node_of(server, tmp_path)
+    assert [each.what for each in expiries(node.path)] == ["ca.crt"]
+    both = begin_authority(server)
+    trust(node, both)
+    last = max(each.not_valid_after_utc for each in read_certificates(both))
+    assert [each.until for each in expiries(node.path)] == [last]
+
+
+def test_no_certificate_outlives_its_authority(tmp_path, monkeypatch):
+    monkeypatch.setattr(keys, "AUTHORITY_DAYS", 100)
+    server = ServerFolder.make(tmp_path / "server", [NAME], "127.0.0.1", 8000, 8001)
+    ends = {each.what: each.until for each in expiries(server.path)}
+    assert ends["server.crt"] <= ends["ca.crt"]
+
+
+def test_a_new_key_waits_beside_the_old_until_the_server_knows_it(gate, tmp_path):
+    node = node_of(gate.folder, tmp_path, gate.folder.settings.port)
+    key = node.path / "node.key"
+    hospital = type(gate.known).__new__(type(gate.known))
+    hospital.name, hospital.node, hospital.public = "north", 99, node.public_key
+    gate.admit(hospital)
+    assert introduce(node) == identity.Introduction(True, "north", ())
+    old = key.read_bytes()
+    new = rotate(node)
+    assert rotate(node) == new  # asked again, it is the same
+    assert not take_new_key(node)
+    assert (key.read_bytes(), introduce(node).known) == (old, True)
+    line = read_public(new)
+    hospital.public = new
+    gate.admit(hospital)
+    assert not introduce(node).known
+    assert take_new_key(node)
+    assert key.read_bytes() != old
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert read_public(node.public_key) == line
+    assert introduce(node).known
+    assert not list(node.path.glob("*.new.*"))
+    assert not take_new_key(node)
+
+
+def test_a_node_hears_what_is_wrong_before_it_begins(gate, tmp_path, monkeypatch):
+    node = node_of(gate.folder, tmp_path, gate.folder.settings.port)
+    (remark,) = introduce(node).remarks
+    assert "does not know this key" in remark
+    hospital = type(gate.known).__new__(type(gate.known))
+    hospital.name, hospital.node, hospital.public = "south", 99, node.public_key
+    gate.admit(hospital)
+    (remark,) = introduce(node).remarks
+    assert "'south'" in remark
+    assert "'north'" in remark
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(hours=2)
+
+    monkeypatch.setattr(identity, "datetime", Ahead)
+    assert any("seconds ahead of the server's" in remark for remark in introduce(node).remarks)
+    other = ServerFolder.make(tmp_path / "other", ["127.0.0.1"], "127.0.0.1", 8000, 8001)
+    trust(node, other.authority)
+    assert "not believed" in introduce(node).remarks[0]
+
+
+class Registry:
+    """SuperLink's nodes, as Flower's command line tells them."""
+
+    def __init__(self, monkeypatch):
+        self.known, self.up = {}, True
+        monkeypatch.setattr(Flower, "register", lambda flower, key, name: self.register(read_public(key)))
+        monkeypatch.setattr(Flower, "unregister", lambda flower, node: self.known.pop(node))
+        monkeypatch.setattr(Flower, "nodes", lambda flower: self.nodes())
+
+    def register(self, key):
+        self.known[len(self.known) + 100] = key
+        return max(self.known)
+
+    def nodes(self):
+        if not self.up:
+            raise FedMergeError("flwr supernode was refused: nobody answers")
+        return dict.fromkeys(self.known, "online")
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    return Registry(monkeypatch)
+
+
+def public_key(tmp_path, name):
+    (tmp_path / name).mkdir()
+    return make_node_key(tmp_path / name)
+
+
+def test_a_revoked_hospital_is_out_everywhere_or_the_next_start_sees_to_it(server, registry, tmp_path):
+    north, south = (server.admit(name, public_key(tmp_path, name)) for name in ("north", "south"))
+    with pytest.raises(FedMergeError, match=r"unknown hospital 'nort'. Did you mean 'north'\?"):
+        server.revoke("nort")
+    assert server.revoke("north") == [north]
+    assert set(server.hospitals()) == set(registry.known) == {south}
+    registry.up = False
+    with pytest.raises(FedMergeError, match=r"south is revoked: .*told when the server starts"):
+        server.revoke("south")
+    assert server.hospitals() == {}
+    said = [(entry["event"], entry["hospital"]) for entry in verify(server.path)]
+    assert said == [(e, n) for e in ("admitted", "revoked") for n in ("north", "south")]
+    assert set(registry.known) == {south}
+    registry.up = True
+    server.forget_the_revoked()
+    assert registry.known == {}
+
+
+def test_a_new_key_is_let_in_as_the_old_one_is_shut_out(server, registry, tmp_path):
+    first = server.admit("north", public_key(tmp_path, "first"))
+    with pytest.raises(FedMergeError, match="'north' is admitted: give --replace"):
+        server.admit("north", public_key(tmp_path, "second"))
+    with pytest.raises(FedMergeError, match="'south' is not admitted: leave --replace out"):
+        server.admit("south", public_key(tmp_path, "third"), replace=True)
+    assert set(server.hospitals()) == set(registry.known) == {first}
+    second = server.admit("north", tmp_path / "second" / "node.pub", replace=True)
+    assert set(server.hospitals()) == set(registry.known) == {second}
+
+
+def test_what_others_can_read_is_mended_and_said(server):
+    assert mend_modes(server.path) == []
+    server.path.chmod(0o755)
+    server.certificate[1].chmod(0o640)
+    said = mend_modes(server.path)
+    assert len(said) == 2
+    assert "mode 0755" in said[0]
+    assert "mode 0640" in said[1]
+    assert "exchange the key" in said[1]
+    assert stat.S_IMODE(server.path.stat().st_mode) == 0o700
+    assert stat.S_IMODE(server.certificate[1].stat().st_mode) == 0o600
+    assert mend_modes(server.path) == []
+
+
+def test_a_key_that_is_elsewhere_or_another_s_is_not_touched_but_refused(server, tmp_path):
+    elsewhere = tmp_path / "secret"
+    elsewhere.write_bytes(b"key")
+    elsewhere.chmod(0o644)
+    (server.path / "linked.key").symlink_to(elsewhere)
+    with pytest.raises(FedMergeError, match=r"mode 0644.*set it to 0600"):
+        mend_modes(server.path)
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o644
+    (server.path / "linked.key").unlink()
+    if os.geteuid() == 0:
+        os.chown(server.certificate[1], 12345, -1)
+        with pytest.raises(FedMergeError, match="belongs to another user"):
+            mend_modes(server.path)
+
+
+def test_a_passphrase_is_a_file_s_first_line_or_the_environment_s(tmp_path, monkeypatch):
+    monkeypatch.delenv("FEDMERGE_CA_PASSPHRASE", raising=False)
+    assert passphrase_of(None) is None
+    monkeypatch.setenv("FEDMERGE_CA_PASSPHRASE", "from outside")
+    assert passphrase_of(None) == b"from outside"
+    file = tmp_path / "phrase"
+    file.write_text("open sesame\nmore\n")
+    assert passphrase_of(file) == b"open sesame"
+    file.write_text("\n")
+    with pytest.raises(FedMergeError, match="holds no passphrase"):
+        passphrase_of(file)
+    with pytest.raises(FedMergeError, match="cannot be read"):
+        passphrase_of(tmp_path / "none")

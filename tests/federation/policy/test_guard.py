@@ -1,0 +1,279 @@
+"""A server that wants more than was approved: every message is refused, with a reason, and is on record."""
+
+import json
+
+import pytest
+import yaml
+
+from fedmerge.chained_log import BrokenChain
+from fedmerge.federation import FederationOptions
+from fedmerge.federation.fault_plan import Fault
+from fedmerge.federation.jobs import common_job, fine_tune_job, round_job
+from fedmerge.federation.policy import guard as guards
+from fedmerge.federation.policy.proposal import Proposal, SumsAsked
+from fedmerge.models import state_hash
+from fedmerge.training import TrainingOptions
+
+
+def refused(answer, *facts):
+    assert isinstance(answer, str), "it was answered"
+    for fact in facts:
+        assert fact in answer
+    return answer
+
+
+def changed(plan, **fields):
+    return plan.model_copy(update=fields)
+
+
+def test_nothing_is_said_before_people_have_approved(asker, proposal, start, plan):
+    """Not even who it is: the refusal names the hash and the command, and the proposal waits."""
+    (name,) = [asker.approvals.keep(proposal)]
+    said = refused(asker.greet(proposal), name, "fedmerge deployment approve", name[:16])
+    assert "alpha" not in said
+    refused(asker.ask("train", round_job(plan, 1), start), "did not say what it is going to ask")
+    assert [entry["event"] for entry in asker.log] == ["waits for approval", "refused"]
+    assert asker.approvals.read(name)[0] == proposal
+
+
+def test_what_was_approved_is_answered_to_its_end(approved, plan, start):
+    first = approved.ask("train", round_job(plan, 1), start)
+    second = approved.ask("train", round_job(plan, 2), start)
+    own = approved.ask("train", fine_tune_job(plan), start)
+    score = approved.ask("evaluate", common_job(plan) | {"calibrate": True}, start)
+    assert not [answer for answer in (first, second, own, score) if isinstance(answer, str)]
+    entries = approved.log
+    assert [entry["event"] for entry in entries] == ["decision", *["answered"] * 5]
+    trained = entries[2]
+    assert trained["model_in"] == state_hash(start)
+    from fedmerge.federation.arrays import borrow
+
+    assert trained["model_out"] == state_hash(borrow(first.content["arrays"]))
+    assert trained["bytes_in"] > sum(value.nbytes for value in start.values())
+    assert (trained["run"], trained["kind"], trained["server"]) == (1, "train", "none")
+
+
+def other_job(plan, which):
+    """A training job with one thing in it that nobody approved."""
+    job = json.loads(json.dumps(round_job(plan, 1)))
+    training = job["training"]
+    if which in training:
+        value = training[which]
+        training[which] = {"epochs": 50, "lr": 0.5, "augment": ["flip"], "batch_size": 1}[which]
+        assert training[which] != value
+    elif which == "model":
+        job["model"]["options"] = {"width": 8}
+    elif which == "model.pretrained":
+        job["model"]["pretrained"] = True
+    elif which == "normalisation":
+        job["normalisation"] = {"mean": [0.0], "std": [0.1]}
+    elif which == "seed":
+        job["seed"] = 7
+    elif which == "span":
+        job["span"] = [0.0, 1.0]
+    elif which == "start":
+        job["start"] = "own"
+    elif which == "personal":
+        job["personal"] = "head"
+    elif which == "secure":
+        job["secure"] = True
+    elif which == "since":
+        job["since"] = 0
+    elif which == "purpose":
+        job["purpose"] = "fine-tune"
+    elif which == "round 3 as a round":
+        job["round"] = 3
+    elif which == "round 4":
+        job["round"] = 4
+    elif which == "round 0":
+        job["round"] = 0
+    elif which.startswith("faults"):
+        kind = which.removeprefix("faults ")
+        job["faults"] = [{"kind": kind} | ({"seconds": 1.0} if kind == "slow" else {})]
+    return job
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        "epochs", "lr", "augment", "batch_size", "model", "model.pretrained", "normalisation", "seed", "span",
+        "start", "personal", "secure", "since", "purpose", "round 3 as a round", "round 4", "round 0",
+        "faults label-flip", "faults nan", "faults slow", "faults crash",
+    ],
+)  # fmt: skip
+def test_a_training_that_the_plan_does_not_lead_to_is_refused(approved, plan, start, which):
+    job = other_job(plan, which)
+    assert job != round_job(plan, 1)
+    reason = refused(approved.ask("train", job, start))
+    last = approved.log[-1]
+    assert last["event"] == "refused"
+    assert last["reason"] == reason
+    assert "model_out" not in last
+
+
+@pytest.mark.parametrize(
+    ("kind", "job"),
+    [
+        ("query.memory", {}),
+        ("query.restore", {}),
+        ("query.sums", {"session": "0" * 64, "kind": "inputs", "options": {}}),
+        ("query.secure_sum", {"round": 1, "publics": {}, "everyone": 3, "batch_norm": "mixture"}),
+        ("query.anything", {}),
+    ],
+)
+def test_a_question_that_the_plan_does_not_have_is_refused(approved, plan, start, kind, job):
+    refused(approved.ask(kind, job))
+
+
+def test_sums_are_answered_within_what_was_approved(asker, plan, start):
+    """Of as many images and of that split; none where the proposal says none."""
+    with_sums = Proposal(plan=plan, sums=SumsAsked(images=16, split="val"))
+    refused(asker.greet(with_sums), "sums: false")
+    asker.start(sums=True, approval="any", suppress_below=1)
+    assert not isinstance(asker.greet(with_sums), str)
+    job = common_job(plan) | {"parents": ["alpha"], "images": {"alpha": 17}, "split": "val"}
+    job |= {"session": "0" * 64}
+    refused(asker.ask("query.sums_begin", job), "sums over 17 images", "at most 16")
+    refused(asker.ask("query.sums_begin", job | {"images": {"beta": 3}}), "sums over None")
+    refused(asker.ask("query.sums_begin", job | {"images": {"alpha": 16}, "split": "train"}), "split")
+    refused(asker.ask("query.sums_begin", job | {"images": {"alpha": 16}, "seed": 3}), "seed")
+    asker.greet(Proposal(plan=plan))
+    refused(asker.ask("query.sums_begin", job | {"images": {"alpha": 16}}), "does not have")
+
+
+def test_an_approval_is_for_one_seed_one_plan_and_one_code(approved, plan, proposal, monkeypatch):
+    """Replayed with another seed, longer, or after the node's FedMerge changed: it is another."""
+    for other in (changed(plan, rounds=3), changed(plan, local=TrainingOptions(lr=0.06, batch_size=12))):
+        refused(approved.greet(Proposal(experiment="trial", plan=other)), "has not approved")
+    refused(approved.greet(Proposal(experiment="trial", plan=changed(plan, seed=1))), "seed")
+    from fedmerge.federation.policy import proposal as proposals
+
+    monkeypatch.setattr(proposals, "code_version", lambda: "0.1.0+another")
+    refused(approved.greet(proposal), "has not approved")
+
+
+def test_the_seed_that_splits_the_images_is_that_of_the_plan(asker, proposal):
+    """The run's configuration has a seed, too, by which a hospital's images are split."""
+    asker.approve(proposal)
+    asker.seed = 1
+    asker.start()
+    refused(asker.greet(proposal), "seed 1", "plan has 0")
+
+
+def test_faults_are_never_injected_unless_the_policy_allows_and_the_plan_has_them(asker, plan, start):
+    rules = FederationOptions(faults=(Fault(kind="label-flip", rounds=(1,)),))
+    faulty = Proposal(plan=changed(plan, federation=rules))
+    asker.approve(faulty)
+    refused(asker.greet(faulty), "faults: never")
+    asker.start(faults="allow", suppress_below=1)
+    assert not isinstance(asker.greet(faulty), str)
+    second = round_job(faulty.plan, 2) | {"faults": [{"kind": "label-flip"}]}
+    refused(asker.ask("train", second, start), "orders faults", "round 2")
+    first = round_job(faulty.plan, 1)
+    refused(asker.ask("train", first, start), "orders faults")  # the approved experiment has one there
+    assert not isinstance(asker.ask("train", first | {"faults": [{"kind": "label-flip"}]}, start), str)
+
+
+def test_a_round_is_answered_as_often_as_the_plan_asks_and_a_run_scores_within_the_limit(asker, plan, start):
+    """Each answer to the same round from other weights would say more about the images."""
+    twice = Proposal(plan=changed(plan, federation=FederationOptions(on_failure="retry")))
+    asker.start(approval="any", suppress_below=1, limits={"scores": 3})
+    asker.greet(twice)
+    for _ in range(2):
+        assert not isinstance(asker.ask("train", round_job(twice.plan, 1), start), str)
+    asker.start()  # another process knows it, too
+    asker.greet(twice)
+    refused(asker.ask("train", round_job(twice.plan, 1), start), "2 times")
+    for _ in range(3):
+        assert not isinstance(asker.ask("evaluate", common_job(plan), start), str)
+    refused(asker.ask("evaluate", common_job(plan), start), "3 times")
+    asker.run = 2
+    asker.greet(twice)
+    assert not isinstance(asker.ask("train", round_job(twice.plan, 1), start), str)
+
+
+def test_an_approval_ends_by_its_day_its_runs_or_a_refusal(asker, proposal, plan, start):
+    import datetime
+
+    asker.start(suppress_below=1)
+    name = asker.approve(proposal, runs=1)
+    assert not isinstance(asker.greet(proposal), str)
+    asker.run = 2
+    refused(asker.greet(proposal), "approved for 1 run")
+    asker.run = 1
+    assert not isinstance(asker.ask("train", round_job(plan, 1), start), str)
+    asker.approve(proposal, until=datetime.date(2020, 1, 1))
+    refused(asker.ask("train", round_job(plan, 2), start), "until 2020-01-01")
+    asker.approve(proposal, until=datetime.date(9999, 1, 1))
+    assert not isinstance(asker.ask("train", round_job(plan, 2), start), str)
+    asker.approvals.decide(name, guards_decision("enough"))
+    refused(asker.ask("evaluate", common_job(plan), start), "refused by Ada", "enough")
+
+
+def guards_decision(reason):
+    from fedmerge.federation.policy.approvals import Decision
+
+    return Decision(False, "Ada", reason=reason)
+
+
+def test_a_decision_written_by_hand_is_worth_nothing(asker, proposal):
+    """Into the file, without its chain; and a request that was exchanged for another."""
+    name = asker.approve(proposal)
+    path = asker.approvals.log.path
+    line = json.loads(path.read_text())
+    other = asker.approvals.keep(Proposal(experiment="other", plan=proposal.plan))
+    path.write_text(path.read_text() + json.dumps(line | {"n": 2, "proposal": other}) + "\n")
+    with pytest.raises(BrokenChain):
+        asker.approvals.decisions()
+    refused(asker.greet(proposal), "not what was written")
+    path.write_text(json.dumps(line) + "\n")
+    requests = asker.approvals.requests
+    (requests / f"{name}.json").write_bytes((requests / f"{other}.json").read_bytes())
+    refused(asker.ask("evaluate", common_job(proposal.plan)))
+
+
+def test_another_proposal_under_an_approved_name_is_no_approved_one(asker, proposal, plan, start):
+    """A whole file, in order, but of another experiment than its name says."""
+    asker.start(suppress_below=1)
+    name = asker.approve(proposal)
+    asker.greet(proposal)
+    other = asker.approvals.keep(Proposal(plan=changed(plan, rounds=9)))
+    requests = asker.approvals.requests
+    (requests / f"{name}.json").write_bytes((requests / f"{other}.json").read_bytes())
+    refused(asker.ask("train", round_job(changed(plan, rounds=9), 1), start), "damaged")
+
+
+def test_the_policy_is_read_for_every_message(approved, plan, start):
+    assert not isinstance(approved.ask("train", round_job(plan, 1), start), str)
+    (approved.folder / "policy.yaml").write_text(yaml.safe_dump({"limits": {"rounds": 1}}))
+    refused(approved.ask("train", round_job(plan, 2), start), "limits.rounds is 1", "there are 2")
+    (approved.folder / "policy.yaml").write_text("aproval: any\nfaults: perhaps\n")
+    said = refused(approved.ask("train", round_job(plan, 2), start), "aproval", "faults")
+    assert approved.log[-1]["reason"] in " ".join(said.split())
+    assert len({entry["policy"] for entry in approved.log if entry["event"] != "decision"}) == 3
+
+
+def test_what_cannot_be_put_on_record_does_not_leave(approved, plan, start, monkeypatch):
+    from fedmerge.files import DiskError
+
+    def full(*args, **kwargs):
+        raise DiskError(approved.folder, "No space left on device", True)
+
+    monkeypatch.setattr(guards, "audit", full)
+    refused(approved.ask("train", round_job(plan, 1), start), "the disk is full")
+
+
+def test_proposals_that_wait_are_bounded(asker, plan, monkeypatch):
+    from fedmerge.federation.policy import approvals
+
+    monkeypatch.setattr(approvals, "MOST", 2)
+    for rounds in (1, 2):
+        refused(asker.greet(Proposal(plan=changed(plan, rounds=rounds))), "has not approved")
+    refused(asker.greet(Proposal(plan=changed(plan, rounds=3))), "2 experiments wait")
+    refused(asker.greet(Proposal(plan=changed(plan, rounds=2))), "has not approved")
+    assert len(asker.approvals.hashes()) == 2
+
+
+def test_a_server_of_another_version_or_without_a_proposal_is_told_so(asker, plan):
+    refused(asker.greet(Proposal(plan=plan, version="9.9")), "FedMerge 9.9")
+    refused(asker.ask("query", {}), "does not say what it is going to ask")

@@ -1,0 +1,61 @@
+"""Small counts: hidden, and not to be worked out from the total, which is known."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedmerge.federation.jobs import common_job
+from fedmerge.federation.policy.proposal import Proposal
+from fedmerge.federation.policy.suppression import suppressed
+
+COUNTS = st.lists(st.integers(0, 60), min_size=1, max_size=12)
+
+
+@given(COUNTS, st.integers(1, 20))
+def test_a_count_that_is_told_is_true_and_not_small(counts, below):
+    told = suppressed(counts, below)
+    assert all(there in (0, count) for there, count in zip(told, counts, strict=True))
+    assert not [there for there in told if 0 < there < below]
+
+
+@given(COUNTS, st.integers(1, 20))
+def test_what_is_missing_from_the_total_is_over_enough_images_of_more_than_one_class(counts, below):
+    hidden = [count for count, there in zip(counts, suppressed(counts, below), strict=True) if count != there]
+    if hidden and any(suppressed(counts, below)):
+        assert sum(hidden) >= below
+        assert len(hidden) >= 2
+
+
+@given(COUNTS)
+def test_nothing_is_hidden_where_nothing_is_small(counts):
+    large = [count + 20 for count in counts]
+    assert suppressed(large, 20) == large
+
+
+def test_the_smallest_other_goes_with_a_small_one():
+    assert suppressed([3, 50, 9, 70], 5) == [0, 50, 0, 70]
+    assert suppressed([2, 2, 0, 70], 5) == [0, 0, 0, 0]
+    assert suppressed([2, 4, 0, 70], 5) == [0, 0, 0, 70]
+
+
+def test_a_greeting_hides_them_and_says_so(asker, proposal, cohort):
+    asker.start(approval="any", suppress_below=10**6)
+    assert "fewer than 1000000 images" in asker.greet(proposal)
+    counts = cohort["alpha"].train.class_counts(3).tolist()
+    below = min(count for count in counts if count) + 1
+    asker.start(approval="any", suppress_below=below)
+    metrics = asker.greet(proposal).content["metrics"]
+    assert metrics["class-counts"] == suppressed(counts, below) != counts
+    assert metrics["suppressed-below"] == below
+
+
+def test_a_number_that_must_stay_stays_and_what_needs_it_is_refused(asker, plan, start):
+    asker.start(
+        approval="any", suppress_below=1, numbers=["num-examples", "num-validation", "loss", "accuracy"]
+    )
+    greeted = asker.greet(Proposal(plan=plan)).content["metrics"]
+    assert not any(greeted["class-counts"])
+    from fedmerge.federation.jobs import round_job
+
+    trained = asker.ask("train", round_job(plan, 1), start).content["metrics"]
+    assert set(trained) == {"num-examples", "loss", "accuracy"}
+    assert "'balanced_accuracy'" in asker.ask("evaluate", common_job(plan), start)
