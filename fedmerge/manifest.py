@@ -172,10 +172,12 @@ def check(folder: Path, below: str = "") -> Check:
     return result
 
 
-def warnings(folder: Path, names: Collection[str] | None = None, *, below: bool = True) -> list[str]:
+def warnings(
+    folder: Path, names: Collection[str] | None = None, *, below: bool = True, but: str = ""
+) -> list[str]:
     """In sentences, which files of a run or a study are not what was written there.
 
-    names: of these alone. below: also of those in folders in it.
+    names: of these alone. below: also of those in folders in it. but: leave this one out.
     """
     try:
         if names is None and below:
@@ -184,7 +186,7 @@ def warnings(folder: Path, names: Collection[str] | None = None, *, below: bool 
             manifest, expected, result = _expected(folder)
             _reserved(folder, manifest, result)
             here = [path for path in expected if "/" not in path] if names is None else names
-            for name in here:
+            for name in (name for name in here if name != but):
                 if name in expected:
                     _compare(folder, name, expected[name], result)
                 elif os.path.lexists(folder / name):

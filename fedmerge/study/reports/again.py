@@ -53,7 +53,7 @@ def write_again(path: Path, target: Path | None = None) -> tuple[Kind, Path]:
 
 def doubts(path: Path) -> list[str]:
     """In sentences, what of a run or a study that a report is made of is not what was written."""
-    return warnings(path if is_folder(path) else path.parent, below=False)
+    return warnings(path if is_folder(path) else path.parent, below=False, but="report.html")
 
 
 def _with_doubts(provenance: dict[str, Any], folder: Path) -> dict[str, Any]:
