@@ -104,7 +104,7 @@ def test_what_is_neither_is_a_sentence(tmp_path, folder):
 
 def test_a_damaged_file_is_a_sentence(folder):
     (folder / "decisions.json").write_text("[{")
-    with pytest.raises(FedMergeError, match=r"decisions\.json cannot be read"):
+    with pytest.raises(FedMergeError, match=r"decisions\.json' cannot be read"):
         write_again(folder)
 
 
@@ -128,4 +128,5 @@ def test_the_command(folder):
         "kind": "run",
         "report": str(folder / "report.html"),
         "unfinished": None,
+        "warnings": [],
     }
