@@ -86,7 +86,10 @@ def dotted(path: list[Part]) -> str:
 
 def without(data: Any, path: list[Part]) -> Any:
     """``data`` without what lies at ``path``; nothing of it is changed, the way there is copied."""
-    if not path or not isinstance(data, dict | list) or (isinstance(data, dict) and path[0] not in data):
+    if not path or not isinstance(data, dict | list):
+        return data
+    there = data if isinstance(data, dict) else range(len(data))  # what is missing is a fault, too
+    if path[0] not in there:
         return data
     copied, part = data.copy(), path[0]
     if len(path) == 1:

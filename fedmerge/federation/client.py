@@ -19,9 +19,12 @@ from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import faults
 from fedmerge.federation.grids.simulated import failed
+from fedmerge.federation.inspection import MINIMUM as LEAST
+from fedmerge.federation.inspection import reply_with
 from fedmerge.federation.memory import HospitalMemory, Personal, memory_tensors, personal_entries
 from fedmerge.federation.policy.guard import Guard
 from fedmerge.federation.privacy.ledger import Subject
+from fedmerge.federation.privacy.local import LocalNoise
 from fedmerge.federation.privacy.masked import TRAINED, encode_means, encode_weights, flatten
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
 from fedmerge.federation.privacy.secure_rules import SecureRules
@@ -38,7 +41,8 @@ from fedmerge.federation.schema.networks import check_fits, tensors_of
 from fedmerge.federation.schema.reading import read_job, read_tensors
 from fedmerge.federation.schema.secure import SecureEvaluateJob, SecureTrainJob
 from fedmerge.federation.schema.tensors import NO_TENSORS
-from fedmerge.federation.sums.hospital import MINIMUM, HospitalSums
+from fedmerge.federation.sums.hospital import HospitalSums
+from fedmerge.federation.sums.rules import SumRules, rules_of
 from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State, state_hash
@@ -48,7 +52,7 @@ from fedmerge.training import fit
 
 Progress = Callable[[int, int], None]
 Answer = Callable[[Message], Message]
-MEMORY, SECURE = "memory", "secure"  # what a Flower Context holds of a hospital
+MEMORY, SECURE, LOCAL = "memory", "secure", "local"  # what a Flower Context holds of a hospital
 
 
 class Hospital:
@@ -56,8 +60,9 @@ class Hospital:
 
     The network is shared by all hospitals of a process: every message overwrites its weights. memory: what
     it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest images
-    over which it gives sums. shelf: where it lays aside a fusion's models, if each message may meet another
-    process. folder: of its node, where what it must know after a restart is kept; None in a simulation.
+    over which it gives sums, where that is more than ``sum_rules`` say. shelf: where it lays aside a fusion's
+    models, if each message may meet another process. folder: of its node, where what it must know after a
+    restart is kept; None in a simulation. sum_rules: which sums it gives; None: as its folder says.
     guard: what a deployed hospital holds every message against.
     """
 
@@ -66,10 +71,11 @@ class Hospital:
         site: Site,
         device: str = "cpu",
         progress: Progress | None = None,
-        minimum: int = MINIMUM,
+        minimum: int = 1,
         shelf: Shelf | None = None,
         folder: Path | None = None,
         guard: Guard | None = None,
+        sum_rules: SumRules | None = None,
     ) -> None:
         self.folder = folder
         self.guard = guard
@@ -78,7 +84,9 @@ class Hospital:
         self.progress = progress
         self.memory = HospitalMemory()
         self.secure = SecureHospital(site.name, folder, SecureRules.of(folder))
-        self.sums = HospitalSums(site, device, minimum, shelf)
+        self.local = LocalNoise(site.name, folder)
+        rules = (sum_rules or rules_of(folder)).at_least(minimum)
+        self.sums = HospitalSums(site, device, rules, shelf, folder)
 
     def describe(self, message: Message) -> Message:
         """Answer who this is: name, and the number of images by split and class."""
@@ -92,11 +100,17 @@ class Hospital:
         }
         return reply(message, numbers, texts={"name": site.name})
 
+    def inspect(self, message: Message) -> Message:
+        """Answer what there is to know of its images before training: sizes, classes, intensities, copies."""
+        own = LEAST if self.guard is None else self.guard.policy.suppress_below
+        return reply_with(message, self.site, own)
+
     def train(self, message: Message) -> Message:
         """Train the received weights, or an initialisation of its own; answer new weights and numbers.
 
         The personal part of the model begins as this hospital's last round left it; the answer has all of
         the model, and the server's mean of the personal parts is what a hospital without one begins with.
+        With local privacy the weights are clipped and noised before anything else sees them.
         """
         metrics, state = self._trained(message, read_job(message, TrainJob))
         return reply(message, metrics, state)
@@ -119,7 +133,8 @@ class Hospital:
         return reply(message, {"seconds": metrics["seconds"]}, texts=keys)
 
     def _trained(self, message: Message, job: TrainJob) -> tuple[dict[str, float], State]:
-        """What a training message says to do: numbers about it, and the weights."""
+        """What a training message says to do: numbers about it, and the weights that may leave."""
+        private = self.local.options(job)
         if job.start == "own":
             read_tensors(message, NO_TENSORS)
             model = self._own_start(job)
@@ -139,7 +154,7 @@ class Hospital:
             device=self.device,
             progress=self.progress,
         )
-        metrics = {
+        metrics: dict[str, float] = {
             "num-examples": len(self.site.train),
             "loss": result.losses[-1],
             "accuracy": result.accuracies[-1],
@@ -153,6 +168,9 @@ class Hospital:
                 metrics["forgot"] = 1
             entries = personal_entries(job.model, job.personal)
             self.memory.keep(job.round, {key: state[key] for key in entries})
+        if private is not None:
+            sent = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
+            state = self.local.answer(private, job, sent, state)
         return metrics, state
 
     def evaluate(self, message: Message) -> Message:
@@ -179,7 +197,7 @@ class Hospital:
         model = self._load(message, job, self._kept(job.personal))
         logits = predict(model, val.images, job.normalisation, device=self.device)
         accuracy, balanced = rates(logits, val.labels)
-        metrics = {
+        metrics: dict[str, float] = {
             "num-examples": len(val),
             "loss": float(cross_entropy(logits, val.labels)),
             "accuracy": accuracy,
@@ -231,9 +249,10 @@ def _network(spec: str, device: str) -> nn.Module:
 def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context: bool = False) -> ClientApp:
     """The Flower ClientApp of a hospital; ``hospital_of`` finds the hospital a Context speaks for.
 
-    It answers ``query`` (who are you), ``train``, ``evaluate``, ``query.sums_begin`` and ``query.sums``
-    (sums over its images, for a fusion), ``query.memory`` and ``query.restore`` (what it keeps between
-    rounds); and, for sums under masks, ``train.secure``, ``evaluate.secure`` and ``query.secure_…``.
+    It answers ``query`` (who are you), ``query.inspect`` (what images it has), ``train``, ``evaluate``,
+    ``query.sums_begin`` and ``query.sums`` (sums over its images, for a fusion), ``query.memory`` and
+    ``query.restore`` (what it keeps between rounds); and, for sums under masks, ``train.secure``,
+    ``evaluate.secure`` and ``query.secure_…``.
     memory_in_context: a hospital's memory is kept in the Context's state, because each message may meet
     another process (Flower's own runtimes). That state travels with each message, but not to the server.
     """
@@ -257,17 +276,22 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
         SecureRules.of(hospital.folder).check(message.metadata.message_type, hospital.site.name)
         if not memory_in_context:
             return how(message)
-        for name, part in ((MEMORY, hospital.memory), (SECURE, hospital.secure)):
+        for name, part in ((MEMORY, hospital.memory), (SECURE, hospital.secure), (LOCAL, hospital.local)):
             kept = context.state.array_records.get(name)
             part.load_state_dict({} if kept is None else dict(kept.to_torch_state_dict()))
         reply = how(message)
         context.state[MEMORY] = ArrayRecord(hospital.memory.state_dict())
         context.state[SECURE] = ArrayRecord(hospital.secure.state_dict())
+        context.state[LOCAL] = ArrayRecord(hospital.local.state_dict())
         return reply
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
         return answer(context, message, lambda hospital: hospital.describe)
+
+    @app.query("inspect")
+    def inspect(message: Message, context: Context) -> Message:
+        return answer(context, message, lambda hospital: hospital.inspect)
 
     @app.query("sums_begin")
     def sums_begin(message: Message, context: Context) -> Message:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +18,13 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.data import Site
 from fedmerge.federation.client import Hospital, client_app
+from fedmerge.federation.deployment.links import lost
 from fedmerge.federation.grids.audited import AuditedGrid
 from fedmerge.federation.grids.flower import FlowerGrid
 from fedmerge.federation.places import Place
 
 Config = Mapping[str, Any]
+DATABASE = "superlink.db"  # of a deployment's server, beside the file of its hospitals
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,9 @@ def server_of(main: Callable[[Place, Config], None]) -> ServerApp:
 
     @app.main()
     def _main(grid: Grid, context: Context) -> None:
+        end_with_parent()
         admitted = str(context.run_config.get("admitted", ""))
-        heard = AuditedGrid(grid, Path(admitted).parent, context.run_id) if admitted else grid
+        heard = _deployed(grid, Path(admitted), context) if admitted else grid
         main(FlowerPlace(heard, context), context.run_config)
 
     return app
@@ -71,3 +79,27 @@ def client_of(hospital: Callable[[Config, Config], Hospital]) -> ClientApp:
     return client_app(
         lambda context: hospital(context.node_config, context.run_config), memory_in_context=True
     )
+
+
+def _deployed(grid: Grid, admitted: Path, context: Context) -> AuditedGrid:
+    """The grid of a deployment: a node that is started anew is waited for, as hospitals are at the start."""
+    away = float(context.run_config.get("patience", 0.0))
+    return AuditedGrid(
+        grid, admitted.parent, context.run_id, away, partial(lost, admitted.with_name(DATABASE))
+    )
+
+
+def end_with_parent(pause: float = 1.0) -> None:
+    """End this process, as SIGTERM does, when the one that started it is gone.
+
+    A SuperLink that is killed leaves the server's app behind, which goes on alone for as long as it does not
+    ask for anything, and keeps the run from being taken up.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="end with parent").start()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -17,12 +17,15 @@ from fedmerge.data import Cohort, CohortSpec, Site
 from fedmerge.data.sources import Arrays
 from fedmerge.errors import FedMergeError, short
 from fedmerge.files import Damaged, digest, locked, read_sealed, write_sealed, write_text
+from fedmerge.living import Process, process
 from fedmerge.study.config import Experiment
 from fedmerge.study.reading import read_experiment
 from fedmerge.validation import differences, is_there, load_yaml
 from fedmerge.yaml_text import read_yaml
 
 NAME, CONFIG = "run.json", "config.yaml"
+State = Literal["running", "finished", "failed", "stopped"]
+LONGEST = 1000  # characters of a reason
 
 
 class Sitting(BaseModel):
@@ -40,7 +43,8 @@ class Begun(BaseModel):
     config: SHA-256 of config.yaml. data: of each site's images and labels, with the first seed. sources: the
     folder where relative paths of the cohort start. in_memory: whether images were arrays, which no
     configuration brings back. threads: of this process, because their number decides the last bits. seconds:
-    of the sittings so far that did not end in a crash.
+    of the sittings so far that did not end in a crash. state: what the process that wrote this last said; of
+    one that is running, process says which it is, so that one that was killed is known. reason: why it ended.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,6 +60,9 @@ class Begun(BaseModel):
     seconds: float = 0.0
     resumed: tuple[Sitting, ...] = ()
     finished: bool = False
+    state: State = "running"
+    process: Process | None = None
+    reason: str = ""
 
     def write(self, folder: Path) -> Begun:
         """Put it into the folder. Raises DiskError."""
@@ -67,16 +74,28 @@ class Begun(BaseModel):
         others = [f"{name} {old}" for name, old in self.versions.items() if versions.get(name) != old]
         said = [f"it was begun with {', '.join(others)}: its numbers may differ in the last digits."]
         sitting = Sitting(at=now(), remarks=(*remarks, *(said if others else ())))
-        return self.model_copy(update={"resumed": (*self.resumed, sitting)})
+        news = {"resumed": (*self.resumed, sitting), "state": "running", "process": process(), "reason": ""}
+        return self.model_copy(update=news)
 
-    def ended(self, seconds: float, remarks: Sequence[str], finished: bool) -> Begun:
-        """It ends for now, or is finished. remarks: what else there is to say of this sitting."""
+    def ended(self, seconds: float, remarks: Sequence[str], error: BaseException | None = None) -> Begun:
+        """It ends for now, by an error, or is finished. remarks: what else there is to say of it."""
         resumed = self.resumed
         if resumed:
             last = resumed[-1]
             resumed = (*resumed[:-1], Sitting(at=last.at, remarks=(*last.remarks, *remarks)))
-        news = {"seconds": round(self.seconds + seconds, 1), "resumed": resumed, "finished": finished}
-        return self.model_copy(update=news)
+        news = {"seconds": round(self.seconds + seconds, 1), "resumed": resumed, "finished": error is None}
+        state, reason = outcome(error)
+        return self.model_copy(update=news | {"state": state, "reason": reason, "process": None})
+
+
+def outcome(error: BaseException | None) -> tuple[State, str]:
+    """How a run ended that ended by this error, or by none, and why."""
+    if error is None:
+        return "finished", ""
+    if isinstance(error, Exception):
+        said = str(error) if isinstance(error, FedMergeError) else f"{type(error).__name__}: {error}"
+        return "failed", said[:LONGEST]
+    return "stopped", "it was told to stop"
 
 
 @contextmanager
@@ -193,6 +212,7 @@ def _as_it_is(folder: Path, spec: CohortSpec, cohort: Cohort, machine: dict[str,
         threads=machine["threads"],
         versions=machine["versions"],
         started=now(),
+        process=process(),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.bundle import CLIENT, SERVER
 from fedmerge.federation.deployment.folders import ServerFolder
+from fedmerge.federation.deployment.runs import note
 from fedmerge.federation.policy.audit import audit
 from fedmerge.study.begun import CONFIG
 from fedmerge.study.flower_app import RunConfig
 from fedmerge.study.folders import new_folder
 from fedmerge.study.reading import find_config, read_experiment
 from fedmerge.study.results import Result, open_result
+from fedmerge.study.state import state_of
 
 
 def run_deployed(
@@ -53,6 +56,7 @@ def run_deployed(
     app = project(folder.path / "app")
     told = RunConfig.read(given).model_dump(by_alias=True)
     run = flower.submit(app, told)
+    note(folder.path, run, place)
     audit(folder.path, "run submitted", run=run, run_config=told)
     try:
         flower.wait(run, seen=progress)
@@ -60,9 +64,22 @@ def run_deployed(
         if isinstance(error, KeyboardInterrupt):
             flower.stop(run)
         audit(folder.path, "run ended", run=run, how=str(error) or "stopped")
-        raise
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise FedMergeError(f"{error} {_goes_on(folder.path, place)}") from None
     audit(folder.path, "run ended", run=run, how="completed")
     return open_result(place)
+
+
+def _goes_on(server: Path, place: Path) -> str:
+    """What there is to say of a run that ended, or whose server did: its state, and how it goes on."""
+    found = state_of(place)
+    if found is None:
+        return f"Nothing was begun in '{place}'."
+    where = shlex.quote(str(server))
+    again = f"fedmerge deployment run {where} --resume {shlex.quote(str(place))} goes on with it."
+    at_work = f"It is {found.words}: see fedmerge deployment status {where}; when it has ended, {again}"
+    return at_work if found.state == "running" else f"The run is {found.words}: {again}"
 
 
 def _new(config: str | Path, changes: Sequence[str], seed: int | None) -> dict[str, Any]:

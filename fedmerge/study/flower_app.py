@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedmerge.data import Cohort, Site, build_cohort, read_cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import client_of, server_of
+from fedmerge.files import write_json
 from fedmerge.study.config import Experiment
 from fedmerge.study.federations import federations
 from fedmerge.study.machine import pick_device, settle
@@ -34,7 +35,9 @@ class RunConfig(BaseModel):
     seed: the one seed of this run. threads: of each process; the same number gives the same bits. out: the
     run's folder on the server, absolute, new or empty; "" for the next free runs/NAME-001 where the server
     was started. resume: the folder of an interrupted run that is to go on. patience: seconds that the server
-    waits for hospitals to come. admitted: a deployment's file of the hospitals that were let in.
+    waits for hospitals to come. admitted: a deployment's file of the hospitals that were let in. inspect: the
+    file for what hospitals tell of their images, in a run that asks for nothing else; minimum, bins: see
+    ``federation.inspection``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +50,9 @@ class RunConfig(BaseModel):
     resume: str = ""
     patience: float = Field(default=300.0, ge=0)
     admitted: str = ""
+    inspect: str = ""
+    minimum: int = 5
+    bins: int = 16
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> RunConfig:
@@ -79,9 +85,17 @@ class NodeConfig(BaseModel):
 
 
 def _serve(place: Place, run_config: Mapping[str, Any]) -> None:
+    from fedmerge.federation.admission import read_admitted
+    from fedmerge.federation.inspecting import inspect_all
+    from fedmerge.federation.schema.jobs import InspectJob
     from fedmerge.study.run import run  # a hospital, whose messages each start a process, does without
 
     given = RunConfig.read(run_config)
+    if given.inspect:
+        names = {node: hospital.name for node, hospital in (read_admitted(given.admitted) or {}).items()}
+        wish = InspectJob(minimum=given.minimum, bins=given.bins)
+        write_json(Path(given.inspect), inspect_all(place, names, wish, given.patience))
+        return
     if given.resume:
         run(resume=given.resume, backend=place)
         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from fedmerge.errors import FedMergeError, short
+from fedmerge.study.state import partial_rows
 from fedmerge.study.united import sentence_of, unite
 from fedmerge.validation import is_folder, is_there
 
@@ -40,7 +41,7 @@ def query(sql: str, folder: str | Path = "runs", tell: Callable[[str], None] | N
     files = results_files(root)
     # a folder for temporary files would be one in the working directory
     with duckdb.connect(config={"temp_directory": ""}) as connection:
-        for sentence in unite(connection, files, root.resolve()):
+        for sentence in (*unite(connection, files, root.resolve()), *partial_rows(root)):
             (tell or warnings.warn)(sentence)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")

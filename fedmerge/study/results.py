@@ -17,6 +17,7 @@ from fedmerge.study.answer import answer, mean_label, receiver
 from fedmerge.study.config import Experiment
 from fedmerge.study.kinds import KINDS, MAJORITY
 from fedmerge.study.reopen import read_mapping, read_saved, read_table
+from fedmerge.study.state import state_of
 
 COLUMNS = [
     "experiment",
@@ -189,8 +190,10 @@ def open_result(folder: str | Path) -> Result:
     """
     folder = Path(folder)
     if (folder / "run.json").is_file() and not (folder / "results.parquet").is_file():
+        found = state_of(folder)
+        how = f" ({found.words})" if found else ""
         raise FedMergeError(
-            f"the run in '{folder}' is not finished and has no tables yet: fedmerge run --resume "
+            f"the run in '{folder}' is not finished{how} and has no tables yet: fedmerge run --resume "
             f"{shlex.quote(str(folder))} goes on with it."
         )
     if not (folder / "results.parquet").is_file() or not (folder / "config.yaml").is_file():

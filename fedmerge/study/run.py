@@ -35,6 +35,7 @@ from fedmerge.study.folders import new_folder
 from fedmerge.study.interrupt import Stopped, stoppable
 from fedmerge.study.machine import describe, pick_device, reproducible
 from fedmerge.study.preflight import check_seeds
+from fedmerge.study.privacy_words import privacy_in_words
 from fedmerge.study.reading import read_experiment
 from fedmerge.study.record import Progress, Record
 from fedmerge.study.report import write_report
@@ -152,17 +153,22 @@ def _work(
                     record.images, remarks(cohort), "" if cohort is first else f"seed {each}"
                 )
                 run_seed(experiment, cohort, each, folder / f"seed-{each}", record, device, place)
-        except BaseException:
-            begun = begun.ended(time.perf_counter() - began, record.remarks, finished=False)
+        except BaseException as error:
+            begun = begun.ended(time.perf_counter() - began, record.remarks, error)
             with suppress(DiskError):  # the pieces are there, the tables are made of them again
                 begun.write(folder)
                 _result(experiment, first, record, begun, machine, folder).save()
             raise
-    begun = begun.ended(time.perf_counter() - began, record.remarks, finished=True)
-    result = _result(experiment, first, record, begun, machine, folder)
-    result.save()
-    write_report(result)
-    begun.write(folder)
+    done = begun.ended(time.perf_counter() - began, record.remarks)
+    try:
+        result = _result(experiment, first, record, done, machine, folder)
+        result.save()
+        write_report(result)
+    except BaseException as error:
+        with suppress(DiskError):
+            begun.ended(time.perf_counter() - began, record.remarks, error).write(folder)
+        raise
+    done.write(folder)
     return result
 
 
@@ -211,6 +217,8 @@ def _result(
         "started": begun.started,
         "command": f"fedmerge run {folder / CONFIG}",
     }
+    if spent := privacy_in_words(experiment, record.history):
+        provenance["privacy"] = spent
     if record.images:
         provenance["remarks"] = list(record.images.values())
     if begun.resumed:

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from flwr.app import Message
+from flwr.app import Error, Message
 
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.grids import flower
@@ -96,3 +96,103 @@ def test_a_message_that_is_not_taken_is_answered_at_once(link):
 def test_a_roster_is_greeted_through_it(link):
     members, absent = greet(FlowerGrid(link), ["alpha", "beta", "gamma"], patience=60)
     assert ([member.name for member in members], absent) == (["alpha", "beta", "gamma"], {})
+
+
+class Away(Link):
+    """A SuperLink whose node ``gone`` is away: it says so, until the node came back after some looks."""
+
+    gone, back, sends = 0, 5, 0
+
+    def get_node_ids(self):
+        self.sent += 1
+        here = super().get_node_ids()
+        return [node for node in here if node != self.gone or self.sent > self.back]
+
+    sent = 0
+
+    def push_messages(self, messages):
+        messages = list(messages)
+        self.sends += len(messages)
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids):
+        self.sent += 1
+        replies = list(super().pull_messages(message_ids))
+        if self.sent <= self.back:
+            for i, reply in enumerate(replies):
+                if reply.metadata.src_node_id == self.gone:
+                    asked = Message(reply.content, dst_node_id=self.gone, message_type="query")
+                    asked.metadata.__dict__["_message_id"] = reply.metadata.reply_to_message_id
+                    replies[i] = Message(Error(code=5, reason="it is not available"), reply_to=asked)
+        return replies
+
+
+@pytest.fixture
+def away(cohort):
+    hospitals = [Hospital(site) for site in cohort.training]
+    return Away(client_app(lambda context: hospitals[int(context.node_config["partition-id"])]), 3)
+
+
+def questions_to(nodes):
+    return [request("query", node, "g", {}, None) for node in nodes]
+
+
+def test_a_node_that_comes_back_is_asked_again(away):
+    nodes = away.get_node_ids()
+    away.gone = nodes[1]
+    replies = list(FlowerGrid(away, away=60).send_and_receive(questions_to(nodes)))
+    assert [reply.has_error() for reply in replies] == [False] * 3
+    assert {reply.metadata.src_node_id for reply in replies} == set(nodes)
+    assert away.sends == 4
+
+
+def test_without_patience_a_node_that_is_away_has_failed(away):
+    nodes = away.get_node_ids()
+    away.gone = nodes[1]
+    replies = list(FlowerGrid(away).send_and_receive(questions_to(nodes)))
+    assert [r.metadata.src_node_id for r in replies if r.has_error()] == [nodes[1]]
+    assert away.sends == 3
+
+
+def test_one_that_does_not_come_back_is_waited_for_once(away):
+    nodes = away.get_node_ids()
+    away.gone, away.back = nodes[1], 10**9
+    grid = FlowerGrid(away, away=0.3)
+    began = time.monotonic()
+    first = list(grid.send_and_receive(questions_to(nodes)))
+    took = time.monotonic() - began
+    assert took >= 0.3
+    assert [r.metadata.src_node_id for r in first if r.has_error()] == [nodes[1]]
+    grid.away = 10**9
+    again = list(grid.send_and_receive(questions_to(nodes)))  # it would wait for ever
+    assert [r.metadata.src_node_id for r in again if r.has_error()] == [nodes[1]]
+
+
+def test_a_message_that_its_node_lost_is_sent_again(away, monkeypatch):
+    monkeypatch.setattr(flower, "LOOK", 0.0)
+    nodes = away.get_node_ids()
+    away.looks = {nodes[0]: None}
+    told = []
+
+    def lost(ids):
+        if told or len(ids) > 1:
+            return set()
+        told.extend(ids)
+        away.looks = {}
+        return set(ids)
+
+    replies = list(FlowerGrid(away, 60, lost).send_and_receive(questions_to(nodes)))
+    assert sorted(reply.metadata.src_node_id for reply in replies) == nodes
+    assert not any(reply.has_error() for reply in replies)
+    assert len(told) == 1
+
+
+def test_a_node_that_loses_message_after_message_is_given_up(away, monkeypatch):
+    monkeypatch.setattr(flower, "LOOK", 0.0)
+    nodes = away.get_node_ids()
+    away.looks = {nodes[0]: None}
+    grid = FlowerGrid(away, 10**9, lambda ids: set(ids))
+    (reply,) = grid.send_and_receive(questions_to(nodes[:1]))
+    assert reply.has_error()
+    assert reply.metadata.src_node_id == nodes[0]
+    assert away.sends == 1 + flower.RESENT

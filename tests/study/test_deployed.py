@@ -1,8 +1,11 @@
 """A deployment on this machine: every program a process of its own, TLS, keys; and the same bits."""
 
+import contextlib
+import json
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -14,6 +17,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.bundle import CLIENT
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+from fedmerge.federation.deployment.identity import renew
 from fedmerge.federation.deployment.keys import make_node_key
 from fedmerge.federation.deployment.processes import Programs, environment
 from fedmerge.federation.deployment.serving import free_port, keep_up, start_node, start_server
@@ -226,3 +230,38 @@ def test_the_open_door_starts_no_run_and_admits_nobody(server, tmp_path):
     with pytest.raises(FedMergeError, match="flwr run was refused"):
         outside.submit(project(tmp_path / "app"), {"config": "quickstart"})
     assert server.flower.nodes() == before
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.usefixtures("words_for_figures")
+def test_one_is_revoked_and_the_certificate_renewed_in_the_middle_of_a_run(
+    server, programs, remote_files, tmp_path
+):
+    """gamma is out when it has begun to train; the run goes on over the new certificate without it."""
+    config, nodes = remote_files
+    started = {}
+    for folder in make_nodes(server, nodes, tmp_path):
+        with contextlib.suppress(FedMergeError):  # of a test before: another key of the same hospital
+            server.revoke(folder.settings.site)
+        server.admit(folder.settings.site, folder.public_key)
+        started[folder.settings.site] = start_node(programs, folder)
+    with ThreadPoolExecutor() as other:
+        done = other.submit(
+            run_deployed, server.path, config, changes=[*SMALL, "training.rounds=2"],
+            out=tmp_path / "deployed", seed=3,
+        )  # fmt: skip
+        gamma, alpha = (started[name][0] for name in ("gamma", "alpha"))
+        gamma.wait_until(lambda: "train message" in gamma.log.read_text(), 900, "be asked to train")
+        server.revoke("gamma")
+        renew(server)
+        result = done.result()
+    assert {"alpha", "beta"} <= {Path(name).stem for name in (result.folder / "pool").rglob("*.safetensors")}
+    failed = json.loads((result.folder / "failures.json").read_text())
+    assert any("gamma" in json.dumps(failure) for failure in failed)
+    assert {"alpha": "online", "beta": "online"}.items() <= statuses(server).items()
+    assert "gamma" not in statuses(server)
+    gamma.process.wait(120)
+    assert alpha.running
+    key = tmp_path / "node-gamma" / "node.pub"
+    with pytest.raises(FedMergeError, match="flwr supernode was refused"):
+        server.admit("gamma", key)  # a key that was revoked once

@@ -20,19 +20,19 @@ def start(folder: Folder) -> None:
     from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
     from fedmerge.federation.deployment.identity import introduce, take_new_key
     from fedmerge.federation.deployment.modes import mend_modes
-    from fedmerge.federation.deployment.processes import Programs
-    from fedmerge.federation.deployment.serving import keep_up, start_node, start_server
+    from fedmerge.federation.deployment.serving import at_service, keep_up, start_node, start_server
 
     for sentence in mend_modes(folder) if folder.is_dir() else ():
         say(err, f"note: {sentence}")
     remind(folder)
-    with Programs() as programs:
-        if is_there(folder / "server.yaml"):
-            server = ServerFolder(folder)
+    server = ServerFolder(folder) if is_there(folder / "server.yaml") else None
+    node = None if server else NodeFolder(folder)
+    with at_service(folder) as programs:
+        if server is not None:
             up = start_server(programs, server)
             say(err, f"hospitals are served at {server.settings.host}:{server.settings.port}; Ctrl-C ends it")
         else:
-            node = NodeFolder(folder)
+            assert node is not None
             take_new_key(node)
             for remark in introduce(node).remarks:
                 say(err, f"note: {remark}")

@@ -11,17 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.deployment.links import tasks
 
 DONE = "finished:completed"
-PAUSE = 4.0  # seconds between two looks at a run; each look is a process of its own, of a second or two
+PAUSE = 4.0  # seconds between two looks at a run by Flower's command, a process of a second or two
+LOOK, ASK = 1.0, 30.0  # the same where the database says it, and how often the SuperLink is asked then
 
 
 @dataclass(frozen=True)
 class Flower:
-    """``flwr`` with a configuration folder (``FLWR_HOME`` in ``env``) and the name of a connection in it."""
+    """``flwr`` with a configuration folder (``FLWR_HOME`` in ``env``) and the name of a connection in it.
+
+    database: the SuperLink's, where it is on this machine.
+    """
 
     env: Mapping[str, str]
     connection: str
+    database: Path | None = None
 
     def submit(
         self, app: Path, run_config: Mapping[str, Any], federation_config: Mapping[str, Any] | None = None
@@ -47,8 +53,14 @@ class Flower:
         seen: called with its status again and again.
         """
         began = time.monotonic()
+        asked = -ASK
         while True:
-            status, details = self.status(run)
+            known = tasks(self.database).get(run) if self.database is not None else None
+            if known is None or time.monotonic() - asked > ASK:
+                status, details = self.status(run)  # raises where the SuperLink is not there any more
+                asked = time.monotonic()
+            else:
+                status, details = known.status, known.details
             if seen is not None:
                 seen(status)
             if status == DONE:
@@ -57,7 +69,7 @@ class Flower:
                 raise FedMergeError(f"the run ended as '{status}': {details}")
             if patience is not None and time.monotonic() - began > patience:
                 raise FedMergeError(f"the run is still '{status}' after {patience:.0f} seconds.")
-            time.sleep(PAUSE)
+            time.sleep(PAUSE if known is None else LOOK)
 
     def stop(self, run: int) -> None:
         """End a run."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -14,6 +17,9 @@ from types import TracebackType
 import psutil
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.deployment.logs import LAST, Log, Reader, pump
+from fedmerge.files import write_json
+from fedmerge.living import Process, process
 
 OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -33,20 +39,32 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 class Program:
-    """A program that runs until ``stop``; what it says goes to the end of its log."""
+    """A program that runs until ``stop``; what it says goes to the end of its log, with the time.
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    reader: how its lines are read (``logs``).
+    """
+
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], log: Path, reader: Reader | None = None
+    ) -> None:
         """Start it. Raises FedMergeError where there is no such program."""
-        self.name = Path(command[0]).name
+        module = command[list(command).index("-m") + 1] if "-m" in command else None
+        self.name = module.rpartition(".")[2] if module else Path(command[0]).name
         self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
+        self._last = deque[str](maxlen=LAST)
         try:
-            with log.open("ab") as file:
-                self.process = subprocess.Popen(
-                    command, env=dict(env), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
-                )
+            self.process = subprocess.Popen(
+                command,
+                env={**env, "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
         except OSError as error:
             raise FedMergeError(f"'{command[0]}' cannot be started ({error.strerror}).") from None
+        said = (self.process.stdout, Log(log), reader or Reader(), self._last)
+        self._pump = threading.Thread(target=pump, args=said, daemon=True, name=f"log of {self.name}")
+        self._pump.start()
 
     @property
     def running(self) -> bool:
@@ -63,8 +81,10 @@ class Program:
             time.sleep(0.1)
 
     def last_words(self, lines: int = 5) -> str:
-        """Its last error and what follows it, or else the last lines of its log, in one."""
-        said = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        """Its last error and what follows it, or else the last lines of what it said, in one."""
+        if not self.running:
+            self._pump.join(2.0)  # the last is still on its way
+        said = list(self._last)
         errors = [number for number, line in enumerate(said) if "ERROR" in line]
         said = said[errors[-1] :][:lines] if errors else said[-lines:]
         return " / ".join(line.strip() for line in said if line.strip())
@@ -85,6 +105,7 @@ class Program:
                     ask(member)
             _, family = psutil.wait_procs(family, timeout=3)
         self.process.wait()
+        self._pump.join(30.0)  # all that could speak has ended
 
     def __enter__(self) -> Program:
         return self
@@ -96,11 +117,56 @@ class Program:
 
 
 class Programs(ExitStack):
-    """Several programs that end together, the last started first."""
+    """Several programs that end together, the last started first.
 
-    def start(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> Program:
+    known: a file that says which they are, so that those are found that outlive this process.
+    """
+
+    def __init__(self, known: Path | None = None) -> None:
+        super().__init__()
+        self.known = known
+        self._started: list[Program] = []
+
+    def start(
+        self, command: Sequence[str], env: Mapping[str, str], log: Path, reader: Reader | None = None
+    ) -> Program:
         """Start one more."""
-        return self.enter_context(Program(command, env, log))
+        program = self.enter_context(Program(command, env, log, reader))
+        self._started.append(program)
+        if self.known is not None:
+            found = {each.name: process(each.process.pid).model_dump() for each in self._started}
+            write_json(self.known, {"start": process().model_dump(), "programs": found})
+        return program
+
+
+def leftovers(known: Path) -> list[Process]:
+    """The programs in the file of a process that is gone, which should have ended with it, and have not."""
+    return [program for program in started(known)[1].values() if program.alive]
+
+
+def started(known: Path) -> tuple[Process | None, dict[str, Process]]:
+    """Which process started programs last, as ``Programs`` wrote it down, and these by name."""
+    try:
+        found = json.loads(known.read_text(encoding="utf-8"))
+        programs = {str(name): Process.model_validate(each) for name, each in found["programs"].items()}
+        return Process.model_validate(found["start"]), programs
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, {}
+
+
+def end(programs: Sequence[Process]) -> None:
+    """End programs of an earlier process, with their children; none that only has the number of one."""
+    family: list[psutil.Process] = []
+    for program in programs:
+        with suppress(psutil.Error):
+            found = psutil.Process(program.pid)
+            if program.alive:
+                family += [found, *found.children(recursive=True)]
+    for ask in (psutil.Process.terminate, psutil.Process.kill):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                ask(member)
+        _, family = psutil.wait_procs(family, timeout=10)
 
 
 def _family(pid: int) -> list[psutil.Process]:

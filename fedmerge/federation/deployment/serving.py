@@ -9,7 +9,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -17,13 +17,31 @@ import httpx
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
-from fedmerge.federation.deployment.processes import Program, Programs
+from fedmerge.federation.deployment.logs import Reader
+from fedmerge.federation.deployment.processes import Program, Programs, end, leftovers
 from fedmerge.federation.policy.audit import audit
 from fedmerge.federation.policy.installed import code_version
 from fedmerge.federation.policy.rules import policy_hash, read_policy
+from fedmerge.files import locked, make_folder
 
 _HELD: list[socket.socket] = []  # of the ports that were given, until this process ends
 START = 60.0  # seconds that a program may take to answer
+STARTED = Path("service") / "processes.json"  # in a folder: which programs were started last
+
+
+@contextlib.contextmanager
+def at_service(folder: Path) -> Iterator[Programs]:
+    """Yield the programs of a folder, to start; they end with the block. Nobody else starts them meanwhile.
+
+    Programs that an earlier process started, and that outlived it because it was killed, are ended first.
+    Raises FedMergeError where another process serves the folder.
+    """
+    make_folder((folder / STARTED).parent)
+    again = f"'{folder}' is started already: end that first, or look with `fedmerge deployment status`."
+    with locked((folder / STARTED).parent, again):
+        end(leftovers(folder / STARTED))
+        with Programs(folder / STARTED) as programs:
+            yield programs
 
 
 def start_server(programs: Programs, folder: ServerFolder) -> list[Program]:
@@ -32,12 +50,12 @@ def start_server(programs: Programs, folder: ServerFolder) -> list[Program]:
     note_start(programs, folder.path, "server", code=code_version())
     for port in (settings.superlink_port, settings.port):
         _check_free(port)
-    superlink = programs.start(folder.command(), folder.env, folder.path / "superlink.log")
+    superlink = programs.start(folder.command(), folder.env, folder.path / "superlink.log", _reader(folder))
     superlink.wait_until(lambda: _answers(folder.loopback[0], settings.superlink_port), START, "answer")
     if folder.admitted.is_file():
         folder.forget_the_revoked()
     command = [sys.executable, "-m", "fedmerge.federation.deployment.gate", str(folder.path)]
-    gate = programs.start(command, folder.env, folder.path / "gate.log")
+    gate = programs.start(command, folder.env, folder.path / "gate.log", _reader(folder))
     gate.wait_until(lambda: _answers(folder.authority, settings.port), START, "answer")
     return [superlink, gate]
 
@@ -51,15 +69,29 @@ def start_node(programs: Programs, folder: NodeFolder) -> list[Program]:
     port, log = free_port(), folder.path / "supernode.log"
     folder.new_secret()
     note_start(programs, folder.path, "node", policy=policy_hash(folder.path), code=code_version())
-    supernode = programs.start(folder.command(port), folder.env, log)
+    site = folder.settings.site
+    supernode = programs.start(folder.command(port), folder.env, log, Reader(site))
     command = folder.tasks(port, supernode.process.pid)
-    return [supernode, programs.start(command, folder.env, log)]
+    return [supernode, programs.start(command, folder.env, log, Reader(site))]
 
 
 def note_start(programs: Programs, folder: Path, kind: str, **fields: str) -> None:
     """Have a folder's audit log say that its programs start, and, when they end, that they stopped."""
     audit(folder, f"{kind} started", **fields)
     programs.callback(audit, folder, f"{kind} stopped")
+
+
+def _reader(folder: ServerFolder) -> Reader:
+    """Of the server's programs: lines about a node are its hospital's."""
+    known: dict[int, str] = {}
+
+    def name(node: int) -> str | None:
+        if node not in known:
+            with contextlib.suppress(FedMergeError):
+                known.update({number: hospital.name for number, hospital in folder.hospitals().items()})
+        return known.get(node)
+
+    return Reader("server", name)
 
 
 def keep_up(programs: list[Program], told: Callable[[], bool] = lambda: False) -> None:

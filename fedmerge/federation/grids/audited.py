@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,21 @@ class AuditedGrid(FlowerGrid):
     A message is in the log before it is sent, a reply before anything is made of it.
     """
 
-    def __init__(self, grid: Grid, folder: Path, run: int) -> None:
-        """Raises FedMergeError where ``folder`` is no server's."""
-        super().__init__(grid)
+    def __init__(
+        self,
+        grid: Grid,
+        folder: Path,
+        run: int,
+        away: float = 0.0,
+        lost: Callable[[Sequence[str]], set[str]] = lambda ids: set(),
+    ) -> None:
+        """Raises FedMergeError where ``folder`` is no server's. away, lost: see ``FlowerGrid``."""
+        admitted = read_admitted(folder / "admitted.yaml") if (folder / "admitted.yaml").is_file() else {}
+        names = {node: hospital.name for node, hospital in (admitted or {}).items()}
+        super().__init__(grid, away, lost, names)
         audit_log(folder)
         self.folder = folder
         self.number = run
-        admitted = read_admitted(folder / "admitted.yaml") if (folder / "admitted.yaml").is_file() else {}
-        self.names = {node: hospital.name for node, hospital in (admitted or {}).items()}
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

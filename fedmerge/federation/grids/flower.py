@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from logging import INFO, WARNING
 
 from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedmerge.federation.grids.simulated import failed
+from fedmerge.federation.records import reason_of
 
 POLL = 0.3  # seconds between two looks for replies; Flower itself waits three
+LOOK = 5.0  # seconds between two looks for messages that were lost
+RESENT = 10  # times that a message is sent again
+
+
+@dataclass
+class Sent:
+    """A message on its way. gone: when its node was found gone, and why; None while it is there."""
+
+    message: Message
+    began: float
+    gone: tuple[float, Message] | None = None
+    resent: int = 0
+
+    @property
+    def node(self) -> int:
+        """To whom it goes."""
+        return int(self.message.metadata.dst_node_id)
 
 
 class FlowerGrid(Grid):
-    """Another Grid, looked at more often.
+    """Another Grid, looked at more often, that waits for nodes which are started anew.
 
-    Where a node does not answer, Flower's SuperLink gives the reply itself; here it counts as the node's.
+    Where a node does not answer, Flower's SuperLink gives the reply itself; here it counts as the node's. A
+    message is sent again when its node is back, where that was started anew before it answered; ``away``
+    says for how many seconds it is waited for, in all: whoever did not come back in that time is not waited
+    for again until it has answered something. lost: those of some messages, by id, that their nodes know
+    nothing of any more. names: hospitals by node, for the log.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
+    def __init__(
+        self,
+        grid: Grid,
+        away: float = 0.0,
+        lost: Callable[[Sequence[str]], set[str]] = lambda ids: set(),
+        names: Mapping[int, str] | None = None,
+    ) -> None:
+        self.grid, self.away, self.lost, self.names = grid, away, lost, names or {}
+        self._given_up: set[int] = set()
 
     def set_run(self, run: Run) -> None:
         """Set the run this grid works for."""
@@ -59,27 +92,101 @@ class FlowerGrid(Grid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
         """Send messages now; yields each reply when it comes, for at most ``timeout`` seconds."""
-        sent = list(messages)
-        ids = self.push_messages(sent) if sent else []
-        nodes, refused = dict[str, int](), []
-        for message, number in zip(sent, ids or [""] * len(sent), strict=True):
-            if number:
-                nodes[number] = message.metadata.dst_node_id
-            else:
-                refused.append(failed(message, "the SuperLink did not take the message"))
+        on_the_way: dict[str, Sent] = {}
+        refused = self._send([Sent(message, time.monotonic()) for message in messages], on_the_way)
         until = None if timeout is None else time.monotonic() + timeout
-        return self._replies(nodes, until, refused)
+        return self._replies(on_the_way, until, refused)
 
-    def _replies(self, nodes: dict[str, int], until: float | None, ready: list[Message]) -> Iterator[Message]:
-        """nodes: by the id of each message, to whom it went."""
+    def _send(self, sent: list[Sent], on_the_way: dict[str, Sent]) -> list[Message]:
+        """Hand messages over; returns the replies of those that were not taken."""
+        refused = []
+        ids = self.push_messages([each.message for each in sent]) if sent else []
+        for each, number in zip(sent, ids or [""] * len(sent), strict=True):
+            if number:
+                on_the_way[number] = each
+            else:
+                refused.append(failed(each.message, "the SuperLink did not take the message"))
+        return refused
+
+    def _replies(
+        self, on_the_way: dict[str, Sent], until: float | None, ready: list[Message]
+    ) -> Iterator[Message]:
         yield from ready
-        while nodes:
-            for reply in self.pull_messages(list(nodes)):
-                node = nodes.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    reply.metadata.__dict__["_src_node_id"] = node
-                    yield reply
-            if nodes and until is not None and time.monotonic() >= until:
+        away: list[Sent] = []
+        looked = time.monotonic()
+        while on_the_way or away:
+            for reply in self.pull_messages(list(on_the_way)) if on_the_way else ():
+                sent = on_the_way.pop(reply.metadata.reply_to_message_id, None)
+                if sent is None:
+                    continue
+                reply.metadata.__dict__["_src_node_id"] = sent.node
+                if self._is_away(sent, reply):
+                    away.append(sent)
+                else:
+                    yield self._heard(sent, reply)
+            if time.monotonic() - looked >= LOOK:
+                looked = time.monotonic()
+                away += self._were_lost(on_the_way)
+            yield from self._again(away, on_the_way)
+            if (on_the_way or away) and until is not None and time.monotonic() >= until:
                 return
-            if nodes:
+            if on_the_way or away:
                 time.sleep(POLL)
+
+    def _is_away(self, sent: Sent, reply: Message) -> bool:
+        """Whether the reply says that the node is not there, and it is worth waiting for."""
+        gone = reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
+        if not gone or sent.node in self._given_up:
+            return False
+        began = sent.gone[0] if sent.gone else time.monotonic()
+        sent.gone = began, reply
+        if not self.away:
+            return False
+        self._say(sent, "its node is away: it is asked again when it is back", WARNING)
+        return True
+
+    def _were_lost(self, on_the_way: dict[str, Sent]) -> list[Sent]:
+        """Take out those whose node was started anew, and does not know of them any more."""
+        found = []
+        for number in self.lost(list(on_the_way)) if on_the_way and self.away else ():
+            sent = on_the_way.pop(number)
+            why = failed(sent.message, "its node was started anew before it answered")
+            why.metadata.__dict__["_src_node_id"] = sent.node
+            sent.gone = (sent.gone[0] if sent.gone else time.monotonic()), why
+            self._say(sent, "its node was started anew before it answered: it is asked again", WARNING)
+            found.append(sent)
+        return found
+
+    def _again(self, away: list[Sent], on_the_way: dict[str, Sent]) -> Iterator[Message]:
+        """Ask those again that are back; yields the replies of those that were away for too long."""
+        there = set(self.get_node_ids()) if away else set()
+        for sent in list(away):
+            assert sent.gone is not None
+            if time.monotonic() - sent.gone[0] > self.away or sent.resent >= RESENT:
+                away.remove(sent)
+                self._given_up.add(sent.node)
+                yield self._heard(sent, sent.gone[1])
+            elif sent.node in there:
+                away.remove(sent)
+                sent.resent += 1
+                about = sent.message.metadata
+                sent.message = Message(
+                    sent.message.content, sent.node, about.message_type, group_id=about.group_id
+                )
+                yield from self._send([sent], on_the_way)
+
+    def _heard(self, sent: Sent, reply: Message) -> Message:
+        """A reply, after a line of it in the log."""
+        took = f"after {time.monotonic() - sent.began:.1f} s"
+        if reply.has_error():
+            self._say(sent, f"no answer {took}: {' '.join(reason_of(reply).split())[:500]}", WARNING)
+        else:
+            self._given_up.discard(sent.node)
+            self._say(sent, f"answered {took}")
+        return reply
+
+    def _say(self, sent: Sent, what: str, level: int = INFO) -> None:
+        about = sent.message.metadata
+        whose = self.names.get(sent.node, f"node-{sent.node}")
+        log(level, "[RUN %s, ROUND %s] [%s] %s: %s",
+            self.run.run_id, about.group_id or "-", whose, about.message_type, what)  # fmt: skip

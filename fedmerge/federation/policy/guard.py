@@ -29,7 +29,7 @@ from fedmerge.federation.records import reason_of
 from fedmerge.federation.schema.reading import job_of
 from fedmerge.federation.schema.tensors import named
 
-GREETING = "query"
+GREETING, INSPECTION = "query", "query.inspect"
 
 
 class Pending(FedMergeError):
@@ -94,6 +94,8 @@ class Guard:
         """Raise FedMergeError for what may not be answered; else, what the log says of it."""
         policy, kind = self.policy, message.metadata.message_type
         job = job_of(message)
+        if kind == INSPECTION:
+            return self._inspected(policy)
         known = self.approvals.run(run)
         if kind == GREETING:
             name = self._greeted(policy, job, run, known)
@@ -110,6 +112,14 @@ class Guard:
             )
         check_group(policy, hospital.site, kind)
         return {"proposal": name}
+
+    def _inspected(self, policy: Policy) -> dict[str, Any]:
+        """An inspection belongs to no experiment: the policy alone decides."""
+        if not policy.inspection:
+            raise FedMergeError(
+                "this hospital does not tell about its images before an experiment (policy.yaml: inspection)."
+            )
+        return {}
 
     def _greeted(self, policy: Policy, job: dict[str, Any], run: int, known: dict[str, Any]) -> str:
         """Take a proposal up; from now on, it is what the run's messages are held against."""

@@ -54,6 +54,7 @@ class Policy(Section):
     sums: bool = False
     minimum_images: int = Field(default=16, ge=1)
     suppress_below: int = Field(default=5, ge=1)
+    inspection: bool = False
     numbers: Names = NUMBERS
     secure: Literal["only", "allow"] = "allow"
     peers: Literal["listed", "first-use"] = "listed"
@@ -119,6 +120,10 @@ minimum_images: 16
 
 # Counts of images below this are told as 0, and nothing is told about a group of fewer images.
 suppress_below: 5
+
+# May the server ask, before any experiment, for sizes, classes, a histogram of intensities and the number of
+# duplicates (`fedmerge deployment inspect`)? Small counts stay hidden, as above.
+inspection: false
 
 # The numbers that may leave, by name. Take out what must stay; what a request cannot do without is refused.
 numbers: [{", ".join(NUMBERS[:8])},

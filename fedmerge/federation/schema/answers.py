@@ -46,6 +46,12 @@ class Greeting(Answered):
         return self
 
 
+class Inspected(Answered):
+    """What images a hospital has, as JSON (``inspection.Inspection``)."""
+
+    text: str = Field(alias="json", max_length=2_000_000)
+
+
 class Trained(Answered):
     """The numbers of a training. A hospital's policy may keep back those that have a default.
 

@@ -8,6 +8,7 @@ from fedmerge.federation.schema.answers import (
     Answered,
     Evaluated,
     Greeting,
+    Inspected,
     Masked,
     Remembered,
     Summed,
@@ -18,6 +19,7 @@ from fedmerge.federation.schema.fields import Told
 from fedmerge.federation.schema.jobs import (
     EvaluateJob,
     GreetingJob,
+    InspectJob,
     MemoryJob,
     RestoreJob,
     SumsBeginJob,
@@ -49,6 +51,7 @@ class Exchange:
 
 MESSAGES: dict[str, Exchange] = {
     "query": Exchange(GreetingJob, Greeting),
+    "query.inspect": Exchange(InspectJob, Inspected),
     "train": Exchange(TrainJob, Trained),
     "evaluate": Exchange(EvaluateJob, Evaluated),
     "query.memory": Exchange(MemoryJob, Remembered),

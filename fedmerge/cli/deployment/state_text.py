@@ -1,0 +1,97 @@
+"""The state of a deployment, and what its hospitals said of their images, as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fedmerge.federation.deployment.page import ago
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+SOON = 60  # days before a certificate ends
+Told = dict[str, Any]
+
+
+def state_text(status: Told) -> str:
+    """Several lines; what came from outside cannot move the cursor."""
+    parts = _server(status) if status["kind"] == "server" else _node(status)
+    return "\n".join("".join(c if c.isprintable() else " " for c in part) for part in parts)
+
+
+def _server(status: Told) -> list[str]:
+    parts = [f"server {status['address']}: {_up(status)}", "", "hospitals"]
+    rows = [
+        [
+            each["name"],
+            "never came" if each["status"] == "registered" else each["status"],
+            ago(each["ago"]),
+            f"round {each['round']}" if each["round"] is not None else "",
+            f"{each['failures']} failures" if each["failures"] else "",
+        ]
+        for each in status["hospitals"]
+    ]
+    parts += _columns(rows) or ["  none was admitted yet"]
+    if status["waiting"]:
+        parts.append(f"  waiting for approval by: {', '.join(status['waiting'])}")
+    parts += ["", "runs"]
+    for run in status["runs"]:
+        share = "" if run["progress"] is None else f", {100 * run['progress']:.0f} % of the rounds"
+        parts.append(f"  {run['run']}  {run['words']}{share}  {run['folder']}")
+        parts += [f"      {run['reason']}"] if run["reason"] else []
+        parts += [f"      goes on with: {run['again']}"] if run["again"] else []
+    parts += [] if status["runs"] else ["  none yet"]
+    for run in status["runs"][:1]:
+        parts += ["", f"failures of hospitals in the latest run: {run['failed']}"]
+        parts += [
+            f"  {row['site']}, round {row['round']} ({row['phase']}): {row['reason']} ({row['then']})"
+            for row in run["failures"][-5:]
+        ]
+    return parts + _endings(status)
+
+
+def _node(status: Told) -> list[str]:
+    parts = [f"{status['hospital']}, node of {status['address']}: {_up(status)}"]
+    parts.append(f"last words of its programs: {status['last words'] or 'none'}")
+    parts.append(f"last asked: {status['asked'] or 'never, or not written down'}")
+    for title, rows in (("jobs", status["jobs"]), ("refused", status["refused"])):
+        parts += ["", title] if rows else []
+        parts += [f"  {' '.join(str(value) for value in row.values())}" for row in rows[-10:]]
+    return parts + _endings(status)
+
+
+def _up(status: Told) -> str:
+    return ("up" if status["up"] else "down") + (f" ({status['said']})" if status["said"] else "")
+
+
+def _endings(status: Told) -> list[str]:
+    soon = [each for each in status["expiries"] if each["days"] < SOON]
+    parts = [
+        f"  {each['what']} ends on {each['until']}, in {each['days']} days: {each['then']}" for each in soon
+    ]
+    return ["", "certificates that end soon", *parts] if parts else []
+
+
+def inspection_text(found: Sequence[Told]) -> str:
+    """A block of lines for each hospital."""
+    parts: list[str] = []
+    for each in found:
+        parts.append(each["hospital"])
+        if "reason" in each:
+            parts += [f"  no answer: {each['reason']}", ""]
+            continue
+        shape = " x ".join(map(str, each["shape"]))
+        parts.append(f"  images: {each['train']} train, {each['val']} val, {each['test']} test; {shape}")
+        parts.append("  classes: " + ", ".join(f"{name} {n}" for name, n in each["classes"].items()))
+        parts.append(f"  duplicates: {each['duplicates']}; images of one value: {each['flat']}")
+        shares = each["intensities"]
+        top = max((share for share in shares if share is not None), default=0) or 1
+        drawn = "".join("?" if share is None else BLOCKS[round(8 * share / top)] for share in shares)
+        parts.append(f"  intensities 0 to 255: {drawn or 'not told'}")
+        parts.append("")
+    text = "\n".join(parts).rstrip()
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,137 @@
+"""Looking at a deployment: its state, a page of it, its logs; what its hospitals have; ending a run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedmerge.cli.app import Json, err, out, print_json, say
+from fedmerge.cli.deployment.group import Folder, Server, deployment
+
+
+@deployment.command()
+def status(
+    folder: Folder,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it anew every few seconds, until Ctrl-C.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks of --watch.")] = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Say what goes on: hospitals and when they were heard, runs, rounds, failures; also when all is down."""
+    from fedmerge.cli.deployment.state_text import state_text
+    from fedmerge.study.watching import status_of
+
+    while True:
+        found = status_of(folder)
+        if as_json:
+            print_json(found)
+        else:
+            if watch and out.is_terminal:
+                out.clear()
+            say(out, state_text(found))
+        if not watch:
+            return
+        time.sleep(every)
+
+
+@deployment.command("watch")
+def watch_page(
+    folder: Server,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="A port of this machine; 0 for any.")] = 8010,
+) -> None:
+    """Serve a page of what goes on, and /metrics for Prometheus, at 127.0.0.1, until Ctrl-C; read only."""
+    import socket
+
+    import uvicorn
+
+    from fedmerge.errors import FedMergeError
+    from fedmerge.federation.deployment.folders import ServerFolder
+    from fedmerge.federation.deployment.page import watch_app
+    from fedmerge.study.watching import server_status
+
+    server = ServerFolder(folder)
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", port))
+        except OSError:
+            raise FedMergeError(f"port {port} is in use: choose another with --port.") from None
+        where = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        say(err, f"{where} and {where}/metrics; Ctrl-C ends it")
+        app = watch_app(lambda: server_status(server))
+        config = uvicorn.Config(app, log_level="warning", ws="none", server_header=False)
+        uvicorn.Server(config).run([listening])
+
+
+@deployment.command()
+def logs(
+    folder: Folder,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with new lines, until Ctrl-C.")
+    ] = False,
+    since: Annotated[str | None, typer.Option(help="10m, 2h, 3d, or a time as 2026-03-01T12:00.")] = None,
+    hospital: Annotated[str | None, typer.Option(help="Lines of this hospital alone.")] = None,
+    run: Annotated[int | None, typer.Option(help="Lines of this run alone.")] = None,
+) -> None:
+    """Print what a server's or a node's programs said, in the order of time."""
+    from fedmerge.federation.deployment.logs import about, lines, moment
+    from fedmerge.federation.deployment.logs import follow as new_lines
+    from fedmerge.study.watching import logs_of
+
+    found = logs_of(folder)
+    for line in lines(found, moment(since) if since else None):
+        if about(line, hospital, run):
+            say(out, line)
+    for line in new_lines(found) if follow else ():
+        if about(line, hospital, run):
+            say(out, line)
+
+
+@deployment.command()
+def stop(
+    folder: Server,
+    run: Annotated[
+        int | None, typer.Argument(help="The run's number. Default: all that are at work.")
+    ] = None,
+) -> None:
+    """End a run that is at work; --resume goes on with it. The server must be up."""
+    from fedmerge.errors import FedMergeError
+    from fedmerge.federation.deployment.folders import ServerFolder
+    from fedmerge.study.watching import at_work, server_status
+
+    server = ServerFolder(folder)
+    numbers = at_work(server_status(server)) if run is None else [run]
+    if not numbers:
+        raise FedMergeError("no run is at work.")
+    for number in numbers:
+        server.flower.stop(number)
+        say(out, f"run {number} was told to end")
+
+
+@deployment.command()
+def inspect(
+    folder: Server,
+    minimum: Annotated[int, typer.Option(min=1, help="Counts below this are not told.")] = 5,
+    bins: Annotated[int, typer.Option(min=2, max=64, help="Of the histograms of intensities.")] = 16,
+    patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 60.0,
+    file: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Keep it as JSON in this file, too.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the hospitals, before training, for sizes, classes, intensities and duplicates of their images."""
+    from fedmerge.cli.deployment.state_text import inspection_text
+    from fedmerge.files import write_json
+    from fedmerge.study.inspecting import inspect_deployed
+
+    found: list[dict[str, Any]] = inspect_deployed(folder, minimum, bins, patience)
+    if file is not None:
+        write_json(file, found)
+    if as_json:
+        print_json(found)
+    else:
+        say(out, inspection_text(found))

@@ -1,0 +1,130 @@
+"""What a hospital tells of its images before anything is trained, and what it keeps to itself.
+
+Counts below a minimum are told as "<5"; where one number would give away another by subtraction, that is
+hidden, too. The greater of the server's minimum and the hospital's own counts. Images are compared within a
+hospital alone: hashes of them would tell others who has the same patient.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from flwr.app import Message
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedmerge.data import Site
+from fedmerge.data.facts import Facts, facts_of
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.records import reply
+from fedmerge.federation.schema.answers import Inspected
+from fedmerge.federation.schema.jobs import InspectJob
+from fedmerge.federation.schema.reading import read_answer, read_job, read_tensors
+from fedmerge.federation.schema.tensors import NO_TENSORS
+from fedmerge.validation import validate
+
+ACTION = "query.inspect"
+MINIMUM = 5
+MOST = 10**9  # images that a hospital may say it has
+Count = Annotated[int, Field(ge=0, le=MOST)] | Annotated[str, Field(pattern=r"^(<\d{1,7}|hidden)$")]
+Name = Annotated[str, Field(max_length=200)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Inspection(BaseModel):
+    """What a hospital tells. shape: channels, height, width. classes: images of all splits, by class.
+
+    intensities: the share of all pixels in each bin of 0 to 255; None for a bin in which fewer images than
+    the minimum have one; empty where the hospital has too few images. duplicates: images that stand there
+    again. flat: images of one value.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hospital: Name
+    minimum: int = Field(ge=1, le=10**6)
+    train: Count
+    val: Count
+    test: Count
+    shape: tuple[int, int, int]
+    classes: dict[Name, Count] = Field(max_length=10_000)
+    intensities: list[Share | None] = Field(max_length=64)
+    duplicates: Count
+    flat: Count
+
+
+def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM) -> Inspection:
+    """Look at a hospital's images."""
+    least = max(wish.minimum, own_minimum)
+    images, facts = site.everything.images, site.facts or facts_of(site.everything.images)
+    counts = site.everything.class_counts(site.n_classes).tolist()
+    sizes = told([len(site.train), len(site.val), len(site.test)], least)
+    return Inspection(
+        hospital=site.name,
+        minimum=least,
+        train=sizes[0],
+        val=sizes[1],
+        test=sizes[2],
+        shape=tuple(images.shape[1:]),
+        classes=dict(zip(site.class_names, told(counts, least), strict=True)),
+        intensities=_intensities(images.numpy(), wish.bins, least),
+        duplicates=told([_copies(facts)], least)[0],
+        flat=told([int(facts.flat.sum())], least)[0],
+    )
+
+
+def told(counts: Sequence[int], least: int) -> list[Any]:
+    """Counts, those from 1 to ``least`` - 1 as "<least", and others "hidden" where that takes it.
+
+    Whoever knows the sum of all has the sum of the hidden: it must be of two of them, and at least ``least``.
+    """
+    order = sorted((count, place) for place, count in enumerate(counts) if count)
+    hidden = {place for count, place in order if count < least}
+    small = bool(hidden) and len(counts) > 1
+    for _, place in order:
+        if not small or (len(hidden) > 1 and sum(counts[each] for each in hidden) >= least):
+            break
+        hidden.add(place)
+    return [f"<{least}" if 0 < n < least else "hidden" if i in hidden else n for i, n in enumerate(counts)]
+
+
+def _intensities(images: np.ndarray, bins: int, least: int) -> list[float | None]:
+    """The share of pixels in each bin; None where it is of fewer than ``least`` images, and not of none."""
+    if len(images) < least:
+        return []
+    edges = np.arange(256) * bins // 256
+    pixels, owners = np.zeros(bins, dtype=np.int64), np.zeros(bins, dtype=np.int64)
+    for image in images:
+        counts = np.bincount(image.reshape(-1), minlength=256)
+        here = np.bincount(edges, weights=counts, minlength=bins).astype(np.int64)
+        pixels += here
+        owners += here > 0
+    shares = [round(float(n) / max(int(pixels.sum()), 1), 4) for n in pixels]
+    return [share if n >= least or n == 0 else None for share, n in zip(shares, owners, strict=True)]
+
+
+def _copies(facts: Facts) -> int:
+    """How many images stand there again; those of one value are none."""
+    real = [digest for digest, flat in zip(facts.digests, facts.flat, strict=True) if not flat]
+    return len(real) - len(set(real))
+
+
+def reply_with(message: Message, site: Site, own_minimum: int = MINIMUM) -> Message:
+    """A hospital's answer to ``query.inspect``. Raises FedMergeError for a wish that is none."""
+    wish = read_job(message, InspectJob)
+    read_tensors(message, NO_TENSORS)
+    return reply(message, {}, texts={"json": inspect(site, wish, own_minimum).model_dump_json()})
+
+
+def read(message: Message) -> Inspection:
+    """What a hospital told. Raises FedMergeError for what is none, whatever was sent."""
+    said, arrays = read_answer(message, Inspected)
+    try:
+        given = json.loads(said.text)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict) or arrays:
+        raise FedMergeError("it is no inspection")
+    return validate(Inspection, given, "a hospital's inspection")

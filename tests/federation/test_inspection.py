@@ -1,0 +1,149 @@
+"""What a hospital tells of its images: right where it tells, and nobody works out what it hides."""
+
+import json
+from itertools import product
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedmerge.data import Site, Split
+from fedmerge.errors import FedMergeError
+from fedmerge.federation import Hospital, LocalGrid, client_app
+from fedmerge.federation.inspecting import _ask
+from fedmerge.federation.inspection import inspect, read, told
+from fedmerge.federation.records import request
+from fedmerge.federation.schema.jobs import InspectJob as Wish
+from fedmerge.federation.schema.reading import TEXTS
+
+FIRST = 1001
+
+
+def site(train, val=(), test=(), names=("a", "b"), values=None):
+    """Labels by split; image i of all has the value ``values[i]`` in its left half, and i in the other."""
+    labels = [*train, *val, *test]
+    images = torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8)
+    for i, value in enumerate(values if values is not None else range(len(labels))):
+        images[i, :, :, :2], images[i, :, :, 2:] = value, i
+    splits, start = [], 0
+    for part in (train, val, test):
+        end = start + len(part)
+        splits.append(Split(images[start:end], torch.tensor(part, dtype=torch.int64)))
+        start = end
+    return Site("north", "digits", *splits, tuple(names))
+
+
+def test_sizes_classes_and_intensities_of_a_hospital_with_enough():
+    found = inspect(site([0] * 10 + [1] * 6, [0] * 5, [1] * 7, values=[200] * 28), Wish(minimum=5, bins=2))
+    assert (found.train, found.val, found.test) == (16, 5, 7)
+    assert found.classes == {"a": 15, "b": 13}
+    assert found.shape == (1, 4, 4)
+    assert found.intensities == [0.5, 0.5]  # the right halves are dark, the left ones are not
+    assert (found.duplicates, found.flat) == (0, 0)
+
+
+def test_copies_are_counted_and_flat_images_are_none():
+    known = site([0] * 30, values=[i // 2 for i in range(30)])
+    known.train.images[:] = known.train.images[::2].repeat_interleave(2, dim=0)
+    known.train.images[:6] = 9
+    found = inspect(known, Wish(minimum=5))
+    assert (found.duplicates, found.flat) == (12, 6)
+
+
+def test_few_are_not_told():
+    found = inspect(site([0] * 3 + [1]), Wish(minimum=5))
+    assert (found.train, found.val, found.test) == ("<5", 0, 0)
+    assert found.classes == {"a": "<5", "b": "<5"}
+    assert found.intensities == []
+
+
+def test_an_intensity_of_too_few_images_is_not_told():
+    values = [10] * 20 + [250] * 3
+    found = inspect(site([0] * 23, values=values), Wish(minimum=5, bins=4))
+    assert found.intensities[3] is None
+    assert found.intensities[0] == round((20 * 8 + 23 * 8) / (23 * 16), 4)
+    assert found.intensities[1:3] == [0, 0]
+
+
+def test_the_hospital_s_own_minimum_counts_where_it_is_greater():
+    known = site([0] * 10 + [1] * 8)
+    assert inspect(known, Wish(minimum=5), own_minimum=9).classes == {"a": "hidden", "b": "<9"}
+    assert inspect(known, Wish(minimum=9), own_minimum=5).classes == {"a": "hidden", "b": "<9"}
+    assert inspect(known, Wish(minimum=1), own_minimum=1).classes == {"a": 10, "b": 8}
+
+
+counts = st.lists(st.integers(0, 12), min_size=2, max_size=4)
+
+
+@given(counts, st.integers(2, 6))
+def test_nobody_who_knows_the_sum_knows_a_small_count(known, least):
+    """Every way to fill in what was hidden: a small count has several values in them, whatever is known."""
+    shown = told(known, least)
+    assert all(shown[i] == n for i, n in enumerate(known) if isinstance(shown[i], int))
+    hidden = [i for i, each in enumerate(shown) if not isinstance(each, int)]
+    if not hidden:
+        assert all(n == 0 or n >= least for n in known)
+        return
+    ranges = [range(1, least) if shown[i] == f"<{least}" else range(least, 60) for i in hidden]
+    rest = sum(known[i] for i in hidden)
+    ways = [way for way in product(*ranges) if sum(way) == rest] if len(hidden) < 4 else None
+    if ways is not None and rest >= least:
+        for place, i in enumerate(hidden):
+            if known[i] < least and least > 2 and rest != len(hidden):
+                others = {way[place] for way in ways}
+                assert len(others) > 1 or sum(known[j] for j in hidden) >= least
+
+
+def test_the_server_takes_what_fits_and_refuses_the_rest(cohort):
+    LocalGrid(client_app(lambda context: Hospital(cohort.training[0])), 1)  # a run, for Flower's messages
+    good = json.loads(inspect(site([0] * 10 + [1] * 6), Wish()).model_dump_json())
+
+    def answer(text):
+        question = request("query.inspect", FIRST, "g", {}, None)
+        return Message(RecordDict({TEXTS: ConfigRecord({"json": text})}), reply_to=question)
+
+    assert read(answer(json.dumps(good))).train == 16
+    hostile = [
+        {"train": -1}, {"train": 1e300}, {"train": "many"}, {"train": "<script>"}, {"train": None},
+        {"classes": {"a" * 300: 1}}, {"classes": {str(i): 1 for i in range(10_001)}}, {"classes": []},
+        {"intensities": [2.0]}, {"intensities": [float("nan")]}, {"intensities": [0.1] * 65},
+        {"shape": [1, 2]}, {"shape": [1, 2, 3, 4]},
+        {"hospital": "n" * 300}, {"duplicates": [1]}, {"minimum": 0}, {"more": 1},
+    ]  # fmt: skip
+    for wrong in hostile:
+        with pytest.raises(FedMergeError):
+            read(answer(json.dumps(good | wrong)))
+    for text in ("", "[]", "null", "{", "[" * 100_000, "x" * 3_000_000):
+        with pytest.raises(FedMergeError):
+            read(answer(text))
+    with pytest.raises(FedMergeError):
+        read(Message(RecordDict(), reply_to=request("query.inspect", FIRST, "g", {}, None)))
+
+
+def test_every_hospital_is_asked_and_one_that_is_another_is_not_heard(cohort):
+    hospitals = [Hospital(each) for each in cohort.training]
+    grid = LocalGrid(client_app(lambda context: hospitals[int(context.node_config["partition-id"])]), 3)
+    first, second, third = grid.get_node_ids()
+    names = {
+        first: hospitals[0].site.name,
+        second: "somebody else",
+        third: hospitals[2].site.name,
+        77: "away",
+    }
+    found = {each["hospital"]: each for each in _ask(grid, names, Wish(), 0.0)}
+    assert found["away"]["reason"] == "its node did not come"
+    assert f"calls itself '{hospitals[1].site.name}'" in found["somebody else"]["reason"]
+    mine = hospitals[0].site
+    assert found[mine.name]["train"] == told([len(mine.train), len(mine.val), len(mine.test)], 5)[0]
+    assert set(found) == set(names.values())
+
+
+@pytest.mark.parametrize("wish", [{"minimum": 0}, {"bins": 1}, {"bins": 65}, {"bins": "x"}, {"more": 1}])
+def test_a_wish_that_is_none_is_refused_by_the_hospital(cohort, wish):
+    app = client_app(lambda context: Hospital(cohort.training[0]))
+    grid = LocalGrid(app, 1)
+    (reply,) = grid.send_and_receive([request("query.inspect", grid.get_node_ids()[0], "g", wish, None)])
+    assert reply.has_error()
+    assert "the job cannot be taken" in reply.error.reason
