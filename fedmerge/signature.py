@@ -1,7 +1,7 @@
 """A signature of a folder's manifest, ``manifest.sig``: who says that these are the files (Ed25519).
 
-The manifest holds the SHA-256 of every file, so who signs it signs them all. Keys are those of ``ssh-keygen -t
-ed25519``, or PEM.
+The manifest holds the SHA-256 of every file, so who signs it signs them all. Keys are those of
+``ssh-keygen -t ed25519``, or PEM.
 """
 
 from __future__ import annotations
