@@ -10,7 +10,7 @@ FORKING := tests/test_files.py tests/study/test_resume.py tests/study/bench/test
 BENCHMARKS := federation federation_start federation_rounds federation_messages federation_memory \
 	federation_scaling federation_images journal inmerge bench_engine
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench lowest audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedmerge run configs/quickstart.yaml
@@ -28,6 +28,15 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python benchmarks/$$script.py; done
 
+# The lowest versions that pyproject.toml allows, in an environment of their own, and some tests with them.
+lowest:
+	$(PYTHON) scripts/lowest.py
+
+# Known weaknesses of what is installed; it needs an index with advisories, and says so where there is none.
+audit: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python scripts/audit.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -40,4 +49,4 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""Answers as a hostile hospital would give them: by the message they answer, each a change of an honest one."""
+"""Answers as a hostile hospital would give them, by the message they answer: an honest one, changed."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ EVALUATE = COUNT | NUMBERS | {
     "seconds": say(seconds=1.0),
     "weights, unasked": record("arrays", ArrayRecord([np.zeros(10**6)])),
 }  # fmt: skip
-GREETING = {name: spoil for name, spoil in COUNT.items()} | {
+GREETING = COUNT | {
     "no numbers": without("metrics"),
     "no words": without("texts"),
     "nothing": empty,

@@ -1,8 +1,8 @@
 """Hostile answers, tried: what becomes of a federation of four hospitals, one of which sends them.
 
-For every answer in `hostile_answers.py` a real federation runs, in this process, with a tiny network. Counted:
-how many ended the run, how many were believed (another model than without the hospital, or another history),
-and how many were refused and recorded; and the slowest. Run
+For every answer in `hostile_answers.py` a real federation runs, in this process, with a tiny network.
+Counted: how many ended the run, how many were believed (another model than without the hospital, or another
+history), and how many were refused and recorded; and the slowest. Run
 `python benchmarks/hostile_messages.py --out benchmarks/results/hostile-messages.json`.
 """
 
@@ -109,7 +109,7 @@ def federate(
 
 @lru_cache(maxsize=4)
 def without_it(kind: str) -> Run:
-    """The run that an answer to ``kind`` must not change: of the others, or, where it trained well, of all."""
+    """The run that an answer to ``kind`` must not change: of the others, or of all where it trained well."""
     return federate() if kind == "evaluate" else federate(HONEST)
 
 

@@ -24,8 +24,9 @@ class FusionData(Frozen):
 
     from: ``server``, a public set there, drawn from the training split of ``source``; ``union``, the same
     number from each source hospital, moved to the server; ``hospitals``, the same images, which stay where
-    they are: only sums over them travel. images: how many in all; a hospital that has fewer gives what it
-    has. split: which images hospitals give. sites: take shares from these hospitals only.
+    they are: only sums over them travel (the same number from each, rounded down). images: how many in all; a
+    hospital that has fewer gives what it has. split: which images hospitals give. sites: take
+    shares from these hospitals only.
 
     Shares of ``val`` are held out from the training of the parents. The validation score of a fused model is
     then computed on images that include those the fusion saw (without their labels, for most methods), so
@@ -62,8 +63,12 @@ class FusionData(Frozen):
 def portions(data: FusionData, sites: Sequence[str]) -> dict[str, int]:
     """How many images each of ``sites`` is asked for: as equal as can be, ``data.images`` in all.
 
-    With fewer images than sites, the last sites are asked for none and are left out.
+    With fewer images than sites, the last sites are asked for none and are left out. Where images stay in
+    the hospitals, each is asked for the same number, rounded down, whoever else takes part: a hospital gives
+    no sums over sets that differ by a few images.
     """
+    if data.origin == "hospitals":
+        return dict.fromkeys(sites, data.images // len(sites)) if data.images >= len(sites) else {}
     counts = largest_remainder(data.images, np.full(len(sites), 1 / len(sites)))
     return {site: n for site, n in zip(sites, counts.tolist(), strict=True) if n}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fedmerge.data.images import Split
+from fedmerge.data.npz_sizes import check_sizes
 from fedmerge.data.raw import SPLITS, RawSource, raw_source, split_from_arrays
 from fedmerge.errors import FedMergeError
 
@@ -49,8 +50,11 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                 raise FedMergeError(
                     f"{path} has {', '.join(some)} alone: patients need the three keys {', '.join(PATIENTS)}."
                 )
+            check_sizes(path, archive.zip, (*KEYS, *some))
             return {key: archive[key] for key in (*KEYS, *some)}
-    except (zipfile.BadZipFile, zlib.error, EOFError):
+    except FedMergeError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
         raise FedMergeError(f"{path} is damaged or cut short: delete it and get it again.") from None
     except ValueError as error:
         if "allow_pickle" in str(error):

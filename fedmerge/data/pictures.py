@@ -23,6 +23,11 @@ KINDS = "PNG, JPEG, WebP, TIFF, BMP, GIF, PNM or JPEG 2000"
 GREY = ("1", "L", "LA", "La")
 COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
 SRGB_GAMMA = 1 / 2.2
+MOST_PIXELS = 100_000_000
+"""Of one image; a header that says more is refused before anything is decoded."""
+
+
+TOO_LARGE = f"has more than {MOST_PIXELS:,} pixels, which no image of one patient has: scale it down"
 
 
 def is_picture(file: Path) -> bool:
@@ -30,6 +35,8 @@ def is_picture(file: Path) -> bool:
     try:
         with Image.open(file, formats=FORMATS):
             return True
+    except Image.DecompressionBombError:  # it is one, and refused by name when it is read
+        return True
     except Exception:  # whatever a decoder makes of a file that is not its own
         return False
 
@@ -39,15 +46,16 @@ def read_picture(file: Path) -> Tensor:
 
     EXIF orientation is applied (EXIF that cannot be read says nothing), a colour profile is converted to sRGB
     (one that says sRGB is left alone), alpha is dropped where every pixel is opaque. Raises ``FedMergeError``
-    that begins with the file's name for a file that is empty or damaged, several images in one file, more
-    than 8 bits a channel (also where Pillow would take the upper 8), transparent pixels, colours other than
-    grey and RGB (CMYK, Lab, YCbCr), a profile that cannot be applied, and a PNG of another gamma.
+    that begins with the file's name for a file that is empty, damaged or of too many pixels, several images
+    in one file, more than 8 bits a channel (also where Pillow would take the upper 8), transparent pixels,
+    colours other than grey and RGB (CMYK, Lab, YCbCr), a profile that cannot be applied, and a PNG of another
+    gamma.
     """
     if file.stat().st_size == 0:
         raise FedMergeError(f"{file} is empty (0 bytes): replace or remove it.")
     try:
         with Image.open(file, formats=FORMATS) as image:
-            if fault := _fault(image):
+            if fault := _too_large(image) or _fault(image):
                 raise FedMergeError(f"{file} {fault}")
             image.load()
             upright = ImageOps.exif_transpose(image)
@@ -56,6 +64,8 @@ def read_picture(file: Path) -> Tensor:
             array = _pixels(upright)
     except FedMergeError:
         raise
+    except Image.DecompressionBombError as error:
+        raise FedMergeError(f"{file} {TOO_LARGE} ({str(error).partition(',')[0]}).") from None
     except ImageCms.PyCMSError as error:
         raise FedMergeError(
             f"{file} has a colour profile that cannot be applied ({error}): save it as sRGB."
@@ -64,6 +74,12 @@ def read_picture(file: Path) -> Tensor:
         raise FedMergeError(f"{file} cannot be read as an image: replace or remove it.") from None
     pixels = torch.from_numpy(array)
     return pixels[None, None] if array.ndim == 2 else pixels.permute(2, 0, 1)[None]
+
+
+def _too_large(image: ImageFile.ImageFile) -> str:
+    """Why an image is refused that says it has very many pixels, or nothing."""
+    width, height = image.size
+    return f"{TOO_LARGE} (it says {width:,} x {height:,})." if width * height > MOST_PIXELS else ""
 
 
 def _fault(image: ImageFile.ImageFile) -> str:

@@ -40,7 +40,8 @@ from fedmerge.federation.schema.networks import check_fits, tensors_of
 from fedmerge.federation.schema.reading import read_job, read_tensors
 from fedmerge.federation.schema.secure import SecureEvaluateJob, SecureTrainJob
 from fedmerge.federation.schema.tensors import NO_TENSORS
-from fedmerge.federation.sums.hospital import MINIMUM, HospitalSums
+from fedmerge.federation.sums.hospital import HospitalSums
+from fedmerge.federation.sums.rules import SumRules, rules_of
 from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State, state_hash
@@ -58,8 +59,9 @@ class Hospital:
 
     The network is shared by all hospitals of a process: every message overwrites its weights. memory: what
     it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest images
-    over which it gives sums. shelf: where it lays aside a fusion's models, if each message may meet another
-    process. folder: of its node, where what it must know after a restart is kept; None in a simulation.
+    over which it gives sums, where that is more than ``sum_rules`` say. shelf: where it lays aside a fusion's
+    models, if each message may meet another process. folder: of its node, where what it must know after a
+    restart is kept; None in a simulation. sum_rules: which sums it gives; None: as its folder says.
     guard: what a deployed hospital holds every message against.
     """
 
@@ -68,10 +70,11 @@ class Hospital:
         site: Site,
         device: str = "cpu",
         progress: Progress | None = None,
-        minimum: int = MINIMUM,
+        minimum: int = 1,
         shelf: Shelf | None = None,
         folder: Path | None = None,
         guard: Guard | None = None,
+        sum_rules: SumRules | None = None,
     ) -> None:
         self.folder = folder
         self.guard = guard
@@ -80,7 +83,8 @@ class Hospital:
         self.progress = progress
         self.memory = HospitalMemory()
         self.secure = SecureHospital(site.name, folder, SecureRules.of(folder))
-        self.sums = HospitalSums(site, device, minimum, shelf)
+        rules = (sum_rules or rules_of(folder)).at_least(minimum)
+        self.sums = HospitalSums(site, device, rules, shelf, folder)
 
     def describe(self, message: Message) -> Message:
         """Answer who this is: name, and the number of images by split and class."""
@@ -146,7 +150,7 @@ class Hospital:
             device=self.device,
             progress=self.progress,
         )
-        metrics = {
+        metrics: dict[str, float] = {
             "num-examples": len(self.site.train),
             "loss": result.losses[-1],
             "accuracy": result.accuracies[-1],
@@ -186,7 +190,7 @@ class Hospital:
         model = self._load(message, job, self._kept(job.personal))
         logits = predict(model, val.images, job.normalisation, device=self.device)
         accuracy, balanced = rates(logits, val.labels)
-        metrics = {
+        metrics: dict[str, float] = {
             "num-examples": len(val),
             "loss": float(cross_entropy(logits, val.labels)),
             "accuracy": accuracy,

@@ -35,8 +35,7 @@ def training_job(
 def round_job(plan: Plan, round: int) -> dict[str, Any]:
     """To train in a federated round, which covers its part of the learning-rate schedule."""
     span = ((round - 1) / plan.rounds, round / plan.rounds)
-    secure = {"secure": True} if plan.federation.secure_aggregation else {}
-    return training_job(plan, round, "round", plan.local, span) | secure
+    return training_job(plan, round, "round", plan.local, span)
 
 
 def fine_tune_job(plan: Plan) -> dict[str, Any]:

@@ -88,11 +88,13 @@ class RoundJournal:
         with suppress(Damaged, OSError, KeyError, TypeError):
             return str(read_sealed(path)["run"])
         make_folder(self.folder)
+        own_room(self.folder)
         return str(write_sealed(path, {"run": secrets.token_hex(16)})["run"])
 
     def write_sum(self, round: int, names: Sequence[str], words: np.ndarray) -> None:
         """Keep a secure sum before anything is made of it: its hospitals give no other. Raises DiskError."""
         make_folder(self.folder)
+        own_room(self.folder)
         path = self._path(round, "-sum.safetensors")
         made = write_weights(path, {"words": torch.from_numpy(words.view(np.int64))})
         write_sealed(self._path(round, "-sum.json"), {"names": list(names), "file": made})

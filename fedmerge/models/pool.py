@@ -21,6 +21,7 @@ from fedmerge.models.inputs import Normalisation
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import State, check_alike, non_finite, state_hash
 from fedmerge.models.zoo import ModelSpec
+from fedmerge.outside import LARGEST_CARD, check_tensor_file, read_bounded
 from fedmerge.own_files import room_of
 from fedmerge.validation import is_there
 
@@ -261,6 +262,7 @@ def load_weights(path: Path) -> State:
 
 def _read(path: Path, read: Callable[[safe_open], T]) -> T:
     try:
+        check_tensor_file(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             return read(file)
     except (SafetensorError, OSError) as error:
@@ -277,7 +279,7 @@ def _tensors(file: safe_open) -> State:
 def read_card(path: Path) -> ModelCard:
     """The card in a JSON file. Raises FedMergeError if it is none, or another model's."""
     try:
-        card = ModelCard.model_validate_json(path.read_bytes())
+        card = ModelCard.model_validate_json(read_bounded(path, LARGEST_CARD, "a model card"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from fedmerge.data import Cohort, CohortSpec, Site, Split, build_cohort
 from fedmerge.data.medmnist import no_downloads
 from fedmerge.data.sources import parse_source
 from fedmerge.errors import FedMergeError
+from fedmerge.outside import check_table, read_json
 from fedmerge.study.config import Experiment
 from fedmerge.study.reading import read_experiment
 from fedmerge.validation import load_yaml
@@ -68,7 +68,8 @@ def read_table(path: Path) -> pd.DataFrame:
         if path.suffix == ".csv":
             return pd.read_csv(path, dtype=NAMES)
         if path.suffix == ".json":
-            return pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+            return pd.DataFrame(read_json(path))
+        check_table(path)
         return pd.read_parquet(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
@@ -78,10 +79,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """A saved JSON mapping; empty where the run left none. Raises FedMergeError for a damaged file."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise FedMergeError(f"{path} cannot be read ({error}): the run has to be done again.") from None
+    data = read_json(path) if path.is_file() else {}
     return data if isinstance(data, dict) else {}
 
 

@@ -116,6 +116,14 @@ def test_portions_are_equal_to_one_and_sum_up() -> None:
     assert portions(fusion(**{"from": "union", "images": 2}), ["a", "b", "c"]) == {"a": 1, "b": 1}
 
 
+def test_a_hospital_is_asked_for_the_same_images_whoever_else_takes_part() -> None:
+    """Sums over 134 images of a hospital in one fusion and 133 in the next would be sums over one."""
+    data = fusion(**{"from": "hospitals", "images": 400})
+    found = [portions(data, sites) for sites in (["a", "b", "c"], ["b", "c", "d"], ["c", "a", "d"])]
+    assert {n for asked in found for n in asked.values()} == {133}
+    assert portions(fusion(**{"from": "hospitals", "images": 2}), ["a", "b", "c"]) == {}
+
+
 # --- the server's own
 
 

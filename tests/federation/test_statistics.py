@@ -396,7 +396,7 @@ def test_wrong_questions_are_sentences_at_the_server(ward):
 def test_what_a_hospital_sends_has_the_same_shapes_whatever_its_images_are(ward):
     """Every array is a scalar, a vector over channels, or half or all of a matrix over channels and inputs.
 
-    Shares of 19 and of 31 images give the same shapes, and no axis is as long as the images, their pixels
+    Shares of 19 and of 35 images give the same shapes, and no axis is as long as the images, their pixels
     (64 each), or the positions of a layer in all of them.
     """
 
@@ -412,11 +412,11 @@ def test_what_a_hospital_sends_has_the_same_shapes_whatever_its_images_are(ward)
             sums.ask("fused-moments", {"name": name}, {})
         return list(ward.grid.shapes)
 
-    few, many = shapes(19), shapes(31)
+    few, many = shapes(19), shapes(35)
     assert few == many
     assert {key for key, _ in few} >= {"gram", "cross", "outer", "moments", "rows", "images"}
     lengths = {length for _, shape in few for length in shape}
-    for images in (19, 31):
+    for images in (19, 35):
         assert not lengths & {images * positions for positions in (1, 4, 16, 64)}
 
 

@@ -1,6 +1,11 @@
 """A deployment on this machine: every program a process of its own, TLS, keys; and the same bits."""
 
+import contextlib
+import json
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -9,11 +14,16 @@ import pytest
 import yaml
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.deployment.bundle import CLIENT
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+from fedmerge.federation.deployment.identity import renew
 from fedmerge.federation.deployment.keys import make_node_key
 from fedmerge.federation.deployment.processes import Programs, environment
 from fedmerge.federation.deployment.serving import free_port, keep_up, start_node, start_server
+from fedmerge.federation.deployment.tasks import ANSWER
+from fedmerge.federation.policy.approvals import Approvals, Decision
+from fedmerge.federation.policy.audit import verify
 from fedmerge.study.deployed import project, run_deployed
 from fedmerge.study.run import run
 
@@ -53,7 +63,8 @@ def address(server):
 
 
 def make_nodes(server, nodes, tmp_path):
-    return [
+    """Folders whose policy takes whatever keeps to the rest of it; these hospitals are small."""
+    folders = [
         NodeFolder.make(
             tmp_path / f"node-{node['site']}",
             node["site"],
@@ -63,6 +74,20 @@ def make_nodes(server, nodes, tmp_path):
         )
         for node in nodes
     ]
+    for folder in folders:
+        (folder.path / "policy.yaml").write_text("approval: any\nsuppress_below: 1\n")
+    return folders
+
+
+def approve_when_asked(folder, told):
+    """What a hospital's people do: look for the request, and approve it; its hash goes into ``told``."""
+    approvals = Approvals(folder.path)
+    until = time.monotonic() + 1000
+    while not approvals.hashes() and time.monotonic() < until:
+        time.sleep(0.5)
+    (name,) = approvals.hashes()
+    approvals.decide(approvals.find(name[:12]), Decision(True, "Ada"))
+    told.append(name)
 
 
 def statuses(server):
@@ -74,7 +99,10 @@ def statuses(server):
 def test_two_hospitals_on_their_own_give_the_same_bits(
     server, programs, site_files, remote_files, hashes, tmp_path
 ):
-    """gamma stays at home: alpha and beta train for delta, each from its own file under its own key."""
+    """gamma stays at home: alpha and beta train for delta, each from its own file under its own key.
+
+    beta's people are asked first, and approve while the run waits. Both sides' logs tell the same afterwards.
+    """
     config, nodes = remote_files
     cohort = tmp_path / "cohort.yaml"
     for file in (cohort, tmp_path / "remote.yaml"):
@@ -85,7 +113,13 @@ def test_two_hospitals_on_their_own_give_the_same_bits(
     for folder in folders:
         server.admit(folder.settings.site, folder.public_key)
         start_node(programs, folder)
-    deployed = run_deployed(server.path, config, changes=SMALL, out=tmp_path / "deployed", seed=3)
+    beta, approved = folders[1], list[str]()
+    (beta.path / "policy.yaml").write_text("suppress_below: 1\n")
+    people = threading.Thread(target=approve_when_asked, args=(beta, approved), daemon=True)
+    people.start()
+    deployed = run_deployed(
+        server.path, config, changes=SMALL, out=tmp_path / "deployed", seed=3, patience=1000
+    )
     local = run(site_files, changes=SMALL, out=tmp_path / "local", seed=3)
     expected = {k: v for k, v in hashes(local.folder).items() if not k.endswith("pooled.safetensors")}
     assert hashes(deployed.folder) == expected
@@ -94,7 +128,56 @@ def test_two_hospitals_on_their_own_give_the_same_bits(
     assert statuses(server) == {"alpha": "online", "beta": "online"}
     family = psutil.Process().children(recursive=True)
     programs.close()
-    assert not [process for process in family if of(process, "flower-supernode", "flwr-clientapp")]
+    assert not [process for process in family if of(process, "flower-supernode", "flwr-clientapp", ANSWER)]
+    logs_agree(verify(server.path), verify(beta.path), approved)
+
+
+def logs_agree(server, node, approved):
+    """The hospital waited, was asked again, and answered; each model that left it came to the server."""
+    events = [entry["event"] for entry in node]
+    assert events[:2] == ["node started", "waits for approval"]
+    assert events[events.index("decision") :].count("waits for approval") == 0
+    assert events[-1] == "node stopped"
+    answered = [entry for entry in node if entry["event"] == "answered"]
+    assert {entry["proposal"] for entry in answered} == set(approved)
+    assert {entry["server"] for entry in answered} == {node[1]["server"]} != {"none"}
+    came = [entry for entry in server if entry["event"] == "answered" and entry["hospital"] == "beta"]
+    assert [entry.get("model_in") for entry in came] == [entry.get("model_out") for entry in answered]
+    assert sum("model_in" in entry for entry in came) == 2  # one round, and the fine-tuning
+    asked = [entry for entry in server if entry["event"] == "asked" and entry["hospital"] == "beta"]
+    assert {entry["model_out"] for entry in asked if "model_out" in entry} == {
+        entry["model_in"] for entry in answered if "model_in" in entry
+    }
+    assert [entry["reason"] for entry in server if entry["event"] == "refused"] != []
+    assert {"admitted", "run submitted", "run ended"} <= {entry["event"] for entry in server}
+
+
+@pytest.mark.timeout(1500)
+def test_code_that_comes_with_a_run_is_not_run_and_the_server_hears_why(
+    server, programs, remote_files, tmp_path
+):
+    """Somebody on the server's machine hands in an app whose hospital's side writes a file."""
+    config, nodes = remote_files
+    (folder,) = make_nodes(server, nodes[2:3], tmp_path)
+    server.admit(folder.settings.site, folder.public_key)
+    start_node(programs, folder)
+    app, proof = project(tmp_path / "app"), tmp_path / "proof"
+    (app / "evil.py").write_text(
+        f"open({str(proof)!r}, 'w').write('run')\nfrom fedmerge.study.flower_app import client\n"
+    )
+    settings = (app / "pyproject.toml").read_text()
+    (app / "pyproject.toml").write_text(settings.replace(CLIENT, "evil:client"))
+    until = time.monotonic() + 300
+    while statuses(server)["gamma"] != "online" and time.monotonic() < until:
+        time.sleep(1)
+    given = {"config": str(config), "out": str(tmp_path / "out"), "patience": 100.0, "seed": 3}
+    run = server.flower.submit(app, given | {"admitted": str(server.admitted)})
+    with pytest.raises(FedMergeError, match="ended as 'finished:failed'"):
+        server.flower.wait(run)
+    assert not proof.exists()
+    for path in (server.path, folder.path):
+        refusals = [entry["reason"] for entry in verify(path) if entry["event"] == "refused"]
+        assert any("evil.py" in reason and "no code that a server sends" in reason for reason in refusals)
 
 
 def of(process, *words):
@@ -147,3 +230,38 @@ def test_the_open_door_starts_no_run_and_admits_nobody(server, tmp_path):
     with pytest.raises(FedMergeError, match="flwr run was refused"):
         outside.submit(project(tmp_path / "app"), {"config": "quickstart"})
     assert server.flower.nodes() == before
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.usefixtures("words_for_figures")
+def test_one_is_revoked_and_the_certificate_renewed_in_the_middle_of_a_run(
+    server, programs, remote_files, tmp_path
+):
+    """gamma is out when it has begun to train; the run goes on over the new certificate without it."""
+    config, nodes = remote_files
+    started = {}
+    for folder in make_nodes(server, nodes, tmp_path):
+        with contextlib.suppress(FedMergeError):  # of a test before: another key of the same hospital
+            server.revoke(folder.settings.site)
+        server.admit(folder.settings.site, folder.public_key)
+        started[folder.settings.site] = start_node(programs, folder)
+    with ThreadPoolExecutor() as other:
+        done = other.submit(
+            run_deployed, server.path, config, changes=[*SMALL, "training.rounds=2"],
+            out=tmp_path / "deployed", seed=3,
+        )  # fmt: skip
+        gamma, alpha = (started[name][0] for name in ("gamma", "alpha"))
+        gamma.wait_until(lambda: "train message" in gamma.log.read_text(), 900, "be asked to train")
+        server.revoke("gamma")
+        renew(server)
+        result = done.result()
+    assert {"alpha", "beta"} <= {Path(name).stem for name in (result.folder / "pool").rglob("*.safetensors")}
+    failed = json.loads((result.folder / "failures.json").read_text())
+    assert any("gamma" in json.dumps(failure) for failure in failed)
+    assert {"alpha": "online", "beta": "online"}.items() <= statuses(server).items()
+    assert "gamma" not in statuses(server)
+    gamma.process.wait(120)
+    assert alpha.running
+    key = tmp_path / "node-gamma" / "node.pub"
+    with pytest.raises(FedMergeError, match="flwr supernode was refused"):
+        server.admit("gamma", key)  # a key that was revoked once

@@ -146,6 +146,7 @@ def test_a_link_cut_and_restored_in_the_middle_of_a_round_changes_nothing(
         folder = NodeFolder.make(
             tmp_path / name, name, Path(node["cohort"]), f"{network.address(name)}:8000", server.authority
         )
+        (folder.path / "policy.yaml").write_text("approval: any\nsuppress_below: 1\n")
         admit = [*FEDMERGE, "deployment", "admit", str(server.path), name, str(folder.public_key)]
         env = os.environ | {"PYTHONPATH": str(ROOT)}
         subprocess.run(network.on("server", *admit), env=env, check=True, capture_output=True)

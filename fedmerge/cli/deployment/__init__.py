@@ -1,5 +1,5 @@
 """``fedmerge deployment``: a file for each thing that people do with one; importing it adds its commands."""
 
-from fedmerge.cli.deployment import approval, folders, identity, running, watching
+from fedmerge.cli.deployment import approval, folders, identity, peers, running, watching
 
-__all__ = ["approval", "folders", "identity", "running", "watching"]
+__all__ = ["approval", "folders", "identity", "peers", "running", "watching"]

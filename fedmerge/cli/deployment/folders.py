@@ -54,6 +54,9 @@ def node(
     server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
     ca: Annotated[Path, typer.Option(help="The server's ca.crt.")],
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    minimum_images: Annotated[
+        int | None, typer.Option(min=1, help="The fewest images that sums may be about. Default: 16.")
+    ] = None,
 ) -> None:
     """Make the folder of a hospital's node, with a key of its own."""
     from fedmerge.data import build_cohort, read_cohort
@@ -64,7 +67,7 @@ def node(
     images = built.here(site)
     for remark in remarks(built).values():
         say(err, f"note: {remark}")
-    made = NodeFolder.make(folder, site, cohort, server, ca, device)
+    made = NodeFolder.make(folder, site, cohort, server, ca, device, minimum_images)
     say(out, f"images:              {len(images.train)} for training, {len(images.val)} for validation")
     say(out, f"what may be asked:   {made.path / 'policy.yaml'}")
     say(out, f"give the server:     {made.public_key}")

@@ -38,6 +38,7 @@ from fedmerge.federation.deployment.limits import Limits
 from fedmerge.federation.deployment.processes import environment
 from fedmerge.federation.policy.audit import audit
 from fedmerge.federation.policy.rules import write_policy
+from fedmerge.federation.sums.rules import SumRules
 from fedmerge.files import locked, saying
 from fedmerge.validation import is_there, load_yaml, validate
 
@@ -51,7 +52,9 @@ class _Described(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def _save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False))
+        path.write_text(
+            yaml.safe_dump(self.model_dump(exclude_none=True, exclude_unset=True), sort_keys=False)
+        )
 
     @classmethod
     def _load(cls, path: Path) -> Self:
@@ -71,12 +74,16 @@ class ServerSettings(_Described):
 
 
 class NodeSettings(_Described):
-    """site: the hospital. cohort: the file with its images, from the node's folder. server: HOST:PORT."""
+    """site: the hospital. cohort: the file with its images, from the node's folder. server: HOST:PORT.
+
+    sums: which sums over images it gives (``sums.rules.SumRules``); only what differs from the defaults.
+    """
 
     site: str
     cohort: str
     server: str = Field(pattern=r"^\[?[^/\s]+\]?:\d+$")
     device: str | None = None
+    sums: SumRules | None = None
 
 
 class ServerFolder:
@@ -237,10 +244,19 @@ class NodeFolder:
 
     @classmethod
     def make(
-        cls, path: Path, site: str, cohort: Path, server: str, authority: Path, device: str | None = None
+        cls,
+        path: Path,
+        site: str,
+        cohort: Path,
+        server: str,
+        authority: Path,
+        device: str | None = None,
+        minimum_images: int | None = None,
     ) -> NodeFolder:
         """Make one with a new key; FedMergeError where one is. ``node.pub`` is for the server."""
-        given = {"site": site, "cohort": str(cohort.resolve()), "server": server, "device": device}
+        given: dict[str, object] = {"site": site, "cohort": str(cohort.resolve()), "server": server}
+        given |= {"device": device}
+        given |= {} if minimum_images is None else {"sums": {"minimum_images": minimum_images}}
         settings = validate(NodeSettings, given, "the node's settings")
         for file in (cohort, authority):
             if not file.is_file():

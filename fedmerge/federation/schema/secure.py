@@ -12,9 +12,9 @@ from fedmerge.federation.schema.jobs import EvaluateJob, TrainJob
 from fedmerge.models.state import BatchNormPolicy
 
 MOST = 1000  # hospitals in a sum; Shamir's numbers and the fixed point have room for more
-Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")]
-Cipher = Annotated[str, Field(pattern=r"\A[0-9a-f]{160}\Z")]  # two shares of 32 bytes, and 16 to vouch
-Signature = Annotated[str, Field(pattern=r"\A[0-9a-f]{2,300}\Z")]
+Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Cipher = Annotated[str, Field(pattern=r"^[0-9a-f]{160}$")]  # two shares of 32 bytes, and 16 to vouch
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{2,300}$")]
 Label = Annotated[str, Field(min_length=1, max_length=300)]
 Identity = Annotated[str, Field(max_length=400)]
 Names = Annotated[list[Name], Field(max_length=MOST)]

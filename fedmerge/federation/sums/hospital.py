@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -20,10 +22,14 @@ from fedmerge.federation.schema.jobs import SumsBeginJob, SumsJob
 from fedmerge.federation.schema.networks import check_fits, tensors_of
 from fedmerge.federation.schema.reading import has_tensors, read_job, read_tensors
 from fedmerge.federation.schema.tensors import Tensors
-from fedmerge.federation.sums.packing import MINIMUM, WALKING, pack
+from fedmerge.federation.sums.ledger import Ledger, Names
+from fedmerge.federation.sums.noise import add_noise, clipped_sums, noise_seed, question_digest
+from fedmerge.federation.sums.packing import WALKING, pack
 from fedmerge.federation.sums.questions import asked_with, check_question
+from fedmerge.federation.sums.rank import check_rows
+from fedmerge.federation.sums.rules import SIMULATED, SumRules
 from fedmerge.federation.sums.shelf import Shelf
-from fedmerge.merging.matching.statistics import LocalStatistics
+from fedmerge.merging.matching.statistics import LocalStatistics, Sums
 from fedmerge.models.graph import Program, follow
 from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, build
@@ -39,37 +45,77 @@ class Parents:
 _HELD: WeakValueDictionary[str, Parents] = WeakValueDictionary()
 
 
-@dataclass(frozen=True)
+Cover = Callable[[SumsJob, Sums], dict[str, Tensor]]
+"""Puts packed sums under masks before they leave, given the job that asked for them."""
+
+
+@dataclass
 class Session:
-    """What a hospital keeps between two questions: the parents and its own share, ready to answer."""
+    """What a hospital keeps between two questions: the parents and its own share, ready to answer.
+
+    statistics: over the whole share; or, where sums are noised, over each of its images. names: the images',
+    in the ledger. begun, walked, last: hashes of what the session began with, of the walk so far, and of the
+    last question, where sums are noised.
+    """
 
     id: str
     parents: Parents
-    statistics: LocalStatistics
+    program: Program
+    statistics: list[LocalStatistics]
+    names: Names
     images: int
+    begun: str = ""
+    walked: str = ""
+    last: str = ""
+
+    def told(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+        """A hash of a question and of all that its answer depends on; a repeated one has the same."""
+        if kind == "walk" or kind not in WALKING:
+            found = question_digest(self.begun, kind, options, tensors)
+        else:
+            own = question_digest("", kind, options, tensors)
+            found = self.walked if own == self.last else question_digest(self.walked, kind, options, tensors)
+            self.last = own
+        if kind in ("walk", *WALKING):
+            self.walked = found
+        if kind == "walk":
+            self.last = ""
+        return found
 
 
 class HospitalSums:
     """Answers ``query.sums_begin`` and ``query.sums`` over this hospital's share of images.
 
     One session is kept: the parents of one fusion and the share; in memory, or, with a shelf, there alone,
-    for a hospital whose next message may meet another process. minimum: a share of fewer images is refused,
-    because sums over few images say much about each.
+    for a hospital whose next message may meet another process. rules: the hospital's own. folder:
+    where the ledger outlives the process. cover: see ``Cover``.
+
+    Whatever the server calls its sessions, and whatever weights it sends, the ledger keeps few images from
+    being told apart by sets; what it does not keep is that weights are made to tell them apart within a set.
+    Against that there are the number of questions, and noise.
     """
 
     def __init__(
-        self, site: Site, device: str = "cpu", minimum: int = MINIMUM, shelf: Shelf | None = None
+        self,
+        site: Site,
+        device: str = "cpu",
+        rules: SumRules = SIMULATED,
+        shelf: Shelf | None = None,
+        folder: Path | None = None,
+        cover: Cover | None = None,
     ) -> None:
         self.site = site
         self.device = device
-        self.minimum = minimum
+        self.rules = rules
         self.shelf = shelf
+        self.ledger = Ledger(None if folder is None else folder / "records", site.name, self.rules)
+        self.cover = cover
         self.session: Session | None = None
 
     def begin(self, message: Message) -> Message:
         """Take over the parents of a fusion, or, in a message without weights, say whether they are known.
 
-        Raises FedMergeError for a share that is too small, or a model of other classes.
+        Raises FedMergeError for a share that is too small or too near another, or a model of other classes.
         """
         job = read_job(message, SumsBeginJob)
         session = self._find(job.session)
@@ -86,19 +132,40 @@ class HospitalSums:
         return reply(message, {"known": 1, "images": session.images})
 
     def answer(self, message: Message) -> Message:
-        """Sums that answer one question, float64; ``known`` is 0 where the session is not there any more."""
+        """Sums that answer one question, float64; ``known`` is 0 where the session is not there any more.
+
+        Raises FedMergeError for a question that the hospital's rules refuse.
+        """
         job = read_job(message, SumsJob)
         session, kind = self._find(job.session), job.kind
         if session is None:
             return reply(message, {"known": 0})
-        tensors = read_tensors(message, asked_with(session.statistics, kind, job.options))
+        tensors = read_tensors(message, asked_with(session.statistics[0], kind, job.options))
         if self.shelf is not None and kind in WALKING and (fused := self.shelf.fused(session.id)):
-            session.statistics.ask("walk", {}, fused)
-        check_question(session.statistics, kind, job.options)
-        sums = session.statistics.ask(kind, job.options, tensors)
+            self._ask(session, "walk", {}, fused)
+        check_question(session.statistics[0], kind, job.options)
+        packed = self._ask(session, kind, job.options, tensors)
         if self.shelf is not None:
             self.shelf.remember(session.id, kind, tensors)
-        return reply(message, {"known": 1}, pack(kind, sums))
+        return reply(message, {"known": 1}, packed if self.cover is None else self.cover(job, packed))
+
+    def _ask(
+        self, session: Session, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Packed sums, which the rules allow and the ledger knows of."""
+        states, program, rules = session.parents.states, session.program, self.rules
+        different = len({name.partition("#")[0] for name in session.names})
+        check_rows(program, states[0], len(states), kind, options, different, rules.rows)
+        if rules.noise is None:
+            (statistics,) = session.statistics
+            if kind != "walk":
+                self.ledger.record(session.names, kind)
+            return pack(kind, statistics.ask(kind, options, tensors))
+        told = session.told(kind, options, tensors)
+        sums, bounds = clipped_sums(session.statistics, program, kind, options, tensors, rules)
+        if kind != "walk":
+            self.ledger.record(session.names, kind, told, len(bounds))
+        return add_noise(sums, bounds, rules.noise, noise_seed(self.ledger.key, told))
 
     def _find(self, session: str) -> Session | None:
         """The session that is kept, ready to answer, if it is this one."""
@@ -112,27 +179,40 @@ class HospitalSums:
 
     def _open(self, job: SumsBeginJob, parents: Parents) -> Session:
         held = self._share(job)
+        names = self.ledger.names(held.images)
+        self.ledger.check(names)
         program = program_of(job.model)
         own = job.parents.index(self.site.name) if self.site.name in job.parents else None
-        statistics = LocalStatistics(
-            program,
-            [(program, state) for state in parents.states],
-            job.normalisation(held.images.to(self.device)),
-            held.labels.to(self.device),
-            device=self.device,
-            own=own,
-        )
-        return Session(job.session, parents, statistics, len(held))
+        images = job.normalisation(held.images.to(self.device))
+        labels = held.labels.to(self.device)
+        size = len(held) if self.rules.noise is None else 1
+        statistics = [
+            LocalStatistics(
+                program,
+                [(program, state) for state in parents.states],
+                images[first : first + size],
+                labels[first : first + size],
+                device=self.device,
+                own=own,
+            )
+            for first in range(0, len(held), size)
+        ]
+        session = Session(job.session, parents, program, statistics, names, len(held))
+        if self.rules.noise is not None:
+            about = job.model_dump(mode="json", include={"model", "normalisation"})
+            about |= {"images": sorted(names), "own": own}
+            session.begun = question_digest("", "begin", about, join_models(parents.states))
+        return session
 
     def _share(self, job: SumsBeginJob) -> Split:
         if self.site.name not in job.images:
             raise FedMergeError(f"the job asks for no images of site '{self.site.name}': leave it out.")
         held = share(self.site, job.images[self.site.name], job.split, job.seed)
-        if len(held) < self.minimum:
+        if len(held) < self.rules.minimum_images:
             raise FedMergeError(
-                f"site '{self.site.name}' gives sums over at least {self.minimum} images, because sums over "
-                f"fewer say much about each, but its share of '{job.split}' has {len(held)}: ask for more "
-                "images, take them from a larger split, or leave the site out."
+                f"site '{self.site.name}' gives sums over at least {self.rules.minimum_images} images, "
+                f"because sums over fewer say much about each, but its share of '{job.split}' has "
+                f"{len(held)}: ask for more images, take them from a larger split, or leave the site out."
             )
         return held
 

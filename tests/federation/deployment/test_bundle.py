@@ -120,7 +120,8 @@ def test_a_malicious_bundle_writes_no_file_and_the_server_and_the_log_hear_why(
 ):
     """The app as Flower builds it, whose client module writes a file when it is imported."""
     proof = tmp_path / "proof"
-    code = f"open({str(proof)!r}, 'w').write('run')\nfrom flwr.clientapp import ClientApp\nclient = ClientApp()\n"
+    code = f"open({str(proof)!r}, 'w').write('run')\nfrom flwr.clientapp import ClientApp\n"
+    code += "client = ClientApp()\n"
     (app / "evil.py").write_text(code)
     text = (app / "pyproject.toml").read_text()
     (app / "pyproject.toml").write_text(text.replace(bundle.CLIENT, "evil:client"))

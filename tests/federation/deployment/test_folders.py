@@ -5,6 +5,7 @@ import yaml
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+from fedmerge.federation.sums.rules import SumRules, rules_of
 
 
 @pytest.fixture
@@ -79,3 +80,13 @@ def test_a_wrong_folder_is_a_sentence(tmp_path, kind, file, sentence):
 def test_a_node_needs_files_that_are_there(server, tmp_path):
     with pytest.raises(FedMergeError, match=r"there is no file '.*nowhere.yaml'"):
         NodeFolder.make(tmp_path / "n", "a", tmp_path / "nowhere.yaml", "localhost:1", server.authority)
+
+
+def test_the_minimum_of_a_node_is_in_its_file_and_reaches_its_hospital(server, tmp_path):
+    cohort = tmp_path / "own.yaml"
+    cohort.write_text("sites: []")
+    NodeFolder.make(tmp_path / "n", "a", cohort, "localhost:1", server.authority, minimum_images=40)
+    assert yaml.safe_load((tmp_path / "n" / "node.yaml").read_text())["sums"] == {"minimum_images": 40}
+    assert rules_of(tmp_path / "n") == NodeFolder(tmp_path / "n").settings.sums == SumRules(minimum_images=40)
+    with pytest.raises(FedMergeError, match="minimum_images"):
+        NodeFolder.make(tmp_path / "m", "a", cohort, "localhost:1", server.authority, minimum_images=0)

@@ -12,15 +12,16 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.keys import make_node_key, read_public
-from fedmerge.federation.exchange import Answer, Question, judged, read
+from fedmerge.federation.exchange import Answer, Question, read
 from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.privacy.ledger import Subject
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
-from fedmerge.federation.privacy.secure_keys import Advert, unpack
 from fedmerge.federation.privacy.secure_round import check_offer, secure_total
-from fedmerge.federation.records import job_of, reply, request, state_of
+from fedmerge.federation.records import reply, request
 from fedmerge.federation.roster import Member
-from fedmerge.models.state import State
+from fedmerge.federation.schema.messages import MESSAGES
+from fedmerge.federation.schema.reading import read_answer
+from fedmerge.federation.schema.secure import Offered
 from fedmerge.seeding import numpy_generator
 
 NAMES = "abcdefghij"
@@ -54,15 +55,15 @@ class Net:
         for name in names or self.names:
             words = self.numbers[name].view(np.uint64)
             digest = hashlib.sha256(words.tobytes()).hexdigest()
-            state = self.hospitals[name].offer(Subject(label, digest, np.zeros(0), np.zeros(0)), words)
-            found.append(Answer(self.members[name], {}, state))
+            keys = self.hospitals[name].offer(Subject(label, digest, np.zeros(0), np.zeros(0)), words)
+            found.append(Answer(self.members[name], Offered(**keys)))
             assert check_offer(label, {})(found[-1]) is None
         return found
 
     def ask(self, question: Question) -> Iterable[Answer]:
         """What an honest server does with a question."""
         for message in question.messages():
-            answer = judged(question, read(self._member(message), self.carry(message)), None)
+            answer = read(question, self._member(message), self.carry(message))
             if isinstance(answer, Answer):
                 yield answer
 
@@ -77,14 +78,16 @@ class Net:
         except FedMergeError as error:
             return failed(message, error)
         if (action, name) in self.changed:
-            state = dict(state_of(answer))
-            return reply(message, {}, self.changed[action, name](state, job_of(message)))
+            said, record = parts(answer)
+            texts, arrays = self.changed[action, name](said.model_dump(), record)
+            return reply(message, {}, arrays, texts)
         return answer
 
-    def put(self, name: str, action: str, **job: object) -> State:
-        """One message to one hospital; raises its refusal."""
+    def put(self, name: str, action: str, **job: object) -> object:
+        """One message to one hospital, and what it answers (numbers for ``masked``); raises its refusal."""
         message = request(f"query.secure_{action}", self.members[name].node_id, "", job, None)
-        return state_of(getattr(self.hospitals[name], action)(message))
+        said, record = parts(getattr(self.hospitals[name], action)(message))
+        return record["numbers"].numpy().copy() if action == "masked" else said
 
     def total(self, offers: list[Answer], label: str = LABEL) -> tuple[list[str], np.ndarray]:
         """The sum that an honest server gets: of whom, and the numbers."""
@@ -105,9 +108,17 @@ class Net:
         return next(m for m in self.members.values() if m.node_id == message.metadata.dst_node_id)
 
 
+def parts(answer: Message) -> tuple:
+    """What an answer to a question of a sum says, and its arrays."""
+    kind = {"numbers": "masked", "shares": "shares", "signature": "confirm", "own": "unmask"}
+    names = [*answer.content.config_records.get("texts", {}), *answer.content.array_records.get("arrays", {})]
+    (action,) = {kind[name] for name in names if name in kind}
+    return read_answer(answer, MESSAGES[f"query.secure_{action}"].answer)
+
+
 def adverts_of(offers: Iterable[Answer]) -> list[dict]:
     """The keys in the hospitals' first answers, as a server passes them on."""
-    return [unpack(answer.state, Advert, "").model_dump() for answer in offers]
+    return [answer.said.advert.model_dump() for answer in offers]
 
 
 @pytest.fixture(scope="session")

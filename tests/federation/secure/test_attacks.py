@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,10 +13,11 @@ from fedmerge.federation.deployment.keys import make_node_key, read_public
 from fedmerge.federation.exchange import Answer
 from fedmerge.federation.privacy.identity import Identity
 from fedmerge.federation.privacy.masked import NoSum
-from fedmerge.federation.privacy.secure_keys import NUMBERS, WORDS, Advert, pack, to_bytes, unpack
-from fedmerge.federation.privacy.secure_round import Opened, Shares, check_offer
+from fedmerge.federation.privacy.secure_keys import make_advert
+from fedmerge.federation.privacy.secure_round import check_offer
 from fedmerge.federation.privacy.secure_rules import SecureRules
 from fedmerge.federation.privacy.secure_sum import new_secret, public_of
+from fedmerge.federation.schema.secure import Offered
 
 LABEL = "run train 1"
 
@@ -23,7 +25,7 @@ LABEL = "run train 1"
 def share(them, names, adverts, label=LABEL):
     """The second step by hand: everybody's shares, by sender."""
     lists = adverts(them.offer(names, label))
-    return {name: unpack(them.put(name, "shares", label=label, adverts=lists), Shares, "") for name in names}
+    return {name: them.put(name, "shares", label=label, adverts=lists) for name in names}
 
 
 def masked(them, name, shares, parties, label=LABEL):
@@ -37,14 +39,11 @@ def up_to_masked(them, names, adverts, label=LABEL):
 
 
 def confirm(them, name, survivors):
-    return json.loads(to_bytes(them.put(name, "confirm", label=LABEL, survivors=list(survivors))[WORDS]))[
-        "signature"
-    ]
+    return them.put(name, "confirm", label=LABEL, survivors=list(survivors)).signature
 
 
 def unmask(them, name, survivors, confirmed=None):
-    answer = them.put(name, "unmask", label=LABEL, survivors=list(survivors), confirmed=confirmed or {})
-    return unpack(answer, Opened, "")
+    return them.put(name, "unmask", label=LABEL, survivors=list(survivors), confirmed=confirmed or {})
 
 
 # Sums whose difference is one hospital
@@ -167,7 +166,7 @@ def test_signatures_that_confirm_nothing(net, adverts):
 def test_a_hospital_that_nobody_pinned(deployed, adverts, tmp_path):
     """The server makes d up, with a key and signatures of its own."""
     them = deployed(3)
-    invented = Advert.make(Identity.fresh(), LABEL, "d", public_of(new_secret()), public_of(new_secret()))
+    invented = make_advert(Identity.fresh(), LABEL, "d", public_of(new_secret()), public_of(new_secret()))
     lists = [*adverts(them.offer()), invented.model_dump()]
     with pytest.raises(FedMergeError, match=r"'d' \(SHA256:.*\) is not pinned here, so 'a' does not sum"):
         them.put("a", "shares", label=LABEL, adverts=lists)
@@ -178,7 +177,7 @@ def test_a_peer_with_another_key(deployed, adverts):
     them = deployed(3)
     for rules in (SecureRules(), SecureRules(peers="first-use")):
         lists = adverts(them.offer())
-        other = Advert.make(Identity.fresh(), LABEL, "c", public_of(new_secret()), public_of(new_secret()))
+        other = make_advert(Identity.fresh(), LABEL, "c", public_of(new_secret()), public_of(new_secret()))
         them.hospitals["a"].peers.rules = rules
         with pytest.raises(FedMergeError, match=r"'c' .* comes with another key than the one pinned here"):
             them.put("a", "shares", label=LABEL, adverts=[*lists[:2], other.model_dump()])
@@ -234,7 +233,7 @@ def test_ones_own_key_that_was_swapped(net, adverts):
     them = net(3)
     lists = adverts(them.offer())
     identity = them.hospitals["a"]._identity
-    signed = Advert.make(identity, LABEL, "a", public_of(new_secret()), public_of(new_secret()))
+    signed = make_advert(identity, LABEL, "a", public_of(new_secret()), public_of(new_secret()))
     with pytest.raises(FedMergeError, match=r"'a' is not among those .* with the keys that it gave"):
         them.put("a", "shares", label=LABEL, adverts=[signed.model_dump(), *lists[1:]])
 
@@ -257,7 +256,7 @@ def test_keys_and_shares_of_the_same_round_before_a_restart(deployed, adverts):
     for name in "ab":
         them.restart(name)
     lists = [*adverts(them.offer("ab")), old]
-    shares = {n: unpack(them.put(n, "shares", label=LABEL, adverts=lists), Shares, "") for n in "ab"}
+    shares = {n: them.put(n, "shares", label=LABEL, adverts=lists) for n in "ab"}
     shares["c"] = before["c"]
     with pytest.raises(FedMergeError, match=r"the shares of 'c' are not what it wrote for 'a'"):
         masked(them, "a", shares, "abc")
@@ -269,10 +268,10 @@ def test_a_key_of_small_order_signed_by_its_hospital(net, adverts, which):
     them = net(3)
     lists = adverts(them.offer())
     keys = {"masking": public_of(new_secret()), "sharing": public_of(new_secret())} | {which: bytes(32)}
-    lists[2] = Advert.make(them.hospitals["c"]._identity, LABEL, "c", **keys).model_dump()
+    lists[2] = make_advert(them.hospitals["c"]._identity, LABEL, "c", **keys).model_dump()
     with pytest.raises(FedMergeError, match=r"of small order"):
         them.put("a", "shares", label=LABEL, adverts=lists)
-    offered = Answer(them.members["c"], {}, pack(lists[2]))
+    offered = Answer(them.members["c"], Offered(**lists[2]))
     assert "of small order" in check_offer(LABEL, {})(offered)
 
 
@@ -281,7 +280,7 @@ def test_another_order_of_the_list_changes_nothing(net, adverts):
     lists = adverts(them.offer())
     first = them.put("a", "shares", label=LABEL, adverts=lists)
     again = them.put("a", "shares", label=LABEL, adverts=lists[::-1])
-    assert to_bytes(first[WORDS]) == to_bytes(again[WORDS])
+    assert first == again
 
 
 # What the server passes on
@@ -370,7 +369,7 @@ def test_garbage_instead_of_masked_numbers_is_no_sum(net):
     them = net(4)
     rng = np.random.default_rng(0)
     garbage = rng.integers(-(2**63), 2**63, 20)
-    them.changed["masked", "b"] = lambda state, job: pack({}, garbage)
+    them.changed["masked", "b"] = lambda said, arrays: ({}, {"numbers": torch.from_numpy(garbage)})
     with pytest.raises(NoSum, match=r"out of the range of honest answers"):
         them.total(them.offer())
 
@@ -378,9 +377,9 @@ def test_garbage_instead_of_masked_numbers_is_no_sum(net):
 def test_wrong_shares_of_one_hospital_do_not_matter_where_others_are_enough(net):
     """And are no sum where they are not: of three hospitals, all three are needed."""
 
-    def lie(state, job):
-        said = json.loads(to_bytes(state[WORDS]))
-        return pack({"own": {n: bytes(32).hex() for n in said["own"]}, "pair": said["pair"]})
+    def lie(said, arrays):
+        own = {name: bytes(32).hex() for name in said["own"]}
+        return {"own": json.dumps(own), "pair": json.dumps(said["pair"])}, None
 
     five, three = net(5), net(3)
     five.changed["unmask", "b"] = three.changed["unmask", "b"] = lie
@@ -391,18 +390,30 @@ def test_wrong_shares_of_one_hospital_do_not_matter_where_others_are_enough(net)
 
 def test_a_commitment_to_another_secret_is_no_sum(net):
     them = net(4)
-    them.changed["shares", "c"] = lambda state, job: pack(
-        json.loads(to_bytes(state[WORDS])) | {"commitment": "0" * 64}
+    them.changed["shares", "c"] = lambda said, arrays: (
+        {"shares": json.dumps(said["shares"]), "commitment": "0" * 64},
+        None,
     )
     with pytest.raises(NoSum, match=r"the shares of 'c' do not give its mask"):
         them.total(them.offer())
 
 
+JUNK_ANSWERS = [
+    ({}, None),
+    ({"shares": "[]", "commitment": "0" * 64}, None),
+    ({"own": "{", "pair": "{}"}, None),
+    ({"own": "{}", "pair": "{}"}, None),
+    ({}, {"numbers": torch.zeros(3, dtype=torch.int64)}),
+    ({}, {"numbers": torch.zeros(20)}),
+    ({"signature": "0" * 1000}, {"x": torch.zeros(1)}),
+]
+
+
 @pytest.mark.parametrize("action", ["shares", "masked", "unmask"])
-@pytest.mark.parametrize("state", [{}, pack([]), pack({"x": 1}), pack({}, np.zeros(3, dtype=np.int64))])
-def test_an_answer_of_another_form_is_that_of_a_hospital_that_is_lost(net, action, state):
+@pytest.mark.parametrize("junk", JUNK_ANSWERS)
+def test_an_answer_of_another_form_is_that_of_a_hospital_that_is_lost(net, action, junk):
     them = net(5)
-    them.changed[action, "b"] = lambda given, job: state
+    them.changed[action, "b"] = lambda said, arrays: junk
     names, total = them.total(them.offer())
     assert np.array_equal(total, them.plain(names))
     assert names == (list("abcde") if action == "unmask" else list("acde"))
@@ -426,6 +437,6 @@ def test_masked_numbers_say_nothing_without_the_others(net, adverts):
     them = net(3, words=2000)
     second = up_to_masked(them, "abc", adverts)
     for name in "abc":
-        sent = [answers[name][NUMBERS].numpy() for answers in (first, second)]
+        sent = [answers[name] for answers in (first, second)]
         assert not np.any(sent[0] == them.numbers[name])
         assert not np.any(sent[0] == sent[1])

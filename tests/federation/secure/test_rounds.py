@@ -134,11 +134,11 @@ def test_nothing_of_one_hospital_is_in_any_message(secure, plain, cohort):
         assert not reply.has_error()
         for metrics in reply.content.metric_records.values():
             assert not set(metrics) & set(NUMBERS)
-        assert set(reply.content) <= {"metrics", "arrays"}
+        assert set(reply.content) <= {"metrics", "arrays", "texts"}
         state = contexts[reply.metadata.src_node_id].state[SECURE]
         private = json.loads(state["sum"].numpy().tobytes())["secrets"]
         private.append(json.loads(state["self"].numpy().tobytes())["key"])
-        text = arrays.pop("secure").tobytes().decode()
+        text = str(reply.content.config_records)
         assert not any(secret in text or secret in str(message.content) for secret in private)
         own = weights[reply.metadata.src_node_id].view(np.int64)
         for numbers in arrays.values():

@@ -1,0 +1,242 @@
+"""Over which sets of images a hospital gave sums: it gives none that tell a few images apart from the others.
+
+The sums over sets A_1, …, A_k, whatever was asked and in whatever sessions, can be added and subtracted. The
+sets cut the images into cells: two images are in one cell where the same sets have them. Every combination of
+the sums weighs the images of a cell alike, so what it says is about whole cells. A set is refused if, with
+it, some cell would be new and have fewer images than the hospital's minimum. That covers differences, unions,
+chains A in B in C, and any number of sets; it refuses more than it must, as it does not ask which cells a
+combination can single out. Images of equal content count once, but each copy has its own place in a set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedmerge.chained_log import ChainedLog
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.sums.rules import SumRules
+from fedmerge.files import make_folder, saying, sync
+
+FILE, KEY = "sums.jsonl", "sums.key"
+DIGITS = 32  # of the code of an image: 128 bits
+Names = frozenset[str]
+
+
+class Ledger:
+    """What was answered: in ``folder``, where it outlives the process, or, for None, in memory.
+
+    An image's name in it is a keyed hash; the key is the hospital's own. rules: of them ``minimum_images``,
+    ``questions`` and ``epsilon`` are held here.
+    """
+
+    def __init__(self, folder: Path | None, site: str, rules: SumRules) -> None:
+        self.site = site
+        self.rules = rules
+        self._folder = folder
+        self._memory: list[dict[str, Any]] = []
+        self._key = os.urandom(32) if folder is None else b""
+        self._cells: list[Names] = []
+        self._known: dict[str, Names] = {}
+        self._asked: dict[str, set[str]] = defaultdict(set)
+        self._questions: Counter[str] = Counter()
+        self._noised = 0
+        self._seen = (0, 0)  # entries replayed, and the file's size then
+
+    @property
+    def key(self) -> bytes:
+        """The hospital's secret, made at random when it is first needed; it never leaves the folder."""
+        if not self._key:
+            assert self._folder is not None
+            self._key = _secret(self._folder)
+        return self._key
+
+    def names(self, images: Tensor) -> Names:
+        """The names of some images (N x C x H x W): copies of one image are numbered."""
+        found: Counter[str] = Counter()
+        names = []
+        for image in images.detach().cpu().contiguous():
+            told = f"{image.dtype} {tuple(image.shape)} ".encode() + image.numpy().tobytes()
+            code = hmac.new(self.key, told, hashlib.sha256).hexdigest()[:DIGITS]
+            names.append(code if not found[code] else f"{code}#{found[code]}")
+            found[code] += 1
+        return frozenset(names)
+
+    def check(self, names: Names) -> None:
+        """Raise FedMergeError where sums over this set, with those given before, say too much; see above."""
+        with self._locked():
+            self._catch_up()
+            self._check(names)
+
+    def record(self, names: Names, kind: str, question: str = "", sums: int = 0) -> None:
+        """Check a set, and write down, before the answer leaves, that a question about it is answered.
+
+        question: its digest, where a second answer would be the first one again; "" where each counts. sums:
+        how many noised ones the answer has. Raises FedMergeError where the answer must not be given.
+        """
+        with self._locked():
+            self._catch_up()
+            self._check(names)
+            number = _number(names)
+            if question and question in self._asked[number]:
+                return
+            self._check_budgets(number, sums)
+            if number not in self._known:
+                least = self.rules.minimum_images
+                self._write({"what": "set", "set": number, "images": sorted(names), "minimum": least})
+            self._write({"what": "question", "set": number, "kind": kind, "question": question, "sums": sums})
+
+    def noised(self) -> int:
+        """How many noised sums were given, over all sets: what ``SumRules.spent`` takes."""
+        with self._locked():
+            self._catch_up()
+        return self._noised
+
+    def _check_budgets(self, number: str, sums: int) -> None:
+        most, rules = self.rules.questions, self.rules
+        if most is not None and self._questions[number] >= most:
+            raise FedMergeError(
+                f"site '{self.site}' has answered {most} questions about these images, and answers no more: "
+                "its owner may raise 'questions' in its rules for sums."
+            )
+        cost = rules.spent(self._noised + sums) if rules.epsilon is not None else 0.0
+        if rules.epsilon is not None and cost > rules.epsilon:
+            raise FedMergeError(
+                f"site '{self.site}': with this answer its noised sums would cost epsilon {cost:.3g} at "
+                f"delta {rules.delta:g}, more than the {rules.epsilon:g} that it allows: ask fewer "
+                "questions, or its owner may raise 'epsilon' or 'noise' in its rules for sums."
+            )
+
+    def _check(self, names: Names) -> None:
+        size, least = _size(names), self.rules.minimum_images
+        if size < least:
+            raise FedMergeError(
+                f"site '{self.site}' gives sums over at least {least} images, because sums over fewer "
+                f"say much about each, but its share has {size} different ones: ask for more images, "
+                "take them from a larger split, or leave the site out."
+            )
+        if _number(names) in self._known:
+            return
+        few = min((_size(part) for part in _parts(names, self._cells)), default=least)
+        if few < least:
+            raise FedMergeError(
+                f"site '{self.site}' has given sums over other sets of its images: with these, {few} of them "
+                f"could be told apart from the others, and it lets no fewer than {least} be. Ask for "
+                f"the same images as before (number, split and seed), or for at least {least} more or "
+                "fewer with the same seed."
+            )
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self._folder is None:
+            self._memory.append(entry)
+        else:
+            self._log.append(entry)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Take over what was written since; another process may have done so."""
+        if self._folder is None:
+            entries, size = self._memory, len(self._memory)
+        else:
+            size = self._log.path.stat().st_size if self._log.path.exists() else 0
+            if size == self._seen[1]:
+                return
+            entries = self._log.entries()
+            self._check_key(entries)
+        for entry in entries[self._seen[0] :]:
+            self._replay(entry)
+        self._seen = (len(entries), size)
+
+    def _replay(self, entry: dict[str, Any]) -> None:
+        if entry["what"] == "set":
+            names = frozenset(entry["images"])
+            self._known[entry["set"]] = names
+            parts = [(cell & names, cell - names) for cell in self._cells]
+            new = names.difference(*self._cells)
+            self._cells = [part for both in parts for part in both if part] + ([new] if new else [])
+        elif entry["what"] == "question":
+            self._questions[entry["set"]] += 1
+            self._asked[entry["set"]].add(entry["question"])
+            self._noised += int(entry["sums"])
+
+    @property
+    def _log(self) -> ChainedLog:
+        assert self._folder is not None
+        return ChainedLog(self._folder / FILE)
+
+    def _check_key(self, entries: list[dict[str, Any]]) -> None:
+        """Images would have other names under another key, and nothing would be known of them."""
+        if entries and entries[0].get("key") != _print(self.key):
+            raise FedMergeError(
+                f"'{KEY}' is not the key of the ledger '{self._log.path}': put back the one that was there. "
+                "Without it no sums are given."
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time looks at the ledger and adds to it."""
+        if self._folder is None:
+            yield
+            return
+        from filelock import FileLock
+
+        make_folder(self._folder)
+        with saying(self._folder), FileLock(self._folder / ".sums.lock"):
+            if not self._log.path.exists():
+                self._log.append({"what": "key", "key": _print(self.key)})
+            yield
+
+
+def _parts(names: Names, cells: list[Names]) -> Iterator[Names]:
+    """The cells that a set would make: what it cuts off others, what it leaves of them, what is all new."""
+    for cell in cells:
+        inside = cell & names
+        if inside and len(inside) < len(cell):
+            yield inside
+            yield cell - inside
+    new = names.difference(*cells)
+    if new:
+        yield new
+
+
+def _size(names: Names) -> int:
+    """How many different images: copies count once."""
+    return len({name.partition("#")[0] for name in names})
+
+
+def _number(names: Names) -> str:
+    return hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()[:DIGITS]
+
+
+def _print(key: bytes) -> str:
+    return hmac.new(key, b"the key of this ledger", hashlib.sha256).hexdigest()
+
+
+def _secret(folder: Path) -> bytes:
+    """The key in a folder; one is made where there is none, whole, readable by its owner alone."""
+    path = folder / KEY
+    make_folder(folder)
+    with saying(path):
+        if not path.exists():
+            part = folder / f".{KEY}.{os.getpid()}"
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(os.urandom(32))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(part, path)  # fails where another process was first
+            except FileExistsError:
+                pass
+            finally:
+                part.unlink()
+            sync(folder)
+        return path.read_bytes()

@@ -1,0 +1,76 @@
+"""What a hospital gives sums over, and what it refuses: its own settings, which no message changes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedmerge.federation.sums.packing import MINIMUM
+from fedmerge.validation import is_there, load_yaml, validate
+
+Rows = Literal["every", "pixels", "off"]
+
+
+class SumRules(BaseModel):
+    """A hospital's rules for sums over its images; the defaults are those of a node in a deployment.
+
+    minimum_images: the fewest different images that a share, and whatever can be told apart by combining the
+    shares answered so far, may have (``ledger``). rows: at which layers there must be as many effective rows
+    as columns (``rank``): ``every``, those that read ``pixels``, or none (``off``). questions: how many are
+    answered about one set of images, ever; None: any number.
+
+    noise: standard deviation of Gaussian noise, in units of how much one image can change a sum; None: none
+    is added. clip: the root mean square of the entries, for each row, to which an image's part of a sum is
+    scaled down. epsilon, delta: what all noised answers together may cost; beyond it questions are refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    minimum_images: int = Field(default=MINIMUM, ge=1)
+    rows: Rows = "every"
+    questions: int | None = Field(default=10_000, ge=1)
+    noise: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _epsilon_needs_noise(self) -> SumRules:
+        if self.epsilon is not None and self.noise is None:
+            raise ValueError("epsilon bounds what noised answers cost, but there is no noise: set noise, too")
+        return self
+
+    def at_least(self, minimum: int) -> SumRules:
+        """The same rules with a minimum that is not lower than this."""
+        return self.model_copy(update={"minimum_images": max(self.minimum_images, minimum)})
+
+    def spent(self, answers: int) -> float:
+        """Epsilon, at ``delta``, of so many noised sums, each a Gaussian mechanism: 1 / (2 noise^2)-zCDP.
+
+        epsilon = rho + 2 sqrt(rho ln(1 / delta)) (Bun and Steinke, arXiv 1605.02065, proposition 1.3).
+        Infinite without noise.
+        """
+        if self.noise is None:
+            return math.inf if answers else 0.0
+        rho = answers / (2 * self.noise**2)
+        return rho + 2 * math.sqrt(rho * math.log(1 / self.delta))
+
+
+SIMULATED = SumRules(rows="pixels", questions=None)
+"""The rules of hospitals in a simulation, which has all images in its hands anyway."""
+
+
+def rules_of(folder: Path | None) -> SumRules:
+    """The rules in a node's folder: ``sums:`` in its node.yaml. None: those of a simulation.
+
+    Raises FedMergeError for a file that says something else there.
+    """
+    if folder is None:
+        return SIMULATED
+    path = folder / "node.yaml"
+    given = load_yaml(path) if is_there(path) else {}
+    written = given.get("sums", {}) if isinstance(given, dict) else given
+    return validate(SumRules, written, f"{path}, sums")
