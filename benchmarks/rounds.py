@@ -6,7 +6,6 @@ batch norm, 20 rounds of one epoch. Where a method has a constant, it is the bes
 validation images, on a seed that is not used again. Run
 `python benchmarks/rounds.py --out benchmarks/results/rounds.csv`; what is in that file is not measured again.
 `--table` prints the table of such a file, `--page docs/federation-algorithms.md` writes it there.
-`--privacy` measures another thing: the same rounds of `skew` with group norm, clipped and noised.
 
 Columns: `shared` is the accuracy of the federated model on a hospital's test images, `own` that of the model
 with the part that the hospital kept to itself, `unseen` that of the federated model at the ninth hospital;
@@ -29,7 +28,6 @@ from fedmerge.analysis import crossed_interval
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, Split, build_cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, Plan, Server, server_app, simulate
-from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
 from fedmerge.models import ModelSpec, Normalisation, build, predict
 from fedmerge.models.state import State
 from fedmerge.study.figures.panels import signed
@@ -56,7 +54,7 @@ LABELS = {"FedAvg, half of them": "half of them (`participation`)", "greedy": "`
 SETTINGS, HOSPITALS, TUNING_SEED = ("skew", "scanners"), 8, 100
 
 
-def cohort_of(setting: str, seed: int) -> Cohort:
+def cohort_of(setting: str, seed: int, hospitals: int = HOSPITALS) -> Cohort:
     sites = [
         SiteSpec(
             name=f"hospital-{i}",
@@ -65,7 +63,7 @@ def cohort_of(setting: str, seed: int) -> Cohort:
             if setting == "scanners"
             else (),
         )
-        for i in range(HOSPITALS)
+        for i in range(hospitals)
     ]
     spec = CohortSpec(
         name=setting, source="digits", size=16, sites=(*sites, SiteSpec(name="unseen", unseen=True))
@@ -189,21 +187,6 @@ def _difference(part: pd.DataFrame, name: str, column: str) -> str:
     return f"{value} ({low} to {high})"
 
 
-def private_rows(seeds: int, rounds: int) -> Iterator[dict[str, Any]]:
-    """Accuracy at the unseen hospital with updates clipped to 1 and noise on their sum; None: neither."""
-    for noise in (None, 0.03, 0.1, 0.3, 1.0):
-        privacy = None if noise is None else CentralPrivacy(clip=1.0, noise=noise)
-        for seed in range(seeds):
-            cohort, plain = cohort_of("skew", seed), plan_of("FedAvg", None, seed, rounds)
-            network = plain.model.model_copy(update={"options": {"width": 8, "norm": "group"}})
-            plan = plain.model_copy(
-                update={"model": network, "federation": FederationOptions(privacy=privacy)}
-            )
-            unseen = accuracy(plan, trained(plan, cohort)[0], cohort["unseen"].everything)
-            spent = None if privacy is None else round(epsilon(privacy, rounds), 1)
-            yield {"noise": noise, "epsilon": spent, "seed": seed, "unseen": unseen}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -212,7 +195,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, help="write every row as CSV")
-    parser.add_argument("--privacy", action="store_true", help="measure what clipping and noise cost")
     parser.add_argument("--table", type=Path, help="print the table of such a file, and measure nothing")
     parser.add_argument(
         "--page", type=Path, help="with --table: write it between the marks of this page, too"
@@ -225,14 +207,6 @@ def main() -> None:
         if args.page:
             page = args.page.read_text(encoding="utf-8")
             args.page.write_text(fill(page, {"rounds": text}), encoding="utf-8")
-        return
-    if args.privacy:
-        private = pd.DataFrame(private_rows(args.seeds, args.rounds))
-        if args.out:
-            private.to_csv(args.out, index=False)
-        print(
-            private.groupby(["noise", "epsilon"], dropna=False)["unseen"].agg(["mean", "min", "max"]).round(3)
-        )
         return
     have = pd.DataFrame(columns=["setting", "algorithm", "constant", "seed"])
     if args.out and args.out.exists():

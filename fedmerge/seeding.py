@@ -1,7 +1,8 @@
 """Every random draw comes from a generator derived from (seed, purpose, round, site).
 
 Two draws with different purposes never share a stream, so adding a method, a site or a round changes
-nothing that was drawn for the others.
+nothing that was drawn for the others. The one exception is noise that protects people: whoever has a seed has
+what was drawn from it (``federation.privacy.noise``).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def main() -> int:
     constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines), flush=True)
     install = [str(python), "-m", "pip", "install", "--constraint", str(constraints)]
-    install += ["--dry-run", "--quiet"] if args.dry_run else ["--quiet"]
+    install += ["--dry-run"] if args.dry_run else ["--quiet"]
     done = subprocess.run([*install, "--editable", f".[{','.join(EXTRAS)}]"], cwd=ROOT)
     if done.returncode or args.dry_run:
         return done.returncode

@@ -109,6 +109,8 @@ def show_result(result: Result, as_json: bool = False) -> None:
         say(err, f"note: {remark}")
     out.print(summary_table(result))
     say(out, f"answer:  {result.answer}")
+    if "privacy" in result.provenance:
+        say(out, f"privacy: {result.provenance['privacy']}.")
     if failures := failure_list(result.failures):
         say(err, failures["summary"])
         for row in failures["first"]:

@@ -209,8 +209,17 @@ class Asking:
         """``history`` and ``failures`` as rows, from these positions on."""
         return self.history[since[0] :], [asdict(failure) for failure in self.failures[since[1] :]]
 
-    def take_rows(self, history: list[dict[str, Any]], failures: list[dict[str, Any]]) -> None:
-        """Put the rows of an earlier process before those of this one; what both have stands once."""
+    def take_rows(
+        self,
+        history: list[dict[str, Any]],
+        failures: list[dict[str, Any]],
+        at: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Put the rows of an earlier process before those of this one; what both have stands once.
+
+        at: how many rows of history and failures come before them.
+        """
         before = [Failure(**row) for row in failures]
-        self.history[:0] = history
-        self.log.records[:] = before + [failure for failure in self.log.records if failure not in before]
+        self.history[at[0] : at[0]] = history
+        rest = [failure for failure in self.log.records[at[1] :] if failure not in before]
+        self.log.records[at[1] :] = before + rest

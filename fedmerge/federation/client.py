@@ -24,6 +24,7 @@ from fedmerge.federation.inspection import reply_with
 from fedmerge.federation.memory import HospitalMemory, Personal, memory_tensors, personal_entries
 from fedmerge.federation.policy.guard import Guard
 from fedmerge.federation.privacy.ledger import Subject
+from fedmerge.federation.privacy.local import LocalNoise
 from fedmerge.federation.privacy.masked import TRAINED, encode_means, encode_weights, flatten
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
 from fedmerge.federation.privacy.secure_rules import SecureRules
@@ -51,7 +52,7 @@ from fedmerge.training import fit
 
 Progress = Callable[[int, int], None]
 Answer = Callable[[Message], Message]
-MEMORY, SECURE = "memory", "secure"  # what a Flower Context holds of a hospital
+MEMORY, SECURE, LOCAL = "memory", "secure", "local"  # what a Flower Context holds of a hospital
 
 
 class Hospital:
@@ -83,6 +84,7 @@ class Hospital:
         self.progress = progress
         self.memory = HospitalMemory()
         self.secure = SecureHospital(site.name, folder, SecureRules.of(folder))
+        self.local = LocalNoise(site.name, folder)
         rules = (sum_rules or rules_of(folder)).at_least(minimum)
         self.sums = HospitalSums(site, device, rules, shelf, folder)
 
@@ -108,6 +110,7 @@ class Hospital:
 
         The personal part of the model begins as this hospital's last round left it; the answer has all of
         the model, and the server's mean of the personal parts is what a hospital without one begins with.
+        With local privacy the weights are clipped and noised before anything else sees them.
         """
         metrics, state = self._trained(message, read_job(message, TrainJob))
         return reply(message, metrics, state)
@@ -130,7 +133,8 @@ class Hospital:
         return reply(message, {"seconds": metrics["seconds"]}, texts=keys)
 
     def _trained(self, message: Message, job: TrainJob) -> tuple[dict[str, float], State]:
-        """What a training message says to do: numbers about it, and the weights."""
+        """What a training message says to do: numbers about it, and the weights that may leave."""
+        private = self.local.options(job)
         if job.start == "own":
             read_tensors(message, NO_TENSORS)
             model = self._own_start(job)
@@ -164,6 +168,9 @@ class Hospital:
                 metrics["forgot"] = 1
             entries = personal_entries(job.model, job.personal)
             self.memory.keep(job.round, {key: state[key] for key in entries})
+        if private is not None:
+            sent = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
+            state = self.local.answer(private, job, sent, state)
         return metrics, state
 
     def evaluate(self, message: Message) -> Message:
@@ -269,12 +276,13 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
         SecureRules.of(hospital.folder).check(message.metadata.message_type, hospital.site.name)
         if not memory_in_context:
             return how(message)
-        for name, part in ((MEMORY, hospital.memory), (SECURE, hospital.secure)):
+        for name, part in ((MEMORY, hospital.memory), (SECURE, hospital.secure), (LOCAL, hospital.local)):
             kept = context.state.array_records.get(name)
             part.load_state_dict({} if kept is None else dict(kept.to_torch_state_dict()))
         reply = how(message)
         context.state[MEMORY] = ArrayRecord(hospital.memory.state_dict())
         context.state[SECURE] = ArrayRecord(hospital.secure.state_dict())
+        context.state[LOCAL] = ArrayRecord(hospital.local.state_dict())
         return reply
 
     @app.query()

@@ -67,7 +67,7 @@ def _train(
         never |= {"steps": 0, "merges": 0, DELAY: math.inf}
         if secure:
             return reply(message, {DELAY: math.inf}, texts=no_keys(hospital.site.name))
-        return reply(message, {"num-examples": len(hospital.site.train)} | never)
+        return reply(message, {"num-examples": len(hospital.site.train), **never})
     answer = training(_flipped(hospital) if "label-flip" in faults else hospital, message)
     sent = read_tensors(message, tensors_of(job.model)) if job.start == "shared" else {}
     if not secure:

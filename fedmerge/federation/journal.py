@@ -1,6 +1,7 @@
 """What a federation's rounds leave on the disk, so that a run that dies goes on after the last of them.
 
     0007.json                   the rows of round 7 and the SHA-256 of its files, written last: now it counts
+    0007-released.json          the same of a private round before anybody was sent its model (``released``)
     0007-global.safetensors     the global model after it
     0007-strategy.safetensors   what the server gathers over the rounds, where it does
     0007-memories.safetensors   what the hospitals keep to themselves, as SITE/ENTRY, where they do
@@ -29,13 +30,17 @@ from fedmerge.models.state import State
 from fedmerge.own_files import own_room
 
 Row = dict[str, Any]
+FINISHED, RELEASED = ".json", "-released.json"
 KINDS = ("global", "strategy", "memories")
-_WEIGHTS = re.compile(rf"(\d{{4,}})-(?:{'|'.join(KINDS)})\.safetensors")
+_OLD = re.compile(rf"(\d{{4,}})(?:-(?:{'|'.join(KINDS)})\.safetensors|{re.escape(RELEASED)})")
 
 
 @dataclass(frozen=True)
 class Position:
-    """A federation after a round: its model, what server and hospitals keep, all rows up to it."""
+    """A federation after a round: its model, what server and hospitals keep, all rows up to it.
+
+    asked: of a private round's model, the hospitals that were asked for it.
+    """
 
     round: int
     state: State
@@ -43,6 +48,7 @@ class Position:
     memories: dict[str, State]
     history: list[Row]
     failures: list[Row]
+    asked: tuple[str, ...] = ()
 
 
 class RoundJournal:
@@ -66,6 +72,31 @@ class RoundJournal:
         failures: list[Row],
     ) -> None:
         """Keep a finished round. history, failures: what it added. Raises DiskError; it is not kept then."""
+        self._write(FINISHED, round, state, strategy, memories, history, failures)
+
+    def release(
+        self,
+        round: int,
+        state: State,
+        strategy: State,
+        history: list[Row],
+        failures: list[Row],
+        asked: Sequence[str],
+    ) -> None:
+        """Keep a round's model before it is shown to anybody: noise is in it that is never drawn again."""
+        self._write(RELEASED, round, state, strategy, {}, history, failures, asked)
+
+    def _write(
+        self,
+        ending: str,
+        round: int,
+        state: State,
+        strategy: State,
+        memories: Mapping[str, State],
+        history: list[Row],
+        failures: list[Row],
+        asked: Sequence[str] = (),
+    ) -> None:
         make_folder(self.folder)
         room = own_room(self.folder)
         joined = {f"{site}/{key}": value for site, kept in memories.items() for key, value in kept.items()}
@@ -74,11 +105,12 @@ class RoundJournal:
             if tensors:
                 files[name] = write_weights(self._path(round, f"-{name}.safetensors"), tensors)
         rows = {"history": history, "failures": failures}
-        write_sealed(self._path(round, ".json"), {"round": round, "files": files} | rows)
-        for ending in ("-sum.json", "-sum.safetensors"):
-            room.remove(self._path(round, ending))
-        for path in self.folder.glob("*.safetensors"):
-            found = _WEIGHTS.fullmatch(path.name)
+        body = {"round": round, "files": files} | ({"asked": list(asked)} if asked else {})
+        write_sealed(self._path(round, ending), body | rows)
+        for gone in ("-sum.json", "-sum.safetensors") if ending == FINISHED else ():
+            room.remove(self._path(round, gone))
+        for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(f"*{RELEASED}")]:
+            found = _OLD.fullmatch(path.name)
             if found is not None and int(found[1]) <= round - self.keep:
                 room.remove(path)
 
@@ -116,7 +148,7 @@ class RoundJournal:
         """The last round that is whole, with the rows of all before it; None where there is none."""
         bodies: list[dict[str, Any]] = []
         try:
-            while (path := self._path(len(bodies) + 1, ".json")).is_file():
+            while (path := self._path(len(bodies) + 1, FINISHED)).is_file():
                 bodies.append(_body(path, len(bodies) + 1))
         except Damaged as damage:
             self.damaged.append(f"{damage} The rounds go on after round {len(bodies)}.")
@@ -127,6 +159,17 @@ class RoundJournal:
                 bodies.pop()
                 self.damaged.append(f"{damage} The rounds go on after round {len(bodies)}.")
         return None
+
+    def released(self, round: int) -> Position | None:
+        """A round that was cut off once its model was ready, with its own rows alone; None for any other."""
+        path = self._path(round, RELEASED)
+        if not path.is_file():
+            return None
+        try:
+            return self._position([_body(path, round)])
+        except Damaged as damage:
+            self.damaged.append(f"{damage} Round {round} is done again, and counts twice for privacy.")
+            return None
 
     def _position(self, bodies: list[dict[str, Any]]) -> Position:
         last = bodies[-1]
@@ -140,7 +183,8 @@ class RoundJournal:
             site, _, entry = key.partition("/")
             memories.setdefault(site, {})[entry] = value
         rows = {name: [row for body in bodies for row in body[name]] for name in ("history", "failures")}
-        return Position(last["round"], held["global"], held["strategy"], memories, **rows)
+        asked = tuple(last.get("asked", ()))
+        return Position(last["round"], held["global"], held["strategy"], memories, **rows, asked=asked)
 
     def _path(self, round: int, ending: str) -> Path:
         return self.folder / f"{round:04d}{ending}"

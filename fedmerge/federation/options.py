@@ -11,7 +11,7 @@ from fedmerge.federation.aggregators import AGGREGATORS
 from fedmerge.federation.fault_plan import Fault
 from fedmerge.federation.memory import Personal
 from fedmerge.federation.participation import Participation
-from fedmerge.federation.privacy.central import CentralPrivacy
+from fedmerge.federation.privacy.options import Privacy
 from fedmerge.federation.section import Section
 from fedmerge.federation.server_optimizer import ServerOptimizerOptions
 
@@ -48,8 +48,8 @@ class FederationOptions(Section):
     aggregate: how updates become one model. optimizer: what the server makes of that model; None takes it as
     it is. participation: how many hospitals train in a round; None: all of them. personal: the part of the
     model that each hospital keeps to itself between rounds (``memory.personal_entries``). privacy: updates
-    are clipped, and their mean is noised (``privacy.private_mean``). secure_aggregation: the server learns
-    the mean of updates and no update (``secure_sum``).
+    are clipped, and their mean (``privacy.central``) or each of them (``privacy.local``) is noised.
+    secure_aggregation: the server learns the mean of updates and no update (``secure_sum``).
 
     on_failure: a hospital that fails is left out of the round (``skip``), asked again up to ``retries`` times
     and then left out (``retry``), or ends the run (``abort``). quorum: the fewest hospitals that must give a
@@ -65,7 +65,7 @@ class FederationOptions(Section):
     optimizer: ServerOptimizerOptions | None = None
     participation: Participation | None = None
     personal: Personal = "none"
-    privacy: CentralPrivacy | None = None
+    privacy: Privacy | None = None
     secure_aggregation: bool = False
     on_failure: OnFailure = "skip"
     retries: int = Field(default=1, ge=1)

@@ -6,10 +6,13 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import fewest_updates
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
+from fedmerge.federation.privacy.accounting import Options, epsilon
 from fedmerge.federation.privacy.secure_sum import FEWEST
 from fedmerge.models.state import running_pairs
 from fedmerge.models.zoo import build
+
+OF_UPDATES = ("mean", "median", "trimmed-mean", "norm-clipping", "krum", "multi-krum")
+"""Aggregators that need the updates of a round and nothing else."""
 
 
 def check_plan(plan: Plan, hospitals: int) -> None:
@@ -43,23 +46,45 @@ def check_plan(plan: Plan, hospitals: int) -> None:
         _check_secure(plan, in_a_round)
 
 
-def _check_privacy(plan: Plan, privacy: CentralPrivacy) -> None:
+def _check_privacy(plan: Plan, privacy: Options) -> None:
     what = "federation.privacy"
-    _check_one_mean(plan, what)
+    if privacy.kind == "local":
+        _check_updates_alone(plan, what)
+    else:
+        _check_one_mean(plan, what)
+    _check_rounds_alone(plan, what)
+    if plan.federation.personal != "none":
+        raise FedMergeError(
+            f"{what} noises what was trained, but with federation.personal the journal takes each hospital's "
+            "own part as it is: take one of the two out."
+        )
     if running_pairs(build(plan.model.model_copy(update={"pretrained": False}), 0).state_dict()):
         raise FedMergeError(
             f"{what} clips and noises what was trained, but model '{plan.model.name}' has batch norm, whose "
             "running statistics are no update that could be clipped: choose a network without, for example "
             "with model.options.norm: group."
         )
-    epsilon(privacy, plan.rounds)  # says so where the accountant is not installed
+    if not privacy.simulate:
+        epsilon(privacy, plan.rounds)  # says so where the accountant is not installed
+
+
+def _check_updates_alone(plan: Plan, what: str) -> None:
+    """Noised updates may be combined in any way, but nothing may be asked of hospitals around the noise."""
+    method = plan.federation.aggregate.method
+    if method not in OF_UPDATES:
+        raise FedMergeError(
+            f"{what} noises updates, but federation.aggregate {method} asks hospitals for more, which is not "
+            f"noised: choose one of {', '.join(OF_UPDATES)}."
+        )
 
 
 def _check_secure(plan: Plan, in_a_round: int) -> None:
     what, rules = "federation.secure_aggregation", plan.federation
     _check_one_mean(plan, what)
+    _check_rounds_alone(plan, what)
+    central = rules.privacy is not None and rules.privacy.kind != "local"
     for field, given, why in (
-        ("privacy", rules.privacy, "clipping takes each update"),
+        ("privacy", central or None, "clipping at the server takes each update (kind: local goes with it)"),
         ("personal", None if rules.personal == "none" else rules.personal, "the journal takes each own part"),
     ):
         if given is not None:
@@ -81,12 +106,16 @@ def _check_secure(plan: Plan, in_a_round: int) -> None:
 
 
 def _check_one_mean(plan: Plan, what: str) -> None:
-    """Only the mean of updates may leave a round, and nothing after the rounds."""
+    """Only the mean of updates may leave a round."""
     method = plan.federation.aggregate.method
     if method != "mean":
         raise FedMergeError(
             f"{what} is about the mean of updates, but federation.aggregate is {method}: set it to mean."
         )
+
+
+def _check_rounds_alone(plan: Plan, what: str) -> None:
+    """There are rounds, and nothing comes after them."""
     if not plan.rounds:
         raise FedMergeError(f"{what} is about rounds, but training.rounds is 0: set it to at least 1.")
     if plan.fine_tune is not None:

@@ -78,12 +78,50 @@ class Server(Inquiry):
             state, done = {key: kept.state[key] for key in start}, kept.round  # sums follow the order of keys
         elif self.plan.rounds:
             self.restore({})
+        begun = self._private_rounds(journal, done)
         for number in range(done + 1, self.plan.rounds + 1):
-            state = self.strategy.round(self.grid, number, state)
+            if begun is not None and number == begun.round:
+                state = self._shown_again(begun, start)
+            else:
+                state = self.strategy.round(self.grid, number, state)
             if journal is not None:
                 self._keep(number, state, journal)
             self.strategy.between()
         return state
+
+    def _private_rounds(self, journal: RoundJournal | None, done: int) -> Position | None:
+        """Have each private model written down before anybody is sent it, and the spending with it.
+
+        Returns the round after ``done``, where an earlier process got as far as its model: noise that may
+        have been seen is not drawn again around the same updates.
+        """
+        private = self.strategy.private
+        if private is None:
+            return None
+
+        def release(number: int, state: State) -> None:
+            if journal is not None:
+                history, failures = self.strategy.rows(self._kept)
+                kept = self.strategy.state_dict()
+                journal.release(number, state, kept, history, failures, private.asked)
+            private.released(number, state)
+
+        self.strategy.release = release
+        if journal is None:
+            return None
+        private.spending.keep_in(journal.folder, done)
+        return journal.released(done + 1)
+
+    def _shown_again(self, begun: Position, start: State) -> State:
+        """Go on with the round of ``begun`` where its model is ready; returns that."""
+        private = self.strategy.private
+        assert private is not None
+        state = {key: begun.state[key] for key in start}
+        self.strategy.load_state_dict(begun.strategy)
+        self.strategy.take_rows(begun.history, begun.failures, self._kept)
+        private.asked = begun.asked
+        private.released(begun.round, state)
+        return self.strategy.validate(self.grid, begun.round, state)
 
     def _keep_sums(self, journal: RoundJournal) -> None:
         """Name the run as it was named before, and ask for no sum that is there already."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -19,8 +18,8 @@ from fedmerge.federation.inquiry import Inquiry
 from fedmerge.federation.jobs import round_job
 from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.privacy.central import private_mean, spending
 from fedmerge.federation.privacy.masked import NoSum
+from fedmerge.federation.privacy.round import PrivateRounds
 from fedmerge.federation.privacy.secure_means import EVERYONE, collect, mean_of, secure_scores, words_of
 from fedmerge.federation.privacy.secure_round import Total
 from fedmerge.federation.roster import Roster
@@ -39,6 +38,9 @@ class MergeStrategy(Asking, Strategy):
     def __init__(self, plan: Plan, roster: Roster) -> None:
         super().__init__(plan, roster)
         self.optimizer = ServerOptimizer.of(plan.federation.optimizer, plan.model, plan.federation.personal)
+        privacy = plan.federation.privacy
+        self.private = None if privacy is None else PrivateRounds(privacy, plan.seed)
+        self.release: Callable[[int, State], None] = lambda number, state: None  # before a model is shown
         self._asked: tuple[Grid, Question, State] | None = None
         self.kept_sum: Callable[[int], Total | None] = lambda round: None  # of an earlier process
         self.keep_sum: Callable[[int, Total], None] = lambda round, total: None
@@ -62,7 +64,10 @@ class MergeStrategy(Asking, Strategy):
         assert self._asked is not None  # configure_train comes first
         grid, question, sent = self._asked
         self._asked = None
-        merged = self._merged(grid, server_round, sent, self.answers(grid, question, replies))
+        merged = self._merged(grid, question, sent, self.answers(grid, question, replies))
+        if self.private is not None:
+            rows = self.private.rows([member.name for member in question.roster])
+            self.history.extend({"round": server_round, "phase": "aggregate"} | row for row in rows)
         if merged is None:
             return lend(sent), None
         here = {"round": server_round, "phase": "aggregate"}
@@ -76,16 +81,18 @@ class MergeStrategy(Asking, Strategy):
             )
         return lend(new), None
 
-    def _merged(self, grid: Grid, round: int, sent: State, answers: Iterator[Answer]) -> Aggregated | None:
+    def _merged(
+        self, grid: Grid, asked: Question, sent: State, answers: Iterator[Answer]
+    ) -> Aggregated | None:
         """One model of the usable answers, as the plan says; None where no sum could be formed."""
+        round = asked.round
         rules, seed, batch_norm = self.plan.federation, self.plan.seed, self.plan.batch_norm
         if rules.secure_aggregation:
             return self._secure(grid, round, sent, answers)
         updates = map(_update, answers)
-        if rules.privacy is not None:
-            state = private_mean(sent, (update.state for update in updates), rules.privacy, seed, round)
-            trained = Counter(row["site"] for row in self.history if row["phase"] == "train")
-            return Aggregated(state, spending(rules.privacy, trained))
+        if self.private is not None and self.private.central:
+            states = (update.state for update in updates)
+            return Aggregated(self.private.mean(round, sent, states, len(asked.roster)))
         around = Around(sent, round, seed, batch_norm, self.plan.model, Inquiry(grid, self))
         merged: Aggregated = AGGREGATORS[rules.aggregate.method].call(
             updates, around, **rules.aggregate.options
@@ -142,23 +149,30 @@ class MergeStrategy(Asking, Strategy):
 
     def round(self, grid: Grid, number: int, state: State) -> State:
         """One round: hospitals train from ``state``, and score what is made of it; returns that."""
-        none = ConfigRecord()
-        questions = self.configure_train(number, lend(state), none, grid)
+        questions = self.configure_train(number, lend(state), ConfigRecord(), grid)
         replies = () if self.kept_sum(number) is not None else self.send(grid, questions)
         arrays, _ = self.aggregate_train(number, replies)
         assert arrays is not None  # below the quorum it raised
-        questions = self.configure_evaluate(number, arrays, none, grid)
+        new = borrow(arrays)
+        self.release(number, new)
+        return self.validate(grid, number, new)
+
+    def validate(self, grid: Grid, number: int, state: State) -> State:
+        """The second half of a round: hospitals score its model; returns that."""
+        questions = self.configure_evaluate(number, lend(state), ConfigRecord(), grid)
         self.aggregate_evaluate(number, self.send(grid, questions))
-        return borrow(arrays)
+        return state
 
     def state_dict(self) -> State:
-        """What it gathers over the rounds beside the rows: the server optimizer's moments."""
-        return {} if self.optimizer is None else self.optimizer.state_dict()
+        """What it gathers over the rounds beside the rows: the server optimizer's moments, and a clip."""
+        kept = {} if self.optimizer is None else self.optimizer.state_dict()
+        return kept | ({} if self.private is None else self.private.state_dict())
 
     def load_state_dict(self, state: State) -> None:
         """Take back what ``state_dict`` gave."""
+        rest = state if self.private is None else self.private.load_state_dict(state)
         if self.optimizer is not None:
-            self.optimizer.load_state_dict(state)
+            self.optimizer.load_state_dict(rest)
 
 
 def _update(answer: Answer) -> Update:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -87,7 +88,7 @@ def tiny_vit(
     *,
     patch: int = 4,
     dim: int = 128,
-    depth: int = 6,
+    depth: Annotated[int, Field(le=1000)] = 6,
     heads: int = 4,
     pool: Literal["class", "mean"] = "class",
     dropout: float = 0.0,

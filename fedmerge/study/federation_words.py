@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fedmerge.federation.options import FederationOptions
-from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
 from fedmerge.study.config import Experiment
+from fedmerge.study.privacy_words import mechanism
 from fedmerge.study.words import listing
 
 PERSONAL = {
@@ -22,7 +22,7 @@ def federation_in_words(experiment: Experiment) -> str:
     parts = [f"FedProx with mu = {training.proximal:g}"] if training.proximal else []
     parts += _rules(rules)
     if rules.privacy is not None:
-        parts.append(_private(rules.privacy, training.rounds))
+        parts.append(mechanism(rules.privacy))
     return "; ".join(parts + spoilt)
 
 
@@ -55,12 +55,3 @@ def _rules(rules: FederationOptions) -> list[str]:
     if rules.secure_aggregation:
         parts.append("the server saw sums of weights and no hospital's own (pairwise masks)")
     return parts
-
-
-def _private(privacy: CentralPrivacy, rounds: int) -> str:
-    return (
-        f"updates are clipped to {privacy.clip:g}, the noise on their sum has {privacy.noise:g} times that: "
-        f"a hospital in all {rounds} rounds has spent epsilon = {epsilon(privacy, rounds):.3g} at delta = "
-        f"{privacy.delta:g}, for the models of the rounds and with the seed kept secret; the numbers that "
-        "hospitals report are not noised"
-    )

@@ -35,6 +35,7 @@ from fedmerge.study.folders import new_folder
 from fedmerge.study.interrupt import Stopped, stoppable
 from fedmerge.study.machine import describe, pick_device, reproducible
 from fedmerge.study.preflight import check_seeds
+from fedmerge.study.privacy_words import privacy_in_words
 from fedmerge.study.reading import read_experiment
 from fedmerge.study.record import Progress, Record
 from fedmerge.study.report import write_report
@@ -216,6 +217,8 @@ def _result(
         "started": begun.started,
         "command": f"fedmerge run {folder / CONFIG}",
     }
+    if spent := privacy_in_words(experiment, record.history):
+        provenance["privacy"] = spent
     if record.images:
         provenance["remarks"] = list(record.images.values())
     if begun.resumed:

@@ -29,6 +29,7 @@ RULES = {
     "selection": "Selection",
     "batch_norm": "Batch norm",
     "federation": "Rounds",
+    "privacy": "Privacy",
     "auroc": "AUROC",
     "ece": "ECE (lower is better)",
 }

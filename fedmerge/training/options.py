@@ -37,8 +37,8 @@ class TrainingOptions(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0, le=1)
-    batch_size: int = Field(64, ge=1)
-    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(64, ge=1, le=10_000_000)
+    epochs: int = Field(1, ge=1, le=100_000)
     schedule: Schedule = "cosine"
     augment: tuple[str, ...] = ()
     label_smoothing: float = Field(0.0, ge=0, lt=1)

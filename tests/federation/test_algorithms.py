@@ -8,7 +8,10 @@ from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.participation import Participation, participants
-from fedmerge.federation.privacy.central import CentralPrivacy, epsilon, private_mean
+from fedmerge.federation.privacy.accounting import epsilon
+from fedmerge.federation.privacy.central import private_mean
+from fedmerge.federation.privacy.noise import from_the_seed
+from fedmerge.federation.privacy.options import CentralPrivacy
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
 from fedmerge.federation.roster import Member, Roster
 from fedmerge.federation.schema.reading import job_of
@@ -17,6 +20,8 @@ from fedmerge.models import average, build, state_hash
 from fedmerge.training import TrainingOptions, fit
 
 PRIVATE, SECURE = {"clip": 1.0, "noise": 1.0}, {"secure_aggregation": True}
+SIMULATED, LOCAL = PRIVATE | {"simulate": True}, PRIVATE | {"kind": "local"}
+ADAPTIVE = {"kind": "adaptive", "noise": 1.0}
 TUNED = TrainingOptions(lr=0.02, batch_size=12)
 
 
@@ -167,9 +172,13 @@ def protected(plan, **options):
     return having(plan, **options).model_copy(update={"model": model, "fine_tune": None})
 
 
-def test_central_privacy_is_the_private_mean_and_tells_what_each_hospital_spent(plan, cohort):
-    """Two of three hospitals a round: each row's epsilon is that of its own number of rounds."""
-    options = CentralPrivacy(clip=0.5, noise=2.0)
+@pytest.mark.parametrize("simulate", [True, False])
+def test_central_privacy_is_the_private_mean_and_tells_what_each_hospital_spent(plan, cohort, simulate):
+    """Two of three hospitals a round: each row's epsilon is that of its own number of rounds.
+
+    Simulated noise can be drawn again, so that the model can be compared; then there is no epsilon.
+    """
+    options = CentralPrivacy(clip=0.5, noise=2.0, simulate=simulate)
     some = Participation(number=2)
     changed = protected(plan, privacy=options.model_dump(), participation={"number": 2})
     changed = changed.model_copy(update={"rounds": 3})
@@ -179,7 +188,7 @@ def test_central_privacy_is_the_private_mean_and_tells_what_each_hospital_spent(
     for round in (1, 2, 3):
         names = [member.name for member in participants(roster, some, plan.seed, round)]
         states = [trained(changed, cohort[name], state, round) for name in names]
-        state = private_mean(state, states, options, plan.seed, round)
+        state = private_mean(state, states, options, 2, 0.5, from_the_seed(plan.seed, "noise", round)).state
         for name in names:
             taken[name[0]] += 1
         expected.append({name: count for name, count in taken.items() if count})
@@ -188,13 +197,17 @@ def test_central_privacy_is_the_private_mean_and_tells_what_each_hospital_spent(
         return server.rounds(server.start()), server.strategy.history, list(server.fine_tune(state))
 
     merged, history, tuned = serve(changed, cohort, programme)
-    assert state_hash(merged) == state_hash(state)
+    assert (state_hash(merged) == state_hash(state)) is simulate
     assert tuned == []
+    if simulate:
+        assert not any("epsilon" in row or row["phase"] == "aggregate" for row in history)
+        return
     for round, counts in enumerate(expected, 1):
         rows = [row for row in history if (row["round"], row["phase"]) == (round, "aggregate")]
         assert {row["site"][0]: row["epsilon"] for row in rows} == {
             name: epsilon(options, count) for name, count in counts.items()
         }
+        assert {row["site"][0]: row["releases"] for row in rows} == counts
         assert {row["delta"] for row in rows} == {1e-5}
 
 
@@ -254,7 +267,10 @@ def test_a_round_that_loses_a_hospital_between_the_exchanges_leaves_the_model_as
         ({}, {"privacy": PRIVATE, "aggregate": "median"}, "about the mean of updates, .* is median"),
         ({}, SECURE | {"aggregate": "median"}, "about the mean of updates, .* is median"),
         ({"fine_tune": TUNED}, SECURE, "own fine-tuned model: set training.fine_tune: none"),
-        ({}, SECURE | {"privacy": PRIVATE}, "has batch norm|clipping takes each update"),
+        ({}, SECURE | {"privacy": PRIVATE}, "has batch norm|clipping at the server takes each update"),
+        ({}, {"privacy": LOCAL, "aggregate": "greedy"}, "greedy asks hospitals for more, .* krum"),
+        ({"fine_tune": TUNED}, {"privacy": LOCAL}, "own fine-tuned model: set training.fine_tune: none"),
+        ({}, {"privacy": PRIVATE, "personal": "head"}, "journal takes each hospital's own part as it is"),
         (
             {},
             SECURE | {"faults": [{"kind": "nan"}]},
@@ -277,7 +293,9 @@ def test_a_plan_that_cannot_be_is_refused_before_the_first_round(plan, cohort, c
     [
         {"personal": "norms", "optimizer": "fedadam", "participation": {"number": 2}},
         {"personal": "head", "aggregate": "greedy"},
-        {"privacy": PRIVATE},
+        {"privacy": SIMULATED, "optimizer": "fedadam"},
+        {"privacy": ADAPTIVE | {"simulate": True}},
+        {"privacy": LOCAL | {"simulate": True}},
         SECURE,
     ],
 )

@@ -9,8 +9,10 @@ import yaml
 from fedmerge import run
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions
-from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
+from fedmerge.federation.privacy.accounting import NOT_COVERED, epsilon
+from fedmerge.federation.privacy.options import CentralPrivacy
 from fedmerge.study.federation_words import federation_in_words
+from fedmerge.study.privacy_words import privacy_in_words
 from fedmerge.study.reading import read_experiment
 
 
@@ -91,8 +93,50 @@ def test_the_report_says_how_hospitals_trained_together(experiment, changes, wor
     assert federation_in_words(read_experiment(experiment, changes)[0]) == words
 
 
-def test_the_report_says_what_privacy_cost(experiment):
-    """Two rounds of noise 2 have mu = sqrt(2) / 2; epsilon by ``epsilon``, which has its own tests."""
+def history(releases, seeds=(0,)):
+    """Rows of the last round, as the server writes them."""
+    rows = [{"phase": "aggregate", "federation": "federation", "site": "a", "releases": n} for n in releases]
+    return [row | {"seed": seed} for seed in seeds for row in rows] + [{"phase": "train", "seed": 0}]
+
+
+def test_the_report_says_what_privacy_cost_and_what_that_is_not(experiment):
+    """Epsilon by ``epsilon``, which has its own tests; seeds are on the same images, so they add up."""
     read, _ = read_experiment(experiment, ["federation.privacy={clip: 0.5, noise: 2}"])
-    spent = epsilon(CentralPrivacy(clip=0.5, noise=2), 2)
-    assert f"in all 2 rounds has spent epsilon = {spent:.3g} at delta = 1e-05" in federation_in_words(read)
+    options = CentralPrivacy(clip=0.5, noise=2)
+    assert "the noise on their sum has 2 times" in federation_in_words(read)
+    assert "epsilon" not in federation_in_words(read)
+    one = privacy_in_words(read, history([1, 2]))
+    assert f"epsilon = {epsilon(options, 2):.3g} at delta = 1e-05" in one
+    assert NOT_COVERED in one
+    three = privacy_in_words(read, history([2], seeds=(0, 1, 2)))
+    assert f"epsilon = {epsilon(options, 6):.3g} at delta = 1e-05" in three
+    assert "3 federations" in three
+
+
+def test_simulated_noise_is_said_to_protect_nobody(experiment):
+    read, _ = read_experiment(experiment, ["federation.privacy={clip: 0.5, noise: 2, simulate: true}"])
+    said = privacy_in_words(read, history([2]))
+    assert "whoever knows the seed can take it off, so no epsilon is told" in said
+    assert "epsilon =" not in said + federation_in_words(read)
+
+
+@pytest.mark.parametrize(
+    ("privacy", "words"),
+    [
+        ("{kind: adaptive, noise: 2}", "begins at 0.1 and follows the quantile 0.5 of their norms"),
+        ("{kind: local, clip: 0.5, noise: 2}", "adds noise of 2 times that before it leaves"),
+    ],
+)
+def test_the_report_says_where_noise_comes_in(experiment, privacy, words):
+    read, _ = read_experiment(experiment, [f"federation.privacy={privacy}"])
+    assert words in federation_in_words(read)
+    plain = read.model_copy(update={"federation": FederationOptions()})
+    assert privacy_in_words(plain, []) == ""
+
+
+@pytest.mark.parametrize(
+    "privacy", ["{kind: median, clip: 1, noise: 1}", "{clip: 1, noise: 1, quantile: 0.5}", "{noise: 1}"]
+)
+def test_privacy_that_is_none_is_refused_by_its_field(experiment, privacy):
+    with pytest.raises(FedMergeError, match=r"federation\.privacy"):
+        read_experiment(experiment, [f"federation.privacy={privacy}"])

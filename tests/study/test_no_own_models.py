@@ -6,7 +6,8 @@ from fedmerge import ModelPool, run
 from fedmerge.analysis import scores
 from fedmerge.data import build_cohort, concat
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.privacy.central import CentralPrivacy, epsilon
+from fedmerge.federation.privacy.accounting import epsilon
+from fedmerge.federation.privacy.options import CentralPrivacy
 from fedmerge.models import predict
 from fedmerge.study.bench.engine import bench
 from fedmerge.study.reading import read_experiment

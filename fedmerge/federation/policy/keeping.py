@@ -28,7 +28,8 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
     batch = max(each.batch_size for each in trainings)
     fetched = plan.model.pretrained and plan.start == "independent"
     foreign = [name for name in proposal.plugins if name not in policy.plugins]
-    noisy = getattr(plan, "local_privacy", None) or getattr(rules, "local_privacy", None)
+    noisy = rules.privacy if rules.privacy is not None and rules.privacy.kind == "local" else None
+    noisy = None if noisy is None or noisy.simulate else noisy
     least = policy.local_noise
     broken = [
         (

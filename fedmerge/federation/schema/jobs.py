@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fedmerge.federation.fault_plan import Kind as FaultKind
 from fedmerge.federation.memory import Personal
+from fedmerge.federation.privacy.options import LocalPrivacy
 from fedmerge.federation.schema.fields import Digest, Images, Name, Round, Told
 from fedmerge.merging.attribution.importance import Kind as Importance
 from fedmerge.models.inputs import Normalisation
@@ -58,7 +59,8 @@ class TrainJob(NetworkJob):
 
     span: the part of the learning-rate schedule that this round covers. start: ``own``: from an
     initialisation of the hospital's own; no weights are sent then. personal: the part of the model that the
-    hospital keeps to itself; since: the last round of which it should have one.
+    hospital keeps to itself; since: the last round of which it should have one. privacy: the noise that the
+    hospital adds to its update.
     """
 
     training: TrainingOptions
@@ -68,6 +70,7 @@ class TrainJob(NetworkJob):
     start: Literal["shared", "own"] = "shared"
     personal: Personal = "none"
     since: Round = 0
+    privacy: LocalPrivacy | None = None
     faults: tuple[InjectedFault, ...] = Field((), max_length=100)
 
     @model_validator(mode="after")

@@ -38,7 +38,7 @@ def read_job(message: Message, kind: type[J]) -> J:
         raise Refused(f"the job has {len(text):,} letters, more than {LONGEST_JOB:,}")
     try:
         json.loads(text, object_pairs_hook=_no_name_twice, parse_constant=_no_constant)
-        return kind.model_validate_json(text)
+        return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise Refused(f"the job cannot be taken: {sentence(error)}") from None
     except (ValueError, RecursionError) as error:

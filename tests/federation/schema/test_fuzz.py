@@ -58,8 +58,8 @@ word = st.one_of(
 )
 anything = st.recursive(
     st.one_of(number, word, st.none(), st.binary(max_size=8)),
-    lambda inner: st.lists(inner, max_size=4),
-    max_leaves=6,
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=3,
 )
 names = st.one_of(
     word,
@@ -99,7 +99,7 @@ keys = st.one_of(
 @st.composite
 def records(draw, kind, value):
     made = kind()
-    force(made, **draw(st.dictionaries(keys if kind is ArrayRecord else names, value, max_size=6)))
+    force(made, **draw(st.dictionaries(keys if kind is ArrayRecord else names, value, max_size=3)))
     return made
 
 

@@ -1,0 +1,136 @@
+"""Epsilon: what each hospital has spent, by what the server itself did, and what that does not cover.
+
+Counted are releases: noised models that left the server (with local noise: rounds in which hospitals answered
+under noise). A release counts for every hospital that was asked in its round, whether its update came, was
+refused, or counted for nothing: no word of a hospital has a say, and a hospital that fails because of its
+images is covered, too. A round that had to be done again after its release was lost counts twice.
+
+Each release is a Gaussian mechanism in which one hospital's update is something or nothing (central,
+adaptive) or any two updates (local). Who takes part in a round is on record, so drawing hospitals for a round
+amplifies nothing. ``NOT_COVERED`` is said wherever an epsilon is. Nor does epsilon know of other runs: those
+on the same images add up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fedmerge.chained_log import ChainedLog
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.privacy.options import AdaptivePrivacy, CentralPrivacy, LocalPrivacy
+
+Options = CentralPrivacy | AdaptivePrivacy | LocalPrivacy
+
+NOT_COVERED = (
+    "Epsilon is about the models of the rounds in this run. It does not cover the numbers that hospitals "
+    "report (images, class counts, losses, scores, seconds, failures), sums over images for a fusion, nor a "
+    "choice made by validation scores"
+)
+SIMULATED = (
+    "the noise was simulated: it comes from the run's seed, and whoever knows the seed can take it off, so "
+    "no epsilon is told"
+)
+
+
+def epsilon(options: Options, releases: int) -> float:
+    """Epsilon at ``options.delta`` of so many releases; 0 for none. See ``epsilon_of``."""
+    return epsilon_of([options.multiplier] * releases, options.delta)
+
+
+def epsilon_of(multipliers: Iterable[float], delta: float) -> float:
+    """Epsilon at ``delta`` of Gaussian mechanisms with these noise multipliers, one after the other.
+
+    Those of noise z_i compose to one of noise ``(sum z_i^-2)^(-1/2)``, whose privacy loss dp-accounting knows
+    exactly (Balle and Wang, arXiv 1805.06530). Raises FedMergeError where dp-accounting is not installed.
+    """
+    spent = math.fsum(each**-2 for each in multipliers)
+    if not spent:
+        return 0.0
+    try:
+        from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss
+    except ImportError:
+        raise FedMergeError(
+            "federation.privacy needs the package dp-accounting: pip install 'fedmerge[privacy]'."
+        ) from None
+    loss = GaussianPrivacyLoss(spent**-0.5)
+
+    def excess(epsilon: float) -> float:
+        return float(loss.get_delta_for_epsilon(epsilon)) - delta
+
+    if excess(0.0) <= 0:
+        return 0.0
+    high = 1.0
+    while excess(high) > 0:
+        high *= 2
+    from scipy.optimize import brentq  # slow to import; hospitals do without
+
+    return float(brentq(excess, 0.0, high, xtol=1e-9))
+
+
+class Spending:
+    """The releases of a run and who was asked for each: the one thing from which epsilon is told.
+
+    In memory, or, after ``keep_in``, in an append-only log (``ChainedLog``) that outlives the process.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._log: ChainedLog | None = None
+        self._entries: list[dict[str, Any]] = []
+
+    def keep_in(self, folder: Path, rounds: int) -> None:
+        """Go on with the log in ``folder``, in which each of the first ``rounds`` rounds must be.
+
+        Raises FedMergeError where one is not: then nobody knows what was spent.
+        """
+        if self.options.simulate:
+            return
+        self._log = ChainedLog(folder / "releases.jsonl")
+        self._entries = self._log.entries()
+        lacking = set(range(1, rounds + 1)) - {entry["round"] for entry in self._entries}
+        if lacking:
+            raise FedMergeError(
+                f"'{self._log.path}' lacks the release of round {min(lacking)}, so what hospitals have spent "
+                "is not known: bring the file back, or begin a new run."
+            )
+
+    def released(self, round: int, sites: Iterable[str], model: str) -> None:
+        """Put a release on record, durably, before it leaves; one that is there already is not counted again.
+
+        model: its hash. Simulated noise spends nothing that could be told.
+        """
+        if self.options.simulate:
+            return
+        entry = {"round": round, "model": model, "sites": sorted(sites)}
+        if any(entry.items() <= known.items() for known in self._entries):
+            return
+        if self._log is not None:
+            self._log.append(entry | {"kind": self.options.kind, "noise": self.options.noise})
+        self._entries.append(entry)
+
+    def releases(self) -> Counter[str]:
+        """For how many releases each hospital was asked."""
+        return Counter(site for entry in self._entries for site in entry["sites"])
+
+    def rows(self, sites: Iterable[str]) -> list[dict[str, Any]]:
+        """What every hospital has spent once a release of ``sites`` is out: site, releases, epsilon, delta.
+
+        Without an epsilon where the noise is simulated.
+        """
+        if self.options.simulate:
+            return []
+        counts = self.releases() + Counter(sites)
+        known = {count: epsilon(self.options, count) for count in set(counts.values())}
+        return [
+            {
+                "site": site,
+                "releases": counts[site],
+                "epsilon": known[counts[site]],
+                "delta": self.options.delta,
+            }
+            for site in sorted(counts)
+        ]

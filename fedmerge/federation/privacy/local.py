@@ -1,0 +1,228 @@
+"""Local differential privacy: a hospital clips its update and adds noise to it before it leaves.
+
+The server, and whoever reads its messages, learns of a hospital's images what a noised update tells, and no
+more than epsilon says for any two data sets of the hospital. What the answer says beside the weights (loss,
+accuracy, number of images, seconds) is not noised.
+
+An answer is made once for each question: the noised weights are kept in the hospital's folder, and a round
+that is asked again (a retry, a server that was resumed, or one that hopes for two draws around one update)
+gets the same bits. Another question gets other noise, and counts. The hospital counts itself, in a chained
+log, and its own demands come before the server's wishes.
+
+Flower's ``LocalDpMod`` (1.42) does not do. Its noise is numpy's global generator, which any code of the
+process may have seeded. Its deviation, ``sensitivity sqrt(2 ln(1.25 / delta)) / epsilon``, holds for epsilon
+below 1 alone, and nothing ties the sensitivity to the clip, of which it is twice. A NaN passes its clip. And
+it draws anew each time that it is asked.
+
+The price is high: the mean of n noised updates has ``sqrt(n)`` times the noise of a central mean with the
+same ``noise``, and half the multiplier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fedmerge.chained_log import ChainedLog
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.policy.rules import read_policy
+from fedmerge.federation.privacy.accounting import epsilon_of
+from fedmerge.federation.privacy.noise import Draw, from_the_seed, from_the_system, noised, shortened, step_of
+from fedmerge.federation.privacy.options import LocalPrivacy
+from fedmerge.files import make_folder
+from fedmerge.models.pool import load_weights, write_weights
+from fedmerge.models.state import State, state_hash
+
+if TYPE_CHECKING:
+    from fedmerge.federation.schema.jobs import TrainJob
+
+KEPT = 2  # answers that stay in the folder
+_PREFIX = "answer/"
+_ASKED = {"privacy", "model", "normalisation", "seed", "training", "round", "purpose", "span"}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a hospital asks of local noise, whatever a server writes into its jobs.
+
+    required: no training is answered without noise of its own. noise: the least, in units of the clip. clip:
+    the longest update that may leave. epsilon: the most that all its answers together may spend, by its own log; None: no limit.
+    """
+
+    required: bool = False
+    noise: float = 0.0
+    clip: float = math.inf
+    epsilon: float | None = None
+
+    @classmethod
+    def of(cls, folder: Path | None) -> Demand:
+        """That of a node's policy.yaml; a simulation has none."""
+        least = None if folder is None else read_policy(folder).local_noise
+        return cls() if least is None else cls(True, least.noise, least.clip)
+
+    def check(self, site: str, options: LocalPrivacy | None) -> None:
+        """Raise FedMergeError for a job that asks for an update with less noise than this."""
+        if options is None:
+            if self.required:
+                raise FedMergeError(
+                    f"hospital '{site}' gives no update without noise of its own: set federation.privacy to "
+                    "kind: local."
+                )
+            return
+        if options.simulate and self != Demand():
+            raise FedMergeError(
+                f"hospital '{site}' demands noise that nobody can take off, but the job asks for simulated "
+                "noise: set federation.privacy.simulate: false."
+            )
+        if options.clip > self.clip:
+            raise FedMergeError(
+                f"hospital '{site}' demands that its update is clipped to at most {self.clip:g}, but the job "
+                f"asks for {options.clip:g}: set federation.privacy.clip to {self.clip:g}."
+            )
+        if options.noise < self.noise:
+            raise FedMergeError(
+                f"hospital '{site}' demands local noise of at least {self.noise:g} times the clip, but the "
+                f"job asks for {options.noise:g}: set federation.privacy.noise to {self.noise:g}."
+            )
+
+
+class LocalNoise:
+    """A hospital's local noise: its answers so far, and its demand, which its policy may set.
+
+    folder: of its node, where answers and their log outlive a restart; None keeps the last one here, for
+    ``state_dict``.
+    """
+
+    def __init__(self, site: str, folder: Path | None = None, demand: Demand | None = None) -> None:
+        self.site = site
+        self.demand = Demand.of(folder) if demand is None else demand
+        self._folder = None if folder is None else folder / "records"
+        self._last: tuple[str, State] = "", {}
+
+    def options(self, job: TrainJob) -> LocalPrivacy | None:
+        """What a job says of local noise; FedMergeError where the hospital demands more, before it trains."""
+        options = job.privacy
+        self.demand.check(self.site, options)
+        if options is not None and job.personal != "none":
+            raise FedMergeError(
+                f"hospital '{self.site}' noises what it trained, but a part of the model is personal, and "
+                "the server's journal would take that part as it is: set federation.personal: none."
+            )
+        return options
+
+    def answer(self, options: LocalPrivacy, job: TrainJob, sent: State, state: State) -> State:
+        """The weights that may leave for those that training made of ``sent``, the weights of the job.
+
+        Raises FedMergeError where the hospital has nothing left to spend.
+        """
+        if options.simulate:
+            return local_update(
+                sent, state, options, from_the_seed(job.seed, "local noise", job.round, self.site)
+            )
+        question = _question(job, sent)
+        kept = self._kept(question)
+        if kept is None:
+            self._afford(options)
+            kept = local_update(sent, state, options)
+            self._keep(question, kept)
+        self._count(question, kept, job.round, options)
+        return kept
+
+    def spent(self, *further: LocalPrivacy, delta: float = 1e-5) -> float:
+        """Epsilon of all answers that are in the hospital's log, and of further ones."""
+        multipliers = [float(entry["noise"]) / 2 for entry in self._entries()]
+        return epsilon_of([*multipliers, *(each.multiplier for each in further)], delta)
+
+    def _afford(self, options: LocalPrivacy) -> None:
+        most = self.demand.epsilon
+        if most is not None and self.spent(options, delta=options.delta) > most:
+            raise FedMergeError(
+                f"hospital '{self.site}' has spent epsilon = {self.spent(delta=options.delta):.3g} of "
+                f"{most:g} by local noise, and another answer would go beyond that: it takes no further part."
+            )
+
+    def _kept(self, question: str) -> State | None:
+        if self._folder is None:
+            return self._last[1] if self._last[0] == question else None
+        path = self._path(question)
+        return load_weights(path) if path.is_file() else None
+
+    def _keep(self, question: str, answer: State) -> None:
+        """Keep an answer before it leaves; older ones are forgotten, and would be drawn and counted anew."""
+        if self._folder is None:
+            self._last = question, answer
+            return
+        make_folder(self._path(question).parent)
+        write_weights(self._path(question), answer)
+        files = sorted(
+            self._path(question).parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime
+        )
+        for path in files[:-KEPT]:
+            if path != self._path(question):
+                path.unlink()
+
+    def _count(self, question: str, answer: State, round: int, options: LocalPrivacy) -> None:
+        """Put an answer on record, once, before it leaves."""
+        if self._folder is None:
+            return
+        entry = {"question": question, "answer": state_hash(answer)}
+        if not any(entry.items() <= known.items() for known in self._entries()):
+            said = {"noise": options.noise, "clip": options.clip, "delta": options.delta}
+            self._log.append(entry | {"round": round} | said)
+
+    @property
+    def _log(self) -> ChainedLog:
+        assert self._folder is not None
+        return ChainedLog(self._folder / "local-noise.jsonl")
+
+    def _entries(self) -> list[dict[str, Any]]:
+        return [] if self._folder is None else self._log.entries()
+
+    def _path(self, question: str) -> Path:
+        assert self._folder is not None
+        return self._folder / "local-answers" / f"{question}.safetensors"
+
+    def state_dict(self) -> State:
+        """The last answer, for a process that ends between two messages; empty where a folder has it."""
+        question, answer = self._last
+        if not question:
+            return {}
+        held = {f"{_PREFIX}{key}": value for key, value in answer.items()}
+        return held | {"question": torch.tensor(list(bytes.fromhex(question)), dtype=torch.uint8)}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take back what ``state_dict`` gave."""
+        question = bytes(state["question"].tolist()).hex() if state else ""
+        answer = {key.removeprefix(_PREFIX): v for key, v in state.items() if key.startswith(_PREFIX)}
+        self._last = question, answer
+
+
+def local_update(sent: State, state: State, options: LocalPrivacy, draw: Draw = from_the_system) -> State:
+    """``sent + d min(1, clip / |d|) + N(0, (noise clip)^2)`` with ``d = state - sent``, over all floats.
+
+    Batch-norm statistics are floats like any other; integers stay those that were sent. Raises FedMergeError
+    where there is no start to which the update could be compared.
+    """
+    if sent.keys() != state.keys():
+        raise FedMergeError("local noise is for an update of weights that were sent, but the job has none.")
+    deviation = options.noise * options.clip
+    step = step_of(deviation, options.clip)
+    floats = sorted(key for key, value in sent.items() if value.is_floating_point())
+    update = {key: state[key].detach().double().cpu() - sent[key].detach().double().cpu() for key in floats}
+    changes = noised(shortened(update, options.clip, step)[0], deviation, step, draw)
+    new = {key: value.detach().cpu().clone() for key, value in sent.items()}
+    for key, change in changes.items():
+        new[key] = (new[key].double() + change).to(new[key].dtype)
+    return new
+
+
+def _question(job: TrainJob, sent: State) -> str:
+    """The hash of what training hangs on; what differs between two attempts or starts of a server is out."""
+    text = json.dumps(job.model_dump(mode="json", include=_ASKED), sort_keys=True) + state_hash(sent)
+    return hashlib.sha256(text.encode()).hexdigest()

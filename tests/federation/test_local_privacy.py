@@ -1,0 +1,242 @@
+"""Local privacy: what leaves a hospital is clipped and noised there, once a question, and counted there."""
+
+import math
+
+import pytest
+import torch
+from flwr.app import Context, RecordDict
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation import FederationOptions, LocalGrid, client, client_app, server_app, simulate
+from fedmerge.federation.arrays import borrow
+from fedmerge.federation.client import Hospital
+from fedmerge.federation.privacy.accounting import epsilon
+from fedmerge.federation.privacy.local import Demand, LocalNoise, local_update
+from fedmerge.federation.privacy.noise import norm
+from fedmerge.federation.privacy.options import LocalPrivacy
+from fedmerge.federation.schema.jobs import TrainJob
+from fedmerge.models import average, build, state_hash
+
+LOCAL = {"kind": "local", "clip": 0.5, "noise": 4.0}
+OPTIONS = LocalPrivacy(**LOCAL)
+
+
+def silence(count):
+    """No noise."""
+    return torch.zeros(count, dtype=torch.float64)
+
+
+def weights(*values):
+    """Floats and a counter."""
+    return {"w": torch.tensor(values, dtype=torch.float64), "n": torch.tensor(3)}
+
+
+def job(round=1, **more):
+    """A training job."""
+    told = {
+        "model": {"name": "small-cnn", "in_channels": 1, "n_classes": 3, "image_size": 8},
+        "normalisation": {"mean": [0.5], "std": [0.5]},
+        "seed": 0,
+        "training": {"lr": 0.1},
+        "round": round,
+        "purpose": "round",
+        "span": [0.0, 1.0],
+        "privacy": LOCAL,
+    }
+    return TrainJob.model_validate(told | more)
+
+
+@pytest.mark.parametrize(
+    ("update", "left"),
+    [
+        ((0.3, 0.0), (0.3, 0.0)),
+        ((3.0, 4.0), (0.3, 0.4)),
+        ((math.nan, 1.0), (0.0, 0.0)),
+        ((math.inf, 1.0), (0.0, 0.0)),
+        ((-1e300, 0.0), (-0.5, 0.0)),
+    ],
+)
+def test_an_update_leaves_clipped(update, left):
+    start = weights(1.0, 2.0)
+    trained = weights(1.0 + update[0], 2.0 + update[1]) | {"n": torch.tensor(99)}
+    found = local_update(start, trained, OPTIONS, silence)
+    torch.testing.assert_close(found["w"] - start["w"], torch.tensor(left, dtype=torch.float64))
+    assert found["n"] == 3  # a counter of batches would tell the number of images
+
+
+def test_any_two_updates_are_at_most_twice_the_clip_apart():
+    start = weights(0.0, 0.0)
+    ends = [local_update(start, weights(*u), OPTIONS, silence) for u in ((9.0, 9.0), (-9.0, -9.0))]
+    assert norm([ends[0]["w"] - ends[1]["w"]]) == pytest.approx(2 * OPTIONS.clip, rel=1e-6)
+    assert OPTIONS.multiplier == OPTIONS.noise * OPTIONS.clip / (2 * OPTIONS.clip)
+
+
+def test_the_noise_is_that_of_the_options_and_new_for_each_question():
+    start = {"w": torch.zeros(100_000, dtype=torch.float64)}
+    noise = [LocalNoise("north").answer(OPTIONS, job(), start, start)["w"] for _ in range(2)]
+    assert all(float(each.std()) == pytest.approx(2.0, rel=0.016) for each in noise)  # seven deviations
+    assert abs(float(torch.corrcoef(torch.stack(noise))[0, 1])) < 7 / math.sqrt(100_000)
+
+
+@pytest.mark.parametrize("kept", ["in the folder", "in a context", "in the process"])
+def test_a_question_that_is_asked_again_gets_the_same_bits(tmp_path, kept):
+    """Across restarts, whatever attempt it is, and even if training were to end elsewhere."""
+    start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
+    folder = tmp_path if kept == "in the folder" else None
+    north = LocalNoise("north", folder)
+
+    def restarted():
+        if kept == "in the process":
+            return north
+        other = LocalNoise("north", folder)
+        if kept == "in a context":
+            other.load_state_dict(north.state_dict())
+        return other
+
+    first = north.answer(OPTIONS, job(), start, trained)
+    for more in ({}, {"faults": [{"kind": "crash"}]}, {"since": 1}):
+        again = restarted().answer(OPTIONS, job(**more), start, weights(5.0, 5.0))
+        assert state_hash(again) == state_hash(first)
+    for other, sent in ((job(2), start), (job(), weights(0.0, 1e-3)), (job(seed=1), start)):
+        assert state_hash(restarted().answer(OPTIONS, other, sent, trained)) != state_hash(first)
+
+
+def test_a_hospital_counts_what_left_it_once(tmp_path):
+    start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
+    for round in (1, 1, 2, 2, 1):
+        LocalNoise("north", tmp_path).answer(OPTIONS, job(round), start, trained)
+    north = LocalNoise("north", tmp_path)
+    assert north.spent() == pytest.approx(epsilon(OPTIONS, 2))
+    for path in (tmp_path / "records" / "local-answers").iterdir():
+        path.unlink()  # its answers are lost: what it draws now is more
+    north.answer(OPTIONS, job(2), start, trained)
+    assert north.spent() == pytest.approx(epsilon(OPTIONS, 3))
+
+
+def test_an_answer_is_kept_and_counted_before_it_leaves(tmp_path, monkeypatch):
+    """A node that dies between the two has drawn once, and answers with that."""
+    start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
+    drawn = []
+
+    def died(self, *args):
+        drawn.append(self._kept(args[0]))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalNoise, "_count", died)
+        with pytest.raises(KeyboardInterrupt):
+            LocalNoise("north", tmp_path).answer(OPTIONS, job(), start, trained)
+    again = LocalNoise("north", tmp_path).answer(OPTIONS, job(), start, trained)
+    assert state_hash(again) == state_hash(drawn[0])
+    assert LocalNoise("north", tmp_path).spent() == pytest.approx(epsilon(OPTIONS, 1))
+
+
+def test_a_hospital_that_has_spent_its_epsilon_takes_no_further_part(tmp_path):
+    start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
+    north = LocalNoise("north", tmp_path, Demand(epsilon=epsilon(OPTIONS, 2) + 1e-6))
+    answers = [north.answer(OPTIONS, job(round), start, trained) for round in (1, 2)]
+    with pytest.raises(FedMergeError, match="takes no further part"):
+        north.answer(OPTIONS, job(3), start, trained)
+    assert state_hash(north.answer(OPTIONS, job(2), start, trained)) == state_hash(answers[1])
+
+
+@pytest.mark.parametrize(
+    ("demand", "privacy", "sentence"),
+    [
+        (Demand(required=True), None, "gives no update without noise of its own"),
+        (Demand(noise=5.0), LOCAL, "at least 5 times the clip, but the job asks for 4"),
+        (Demand(noise=1.0), LOCAL | {"simulate": True}, "demands noise that nobody can take off"),
+        (Demand(required=True), LOCAL | {"simulate": True}, "demands noise that nobody can take off"),
+    ],
+)
+def test_a_hospital_that_demands_more_does_not_train(demand, privacy, sentence, cohort, monkeypatch):
+    """Its own demand comes before the job, and before any training."""
+    hospital = Hospital(cohort.training[0])
+    hospital.local.demand = demand
+    monkeypatch.setattr(client, "fit", None)
+    monkeypatch.setattr(client, "read_job", lambda message, kind: job(privacy=privacy))
+    with pytest.raises(FedMergeError, match=sentence):
+        hospital.train(None)
+
+
+def test_the_demand_is_that_of_the_node_s_policy(tmp_path):
+    (tmp_path / "policy.yaml").write_text("local_noise: {clip: 0.4, noise: 4.0}")
+    north = LocalNoise("north", tmp_path)
+    with pytest.raises(FedMergeError, match=r"at most 0\.4, but the job asks for 0\.5"):
+        north.options(job())
+    assert north.options(job(privacy=LOCAL | {"clip": 0.4})).clip == 0.4
+    with pytest.raises(FedMergeError, match="no update without noise"):
+        north.options(job(privacy=None))
+    assert LocalNoise("north").options(job(privacy=None)) is None
+
+
+def test_a_personal_part_does_not_leave_beside_the_noise():
+    with pytest.raises(FedMergeError, match=r"set federation\.personal: none"):
+        LocalNoise("north").options(job(personal="head"))
+
+
+@pytest.fixture
+def private(plan):
+    model = plan.model.model_copy(update={"options": {"width": 4, "norm": "group"}})
+
+    def having(privacy, **options):
+        rules = FederationOptions.model_validate({"privacy": privacy} | options)
+        return plan.model_copy(update={"model": model, "fine_tune": None, "federation": rules})
+
+    return having
+
+
+def rounds(plan, cohort):
+    found = []
+    app = server_app(plan, lambda server: found.append((server.rounds(server.start()), server.strategy)))
+    simulate(app, cohort.training)
+    return found[0]
+
+
+def test_rounds_are_the_mean_of_what_left_the_hospitals(private, cohort):
+    """The server's model is made of noised answers, and each is far from what training gave."""
+    changed = private(LOCAL).model_copy(update={"rounds": 1})
+    sites, answers = cohort.training, []
+    hospitals = [Hospital(site) for site in sites]
+
+    class Grid(LocalGrid):
+        def send_and_receive(self, messages, *, timeout=None):
+            asked = list(messages)
+            replies = list(super().send_and_receive(asked, timeout=timeout))
+            for message, reply in zip(asked, replies, strict=True):
+                if message.metadata.message_type == "train":
+                    answers.append(dict(borrow(reply.content["arrays"])))
+            return replies
+
+    found = []
+    grid = Grid(client_app(lambda c: hospitals[int(c.node_config["partition-id"])]), len(sites))
+    app = server_app(changed, lambda server: found.append(server.rounds(server.start())))
+    app(grid=grid, context=Context(1, 0, {}, RecordDict(), {}))
+    assert state_hash(found[0]) == state_hash(average(answers, [float(len(site.train)) for site in sites]))
+    start = build(changed.model, changed.seed).state_dict()
+    floats = [key for key in start if start[key].is_floating_point()]
+    size = sum(start[key].numel() for key in floats)
+    for answer in answers:
+        moved = norm(answer[key].double() - start[key].double() for key in floats)
+        assert moved == pytest.approx(2.0 * math.sqrt(size), rel=7 / math.sqrt(2 * size) + 0.01)
+
+
+@pytest.mark.parametrize("aggregate", ["median", "norm-clipping"])
+def test_noised_updates_go_into_any_aggregator_of_updates(private, cohort, aggregate):
+    state, strategy = rounds(private(LOCAL, aggregate=aggregate), cohort)
+    rows = [row for row in strategy.history if row["phase"] == "aggregate" and "epsilon" in row]
+    assert {row["epsilon"] for row in rows if row["round"] == 2} == {epsilon(OPTIONS, 2)}
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_noised_updates_go_under_masks(private, cohort):
+    """Simulated noise is the same in both runs, so the masked sum is that of the plain one, to rounding."""
+    simulated = LOCAL | {"simulate": True}
+    plain, _ = rounds(private(simulated), cohort)
+    masked, strategy = rounds(private(simulated, secure_aggregation=True), cohort)
+    for key, value in plain.items():
+        torch.testing.assert_close(masked[key], value, rtol=1e-3, atol=1e-4)
+    assert not any("epsilon" in row for row in strategy.history)
+    _, strategy = rounds(private(LOCAL, secure_aggregation=True), cohort)
+    spent = {row["site"]: row["releases"] for row in strategy.history if "releases" in row}
+    assert spent == {site.name: 2 for site in cohort.training}
