@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from fedmerge.chained_log import BrokenChain
-from fedmerge.federation import FederationOptions
+from fedmerge.federation import FederationOptions, Hospital
 from fedmerge.federation.deployment.keys import make_node_key
 from fedmerge.federation.fault_plan import Fault
 from fedmerge.federation.jobs import common_job, fine_tune_job, round_job
@@ -308,3 +308,38 @@ def test_proposals_that_wait_are_bounded(asker, plan, monkeypatch):
 def test_a_server_of_another_version_or_without_a_proposal_is_told_so(asker, plan):
     refused(asker.greet(Proposal(plan=plan, version="9.9")), "FedMerge 9.9")
     refused(asker.ask("query", {}), "does not say what it is going to ask")
+
+
+def test_a_node_that_was_killed_at_work_has_not_answered_and_may_again(
+    approved, plan, start, monkeypatch
+):
+    """Only what was about to leave counts: once it has, the same round is not answered again."""
+
+    def killed(hospital, message):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(guards, "strip", killed)  # after the answer was counted
+        with pytest.raises(KeyboardInterrupt):
+            approved.ask("train", round_job(plan, 1), start)
+        refused(approved.ask("train", round_job(plan, 1), start), "1 times")
+    with monkeypatch.context() as patch:
+        patch.setattr(Hospital, "train", killed)  # before it
+        with pytest.raises(KeyboardInterrupt):
+            approved.ask("train", round_job(plan, 2), start)
+    approved.start()
+    assert not isinstance(approved.ask("train", round_job(plan, 2), start), str)
+    refused(approved.ask("train", round_job(plan, 2), start), "1 times")
+
+
+def test_an_inspection_is_answered_where_the_policy_says_so_and_hides_small_counts(asker):
+    job = {"minimum": 1, "bins": 4}
+    refused(asker.ask("query.inspect", job), "policy.yaml: inspection")
+    asker.start(inspection=True, suppress_below=1000)
+    answer = asker.ask("query.inspect", job)
+    told = json.loads(answer.content["texts"]["json"])
+    assert (told["minimum"], told["train"], told["intensities"]) == (1000, "<1000", [])
+    asker.start(inspection=True, suppress_below=1)
+    told = json.loads(asker.ask("query.inspect", job).content["texts"]["json"])
+    assert told["train"] == len(asker.site.train)
+    assert [entry["event"] for entry in asker.log] == ["refused", "answered", "answered"]
