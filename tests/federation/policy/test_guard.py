@@ -310,9 +310,7 @@ def test_a_server_of_another_version_or_without_a_proposal_is_told_so(asker, pla
     refused(asker.ask("query", {}), "does not say what it is going to ask")
 
 
-def test_a_node_that_was_killed_at_work_has_not_answered_and_may_again(
-    approved, plan, start, monkeypatch
-):
+def test_a_node_that_was_killed_at_work_has_not_answered_and_may_again(approved, plan, start, monkeypatch):
     """Only what was about to leave counts: once it has, the same round is not answered again."""
 
     def killed(hospital, message):
