@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedmerge import own_files
+import fedmerge.own_files as own_files
 from fedmerge.disk import DiskError, Foreign, full, saying, sync
 from fedmerge.errors import FedMergeError
 

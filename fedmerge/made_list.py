@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fedmerge import home
+import fedmerge.home as home
 from fedmerge.disk import Foreign
 from fedmerge.places import FILE, Place, opened
 

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from fedmerge import own_files
+import fedmerge.own_files as own_files
 from fedmerge.errors import FedMergeError, short
 from fedmerge.files import Damaged, digest, locked, read_sealed, saying, write_sealed, write_text
 from fedmerge.own_files import LOCK, MADE, MANIFEST, RESERVED, SIGNATURE

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedmerge import own_files
+import fedmerge.own_files as own_files
 from fedmerge.errors import FedMergeError, short
 from fedmerge.files import write_json
 from fedmerge.manifest import check, read_manifest

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fedmerge import own_files
+import fedmerge.own_files as own_files
 from fedmerge.data.cohort import Cohort, Site
 from fedmerge.data.images import Split
 from fedmerge.data.raw import SPLITS

@@ -20,6 +20,7 @@ from fedmerge.federation.schema.tensors import Refused
 
 POLL = 0.5  # seconds between two looks for nodes that have come
 AGAIN = 15.0  # seconds after which a hospital whose people have not decided yet is asked again
+LONGEST = 120.0  # seconds between two such questions, which come more and more rarely
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class _Heard:
     nameless: dict[int, Wrong] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
     waiting: set[int] = field(default_factory=set)  # the nodes whose people have not decided yet
-    asked_again: float = 0.0
+    asked_at: float = 0.0
+    pause: float = 0.0
 
     def listen(self, replies: Iterable[Message]) -> None:
         for reply in replies:
@@ -99,10 +101,10 @@ class _Heard:
         """The nodes that were not asked yet, and now and then those whose people had not decided."""
         new = [node for node in nodes if node not in self.asked]
         self.asked.update(new)
-        if self.waiting and time.monotonic() - self.asked_again >= AGAIN:
+        if self.waiting and time.monotonic() - self.asked_at >= self.pause:
             new += sorted(self.waiting)
         if new:
-            self.asked_again = time.monotonic()
+            self.asked_at, self.pause = time.monotonic(), min(max(AGAIN, self.pause * 1.2), LONGEST)
         return new
 
     @property

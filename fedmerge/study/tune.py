@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedmerge import own_files
+import fedmerge.own_files as own_files
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import FedMergeError, short, unknown

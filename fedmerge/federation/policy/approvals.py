@@ -119,8 +119,7 @@ class Approvals:
             body["runs"] = decision.runs
         if decision.reason:
             body["reason"] = decision.reason
-        told = self.log.append(body)
-        audit(self.folder, "decision", decision=told, **body)
+        self.log.append(body | {"audited": audit(self.folder, "decision", **body)})
 
     def decisions(self) -> dict[str, Decision]:
         """The last decision about each proposal. Raises BrokenChain where the log was tampered with."""

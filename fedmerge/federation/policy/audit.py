@@ -17,6 +17,8 @@ from fedmerge.errors import FedMergeError, short
 from fedmerge.validation import is_there
 
 FILE = "audit.jsonl"
+DECIDED = ("proposal", "decided", "by", "until", "runs", "reason")
+"""What a decision says, in both logs."""
 
 
 def audit_log(folder: Path) -> ChainedLog:
@@ -46,10 +48,11 @@ def verify(folder: Path, head: str | None = None) -> list[dict[str, Any]]:
             f"'{log.path}' does not hold the entry {short(head)}: lines at its end were cut off, or the log "
             "was written anew."
         )
-    known = {entry.get("decision") for entry in entries}
+    known = {entry["hash"]: entry for entry in entries if entry["event"] == "decision"}
     decisions = ChainedLog(folder / "records" / "decisions.jsonl")
     for entry in decisions.entries():
-        if entry["hash"] not in known:
+        told = known.get(entry.get("audited"), {})
+        if not told or any(told.get(name) != entry.get(name) for name in DECIDED):
             raise BrokenChain(
                 f"'{decisions.path}': the decision in line {entry['n']} is not in the audit log: it was put "
                 "there by hand."

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fedmerge import own_files
+import fedmerge.own_files as own_files
 from fedmerge.errors import FedMergeError
 from fedmerge.files import write, write_json
 from fedmerge.models.state import State
