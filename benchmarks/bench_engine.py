@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fedmerge.files import write_text
 from fedmerge.study.bench.config import read_bench
 from fedmerge.study.bench.engine import bench
 from fedmerge.study.bench.plan import make_plan
@@ -117,8 +118,8 @@ def finished(study: dict[str, Any], out: Path, seeds: int, **settings: Any) -> d
             kind = job.config["as"]
             labels = [f"alone:{name}" for name in job.config["members"]] if kind == "alone" else [method]
             rows = [_row(rng, label, kind, s, *look) for label in labels for look in looks for s in names]
-        (part / "rows.json").write_text(json.dumps(rows))
-        (part / "bins.json").write_text("[]")
+        write_text(part / "rows.json", json.dumps(rows))
+        write_text(part / "bins.json", "[]")
         record = {
             "device": "cpu (CPU)",
             "versions": {},

@@ -3,9 +3,9 @@
 The small CNN with group norm on scikit-learn's digits, ten rounds of one epoch at learning rate 0.05, delta
 1e-5, at 8 hospitals, each with its own mix of classes (Dirichlet 0.3), and at 32 with patients alike. Central
 and local noise clip to 1; the adaptive clip begins at 0.1 and follows the median. Run
-`python benchmarks/privacy.py --out benchmarks/results/privacy.csv`; what is in that file is not measured again, and
-`--table` prints it. Noise comes from the operating system: rows come out again within the spread of the seeds,
-not to the bit.
+`python benchmarks/privacy.py --out benchmarks/results/privacy.csv`; what is in that file is not measured
+again, and `--table` prints it. Noise comes from the operating system: rows come out again within the spread
+of the seeds, not to the bit.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from fedmerge.errors import FedMergeError
 if TYPE_CHECKING:
     from fedmerge.data import streams
     from fedmerge.federation import Backend
-    from fedmerge.merging import MergeResult, merge
+    from fedmerge.merging.merge import MergeResult, merge
     from fedmerge.models import ModelPool
     from fedmerge.registry import Method
     from fedmerge.study.bench.engine import bench

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedmerge import own_files
+import fedmerge.own_files as own_files
 from fedmerge.disk import DiskError, Foreign, full, saying, sync
 from fedmerge.errors import FedMergeError
 
@@ -25,8 +25,8 @@ __all__ = [
 def write(path: Path, save: Callable[[Path], object]) -> str:
     """Let ``save`` make a file, bring it to the disk, and put it in its place; returns its SHA-256.
 
-    Whoever looks at ``path``, also after a crash, finds the file before or the file after, never half of it; a
-    hard link elsewhere keeps the file before. In a folder that was entered (``own_files``) no link out is
+    Whoever looks at ``path``, also after a crash, finds the file before or the file after, never half of it;
+    a hard link elsewhere keeps the file before. In a folder that was entered (``own_files``) no link out is
     followed; elsewhere a link stays a link. What is there and no file (a device) is written to as it is.
     Raises DiskError, and then leaves nothing.
     """
@@ -74,9 +74,12 @@ def make_folder(folder: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raise DiskError where no file can be made in ``folder``."""
-    with saying(folder), own_files.destination(folder / "writable") as (place, name, room):
-        with own_files.part_of(place, name, room):
-            pass
+    with (
+        saying(folder),
+        own_files.destination(folder / "writable") as (place, name, room),
+        own_files.part_of(place, name, room),
+    ):
+        pass
 
 
 @contextmanager
@@ -111,7 +114,7 @@ class Damaged(FedMergeError):
 
 
 def sealed(body: Any) -> tuple[str, str]:
-    """The text that ``write_sealed`` writes, and in it the JSON of the body; numpy's numbers become Python's."""
+    """The text that ``write_sealed`` writes, and the body's JSON in it; numpy's numbers become Python's."""
     text = json.dumps(body, default=_number_of)
     return f'{{"sha256": "{hashlib.sha256(text.encode()).hexdigest()}", "body": {text}}}\n', text
 

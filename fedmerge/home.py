@@ -1,4 +1,4 @@
-"""Marks that only this user on this machine can make: a key in the user's own folder for what programs keep."""
+"""Marks that only this user on this machine can make, by a key in the user's own folder."""
 
 from __future__ import annotations
 

@@ -2,15 +2,17 @@
 
     {"kind": "run", "open": false, "files": {"results.parquet": "…"}, "pending": {}}
 
-It is sealed. While work goes on it is ``open``, and what counts is the list that is kept while files are made
-(``own_files``); at the end it is closed with what that list says, not with what lies on the disk by then. A file
-that is written anew later, a report, is ``pending`` until it is: both count, so a kill at any moment is no damage.
+It is sealed. While work goes on it is ``open``, and what counts is the list that is kept while files are
+made (``own_files``); at the end it is closed with what that list says, not with what lies on the disk by
+then. A file that is written anew later, a report, is ``pending`` until it is: both count, so that a kill at
+any moment is no damage.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -19,18 +21,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from fedmerge import own_files
+import fedmerge.own_files as own_files
 from fedmerge.errors import FedMergeError, short
-from fedmerge.files import Damaged, digest, locked, read_sealed, write_sealed, write_text
+from fedmerge.files import Damaged, digest, locked, read_sealed, saying, write_sealed, write_text
 from fedmerge.own_files import LOCK, MADE, MANIFEST, RESERVED, SIGNATURE
 
-Kind = Literal["run", "study", "models"]
+Kind = Literal["run", "study"]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-MODEL_FILES = (".safetensors", ".json")
 
 
 class Manifest(BaseModel):
-    """What ``manifest.json`` says. files: SHA-256 by path. pending: of files that are about to be written anew."""
+    """What ``manifest.json`` says. files: SHA-256 by path. pending: of files that are being written anew."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,13 +60,25 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def begin(folder: Path, kind: Kind) -> None:
     """Work on the folder begins, or goes on: from now on what is made there is listed. Raises DiskError."""
-    own_files.enter(folder, recording=True)
+    with saying(folder):
+        own_files.enter(folder, recording=True).tidy()
     Manifest(kind=kind, open=True).write(folder)
+
+
+def visit(folder: Path) -> None:
+    """Look into a folder, perhaps to write a report there: its files are its own from now on."""
+    try:
+        found = read_manifest(folder)
+    except Damaged:
+        found = None
+    with saying(folder):
+        own_files.enter(folder, recording=found is not None and found.open)
 
 
 def close(folder: Path, kind: Kind) -> None:
     """Write down what was made, for good: the work on the folder is finished. Raises DiskError."""
     room = own_files.enter(folder)
+    room.tidy()
     made = room.made()
     room.recording = False
     files = dict(sorted(made.items()))
@@ -74,13 +87,26 @@ def close(folder: Path, kind: Kind) -> None:
     Manifest(kind=kind, files=files).write(folder)
 
 
+def finish(folder: Path, kind: Kind) -> None:
+    """Close the manifest of a finished folder where a kill left it open. Raises DiskError."""
+    try:
+        found = read_manifest(folder)
+    except Damaged:
+        return
+    if found is not None and found.open:
+        close(folder, kind)
+
+
 def rewrite(path: Path, text: str) -> None:
     """Write a file of a finished folder anew, and say so in the manifest; any other file is just written.
 
-    Raises DiskError, Damaged for a folder whose manifest is, and FedMergeError where another process is at work.
+    Raises DiskError, and FedMergeError where another process is at work.
     """
     folder = path.parent
-    found = read_manifest(folder)
+    try:
+        found = read_manifest(folder)
+    except Damaged:
+        found = None
     if found is None or found.open:
         write_text(path, text)
         return
@@ -92,23 +118,15 @@ def rewrite(path: Path, text: str) -> None:
         found.model_copy(update={"files": found.files | added, "pending": left}).write(folder)
 
 
-def add_models(paths: Collection[Path]) -> None:
-    """Say in the manifest of a folder of models that these are in it. Raises DiskError, Damaged."""
-    folder = next(iter(paths)).parent
-    found = read_manifest(folder) or Manifest(kind="models")
-    if found.kind == "models":
-        added = {path.name: digest(path) for path in paths}
-        found.model_copy(update={"files": dict(sorted((found.files | added).items()))}).write(folder)
-
-
 @dataclass
 class Check:
-    """What a folder's files are against what was written. Lists of paths, and of why a file counts as changed.
+    """What a folder's files are against what was written.
 
-    linked: folders that are links now. checked: how many files. finished: whether the work on it was.
+    changed: why a file is not what was written, by path. missing, unknown: paths of others. linked: folders
+    that are links now. checked: how many files. finished: whether the work on it was.
     """
 
-    kind: Kind
+    kind: Literal["run", "study", "models"]
     finished: bool
     checked: int = 0
     changed: dict[str, str] = field(default_factory=dict)
@@ -149,25 +167,26 @@ def check(folder: Path, below: str = "") -> Check:
         leads_to = any(each.startswith(f"{name}/") for each in expected)
         if stat.S_ISLNK(entry.st_mode) and leads_to:
             result.linked.append(name)
-        elif result.kind == "models" and not name.endswith(MODEL_FILES):
-            continue
         elif result.finished or not room.is_part(name):
             result.unknown.append(name)
     return result
 
 
-def warnings(folder: Path, names: Collection[str] | None = None) -> list[str]:
-    """In sentences, which files of a run or a study (all, or these) are not what was written there.
+def warnings(
+    folder: Path, names: Collection[str] | None = None, *, below: bool = True, but: str = ""
+) -> list[str]:
+    """In sentences, which files of a run or a study are not what was written there.
 
-    None where nothing of the folder says what was.
+    names: of these alone. below: also of those in folders in it. but: leave this one out.
     """
     try:
-        if names is None:
+        if names is None and below:
             result = check(folder)
         else:
             manifest, expected, result = _expected(folder)
-            _reserved(folder, manifest, result, brief=True)
-            for name in names:
+            _reserved(folder, manifest, result)
+            here = [path for path in expected if "/" not in path] if names is None else names
+            for name in (name for name in here if name != but):
                 if name in expected:
                     _compare(folder, name, expected[name], result)
                 elif os.path.lexists(folder / name):
@@ -179,35 +198,34 @@ def warnings(folder: Path, names: Collection[str] | None = None) -> list[str]:
         return []
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return [
-        f"'{short(folder)}' is not as it was written: {'; '.join(found[:3])}{more}. "
-        f"Do not trust its numbers; fedmerge verify says more."
+        f"'{short(folder)}' is not as it was written ({'; '.join(found[:3])}{more}): do not trust what it "
+        f"says. All of it: fedmerge verify {shlex.quote(str(folder))}"
     ]
 
 
 def _expected(folder: Path) -> tuple[Manifest | None, dict[str, tuple[str, ...]], Check]:
     """What the manifest says, or the list of what was made where that is to be asked."""
-    made = own_files.enter(folder).made() if folder.is_dir() else {}
+    result, manifest = Check("run", finished=True), None
     try:
         manifest = read_manifest(folder)
-    except Damaged as damage:
-        if not made:
-            raise
-        result = Check("run", True, changed={MANIFEST: str(damage)})
-        return None, {path: (value,) for path, value in made.items()}, result
+        if manifest is None:
+            result.missing.append(MANIFEST)
+    except Damaged:
+        result.changed[MANIFEST] = "it is not what was written"
+    if manifest is not None:
+        result.kind, result.finished = manifest.kind, not manifest.open
+    if manifest is not None and not manifest.open:
+        listed: dict[str, tuple[str, ...]] = {path: (value,) for path, value in manifest.files.items()}
+        for path, value in manifest.pending.items():
+            listed[path] = (*listed.get(path, ()), value)
+        return manifest, listed, result
+    made = own_files.enter(folder).made() if folder.is_dir() else {}
     if manifest is None and not made:
         raise FedMergeError(
-            f"nothing in '{short(folder)}' says what was written there (there is no {MANIFEST}), so it cannot "
-            "be checked."
+            f"nothing in '{short(folder)}' says what was written there ({MANIFEST} is missing or damaged), "
+            "so it cannot be checked."
         )
-    if manifest is None:
-        result = Check("run", True, missing=[MANIFEST])
-        return None, {path: (value,) for path, value in made.items()}, result
-    if manifest.open:
-        return manifest, {path: (v,) for path, v in made.items()}, Check(manifest.kind, finished=False)
-    listed: dict[str, tuple[str, ...]] = {path: (value,) for path, value in manifest.files.items()}
-    for path, value in manifest.pending.items():
-        listed[path] = (*listed.get(path, ()), value)
-    return manifest, listed, Check(manifest.kind, finished=True)
+    return manifest, {path: (value,) for path, value in made.items()}, result
 
 
 def _compare(folder: Path, path: str, digests: tuple[str, ...], result: Check) -> None:
@@ -223,15 +241,15 @@ def _compare(folder: Path, path: str, digests: tuple[str, ...], result: Check) -
         result.changed[path] = "its content is another"
 
 
-def _reserved(folder: Path, manifest: Manifest | None, result: Check, brief: bool = False) -> None:
+def _reserved(folder: Path, manifest: Manifest | None, result: Check) -> None:
     """The files that are in no list: the lock is empty, and a signature stands by a manifest."""
     lock = folder / LOCK
     if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file() or lock.stat().st_size):
         result.changed[LOCK] = "it should be an empty file"
-    if manifest is not None and not manifest.open and not brief:
-        if MADE not in manifest.files and os.path.lexists(folder / MADE):
-            result.unknown.append(MADE)
-    if manifest is None and os.path.lexists(folder / SIGNATURE) and MANIFEST not in result.changed:
+    closed = manifest is not None and not manifest.open
+    if closed and manifest is not None and MADE not in manifest.files and os.path.lexists(folder / MADE):
+        result.unknown.append(MADE)
+    if not closed and MANIFEST not in result.changed and os.path.lexists(folder / SIGNATURE):
         result.unknown.append(SIGNATURE)
 
 

@@ -1,7 +1,7 @@
 """A signature of a folder's manifest, ``manifest.sig``: who says that these are the files (Ed25519).
 
-The manifest holds the SHA-256 of every file, so who signs it signs them all. Keys are those of ``ssh-keygen -t
-ed25519``, or PEM.
+The manifest holds the SHA-256 of every file, so who signs it signs them all. Keys are those of
+``ssh-keygen -t ed25519``, or PEM.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedmerge import own_files
+import fedmerge.own_files as own_files
 from fedmerge.errors import FedMergeError, short
 from fedmerge.files import write_json
 from fedmerge.manifest import check, read_manifest

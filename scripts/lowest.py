@@ -23,7 +23,7 @@ TESTS = (
     "tests/federation/test_statistics.py", "tests/federation/test_server.py",
     "tests/federation/test_strategy.py",
     "tests/federation/test_flower_grid.py", "tests/federation/test_privacy.py",
-    "tests/federation/test_secure_sum.py", "tests/federation/deployment",
+    "tests/federation/secure", "tests/federation/deployment",
     "tests/study/test_federated_fusion.py",
     "tests/test_cli.py",
 )  # fmt: skip

@@ -31,6 +31,14 @@ def bright_quarters(n: int, seed: int, offset: int = 0) -> Arrays:
     return Arrays(images.clip(0, 255).astype(np.uint8), labels)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What programs keep for a user is kept in a folder of the tests, also by processes that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def cohort_spec() -> CohortSpec:
     """Three hospitals that train and one unseen; each its own brightness."""

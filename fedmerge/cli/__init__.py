@@ -1,6 +1,6 @@
 """The command line: ``fedmerge run``, ``bench``, ``merge``, ``deployment`` and the others, a file each."""
 
-from fedmerge.cli import bench, commands, deployment, merge, report, results, tune
+from fedmerge.cli import bench, commands, deployment, merge, report, results, tune, verify
 from fedmerge.cli.app import app, main
 
-__all__ = ["app", "bench", "commands", "deployment", "main", "merge", "report", "results", "tune"]
+__all__ = ["app", "bench", "commands", "deployment", "main", "merge", "report", "results", "tune", "verify"]

@@ -50,6 +50,9 @@ def run(
     cpus: Annotated[float | None, typer.Option(help="CPUs of a worker; may be a fraction.")] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None,
     resume: Resume = None,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", help="A private Ed25519 key that signs the finished run.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train the hospitals, fuse their models, deploy at the unseen one; print the table, write the report.
@@ -60,6 +63,10 @@ def run(
     from fedmerge.study.interrupt import Stopped
     from fedmerge.study.run import run as run_experiment
 
+    if sign is not None:
+        from fedmerge import signature
+
+        signer = signature.read_signing_key(sign)  # a wrong one is said before hours of work
     where = {"kind": backend, "address": address, "workers": workers, "cpus": cpus, "gpus": gpus}
     try:
         with progress_bar(err, quiet=as_json) as progress:
@@ -77,6 +84,8 @@ def run(
         say(err, str(stopped))
         raise typer.Exit(130) from None
     show_result(result, as_json)
+    if sign is not None:
+        signature.sign(result.folder, signer)
     end(result)
 
 

@@ -20,15 +20,17 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the report of a run or a study again; nothing else in its folder is touched."""
-    from fedmerge.study.reports.again import unfinished, write_again
+    """Write the report of a run or a study again; nothing else in its folder is touched but its manifest."""
+    from fedmerge.study.reports.again import doubts, unfinished, write_again
 
     with lines(err, lambda: f"writing the report of {path}"):
         kind, written = write_again(path, target)
-    left = unfinished(path)
+    left, found = unfinished(path), doubts(path)
     if as_json:
-        print_json({"kind": kind, "report": str(written), "unfinished": left})
+        print_json({"kind": kind, "report": str(written), "unfinished": left, "warnings": found})
         return
+    for sentence in found:
+        say(err, f"warning: {sentence}", style="red")
     if left is not None:
         say(err, f"note: {left}")
     say(out, f"report:  {written}")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+import fedmerge.own_files as own_files
 from fedmerge.data.cohort import Cohort, Site
 from fedmerge.data.images import Split
 from fedmerge.data.raw import SPLITS
 from fedmerge.data.sources import REMOTE
 from fedmerge.errors import FedMergeError
-from fedmerge.files import saying
+from fedmerge.files import make_folder, saying, write, write_text
 from fedmerge.validation import is_there
 
 SERVER = "server"
@@ -30,6 +32,8 @@ def export(cohort: Cohort, folder: Path) -> Path:
     if is_there(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise FedMergeError(f"'{folder}' is already there and not empty: choose a new folder.")
     with saying(folder):
+        make_folder(folder)
+        own_files.enter(folder)
         return _export(cohort, folder)
 
 
@@ -40,16 +44,16 @@ def _export(cohort: Cohort, folder: Path) -> Path:
     listed = []
     for site in cohort.sites:
         own = folder / site.name
-        own.mkdir(parents=True)
+        make_folder(own)
         arrays: dict[str, Any] = _arrays(cohort.here(site.name))
-        np.savez_compressed(own / "images.npz", **arrays)
+        write(own / "images.npz", partial(np.savez_compressed, **arrays))
         said = {"name": site.name, "source": "npz:images.npz"}
-        (own / f"{site.name}.yaml").write_text(_yaml(common | {"sites": [said]}))
+        write_text(own / f"{site.name}.yaml", _yaml(common | {"sites": [said]}))
         seen = {"source": f"npz:{site.name}/images.npz", "unseen": True}
         listed.append({"name": site.name} | (seen if site.unseen else {"source": REMOTE}))
     size = {"size": height} if height == width else {}
     server = folder / f"{SERVER}.yaml"
-    server.write_text(_yaml({"title": cohort.title} | size | common | {"sites": listed}))
+    write_text(server, _yaml({"title": cohort.title} | size | common | {"sites": listed}))
     return server
 
 

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
 from fedmerge.federation.arrays import lend
-from fedmerge.federation.checks import check_update
+from fedmerge.federation.checks import check_update, limit_of
 from fedmerge.federation.exchange import Answer, Question, no_tensors, read
 from fedmerge.federation.failures import Failure, Failures, Wrong
 from fedmerge.federation.fault_plan import Fault, struck
@@ -157,12 +157,12 @@ class Asking:
             assert isinstance(answer.said, Trained)
             if answer.said.forgot:
                 self.log.began_anew(round, phase, answer.member.name, last.get(answer.member.name, 0))
-            return check_update(answer.state or {}, sent, rules.max_norm)
+            return check_update(answer.state or {}, sent, rules.max_norm, limit)
 
         if label is not None:
             offered = check_offer(label, self.keys)
             return Question(kind, round, phase, roster, ask, no_tensors, offered, injected, secret=True)
-        tensors = Tensors.like(sent)
+        tensors, limit = Tensors.like(sent), limit_of(sent)
         return Question(kind, round, phase, roster, ask, lambda member: tensors, check, injected)
 
     def evaluation(

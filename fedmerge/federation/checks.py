@@ -20,16 +20,20 @@ MOST_BATCHES = 2**53
 
 
 def check_update(
-    state: Mapping[str, Tensor], sent: Mapping[str, Tensor], max_norm: float | None = None
+    state: Mapping[str, Tensor],
+    sent: Mapping[str, Tensor],
+    max_norm: float | None = None,
+    limit: float | None = None,
 ) -> str | None:
     """Why an update cannot be merged with others, or None.
 
     state: the weights that a hospital answered. sent: those that it was sent (or, where it began from its
     own, any of the same network), of the same names, dtypes and shapes. All must be finite, none more than
     ``LOSES`` times the largest that was sent (or 1), variances and counts not below zero, tables of integers
-    unchanged. max_norm: the largest ``update_norm`` allowed; None allows any.
+    unchanged. limit: ``limit_of(sent)``, where it is known already. max_norm: the largest ``update_norm``
+    allowed; None allows any.
     """
-    wrong = not_finite(state) or _absurd(state, sent) or _changed(state, sent)
+    wrong = _absurd(state, limit_of(sent) if limit is None else limit) or _changed(state, sent)
     if wrong or max_norm is None:
         return wrong
     norm = update_norm(state, sent)
@@ -65,16 +69,20 @@ def trained(state: Mapping[str, Tensor]) -> list[str]:
     return [key for key, value in state.items() if value.is_floating_point() and key not in statistics]
 
 
-def _absurd(state: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> str | None:
-    """The sentence about numbers beside which those of the other hospitals would count for nothing."""
-    limit = LOSES * max([1.0, *(_extremes(value)[1] for value in sent.values() if _is_real(value))])
+def limit_of(sent: Mapping[str, Tensor]) -> float:
+    """The largest number that a weight may be, after training from the weights ``sent``."""
+    return LOSES * max([1.0, *(_extremes(value)[1] for value in sent.values() if _has_numbers(value))])
+
+
+def _absurd(state: Mapping[str, Tensor], limit: float) -> str | None:
+    """The sentence about numbers that are none, or beside which the other hospitals' count for nothing."""
     variances = {var for _, var in running_pairs(state)}
     for key, value in state.items():
-        if not _is_real(value):
+        if not _has_numbers(value):
             continue
         low, largest = _extremes(value)
-        if largest > limit:
-            return (
+        if not largest <= limit:  # a NaN is no larger
+            return not_finite(state) or (
                 f"tensor '{key}' reaches {largest:.4g}, more than 2^24 times the largest weight that was "
                 "sent, so that beside it those of other hospitals would count for nothing: its training "
                 "diverged (lower training.lr), or it is hostile"
@@ -95,12 +103,13 @@ def _changed(state: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> str | N
 
 def _extremes(value: Tensor) -> tuple[float, float]:
     """The least number, and the largest without its sign."""
-    low, high = torch.aminmax(value.detach())
+    value = value.detach()
+    low, high = torch.aminmax(torch.view_as_real(value) if value.is_complex() else value)
     return float(low), max(-float(low), float(high))
 
 
-def _is_real(value: Tensor) -> bool:
-    return value.is_floating_point() and value.numel() > 0
+def _has_numbers(value: Tensor) -> bool:
+    return (value.is_floating_point() or value.is_complex()) and value.numel() > 0
 
 
 def _name(value: Tensor) -> str:

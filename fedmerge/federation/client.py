@@ -112,18 +112,19 @@ class Hospital:
         the model, and the server's mean of the personal parts is what a hospital without one begins with.
         With local privacy the weights are clipped and noised before anything else sees them.
         """
-        metrics, state = self._trained(message, read_job(message, TrainJob))
-        return reply(message, metrics, state)
+        metrics, _, leaving = self._trained(message, read_job(message, TrainJob))
+        return reply(message, metrics, leaving)
 
     def train_secure(self, message: Message) -> Message:
         """Train as ``train`` does, but answer keys; what is to be summed waits: weights, counts, scores.
 
-        Only the seconds are told, which the server can measure itself.
+        Only the seconds are told, which the server can measure itself. What is remembered of the weights is
+        what they were before noise, which is another one when a round is repeated.
         """
         job = read_job(message, SecureTrainJob)
-        metrics, state = self._trained(message, job)
+        metrics, state, leaving = self._trained(message, job)
         images = len(self.site.train)
-        weights = encode_weights(state, images, job.batch_norm)
+        weights = encode_weights(leaving, images, job.batch_norm)
         words = np.concatenate([encode_means(images, {name: metrics[name] for name in TRAINED}), weights])
         numbers = flatten(state)
         start = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
@@ -132,8 +133,8 @@ class Hospital:
         keys = self.secure.offer(subject, words)
         return reply(message, {"seconds": metrics["seconds"]}, texts=keys)
 
-    def _trained(self, message: Message, job: TrainJob) -> tuple[dict[str, float], State]:
-        """What a training message says to do: numbers about it, and the weights that may leave."""
+    def _trained(self, message: Message, job: TrainJob) -> tuple[dict[str, float], State, State]:
+        """What a training message says to do: numbers about it, the weights, and those that may leave."""
         private = self.local.options(job)
         if job.start == "own":
             read_tensors(message, NO_TENSORS)
@@ -168,10 +169,10 @@ class Hospital:
                 metrics["forgot"] = 1
             entries = personal_entries(job.model, job.personal)
             self.memory.keep(job.round, {key: state[key] for key in entries})
-        if private is not None:
-            sent = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
-            state = self.local.answer(private, job, sent, state)
-        return metrics, state
+        if private is None:
+            return metrics, state, state
+        sent = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
+        return metrics, state, self.local.answer(private, job, sent, state)
 
     def evaluate(self, message: Message) -> Message:
         """Score the received weights on the validation split; answer numbers only.

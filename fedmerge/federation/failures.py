@@ -92,7 +92,8 @@ class Failures:
         then: Then = "ended the run" if abort else "round void"
         self.records.append(Failure(round, phase, "everyone", reason + after, then=then, kind="void"))
         if abort:
-            raise FedMergeError(f"round {round} has no sum: {reason} (on_failure: skip would go on).")
+            where = f"round {round}" if round else f"'{phase}'"
+            raise FedMergeError(f"{where} has no sum: {reason} (on_failure: skip would go on).")
 
     def check_quorum(self, round: int, phase: str, usable: int, asked: int) -> None:
         """Raise FedMergeError if fewer hospitals gave a usable answer than the quorum, with the reasons."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from flwr.serverapp import Grid
 
 from fedmerge.federation.asking import Asking
+from fedmerge.federation.privacy.masked import SCORED, NoSum
 from fedmerge.federation.privacy.secure_means import secure_scores
 from fedmerge.federation.roster import Roster
 from fedmerge.federation.sums.server import FederatedStatistics
@@ -35,8 +37,15 @@ class Inquiry:
         return float(sum(answer["num-examples"] * answer[metric] for answer in answers) / total)
 
     def numbers(self, state: State) -> dict[str, float]:
-        """What the hospitals say of a model: means of loss, scores and temperature by validation images."""
-        answers = self._evaluate(state, None, calibrate=True)
+        """What the hospitals say of a model: means of loss, scores and temperature by validation images.
+
+        NaN where a secure sum cannot be formed: the run goes on, and the failures say why.
+        """
+        try:
+            answers = self._evaluate(state, None, calibrate=True)
+        except NoSum as error:
+            self.asking.log.void(0, "score", str(error))
+            return dict.fromkeys((*SCORED, "temperature"), math.nan)
         total = sum(answer["num-examples"] for answer in answers)
         names = answers[0].keys() - {"num-examples"}
         return {n: sum(a["num-examples"] * a[n] for a in answers) / total for n in sorted(names)}

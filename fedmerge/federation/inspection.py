@@ -67,7 +67,7 @@ def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM) -> Inspect
         train=sizes[0],
         val=sizes[1],
         test=sizes[2],
-        shape=tuple(images.shape[1:]),
+        shape=(images.shape[1], images.shape[2], images.shape[3]),
         classes=dict(zip(site.class_names, told(counts, least), strict=True)),
         intensities=_intensities(images.numpy(), wish.bins, least),
         duplicates=told([_copies(facts)], least)[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -34,6 +35,7 @@ class ModelCard(BaseModel):
     position: its place in the order of addition. parents: the ``sha256`` of the models it was made of.
     method: how it was made ("local training", "mean", ...). metrics: scores by name. batch_norm: the
     policy for batch-norm statistics, in words. sha256: :func:`~fedmerge.models.state.state_hash`.
+    file_sha256: of the file with the weights. seal: of this card's text without it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -50,6 +52,18 @@ class ModelCard(BaseModel):
     config_hash: str = ""
     batch_norm: str = ""
     sha256: str
+    file_sha256: str = ""
+    seal: str = ""
+
+    def sealed(self, file_sha256: str) -> ModelCard:
+        """The card as it stands beside a file of weights."""
+        plain = self.model_copy(update={"file_sha256": file_sha256, "seal": ""})
+        return plain.model_copy(update={"seal": hashlib.sha256(plain.text.encode()).hexdigest()})
+
+    @property
+    def text(self) -> str:
+        """What stands in NAME.json."""
+        return self.model_dump_json(indent=2) + "\n"
 
 
 class ModelPool:
@@ -151,9 +165,10 @@ class ModelPool:
             batch_norm=batch_norm,
             sha256=state_hash(state),
         )
-        write_model(self._weights(name), state, card)
-        self._cards[name] = card
-        return card
+        written = write_model(self._weights(name), state, card)
+        assert written is not None
+        self._cards[name] = written
+        return written
 
     def verify(self) -> None:
         """Read everything once; raise FedMergeError for the first file that is not what its card says."""
@@ -237,14 +252,18 @@ def _foreign(path: Path) -> bool:
     return path.exists() and (room is None or not room.owns(path))
 
 
-def write_model(path: Path, state: State, card: ModelCard | None) -> None:
-    """Write weights to ``path`` (NAME.safetensors) and then, if there is one, the card beside them.
+def write_model(path: Path, state: State, card: ModelCard | None) -> ModelCard | None:
+    """Write weights to ``path`` (NAME.safetensors) and then, if there is one, the card beside them, sealed.
 
-    Each file is written whole or not at all. Raises DiskError where the folder cannot be written.
+    Each file is written whole or not at all. Returns the card. Raises DiskError where the folder cannot be
+    written.
     """
-    write_weights(path, state)
-    if card is not None:
-        write_text(path.with_suffix(".json"), card.model_dump_json(indent=2) + "\n")
+    found = write_weights(path, state)
+    if card is None:
+        return None
+    written = card.sealed(found)
+    write_text(path.with_suffix(".json"), written.text)
+    return written
 
 
 def write_weights(path: Path, state: State) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+import fedmerge.manifest as manifest
+import fedmerge.own_files as own_files
 from fedmerge.data import Cohort, CohortSpec, Site
 from fedmerge.data.sources import Arrays
 from fedmerge.errors import FedMergeError, short
@@ -100,7 +102,11 @@ def outcome(error: BaseException | None) -> tuple[State, str]:
 
 @contextmanager
 def at_work(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder. Raises FedMergeError where one is in it."""
+    """Keep other processes out of a run's folder, and its files inside it.
+
+    Raises FedMergeError where another process is in it.
+    """
+    own_files.enter(folder)
     with locked(folder, f"another process is at work on the run in '{folder}': wait for it, or stop it."):
         yield
 
@@ -110,6 +116,7 @@ def begin(
 ) -> Begun:
     """Write config.yaml and run.json into a new folder. machine: ``study.machine.describe``."""
     text = yaml.safe_dump(resolved(experiment, spec), sort_keys=False, allow_unicode=True)
+    manifest.begin(folder, "run")
     write_text(folder / CONFIG, text)
     return _as_it_is(folder, spec, cohort, machine).write(folder)
 
@@ -131,7 +138,7 @@ def read_begun(folder: Path) -> Begun | None:
         )
     try:
         return Begun.model_validate(read_sealed(folder / NAME))
-    except Damaged:
+    except (Damaged, ValidationError):
         return None
 
 

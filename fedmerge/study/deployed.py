@@ -14,11 +14,12 @@ from fedmerge.federation.deployment.bundle import CLIENT, SERVER
 from fedmerge.federation.deployment.folders import ServerFolder
 from fedmerge.federation.deployment.runs import note
 from fedmerge.federation.policy.audit import audit
+from fedmerge.files import make_folder, write_text
 from fedmerge.study.begun import CONFIG
 from fedmerge.study.flower_app import RunConfig
 from fedmerge.study.folders import new_folder
 from fedmerge.study.reading import find_config, read_experiment
-from fedmerge.study.results import Result, open_result
+from fedmerge.study.results import Result, open_checked
 from fedmerge.study.state import state_of
 
 
@@ -68,7 +69,7 @@ def run_deployed(
             raise
         raise FedMergeError(f"{error} {_goes_on(folder.path, place)}") from None
     audit(folder.path, "run ended", run=run, how="completed")
-    return open_result(place)
+    return open_checked(place)
 
 
 def _goes_on(server: Path, place: Path) -> str:
@@ -114,8 +115,9 @@ def project(folder: Path) -> Path:
     """Write the Flower project whose apps are this package as it is installed at each place."""
     defaults = RunConfig(config="quickstart").model_dump(by_alias=True)
     values = "\n".join(f"{key} = {json.dumps(value)}" for key, value in defaults.items())
-    folder.mkdir(exist_ok=True)
-    (folder / "pyproject.toml").write_text(
+    make_folder(folder)
+    write_text(
+        folder / "pyproject.toml",
         f"""[project]
 name = "fedmerge"
 version = "{version("fedmerge")}"
@@ -129,6 +131,6 @@ clientapp = "{CLIENT}"
 
 [tool.flwr.app.config]
 {values}
-"""
+""",
     )
     return folder

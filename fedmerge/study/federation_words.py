@@ -53,5 +53,5 @@ def _rules(rules: FederationOptions) -> list[str]:
     if rules.deadline is not None:
         parts.append(f"training that took more than {rules.deadline:g} s was late and left out")
     if rules.secure_aggregation:
-        parts.append("the server saw sums of weights and no hospital's own (pairwise masks)")
+        parts.append("the server saw sums of weights, counts and scores, and no hospital's own (masks)")
     return parts

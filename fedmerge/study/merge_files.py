@@ -61,9 +61,14 @@ def merge_files(
     that cannot be read or written, an output that is there already, an ensemble (it is not one network),
     cards that disagree, and whatever ``merge`` refuses.
     """
-    if is_there(output) or output.suffix != ".safetensors":
+    if is_there(output) or os.path.lexists(output) or output.suffix != ".safetensors":
         raise FedMergeError(
             f"'{short(output)}' must be a new file that ends in .safetensors: choose another name."
+        )
+    if os.path.lexists(output.with_suffix(".json")):
+        raise FedMergeError(
+            f"'{short(output.with_suffix('.json'))}' is there already, where the card of the result would "
+            "stand: choose another name."
         )
     if not is_folder(output.absolute().parent):
         raise FedMergeError(f"there is no folder '{short(output.parent)}' to write into: make it first.")

@@ -47,7 +47,12 @@ class Pieces:
         path = self._path(*name)
         if path in self._damaged or not path.is_file():
             return None
-        body = _body(path)
+        try:
+            body = _body(path)
+        except Damaged as damage:
+            self._damaged.add(path)
+            self.record.remarks.append(f"{damage} What was kept in it is done again.")
+            return None
         self.record.take(body["rows"])
         self._files |= body["files"]
         note: Note = body["note"]
@@ -91,9 +96,9 @@ class Pieces:
     def sweep(self) -> list[str]:
         """Take over what is finished; returns in sentences what of it was damaged.
 
-        A piece that cannot be read, or a file of which has changed, is no longer finished. Models that were made
-        here, but by no finished piece, are removed: whoever made them was interrupted. Whatever else lies there
-        is somebody else's, and stays.
+        A piece that cannot be read, or a file of which has changed, is no longer finished. Models that were
+        made here, but by no finished piece, are removed: whoever made them was interrupted. Whatever else
+        lies there is somebody else's, and stays.
         """
         if self.folder is None:
             return []

@@ -52,7 +52,7 @@ def privacy_in_words(experiment: Experiment, history: Iterable[Mapping[str, Any]
     together = (
         f" of {federations} federations (seeds, hospitals left out) of this run" if federations > 1 else ""
     )
-    what = "for any two data sets" if privacy.kind == "local" else "for taking part with nothing instead"
+    what = "for any two data sets" if privacy.kind == "local" else "against having given nothing"
     return (
         f"a hospital has spent at most epsilon = {epsilon(privacy, most):.3g} at delta = {privacy.delta:g}, "
         f"{what}, in {most} releases{together}. {NOT_COVERED}; nor other runs on the same images"

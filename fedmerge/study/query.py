@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from fedmerge.errors import FedMergeError, short
+from fedmerge.manifest import warnings as doubts_of
+from fedmerge.own_files import MADE, MANIFEST
 from fedmerge.study.state import partial_rows
 from fedmerge.study.united import sentence_of, unite
 from fedmerge.validation import is_folder, is_there
@@ -29,7 +31,8 @@ def query(sql: str, folder: str | Path = "runs", tell: Callable[[str], None] | N
     file; columns are united by name and type (``unite``), NULL where a file lacks one. ``folder`` is an extra
     column: where the rows lie, relative to the given folder ("." for itself), unless the file has one
     already. The parts of a study in its ``jobs`` folder are left out, for the study's own file has them.
-    A file that cannot be read is left out, and ``tell`` is called with a sentence (without it: a warning).
+    A file that cannot be read is left out, and ``tell`` is called with a sentence (without it: a warning); so
+    it is of one that is not what its run wrote, whose rows are there all the same.
 
     The rows are copied into memory, then DuckDB's way to files and network is shut: a question can neither
     read nor write another file. Raises FedMergeError if there are no results that can be read, if the
@@ -41,7 +44,8 @@ def query(sql: str, folder: str | Path = "runs", tell: Callable[[str], None] | N
     files = results_files(root)
     # a folder for temporary files would be one in the working directory
     with duckdb.connect(config={"temp_directory": ""}) as connection:
-        for sentence in (*unite(connection, files, root.resolve()), *partial_rows(root)):
+        left_out = unite(connection, files, root.resolve())
+        for sentence in (*left_out, *partial_rows(root), *_doubts(files)):
             (tell or warnings.warn)(sentence)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -53,6 +57,15 @@ def query(sql: str, folder: str | Path = "runs", tell: Callable[[str], None] | N
                 f"the query is not understood: {sentence_of(error)}. "
                 f"The table results has the columns {', '.join(_columns(connection))}."
             ) from None
+
+
+def _doubts(files: list[Path]) -> list[str]:
+    """Which of the files is not what a run or a study wrote, in sentences."""
+    found = []
+    for path in files:
+        if any((path.parent / name).exists() for name in (MANIFEST, MADE, "run.json", "study.yaml")):
+            found += doubts_of(path.parent, [path.name])
+    return found
 
 
 def results_files(root: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from fedmerge.analysis import Answers, learning, ranking_metric
 from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.files import write, write_json, write_text
+from fedmerge.manifest import warnings
 from fedmerge.study.answer import answer, mean_label, receiver
 from fedmerge.study.config import Experiment
 from fedmerge.study.kinds import KINDS, MAJORITY
@@ -180,6 +181,16 @@ def _half_width(values: pd.Series) -> float:
 
     n = len(values)
     return float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5) if n > 1 else float("nan")
+
+
+def open_checked(folder: Path) -> Result:
+    """``open_result``, whose remarks begin with what in the folder is not what was written."""
+    found = warnings(folder)
+    try:
+        result = open_result(folder)
+    except FedMergeError as error:
+        raise FedMergeError(*error.args, *found) from None
+    return replace(result, remarks=(*found, *result.remarks))
 
 
 def open_result(folder: str | Path) -> Result:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedmerge import manifest
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks import remarks, together
 from fedmerge.errors import FedMergeError
@@ -39,7 +40,7 @@ from fedmerge.study.privacy_words import privacy_in_words
 from fedmerge.study.reading import read_experiment
 from fedmerge.study.record import Progress, Record
 from fedmerge.study.report import write_report
-from fedmerge.study.results import COLUMNS, Result, open_result
+from fedmerge.study.results import COLUMNS, Result, open_checked
 
 if TYPE_CHECKING:
     from fedmerge.federation import Place, Where
@@ -107,10 +108,12 @@ def _go_on(
         experiment, spec = same_experiment(folder, kept, config, changes, seed, device)
         if kept is not None and kept.finished:
             finished = f"the run in '{folder}' is finished: nothing of it was done again."
-            result = open_result(folder)
+            manifest.finish(folder, "run")
+            result = open_checked(folder)
             return replace(result, remarks=(finished, *result.remarks))
         where = pick_device(experiment.device)
         first = build_cohort(spec, experiment.seeds[0])
+        manifest.begin(folder, "run")
         threads = kept.threads if kept is not None else experiment.threads
         with go_to(backend) as (place, own), reproducible(threads or own):
             machine = describe(where) | {"hospitals": place.words}
@@ -169,6 +172,7 @@ def _work(
             begun.ended(time.perf_counter() - began, record.remarks, error).write(folder)
         raise
     done.write(folder)
+    manifest.close(folder, "run")
     return result
 
 

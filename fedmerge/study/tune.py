@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import fedmerge.own_files as own_files
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import FedMergeError, short, unknown
@@ -135,6 +136,7 @@ def tune_run(
     folder = Path(folder)
     if not is_there(folder / "config.yaml"):
         raise FedMergeError(f"'{short(folder)}' is not the folder of a run: it has no config.yaml.")
+    own_files.enter(folder)
     experiment, cohort = read_saved(folder / "config.yaml")
     if not all(len(site.everything) for site in cohort.sites):
         raise FedMergeError(

@@ -1,5 +1,6 @@
 """Local privacy: what leaves a hospital is clipped and noised there, once a question, and counted there."""
 
+import json
 import math
 
 import pytest
@@ -43,7 +44,7 @@ def job(round=1, **more):
         "span": [0.0, 1.0],
         "privacy": LOCAL,
     }
-    return TrainJob.model_validate(told | more)
+    return TrainJob.model_validate_json(json.dumps(told | more))
 
 
 @pytest.mark.parametrize(

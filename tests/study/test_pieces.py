@@ -186,7 +186,7 @@ def finish_again(experiment, cohort, folder):
 
 
 def test_models_that_no_finished_piece_made_are_removed_and_nothing_else(tmp_path):
-    """An interrupted process leaves weights with or without a card; what it did not make is somebody else's."""
+    """An interrupted process leaves weights with or without a card; what it did not make stays."""
     record = Record(COMMON)
     kept = Pieces(tmp_path, record)
     (tmp_path / "pool").mkdir()

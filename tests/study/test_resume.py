@@ -25,7 +25,7 @@ from fedmerge.files import locked, read_sealed, write_sealed
 from fedmerge.models import pool
 from fedmerge.seeding import numpy_generator
 from fedmerge.study import run as module
-from fedmerge.study.results import WALL_CLOCK
+from fedmerge.study.results import WALL_CLOCK, open_result
 
 KILLS = 20
 TABLES = ("results", "reliability", "coefficients", "decisions", "failures", "history")
@@ -67,7 +67,7 @@ def whole(experiment, place):
 
 def outcome(folder: Path) -> dict[str, Any]:
     """All that must be the same: every table without what a clock fills, and every model's hash."""
-    result = module.open_result(folder)
+    result = open_result(folder)
     frames = {
         "results": result.table,
         "reliability": result.reliability,
@@ -233,7 +233,7 @@ def test_a_run_without_tables_yet_says_how_it_goes_on(experiment, tmp_path, monk
         patch.setattr(module.Result, "save", lambda self: None)
         interrupt(experiment, tmp_path / "run", monkeypatch, rounds=1)
     with pytest.raises(FedMergeError, match=r"is not finished and has no tables yet: fedmerge run --resume"):
-        module.open_result(tmp_path / "run")
+        open_result(tmp_path / "run")
 
 
 def test_a_run_in_use_is_a_sentence(experiment, place, whole):

@@ -39,7 +39,7 @@ from fedmerge.federation.deployment.processes import environment
 from fedmerge.federation.policy.audit import audit
 from fedmerge.federation.policy.rules import write_policy
 from fedmerge.federation.sums.rules import SumRules
-from fedmerge.files import locked, saying
+from fedmerge.files import locked, saying, write_text
 from fedmerge.validation import is_there, load_yaml, validate
 
 SECRET = "tasks.secret"  # of a node: with it, its own processes show the SuperNode that they are its own
@@ -52,9 +52,8 @@ class _Described(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def _save(self, path: Path) -> None:
-        path.write_text(
-            yaml.safe_dump(self.model_dump(exclude_none=True, exclude_unset=True), sort_keys=False)
-        )
+        text = yaml.safe_dump(self.model_dump(exclude_none=True, exclude_unset=True), sort_keys=False)
+        write_text(path, text)
 
     @classmethod
     def _load(cls, path: Path) -> Self:
@@ -119,7 +118,7 @@ class ServerFolder:
         home = path / "flwr"
         home.mkdir()
         text = connection("deployment", f"127.0.0.1:{superlink_port}", path / f"{LOOPBACK}.crt")
-        (home / "config.toml").write_text(text)
+        write_text(home / "config.toml", text)
         settings._save(path / "server.yaml")
         return cls(path)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,13 @@ from fedmerge.federation.schema.reading import job_of
 from fedmerge.federation.schema.tensors import named
 
 GREETING, INSPECTION = "query", "query.inspect"
+
+
+Count = Callable[[], None]
+
+
+def _nothing() -> None:
+    """Count no answer."""
 
 
 class Pending(FedMergeError):
@@ -73,9 +80,11 @@ class Guard:
         asked = {"run": run, "kind": named(about.message_type), "group": named(about.group_id)}
         try:
             asked |= seen(message, "in")
-            asked |= self._check(hospital, run, message)
+            about_it, count = self._check(hospital, run, message)
+            asked |= about_it
             reply = how()
             if not reply.has_error():
+                count()
                 strip(reply, self.policy)
         except FedMergeError as error:
             code = {"code": PENDING} if isinstance(error, Pending) else {}
@@ -90,13 +99,17 @@ class Guard:
             self._log("answered", asked, **seen(reply, "out"))
         return reply
 
-    def _check(self, hospital: Guarded, run: int, message: Message) -> dict[str, Any]:
-        """Raise FedMergeError for what may not be answered; else, what the log says of it."""
+    def _check(self, hospital: Guarded, run: int, message: Message) -> tuple[dict[str, Any], Count]:
+        """Raise FedMergeError for what may not be answered; else, what the log says of it, and its count.
+
+        An answer is counted when there is one and before it leaves: a node that is killed at work has given
+        none, and is asked again.
+        """
         policy, kind = self.policy, message.metadata.message_type
         job = job_of(message)
         if kind == INSPECTION:
             return self._inspected(policy)
-        known = self.approvals.run(run)
+        known, count = self.approvals.run(run), _nothing
         if kind == GREETING:
             name = self._greeted(policy, job, run, known)
         else:
@@ -107,19 +120,20 @@ class Guard:
             if proposal_hash(proposal) != name:
                 raise FedMergeError("this hospital's FedMerge was changed since the run said what it asks.")
             self._check_proposal(policy, name, proposal, run)
-            self._count(
-                proposal, policy, run, known, name, check_job(proposal, kind, job, hospital.site.name)
-            )
+            what = check_job(proposal, kind, job, hospital.site.name)
+            limit = most(proposal, what, policy.limits.scores)
+            self._counted(run, f"{name} {what}", what, limit)
+            count = partial(self._count, run, f"{name} {what}", what, limit)
         check_group(policy, hospital.site, kind)
-        return {"proposal": name}
+        return {"proposal": name}, count
 
-    def _inspected(self, policy: Policy) -> dict[str, Any]:
+    def _inspected(self, policy: Policy) -> tuple[dict[str, Any], Count]:
         """An inspection belongs to no experiment: the policy alone decides."""
         if not policy.inspection:
             raise FedMergeError(
                 "this hospital does not tell about its images before an experiment (policy.yaml: inspection)."
             )
-        return {}
+        return {}, _nothing
 
     def _greeted(self, policy: Policy, job: dict[str, Any], run: int, known: dict[str, Any]) -> str:
         """Take a proposal up; from now on, it is what the run's messages are held against."""
@@ -152,21 +166,22 @@ class Guard:
         if wrong is not None:
             raise FedMergeError(f"the experiment {name} {wrong}.")
 
-    def _count(
-        self, proposal: Proposal, policy: Policy, run: int, known: dict[str, Any], name: str, what: str
-    ) -> None:
-        """Count an answer before it is given. Raises FedMergeError for one too many."""
-        limit = most(proposal, what, policy.limits.scores)
-        if limit is None:
-            return
-        key = f"{name} {what}"
-        before = known["answered"].get(key, 0)
-        if before >= limit:
+    def _counted(self, run: int, key: str, what: str, limit: int | None) -> int:
+        """How often an answer was given in this run. Raises FedMergeError where one more is one too many."""
+        before = int(self.approvals.run(run)["answered"].get(key, 0))
+        if limit is not None and before >= limit:
             raise FedMergeError(
                 f"this hospital has answered '{what}' {before} times in this run, and more is not allowed."
             )
-        known["answered"][key] = before + 1
-        self.approvals.note(run, known)
+        return before
+
+    def _count(self, run: int, key: str, what: str, limit: int | None) -> None:
+        """Count an answer that is about to be given. Raises FedMergeError for one too many."""
+        if limit is not None:
+            before = self._counted(run, key, what, limit)
+            known = self.approvals.run(run)
+            known["answered"][key] = before + 1
+            self.approvals.note(run, known)
 
     def _log(self, event: str, asked: dict[str, Any], **fields: Any) -> None:
         rules = policy_hash(self.folder)

@@ -52,7 +52,8 @@ class Demand:
     """What a hospital asks of local noise, whatever a server writes into its jobs.
 
     required: no training is answered without noise of its own. noise: the least, in units of the clip. clip:
-    the longest update that may leave. epsilon: the most that all its answers together may spend, by its own log; None: no limit.
+    the longest update that may leave. epsilon: the most that all its answers together may spend, by its own
+    log; None: no limit.
     """
 
     required: bool = False

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import fedmerge.own_files as own_files
+from fedmerge.errors import FedMergeError
 from fedmerge.files import write, write_json
 from fedmerge.models.state import State
 
@@ -28,8 +31,8 @@ class Shelf:
 
     def keep(self, session: str, job: Mapping[str, Any], parents: Mapping[str, Tensor]) -> None:
         """Lay aside a session that begins. Raises DiskError."""
-        shutil.rmtree(self.folder, ignore_errors=True)
         place = self._place(session)
+        self._clear()
         place.mkdir(parents=True, mode=0o700)
         self.folder.chmod(0o700)
         _save(place / PARENTS, parents)
@@ -55,7 +58,21 @@ class Shelf:
         return load_file(file) if file.is_file() else {}
 
     def _place(self, session: str) -> Path:
+        if not re.fullmatch(r"[0-9A-Za-z]+", session):  # it comes from the server, and names a folder here
+            raise FedMergeError("the session of a fusion has no name that a hospital keeps it by.")
         return self.folder / session[:32]
+
+    def _clear(self) -> None:
+        """Delete the session before, and nothing else that lies there; no link is followed."""
+        if not self.folder.is_dir():
+            return
+        room = own_files.enter(self.folder)
+        for place in self.folder.iterdir():
+            if place.is_dir() and not place.is_symlink():
+                for name in (JOB, PARENTS, FUSED):
+                    room.remove_known(place / name)
+                with suppress(OSError):
+                    place.rmdir()
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:

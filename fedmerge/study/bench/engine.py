@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedmerge import manifest
 from fedmerge.study.bench import preflight, receipt
 from fedmerge.study.bench.config import BenchConfig, Variant, read_bench
 from fedmerge.study.bench.plan import Job, Plan, make_plan
@@ -58,6 +59,7 @@ def bench(
     store = Store(folder)
     with store.locked():
         adopt(folder, config, plan, extend)
+        damaged = store.damaged(plan.jobs)
         states = store.states(plan.jobs)
         todo = _to_do(plan, states, retry)
         try:
@@ -66,11 +68,12 @@ def bench(
                 _do(config, plan, tasks, states, store, workers, watch)
         finally:
             collect(config, plan, store)  # always: whoever was here before may have been killed before it
-            write_remarks(plan, store)
+            write_remarks(plan, store, damaged)
         study = open_study(folder)
         if isinstance(source, str | Path):
             settled = [job for job, state in store.states(plan.jobs).items() if state != "missing"]
             receipt.write(folder, receipt.request_of(source, changes), files, settled, study.summary)
+        manifest.close(folder, "study")
     return study
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge import __version__
-from fedmerge.files import write_text
+from fedmerge.files import Damaged, read_sealed, write_text
 
 NAME = "receipt.json"
 Receipt = dict[str, Any]
@@ -38,9 +38,11 @@ def write(folder: Path, request: str, read: Iterable[Path], jobs: Iterable[str],
 
 def add(folder: Path, known: Receipt) -> None:
     """Note more of a study whose receipt is there."""
+    from fedmerge.manifest import rewrite
+
     path = folder / NAME
     if path.is_file():
-        write_text(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | known))
+        rewrite(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | known))
 
 
 def valid(folder: Path, request: str) -> Receipt | None:
@@ -52,10 +54,22 @@ def valid(folder: Path, request: str) -> Receipt | None:
             and receipt["results"] == _state(folder / "results.parquet")
             and all(_digest(Path(path)) == digest for path, digest in receipt["files"].items())
             and set(receipt["settled"]) <= set(os.listdir(folder / "jobs"))
+            and _as_written(folder)
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, Damaged):
         return None
     return receipt if same else None
+
+
+def _as_written(folder: Path) -> bool:
+    """Whether the manifest is closed, and says of what is answered with that it is what was written."""
+    manifest = read_sealed(folder / "manifest.json")
+    told = [NAME, "results.parquet", "report.html"]
+    return not manifest["open"] and all(
+        _digest(folder / name) in (manifest["files"].get(name), manifest["pending"].get(name))
+        for name in told
+        if name != "report.html" or (folder / name).exists()
+    )
 
 
 def _digest(path: Path) -> str:

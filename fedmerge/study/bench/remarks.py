@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ NAME, KIND = "remarks.json", "fine-tune"
 """The file, and the kind of job that looks at its cohort: every variant, seed and federation has one."""
 
 
-def write_remarks(plan: Plan, store: Store) -> None:
+def write_remarks(plan: Plan, store: Store, damaged: Sequence[str] = ()) -> None:
     """Write the remarks of the finished jobs, one of each kind and cohort, into the study's folder.
 
+    damaged: what there is to say of jobs that were not what they had been.
     A remark that the first job of its cohort does not make begins with the job that does.
     """
     states = store.states(plan.jobs)
@@ -31,7 +33,7 @@ def write_remarks(plan: Plan, store: Store) -> None:
         for kind, text in made.get("remarks", {}).items():
             found.setdefault((cohort, kind), f"{place}: {text}")
     with said(store.folder):
-        write_json(store.folder / NAME, list(found.values()))
+        write_json(store.folder / NAME, [*damaged, *found.values()])
 
 
 def read_remarks(folder: Path) -> list[str]:

@@ -11,20 +11,22 @@ A job works in a folder of its own that gets its name, with the marker in it, in
 from __future__ import annotations
 
 import json
-import shutil
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from fedmerge import manifest, own_files
 from fedmerge.errors import FedMergeError
 from fedmerge.files import (
+    Damaged,
     DiskError,
+    check_digest,
     check_writable,
     locked,
     make_folder,
     saying,
-    sync,
     write_json,
     write_text,
 )
@@ -43,6 +45,8 @@ class Store:
         self.folder = folder
         self.jobs = folder / "jobs"
         with said(folder):
+            make_folder(folder)
+            self.room = own_files.enter(folder, recording=True)
             make_folder(self.jobs)
             check_writable(folder)
 
@@ -51,9 +55,31 @@ class Store:
         """Keep other processes out of this folder; an end of this process, however hard, frees it."""
         in_use = f"another bench is at work in '{self.folder}': wait for it, stop it, or give another --out."
         with locked(self.folder, in_use):
+            with said(self.folder):
+                manifest.begin(self.folder, "study")
             for left_over in self.jobs.glob(".*.part"):
-                shutil.rmtree(left_over, ignore_errors=True)
+                job = self.jobs / left_over.name[1:].removesuffix(".part")
+                if not job.exists():  # it may have been listed under that name and not got it
+                    with said(self.folder):
+                        self.room.note(moved=[self.room.relative(job), self.room.relative(left_over)])
+                self.room.remove_tree(left_over)
             yield
+
+    def damaged(self, jobs: Iterable[str]) -> list[str]:
+        """Take away finished jobs of which a file is not what was written; returns sentences of them."""
+        of: dict[str, list[str]] = {}
+        for path in self.room.made():
+            if path.startswith("jobs/"):
+                of.setdefault(path.split("/")[1], []).append(path)
+        found = []
+        for job in (job for job in jobs if self.state(job) != "missing"):
+            try:
+                for path in of.get(job, []):
+                    check_digest(self.folder / path, self.room.made()[path])
+            except Damaged as damage:
+                found.append(f"{damage} The job is done again if something needs it.")
+                self._take_away(job)
+        return found
 
     def state(self, job: str) -> State:
         """Whether a job is done, failed, done with its models dropped, or still to do."""
@@ -67,8 +93,8 @@ class Store:
         """An empty folder to work in."""
         folder = self.jobs / f".{job}.part"
         with said(self.folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            self.room.remove_tree(folder)
+            make_folder(folder)
         return folder
 
     def finish(self, job: str, part: Path, record: dict[str, Any], marker: Literal["done", "failed"]) -> None:
@@ -76,19 +102,21 @@ class Store:
         with said(self.folder):
             write_json(part / "job.json", record)
             write_text(part / marker, f"{record.get('reason', '')}\n")
-            for file in part.rglob("*"):
-                if file.is_file():
-                    sync(file)
-            shutil.rmtree(self.jobs / job, ignore_errors=True)
-            part.rename(self.jobs / job)
-            sync(self.jobs)
+            self._take_away(job)
+            self.room.move(part, self.jobs / job)
 
     def drop_models(self, job: str) -> None:
         """Delete a job's weights; its cards and numbers stay."""
         folder = self.jobs / job
-        (folder / "dropped").touch()
+        write_text(folder / "dropped", "")
         for file in folder.rglob("*.safetensors"):
-            file.unlink()
+            self.room.remove(file)
+
+    def _take_away(self, job: str) -> None:
+        """Delete what a job made; where there is more in its folder, that is kept under another name."""
+        folder = self.jobs / job
+        if not self.room.remove_tree(folder):
+            self.room.move(folder, self.jobs / f"{job}.kept-{secrets.token_hex(4)}")
 
     def read(self, job: str, name: str) -> Any:
         """One JSON file of a finished job."""

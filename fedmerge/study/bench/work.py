@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks import remarks
 from fedmerge.errors import FedMergeError
-from fedmerge.files import DiskError, full, make_folder
+from fedmerge.files import DiskError, full, make_folder, write_text
 from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool, load_weights, write_weights
 from fedmerge.models.state import State
@@ -63,7 +62,7 @@ def work(task: Task) -> Outcome:
         )
     except StudyStopped as error:
         if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
+            store.room.remove_tree(part)
         return Outcome(task.hash, "stopped", stop=str(error))
     return Outcome(task.hash, "failed" if reason else "done", reason, time.perf_counter() - began)
 
@@ -143,15 +142,15 @@ def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
     if task.needs:
         trained = store.read(task.needs[0], "job.json")
     else:
-        setup.pool.folder.rmdir()  # no model stands behind it
+        store.room.remove_tree(setup.pool.folder)  # no model stands behind it
     site = Arrivals.of(target, setup.arrivals(target), setup.experiment.deployment, setup.seed)
     rows, bins = [], []
     for candidate in _candidates(task, setup, store, target):
         for measured in deploy(candidate, site, setup.conditions(target)):
             rows.append(measured.row)
             bins += measured.bins
-    (part / "rows.json").write_text(json.dumps(rows))
-    (part / "bins.json").write_text(json.dumps(bins))
+    write_text(part / "rows.json", json.dumps(rows))
+    write_text(part / "bins.json", json.dumps(bins))
     return {"training_seconds": trained["seconds"] + trained.get("seconds_before", 0.0)}
 
 

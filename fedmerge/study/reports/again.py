@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fedmerge.errors import FedMergeError, short
+from fedmerge.manifest import visit, warnings
 from fedmerge.study.begun import NAME, read_begun
 from fedmerge.study.report import write_report
 from fedmerge.study.results import open_result
@@ -34,13 +36,30 @@ def write_again(path: Path, target: Path | None = None) -> tuple[Kind, Path]:
         from fedmerge.study.bench.study import open_study
         from fedmerge.study.reports import write_study_report
 
-        return "study", write_study_report(open_study(folder), target)
+        visit(folder)
+        study = open_study(folder)
+        said = _with_doubts(study.provenance, folder)
+        return "study", write_study_report(replace(study, provenance=said), target)
     if (folder / "config.yaml").is_file() and any((folder / name).is_file() for name in (NAME, RESULTS)):
-        return "run", write_report(open_result(folder), target)
+        visit(folder)
+        result = open_result(folder)
+        said = _with_doubts(result.provenance, folder)
+        return "run", write_report(replace(result, provenance=said), target)
     raise FedMergeError(
         f"'{folder}' is neither a run (config.yaml and results.parquet) nor a study (study.yaml and "
         "results.parquet): give the folder that 'fedmerge run' or 'fedmerge bench' wrote."
     )
+
+
+def doubts(path: Path) -> list[str]:
+    """In sentences, what of a run or a study that a report is made of is not what was written."""
+    return warnings(path if is_folder(path) else path.parent, below=False, but="report.html")
+
+
+def _with_doubts(provenance: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a report says of where its numbers come from, and of what in them was changed since."""
+    found = doubts(folder)
+    return provenance | ({"remarks": [*found, *provenance.get("remarks", [])]} if found else {})
 
 
 def unfinished(path: Path) -> str | None:

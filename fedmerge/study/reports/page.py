@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from fedmerge.files import write_text
+from fedmerge.manifest import rewrite
 from fedmerge.study.figures import NARROW, WIDE, Caption, render
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -42,7 +42,7 @@ def write_page(template: str, contents: dict[str, Any], path: Path) -> Path:
     script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment.get_template(template).render(script=script, script_hash=digest, **contents)
-    write_text(path, page)
+    rewrite(path, page)
     return path
 
 

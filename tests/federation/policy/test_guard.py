@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from fedmerge.chained_log import BrokenChain
-from fedmerge.federation import FederationOptions
+from fedmerge.federation import FederationOptions, Hospital
+from fedmerge.federation.deployment.keys import make_node_key
 from fedmerge.federation.fault_plan import Fault
 from fedmerge.federation.jobs import common_job, fine_tune_job, round_job
 from fedmerge.federation.policy import guard as guards
@@ -117,12 +118,42 @@ def test_a_training_that_the_plan_does_not_lead_to_is_refused(approved, plan, st
         ("query.memory", {}),
         ("query.restore", {}),
         ("query.sums", {"session": "0" * 64, "kind": "inputs", "options": {}}),
-        ("query.secure_sum", {"round": 1, "publics": {}, "everyone": 3, "batch_norm": "mixture"}),
+        ("query.secure_shares", {"label": "run train 1", "adverts": []}),
+        ("query.secure_masked", {"label": "run train 1", "parties": [], "shares": {}}),
+        ("query.secure_confirm", {"label": "run train 1", "survivors": []}),
+        ("query.secure_unmask", {"label": "run train 1", "survivors": [], "confirmed": {}}),
         ("query.anything", {}),
     ],
 )
 def test_a_question_that_the_plan_does_not_have_is_refused(approved, plan, start, kind, job):
     refused(approved.ask(kind, job))
+
+
+def test_an_approved_secure_round_is_answered_under_masks_alone(asker, plan, start):
+    """Whatever the policy: people approved that nothing leaves in the open. How it is coded is the plan's."""
+    make_node_key(asker.folder)
+    masked = FederationOptions(secure_aggregation=True)
+    secure = changed(plan, fine_tune=None, federation=masked)
+    asker.start(suppress_below=1)
+    asker.approve(Proposal(plan=secure))
+    assert not isinstance(asker.greet(Proposal(plan=secure)), str)
+    job = round_job(secure, 1)
+    refused(asker.ask("train", job, start), "weights in the open")
+    refused(asker.ask("evaluate", common_job(secure), start), "scores in the open")
+    labelled = {"label": "run train 1", "batch_norm": secure.batch_norm}
+    refused(asker.ask("train.secure", job | labelled | {"batch_norm": "average"}, start), "batch_norm")
+    refused(asker.ask("train.secure", job | labelled | {"round": 3}, start), "round 3")
+    assert not isinstance(asker.ask("train.secure", job | labelled, start), str)
+    score = common_job(secure) | {"label": "run validate 1"}
+    assert not isinstance(asker.ask("evaluate.secure", score, start), str)
+
+
+@pytest.mark.parametrize("kind", ["train.secure", "evaluate.secure"])
+def test_a_secure_sum_that_was_not_approved_is_refused(approved, plan, start, kind):
+    job = round_job(plan, 1) | {"batch_norm": plan.batch_norm} if kind == "train.secure" else common_job(plan)
+    refused(
+        approved.ask(kind, job | {"label": "x"}, start), "secure sum, but the approved experiment has none"
+    )
 
 
 def test_sums_are_answered_within_what_was_approved(asker, plan, start):
@@ -277,3 +308,36 @@ def test_proposals_that_wait_are_bounded(asker, plan, monkeypatch):
 def test_a_server_of_another_version_or_without_a_proposal_is_told_so(asker, plan):
     refused(asker.greet(Proposal(plan=plan, version="9.9")), "FedMerge 9.9")
     refused(asker.ask("query", {}), "does not say what it is going to ask")
+
+
+def test_a_node_that_was_killed_at_work_has_not_answered_and_may_again(approved, plan, start, monkeypatch):
+    """Only what was about to leave counts: once it has, the same round is not answered again."""
+
+    def killed(hospital, message):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(guards, "strip", killed)  # after the answer was counted
+        with pytest.raises(KeyboardInterrupt):
+            approved.ask("train", round_job(plan, 1), start)
+        refused(approved.ask("train", round_job(plan, 1), start), "1 times")
+    with monkeypatch.context() as patch:
+        patch.setattr(Hospital, "train", killed)  # before it
+        with pytest.raises(KeyboardInterrupt):
+            approved.ask("train", round_job(plan, 2), start)
+    approved.start()
+    assert not isinstance(approved.ask("train", round_job(plan, 2), start), str)
+    refused(approved.ask("train", round_job(plan, 2), start), "1 times")
+
+
+def test_an_inspection_is_answered_where_the_policy_says_so_and_hides_small_counts(asker):
+    job = {"minimum": 1, "bins": 4}
+    refused(asker.ask("query.inspect", job), "policy.yaml: inspection")
+    asker.start(inspection=True, suppress_below=1000)
+    answer = asker.ask("query.inspect", job)
+    told = json.loads(answer.content["texts"]["json"])
+    assert (told["minimum"], told["train"], told["intensities"]) == (1000, "<1000", [])
+    asker.start(inspection=True, suppress_below=1)
+    told = json.loads(asker.ask("query.inspect", job).content["texts"]["json"])
+    assert told["train"] == len(asker.site.train)
+    assert [entry["event"] for entry in asker.log] == ["refused", "answered", "answered"]

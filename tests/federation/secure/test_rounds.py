@@ -257,6 +257,18 @@ def test_the_mean_update_has_a_longest_norm(secure, cohort):
     assert "the mean update has norm" in server.strategy.failures[0].reason
 
 
+def test_a_score_that_cannot_be_summed_stops_nothing(secure, cohort):
+    """Else a run whose last scores were asked for with one hospital more could never end."""
+    server = ward(secure, cohort.training)
+    server.grid.lost["query.secure_masked"] = [server.roster[1].node_id]
+    numbers = server.numbers(server.start())
+    assert set(numbers) == {"accuracy", "balanced_accuracy", "loss", "temperature"}
+    assert all(np.isnan(value) for value in numbers.values())
+    assert [(f.phase, f.kind) for f in server.strategy.failures][-1] == ("score", "void")
+    with pytest.raises(FedMergeError, match=r"2 of 3 hospitals gave masked numbers"):
+        server.score(server.start())
+
+
 # Rounds that are repeated
 
 

@@ -85,7 +85,7 @@ def _without_dashboard() -> Iterator[None]:
     Switched off, they report nothing, and yet ask 169.254.169.254 and metadata.google.internal, by DNS, which
     cloud this is. Ray has no option for it; where its function is another one day, the process is started.
     """
-    services = importlib.import_module("ray._private.services")
+    services: Any = importlib.import_module("ray._private.services")
     original = getattr(services, "start_api_server", None)
     if original is None:
         yield

@@ -1,0 +1,66 @@
+"""The commands that say whether results are what was written, and sign them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedmerge.cli.app import FAILED, Json, app, err, out, print_json, say
+
+if TYPE_CHECKING:
+    from fedmerge.study.verify import Verified
+
+Folder = Annotated[Path, typer.Argument(help="A run, a study, a folder in one, or a folder of models.")]
+
+
+@app.command()
+def verify(
+    folder: Folder,
+    key: Annotated[
+        Path | None, typer.Option(help="The public key (Ed25519) that must have signed it, as server.pub.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare every file with what was written: what was changed, what is missing, what nobody knows.
+
+    The exit code is 0 where everything is as it was, 1 where it is not, 2 where nothing says how it was.
+    """
+    from fedmerge.study.verify import verify as compare
+
+    found = compare(folder, key)
+    if as_json:
+        print_json(found.record)
+    else:
+        _show(found)
+    if not found.good:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def sign(
+    folder: Annotated[Path, typer.Argument(help="A finished run or study.")],
+    key: Annotated[Path, typer.Option(help="A private Ed25519 key, as of ssh-keygen -t ed25519.")],
+) -> None:
+    """Sign the manifest of a finished run or study, if its files are those that were written."""
+    from fedmerge.signature import sign as sign_folder
+
+    say(out, f"signature: {sign_folder(folder, key)}")
+
+
+def _show(found: Verified) -> None:
+    from fedmerge.study.verify import SIGNED
+
+    check = found.check
+    for sentence in check.sentences():
+        say(err, sentence, style="red")
+    for path in check.linked:
+        say(err, f"note: {path} is a link; the files in it are as they were written, unless said above")
+    if not check.finished:
+        say(err, f"note: the work on this {check.kind} is not finished; this is about what there is so far")
+    wrong = len(check.changed) + len(check.missing) + len(check.unknown)
+    said = "as they were written" if not wrong else f"{wrong} not as it was written"
+    say(out, f"files:     {check.checked} checked, {said}")
+    by = f" ({found.key})" if found.key else ""
+    say(out, f"signature: {SIGNED[found.signature]}{by}")
