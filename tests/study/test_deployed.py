@@ -163,7 +163,8 @@ def test_code_that_comes_with_a_run_is_not_run_and_the_server_hears_why(
     start_node(programs, folder)
     app, proof = project(tmp_path / "app"), tmp_path / "proof"
     (app / "evil.py").write_text(
-        f"open({str(proof)!r}, 'w').write('run')\nfrom fedmerge.study.flower_app import client\n"
+        f"open({str(proof)!r}, 'w').write('run')\n"
+        "from fedmerge.study import flower_app\n\nclient = flower_app.client\n"
     )
     settings = (app / "pyproject.toml").read_text()
     (app / "pyproject.toml").write_text(settings.replace(CLIENT, "evil:client"))
