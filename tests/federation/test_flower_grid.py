@@ -196,3 +196,27 @@ def test_a_node_that_loses_message_after_message_is_given_up(away, monkeypatch):
     assert reply.has_error()
     assert reply.metadata.src_node_id == nodes[0]
     assert away.sends == 1 + flower.RESENT
+
+
+def test_a_node_that_is_revoked_has_failed_at_once_and_is_asked_nothing_more(away, monkeypatch):
+    """The first never answers, the second is away; both are revoked while they are waited for."""
+    monkeypatch.setattr(flower, "LOOK", 0.0)
+    nodes = away.get_node_ids()
+    away.looks, away.gone, away.back = {nodes[0]: None}, nodes[1], 10**9
+    out = set()
+
+    class Grid(FlowerGrid):
+        def revoked(self, nodes):
+            return out & set(nodes)
+
+    grid = Grid(away, away=10**9)
+    replies = grid.send_and_receive(questions_to(nodes))
+    assert not next(replies).has_error()
+    out.update(nodes[:2])
+    failed = list(replies)
+    assert {reply.metadata.src_node_id for reply in failed} == out
+    assert all("admission was taken back" in reason_of(reply) for reply in failed)
+    before = away.sends
+    again = list(grid.send_and_receive(questions_to(nodes[:2])))
+    assert {reply.metadata.src_node_id for reply in again} == out
+    assert away.sends == before

@@ -34,12 +34,15 @@ class AuditedGrid(FlowerGrid):
         lost: Callable[[Sequence[str]], set[str]] = lambda ids: set(),
     ) -> None:
         """Raises FedMergeError where ``folder`` is no server's. away, lost: see ``FlowerGrid``."""
-        admitted = read_admitted(folder / "admitted.yaml") if (folder / "admitted.yaml").is_file() else {}
-        names = {node: hospital.name for node, hospital in (admitted or {}).items()}
-        super().__init__(grid, away, lost, names)
+        super().__init__(grid, away, lost, _admitted(folder))
         audit_log(folder)
         self.folder = folder
         self.number = run
+
+    def revoked(self, nodes: Iterable[int]) -> set[int]:
+        """Those that were in the server's list of hospitals, and are not any more."""
+        self.names = {**self.names, **(now := _admitted(self.folder))}
+        return {node for node in nodes if node in self.names and node not in now}
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -74,3 +77,10 @@ def _proposed(message: Message) -> dict[str, Any]:
     """The hash of the proposal in a greeting, as a hospital with the same code has it."""
     job = json.loads(str(message.content.config_records[JOB]["job"]))
     return {"proposal": proposal_hash(read_proposal(job))} if KEY in job else {}
+
+
+def _admitted(folder: Path) -> dict[int, str]:
+    """The hospitals that are let in now, by node."""
+    path = folder / "admitted.yaml"
+    admitted = read_admitted(path) if path.is_file() else {}
+    return {node: hospital.name for node, hospital in (admitted or {}).items()}

@@ -43,7 +43,8 @@ class FlowerGrid(Grid):
     message is sent again when its node is back, where that was started anew before it answered; ``away``
     says for how many seconds it is waited for, in all: whoever did not come back in that time is not waited
     for again until it has answered something. lost: those of some messages, by id, that their nodes know
-    nothing of any more. names: hospitals by node, for the log.
+    nothing of any more. names: hospitals by node, for the log. One whose admission was taken back
+    (``revoked``) has failed at once, whatever it was asked.
     """
 
     def __init__(
@@ -55,6 +56,10 @@ class FlowerGrid(Grid):
     ) -> None:
         self.grid, self.away, self.lost, self.names = grid, away, lost, names or {}
         self._given_up: set[int] = set()
+
+    def revoked(self, nodes: Iterable[int]) -> set[int]:
+        """Those of some nodes that were let in and are not any more; here nobody says so."""
+        return set()
 
     def set_run(self, run: Run) -> None:
         """Set the run this grid works for."""
@@ -99,7 +104,9 @@ class FlowerGrid(Grid):
 
     def _send(self, sent: list[Sent], on_the_way: dict[str, Sent]) -> list[Message]:
         """Hand messages over; returns the replies of those that were not taken."""
-        refused = []
+        revoked = self.revoked(each.node for each in sent)
+        refused = [_revoked(each) for each in sent if each.node in revoked]
+        sent = [each for each in sent if each.node not in revoked]
         ids = self.push_messages([each.message for each in sent]) if sent else []
         for each, number in zip(sent, ids or [""] * len(sent), strict=True):
             if number:
@@ -126,6 +133,7 @@ class FlowerGrid(Grid):
                     yield self._heard(sent, reply)
             if time.monotonic() - looked >= LOOK:
                 looked = time.monotonic()
+                yield from self._out(away, on_the_way)
                 away += self._were_lost(on_the_way)
             yield from self._again(away, on_the_way)
             if (on_the_way or away) and until is not None and time.monotonic() >= until:
@@ -156,6 +164,16 @@ class FlowerGrid(Grid):
             self._say(sent, "its node was started anew before it answered: it is asked again", WARNING)
             found.append(sent)
         return found
+
+    def _out(self, away: list[Sent], on_the_way: dict[str, Sent]) -> Iterator[Message]:
+        """Take out those that were revoked; yields the replies that stand for theirs."""
+        revoked = self.revoked(sent.node for sent in [*away, *on_the_way.values()])
+        for number in [number for number, sent in on_the_way.items() if sent.node in revoked]:
+            sent = on_the_way.pop(number)
+            yield self._heard(sent, _revoked(sent))
+        for sent in [sent for sent in away if sent.node in revoked]:
+            away.remove(sent)
+            yield self._heard(sent, _revoked(sent))
 
     def _again(self, away: list[Sent], on_the_way: dict[str, Sent]) -> Iterator[Message]:
         """Ask those again that are back; yields the replies of those that were away for too long."""
@@ -190,3 +208,9 @@ class FlowerGrid(Grid):
         whose = self.names.get(sent.node, f"node-{sent.node}")
         log(level, "[RUN %s, ROUND %s] [%s] %s: %s",
             self.run.run_id, about.group_id or "-", whose, about.message_type, what)  # fmt: skip
+
+
+def _revoked(sent: Sent) -> Message:
+    reply = failed(sent.message, "its admission was taken back: the hospital is out of the federation")
+    reply.metadata.__dict__["_src_node_id"] = sent.node
+    return reply
