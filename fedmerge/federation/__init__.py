@@ -21,10 +21,11 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 if TYPE_CHECKING:
     from fedmerge.federation.backend import Backend
-    from fedmerge.federation.client import Hospital, client_app
+    from fedmerge.federation.client import client_app
     from fedmerge.federation.failures import Failure
     from fedmerge.federation.flower import client_of, server_of
     from fedmerge.federation.grids.local import LocalGrid, simulate
+    from fedmerge.federation.hospital import Hospital
     from fedmerge.federation.options import FederationOptions
     from fedmerge.federation.places import HERE, Place, Where, go_to
     from fedmerge.federation.plan import Plan
@@ -36,7 +37,7 @@ _HOMES = {
     "Failure": "failures",
     "FederationOptions": "options",
     "HERE": "places",
-    "Hospital": "client",
+    "Hospital": "hospital",
     "LocalGrid": "grids.local",
     "MergeStrategy": "strategy",
     "Place": "places",

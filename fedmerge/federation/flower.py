@@ -17,10 +17,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.data import Site
-from fedmerge.federation.client import Hospital, client_app
+from fedmerge.federation.client import client_app
 from fedmerge.federation.deployment.links import lost
 from fedmerge.federation.grids.audited import AuditedGrid
 from fedmerge.federation.grids.flower import FlowerGrid
+from fedmerge.federation.hospital import Hospital
 from fedmerge.federation.places import Place
 
 Config = Mapping[str, Any]

@@ -187,7 +187,7 @@ def test_a_round_whose_memories_are_gone_is_done_again(personal, cohort, tmp_pat
 
 
 def test_failures_of_an_earlier_process_stay(four, cohort, tmp_path, monkeypatch):
-    from fedmerge.federation import client
+    from fedmerge.federation import hospital
     from fedmerge.training import fit
 
     def fail_at_beta(*args, **kwargs):
@@ -195,7 +195,7 @@ def test_failures_of_an_earlier_process_stay(four, cohort, tmp_path, monkeypatch
             raise FedMergeError("the power failed.")
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(client, "fit", fail_at_beta)
+    monkeypatch.setattr(hospital, "fit", fail_at_beta)
     whole = train(four, cohort, None)
     assert [(failure.site, failure.round) for failure in whole[2]] == [("beta", 1), ("beta", 3)]
     assert train(four, cohort, RoundJournal(tmp_path), dies_in=3) is None

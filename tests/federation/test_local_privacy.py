@@ -8,9 +8,9 @@ import torch
 from flwr.app import Context, RecordDict
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import FederationOptions, LocalGrid, client, client_app, server_app, simulate
+from fedmerge.federation import FederationOptions, LocalGrid, client_app, server_app, simulate
 from fedmerge.federation.arrays import borrow
-from fedmerge.federation.client import Hospital
+from fedmerge.federation.hospital import Hospital
 from fedmerge.federation.privacy.accounting import epsilon
 from fedmerge.federation.privacy.local import Demand, LocalNoise, local_update
 from fedmerge.federation.privacy.noise import norm
@@ -152,12 +152,12 @@ def test_a_hospital_that_has_spent_its_epsilon_takes_no_further_part(tmp_path):
 )
 def test_a_hospital_that_demands_more_does_not_train(demand, privacy, sentence, cohort, monkeypatch):
     """Its own demand comes before the job, and before any training."""
-    hospital = Hospital(cohort.training[0])
-    hospital.local.demand = demand
-    monkeypatch.setattr(client, "fit", None)
-    monkeypatch.setattr(client, "read_job", lambda message, kind: job(privacy=privacy))
+    alpha = Hospital(cohort.training[0])
+    alpha.local.demand = demand
+    monkeypatch.setattr(hospital, "fit", None)
+    monkeypatch.setattr(hospital, "read_job", lambda message, kind: job(privacy=privacy))
     with pytest.raises(FedMergeError, match=sentence):
-        hospital.train(None)
+        alpha.train(None)
 
 
 def test_the_demand_is_that_of_the_node_s_policy(tmp_path):

@@ -7,7 +7,7 @@ from flwr.app import Context, RecordDict
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import LocalGrid, client_app
 from fedmerge.federation.arrays import borrow
-from fedmerge.federation.client import Hospital
+from fedmerge.federation.hospital import Hospital
 from fedmerge.federation.jobs import common_job, training_job
 from fedmerge.federation.memory import HospitalMemory, personal_entries
 from fedmerge.federation.records import request

@@ -10,7 +10,7 @@ from flwr.app import Context, RecordDict
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, client_app, server_app
 from fedmerge.federation.arrays import borrow, lend
-from fedmerge.federation.client import Hospital
+from fedmerge.federation.hospital import Hospital
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.privacy import central, local, noise
 from fedmerge.federation.privacy import round as private_round

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import client, journal
+from fedmerge.federation import hospital, journal
 from fedmerge.files import read_sealed, write_text
 from fedmerge.models import ModelPool
 from fedmerge.study import pieces
@@ -118,7 +118,7 @@ def test_a_hospital_that_failed_is_not_asked_again(experiment, cohort, tmp_path,
                 raise FedMergeError("the power failed.")
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(client, "fit", fail_at_beta)
+    monkeypatch.setattr(hospital, "fit", fail_at_beta)
     given = experiment | {"fusion": ["mean"], "testtime": [], "federation": {"quorum": 2}}
     checked = read_experiment(given)[0]
     whole = finish(checked, cohort, tmp_path / "whole", Record(COMMON))

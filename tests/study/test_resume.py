@@ -405,7 +405,7 @@ def test_ctrl_c_ends_it_with_everything_kept(tmp_path, place, presses):
 
 def test_one_ctrl_c_lets_the_message_in_flight_end(experiment, whole, tmp_path, monkeypatch):
     """It comes while beta fine-tunes: beta's model is kept, gamma's is not begun."""
-    from fedmerge.federation import client
+    from fedmerge.federation import hospital
     from fedmerge.training import fit
 
     asked = []
@@ -420,7 +420,7 @@ def test_one_ctrl_c_lets_the_message_in_flight_end(experiment, whole, tmp_path, 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(client, "fit", pressed)
+            patch.setattr(hospital, "fit", pressed)
             with pytest.raises(KeyboardInterrupt, match="fedmerge run --resume"):
                 run(experiment, out=tmp_path / "run")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

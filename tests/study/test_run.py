@@ -170,7 +170,7 @@ def test_the_summary_averages_sites_then_seeds():
 
 
 def test_a_hospital_that_diverges_is_recorded_and_the_run_goes_on(experiment, tmp_path, monkeypatch):
-    from fedmerge.federation import client
+    from fedmerge.federation import hospital
     from fedmerge.training import TrainingDiverged, fit
 
     def diverge_at_beta(*args, **kwargs):
@@ -178,7 +178,7 @@ def test_a_hospital_that_diverges_is_recorded_and_the_run_goes_on(experiment, tm
             raise TrainingDiverged("training diverged at site 'beta': the loss is nan; lower training.lr.")
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(client, "fit", diverge_at_beta)
+    monkeypatch.setattr(hospital, "fit", diverge_at_beta)
     result = run(experiment, out=tmp_path / "run")
     assert set(result.failures["site"]) == {"beta"}
     assert list(result.failures["where"]) == ["round 1 (train)", "round 2 (train)"]

@@ -13,8 +13,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from fedmerge.data import Site
-from fedmerge.federation.client import Hospital, client_app
+from fedmerge.federation.client import client_app
 from fedmerge.federation.grids.simulated import SimulatedGrid, contexts, debugging, failed, serve
+from fedmerge.federation.hospital import Hospital
 
 
 class LocalGrid(SimulatedGrid):

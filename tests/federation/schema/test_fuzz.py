@@ -256,11 +256,11 @@ def monkeypatch_module():
     """Nothing is trained: a thousand trainings would be a test of the training."""
     from types import SimpleNamespace
 
-    from fedmerge.federation import client
+    from fedmerge.federation import hospital
 
     done = SimpleNamespace(losses=[1.0], accuracies=[0.5], seconds=0.0, steps=1, merges={})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "fit", lambda *args, **options: done)
+        patch.setattr(hospital, "fit", lambda *args, **options: done)
         yield
 
 

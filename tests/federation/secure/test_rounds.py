@@ -8,8 +8,9 @@ import torch
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
-from fedmerge.federation.client import SECURE, Hospital
+from fedmerge.federation.client import SECURE
 from fedmerge.federation.deployment.keys import make_node_key, read_public
+from fedmerge.federation.hospital import Hospital
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.privacy.masked import encode_weights
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
@@ -226,16 +227,16 @@ def test_garbage_makes_a_void_round_not_a_broken_model(secure, cohort, monkeypat
 
 def test_a_hospital_that_counts_other_images_than_it_has_makes_a_void_round(secure, cohort, monkeypatch):
     """It says that it has 60,000,000,000 images, so that the mean would be its own."""
-    from fedmerge.federation import client
+    from fedmerge.federation import hospital
 
-    encode = client.encode_means
+    encode = hospital.encode_means
 
     def lie(images, values):
         lie.calls += 1
         return encode(images * (10**9 if lie.calls == 2 else 1), values)
 
     lie.calls = 0
-    monkeypatch.setattr(client, "encode_means", lie)
+    monkeypatch.setattr(hospital, "encode_means", lie)
     server = ward(secure, cohort.sites)
     start = server.start()
     assert state_hash(server.strategy.round(server.grid, 1, start)) == state_hash(start)

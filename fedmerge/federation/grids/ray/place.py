@@ -110,7 +110,8 @@ class OpenHospital:
 
     def __call__(self, progress: Callable[[int, int], None]) -> ClientApp:
         """The ClientApp of this hospital, in the worker's process."""
-        from fedmerge.federation.client import Hospital, client_app
+        from fedmerge.federation.client import client_app
+        from fedmerge.federation.hospital import Hospital
 
         train, val = (_unpack(arrays) for arrays in self.splits)
         hospital = Hospital(replace(self.site, train=train, val=val), self.device, progress)

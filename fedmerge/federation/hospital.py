@@ -1,0 +1,241 @@
+"""A hospital: how it answers the server's messages. Its images never enter one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Message
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from fedmerge.analysis import fit_temperature, rates
+from fedmerge.data import Site
+from fedmerge.federation.inspection import MINIMUM as LEAST
+from fedmerge.federation.inspection import reply_with
+from fedmerge.federation.memory import HospitalMemory, Personal, memory_tensors, personal_entries
+from fedmerge.federation.policy.guard import Guard
+from fedmerge.federation.privacy.ledger import Subject
+from fedmerge.federation.privacy.local import LocalNoise
+from fedmerge.federation.privacy.masked import TRAINED, encode_means, encode_weights, flatten
+from fedmerge.federation.privacy.secure_hospital import SecureHospital
+from fedmerge.federation.privacy.secure_rules import SecureRules
+from fedmerge.federation.records import reply
+from fedmerge.federation.schema.jobs import (
+    EvaluateJob,
+    GreetingJob,
+    MemoryJob,
+    NetworkJob,
+    RestoreJob,
+    TrainJob,
+)
+from fedmerge.federation.schema.networks import check_fits, tensors_of
+from fedmerge.federation.schema.reading import read_job, read_tensors
+from fedmerge.federation.schema.secure import SecureEvaluateJob, SecureTrainJob
+from fedmerge.federation.schema.tensors import NO_TENSORS
+from fedmerge.federation.sums.hospital import HospitalSums
+from fedmerge.federation.sums.rules import SumRules, rules_of
+from fedmerge.federation.sums.shelf import Shelf
+from fedmerge.models.predict import predict
+from fedmerge.models.state import State, state_hash
+from fedmerge.models.zoo import ModelSpec, build
+from fedmerge.seeding import derive
+from fedmerge.training import fit
+
+Progress = Callable[[int, int], None]
+
+
+class Hospital:
+    """One hospital's side of the conversation: its data, a network to load weights into, and its answers.
+
+    The network is shared by all hospitals of a process: every message overwrites its weights. memory: what
+    it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest images
+    over which it gives sums, where that is more than ``sum_rules`` say. shelf: where it lays aside a fusion's
+    models, if each message may meet another process. folder: of its node, where what it must know after a
+    restart is kept; None in a simulation. sum_rules: which sums it gives; None: as its folder says.
+    guard: what a deployed hospital holds every message against.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        device: str = "cpu",
+        progress: Progress | None = None,
+        minimum: int = 1,
+        shelf: Shelf | None = None,
+        folder: Path | None = None,
+        guard: Guard | None = None,
+        sum_rules: SumRules | None = None,
+    ) -> None:
+        self.folder = folder
+        self.guard = guard
+        self.site = site
+        self.device = device
+        self.progress = progress
+        self.memory = HospitalMemory()
+        self.secure = SecureHospital(site.name, folder, SecureRules.of(folder))
+        self.local = LocalNoise(site.name, folder)
+        rules = (sum_rules or rules_of(folder)).at_least(minimum)
+        self.sums = HospitalSums(site, device, rules, shelf, folder)
+
+    def describe(self, message: Message) -> Message:
+        """Answer who this is: name, and the number of images by split and class."""
+        read_job(message, GreetingJob)
+        read_tensors(message, NO_TENSORS)
+        site = self.site
+        numbers: dict[str, int | list[int]] = {
+            "num-examples": len(site.train),
+            "num-validation": len(site.val),
+            "class-counts": site.train.class_counts(site.n_classes).tolist(),
+        }
+        return reply(message, numbers, texts={"name": site.name})
+
+    def inspect(self, message: Message) -> Message:
+        """Answer what there is to know of its images before training: sizes, classes, intensities, copies."""
+        own = LEAST if self.guard is None else self.guard.policy.suppress_below
+        return reply_with(message, self.site, own)
+
+    def train(self, message: Message) -> Message:
+        """Train the received weights, or an initialisation of its own; answer new weights and numbers.
+
+        The personal part of the model begins as this hospital's last round left it; the answer has all of
+        the model, and the server's mean of the personal parts is what a hospital without one begins with.
+        With local privacy the weights are clipped and noised before anything else sees them.
+        """
+        metrics, _, leaving = self._trained(message, read_job(message, TrainJob))
+        return reply(message, metrics, leaving)
+
+    def train_secure(self, message: Message) -> Message:
+        """Train as ``train`` does, but answer keys; what is to be summed waits: weights, counts, scores.
+
+        Only the seconds are told, which the server can measure itself. What is remembered of the weights is
+        what they were before noise, which is another one when a round is repeated.
+        """
+        job = read_job(message, SecureTrainJob)
+        metrics, state, leaving = self._trained(message, job)
+        images = len(self.site.train)
+        weights = encode_weights(leaving, images, job.batch_norm)
+        words = np.concatenate([encode_means(images, {name: metrics[name] for name in TRAINED}), weights])
+        numbers = flatten(state)
+        start = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
+        moved = numbers - flatten(start) if start else numbers
+        subject = Subject.of(job.label, state_hash(state), self.secure.ledger, numbers, moved)
+        keys = self.secure.offer(subject, words)
+        return reply(message, {"seconds": metrics["seconds"]}, texts=keys)
+
+    def _trained(self, message: Message, job: TrainJob) -> tuple[dict[str, float], State, State]:
+        """What a training message says to do: numbers about it, the weights, and those that may leave."""
+        private = self.local.options(job)
+        if job.start == "own":
+            read_tensors(message, NO_TENSORS)
+            model = self._own_start(job)
+        else:
+            model = self._load(message, job, self._kept(job.personal, job.round))
+        result = fit(
+            model,
+            self.site.train.images,
+            self.site.train.labels,
+            job.training,
+            normalise=job.normalisation,
+            seed=job.seed,
+            site=self.site.name,
+            round=job.round,
+            purpose=job.purpose,
+            span=job.span,
+            device=self.device,
+            progress=self.progress,
+        )
+        metrics: dict[str, float] = {
+            "num-examples": len(self.site.train),
+            "loss": result.losses[-1],
+            "accuracy": result.accuracies[-1],
+            "seconds": result.seconds,
+            "steps": result.steps,
+            "merges": sum(result.merges.values()),
+        }
+        state = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
+        if job.personal != "none":
+            if self.memory.round < job.since:
+                metrics["forgot"] = 1
+            entries = personal_entries(job.model, job.personal)
+            self.memory.keep(job.round, {key: state[key] for key in entries})
+        if private is None:
+            return metrics, state, state
+        sent = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
+        return metrics, state, self.local.answer(private, job, sent, state)
+
+    def evaluate(self, message: Message) -> Message:
+        """Score the received weights on the validation split; answer numbers only.
+
+        A job that says ``personal`` is about the model that this hospital would use: with its own part. One
+        that says ``calibrate`` is answered with the ``temperature`` fitted there, too.
+        """
+        return reply(message, self._scored(message, read_job(message, EvaluateJob)))
+
+    def evaluate_secure(self, message: Message) -> Message:
+        """Score as ``evaluate`` does, but answer keys; the numbers wait to be summed with others'."""
+        job = read_job(message, SecureEvaluateJob)
+        scores = self._scored(message, job)
+        images = int(scores.pop("num-examples"))
+        said = json.dumps([state_hash(read_tensors(message, tensors_of(job.model))), job.calibrate])
+        digest = hashlib.sha256(said.encode()).hexdigest()
+        subject = Subject.of(job.label, digest, self.secure.ledger)
+        return reply(message, {}, texts=self.secure.offer(subject, encode_means(images, scores)))
+
+    def _scored(self, message: Message, job: EvaluateJob) -> dict[str, float]:
+        """What an evaluation message asks for: numbers of the weights in it."""
+        val = self.site.val
+        model = self._load(message, job, self._kept(job.personal))
+        logits = predict(model, val.images, job.normalisation, device=self.device)
+        accuracy, balanced = rates(logits, val.labels)
+        metrics: dict[str, float] = {
+            "num-examples": len(val),
+            "loss": float(cross_entropy(logits, val.labels)),
+            "accuracy": accuracy,
+            "balanced_accuracy": balanced,
+        }
+        if job.calibrate:
+            metrics["temperature"] = fit_temperature(logits, val.labels)
+        return metrics
+
+    def tell_memory(self, message: Message) -> Message:
+        """Answer what it keeps between rounds, for the server's journal."""
+        read_job(message, MemoryJob)
+        read_tensors(message, NO_TENSORS)
+        return reply(message, {"round": self.memory.round}, self.memory.state_dict())
+
+    def restore_memory(self, message: Message) -> Message:
+        """Take over a memory from the server's journal; a message without one is to forget."""
+        job = read_job(message, RestoreJob)
+        check_fits(job.model, self.site)
+        self.memory.load_state_dict(read_tensors(message, memory_tensors(job.model, job.personal)))
+        return reply(message, {"round": self.memory.round})
+
+    def _kept(self, personal: Personal, round: int | None = None) -> State:
+        """The personal entries to begin a round with, or, without one, the latest."""
+        if personal == "none":
+            return {}
+        return self.memory.latest if round is None else self.memory.recall(round)
+
+    def _own_start(self, job: NetworkJob) -> nn.Module:
+        """A network initialised from (seed, "start", this site); pretrained weights stay what they are."""
+        check_fits(job.model, self.site)
+        return build(job.model, derive(job.seed, "start", site=self.site.name)).to(self.device)
+
+    def _load(self, message: Message, job: NetworkJob, own: State) -> nn.Module:
+        """The network with the received weights, but for the entries in ``own``."""
+        check_fits(job.model, self.site)
+        state = read_tensors(message, tensors_of(job.model))
+        model = _network(job.model.model_copy(update={"pretrained": False}).model_dump_json(), self.device)
+        model.load_state_dict(state | own)
+        return model
+
+
+@lru_cache(maxsize=1)
+def _network(spec: str, device: str) -> nn.Module:
+    """The network of a description (JSON), built once a process, for weights to be loaded into."""
+    return build(ModelSpec.model_validate_json(spec), 0).to(device)
