@@ -146,9 +146,15 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     if path.suffix == ".parquet":
         write(path, lambda part: frame.to_parquet(part, index=False))
     elif path.suffix == ".csv":
-        write(path, lambda part: frame.to_csv(part, index=False))
+        plain = frame.map(_no_formula)
+        write(path, lambda part: plain.to_csv(part, index=False))
     else:
         write_text(path, frame.to_json(orient="records", indent=1) + "\n")
+
+
+def _no_formula(cell: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, with an apostrophe before it; all else as it is."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
 
 
 def summarise(table: pd.DataFrame, score: str = "accuracy", by: str | None = None) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from fedmerge.cli import results as command
 from fedmerge.cli.app import app
 from fedmerge.errors import FedMergeError
 from fedmerge.study.query import query
+from fedmerge.study.results import write_table
 
 
 @pytest.fixture
@@ -253,3 +254,15 @@ def test_a_file_of_no_known_kind_is_refused(runs, tmp_path):
     )
     assert isinstance(done.exception, FedMergeError)
     assert "end its name in .csv or .parquet" in str(done.exception)
+
+
+@pytest.mark.parametrize("start", "=+-@")
+def test_no_spreadsheet_takes_a_text_for_a_formula(tmp_path: Path, start: str) -> None:
+    formula = f"{start}cmd|'/c calc'!A1"
+    frame = pd.DataFrame({"reason": [formula, f"as {formula}"], "gain": [-1.5, 2.0]})
+    write_table(tmp_path / "out.csv", frame)
+    back = pd.read_csv(tmp_path / "out.csv")
+    assert back.reason.tolist() == [f"'{formula}", f"as {formula}"]
+    assert back.gain.tolist() == [-1.5, 2.0]
+    write_table(tmp_path / "out.parquet", frame)
+    assert pd.read_parquet(tmp_path / "out.parquet").reason[0] == formula

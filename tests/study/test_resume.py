@@ -232,7 +232,10 @@ def test_a_run_without_tables_yet_says_how_it_goes_on(experiment, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(module.Result, "save", lambda self: None)
         interrupt(experiment, tmp_path / "run", monkeypatch, rounds=1)
-    with pytest.raises(FedMergeError, match=r"is not finished and has no tables yet: fedmerge run --resume"):
+    with pytest.raises(
+        FedMergeError,
+        match=r"is not finished \(stopped in round 2 of 2\) and has no tables yet: fedmerge run --resume",
+    ):
         open_result(tmp_path / "run")
 
 

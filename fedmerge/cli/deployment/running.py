@@ -22,11 +22,11 @@ def start(folder: Folder) -> None:
     from fedmerge.federation.deployment.modes import mend_modes
     from fedmerge.federation.deployment.serving import at_service, keep_up, start_node, start_server
 
-    for sentence in mend_modes(folder) if folder.is_dir() else ():
-        say(err, f"note: {sentence}")
-    remind(folder)
     server = ServerFolder(folder) if is_there(folder / "server.yaml") else None
     node = None if server else NodeFolder(folder)
+    for sentence in mend_modes(folder):
+        say(err, f"note: {sentence}")
+    remind(folder)
     with at_service(folder) as programs:
         if server is not None:
             up = start_server(programs, server)

@@ -12,15 +12,12 @@ def clean(text: str, longest: int = LONGEST) -> str:
     """One line of at most so many letters, its end kept too; what steers a terminal or turns text is gone.
 
     Control and format characters, surrogates, private and unassigned ones (Unicode's categories C…) and line
-    ends become spaces, and a run of spaces is one. What a spreadsheet would take for a formula begins with an
-    apostrophe.
+    ends become spaces, and a run of spaces is one.
     """
     if len(text) > 8 * longest:  # before each letter is looked at
         text = text[: 4 * longest] + text[-4 * longest :]
     plain = "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in text)
     words = " ".join(plain.split())
-    if words.startswith(("=", "+", "-", "@")):
-        words = f"'{words}"
     if len(words) <= longest:
         return words
     end = longest // 4

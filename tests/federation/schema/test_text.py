@@ -1,15 +1,6 @@
-"""Words from outside are one line, short, without what steers a terminal or a spreadsheet."""
-
-import pytest
+"""Words from outside are one line, short, without what steers a terminal."""
 
 from fedmerge.federation.schema.text import clean
-
-
-@pytest.mark.parametrize("start", "=+-@")
-def test_no_spreadsheet_takes_a_reason_for_a_formula(start):
-    formula = f"{start}cmd|'/c calc'!A1"
-    assert clean(f"  \n{formula}") == f"'{formula}"
-    assert clean(f"as in {formula}") == f"as in {formula}"
 
 
 def test_what_steers_a_terminal_or_turns_text_is_gone():
