@@ -8,7 +8,7 @@ import torch
 from flwr.app import Context, RecordDict
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import FederationOptions, LocalGrid, client_app, server_app, simulate
+from fedmerge.federation import FederationOptions, LocalGrid, client_app, hospital, server_app, simulate
 from fedmerge.federation.arrays import borrow
 from fedmerge.federation.hospital import Hospital
 from fedmerge.federation.privacy.accounting import epsilon
