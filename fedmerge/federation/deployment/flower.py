@@ -86,8 +86,12 @@ class Flower:
         )
 
     def unregister(self, node: int) -> None:
-        """Know a node no more; what it was sent is answered as failed."""
-        self._ask(["supernode", "unregister", str(node), self.connection])
+        """Know a node no more; what it was sent is answered as failed. One that is out already stays so."""
+        try:
+            self._ask(["supernode", "unregister", str(node), self.connection])
+        except FedMergeError as error:
+            if "Node ID not found" not in str(error):
+                raise
 
     def nodes(self) -> dict[int, str]:
         """The status (``registered``, ``online``, ``offline``) of every node that was let in, by node id."""

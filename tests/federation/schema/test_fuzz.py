@@ -15,7 +15,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from hostile_answers import force, header, saved
 from hostile_messages import plan_of, sites
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmerge.errors import FedMergeError
@@ -44,7 +44,6 @@ TENSORS = {
     "query.sums": lambda member: Tensors.of("float64", SUMS),
     "query.secure_masked": lambda member: Tensors.of("int64", {"numbers": (9,)}),
 }
-FUZZ = {"derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 
 number = st.one_of(
     st.integers(),
@@ -154,7 +153,7 @@ def asked() -> Message:
 
 
 @pytest.mark.parametrize("kind", sorted(MESSAGES))
-@settings(max_examples=100, **FUZZ)
+@settings(max_examples=100, derandomize=True, database=None)
 @given(content=contents(), change=st.dictionaries(names, anything, max_size=2), honest=st.booleans())
 def test_an_answer_is_read_or_refused(kind, content, change, honest):
     """Half of the answers are honest ones with a few values changed."""
@@ -229,7 +228,7 @@ def hospital():
 
 
 @pytest.mark.parametrize("kind", sorted(JOBS))
-@settings(max_examples=100, **FUZZ)
+@settings(max_examples=100, derandomize=True, database=None)
 @given(data=st.data())
 def test_a_job_is_done_or_refused(kind, data, monkeypatch_module):
     app, context, _ = hospital()
