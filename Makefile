@@ -10,14 +10,18 @@ FORKING := tests/test_files.py tests/study/test_resume.py tests/study/bench/test
 BENCHMARKS := federation federation_start federation_rounds federation_messages federation_memory \
 	federation_scaling federation_images journal inmerge bench_engine
 
-.PHONY: demo test lint bench lowest audit clean
+.PHONY: demo test test-slow lint bench lowest audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedmerge run configs/quickstart.yaml
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore=,$(FORKING))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(FORKING))
 	$(BIN)/python -m pytest $(FORKING)
+
+# Deployments of several real processes: revocation and renewal in the middle of a run, apps with code, strangers.
+test-slow: $(VENV)/.installed-dev
+	FEDMERGE_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/study/test_deployed.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

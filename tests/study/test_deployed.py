@@ -31,6 +31,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["training.rounds=1", "fusion=[mean]", "testtime=[]", "deployment.streams=[iid]"]
 
 
+slow = pytest.mark.skipif(
+    not os.environ.get("FEDMERGE_SLOW"), reason="minutes of real processes: `make test-slow` runs it"
+)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """For all programs; they inherit the environment."""
@@ -152,6 +157,7 @@ def logs_agree(server, node, approved):
     assert {"admitted", "run submitted", "run ended"} <= {entry["event"] for entry in server}
 
 
+@slow
 @pytest.mark.timeout(1500)
 def test_code_that_comes_with_a_run_is_not_run_and_the_server_hears_why(
     server, programs, remote_files, tmp_path
@@ -191,6 +197,7 @@ def of(process, *words):
         return False
 
 
+@slow
 def test_a_stranger_and_one_who_cannot_trust_the_server_stay_outside(
     server, programs, remote_files, tmp_path
 ):
@@ -233,6 +240,7 @@ def test_the_open_door_starts_no_run_and_admits_nobody(server, tmp_path):
     assert server.flower.nodes() == before
 
 
+@slow
 @pytest.mark.timeout(1500)
 @pytest.mark.usefixtures("words_for_figures")
 def test_one_is_revoked_and_the_certificate_renewed_in_the_middle_of_a_run(
