@@ -35,13 +35,11 @@ def ray_session(backend: Backend) -> Iterator[None]:
     address = backend.cluster
     folder = None if address else tempfile.mkdtemp(prefix="fedmerge-ray-")
     try:
-        if folder is not None:
-            _token_of_our_own()
         if folder is None:
             _begin(ray, address, {})
         else:
-            with _without_dashboard():
-                _begin(ray, address, {"_temp_dir": folder} | _resources(backend))
+            _token_of_our_own()
+            _begin(ray, address, {"_temp_dir": folder} | _resources(backend))
         try:
             yield
         finally:
@@ -76,25 +74,6 @@ def _token_of_our_own() -> None:
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with suppress(ImportError, AttributeError):  # what a Ray that was imported before has read of it
         importlib.import_module("ray._raylet").Config.initialize("")
-
-
-@contextmanager
-def _without_dashboard() -> Iterator[None]:
-    """Have Ray start no dashboard's process, in which nothing would run but its usage statistics.
-
-    Switched off, they report nothing, and yet ask 169.254.169.254 and metadata.google.internal, by DNS, which
-    cloud this is. Ray has no option for it; where its function is another one day, the process is started.
-    """
-    services: Any = importlib.import_module("ray._private.services")
-    original = getattr(services, "start_api_server", None)
-    if original is None:
-        yield
-        return
-    services.start_api_server = lambda *_, **__: (None, None)  # what it returns where it cannot be started
-    try:
-        yield
-    finally:
-        services.start_api_server = original
 
 
 def _resources(backend: Backend) -> dict[str, Any]:
