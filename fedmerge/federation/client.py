@@ -15,6 +15,23 @@ from fedmerge.federation.hospital import Hospital
 from fedmerge.federation.privacy.secure_rules import SecureRules
 
 Answer = Callable[[Message], Message]
+ANSWERS: dict[str, Callable[[Hospital], Answer]] = {
+    "query": lambda hospital: hospital.describe,
+    "query.inspect": lambda hospital: hospital.inspect,
+    "query.sums_begin": lambda hospital: hospital.sums.begin,
+    "query.sums": lambda hospital: hospital.sums.answer,
+    "query.memory": lambda hospital: hospital.tell_memory,
+    "query.restore": lambda hospital: hospital.restore_memory,
+    "query.secure_shares": lambda hospital: hospital.secure.shares,
+    "query.secure_masked": lambda hospital: hospital.secure.masked,
+    "query.secure_confirm": lambda hospital: hospital.secure.confirm,
+    "query.secure_unmask": lambda hospital: hospital.secure.unmask,
+    "train": lambda hospital: partial(faults.train, hospital),
+    "train.secure": lambda hospital: partial(faults.train_secure, hospital),
+    "evaluate": lambda hospital: hospital.evaluate,
+    "evaluate.secure": lambda hospital: hospital.evaluate_secure,
+}
+"""Which answer of a hospital belongs to a message type of Flower's."""
 MEMORY, SECURE, LOCAL = "memory", "secure", "local"  # what a Flower Context holds of a hospital
 
 
@@ -30,7 +47,7 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
     """
     app = ClientApp()
 
-    def answer(context: Context, message: Message, how: Callable[[Hospital], Answer]) -> Message:
+    def answer(how: Callable[[Hospital], Answer], message: Message, context: Context) -> Message:
         try:
             return remembered(context, message, how)
         except FedMergeError as error:  # a sentence is an answer, and the same one under every runtime
@@ -57,60 +74,8 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
         context.state[LOCAL] = ArrayRecord(hospital.local.state_dict())
         return reply
 
-    @app.query()
-    def query(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.describe)
-
-    @app.query("inspect")
-    def inspect(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.inspect)
-
-    @app.query("sums_begin")
-    def sums_begin(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.sums.begin)
-
-    @app.query("sums")
-    def sums(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.sums.answer)
-
-    @app.query("memory")
-    def memory(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.tell_memory)
-
-    @app.query("restore")
-    def restore(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.restore_memory)
-
-    @app.query("secure_shares")
-    def secure_shares(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.secure.shares)
-
-    @app.query("secure_masked")
-    def secure_masked(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.secure.masked)
-
-    @app.query("secure_confirm")
-    def secure_confirm(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.secure.confirm)
-
-    @app.query("secure_unmask")
-    def secure_unmask(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.secure.unmask)
-
-    @app.train("secure")
-    def train_secure(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: partial(faults.train_secure, hospital))
-
-    @app.evaluate("secure")
-    def evaluate_secure(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.evaluate_secure)
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: partial(faults.train, hospital))
-
-    @app.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:
-        return answer(context, message, lambda hospital: hospital.evaluate)
-
+    for kind, how in ANSWERS.items():
+        category, _, action = kind.partition(".")
+        register = {"query": app.query, "train": app.train, "evaluate": app.evaluate}[category]
+        register(*([action] if action else []))(partial(answer, how))
     return app
