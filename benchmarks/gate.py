@@ -33,9 +33,9 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.node_pb2 import Node
 
-from fedmerge.federation.deployment.folders import ServerFolder
 from fedmerge.federation.deployment.keys import make_node_key
 from fedmerge.federation.deployment.processes import Program, Programs
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import free_port, start_server
 
 MB = 1e6

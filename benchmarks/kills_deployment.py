@@ -37,8 +37,9 @@ from safetensors.torch import load_file
 from fedmerge import run
 from fedmerge.data import build_cohort, read_cohort
 from fedmerge.data.export import export
-from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
 from fedmerge.federation.deployment.logs import lines
+from fedmerge.federation.deployment.node_folder import NodeFolder
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import free_port
 from fedmerge.models import state_hash
 from fedmerge.seeding import numpy_generator

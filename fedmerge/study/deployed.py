@@ -11,8 +11,8 @@ from typing import Any
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.bundle import CLIENT, SERVER
-from fedmerge.federation.deployment.folders import ServerFolder
 from fedmerge.federation.deployment.runs import note
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit
 from fedmerge.files import make_folder, write_text
 from fedmerge.study.begun import CONFIG

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.deployment.folders import ServerFolder
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.inspection import MINIMUM
 from fedmerge.federation.schema.jobs import InspectJob
 from fedmerge.study.deployed import project

@@ -12,10 +12,11 @@ from typing import Any
 from fedmerge.chained_log import BrokenChain, ChainedLog
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.certificates import expiries
-from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
 from fedmerge.federation.deployment.links import Link, Task, links, tasks
+from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.processes import started
 from fedmerge.federation.deployment.runs import Begun, runs
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import STARTED
 from fedmerge.study.state import RunState, state_of
 from fedmerge.validation import is_there

@@ -16,10 +16,11 @@ import yaml
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.bundle import CLIENT
 from fedmerge.federation.deployment.flower import Flower, connection
-from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
 from fedmerge.federation.deployment.identity import renew
 from fedmerge.federation.deployment.keys import make_node_key
+from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.processes import Programs, environment
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import free_port, keep_up, start_node, start_server
 from fedmerge.federation.deployment.tasks import ANSWER
 from fedmerge.federation.policy.approvals import Approvals, Decision

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.processes import Program, Programs
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.study.run import run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,9 +15,10 @@ from fedmerge.chained_log import ChainedLog
 from fedmerge.cli.app import app
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.admission import Admitted, write_admitted
-from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.processes import Programs
 from fedmerge.federation.deployment.runs import note, runs
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import STARTED, at_service
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.study import run as module

@@ -17,7 +17,7 @@ By = Annotated[str, typer.Option("--by", help="Who decides; it stands in the log
 @deployment.command()
 def requests(node: Node, as_json: Json = False) -> None:
     """List the experiments that a server asked for, in plain words, and what was decided about each."""
-    from fedmerge.federation.deployment.folders import NodeFolder
+    from fedmerge.federation.deployment.node_folder import NodeFolder
     from fedmerge.federation.policy.approvals import Approvals
     from fedmerge.federation.policy.proposal import in_words
 
@@ -81,7 +81,7 @@ def policy(node: Node, as_json: Json = False) -> None:
     """Print the policy that is in force, with every field."""
     import yaml
 
-    from fedmerge.federation.deployment.folders import NodeFolder
+    from fedmerge.federation.deployment.node_folder import NodeFolder
     from fedmerge.federation.policy.rules import policy_hash, read_policy
 
     folder = NodeFolder(node).path
@@ -131,7 +131,7 @@ def audit(
 
 def _decide(node: Any, request: str, by: str, *, approved: bool, **limits: Any) -> None:
     from fedmerge.errors import FedMergeError
-    from fedmerge.federation.deployment.folders import NodeFolder
+    from fedmerge.federation.deployment.node_folder import NodeFolder
     from fedmerge.federation.policy.approvals import Approvals, Decision
 
     if not by.strip():

@@ -28,7 +28,7 @@ def server(
 ) -> None:
     """Make the server's folder: an authority, a certificate for its names, Flower's configuration."""
     from fedmerge.errors import FedMergeError
-    from fedmerge.federation.deployment.folders import ServerFolder
+    from fedmerge.federation.deployment.server_folder import ServerFolder
 
     encrypt = encrypt or passphrase_file is not None
     if csr and (ca_key or encrypt):
@@ -61,7 +61,7 @@ def node(
     """Make the folder of a hospital's node, with a key of its own."""
     from fedmerge.data import build_cohort, read_cohort
     from fedmerge.data.checks import remarks
-    from fedmerge.federation.deployment.folders import NodeFolder
+    from fedmerge.federation.deployment.node_folder import NodeFolder
 
     built = build_cohort(read_cohort(cohort), 0)  # says now what is wrong with it
     images = built.here(site)
@@ -82,7 +82,7 @@ def admit(
     replace: Annotated[bool, typer.Option(help="In the place of its node that is in.")] = False,
 ) -> None:
     """Let a hospital's node in. The server must be up."""
-    from fedmerge.federation.deployment.folders import ServerFolder
+    from fedmerge.federation.deployment.server_folder import ServerFolder
 
     number = ServerFolder(folder).admit(name, public_key, replace)
     say(out, f"{name} may come as node {number}")
@@ -91,7 +91,7 @@ def admit(
 @deployment.command()
 def nodes(folder: Server, as_json: Json = False) -> None:
     """List the nodes that were let in, and whether they are there. The server must be up."""
-    from fedmerge.federation.deployment.folders import ServerFolder
+    from fedmerge.federation.deployment.server_folder import ServerFolder
 
     found = ServerFolder(folder).nodes()
     remind(folder)

@@ -45,7 +45,7 @@ def keeping(path: Path | None, file: Path | None, key: Path, encrypt: bool = Fal
 @deployment.command()
 def revoke(folder: Server, name: Annotated[str, typer.Argument(help="The hospital's name.")]) -> None:
     """Let a hospital's node in no more, from this moment on, also in the middle of a run."""
-    from fedmerge.federation.deployment.folders import ServerFolder
+    from fedmerge.federation.deployment.server_folder import ServerFolder
 
     gone = ServerFolder(folder).revoke(name)
     say(out, f"{name} is revoked (node {', '.join(map(str, gone))}); with a new key it can be admitted again")
@@ -54,8 +54,8 @@ def revoke(folder: Server, name: Annotated[str, typer.Argument(help="The hospita
 @deployment.command()
 def rotate(folder: Node) -> None:
     """Make a new key for a hospital's node; the old one is used until the server admits the new one."""
-    from fedmerge.federation.deployment.folders import NodeFolder
     from fedmerge.federation.deployment.identity import rotate, take_new_key
+    from fedmerge.federation.deployment.node_folder import NodeFolder
 
     node = NodeFolder(folder)
     if take_new_key(node):
@@ -79,9 +79,9 @@ def renew(
     loopback: Annotated[bool, typer.Option(help="The SuperLink's, on this machine alone.")] = False,
 ) -> None:
     """Make the server a new certificate; hospitals change nothing, and one that is up goes on."""
-    from fedmerge.federation.deployment.folders import ServerFolder
     from fedmerge.federation.deployment.identity import renew
     from fedmerge.federation.deployment.keys import make_loopback
+    from fedmerge.federation.deployment.server_folder import ServerFolder
 
     server = ServerFolder(folder)
     if loopback:
@@ -95,8 +95,8 @@ def renew(
 @deployment.command()
 def request(folder: Server, names: Names = None) -> None:
     """Make a new key of the server, and the request for its certificate, for another's authority to sign."""
-    from fedmerge.federation.deployment.folders import ServerFolder
     from fedmerge.federation.deployment.identity import request
+    from fedmerge.federation.deployment.server_folder import ServerFolder
 
     say(out, f"have signed:         {request(ServerFolder(folder), names or ())}")
     say(out, f"then:                fedmerge deployment install-certificate {folder} CERTIFICATE")
@@ -110,8 +110,8 @@ def install_certificate(
 ) -> None:
     """Use the certificate that an authority made for the server's request, if hospitals will believe it."""
     from fedmerge.errors import FedMergeError
-    from fedmerge.federation.deployment.folders import ServerFolder
     from fedmerge.federation.deployment.identity import install_certificate
+    from fedmerge.federation.deployment.server_folder import ServerFolder
 
     server = ServerFolder(folder)
     if not certificate.is_file():
@@ -131,8 +131,8 @@ def new_authority(
     encrypt: Annotated[bool, typer.Option(help="Give its key a passphrase.")] = False,
 ) -> None:
     """Make the authority that follows; or, with --finish, have it sign the server's certificate."""
-    from fedmerge.federation.deployment.folders import ServerFolder
     from fedmerge.federation.deployment.identity import begin_authority, finish_authority
+    from fedmerge.federation.deployment.server_folder import ServerFolder
 
     server = ServerFolder(folder)
     kept = keeping(ca_key, passphrase_file, server.path / "ca.next.key", encrypt and not finish)
@@ -148,8 +148,8 @@ def new_authority(
 @deployment.command()
 def trust(folder: Node, ca: Annotated[Path, typer.Argument(help="The file that the server gave.")]) -> None:
     """Have a hospital's node trust the authorities in a file, and no others; from its next start."""
-    from fedmerge.federation.deployment.folders import NodeFolder
     from fedmerge.federation.deployment.identity import trust
+    from fedmerge.federation.deployment.node_folder import NodeFolder
 
     say(out, "the server's people should read you the same (SHA-256):")
     for fingerprint in trust(NodeFolder(folder), ca):

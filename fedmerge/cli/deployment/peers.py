@@ -28,8 +28,8 @@ def peers(
     A key is compared with what `fedmerge deployment peers` of its own hospital says, by a way that the
     server cannot change: its people on the phone, for example.
     """
-    from fedmerge.federation.deployment.folders import NodeFolder
     from fedmerge.federation.deployment.keys import read_public
+    from fedmerge.federation.deployment.node_folder import NodeFolder
     from fedmerge.federation.privacy.identity import Identity, fingerprint
     from fedmerge.federation.privacy.peers import Peers
     from fedmerge.federation.privacy.secure_rules import SecureRules

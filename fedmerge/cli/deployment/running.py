@@ -17,9 +17,10 @@ from fedmerge.validation import is_there
 @deployment.command()
 def start(folder: Folder) -> None:
     """Start the server or the node of a folder, and keep it up until Ctrl-C or SIGTERM."""
-    from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
     from fedmerge.federation.deployment.identity import introduce, take_new_key
     from fedmerge.federation.deployment.modes import mend_modes
+    from fedmerge.federation.deployment.node_folder import NodeFolder
+    from fedmerge.federation.deployment.server_folder import ServerFolder
     from fedmerge.federation.deployment.serving import at_service, keep_up, start_node, start_server
 
     server = ServerFolder(folder) if is_there(folder / "server.yaml") else None

@@ -49,8 +49,8 @@ def watch_page(
     import uvicorn
 
     from fedmerge.errors import FedMergeError
-    from fedmerge.federation.deployment.folders import ServerFolder
     from fedmerge.federation.deployment.page import watch_app
+    from fedmerge.federation.deployment.server_folder import ServerFolder
     from fedmerge.study.watching import server_status
 
     server = ServerFolder(folder)
@@ -100,7 +100,7 @@ def stop(
 ) -> None:
     """End a run that is at work; --resume goes on with it. The server must be up."""
     from fedmerge.errors import FedMergeError
-    from fedmerge.federation.deployment.folders import ServerFolder
+    from fedmerge.federation.deployment.server_folder import ServerFolder
     from fedmerge.study.watching import at_work, server_status
 
     server = ServerFolder(folder)

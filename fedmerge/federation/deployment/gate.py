@@ -26,8 +26,8 @@ from fedmerge.federation.deployment.callers import IDENTITY, KNOWN, Caller, Call
 from fedmerge.federation.deployment.calls import ACTIVATE, CALLS, HEAD, PUSH, READ, REPLY, check_call, passed
 from fedmerge.federation.deployment.certificates import Certificate
 from fedmerge.federation.deployment.door import Answer, Call, Door, text
-from fedmerge.federation.deployment.folders import ServerFolder
 from fedmerge.federation.deployment.limits import MIB, Limits
+from fedmerge.federation.deployment.server_folder import ServerFolder
 
 FLEET = "/v1/fleet/"
 PASSED = ("content-type", "accept", "accept-encoding", "content-length", *IDENTITY)

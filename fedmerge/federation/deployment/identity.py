@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.callers import EARLY, KNOWN, LATE, signed_headers
 from fedmerge.federation.deployment.certificates import install, names_of, read_certificates
-from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
 from fedmerge.federation.deployment.keys import (
     AUTHORITY,
     IN_FOLDER,
@@ -28,6 +27,8 @@ from fedmerge.federation.deployment.keys import (
     sign_request,
     write_public,
 )
+from fedmerge.federation.deployment.node_folder import NodeFolder
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit
 from fedmerge.files import digest, saying, sync
 

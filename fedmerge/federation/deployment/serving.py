@@ -16,9 +16,10 @@ from types import FrameType
 import httpx
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
 from fedmerge.federation.deployment.logs import Reader
+from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.processes import Program, Programs, end, leftovers
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit
 from fedmerge.federation.policy.installed import code_version
 from fedmerge.federation.policy.rules import policy_hash, read_policy

@@ -20,10 +20,10 @@ from fedmerge.federation.admission import Admitted, write_admitted
 from fedmerge.federation.deployment.callers import Callers, signed_headers
 from fedmerge.federation.deployment.certificates import Certificate
 from fedmerge.federation.deployment.door import Door
-from fedmerge.federation.deployment.folders import ServerFolder
 from fedmerge.federation.deployment.gate import Gate, listen
 from fedmerge.federation.deployment.keys import make_node_key, read_public
 from fedmerge.federation.deployment.limits import Limits
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import free_port
 
 

@@ -12,7 +12,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.deployment import bundle, clientapp
 from fedmerge.federation.deployment.bundle import check_bundle
-from fedmerge.federation.deployment.folders import ServerFolder
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit_log
 from fedmerge.federation.records import request
 from fedmerge.study.deployed import project
@@ -155,7 +155,7 @@ def test_our_own_bundle_is_answered_by_the_installed_app(app, node, greeting, co
 
 
 def test_a_node_starts_none_of_flower_s_programs_and_its_secret_is_its_owner_s_alone(node, tmp_path):
-    from fedmerge.federation.deployment.folders import NodeFolder
+    from fedmerge.federation.deployment.node_folder import NodeFolder
 
     server = ServerFolder.make(tmp_path / "server", ["localhost"], "127.0.0.1", 8000, 8001)
     (tmp_path / "own.yaml").write_text("sites: []")

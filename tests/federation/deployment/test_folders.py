@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
+from fedmerge.federation.deployment.node_folder import NodeFolder
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.sums.rules import SumRules, rules_of
 
 

@@ -20,7 +20,6 @@ from fedmerge.federation.deployment.certificates import (
     server_context,
 )
 from fedmerge.federation.deployment.flower import Flower
-from fedmerge.federation.deployment.folders import NodeFolder, ServerFolder
 from fedmerge.federation.deployment.identity import (
     begin_authority,
     finish_authority,
@@ -34,6 +33,8 @@ from fedmerge.federation.deployment.identity import (
 )
 from fedmerge.federation.deployment.keys import Keeping, make_node_key, read_public
 from fedmerge.federation.deployment.modes import mend_modes
+from fedmerge.federation.deployment.node_folder import NodeFolder
+from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import verify
 
 NAME = "fusion.example.org"

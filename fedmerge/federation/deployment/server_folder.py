@@ -1,35 +1,28 @@
-"""A deployment on disk: the server's folder, and one for the node of each hospital, on its own machine."""
+"""The server's folder: authority, certificates, who was let in, and Flower's files."""
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
-import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from fedmerge.errors import FedMergeError, short, unknown
+from fedmerge.errors import FedMergeError, unknown
 from fedmerge.federation.admission import Admitted, read_admitted, write_admitted
-from fedmerge.federation.deployment.certificates import install, read_certificates
+from fedmerge.federation.deployment.certificates import install
+from fedmerge.federation.deployment.described import Described, new_folder, settings_file
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.keys import (
     AUTHORITY,
     IN_FOLDER,
     LOCAL,
     LOOPBACK,
-    NODE,
     SERVER,
     Keeping,
     make_authority,
     make_loopback,
-    make_node_key,
     make_request,
     read_public,
     sign_request,
@@ -37,30 +30,13 @@ from fedmerge.federation.deployment.keys import (
 from fedmerge.federation.deployment.limits import Limits
 from fedmerge.federation.deployment.processes import environment
 from fedmerge.federation.policy.audit import audit
-from fedmerge.federation.policy.rules import write_policy
-from fedmerge.federation.sums.rules import SumRules
-from fedmerge.files import locked, saying, write_text
-from fedmerge.validation import is_there, load_yaml, validate
+from fedmerge.files import locked, write_text
+from fedmerge.validation import validate
 
-SECRET = "tasks.secret"  # of a node: with it, its own processes show the SuperNode that they are its own
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class _Described(BaseModel):
-    """Settings that lie in a YAML file of their folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def _save(self, path: Path) -> None:
-        text = yaml.safe_dump(self.model_dump(exclude_none=True, exclude_unset=True), sort_keys=False)
-        write_text(path, text)
-
-    @classmethod
-    def _load(cls, path: Path) -> Self:
-        return validate(cls, load_yaml(path), str(path))
-
-
-class ServerSettings(_Described):
+class ServerSettings(Described):
     """host, port: where hospitals reach the gate. superlink_port: of the SuperLink, on this machine alone.
 
     limits: what the gate grants whoever comes.
@@ -72,26 +48,13 @@ class ServerSettings(_Described):
     limits: Limits = Limits()
 
 
-class NodeSettings(_Described):
-    """site: the hospital. cohort: the file with its images, from the node's folder. server: HOST:PORT.
-
-    sums: which sums over images it gives (``sums.rules.SumRules``); only what differs from the defaults.
-    """
-
-    site: str
-    cohort: str
-    server: str = Field(pattern=r"^\[?[^/\s]+\]?:\d+$")
-    device: str | None = None
-    sums: SumRules | None = None
-
-
 class ServerFolder:
     """The server's side: authority, certificate, Flower's configuration, SuperLink's state and log."""
 
     def __init__(self, path: Path) -> None:
         """Raises FedMergeError where there is none, or its settings are wrong."""
         self.path = path.resolve()
-        self.settings = ServerSettings._load(_there(self.path / "server.yaml", "server"))
+        self.settings = ServerSettings.load(settings_file(self.path / "server.yaml", "server"))
 
     @classmethod
     def make(
@@ -109,7 +72,7 @@ class ServerFolder:
         """
         given = {"host": host, "port": port, "superlink_port": superlink_port}
         settings = validate(ServerSettings, given, "the server's settings")
-        _new(path)
+        new_folder(path)
         request = make_request(path, [*names, *LOCAL])
         if authority is not None:
             own = make_authority(path, authority)
@@ -119,7 +82,7 @@ class ServerFolder:
         home.mkdir()
         text = connection("deployment", f"127.0.0.1:{superlink_port}", path / f"{LOOPBACK}.crt")
         write_text(home / "config.toml", text)
-        settings._save(path / "server.yaml")
+        settings.save(path / "server.yaml")
         return cls(path)
 
     @property
@@ -231,96 +194,3 @@ class ServerFolder:
             "flower-superlink", *where, *tls, *state,
             "--enable-supernode-auth", "--disable-runtime-dependency-installation",
         ]  # fmt: skip
-
-
-class NodeFolder:
-    """A hospital's side: its key, the authority it trusts, where its images are described, Flower's files."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises FedMergeError where there is none, or its settings are wrong."""
-        self.path = path.resolve()
-        self.settings = NodeSettings._load(_there(self.path / "node.yaml", "node"))
-
-    @classmethod
-    def make(
-        cls,
-        path: Path,
-        site: str,
-        cohort: Path,
-        server: str,
-        authority: Path,
-        device: str | None = None,
-        minimum_images: int | None = None,
-    ) -> NodeFolder:
-        """Make one with a new key; FedMergeError where one is. ``node.pub`` is for the server."""
-        given: dict[str, object] = {"site": site, "cohort": str(cohort.resolve()), "server": server}
-        given |= {"device": device}
-        given |= {} if minimum_images is None else {"sums": {"minimum_images": minimum_images}}
-        settings = validate(NodeSettings, given, "the node's settings")
-        for file in (cohort, authority):
-            if not file.is_file():
-                raise FedMergeError(f"there is no file '{file}': check the path.")
-        read_certificates(authority)
-        _new(path)
-        shutil.copyfile(authority, path / f"{AUTHORITY}.crt")
-        make_node_key(path)
-        (path / "flwr").mkdir()
-        write_policy(path)
-        settings._save(path / "node.yaml")
-        return cls(path)
-
-    @property
-    def public_key(self) -> Path:
-        """What the server must know of this hospital."""
-        return self.path / f"{NODE}.pub"
-
-    @property
-    def env(self) -> dict[str, str]:
-        """The environment of the node's programs."""
-        return environment(self.path / "flwr")
-
-    def command(self, port: int) -> list[str]:
-        """That starts the SuperNode; ``port``, on this machine alone, is for its own processes."""
-        settings = self.settings
-        said = {"site": settings.site, "cohort": str(self.path / settings.cohort), "device": settings.device}
-        said["folder"] = str(self.path)
-        config = " ".join(f"{key}={json.dumps(value)}" for key, value in said.items() if value is not None)
-        return [
-            "flower-supernode", "--superlink", settings.server,
-            "--root-certificates", str(self.path / f"{AUTHORITY}.crt"),
-            "--auth-supernode-private-key", str(self.path / f"{NODE}.key"),
-            "--host", "127.0.0.1", "--port", str(port), "--node-config", config,
-            "--isolation", "process", "--superexec-auth-secret-file", str(self.path / SECRET),
-        ]  # fmt: skip
-
-    def new_secret(self) -> None:
-        """Make a new secret for this start of the node, which its owner alone can read."""
-        path = self.path / SECRET
-        with saying(path):
-            path.unlink(missing_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(32))
-
-    def tasks(self, port: int, parent: int) -> list[str]:
-        """That answers, with the FedMerge that is installed here, what comes to the SuperNode at ``port``.
-
-        parent: the SuperNode's process, with which it ends.
-        """
-        module = "fedmerge.federation.deployment.tasks"
-        return [sys.executable, "-P", "-m", module, str(self.path), f"127.0.0.1:{port}", str(parent)]
-
-
-def _new(path: Path) -> None:
-    if is_there(path) and (not path.is_dir() or any(path.iterdir())):
-        raise FedMergeError(f"'{path}' is already there and not empty: choose a new folder.")
-    with saying(path):
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-
-def _there(path: Path, kind: str) -> Path:
-    if not is_there(path):
-        raise FedMergeError(
-            f"'{short(path.parent)}' is no {kind}'s folder: make one with `fedmerge deployment {kind}`."
-        )
-    return path

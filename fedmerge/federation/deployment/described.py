@@ -1,0 +1,46 @@
+"""A folder of a deployment: made for its owner alone, and described by a YAML file in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from fedmerge.errors import FedMergeError, short
+from fedmerge.files import saying, write_text
+from fedmerge.validation import is_there, load_yaml, validate
+
+
+class Described(BaseModel):
+    """Settings that lie in a YAML file of their folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def save(self, path: Path) -> None:
+        """Write the file."""
+        text = yaml.safe_dump(self.model_dump(exclude_none=True, exclude_unset=True), sort_keys=False)
+        write_text(path, text)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """What the file says. Raises FedMergeError for settings that are wrong."""
+        return validate(cls, load_yaml(path), str(path))
+
+
+def new_folder(path: Path) -> None:
+    """Make a folder for its owner alone. Raises FedMergeError for one that is there and not empty."""
+    if is_there(path) and (not path.is_dir() or any(path.iterdir())):
+        raise FedMergeError(f"'{path}' is already there and not empty: choose a new folder.")
+    with saying(path):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def settings_file(path: Path, kind: str) -> Path:
+    """The path of a folder's settings. Raises FedMergeError where there are none, so no such folder."""
+    if not is_there(path):
+        raise FedMergeError(
+            f"'{short(path.parent)}' is no {kind}'s folder: make one with `fedmerge deployment {kind}`."
+        )
+    return path

@@ -1,0 +1,119 @@
+"""The folder of a hospital's node, on its own machine: its key, what it was told, its policy and records."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+
+from pydantic import Field
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.deployment.certificates import read_certificates
+from fedmerge.federation.deployment.described import Described, new_folder, settings_file
+from fedmerge.federation.deployment.keys import (
+    AUTHORITY,
+    NODE,
+    make_node_key,
+)
+from fedmerge.federation.deployment.processes import environment
+from fedmerge.federation.policy.rules import write_policy
+from fedmerge.federation.sums.rules import SumRules
+from fedmerge.files import saying
+from fedmerge.validation import validate
+
+SECRET = "tasks.secret"  # of a node: with it, its own processes show the SuperNode that they are its own
+
+
+class NodeSettings(Described):
+    """site: the hospital. cohort: the file with its images, from the node's folder. server: HOST:PORT.
+
+    sums: which sums over images it gives (``sums.rules.SumRules``); only what differs from the defaults.
+    """
+
+    site: str
+    cohort: str
+    server: str = Field(pattern=r"^\[?[^/\s]+\]?:\d+$")
+    device: str | None = None
+    sums: SumRules | None = None
+
+
+class NodeFolder:
+    """A hospital's side: its key, the authority it trusts, where its images are described, Flower's files."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises FedMergeError where there is none, or its settings are wrong."""
+        self.path = path.resolve()
+        self.settings = NodeSettings.load(settings_file(self.path / "node.yaml", "node"))
+
+    @classmethod
+    def make(
+        cls,
+        path: Path,
+        site: str,
+        cohort: Path,
+        server: str,
+        authority: Path,
+        device: str | None = None,
+        minimum_images: int | None = None,
+    ) -> NodeFolder:
+        """Make one with a new key; FedMergeError where one is. ``node.pub`` is for the server."""
+        given: dict[str, object] = {"site": site, "cohort": str(cohort.resolve()), "server": server}
+        given |= {"device": device}
+        given |= {} if minimum_images is None else {"sums": {"minimum_images": minimum_images}}
+        settings = validate(NodeSettings, given, "the node's settings")
+        for file in (cohort, authority):
+            if not file.is_file():
+                raise FedMergeError(f"there is no file '{file}': check the path.")
+        read_certificates(authority)
+        new_folder(path)
+        shutil.copyfile(authority, path / f"{AUTHORITY}.crt")
+        make_node_key(path)
+        (path / "flwr").mkdir()
+        write_policy(path)
+        settings.save(path / "node.yaml")
+        return cls(path)
+
+    @property
+    def public_key(self) -> Path:
+        """What the server must know of this hospital."""
+        return self.path / f"{NODE}.pub"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of the node's programs."""
+        return environment(self.path / "flwr")
+
+    def command(self, port: int) -> list[str]:
+        """That starts the SuperNode; ``port``, on this machine alone, is for its own processes."""
+        settings = self.settings
+        said = {"site": settings.site, "cohort": str(self.path / settings.cohort), "device": settings.device}
+        said["folder"] = str(self.path)
+        config = " ".join(f"{key}={json.dumps(value)}" for key, value in said.items() if value is not None)
+        return [
+            "flower-supernode", "--superlink", settings.server,
+            "--root-certificates", str(self.path / f"{AUTHORITY}.crt"),
+            "--auth-supernode-private-key", str(self.path / f"{NODE}.key"),
+            "--host", "127.0.0.1", "--port", str(port), "--node-config", config,
+            "--isolation", "process", "--superexec-auth-secret-file", str(self.path / SECRET),
+        ]  # fmt: skip
+
+    def new_secret(self) -> None:
+        """Make a new secret for this start of the node, which its owner alone can read."""
+        path = self.path / SECRET
+        with saying(path):
+            path.unlink(missing_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+
+    def tasks(self, port: int, parent: int) -> list[str]:
+        """That answers, with the FedMerge that is installed here, what comes to the SuperNode at ``port``.
+
+        parent: the SuperNode's process, with which it ends.
+        """
+        module = "fedmerge.federation.deployment.tasks"
+        return [sys.executable, "-P", "-m", module, str(self.path), f"127.0.0.1:{port}", str(parent)]
