@@ -242,6 +242,7 @@ def measure(work: Path, config: Path, expected: dict[str, str], given: argparse.
                 work / f"node-{name}", name, work / "images" / name / f"{name}.yaml",
                 f"127.0.0.1:{server.settings.port}", server.authority,
             )  # fmt: skip
+            (node.path / "policy.yaml").write_text("approval: any\n")  # nobody is there to approve
             server.admit(name, node.public_key)
             services[name] = Service(node.path)
         killer = Killer(given.seed, given.kills, given.minutes, services["server"], services)

@@ -21,16 +21,24 @@ def start(folder: Folder) -> None:
     from fedmerge.federation.deployment.modes import mend_modes
     from fedmerge.federation.deployment.node_folder import NodeFolder
     from fedmerge.federation.deployment.server_folder import ServerFolder
-    from fedmerge.federation.deployment.serving import at_service, keep_up, start_node, start_server
+    from fedmerge.federation.deployment.serving import (
+        at_service,
+        ended_by_sigterm,
+        keep_up,
+        start_node,
+        start_server,
+    )
 
     server = ServerFolder(folder) if is_there(folder / "server.yaml") else None
     node = None if server else NodeFolder(folder)
     for sentence in mend_modes(folder):
         say(err, f"note: {sentence}")
     remind(folder)
-    with at_service(folder) as programs:
+    with ended_by_sigterm(), at_service(folder) as programs:
         if server is not None:
-            up = start_server(programs, server)
+            now = ["the server is starting"]
+            with lines(err, lambda: now[-1]):
+                up = start_server(programs, server, now.append)
             say(err, f"hospitals are served at {server.settings.host}:{server.settings.port}; Ctrl-C ends it")
         else:
             assert node is not None

@@ -26,7 +26,7 @@ from fedmerge.federation.policy.rules import policy_hash, read_policy
 from fedmerge.files import locked, make_folder
 
 _HELD: list[socket.socket] = []  # of the ports that were given, until this process ends
-START = 60.0  # seconds that a program may take to answer
+START = 600.0  # seconds that a program may take to answer: a machine under load takes minutes to import
 STARTED = Path("service") / "processes.json"  # in a folder: which programs were started last
 
 
@@ -45,18 +45,42 @@ def at_service(folder: Path) -> Iterator[Programs]:
             yield programs
 
 
-def start_server(programs: Programs, folder: ServerFolder) -> list[Program]:
-    """Start SuperLink and gate; both answer when this returns. Raises FedMergeError if one does not."""
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM end the block as an exit, so that what was started in it ends, too.
+
+    ``keep_up`` takes the signal itself; this is for the minutes that a start may take.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def start_server(
+    programs: Programs, folder: ServerFolder, told: Callable[[str], None] = lambda _: None
+) -> list[Program]:
+    """Start SuperLink and gate; both answer when this returns. Raises FedMergeError if one does not.
+
+    told: called with what is waited for, whenever that changes.
+    """
     settings = folder.settings
     note_start(programs, folder.path, "server", code=code_version())
     for port in (settings.superlink_port, settings.port):
         _check_free(port)
     superlink = programs.start(folder.command(), folder.env, folder.path / "superlink.log", _reader(folder))
+    told("the SuperLink is starting")
     superlink.wait_until(lambda: _answers(folder.loopback[0], settings.superlink_port), START, "answer")
     if folder.admitted.is_file():
         folder.forget_the_revoked()
     command = [sys.executable, "-m", "fedmerge.federation.deployment.gate", str(folder.path)]
     gate = programs.start(command, folder.env, folder.path / "gate.log", _reader(folder))
+    told("the gate is starting")
     gate.wait_until(lambda: _answers(folder.authority, settings.port), START, "answer")
     return [superlink, gate]
 
