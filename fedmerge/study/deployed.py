@@ -21,6 +21,7 @@ from fedmerge.study.folders import new_folder
 from fedmerge.study.reading import find_config, read_experiment
 from fedmerge.study.results import Result, open_checked
 from fedmerge.study.state import state_of
+from fedmerge.study.undecided import undecided
 
 
 def run_deployed(
@@ -60,7 +61,7 @@ def run_deployed(
     note(folder.path, run, place)
     audit(folder.path, "run submitted", run=run, run_config=told)
     try:
-        flower.wait(run, seen=progress)
+        flower.wait(run, seen=progress and (lambda status: progress(_told(folder.path, run, place, status))))
     except (KeyboardInterrupt, FedMergeError) as error:
         if isinstance(error, KeyboardInterrupt):
             flower.stop(run)
@@ -70,6 +71,16 @@ def run_deployed(
         raise FedMergeError(f"{error} {_goes_on(folder.path, place)}") from None
     audit(folder.path, "run ended", run=run, how="completed")
     return open_checked(place)
+
+
+def _told(server: Path, run: int, place: Path, status: str) -> str:
+    """What goes on in a run: its round, or whose approval it waits for; else the SuperLink's word."""
+    if status != "running":
+        return status
+    if waits := undecided(server, run):
+        return f"waiting for approval by {', '.join(waits)}"
+    found = state_of(place)
+    return found.words if found is not None and found.state == "running" else status
 
 
 def _goes_on(server: Path, place: Path) -> str:

@@ -19,10 +19,11 @@ from fedmerge.federation.deployment.runs import Begun, runs
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import STARTED
 from fedmerge.study.state import RunState, state_of
+from fedmerge.study.undecided import PENDING, undecided
 from fedmerge.validation import is_there
 
 SHOWN = 20  # runs, the latest; failures of a run, the latest
-WAITING = "has not approved"  # of a hospital that must decide first (``federation.policy``)
+AT_WORK = ("pending", "starting", "running")  # as the SuperLink says of a run
 Told = dict[str, Any]
 
 
@@ -48,7 +49,7 @@ def server_status(server: ServerFolder) -> Told:
         "address": f"{settings.host}:{settings.port}",
         **_programs(server.path),
         "hospitals": sorted(hospitals, key=lambda hospital: hospital["name"]),
-        "waiting": sorted({row["site"] for run in found[-1:] for row in run["waiting"]}),
+        "waiting": _waiting(server.path, found),
         "runs": found[::-1],
         "expiries": _expiries(server.path),
     }
@@ -80,8 +81,7 @@ def logs_of(folder: Path) -> list[Path]:
 
 def at_work(status: Told) -> list[int]:
     """The runs that the SuperLink has not ended yet."""
-    waiting = ("pending", "starting", "running")
-    return [run["run"] for run in status["runs"] if run["superlink"] in waiting]
+    return [run["run"] for run in status["runs"] if run["superlink"] in AT_WORK]
 
 
 def _programs(folder: Path) -> Told:
@@ -100,6 +100,15 @@ def _programs(folder: Path) -> Told:
     else:
         said = "it is down: " + ", ".join(f"{name} has ended" for name, lives in alive.items() if not lives)
     return {"up": up, "programs": alive, "said": said}
+
+
+def _waiting(server: Path, found: list[Told]) -> list[str]:
+    """Whose approval the latest run waits for, or went on without."""
+    latest = found[-1:]
+    names = {row["site"] for run in latest for row in run["waiting"]}
+    for run in latest:
+        names |= set(undecided(server, run["run"])) if run["superlink"] in AT_WORK else set()
+    return sorted(names)
 
 
 def _hospital(name: str, node: int, link: Link | None, found: list[Told]) -> Told:
@@ -149,7 +158,7 @@ def state_as_json(state: RunState) -> Told:
         "resumed": state.resumed,
         "heard": state.heard,
         "by hospital": dict(Counter(row["site"] for row in failures)),
-        "waiting": [row for row in failures if WAITING in str(row["reason"])][-SHOWN:],
+        "waiting": [row for row in failures if PENDING in str(row["reason"])][-SHOWN:],
         "failures": failures[-SHOWN:],
         "failed": len(failures),
     }

@@ -13,15 +13,21 @@ from typer.testing import CliRunner
 from fedmerge import run
 from fedmerge.chained_log import ChainedLog
 from fedmerge.cli.app import app
+from fedmerge.cli.deployment.state_text import state_text
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.admission import Admitted, write_admitted
+from fedmerge.federation.deployment.links import Task
 from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.processes import Programs
 from fedmerge.federation.deployment.runs import note, runs
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import STARTED, at_service
 from fedmerge.federation.journal import RoundJournal
+from fedmerge.federation.policy.audit import audit_log
 from fedmerge.study import run as module
+from fedmerge.study import watching
+from fedmerge.study.deployed import _told
+from fedmerge.study.undecided import undecided
 from fedmerge.study.watching import at_work, node_status, server_status, status_of
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -130,6 +136,36 @@ def test_runs_are_told_the_latest_first_with_how_they_go_on(server, experiment, 
     assert said.exit_code == 0
     assert "killed in round 2 of 2" in said.output
     assert "never started" in said.output
+
+
+def test_whose_approval_a_run_waits_for_is_said_while_it_waits(server, tmp_path, monkeypatch):
+    """The last answer of each hospital in this run counts; being asked again is no answer."""
+    log = audit_log(server.path)
+
+    def came(event, hospital, run=12, **more):
+        log.append({"event": event, "hospital": hospital, "run": run, "kind": "query"} | more)
+
+    waits = {"reason": "north: this hospital has not approved the experiment 0a1b: its people look at it"}
+    came("refused", "harbour", run=11, **waits)
+    came("refused", "north", **waits)
+    came("refused", "old-mill", **waits)
+    came("refused", "riverside", reason="its policy wants more noise")
+    came("asked", "old-mill")
+    came("answered", "north")
+    with log.path.open("ab") as file:
+        file.write(b'{"event": "refused", "hospi')  # a crash cut it off
+    assert undecided(server.path, 12) == ["old-mill"]
+    assert undecided(server.path, 13) == []
+    note(server.path, 12, tmp_path / "begun")
+    (tmp_path / "begun").mkdir()
+    assert server_status(server)["waiting"] == []  # its end is not known to be open
+    monkeypatch.setattr(watching, "tasks", lambda database: {12: Task(12, "running", "", None)})
+    found = server_status(server)
+    assert found["waiting"] == ["old-mill"]
+    assert "waiting for approval by: old-mill" in state_text(found)
+    assert _told(server.path, 12, tmp_path / "begun", "running") == "waiting for approval by old-mill"
+    assert _told(server.path, 13, tmp_path / "begun", "running") == "running"
+    assert _told(server.path, 12, tmp_path / "begun", "pending") == "pending"
 
 
 def test_a_node_tells_what_its_own_records_say(node):

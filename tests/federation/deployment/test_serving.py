@@ -5,7 +5,6 @@ import signal
 
 import pytest
 
-from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment import serving
 from fedmerge.federation.deployment.processes import Program, Programs
 from fedmerge.federation.deployment.server_folder import ServerFolder
@@ -35,10 +34,14 @@ def test_a_start_says_what_it_waits_for(tmp_path, monkeypatch):
 
 def test_sigterm_during_a_start_ends_what_was_started():
     ended, before = [], signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as left, serving.ended_by_sigterm(), Programs() as programs:
-        programs.callback(ended.append, "programs")
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise FedMergeError("the signal was not heard")
+
+    def start():
+        with serving.ended_by_sigterm(), Programs() as programs:
+            programs.callback(ended.append, "programs")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as left:
+        start()
     assert left.value.code == 128 + signal.SIGTERM
     assert ended == ["programs"]
     assert signal.getsignal(signal.SIGTERM) == before
