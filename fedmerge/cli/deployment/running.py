@@ -51,7 +51,11 @@ def start(folder: Folder) -> None:
         try:
             keep_up(up)
         except FedMergeError:
-            if node is None or not take_new_key(node):
+            if node is None:
+                raise
+            if not take_new_key(node):
+                for remark in introduce(node).remarks:  # that it was revoked, say
+                    say(err, f"note: {remark}")
                 raise
             say(err, "the server has admitted the new key: starting with it")
             for program in up:

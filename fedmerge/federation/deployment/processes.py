@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -36,6 +37,10 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, **OFFLINE, "FLWR_HOME": str(home.resolve()), "PATH": path, **more}
+
+
+ERROR = re.compile(r"ERROR|^[\w.]+(Error|Exception): ")
+"""In a line of a log, or the last line of a traceback."""
 
 
 class Program:
@@ -85,7 +90,7 @@ class Program:
         if not self.running:
             self._pump.join(2.0)  # the last is still on its way
         said = list(self._last)
-        errors = [number for number, line in enumerate(said) if "ERROR" in line]
+        errors = [number for number, line in enumerate(said) if ERROR.search(line)]
         said = said[errors[-1] :][:lines] if errors else said[-lines:]
         return " / ".join(line.strip() for line in said if line.strip())
 

@@ -50,6 +50,18 @@ def test_one_that_ends_or_is_not_ready_in_time_is_an_error_with_its_last_words(t
             program.wait_until(lambda: False, 0.2, "answer")
 
 
+def test_the_last_words_of_a_traceback_are_its_error_though_more_was_said_after_it(tmp_path):
+    code = (
+        "import traceback\n"
+        "try: raise OSError('401: not admitted')\n"
+        "except OSError: traceback.print_exc()\n"
+        "for n in range(3): print('INFO: shutting down', n)"
+    )
+    program = python(code, tmp_path)
+    program.process.wait()
+    assert program.last_words().startswith("OSError: 401: not admitted / INFO: shutting down 0")
+
+
 def test_programs_end_together_also_after_an_error(tmp_path):
     started = []
 
