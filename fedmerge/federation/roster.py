@@ -20,6 +20,7 @@ from fedmerge.federation.schema.tensors import Refused
 
 POLL = 0.5  # seconds between two looks for nodes that have come
 AGAIN = 15.0  # seconds after which a hospital whose people have not decided yet is asked again
+OUTSIDE = "it was not admitted when the run began, or its admission was taken back: it was not waited for"
 LONGEST = 120.0  # seconds between two such questions, which come more and more rarely
 
 
@@ -113,6 +114,11 @@ class _Heard:
         return [name for name in self.wanted or () if name not in self.members]
 
     @property
+    def awaited(self) -> list[str]:
+        """Those of the missing that may still come: who was not let in, or is not any more, cannot."""
+        return [name for name in self.missing if self._is_let_in(name)]
+
+    @property
     def nobody_can(self) -> bool:
         """Whether as many nodes as are wanted said why they cannot, and none that it can."""
         said = len(self.wrong) + len(self.nameless)
@@ -127,8 +133,10 @@ class _Heard:
         """Why each hospital, or node, is not among the members."""
         others = "; ".join(dict.fromkeys(wrong.reason for wrong in self.nameless.values()))
         refused = any(wrong.kind == "refused" for wrong in self.nameless.values())
-        reason = "its node did not come" + (f" ({others})" if others else "")
-        found = dict.fromkeys(self.missing, Wrong("refused" if refused else "silent", reason))
+        more = f" ({others})" if others else ""
+        silent = Wrong("refused" if refused else "silent", f"its node did not come{more}")
+        outside = Wrong("refused", f"{OUTSIDE}{more}")
+        found = {name: silent if self._is_let_in(name) else outside for name in self.missing}
         found |= {name: wrong for name, wrong in self.wrong.items() if name not in self.members}
         if self.wanted is None:
             found |= {f"node {node}": wrong for node, wrong in self.nameless.items()}
@@ -178,6 +186,9 @@ class _Heard:
         else:
             self.nameless[node] = wrong
 
+    def _is_let_in(self, name: str) -> bool:
+        return self.admitted is None or name in self.admitted.values()
+
     def _is_wanted(self, name: str) -> bool:
         return self.wanted is None or name in self.wanted
 
@@ -209,7 +220,7 @@ def greet(
             left = max(until - time.monotonic(), POLL) if patience else None
             questions = [request("query", node, "greeting", dict(told or {}), None) for node in new]
             heard.listen(grid.send_and_receive(questions, timeout=left))
-        if not heard.missing or heard.nobody_can or time.monotonic() >= until:
+        if not heard.awaited or heard.nobody_can or time.monotonic() >= until:
             break
         time.sleep(POLL)
     if not heard.members:

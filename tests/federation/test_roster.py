@@ -57,6 +57,19 @@ def test_where_every_node_says_why_it_cannot_nobody_is_waited_for(cohort):
         greet(grid, ["alpha"], patience=3600)
 
 
+def test_one_that_was_not_let_in_is_not_waited_for(cohort):
+    """beta was revoked, gamma was let in and comes late: gamma is waited for, and beta is named with why."""
+    grid = nodes(cohort.training, Late)
+    first, _, third = LocalGrid.get_node_ids(grid)
+    members, absent = greet(
+        grid, ["alpha", "beta", "gamma"], patience=3600, admitted={first: "alpha", third: "gamma"}
+    )
+    assert [member.name for member in members] == ["alpha", "gamma"]
+    assert list(absent) == ["beta"]
+    assert absent["beta"].kind == "refused"
+    assert "was not admitted" in absent["beta"].reason
+
+
 def test_two_hospitals_of_one_name_are_refused(cohort):
     with pytest.raises(FedMergeError, match="two hospitals call themselves 'beta'"):
         greet(nodes([*cohort.training, cohort["beta"]]))

@@ -10,12 +10,16 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.app_utils import start_parent_process_monitor
 from flwr.supercore.constant import TaskType
@@ -39,6 +43,7 @@ log = logging.getLogger("fedmerge.clientapp")
 APP = "flwr-clientapp"  # the kind of task that is answered
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 POLL = 0.25  # seconds between two looks for a message
+LOOK = 2.0  # the same, while the pieces of one are waited for
 
 
 def answer(
@@ -74,6 +79,39 @@ def own_app() -> ClientApp:
     return app
 
 
+class Abandoned(Exception):
+    """The SuperNode has given up the message of this task, and another waits: ``token`` and ``kind``.
+
+    It makes a task before it has the message, and forgets it where the run ends meanwhile (flwr 1.42); who
+    took the task would wait for the rest of the message for ever, and no other would be answered.
+    """
+
+    def __init__(self, token: str, kind: str) -> None:
+        super().__init__("the run ended before the message was whole")
+        self.token, self.kind = token, kind
+
+
+class Pulling(RuntimeHttpClient):
+    """Flower's client; while it waits for pieces of a message, it looks for another task.
+
+    A SuperNode has one message at a time, so another task means that this one's message never comes.
+    """
+
+    another: Callable[[], tuple[str, str] | None] = staticmethod(lambda: None)
+    _looked, _looking = 0.0, threading.Lock()
+
+    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:
+        """Pull a piece. Raises Abandoned where there is another task, and this piece is not there."""
+        found = super().PullObject(request)
+        if not found.object_available and found.object_found:
+            with self._looking:  # pieces are pulled by several threads
+                if time.monotonic() - self._looked > LOOK:
+                    self._looked = time.monotonic()
+                    if (task := self.another()) is not None:
+                        raise Abandoned(*task)
+        return found
+
+
 def main(folder: Path, address: str, parent: int) -> None:
     """Wait for one message at the SuperNode at ``address``, answer it, and end; end with process ``parent``.
 
@@ -82,8 +120,33 @@ def main(folder: Path, address: str, parent: int) -> None:
     """
     start_parent_process_monitor(parent)
     app = own_app()
-    token, kind = _next_task(folder, address)
+    who = SuperExecAuthHttpInterceptor(
+        master_secret=(folder / SECRET).read_bytes(), protected_methods={ACQUIRE}
+    )
+    acquire = partial(_acquire, _client(address, who))
+    while (task := acquire()) is None:
+        time.sleep(POLL)
+    while task is not None:
+        token, kind = task
+        try:
+            task = None
+            _answer_task(app, folder, address, token, kind, acquire)
+        except Abandoned as other:
+            log.warning("%s: the next one is answered", other)
+            task = other.token, other.kind
+
+
+def _answer_task(
+    app: ClientApp,
+    folder: Path,
+    address: str,
+    token: str,
+    kind: str,
+    another: Callable[[], tuple[str, str] | None],
+) -> None:
+    """Pull the message of a task, and push the reply. Raises Abandoned where the message never comes."""
     client = _client(address, RuntimeTokenHttpInterceptor(token))
+    client.another = another
     beats = HeartbeatSender(make_task_heartbeat_fn_http(client))
     beats.start()
     context, status, details = None, SubStatus.FAILED, "the message was not answered"
@@ -100,23 +163,14 @@ def main(folder: Path, address: str, parent: int) -> None:
         client.close()
 
 
-def _next_task(folder: Path, address: str) -> tuple[str, str]:
-    """The token and the kind of the next task."""
-    secret = (folder / SECRET).read_bytes()
-    client = _client(address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={ACQUIRE}))
-    kinds = [str(kind) for kind in TaskType]
-    while True:
-        found = client.AcquireTask(AcquireTaskRequest(supported_task_types=kinds))
-        if found.HasField("task") and found.token:
-            client.close()
-            return str(found.token), str(found.task.type)
-        time.sleep(POLL)
+def _acquire(client: RuntimeHttpClient) -> tuple[str, str] | None:
+    """The token and the kind of the next task; None where there is none now."""
+    found = client.AcquireTask(AcquireTaskRequest(supported_task_types=[str(kind) for kind in TaskType]))
+    return (str(found.token), str(found.task.type)) if found.HasField("task") and found.token else None
 
 
-def _client(
-    address: str, who: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor
-) -> RuntimeHttpClient:
-    return RuntimeHttpClient.from_server_address(
+def _client(address: str, who: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor) -> Pulling:
+    return Pulling.from_server_address(
         server_address=address,
         insecure=True,  # on this machine alone
         root_certificates=None,
