@@ -17,7 +17,7 @@ from fedmerge.validation import validate
 
 
 def inspect_deployed(
-    server: Path, minimum: int = MINIMUM, bins: int = 16, patience: float = 60.0
+    server: Path, minimum: int = MINIMUM, bins: int = 16, patience: float = 300.0
 ) -> list[dict[str, Any]]:
     """Ask the hospitals that a server admitted; returns what each told, or the reason why not, by name.
 

@@ -257,7 +257,7 @@ def test_one_is_revoked_and_the_certificate_renewed_in_the_middle_of_a_run(
         started[folder.settings.site] = start_node(programs, folder)
     with ThreadPoolExecutor() as other:
         done = other.submit(
-            run_deployed, server.path, config, changes=[*SMALL, "training.rounds=2"],
+            run_deployed, server.path, config, changes=[*SMALL, "training.rounds=2", "fusion=[]"],
             out=tmp_path / "deployed", seed=3,
         )  # fmt: skip
         gamma, alpha = (started[name][0] for name in ("gamma", "alpha"))

@@ -117,7 +117,7 @@ def inspect(
     folder: Server,
     minimum: Annotated[int, typer.Option(min=1, help="Counts below this are not told.")] = 5,
     bins: Annotated[int, typer.Option(min=2, max=64, help="Of the histograms of intensities.")] = 16,
-    patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 60.0,
+    patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 300.0,
     file: Annotated[
         Path | None, typer.Option("--out", "-o", help="Keep it as JSON in this file, too.")
     ] = None,

@@ -53,7 +53,7 @@ class Gate:
             raise  # of the connection: nobody is left to be told
         except Exception as error:
             refused = (
-                error if isinstance(error, Refused) else Refused(500, f"a fault of the gate ({error!r}).")
+                error if isinstance(error, Refused) else Refused(503, f"a fault of the gate ({error!r}).")
             )
             self.log.write(call.address, refused)
             return _refusal(call.target, refused)
@@ -113,6 +113,10 @@ class Gate:
                 answer = await self.superlink.send(asked, stream=True)
         except httpx.TransportError:
             raise Refused(502, "the SuperLink does not answer.") from None
+        if answer.status_code == 500:  # its database was busy for five seconds, say
+            await answer.aclose()
+            # after 500 a SuperNode hears nothing more, but does not end (flwr 1.42); after 503 it tries again
+            raise Refused(503, f"the SuperLink failed at {name}, see superlink.log.", caller.name)
         if name == REPLY and answer.status_code == 200:
             self.pushed[caller.node] = 0
         told = answer.headers.get("content-length")

@@ -221,6 +221,18 @@ def test_only_post_passes(gate, method):
     assert not gate.superlink.asked
 
 
+def test_a_fault_of_the_superlink_is_one_to_try_again_after(gate):
+    """A SuperNode that is told 500 stops listening; after 503 it asks again."""
+    gate.superlink.status = 500
+    try:
+        told = gate.ask(PULL, pull(gate.known), gate.known)
+    finally:
+        gate.superlink.status = 207
+    assert told.status_code == 503
+    assert "pull-messages" in told.text
+    assert gate.ask(PULL, pull(gate.known), gate.known).status_code == 207
+
+
 def test_a_superlink_that_is_down_is_said_to_be(gates):
     gate = gates()
     gate.gate.superlink.base_url = "https://127.0.0.1:1"
