@@ -168,6 +168,20 @@ def test_whose_approval_a_run_waits_for_is_said_while_it_waits(server, tmp_path,
     assert _told(server.path, 12, tmp_path / "begun", "pending") == "pending"
 
 
+def test_run_says_what_goes_on_when_it_changes_also_back_again(server, monkeypatch):
+    """Running, waiting, running: three lines, and no more while nothing changes."""
+
+    def deployed(folder, config, *, progress, **given):
+        for status in ("running", "running", "waiting for approval by north", "running"):
+            progress(status)
+        raise FedMergeError("enough")
+
+    monkeypatch.setattr("fedmerge.study.deployed.run_deployed", deployed)
+    said = CliRunner().invoke(app, ["deployment", "run", str(server.path), "quickstart"])
+    told = [line.removeprefix("the run is ") for line in said.output.splitlines() if "the run is" in line]
+    assert told == ["running", "waiting for approval by north", "running"]
+
+
 def test_a_node_tells_what_its_own_records_say(node):
     assert node_status(node.path)["asked"] is None
     log = ChainedLog(node.path / "records" / "audit.jsonl")

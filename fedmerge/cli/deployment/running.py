@@ -78,14 +78,14 @@ def run(
     from fedmerge.study.deployed import run_deployed
 
     remind(folder)
-    seen: list[str] = []
+    seen = ["being sent"]
 
     def progress(status: str) -> None:
-        if status not in seen:
+        if status != seen[-1]:
             seen.append(status)
             say(err, f"the run is {status}")
 
-    with lines(err, lambda: f"the run is {seen[-1] if seen else 'being sent'}"):
+    with lines(err, lambda: f"the run is {seen[-1]}"):
         done = run_deployed(
             folder,
             config,
