@@ -171,6 +171,19 @@ def test_the_demand_is_that_of_the_node_s_policy(tmp_path):
     assert LocalNoise("north").options(job(privacy=None)) is None
 
 
+def test_what_the_policy_lets_all_answers_cost_is_counted_at_the_hospital_s_own_delta(tmp_path):
+    """A server that names a delta near 1 in its job would have any noise cost nothing."""
+    most = epsilon(OPTIONS, 2) + 1e-6
+    (tmp_path / "policy.yaml").write_text(f"local_noise: {{clip: 0.5, noise: 4.0, epsilon: {most}}}")
+    start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
+    generous = OPTIONS.model_copy(update={"delta": 0.999})
+    assert epsilon(generous, 3) < most
+    for round in (1, 2):
+        LocalNoise("north", tmp_path).answer(generous, job(round), start, trained)
+    with pytest.raises(FedMergeError, match=r"at delta 1e-05 .* takes no further part"):
+        LocalNoise("north", tmp_path).answer(generous, job(3), start, trained)
+
+
 def test_a_personal_part_does_not_leave_beside_the_noise():
     with pytest.raises(FedMergeError, match=r"set federation\.personal: none"):
         LocalNoise("north").options(job(personal="head"))

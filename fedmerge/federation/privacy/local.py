@@ -53,19 +53,20 @@ class Demand:
 
     required: no training is answered without noise of its own. noise: the least, in units of the clip. clip:
     the longest update that may leave. epsilon: the most that all its answers together may spend, by its own
-    log; None: no limit.
+    log; None: no limit. delta: that of epsilon, its own, for with that of a job any noise could cost nothing.
     """
 
     required: bool = False
     noise: float = 0.0
     clip: float = math.inf
     epsilon: float | None = None
+    delta: float = 1e-5
 
     @classmethod
     def of(cls, folder: Path | None) -> Demand:
         """That of a node's policy.yaml; a simulation has none."""
         least = None if folder is None else read_policy(folder).local_noise
-        return cls() if least is None else cls(True, least.noise, least.clip)
+        return cls() if least is None else cls(True, least.noise, least.clip, least.epsilon, least.delta)
 
     def check(self, site: str, options: LocalPrivacy | None) -> None:
         """Raise FedMergeError for a job that asks for an update with less noise than this."""
@@ -141,11 +142,12 @@ class LocalNoise:
         return epsilon_of([*multipliers, *(each.multiplier for each in further)], delta)
 
     def _afford(self, options: LocalPrivacy) -> None:
-        most = self.demand.epsilon
-        if most is not None and self.spent(options, delta=options.delta) > most:
+        most, delta = self.demand.epsilon, self.demand.delta
+        if most is not None and self.spent(options, delta=delta) > most:
             raise FedMergeError(
-                f"hospital '{self.site}' has spent epsilon = {self.spent(delta=options.delta):.3g} of "
-                f"{most:g} by local noise, and another answer would go beyond that: it takes no further part."
+                f"hospital '{self.site}' has spent epsilon = {self.spent(delta=delta):.3g} of {most:g} at "
+                f"delta {delta:g} by local noise, and another answer would go beyond that: it takes no "
+                "further part."
             )
 
     def _kept(self, question: str) -> State | None:
