@@ -2,6 +2,7 @@
 
 import json
 import math
+from threading import Thread
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, client_app, hospital, server_app, simulate
 from fedmerge.federation.arrays import borrow
 from fedmerge.federation.hospital import Hospital
+from fedmerge.federation.privacy import local
 from fedmerge.federation.privacy.accounting import epsilon
 from fedmerge.federation.privacy.local import Demand, LocalNoise, local_update
 from fedmerge.federation.privacy.noise import norm
@@ -169,6 +171,31 @@ def test_the_demand_is_that_of_the_node_s_policy(tmp_path):
     with pytest.raises(FedMergeError, match="no update without noise"):
         north.options(job(privacy=None))
     assert LocalNoise("north").options(job(privacy=None)) is None
+
+
+def test_two_processes_that_answer_at_once_spend_no_more_than_one_may(tmp_path, monkeypatch):
+    """The second looks once the first has written: here it comes when the first has just drawn."""
+    start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
+    first, second = (LocalNoise("north", tmp_path, Demand(epsilon=epsilon(OPTIONS, 1) + 1e-6)) for _ in "ab")
+    refused = []
+
+    def drawn(*args):
+        def other():
+            with pytest.raises(FedMergeError, match="takes no further part"):
+                second.answer(OPTIONS, job(2), start, trained)
+            refused.append(True)
+
+        monkeypatch.setattr(local, "local_update", local_update)
+        thread = Thread(target=other)
+        threads.append(thread)
+        thread.start()
+        return local_update(*args)
+
+    threads = []
+    monkeypatch.setattr(local, "local_update", drawn)
+    first.answer(OPTIONS, job(1), start, trained)
+    threads[0].join()
+    assert refused == [True]
 
 
 def test_what_the_policy_lets_all_answers_cost_is_counted_at_the_hospital_s_own_delta(tmp_path):

@@ -25,12 +25,12 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from fedmerge.chained_log import ChainedLog
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.hospital_log import HospitalLog
 from fedmerge.federation.policy.rules import read_policy
 from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.federation.privacy.noise import Draw, from_the_seed, from_the_system, noised, shortened, step_of
@@ -94,17 +94,17 @@ class Demand:
             )
 
 
-class LocalNoise:
+class LocalNoise(HospitalLog):
     """A hospital's local noise: its answers so far, and its demand, which its policy may set.
 
     folder: of its node, where answers and their log outlive a restart; None keeps the last one here, for
-    ``state_dict``.
+    ``state_dict``, and counts nothing.
     """
 
     def __init__(self, site: str, folder: Path | None = None, demand: Demand | None = None) -> None:
+        super().__init__(None if folder is None else folder / "records", "local-noise.jsonl")
         self.site = site
         self.demand = Demand.of(folder) if demand is None else demand
-        self._folder = None if folder is None else folder / "records"
         self._last: tuple[str, State] = "", {}
 
     def options(self, job: TrainJob) -> LocalPrivacy | None:
@@ -128,12 +128,13 @@ class LocalNoise:
                 sent, state, options, from_the_seed(job.seed, "local noise", job.round, self.site)
             )
         question = _question(job, sent)
-        kept = self._kept(question)
-        if kept is None:
-            self._afford(options)
-            kept = local_update(sent, state, options)
-            self._keep(question, kept)
-        self._count(question, kept, job.round, options)
+        with self._locked():
+            kept = self._kept(question)
+            if kept is None:
+                self._afford(options)
+                kept = local_update(sent, state, options)
+                self._keep(question, kept)
+            self._count(question, kept, job.round, options)
         return kept
 
     def spent(self, *further: LocalPrivacy, delta: float = 1e-5) -> float:
@@ -177,15 +178,7 @@ class LocalNoise:
         entry = {"question": question, "answer": state_hash(answer)}
         if not any(entry.items() <= known.items() for known in self._entries()):
             said = {"noise": options.noise, "clip": options.clip, "delta": options.delta}
-            self._log.append(entry | {"round": round} | said)
-
-    @property
-    def _log(self) -> ChainedLog:
-        assert self._folder is not None
-        return ChainedLog(self._folder / "local-noise.jsonl")
-
-    def _entries(self) -> list[dict[str, Any]]:
-        return [] if self._folder is None else self._log.entries()
+            self._append(entry | {"round": round} | said)
 
     def _path(self, question: str) -> Path:
         assert self._folder is not None
