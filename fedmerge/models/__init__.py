@@ -5,8 +5,9 @@ specification, averages weights under one stated batch-norm policy, and keeps mo
 read without running anything.
 """
 
+from fedmerge.models.cards import ModelCard
 from fedmerge.models.inputs import Normalisation
-from fedmerge.models.pool import ModelCard, ModelPool
+from fedmerge.models.pool import ModelPool
 from fedmerge.models.predict import predict
 from fedmerge.models.state import (
     BatchNormPolicy,

@@ -22,7 +22,7 @@ from fedmerge import ModelPool, Result, files, run
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import server
 from fedmerge.files import locked, read_sealed, write_sealed
-from fedmerge.models import pool
+from fedmerge.models import weights
 from fedmerge.seeding import numpy_generator
 from fedmerge.study import run as module
 from fedmerge.study.results import WALL_CLOCK, open_result
@@ -288,7 +288,7 @@ def test_a_full_disk_ends_with_a_sentence_and_what_is_finished_is_kept(
     experiment, whole, tmp_path, monkeypatch
 ):
     """The disk is full from the fifth set of weights on, and the tables have no room either."""
-    save, write, saved = pool.save_file, files.write_text, []
+    save, write, saved = weights.save_file, files.write_text, []
 
     def no_room(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -300,7 +300,7 @@ def test_a_full_disk_ends_with_a_sentence_and_what_is_finished_is_kept(
         save(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "save_file", save_some)
+        patch.setattr(weights, "save_file", save_some)
         patch.setattr(module, "write_report", no_room)
         with pytest.raises(FedMergeError, match=r"the disk is full; .* fedmerge run --resume"):
             run(experiment, out=tmp_path / "run")

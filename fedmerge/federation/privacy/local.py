@@ -36,8 +36,8 @@ from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.federation.privacy.noise import Draw, from_the_seed, from_the_system, noised, shortened, step_of
 from fedmerge.federation.privacy.options import LocalPrivacy
 from fedmerge.files import make_folder
-from fedmerge.models.pool import load_weights, write_weights
 from fedmerge.models.state import State, state_hash
+from fedmerge.models.weights import load_weights, write_weights
 
 if TYPE_CHECKING:
     from fedmerge.federation.schema.jobs import TrainJob
