@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from threading import Thread
 
 import pytest
@@ -19,6 +20,7 @@ from fedmerge.federation.privacy.noise import norm
 from fedmerge.federation.privacy.options import LocalPrivacy
 from fedmerge.federation.schema.jobs import TrainJob
 from fedmerge.models import average, build, state_hash
+from fedmerge.models.weights import write_weights
 
 LOCAL = {"kind": "local", "clip": 0.5, "noise": 4.0}
 OPTIONS = LocalPrivacy(**LOCAL)
@@ -171,6 +173,24 @@ def test_the_demand_is_that_of_the_node_s_policy(tmp_path):
     with pytest.raises(FedMergeError, match="no update without noise"):
         north.options(job(privacy=None))
     assert LocalNoise("north").options(job(privacy=None)) is None
+
+
+def test_a_clock_set_back_keeps_the_newest_answers_all_the_same(tmp_path, monkeypatch):
+    start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
+    north, made = LocalNoise("north", tmp_path), write_weights
+
+    def in_the_past(path, state):
+        found = made(path, state)
+        os.utime(path, (1.0, 1.0))
+        return found
+
+    for round in (1, 2):
+        north.answer(OPTIONS, job(round), start, trained)
+    monkeypatch.setattr(local, "write_weights", in_the_past)
+    third, fourth = (north.answer(OPTIONS, job(round), start, trained) for round in (3, 4))
+    for round, known in ((3, third), (4, fourth)):
+        assert state_hash(north.answer(OPTIONS, job(round), start, trained)) == state_hash(known)
+    assert north.spent() == pytest.approx(epsilon(OPTIONS, 4))
 
 
 def test_two_processes_that_answer_at_once_spend_no_more_than_one_may(tmp_path, monkeypatch):

@@ -164,11 +164,10 @@ class LocalNoise(HospitalLog):
             return
         make_folder(self._path(question).parent)
         write_weights(self._path(question), answer)
-        files = sorted(
-            self._path(question).parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime
-        )
-        for path in files[:-KEPT]:
-            if path != self._path(question):
+        answered = [str(entry["question"]) for entry in self._entries()]  # in order, whatever the clock says
+        newest = [*dict.fromkeys([question, *reversed(answered)])][:KEPT]
+        for path in self._path(question).parent.glob("*.safetensors"):
+            if path.stem not in newest:
                 path.unlink()
 
     def _count(self, question: str, answer: State, round: int, options: LocalPrivacy) -> None:
