@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fedmerge.testtime import EntropyAdaptive, StreamAdaptive
     from fedmerge.training import InMerge
 
-__version__ = "0.1.0"
+    __version__: str
 
 _HOMES = {
     "run": "fedmerge.study.run",
@@ -76,11 +76,23 @@ def methods() -> list[Method]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name == "streams":
         return importlib.import_module("fedmerge.data.streams")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fedmerge' has no attribute '{name}'")
+
+
+def _version() -> str:
+    """The version that is installed, which pyproject.toml alone says; "0" where none is."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("fedmerge")
+    except PackageNotFoundError:
+        return "0"
 
 
 def __dir__() -> list[str]:
