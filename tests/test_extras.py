@@ -1,4 +1,4 @@
-"""A package that an extra brings is never needed without being asked for, and its absence names the command."""
+"""What only an extra installs: its absence is a sentence that names the command."""
 
 import ast
 import sys
