@@ -77,22 +77,12 @@ def methods() -> list[Method]:
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return _version()
+        return importlib.import_module("fedmerge.version").package_version()
     if name == "streams":
         return importlib.import_module("fedmerge.data.streams")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fedmerge' has no attribute '{name}'")
-
-
-def _version() -> str:
-    """The version that is installed, which pyproject.toml alone says; "0" where none is."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("fedmerge")
-    except PackageNotFoundError:
-        return "0"
 
 
 def __dir__() -> list[str]:

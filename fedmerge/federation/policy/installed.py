@@ -6,14 +6,9 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-import fedmerge
+from fedmerge.version import package_version
 
 PACKAGE = Path(__file__).resolve().parents[2]
-
-
-def package_version() -> str:
-    """The installed version of FedMerge."""
-    return fedmerge.__version__
 
 
 @lru_cache(maxsize=1)
