@@ -6,6 +6,7 @@ read without running anything.
 """
 
 from fedmerge.models.cards import ModelCard
+from fedmerge.models.entries import running_pairs
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.predict import predict
@@ -16,7 +17,6 @@ from fedmerge.models.state import (
     average,
     check_alike,
     non_finite,
-    running_pairs,
     state_hash,
 )
 from fedmerge.models.zoo import ModelSpec, build, default_normalisation, names
