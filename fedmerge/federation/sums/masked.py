@@ -42,9 +42,10 @@ class MaskedStatistics(FederatedStatistics):
     The sums are those in the open to fixed point: n hospitals round each number by n 2^-45 at most. What one
     hospital answers for its own model (``inputs``, ``importance``) is in no sum, and is refused.
 
-    Every question is answered by one list of hospitals: of two sums, one with and one without a hospital, the
-    difference would be its own. So a hospital may be lost for good up to the end of the first question; later
-    it must come back, within the attempts that ``on_failure: retry`` gives, or the fusion ends.
+    All questions over the same images are answered by one list of hospitals: of two sums, one with and one
+    without a hospital, the difference would be its own. So a hospital may be lost for good up to the end of
+    the first question; later it must come back, within the attempts that ``on_failure: retry`` gives, or the
+    fusion ends.
     """
 
     BEGIN, ASK = "query.secure_sums_begin", "query.secure_sums"
@@ -66,9 +67,14 @@ class MaskedStatistics(FederatedStatistics):
                 "another's sums. "
                 "Let more give images, or set secure_statistics: false."
             )
-        self.together: tuple[str, ...] = ()
+        self._over = json.dumps([split, dict(images)], sort_keys=True)
         self._about = begun_with(_as_read(self._job), self._joined)
         self._entries: Entries = {}
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """Of whom all sums over these images are; empty before the first."""
+        return self.asking.summed.get(self._over, ())
 
     def _total(self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes) -> Sums:
         if kind in OWN:
@@ -102,7 +108,7 @@ class MaskedStatistics(FederatedStatistics):
         total = secure_total(0, label, offers, words_in(expected), self._put, self.together)
         if len(total.names) < self._quorum:
             raise NoSum(f"{len(total.names)} hospitals are in the sum, fewer than the quorum {self._quorum}")
-        self.together = total.names
+        self.asking.summed[self._over] = total.names
         self.active = self.asking.roster.named(total.names)
         sums = from_words(total.words, expected)
         images, asked = float(sums["images"]), sum(self._job["images"][name] for name in total.names)
