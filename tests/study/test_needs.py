@@ -35,7 +35,7 @@ OWN = {"rounds": 0, "start": "independent", "batch_size": 12}
         ),
         ("regmean", MASKED, ["'regmean' asks each hospital for sums of its own model", "masks"]),
         (
-            {"method": "kf", "attribution": "gradient"},
+            {"method": "kf", "attribution": "conductance"},
             MASKED,
             ["'kf' asks each hospital for sums of its own"],
         ),
