@@ -8,7 +8,7 @@ from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.privacy.accounting import Options, epsilon
 from fedmerge.federation.privacy.secure_sum import FEWEST
-from fedmerge.models.state import running_pairs
+from fedmerge.models.entries import running_pairs
 from fedmerge.models.zoo import build
 
 OF_UPDATES = ("mean", "median", "trimmed-mean", "norm-clipping", "krum", "multi-krum")

@@ -11,7 +11,6 @@ from fedmerge.cli.deployment.group import Folder, Server, deployment
 from fedmerge.cli.deployment.identity import remind
 from fedmerge.cli.progress import lines
 from fedmerge.errors import FedMergeError
-from fedmerge.validation import is_there
 
 
 @deployment.command()
@@ -22,6 +21,7 @@ def start(folder: Folder) -> None:
     from fedmerge.federation.deployment.node_folder import NodeFolder
     from fedmerge.federation.deployment.server_folder import ServerFolder
     from fedmerge.federation.deployment.serving import at_service, keep_up, start_node, start_server
+    from fedmerge.validation import is_there
 
     server = ServerFolder(folder) if is_there(folder / "server.yaml") else None
     node = None if server else NodeFolder(folder)

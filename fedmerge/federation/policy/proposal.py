@@ -11,10 +11,11 @@ from pydantic import Field, ValidationError
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.policy.installed import code_version, package_version
+from fedmerge.federation.policy.installed import code_version
 from fedmerge.federation.section import Section
 from fedmerge.training import TrainingOptions
 from fedmerge.validation import LONGEST_NAME, validate
+from fedmerge.version import package_version
 
 KEY = "proposal"
 LARGEST = 64 * 1024

@@ -36,7 +36,7 @@ class SecureRules:
         if folder is None:
             return cls()
         policy = read_policy(folder)
-        return cls(policy.secure == "only", policy.peers)
+        return cls(policy.secure == "only", policy.peers, policy.secure_hospitals)
 
     def check(self, kind: str, site: str) -> None:
         """Raise FedMergeError for a message whose answer would show what only a sum may show."""

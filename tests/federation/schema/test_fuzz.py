@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from hostile_answers import force, header, saved
+from hostile_changes import force, header, saved
 from hostile_messages import plan_of, sites
 from hypothesis import given, settings
 from hypothesis import strategies as st
