@@ -59,6 +59,10 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
             "sums: false, but a fusion asks for sums over images",
         ),
         (
+            policy.secure == "only" and proposal.sums is not None and not rules.masks_statistics,
+            "secure: only, but sums over images would leave without masks",
+        ),
+        (
             policy.secure == "only" and bool(plan.rounds) and not rules.secure_aggregation,
             "secure: only, but updates would leave without masks",
         ),

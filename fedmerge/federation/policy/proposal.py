@@ -93,8 +93,10 @@ def in_words(proposal: Proposal) -> dict[str, str]:
     leaves += ["the model that it tuned for itself"] if plan.fine_tune is not None else []
     leaves += [f"its own part of the model ({rules.personal})"] if rules.personal != "none" else []
     if proposal.sums is not None:
+        masked = "under masks" if rules.masks_statistics else "as they are"
         leaves.append(
-            f"sums over up to {proposal.sums.images} images of '{proposal.sums.split}', for a fusion"
+            f"sums over up to {proposal.sums.images} images of '{proposal.sums.split}', for a fusion, "
+            f"{masked}"
         )
     leaves.append("numbers: images a class, losses and scores of models on its validation images")
     shape = f"{model.image_size} px, {model.in_channels} channels, {model.n_classes} classes"

@@ -33,13 +33,15 @@ class Subject:
     """What is summed. label: of the sum, as the server calls it. digest: of the numbers.
 
     numbers, moved: the numbers, and by how much the hospital's training moved each; empty where nothing but
-    the same numbers shall count as the same.
+    the same numbers shall count as the same. images: the set of images, in the ledger of sums over images,
+    where it is sums over them.
     """
 
     label: str
     digest: str
     numbers: np.ndarray
     moved: np.ndarray
+    images: str = ""
 
     @classmethod
     def of(cls, label: str, digest: str, ledger: SecureLedger, numbers: Any = (), moved: Any = ()) -> Subject:
@@ -67,13 +69,14 @@ class Subject:
     def written(self) -> dict[str, str]:
         """As JSON."""
         sample = {"numbers": _text(self.numbers), "moved": _text(self.moved)} if len(self.numbers) else {}
-        return {"label": self.label, "weights": self.digest} | sample
+        about = {"images": self.images} if self.images else {}
+        return {"label": self.label, "weights": self.digest} | sample | about
 
     @classmethod
     def read(cls, entry: dict[str, Any]) -> Subject:
         """What ``written`` wrote."""
         numbers, moved = (_floats(entry.get(name, "")) for name in ("numbers", "moved"))
-        return cls(entry["label"], entry["weights"], numbers, moved)
+        return cls(entry["label"], entry["weights"], numbers, moved, entry.get("images", ""))
 
 
 class SecureLedger(HospitalLog):

@@ -43,5 +43,6 @@ class SecureRules:
         if self.only and kind in OPEN:
             raise FedMergeError(
                 f"the policy of '{site}' is 'secure: only': it gives no {OPEN[kind]} of its own, only what "
-                "is summed under masks. Set federation.secure_aggregation: true, and ask for nothing else."
+                "is summed under masks. Set federation.secure_aggregation: true (secure_statistics: "
+                "true for sums over images), and ask for nothing else."
             )

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Ledger(HospitalLog):
         self._known: dict[str, Names] = {}
         self._asked: dict[str, set[str]] = defaultdict(set)
         self._questions: Counter[str] = Counter()
+        self._together: dict[str, list[str]] = {}
         self._noised = 0
         self._seen = (0, 0)  # entries replayed, and the file's size then
 
@@ -92,6 +93,41 @@ class Ledger(HospitalLog):
                 least = self.rules.minimum_images
                 self._write({"what": "set", "set": number, "images": sorted(names), "minimum": least})
             self._write({"what": "question", "set": number, "kind": kind, "question": question, "sums": sums})
+
+    def number(self, names: Names) -> str:
+        """What a set is called here."""
+        return _number(names)
+
+    def check_together(self, number: str, hospitals: Sequence[str]) -> None:
+        """Raise FedMergeError where images of a set were summed under masks with another list of hospitals.
+
+        Of two sums over the same images, one with and one without a hospital, the difference is its sums.
+        They need not answer the same question: many answers hold the same numbers (a Gram matrix has the
+        sums of squares on its diagonal). So images belong to one list, for ever.
+        """
+        with self._locked():
+            self._catch_up()
+            self._check_together(number, hospitals)
+
+    def record_together(self, number: str, hospitals: Sequence[str]) -> None:
+        """The same, and write the list down before the sum is unmasked."""
+        with self._locked():
+            self._catch_up()
+            self._check_together(number, hospitals)
+            if number not in self._together:
+                self._write({"what": "hospitals", "set": number, "hospitals": sorted(hospitals)})
+
+    def _check_together(self, number: str, hospitals: Sequence[str]) -> None:
+        names = self._known.get(number, frozenset())
+        for other, before in self._together.items():
+            near = other == number or bool(names & self._known.get(other, frozenset()))
+            if near and before != sorted(hospitals):
+                raise FedMergeError(
+                    f"hospital '{self.site}' has given sums over these images under masks with "
+                    f"{', '.join(before)}, and now is asked with {', '.join(sorted(hospitals))}: the "
+                    "difference of two sums would show a hospital's own. Ask the same hospitals again, or "
+                    "for images that were not asked for before."
+                )
 
     def noised(self) -> int:
         """How many noised sums were given, over all sets: what ``SumRules.spent`` takes."""
@@ -155,6 +191,8 @@ class Ledger(HospitalLog):
             parts = [(cell & names, cell - names) for cell in self._cells]
             new = names.difference(*self._cells)
             self._cells = [part for both in parts for part in both if part] + ([new] if new else [])
+        elif entry["what"] == "hospitals":
+            self._together[entry["set"]] = list(entry["hospitals"])
         elif entry["what"] == "question":
             self._questions[entry["set"]] += 1
             self._asked[entry["set"]].add(entry["question"])

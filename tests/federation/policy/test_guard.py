@@ -174,6 +174,29 @@ def test_sums_are_answered_within_what_was_approved(asker, plan, start):
     refused(asker.ask("query.sums_begin", job | {"images": {"alpha": 16}}), "does not have")
 
 
+def test_sums_that_were_approved_under_masks_are_given_under_masks_alone(asker, plan):
+    """And those approved in the open are no secure sums."""
+    make_node_key(asker.folder)
+    asker.start(sums=True, approval="any", suppress_below=1)
+    masked = changed(plan, federation=FederationOptions(secure_statistics=True))
+    job = common_job(plan) | {"parents": ["alpha"], "images": {"alpha": 16}, "split": "val"}
+    job |= {"session": "0" * 64}
+    question = {"session": "0" * 64, "kind": "moments", "options": {}}
+    asker.greet(Proposal(plan=masked, sums=SumsAsked(images=16, split="val")))
+    refused(asker.ask("query.sums_begin", job), "in the open", "secure_statistics")
+    refused(asker.ask("query.sums", question), "in the open")
+    refused(asker.ask("query.secure_sums_begin", job | {"images": {"alpha": 17}}), "sums over 17 images")
+    assert not isinstance(asker.ask("query.secure_sums_begin", job), str)
+    assert not isinstance(asker.ask("query.secure_sums", question | {"label": "x"}), str)
+    refused(asker.ask("query.secure_shares", {"label": "x", "adverts": []}), "has no numbers of 'x'")
+    asker.greet(Proposal(plan=plan, sums=SumsAsked(images=16, split="val")))
+    refused(asker.ask("query.secure_sums_begin", job), "under masks")
+    refused(asker.ask("query.secure_sums", question | {"label": "x"}), "under masks")
+    refused(asker.ask("query.secure_shares", {"label": "x", "adverts": []}), "has none")
+    asker.greet(Proposal(plan=masked))
+    refused(asker.ask("query.secure_sums", question | {"label": "x"}), "does not have")
+
+
 def test_an_approval_is_for_one_seed_one_plan_and_one_code(approved, plan, proposal, monkeypatch):
     """Replayed with another seed, longer, or after the node's FedMerge changed: it is another."""
     for other in (changed(plan, rounds=3), changed(plan, local=TrainingOptions(lr=0.06, batch_size=12))):
