@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pages import as_saved
 
-from fedmerge.analysis import leaderboard
+from fedmerge.analysis import difference, leaderboard
 from fedmerge.errors import FedMergeError
 from fedmerge.study.bench.study import Study, open_study
 from fedmerge.study.reports.standings import fold
@@ -119,7 +119,7 @@ def contrast(seen: Seen, first: str, second: str, metric: str = "accuracy") -> R
     both = seen._replace(rows=seen.rows[seen.rows["method"].isin([first, second])].dropna(subset=[metric]))
     if set(both.rows["method"]) != {first, second}:
         return None
-    row: Row = board(both, second, metric=metric).loc[first].to_dict()
+    row: Row = difference(folded(both), first, second, metric=metric)
     return None if math.isnan(row["difference"]) else row
 
 

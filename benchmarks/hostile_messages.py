@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Message
-from hostile_answers import EVALUATE, GREETING, TRAIN, Spoil
+from hostile_answers import EVALUATE, GREETING, TRAIN
+from hostile_changes import Spoil
 
 from fedmerge.data import Arrays, CohortSpec, Site, SiteSpec, build_cohort
 from fedmerge.federation import FederationOptions, Hospital, LocalGrid, Plan, Server, client_app

@@ -25,7 +25,7 @@ from bench_engine import STUDY
 
 from fedmerge.files import write_json
 from fedmerge.models import state_hash
-from fedmerge.models.pool import load_weights
+from fedmerge.models.weights import load_weights
 from fedmerge.study.verify import verify
 
 CLOCK = ["seconds", "training_seconds"]

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedmerge.federation.journal import RoundJournal
+from fedmerge.federation.journal import Position, RoundJournal
 from fedmerge.models.state import RunningMean, non_finite
 
 
@@ -61,7 +61,8 @@ def measure(megabytes: int = 256, repeats: int = 5) -> Costs:
         return Costs(
             mean=_median(lambda: running.add(state, 1.0), repeats) / size,
             check=_median(lambda: non_finite(state), repeats) / size,
-            journal=_median(lambda: journal.write(next(rounds), state, {}, {}, [], []), repeats) / size,
+            journal=_median(lambda: journal.write(Position(next(rounds), state, {}, {}, [], [])), repeats)
+            / size,
         )
 
 

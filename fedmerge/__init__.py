@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fedmerge.testtime import EntropyAdaptive, StreamAdaptive
     from fedmerge.training import InMerge
 
-__version__ = "0.1.0"
+    __version__: str
 
 _HOMES = {
     "run": "fedmerge.study.run",
@@ -76,6 +76,8 @@ def methods() -> list[Method]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("fedmerge.version").package_version()
     if name == "streams":
         return importlib.import_module("fedmerge.data.streams")
     if name in _HOMES:

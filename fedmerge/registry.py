@@ -29,6 +29,7 @@ class Needs:
     fusion_images: a few hundred images where the fusion is computed.
     fusion_sums: sums over fusion images, which may stay where they are.
     fusion_labels: the classes of the fusion images.
+    own_sums: sums over each hospital's images for its own model, which add up with nobody's.
     shared_start: the weights from which all models were trained.
     unlabelled_batches: images of the deployment site, without labels.
     """
@@ -39,6 +40,7 @@ class Needs:
     fusion_images: bool = False
     fusion_sums: bool = False
     fusion_labels: bool = False
+    own_sums: bool = False
     shared_start: bool = False
     unlabelled_batches: bool = False
 

@@ -55,9 +55,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         self._depth += 1
         if self._depth > DEEPEST and self.check_event(yaml.CollectionStartEvent):
-            raise yaml.MarkedYAMLError(
-                problem=f"more than {DEEPEST} levels of nesting", problem_mark=self.peek_event().start_mark
-            )
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=f"more than {DEEPEST} levels of nesting", problem_mark=mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node

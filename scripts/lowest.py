@@ -17,7 +17,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("dev", "pretrained")
+EXTRAS = ("dev", "pretrained")  # dev has the others
 TESTS = (
     "tests/data", "tests/models/test_pool.py", "tests/merging/test_laws.py",
     "tests/federation/test_statistics.py", "tests/federation/test_server.py",
@@ -33,8 +33,8 @@ def lower_bounds(text: str) -> dict[str, str]:
     """The lower bound of every requirement in a pyproject.toml that has one, by name."""
     project = tomllib.loads(text)["project"]
     given = [*project["dependencies"]]
-    for extra in EXTRAS:
-        given += project["optional-dependencies"][extra]
+    for extra in project["optional-dependencies"].values():  # one may name others: fedmerge[...]
+        given += extra
     found = {}
     for requirement in given:
         match = re.match(r"([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?[^;]*?>=\s*([0-9][^,;\s]*)", requirement)

@@ -45,3 +45,30 @@ def test_telemetry_is_off_before_flower_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "0", done.stderr
+
+
+def test_a_merge_of_two_models_imports_nothing_that_it_does_not_need():
+    code = """
+import sys
+import fedmerge as fm
+from torch import nn
+
+merged = fm.merge([nn.Linear(2, 2), nn.Linear(2, 2)], "mean").model
+assert isinstance(merged, nn.Linear)
+heavy = {"starlette", "uvicorn", "duckdb", "medmnist", "matplotlib", "ray", "flwr"}
+heavy |= {"pandas", "sklearn", "ot", "typer"}
+assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
+
+import fedmerge.cli
+fm.run, fm.bench
+extras = {"starlette", "uvicorn", "duckdb", "medmnist", "ray", "prometheus_client", "dp_accounting"}
+assert not extras & sys.modules.keys(), extras & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_line_starts_without_pytorch_and_schemas():
+    code = "import sys, fedmerge.cli; print(*{'torch', 'pydantic', 'numpy', 'yaml'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "", done.stdout + done.stderr

@@ -11,7 +11,8 @@ import pytest
 
 from fedmerge import home, own_files
 from fedmerge.files import DiskError, Foreign, check_writable, locked, make_folder, write_text
-from fedmerge.own_files import LINKED, Room, enter, room_of
+from fedmerge.own_files import enter, room_of
+from fedmerge.room import LINKED, Room
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ table of results, ``leaderboard``, ``cells`` and ``by_site`` compare levels on c
 
 from fedmerge.analysis.calibration import fit_temperature
 from fedmerge.analysis.chance import Answers, answers, learning, learning_at, ranking_metric, uneven
-from fedmerge.analysis.comparison import by_site, cells, interval_rule, leaderboard
+from fedmerge.analysis.comparison import by_site, cells, difference, interval_rule, leaderboard
 from fedmerge.analysis.intervals import Interval, crossed_interval
 from fedmerge.analysis.metrics import Scores, rates, reliability, scores
 from fedmerge.analysis.robustness import robustness, severity_curve
@@ -23,6 +23,7 @@ __all__ = [
     "by_site",
     "cells",
     "crossed_interval",
+    "difference",
     "fit_temperature",
     "interval_rule",
     "leaderboard",

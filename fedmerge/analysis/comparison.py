@@ -104,6 +104,24 @@ def leaderboard(
     return board.astype(dict.fromkeys(counts, int))
 
 
+def difference(
+    table: pd.DataFrame, level: Any, reference: Any, compare: str = "method", metric: str = "accuracy"
+) -> dict[str, float]:
+    """One level minus another on clean images: the columns ``PAIRED`` of ``leaderboard``, without the rest.
+
+    Raises FedMergeError for an unknown column, or a level that is not there.
+    """
+    usable = clean(table, compare, metric)
+    pair = list(dict.fromkeys([reference, level]))
+    for each in pair:
+        check_reference(table, compare, each)
+    rows = usable[usable[compare].isin(pair)]
+    values = cube(rows, metric, values_of(rows, CELL) | {compare: pair})
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    found = dict(zip(PAIRED, _against(values, 0, sign, metric)[-1].tolist(), strict=True))
+    return found | {name: int(found[name]) for name in ("wins", "losses", "ties")}
+
+
 def by_site(table: pd.DataFrame, compare: str = "method", metric: str = "accuracy") -> pd.DataFrame:
     """Each level's clean score at each site: columns level, site, mean, low, high (interval over seeds).
 

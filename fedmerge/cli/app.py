@@ -17,7 +17,6 @@ from rich.console import Console
 from fedmerge.errors import FedMergeError, short
 
 app = typer.Typer(
-    help="Hospitals train, a server fuses, an unseen hospital adapts.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,6 +42,24 @@ RunFolder = Annotated[
 Resume = Annotated[
     Path | None, typer.Option("--resume", help="Go on with the run in this folder, where it stopped.")
 ]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import fedmerge
+
+        say(out, f"fedmerge {fedmerge.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def frame(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    """Hospitals train, a server fuses, an unseen hospital adapts."""
 
 
 def main() -> None:

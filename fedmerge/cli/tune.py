@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from fedmerge.cli.app import Json, app, err, out, print_json, say
 from fedmerge.cli.progress import progress_bar
@@ -55,6 +54,8 @@ def tune(
             device=device,
             progress=progress,
         )
+    import yaml
+
     line = yaml.safe_dump(
         {"testtime": [chosen_entry(entry, found)]}, default_flow_style=None, sort_keys=False, width=10_000
     ).strip()

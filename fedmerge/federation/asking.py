@@ -48,6 +48,7 @@ class Asking:
         self.run = secrets.token_hex(
             16
         )  # a name for this run that no other has, in the labels of secure sums
+        self.summed: dict[str, tuple[str, ...]] = {}  # of whom sums under masks over certain images are
         self.keys: Mapping[str, str] = {}  # the public keys with which hospitals were admitted, by name
 
     @property

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedmerge.models.entries import kinds
-from fedmerge.models.state import non_finite, running_pairs
+from fedmerge.models.entries import kinds, running_pairs
+from fedmerge.models.state import non_finite
 
 LOSES = 2.0**24
 """A float32 has 24 binary places: added to a number so many times larger, one is lost altogether."""

@@ -22,6 +22,8 @@ ANSWERS: dict[str, Callable[[Hospital], Answer]] = {
     "query.sums": lambda hospital: hospital.sums.answer,
     "query.memory": lambda hospital: hospital.tell_memory,
     "query.restore": lambda hospital: hospital.restore_memory,
+    "query.secure_sums_begin": lambda hospital: hospital.sums.begin,
+    "query.secure_sums": lambda hospital: hospital.sums_secure,
     "query.secure_shares": lambda hospital: hospital.secure.shares,
     "query.secure_masked": lambda hospital: hospital.secure.masked,
     "query.secure_confirm": lambda hospital: hospital.secure.confirm,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fedmerge.federation.privacy.ledger import Subject
 from fedmerge.federation.privacy.local import LocalNoise
 from fedmerge.federation.privacy.masked import TRAINED, encode_means, encode_weights, flatten
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
+from fedmerge.federation.privacy.secure_keys import no_keys
 from fedmerge.federation.privacy.secure_rules import SecureRules
 from fedmerge.federation.records import reply
 from fedmerge.federation.schema.jobs import (
@@ -35,9 +37,10 @@ from fedmerge.federation.schema.jobs import (
 )
 from fedmerge.federation.schema.networks import check_fits, tensors_of
 from fedmerge.federation.schema.reading import read_job, read_tensors
-from fedmerge.federation.schema.secure import SecureEvaluateJob, SecureTrainJob
+from fedmerge.federation.schema.secure import SecureEvaluateJob, SecureSumsJob, SecureTrainJob
 from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.federation.sums.hospital import HospitalSums
+from fedmerge.federation.sums.masks import check_label, to_words
 from fedmerge.federation.sums.rules import SumRules, rules_of
 from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.models.predict import predict
@@ -77,10 +80,10 @@ class Hospital:
         self.device = device
         self.progress = progress
         self.memory = HospitalMemory()
-        self.secure = SecureHospital(site.name, folder, SecureRules.of(folder))
         self.local = LocalNoise(site.name, folder)
         rules = (sum_rules or rules_of(folder)).at_least(minimum)
         self.sums = HospitalSums(site, device, rules, shelf, folder)
+        self.secure = SecureHospital(site.name, folder, SecureRules.of(folder), self.sums.ledger)
 
     def describe(self, message: Message) -> Message:
         """Answer who this is: name, and the number of images by split and class."""
@@ -185,6 +188,21 @@ class Hospital:
         digest = hashlib.sha256(said.encode()).hexdigest()
         subject = Subject.of(job.label, digest, self.secure.ledger)
         return reply(message, {}, texts=self.secure.offer(subject, encode_means(images, scores)))
+
+    def sums_secure(self, message: Message) -> Message:
+        """Answer a question about sums over images with keys; the sums wait to be added to others'.
+
+        Raises FedMergeError for a question that its rules refuse, or that is not the one in the label.
+        """
+        job = read_job(message, SecureSumsJob)
+        found = self.sums.packed(message, job)
+        if found is None or job.kind == "walk":
+            return reply(message, {"known": int(found is not None)}, texts=no_keys(self.site.name))
+        check_label(job.label, found.digest, self.site.name)
+        words = to_words(found.sums)
+        digest = hashlib.sha256(words.tobytes()).hexdigest()
+        subject = replace(Subject.of(job.label, digest, self.secure.ledger), images=found.images)
+        return reply(message, {"known": 1}, texts=self.secure.offer(subject, words))
 
     def _scored(self, message: Message, job: EvaluateJob) -> dict[str, float]:
         """What an evaluation message asks for: numbers of the weights in it."""

@@ -12,6 +12,7 @@ from fedmerge.federation.asking import Asking
 from fedmerge.federation.privacy.masked import SCORED, NoSum
 from fedmerge.federation.privacy.secure_means import secure_scores
 from fedmerge.federation.roster import Roster
+from fedmerge.federation.sums.masked import MaskedStatistics
 from fedmerge.federation.sums.server import FederatedStatistics
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State, state_hash
@@ -89,9 +90,11 @@ class Inquiry:
 
         images: by hospital, of how many images of its ``split`` the sums are; it draws them as
         ``fedmerge.data.fusion.share(site, n, split, seed)`` does. Raises FedMergeError for an unknown
-        hospital.
+        hospital. They go under masks where ``federation.secure_statistics`` says so.
         """
         states = {
             name: parents.state(name) if isinstance(parents, ModelPool) else parents[name] for name in parents
         }
-        return FederatedStatistics(self.grid, self.asking, states, images, split)
+        masked = self.asking.plan.federation.masks_statistics
+        kind = MaskedStatistics if masked else FederatedStatistics
+        return kind(self.grid, self.asking, states, images, split)

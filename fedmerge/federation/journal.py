@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,10 @@ import numpy as np
 import torch
 
 from fedmerge.files import Damaged, check_digest, make_folder, read_sealed, write_sealed
-from fedmerge.models.pool import load_weights, write_weights
 from fedmerge.models.state import State
+from fedmerge.models.weights import load_weights, write_weights
 from fedmerge.own_files import own_room
+from fedmerge.room import Room
 
 Row = dict[str, Any]
 FINISHED, RELEASED = ".json", "-released.json"
@@ -62,56 +63,34 @@ class RoundJournal:
         self.keep = keep
         self.damaged = [] if damaged is None else damaged
 
-    def write(
-        self,
-        round: int,
-        state: State,
-        strategy: State,
-        memories: Mapping[str, State],
-        history: list[Row],
-        failures: list[Row],
-    ) -> None:
-        """Keep a finished round. history, failures: what it added. Raises DiskError; it is not kept then."""
-        self._write(FINISHED, round, state, strategy, memories, history, failures)
+    def write(self, kept: Position) -> None:
+        """Keep a finished round; its rows are those that it added. Raises DiskError; it is not kept then."""
+        self._write(FINISHED, kept)
+        for gone in ("-sum.json", "-sum.safetensors"):
+            self._own().remove(self._path(kept.round, gone))
 
-    def release(
-        self,
-        round: int,
-        state: State,
-        strategy: State,
-        history: list[Row],
-        failures: list[Row],
-        asked: Sequence[str],
-    ) -> None:
+    def release(self, kept: Position) -> None:
         """Keep a round's model before it is shown to anybody: noise is in it that is never drawn again."""
-        self._write(RELEASED, round, state, strategy, {}, history, failures, asked)
+        self._write(RELEASED, kept)
 
-    def _write(
-        self,
-        ending: str,
-        round: int,
-        state: State,
-        strategy: State,
-        memories: Mapping[str, State],
-        history: list[Row],
-        failures: list[Row],
-        asked: Sequence[str] = (),
-    ) -> None:
+    def _own(self) -> Room:
+        """The room of the folder, which is made where there is none. Raises DiskError."""
         make_folder(self.folder)
-        room = own_room(self.folder)
-        joined = {f"{site}/{key}": value for site, kept in memories.items() for key, value in kept.items()}
+        return own_room(self.folder)
+
+    def _write(self, ending: str, kept: Position) -> None:
+        room = self._own()
+        joined = {f"{site}/{key}": each for site, own in kept.memories.items() for key, each in own.items()}
         files = {}
-        for name, tensors in zip(KINDS, (state, strategy, joined), strict=True):
+        for name, tensors in zip(KINDS, (kept.state, kept.strategy, joined), strict=True):
             if tensors:
-                files[name] = write_weights(self._path(round, f"-{name}.safetensors"), tensors)
-        rows = {"history": history, "failures": failures}
-        body = {"round": round, "files": files} | ({"asked": list(asked)} if asked else {})
-        write_sealed(self._path(round, ending), body | rows)
-        for gone in ("-sum.json", "-sum.safetensors") if ending == FINISHED else ():
-            room.remove(self._path(round, gone))
+                files[name] = write_weights(self._path(kept.round, f"-{name}.safetensors"), tensors)
+        rows = {"history": kept.history, "failures": kept.failures}
+        body = {"round": kept.round, "files": files} | ({"asked": list(kept.asked)} if kept.asked else {})
+        write_sealed(self._path(kept.round, ending), body | rows)
         for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(f"*{RELEASED}")]:
             found = _OLD.fullmatch(path.name)
-            if found is not None and int(found[1]) <= round - self.keep:
+            if found is not None and int(found[1]) <= kept.round - self.keep:
                 room.remove(path)
 
     def run(self) -> str:
@@ -119,14 +98,12 @@ class RoundJournal:
         path = self.folder / "run.json"
         with suppress(Damaged, OSError, KeyError, TypeError):
             return str(read_sealed(path)["run"])
-        make_folder(self.folder)
-        own_room(self.folder)
+        self._own()
         return str(write_sealed(path, {"run": secrets.token_hex(16)})["run"])
 
     def write_sum(self, round: int, names: Sequence[str], words: np.ndarray) -> None:
         """Keep a secure sum before anything is made of it: its hospitals give no other. Raises DiskError."""
-        make_folder(self.folder)
-        own_room(self.folder)
+        self._own()
         path = self._path(round, "-sum.safetensors")
         made = write_weights(path, {"words": torch.from_numpy(words.view(np.int64))})
         write_sealed(self._path(round, "-sum.json"), {"names": list(names), "file": made})

@@ -50,6 +50,7 @@ class FederationOptions(Section):
     model that each hospital keeps to itself between rounds (``memory.personal_entries``). privacy: updates
     are clipped, and their mean (``privacy.central``) or each of them (``privacy.local``) is noised.
     secure_aggregation: the server learns the mean of updates and no update (``secure_sum``).
+    secure_statistics: the same of sums over images (``sums.masked``); None: as ``secure_aggregation`` says.
 
     on_failure: a hospital that fails is left out of the round (``skip``), asked again up to ``retries`` times
     and then left out (``retry``), or ends the run (``abort``). quorum: the fewest hospitals that must give a
@@ -67,6 +68,7 @@ class FederationOptions(Section):
     personal: Personal = "none"
     privacy: Privacy | None = None
     secure_aggregation: bool = False
+    secure_statistics: bool | None = None
     on_failure: OnFailure = "skip"
     retries: int = Field(default=1, ge=1)
     quorum: int = Field(default=1, ge=1)
@@ -91,6 +93,11 @@ class FederationOptions(Section):
     def attempts(self) -> int:
         """How often a hospital is asked at most."""
         return 1 + self.retries if self.on_failure == "retry" else 1
+
+    @property
+    def masks_statistics(self) -> bool:
+        """Whether sums over images go under masks."""
+        return self.secure_aggregation if self.secure_statistics is None else self.secure_statistics
 
     def written(self) -> dict[str, Any]:
         """Only what differs from the defaults, as JSON values."""

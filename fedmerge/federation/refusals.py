@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.aggregators import fewest_updates
+from fedmerge.federation.aggregators import AGGREGATORS, fewest_updates
 from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.privacy.accounting import Options, epsilon
 from fedmerge.federation.privacy.secure_sum import FEWEST
-from fedmerge.models.state import running_pairs
+from fedmerge.models.entries import running_pairs
 from fedmerge.models.zoo import build
 
 OF_UPDATES = ("mean", "median", "trimmed-mean", "norm-clipping", "krum", "multi-krum")
@@ -44,6 +44,8 @@ def check_plan(plan: Plan, hospitals: int) -> None:
         _check_privacy(plan, rules.privacy)
     if rules.secure_aggregation:
         _check_secure(plan, in_a_round)
+    if rules.secure_statistics:
+        _check_statistics(plan, hospitals)
 
 
 def _check_privacy(plan: Plan, privacy: Options) -> None:
@@ -102,6 +104,32 @@ def _check_secure(plan: Plan, in_a_round: int) -> None:
         raise FedMergeError(
             f"{what} takes at least {FEWEST} hospitals in a round, but there are {in_a_round}: with fewer, "
             "one could read another's weights."
+        )
+
+
+def _check_statistics(plan: Plan, hospitals: int) -> None:
+    """Sums over images under masks: of enough hospitals, always the same ones, and of all of them."""
+    what, rules = "federation.secure_statistics", plan.federation
+    if hospitals < FEWEST:
+        raise FedMergeError(
+            f"{what} takes at least {FEWEST} hospitals, but there are {hospitals}: with fewer, one could "
+            "read another's sums."
+        )
+    method = AGGREGATORS[rules.aggregate.method]
+    needs = method.needs_with(rules.aggregate.options)
+    if not plan.rounds or not needs.fusion_sums:
+        return
+    if needs.own_sums:
+        raise FedMergeError(
+            f"{what} hides sums among those of other hospitals, but federation.aggregate {method.name} asks "
+            "each for sums of its own model: take attribution out, choose hf, kf, ot or rebasin, or take "
+            "secure_statistics out."
+        )
+    if rules.participation is not None:
+        raise FedMergeError(
+            f"{what} takes sums of the same hospitals in every round, because the difference of two would "
+            "show one's own, but with federation.participation others take part each time: take one of the "
+            "two out."
         )
 
 

@@ -101,9 +101,7 @@ class Server(Inquiry):
 
         def release(number: int, state: State) -> None:
             if journal is not None:
-                history, failures = self.strategy.rows(self._kept)
-                kept = self.strategy.state_dict()
-                journal.release(number, state, kept, history, failures, private.asked)
+                journal.release(self._position(number, state, {}, private.asked))
             private.released(number, state)
 
         self.strategy.release = release
@@ -134,9 +132,15 @@ class Server(Inquiry):
         self.strategy.kept_sum = kept
         self.strategy.keep_sum = lambda round, total: journal.write_sum(round, total.names, total.words)
 
+    def _position(
+        self, number: int, state: State, memories: dict[str, State], asked: Sequence[str] = ()
+    ) -> Position:
+        """Where the rounds stand, with the rows that came since the last one that was kept."""
+        rows = self.strategy.rows(self._kept)
+        return Position(number, state, self.strategy.state_dict(), memories, *rows, asked=tuple(asked))
+
     def _keep(self, number: int, state: State, journal: RoundJournal) -> None:
-        history, failures = self.strategy.rows(self._kept)
-        journal.write(number, state, self.strategy.state_dict(), self.memories(), history, failures)
+        journal.write(self._position(number, state, self.memories()))
         self._kept = len(self.strategy.history), len(self.strategy.failures)
 
     def _take_up(self, kept: Position) -> None:

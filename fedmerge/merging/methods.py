@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.statistics import LocalStatistics, Statistics
+from fedmerge.models.cards import check_cards
 from fedmerge.models.copies import check_copy, faithful, fill, unwrapped
 from fedmerge.models.entries import entries, kinds
 from fedmerge.models.loading import network_of
 from fedmerge.models.plain import dressed, plain, reparametrised
-from fedmerge.models.pool import ModelPool, check_cards
+from fedmerge.models.pool import ModelPool
 from fedmerge.models.sources import check_sources, check_states
 from fedmerge.models.state import BatchNormPolicy, State, check_alike
 from fedmerge.models.zoo import ModelSpec, build

@@ -5,8 +5,10 @@ specification, averages weights under one stated batch-norm policy, and keeps mo
 read without running anything.
 """
 
+from fedmerge.models.cards import ModelCard
+from fedmerge.models.entries import running_pairs
 from fedmerge.models.inputs import Normalisation
-from fedmerge.models.pool import ModelCard, ModelPool
+from fedmerge.models.pool import ModelPool
 from fedmerge.models.predict import predict
 from fedmerge.models.state import (
     BatchNormPolicy,
@@ -15,7 +17,6 @@ from fedmerge.models.state import (
     average,
     check_alike,
     non_finite,
-    running_pairs,
     state_hash,
 )
 from fedmerge.models.zoo import ModelSpec, build, default_normalisation, names

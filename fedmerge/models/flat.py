@@ -233,7 +233,7 @@ class FlatModels(nn.Module):
                 setattr(module, name, nn.Parameter(value, requires_grad=False) if parameter else value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FlatModels:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._tie(fn)
         return self
 
@@ -243,7 +243,7 @@ class FlatModels(nn.Module):
         return self.__dict__ | {"_tied": [hollow(model, tied, "", {}) for model in self._tied]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._tie()
 
 

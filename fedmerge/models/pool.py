@@ -3,67 +3,22 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError, nearest, short
-from fedmerge.files import make_folder, write, write_text
+from fedmerge.errors import FedMergeError, nearest
+from fedmerge.files import make_folder
+from fedmerge.models.cards import ModelCard, read_card, write_model
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import State, check_alike, non_finite, state_hash
+from fedmerge.models.weights import read_file, tensors
 from fedmerge.models.zoo import ModelSpec
-from fedmerge.outside import LARGEST_CARD, check_tensor_file, read_bounded
 from fedmerge.own_files import room_of
-from fedmerge.validation import is_there
-
-T = TypeVar("T")
-
-
-class ModelCard(BaseModel):
-    """What a model is and where it comes from; it stands beside the weights as NAME.json.
-
-    position: its place in the order of addition. parents: the ``sha256`` of the models it was made of.
-    method: how it was made ("local training", "mean", ...). metrics: scores by name. batch_norm: the
-    policy for batch-norm statistics, in words. sha256: :func:`~fedmerge.models.state.state_hash`.
-    file_sha256: of the file with the weights. seal: of this card's text without it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-    name: str
-    position: int
-    model: ModelSpec
-    normalisation: Normalisation
-    class_names: tuple[str, ...]
-    parents: tuple[str, ...] = ()
-    method: str
-    metrics: dict[str, float] = {}
-    seed: int | None = None
-    config_hash: str = ""
-    batch_norm: str = ""
-    sha256: str
-    file_sha256: str = ""
-    seal: str = ""
-
-    def sealed(self, file_sha256: str) -> ModelCard:
-        """The card as it stands beside a file of weights."""
-        plain = self.model_copy(update={"file_sha256": file_sha256, "seal": ""})
-        return plain.model_copy(update={"seal": hashlib.sha256(plain.text.encode()).hexdigest()})
-
-    @property
-    def text(self) -> str:
-        """What stands in NAME.json."""
-        return self.model_dump_json(indent=2) + "\n"
 
 
 class ModelPool:
@@ -116,15 +71,15 @@ class ModelPool:
 
     def state(self, name: str) -> State:
         """The weights of a model on the CPU, mapped from the file and read when they are touched."""
-        return _read(self._held(name), _tensors)
+        return read_file(self._held(name), tensors)
 
     def tensor(self, name: str, key: str) -> Tensor:
         """One entry of a model's weights; nothing else is read."""
         path = self._held(name)
-        keys = _read(path, lambda file: list(file.keys()))
+        keys = read_file(path, lambda file: list(file.keys()))
         if key not in keys:
             raise FedMergeError(f"'{path}' has no entry '{key}'.{nearest(key, keys)}")
-        return _read(path, lambda file: file.get_tensor(key))
+        return read_file(path, lambda file: file.get_tensor(key))
 
     def model(self, name: str, device: str | torch.device = "cpu") -> nn.Module:
         """The network of a model with its weights, on ``device``, in evaluation mode."""
@@ -234,7 +189,7 @@ class ModelPool:
     def _refuse_remnant(self, name: str, state: State) -> None:
         """Weights without a card are what a crash leaves: let the same weights pass, and no others."""
         path = self._weights(name)
-        found = _read(path, _tensors)
+        found = read_file(path, tensors)
         if state_hash(found) != state_hash(state):
             raise FedMergeError(
                 f"'{path}' is there without a card and holds other weights: "
@@ -250,84 +205,3 @@ def _foreign(path: Path) -> bool:
     """Whether something is there that was not made by the run whose folder it is in."""
     room = room_of(path)
     return path.exists() and (room is None or not room.owns(path))
-
-
-def write_model(path: Path, state: State, card: ModelCard | None) -> ModelCard | None:
-    """Write weights to ``path`` (NAME.safetensors) and then, if there is one, the card beside them, sealed.
-
-    Each file is written whole or not at all. Returns the card. Raises DiskError where the folder cannot be
-    written.
-    """
-    found = write_weights(path, state)
-    if card is None:
-        return None
-    written = card.sealed(found)
-    write_text(path.with_suffix(".json"), written.text)
-    return written
-
-
-def write_weights(path: Path, state: State) -> str:
-    """Write tensors to a safetensors file, whole or not at all; returns its SHA-256. Raises DiskError."""
-    held = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    return write(path, lambda part: save_file(held, part, metadata={"format": "pt"}))
-
-
-def load_weights(path: Path) -> State:
-    """The tensors of a safetensors file, on the CPU. Raises FedMergeError if it is missing or damaged."""
-    if not is_there(path) or not path.is_file():
-        raise FedMergeError(f"there is no file '{short(path)}': check the path.")
-    return _read(path, _tensors)
-
-
-def _read(path: Path, read: Callable[[safe_open], T]) -> T:
-    try:
-        check_tensor_file(path)
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return read(file)
-    except (SafetensorError, OSError) as error:
-        raise FedMergeError(
-            f"'{path}' is not a whole safetensors file ({error}): restore it from a copy, "
-            "or make the model again."
-        ) from None
-
-
-def _tensors(file: safe_open) -> State:
-    return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-
-
-def read_card(path: Path) -> ModelCard:
-    """The card in a JSON file. Raises FedMergeError if it is none, or another model's."""
-    try:
-        card = ModelCard.model_validate_json(read_bounded(path, LARGEST_CARD, "a model card"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise FedMergeError(
-            f"'{path}' is not a model card ({where}: {first['msg']}): restore it, "
-            "or remove it with its weights."
-        ) from None
-    if card.name != path.stem:
-        raise FedMergeError(f"'{path}' is the card of a model '{card.name}': name the file after the model.")
-    return card
-
-
-def check_cards(cards: Sequence[ModelCard]) -> None:
-    """Raise FedMergeError where models that are to be merged differ in their network, classes or inputs.
-
-    Networks whose weights have the same shapes may differ all the same: in a number of heads, or a rate.
-    """
-    for first, card in pairwise(cards):
-        for what, one, other in (
-            ("networks", _network_of(first), _network_of(card)),
-            ("classes", first.class_names, card.class_names),
-            ("normalisations of their inputs", first.normalisation, card.normalisation),
-        ):
-            if one != other:
-                raise FedMergeError(
-                    f"'{first.name}' and '{card.name}' have different {what} on their cards ({one}; "
-                    f"{other}): a merged model would have to take one of them. Merge models that share them."
-                )
-
-
-def _network_of(card: ModelCard) -> ModelSpec:
-    return card.model.model_copy(update={"pretrained": False})

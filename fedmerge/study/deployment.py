@@ -18,8 +18,8 @@ from fedmerge.data import Appearance, Split, scanner, streams
 from fedmerge.files import make_folder
 from fedmerge.models.arrival import initial_statistics
 from fedmerge.models.inputs import Normalisation
-from fedmerge.models.pool import write_weights
 from fedmerge.models.predict import predict
+from fedmerge.models.weights import write_weights
 from fedmerge.study.config import Deployment
 from fedmerge.testtime import Node
 

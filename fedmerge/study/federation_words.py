@@ -18,12 +18,20 @@ def federation_in_words(experiment: Experiment) -> str:
     training, rules = experiment.training, experiment.federation
     spoilt = [_spoilt(rules)] if rules.faults else []
     if not training.rounds:
-        return "; ".join(spoilt)
+        return "; ".join(_sums(experiment) + spoilt)
     parts = [f"FedProx with mu = {training.proximal:g}"] if training.proximal else []
     parts += _rules(rules)
     if rules.privacy is not None:
         parts.append(mechanism(rules.privacy))
+    parts += _sums(experiment)
     return "; ".join(parts + spoilt)
+
+
+def _sums(experiment: Experiment) -> list[str]:
+    data = experiment.fusion_data
+    if data is None or data.origin != "hospitals" or not experiment.federation.masks_statistics:
+        return []
+    return ["the server saw sums over the images of all hospitals, and of no hospital alone (masks)"]
 
 
 def _spoilt(rules: FederationOptions) -> str:

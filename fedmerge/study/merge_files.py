@@ -16,10 +16,11 @@ from fedmerge.data.sources import load_source
 from fedmerge.errors import Faults, FedMergeError, short
 from fedmerge.merging import FUSION, MergeResult, merge
 from fedmerge.models.bare import bare
+from fedmerge.models.cards import ModelCard, check_cards, read_card, write_model
 from fedmerge.models.copies import faithful, fill
 from fedmerge.models.entries import kinds
-from fedmerge.models.pool import ModelCard, check_cards, load_weights, read_card, write_model
 from fedmerge.models.state import State, check_alike, state_hash, without_wrappers
+from fedmerge.models.weights import load_weights
 from fedmerge.models.zoo import ModelSpec, build, default_normalisation
 from fedmerge.registry import Needs
 from fedmerge.seeding import numpy_generator

@@ -47,6 +47,8 @@ def unmet_needs(experiment: Experiment) -> Iterator[str]:
                 "images do not leave the hospital: set it to union or server, or choose a method that "
                 "needs sums over images only."
             )
+        if data is not None and data.origin == "hospitals" and experiment.federation.masks_statistics:
+            yield from _not_masked(entry, needs)
     if experiment.training.fine_tune == "none":
         yield from _without_own_models(experiment)
     for entry in experiment.testtime:
@@ -54,6 +56,15 @@ def unmet_needs(experiment: Experiment) -> Iterator[str]:
             yield from _pooled_start(entry)
         if entry.calibrated:
             yield from _calibrated(entry)
+
+
+def _not_masked(entry: MethodConfig, needs: Needs) -> Iterator[str]:
+    if needs.own_sums:
+        yield (
+            f"{_name(entry)} asks each hospital for sums of its own model, which masks "
+            "(federation.secure_statistics) cannot hide in a sum: take attribution out, choose hf, kf, ot or "
+            "rebasin, or take secure_statistics out."
+        )
 
 
 def _without_own_models(experiment: Experiment) -> Iterator[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fedmerge.data import Cohort, CohortSpec, FusionData, build_cohort
 from fedmerge.data.fusion import server_set
 from fedmerge.errors import Faults, FedMergeError, nearest
 from fedmerge.federation.aggregators.fused import SUMMED
+from fedmerge.federation.privacy.secure_sum import FEWEST
 from fedmerge.federation.refusals import check_plan
 from fedmerge.federation.sums.packing import MINIMUM
 from fedmerge.models.zoo import build
 from fedmerge.study.config import Experiment
-from fedmerge.study.federations import federations
+from fedmerge.study.federations import Federation, federations
 from fedmerge.study.needs import needs_of
 from fedmerge.study.setup import model_spec, plan_of
 from fedmerge.training import needs_batch_statistics
@@ -39,6 +42,8 @@ def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> No
     if experiment.fusion_data is not None:
         with faults.kept():
             _check_fusion_data(experiment, experiment.fusion_data, cohort, members)
+        with faults.kept():
+            _check_masked(experiment, experiment.fusion_data, who)
     faults.say()
 
 
@@ -111,6 +116,35 @@ def _check_round_sums(experiment: Experiment, cohort: Cohort, members: set[str])
                 f"hospital, but '{site.name}' has {held} in its split '{split}': {other}leave the hospital "
                 "out, or choose another aggregator."
             )
+
+
+def _check_masked(experiment: Experiment, data: FusionData, who: Sequence[Federation]) -> None:
+    """Sums under masks take three hospitals, and the same ones for every target of a federation."""
+    asks = any(needs_of(entry).fusion_sums for entry in experiment.fusion)
+    if not asks or data.origin != "hospitals" or not experiment.federation.masks_statistics:
+        return
+    what = "federation.secure_statistics adds up sums over images under masks"
+    for federation in who:
+        lists = {
+            tuple(name for name in experiment.sources(target, federation.members) if _gives(data, name))
+            for target in federation.targets
+        }
+        if len(lists) > 1:
+            raise FedMergeError(
+                f"{what}, of the same hospitals every time, because the difference of two sums would show "
+                f"one's own, but with unseen: {experiment.unseen} each target is served by others: choose "
+                "sites that are unseen, train in rounds, or take secure_statistics out."
+            )
+        fewest = min(map(len, lists), default=FEWEST)
+        if fewest < FEWEST:
+            raise FedMergeError(
+                f"{what}, which takes at least {FEWEST} hospitals, but {fewest} give images: name more in "
+                "fusion_data.sites, or take secure_statistics out."
+            )
+
+
+def _gives(data: FusionData, name: str) -> bool:
+    return data.sites is None or name in data.sites
 
 
 def _check_fusion_data(experiment: Experiment, data: FusionData, cohort: Cohort, members: set[str]) -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from fedmerge.errors import FedMergeError, short
+from fedmerge.extras import extra
+from fedmerge.made_list import MADE
 from fedmerge.manifest import warnings as doubts_of
-from fedmerge.own_files import MADE, MANIFEST
+from fedmerge.own_files import MANIFEST
 from fedmerge.study.state import partial_rows
 from fedmerge.study.united import sentence_of, unite
 from fedmerge.validation import is_folder, is_there
@@ -35,11 +37,11 @@ def query(sql: str, folder: str | Path = "runs", tell: Callable[[str], None] | N
     it is of one that is not what its run wrote, whose rows are there all the same.
 
     The rows are copied into memory, then DuckDB's way to files and network is shut: a question can neither
-    read nor write another file. Raises FedMergeError if there are no results that can be read, if the
-    question is not understood, and for several questions or one that is no question.
+    read nor write another file. Raises FedMergeError where DuckDB is not installed, if there are no results
+    that can be read, if the question is not understood, and for several questions or one that is no question.
     """
-    import duckdb
-
+    with extra("results", "a question about results"):
+        import duckdb
     root = Path(folder)
     files = results_files(root)
     # a folder for temporary files would be one in the working directory

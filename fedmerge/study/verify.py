@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedmerge.errors import FedMergeError, short
 from fedmerge.files import digest
+from fedmerge.made_list import MADE
 from fedmerge.manifest import Check, check
-from fedmerge.models.pool import read_card
-from fedmerge.own_files import MADE, MANIFEST
+from fedmerge.models.cards import read_card
+from fedmerge.own_files import MANIFEST
 from fedmerge.signature import State, check_signature, read_public_key
 from fedmerge.validation import is_folder
 

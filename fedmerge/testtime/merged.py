@@ -72,7 +72,7 @@ class MergedModel(nn.Module):
         self.groups: list[str] = []
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MergedModel:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.anchor = [fn(row) for row in self.anchor]
         self.stream.move(fn)
         self.passes.forget()

@@ -103,7 +103,7 @@ class Online(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: getattr(self, name).detach() for name in self.never_narrowed}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in before.items():
             getattr(self, name).data = carried(fn, value)
         self.moved(fn)

@@ -7,7 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedmerge.analysis import by_site, cells, interval_rule, leaderboard, robustness, severity_curve
+from fedmerge.analysis import (
+    by_site,
+    cells,
+    difference,
+    interval_rule,
+    leaderboard,
+    robustness,
+    severity_curve,
+)
+from fedmerge.analysis.comparison import PAIRED
 from fedmerge.errors import FedMergeError
 
 SITE = {"coast": 0.0, "lake": 0.1, "hill": 0.2}
@@ -76,6 +85,18 @@ def test_leaderboard_by_hand(make_table):
         logit, step = np.log(mean / (1 - mean)), half / (mean * (1 - mean))
         np.testing.assert_allclose(frame[f"{name}low"], 1 / (1 + np.exp(step - logit)), rtol=1e-4)
         np.testing.assert_allclose(frame[f"{name}high"], 1 / (1 + np.exp(-step - logit)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "ece"])
+def test_two_levels_alone_differ_as_they_do_on_the_leaderboard(make_table, metric):
+    table = make_table(plain, method=METHOD)
+    board = rows(leaderboard(table, reference="mean", metric=metric))
+    for level in METHOD:
+        assert difference(table, level, "mean", metric=metric) == pytest.approx(
+            board.loc[level, PAIRED].to_dict()
+        )
+    with pytest.raises(FedMergeError, match="'nobody' is not a level of 'method'"):
+        difference(table, "nobody", "mean")
 
 
 def test_no_bound_lies_beyond_what_a_score_can_be(make_table):

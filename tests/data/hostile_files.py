@@ -11,7 +11,8 @@ from pathlib import Path
 from fedmerge.data.npz import KEYS, read_npz
 from fedmerge.data.pictures import is_picture, read_picture
 from fedmerge.errors import FedMergeError
-from fedmerge.models.pool import load_weights, read_card
+from fedmerge.models.cards import read_card
+from fedmerge.models.weights import load_weights
 from fedmerge.study.reopen import read_mapping, read_table
 from fedmerge.validation import load_yaml
 

@@ -8,9 +8,9 @@ import torch
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
-from fedmerge.federation.journal import RoundJournal
+from fedmerge.federation.journal import Position, RoundJournal
 from fedmerge.files import DiskError
-from fedmerge.models import pool, state_hash
+from fedmerge.models import state_hash, weights
 
 ROUNDS = 4
 
@@ -130,7 +130,7 @@ def test_where_no_round_is_whole_they_begin_anew(four, cohort, tmp_path):
 def test_a_full_disk_ends_the_rounds_with_the_last_one_intact(four, cohort, tmp_path, monkeypatch):
     """The disk is full from the third round's weights on."""
     whole = train(four, cohort, None)
-    save, saved = pool.save_file, []
+    save, saved = weights.save_file, []
 
     def fill_up(tensors, path, metadata):
         saved.append(path)
@@ -138,10 +138,10 @@ def test_a_full_disk_ends_the_rounds_with_the_last_one_intact(four, cohort, tmp_
             raise OSError(errno.ENOSPC, "No space left on device")
         save(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr(pool, "save_file", fill_up)
+    monkeypatch.setattr(weights, "save_file", fill_up)
     with pytest.raises(DiskError, match="the disk is full"):
         train(four, cohort, RoundJournal(tmp_path))
-    monkeypatch.setattr(pool, "save_file", save)
+    monkeypatch.setattr(weights, "save_file", save)
     assert RoundJournal(tmp_path).newest().round == 2
     assert train(four, cohort, RoundJournal(tmp_path)) == whole
 
@@ -149,7 +149,7 @@ def test_a_full_disk_ends_the_rounds_with_the_last_one_intact(four, cohort, tmp_
 def test_what_server_and_hospitals_keep_comes_back(tmp_path):
     journal = RoundJournal(tmp_path)
     memories = {"north": {"now/bn.weight": torch.ones(3)}, "south": {}, "a/b": {"round": torch.tensor(7)}}
-    journal.write(1, {"w": torch.zeros(2)}, {"m/w": torch.ones(2)}, memories, [{"round": 1}], [])
+    journal.write(Position(1, {"w": torch.zeros(2)}, {"m/w": torch.ones(2)}, memories, [{"round": 1}], []))
     kept = journal.newest()
     assert kept.state["w"].tolist() == [0, 0]
     assert kept.strategy["m/w"].tolist() == [1, 1]

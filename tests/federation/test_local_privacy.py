@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+from threading import Thread
 
 import pytest
 import torch
@@ -11,12 +13,14 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, client_app, hospital, server_app, simulate
 from fedmerge.federation.arrays import borrow
 from fedmerge.federation.hospital import Hospital
+from fedmerge.federation.privacy import local
 from fedmerge.federation.privacy.accounting import epsilon
 from fedmerge.federation.privacy.local import Demand, LocalNoise, local_update
 from fedmerge.federation.privacy.noise import norm
 from fedmerge.federation.privacy.options import LocalPrivacy
 from fedmerge.federation.schema.jobs import TrainJob
 from fedmerge.models import average, build, state_hash
+from fedmerge.models.weights import write_weights
 
 LOCAL = {"kind": "local", "clip": 0.5, "noise": 4.0}
 OPTIONS = LocalPrivacy(**LOCAL)
@@ -169,6 +173,62 @@ def test_the_demand_is_that_of_the_node_s_policy(tmp_path):
     with pytest.raises(FedMergeError, match="no update without noise"):
         north.options(job(privacy=None))
     assert LocalNoise("north").options(job(privacy=None)) is None
+
+
+def test_a_clock_set_back_keeps_the_newest_answers_all_the_same(tmp_path, monkeypatch):
+    start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
+    north, made = LocalNoise("north", tmp_path), write_weights
+
+    def in_the_past(path, state):
+        found = made(path, state)
+        os.utime(path, (1.0, 1.0))
+        return found
+
+    for round in (1, 2):
+        north.answer(OPTIONS, job(round), start, trained)
+    monkeypatch.setattr(local, "write_weights", in_the_past)
+    third, fourth = (north.answer(OPTIONS, job(round), start, trained) for round in (3, 4))
+    for round, known in ((3, third), (4, fourth)):
+        assert state_hash(north.answer(OPTIONS, job(round), start, trained)) == state_hash(known)
+    assert north.spent() == pytest.approx(epsilon(OPTIONS, 4))
+
+
+def test_two_processes_that_answer_at_once_spend_no_more_than_one_may(tmp_path, monkeypatch):
+    """The second looks once the first has written: here it comes when the first has just drawn."""
+    start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
+    first, second = (LocalNoise("north", tmp_path, Demand(epsilon=epsilon(OPTIONS, 1) + 1e-6)) for _ in "ab")
+    refused = []
+
+    def drawn(*args):
+        def other():
+            with pytest.raises(FedMergeError, match="takes no further part"):
+                second.answer(OPTIONS, job(2), start, trained)
+            refused.append(True)
+
+        monkeypatch.setattr(local, "local_update", local_update)
+        thread = Thread(target=other)
+        threads.append(thread)
+        thread.start()
+        return local_update(*args)
+
+    threads = []
+    monkeypatch.setattr(local, "local_update", drawn)
+    first.answer(OPTIONS, job(1), start, trained)
+    threads[0].join()
+    assert refused == [True]
+
+
+def test_what_the_policy_lets_all_answers_cost_is_counted_at_the_hospital_s_own_delta(tmp_path):
+    """A server that names a delta near 1 in its job would have any noise cost nothing."""
+    most = epsilon(OPTIONS, 2) + 1e-6
+    (tmp_path / "policy.yaml").write_text(f"local_noise: {{clip: 0.5, noise: 4.0, epsilon: {most}}}")
+    start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
+    generous = OPTIONS.model_copy(update={"delta": 0.999})
+    assert epsilon(generous, 3) < most
+    for round in (1, 2):
+        LocalNoise("north", tmp_path).answer(generous, job(round), start, trained)
+    with pytest.raises(FedMergeError, match=r"at delta 1e-05 .* takes no further part"):
+        LocalNoise("north", tmp_path).answer(generous, job(3), start, trained)
 
 
 def test_a_personal_part_does_not_leave_beside_the_noise():

@@ -282,12 +282,3 @@ def test_fusions_take_noised_sums(plan, cohort, tmp_path, method, noise):
     )
     assert server.strategy.failures == []
     assert all(bool(value.isfinite().all()) for value in result.model.state_dict().values())
-
-
-def test_sums_are_covered_before_they_leave(plan, cohort):
-    hospital = Hospital(cohort["alpha"])
-    hospital.sums.cover = lambda job, sums: {key: value + 1 for key, value in sums.items()}
-    server = Server(LocalGrid(client_app(lambda _: hospital), 1), plan)
-    state = build(plan.model, 0).state_dict()
-    found = server.statistics({"alpha": state}, {"alpha": 18}, "train").ask("moments", {}, {})
-    assert float(found["images"]) == 19

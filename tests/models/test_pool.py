@@ -230,7 +230,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(
     def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("fedmerge.models.pool.save_file", full)
+    monkeypatch.setattr("fedmerge.models.weights.save_file", full)
     with pytest.raises(
         FedMergeError, match=r"cannot be written \(No space left on device\): the disk is full"
     ):

@@ -16,12 +16,13 @@ METHODS = ["hf", {"method": "mean", "label": "repaired", "after": "repair"}]
 def fused(experiment, cohort, tmp_path):
     """Train the tiny federation, fuse with images from somewhere; returns the networks and the record."""
 
-    def go(**data):
+    def go(masked=False, **data):
         given = experiment | {"fusion": METHODS, "fusion_data": data}
+        given |= {"federation": {"secure_statistics": True}} if masked else {}
         checked, _ = read_experiment(given)
         record = Record({"config_hash": "x"})
         (federation,) = federations(cohort, checked)
-        folder = tmp_path / data["from"]
+        folder = tmp_path / f"{data['from']}-{masked}"
         setup = set_up(checked, cohort, federation.members, 0, folder, record, "cpu")
         found, _ = train_and_fuse(setup, federation)
         return {trial.label: trial.make().model for trial in found["delta"]}, record
@@ -47,6 +48,18 @@ def test_fusion_in_the_hospitals_is_fusion_of_their_union(fused):
         assert [row["model"] for row in rows] == ["alpha", "beta", "gamma"]
         assert {row["site"] for row in rows} == {"delta"}
         assert all(row["bytes_down"] > 0 and row["bytes_up"] > 0 for row in rows)
+
+
+def test_fusion_under_masks_is_fusion_in_the_open(fused):
+    """The same training; sums that differ by 1e-13, and networks whose weights are float32."""
+    x = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    where = {"from": "hospitals", "images": 54, "split": "train"}
+    (masked, record), (plain, _) = fused(masked=True, **where), fused(**where)
+    assert record.failures == []
+    assert list(masked) == list(plain) == ["hf", "repaired"]
+    for label, model in plain.items():
+        expected = model(x)
+        assert float((masked[label](x) - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
 def test_a_share_that_is_too_small_is_a_failure_of_its_hospital(fused):

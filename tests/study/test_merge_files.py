@@ -9,7 +9,7 @@ from torch import nn
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import merge
 from fedmerge.models import ModelPool, ModelSpec, Normalisation, build
-from fedmerge.models.pool import read_card
+from fedmerge.models.cards import read_card
 from fedmerge.study.merge_files import merge_files
 
 SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})

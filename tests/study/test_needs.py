@@ -12,6 +12,7 @@ from fedmerge.study.reading import read_experiment
 from fedmerge.testtime import TESTTIME
 
 UNION, HOSPITALS = {"from": "union"}, {"from": "hospitals"}
+MASKED = {"fusion_data": HOSPITALS, "federation": {"secure_statistics": True}}
 OWN = {"rounds": 0, "start": "independent", "batch_size": 12}
 
 
@@ -32,6 +33,22 @@ OWN = {"rounds": 0, "start": "independent", "batch_size": 12}
             {"training": OWN},
             ["'needs-start' needs the weights from which all models were trained", "set it to shared"],
         ),
+        ("regmean", MASKED, ["'regmean' asks each hospital for sums of its own model", "masks"]),
+        (
+            {"method": "kf", "attribution": "conductance"},
+            MASKED,
+            ["'kf' asks each hospital for sums of its own"],
+        ),
+        (
+            "needs-sums",
+            MASKED | {"fusion_data": HOSPITALS | {"sites": ["alpha", "beta"]}},
+            ["at least 3 hospitals, but 2 give images"],
+        ),
+        (
+            "needs-sums",
+            MASKED | {"unseen": "each", "training": OWN, "testtime": []},
+            ["each target is served by others"],
+        ),
     ],
 )
 def test_what_is_missing_is_named_with_the_field_to_set(needy, experiment, method, changes, words, tmp_path):
@@ -48,6 +65,7 @@ def test_what_is_missing_is_named_with_the_field_to_set(needy, experiment, metho
         ("needs-images", {"fusion_data": UNION}),
         ("needs-labels", {"fusion_data": UNION}),
         ("needs-sums", {"fusion_data": HOSPITALS}),
+        ("needs-sums", MASKED),
         ({"method": "mean", "after": "repair"}, {"fusion_data": HOSPITALS}),
         ("needs-start", {}),
         ("mean", {"training": OWN}),

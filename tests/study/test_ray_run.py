@@ -41,9 +41,11 @@ def test_ray_with_one_and_four_workers_gives_the_bits_of_one_process(experiment,
     assert len(ends) == 2  # once a run, with its last training
 
 
-def test_so_does_ray_with_two_where_fusion_asks_the_hospitals_for_sums(experiment, own_ray, tmp_path):
+@pytest.mark.parametrize("masked", [False, True])
+def test_so_does_ray_with_two_where_fusion_asks_the_hospitals_for_sums(experiment, own_ray, tmp_path, masked):
     data = {"from": "hospitals", "images": 54, "split": "train"}
     given = experiment | {"threads": 1, "fusion": ["hf"], "fusion_data": data, "testtime": []}
+    given |= {"federation": {"secure_statistics": masked}}
     local = fm.run(given, out=tmp_path / "local")
     same(fm.run(given, out=tmp_path / "ray", backend={"kind": "ray", "workers": 2}), local)
 

@@ -22,10 +22,12 @@ from fedmerge import ModelPool, Result, files, run
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import server
 from fedmerge.files import locked, read_sealed, write_sealed
-from fedmerge.models import pool
+from fedmerge.models import weights
 from fedmerge.seeding import numpy_generator
+from fedmerge.study import begun
 from fedmerge.study import run as module
 from fedmerge.study.results import WALL_CLOCK, open_result
+from fedmerge.study.state import state_of
 
 KILLS = 20
 TABLES = ("results", "reliability", "coefficients", "decisions", "failures", "history")
@@ -244,6 +246,44 @@ def test_a_run_in_use_is_a_sentence(experiment, place, whole):
         run(experiment, resume=place / "whole")
 
 
+def test_of_two_processes_that_resume_one_folder_one_goes_on(experiment, whole, tmp_path, monkeypatch):
+    """The other has its sentence while the first is in the middle, and changes nothing."""
+    folder = tmp_path / "run"
+    interrupt(experiment, folder, monkeypatch, rounds=1)
+    inside, told = os.pipe()
+    wait, go = os.pipe()
+    keep = server.Server._keep
+
+    def held(self, *args):
+        os.write(told, b"x")
+        os.read(wait, 1)
+        keep(self, *args)
+
+    def first():
+        os.close(inside)
+        os.close(go)
+        server.Server._keep = held
+        run(experiment, resume=folder)
+
+    child = forked(first)
+    os.close(told)
+    os.close(wait)
+    assert os.read(inside, 1) == b"x"  # nothing comes where the child ends before
+    refused(folder, "another process is at work", experiment)
+    os.close(go)
+    os.waitpid(child, 0)
+    os.close(inside)
+    same(outcome(folder), whole)
+
+
+def test_a_clock_set_back_changes_nothing(experiment, whole, tmp_path, monkeypatch):
+    interrupt(experiment, tmp_path / "run", monkeypatch, rounds=1)
+    monkeypatch.setattr(begun, "now", lambda: "2001-01-01T00:00:00+00:00")
+    run(experiment, resume=tmp_path / "run")
+    same(outcome(tmp_path / "run"), whole)
+    assert state_of(tmp_path / "run").state == "finished"
+
+
 def refused(folder: Path, words: str, *args, **kwargs) -> None:
     with pytest.raises(FedMergeError, match=words):
         run(*args, resume=folder, **kwargs)
@@ -288,7 +328,7 @@ def test_a_full_disk_ends_with_a_sentence_and_what_is_finished_is_kept(
     experiment, whole, tmp_path, monkeypatch
 ):
     """The disk is full from the fifth set of weights on, and the tables have no room either."""
-    save, write, saved = pool.save_file, files.write_text, []
+    save, write, saved = weights.save_file, files.write_text, []
 
     def no_room(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -300,7 +340,7 @@ def test_a_full_disk_ends_with_a_sentence_and_what_is_finished_is_kept(
         save(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "save_file", save_some)
+        patch.setattr(weights, "save_file", save_some)
         patch.setattr(module, "write_report", no_room)
         with pytest.raises(FedMergeError, match=r"the disk is full; .* fedmerge run --resume"):
             run(experiment, out=tmp_path / "run")

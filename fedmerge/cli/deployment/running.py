@@ -11,7 +11,6 @@ from fedmerge.cli.deployment.group import Folder, Server, deployment
 from fedmerge.cli.deployment.identity import remind
 from fedmerge.cli.progress import lines
 from fedmerge.errors import FedMergeError
-from fedmerge.validation import is_there
 
 
 @deployment.command()
@@ -28,6 +27,7 @@ def start(folder: Folder) -> None:
         start_node,
         start_server,
     )
+    from fedmerge.validation import is_there
 
     server = ServerFolder(folder) if is_there(folder / "server.yaml") else None
     node = None if server else NodeFolder(folder)

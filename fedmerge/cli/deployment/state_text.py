@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fedmerge.federation.deployment.page import ago
+from fedmerge.federation.deployment.ago import ago
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 SOON = 60  # days before a certificate ends

@@ -46,13 +46,15 @@ def watch_page(
     """Serve a page of what goes on, and /metrics for Prometheus, at 127.0.0.1, until Ctrl-C; read only."""
     import socket
 
-    import uvicorn
-
     from fedmerge.errors import FedMergeError
-    from fedmerge.federation.deployment.page import watch_app
+    from fedmerge.extras import extra
     from fedmerge.federation.deployment.server_folder import ServerFolder
     from fedmerge.study.watching import server_status
 
+    with extra("deployment", "the page of 'fedmerge deployment watch'", "look with 'deployment status'"):
+        import uvicorn
+
+        from fedmerge.federation.deployment.page import watch_app
     server = ServerFolder(folder)
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

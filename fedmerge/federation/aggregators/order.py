@@ -13,8 +13,8 @@ from torch import Tensor
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, Around, Update
 from fedmerge.federation.checks import trained
-from fedmerge.models.entries import kinds, refuse_complex
-from fedmerge.models.state import BatchNormPolicy, State, check_fixed, running_pairs
+from fedmerge.models.entries import kinds, refuse_complex, running_pairs
+from fedmerge.models.state import BatchNormPolicy, State, check_fixed
 from fedmerge.registry import Needs
 
 Statistic: TypeAlias = Callable[[Tensor], Tensor]

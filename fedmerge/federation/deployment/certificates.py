@@ -132,9 +132,10 @@ def check_pair(pair: Pair, authority: Path, name: str) -> None:
 
 @dataclass(frozen=True)
 class Expiry:
-    """What ends, when, and what is to be done before."""
+    """What ends, when, and what is to be done before; and from when on it holds."""
 
     what: str
+    since: datetime
     until: datetime
     way_out: str
 
@@ -151,19 +152,26 @@ def expiries(folder: Path) -> list[Expiry]:
     for name, way in ways.items():
         path = folder / f"{name}.crt"
         if path.is_file():
-            ends = [each.not_valid_after_utc for each in read_certificates(path)]
+            held = read_certificates(path)
             last = max if name == AUTHORITY else min  # of several authorities one that holds is enough
-            found.append(Expiry(f"{name}.crt", last(ends), way))
+            ends = last(each.not_valid_after_utc for each in held)
+            since = min(each.not_valid_before_utc for each in held)
+            found.append(Expiry(f"{name}.crt", since, ends, way))
     return sorted(found, key=lambda each: each.until)
 
 
 def reminders(folder: Path, now: datetime | None = None) -> list[str]:
-    """A sentence for each certificate that ends within 60 days, or has ended."""
+    """A sentence for each certificate that ends within 60 days, has ended, or does not hold yet."""
     now = now or datetime.now(UTC)
     sentences = []
     for each in expiries(folder):
         left = each.until - now
-        if left < REMINDER:
+        if now < each.since:
+            sentences.append(
+                f"{each.what} holds from {each.since:%Y-%m-%d} on, but this machine's clock says "
+                f"{now:%Y-%m-%d}: set the clock (NTP)"
+            )
+        elif left < REMINDER:
             when = f"ends in {left.days} days" if left > timedelta(0) else "has ended"
             sentences.append(f"{each.what} {when} ({each.until:%Y-%m-%d}): {each.way_out}")
     return sentences

@@ -19,6 +19,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from fedmerge.federation.deployment.ago import ago
+
 Told = dict[str, Any]
 STATES = ("running", "finished", "failed", "stopped", "killed", "pending", "starting", "unknown")
 KINDS = {"finished": "good", "running": "good", "failed": "bad", "killed": "bad"}
@@ -87,13 +89,3 @@ def metrics(status: Told) -> bytes:
     for each in status["expiries"]:
         days.labels(each["what"]).set(each["days"])
     return generate_latest(registry)
-
-
-def ago(seconds: float | None) -> str:
-    """``7 s ago``, ``3 min ago``, ``5 h ago``, ``2 days ago``."""
-    if seconds is None:
-        return "never"
-    for size, word in ((86400 * 2, "days"), (7200, "h"), (120, "min")):
-        if seconds >= size:
-            return f"{seconds // {'days': 86400, 'h': 3600, 'min': 60}[word]:.0f} {word} ago"
-    return f"{max(seconds, 0):.0f} s ago"

@@ -31,7 +31,7 @@ SHORTEST = 8
 class Decision:
     """What a person decided about a proposal: whether, who, and within which limits.
 
-    until: the last day. runs: in how many runs. reason: why not.
+    until: the last day. runs: in how many runs. reason: why not. day: when it was written down.
     """
 
     approved: bool
@@ -39,6 +39,7 @@ class Decision:
     until: date | None = None
     runs: int | None = None
     reason: str = ""
+    day: date | None = None
 
     def stands(self, today: date, others: int) -> str | None:
         """Why it does not allow a run any more, or None. others: the runs that it was used for, but this."""
@@ -46,6 +47,8 @@ class Decision:
             return f"was refused by {self.by}" + (f" ({self.reason})" if self.reason else "")
         if self.until is not None and today > self.until:
             return f"was approved until {self.until} only"
+        if self.until is not None and self.day is not None and today < self.day:
+            return f"was approved on {self.day}, but this machine's clock says {today}: set the clock (NTP)"
         if self.runs is not None and others >= self.runs:
             return f"was approved for {self.runs} run{'s' if self.runs > 1 else ''}, and that was all"
         return None
@@ -147,4 +150,5 @@ class Approvals:
 def _decision(entry: Mapping[str, Any]) -> Decision:
     until = date.fromisoformat(entry["until"]) if "until" in entry else None
     approved = entry["decided"] == "approved"
-    return Decision(approved, entry["by"], until, entry.get("runs"), entry.get("reason", ""))
+    day = datetime.fromisoformat(entry["at"]).date()
+    return Decision(approved, entry["by"], until, entry.get("runs"), entry.get("reason", ""), day)

@@ -101,7 +101,8 @@ def _memory(proposal: Proposal, job: dict[str, Any], site: str) -> str:
 
 
 def _secure_sum(proposal: Proposal, job: dict[str, Any], site: str) -> str:
-    _masked(proposal)
+    if proposal.sums is None or not proposal.plan.federation.masks_statistics:
+        _masked(proposal)
     return "secure sum"
 
 
@@ -119,6 +120,43 @@ def _open(proposal: Proposal, what: str) -> None:
 
 
 def _sums_begin(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _sums_open(proposal)
+    return _begin(proposal, job, site)
+
+
+def _sums(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _sums_open(proposal)
+    _asked(proposal)
+    return "sums"
+
+
+def _secure_sums_begin(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _sums_masked(proposal)
+    return _begin(proposal, job, site)
+
+
+def _secure_sums(proposal: Proposal, job: dict[str, Any], site: str) -> str:
+    _sums_masked(proposal)
+    _asked(proposal)
+    return "sums"
+
+
+def _sums_open(proposal: Proposal) -> None:
+    if proposal.plan.federation.masks_statistics:
+        raise FedMergeError(
+            "the server asks for sums over images in the open, but in the approved experiment they are added "
+            "up under masks (secure_statistics)."
+        )
+
+
+def _sums_masked(proposal: Proposal) -> None:
+    if not proposal.plan.federation.masks_statistics:
+        raise FedMergeError(
+            "the server asks for sums over images under masks, but in the approved experiment none are."
+        )
+
+
+def _begin(proposal: Proposal, job: dict[str, Any], site: str) -> str:
     asked = _asked(proposal)
     images = job.get("images")
     own = images.get(site) if isinstance(images, dict) else None
@@ -130,11 +168,6 @@ def _sums_begin(proposal: Proposal, job: dict[str, Any], site: str) -> str:
     own_fields = ("images", "session", "parents")
     expected = common_job(proposal.plan) | {"split": proposal.sums.split if proposal.sums else ""}
     _same({key: value for key, value in job.items() if key not in own_fields}, expected)
-    return "sums"
-
-
-def _sums(proposal: Proposal, job: dict[str, Any], site: str) -> str:
-    _asked(proposal)
     return "sums"
 
 
@@ -181,4 +214,6 @@ _CHECKS: dict[str, Callable[[Proposal, dict[str, Any], str], str]] = {
     "query.secure_unmask": _secure_sum,
     "query.sums_begin": _sums_begin,
     "query.sums": _sums,
+    "query.secure_sums_begin": _secure_sums_begin,
+    "query.secure_sums": _secure_sums,
 }

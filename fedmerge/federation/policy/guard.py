@@ -20,7 +20,6 @@ from fedmerge.federation.grids.simulated import PENDING, failed
 from fedmerge.federation.policy.approvals import Approvals
 from fedmerge.federation.policy.audit import audit, fingerprint
 from fedmerge.federation.policy.derived import check_job, most
-from fedmerge.federation.policy.installed import package_version
 from fedmerge.federation.policy.keeping import check_group, check_proposal, strip
 from fedmerge.federation.policy.proposal import Proposal, proposal_hash, read_proposal
 from fedmerge.federation.policy.rules import Policy, policy_hash, read_policy
@@ -28,6 +27,7 @@ from fedmerge.federation.policy.seen import seen
 from fedmerge.federation.records import reason_of
 from fedmerge.federation.schema.reading import job_of
 from fedmerge.federation.schema.tensors import named
+from fedmerge.version import package_version
 
 GREETING, INSPECTION = "query", "query.inspect"
 

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fedmerge.version import package_version
+
 PACKAGE = Path(__file__).resolve().parents[2]
-
-
-def package_version() -> str:
-    """The installed version of FedMerge."""
-    try:
-        return version("fedmerge")
-    except PackageNotFoundError:
-        return "0"
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,8 @@ from fedmerge.errors import Faults, FedMergeError
 from fedmerge.federation.policy.proposal import Proposal, canonical
 from fedmerge.federation.policy.rules import FILE, Policy
 from fedmerge.federation.policy.suppression import suppressed
+from fedmerge.federation.privacy.accounting import epsilon_of
+from fedmerge.federation.privacy.options import LocalPrivacy
 from fedmerge.federation.schema.reading import METRICS
 
 NEEDED = {
@@ -28,9 +30,12 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
     batch = max(each.batch_size for each in trainings)
     fetched = plan.model.pretrained and plan.start == "independent"
     foreign = [name for name in proposal.plugins if name not in policy.plugins]
-    noisy = rules.privacy if rules.privacy is not None and rules.privacy.kind == "local" else None
-    noisy = None if noisy is None or noisy.simulate else noisy
+    noisy = rules.privacy if isinstance(rules.privacy, LocalPrivacy) and not rules.privacy.simulate else None
     least = policy.local_noise
+    most, cost = None if least is None else least.epsilon, 0.0
+    if least is not None and most is not None and noisy is not None:
+        cost = epsilon_of([noisy.multiplier] * plan.rounds, least.delta)
+    summed = rules.participation.number if rules.secure_aggregation and rules.participation else None
     broken = [
         (
             proposal.version != version,
@@ -54,6 +59,10 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
             "sums: false, but a fusion asks for sums over images",
         ),
         (
+            policy.secure == "only" and proposal.sums is not None and not rules.masks_statistics,
+            "secure: only, but sums over images would leave without masks",
+        ),
+        (
             policy.secure == "only" and bool(plan.rounds) and not rules.secure_aggregation,
             "secure: only, but updates would leave without masks",
         ),
@@ -64,6 +73,14 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
         (
             least is not None and (noisy is None or noisy.noise < least.noise or noisy.clip > least.clip),
             "local_noise asks for noise on each update before it leaves, and the experiment has less",
+        ),
+        (
+            most is not None and cost > most,
+            f"local_noise.epsilon is {most}, but the rounds cost {cost:.3g}",
+        ),
+        (
+            summed is not None and summed < policy.secure_hospitals,
+            f"secure_hospitals is {policy.secure_hospitals}, but {summed} hospitals train in a round",
         ),
         (bool(foreign), f"plugins does not list {', '.join(map(canonical, foreign))}"),
         (plan.rounds > limits.rounds, f"limits.rounds is {limits.rounds}, but there are {plan.rounds}"),

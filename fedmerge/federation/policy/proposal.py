@@ -11,10 +11,11 @@ from pydantic import Field, ValidationError
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.plan import Plan
-from fedmerge.federation.policy.installed import code_version, package_version
+from fedmerge.federation.policy.installed import code_version
 from fedmerge.federation.section import Section
 from fedmerge.training import TrainingOptions
 from fedmerge.validation import LONGEST_NAME, validate
+from fedmerge.version import package_version
 
 KEY = "proposal"
 LARGEST = 64 * 1024
@@ -92,8 +93,10 @@ def in_words(proposal: Proposal) -> dict[str, str]:
     leaves += ["the model that it tuned for itself"] if plan.fine_tune is not None else []
     leaves += [f"its own part of the model ({rules.personal})"] if rules.personal != "none" else []
     if proposal.sums is not None:
+        masked = "under masks" if rules.masks_statistics else "as they are"
         leaves.append(
-            f"sums over up to {proposal.sums.images} images of '{proposal.sums.split}', for a fusion"
+            f"sums over up to {proposal.sums.images} images of '{proposal.sums.split}', for a fusion, "
+            f"{masked}"
         )
     leaves.append("numbers: images a class, losses and scores of models on its validation images")
     shape = f"{model.image_size} px, {model.in_channels} channels, {model.n_classes} classes"

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from fedmerge.errors import unknown
+from fedmerge.federation.privacy.secure_sum import FEWEST
 from fedmerge.federation.section import Section
 from fedmerge.files import write_text
 from fedmerge.validation import Distinct, is_there, load_yaml, validate
@@ -37,10 +38,13 @@ class Limits(Section):
 
 class LocalNoise(Section):
     """The least that a hospital does to its own update before it leaves: clipped to at most ``clip``, with
-    noise of at least ``noise`` times it."""
+    noise of at least ``noise`` times it. epsilon: the most that all its noised updates, of all experiments,
+    may cost at the hospital's own ``delta``; None: no limit."""
 
     clip: float = Field(gt=0)
     noise: float = Field(gt=0)
+    epsilon: float | None = Field(default=None, gt=0)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
 
 
 class Policy(Section):
@@ -57,6 +61,7 @@ class Policy(Section):
     inspection: bool = False
     numbers: Names = NUMBERS
     secure: Literal["only", "allow"] = "allow"
+    secure_hospitals: int = Field(default=FEWEST, ge=FEWEST)
     peers: Literal["listed", "first-use"] = "listed"
     local_noise: LocalNoise | None = None
     plugins: Names = ()
@@ -131,11 +136,14 @@ numbers: [{", ".join(NUMBERS[:8])},
 
 # only: updates leave under the masks of secure aggregation or not at all. allow: as the experiment says.
 secure: allow
+# The fewest hospitals whose updates may be summed under masks, at the beginning and at the end of a sum.
+secure_hospitals: {FEWEST}
 # Whose keys count in secure aggregation: listed, those in peers.yaml; first-use, those that come first.
 peers: listed
 
-# The least noise on an update before it leaves, for example {{clip: 1.0, noise: 0.5}}.
-# local_noise: {{clip: 1.0, noise: 0.5}}
+# The least noise on an update before it leaves. epsilon: the most that all noised updates of this hospital
+# may cost together, by its own record and at its own delta; without it there is no limit.
+# local_noise: {{clip: 1.0, noise: 4.0, epsilon: 8, delta: 0.00001}}
 
 # Python modules, installed here, that an experiment may use as plug-ins.
 plugins: []

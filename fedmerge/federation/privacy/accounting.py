@@ -21,6 +21,7 @@ from typing import Any
 
 from fedmerge.chained_log import ChainedLog
 from fedmerge.errors import FedMergeError
+from fedmerge.extras import extra
 from fedmerge.federation.privacy.options import AdaptivePrivacy, CentralPrivacy, LocalPrivacy
 
 Options = CentralPrivacy | AdaptivePrivacy | LocalPrivacy
@@ -50,12 +51,8 @@ def epsilon_of(multipliers: Iterable[float], delta: float) -> float:
     spent = math.fsum(each**-2 for each in multipliers)
     if not spent:
         return 0.0
-    try:
+    with extra("privacy", "federation.privacy"):
         from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss
-    except ImportError:
-        raise FedMergeError(
-            "federation.privacy needs the package dp-accounting: pip install 'fedmerge[privacy]'."
-        ) from None
     loss = GaussianPrivacyLoss(spent**-0.5)
 
     def excess(epsilon: float) -> float:

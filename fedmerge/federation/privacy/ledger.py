@@ -9,21 +9,17 @@ by a sample of them, because a server could have a hospital train again with a c
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
-from fedmerge.chained_log import ChainedLog
 from fedmerge.errors import FedMergeError
-from fedmerge.files import make_folder
+from fedmerge.federation.hospital_log import HospitalLog
 
 FILE = "secure-sums.jsonl"
 SAMPLE = 512  # numbers of a vector that are remembered
@@ -37,13 +33,15 @@ class Subject:
     """What is summed. label: of the sum, as the server calls it. digest: of the numbers.
 
     numbers, moved: the numbers, and by how much the hospital's training moved each; empty where nothing but
-    the same numbers shall count as the same.
+    the same numbers shall count as the same. images: the set of images, in the ledger of sums over images,
+    where it is sums over them.
     """
 
     label: str
     digest: str
     numbers: np.ndarray
     moved: np.ndarray
+    images: str = ""
 
     @classmethod
     def of(cls, label: str, digest: str, ledger: SecureLedger, numbers: Any = (), moved: Any = ()) -> Subject:
@@ -71,23 +69,22 @@ class Subject:
     def written(self) -> dict[str, str]:
         """As JSON."""
         sample = {"numbers": _text(self.numbers), "moved": _text(self.moved)} if len(self.numbers) else {}
-        return {"label": self.label, "weights": self.digest} | sample
+        about = {"images": self.images} if self.images else {}
+        return {"label": self.label, "weights": self.digest} | sample | about
 
     @classmethod
     def read(cls, entry: dict[str, Any]) -> Subject:
         """What ``written`` wrote."""
         numbers, moved = (_floats(entry.get(name, "")) for name in ("numbers", "moved"))
-        return cls(entry["label"], entry["weights"], numbers, moved)
+        return cls(entry["label"], entry["weights"], numbers, moved, entry.get("images", ""))
 
 
-class SecureLedger:
+class SecureLedger(HospitalLog):
     """One hospital's ledger: in its folder, under ``records``, or, in a simulation, in memory."""
 
     def __init__(self, folder: Path | None, site: str) -> None:
+        super().__init__(None if folder is None else folder / "records", FILE)
         self.site = site
-        self.memory: list[dict[str, Any]] = []
-        self._folder = None if folder is None else folder / "records"
-        self._log = None if self._folder is None else ChainedLog(self._folder / FILE)
 
     def join(self, subject: Subject, parties: Sequence[str]) -> None:
         """Note the participants for whom these numbers are masked; FedMergeError for others than before."""
@@ -124,25 +121,6 @@ class SecureLedger:
                 if entry["label"] == subject.label and entry["weights"] == subject.digest:
                     return
             self._append({"what": what, "names": names} | subject.written())
-
-    def _entries(self) -> list[dict[str, Any]]:
-        return self.memory if self._log is None else self._log.entries()
-
-    def _append(self, entry: dict[str, Any]) -> None:
-        if self._log is None:
-            self.memory.append(json.loads(json.dumps(entry)))
-        else:
-            self._log.append(entry)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time between looking and writing."""
-        if self._folder is None:
-            yield
-            return
-        make_folder(self._folder)
-        with FileLock(self._folder / ".secure-sums.lock"):
-            yield
 
 
 _NOTHING = np.zeros(0, dtype=np.float32)

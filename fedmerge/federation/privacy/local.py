@@ -25,19 +25,19 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from fedmerge.chained_log import ChainedLog
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.hospital_log import HospitalLog
 from fedmerge.federation.policy.rules import read_policy
 from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.federation.privacy.noise import Draw, from_the_seed, from_the_system, noised, shortened, step_of
 from fedmerge.federation.privacy.options import LocalPrivacy
 from fedmerge.files import make_folder
-from fedmerge.models.pool import load_weights, write_weights
 from fedmerge.models.state import State, state_hash
+from fedmerge.models.weights import load_weights, write_weights
 
 if TYPE_CHECKING:
     from fedmerge.federation.schema.jobs import TrainJob
@@ -53,19 +53,20 @@ class Demand:
 
     required: no training is answered without noise of its own. noise: the least, in units of the clip. clip:
     the longest update that may leave. epsilon: the most that all its answers together may spend, by its own
-    log; None: no limit.
+    log; None: no limit. delta: that of epsilon, its own, for with that of a job any noise could cost nothing.
     """
 
     required: bool = False
     noise: float = 0.0
     clip: float = math.inf
     epsilon: float | None = None
+    delta: float = 1e-5
 
     @classmethod
     def of(cls, folder: Path | None) -> Demand:
         """That of a node's policy.yaml; a simulation has none."""
         least = None if folder is None else read_policy(folder).local_noise
-        return cls() if least is None else cls(True, least.noise, least.clip)
+        return cls() if least is None else cls(True, least.noise, least.clip, least.epsilon, least.delta)
 
     def check(self, site: str, options: LocalPrivacy | None) -> None:
         """Raise FedMergeError for a job that asks for an update with less noise than this."""
@@ -93,17 +94,17 @@ class Demand:
             )
 
 
-class LocalNoise:
+class LocalNoise(HospitalLog):
     """A hospital's local noise: its answers so far, and its demand, which its policy may set.
 
     folder: of its node, where answers and their log outlive a restart; None keeps the last one here, for
-    ``state_dict``.
+    ``state_dict``, and counts nothing.
     """
 
     def __init__(self, site: str, folder: Path | None = None, demand: Demand | None = None) -> None:
+        super().__init__(None if folder is None else folder / "records", "local-noise.jsonl")
         self.site = site
         self.demand = Demand.of(folder) if demand is None else demand
-        self._folder = None if folder is None else folder / "records"
         self._last: tuple[str, State] = "", {}
 
     def options(self, job: TrainJob) -> LocalPrivacy | None:
@@ -127,12 +128,13 @@ class LocalNoise:
                 sent, state, options, from_the_seed(job.seed, "local noise", job.round, self.site)
             )
         question = _question(job, sent)
-        kept = self._kept(question)
-        if kept is None:
-            self._afford(options)
-            kept = local_update(sent, state, options)
-            self._keep(question, kept)
-        self._count(question, kept, job.round, options)
+        with self._locked():
+            kept = self._kept(question)
+            if kept is None:
+                self._afford(options)
+                kept = local_update(sent, state, options)
+                self._keep(question, kept)
+            self._count(question, kept, job.round, options)
         return kept
 
     def spent(self, *further: LocalPrivacy, delta: float = 1e-5) -> float:
@@ -141,11 +143,12 @@ class LocalNoise:
         return epsilon_of([*multipliers, *(each.multiplier for each in further)], delta)
 
     def _afford(self, options: LocalPrivacy) -> None:
-        most = self.demand.epsilon
-        if most is not None and self.spent(options, delta=options.delta) > most:
+        most, delta = self.demand.epsilon, self.demand.delta
+        if most is not None and self.spent(options, delta=delta) > most:
             raise FedMergeError(
-                f"hospital '{self.site}' has spent epsilon = {self.spent(delta=options.delta):.3g} of "
-                f"{most:g} by local noise, and another answer would go beyond that: it takes no further part."
+                f"hospital '{self.site}' has spent epsilon = {self.spent(delta=delta):.3g} of {most:g} at "
+                f"delta {delta:g} by local noise, and another answer would go beyond that: it takes no "
+                "further part."
             )
 
     def _kept(self, question: str) -> State | None:
@@ -161,11 +164,10 @@ class LocalNoise:
             return
         make_folder(self._path(question).parent)
         write_weights(self._path(question), answer)
-        files = sorted(
-            self._path(question).parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime
-        )
-        for path in files[:-KEPT]:
-            if path != self._path(question):
+        answered = [str(entry["question"]) for entry in self._entries()]  # in order, whatever the clock says
+        newest = [*dict.fromkeys([question, *reversed(answered)])][:KEPT]
+        for path in self._path(question).parent.glob("*.safetensors"):
+            if path.stem not in newest:
                 path.unlink()
 
     def _count(self, question: str, answer: State, round: int, options: LocalPrivacy) -> None:
@@ -175,15 +177,7 @@ class LocalNoise:
         entry = {"question": question, "answer": state_hash(answer)}
         if not any(entry.items() <= known.items() for known in self._entries()):
             said = {"noise": options.noise, "clip": options.clip, "delta": options.delta}
-            self._log.append(entry | {"round": round} | said)
-
-    @property
-    def _log(self) -> ChainedLog:
-        assert self._folder is not None
-        return ChainedLog(self._folder / "local-noise.jsonl")
-
-    def _entries(self) -> list[dict[str, Any]]:
-        return [] if self._folder is None else self._log.entries()
+            self._append(entry | {"round": round} | said)
 
     def _path(self, question: str) -> Path:
         assert self._folder is not None

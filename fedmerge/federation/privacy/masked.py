@@ -16,7 +16,8 @@ import torch
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.privacy.secure_sum import Words
-from fedmerge.models.state import BatchNormPolicy, State, running_pairs
+from fedmerge.models.entries import running_pairs
+from fedmerge.models.state import BatchNormPolicy, State
 
 BITS = 30  # binary places of a weight
 PLACES, LIMB = 44, 48  # binary places of a wide number, and bits of its lower word

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -64,19 +64,37 @@ class _Sum:
     held: dict[str, str] = field(default_factory=dict)
 
 
+class Together(Protocol):
+    """A ledger of sums over images, as far as secure sums know it."""
+
+    def check_together(self, number: str, hospitals: Sequence[str]) -> None:
+        """Raise FedMergeError where the images of a set were summed with another list of hospitals."""
+
+    def record_together(self, number: str, hospitals: Sequence[str]) -> None:
+        """The same, and remember the list."""
+
+
 class SecureHospital:
     """One hospital in secure sums; what it keeps between two answers, with its private keys, stays here.
 
     folder: of its node, with its key, its peers and its ledger; None in a simulation, where it makes itself a
-    key, believes everybody, and remembers as long as it lives.
+    key, believes everybody, and remembers as long as it lives. images: what remembers with whom sums over a
+    set of images were given.
     """
 
-    def __init__(self, name: str, folder: Path | None = None, rules: SecureRules | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path | None = None,
+        rules: SecureRules | None = None,
+        images: Together | None = None,
+    ) -> None:
         self.name = name
         self.folder = folder
         self.rules = rules or SecureRules()
         self.ledger = SecureLedger(folder, name)
         self.peers = Peers(folder, self.rules)
+        self.images = images
         self._identity: Identity | None = None
         self._sum: _Sum | None = None
 
@@ -129,6 +147,8 @@ class SecureHospital:
         held = {
             name: self._open(now, name, job.shares.get(name, "")) for name in parties if name != self.name
         }
+        if self.images is not None and now.subject.images:
+            self.images.check_together(now.subject.images, parties)
         self.ledger.join(now.subject, parties)
         now.parties, now.held = parties, held | {self.name: now.given[self.name]}
         publics = {name: bytes.fromhex(now.adverts[name].masking) for name in parties}
@@ -140,7 +160,7 @@ class SecureHospital:
         job = _read(message, ConfirmJob)
         now = self._now(job.label)
         survivors = self._among(job.survivors, now.parties, now)
-        self.ledger.vote(now.subject, survivors)
+        self._vote(now, survivors)
         assert self._identity is not None
         signature = self._identity.sign(vote(now.adverts, now.parties, survivors))
         return reply(message, {}, texts={"signature": signature})
@@ -156,12 +176,18 @@ class SecureHospital:
         survivors = self._among(job.survivors, now.parties, now)
         if survivors != now.parties:
             self._check_confirmed(now, survivors, job.confirmed)
-        self.ledger.vote(now.subject, survivors)
+        self._vote(now, survivors)
         now.words = None
         alive = set(survivors)
         own = {name: text[:64] for name, text in now.held.items() if name in alive}
         pair = {name: text[64:] for name, text in now.held.items() if name not in alive}
         return reply(message, {}, texts={"own": json.dumps(own), "pair": json.dumps(pair)})
+
+    def _vote(self, now: _Sum, survivors: list[str]) -> None:
+        """Write down whose sum is unmasked; FedMergeError where these numbers or images went into another."""
+        if self.images is not None and now.subject.images:
+            self.images.record_together(now.subject.images, survivors)
+        self.ledger.vote(now.subject, survivors)
 
     def _now(self, label: str) -> _Sum:
         if self._sum is None or self._sum.subject.label != label:

@@ -27,7 +27,7 @@ def make_advert(identity: Identity, label: str, name: str, masking: bytes, shari
 
 def no_keys(name: str) -> dict[str, str]:
     """What a hospital answers that never answers: the form of keys, and nothing in it."""
-    nothing = {"identity": "", "masking": "0" * 64, "sharing": "0" * 64, "signature": "00"}
+    nothing = {"identity": "none", "masking": "0" * 64, "sharing": "0" * 64, "signature": "00"}
     return {"label": "none", "name": name} | nothing
 
 

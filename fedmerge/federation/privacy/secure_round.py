@@ -8,7 +8,7 @@ the server cannot have is said in ``secure_hospital`` and docs/threat-model.md.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -61,11 +61,14 @@ def check_offer(label: str, keys: Mapping[str, str]) -> Callable[[Answer], str |
     return check
 
 
-def secure_total(round: int, label: str, offers: Iterable[Answer], words: int, ask: Ask) -> Total:
+def secure_total(
+    round: int, label: str, offers: Iterable[Answer], words: int, ask: Ask, all_of: Sequence[str] = ()
+) -> Total:
     """The sum of the numbers of all hospitals that stay to the end.
 
-    offers: their first answers, with keys, which passed ``check_offer``. words: how many numbers. Raises
-    NoSum where too few are left, or where the shares do not take all masks off.
+    offers: their first answers, with keys, which passed ``check_offer``. words: how many numbers. all_of:
+    those without whom there is to be no sum; none for any that are enough. Raises NoSum where too few are
+    left, or where the shares do not take all masks off.
     """
     given = [(answer.member, _advert(answer)) for answer in offers]
     known = {member.name: member for member, _ in given}
@@ -74,15 +77,25 @@ def secure_total(round: int, label: str, offers: Iterable[Answer], words: int, a
             f"a secure sum takes at least {FEWEST} hospitals, but {len(known)} began it: with fewer, one "
             "could read another's numbers"
         )
+    _check_all(all_of, known, "keys")
     adverts = {advert.name: advert for _, advert in sorted(given, key=lambda pair: pair[1].name)}
     exchange = _Exchange(round, label, known, adverts, threshold(len(adverts)), ask)
     shared = exchange.share()
+    _check_all(all_of, shared, "shares")
     total, survivors = exchange.collect(shared, words)
+    _check_all(all_of, survivors, "masked numbers")
     exchange.unmask(total, list(shared), survivors, {n: s.commitment for n, s in shared.items()})
     numbers = total.view(np.int64)
     if not np.all((numbers > -SUM) & (numbers < SUM)):
         raise NoSum(f"the sum is out of the range of honest answers: {SPOILT}")
     return Total(tuple(survivors), total)
+
+
+def _check_all(all_of: Sequence[str], found: Iterable[str], what: str) -> None:
+    lost = sorted({*all_of} - {*found})
+    if lost:
+        names = ", ".join(f"'{name}'" for name in lost)
+        raise NoSum(f"{names} gave no {what}")
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,13 @@ class SecureRules:
         if folder is None:
             return cls()
         policy = read_policy(folder)
-        return cls(policy.secure == "only", policy.peers)
+        return cls(policy.secure == "only", policy.peers, policy.secure_hospitals)
 
     def check(self, kind: str, site: str) -> None:
         """Raise FedMergeError for a message whose answer would show what only a sum may show."""
         if self.only and kind in OPEN:
             raise FedMergeError(
                 f"the policy of '{site}' is 'secure: only': it gives no {OPEN[kind]} of its own, only what "
-                "is summed under masks. Set federation.secure_aggregation: true, and ask for nothing else."
+                "is summed under masks. Set federation.secure_aggregation: true (secure_statistics: "
+                "true for sums over images), and ask for nothing else."
             )

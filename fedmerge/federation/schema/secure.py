@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, Json
+from pydantic import Field, Json, model_validator
 
 from fedmerge.federation.schema.answers import Answered
 from fedmerge.federation.schema.fields import Name, Seconds, Told
-from fedmerge.federation.schema.jobs import EvaluateJob, TrainJob
+from fedmerge.federation.schema.jobs import EvaluateJob, SumsJob, TrainJob
 from fedmerge.models.state import BatchNormPolicy
 
 MOST = 1000  # hospitals in a sum; Shamir's numbers and the fixed point have room for more
@@ -46,6 +46,25 @@ class SecureEvaluateJob(EvaluateJob):
     """Score a model, and answer keys: the numbers are summed later."""
 
     label: Label
+
+
+OWN = ("inputs", "importance")
+"""Questions that a hospital answers for its own model alone, so that no sum of several hides the answer."""
+
+
+class SecureSumsJob(SumsJob):
+    """Answer one question with keys: the sums over images are added to others' later. label: ends with the
+    digest of the question (``sums.masks.asked_about``)."""
+
+    label: Label
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> SecureSumsJob:
+        if self.kind in OWN:
+            raise ValueError(
+                f"'{self.kind}' is answered by one hospital for its own model: there is no sum to hide it in"
+            )
+        return self
 
 
 class SharesJob(Told):
@@ -92,6 +111,12 @@ class Offered(Answered):
     def advert(self) -> Advert:
         """As it is passed on."""
         return Advert(**{name: getattr(self, name) for name in Advert.model_fields})
+
+
+class SumsOffered(Offered):
+    """Keys for sums over images; ``known`` as in ``Summed``. Where nothing is to be summed they are none."""
+
+    known: Literal[0, 1]
 
 
 class TrainedSecretly(Offered):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,66 +21,31 @@ from fedmerge.federation.records import reply
 from fedmerge.federation.schema.jobs import SumsBeginJob, SumsJob
 from fedmerge.federation.schema.networks import check_fits, tensors_of
 from fedmerge.federation.schema.reading import has_tensors, read_job, read_tensors
+from fedmerge.federation.schema.secure import SecureSumsJob
 from fedmerge.federation.schema.tensors import Tensors
-from fedmerge.federation.sums.ledger import Ledger, Names
+from fedmerge.federation.sums.ledger import Ledger
 from fedmerge.federation.sums.noise import add_noise, clipped_sums, noise_seed, question_digest
 from fedmerge.federation.sums.packing import WALKING, pack
 from fedmerge.federation.sums.questions import asked_with, check_question
 from fedmerge.federation.sums.rank import check_rows
 from fedmerge.federation.sums.rules import SIMULATED, SumRules
+from fedmerge.federation.sums.session import Parents, Session, join_models, split_models
 from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.merging.matching.statistics import LocalStatistics, Sums
 from fedmerge.models.graph import Program, follow
-from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, build
-
-
-@dataclass(frozen=True, eq=False)
-class Parents:
-    """The states of the models to be fused, in order; hospitals of one process hold them once."""
-
-    states: list[State]
-
 
 _HELD: WeakValueDictionary[str, Parents] = WeakValueDictionary()
 
 
-Cover = Callable[[SumsJob, Sums], dict[str, Tensor]]
-"""Puts packed sums under masks before they leave, given the job that asked for them."""
+@dataclass(frozen=True)
+class Packed:
+    """Sums as they travel; over which set of the ledger's; and, where they go under masks, a digest of the
+    question."""
 
-
-@dataclass
-class Session:
-    """What a hospital keeps between two questions: the parents and its own share, ready to answer.
-
-    statistics: over the whole share; or, where sums are noised, over each of its images. names: the images',
-    in the ledger. begun, walked, last: hashes of what the session began with, of the walk so far, and of the
-    last question, where sums are noised.
-    """
-
-    id: str
-    parents: Parents
-    program: Program
-    statistics: list[LocalStatistics]
-    names: Names
-    images: int
-    begun: str = ""
-    walked: str = ""
-    last: str = ""
-
-    def told(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-        """A hash of a question and of all that its answer depends on; a repeated one has the same."""
-        if kind == "walk" or kind not in WALKING:
-            found = question_digest(self.begun, kind, options, tensors)
-        else:
-            own = question_digest("", kind, options, tensors)
-            found = self.walked if own == self.last else question_digest(self.walked, kind, options, tensors)
-            self.last = own
-        if kind in ("walk", *WALKING):
-            self.walked = found
-        if kind == "walk":
-            self.last = ""
-        return found
+    sums: Sums
+    images: str
+    digest: str
 
 
 class HospitalSums:
@@ -88,7 +53,7 @@ class HospitalSums:
 
     One session is kept: the parents of one fusion and the share; in memory, or, with a shelf, there alone,
     for a hospital whose next message may meet another process. rules: the hospital's own. folder:
-    where the ledger outlives the process. cover: see ``Cover``.
+    where the ledger outlives the process.
 
     Whatever the server calls its sessions, and whatever weights it sends, the ledger keeps few images from
     being told apart by sets; what it does not keep is that weights are made to tell them apart within a set.
@@ -102,14 +67,12 @@ class HospitalSums:
         rules: SumRules = SIMULATED,
         shelf: Shelf | None = None,
         folder: Path | None = None,
-        cover: Cover | None = None,
     ) -> None:
         self.site = site
         self.device = device
         self.rules = rules
         self.shelf = shelf
         self.ledger = Ledger(None if folder is None else folder / "records", site.name, self.rules)
-        self.cover = cover
         self.session: Session | None = None
 
     def begin(self, message: Message) -> Message:
@@ -129,28 +92,43 @@ class HospitalSums:
                 self.session = session
             else:
                 self.shelf.keep(session.id, job.model_dump(mode="json"), join_models(session.parents.states))
-        return reply(message, {"known": 1, "images": session.images})
+        masked = message.metadata.message_type == "query.secure_sums_begin"
+        return reply(message, {"known": 1} if masked else {"known": 1, "images": session.images})
 
     def answer(self, message: Message) -> Message:
         """Sums that answer one question, float64; ``known`` is 0 where the session is not there any more.
 
         Raises FedMergeError for a question that the hospital's rules refuse.
         """
-        job = read_job(message, SumsJob)
+        found = self.packed(message, read_job(message, SumsJob))
+        return reply(message, {"known": 0}) if found is None else reply(message, {"known": 1}, found.sums)
+
+    def packed(self, message: Message, job: SumsJob) -> Packed | None:
+        """The sums that answer one question, as they travel; None where the session is not there any more.
+
+        Raises FedMergeError for a question that the hospital's rules refuse.
+        """
         session, kind = self._find(job.session), job.kind
         if session is None:
-            return reply(message, {"known": 0})
+            return None
+        masked = isinstance(job, SecureSumsJob)
         tensors = read_tensors(message, asked_with(session.statistics[0], kind, job.options))
         if self.shelf is not None and kind in WALKING and (fused := self.shelf.fused(session.id)):
-            self._ask(session, "walk", {}, fused)
+            self._ask(session, "walk", {}, fused, masked)
         check_question(session.statistics[0], kind, job.options)
-        packed = self._ask(session, kind, job.options, tensors)
+        packed = self._ask(session, kind, job.options, tensors, masked)
         if self.shelf is not None:
             self.shelf.remember(session.id, kind, tensors)
-        return reply(message, {"known": 1}, packed if self.cover is None else self.cover(job, packed))
+        digest = session.digest(kind, job.options, tensors) if masked else ""
+        return Packed(packed, self.ledger.number(session.names), digest)
 
     def _ask(
-        self, session: Session, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]
+        self,
+        session: Session,
+        kind: str,
+        options: dict[str, Any],
+        tensors: Mapping[str, Tensor],
+        masked: bool,
     ) -> dict[str, Tensor]:
         """Packed sums, which the rules allow and the ledger knows of."""
         states, program, rules = session.parents.states, session.program, self.rules
@@ -160,8 +138,10 @@ class HospitalSums:
             (statistics,) = session.statistics
             if kind != "walk":
                 self.ledger.record(session.names, kind)
+            session.take(kind, tensors, masked)
             return pack(kind, statistics.ask(kind, options, tensors))
         told = session.told(kind, options, tensors)
+        session.take(kind, tensors, masked)
         sums, bounds = clipped_sums(session.statistics, program, kind, options, tensors, rules)
         if kind != "walk":
             self.ledger.record(session.names, kind, told, len(bounds))
@@ -197,7 +177,7 @@ class HospitalSums:
             )
             for first in range(0, len(held), size)
         ]
-        session = Session(job.session, parents, program, statistics, names, len(held))
+        session = Session(job, parents, program, statistics, names, len(held))
         if self.rules.noise is not None:
             about = job.model_dump(mode="json", include={"model", "normalisation"})
             about |= {"images": sorted(names), "own": own}
@@ -226,20 +206,6 @@ def parents_of(message: Message, job: SumsBeginJob) -> Parents:
         held = Parents(split_models(read_tensors(message, Tensors(joined)), len(job.parents)))
         _HELD[job.session] = held
     return held
-
-
-def join_models(states: list[State]) -> State:
-    """M states in one: the entry ``key`` of model m becomes ``m/key``."""
-    return {f"{m}/{key}": value for m, state in enumerate(states) for key, value in state.items()}
-
-
-def split_models(joined: Mapping[str, Tensor], models: int) -> list[State]:
-    """The inverse of :func:`join_models`."""
-    states: list[State] = [{} for _ in range(models)]
-    for name, value in joined.items():
-        m, _, key = name.partition("/")
-        states[int(m)][key] = value
-    return states
 
 
 def program_of(spec: ModelSpec) -> Program:

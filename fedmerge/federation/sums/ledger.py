@@ -14,15 +14,15 @@ import hashlib
 import hmac
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from fedmerge.chained_log import ChainedLog
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.hospital_log import HospitalLog
 from fedmerge.federation.sums.rules import SumRules
 from fedmerge.files import make_folder, saying, sync
 
@@ -31,7 +31,7 @@ DIGITS = 32  # of the code of an image: 128 bits
 Names = frozenset[str]
 
 
-class Ledger:
+class Ledger(HospitalLog):
     """What was answered: in ``folder``, where it outlives the process, or, for None, in memory.
 
     An image's name in it is a keyed hash; the key is the hospital's own. rules: of them ``minimum_images``,
@@ -39,15 +39,15 @@ class Ledger:
     """
 
     def __init__(self, folder: Path | None, site: str, rules: SumRules) -> None:
+        super().__init__(folder, FILE)
         self.site = site
         self.rules = rules
-        self._folder = folder
-        self._memory: list[dict[str, Any]] = []
         self._key = os.urandom(32) if folder is None else b""
         self._cells: list[Names] = []
         self._known: dict[str, Names] = {}
         self._asked: dict[str, set[str]] = defaultdict(set)
         self._questions: Counter[str] = Counter()
+        self._together: dict[str, list[str]] = {}
         self._noised = 0
         self._seen = (0, 0)  # entries replayed, and the file's size then
 
@@ -94,6 +94,41 @@ class Ledger:
                 self._write({"what": "set", "set": number, "images": sorted(names), "minimum": least})
             self._write({"what": "question", "set": number, "kind": kind, "question": question, "sums": sums})
 
+    def number(self, names: Names) -> str:
+        """What a set is called here."""
+        return _number(names)
+
+    def check_together(self, number: str, hospitals: Sequence[str]) -> None:
+        """Raise FedMergeError where images of a set were summed under masks with another list of hospitals.
+
+        Of two sums over the same images, one with and one without a hospital, the difference is its sums.
+        They need not answer the same question: many answers hold the same numbers (a Gram matrix has the
+        sums of squares on its diagonal). So images belong to one list, for ever.
+        """
+        with self._locked():
+            self._catch_up()
+            self._check_together(number, hospitals)
+
+    def record_together(self, number: str, hospitals: Sequence[str]) -> None:
+        """The same, and write the list down before the sum is unmasked."""
+        with self._locked():
+            self._catch_up()
+            self._check_together(number, hospitals)
+            if number not in self._together:
+                self._write({"what": "hospitals", "set": number, "hospitals": sorted(hospitals)})
+
+    def _check_together(self, number: str, hospitals: Sequence[str]) -> None:
+        names = self._known.get(number, frozenset())
+        for other, before in self._together.items():
+            near = other == number or bool(names & self._known.get(other, frozenset()))
+            if near and before != sorted(hospitals):
+                raise FedMergeError(
+                    f"hospital '{self.site}' has given sums over these images under masks with "
+                    f"{', '.join(before)}, and now is asked with {', '.join(sorted(hospitals))}: the "
+                    "difference of two sums would show a hospital's own. Ask the same hospitals again, or "
+                    "for images that were not asked for before."
+                )
+
     def noised(self) -> int:
         """How many noised sums were given, over all sets: what ``SumRules.spent`` takes."""
         with self._locked():
@@ -135,22 +170,16 @@ class Ledger:
             )
 
     def _write(self, entry: dict[str, Any]) -> None:
-        if self._folder is None:
-            self._memory.append(entry)
-        else:
-            self._log.append(entry)
+        self._append(entry)
         self._catch_up()
 
     def _catch_up(self) -> None:
         """Take over what was written since; another process may have done so."""
-        if self._folder is None:
-            entries, size = self._memory, len(self._memory)
-        else:
-            size = self._log.path.stat().st_size if self._log.path.exists() else 0
-            if size == self._seen[1]:
-                return
-            entries = self._log.entries()
-            self._check_key(entries)
+        size = self._length()
+        if size == self._seen[1]:
+            return
+        entries = self._entries()
+        self._check_key(entries)
         for entry in entries[self._seen[0] :]:
             self._replay(entry)
         self._seen = (len(entries), size)
@@ -162,36 +191,27 @@ class Ledger:
             parts = [(cell & names, cell - names) for cell in self._cells]
             new = names.difference(*self._cells)
             self._cells = [part for both in parts for part in both if part] + ([new] if new else [])
+        elif entry["what"] == "hospitals":
+            self._together[entry["set"]] = list(entry["hospitals"])
         elif entry["what"] == "question":
             self._questions[entry["set"]] += 1
             self._asked[entry["set"]].add(entry["question"])
             self._noised += int(entry["sums"])
 
-    @property
-    def _log(self) -> ChainedLog:
-        assert self._folder is not None
-        return ChainedLog(self._folder / FILE)
-
     def _check_key(self, entries: list[dict[str, Any]]) -> None:
         """Images would have other names under another key, and nothing would be known of them."""
-        if entries and entries[0].get("key") != _print(self.key):
+        if self._folder is not None and entries and entries[0].get("key") != _print(self.key):
             raise FedMergeError(
-                f"'{KEY}' is not the key of the ledger '{self._log.path}': put back the one that was there. "
-                "Without it no sums are given."
+                f"'{KEY}' is not the key of the ledger '{self._folder / FILE}': put back the one that was "
+                "there. Without it no sums are given."
             )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time looks at the ledger and adds to it."""
-        if self._folder is None:
-            yield
-            return
-        from filelock import FileLock
-
-        make_folder(self._folder)
-        with saying(self._folder), FileLock(self._folder / ".sums.lock"):
-            if not self._log.path.exists():
-                self._log.append({"what": "key", "key": _print(self.key)})
+        """One process at a time looks and writes; the first entry is a print of the key."""
+        with super()._locked():
+            if self._folder is not None and not self._length():
+                self._append({"what": "key", "key": _print(self.key)})
             yield
 
 

@@ -20,16 +20,18 @@ from fedmerge.federation.exchange import Answer, Question, no_tensors, usable
 from fedmerge.federation.jobs import common_job
 from fedmerge.federation.records import request
 from fedmerge.federation.roster import Member, Roster
-from fedmerge.federation.schema.answers import Summed, SumsBegun
+from fedmerge.federation.schema.answers import Answered, Summed, SumsBegun
+from fedmerge.federation.schema.messages import MESSAGES
 from fedmerge.federation.schema.reading import read_answer
+from fedmerge.federation.schema.secure import OWN, SumsOffered
 from fedmerge.federation.schema.tensors import Refused, Tensors
-from fedmerge.federation.sums.hospital import join_models, program_of
-from fedmerge.federation.sums.packing import WALKING, packed_shapes, shapes, unpack
+from fedmerge.federation.sums.hospital import program_of
+from fedmerge.federation.sums.packing import WALKING, Shapes, packed_shapes, shapes, unpack
+from fedmerge.federation.sums.session import join_models
 from fedmerge.merging.matching.statistics import Sums
 from fedmerge.models.state import State, check_alike, state_hash
 
 PHASE = "sums"
-OWN = ("inputs", "importance")  # what a hospital answers for its own model alone
 
 
 @dataclass
@@ -60,6 +62,8 @@ class FederatedStatistics:
     fused model as it is by now. So entries may change only for layers that lie ahead, as methods do.
     """
 
+    BEGIN, ASK = "query.sums_begin", "query.sums"  # its messages
+
     def __init__(
         self,
         grid: Grid,
@@ -83,7 +87,8 @@ class FederatedStatistics:
         self._quorum = min(asking.plan.federation.quorum, len(self.active))
         self._program = program_of(asking.plan.model)
         self._template = next(iter(parents.values()))
-        self._weights = lend(join_models([_on_cpu(state) for state in parents.values()]))
+        self._joined = join_models([_on_cpu(state) for state in parents.values()])
+        self._weights = lend(self._joined)
         self._job = common_job(asking.plan) | {
             "parents": self.names,
             "images": dict(images),
@@ -115,56 +120,86 @@ class FederatedStatistics:
         whole = shapes(
             self._program, self._template, len(self.names), kind, options, None if mix is None else len(mix)
         )
-        answers = self._collect(kind, options, given, whole)
+        total = self._total(kind, options, given, whole)
         self._remember(kind, given)
+        return unpack(kind, total, whole)
+
+    def _total(self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes) -> Sums:
+        """The sums of all hospitals' answers, packed."""
         total: Sums = {}
-        for answer in answers:
+        for answer in self._collect(kind, options, tensors, whole):
             for key, value in (answer.state or {}).items():
                 total[key] = total[key].add_(value) if key in total else value.clone()
         self._check_complete(kind, whole, total)
-        return unpack(kind, total, whole)
+        return total
 
     def _collect(
-        self, kind: str, options: dict[str, Any], tensors: State, whole: Mapping[str, tuple[int, ...]]
+        self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes, label: str | None = None
     ) -> list[Answer]:
+        """The usable answers to one question. label: of the sum under masks that they are keys for."""
         asked = self._owners() if kind in OWN else self.active
-        expected = packed_shapes(kind, dict(whole))
+
+        def check(answer: Answer) -> str | None:
+            if not _known(answer):
+                return "it does not keep the models between two messages: keep its process running"
+            return self._unusable(answer, kind, label)
+
+        job = self._question_job(kind, options, label)
+        arrays = lend(tensors) if tensors else None
+        question = self._question(asked, self.ASK, job, arrays, self._expected(kind, whole), check)
+        replies = self._send(question)
+        lost = Roster(m for m, reply in asked.in_order(replies) if reply is not None and self._lost(reply))
+        if lost:
+            kept = [reply for reply in replies if not self._lost(reply)]
+            back = self._restore(lost, kind, label)
+            replies = kept + self._send(replace(question, roster=back))
+            asked = Roster(member for member in asked if member in back or member not in lost)
+        return self._accept(replace(question, roster=asked), replies)
+
+    def _question_job(self, kind: str, options: dict[str, Any], label: str | None) -> dict[str, Any]:
+        job = {"session": self._job["session"], "kind": kind, "options": options}
+        return job if label is None else job | {"label": label}
+
+    def _expected(self, kind: str, whole: Shapes) -> Callable[[Member], Tensors]:
+        """The arrays in a hospital's answer."""
+        expected = packed_shapes(kind, whole)
 
         def sums(member: Member) -> Tensors:
             mine = self._own(expected, member.name) if kind in OWN else expected
             return replace(Tensors.of("float64", mine), needed=False)
 
-        def check(answer: Answer) -> str | None:
-            if not _known(answer):
-                return "it does not keep the models between two messages: keep its process running"
-            return "it came without sums" if answer.state is None else not_finite(answer.state)
+        return sums
 
-        job = {"session": self._job["session"], "kind": kind, "options": options}
-        question = self._question(asked, "query.sums", job, lend(tensors) if tensors else None, sums, check)
-        replies = self._send(question)
-        lost = Roster(m for m, reply in asked.in_order(replies) if reply is not None and _lost(reply))
-        if lost:
-            kept = [reply for reply in replies if not _lost(reply)]
-            back = self._restore(lost, kind)
-            replies = kept + self._send(replace(question, roster=back))
-            asked = Roster(member for member in asked if member in back or member not in lost)
-        return self._accept(replace(question, roster=asked), replies)
+    def _unusable(self, answer: Answer, kind: str, label: str | None) -> str | None:
+        """Why the answer of a hospital that has the models cannot be used, or None."""
+        return "it came without sums" if answer.state is None else not_finite(answer.state)
 
-    def _restore(self, lost: Roster, kind: str) -> Roster:
+    def _lost(self, reply: Message) -> bool:
+        """Whether a hospital says that it has the parents no more; what else may be wrong is found later."""
+        if reply.has_error():
+            return False
+        try:
+            said, _ = read_answer(reply, MESSAGES[self.ASK].answer)
+        except Refused:
+            return False
+        return not _has_models(said)
+
+    def _restore(self, lost: Roster, kind: str, label: str | None) -> Roster:
         """Give the parents, and the walk, back to hospitals that lost them; returns those that took them."""
         back = self._begin(lost)
         if kind in WALKING and self._fused is not None and back:
-            job = {"session": self._job["session"], "kind": "walk", "options": {}}
-            walk = self._question(back, "query.sums", job, lend(self._fused), _images_alone)
+            job = self._question_job("walk", {}, label)
+            arrays = self._expected("walk", {"images": ()})
+            walk = self._question(back, self.ASK, job, lend(self._fused), arrays)
             return Roster(answer.member for answer in self._accept(walk, self._send(walk)))
         return back
 
     def _begin(self, roster: Roster) -> Roster:
         """Send the parents to those of ``roster`` that lack them; returns those that have them then."""
-        known = self._question(roster, "query.sums_begin", self._job, None)
+        known = self._question(roster, self.BEGIN, self._job, None)
         there = {answer.member.name for answer in self._accept(known, self._send(known)) if _known(answer)}
         lacking = Roster(member for member in roster if member in self.active and member.name not in there)
-        begin = self._question(lacking, "query.sums_begin", self._job, self._weights)
+        begin = self._question(lacking, self.BEGIN, self._job, self._weights)
         there |= {answer.member.name for answer in self._accept(begin, self._send(begin))}
         return roster.named(there)
 
@@ -232,24 +267,12 @@ class FederatedStatistics:
             )
 
 
-def _images_alone(member: Member) -> Tensors:
-    """What comes back from a walk's beginning."""
-    return Tensors.of("float64", {"images": ()})
-
-
 def _known(answer: Answer) -> bool:
-    return isinstance(answer.said, Summed | SumsBegun) and bool(answer.said.known)
+    return _has_models(answer.said)
 
 
-def _lost(reply: Message) -> bool:
-    """Whether a hospital says that it has the parents no more; what else may be wrong is found later."""
-    if reply.has_error():
-        return False
-    try:
-        said, _ = read_answer(reply, Summed)
-    except Refused:
-        return False
-    return not said.known
+def _has_models(said: Answered) -> bool:
+    return isinstance(said, Summed | SumsBegun | SumsOffered) and bool(said.known)
 
 
 def _bytes(message: Message) -> int:
@@ -257,7 +280,11 @@ def _bytes(message: Message) -> int:
         return 0
     content = message.content
     numbers = sum(record.count_bytes() for record in content.metric_records.values())
-    texts = sum(record.count_bytes() for record in content.config_records.values())
+    texts = sum(
+        len(key) + len(str(value))
+        for record in content.config_records.values()
+        for key, value in record.items()
+    )
     return sum(map(count_bytes, content.array_records.values())) + numbers + texts
 
 

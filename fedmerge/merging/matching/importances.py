@@ -19,7 +19,8 @@ Normalisation = Literal["none", "sum1", "mean1"]
 
 def attribution_needs(options: dict[str, object]) -> Needs:
     """Attribution asks how the logit of the true class comes about, so it needs labels."""
-    return Needs(fusion_labels=options.get("attribution", "uniform") != "uniform")
+    weighed = options.get("attribution", "uniform") != "uniform"
+    return Needs(fusion_labels=weighed, own_sums=weighed)
 
 
 class Importances:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.entries import running_pairs
 from fedmerge.models.graph import Neurons, Part
-from fedmerge.models.state import BatchNormPolicy, State, running_pairs
+from fedmerge.models.state import BatchNormPolicy, State
 
 Shares: TypeAlias = dict[tuple[str, int], Tensor]
 

@@ -20,8 +20,9 @@ from fedmerge.merging.matching.maps import Correspondence, matched_average, one_
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.statistics import Statistics
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.models.entries import running_pairs
 from fedmerge.models.graph import permute
-from fedmerge.models.state import State, running_pairs
+from fedmerge.models.state import State
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
 

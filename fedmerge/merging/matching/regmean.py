@@ -17,7 +17,7 @@ from fedmerge.registry import Needs
     "regmean",
     title="RegMean",
     paper="Dataless Knowledge Fusion by Merging Weights of Language Models, arXiv 2212.09849",
-    needs=Needs(individual_models=True, fusion_sums=True),
+    needs=Needs(individual_models=True, fusion_sums=True, own_sums=True),
 )
 def regmean(parents: Parents, context: Context, *, off_diagonal: float = 0.9, ridge: float = 1e-6) -> Merged:
     """``W = (sum_m G_m)^-1 sum_m G_m W_m`` for every linear and convolutional layer, G_m = X_m^T X_m.

@@ -77,6 +77,23 @@ class LocalStatistics:
         """Whether a walk through the fused model has begun."""
         return bool(self._walks)
 
+    def passed(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """The entries of the fused model that would change although the walk is past what reads them."""
+        at = max((fused.place for fused, _ in self._walks), default=0)
+        return [
+            key
+            for key, value in tensors.items()
+            if key in self.fused.keys.values()
+            and self._first_use(key) < at
+            and not torch.equal(self._fused_values[self._placeholder(key)], value.to(self.device))
+        ]
+
+    def _first_use(self, key: str) -> int:
+        """The place of the first operation that reads an entry of the fused model."""
+        name = self._placeholder(key)
+        (node,) = [node for node in self.fused.nodes if node.name == name]
+        return min((self.fused.index[user] for user in node.users), default=len(self.fused.nodes))
+
     @torch.no_grad()
     def ask(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> Sums:
         """Answer one question from the images here; see ``Statistics``."""

@@ -40,7 +40,7 @@ def label(program: Program, values: Mapping[str, Tensor]) -> Labels:
     for node in program.nodes:
         value = run.until(node) if node.op != "placeholder" else None
         if isinstance(value, Tensor | list | tuple):
-            rule = RULES.get(operation(node).rstrip("_"), _unknown)
+            rule: Rule = RULES.get(operation(node).rstrip("_"), _unknown)
             labels.put(node, rule(labels, node, value))
         elif node.op != "placeholder":
             labels.put(node, value)

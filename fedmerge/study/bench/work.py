@@ -14,8 +14,9 @@ from fedmerge.data.checks import remarks
 from fedmerge.errors import FedMergeError
 from fedmerge.files import DiskError, full, make_folder, write_text
 from fedmerge.merging import FUSION
-from fedmerge.models.pool import ModelPool, load_weights, write_weights
+from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
+from fedmerge.models.weights import load_weights, write_weights
 from fedmerge.study.bench.remarks import KIND
 from fedmerge.study.bench.store import Store, StudyStopped, said
 from fedmerge.study.bench.task import Outcome, Task

@@ -160,7 +160,8 @@ def _cells(axes: Axes, table: pd.DataFrame, low: float, high: float, constant: s
     axes.set_facecolor(PALE)
     for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
         text = "–" if np.isnan(value) else f"{value:.1f}"
-        text += f" {MARK}" * ((table.index[row], table.columns[column]) in constant)
+        cell: tuple[object, object] = (table.index[row], table.columns[column])
+        text += f" {MARK}" * (cell in constant)
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=INK)
     axes.invert_yaxis()
     axes.tick_params(length=0)

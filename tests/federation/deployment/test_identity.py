@@ -249,6 +249,9 @@ def test_an_end_is_said_sixty_days_before(server, tmp_path, monkeypatch):
     assert "renew" in sentence
     assert "has ended" in reminders(server.path, until + day)[0]
     assert len(reminders(server.path, until + 3650 * day)) == 3
+    early = reminders(server.path, datetime.now(UTC) - day)  # a clock that was set back
+    assert len(early) == 3
+    assert all("set the clock" in sentence for sentence in early)
     node = node_of(server, tmp_path)
     assert [each.what for each in expiries(node.path)] == ["ca.crt"]
     both = begin_authority(server)

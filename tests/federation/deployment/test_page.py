@@ -6,7 +6,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from fedmerge.federation.deployment.page import ago, metrics, watch_app
+from fedmerge.federation.deployment.ago import ago
+from fedmerge.federation.deployment.page import metrics, watch_app
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[2J"
 

@@ -1,10 +1,12 @@
 """A server that wants more than was approved: every message is refused, with a reason, and is on record."""
 
+import datetime
 import json
 
 import pytest
 import yaml
 
+from fedmerge import chained_log
 from fedmerge.chained_log import BrokenChain
 from fedmerge.federation import FederationOptions, Hospital
 from fedmerge.federation.deployment.keys import make_node_key
@@ -172,6 +174,29 @@ def test_sums_are_answered_within_what_was_approved(asker, plan, start):
     refused(asker.ask("query.sums_begin", job | {"images": {"alpha": 16}}), "does not have")
 
 
+def test_sums_that_were_approved_under_masks_are_given_under_masks_alone(asker, plan):
+    """And those approved in the open are no secure sums."""
+    make_node_key(asker.folder)
+    asker.start(sums=True, approval="any", suppress_below=1)
+    masked = changed(plan, federation=FederationOptions(secure_statistics=True))
+    job = common_job(plan) | {"parents": ["alpha"], "images": {"alpha": 16}, "split": "val"}
+    job |= {"session": "0" * 64}
+    question = {"session": "0" * 64, "kind": "moments", "options": {}}
+    asker.greet(Proposal(plan=masked, sums=SumsAsked(images=16, split="val")))
+    refused(asker.ask("query.sums_begin", job), "in the open", "secure_statistics")
+    refused(asker.ask("query.sums", question), "in the open")
+    refused(asker.ask("query.secure_sums_begin", job | {"images": {"alpha": 17}}), "sums over 17 images")
+    assert not isinstance(asker.ask("query.secure_sums_begin", job), str)
+    assert not isinstance(asker.ask("query.secure_sums", question | {"label": "x"}), str)
+    refused(asker.ask("query.secure_shares", {"label": "x", "adverts": []}), "has no numbers of 'x'")
+    asker.greet(Proposal(plan=plan, sums=SumsAsked(images=16, split="val")))
+    refused(asker.ask("query.secure_sums_begin", job), "under masks")
+    refused(asker.ask("query.secure_sums", question | {"label": "x"}), "under masks")
+    refused(asker.ask("query.secure_shares", {"label": "x", "adverts": []}), "has none")
+    asker.greet(Proposal(plan=masked))
+    refused(asker.ask("query.secure_sums", question | {"label": "x"}), "does not have")
+
+
 def test_an_approval_is_for_one_seed_one_plan_and_one_code(approved, plan, proposal, monkeypatch):
     """Replayed with another seed, longer, or after the node's FedMerge changed: it is another."""
     for other in (changed(plan, rounds=3), changed(plan, local=TrainingOptions(lr=0.06, batch_size=12))):
@@ -224,8 +249,6 @@ def test_a_round_is_answered_as_often_as_the_plan_asks_and_a_run_scores_within_t
 
 
 def test_an_approval_ends_by_its_day_its_runs_or_a_refusal(asker, proposal, plan, start):
-    import datetime
-
     asker.start(suppress_below=1)
     name = asker.approve(proposal, runs=1)
     assert not isinstance(asker.greet(proposal), str)
@@ -239,6 +262,28 @@ def test_an_approval_ends_by_its_day_its_runs_or_a_refusal(asker, proposal, plan
     assert not isinstance(asker.ask("train", round_job(plan, 2), start), str)
     asker.approvals.decide(name, guards_decision("enough"))
     refused(asker.ask("evaluate", common_job(plan), start), "refused by Ada", "enough")
+
+
+def test_a_clock_set_back_does_not_make_an_approval_that_ends_last_longer(asker, proposal, monkeypatch):
+    """The logs go on, one entry after the other, whatever times they say."""
+    today = datetime.datetime.now(datetime.UTC)
+
+    class Back(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return today - datetime.timedelta(days=400)
+
+    asker.start(suppress_below=1)
+    asker.approve(proposal, until=today.date() + datetime.timedelta(days=30))
+    assert not isinstance(asker.greet(proposal), str)
+    for module in (guards, chained_log):
+        monkeypatch.setattr(module, "datetime", Back)
+    refused(asker.greet(proposal), f"approved on {today.date()}", "set the clock")
+    asker.approve(proposal)  # it has no last day, so the clock has no say
+    assert not isinstance(asker.greet(proposal), str)
+    times = [entry["at"] for entry in asker.log]
+    assert times != sorted(times)
+    assert [entry["n"] for entry in asker.log] == list(range(1, len(times) + 1))
 
 
 def guards_decision(reason):

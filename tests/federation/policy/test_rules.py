@@ -9,6 +9,7 @@ from fedmerge.federation.fault_plan import Fault
 from fedmerge.federation.policy.keeping import check_proposal
 from fedmerge.federation.policy.proposal import Proposal, SumsAsked
 from fedmerge.federation.policy.rules import NUMBERS, Policy, policy_hash, read_policy, write_policy
+from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.federation.schema.answers import Answered
 from fedmerge.federation.schema.messages import MESSAGES
 from fedmerge.models import ModelSpec
@@ -65,6 +66,11 @@ def test_the_numbers_of_the_policy_are_those_that_the_schema_lets_through():
     assert {name for name, _ in fields} - words == set(NUMBERS)
 
 
+ROUNDS = 2
+NOISE = {"clip": 1.0, "noise": 4.0}
+NOISED = FederationOptions.model_validate({"privacy": NOISE | {"kind": "local", "delta": 0.5}})
+COST = epsilon_of([NOISE["noise"] / 2] * ROUNDS, 1e-5)
+MASKED = FederationOptions(secure_aggregation=True, participation={"number": 3})
 SHAPE = {"in_channels": 1, "n_classes": 3, "image_size": 8}
 
 
@@ -81,6 +87,12 @@ SHAPE = {"in_channels": 1, "n_classes": 3, "image_size": 8}
         ({"own_model": False}, {}, "own_model"),
         ({"secure": "only"}, {"fine_tune": None}, "secure: only"),
         ({"local_noise": {"clip": 1.0, "noise": 1.0}}, {}, "local_noise"),
+        (
+            {"local_noise": NOISE | {"epsilon": COST - 1e-6}},
+            {"federation": NOISED, "rounds": ROUNDS},
+            r"local_noise\.epsilon",
+        ),
+        ({"secure_hospitals": 4}, {"federation": MASKED}, "secure_hospitals is 4, but 3 hospitals"),
         ({"limits": {"rounds": 1}}, {}, "limits.rounds"),
         ({"limits": {"epochs": 2}}, {"local": TrainingOptions(epochs=3)}, "limits.epochs"),
         ({"limits": {"epochs": 2}}, {"fine_tune": TrainingOptions(epochs=3)}, "limits.epochs"),
@@ -93,6 +105,20 @@ def test_a_rule_refuses_what_breaks_it_and_its_opposite_lets_it_pass(plan, rule,
     with pytest.raises(FedMergeError, match=word):
         check_proposal(Policy(**rule), asked, asked.version, threads=2)
     check_proposal(Policy(faults="allow", pretrained=True), asked, asked.version, threads=2)
+
+
+def test_what_is_at_a_hospital_s_limit_passes(plan):
+    for federation, rule in (
+        (NOISED, {"local_noise": NOISE | {"epsilon": COST + 1e-6}}),
+        (MASKED, {"secure_hospitals": 3}),
+    ):
+        asked = Proposal(plan=plan.model_copy(update={"federation": federation, "rounds": ROUNDS}))
+        check_proposal(Policy(**rule), asked, asked.version, threads=2)
+
+
+def test_sums_of_fewer_hospitals_than_secure_sums_take_are_no_rule():
+    with pytest.raises(ValueError, match="greater than or equal to 3"):
+        Policy(secure_hospitals=2)
 
 
 def test_plug_ins_and_sums_are_what_the_policy_lists(plan):

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from hostile_answers import force, header, saved
+from hostile_changes import force, header, saved
 from hostile_messages import plan_of, sites
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,6 +122,8 @@ HONEST = {
     "query.sums_begin": {"known": 1, "images": 16},
     "query.sums": {"known": 1},
     "query.secure_masked": {},
+    "query.secure_sums_begin": {"known": 1},
+    "query.secure_sums": {"known": 1},
 }
 
 
@@ -138,6 +140,7 @@ WORDS = {
     "query": {"name": "alpha"},
     "train.secure": ADVERT,
     "evaluate.secure": ADVERT,
+    "query.secure_sums": ADVERT,
     "query.secure_shares": {"shares": '{"beta": "00"}', "commitment": KEY},
     "query.secure_confirm": {"signature": SIGNATURE},
     "query.secure_unmask": {"own": "{}", "pair": f'{{"beta": "{KEY}"}}'},
@@ -186,6 +189,8 @@ JOBS = {
     "query.sums": SESSION | {"kind": "moments", "options": {}},
     "train.secure": TRAIN | {"label": "1", "batch_norm": "mixture"},
     "evaluate.secure": COMMON | {"label": "1"},
+    "query.secure_sums_begin": BEGIN,
+    "query.secure_sums": SESSION | {"kind": "moments", "options": {}, "label": "1"},
     "query.secure_shares": {"label": "1", "adverts": [ADVERT]},
     "query.secure_masked": {"label": "1", "parties": ["alpha"], "shares": {"alpha": "0" * 160}},
     "query.secure_confirm": {"label": "1", "survivors": ["alpha"]},

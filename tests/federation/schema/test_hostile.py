@@ -3,7 +3,8 @@
 import unicodedata
 
 import pytest
-from hostile_answers import ERRORS, EVALUATE, GREETING, TRAIN, error, say, texts
+from hostile_answers import ERRORS, EVALUATE, GREETING, TRAIN
+from hostile_changes import error, say, texts
 from hostile_messages import HONEST, HOSTILE, PHASES, federate, untouched
 
 from fedmerge.errors import FedMergeError

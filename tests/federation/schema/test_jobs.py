@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
-from hostile_answers import Big, array, force, saved
+from hostile_changes import Big, array, force, saved
 from hostile_messages import plan_of, sites
 
 from fedmerge.federation import Hospital, LocalGrid, client_app

@@ -378,6 +378,18 @@ def test_secure_only_refuses_what_is_not_masked(plan, cohort, folders, kind):
     assert "the policy of 'alpha' is 'secure: only'" in reply.error.reason
 
 
+def test_the_policy_says_of_how_many_hospitals_a_sum_must_be(secure, cohort, folders):
+    (folders["alpha"] / "policy.yaml").write_text(f"secure_hospitals: {len(cohort.sites) + 1}\n")
+    server = ward(secure, cohort.sites, folders)
+    server.strategy.round(server.grid, 1, server.start())
+    reasons = {failure.site: failure.reason for failure in server.strategy.failures}
+    assert "at least 5 hospitals, but the list has 4" in reasons["alpha"]
+    (folders["alpha"] / "policy.yaml").write_text(f"secure_hospitals: {len(cohort.sites)}\n")
+    whole = ward(secure, cohort.sites, folders)
+    whole.strategy.round(whole.grid, 2, whole.start())
+    assert whole.strategy.failures == []
+
+
 def test_secure_only_takes_part_in_secure_rounds(secure, cohort, folders):
     for folder in folders.values():
         (folder / "policy.yaml").write_text("secure: only\n")

@@ -1,8 +1,10 @@
 """Jobs whose fusion needs images or the common start, and hospitals that begin on their own."""
 
 import json
+import math
 
 import pytest
+from scipy.stats import norm
 
 from fedmerge import ModelPool
 from fedmerge.data import build_cohort, read_cohort
@@ -127,3 +129,34 @@ def test_what_a_hospital_keeps_to_itself_reaches_its_fine_tuning(done, study, tm
     assert pool.names == expected.names == ["alpha", "beta"]
     for name in pool.names:
         assert pool.card(name).sha256 == expected.card(name).sha256
+
+
+@pytest.mark.parametrize("kind", ["central", "local"])
+def test_private_rounds_of_a_job_count_as_in_a_run(done, kind):
+    """A job keeps no journal of its rounds: each of its three releases counts all the same, each seed anew.
+
+    Gaussian mechanisms one after the other are one, with noise z / sqrt(rounds), of which delta is known for
+    any epsilon: Phi(1 / 2z - epsilon z) - exp(epsilon) Phi(-1 / 2z - epsilon z) (Balle and Wang, theorem 8).
+    """
+    rounds, noise, delta = 3, 2.0, 1e-3
+    study = done(
+        fusion=[],
+        seeds=[0, 1],
+        model={"name": "small-cnn", "options": {"width": 4, "norm": "group"}},
+        training={"rounds": rounds, "epochs": 1, "batch_size": 10, "fine_tune": "none"},
+        federation={"privacy": {"kind": kind, "clip": 1.0, "noise": noise, "delta": delta}},
+    )
+    assert set(study.table["status"]) == {"done"}
+    found = jobs(study, "rounds")
+    assert len(found) == 2
+    for job in found:
+        rows = [row for row in job["history"] if "releases" in row]
+        assert sorted((row["site"], row["releases"]) for row in rows) == [
+            (site, count) for site in ("alpha", "beta") for count in range(1, rounds + 1)
+        ]
+        for row in rows:
+            z = noise / math.sqrt(row["releases"]) / (2 if kind == "local" else 1)
+            at = row["epsilon"]
+            spent = norm.cdf(0.5 / z - at * z) - math.exp(at) * norm.cdf(-0.5 / z - at * z)
+            assert spent == pytest.approx(delta, rel=1e-6)
+            assert row["delta"] == delta

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.errors import FedMergeError
+from fedmerge.extras import extra
 from fedmerge.federation.backend import Backend
 
 CONNECT = 3.0  # seconds to find out that nobody answers at an address
@@ -53,13 +54,8 @@ def _import() -> Any:
     """Ray, with its usage statistics off: no telemetry."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyway; else it warns
-    try:
+    with extra("ray", "backend ray", "choose backend local"):
         return importlib.import_module("ray")
-    except ImportError:
-        raise FedMergeError(
-            "backend ray needs Ray, which is not installed: pip install 'fedmerge[ray]', or choose backend "
-            "local."
-        ) from None
 
 
 def _token_of_our_own() -> None:

@@ -1,0 +1,144 @@
+"""The server's side of sums over images under masks: it learns those of all hospitals together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from flwr.serverapp import Grid
+from pydantic import ValidationError
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.asking import Asking
+from fedmerge.federation.exchange import Answer, Question, no_tensors
+from fedmerge.federation.privacy.masked import SPOILT, NoSum
+from fedmerge.federation.privacy.secure_round import PHASE as MASKS
+from fedmerge.federation.privacy.secure_round import check_offer, secure_total
+from fedmerge.federation.privacy.secure_sum import FEWEST
+from fedmerge.federation.roster import Member
+from fedmerge.federation.schema.jobs import SumsBeginJob
+from fedmerge.federation.schema.reading import sentence
+from fedmerge.federation.schema.secure import OWN
+from fedmerge.federation.schema.tensors import Tensors
+from fedmerge.federation.sums.masks import (
+    Entries,
+    asked_about,
+    begun_with,
+    entries_of,
+    from_words,
+    label_of,
+    words_in,
+)
+from fedmerge.federation.sums.packing import WALKING, Shapes, packed_shapes
+from fedmerge.federation.sums.server import PHASE, FederatedStatistics
+from fedmerge.merging.matching.statistics import Sums
+from fedmerge.models.state import State
+
+
+class MaskedStatistics(FederatedStatistics):
+    """``FederatedStatistics`` whose answers are summed under masks: three exchanges more a question.
+
+    The sums are those in the open to fixed point: n hospitals round each number by n 2^-45 at most. What one
+    hospital answers for its own model (``inputs``, ``importance``) is in no sum, and is refused.
+
+    All questions over the same images are answered by one list of hospitals: of two sums, one with and one
+    without a hospital, the difference would be its own. So a hospital may be lost for good up to the end of
+    the first question; later it must come back, within the attempts that ``on_failure: retry`` gives, or the
+    fusion ends.
+    """
+
+    BEGIN, ASK = "query.secure_sums_begin", "query.secure_sums"
+
+    def __init__(
+        self,
+        grid: Grid,
+        asking: Asking,
+        parents: Mapping[str, State],
+        images: Mapping[str, int],
+        split: Literal["val", "train"],
+    ) -> None:
+        """As ``FederatedStatistics``. Raises FedMergeError for fewer than three hospitals, too."""
+        super().__init__(grid, asking, parents, images, split)
+        if len(self.active) < FEWEST:
+            raise FedMergeError(
+                "sums over images go under masks (federation.secure_statistics), which takes at least "
+                f"{FEWEST} hospitals, but {len(self.active)} give images: with fewer, one could read "
+                "another's sums. "
+                "Let more give images, or set secure_statistics: false."
+            )
+        self._over = json.dumps([split, dict(images)], sort_keys=True)
+        self._about = begun_with(_as_read(self._job), self._joined)
+        self._entries: Entries = {}
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """Of whom all sums over these images are; empty before the first."""
+        return self.asking.summed.get(self._over, ())
+
+    def _total(self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes) -> Sums:
+        if kind in OWN:
+            raise FedMergeError(
+                f"the method asks each hospital for sums of its own model ('{kind}'), which masks cannot "
+                "hide in a sum: choose a method that asks for sums of all hospitals alone (hf, kf, ot and "
+                "rebasin without attribution; after: repair or batch-norm), or set "
+                "federation.secure_statistics: false."
+            )
+        known = {} if kind == "walk" else self._entries
+        self._entries = known | entries_of(tensors) if kind == "walk" or kind in WALKING else known
+        digest = asked_about(self._about, kind, options, tensors, self._entries)
+        label = label_of(self.asking.run, digest)
+        if kind == "walk":
+            self._collect(kind, options, tensors, whole, label)
+            return {}
+        why: NoSum | None = None
+        for _ in range(self.asking.plan.federation.attempts):
+            if self.together:
+                self.active = self.asking.roster.named(self.together)
+            try:
+                return self._sum(kind, options, tensors, whole, label)
+            except NoSum as error:
+                why = error
+        raise FedMergeError(f"sums over images ('{kind}') have no sum under masks: {why}. {self._reasons()}")
+
+    def _sum(self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes, label: str) -> Sums:
+        """The sums of one attempt, packed. Raises NoSum where there are none."""
+        offers = self._collect(kind, options, tensors, whole, label)
+        expected = packed_shapes(kind, whole)
+        total = secure_total(0, label, offers, words_in(expected), self._put, self.together)
+        if len(total.names) < self._quorum:
+            raise NoSum(f"{len(total.names)} hospitals are in the sum, fewer than the quorum {self._quorum}")
+        self.asking.summed[self._over] = total.names
+        self.active = self.asking.roster.named(total.names)
+        sums = from_words(total.words, expected)
+        images, asked = float(sums["images"]), sum(self._job["images"][name] for name in total.names)
+        if images != round(images) or not 1 <= images <= asked:
+            raise NoSum(f"the sum is over {images:g} images, of {asked} that were asked for: {SPOILT}")
+        return sums
+
+    def _put(self, question: Question) -> Iterable[Answer]:
+        return self.asking.usable(question, self._send(question))
+
+    def _expected(self, kind: str, whole: Shapes) -> Callable[[Member], Tensors]:
+        return no_tensors
+
+    def _unusable(self, answer: Answer, kind: str, label: str | None) -> str | None:
+        return None if kind == "walk" else check_offer(label or "", self.asking.keys)(answer)
+
+    def _reasons(self) -> str:
+        """What hospitals said, and what to do."""
+        failures = [each for each in self.asking.failures if each.phase in (PHASE, MASKS)]
+        said = [f"{each.site}: {each.reason}" for each in failures]
+        cure = (
+            "After the first sum every other one is of the same hospitals, so start it again, or set "
+            "on_failure: retry, when all can be reached."
+        )
+        return "; ".join([*dict.fromkeys(said), cure]) if self.together else "; ".join(dict.fromkeys(said))
+
+
+def _as_read(job: dict[str, Any]) -> SumsBeginJob:
+    """The job as a hospital reads it. Raises FedMergeError for one that none takes."""
+    try:
+        return SumsBeginJob.model_validate_json(json.dumps(job), strict=True)
+    except ValidationError as error:
+        raise FedMergeError(f"sums over images cannot be asked for: {sentence(error)}.") from None

@@ -1,0 +1,107 @@
+"""What a model is and where it comes from: the card in JSON beside its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedmerge.errors import FedMergeError
+from fedmerge.files import write_text
+from fedmerge.models.inputs import Normalisation
+from fedmerge.models.state import State
+from fedmerge.models.weights import write_weights
+from fedmerge.models.zoo import ModelSpec
+from fedmerge.outside import LARGEST_CARD, read_bounded
+
+
+class ModelCard(BaseModel):
+    """What a model is and where it comes from; it stands beside the weights as NAME.json.
+
+    position: its place in the order of addition. parents: the ``sha256`` of the models it was made of.
+    method: how it was made ("local training", "mean", ...). metrics: scores by name. batch_norm: the
+    policy for batch-norm statistics, in words. sha256: :func:`~fedmerge.models.state.state_hash`.
+    file_sha256: of the file with the weights. seal: of this card's text without it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    name: str
+    position: int
+    model: ModelSpec
+    normalisation: Normalisation
+    class_names: tuple[str, ...]
+    parents: tuple[str, ...] = ()
+    method: str
+    metrics: dict[str, float] = {}
+    seed: int | None = None
+    config_hash: str = ""
+    batch_norm: str = ""
+    sha256: str
+    file_sha256: str = ""
+    seal: str = ""
+
+    def sealed(self, file_sha256: str) -> ModelCard:
+        """The card as it stands beside a file of weights."""
+        plain = self.model_copy(update={"file_sha256": file_sha256, "seal": ""})
+        return plain.model_copy(update={"seal": hashlib.sha256(plain.text.encode()).hexdigest()})
+
+    @property
+    def text(self) -> str:
+        """What stands in NAME.json."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def write_model(path: Path, state: State, card: ModelCard | None) -> ModelCard | None:
+    """Write weights to ``path`` (NAME.safetensors) and then, if there is one, the card beside them, sealed.
+
+    Each file is written whole or not at all. Returns the card. Raises DiskError where the folder cannot be
+    written.
+    """
+    found = write_weights(path, state)
+    if card is None:
+        return None
+    written = card.sealed(found)
+    write_text(path.with_suffix(".json"), written.text)
+    return written
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card in a JSON file. Raises FedMergeError if it is none, or another model's."""
+    try:
+        card = ModelCard.model_validate_json(read_bounded(path, LARGEST_CARD, "a model card"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise FedMergeError(
+            f"'{path}' is not a model card ({where}: {first['msg']}): restore it, "
+            "or remove it with its weights."
+        ) from None
+    if card.name != path.stem:
+        raise FedMergeError(f"'{path}' is the card of a model '{card.name}': name the file after the model.")
+    return card
+
+
+def check_cards(cards: Sequence[ModelCard]) -> None:
+    """Raise FedMergeError where models that are to be merged differ in their network, classes or inputs.
+
+    Networks whose weights have the same shapes may differ all the same: in a number of heads, or a rate.
+    """
+    for first, card in pairwise(cards):
+        for what, one, other in (
+            ("networks", _network_of(first), _network_of(card)),
+            ("classes", first.class_names, card.class_names),
+            ("normalisations of their inputs", first.normalisation, card.normalisation),
+        ):
+            if one != other:
+                raise FedMergeError(
+                    f"'{first.name}' and '{card.name}' have different {what} on their cards ({one}; "
+                    f"{other}): a merged model would have to take one of them. Merge models that share them."
+                )
+
+
+def _network_of(card: ModelCard) -> ModelSpec:
+    return card.model.model_copy(update={"pretrained": False})
