@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 # These fork and kill themselves, which a process among others must not do.
-FORKING := tests/test_files.py tests/study/test_resume.py tests/study/bench/test_store.py tests/study/bench/test_engine.py
+FORKING := tests/test_files.py tests/experiment/test_resume.py tests/experiment/bench/test_store.py tests/experiment/bench/test_engine.py
 
 # Ratios, both sides measured in one run; about half an hour, on a quiet machine.
 BENCHMARKS := federation federation_start federation_rounds federation_messages federation_memory \
@@ -19,9 +19,10 @@ test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(FORKING))
 	$(BIN)/python -m pytest $(FORKING)
 
-# Deployments of several real processes: revocation and renewal in the middle of a run, apps with code, strangers.
+# Deployments of several real processes: revocation and renewal in the middle of a run, apps with code, strangers,
+# a link that is cut.
 test-slow: $(VENV)/.installed-dev
-	FEDMERGE_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/study/test_deployed.py
+	FEDMERGE_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/experiment/test_deployed.py tests/experiment/test_deployed_network.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -53,11 +54,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev,pretrained]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,pretrained]'
 	touch $@ $(VENV)/.installed
 
 clean:

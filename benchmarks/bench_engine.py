@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fedmerge.experiment.bench.config import read_bench
+from fedmerge.experiment.bench.engine import bench
+from fedmerge.experiment.bench.plan import make_plan
+from fedmerge.experiment.bench.rows import collect
+from fedmerge.experiment.bench.store import Store
+from fedmerge.experiment.bench.study import adopt, open_study
 from fedmerge.files import write_text
-from fedmerge.study.bench.config import read_bench
-from fedmerge.study.bench.engine import bench
-from fedmerge.study.bench.plan import make_plan
-from fedmerge.study.bench.rows import collect
-from fedmerge.study.bench.store import Store
-from fedmerge.study.bench.study import adopt, open_study
 
 CLOCKS = ["seconds", "training_seconds"]
 STUDY: dict[str, Any] = {
@@ -41,7 +41,7 @@ STUDY: dict[str, Any] = {
         "training.rounds": 1,
         "training.epochs": 1,
         "training.fine_tune.epochs": 1,
-        "deployment.streams": ["iid", "temporal"],
+        "evaluation.streams": ["iid", "temporal"],
     },
     "axes": {"rate": {"slow": {"training.lr": 0.01}, "fast": {"training.lr": 0.05}}},
     "compare": "rate",
@@ -51,7 +51,7 @@ STUDY: dict[str, Any] = {
 
 def overhead(folder: Path) -> dict[str, float]:
     """A study in this process: what passes between jobs, as a share of the jobs. Imports are done before."""
-    importlib.import_module("fedmerge.study.bench.workers")
+    importlib.import_module("fedmerge.experiment.bench.workers")
     longer = {"training.rounds": 4, "training.epochs": 2}
     began = time.perf_counter()
     study = bench(STUDY | {"set": STUDY["set"] | longer}, out=folder / "overhead")
@@ -74,7 +74,7 @@ def resume(folder: Path, jobs: int = 1000) -> dict[str, float]:
 def report(folder: Path) -> dict[str, float]:
     """`fedmerge report` on 100,000 rows; the rows are made up."""
     streams = ["iid", "temporal", {"dirichlet": 0.5}, {"dirichlet": 0.05}]
-    shifts = {"deployment.shifts": ["noise", "blur", "contrast"], "deployment.severities": [1, 2, 3, 4, 5]}
+    shifts = {"evaluation.shifts": ["noise", "blur", "contrast"], "evaluation.severities": [1, 2, 3, 4, 5]}
     finished(STUDY, folder / "report", 79, streams=streams, **shifts)
     rows = len(open_study(folder / "report").table)
     return {"rows": rows, "seconds": _timed("report", str(folder / "report"))}
@@ -103,13 +103,13 @@ def finished(study: dict[str, Any], out: Path, seeds: int, **settings: Any) -> d
     """Leave a study's folder in which every job is done, with scores drawn at random."""
     streams = settings.pop("streams")
     study = study | {
-        "set": study["set"] | settings | {"seeds": [*range(seeds)], "deployment.streams": streams}
+        "set": study["set"] | settings | {"seeds": [*range(seeds)], "evaluation.streams": streams}
     }
     config, variants = read_bench(study)
     plan, store, rng = make_plan(config, variants), Store(out), np.random.default_rng(0)
     (experiment, *_) = (variant.experiment for variant in variants)
-    looks = [("none", 0), *experiment.deployment.shifted]
-    names = [stream.name for stream in experiment.deployment.streams]
+    looks = [("none", 0), *experiment.evaluation.shifted]
+    names = [stream.name for stream in experiment.evaluation.streams]
     for job in plan.jobs.values():
         part = store.part(job.hash)
         rows = []

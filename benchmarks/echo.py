@@ -12,7 +12,7 @@ from flwr.app import Message
 
 from fedmerge.data import Arrays, CohortSpec, Site, SiteSpec, build_cohort
 from fedmerge.federation import Hospital, Plan, client_app
-from fedmerge.federation.records import reply
+from fedmerge.federation.records import reply_message
 from fedmerge.models import ModelSpec, Normalisation
 from fedmerge.training import TrainingOptions
 
@@ -36,11 +36,15 @@ class Echo(Hospital):
     def train(self, message: Message) -> Message:
         model = self._load(message, {})
         state = {key: value.clone() for key, value in model.state_dict().items()}
-        return reply(message, {"num-examples": 1, "loss": 0.0, "accuracy": 0.0, "seconds": 0.0}, state)
+        return reply_message(
+            message, {"num-examples": 1, "loss": 0.0, "accuracy": 0.0, "seconds": 0.0}, state
+        )
 
     def evaluate(self, message: Message) -> Message:
         self._load(message, {})
-        return reply(message, {"num-examples": 1, "loss": 0.0, "accuracy": 0.0, "balanced_accuracy": 0.0})
+        return reply_message(
+            message, {"num-examples": 1, "loss": 0.0, "accuracy": 0.0, "balanced_accuracy": 0.0}
+        )
 
 
 @lru_cache
@@ -77,11 +81,11 @@ def grid_of(kind: str, hospitals: int, workers: int) -> Iterator[Any]:
         held = [echo(i) for i in range(hospitals)]
         yield LocalGrid(client_app(lambda context: held[int(context.node_config["partition-id"])]), hospitals)
         return
-    from fedmerge.federation import Backend
-    from fedmerge.federation.grids.ray.session import ray_session
+    from fedmerge.federation import BackendConfig
+    from fedmerge.federation.grids.ray.init import ray_initialised
 
-    backend = Backend(kind="ray", workers=workers)
-    with ray_session(backend):
+    backend = BackendConfig(kind="ray", workers=workers)
+    with ray_initialised(backend):
         from fedmerge.federation.grids.ray.grid import RayGrid
         from fedmerge.federation.grids.ray.pool import Pool
 

@@ -23,9 +23,9 @@ import numpy as np
 import psutil
 
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
-from fedmerge.federation import Backend
-from fedmerge.federation.grids.ray.place import OpenHospital
-from fedmerge.federation.grids.ray.session import ray_session
+from fedmerge.federation import BackendConfig
+from fedmerge.federation.grids.ray.backend import OpenHospital
+from fedmerge.federation.grids.ray.init import ray_initialised
 
 HOSPITALS, WORKERS, IMAGES = 8, 2, 60_000
 
@@ -47,7 +47,7 @@ class Holder:
     """A worker that takes hospitals up, one way or the other."""
 
     def __init__(self) -> None:
-        import fedmerge.federation.client  # noqa: F401  (what both ways need is not timed)
+        import fedmerge.federation.hospital_app  # noqa: F401  (what both ways need is not timed)
 
         self.before = psutil.Process().memory_full_info().uss
         self.held: Any = None
@@ -93,7 +93,7 @@ def main() -> None:
     os.environ["PYTHONPATH"] = path  # for the workers, which import this file
     import federation_images
 
-    with tempfile.TemporaryDirectory() as folder, ray_session(Backend(kind="ray", workers=WORKERS)):
+    with tempfile.TemporaryDirectory() as folder, ray_initialised(BackendConfig(kind="ray", workers=WORKERS)):
         import ray
 
         spec = spec_of(Path(folder))

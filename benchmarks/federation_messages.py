@@ -27,7 +27,7 @@ from flwr.clientapp import ClientApp
 from processes import told
 
 from fedmerge.federation.arrays import lend
-from fedmerge.federation.records import request, take_state
+from fedmerge.federation.records import request_message, take_state
 from fedmerge.models import State, average, build
 
 PLAN = plan_of("torchvision:resnet18")
@@ -52,21 +52,21 @@ def exchanges(grid: Any, rounds: int, give: Callable[[State], ArrayRecord], take
 def send(grid: Any, nodes: list[int], arrays: ArrayRecord, group: str) -> Iterable[Message]:
     """One training message a node, all with the same weights."""
     job = {"model": PLAN.model.model_dump()}
-    return grid.send_and_receive([request("train", node, group, job, arrays) for node in nodes])
+    return grid.send_and_receive([request_message("train", node, group, job, arrays) for node in nodes])
 
 
 def on_ray(hospitals: int, workers: int, rounds: int) -> dict[str, Any]:
     """Our grid, its records, and the copies it makes."""
     with grid_of("ray", hospitals, workers) as grid:
         figures = exchanges(grid, rounds, lend, lambda answer: take_state(answer) or {})
-        nodes, puts = list(grid.get_node_ids()), grid.desk.shelf.puts
+        nodes, puts = list(grid.get_node_ids()), grid.dispatcher.shelf.puts
         state = dict(build(PLAN.model, 0).state_dict())
         size = sum(value.nbytes for value in state.values())
         written = 0
         for answer in send(grid, nodes, lend(state), "copies"):
             arrays = answer.content.array_records["arrays"].values()
             written += sum(array.numpy().nbytes for array in arrays if array.numpy().flags.owndata)
-        written += (grid.desk.shelf.puts - puts) * size
+        written += (grid.dispatcher.shelf.puts - puts) * size
         return figures | {"copies": round(written / size / hospitals, 3)}
 
 

@@ -24,7 +24,7 @@ from torch import multiprocessing
 
 from fedmerge.analysis import rates
 from fedmerge.data import Arrays, Cohort, CohortSpec, Site, SiteSpec, build_cohort
-from fedmerge.federation import Plan, Server, go_to, server_app
+from fedmerge.federation import Plan, Server, open_backend, server_app
 from fedmerge.models import ModelSpec, Normalisation, State, average, build, predict, state_hash
 from fedmerge.training import TrainingOptions, fit
 
@@ -151,7 +151,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if len(set(hashes.values())) > 1:
             raise SystemExit(f"the sides end with different weights: {hashes}")
 
-    with go_to({"kind": "ray", "workers": args.workers}) as (place, _):
+    with open_backend({"kind": "ray", "workers": args.workers}) as (place, _):
         place.simulate(server_app(plan, programme), cohort.training)
     ideal.close()
     turns = list(zip(times["ray"][1:], times["ideal"][1:], strict=True))  # the first is the warm-up

@@ -20,7 +20,7 @@ import torch
 from processes import told
 
 from fedmerge.data import Arrays, Cohort, CohortSpec, SiteSpec, build_cohort
-from fedmerge.federation import Plan, Server, go_to, server_app
+from fedmerge.federation import Plan, Server, open_backend, server_app
 from fedmerge.models import ModelSpec, Normalisation
 from fedmerge.training import TrainingOptions
 
@@ -62,7 +62,7 @@ def rounds(side: str, hospitals: int, workers: int, number: int) -> float:
             state = server.strategy.round(server.grid, i, state)
             times.append(time.perf_counter() - began)
 
-    with go_to("local" if side == "local" else {"kind": "ray", "workers": workers}) as (place, _):
+    with open_backend("local" if side == "local" else {"kind": "ray", "workers": workers}) as (place, _):
         place.simulate(server_app(plan_of(), programme), cohort_of(hospitals).training)
     return min(times[1:])
 

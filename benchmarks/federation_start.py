@@ -27,7 +27,7 @@ def here_or_on_ray(kind: str, workers: int, hospitals: int, rounds: int) -> str:
     """Our own places; the final weights' hash."""
     from federation import cohort_of, plan_of
 
-    from fedmerge.federation import Server, go_to, server_app
+    from fedmerge.federation import Server, open_backend, server_app
     from fedmerge.models import state_hash
 
     plan, hashes = plan_of(rounds, 1), []
@@ -35,7 +35,7 @@ def here_or_on_ray(kind: str, workers: int, hospitals: int, rounds: int) -> str:
     def programme(server: Server) -> None:
         hashes.append(state_hash(server.rounds(server.start())))
 
-    with go_to("local" if kind == "local" else {"kind": "ray", "workers": workers}) as (place, _):
+    with open_backend("local" if kind == "local" else {"kind": "ray", "workers": workers}) as (place, _):
         place.simulate(server_app(plan, programme), cohort_of(hospitals).training)
     return hashes[0]
 

@@ -24,7 +24,7 @@ from fusion_scores import (
 )
 from pages import markdown, marked, points
 
-from fedmerge.study.words import count
+from fedmerge.experiment.formatting import count
 
 CONTROL, CONTROLS = "distill", ("distill", "refit-head")
 NEAR = 0.05

@@ -14,11 +14,11 @@ from matplotlib.lines import Line2D
 from pages import Picture
 
 from fedmerge.analysis import leaderboard
-from fedmerge.study.figures import forest
-from fedmerge.study.figures.forest import describe_forest
-from fedmerge.study.figures.panels import head, looks, panels
-from fedmerge.study.figures.style import FAINT, WIDE, Caption, message, styled
-from fedmerge.study.words import listing, percent
+from fedmerge.experiment.formatting import listing, percent
+from fedmerge.reports.figures import forest
+from fedmerge.reports.figures.forest import describe_forest
+from fedmerge.reports.figures.panels import head, looks, panels
+from fedmerge.reports.figures.style import FAINT, WIDE, Caption, message, styled
 
 LINES = ["mean", "rebasin", "ot", "hf", "kf", "distill", ENSEMBLE, "refit-head"]
 BY_IMAGES = [*LINES[1:], "kf-gradient"]

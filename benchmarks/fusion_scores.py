@@ -18,8 +18,8 @@ from pages import as_saved
 
 from fedmerge.analysis import difference, leaderboard
 from fedmerge.errors import FedMergeError
-from fedmerge.study.bench.study import Study, open_study
-from fedmerge.study.reports.standings import fold
+from fedmerge.experiment.bench.study import Study, open_study
+from fedmerge.reports.leaderboards import fold
 
 PARENTS, BEST, WORST, CHANCE = "parents (mean)", "parents (best)", "parents (worst)", "chance"
 ORACLES = (BEST, WORST)

@@ -22,8 +22,8 @@ from fusion_scores import (
 from pages import markdown, marked
 
 from fedmerge.analysis import interval_rule
-from fedmerge.study.bench.study import Study
-from fedmerge.study.words import count, listing
+from fedmerge.experiment.bench.study import Study
+from fedmerge.experiment.formatting import count, listing
 
 HANDFUL = [
     PARENTS, BEST, WORST, "mean", "mean-repair", "rebasin", "ot", "hf", "kf", "kf-gradient", "distill",

@@ -22,8 +22,8 @@ from torch import nn
 from fedmerge.analysis.filters import filter_frame, similarity_frame
 from fedmerge.data import Split, build_cohort, concat, read_cohort
 from fedmerge.models import ModelSpec, Normalisation, build
+from fedmerge.reports.figures import merging, style
 from fedmerge.seeding import generator
-from fedmerge.study.figures import merging, style
 from fedmerge.training import FitResult, InMergeOptions, TrainingOptions, fit
 
 

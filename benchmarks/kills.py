@@ -23,10 +23,10 @@ import numpy as np
 import pandas as pd
 from bench_engine import STUDY
 
+from fedmerge.experiment.verify import verify
 from fedmerge.files import write_json
 from fedmerge.models import state_hash
 from fedmerge.models.weights import load_weights
-from fedmerge.study.verify import verify
 
 CLOCK = ["seconds", "training_seconds"]
 

@@ -37,13 +37,13 @@ from safetensors.torch import load_file
 from fedmerge import run
 from fedmerge.data import build_cohort, read_cohort
 from fedmerge.data.export import export
+from fedmerge.experiment.state import state_of
 from fedmerge.federation.deployment.logs import lines
 from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import free_port
 from fedmerge.models import state_hash
 from fedmerge.seeding import numpy_generator
-from fedmerge.study.state import state_of
 
 HOSPITALS = ("north", "harbour")
 SERVER, HOSPITAL = ("superlink", "server-app", "gate", "server"), ("supernode", "hospital")
@@ -116,7 +116,7 @@ def prepare(folder: Path, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
     training = {"rounds": rounds, "epochs": 1, "fine_tune": {"epochs": 1}}
     plain = {
         "name": "kills", "model": {"name": "small-cnn", "options": {"norm": "group"}}, "seeds": [0],
-        "training": training, "fusion": ["mean"], "testtime": [], "deployment": {"streams": ["iid"]},
+        "training": training, "fusion": ["mean"], "testtime": [], "evaluation": {"streams": ["iid"]},
         "threads": 1,
     }  # fmt: skip
     return plain | {"cohort": str(folder / "together.yaml")}, plain | {"cohort": str(folder / "remote.yaml")}
@@ -169,13 +169,13 @@ class Killer(threading.Thread):
 
     def _kill(self, kind: str, name: str) -> None:
         found = state_of(self.place) if self.place is not None else None
-        struck = victims(kind, self.server, self.hospitals[name])
-        for process in struck:
+        faults_for = victims(kind, self.server, self.hospitals[name])
+        for process in faults_for:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.left -= 1
         whose = name if kind in HOSPITAL else "server"
-        entry = {"kind": kind, "at": whose, "processes": len(struck)}
+        entry = {"kind": kind, "at": whose, "processes": len(faults_for)}
         entry["while"] = found.words if found else ""
         self.done.append(entry)
         print(f"kill {len(self.done)}: {entry}", flush=True)

@@ -17,10 +17,10 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from fedmerge.errors import FedMergeError
-from fedmerge.study.bench.study import Study
-from fedmerge.study.figures import style
-from fedmerge.study.figures.panels import signed
-from fedmerge.study.words import listing
+from fedmerge.experiment.bench.study import Study
+from fedmerge.experiment.formatting import listing
+from fedmerge.reports.figures import style
+from fedmerge.reports.figures.panels import signed
 
 DPI, DIGITS = 110, ".4g"
 CSV_ENDS = ["seed", "site", "stream", "shift", "severity"]

@@ -21,12 +21,12 @@ import testtime_page
 import testtime_scores
 from pages import Picture, kept, write_page
 
-from fedmerge.study.bench.config import BenchConfig
-from fedmerge.study.bench.study import Study
+from fedmerge.experiment.bench.config import BenchConfig
+from fedmerge.experiment.bench.study import Study
 from fedmerge.validation import load_yaml, validate
 
-HERE = Path(__file__).parent
-RESULTS, CONFIGS = HERE / "results", HERE.parent / "configs"
+LOCAL = Path(__file__).parent
+RESULTS, CONFIGS = LOCAL / "results", LOCAL.parent / "configs"
 CLASSES = {"digits": 10, "pneumonia": 2, "pacs": 7}
 """By cohort, for chance in the fusion study."""
 
@@ -47,7 +47,7 @@ def study_of(config: Path, results: Path) -> Study:
 def _site(config: BenchConfig) -> str:
     """The one site of a study whose table names none."""
     base = config.base if isinstance(config.base, dict) else {}
-    return "mixed" if base.get("deployment", {}).get("mixed") else "one"
+    return "mixed" if base.get("evaluation", {}).get("mixed") else "one"
 
 
 def _kind(method: str) -> str:

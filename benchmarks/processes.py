@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+LOCAL = Path(__file__).resolve().parent
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -23,7 +23,7 @@ QUIET = {
 
 def told(script: str, *arguments: object, timeout: float = 900.0) -> Any:
     """What ``python SCRIPT ARGUMENTS`` prints last; no network is used, and Flower's home is a new folder."""
-    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [str(LOCAL), os.environ.get("PYTHONPATH", "")]))
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
             [sys.executable, script, *map(str, arguments)],

@@ -1,7 +1,7 @@
 """Accuracy against the share of hostile hospitals, for every robust aggregator and for the mean.
 
 Ten hospitals share scikit-learn's digits, with like or unlike patients (Dirichlet 1.0 over the classes); a
-small CNN is trained together, and tested on images of a site that does not train. A fault plan makes 0 to
+small CNN is trained together, and tested on images of a site that does not train. Fault injection makes 0 to
 40 % of the hospitals hostile in every round: they flip their labels, or turn their update round and make it
 ten times as long. All aggregators are set for three hostile hospitals in ten, whatever there are; three
 seeds, which also choose who is hostile. Run
@@ -25,12 +25,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
+from fedmerge.experiment.formatting import listing, percent
 from fedmerge.federation import FederationOptions, Plan, Server, server_app, simulate
 from fedmerge.models import ModelSpec, Normalisation, State, build, predict
+from fedmerge.reports.figures.panels import head, looks, panels
+from fedmerge.reports.figures.style import WIDE, Caption, render, styled
 from fedmerge.seeding import numpy_generator
-from fedmerge.study.figures.panels import head, looks, panels
-from fedmerge.study.figures.style import WIDE, Caption, render, styled
-from fedmerge.study.words import listing, percent
 from fedmerge.training import TrainingOptions
 
 AGGREGATORS: dict[str, dict[str, Any]] = {

@@ -30,7 +30,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, Plan, Server, server_app, simulate
 from fedmerge.models import ModelSpec, Normalisation, build, predict
 from fedmerge.models.state import State
-from fedmerge.study.figures.panels import signed
+from fedmerge.reports.figures.panels import signed
 from fedmerge.training import TrainingOptions
 
 ALGORITHMS: dict[str, dict[str, Any]] = {

@@ -21,13 +21,13 @@ from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.exchange import Answer, Question, read
+from fedmerge.federation.clients import Client
 from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.privacy.ledger import Subject
 from fedmerge.federation.privacy.masked import decode_weights, encode_weights
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
 from fedmerge.federation.privacy.secure_round import secure_total
-from fedmerge.federation.roster import Member
+from fedmerge.federation.requests import Reply, Request, read
 from fedmerge.federation.schema.secure import Offered
 from fedmerge.models import average
 
@@ -67,7 +67,7 @@ def secure(
 ) -> tuple[dict[str, torch.Tensor], float, float]:
     """The mean of all but the first ``lost``, a hospital's seconds, the server's."""
     them = [SecureHospital(f"h{i:02d}") for i in range(len(states))]
-    members = [Member(1000 + i, one.name, 1, 1, (1,)) for i, one in enumerate(them)]
+    members = [Client(1000 + i, one.name, 1, 1, (1,)) for i, one in enumerate(them)]
     spent = 0.0
     offers = []
     for one, member, state, n in zip(them, members, states, images, strict=True):
@@ -75,12 +75,12 @@ def secure(
         words = encode_weights(state, n, "average")
         keys = one.offer(Subject.of(LABEL, "", one.ledger), words)
         spent += time.process_time() - began
-        offers.append(Answer(member, Offered(**keys)))
+        offers.append(Reply(member, Offered(**keys)))
 
-    def ask(question: Question) -> Iterable[Answer]:
+    def ask(question: Request) -> Iterable[Reply]:
         nonlocal spent
         action = question.kind.rpartition("_")[2]
-        for member, message in zip(question.roster, question.messages(), strict=True):
+        for member, message in zip(question.clients, question.messages(), strict=True):
             if action == "masked" and member.node_id < 1000 + lost:
                 continue
             began = time.process_time()
@@ -90,7 +90,7 @@ def secure(
                 reply = failed(message, error_)
             spent += time.process_time() - began
             answer = read(question, member, reply)
-            assert isinstance(answer, Answer), answer
+            assert isinstance(answer, Reply), answer
             yield answer
 
     began = time.process_time()

@@ -21,10 +21,10 @@ from study_tables import Seen
 
 from fedmerge.analysis import severity_curve
 from fedmerge.errors import FedMergeError
-from fedmerge.study.figures import forest, merging, severity
-from fedmerge.study.figures.forest import describe_forest
-from fedmerge.study.figures.severity import describe_severity
-from fedmerge.study.words import count, thousands
+from fedmerge.experiment.formatting import count, thousands
+from fedmerge.reports.figures import forest, merging, severity
+from fedmerge.reports.figures.forest import describe_forest
+from fedmerge.reports.figures.severity import describe_severity
 
 PAGE = "in-model-merging"
 RESULTS = Path(__file__).parent / "results"

@@ -16,11 +16,11 @@ from pages import as_saved, markdown, marked, points, three
 
 from fedmerge.analysis import interval_rule, leaderboard, robustness
 from fedmerge.errors import FedMergeError
-from fedmerge.study.bench.study import Study, open_study
-from fedmerge.study.figures.panels import metric_words
-from fedmerge.study.reports.standings import Standings, standings
-from fedmerge.study.reports.verdict import caution
-from fedmerge.study.words import listing, percent
+from fedmerge.experiment.bench.study import Study, open_study
+from fedmerge.experiment.formatting import listing, percent
+from fedmerge.reports.figures.panels import metric_words
+from fedmerge.reports.leaderboards import Leaderboards, leaderboards
+from fedmerge.reports.study_summary import caution
 from fedmerge.training import InMergeOptions
 
 SCORES = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
     """A study, where its levels stand, the InMerge options of those that merge, and how much was merged."""
 
     study: Study
-    found: Standings
+    found: Leaderboards
     options: dict[str, InMergeOptions]
     merges: pd.DataFrame
 
@@ -62,7 +62,7 @@ def look_at(folder: Path) -> Seen:
 def seen_of(study: Study, merges: pd.DataFrame) -> Seen:
     """A study's scores and merges. Raises FedMergeError where it has no rows to compare."""
     study = as_saved(study, SCORES)
-    found = standings(study)
+    found = leaderboards(study)
     if found is None or found.reference is None:
         raise FedMergeError(f"nothing of the study in '{study.folder}' can be compared: finish it first.")
     levels = study.config.axes[found.compare]

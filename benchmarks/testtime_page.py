@@ -16,9 +16,9 @@ import testtime_tables as tables
 from pages import Picture, provenance, save_scores, write_page
 from testtime_scores import ENSEMBLE, MEAN, OURS, PAPER, SCORES, Seen, board, look_at
 
-from fedmerge.study.figures import cost, forest
-from fedmerge.study.figures.cost import describe_cost
-from fedmerge.study.figures.forest import describe_forest
+from fedmerge.reports.figures import cost, forest
+from fedmerge.reports.figures.cost import describe_cost
+from fedmerge.reports.figures.forest import describe_forest
 
 PAGE = "test-time"
 RESULTS = Path(__file__).parent / "results"

@@ -11,7 +11,7 @@ from pages import as_saved
 
 from fedmerge.analysis import leaderboard
 from fedmerge.errors import FedMergeError
-from fedmerge.study.bench.study import Study, open_study
+from fedmerge.experiment.bench.study import Study, open_study
 
 MEAN, ENSEMBLE, PAPER, OURS = "mean", "ensemble-logits", "entropy-adaptive", "stream-adaptive"
 TUNED = f"{OURS}-tuned"

@@ -24,7 +24,7 @@ from testtime_scores import (
 )
 
 from fedmerge.analysis import interval_rule
-from fedmerge.study.figures.panels import signed
+from fedmerge.reports.figures.panels import signed
 
 LEAST = 1e-9
 """Differences of accuracy up to this are none."""

@@ -19,26 +19,26 @@ from fedmerge.errors import FedMergeError
 
 if TYPE_CHECKING:
     from fedmerge.data import streams
-    from fedmerge.federation import Backend
+    from fedmerge.experiment.bench.engine import bench
+    from fedmerge.experiment.bench.study import Study, open_study
+    from fedmerge.experiment.results import Result
+    from fedmerge.experiment.run import run
+    from fedmerge.federation import BackendConfig
     from fedmerge.merging.merge import MergeResult, merge
     from fedmerge.models import ModelPool
     from fedmerge.registry import Method
-    from fedmerge.study.bench.engine import bench
-    from fedmerge.study.bench.study import Study, open_study
-    from fedmerge.study.results import Result
-    from fedmerge.study.run import run
     from fedmerge.testtime import EntropyAdaptive, StreamAdaptive
     from fedmerge.training import InMerge
 
     __version__: str
 
 _HOMES = {
-    "run": "fedmerge.study.run",
-    "Backend": "fedmerge.federation",
-    "Result": "fedmerge.study.results",
-    "bench": "fedmerge.study.bench.engine",
-    "Study": "fedmerge.study.bench.study",
-    "open_study": "fedmerge.study.bench.study",
+    "run": "fedmerge.experiment.run",
+    "BackendConfig": "fedmerge.federation",
+    "Result": "fedmerge.experiment.results",
+    "bench": "fedmerge.experiment.bench.engine",
+    "Study": "fedmerge.experiment.bench.study",
+    "open_study": "fedmerge.experiment.bench.study",
     "merge": "fedmerge.merging",
     "MergeResult": "fedmerge.merging",
     "EntropyAdaptive": "fedmerge.testtime",
@@ -48,7 +48,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "Backend",
+    "BackendConfig",
     "EntropyAdaptive",
     "FedMergeError",
     "InMerge",

@@ -44,7 +44,7 @@ class Room:
     def relative(self, path: str | Path) -> str:
         """A path in the room, from its root, with slashes."""
         where = os.path.abspath(path)
-        for root in sorted(self.names):
+        for root in sorted({self.root, *self.names}):  # also where the folder was entered anew since
             if _within(where, root):
                 return os.path.relpath(where, root).replace(os.sep, "/")
         raise ValueError(f"{path} is not in {self.root}")

@@ -24,7 +24,7 @@ TESTS = (
     "tests/federation/test_strategy.py",
     "tests/federation/test_flower_grid.py", "tests/federation/test_privacy.py",
     "tests/federation/secure", "tests/federation/deployment",
-    "tests/study/test_federated_fusion.py",
+    "tests/experiment/test_federated_fusion.py",
     "tests/test_cli.py",
 )  # fmt: skip
 

@@ -70,7 +70,7 @@ def experiment(cohort_spec: CohortSpec) -> dict[str, Any]:
         },
         "fusion": ["mean", "greedy", "ensemble-logits", "ensemble-features"],
         "testtime": ["entropy-adaptive"],
-        "deployment": {"batch_size": 16, "streams": ["iid", {"dirichlet": 0.5}, "temporal"]},
+        "evaluation": {"batch_size": 16, "streams": ["iid", {"dirichlet": 0.5}, "temporal"]},
     }
 
 
@@ -78,10 +78,10 @@ def experiment(cohort_spec: CohortSpec) -> dict[str, Any]:
 def own_ray() -> Iterator[Any]:
     """One Ray for all tests of this process, with room for four workers; ended after the last."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
-    from fedmerge.federation.backend import Backend
-    from fedmerge.federation.grids.ray.session import ray_session
+    from fedmerge.federation.backend_config import BackendConfig
+    from fedmerge.federation.grids.ray.init import ray_initialised
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        with ray_session(Backend(kind="ray", workers=4)):
+        with ray_initialised(BackendConfig(kind="ray", workers=4)):
             yield ray

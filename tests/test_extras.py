@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import fedmerge
 from fedmerge.cli import app
 from fedmerge.errors import FedMergeError
+from fedmerge.experiment.query import query
 from fedmerge.extras import extra
-from fedmerge.study.query import query
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -15,10 +15,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from fedmerge.experiment.bench.config import BenchConfig
+from fedmerge.experiment.config import Experiment
 from fedmerge.federation.deployment.node_folder import NodeSettings
 from fedmerge.federation.policy.rules import Policy
-from fedmerge.study.bench.config import BenchConfig
-from fedmerge.study.config import Experiment
 from fedmerge.validation import validate
 
 PAGE = Path(__file__).parent.parent / "docs" / "options.md"
@@ -150,7 +150,7 @@ BASE = {
     "model": "small-cnn",
     "training": {"rounds": 1},
     "fusion": ["mean"],
-    "deployment": {"streams": ["iid"]},
+    "evaluation": {"streams": ["iid"]},
 }
 """What an example leaves out of an experiment."""
 

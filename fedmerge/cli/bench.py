@@ -19,7 +19,7 @@ from fedmerge.cli.app import FAILED, Changes, Json, app, err, out, print_json, s
 from fedmerge.cli.progress import clock, lines
 
 if TYPE_CHECKING:
-    from fedmerge.study.bench.standing import Standing, Watch
+    from fedmerge.experiment.bench.progress import StudyProgress, Watch
 
 
 @app.command()
@@ -42,12 +42,12 @@ def bench(
 
     The exit code is 1 where rows failed, 2 for what you can put right, 130 after Ctrl-C.
     """
-    from fedmerge.study.bench import receipt
+    from fedmerge.experiment.bench import completion_cache
 
     settled = _settled(config, changes or [], folder, retry)
     if settled is None:
-        from fedmerge.study.bench.engine import bench as run_bench
-        from fedmerge.study.reports.again import write_again
+        from fedmerge.experiment.bench.engine import bench as run_bench
+        from fedmerge.reports.rewrite import write_again
 
         try:
             with live_view(err, quiet=as_json) as watch:
@@ -66,7 +66,7 @@ def bench(
             raise typer.Exit(130) from None
         write_again(study.folder)
         settled = study.summary | {"answer": study.answer}
-        receipt.add(study.folder, {"answer": settled["answer"]})
+        completion_cache.add(study.folder, {"answer": settled["answer"]})
     place = Path(settled["folder"])
     keys = ("folder", "answer", "jobs", "rows", "failed")
     if as_json:
@@ -94,10 +94,10 @@ def _end(settled: dict[str, Any]) -> None:
 
 def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) -> dict[str, Any] | None:
     """What there is to say if this very study is finished, found without loading what trains."""
-    from fedmerge.study.bench import receipt
+    from fedmerge.experiment.bench import completion_cache
 
     place = folder if folder is not None else Path("runs") / Path(config).stem
-    found = receipt.valid(place, receipt.request_of(config, changes))
+    found = completion_cache.valid(place, completion_cache.request_of(config, changes))
     if found is None or (retry and found["failed"]) or not (place / "report.html").exists():
         return None
     return found | {"folder": str(place)}
@@ -105,7 +105,7 @@ def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) 
 
 @contextmanager
 def live_view(console: Console, quiet: bool = False) -> Iterator[Watch]:
-    """Yield a callback that draws a ``Standing``; off a terminal, or quiet, it feeds lines."""
+    """Yield a callback that draws a ``StudyProgress``; off a terminal, or quiet, it feeds lines."""
     view = _View()
     if quiet or not console.is_terminal:
         with lines(console, view.line):
@@ -119,39 +119,39 @@ class _View:
     """The standing of a study, drawn anew by ``Live`` whenever it likes, so clocks go on between jobs."""
 
     def __init__(self) -> None:
-        self._standing: Standing | None = None
+        self._standing: StudyProgress | None = None
 
-    def take(self, standing: Standing) -> None:
+    def take(self, progress: StudyProgress) -> None:
         """Draw this from now on."""
-        self._standing = standing
+        self._standing = progress
 
     def line(self) -> str:
         """The standing in a line."""
-        standing = self._standing
-        if standing is None:
+        progress = self._standing
+        if progress is None:
             return "reading the study"
-        parts = [f"{standing.done + standing.failed} of {standing.jobs} jobs"]
-        if standing.failed:
-            parts.append(f"{standing.failed} failed")
-        if standing.seconds_left is not None:
-            parts.append(f"about {clock(standing.seconds_left)} left")
+        parts = [f"{progress.done + progress.failed} of {progress.jobs} jobs"]
+        if progress.failed:
+            parts.append(f"{progress.failed} failed")
+        if progress.seconds_left is not None:
+            parts.append(f"about {clock(progress.seconds_left)} left")
         now = time.monotonic()
-        running = [f"{label} ({clock(now - since)})" for label, since in list(standing.running.items())]
+        running = [f"{label} ({clock(now - since)})" for label, since in list(progress.running.items())]
         return ", ".join(parts) + (f"; now {'; '.join(running)}" if running else "")
 
     def __rich__(self) -> Group:
-        standing = self._standing
-        if standing is None:
+        progress = self._standing
+        if progress is None:
             return Group(Text("reading the study"))
-        settled = standing.done + standing.failed
+        settled = progress.done + progress.failed
         line = Table.grid(padding=(0, 1))
-        left = "" if standing.seconds_left is None else f"about {clock(standing.seconds_left)} left"
-        failed = Text(f"{standing.failed} failed", style="red") if standing.failed else Text("")
-        bar = ProgressBar(total=standing.jobs, completed=settled, width=30)
-        line.add_row(bar, f"{settled} of {standing.jobs} jobs", left, failed)
+        left = "" if progress.seconds_left is None else f"about {clock(progress.seconds_left)} left"
+        failed = Text(f"{progress.failed} failed", style="red") if progress.failed else Text("")
+        bar = ProgressBar(total=progress.jobs, completed=settled, width=30)
+        line.add_row(bar, f"{settled} of {progress.jobs} jobs", left, failed)
         now = time.monotonic()
-        running = [Text(f"  {label}, {clock(now - since)}") for label, since in standing.running.items()]
+        running = [Text(f"  {label}, {clock(now - since)}") for label, since in progress.running.items()]
         last = (
-            [Text(f"  last failure: {standing.last_failure}", style="red")] if standing.last_failure else []
+            [Text(f"  last failure: {progress.last_failure}", style="red")] if progress.last_failure else []
         )
         return Group(line, *running, *last)

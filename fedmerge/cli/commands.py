@@ -27,7 +27,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.files import write
 
 if TYPE_CHECKING:
-    from fedmerge.study.results import Result
+    from fedmerge.experiment.results import Result
 
 sites = typer.Typer(help="The cohorts of hospitals in sites/*.yaml.", no_args_is_help=True)
 app.add_typer(sites, name="sites")
@@ -60,8 +60,8 @@ def run(
     Ctrl-C ends it after what is in flight, twice at once; --resume goes on with it. The exit code is 1 where
     a method failed, 2 for what you can put right, 130 after Ctrl-C.
     """
-    from fedmerge.study.interrupt import Stopped
-    from fedmerge.study.run import run as run_experiment
+    from fedmerge.experiment.interrupt import Stopped
+    from fedmerge.experiment.run import run as run_experiment
 
     if sign is not None:
         from fedmerge import signature
@@ -99,7 +99,7 @@ def end(result: Result) -> None:
 def show_result(result: Result, as_json: bool = False) -> None:
     """Print a result: its table, the answer, what failed, where report and rows lie; or all of it as JSON."""
     from fedmerge.cli.tables import summary_table
-    from fedmerge.study.reports.failures import failure_list
+    from fedmerge.reports.failures import failure_list
 
     if as_json:
         print_json(
@@ -191,7 +191,7 @@ def show_cohort(
     from fedmerge.cli.tables import cohort_table, site_record
     from fedmerge.data import build_cohort, read_cohort
     from fedmerge.data.checks import remarks
-    from fedmerge.study import figures
+    from fedmerge.reports import figures
 
     with lines(err, lambda: f"reading the images of {cohort}"):
         built = build_cohort(read_cohort(cohort), seed)

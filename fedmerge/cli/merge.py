@@ -40,7 +40,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Fuse models of one network into one, and write it with a card of what it was made of."""
-    from fedmerge.study.merge_files import merge_files
+    from fedmerge.experiment.merge_files import merge_files
 
     with lines(err, lambda: f"merging {len(models)} models by {method}"):
         result = merge_files(

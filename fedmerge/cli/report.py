@@ -21,7 +21,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the report of a run or a study again; nothing else in its folder is touched but its manifest."""
-    from fedmerge.study.reports.again import doubts, unfinished, write_again
+    from fedmerge.reports.rewrite import doubts, unfinished, write_again
 
     with lines(err, lambda: f"writing the report of {path}"):
         kind, written = write_again(path, target)

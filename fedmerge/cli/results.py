@@ -34,8 +34,8 @@ def results(
     as_json: Json = False,
 ) -> None:
     """Ask a SQL question (DuckDB) of the table results: the rows of all runs and studies."""
-    from fedmerge.study.query import query as ask
-    from fedmerge.study.results import write_table
+    from fedmerge.experiment.query import query as ask
+    from fedmerge.experiment.results import write_table
 
     if file is not None and file.suffix not in (".csv", ".parquet"):
         raise FedMergeError(f"'{file}' has no known format: end its name in .csv or .parquet.")

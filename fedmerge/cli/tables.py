@@ -10,9 +10,9 @@ from rich import box
 from rich.table import Table
 
 from fedmerge.data import Cohort, CohortSpec, Site
+from fedmerge.experiment.results import Result
+from fedmerge.experiment.unlearned import CONSTANT, marked
 from fedmerge.registry import Method
-from fedmerge.study.results import Result
-from fedmerge.study.unlearned import CONSTANT, marked
 
 
 def summary_table(result: Result) -> Table:

@@ -13,7 +13,7 @@ from fedmerge.cli.progress import progress_bar
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fedmerge.study.entries import MethodConfig
+    from fedmerge.experiment.entries import MethodConfig
     from fedmerge.testtime.tuning import Tuning
 
 
@@ -38,7 +38,7 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Tune an option on the run's training hospitals, each held out once; nothing of the target is seen."""
-    from fedmerge.study.tune import tune_run, tuning_log
+    from fedmerge.experiment.tune import tune_run, tuning_log
     from fedmerge.yaml_text import read_yaml
 
     given = None if values is None else [read_yaml(part, "--values") for part in values.split(",")]

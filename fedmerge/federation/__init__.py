@@ -1,12 +1,12 @@
 """Federation: who talks to whom. The only room that imports Flower.
 
-``client`` is what a hospital answers, ``asking`` how it is asked and its answer checked, ``strategy`` what a
-round is, ``server`` what the server does in a run, ``options`` what a user may choose. ``grids`` carry
-messages (``places`` says which), ``flower`` is for Flower's own runtimes, ``deployment`` for a real one, and
-``arrays`` lends tensors to messages without a copy.
-``aggregators`` make one model of many, ``privacy`` hides them, ``sums`` are a fusion whose images stay in the
-hospitals, ``fault_plan`` and ``faults`` what may go wrong. Flower's telemetry and update check are switched
-off before it is imported; it is imported when first used, because that takes a second.
+``hospital_app`` is what a hospital answers, ``client_manager`` sends it requests and checks its replies.
+``strategy`` is a round, ``server`` a run, ``options`` what a user may choose. ``grids`` carry messages
+(``backends`` says which), ``flower`` is for Flower's own runtimes, ``deployment`` for a real one; ``arrays``
+lends tensors to messages without a copy. ``aggregators`` make one model of many, ``privacy`` hides them,
+``sums`` are a fusion whose images stay in the hospitals; ``fault_injection`` and ``faults`` say and do what
+may go wrong. Flower's telemetry and update check are switched off before it is imported; it is imported when
+first used, because that takes a second.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 if TYPE_CHECKING:
-    from fedmerge.federation.backend import Backend
-    from fedmerge.federation.client import client_app
+    from fedmerge.federation.backend_config import BackendConfig
+    from fedmerge.federation.backends import LOCAL, Backend, BackendLike, open_backend
     from fedmerge.federation.failures import Failure
     from fedmerge.federation.flower import client_of, server_of
     from fedmerge.federation.grids.local import LocalGrid, simulate
     from fedmerge.federation.hospital import Hospital
+    from fedmerge.federation.hospital_app import client_app
     from fedmerge.federation.options import FederationOptions
-    from fedmerge.federation.places import HERE, Place, Where, go_to
     from fedmerge.federation.plan import Plan
     from fedmerge.federation.server import Server, server_app
     from fedmerge.federation.strategy import MergeStrategy
 
 _HOMES = {
-    "Backend": "backend",
+    "BackendConfig": "backend_config",
     "Failure": "failures",
     "FederationOptions": "options",
-    "HERE": "places",
+    "LOCAL": "backends",
     "Hospital": "hospital",
     "LocalGrid": "grids.local",
     "MergeStrategy": "strategy",
-    "Place": "places",
+    "Backend": "backends",
     "Plan": "plan",
     "Server": "server",
-    "Where": "places",
-    "client_app": "client",
+    "BackendLike": "backends",
+    "client_app": "hospital_app",
     "client_of": "flower",
-    "go_to": "places",
+    "open_backend": "backends",
     "server_app": "server",
     "server_of": "flower",
     "simulate": "grids.local",
 }
 
 __all__ = [
-    "HERE",
+    "LOCAL",
     "Backend",
+    "BackendConfig",
+    "BackendLike",
     "Failure",
     "FederationOptions",
     "Hospital",
     "LocalGrid",
     "MergeStrategy",
-    "Place",
     "Plan",
     "Server",
-    "Where",
     "client_app",
     "client_of",
-    "go_to",
+    "open_backend",
     "server_app",
     "server_of",
     "simulate",

@@ -29,7 +29,7 @@ class Failure:
     """An attempt of a hospital that gave no usable answer: when, who, why in a sentence, and what then.
 
     Or a hospital that lost what it kept between rounds, and began anew (``forgot``); or one whose answer was
-    spoilt by the fault plan, and counted all the same (``injected``). Or a round that
+    spoilt by fault injection, and counted all the same (``injected``). Or a round that
     came to nothing (``void``). injected: what the plan did to it.
     """
 
@@ -73,8 +73,8 @@ class Failures:
             )
 
     def counted(self, round: int, phase: str, site: str, attempt: int, injected: str) -> None:
-        """Record an answer that the fault plan spoilt and no check refused."""
-        reason = f"its answer was used as it is, with what the fault plan did to it ({injected})"
+        """Record an answer that fault injection spoilt and no check refused."""
+        reason = f"its answer was used as it is, with what fault injection did to it ({injected})"
         self.records.append(Failure(round, phase, site, reason, attempt, "counted", "injected", injected))
 
     def began_anew(self, round: int, phase: str, site: str, since: int) -> None:

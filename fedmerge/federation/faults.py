@@ -1,4 +1,4 @@
-"""What a fault plan does to a hospital: its answers as a broken or hostile one would give them."""
+"""What fault injection does to a hospital: its answers as a broken or hostile one would give them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import trained
 from fedmerge.federation.privacy.secure_keys import no_keys
-from fedmerge.federation.records import reply
+from fedmerge.federation.records import reply_message
 from fedmerge.federation.schema.jobs import InjectedFault, TrainJob
 from fedmerge.federation.schema.networks import tensors_of
 from fedmerge.federation.schema.reading import ARRAYS, METRICS, read_job, read_tensors
@@ -40,7 +40,7 @@ class Trains(Protocol):
 
 
 def train(hospital: Trains, message: Message) -> Message:
-    """``hospital.train(message)``, with what the job's fault plan makes of it (``fault_plan.Fault``).
+    """``hospital.train(message)``, with what the job's faults make of it (``fault_injection.Fault``).
 
     Nothing is waited for: a delay is a number in the answer, so a plan of hours runs in no time, and the same
     anywhere.
@@ -61,13 +61,13 @@ def _train(
     if not faults:
         return training(hospital, message)
     if "crash" in faults:
-        raise FedMergeError("it crashed, as the fault plan wants.")
+        raise FedMergeError("it crashed, as fault injection wants.")
     if "hang" in faults:
         never: dict[str, float] = {"loss": 0.0, "accuracy": 0.0, "seconds": 0.0}
         never |= {"steps": 0, "merges": 0, DELAY: math.inf}
         if secure:
-            return reply(message, {DELAY: math.inf}, texts=no_keys(hospital.site.name))
-        return reply(message, {"num-examples": len(hospital.site.train), **never})
+            return reply_message(message, {DELAY: math.inf}, texts=no_keys(hospital.site.name))
+        return reply_message(message, {"num-examples": len(hospital.site.train), **never})
     answer = training(_flipped(hospital) if "label-flip" in faults else hospital, message)
     sent = read_tensors(message, tensors_of(job.model)) if job.start == "shared" else {}
     if not secure:

@@ -17,12 +17,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.data import Site
-from fedmerge.federation.client import client_app
+from fedmerge.federation.backends import Backend
 from fedmerge.federation.deployment.links import lost
 from fedmerge.federation.grids.audited import AuditedGrid
 from fedmerge.federation.grids.flower import FlowerGrid
 from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.places import Place
+from fedmerge.federation.hospital_app import client_app
 
 Config = Mapping[str, Any]
 DATABASE = "superlink.db"  # of a deployment's server, beside the file of its hospitals
@@ -55,7 +55,7 @@ class FlowerPlace:
         app(grid=grid, context=self.context)
 
 
-def server_of(main: Callable[[Place, Config], None]) -> ServerApp:
+def server_of(main: Callable[[Backend, Config], None]) -> ServerApp:
     """The ServerApp of a project: ``main(place, run_config)`` with Flower's Grid as the place.
 
     In a deployment, the audit log of the server's folder says what was sent and what came.

@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from fedmerge.analysis import fit_temperature, rates
 from fedmerge.data import Site
+from fedmerge.federation.client_state import ClientState, Personal, client_state_tensors, personal_entries
 from fedmerge.federation.inspection import MINIMUM as LEAST
 from fedmerge.federation.inspection import reply_with
-from fedmerge.federation.memory import HospitalMemory, Personal, memory_tensors, personal_entries
 from fedmerge.federation.policy.guard import Guard
 from fedmerge.federation.privacy.ledger import Subject
 from fedmerge.federation.privacy.local import LocalNoise
@@ -26,7 +26,7 @@ from fedmerge.federation.privacy.masked import TRAINED, encode_means, encode_wei
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
 from fedmerge.federation.privacy.secure_keys import no_keys
 from fedmerge.federation.privacy.secure_rules import SecureRules
-from fedmerge.federation.records import reply
+from fedmerge.federation.records import reply_message
 from fedmerge.federation.schema.jobs import (
     EvaluateJob,
     GreetingJob,
@@ -41,8 +41,8 @@ from fedmerge.federation.schema.secure import SecureEvaluateJob, SecureSumsJob, 
 from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.federation.sums.hospital import HospitalSums
 from fedmerge.federation.sums.masks import check_label, to_words
+from fedmerge.federation.sums.model_cache import ModelCache
 from fedmerge.federation.sums.rules import SumRules, rules_of
-from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State, state_hash
 from fedmerge.models.zoo import ModelSpec, build
@@ -56,10 +56,10 @@ class Hospital:
     """One hospital's side of the conversation: its data, a network to load weights into, and its answers.
 
     The network is shared by all hospitals of a process: every message overwrites its weights. memory: what
-    it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest images
-    over which it gives sums, where that is more than ``sum_rules`` say. shelf: where it lays aside a fusion's
-    models, if each message may meet another process. folder: of its node, where what it must know after a
-    restart is kept; None in a simulation. sum_rules: which sums it gives; None: as its folder says.
+    it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest
+    images over which it gives sums, where that is more than ``sum_rules`` say. model_cache: where it keeps a
+    fusion's models, if each message may meet another process. folder: of its node, where what it must know
+    after a restart is kept; None in a simulation. sum_rules: which sums it gives; None: as its folder says.
     guard: what a deployed hospital holds every message against.
     """
 
@@ -69,7 +69,7 @@ class Hospital:
         device: str = "cpu",
         progress: Progress | None = None,
         minimum: int = 1,
-        shelf: Shelf | None = None,
+        model_cache: ModelCache | None = None,
         folder: Path | None = None,
         guard: Guard | None = None,
         sum_rules: SumRules | None = None,
@@ -79,10 +79,10 @@ class Hospital:
         self.site = site
         self.device = device
         self.progress = progress
-        self.memory = HospitalMemory()
+        self.memory = ClientState()
         self.local = LocalNoise(site.name, folder)
         rules = (sum_rules or rules_of(folder)).at_least(minimum)
-        self.sums = HospitalSums(site, device, rules, shelf, folder)
+        self.sums = HospitalSums(site, device, rules, model_cache, folder)
         self.secure = SecureHospital(site.name, folder, SecureRules.of(folder), self.sums.ledger)
 
     def describe(self, message: Message) -> Message:
@@ -95,7 +95,7 @@ class Hospital:
             "num-validation": len(site.val),
             "class-counts": site.train.class_counts(site.n_classes).tolist(),
         }
-        return reply(message, numbers, texts={"name": site.name})
+        return reply_message(message, numbers, texts={"name": site.name})
 
     def inspect(self, message: Message) -> Message:
         """Answer what there is to know of its images before training: sizes, classes, intensities, copies."""
@@ -110,7 +110,7 @@ class Hospital:
         With local privacy the weights are clipped and noised before anything else sees them.
         """
         metrics, _, leaving = self._trained(message, read_job(message, TrainJob))
-        return reply(message, metrics, leaving)
+        return reply_message(message, metrics, leaving)
 
     def train_secure(self, message: Message) -> Message:
         """Train as ``train`` does, but answer keys; what is to be summed waits: weights, counts, scores.
@@ -128,7 +128,7 @@ class Hospital:
         moved = numbers - flatten(start) if start else numbers
         subject = Subject.of(job.label, state_hash(state), self.secure.ledger, numbers, moved)
         keys = self.secure.offer(subject, words)
-        return reply(message, {"seconds": metrics["seconds"]}, texts=keys)
+        return reply_message(message, {"seconds": metrics["seconds"]}, texts=keys)
 
     def _trained(self, message: Message, job: TrainJob) -> tuple[dict[str, float], State, State]:
         """What a training message says to do: numbers about it, the weights, and those that may leave."""
@@ -177,7 +177,7 @@ class Hospital:
         A job that says ``personal`` is about the model that this hospital would use: with its own part. One
         that says ``calibrate`` is answered with the ``temperature`` fitted there, too.
         """
-        return reply(message, self._scored(message, read_job(message, EvaluateJob)))
+        return reply_message(message, self._scored(message, read_job(message, EvaluateJob)))
 
     def evaluate_secure(self, message: Message) -> Message:
         """Score as ``evaluate`` does, but answer keys; the numbers wait to be summed with others'."""
@@ -187,7 +187,7 @@ class Hospital:
         said = json.dumps([state_hash(read_tensors(message, tensors_of(job.model))), job.calibrate])
         digest = hashlib.sha256(said.encode()).hexdigest()
         subject = Subject.of(job.label, digest, self.secure.ledger)
-        return reply(message, {}, texts=self.secure.offer(subject, encode_means(images, scores)))
+        return reply_message(message, {}, texts=self.secure.offer(subject, encode_means(images, scores)))
 
     def sums_secure(self, message: Message) -> Message:
         """Answer a question about sums over images with keys; the sums wait to be added to others'.
@@ -197,12 +197,12 @@ class Hospital:
         job = read_job(message, SecureSumsJob)
         found = self.sums.packed(message, job)
         if found is None or job.kind == "walk":
-            return reply(message, {"known": int(found is not None)}, texts=no_keys(self.site.name))
+            return reply_message(message, {"known": int(found is not None)}, texts=no_keys(self.site.name))
         check_label(job.label, found.digest, self.site.name)
         words = to_words(found.sums)
         digest = hashlib.sha256(words.tobytes()).hexdigest()
         subject = replace(Subject.of(job.label, digest, self.secure.ledger), images=found.images)
-        return reply(message, {"known": 1}, texts=self.secure.offer(subject, words))
+        return reply_message(message, {"known": 1}, texts=self.secure.offer(subject, words))
 
     def _scored(self, message: Message, job: EvaluateJob) -> dict[str, float]:
         """What an evaluation message asks for: numbers of the weights in it."""
@@ -224,14 +224,14 @@ class Hospital:
         """Answer what it keeps between rounds, for the server's journal."""
         read_job(message, MemoryJob)
         read_tensors(message, NO_TENSORS)
-        return reply(message, {"round": self.memory.round}, self.memory.state_dict())
+        return reply_message(message, {"round": self.memory.round}, self.memory.state_dict())
 
     def restore_memory(self, message: Message) -> Message:
         """Take over a memory from the server's journal; a message without one is to forget."""
         job = read_job(message, RestoreJob)
         check_fits(job.model, self.site)
-        self.memory.load_state_dict(read_tensors(message, memory_tensors(job.model, job.personal)))
-        return reply(message, {"round": self.memory.round})
+        self.memory.load_state_dict(read_tensors(message, client_state_tensors(job.model, job.personal)))
+        return reply_message(message, {"round": self.memory.round})
 
     def _kept(self, personal: Personal, round: int | None = None) -> State:
         """The personal entries to begin a round with, or, without one, the latest."""

@@ -10,16 +10,16 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.backends import Backend
 from fedmerge.federation.inspection import ACTION, read
-from fedmerge.federation.places import Place
-from fedmerge.federation.records import reason_of, request
+from fedmerge.federation.records import reason_of, request_message
 from fedmerge.federation.schema.jobs import InspectJob
 
 POLL = 1.0
 Told = dict[str, Any]
 
 
-def inspect_all(place: Place, names: Mapping[int, str], wish: InspectJob, patience: float) -> list[Told]:
+def inspect_all(place: Backend, names: Mapping[int, str], wish: InspectJob, patience: float) -> list[Told]:
     """What each hospital told, by name; of one that did not, the reason. names: hospitals by node."""
     found: list[Told] = []
     app = ServerApp()
@@ -38,22 +38,22 @@ def _ask(grid: Grid, names: Mapping[int, str], wish: InspectJob, patience: float
         time.sleep(POLL)
     found = [{"hospital": names[node], "reason": "its node did not come"} for node in missing]
     nodes = [node for node in names if node not in missing]
-    messages = [request(ACTION, node, "inspection", wish.model_dump(), None) for node in nodes]
+    messages = [request_message(ACTION, node, "inspection", wish.model_dump(), None) for node in nodes]
     answered = set()
-    for reply in grid.send_and_receive(messages, timeout=max(patience, 60.0)):
-        node = reply.metadata.src_node_id
+    for reply_message in grid.send_and_receive(messages, timeout=max(patience, 60.0)):
+        node = reply_message.metadata.src_node_id
         if node in names and node not in answered:
             answered.add(node)
-            found.append(_told(names[node], reply))
+            found.append(_told(names[node], reply_message))
     late = [node for node in nodes if node not in answered]
     return found + [{"hospital": names[node], "reason": "it did not answer in time"} for node in late]
 
 
-def _told(name: str, reply: Any) -> Told:
-    if reply.has_error():
-        return {"hospital": name, "reason": reason_of(reply)[:1000]}
+def _told(name: str, reply_message: Any) -> Told:
+    if reply_message.has_error():
+        return {"hospital": name, "reason": reason_of(reply_message)[:1000]}
     try:
-        told = read(reply)
+        told = read(reply_message)
     except FedMergeError as error:
         return {"hospital": name, "reason": f"refused: {error}"[:1000]}
     if told.hospital != name:

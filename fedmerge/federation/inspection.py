@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedmerge.data import Site
 from fedmerge.data.facts import Facts, facts_of
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.records import reply
-from fedmerge.federation.schema.answers import Inspected
+from fedmerge.federation.records import reply_message
 from fedmerge.federation.schema.jobs import InspectJob
-from fedmerge.federation.schema.reading import read_answer, read_job, read_tensors
+from fedmerge.federation.schema.reading import read_job, read_reply, read_tensors
+from fedmerge.federation.schema.replies import Inspected
 from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.validation import validate
 
@@ -115,12 +115,12 @@ def reply_with(message: Message, site: Site, own_minimum: int = MINIMUM) -> Mess
     """A hospital's answer to ``query.inspect``. Raises FedMergeError for a wish that is none."""
     wish = read_job(message, InspectJob)
     read_tensors(message, NO_TENSORS)
-    return reply(message, {}, texts={"json": inspect(site, wish, own_minimum).model_dump_json()})
+    return reply_message(message, {}, texts={"json": inspect(site, wish, own_minimum).model_dump_json()})
 
 
 def read(message: Message) -> Inspection:
     """What a hospital told. Raises FedMergeError for what is none, whatever was sent."""
-    said, arrays = read_answer(message, Inspected)
+    said, arrays = read_reply(message, Inspected)
     try:
         given = json.loads(said.text)
     except (ValueError, RecursionError):

@@ -8,8 +8,8 @@ from pydantic import Field, model_serializer, model_validator
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import AGGREGATORS
-from fedmerge.federation.fault_plan import Fault
-from fedmerge.federation.memory import Personal
+from fedmerge.federation.client_state import Personal
+from fedmerge.federation.fault_injection import Fault
 from fedmerge.federation.participation import Participation
 from fedmerge.federation.privacy.options import Privacy
 from fedmerge.federation.section import Section
@@ -56,9 +56,9 @@ class FederationOptions(Section):
     and then left out (``retry``), or ends the run (``abort``). quorum: the fewest hospitals that must give a
     usable answer in the end, else the run ends with a sentence. max_norm: an update whose norm
     (``checks.update_norm``) is above it is refused; with secure aggregation, a mean of updates. deadline:
-    seconds; a hospital whose training took longer, by its own clock (``exchange.late``), is left out of the
+    seconds; a hospital whose training took longer, by its own clock (``requests.late``), is left out of the
     round. The grid of Flower's runtimes waits no longer than that either; one in this process cannot
-    interrupt a hospital. faults: a fault plan, for simulations. keep: of how many rounds the journal keeps
+    interrupt a hospital. faults: fault injection, for simulations. keep: of how many rounds the journal keeps
     the weights (``journal``).
     """
 
@@ -86,7 +86,9 @@ class FederationOptions(Section):
     @model_validator(mode="after")
     def _a_hang_ends(self) -> FederationOptions:
         if self.deadline is None and any(fault.kind == "hang" for fault in self.faults):
-            raise ValueError("a fault plan with a hang needs a deadline, else the round never ends: set it")
+            raise ValueError(
+                "fault injection with a hang needs a deadline, else the round never ends: set it"
+            )
         return self
 
     @property

@@ -10,7 +10,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.seeding import numpy_generator
 
 if TYPE_CHECKING:
-    from fedmerge.federation.roster import Roster
+    from fedmerge.federation.clients import ClientRegistry
 
 
 class Participation(BaseModel):
@@ -42,14 +42,16 @@ class Participation(BaseModel):
         return self.number
 
 
-def participants(roster: Roster, participation: Participation | None, seed: int, round: int) -> Roster:
-    """The hospitals of one round, in roster order; all of them for None.
+def participants(
+    clients: ClientRegistry, participation: Participation | None, seed: int, round: int
+) -> ClientRegistry:
+    """The hospitals of one round, in registry order; all of them for None.
 
     Drawn without replacement over the names from (seed, "participation", round): neither node ids nor what
     happened before a round has a say, so a resumed run draws the same.
     """
     if participation is None:
-        return roster
+        return clients
     rng = numpy_generator(seed, "participation", round)
-    names = [member.name for member in roster]
-    return roster.named(rng.choice(names, participation.of(len(names)), replace=False).tolist())
+    names = [client.name for client in clients]
+    return clients.named(rng.choice(names, participation.of(len(names)), replace=False).tolist())

@@ -17,7 +17,7 @@ from fedmerge.models.state import State
 _LONGEST_KIND = 200
 
 
-def request(
+def request_message(
     kind: str, node_id: int, group: str, job: dict[str, Any], state: State | ArrayRecord | None
 ) -> Message:
     """A message to one hospital: what to do (JSON text in a ConfigRecord) and, where needed, weights."""
@@ -27,7 +27,7 @@ def request(
     return Message(content, dst_node_id=node_id, message_type=kind, group_id=group)
 
 
-def reply(
+def reply_message(
     message: Message,
     numbers: Mapping[str, float | int | list[int]],
     state: State | None = None,

@@ -10,24 +10,24 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.federation.admission import read_admitted
 from fedmerge.federation.arrays import lend
-from fedmerge.federation.exchange import Question
-from fedmerge.federation.inquiry import Inquiry
-from fedmerge.federation.jobs import common_job, fine_tune_job, personal_job
+from fedmerge.federation.client_state import client_state_tensors
+from fedmerge.federation.clients import Client, ClientRegistry, wait_for_clients
 from fedmerge.federation.journal import Position, RoundJournal
-from fedmerge.federation.memory import memory_tensors
 from fedmerge.federation.plan import Plan
+from fedmerge.federation.plan_checks import check_plan
 from fedmerge.federation.policy.proposal import Proposal
 from fedmerge.federation.privacy.secure_round import Total
-from fedmerge.federation.records import request
-from fedmerge.federation.refusals import check_plan
-from fedmerge.federation.roster import Member, Roster, greet
+from fedmerge.federation.records import request_message
+from fedmerge.federation.remote_evaluation import RemoteEvaluation
+from fedmerge.federation.requests import Request
 from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.federation.strategy import MergeStrategy
+from fedmerge.federation.train_config import common_config, fine_tune_config, personal_config
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
 
 
-class Server(Inquiry):
+class Server(RemoteEvaluation):
     """The server's side of one run: train together, let each hospital fine-tune, ask for scores.
 
     It sees weights and numbers, never images.
@@ -37,25 +37,25 @@ class Server(Inquiry):
         self,
         grid: Grid,
         plan: Plan,
-        members: Sequence[str] | None = None,
+        clients: Sequence[str] | None = None,
         patience: float = 0.0,
         admitted: Mapping[int, str] | None = None,
         proposal: Proposal | None = None,
         keys: Mapping[str, str] | None = None,
     ) -> None:
-        """members, patience, admitted: who is to take part, how long to wait, who is who; see ``greet``.
+        """members, patience, admitted: who takes part, how long to wait, who is who: ``wait_for_clients``.
 
         proposal: what the hospitals are told of the run, whose plan this is; None: the plan alone. keys: the
         public keys with which hospitals were admitted, by name.
         """
         self.plan = plan
         told = (Proposal(plan=plan) if proposal is None else proposal).job()
-        self.roster, absent = greet(grid, members, patience, admitted, plan.model.n_classes, told)
-        check_plan(plan, len(self.roster) + len(absent))
-        self.strategy = MergeStrategy(plan, self.roster)
+        self.clients, absent = wait_for_clients(grid, clients, patience, admitted, plan.model.n_classes, told)
+        check_plan(plan, len(self.clients) + len(absent))
+        self.strategy = MergeStrategy(plan, self.clients)
         self.strategy.keys = keys or {}
         super().__init__(grid, self.strategy)
-        self.strategy.excuse(absent)
+        self.strategy.mark_absent(absent)
         self._kept = 0, 0  # rows of the strategy that are in the journal
 
     def start(self) -> State:
@@ -160,47 +160,47 @@ class Server(Inquiry):
         settled: hospitals that are not asked, because an earlier process did; done: how many of them gave a
         usable answer.
         """
-        roster = Roster(member for member in self.roster if member.name not in settled)
-        if self.plan.fine_tune is None or not roster:
+        clients = ClientRegistry(client for client in self.clients if client.name not in settled)
+        if self.plan.fine_tune is None or not clients:
             return
         arrays = None if self.plan.start == "independent" else lend(start)
-        job = fine_tune_job(self.plan)
-        question = self.strategy.training(job["round"], "fine-tune", job, arrays, start, roster)
-        for answer in self.strategy.ask(self.grid, question, done):
-            assert answer.state is not None  # a training answer without weights is not usable
-            yield answer.member.name, answer.state, answer.metrics
+        job = fine_tune_config(self.plan)
+        request = self.strategy.training(job["round"], "fine-tune", job, arrays, start, clients)
+        for reply in self.strategy.ask(self.grid, request, done):
+            assert reply.state is not None  # a training answer without weights is not usable
+            yield reply.client.name, reply.state, reply.metrics
 
     def memories(self) -> dict[str, State]:
         """What each hospital keeps between rounds, by name, for a journal; empty if nothing is personal."""
         if self.plan.federation.personal == "none":
             return {}
-        question = self._about_memory("query.memory", {}, {})
-        return {answer.member.name: answer.state or {} for answer in self.strategy.ask(self.grid, question)}
+        request = self._about_memory("query.memory", {}, {})
+        return {reply.client.name: reply.state or {} for reply in self.strategy.ask(self.grid, request)}
 
     def restore(self, memories: Mapping[str, State]) -> None:
         """Give the hospitals back what they kept; one without forgets what it has from a run before."""
         if self.plan.federation.personal != "none":
-            job = common_job(self.plan) | personal_job(self.plan)
+            job = common_config(self.plan) | personal_config(self.plan)
             for _ in self.strategy.ask(self.grid, self._about_memory("query.restore", job, memories)):
                 pass
 
-    def _about_memory(self, action: str, job: dict[str, Any], memories: Mapping[str, State]) -> Question:
-        def ask(member: Member, attempt: int) -> Message:
-            return request(action, member.node_id, "memory", job, memories.get(member.name) or None)
+    def _about_memory(self, action: str, job: dict[str, Any], memories: Mapping[str, State]) -> Request:
+        def ask(client: Client, attempt: int) -> Message:
+            return request_message(action, client.node_id, "memory", job, memories.get(client.name) or None)
 
         kept = NO_TENSORS
         if action == "query.memory":
-            kept = memory_tensors(self.plan.model, self.plan.federation.personal)
-        return Question(action, 0, "memory", self.roster, ask, lambda member: kept)
+            kept = client_state_tensors(self.plan.model, self.plan.federation.personal)
+        return Request(action, 0, "memory", self.clients, ask, lambda client: kept)
 
 
 def server_app(
     plan: Plan,
     programme: Callable[[Server], None],
-    members: Sequence[str] | None = None,
+    clients: Sequence[str] | None = None,
     proposal: Proposal | None = None,
 ) -> ServerApp:
-    """The Flower ServerApp of a run: greet the hospitals, then follow ``programme``.
+    """The Flower ServerApp of a run: wait for the hospitals, then follow ``programme``.
 
     members: those that are to take part; None: all that answer. proposal: as ``Server`` takes it. In the
     run's configuration, ``patience`` says for how many seconds they are waited for, and ``admitted`` names
@@ -214,6 +214,6 @@ def server_app(
         admitted = read_admitted(context.run_config.get("admitted"))
         names = None if admitted is None else {node: hospital.name for node, hospital in admitted.items()}
         keys = None if admitted is None else {hospital.name: hospital.key for hospital in admitted.values()}
-        programme(Server(grid, plan, members, patience, names, proposal, keys))
+        programme(Server(grid, plan, clients, patience, names, proposal, keys))
 
     return app

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from fedmerge.federation.memory import Personal, personal_entries
+from fedmerge.federation.client_state import Personal, personal_entries
 from fedmerge.models.state import State, check_alike
 from fedmerge.models.zoo import ModelSpec, build
 

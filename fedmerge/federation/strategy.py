@@ -11,23 +11,23 @@ from flwr.serverapp.strategy import Strategy
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import AGGREGATORS, Aggregated, Around, Update
 from fedmerge.federation.arrays import borrow, lend
-from fedmerge.federation.asking import Asking
 from fedmerge.federation.checks import not_finite
-from fedmerge.federation.exchange import Answer, Question
-from fedmerge.federation.inquiry import Inquiry
-from fedmerge.federation.jobs import round_job
+from fedmerge.federation.client_manager import ClientManager
+from fedmerge.federation.clients import ClientRegistry
 from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import Plan
 from fedmerge.federation.privacy.masked import NoSum
 from fedmerge.federation.privacy.round import PrivateRounds
 from fedmerge.federation.privacy.secure_means import EVERYONE, collect, mean_of, secure_scores, words_of
 from fedmerge.federation.privacy.secure_round import Total
-from fedmerge.federation.roster import Roster
+from fedmerge.federation.remote_evaluation import RemoteEvaluation
+from fedmerge.federation.requests import Reply, Request
 from fedmerge.federation.server_optimizer import ServerOptimizer
+from fedmerge.federation.train_config import round_config
 from fedmerge.models.state import State
 
 
-class MergeStrategy(Asking, Strategy):
+class MergeStrategy(ClientManager, Strategy):
     """A round: ask the hospitals, check every answer, aggregate the usable ones.
 
     The parts are the plan's: who takes part (``participation``), what each keeps to itself (``memory``), how
@@ -35,13 +35,13 @@ class MergeStrategy(Asking, Strategy):
     (``server_optimizer``).
     """
 
-    def __init__(self, plan: Plan, roster: Roster) -> None:
-        super().__init__(plan, roster)
+    def __init__(self, plan: Plan, clients: ClientRegistry) -> None:
+        super().__init__(plan, clients)
         self.optimizer = ServerOptimizer.of(plan.federation.optimizer, plan.model, plan.federation.personal)
         privacy = plan.federation.privacy
         self.private = None if privacy is None else PrivateRounds(privacy, plan.seed)
         self.release: Callable[[int, State], None] = lambda number, state: None  # before a model is shown
-        self._asked: tuple[Grid, Question, State] | None = None
+        self._asked: tuple[Grid, Request, State] | None = None
         self.kept_sum: Callable[[int], Total | None] = lambda round: None  # of an earlier process
         self.keep_sum: Callable[[int, Total], None] = lambda round, total: None
 
@@ -49,24 +49,24 @@ class MergeStrategy(Asking, Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """One training message a participant; each round covers its part of the learning-rate schedule."""
-        job = round_job(self.plan, server_round)
+        job = round_config(self.plan, server_round)
         sent = borrow(arrays)
-        chosen = participants(self.roster, self.plan.federation.participation, self.plan.seed, server_round)
+        chosen = participants(self.clients, self.plan.federation.participation, self.plan.seed, server_round)
         label = self._label("train", server_round)
-        question = self.training(server_round, "train", job, arrays, sent, chosen, label)
-        self._asked = (grid, question, sent)
-        return question.messages()
+        request = self.training(server_round, "train", job, arrays, sent, chosen, label)
+        self._asked = (grid, request, sent)
+        return request.messages()
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate the usable updates, read one by one; raise FedMergeError below the quorum."""
         assert self._asked is not None  # configure_train comes first
-        grid, question, sent = self._asked
+        grid, request, sent = self._asked
         self._asked = None
-        merged = self._merged(grid, question, sent, self.answers(grid, question, replies))
+        merged = self._merged(grid, request, sent, self.replies(grid, request, replies))
         if self.private is not None:
-            rows = self.private.rows([member.name for member in question.roster])
+            rows = self.private.rows([client.name for client in request.clients])
             self.history.extend({"round": server_round, "phase": "aggregate"} | row for row in rows)
         if merged is None:
             return lend(sent), None
@@ -81,30 +81,28 @@ class MergeStrategy(Asking, Strategy):
             )
         return lend(new), None
 
-    def _merged(
-        self, grid: Grid, asked: Question, sent: State, answers: Iterator[Answer]
-    ) -> Aggregated | None:
+    def _merged(self, grid: Grid, asked: Request, sent: State, replies: Iterator[Reply]) -> Aggregated | None:
         """One model of the usable answers, as the plan says; None where no sum could be formed."""
         round = asked.round
         rules, seed, batch_norm = self.plan.federation, self.plan.seed, self.plan.batch_norm
         if rules.secure_aggregation:
-            return self._secure(grid, round, sent, answers)
-        updates = map(_update, answers)
+            return self._secure(grid, round, sent, replies)
+        updates = map(_update, replies)
         if self.private is not None and self.private.central:
             states = (update.state for update in updates)
-            return Aggregated(self.private.mean(round, sent, states, len(asked.roster)))
-        around = Around(sent, round, seed, batch_norm, self.plan.model, Inquiry(grid, self))
+            return Aggregated(self.private.mean(round, sent, states, len(asked.clients)))
+        around = Around(sent, round, seed, batch_norm, self.plan.model, RemoteEvaluation(grid, self))
         merged: Aggregated = AGGREGATORS[rules.aggregate.method].call(
             updates, around, **rules.aggregate.options
         )
         return merged
 
-    def _secure(self, grid: Grid, round: int, sent: State, answers: Iterable[Answer]) -> Aggregated | None:
+    def _secure(self, grid: Grid, round: int, sent: State, replies: Iterable[Reply]) -> Aggregated | None:
         """The mean that a secure sum gives, which is kept before anything else happens; None for none."""
         try:
             total = self.kept_sum(round)
             if total is None:
-                total = collect(self, grid, round, self._label("train", round) or "", answers, words_of(sent))
+                total = collect(self, grid, round, self._label("train", round) or "", replies, words_of(sent))
                 self.keep_sum(round, total)
             mean = mean_of(self, total, sent)
         except NoSum as error:
@@ -122,22 +120,22 @@ class MergeStrategy(Asking, Strategy):
     ) -> list[Message]:
         """One evaluation message a hospital, for its validation split, whether it took part or not."""
         label = self._label("validate", server_round)
-        question = self.evaluation(server_round, "validate", arrays, self.roster, own=True, label=label)
-        self._asked = (grid, question, {})
-        return question.messages()
+        request = self.evaluation(server_round, "validate", arrays, self.clients, own=True, label=label)
+        self._asked = (grid, request, {})
+        return request.messages()
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep each hospital's numbers in ``history``; nothing is averaged away."""
         assert self._asked is not None  # configure_evaluate comes first
-        grid, question, _ = self._asked
+        grid, request, _ = self._asked
         self._asked = None
         label = self._label("validate", server_round)
         if label is None:
-            for _ in self.answers(grid, question, replies):
+            for _ in self.replies(grid, request, replies):
                 pass
             return None
         try:
-            numbers = secure_scores(self, grid, question, replies, label)
+            numbers = secure_scores(self, grid, request, replies, label)
         except NoSum as error:
             self.log.void(server_round, "validate", str(error))
             return None
@@ -149,8 +147,8 @@ class MergeStrategy(Asking, Strategy):
 
     def round(self, grid: Grid, number: int, state: State) -> State:
         """One round: hospitals train from ``state``, and score what is made of it; returns that."""
-        questions = self.configure_train(number, lend(state), ConfigRecord(), grid)
-        replies = () if self.kept_sum(number) is not None else self.send(grid, questions)
+        requests = self.configure_train(number, lend(state), ConfigRecord(), grid)
+        replies = () if self.kept_sum(number) is not None else self.send(grid, requests)
         arrays, _ = self.aggregate_train(number, replies)
         assert arrays is not None  # below the quorum it raised
         new = borrow(arrays)
@@ -159,8 +157,8 @@ class MergeStrategy(Asking, Strategy):
 
     def validate(self, grid: Grid, number: int, state: State) -> State:
         """The second half of a round: hospitals score its model; returns that."""
-        questions = self.configure_evaluate(number, lend(state), ConfigRecord(), grid)
-        self.aggregate_evaluate(number, self.send(grid, questions))
+        requests = self.configure_evaluate(number, lend(state), ConfigRecord(), grid)
+        self.aggregate_evaluate(number, self.send(grid, requests))
         return state
 
     def state_dict(self) -> State:
@@ -175,6 +173,6 @@ class MergeStrategy(Asking, Strategy):
             self.optimizer.load_state_dict(rest)
 
 
-def _update(answer: Answer) -> Update:
-    assert answer.state is not None  # a training answer without weights is not usable
-    return Update(answer.member.name, answer.state, float(answer.metrics["num-examples"]))
+def _update(reply: Reply) -> Update:
+    assert reply.state is not None  # a training answer without weights is not usable
+    return Update(reply.client.name, reply.state, float(reply.metrics["num-examples"]))

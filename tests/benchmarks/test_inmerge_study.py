@@ -8,13 +8,13 @@ import pytest
 
 from fedmerge.data import load_source
 from fedmerge.errors import FedMergeError
-from fedmerge.study.bench.engine import bench
+from fedmerge.experiment.bench.engine import bench
 
 SMALL = [
     "set.seeds=[0]",
     "set.training.epochs=1",
     "set.training.fine_tune.epochs=1",
-    "set.deployment.severities=[5]",
+    "set.evaluation.severities=[5]",
     "axes.model={small-cnn: {model: {name: small-cnn, options: {width: 8}}}}",
     "axes.training={plain: {}, inmerge: {training.fine_tune.inmerge: {tau: 0.3}},"
     " merging: {training.fine_tune.inmerge: {tau: -2, bias: follow}}}",

@@ -11,9 +11,9 @@ from pathlib import Path
 from fedmerge.data.npz import KEYS, read_npz
 from fedmerge.data.pictures import is_picture, read_picture
 from fedmerge.errors import FedMergeError
+from fedmerge.experiment.reopen import read_mapping, read_table
 from fedmerge.models.cards import read_card
 from fedmerge.models.weights import load_weights
-from fedmerge.study.reopen import read_mapping, read_table
 from fedmerge.validation import load_yaml
 
 SPARE = 512 * 2**20

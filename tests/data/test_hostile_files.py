@@ -12,8 +12,8 @@ import pytest
 from fedmerge import outside
 from fedmerge.data import npz_sizes
 from fedmerge.errors import FedMergeError
+from fedmerge.experiment.reopen import read_table
 from fedmerge.outside import check_memory, check_tensor_file, read_bounded
-from fedmerge.study.reopen import read_table
 
 SAYS = {  # facts that each sentence holds
     "png of 50,000 px": ["a.png", "100,000,000 pixels", "2500000000"],

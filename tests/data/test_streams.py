@@ -299,6 +299,7 @@ def test_note_in_its_limits() -> None:
         assert all(min(abs(length - 16), abs(length - 32)) <= 2 for length in lengths)
 
 
+@settings(max_examples=40)
 @given(labels=some_labels, delta=st.sampled_from([1e-5, 0.05, 1.0, 1e5]), seed=st.integers(0, 50))
 def test_note_has_at_most_a_run_for_each_class_and_chunk(labels: np.ndarray, delta: float, seed: int) -> None:
     """Also where no draw can give every chunk ten samples; labels need not be numbered without gaps."""

@@ -24,7 +24,7 @@ EXPERIMENT = {
     "threads": 1,
     "training": {"rounds": 3, "epochs": 6, "lr": 0.05, "batch_size": 12, "fine_tune": {"epochs": 1}},
     "fusion": ["mean"],
-    "deployment": {"streams": ["iid"]},
+    "evaluation": {"streams": ["iid"]},
 }
 TRAININGS = 4  # in a round
 LONG = 60  # epochs of a training that takes several looks at its progress
@@ -45,7 +45,7 @@ def main(out, cluster, client_port, group):
     told = {"local": outcome(fm.run(EXPERIMENT, out=Path(out, "local")))}
 
     def attached(name, address, progress=None, changes=()):
-        backend = fm.Backend(kind="ray", address=address, workers=2)
+        backend = fm.BackendConfig(kind="ray", address=address, workers=2)
         result = fm.run(EXPERIMENT, changes=changes, out=Path(out, name), backend=backend, progress=progress)
         told[name] = outcome(result)
 

@@ -5,15 +5,15 @@ import torch
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
+from fedmerge.federation.client_state import personal_entries
+from fedmerge.federation.clients import Client, ClientRegistry
 from fedmerge.federation.journal import RoundJournal
-from fedmerge.federation.memory import personal_entries
 from fedmerge.federation.participation import Participation, participants
 from fedmerge.federation.privacy.accounting import epsilon
 from fedmerge.federation.privacy.central import private_mean
 from fedmerge.federation.privacy.noise import from_the_seed
 from fedmerge.federation.privacy.options import CentralPrivacy
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
-from fedmerge.federation.roster import Member, Roster
 from fedmerge.federation.schema.reading import job_of
 from fedmerge.federation.server_optimizer import ServerOptimizer, ServerOptimizerOptions
 from fedmerge.models import average, build, state_hash
@@ -113,10 +113,10 @@ def test_fedprox_is_local_training_with_mu(plan, cohort):
 
 def test_all_hospitals_fine_tune_whoever_took_part_in_the_rounds(plan, cohort):
     some = Participation(number=2)
-    roster = Roster(Member(0, site.name, 0, 0, ()) for site in cohort.training)
+    clients = ClientRegistry(Client(0, site.name, 0, 0, ()) for site in cohort.training)
     state = build(plan.model, plan.seed).state_dict()
     for round in (1, 2):
-        names = [member.name for member in participants(roster, some, plan.seed, round)]
+        names = [member.name for member in participants(clients, some, plan.seed, round)]
         sites = [cohort[name] for name in names]
         state = mean([trained(plan, site, state, round) for site in sites], sites)
     merged, tuned = serve(having(plan, participation={"number": 2}), cohort, both)
@@ -182,11 +182,11 @@ def test_central_privacy_is_the_private_mean_and_tells_what_each_hospital_spent(
     some = Participation(number=2)
     changed = protected(plan, privacy=options.model_dump(), participation={"number": 2})
     changed = changed.model_copy(update={"rounds": 3})
-    roster = Roster(Member(0, site.name, 0, 0, ()) for site in cohort.training)
+    clients = ClientRegistry(Client(0, site.name, 0, 0, ()) for site in cohort.training)
     state, taken = build(changed.model, plan.seed).state_dict(), dict.fromkeys("abg", 0)
     expected = []
     for round in (1, 2, 3):
-        names = [member.name for member in participants(roster, some, plan.seed, round)]
+        names = [member.name for member in participants(clients, some, plan.seed, round)]
         states = [trained(changed, cohort[name], state, round) for name in names]
         state = private_mean(state, states, options, 2, 0.5, from_the_seed(plan.seed, "noise", round)).state
         for name in names:

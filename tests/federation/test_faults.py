@@ -1,4 +1,4 @@
-"""A fault plan: drawn by the seed, done by the hospital, seen by the server, and always on record."""
+"""Fault injection: drawn by the seed, done by the hospital, seen by the server, and always on record."""
 
 import time
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.checks import trained
-from fedmerge.federation.fault_plan import KINDS, Fault, check_sites, struck
+from fedmerge.federation.fault_injection import KINDS, Fault, check_sites, faults_for
 from fedmerge.models import average, build, state_hash
 from fedmerge.training import fit
 
@@ -65,21 +65,21 @@ def told(strategy):
 def test_a_fault_strikes_with_its_probability_alone_in_its_place():
     """2,000 draws with p = 0.3: 600 of them, give or take four standard deviations of sqrt(2000 * 0.21)."""
     plan = [Fault(kind="nan", probability=0.3), Fault(kind="crash", probability=0.3)]
-    hits = [struck(plan, 0, round, f"s{site}") for round in range(1, 101) for site in range(20)]
+    hits = [faults_for(plan, 0, round, f"s{site}") for round in range(1, 101) for site in range(20)]
     for kind in ("nan", "crash"):
         share = sum(any(fault.kind == kind for fault in found) for found in hits)
         assert abs(share - 600) < 4 * (2000 * 0.21) ** 0.5
     both = sum(len(found) == 2 for found in hits)
     assert abs(both - 180) < 4 * (2000 * 0.09 * 0.91) ** 0.5  # two draws, not one
-    assert hits == [struck(plan, 0, round, f"s{site}") for round in range(1, 101) for site in range(20)]
-    assert hits != [struck(plan, 1, round, f"s{site}") for round in range(1, 101) for site in range(20)]
+    assert hits == [faults_for(plan, 0, round, f"s{site}") for round in range(1, 101) for site in range(20)]
+    assert hits != [faults_for(plan, 1, round, f"s{site}") for round in range(1, 101) for site in range(20)]
 
 
 def test_an_entry_at_the_end_changes_nothing_about_the_others():
     plan = [Fault(kind="nan", probability=0.5), Fault(kind="stale", probability=0.5)]
     longer = [*plan, Fault(kind="crash", probability=0.5)]
     for round in range(1, 50):
-        assert struck(longer, 3, round, "a")[: len(struck(plan, 3, round, "a"))] == struck(
+        assert faults_for(longer, 3, round, "a")[: len(faults_for(plan, 3, round, "a"))] == faults_for(
             plan, 3, round, "a"
         )
 
@@ -91,7 +91,7 @@ def test_site_rounds_and_attempts_say_where():
         for site in "abc"
         for round in range(1, 6)
         for attempt in (1, 2)
-        if struck([fault], 0, round, site, attempt)
+        if faults_for([fault], 0, round, site, attempt)
     }
     assert found == {("a", 2, 1), ("a", 4, 1), ("b", 2, 1), ("b", 4, 1)}
     with pytest.raises(FedMergeError, match="Did you mean 'alpha'"):

@@ -6,10 +6,10 @@ import pytest
 from flwr.app import Error, Message
 
 from fedmerge.federation import Hospital, LocalGrid, client_app
+from fedmerge.federation.clients import wait_for_clients
 from fedmerge.federation.grids import flower
 from fedmerge.federation.grids.flower import FlowerGrid
-from fedmerge.federation.records import reason_of, request
-from fedmerge.federation.roster import greet
+from fedmerge.federation.records import reason_of, request_message
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +40,9 @@ class Link(LocalGrid):
         self.seen += 1
         ready = [n for n in message_ids if self.due[n] is not None and self.due[n] <= self.seen]
         replies = super().pull_messages(ready)
-        for reply in replies:
-            if reply.metadata.src_node_id in self.lost:
-                reply.metadata.__dict__["_src_node_id"] = 1  # the SuperLink answers in its place
+        for reply_message in replies:
+            if reply_message.metadata.src_node_id in self.lost:
+                reply_message.metadata.__dict__["_src_node_id"] = 1  # the SuperLink answers in its place
         return replies
 
 
@@ -53,14 +53,14 @@ def link(cohort):
 
 
 def ask(link, **more):
-    questions = [request("query", node, "g", {}, None) for node in link.get_node_ids()]
+    questions = [request_message("query", node, "g", {}, None) for node in link.get_node_ids()]
     return FlowerGrid(link).send_and_receive(questions, **more)
 
 
 def test_replies_are_handed_on_as_they_come(link):
     first, second, third = link.get_node_ids()
     link.looks = {first: 3, second: 1, third: 2}
-    assert [reply.metadata.src_node_id for reply in ask(link)] == [second, third, first]
+    assert [reply_message.metadata.src_node_id for reply_message in ask(link)] == [second, third, first]
 
 
 def test_messages_are_sent_though_nobody_reads_the_replies(link):
@@ -71,14 +71,14 @@ def test_messages_are_sent_though_nobody_reads_the_replies(link):
 def test_a_reply_of_the_superlink_is_its_node_s(link):
     nodes = link.get_node_ids()
     link.lost = nodes[1:2]
-    assert sorted(reply.metadata.src_node_id for reply in ask(link)) == nodes
+    assert sorted(reply_message.metadata.src_node_id for reply_message in ask(link)) == nodes
 
 
 def test_after_the_time_nothing_more_is_waited_for(link):
     nodes = link.get_node_ids()
     link.looks = {nodes[0]: None}
     began = time.monotonic()
-    assert [reply.metadata.src_node_id for reply in ask(link, timeout=0.2)] == nodes[1:]
+    assert [reply_message.metadata.src_node_id for reply_message in ask(link, timeout=0.2)] == nodes[1:]
     assert time.monotonic() - began >= 0.2
 
 
@@ -90,11 +90,11 @@ def test_a_message_that_is_not_taken_is_answered_at_once(link):
     assert (first.metadata.src_node_id, len(others)) == (nodes[0], 2)
     assert reason_of(first) == "the SuperLink did not take the message"
     link.refuses = nodes
-    assert [reply.has_error() for reply in ask(link)] == [True] * 3
+    assert [reply_message.has_error() for reply_message in ask(link)] == [True] * 3
 
 
 def test_a_roster_is_greeted_through_it(link):
-    members, absent = greet(FlowerGrid(link), ["alpha", "beta", "gamma"], patience=60)
+    members, absent = wait_for_clients(FlowerGrid(link), ["alpha", "beta", "gamma"], patience=60)
     assert ([member.name for member in members], absent) == (["alpha", "beta", "gamma"], {})
 
 
@@ -119,10 +119,10 @@ class Away(Link):
         self.sent += 1
         replies = list(super().pull_messages(message_ids))
         if self.sent <= self.back:
-            for i, reply in enumerate(replies):
-                if reply.metadata.src_node_id == self.gone:
-                    asked = Message(reply.content, dst_node_id=self.gone, message_type="query")
-                    asked.metadata.__dict__["_message_id"] = reply.metadata.reply_to_message_id
+            for i, reply_message in enumerate(replies):
+                if reply_message.metadata.src_node_id == self.gone:
+                    asked = Message(reply_message.content, dst_node_id=self.gone, message_type="query")
+                    asked.metadata.__dict__["_message_id"] = reply_message.metadata.reply_to_message_id
                     replies[i] = Message(Error(code=5, reason="it is not available"), reply_to=asked)
         return replies
 
@@ -134,15 +134,15 @@ def away(cohort):
 
 
 def questions_to(nodes):
-    return [request("query", node, "g", {}, None) for node in nodes]
+    return [request_message("query", node, "g", {}, None) for node in nodes]
 
 
 def test_a_node_that_comes_back_is_asked_again(away):
     nodes = away.get_node_ids()
     away.gone = nodes[1]
     replies = list(FlowerGrid(away, away=60).send_and_receive(questions_to(nodes)))
-    assert [reply.has_error() for reply in replies] == [False] * 3
-    assert {reply.metadata.src_node_id for reply in replies} == set(nodes)
+    assert [reply_message.has_error() for reply_message in replies] == [False] * 3
+    assert {reply_message.metadata.src_node_id for reply_message in replies} == set(nodes)
     assert away.sends == 4
 
 
@@ -182,8 +182,8 @@ def test_a_message_that_its_node_lost_is_sent_again(away, monkeypatch):
         return set(ids)
 
     replies = list(FlowerGrid(away, 60, lost).send_and_receive(questions_to(nodes)))
-    assert sorted(reply.metadata.src_node_id for reply in replies) == nodes
-    assert not any(reply.has_error() for reply in replies)
+    assert sorted(reply_message.metadata.src_node_id for reply_message in replies) == nodes
+    assert not any(reply_message.has_error() for reply_message in replies)
     assert len(told) == 1
 
 
@@ -192,9 +192,9 @@ def test_a_node_that_loses_message_after_message_is_given_up(away, monkeypatch):
     nodes = away.get_node_ids()
     away.looks = {nodes[0]: None}
     grid = FlowerGrid(away, 10**9, lambda ids: set(ids))
-    (reply,) = grid.send_and_receive(questions_to(nodes[:1]))
-    assert reply.has_error()
-    assert reply.metadata.src_node_id == nodes[0]
+    (reply_message,) = grid.send_and_receive(questions_to(nodes[:1]))
+    assert reply_message.has_error()
+    assert reply_message.metadata.src_node_id == nodes[0]
     assert away.sends == 1 + flower.RESENT
 
 
@@ -214,9 +214,9 @@ def test_a_node_that_is_revoked_has_failed_at_once_and_is_asked_nothing_more(awa
     assert not next(replies).has_error()
     out.update(nodes[:2])
     failed = list(replies)
-    assert {reply.metadata.src_node_id for reply in failed} == out
-    assert all("admission was taken back" in reason_of(reply) for reply in failed)
+    assert {reply_message.metadata.src_node_id for reply_message in failed} == out
+    assert all("admission was taken back" in reason_of(reply_message) for reply_message in failed)
     before = away.sends
     again = list(grid.send_and_receive(questions_to(nodes[:2])))
-    assert {reply.metadata.src_node_id for reply in again} == out
+    assert {reply_message.metadata.src_node_id for reply_message in again} == out
     assert away.sends == before

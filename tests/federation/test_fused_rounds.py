@@ -9,8 +9,8 @@ from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.aggregators.fused import _decisions
+from fedmerge.federation.clients import Client, ClientRegistry
 from fedmerge.federation.participation import Participation, participants
-from fedmerge.federation.roster import Member, Roster
 from fedmerge.merging import merge
 from fedmerge.merging.methods import Merged
 from fedmerge.models import build, predict, state_hash
@@ -60,8 +60,8 @@ EVERYONE = ["alpha", "beta", "gamma"]
 @pytest.mark.parametrize("name", ["greedy", "greedy-v1", "greedy-v2"])
 def test_a_greedy_round_is_the_greedy_soup_of_its_hospitals(plan, cohort, name):
     """Scored by those two of the three that took part, and by nobody else."""
-    roster = Roster(Member(0, site, 0, 0, ()) for site in EVERYONE)
-    drawn = [m.name for m in participants(roster, Participation(number=2), plan.seed, 1)]
+    clients = ClientRegistry(Client(0, site, 0, 0, ()) for site in EVERYONE)
+    drawn = [m.name for m in participants(clients, Participation(number=2), plan.seed, 1)]
     state, rows = one_round(plan, cohort, aggregate=name, participation={"number": 2})
     networks = trained(plan, cohort, drawn)
     expected = merge(networks, name, names=drawn, score=accuracy_on(plan, cohort, drawn))

@@ -14,7 +14,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.inspecting import _ask
 from fedmerge.federation.inspection import inspect, read, told
-from fedmerge.federation.records import request
+from fedmerge.federation.records import request_message
 from fedmerge.federation.schema.jobs import InspectJob as Wish
 from fedmerge.federation.schema.reading import TEXTS
 
@@ -101,7 +101,7 @@ def test_the_server_takes_what_fits_and_refuses_the_rest(cohort):
     good = json.loads(inspect(site([0] * 10 + [1] * 6), Wish()).model_dump_json())
 
     def answer(text):
-        question = request("query.inspect", FIRST, "g", {}, None)
+        question = request_message("query.inspect", FIRST, "g", {}, None)
         return Message(RecordDict({TEXTS: ConfigRecord({"json": text})}), reply_to=question)
 
     assert read(answer(json.dumps(good))).train == 16
@@ -119,7 +119,7 @@ def test_the_server_takes_what_fits_and_refuses_the_rest(cohort):
         with pytest.raises(FedMergeError):
             read(answer(text))
     with pytest.raises(FedMergeError):
-        read(Message(RecordDict(), reply_to=request("query.inspect", FIRST, "g", {}, None)))
+        read(Message(RecordDict(), reply_to=request_message("query.inspect", FIRST, "g", {}, None)))
 
 
 def test_every_hospital_is_asked_and_one_that_is_another_is_not_heard(cohort):
@@ -144,6 +144,8 @@ def test_every_hospital_is_asked_and_one_that_is_another_is_not_heard(cohort):
 def test_a_wish_that_is_none_is_refused_by_the_hospital(cohort, wish):
     app = client_app(lambda context: Hospital(cohort.training[0]))
     grid = LocalGrid(app, 1)
-    (reply,) = grid.send_and_receive([request("query.inspect", grid.get_node_ids()[0], "g", wish, None)])
-    assert reply.has_error()
-    assert "the job cannot be taken" in reply.error.reason
+    (reply_message,) = grid.send_and_receive(
+        [request_message("query.inspect", grid.get_node_ids()[0], "g", wish, None)]
+    )
+    assert reply_message.has_error()
+    assert "the job cannot be taken" in reply_message.error.reason

@@ -161,9 +161,8 @@ def test_a_cluster_gives_the_bits_of_one_process_and_outlives_its_node_and_its_g
 
 def test_who_has_no_token_is_told_so(cluster):
     address, _, _ = cluster
-    code = (
-        f"from fedmerge.federation import go_to\nwith go_to({{'kind': 'ray', 'address': '{address}'}}): pass"
-    )
+    where = f"{{'kind': 'ray', 'address': '{address}'}}"
+    code = f"from fedmerge.federation import open_backend\nwith open_backend({where}): pass"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
     environment |= {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     said = subprocess.run(
@@ -177,8 +176,8 @@ def test_a_ray_of_our_own_ends_with_the_run(how):
     """A program in a session of its own leaves no process; Ray's agents need a minute if it is killed."""
     code = (
         "import sys, time\n"
-        "from fedmerge.federation import go_to\n"
-        "with go_to({'kind': 'ray', 'workers': 1}):\n"
+        "from fedmerge.federation import open_backend\n"
+        "with open_backend({'kind': 'ray', 'workers': 1}):\n"
         "    print('there', flush=True)\n"
         "    sys.stdin.readline()\n"
     )

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.backend import Backend
+from fedmerge.federation.backend_config import BackendConfig
 from fedmerge.federation.grids.ray.grid import RayGrid, shares
 from fedmerge.federation.grids.simulated import LATE
 
@@ -52,7 +52,7 @@ def opening(progress):
 def pool(own_ray):
     from fedmerge.federation.grids.ray.pool import Pool
 
-    pool = Pool(Backend(kind="ray", workers=2), "cpu", 9)
+    pool = Pool(BackendConfig(kind="ray", workers=2), "cpu", 9)
     yield pool
     pool.close()
 
@@ -86,7 +86,7 @@ def test_a_run_begins_with_the_workers_that_there_is_room_for(pool, monkeypatch)
     """One of two workers never comes: after the patience the other is enough, and it is not awaited again."""
     RayGrid(pool, [opening])
     monkeypatch.setattr(pool, "_gathered", False)
-    monkeypatch.setattr(pool, "backend", Backend(kind="ray", patience=0.3))
+    monkeypatch.setattr(pool, "backend", BackendConfig(kind="ray", patience=0.3))
     monkeypatch.setattr(pool, "ready", lambda: pool.hands[:1])
     monkeypatch.setattr(pool, "wait", lambda number, seconds: time.sleep(0.05))
     began = time.monotonic()
@@ -180,34 +180,34 @@ def test_what_many_hospitals_get_is_stored_once(pool):
                 [grid.create_message(c, "train", n, "g") for c, n in zip(content, nodes, strict=True)]
             )
         )
-    assert grid.desk.shelf.puts == 1
+    assert grid.dispatcher.model_cache.puts == 1
     send(grid, nodes, 2.0)
-    assert grid.desk.shelf.puts == 2
+    assert grid.dispatcher.model_cache.puts == 2
 
 
 def test_no_more_than_some_replies_wait_for_their_turn(pool):
     """With nobody taking replies, three are asked for (ahead = 3); each one taken lets one more go."""
     grid = RayGrid(pool, [opening] * 9, ahead=3)
     content = RecordDict({"arrays": ArrayRecord([np.zeros(1)])})
-    sending = grid.send_and_receive(
+    transfer = grid.send_and_receive(
         [grid.create_message(content, "train", node, "g") for node in grid.get_node_ids()]
     )
 
     def settle():
         """Turns until three are there, however slow the machine (a hundred seconds), and some more."""
         turns = 0
-        while turns < 4 or (len(sending._done) < 3 and turns < 400):
-            sending.turn(0.25)
+        while turns < 4 or (len(transfer._done) < 3 and turns < 400):
+            transfer.turn(0.25)
             turns += 1
         for _ in range(4):
-            sending.turn(0.25)
+            transfer.turn(0.25)
 
     settle()
-    assert len(sending._done) == 3
-    next(sending)
+    assert len(transfer._done) == 3
+    next(transfer)
     settle()
-    assert len(sending._done) == 3
-    assert len(list(sending)) == 8
+    assert len(transfer._done) == 3
+    assert len(list(transfer)) == 8
 
 
 def test_the_end_of_every_training_is_shown(pool):

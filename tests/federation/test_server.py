@@ -9,8 +9,8 @@ import pytest
 from fedmerge.analysis import fit_temperature, scores
 from fedmerge.data import concat
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import FederationOptions, Hospital, asking, server_app, simulate
-from fedmerge.federation.records import request
+from fedmerge.federation import FederationOptions, Hospital, client_manager, server_app, simulate
+from fedmerge.federation.records import request_message
 from fedmerge.models import average, build, predict, state_hash
 from fedmerge.seeding import derive
 from fedmerge.training import fit
@@ -64,7 +64,9 @@ def test_an_independent_start_is_each_hospital_s_own_and_is_never_sent(plan, coh
     """From the initialisation of seed derive(seed, "start", site): all different, none the server's."""
     own_plan = plan.model_copy(update={"rounds": 0, "start": "independent"})
     sent = []
-    monkeypatch.setattr(asking, "request", lambda *args: sent.append(args[-1]) or request(*args))
+    monkeypatch.setattr(
+        client_manager, "request_message", lambda *args: sent.append(args[-1]) or request_message(*args)
+    )
     federated = serve(own_plan, cohort, lambda s: {name: state for name, state, _ in s.fine_tune(s.start())})
     assert sent == [None] * 3
     for site in cohort.training:
@@ -120,10 +122,10 @@ def test_the_server_learns_numbers_never_images(plan, cohort, monkeypatch):
         server.score(state)
 
     serve(plan, cohort, programme)
-    for reply in seen:
-        for record in reply.content.array_records.values():
+    for reply_message in seen:
+        for record in reply_message.content.array_records.values():
             sizes += [tuple(array.shape) for array in record.values()]
-        for record in reply.content.metric_records.values():
+        for record in reply_message.content.metric_records.values():
             for value in record.values():
                 assert not isinstance(value, list) or len(value) == cohort.n_classes
     assert len(seen) == 3 * (
@@ -142,10 +144,10 @@ def test_the_mean_holds_one_update_however_many_hospitals(plan, cohort, monkeypa
     def watched(self, message):
         gc.collect()
         held.append(sum(ref() is not None for ref in updates))
-        reply = train(self, message)
-        array = next(iter(reply.content.array_records["arrays"].values()))
+        reply_message = train(self, message)
+        array = next(iter(reply_message.content.array_records["arrays"].values()))
         updates.append(weakref.ref(array.numpy()))
-        return reply
+        return reply_message
 
     monkeypatch.setattr(Hospital, "train", watched)
     sites = [replace(site, name=f"{site.name}-{i}") for i in range(4) for site in cohort.training][:10]

@@ -75,7 +75,7 @@ def run(
 ) -> None:
     """Run an experiment with the hospitals that are there; print the table, write the report."""
     from fedmerge.cli.commands import end, show_result
-    from fedmerge.study.deployed import run_deployed
+    from fedmerge.experiment.deployed import run_deployed
 
     remind(folder)
     seen = ["being sent"]

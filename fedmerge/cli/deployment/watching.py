@@ -23,7 +23,7 @@ def status(
 ) -> None:
     """Say what goes on: hospitals and when they were heard, runs, rounds, failures; also when all is down."""
     from fedmerge.cli.deployment.state_text import state_text
-    from fedmerge.study.watching import status_of
+    from fedmerge.experiment.watching import status_of
 
     while True:
         found = status_of(folder)
@@ -47,9 +47,9 @@ def watch_page(
     import socket
 
     from fedmerge.errors import FedMergeError
+    from fedmerge.experiment.watching import server_status
     from fedmerge.extras import extra
     from fedmerge.federation.deployment.server_folder import ServerFolder
-    from fedmerge.study.watching import server_status
 
     with extra("deployment", "the page of 'fedmerge deployment watch'", "look with 'deployment status'"):
         import uvicorn
@@ -80,9 +80,9 @@ def logs(
     run: Annotated[int | None, typer.Option(help="Lines of this run alone.")] = None,
 ) -> None:
     """Print what a server's or a node's programs said, in the order of time."""
+    from fedmerge.experiment.watching import logs_of
     from fedmerge.federation.deployment.logs import about, lines, moment
     from fedmerge.federation.deployment.logs import follow as new_lines
-    from fedmerge.study.watching import logs_of
 
     found = logs_of(folder)
     for line in lines(found, moment(since) if since else None):
@@ -102,8 +102,8 @@ def stop(
 ) -> None:
     """End a run that is at work; --resume goes on with it. The server must be up."""
     from fedmerge.errors import FedMergeError
+    from fedmerge.experiment.watching import at_work, server_status
     from fedmerge.federation.deployment.server_folder import ServerFolder
-    from fedmerge.study.watching import at_work, server_status
 
     server = ServerFolder(folder)
     numbers = at_work(server_status(server)) if run is None else [run]
@@ -127,8 +127,8 @@ def inspect(
 ) -> None:
     """Ask the hospitals, before training, for sizes, classes, intensities and duplicates of their images."""
     from fedmerge.cli.deployment.state_text import inspection_text
+    from fedmerge.experiment.inspecting import inspect_deployed
     from fedmerge.files import write_json
-    from fedmerge.study.inspecting import inspect_deployed
 
     found: list[dict[str, Any]] = inspect_deployed(folder, minimum, bins, patience)
     if file is not None:

@@ -29,7 +29,7 @@ class Update:
 
 
 class Hospitals(Protocol):
-    """What hospitals can be asked about models in a round (``inquiry.Inquiry``)."""
+    """What hospitals can be asked about models in a round (``remote_evaluation.RemoteEvaluation``)."""
 
     def score(
         self,

@@ -38,7 +38,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Answer:
+class GateReply:
     """What is sent back; ``body`` comes in pieces, and is closed in any case."""
 
     status: int
@@ -47,16 +47,16 @@ class Answer:
     length: int | None = None
 
 
-Handler = Callable[[Call], Awaitable[Answer]]
+Handler = Callable[[Call], Awaitable[GateReply]]
 
 
-def text(status: int, sentence: str) -> Answer:
+def text(status: int, sentence: str) -> GateReply:
     """An answer in words."""
 
     async def body() -> AsyncIterator[bytes]:
         yield sentence.encode()
 
-    return Answer(status, body(), [("content-type", "text/plain; charset=utf-8")], len(sentence.encode()))
+    return GateReply(status, body(), [("content-type", "text/plain; charset=utf-8")], len(sentence.encode()))
 
 
 @dataclass
@@ -205,7 +205,7 @@ class _Conversation:
             self.http.receive_data(await self.reader.read(BUFFER))
         return event  # type: ignore[return-value]
 
-    async def _send(self, answer: Answer) -> None:
+    async def _send(self, answer: GateReply) -> None:
         headers = [("date", formatdate(usegmt=True)), *answer.headers]
         if answer.length is not None:
             headers.append(("content-length", str(answer.length)))

@@ -25,7 +25,7 @@ import httpx
 from fedmerge.federation.deployment.callers import IDENTITY, KNOWN, Caller, Callers, Refused
 from fedmerge.federation.deployment.calls import ACTIVATE, CALLS, HEAD, PUSH, READ, REPLY, check_call, passed
 from fedmerge.federation.deployment.certificates import Certificate
-from fedmerge.federation.deployment.door import Answer, Call, Door, text
+from fedmerge.federation.deployment.door import Call, Door, GateReply, text
 from fedmerge.federation.deployment.limits import MIB, Limits
 from fedmerge.federation.deployment.server_folder import ServerFolder
 
@@ -45,7 +45,7 @@ class Gate:
         self.coming: Counter[int] = Counter()
         self.pushed: Counter[int] = Counter()
 
-    async def answer(self, call: Call) -> Answer:
+    async def answer(self, call: Call) -> GateReply:
         """The answer to one call; a refusal is one, too."""
         try:
             return await self._answer(call)
@@ -58,7 +58,7 @@ class Gate:
             self.log.write(call.address, refused)
             return _refusal(call.target, refused)
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Call) -> GateReply:
         name = call.target.removeprefix(FLEET)
         if call.target != KNOWN and (name == call.target or name not in CALLS):
             return text(404, "not found")
@@ -99,7 +99,7 @@ class Gate:
             self.calls[node] -= 1
             self.coming[node] -= length
 
-    async def _forward(self, call: Call, name: str, length: int, caller: Caller) -> Answer:
+    async def _forward(self, call: Call, name: str, length: int, caller: Caller) -> GateReply:
         content: AsyncIterator[bytes] | bytes
         if name == PUSH and length > HEAD:
             content = passed(call.body, length, caller, self.callers.still)
@@ -121,7 +121,7 @@ class Gate:
             self.pushed[caller.node] = 0
         told = answer.headers.get("content-length")
         kept = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in HOP_BY_HOP | {"date"}]
-        return Answer(answer.status_code, _pieces(answer), kept, int(told) if told else None)
+        return GateReply(answer.status_code, _pieces(answer), kept, int(told) if told else None)
 
 
 class RefusalLog:
@@ -150,7 +150,7 @@ class RefusalLog:
         )
 
 
-def _refusal(target: str, refused: Refused) -> Answer:
+def _refusal(target: str, refused: Refused) -> GateReply:
     """In words; a node that begins is told as Flower tells it, and then ends with the words in its log."""
     if target == FLEET + ACTIVATE and refused.status in (400, 401):
         told = {"code": 2004, "detail": f"The server's gate: {refused.sentence}", "extra": None}

@@ -13,7 +13,7 @@ from fedmerge.files import Damaged, make_folder, read_sealed, write_sealed
 FOLDER = "runs"
 
 
-class Begun(BaseModel):
+class StartedRun(BaseModel):
     """A run that was handed in. run: Flower's number. folder: of its results. at: when, in UTC."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -34,12 +34,12 @@ def note(server: Path, run: int, folder: Path) -> None:
     write_sealed(server / FOLDER / f"{run}.json", body)
 
 
-def runs(server: Path) -> list[Begun]:
+def runs(server: Path) -> list[StartedRun]:
     """The runs that were handed in, the latest last; what cannot be read is left out."""
     found = []
     for path in (server / FOLDER).glob("*.json"):
         try:
-            found.append(Begun.model_validate(read_sealed(path)))
+            found.append(StartedRun.model_validate(read_sealed(path)))
         except (Damaged, ValidationError, OSError):
             continue
     return sorted(found, key=lambda begun: (begun.at, begun.run))

@@ -60,12 +60,16 @@ class AuditedGrid(FlowerGrid):
 
     def _received(self, replies: Iterable[Message], asked: Mapping[int, Message]) -> Iterator[Message]:
         """asked: what each node was asked; what a reply says of itself is its hospital's word alone."""
-        for reply in replies:
-            node = reply.metadata.src_node_id
+        for reply_message in replies:
+            node = reply_message.metadata.src_node_id
             if node in asked:
-                wrong = {"reason": reason_of(reply)} if reply.has_error() else seen(reply, "in")
-                self._note("refused" if reply.has_error() else "answered", node, asked[node], wrong)
-            yield reply
+                wrong = (
+                    {"reason": reason_of(reply_message)}
+                    if reply_message.has_error()
+                    else seen(reply_message, "in")
+                )
+                self._note("refused" if reply_message.has_error() else "answered", node, asked[node], wrong)
+            yield reply_message
 
     def _note(self, event: str, node: int, message: Message, fields: Mapping[str, Any]) -> None:
         kind, group = message.metadata.message_type, message.metadata.group_id

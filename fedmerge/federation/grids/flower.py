@@ -122,15 +122,15 @@ class FlowerGrid(Grid):
         away: list[Sent] = []
         looked = time.monotonic()
         while on_the_way or away:
-            for reply in self.pull_messages(list(on_the_way)) if on_the_way else ():
-                sent = on_the_way.pop(reply.metadata.reply_to_message_id, None)
+            for reply_message in self.pull_messages(list(on_the_way)) if on_the_way else ():
+                sent = on_the_way.pop(reply_message.metadata.reply_to_message_id, None)
                 if sent is None:
                     continue
-                reply.metadata.__dict__["_src_node_id"] = sent.node
-                if self._is_away(sent, reply):
+                reply_message.metadata.__dict__["_src_node_id"] = sent.node
+                if self._is_away(sent, reply_message):
                     away.append(sent)
                 else:
-                    yield self._heard(sent, reply)
+                    yield self._heard(sent, reply_message)
             if time.monotonic() - looked >= LOOK:
                 looked = time.monotonic()
                 yield from self._out(away, on_the_way)
@@ -141,13 +141,13 @@ class FlowerGrid(Grid):
             if on_the_way or away:
                 time.sleep(POLL)
 
-    def _is_away(self, sent: Sent, reply: Message) -> bool:
+    def _is_away(self, sent: Sent, reply_message: Message) -> bool:
         """Whether the reply says that the node is not there, and it is worth waiting for."""
-        gone = reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
+        gone = reply_message.has_error() and reply_message.error.code == ErrorCode.NODE_UNAVAILABLE
         if not gone or sent.node in self._given_up:
             return False
         began = sent.gone[0] if sent.gone else time.monotonic()
-        sent.gone = began, reply
+        sent.gone = began, reply_message
         if not self.away:
             return False
         self._say(sent, "its node is away: it is asked again when it is back", WARNING)
@@ -193,15 +193,15 @@ class FlowerGrid(Grid):
                 )
                 yield from self._send([sent], on_the_way)
 
-    def _heard(self, sent: Sent, reply: Message) -> Message:
+    def _heard(self, sent: Sent, reply_message: Message) -> Message:
         """A reply, after a line of it in the log."""
         took = f"after {time.monotonic() - sent.began:.1f} s"
-        if reply.has_error():
-            self._say(sent, f"no answer {took}: {' '.join(reason_of(reply).split())[:500]}", WARNING)
+        if reply_message.has_error():
+            self._say(sent, f"no answer {took}: {' '.join(reason_of(reply_message).split())[:500]}", WARNING)
         else:
             self._given_up.discard(sent.node)
             self._say(sent, f"answered {took}")
-        return reply
+        return reply_message
 
     def _say(self, sent: Sent, what: str, level: int = INFO) -> None:
         about = sent.message.metadata
@@ -211,6 +211,8 @@ class FlowerGrid(Grid):
 
 
 def _revoked(sent: Sent) -> Message:
-    reply = failed(sent.message, "its admission was taken back: the hospital is out of the federation")
-    reply.metadata.__dict__["_src_node_id"] = sent.node
-    return reply
+    reply_message = failed(
+        sent.message, "its admission was taken back: the hospital is out of the federation"
+    )
+    reply_message.metadata.__dict__["_src_node_id"] = sent.node
+    return reply_message

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.federation.fault_plan import struck
-from fedmerge.federation.jobs import common_job, fine_tune_job, personal_job, round_job
+from fedmerge.federation.fault_injection import faults_for
 from fedmerge.federation.policy.proposal import Proposal, canonical
+from fedmerge.federation.train_config import common_config, fine_tune_config, personal_config, round_config
 from fedmerge.validation import differences
 
 Job = Mapping[str, Any]
@@ -52,12 +52,12 @@ def _training(proposal: Proposal, job: dict[str, Any], site: str) -> str:
     last = plan.rounds + (plan.fine_tune is not None)
     if not 1 <= round <= last:
         raise FedMergeError(f"the server asks for round {round}, but the approved experiment has {last}.")
-    expected = round_job(plan, round) if round <= plan.rounds else fine_tune_job(plan)
+    expected = round_config(plan, round) if round <= plan.rounds else fine_tune_config(plan)
     if "personal" in expected and "since" in job and not 0 <= _whole(job, "since") < round:
         raise FedMergeError(f"the job's field 'since' is {short(job['since'])}, no round before {round}.")
     faults = job.get("faults", [])
     allowed = [
-        [fault.told() for fault in struck(plan.federation.faults, plan.seed, round, site, attempt)]
+        [fault.told() for fault in faults_for(plan.federation.faults, plan.seed, round, site, attempt)]
         for attempt in range(1, plan.federation.attempts + 1)
     ]
     if canonical(faults) not in map(canonical, allowed):
@@ -84,9 +84,9 @@ def _evaluate_secure(proposal: Proposal, job: dict[str, Any], site: str) -> str:
 
 def _scores(proposal: Proposal, job: dict[str, Any]) -> str:
     plan = proposal.plan
-    expected = common_job(plan)
+    expected = common_config(plan)
     expected |= {"calibrate": True} if "calibrate" in job else {}
-    expected |= personal_job(plan) if "personal" in job else {}
+    expected |= personal_config(plan) if "personal" in job else {}
     _same(job, expected)
     return "evaluate"
 
@@ -96,7 +96,7 @@ def _memory(proposal: Proposal, job: dict[str, Any], site: str) -> str:
         raise FedMergeError(
             "the server asks for a part of the model that the approved experiment does not have."
         )
-    _same(job, {} if "model" not in job else common_job(proposal.plan) | personal_job(proposal.plan))
+    _same(job, {} if "model" not in job else common_config(proposal.plan) | personal_config(proposal.plan))
     return "memory"
 
 
@@ -166,7 +166,7 @@ def _begin(proposal: Proposal, job: dict[str, Any], site: str) -> str:
             f"{asked}."
         )
     own_fields = ("images", "session", "parents")
-    expected = common_job(proposal.plan) | {"split": proposal.sums.split if proposal.sums else ""}
+    expected = common_config(proposal.plan) | {"split": proposal.sums.split if proposal.sums else ""}
     _same({key: value for key, value in job.items() if key not in own_fields}, expected)
     return "sums"
 

@@ -82,22 +82,22 @@ class Guard:
             asked |= seen(message, "in")
             about_it, count = self._check(hospital, run, message)
             asked |= about_it
-            reply = how()
-            if not reply.has_error():
+            reply_message = how()
+            if not reply_message.has_error():
                 count()
-                strip(reply, self.policy)
+                strip(reply_message, self.policy)
         except FedMergeError as error:
             code = {"code": PENDING} if isinstance(error, Pending) else {}
-            reply = failed(message, error, **code)
+            reply_message = failed(message, error, **code)
         except Exception as error:  # a fault of ours: whoever runs this logs it, and the record has it, too
             self._log("failed", asked, reason=type(error).__name__)
             raise
-        if reply.has_error():
-            waiting = reply.error.code == PENDING
-            self._log("waits for approval" if waiting else "refused", asked, reason=reason_of(reply))
+        if reply_message.has_error():
+            waiting = reply_message.error.code == PENDING
+            self._log("waits for approval" if waiting else "refused", asked, reason=reason_of(reply_message))
         else:
-            self._log("answered", asked, **seen(reply, "out"))
-        return reply
+            self._log("answered", asked, **seen(reply_message, "out"))
+        return reply_message
 
     def _check(self, hospital: Guarded, run: int, message: Message) -> tuple[dict[str, Any], Count]:
         """Raise FedMergeError for what may not be answered; else, what the log says of it, and its count.

@@ -37,7 +37,7 @@ from fedmerge.federation.privacy.secure_keys import (
 from fedmerge.federation.privacy.secure_rules import SecureRules
 from fedmerge.federation.privacy.secure_sum import Words, agree, mask, new_secret, public_of, threshold
 from fedmerge.federation.privacy.shamir import split
-from fedmerge.federation.records import reply
+from fedmerge.federation.records import reply_message
 from fedmerge.federation.schema.fields import Told
 from fedmerge.federation.schema.reading import read_job, read_tensors
 from fedmerge.federation.schema.secure import Advert, ConfirmJob, MaskedJob, SharesJob, UnmaskJob
@@ -126,7 +126,7 @@ class SecureHospital:
             now.given = self._split(now)
         shares = {name: text for name, text in now.given.items() if name != self.name}
         said = {"shares": json.dumps(shares), "commitment": hashlib.sha256(now.own).hexdigest()}
-        return reply(message, {}, texts=said)
+        return reply_message(message, {}, texts=said)
 
     def masked(self, message: Message) -> Message:
         """The numbers under all masks: int64, modulo 2^64.
@@ -153,7 +153,7 @@ class SecureHospital:
         now.parties, now.held = parties, held | {self.name: now.given[self.name]}
         publics = {name: bytes.fromhex(now.adverts[name].masking) for name in parties}
         numbers = mask(now.words, self.name, now.own, now.masking, publics, purpose_of(now.adverts, parties))
-        return reply(message, {}, {NUMBERS: torch.from_numpy(numbers.view(np.int64))})
+        return reply_message(message, {}, {NUMBERS: torch.from_numpy(numbers.view(np.int64))})
 
     def confirm(self, message: Message) -> Message:
         """A signature under the list of survivors; FedMergeError for another list than before."""
@@ -163,7 +163,7 @@ class SecureHospital:
         self._vote(now, survivors)
         assert self._identity is not None
         signature = self._identity.sign(vote(now.adverts, now.parties, survivors))
-        return reply(message, {}, texts={"signature": signature})
+        return reply_message(message, {}, texts={"signature": signature})
 
     def unmask(self, message: Message) -> Message:
         """Of each survivor the share of its own mask, of each other participant that of its masking key.
@@ -181,7 +181,7 @@ class SecureHospital:
         alive = set(survivors)
         own = {name: text[:64] for name, text in now.held.items() if name in alive}
         pair = {name: text[64:] for name, text in now.held.items() if name not in alive}
-        return reply(message, {}, texts={"own": json.dumps(own), "pair": json.dumps(pair)})
+        return reply_message(message, {}, texts={"own": json.dumps(own), "pair": json.dumps(pair)})
 
     def _vote(self, now: _Sum, survivors: list[str]) -> None:
         """Write down whose sum is unmasked; FedMergeError where these numbers or images went into another."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedmerge.federation.checks import not_finite, update_norm
-from fedmerge.federation.exchange import Answer, Question
 from fedmerge.federation.privacy.masked import (
     SCORED,
     TRAINED,
@@ -17,13 +16,14 @@ from fedmerge.federation.privacy.masked import (
     floats,
 )
 from fedmerge.federation.privacy.secure_round import Total, secure_total
+from fedmerge.federation.requests import Reply, Request
 from fedmerge.models.state import State
 
 if TYPE_CHECKING:
     from flwr.app import Message
     from flwr.serverapp import Grid
 
-    from fedmerge.federation.asking import Asking
+    from fedmerge.federation.client_manager import ClientManager
 
 EVERYONE = "everyone"
 """The site of a row that is about all hospitals of a sum."""
@@ -44,7 +44,7 @@ def words_of(start: State) -> int:
 
 
 def collect(
-    asking: Asking, grid: Grid, round: int, label: str, offers: Iterable[Answer], words: int
+    manager: ClientManager, grid: Grid, round: int, label: str, offers: Iterable[Reply], words: int
 ) -> Total:
     """A secure sum over a grid. Raises NoSum where there is none, FedMergeError below the quorum."""
     known = list(offers)
@@ -53,17 +53,17 @@ def collect(
         label,
         known,
         words,
-        lambda question: asking.usable(question, asking.send(grid, question.messages()), grid),
+        lambda request: manager.usable(request, manager.send(grid, request.messages()), grid),
     )
-    asking.log.check_quorum(round, "sum", len(total.names), len(known))
+    manager.log.check_quorum(round, "sum", len(total.names), len(known))
     return total
 
 
-def mean_of(asking: Asking, total: Total, start: State) -> SecureMean:
+def mean_of(manager: ClientManager, total: Total, start: State) -> SecureMean:
     """The model that a sum gives. Raises NoSum for one that cannot be: not finite, too long, or nonsense."""
-    plan, head = asking.plan, 2 * (1 + len(TRAINED))
+    plan, head = manager.plan, 2 * (1 + len(TRAINED))
     numbers = decode_means(total.words[:head], TRAINED)
-    check_told(asking, total, numbers, "train")
+    check_told(manager, total, numbers, "train")
     state = decode_weights(total.words[head:], start, int(numbers["num-examples"]), plan.batch_norm)
     wrong, longest = not_finite(state), plan.federation.max_norm
     if wrong:
@@ -74,25 +74,27 @@ def mean_of(asking: Asking, total: Total, start: State) -> SecureMean:
 
 
 def secure_scores(
-    asking: Asking,
+    manager: ClientManager,
     grid: Grid,
-    question: Question,
+    request: Request,
     replies: Iterable[Message],
     label: str,
     calibrate: bool = False,
 ) -> dict[str, Any]:
     """The means of what the hospitals of a question say of a model. Raises NoSum."""
     names = (*SCORED, "temperature") if calibrate else SCORED
-    offers = asking.answers(grid, question, replies)
-    total = collect(asking, grid, question.round, label, offers, 2 * (1 + len(names)))
+    offers = manager.replies(grid, request, replies)
+    total = collect(manager, grid, request.round, label, offers, 2 * (1 + len(names)))
     numbers = decode_means(total.words, names)
-    check_told(asking, total, numbers, "val")
+    check_told(manager, total, numbers, "val")
     return numbers
 
 
-def check_told(asking: Asking, total: Total, numbers: dict[str, Any], split: Literal["train", "val"]) -> None:
+def check_told(
+    manager: ClientManager, total: Total, numbers: dict[str, Any], split: Literal["train", "val"]
+) -> None:
     """Raise NoSum where the hospitals have told of their images when they came, and the sum is of others."""
-    told = [member.held(split) for member in asking.roster.named(total.names)]
+    told = [client.held(split) for client in manager.clients.named(total.names)]
     if len(told) == len(total.names) and all(told) and sum(told) != numbers["num-examples"]:
         raise NoSum(
             f"the sum is over {numbers['num-examples']} images, but its hospitals said that they have "

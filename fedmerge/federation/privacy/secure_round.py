@@ -16,21 +16,21 @@ import numpy as np
 from flwr.app import Message
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.exchange import Answer, Question, usable
+from fedmerge.federation.clients import Client, ClientRegistry
 from fedmerge.federation.privacy.identity import same_key
 from fedmerge.federation.privacy.masked import SPOILT, SUM, NoSum
 from fedmerge.federation.privacy.secure_keys import NUMBERS, check_advert, purpose_of
 from fedmerge.federation.privacy.secure_sum import FEWEST, Words, add_pair, own_mask, public_of, threshold
 from fedmerge.federation.privacy.shamir import recover
-from fedmerge.federation.records import request
-from fedmerge.federation.roster import Member, Roster
-from fedmerge.federation.schema.answers import Answered
+from fedmerge.federation.records import request_message
+from fedmerge.federation.requests import Reply, Request, usable
+from fedmerge.federation.schema.replies import Answered
 from fedmerge.federation.schema.secure import Advert, Confirmed, Offered, Shared, Unmasked
 from fedmerge.federation.schema.tensors import NO_TENSORS, Tensors
 
 PHASE = "sum"
 S = TypeVar("S", bound=Answered)
-Ask = Callable[[Question], Iterable[Answer]]
+Ask = Callable[[Request], Iterable[Reply]]
 """Puts a question, and gives the usable answers."""
 
 
@@ -42,18 +42,18 @@ class Total:
     words: Words
 
 
-def check_offer(label: str, keys: Mapping[str, str]) -> Callable[[Answer], str | None]:
+def check_offer(label: str, keys: Mapping[str, str]) -> Callable[[Reply], str | None]:
     """Why an answer is no offer of keys for this sum, or None. keys: by name, of those that were admitted."""
 
-    def check(answer: Answer) -> str | None:
+    def check(reply: Reply) -> str | None:
         try:
-            advert = _advert(answer)
+            advert = _advert(reply)
             check_advert(advert)
         except FedMergeError as error:
             return f"it answered without keys, which a secure sum begins with: {error}"
-        if (advert.label, advert.name) != (label, answer.member.name):
+        if (advert.label, advert.name) != (label, reply.client.name):
             return f"it answered with keys of '{advert.name}' for '{advert.label}'"
-        known = keys.get(answer.member.name)
+        known = keys.get(reply.client.name)
         if known is not None and not same_key(known, advert.identity):
             return "its keys are not signed with the key that it was admitted with"
         return None
@@ -62,7 +62,7 @@ def check_offer(label: str, keys: Mapping[str, str]) -> Callable[[Answer], str |
 
 
 def secure_total(
-    round: int, label: str, offers: Iterable[Answer], words: int, ask: Ask, all_of: Sequence[str] = ()
+    round: int, label: str, offers: Iterable[Reply], words: int, ask: Ask, all_of: Sequence[str] = ()
 ) -> Total:
     """The sum of the numbers of all hospitals that stay to the end.
 
@@ -70,8 +70,8 @@ def secure_total(
     those without whom there is to be no sum; none for any that are enough. Raises NoSum where too few are
     left, or where the shares do not take all masks off.
     """
-    given = [(answer.member, _advert(answer)) for answer in offers]
-    known = {member.name: member for member, _ in given}
+    given = [(reply.client, _advert(reply)) for reply in offers]
+    known = {client.name: client for client, _ in given}
     if len(known) < FEWEST:
         raise NoSum(
             f"a secure sum takes at least {FEWEST} hospitals, but {len(known)} began it: with fewer, one "
@@ -102,7 +102,7 @@ def _check_all(all_of: Sequence[str], found: Iterable[str], what: str) -> None:
 class _Exchange:
     round: int
     label: str
-    known: Mapping[str, Member]
+    known: Mapping[str, Client]
     adverts: Mapping[str, Advert]
     least: int
     ask: Ask
@@ -111,13 +111,13 @@ class _Exchange:
         """Everybody's shares, encrypted for the others."""
         job = {"adverts": [advert.model_dump() for advert in self.adverts.values()]}
 
-        def check(answer: Answer) -> str | None:
-            if _said(answer, Shared).shares.keys() != self.adverts.keys() - {answer.member.name}:
+        def check(reply: Reply) -> str | None:
+            if _said(reply, Shared).shares.keys() != self.adverts.keys() - {reply.client.name}:
                 return "its shares are not for the other participants"
             return None
 
-        answers = self._put("shares", list(self.adverts), lambda name: job, check)
-        return self._enough({answer.member.name: _said(answer, Shared) for answer in answers}, "shares")
+        replies = self._put("shares", list(self.adverts), lambda name: job, check)
+        return self._enough({reply.client.name: _said(reply, Shared) for reply in replies}, "shares")
 
     def collect(self, shared: Mapping[str, Shared], words: int) -> tuple[Words, list[str]]:
         """The sum of the masked numbers, and of whom."""
@@ -128,9 +128,9 @@ class _Exchange:
             return {"parties": parties, "shares": mine}
 
         total, found = np.zeros(words, dtype=np.uint64), dict[str, None]()
-        for answer in self._put("masked", parties, job, tensors=Tensors.of("int64", {NUMBERS: (words,)})):
-            total += (answer.state or {})[NUMBERS].numpy().view(np.uint64)
-            found[answer.member.name] = None
+        for reply in self._put("masked", parties, job, tensors=Tensors.of("int64", {NUMBERS: (words,)})):
+            total += (reply.state or {})[NUMBERS].numpy().view(np.uint64)
+            found[reply.client.name] = None
         return total, list(self._enough(found, "masked numbers"))
 
     def unmask(
@@ -141,15 +141,15 @@ class _Exchange:
         job = {"survivors": survivors, "confirmed": confirmed}
         lost = [name for name in parties if name not in survivors]
 
-        def check(answer: Answer) -> str | None:
-            given = _said(answer, Unmasked)
+        def check(reply: Reply) -> str | None:
+            given = _said(reply, Unmasked)
             if given.own.keys() != set(survivors) or given.pair.keys() != set(lost):
                 return "its shares are not those that were asked for"
             return None
 
         asked = [name for name in survivors if not confirmed or name in confirmed]
-        answers = self._put("unmask", asked, lambda name: job, check)
-        opened = {answer.member.name: _said(answer, Unmasked) for answer in answers}
+        replies = self._put("unmask", asked, lambda name: job, check)
+        opened = {reply.client.name: _said(reply, Unmasked) for reply in replies}
         self._enough(opened, "shares to unmask")
         purpose = purpose_of(self.adverts, parties)
         number = {name: at for at, name in enumerate(self.adverts, 1)}
@@ -166,8 +166,8 @@ class _Exchange:
 
     def _confirm(self, survivors: list[str]) -> dict[str, str]:
         """The survivors' signatures under their list."""
-        answers = self._put("confirm", survivors, lambda name: {"survivors": survivors})
-        found = {answer.member.name: _said(answer, Confirmed).signature for answer in answers}
+        replies = self._put("confirm", survivors, lambda name: {"survivors": survivors})
+        found = {reply.client.name: _said(reply, Confirmed).signature for reply in replies}
         return dict(self._enough(found, "confirmations"))
 
     def _recovered(
@@ -191,24 +191,24 @@ class _Exchange:
         action: str,
         names: list[str],
         job: Callable[[str], dict[str, Any]],
-        check: Callable[[Answer], str | None] = usable,
+        check: Callable[[Reply], str | None] = usable,
         tensors: Tensors = NO_TENSORS,
-    ) -> Iterable[Answer]:
+    ) -> Iterable[Reply]:
         kind = f"query.secure_{action}"
 
-        def ask(member: Member, attempt: int) -> Message:
-            whole = {"label": self.label} | job(member.name)
-            return request(kind, member.node_id, f"{PHASE} {self.round}", whole, None)
+        def ask(client: Client, attempt: int) -> Message:
+            whole = {"label": self.label} | job(client.name)
+            return request_message(kind, client.node_id, f"{PHASE} {self.round}", whole, None)
 
-        roster = Roster(self.known[name] for name in names)
-        question = Question(kind, self.round, PHASE, roster, ask, lambda member: tensors, check)
-        return self.ask(question)
-
-
-def _advert(answer: Answer) -> Advert:
-    return _said(answer, Offered).advert
+        clients = ClientRegistry(self.known[name] for name in names)
+        request = Request(kind, self.round, PHASE, clients, ask, lambda client: tensors, check)
+        return self.ask(request)
 
 
-def _said(answer: Answer, kind: type[S]) -> S:
-    assert isinstance(answer.said, kind)
-    return answer.said
+def _advert(reply: Reply) -> Advert:
+    return _said(reply, Offered).advert
+
+
+def _said(reply: Reply, kind: type[S]) -> S:
+    assert isinstance(reply.said, kind)
+    return reply.said

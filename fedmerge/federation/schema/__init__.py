@@ -9,9 +9,9 @@ To add a field, write it into the class of its job or answer, with a type from `
 give it a default if not every message has it. To add a message, write both classes and one line of the table.
 A name that is not declared is refused, on both sides. Rows of the history hold declared names alone; a field
 with ``exclude=True`` stays out of them. What an answer must agree with, its hospital's greeting, is said by
-its method ``against``; what the arrays of an answer must be, by ``Question.tensors``.
+its method ``against``; what the arrays of an answer must be, by ``Request.tensors``.
 
 A hospital reads a job with ``read_job(message, TrainJob)`` and its weights with ``read_tensors``; the server
-reads answers in ``exchange.read`` alone. Sizes, types and names are checked before a byte is decoded. What is
+reads answers in ``requests.read`` alone. Sizes, types and names are checked before a byte is decoded. What is
 refused raises ``Refused``, a FedMergeError.
 """

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedmerge.federation.fault_plan import Kind as FaultKind
-from fedmerge.federation.memory import Personal
+from fedmerge.federation.client_state import Personal
+from fedmerge.federation.fault_injection import Kind as FaultKind
 from fedmerge.federation.privacy.options import LocalPrivacy
 from fedmerge.federation.schema.fields import Digest, Images, Name, Round, Told
 from fedmerge.merging.attribution.importance import Kind as Importance
@@ -47,7 +47,7 @@ class NetworkJob(Told):
 
 
 class InjectedFault(Told):
-    """One thing that a fault plan does to a hospital (``fault_plan.Fault.told``)."""
+    """One thing that fault injection does to a hospital (``fault_injection.Fault.told``)."""
 
     kind: FaultKind
     seconds: float | None = Field(None, gt=0, le=1e9)

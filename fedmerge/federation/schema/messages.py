@@ -4,17 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedmerge.federation.schema.answers import (
-    Answered,
-    Evaluated,
-    Greeting,
-    Inspected,
-    Masked,
-    Remembered,
-    Summed,
-    SumsBegun,
-    Trained,
-)
 from fedmerge.federation.schema.fields import Told
 from fedmerge.federation.schema.jobs import (
     EvaluateJob,
@@ -25,6 +14,17 @@ from fedmerge.federation.schema.jobs import (
     SumsBeginJob,
     SumsJob,
     TrainJob,
+)
+from fedmerge.federation.schema.replies import (
+    Answered,
+    Evaluated,
+    Greeting,
+    Inspected,
+    Masked,
+    Remembered,
+    Summed,
+    SumsBegun,
+    Trained,
 )
 from fedmerge.federation.schema.secure import (
     Confirmed,
@@ -48,7 +48,7 @@ class Exchange:
     """One kind of message: the class of its job, and that of its answer."""
 
     job: type[Told]
-    answer: type[Answered]
+    reply: type[Answered]
 
 
 MESSAGES: dict[str, Exchange] = {

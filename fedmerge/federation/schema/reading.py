@@ -67,7 +67,7 @@ def read_tensors(message: Message, tensors: Tensors) -> State:
     return tensors.read(records.get(ARRAYS)) or {}
 
 
-def read_answer(message: Message, kind: type[M]) -> tuple[M, ArrayRecord | None]:
+def read_reply(message: Message, kind: type[M]) -> tuple[M, ArrayRecord | None]:
     """What an answer says, and its arrays as they came. Raises Refused unless it is as declared."""
     records = _records(message, {METRICS: MetricRecord, TEXTS: ConfigRecord, ARRAYS: ArrayRecord})
     numbers, texts = records.get(METRICS, {}), records.get(TEXTS, {})

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Json, model_validator
 
-from fedmerge.federation.schema.answers import Answered
 from fedmerge.federation.schema.fields import Name, Seconds, Told
 from fedmerge.federation.schema.jobs import EvaluateJob, SumsJob, TrainJob
+from fedmerge.federation.schema.replies import Answered
 from fedmerge.models.state import BatchNormPolicy
 
 MOST = 1000  # hospitals in a sum; Shamir's numbers and the fixed point have room for more

@@ -17,20 +17,20 @@ from torch import Tensor
 from fedmerge.data import Site, Split
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.records import reply
+from fedmerge.federation.records import reply_message
 from fedmerge.federation.schema.jobs import SumsBeginJob, SumsJob
 from fedmerge.federation.schema.networks import check_fits, tensors_of
 from fedmerge.federation.schema.reading import has_tensors, read_job, read_tensors
 from fedmerge.federation.schema.secure import SecureSumsJob
 from fedmerge.federation.schema.tensors import Tensors
 from fedmerge.federation.sums.ledger import Ledger
+from fedmerge.federation.sums.model_cache import ModelCache
 from fedmerge.federation.sums.noise import add_noise, clipped_sums, noise_seed, question_digest
 from fedmerge.federation.sums.packing import WALKING, pack
 from fedmerge.federation.sums.questions import asked_with, check_question
 from fedmerge.federation.sums.rank import check_rows
 from fedmerge.federation.sums.rules import SIMULATED, SumRules
 from fedmerge.federation.sums.session import Parents, Session, join_models, split_models
-from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.merging.matching.statistics import LocalStatistics, Sums
 from fedmerge.models.graph import Program, follow
 from fedmerge.models.zoo import ModelSpec, build
@@ -51,8 +51,8 @@ class Packed:
 class HospitalSums:
     """Answers ``query.sums_begin`` and ``query.sums`` over this hospital's share of images.
 
-    One session is kept: the parents of one fusion and the share; in memory, or, with a shelf, there alone,
-    for a hospital whose next message may meet another process. rules: the hospital's own. folder:
+    One session is kept: the parents of one fusion and the share; in memory, or, with a model cache, there
+    alone, for a hospital whose next message may meet another process. rules: the hospital's own. folder:
     where the ledger outlives the process.
 
     Whatever the server calls its sessions, and whatever weights it sends, the ledger keeps few images from
@@ -65,13 +65,13 @@ class HospitalSums:
         site: Site,
         device: str = "cpu",
         rules: SumRules = SIMULATED,
-        shelf: Shelf | None = None,
+        model_cache: ModelCache | None = None,
         folder: Path | None = None,
     ) -> None:
         self.site = site
         self.device = device
         self.rules = rules
-        self.shelf = shelf
+        self.model_cache = model_cache
         self.ledger = Ledger(None if folder is None else folder / "records", site.name, self.rules)
         self.session: Session | None = None
 
@@ -84,16 +84,18 @@ class HospitalSums:
         session = self._find(job.session)
         if session is None:
             if not has_tensors(message):
-                return reply(message, {"known": 0})
+                return reply_message(message, {"known": 0})
             check_fits(job.model, self.site)
             self.session = None  # its memory is free before the next is there
             session = self._open(job, parents_of(message, job))
-            if self.shelf is None:
+            if self.model_cache is None:
                 self.session = session
             else:
-                self.shelf.keep(session.id, job.model_dump(mode="json"), join_models(session.parents.states))
+                self.model_cache.keep(
+                    session.id, job.model_dump(mode="json"), join_models(session.parents.states)
+                )
         masked = message.metadata.message_type == "query.secure_sums_begin"
-        return reply(message, {"known": 1} if masked else {"known": 1, "images": session.images})
+        return reply_message(message, {"known": 1} if masked else {"known": 1, "images": session.images})
 
     def answer(self, message: Message) -> Message:
         """Sums that answer one question, float64; ``known`` is 0 where the session is not there any more.
@@ -101,7 +103,11 @@ class HospitalSums:
         Raises FedMergeError for a question that the hospital's rules refuse.
         """
         found = self.packed(message, read_job(message, SumsJob))
-        return reply(message, {"known": 0}) if found is None else reply(message, {"known": 1}, found.sums)
+        return (
+            reply_message(message, {"known": 0})
+            if found is None
+            else reply_message(message, {"known": 1}, found.sums)
+        )
 
     def packed(self, message: Message, job: SumsJob) -> Packed | None:
         """The sums that answer one question, as they travel; None where the session is not there any more.
@@ -113,12 +119,12 @@ class HospitalSums:
             return None
         masked = isinstance(job, SecureSumsJob)
         tensors = read_tensors(message, asked_with(session.statistics[0], kind, job.options))
-        if self.shelf is not None and kind in WALKING and (fused := self.shelf.fused(session.id)):
+        if self.model_cache is not None and kind in WALKING and (fused := self.model_cache.fused(session.id)):
             self._ask(session, "walk", {}, fused, masked)
         check_question(session.statistics[0], kind, job.options)
         packed = self._ask(session, kind, job.options, tensors, masked)
-        if self.shelf is not None:
-            self.shelf.remember(session.id, kind, tensors)
+        if self.model_cache is not None:
+            self.model_cache.remember(session.id, kind, tensors)
         digest = session.digest(kind, job.options, tensors) if masked else ""
         return Packed(packed, self.ledger.number(session.names), digest)
 
@@ -149,9 +155,9 @@ class HospitalSums:
 
     def _find(self, session: str) -> Session | None:
         """The session that is kept, ready to answer, if it is this one."""
-        if self.shelf is None:
+        if self.model_cache is None:
             return self.session if self.session is not None and self.session.id == session else None
-        kept = self.shelf.find(session)
+        kept = self.model_cache.find(session)
         if kept is None:
             return None
         job, parents = SumsBeginJob.model_validate_json(json.dumps(kept[0])), kept[1]

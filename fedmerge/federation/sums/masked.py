@@ -10,13 +10,13 @@ from flwr.serverapp import Grid
 from pydantic import ValidationError
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.asking import Asking
-from fedmerge.federation.exchange import Answer, Question, no_tensors
+from fedmerge.federation.client_manager import ClientManager
+from fedmerge.federation.clients import Client
 from fedmerge.federation.privacy.masked import SPOILT, NoSum
 from fedmerge.federation.privacy.secure_round import PHASE as MASKS
 from fedmerge.federation.privacy.secure_round import check_offer, secure_total
 from fedmerge.federation.privacy.secure_sum import FEWEST
-from fedmerge.federation.roster import Member
+from fedmerge.federation.requests import Reply, Request, no_tensors
 from fedmerge.federation.schema.jobs import SumsBeginJob
 from fedmerge.federation.schema.reading import sentence
 from fedmerge.federation.schema.secure import OWN
@@ -53,13 +53,13 @@ class MaskedStatistics(FederatedStatistics):
     def __init__(
         self,
         grid: Grid,
-        asking: Asking,
+        manager: ClientManager,
         parents: Mapping[str, State],
         images: Mapping[str, int],
         split: Literal["val", "train"],
     ) -> None:
         """As ``FederatedStatistics``. Raises FedMergeError for fewer than three hospitals, too."""
-        super().__init__(grid, asking, parents, images, split)
+        super().__init__(grid, manager, parents, images, split)
         if len(self.active) < FEWEST:
             raise FedMergeError(
                 "sums over images go under masks (federation.secure_statistics), which takes at least "
@@ -74,7 +74,7 @@ class MaskedStatistics(FederatedStatistics):
     @property
     def together(self) -> tuple[str, ...]:
         """Of whom all sums over these images are; empty before the first."""
-        return self.asking.summed.get(self._over, ())
+        return self.manager.summed.get(self._over, ())
 
     def _total(self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes) -> Sums:
         if kind in OWN:
@@ -87,14 +87,14 @@ class MaskedStatistics(FederatedStatistics):
         known = {} if kind == "walk" else self._entries
         self._entries = known | entries_of(tensors) if kind == "walk" or kind in WALKING else known
         digest = asked_about(self._about, kind, options, tensors, self._entries)
-        label = label_of(self.asking.run, digest)
+        label = label_of(self.manager.run, digest)
         if kind == "walk":
             self._collect(kind, options, tensors, whole, label)
             return {}
         why: NoSum | None = None
-        for _ in range(self.asking.plan.federation.attempts):
+        for _ in range(self.manager.plan.federation.attempts):
             if self.together:
-                self.active = self.asking.roster.named(self.together)
+                self.active = self.manager.clients.named(self.together)
             try:
                 return self._sum(kind, options, tensors, whole, label)
             except NoSum as error:
@@ -108,26 +108,26 @@ class MaskedStatistics(FederatedStatistics):
         total = secure_total(0, label, offers, words_in(expected), self._put, self.together)
         if len(total.names) < self._quorum:
             raise NoSum(f"{len(total.names)} hospitals are in the sum, fewer than the quorum {self._quorum}")
-        self.asking.summed[self._over] = total.names
-        self.active = self.asking.roster.named(total.names)
+        self.manager.summed[self._over] = total.names
+        self.active = self.manager.clients.named(total.names)
         sums = from_words(total.words, expected)
         images, asked = float(sums["images"]), sum(self._job["images"][name] for name in total.names)
         if images != round(images) or not 1 <= images <= asked:
             raise NoSum(f"the sum is over {images:g} images, of {asked} that were asked for: {SPOILT}")
         return sums
 
-    def _put(self, question: Question) -> Iterable[Answer]:
-        return self.asking.usable(question, self._send(question))
+    def _put(self, question: Request) -> Iterable[Reply]:
+        return self.manager.usable(question, self._send(question))
 
-    def _expected(self, kind: str, whole: Shapes) -> Callable[[Member], Tensors]:
+    def _expected(self, kind: str, whole: Shapes) -> Callable[[Client], Tensors]:
         return no_tensors
 
-    def _unusable(self, answer: Answer, kind: str, label: str | None) -> str | None:
-        return None if kind == "walk" else check_offer(label or "", self.asking.keys)(answer)
+    def _unusable(self, answer: Reply, kind: str, label: str | None) -> str | None:
+        return None if kind == "walk" else check_offer(label or "", self.manager.keys)(answer)
 
     def _reasons(self) -> str:
         """What hospitals said, and what to do."""
-        failures = [each for each in self.asking.failures if each.phase in (PHASE, MASKS)]
+        failures = [each for each in self.manager.failures if each.phase in (PHASE, MASKS)]
         said = [f"{each.site}: {each.reason}" for each in failures]
         cure = (
             "After the first sum every other one is of the same hospitals, so start it again, or set "

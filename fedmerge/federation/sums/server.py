@@ -14,20 +14,20 @@ from torch import Tensor
 
 from fedmerge.errors import FedMergeError, unknown
 from fedmerge.federation.arrays import count_bytes, lend
-from fedmerge.federation.asking import Asking
 from fedmerge.federation.checks import not_finite
-from fedmerge.federation.exchange import Answer, Question, no_tensors, usable
-from fedmerge.federation.jobs import common_job
-from fedmerge.federation.records import request
-from fedmerge.federation.roster import Member, Roster
-from fedmerge.federation.schema.answers import Answered, Summed, SumsBegun
+from fedmerge.federation.client_manager import ClientManager
+from fedmerge.federation.clients import Client, ClientRegistry
+from fedmerge.federation.records import request_message
+from fedmerge.federation.requests import Reply, Request, no_tensors, usable
 from fedmerge.federation.schema.messages import MESSAGES
-from fedmerge.federation.schema.reading import read_answer
+from fedmerge.federation.schema.reading import read_reply
+from fedmerge.federation.schema.replies import Answered, Summed, SumsBegun
 from fedmerge.federation.schema.secure import OWN, SumsOffered
 from fedmerge.federation.schema.tensors import Refused, Tensors
 from fedmerge.federation.sums.hospital import program_of
 from fedmerge.federation.sums.packing import WALKING, Shapes, packed_shapes, shapes, unpack
 from fedmerge.federation.sums.session import join_models
+from fedmerge.federation.train_config import common_config
 from fedmerge.merging.matching.statistics import Sums
 from fedmerge.models.state import State, check_alike, state_hash
 
@@ -67,13 +67,13 @@ class FederatedStatistics:
     def __init__(
         self,
         grid: Grid,
-        asking: Asking,
+        manager: ClientManager,
         parents: Mapping[str, State],
         images: Mapping[str, int],
         split: Literal["val", "train"],
     ) -> None:
         """parents: states by name, in order. images: by site, of how many of its images the sums are."""
-        known = [member.name for member in asking.roster]
+        known = [client.name for client in manager.clients]
         for site in images:
             if site not in known:
                 raise unknown("hospital", site, known)
@@ -81,15 +81,15 @@ class FederatedStatistics:
             raise FedMergeError("sums over images need at least one model and one hospital: name some.")
         check_alike(list(parents), parents.values())
         self.grid = grid
-        self.asking = asking
+        self.manager = manager
         self.names = list(parents)
-        self.active = asking.roster.named(images)
-        self._quorum = min(asking.plan.federation.quorum, len(self.active))
-        self._program = program_of(asking.plan.model)
+        self.active = manager.clients.named(images)
+        self._quorum = min(manager.plan.federation.quorum, len(self.active))
+        self._program = program_of(manager.plan.model)
         self._template = next(iter(parents.values()))
         self._joined = join_models([_on_cpu(state) for state in parents.values()])
         self._weights = lend(self._joined)
-        self._job = common_job(asking.plan) | {
+        self._job = common_config(manager.plan) | {
             "parents": self.names,
             "images": dict(images),
             "split": split,
@@ -98,7 +98,7 @@ class FederatedStatistics:
         self._job["session"] = hashlib.sha256(json.dumps([self._job, hashes]).encode()).hexdigest()
         self._begun = False
         self._fused: State | None = None
-        self._traffic = {member.name: Traffic(member.name) for member in self.active}
+        self._traffic = {client.name: Traffic(client.name) for client in self.active}
 
     @property
     def traffic(self) -> list[dict[str, Any]]:
@@ -127,120 +127,126 @@ class FederatedStatistics:
     def _total(self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes) -> Sums:
         """The sums of all hospitals' answers, packed."""
         total: Sums = {}
-        for answer in self._collect(kind, options, tensors, whole):
-            for key, value in (answer.state or {}).items():
+        for reply in self._collect(kind, options, tensors, whole):
+            for key, value in (reply.state or {}).items():
                 total[key] = total[key].add_(value) if key in total else value.clone()
         self._check_complete(kind, whole, total)
         return total
 
     def _collect(
         self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes, label: str | None = None
-    ) -> list[Answer]:
+    ) -> list[Reply]:
         """The usable answers to one question. label: of the sum under masks that they are keys for."""
         asked = self._owners() if kind in OWN else self.active
 
-        def check(answer: Answer) -> str | None:
-            if not _known(answer):
+        def check(reply: Reply) -> str | None:
+            if not _known(reply):
                 return "it does not keep the models between two messages: keep its process running"
-            return self._unusable(answer, kind, label)
+            return self._unusable(reply, kind, label)
 
         job = self._question_job(kind, options, label)
         arrays = lend(tensors) if tensors else None
-        question = self._question(asked, self.ASK, job, arrays, self._expected(kind, whole), check)
-        replies = self._send(question)
-        lost = Roster(m for m, reply in asked.in_order(replies) if reply is not None and self._lost(reply))
+        request = self._question(asked, self.ASK, job, arrays, self._expected(kind, whole), check)
+        replies = self._send(request)
+        lost = ClientRegistry(
+            m
+            for m, reply_message in asked.in_order(replies)
+            if reply_message is not None and self._lost(reply_message)
+        )
         if lost:
-            kept = [reply for reply in replies if not self._lost(reply)]
+            kept = [reply_message for reply_message in replies if not self._lost(reply_message)]
             back = self._restore(lost, kind, label)
-            replies = kept + self._send(replace(question, roster=back))
-            asked = Roster(member for member in asked if member in back or member not in lost)
-        return self._accept(replace(question, roster=asked), replies)
+            replies = kept + self._send(replace(request, clients=back))
+            asked = ClientRegistry(client for client in asked if client in back or client not in lost)
+        return self._accept(replace(request, clients=asked), replies)
 
     def _question_job(self, kind: str, options: dict[str, Any], label: str | None) -> dict[str, Any]:
         job = {"session": self._job["session"], "kind": kind, "options": options}
         return job if label is None else job | {"label": label}
 
-    def _expected(self, kind: str, whole: Shapes) -> Callable[[Member], Tensors]:
+    def _expected(self, kind: str, whole: Shapes) -> Callable[[Client], Tensors]:
         """The arrays in a hospital's answer."""
         expected = packed_shapes(kind, whole)
 
-        def sums(member: Member) -> Tensors:
-            mine = self._own(expected, member.name) if kind in OWN else expected
+        def sums(client: Client) -> Tensors:
+            mine = self._own(expected, client.name) if kind in OWN else expected
             return replace(Tensors.of("float64", mine), needed=False)
 
         return sums
 
-    def _unusable(self, answer: Answer, kind: str, label: str | None) -> str | None:
+    def _unusable(self, reply: Reply, kind: str, label: str | None) -> str | None:
         """Why the answer of a hospital that has the models cannot be used, or None."""
-        return "it came without sums" if answer.state is None else not_finite(answer.state)
+        return "it came without sums" if reply.state is None else not_finite(reply.state)
 
-    def _lost(self, reply: Message) -> bool:
+    def _lost(self, reply_message: Message) -> bool:
         """Whether a hospital says that it has the parents no more; what else may be wrong is found later."""
-        if reply.has_error():
+        if reply_message.has_error():
             return False
         try:
-            said, _ = read_answer(reply, MESSAGES[self.ASK].answer)
+            said, _ = read_reply(reply_message, MESSAGES[self.ASK].reply)
         except Refused:
             return False
         return not _has_models(said)
 
-    def _restore(self, lost: Roster, kind: str, label: str | None) -> Roster:
+    def _restore(self, lost: ClientRegistry, kind: str, label: str | None) -> ClientRegistry:
         """Give the parents, and the walk, back to hospitals that lost them; returns those that took them."""
         back = self._begin(lost)
         if kind in WALKING and self._fused is not None and back:
             job = self._question_job("walk", {}, label)
             arrays = self._expected("walk", {"images": ()})
             walk = self._question(back, self.ASK, job, lend(self._fused), arrays)
-            return Roster(answer.member for answer in self._accept(walk, self._send(walk)))
+            return ClientRegistry(reply.client for reply in self._accept(walk, self._send(walk)))
         return back
 
-    def _begin(self, roster: Roster) -> Roster:
-        """Send the parents to those of ``roster`` that lack them; returns those that have them then."""
-        known = self._question(roster, self.BEGIN, self._job, None)
-        there = {answer.member.name for answer in self._accept(known, self._send(known)) if _known(answer)}
-        lacking = Roster(member for member in roster if member in self.active and member.name not in there)
+    def _begin(self, clients: ClientRegistry) -> ClientRegistry:
+        """Send the parents to those of ``clients`` that lack them; returns those that have them then."""
+        known = self._question(clients, self.BEGIN, self._job, None)
+        there = {reply.client.name for reply in self._accept(known, self._send(known)) if _known(reply)}
+        lacking = ClientRegistry(
+            client for client in clients if client in self.active and client.name not in there
+        )
         begin = self._question(lacking, self.BEGIN, self._job, self._weights)
-        there |= {answer.member.name for answer in self._accept(begin, self._send(begin))}
-        return roster.named(there)
+        there |= {reply.client.name for reply in self._accept(begin, self._send(begin))}
+        return clients.named(there)
 
-    def _accept(self, question: Question, replies: Iterable[Message]) -> list[Answer]:
+    def _accept(self, request: Request, messages: Iterable[Message]) -> list[Reply]:
         """The usable answers; a hospital without one is not asked again."""
-        if not question.roster:
+        if not request.clients:
             return []
-        answers = list(self.asking.usable(question, replies))
-        failed = {member.name for member in question.roster} - {answer.member.name for answer in answers}
-        self.active = Roster(member for member in self.active if member.name not in failed)
+        replies = list(self.manager.usable(request, messages))
+        failed = {client.name for client in request.clients} - {reply.client.name for reply in replies}
+        self.active = ClientRegistry(client for client in self.active if client.name not in failed)
         if len(self.active) < self._quorum:
-            reasons = "; ".join(f"{f.site}: {f.reason}" for f in self.asking.failures if f.phase == PHASE)
+            reasons = "; ".join(f"{f.site}: {f.reason}" for f in self.manager.failures if f.phase == PHASE)
             raise FedMergeError(
                 f"sums over images: {len(self.active)} of {len(self._traffic)} hospitals gave a usable "
                 f"answer, fewer than the quorum of {self._quorum}. {reasons}"
             )
-        return answers
+        return replies
 
     def _question(
         self,
-        roster: Roster,
+        clients: ClientRegistry,
         action: str,
         job: dict[str, Any],
         arrays: ArrayRecord | None,
-        tensors: Callable[[Member], Tensors] = no_tensors,
-        check: Callable[[Answer], str | None] = usable,
-    ) -> Question:
-        def ask(member: Member, attempt: int) -> Message:
-            return request(action, member.node_id, PHASE, job, arrays)
+        tensors: Callable[[Client], Tensors] = no_tensors,
+        check: Callable[[Reply], str | None] = usable,
+    ) -> Request:
+        def ask(client: Client, attempt: int) -> Message:
+            return request_message(action, client.node_id, PHASE, job, arrays)
 
-        return Question(action, 0, PHASE, roster, ask, tensors, check)
+        return Request(action, 0, PHASE, clients, ask, tensors, check)
 
-    def _send(self, question: Question) -> list[Message]:
-        messages = question.messages()
-        by_node = {member.node_id: self._traffic[member.name] for member in question.roster}
-        for member, message in zip(question.roster, messages, strict=True):
-            self._traffic[member.name].exchanges += 1
-            self._traffic[member.name].bytes_down += _bytes(message)
+    def _send(self, request: Request) -> list[Message]:
+        messages = request.messages()
+        by_node = {client.node_id: self._traffic[client.name] for client in request.clients}
+        for client, message in zip(request.clients, messages, strict=True):
+            self._traffic[client.name].exchanges += 1
+            self._traffic[client.name].bytes_down += _bytes(message)
         replies = list(self.grid.send_and_receive(messages)) if messages else []
-        for reply in replies:
-            by_node[reply.metadata.src_node_id].bytes_up += _bytes(reply)
+        for reply_message in replies:
+            by_node[reply_message.metadata.src_node_id].bytes_up += _bytes(reply_message)
         return replies
 
     def _remember(self, kind: str, tensors: State) -> None:
@@ -250,8 +256,8 @@ class FederatedStatistics:
         elif self._fused is not None:
             self._fused |= {key: value for key, value in tensors.items() if not key.startswith(".")}
 
-    def _owners(self) -> Roster:
-        return Roster(member for member in self.active if member.name in self.names)
+    def _owners(self) -> ClientRegistry:
+        return ClientRegistry(client for client in self.active if client.name in self.names)
 
     def _own(self, expected: Mapping[str, tuple[int, ...]], site: str) -> dict[str, tuple[int, ...]]:
         begin = f"{self.names.index(site)}/"
@@ -259,7 +265,7 @@ class FederatedStatistics:
 
     def _check_complete(self, kind: str, whole: Mapping[str, Any], total: Sums) -> None:
         if whole.keys() - total.keys():
-            have = [member.name for member in self._owners()]
+            have = [client.name for client in self._owners()]
             lack = ", ".join(f"'{name}'" for name in self.names if name not in have)
             raise FedMergeError(
                 f"the method asks for sums ('{kind}') over the images that each model was trained for, but "
@@ -267,8 +273,8 @@ class FederatedStatistics:
             )
 
 
-def _known(answer: Answer) -> bool:
-    return _has_models(answer.said)
+def _known(reply: Reply) -> bool:
+    return _has_models(reply.said)
 
 
 def _has_models(said: Answered) -> bool:

@@ -9,13 +9,13 @@ from flwr.app import Context, RecordDict
 from flwr.cli.build import build_fab_from_disk
 
 from fedmerge.errors import FedMergeError
+from fedmerge.experiment.deployed import project
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.deployment import bundle, clientapp
 from fedmerge.federation.deployment.bundle import check_bundle
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit_log
-from fedmerge.federation.records import request
-from fedmerge.study.deployed import project
+from fedmerge.federation.records import request_message
 
 
 def packed(files):
@@ -61,9 +61,9 @@ def test_another_file_is_refused_by_its_name(settings, name):
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("fedmerge.study.flower_app:client", "os:system"),
-        ("fedmerge.study.flower_app:server", "evil:server"),
-        ('clientapp = "fedmerge.study.flower_app:client"', ""),
+        ("fedmerge.experiment.flower_app:client", "os:system"),
+        ("fedmerge.experiment.flower_app:server", "evil:server"),
+        ('clientapp = "fedmerge.experiment.flower_app:client"', ""),
         ("[tool.flwr.app.components]", "[tool.flwr.app.components]\nagentapp = 'evil:agent'"),
         ("[tool.flwr.app.components]", "[tool.flwr.app.component]"),
     ],
@@ -110,7 +110,7 @@ def node(tmp_path):
 @pytest.fixture
 def greeting(cohort):
     LocalGrid(client_app(lambda context: Hospital(cohort["alpha"])), 1)
-    message = request("query", 1001, "greeting", {}, None)
+    message = request_message("query", 1001, "greeting", {}, None)
     message.metadata.__dict__["_message_id"] = "m1"
     return message
 
@@ -151,7 +151,7 @@ def test_our_own_bundle_is_answered_by_the_installed_app(app, node, greeting, co
     own = client_app(lambda context: Hospital(cohort["alpha"]))
     said = clientapp.answer(own, greeting, context, build_fab_from_disk(app), clientapp.APP, node)
     assert not said.has_error()
-    assert clientapp.own_app() is __import__("fedmerge.study.flower_app", fromlist=["client"]).client
+    assert clientapp.own_app() is __import__("fedmerge.experiment.flower_app", fromlist=["client"]).client
 
 
 def test_a_node_starts_none_of_flower_s_programs_and_its_secret_is_its_owner_s_alone(node, tmp_path):

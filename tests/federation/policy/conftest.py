@@ -14,7 +14,7 @@ from fedmerge.federation.policy.approvals import Approvals, Decision
 from fedmerge.federation.policy.audit import audit_log
 from fedmerge.federation.policy.guard import Guard
 from fedmerge.federation.policy.proposal import Proposal
-from fedmerge.federation.records import request
+from fedmerge.federation.records import request_message
 from fedmerge.models import build
 
 
@@ -44,10 +44,10 @@ class Asker:
         """The reply to a job, or the sentence with which it was refused."""
         (node,) = self.grid.get_node_ids()
         self.grid._contexts[node].run_id = self.run
-        (reply,) = self.grid.send_and_receive([request(kind, node, "g", job, state)])
-        return reply.error.reason if reply.has_error() else reply
+        (reply_message,) = self.grid.send_and_receive([request_message(kind, node, "g", job, state)])
+        return reply_message.error.reason if reply_message.has_error() else reply_message
 
-    def greet(self, proposal):
+    def wait_for_clients(self, proposal):
         return self.ask("query", proposal.job())
 
     def approve(self, proposal, **limits):
@@ -86,7 +86,7 @@ def approved(asker, proposal):
     """A node whose people approved the proposal, and that was greeted with it."""
     asker.start(suppress_below=1)
     asker.approve(proposal)
-    assert not isinstance(asker.greet(proposal), str)
+    assert not isinstance(asker.wait_for_clients(proposal), str)
     return asker
 
 

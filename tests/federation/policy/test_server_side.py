@@ -5,25 +5,25 @@ import threading
 import pytest
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import roster
+from fedmerge.federation import clients as clients
+from fedmerge.federation.clients import wait_for_clients
 from fedmerge.federation.grids.audited import AuditedGrid
 from fedmerge.federation.policy.audit import verify
 from fedmerge.federation.policy.proposal import Proposal, proposal_hash
-from fedmerge.federation.records import request
-from fedmerge.federation.roster import greet
+from fedmerge.federation.records import request_message
 from fedmerge.models import state_hash
 
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setattr(roster, "POLL", 0.01)
-    monkeypatch.setattr(roster, "AGAIN", 0.02)
+    monkeypatch.setattr(clients, "POLL", 0.01)
+    monkeypatch.setattr(clients, "AGAIN", 0.02)
 
 
 def test_a_server_waits_until_people_have_approved(asker, proposal):
     people = threading.Timer(0.5, asker.approve, [proposal])
     people.start()
-    members, absent = greet(asker.grid, ["alpha"], 600.0, None, told=proposal.job())
+    members, absent = wait_for_clients(asker.grid, ["alpha"], 600.0, None, told=proposal.job())
     assert ([member.name for member in members], absent) == (["alpha"], {})
     events = [entry["event"] for entry in asker.log]
     assert events[0] == "waits for approval"
@@ -34,7 +34,9 @@ def test_a_server_waits_until_people_have_approved(asker, proposal):
 
 def test_without_patience_the_run_says_whose_approval_it_lacks(asker, proposal):
     with pytest.raises(FedMergeError, match=rf"no hospital answered.*{proposal_hash(proposal)}.*approve"):
-        greet(asker.grid, ["alpha"], 0.0, {asker.grid.get_node_ids()[0]: "alpha"}, told=proposal.job())
+        wait_for_clients(
+            asker.grid, ["alpha"], 0.0, {asker.grid.get_node_ids()[0]: "alpha"}, told=proposal.job()
+        )
 
 
 def test_a_hospital_whose_people_refused_is_not_waited_for(asker, proposal):
@@ -43,7 +45,7 @@ def test_a_hospital_whose_people_refused_is_not_waited_for(asker, proposal):
     name = asker.approvals.keep(proposal)
     asker.approvals.decide(name, Decision(False, "Ada", reason="not this year"))
     with pytest.raises(FedMergeError, match=r"refused by Ada.*not this year"):
-        greet(asker.grid, ["alpha"], 3600.0, None, told=proposal.job())
+        wait_for_clients(asker.grid, ["alpha"], 3600.0, None, told=proposal.job())
 
 
 def test_the_server_s_log_has_what_went_out_and_what_came_back(approved, proposal, plan, start, tmp_path):
@@ -52,12 +54,12 @@ def test_the_server_s_log_has_what_went_out_and_what_came_back(approved, proposa
     (folder / "server.yaml").write_text("")
     grid = AuditedGrid(approved.grid, folder, 9)
     (node,) = grid.get_node_ids()
-    from fedmerge.federation.jobs import round_job
+    from fedmerge.federation.train_config import round_config
 
     asked = [
-        request("query", node, "greeting", proposal.job(), None),
-        request("train", node, "1", round_job(plan, 1), start),
-        request("train", node, "1", round_job(plan, 1) | {"seed": 5}, start),
+        request_message("query", node, "greeting", proposal.job(), None),
+        request_message("train", node, "1", round_config(plan, 1), start),
+        request_message("train", node, "1", round_config(plan, 1) | {"seed": 5}, start),
     ]
     for message in asked:
         list(grid.send_and_receive([message]))
@@ -74,5 +76,5 @@ def test_a_simulation_has_no_folder_and_asks_nobody(cohort, plan):
     from fedmerge.federation import Hospital, LocalGrid, client_app
 
     grid = LocalGrid(client_app(lambda context: Hospital(cohort["alpha"])), 1)
-    members, _ = greet(grid, ["alpha"], told=Proposal(plan=plan).job())
+    members, _ = wait_for_clients(grid, ["alpha"], told=Proposal(plan=plan).job())
     assert [member.name for member in members] == ["alpha"]

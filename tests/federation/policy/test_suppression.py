@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmerge.federation.jobs import common_job
 from fedmerge.federation.policy.proposal import Proposal
 from fedmerge.federation.policy.suppression import suppressed
+from fedmerge.federation.train_config import common_config
 
 COUNTS = st.lists(st.integers(0, 60), min_size=1, max_size=12)
 
@@ -39,11 +39,11 @@ def test_the_smallest_other_goes_with_a_small_one():
 
 def test_a_greeting_hides_them_and_says_so(asker, proposal, cohort):
     asker.start(approval="any", suppress_below=10**6)
-    assert "fewer than 1000000 images" in asker.greet(proposal)
+    assert "fewer than 1000000 images" in asker.wait_for_clients(proposal)
     counts = cohort["alpha"].train.class_counts(3).tolist()
     below = min(count for count in counts if count) + 1
     asker.start(approval="any", suppress_below=below)
-    metrics = asker.greet(proposal).content["metrics"]
+    metrics = asker.wait_for_clients(proposal).content["metrics"]
     assert metrics["class-counts"] == suppressed(counts, below) != counts
     assert metrics["suppressed-below"] == below
 
@@ -52,10 +52,10 @@ def test_a_number_that_must_stay_stays_and_what_needs_it_is_refused(asker, plan,
     asker.start(
         approval="any", suppress_below=1, numbers=["num-examples", "num-validation", "loss", "accuracy"]
     )
-    greeted = asker.greet(Proposal(plan=plan)).content["metrics"]
+    greeted = asker.wait_for_clients(Proposal(plan=plan)).content["metrics"]
     assert not any(greeted["class-counts"])
-    from fedmerge.federation.jobs import round_job
+    from fedmerge.federation.train_config import round_config
 
-    trained = asker.ask("train", round_job(plan, 1), start).content["metrics"]
+    trained = asker.ask("train", round_config(plan, 1), start).content["metrics"]
     assert set(trained) == {"num-examples", "loss", "accuracy"}
-    assert "'balanced_accuracy'" in asker.ask("evaluate", common_job(plan), start)
+    assert "'balanced_accuracy'" in asker.ask("evaluate", common_config(plan), start)

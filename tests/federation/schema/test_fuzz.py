@@ -20,27 +20,28 @@ from hypothesis import strategies as st
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, client_app
-from fedmerge.federation.exchange import Answer, Question, no_tensors, read
+from fedmerge.federation.client_state import client_state_tensors
+from fedmerge.federation.clients import Client
 from fedmerge.federation.failures import Wrong
 from fedmerge.federation.grids.simulated import contexts
-from fedmerge.federation.jobs import common_job, training_job
-from fedmerge.federation.memory import memory_tensors
-from fedmerge.federation.records import request
-from fedmerge.federation.roster import Member
+from fedmerge.federation.records import request_message
+from fedmerge.federation.requests import Reply, Request, no_tensors, read
 from fedmerge.federation.schema.messages import MESSAGES
-from fedmerge.federation.schema.reading import read_answer, read_job
+from fedmerge.federation.schema.reading import read_job, read_reply
 from fedmerge.federation.schema.tensors import Refused, Tensors
+from fedmerge.federation.train_config import common_config, train_config
 from fedmerge.models import build
 
 PLAN = plan_of()
+MESSAGES_EACH = 60  # to each kind of reply and of job: over 2,000 in all
 SPEC = PLAN.model
 STATE = build(SPEC, 0).state_dict()
-MEMBER = Member(1001, "alpha", 24, 6, (8, 8, 8))
+MEMBER = Client(1001, "alpha", 24, 6, (8, 8, 8))
 SUMS = {"images": (), "0/head": (6,)}
 TENSORS = {
     "query": no_tensors,
     "train": lambda member: Tensors.like(STATE),
-    "query.memory": lambda member: memory_tensors(SPEC, "norms"),
+    "query.memory": lambda member: client_state_tensors(SPEC, "norms"),
     "query.sums": lambda member: Tensors.of("float64", SUMS),
     "query.secure_masked": lambda member: Tensors.of("int64", {"numbers": (9,)}),
 }
@@ -63,7 +64,7 @@ anything = st.recursive(
 names = st.one_of(
     word,
     st.sampled_from(
-        sorted({f.alias or n for e in MESSAGES.values() for n, f in e.answer.model_fields.items()})
+        sorted({f.alias or n for e in MESSAGES.values() for n, f in e.reply.model_fields.items()})
     ),
 )
 dtypes = st.sampled_from(["float32", "float64", "int64", "uint8", "bool", "object", "U3", "c8", "f2", ">f4"])
@@ -150,33 +151,33 @@ WORDS = {
 @lru_cache(maxsize=1)
 def asked() -> Message:
     LocalGrid(lambda message, context: message, 0)  # names this process as the server
-    message = request("query", 1001, "", {}, None)
+    message = request_message("query", 1001, "", {}, None)
     message.metadata.__dict__["_message_id"] = "m1"
     return message
 
 
 @pytest.mark.parametrize("kind", sorted(MESSAGES))
-@settings(max_examples=100, derandomize=True, database=None)
+@settings(max_examples=MESSAGES_EACH, derandomize=True, database=None)
 @given(content=contents(), change=st.dictionaries(names, anything, max_size=2), honest=st.booleans())
 def test_an_answer_is_read_or_refused(kind, content, change, honest):
     """Half of the answers are honest ones with a few values changed."""
     if honest:
         force(content, metrics=MetricRecord(HONEST.get(kind, {})), texts=ConfigRecord(WORDS.get(kind, {})))
         force(content["metrics"], **change)
-    reply = Message(content, reply_to=asked())
-    question = Question(kind, 1, "fuzz", (MEMBER,), None, TENSORS.get(kind, no_tensors))
+    reply_message = Message(content, reply_to=asked())
+    question = Request(kind, 1, "fuzz", (MEMBER,), None, TENSORS.get(kind, no_tensors))
     with suppress(Refused):
-        _, record = read_answer(reply, MESSAGES[kind].answer)
+        _, record = read_reply(reply_message, MESSAGES[kind].reply)
         question.tensors(MEMBER).read(record)
-    found = read(question, MEMBER, reply)
-    assert isinstance(found, Answer) or (isinstance(found, Wrong) and found.kind == "refused")
+    found = read(question, MEMBER, reply_message)
+    assert isinstance(found, Reply) or (isinstance(found, Wrong) and found.kind == "refused")
     assert isinstance(found, Wrong) or found.metrics.keys() <= {
-        field.alias or name for name, field in MESSAGES[kind].answer.model_fields.items()
+        field.alias or name for name, field in MESSAGES[kind].reply.model_fields.items()
     }
 
 
-COMMON = common_job(PLAN)
-TRAIN = training_job(PLAN, 1, "round", PLAN.local)
+COMMON = common_config(PLAN)
+TRAIN = train_config(PLAN, 1, "round", PLAN.local)
 SESSION = {"session": "0" * 64}
 BEGIN = COMMON | SESSION | {"parents": ["alpha", "beta"], "images": {"alpha": 16}, "split": "train"}
 JOBS = {
@@ -233,26 +234,26 @@ def hospital():
 
 
 @pytest.mark.parametrize("kind", sorted(JOBS))
-@settings(max_examples=100, derandomize=True, database=None)
+@settings(max_examples=MESSAGES_EACH, derandomize=True, database=None)
 @given(data=st.data())
 def test_a_job_is_done_or_refused(kind, data, monkeypatch_module):
     app, context, _ = hospital()
     asked()
-    message = request(kind, 1001, "1", data.draw(jobs(JOBS[kind])), None)
+    message = request_message(kind, 1001, "1", data.draw(jobs(JOBS[kind])), None)
     usual = STATE if kind.partition(".")[0] in ("train", "evaluate") else None
     if data.draw(st.integers(0, 3)) == 0:
         content = data.draw(contents())
         message.content.__dict__["_data"].update(content.__dict__["_data"])
     elif usual is not None:
-        message = request(kind, 1001, "1", json.loads(message.content["config"]["job"]), usual)
+        message = request_message(kind, 1001, "1", json.loads(message.content["config"]["job"]), usual)
     message.metadata.__dict__["_message_id"] = "m1"
     message.metadata.__dict__["_src_node_id"] = 1
     with suppress(FedMergeError):
         read_job(message, MESSAGES[kind].job)
-    reply = app(message, context)
-    if reply.has_error():
-        assert reply.error.reason
-        assert not reply.error.reason.startswith("<class")
+    reply_message = app(message, context)
+    if reply_message.has_error():
+        assert reply_message.error.reason
+        assert not reply_message.error.reason.startswith("<class")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -288,7 +289,7 @@ def monkeypatch_module():
 @pytest.mark.parametrize("kind", ["query", "train"])
 def test_text_that_is_no_job_is_refused(kind, text):
     asked()
-    message = request(kind, 1001, "1", {}, None)
+    message = request_message(kind, 1001, "1", {}, None)
     force(message.content["config"], job=text)
     with pytest.raises(Refused):
         read_job(message, MESSAGES[kind].job)

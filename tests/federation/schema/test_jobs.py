@@ -11,13 +11,13 @@ from hostile_messages import plan_of, sites
 
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.grids.simulated import contexts
-from fedmerge.federation.jobs import common_job, training_job
-from fedmerge.federation.records import request
+from fedmerge.federation.records import request_message
+from fedmerge.federation.train_config import common_config, train_config
 from fedmerge.models import build
 
 PLAN = plan_of()
 STATE = build(PLAN.model, 0).state_dict()
-TRAIN, COMMON = training_job(PLAN, 1, "round", PLAN.local), common_job(PLAN)
+TRAIN, COMMON = train_config(PLAN, 1, "round", PLAN.local), common_config(PLAN)
 SESSION = "0" * 64
 BEGIN = COMMON | {"session": SESSION, "parents": ["alpha"], "images": {"alpha": 16}, "split": "train"}
 
@@ -30,7 +30,7 @@ def ask():
     app, context = client_app(lambda context: hospital), contexts(1)[1001]
 
     def answer(kind, job, state=None):
-        message = request(kind, 1001, "1", job, state)
+        message = request_message(kind, 1001, "1", job, state)
         message.metadata.__dict__.update({"_message_id": "m1", "_src_node_id": 1})
         return app(message, context)
 
@@ -98,10 +98,10 @@ def within(job, path, value):
 )
 def test_a_training_job_is_refused_in_a_sentence_and_at_once(ask, path, value):
     began = time.process_time()
-    reply = ask("train", within(TRAIN, path, value), STATE)
-    assert reply.has_error()
-    assert reply.error.reason
-    assert "Traceback" not in reply.error.reason
+    reply_message = ask("train", within(TRAIN, path, value), STATE)
+    assert reply_message.has_error()
+    assert reply_message.error.reason
+    assert "Traceback" not in reply_message.error.reason
     assert time.process_time() - began < 5  # seconds of work, not of waiting
 
 
@@ -140,8 +140,8 @@ def test_questions_about_sums_name_what_is_there(ask):
     assert not ask("query.sums_begin", BEGIN, parents).has_error()
 
     def refused(question, state=None, **options):
-        reply = ask("query.sums", {"session": SESSION, "kind": question, "options": options}, state)
-        return reply.error.reason if reply.has_error() else ""
+        reply_message = ask("query.sums", {"session": SESSION, "kind": question, "options": options}, state)
+        return reply_message.error.reason if reply_message.has_error() else ""
 
     assert "no layer 'x'" in refused("outer", layers=["x"])
     assert "after a walk" in refused("layer", name="head")

@@ -11,16 +11,16 @@ from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.clients import Client
 from fedmerge.federation.deployment.keys import make_node_key, read_public
-from fedmerge.federation.exchange import Answer, Question, read
 from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.privacy.ledger import Subject
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
 from fedmerge.federation.privacy.secure_round import check_offer, secure_total
-from fedmerge.federation.records import reply, request
-from fedmerge.federation.roster import Member
+from fedmerge.federation.records import reply_message, request_message
+from fedmerge.federation.requests import Reply, Request, read
 from fedmerge.federation.schema.messages import MESSAGES
-from fedmerge.federation.schema.reading import read_answer
+from fedmerge.federation.schema.reading import read_reply
 from fedmerge.federation.schema.secure import Offered
 from fedmerge.seeding import numpy_generator
 
@@ -43,28 +43,28 @@ class Net:
         self.hospitals = {name: SecureHospital(name, self.folders.get(name)) for name in self.names}
         largest = 2**62 // n - 1
         self.numbers = {name: rng.integers(-largest, largest, words) for name in self.names}
-        self.members = {name: Member(1000 + i, name, 1, 1, (1,)) for i, name in enumerate(self.names)}
+        self.members = {name: Client(1000 + i, name, 1, 1, (1,)) for i, name in enumerate(self.names)}
         self.words = words
         self.lost: dict[str, Iterable[str]] = {}
         self.changed: dict = {}
         self.asked: dict[str, int] = {}
 
-    def offer(self, names: Iterable[str] | None = None, label: str = LABEL) -> list[Answer]:
+    def offer(self, names: Iterable[str] | None = None, label: str = LABEL) -> list[Reply]:
         """The first answers: keys for a sum of each hospital's numbers."""
         found = []
         for name in names or self.names:
             words = self.numbers[name].view(np.uint64)
             digest = hashlib.sha256(words.tobytes()).hexdigest()
             keys = self.hospitals[name].offer(Subject(label, digest, np.zeros(0), np.zeros(0)), words)
-            found.append(Answer(self.members[name], Offered(**keys)))
+            found.append(Reply(self.members[name], Offered(**keys)))
             assert check_offer(label, {})(found[-1]) is None
         return found
 
-    def ask(self, question: Question) -> Iterable[Answer]:
+    def ask(self, question: Request) -> Iterable[Reply]:
         """What an honest server does with a question."""
         for message in question.messages():
             answer = read(question, self._member(message), self.carry(message))
-            if isinstance(answer, Answer):
+            if isinstance(answer, Reply):
                 yield answer
 
     def carry(self, message: Message) -> Message | None:
@@ -80,16 +80,16 @@ class Net:
         if (action, name) in self.changed:
             said, record = parts(answer)
             texts, arrays = self.changed[action, name](said.model_dump(), record)
-            return reply(message, {}, arrays, texts)
+            return reply_message(message, {}, arrays, texts)
         return answer
 
     def put(self, name: str, action: str, **job: object) -> object:
         """One message to one hospital, and what it answers (numbers for ``masked``); raises its refusal."""
-        message = request(f"query.secure_{action}", self.members[name].node_id, "", job, None)
+        message = request_message(f"query.secure_{action}", self.members[name].node_id, "", job, None)
         said, record = parts(getattr(self.hospitals[name], action)(message))
         return record["numbers"].numpy().copy() if action == "masked" else said
 
-    def total(self, offers: list[Answer], label: str = LABEL) -> tuple[list[str], np.ndarray]:
+    def total(self, offers: list[Reply], label: str = LABEL) -> tuple[list[str], np.ndarray]:
         """The sum that an honest server gets: of whom, and the numbers."""
         found = secure_total(1, label, offers, self.words, self.ask)
         return list(found.names), found.words.view(np.int64)
@@ -104,7 +104,7 @@ class Net:
         if numbers is not None:
             self.numbers[name] = numbers
 
-    def _member(self, message: Message) -> Member:
+    def _member(self, message: Message) -> Client:
         return next(m for m in self.members.values() if m.node_id == message.metadata.dst_node_id)
 
 
@@ -113,10 +113,10 @@ def parts(answer: Message) -> tuple:
     kind = {"numbers": "masked", "shares": "shares", "signature": "confirm", "own": "unmask"}
     names = [*answer.content.config_records.get("texts", {}), *answer.content.array_records.get("arrays", {})]
     (action,) = {kind[name] for name in names if name in kind}
-    return read_answer(answer, MESSAGES[f"query.secure_{action}"].answer)
+    return read_reply(answer, MESSAGES[f"query.secure_{action}"].reply)
 
 
-def adverts_of(offers: Iterable[Answer]) -> list[dict]:
+def adverts_of(offers: Iterable[Reply]) -> list[dict]:
     """The keys in the hospitals' first answers, as a server passes them on."""
     return [answer.said.advert.model_dump() for answer in offers]
 

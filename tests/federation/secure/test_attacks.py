@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.keys import make_node_key, read_public
-from fedmerge.federation.exchange import Answer
 from fedmerge.federation.privacy.identity import Identity
 from fedmerge.federation.privacy.masked import NoSum
 from fedmerge.federation.privacy.secure_keys import make_advert
 from fedmerge.federation.privacy.secure_round import check_offer
 from fedmerge.federation.privacy.secure_rules import SecureRules
 from fedmerge.federation.privacy.secure_sum import new_secret, public_of
+from fedmerge.federation.requests import Reply
 from fedmerge.federation.schema.secure import Offered
 
 LABEL = "run train 1"
@@ -271,7 +271,7 @@ def test_a_key_of_small_order_signed_by_its_hospital(net, adverts, which):
     lists[2] = make_advert(them.hospitals["c"]._identity, LABEL, "c", **keys).model_dump()
     with pytest.raises(FedMergeError, match=r"of small order"):
         them.put("a", "shares", label=LABEL, adverts=lists)
-    offered = Answer(them.members["c"], Offered(**lists[2]))
+    offered = Reply(them.members["c"], Offered(**lists[2]))
     assert "of small order" in check_offer(LABEL, {})(offered)
 
 

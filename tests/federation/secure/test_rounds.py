@@ -8,13 +8,13 @@ import torch
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
-from fedmerge.federation.client import SECURE
 from fedmerge.federation.deployment.keys import make_node_key, read_public
 from fedmerge.federation.hospital import Hospital
+from fedmerge.federation.hospital_app import SECURE
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.privacy.masked import encode_weights
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
-from fedmerge.federation.records import request
+from fedmerge.federation.records import request_message
 from fedmerge.models import state_hash
 
 NUMBERS = ("num-examples", "loss", "accuracy", "balanced_accuracy", "steps", "merges")
@@ -29,12 +29,12 @@ class Watched(LocalGrid):
 
     def send_and_receive(self, messages, *, timeout=None):
         for message in messages:
-            for reply in super().send_and_receive([message]):
-                records = {} if reply.has_error() else reply.content.array_records
+            for reply_message in super().send_and_receive([message]):
+                records = {} if reply_message.has_error() else reply_message.content.array_records
                 arrays = {k: a.numpy().copy() for record in records.values() for k, a in record.items()}
-                self.carried.append((message, reply, arrays))
-                if reply.metadata.src_node_id not in self.lost.get(message.metadata.message_type, ()):
-                    yield reply
+                self.carried.append((message, reply_message, arrays))
+                if reply_message.metadata.src_node_id not in self.lost.get(message.metadata.message_type, ()):
+                    yield reply_message
 
     def kinds(self):
         return [message.metadata.message_type for message, *_ in self.carried]
@@ -123,25 +123,25 @@ def test_nothing_of_one_hospital_is_in_any_message(secure, plain, cohort):
     start = open_.start()
     open_.strategy.round(open_.grid, 1, start)
     weights = {}
-    for message, reply, arrays in open_.grid.carried:
+    for message, reply_message, arrays in open_.grid.carried:
         if message.metadata.message_type == "train":
             state = {key: torch.from_numpy(array) for key, array in arrays.items()}
-            weights[reply.metadata.src_node_id] = encode_weights(state, 1, plain.batch_norm)
+            weights[reply_message.metadata.src_node_id] = encode_weights(state, 1, plain.batch_norm)
     server = ward(secure, cohort.sites, contexts=True)
     server.grid.carried.clear()
     server.strategy.round(server.grid, 1, start)
     contexts = server.grid._contexts
-    for message, reply, arrays in server.grid.carried:
-        assert not reply.has_error()
-        for metrics in reply.content.metric_records.values():
+    for message, reply_message, arrays in server.grid.carried:
+        assert not reply_message.has_error()
+        for metrics in reply_message.content.metric_records.values():
             assert not set(metrics) & set(NUMBERS)
-        assert set(reply.content) <= {"metrics", "arrays", "texts"}
-        state = contexts[reply.metadata.src_node_id].state[SECURE]
+        assert set(reply_message.content) <= {"metrics", "arrays", "texts"}
+        state = contexts[reply_message.metadata.src_node_id].state[SECURE]
         private = json.loads(state["sum"].numpy().tobytes())["secrets"]
         private.append(json.loads(state["self"].numpy().tobytes())["key"])
-        text = str(reply.content.config_records)
+        text = str(reply_message.content.config_records)
         assert not any(secret in text or secret in str(message.content) for secret in private)
-        own = weights[reply.metadata.src_node_id].view(np.int64)
+        own = weights[reply_message.metadata.src_node_id].view(np.int64)
         for numbers in arrays.values():
             assert not np.isin(own, numbers).any()
 
@@ -155,8 +155,8 @@ def test_a_new_process_for_every_message_gives_the_same(secure, cohort):
 @pytest.mark.parametrize("step", ["train.secure", "query.secure_shares", "query.secure_masked"])
 def test_a_hospital_of_four_that_is_lost_is_not_in_the_sum(secure, plain, cohort, step):
     server = ward(secure, cohort.sites)
-    server.grid.lost[step] = [server.roster[1].node_id]
-    names = [member.name for member in server.roster]
+    server.grid.lost[step] = [server.clients[1].node_id]
+    names = [member.name for member in server.clients]
     start = server.start()
     found = server.strategy.round(server.grid, 1, start)
     expected = ward(plain, [site for site in cohort.sites if site.name != names[1]])
@@ -167,7 +167,7 @@ def test_a_hospital_of_four_that_is_lost_is_not_in_the_sum(secure, plain, cohort
 
 def test_a_hospital_that_vanishes_when_masks_come_off_is_in_the_sum(secure, plain, cohort):
     server, expected = ward(secure, cohort.sites), ward(plain, cohort.sites)
-    server.grid.lost["query.secure_unmask"] = [server.roster[1].node_id]
+    server.grid.lost["query.secure_unmask"] = [server.clients[1].node_id]
     start = server.start()
     found = server.strategy.round(server.grid, 1, start)
     check_close(found, expected.strategy.round(expected.grid, 1, start))
@@ -177,7 +177,7 @@ def test_too_few_make_a_void_round_and_the_run_goes_on(secure, cohort):
     """Of three, one is lost in round 1: void, with its reason; round 2 is whole."""
     server = ward(secure, cohort.training)
     start = server.start()
-    server.grid.lost["query.secure_masked"] = [server.roster[1].node_id]
+    server.grid.lost["query.secure_masked"] = [server.clients[1].node_id]
     first = server.strategy.round(server.grid, 1, start)
     assert state_hash(first) == state_hash(start)
     server.grid.lost.clear()
@@ -206,12 +206,12 @@ def spoil(monkeypatch, name, rng=None):
     masked, rng = SecureHospital.masked, rng or np.random.default_rng(0)
 
     def garbage(self, message):
-        reply = masked(self, message)
+        reply_message = masked(self, message)
         if self.name == name:
-            record = reply.content.array_records["arrays"]
+            record = reply_message.content.array_records["arrays"]
             numbers = rng.integers(-(2**63), 2**63, record["numbers"].shape)
             record["numbers"] = type(record["numbers"])(numbers)
-        return reply
+        return reply_message
 
     monkeypatch.setattr(SecureHospital, "masked", garbage)
 
@@ -261,7 +261,7 @@ def test_the_mean_update_has_a_longest_norm(secure, cohort):
 def test_a_score_that_cannot_be_summed_stops_nothing(secure, cohort):
     """Else a run whose last scores were asked for with one hospital more could never end."""
     server = ward(secure, cohort.training)
-    server.grid.lost["query.secure_masked"] = [server.roster[1].node_id]
+    server.grid.lost["query.secure_masked"] = [server.clients[1].node_id]
     numbers = server.numbers(server.start())
     assert set(numbers) == {"accuracy", "balanced_accuracy", "loss", "temperature"}
     assert all(np.isnan(value) for value in numbers.values())
@@ -374,8 +374,10 @@ def test_a_damaged_ledger_gives_nothing(secure, cohort, folders):
 def test_secure_only_refuses_what_is_not_masked(plan, cohort, folders, kind):
     (folders["alpha"] / "policy.yaml").write_text("secure: only\n")
     server = ward(plan, cohort.training, folders)
-    (reply,) = server.grid.send_and_receive([request(kind, server.roster[0].node_id, "", {}, None)])
-    assert "the policy of 'alpha' is 'secure: only'" in reply.error.reason
+    (reply_message,) = server.grid.send_and_receive(
+        [request_message(kind, server.clients[0].node_id, "", {}, None)]
+    )
+    assert "the policy of 'alpha' is 'secure: only'" in reply_message.error.reason
 
 
 def test_the_policy_says_of_how_many_hospitals_a_sum_must_be(secure, cohort, folders):

@@ -10,13 +10,13 @@ from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
 from fedmerge.federation.deployment.keys import make_node_key, read_public
 from fedmerge.federation.hospital import Hospital
 from fedmerge.federation.participation import Participation
+from fedmerge.federation.plan_checks import check_plan
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
-from fedmerge.federation.refusals import check_plan
 from fedmerge.federation.sums.hospital import program_of
 from fedmerge.federation.sums.masks import to_words
+from fedmerge.federation.sums.model_cache import ModelCache
 from fedmerge.federation.sums.packing import pack
 from fedmerge.federation.sums.rules import SIMULATED
-from fedmerge.federation.sums.shelf import Shelf
 from fedmerge.merging import merge
 from fedmerge.merging.matching.statistics import LocalStatistics
 from fedmerge.models import build
@@ -73,8 +73,8 @@ def ward(plan, cohort):
         rules = RULES[masked].model_copy(update=options)
 
         def made(site):
-            shelf = None if shelves is None else Shelf(shelves / site.name)
-            return Hospital(site, folder=folders.get(site.name), shelf=shelf, sum_rules=SIMULATED)
+            model_cache = None if shelves is None else ModelCache(shelves / site.name)
+            return Hospital(site, folder=folders.get(site.name), model_cache=model_cache, sum_rules=SIMULATED)
 
         kept = [made(site) for site in sites]
 
@@ -105,12 +105,12 @@ def folders(cohort, tmp_path):
 
 def ask(server, states, *question, images=IMAGES):
     """The answer to one question, over the images of the hospitals that are there."""
-    here = {member.name: images[member.name] for member in server.roster}
+    here = {member.name: images[member.name] for member in server.clients}
     return server.statistics(states, here, "train").ask(*(question or OUTER))
 
 
 def node(server, name):
-    return next(member.node_id for member in server.roster if member.name == name)
+    return next(member.node_id for member in server.clients if member.name == name)
 
 
 def own_sums(server, states, cohort, name, kind, options):
@@ -125,7 +125,7 @@ def fused(server, states, method, **options):
     models = [build(server.plan.model, 0) for _ in states]
     for model, state in zip(models, states.values(), strict=True):
         model.load_state_dict(state)
-    here = {member.name: IMAGES[member.name] for member in server.roster}
+    here = {member.name: IMAGES[member.name] for member in server.clients}
     statistics = server.statistics(states, here, "train")
     x = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     result = merge(models, method, names=list(states), data=x[:2], statistics=statistics, **options)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from flwr.app import Message
 
-from fedmerge.federation.grids.ray.desk import Desk
+from fedmerge.federation.grids.ray.dispatcher import Dispatcher
 from fedmerge.federation.grids.ray.pool import Pool
-from fedmerge.federation.grids.ray.sending import Sending
+from fedmerge.federation.grids.ray.transfer import Transfer
 from fedmerge.federation.grids.ray.worker import Opening
 from fedmerge.federation.grids.simulated import SimulatedGrid, debugging
 
@@ -22,7 +22,7 @@ class RayGrid(SimulatedGrid):
 
     sizes: how much work each hospital is, in any unit, so that workers get equal shares of it. progress:
     called with (number of the hospital, steps done, steps in all). debug: let a hospital's exception through.
-    ahead: see ``Sending``; by default four messages a worker.
+    ahead: see ``Transfer``; by default four messages a worker.
     """
 
     def __init__(
@@ -38,29 +38,29 @@ class RayGrid(SimulatedGrid):
         super().__init__(len(openings))
         homes = shares(sizes or [1.0] * len(openings), pool.count)
         self.pool = pool
-        self.desk = Desk(
+        self.dispatcher = Dispatcher(
             dict(zip(self._nodes, openings, strict=True)),
             dict(zip(self._nodes, homes, strict=True)),
             progress,
             debugging() if debug is None else debug,
         )
         self._ahead = 4 * pool.count if ahead is None else ahead
-        self._pushed: list[Sending] = []
+        self._pushed: list[Transfer] = []
         pool.gather()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send the messages; returns their ids."""
         sent = list(messages)
         ids = [self.number(message) for message in sent]
-        self._pushed.append(Sending(self.pool, self.desk, sent, len(sent)))
+        self._pushed.append(Transfer(self.pool, self.dispatcher, sent, len(sent)))
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """The replies to these messages that are there by now; each can be pulled once."""
         ids = list(message_ids)
-        return [reply for sending in self._pushed for reply in sending.pull(ids)]
+        return [reply for transfer in self._pushed for reply in transfer.pull(ids)]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Sending:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Transfer:
         """Send the messages; their replies in the same order, each when it is there.
 
         After ``timeout`` seconds every message without a reply is answered by an Error.
@@ -68,13 +68,13 @@ class RayGrid(SimulatedGrid):
         sent = list(messages)
         for message in sent:
             self.number(message)
-        return Sending(self.pool, self.desk, sent, self._ahead, timeout=timeout)
+        return Transfer(self.pool, self.dispatcher, sent, self._ahead, timeout=timeout)
 
-    def ask(self, messages: list[Message], seconds: float | None) -> Sending:
+    def ask(self, messages: list[Message], seconds: float | None) -> Transfer:
         """See ``SimulatedGrid``. A worker that takes longer is replaced, and its message gets an Error."""
         for message in messages:
             self.number(message)
-        return Sending(self.pool, self.desk, messages, self._ahead, each=seconds)
+        return Transfer(self.pool, self.dispatcher, messages, self._ahead, each=seconds)
 
 
 def shares(sizes: Sequence[float], workers: int) -> list[int]:

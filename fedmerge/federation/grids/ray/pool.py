@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.backend import Backend
+from fedmerge.federation.backend_config import BackendConfig
 from fedmerge.federation.grids.ray.numerics import Numerics
 from fedmerge.federation.grids.ray.worker import Worker, versions
 
@@ -18,7 +18,7 @@ _remote: Any = ray.remote
 _ACTOR = _remote(concurrency_groups={"watch": 1})(Worker)
 
 
-class Hand:
+class WorkerHandle:
     """One worker as the server knows it. failure: why it could not be started, if it could not."""
 
     def __init__(self, index: int, options: dict[str, Any], numerics: Numerics) -> None:
@@ -28,7 +28,7 @@ class Hand:
         self.actor = _ACTOR.options(**options).remote(numerics)
         self.greeting = self.actor.hello.remote()
 
-    def greet(self) -> None:
+    def wait_for_clients(self) -> None:
         """See whether it is there by now. Raises FedMergeError if its versions are not ours."""
         if self.ready or self.failure:
             return
@@ -51,7 +51,7 @@ class Hand:
 class Pool:
     """Workers with equal shares of CPUs and GPUs. A dead one is replaced by a new one under its number."""
 
-    def __init__(self, backend: Backend, device: str, hospitals: int) -> None:
+    def __init__(self, backend: BackendConfig, device: str, hospitals: int) -> None:
         self.backend = backend
         have = ray.cluster_resources()
         gpus = backend.gpus if backend.gpus is not None or device.startswith("cuda") else 0.0
@@ -72,10 +72,10 @@ class Pool:
         """Whether each worker has a share of a GPU."""
         return bool(self._options["num_gpus"])
 
-    def ready(self) -> list[Hand]:
+    def ready(self) -> list[WorkerHandle]:
         """The workers that are there."""
         for hand in list(self.hands):
-            hand.greet()
+            hand.wait_for_clients()
             if hand.failure and self._tries:
                 self._tries -= 1
                 self.replace(hand)
@@ -109,7 +109,7 @@ class Pool:
         if time.monotonic() - self._last_seen > self.backend.patience:
             raise FedMergeError(self._none())
 
-    def replace(self, hand: Hand) -> None:
+    def replace(self, hand: WorkerHandle) -> None:
         """End a worker that died or hangs, and ask for another; the cluster starts it when it has room."""
         if self.hands[hand.index] is hand:
             ray.kill(hand.actor, no_restart=True)
@@ -120,8 +120,8 @@ class Pool:
         for hand in self.hands:
             ray.kill(hand.actor, no_restart=True)
 
-    def _start(self, index: int) -> Hand:
-        return Hand(index, self._options, self._numerics)
+    def _start(self, index: int) -> WorkerHandle:
+        return WorkerHandle(index, self._options, self._numerics)
 
     def _none(self) -> str:
         cpus, gpus = self._options["num_cpus"], self._options["num_gpus"]
@@ -133,7 +133,7 @@ class Pool:
         )
 
 
-def _count(backend: Backend, have: dict[str, float], gpus: float | None, hospitals: int) -> int:
+def _count(backend: BackendConfig, have: dict[str, float], gpus: float | None, hospitals: int) -> int:
     """How many workers: those asked for, or as many as there is room for and hospitals to speak for."""
     room = math.floor(have.get("CPU", 0.0) / backend.cpus + 1e-9)
     if gpus:

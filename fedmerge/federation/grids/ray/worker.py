@@ -25,7 +25,7 @@ Steps = tuple[int, int, int]  # node id, steps done, steps in all
 
 
 @dataclass(frozen=True)
-class Call:
+class WorkerRequest:
     """One message on its way to a worker, without the arrays, which travel by the object store.
 
     run: of which grid it is; what was kept for another grid is forgotten. nodes: how many there are. arrays:
@@ -41,7 +41,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WorkerReply:
     """What comes back for a call. steps: the last of a training; changed: whether the state is a new one;
     lost: whether the state the call named is not to be had any more."""
 
@@ -87,8 +87,8 @@ class Worker:
 
     @ray.method(num_returns=2)
     def handle(
-        self, call: Call, kept: Sequence[Any], *records: ArrayRecord
-    ) -> tuple[Answer, RecordDict | None]:
+        self, call: WorkerRequest, kept: Sequence[Any], *records: ArrayRecord
+    ) -> tuple[WorkerReply, RecordDict | None]:
         """Answer a message; the second value is the hospital's new state, where it changed.
 
         kept: references to the hospital's Opening and, from version 1 on, to its state.
@@ -104,15 +104,15 @@ class Worker:
         except Exception as error:
             if call.debug:
                 raise
-            return Answer(failed(message, error), lost=isinstance(error, _StateLost)), None
+            return WorkerReply(failed(message, error), lost=isinstance(error, _StateLost)), None
         steps, self._steps = self._steps, None
         state = room.context.state
         if state == before or (not before and all(len(record) == 0 for record in state.values())):
-            return Answer(reply, steps), None
+            return WorkerReply(reply, steps), None
         room.version = call.version + 1
-        return Answer(reply, steps, changed=True), state
+        return WorkerReply(reply, steps, changed=True), state
 
-    def _room(self, call: Call, kept: Sequence[Any]) -> _Room:
+    def _room(self, call: WorkerRequest, kept: Sequence[Any]) -> _Room:
         if call.run != self._run:
             self._rooms.clear()
             self._run = call.run

@@ -1,0 +1,83 @@
+"""The receipt of a finished study: enough to see, in a blink, that the same request has nothing left to do.
+
+Nothing heavy is imported here: `fedmerge bench` looks at the receipt before it loads what trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedmerge import __version__
+from fedmerge.files import Damaged, read_sealed, write_text
+
+NAME = "receipt.json"
+CompletionCache = dict[str, Any]
+
+
+def request_of(source: str | Path, changes: Sequence[str]) -> str:
+    """What was asked, where, of which version."""
+    return json.dumps([str(source), list(changes), str(Path.cwd()), __version__])
+
+
+def write(
+    folder: Path, request: str, read: Iterable[Path], jobs: Iterable[str], summary: CompletionCache
+) -> None:
+    """Note what was asked, what was read for it (by content), and what came out."""
+    completion_cache = {
+        "request": request,
+        "files": {str(path.resolve()): _digest(path) for path in read},
+        "settled": sorted(jobs),
+        "results": _state(folder / "results.parquet"),
+        **summary,
+    }
+    write_text(folder / NAME, json.dumps(completion_cache))
+
+
+def add(folder: Path, known: CompletionCache) -> None:
+    """Note more of a study whose receipt is there."""
+    from fedmerge.manifest import rewrite
+
+    path = folder / NAME
+    if path.is_file():
+        rewrite(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | known))
+
+
+def valid(folder: Path, request: str) -> CompletionCache | None:
+    """The receipt, if the same was asked, of the same files, and everything it names is still there."""
+    try:
+        completion_cache: CompletionCache = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        same = (
+            completion_cache["request"] == request
+            and completion_cache["results"] == _state(folder / "results.parquet")
+            and all(_digest(Path(path)) == digest for path, digest in completion_cache["files"].items())
+            and set(completion_cache["settled"]) <= set(os.listdir(folder / "jobs"))
+            and _as_written(folder)
+        )
+    except (OSError, ValueError, KeyError, TypeError, Damaged):
+        return None
+    return completion_cache if same else None
+
+
+def _as_written(folder: Path) -> bool:
+    """Whether the manifest is closed, and says of what is answered with that it is what was written."""
+    manifest = read_sealed(folder / "manifest.json")
+    told = [NAME, "results.parquet", "report.html"]
+    return not manifest["open"] and all(
+        _digest(folder / name) in (manifest["files"].get(name), manifest["pending"].get(name))
+        for name in told
+        if name != "report.html" or (folder / name).exists()
+    )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _state(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]

@@ -1,0 +1,246 @@
+"""The configuration of a study: an experiment, what is varied in it, and what is compared with what."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from fedmerge.data import CohortSpec
+from fedmerge.errors import Faults, FedMergeError, nearest
+from fedmerge.experiment.changes import apply_change, check_once, set_fields
+from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.entries import Strict
+from fedmerge.experiment.reading import find_config, read_experiment
+from fedmerge.experiment.results import COLUMNS
+from fedmerge.validation import LONGEST_NAME, Distinct, is_there, load_yaml, validate
+
+Reference = Literal["alone", "pooled", "oracle"]
+OWN_COLUMNS = ("cohort", "model")
+"""Columns of the results that an axis of the same name may fill with its levels."""
+
+
+def _levels(axes: Any) -> Any:
+    """Write short axes out: ``training.lr: [0.1, 0.01]`` means one level a value, named after it."""
+    if not isinstance(axes, dict):
+        return axes
+    full, faults = {}, []
+    for axis, levels in axes.items():
+        if isinstance(levels, list):
+            labels = [_label(value) for value in levels]
+            twice = dict.fromkeys(label for label in labels if labels.count(label) > 1)
+            faults += [f"axis '{axis}' lists the level '{label}' twice: list it once" for label in twice]
+            levels = {label: {axis: value} for label, value in zip(labels, levels, strict=True)}
+        elif isinstance(levels, dict):
+            levels = {str(label): {} if changes is None else changes for label, changes in levels.items()}
+        full[str(axis)] = levels
+    if faults:
+        raise ValueError(*faults)
+    return full
+
+
+def _label(value: Any) -> str:
+    """A value as the name of its level; true and false are written as YAML writes them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class BenchConfig(Strict):
+    """A study: every combination of the axes' levels, each an experiment, every seed of it a set of jobs.
+
+    base: an experiment, as a mapping or by name or file. set: dotted fields changed in it. axes: by name, the
+    levels by label, each the dotted fields it changes (a mapping changes only
+    the fields it names). without: combinations to leave out. references: what
+    stands beside the methods, and the majority class always does; ``oracle`` is the best source as the
+    target's own labels tell (``oracle.py``), which nothing is selected by or compared with. compare: what is
+    compared, an axis or ``method``. metric: the score that ranks; ``auto``: accuracy, or balanced accuracy
+    where the classes of a hospital are uneven (``analysis.uneven``).
+    reference: the level that paired differences are against. sweep: axes whose level is chosen by validation
+    at the hospitals that trained. keep_models: whether trained models stay on disk once all that needs them
+    is done.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
+    title: str = ""
+    question: str = ""
+    base: str | dict[str, Any]
+    set: dict[str, Any] = Field(default_factory=dict)
+    axes: Annotated[dict[str, dict[str, dict[str, Any]]], BeforeValidator(_levels)] = Field(
+        default_factory=dict
+    )
+    without: Annotated[tuple[dict[str, str], ...], Distinct] = ()
+    references: Annotated[tuple[Reference, ...], Distinct] = ("alone", "pooled")
+    compare: str = "method"
+    reference: str | None = None
+    metric: Literal["auto", "accuracy", "balanced_accuracy", "auroc"] = "auto"
+    sweep: Annotated[tuple[str, ...], Distinct] = ()
+    keep_models: bool = True
+
+    @model_validator(mode="after")
+    def _axes_fit(self) -> BenchConfig:
+        if faults := list(self._faults()):
+            raise ValueError(*faults)
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        columns = {*COLUMNS, "study", "job", "status", "reason", "training_seconds"} - {*OWN_COLUMNS}
+        for axis, levels in self.axes.items():
+            if not levels:
+                yield f"axis '{axis}' has no levels: give at least one, or take it out"
+            if axis in columns:
+                yield f"axis '{axis}' has the name of a column of the results: choose another name"
+        for name in dict.fromkeys(
+            (*self.sweep, *(axis for pair in self.without for axis in pair), self.compare)
+        ):
+            if name not in self.axes and name != "method":
+                yield f"there is no axis '{name}'.{nearest(name, self.axes)} {self._known()}"
+        for axis, label in (item for pair in self.without for item in pair.items()):
+            if label not in (known := self.axes.get(axis, {label: {}})):
+                yield (
+                    f"without: '{label}' is no level of axis '{axis}'.{nearest(label, known)} "
+                    f"Levels: {', '.join(known)}"
+                )
+        if self.compare in self.sweep:
+            yield f"axis '{self.compare}' is compared, so it cannot be chosen by validation as well"
+        levels = self.axes.get(self.compare, {})
+        if self.reference is not None and levels and self.reference not in levels:
+            hint = nearest(self.reference, levels)
+            yield (
+                f"reference '{self.reference}' is no level of axis '{self.compare}'.{hint} "
+                f"Levels: {', '.join(levels)}"
+            )
+
+    def _known(self) -> str:
+        return f"Axes: {', '.join(self.axes) or 'none'}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One combination of the axes' levels: the experiment it is, and its cohort."""
+
+    levels: dict[str, str]
+    experiment: Experiment
+    cohort: CohortSpec
+
+
+def read_bench(
+    source: str | Path | dict[str, Any] | BenchConfig, changes: Sequence[str] = ()
+) -> tuple[BenchConfig, list[Variant]]:
+    """Read a study and its experiments from a YAML file, the name of a shipped one, or a mapping.
+
+    changes: ``a.b=value`` overrides of the study's fields (``set.seeds=[0]``). Raises FedMergeError with
+    file, field, what was given, what is allowed, and the nearest valid name; for an experiment, also with the
+    levels that made it.
+    """
+    near: Path | None = None
+    faults = Faults()
+    data: dict[str, Any]
+    if isinstance(source, BenchConfig):
+        data, where = source.model_dump(), "study"
+    elif isinstance(source, dict):
+        data, where = dict(source), "study"
+    else:
+        path = find_config(source)
+        data, where, near = load_yaml(path, faults), str(path), path.parent
+        if "base" not in data:
+            raise FedMergeError(
+                f"{path} is no study: it has no 'base' (an experiment). To run one experiment: fedmerge run."
+            )
+    for change in changes:
+        with faults.kept():
+            apply_change(data, change)
+    config: BenchConfig | None = None
+    with faults.kept():
+        config = validate(BenchConfig, data, where)
+    if config is None:
+        faults.say()
+        raise AssertionError  # a study that is None has a fault
+    config = _with_base(config, near, faults)
+    variants = _variants(config, where, near, faults)
+    faults.say()
+    return config, variants
+
+
+def _with_base(config: BenchConfig, near: Path | None, faults: Faults) -> BenchConfig:
+    """The study with its base as a mapping."""
+    if isinstance(config.base, dict):
+        return config
+    path = Path(config.base)
+    beside = near / path if near and is_there(near / path) else path
+    return config.model_copy(update={"base": load_yaml(find_config(beside), faults)})
+
+
+def _variants(config: BenchConfig, where: str, near: Path | None, faults: Faults) -> list[Variant]:
+    """Every combination that is left in; what is wrong goes to ``faults``, once for all that have it."""
+    for axis, labelled in ({"set": {"": config.set}} | config.axes).items():
+        for label, changes in labelled.items():
+            with faults.kept():
+                check_once(changes, f"{where}: {axis if axis == 'set' else f'{axis} {label}'}")
+    variants: list[Variant] = []
+    wrong: dict[str, list[str]] = {}
+    combinations = _combinations(config)
+    for levels in combinations:
+        try:
+            variants.append(_variant(config, levels, near))
+        except FedMergeError as error:
+            for sentence in map(str, error.args):
+                wrong.setdefault(sentence.removeprefix("experiment: "), []).append(in_words(levels))
+    faults.found += said_once(wrong, where)
+    if not combinations:
+        faults.found.append(
+            f"{where}: 'without' leaves no combination of the axes: take something out of it."
+        )
+    if variants:
+        with faults.kept():
+            _check_reference(config, variants[0], where)
+    return variants
+
+
+def in_words(levels: Mapping[str, str]) -> str:
+    """A combination as people read it: ``data digits, parents 2``."""
+    return ", ".join(f"{axis} {label}" for axis, label in levels.items())
+
+
+def said_once(wrong: Mapping[str, Sequence[str]], where: str) -> Iterator[str]:
+    """Each sentence once, with the first of the places where it is true and how many others there are."""
+    for sentence, places in wrong.items():
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        yield f"{where}{f', with {places[0]}{more}' if places[0] else ''}: {sentence}"
+
+
+def _combinations(config: BenchConfig) -> list[dict[str, str]]:
+    every = (
+        dict(zip(config.axes, labels, strict=True)) for labels in itertools.product(*config.axes.values())
+    )
+    return [
+        levels
+        for levels in every
+        if not any(all(levels[axis] == label for axis, label in pair.items()) for pair in config.without)
+    ]
+
+
+def _variant(config: BenchConfig, levels: dict[str, str], near: Path | None) -> Variant:
+    assert isinstance(config.base, dict)
+    data = copy.deepcopy(config.base)
+    data.setdefault("name", config.name)
+    for changes in (config.set, *(config.axes[axis][label] for axis, label in levels.items())):
+        set_fields(data, copy.deepcopy(changes))
+    experiment, cohort = read_experiment(data, near=near)
+    return Variant(levels, experiment, cohort)
+
+
+def _check_reference(config: BenchConfig, variant: Variant, where: str) -> None:
+    if config.compare != "method" or config.reference is None or config.reference.startswith("alone:"):
+        return
+    methods = [entry.label for entry in (*variant.experiment.fusion, *variant.experiment.testtime)]
+    methods += [name for name in config.references if name == "pooled"]
+    if config.reference not in methods:
+        hint = nearest(config.reference, methods)
+        raise FedMergeError(
+            f"{where}: reference '{config.reference}' is none of the methods.{hint} "
+            f"Methods: {', '.join(methods)}."
+        )

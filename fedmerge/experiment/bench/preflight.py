@@ -1,0 +1,54 @@
+"""What can be known to fail in a study before its first job, said before anything is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Sequence
+
+from fedmerge.data import build_cohort
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment import preflight
+from fedmerge.experiment.bench.config import BenchConfig, Variant, in_words, said_once
+from fedmerge.experiment.bench.plan import jobs_of
+
+Case = tuple[Variant, int]
+
+
+def check(config: BenchConfig, variants: Sequence[Variant], todo: Container[str]) -> None:
+    """Raise FedMergeError for every experiment with a job in ``todo`` that cannot be done.
+
+    Each cohort is read and divided once for each of its seeds: a source that is not there or cannot be read,
+    a hospital without enough images, a network that cannot be built for them, images too few for a batch.
+    """
+    wrong: dict[str, list[str]] = {}
+    for cases in _by_cohort(config, variants, todo):
+        (first, seed), *_ = cases
+        try:
+            cohort = build_cohort(first.cohort, seed)
+        except FedMergeError as error:
+            _note(wrong, error, cases)
+            continue
+        for case in cases:
+            try:
+                preflight.check(case[0].experiment, cohort)
+            except FedMergeError as error:
+                _note(wrong, error, [case])
+    if wrong:
+        raise FedMergeError(*said_once(wrong, f"study '{config.name}'"))
+
+
+def _by_cohort(config: BenchConfig, variants: Sequence[Variant], todo: Container[str]) -> list[list[Case]]:
+    """The variants and seeds with something to do, those of one cohort and seed together."""
+    found: dict[str, list[Case]] = {}
+    for variant in variants:
+        for seed in variant.experiment.seeds:
+            if any(job.hash in todo for job, _ in jobs_of(config, variant, seed)):
+                written = variant.cohort.model_dump(mode="json"), str(variant.cohort.folder), seed
+                found.setdefault(json.dumps(written), []).append((variant, seed))
+    return list(found.values())
+
+
+def _note(wrong: dict[str, list[str]], error: FedMergeError, cases: Sequence[Case]) -> None:
+    for sentence in map(str, error.args):
+        places = wrong.setdefault(sentence, [])
+        places += [", ".join(filter(None, (in_words(each.levels), f"seed {seed}"))) for each, seed in cases]

@@ -1,0 +1,43 @@
+"""What there is to say of the images of a study: the jobs that trained on them said it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedmerge.experiment.bench.plan import Plan
+from fedmerge.experiment.bench.store import Store, said
+from fedmerge.files import write_json
+
+NAME, KIND = "remarks.json", "fine-tune"
+"""The file, and the kind of job that looks at its cohort: every variant, seed and federation has one."""
+
+
+def write_remarks(plan: Plan, store: Store, damaged: Sequence[str] = ()) -> None:
+    """Write the remarks of the finished jobs, one of each kind and cohort, into the study's folder.
+
+    damaged: what there is to say of jobs that were not what they had been.
+    A remark that the first job of its cohort does not make begins with the job that does.
+    """
+    states = store.states(plan.jobs)
+    first: dict[str, str] = {}
+    found: dict[tuple[str, str], str] = {}
+    for job in plan.jobs.values():
+        if job.kind != KIND or states[job.hash] not in ("done", "dropped"):
+            continue
+        cohort = job.config["experiment"]["cohort"]["name"]
+        place = cohort if first.setdefault(cohort, job.hash) == job.hash else f"{cohort}, {job.label}"
+        made: dict[str, Any] = store.read(job.hash, "job.json")
+        for kind, text in made.get("remarks", {}).items():
+            found.setdefault((cohort, kind), f"{place}: {text}")
+    with said(store.folder):
+        write_json(store.folder / NAME, [*damaged, *found.values()])
+
+
+def read_remarks(folder: Path) -> list[str]:
+    """The remarks in a study's folder; none where an older study wrote none."""
+    path = folder / NAME
+    found: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return found

@@ -1,0 +1,125 @@
+"""What a study leaves behind: its configuration, one table, and how it came about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.bench.config import BenchConfig
+from fedmerge.experiment.bench.plan import Plan
+from fedmerge.experiment.bench.remarks import read_remarks
+from fedmerge.experiment.bench.store import said
+from fedmerge.files import write_json, write_text
+from fedmerge.validation import differences, load_yaml, validate
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as far as it has come.
+
+    table: one row per variant, seed, site, method, stream and scanner shift; a failed job is a row with
+    ``status`` "failed" and its ``reason``. reliability: calibration bins of the clean rows. provenance: how
+    many jobs there are, the command that repeats the study, versions and devices.
+    """
+
+    config: BenchConfig
+    table: pd.DataFrame
+    reliability: pd.DataFrame
+    provenance: dict[str, Any]
+    folder: Path
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What there is to say of the images (``data.checks``), in sentences that begin with the cohort."""
+        return tuple(self.provenance.get("remarks", ()))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Where it stands: jobs, rows, failed rows by reason, and the remarks on its images."""
+        failed = self.table.loc[self.table["status"] == "failed", "reason"].value_counts()
+        return {
+            "folder": str(self.folder),
+            "jobs": self.provenance["jobs"],
+            "rows": len(self.table),
+            "failed": {str(reason): int(count) for reason, count in failed.items()},
+            "remarks": list(self.remarks),
+        }
+
+    @property
+    def answer(self) -> str:
+        """What came out, in a sentence or two, as the report says it."""
+        from fedmerge.reports.leaderboards import leaderboards  # figures are slow to import
+        from fedmerge.reports.study_summary import study_answer
+
+        return study_answer(leaderboards(self))
+
+    @property
+    def done(self) -> pd.DataFrame:
+        """The rows of jobs that did not fail."""
+        return self.table[self.table["status"] == "done"]
+
+
+def open_study(folder: str | Path) -> Study:
+    """Read a study's folder. Raises FedMergeError where it holds no study, or one without rows yet."""
+    folder = Path(folder)
+    if not (folder / "study.yaml").is_file():
+        raise FedMergeError(f"'{folder}' holds no study: there is no study.yaml in it.")
+    if not (folder / "results.parquet").is_file():
+        raise FedMergeError(
+            f"the study in '{folder}' has no results yet: give `fedmerge bench {folder / 'study.yaml'}` "
+            f"with --out {folder}."
+        )
+    path = folder / "study.yaml"
+    config = validate(BenchConfig, load_yaml(path), str(path))
+    table = pd.read_parquet(folder / "results.parquet")
+    reliability = pd.read_parquet(folder / "reliability.parquet")
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    done = table[table["status"] == "done"]
+    provenance = {
+        "jobs": len(plan["jobs"]),
+        "rows": len(table),
+        "failed": int((table["status"] == "failed").sum()),
+        "devices": sorted(done["device"].dropna().unique()),
+        "versions": [json.loads(text) for text in sorted(done["versions"].dropna().unique())],
+        "plan": plan["hash"],
+        "command": f"fedmerge bench {path} --out {folder}",
+    }
+    if said_of_images := read_remarks(folder):
+        provenance["remarks"] = said_of_images
+    return Study(config, table, reliability, provenance, folder)
+
+
+def adopt(folder: Path, config: BenchConfig, plan: Plan, extend: bool) -> None:
+    """Make the folder this study's, or check that it is; its rows would otherwise mix two studies."""
+    path = folder / "study.yaml"
+    written = config.model_dump(mode="json")
+    if path.is_file() and not extend:
+        changed = list(differences(load_yaml(path), written))
+        advice = "give --out another folder, or --extend to keep the finished jobs that are still needed."
+        if changed:
+            field, before, now = changed[0]
+            more = f" ({len(changed) - 1} more differences)" if len(changed) > 1 else ""
+            raise FedMergeError(
+                f"the study in '{folder}' was begun with another configuration: '{field}' was {before!r} and "
+                f"is {now!r}{more}. Change it back, {advice}"
+            )
+        known = folder / "plan.json"
+        if known.is_file() and json.loads(known.read_text())["hash"] != _hash(plan):
+            raise FedMergeError(
+                f"the study in '{folder}' was begun with another cohort file or version of FedMerge: its "
+                f"jobs are no longer the same. Change that back, {advice}"
+            )
+    with said(folder):
+        write_text(path, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
+        write_json(folder / "plan.json", {"hash": _hash(plan), "jobs": list(plan.jobs)})
+
+
+def _hash(plan: Plan) -> str:
+    return hashlib.sha256("\n".join([*plan.jobs, *(str(e) for e in plan.entries)]).encode()).hexdigest()[:16]

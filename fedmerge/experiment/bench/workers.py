@@ -1,0 +1,130 @@
+"""Who does the jobs: this process, or several processes of this machine, behind one interface."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Protocol
+
+from fedmerge.experiment.bench.task import Outcome, Task
+from fedmerge.experiment.bench.work import work
+
+
+class Workers(Protocol):
+    """Where tasks go: ``slots`` at a time, each answered by a future Outcome.
+
+    A worker that dies is the outcome "failed" of its task, never an exception and never the end of others.
+    """
+
+    slots: int
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        """Start a task; at most ``slots`` are under way."""
+        ...
+
+    def close(self) -> None:
+        """End the workers, at once; what is under way is lost."""
+        ...
+
+
+class InProcess:
+    """One task at a time, in this process; ``submit`` returns when it is done."""
+
+    slots = 1
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        """Do the task now."""
+        future: Future[Outcome] = Future()
+        future.set_result(work(task))
+        return future
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class LocalProcesses:
+    """``slots`` processes side by side, one task at a time each; one that dies is replaced."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._free = [_process() for _ in range(slots)]
+        self._busy: list[ProcessPoolExecutor] = []
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        """Give the task to a free process."""
+        process = self._free.pop()
+        self._busy.append(process)
+        answer: Future[Outcome] = Future()
+        process.submit(work, task).add_done_callback(self._handing_on(process, task, answer))
+        return answer
+
+    def close(self) -> None:
+        """Kill the processes."""
+        for process in (*self._free, *self._busy):
+            for child in list((process._processes or {}).values()):
+                child.kill()
+            process.shutdown(wait=False, cancel_futures=True)
+
+    def _handing_on(
+        self, process: ProcessPoolExecutor, task: Task, answer: Future[Outcome]
+    ) -> Callable[[Future[Outcome]], None]:
+        def hand_on(future: Future[Outcome]) -> None:
+            self._busy.remove(process)
+            error = future.exception()
+            if error is None:
+                self._free.append(process)
+                answer.set_result(future.result())
+                return
+            self._free.append(_process())
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, BrokenProcessPool):
+                reason = "the process that did it was killed; perhaps memory ran out: use fewer workers."
+            answer.set_result(Outcome(task.hash, "lost", reason))
+
+        return hand_on
+
+
+def local_workers(count: int) -> Workers:
+    """``count`` tasks at a time on this machine."""
+    return InProcess() if count == 1 else LocalProcesses(count)
+
+
+def _process() -> ProcessPoolExecutor:
+    process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    with _without_main():
+        process.submit(os.getpid)  # starts it
+    return process
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Start a process that does not run the caller's script again.
+
+    A worker needs this package alone, so ``bench(..., workers=2)`` also works in a script that has no
+    ``if __name__ == "__main__"``.
+    """
+    main = sys.modules["__main__"]
+    kept = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update({"__spec__": None} | kept)
+
+
+def _end_with_parent() -> None:
+    """A worker ends with the bench, even one that was killed; nobody else would end it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

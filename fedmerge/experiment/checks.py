@@ -1,0 +1,126 @@
+"""What sections of an experiment say of each other: every contradiction, before an image is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.config import RESERVED, Experiment
+from fedmerge.experiment.federations import federations
+from fedmerge.experiment.needs import unmet_needs
+from fedmerge.federation.fault_injection import check_sites
+from fedmerge.models.zoo import check_network
+from fedmerge.schema_faults import Fault, faults_of, without
+from fedmerge.testtime.tuning import check_enough
+
+if TYPE_CHECKING:
+    from fedmerge.data import CohortSpec
+
+LISTS = ("fusion", "testtime")
+"""Sections whose entries are checked one by one."""
+PLAIN: dict[str, Any] = {
+    "name": "plain",
+    "cohort": "plain",
+    "model": "plain",
+    "training": {"rounds": 1, "fine_tune": {}},
+    "fusion": [],
+    "evaluation": {"streams": ["iid"]},
+}
+"""What stands in for a section that cannot be read."""
+
+
+def between_sections(
+    experiment: Experiment | None, data: dict[str, Any], wrong: Sequence[Fault], cohort: CohortSpec | None
+) -> Iterator[str]:
+    """A sentence for each contradiction between sections.
+
+    experiment: None where ``data`` has the faults ``wrong``; what does not read a faulty section is checked
+    nevertheless. cohort: None where it cannot be read.
+    """
+    bad: set[str] = set() if cohort is not None else {"cohort"}
+    if experiment is None:
+        experiment, faulty = _sound(data, wrong)
+        bad |= faulty
+    for reads, check in CHECKS:
+        if experiment is not None and not bad & set(reads):
+            yield from check(experiment, cohort)
+
+
+def _sound(data: dict[str, Any], wrong: Sequence[Fault]) -> tuple[Experiment | None, set[str]]:
+    """An experiment without its faults, and the sections that are plain ones in place of faulty ones.
+
+    An unknown field and a method that cannot be are left out, and the rest of their section is kept.
+    """
+    known: Any = data
+    bad: set[str] = set()
+    entries = {(str(f.path[0]), f.path[1]) for f in wrong if len(f.path) > 1 and f.path[0] in LISTS}
+    for fault in wrong:
+        if fault.kind == "extra_forbidden" and fault.path[0] not in LISTS:
+            known = without(known, fault.path)
+        elif fault.path[:1] not in [[name] for name in LISTS] or len(fault.path) == 1:
+            bad.add(str(fault.path[0]) if fault.path else "")
+    for section, i in sorted(entries, key=str, reverse=True):
+        known = without(known, [section, i])
+    plain = {section: value for section, value in known.items() if section not in bad}
+    found, _ = faults_of(Experiment, PLAIN | plain)
+    return found, bad
+
+
+def _labels(experiment: Experiment, cohort: Any) -> Iterator[str]:
+    labels = [entry.label for entry in (*experiment.fusion, *experiment.testtime)]
+    for label in dict.fromkeys(label for label in labels if label in RESERVED):
+        yield f"'{label}' is what a reference is called; give the method another 'label'."
+    for label in dict.fromkeys(label for label in labels if labels.count(label) > 1):
+        yield f"two methods are labelled '{label}'; give one of them another 'label'."
+
+
+def _network(experiment: Experiment, cohort: Any) -> Iterator[str]:
+    model = experiment.model
+    yield from _said(lambda: check_network(model.name, model.options, model.pretrained))
+
+
+def _needs(experiment: Experiment, cohort: Any) -> Iterator[str]:
+    yield from unmet_needs(experiment)
+
+
+def _who(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
+    yield from _said(lambda: federations(cohort, experiment))
+
+
+def _tuning(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
+    """A test-time option that is to be tuned on fewer sources than that takes."""
+    tuned = [entry for entry in experiment.testtime if entry.tune is not None]
+    try:
+        who = federations(cohort, experiment) if tuned else []
+    except FedMergeError:  # it is said already
+        return
+    for entry in tuned:
+        for federation, target in ((each, target) for each in who for target in each.targets):
+            assert entry.tune is not None
+            enough = partial(check_enough, experiment.sources(target, federation.members), entry.tune.option)
+            yield from (f"'{entry.label}' at {target}: {sentence}" for sentence in _said(enough))
+
+
+def _fault_injection(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
+    names = [site.name for site in cohort.sites]
+    yield from _said(lambda: check_sites(experiment.federation.faults, names))
+
+
+def _said(check: Callable[[], object]) -> Iterator[str]:
+    try:
+        check()
+    except FedMergeError as error:
+        yield from map(str, error.args)
+
+
+CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment, Any], Iterator[str]]], ...] = (
+    (LISTS, _labels),
+    (("model",), _network),
+    (("fusion_data", "training"), _needs),
+    (("cohort", "unseen", "training", "deployment"), _who),
+    (("cohort", "unseen", "training", "deployment"), _tuning),
+    (("cohort", "federation"), _fault_injection),
+)
+"""Each check, after the sections that it reads."""

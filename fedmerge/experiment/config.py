@@ -1,0 +1,163 @@
+"""The configuration of an experiment: configs/*.yaml as typed, frozen values that say no early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from fedmerge.data import CohortSpec, FusionData
+from fedmerge.data.scanner import SHIFTS
+from fedmerge.data.streams import StreamSpec
+from fedmerge.errors import unknown
+from fedmerge.experiment.entries import MethodConfig, Strict, as_written
+from fedmerge.experiment.kinds import MAJORITY
+from fedmerge.experiment.target_supervised import BEST_SOURCE
+from fedmerge.federation.options import FederationOptions
+from fedmerge.merging import FUSION
+from fedmerge.testtime import TESTTIME
+from fedmerge.training import TrainingOptions
+from fedmerge.validation import LONGEST_NAME, Distinct, Seed
+
+RESERVED = ("alone", "pooled", BEST_SOURCE, MAJORITY)
+"""Labels of references, which no method may have."""
+
+
+class ModelConfig(Strict):
+    """A network by name (``fedmerge methods`` lists them), with its own options."""
+
+    name: str
+    pretrained: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainingConfig(TrainingOptions):
+    """Local training in a round, the number of rounds, and the fine-tuning that follows.
+
+    ``fine_tune`` inherits every field of the local training it does not set, except ``proximal``: FedProx
+    holds hospitals together in the rounds, and a hospital's own model is its own. ``fine_tune: none``: no
+    hospital hands out a model of its own; the federated one alone is deployed. start: all hospitals begin
+    from one initialisation (``shared``), or, with rounds: 0, each from its own (``independent``; pretrained
+    weights are the same for all, a new head is not).
+    """
+
+    rounds: int = Field(ge=0)
+    start: Literal["shared", "independent"] = "shared"
+    fine_tune: TrainingOptions | Literal["none"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        inherited = TrainingOptions.model_fields.keys() - {"proximal"}
+        local = {key: value for key, value in given.items() if key in inherited}
+        own = given.get("fine_tune") or {}
+        return given | {"fine_tune": local | own if isinstance(own, dict) else own}
+
+    @model_validator(mode="after")
+    def _rounds_share_a_start(self) -> TrainingConfig:
+        if self.start == "independent" and self.rounds:
+            raise ValueError(
+                f"start: independent needs rounds: 0 (given: {self.rounds}), because rounds begin from one "
+                "shared model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> TrainingConfig:
+        if self.fine_tune == "none" and not self.rounds:
+            raise ValueError("fine_tune: none leaves nothing to train with rounds: 0: set one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _proximal_has_rounds(self) -> TrainingConfig:
+        if self.proximal and not self.rounds:
+            raise ValueError(
+                f"proximal: {self.proximal:g} holds hospitals near the model of a round, but there are no "
+                "rounds: set rounds to at least 1, or, to hold the fine-tuning, fine_tune.proximal"
+            )
+        return self
+
+    @property
+    def local(self) -> TrainingOptions:
+        """The options of one hospital's training in one round."""
+        return TrainingOptions(**{key: getattr(self, key) for key in TrainingOptions.model_fields})
+
+
+class EvaluationConfig(Strict):
+    """What arrives at a hospital: which of its images, in what order, how many at a time, how they look.
+
+    shifts: kinds of scanner shift that the same images are seen under as well, one at a time, at each of
+    ``severities``; a stream in which the scanner drifts has its own. mixed: the unseen sites' images come
+    together, as those of one place named ``mixed``, instead of site by site. images: at most so many of those
+    that arrive at a place, drawn by the run's seed; None: all. Written only where it is set.
+    """
+
+    batch_size: int = Field(default=64, ge=1)
+    split: Literal["all", "test"] = "all"
+    streams: Annotated[tuple[StreamSpec, ...], Distinct] = Field(min_length=1)
+    shifts: Annotated[tuple[str, ...], Distinct] = ()
+    severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Distinct] = (1, 2, 3, 4, 5)
+    mixed: bool = False
+    images: int | None = Field(default=None, ge=1)
+
+    @field_validator("shifts")
+    @classmethod
+    def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in kinds:
+            if kind not in SHIFTS:
+                raise ValueError(str(unknown("scanner shift", kind, SHIFTS)))
+        return kinds
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if key != "images" or value is not None}
+
+    @property
+    def shifted(self) -> tuple[tuple[str, int], ...]:
+        """Every (kind, severity) beside the images as they are."""
+        return tuple((kind, severity) for kind in self.shifts for severity in self.severities)
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Experiment(Strict):
+    """One experiment: who, which network, how trained, how fused, how deployed, with which seeds.
+
+    unseen: ``cohort``, the sites marked so; names; ``each`` in turn; or ``none``: every hospital trains, and
+    each is deployed at on its own test split. fusion_data: the images of fusion methods that need some.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
+    title: str = ""
+    cohort: str | CohortSpec
+    unseen: Literal["cohort", "each", "none"] | Annotated[tuple[str, ...], Distinct] = "cohort"
+    model: Annotated[ModelConfig, BeforeValidator(_named)]
+    normalisation: Literal["default", "half", "imagenet", "none"] = "default"
+    seeds: Annotated[tuple[Seed, ...], Distinct] = Field(default=(0,), min_length=1)
+    training: TrainingConfig
+    selection: Literal["accuracy", "balanced_accuracy"] = "accuracy"
+    fusion: tuple[Annotated[MethodConfig, as_written(FUSION)], ...]
+    fusion_data: FusionData | None = None
+    testtime: tuple[Annotated[MethodConfig, as_written(TESTTIME)], ...] = ()
+    evaluation: EvaluationConfig
+    batch_norm: Literal["mixture", "average"] = "mixture"
+    federation: FederationOptions = FederationOptions()
+    device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+    def sources(self, target: str, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``names`` that may serve ``target``: all but itself, unless it trains with them."""
+        return tuple(name for name in names if name != target or self.unseen == "none")

@@ -1,0 +1,147 @@
+"""``run_deployed``: an experiment on the hospitals of a deployment, from its configuration to its result."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.flower_app import RunConfig
+from fedmerge.experiment.folders import new_folder
+from fedmerge.experiment.reading import find_config, read_experiment
+from fedmerge.experiment.results import Result, open_checked
+from fedmerge.experiment.run_manifest import CONFIG
+from fedmerge.experiment.state import state_of
+from fedmerge.experiment.undecided import undecided
+from fedmerge.federation.deployment.bundle import CLIENT, SERVER
+from fedmerge.federation.deployment.runs import note
+from fedmerge.federation.deployment.server_folder import ServerFolder
+from fedmerge.federation.policy.audit import audit
+from fedmerge.files import make_folder, write_text
+
+
+def run_deployed(
+    server: Path,
+    config: str | Path | None = None,
+    *,
+    changes: Sequence[str] = (),
+    out: Path | None = None,
+    seed: int | None = None,
+    resume: Path | None = None,
+    patience: float = 300.0,
+    progress: Callable[[str], None] | None = None,
+) -> Result:
+    """Run an experiment with the hospitals that come to a server, and wait for the result.
+
+    server: its folder; SuperLink and gate must be up. config, changes, out: as ``run`` has them. seed: which
+    one, if not the first of the experiment. resume: the folder of an interrupted run, which goes on; nothing
+    else is given then. patience: seconds that hospitals are waited for at the start. progress: called with
+    what is going on. Raises FedMergeError for bad input, before anything is sent, and where the run fails.
+    """
+    folder = ServerFolder(server)
+    if resume is not None:
+        if config is not None or changes or out is not None or seed is not None:
+            raise FedMergeError("a run goes on as it was begun: give --resume and nothing else.")
+        place, given = resume.resolve(), _again(resume.resolve())
+    elif config is None:
+        raise FedMergeError("give a configuration to run, or --resume with the folder of a run.")
+    else:
+        given = _new(config, changes, seed)
+        place = new_folder(given.pop("name"), out).resolve()
+        given["out"] = str(place)
+    given |= {"patience": patience, "admitted": str(folder.admitted)}
+    flower = folder.flower
+    app = project(folder.path / "app")
+    told = RunConfig.read(given).model_dump(by_alias=True)
+    run = flower.submit(app, told)
+    note(folder.path, run, place)
+    audit(folder.path, "run submitted", run=run, run_config=told)
+    try:
+        flower.wait(run, seen=progress and (lambda status: progress(_told(folder.path, run, place, status))))
+    except (KeyboardInterrupt, FedMergeError) as error:
+        if isinstance(error, KeyboardInterrupt):
+            flower.stop(run)
+        audit(folder.path, "run ended", run=run, how=str(error) or "stopped")
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise FedMergeError(f"{error} {_goes_on(folder.path, place)}") from None
+    audit(folder.path, "run ended", run=run, how="completed")
+    return open_checked(place)
+
+
+def _told(server: Path, run: int, place: Path, status: str) -> str:
+    """What goes on in a run: its round, or whose approval it waits for; else the SuperLink's word."""
+    if status != "running":
+        return status
+    if waits := undecided(server, run):
+        return f"waiting for approval by {', '.join(waits)}"
+    found = state_of(place)
+    return found.words if found is not None and found.state == "running" else status
+
+
+def _goes_on(server: Path, place: Path) -> str:
+    """What there is to say of a run that ended, or whose server did: its state, and how it goes on."""
+    found = state_of(place)
+    if found is None:
+        return f"Nothing was begun in '{place}'."
+    where = shlex.quote(str(server))
+    again = f"fedmerge deployment run {where} --resume {shlex.quote(str(place))} goes on with it."
+    at_work = f"It is {found.words}: see fedmerge deployment status {where}; when it has ended, {again}"
+    return at_work if found.state == "running" else f"The run is {found.words}: {again}"
+
+
+def _new(config: str | Path, changes: Sequence[str], seed: int | None) -> dict[str, Any]:
+    """The run's configuration of a new run, and the experiment's name."""
+    file = find_config(config)
+    experiment, cohort = read_experiment(file, changes, seed)
+    changes = list(changes)
+    if isinstance(experiment.cohort, str) and Path(experiment.cohort).suffix and cohort.folder:
+        where = cohort.folder / Path(experiment.cohort).name  # for a server that was started elsewhere
+        changes.append(f"cohort={where}")
+    return {
+        "name": experiment.name,
+        "config": str(file.resolve()),
+        "set": ";".join(changes),
+        "seed": experiment.seeds[0],
+        "threads": experiment.threads or 1,
+    }
+
+
+def _again(folder: Path) -> dict[str, Any]:
+    """The run's configuration of a run that goes on: seed and threads are those it was begun with."""
+    experiment, _ = read_experiment(folder / CONFIG)
+    return {
+        "config": str(folder / CONFIG),
+        "resume": str(folder),
+        "seed": experiment.seeds[0],
+        "threads": experiment.threads or 1,
+    }
+
+
+def project(folder: Path) -> Path:
+    """Write the Flower project whose apps are this package as it is installed at each place."""
+    defaults = RunConfig(config="quickstart").model_dump(by_alias=True)
+    values = "\n".join(f"{key} = {json.dumps(value)}" for key, value in defaults.items())
+    make_folder(folder)
+    write_text(
+        folder / "pyproject.toml",
+        f"""[project]
+name = "fedmerge"
+version = "{version("fedmerge")}"
+
+[tool.flwr.app]
+publisher = "fedmerge"
+
+[tool.flwr.app.components]
+serverapp = "{SERVER}"
+clientapp = "{CLIENT}"
+
+[tool.flwr.app.config]
+{values}
+""",
+    )
+    return folder

@@ -1,0 +1,265 @@
+"""One experiment, one seed: hospitals train, the server fuses, an unseen hospital adapts.
+
+Every step is a checkpoint (``fedmerge.experiment.checkpoints``): what an earlier process finished is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedmerge.data import Cohort
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.checkpoints import EVALUATION, FINE_TUNE, FUSION, TRAINING
+from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.entries import MethodConfig
+from fedmerge.experiment.evaluation import Predictor, Row, TargetStreams, evaluation_tasks, save_streams
+from fedmerge.experiment.federations import Federation, federations
+from fedmerge.experiment.kinds import MAJORITY
+from fedmerge.experiment.majority import majority
+from fedmerge.experiment.predictors import (
+    POOLED,
+    adapt,
+    alone,
+    fuse,
+    fuse_again,
+    fused_network,
+    fused_pool,
+    keep_fused,
+    pooled,
+    train_pooled,
+)
+from fedmerge.experiment.record import Record
+from fedmerge.experiment.setup import FEDERATED, Setup, set_up
+from fedmerge.federation import LOCAL
+from fedmerge.files import DiskError
+from fedmerge.models.state import State
+
+if TYPE_CHECKING:
+    from fedmerge.federation import Backend, Server
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is to be deployed: its label, and how it is made when its turn comes."""
+
+    label: str
+    make: Callable[[], Predictor]
+
+
+def run_seed(
+    experiment: Experiment,
+    cohort: Cohort,
+    seed: int,
+    folder: Path,
+    record: Record,
+    device: str,
+    place: Backend = LOCAL,
+) -> None:
+    """Run one seed into ``folder``; everything measured goes to ``record``, and what is done already, too."""
+    for federation in federations(cohort, experiment):
+        own, members = folder / federation.name, federation.members
+        setup = set_up(experiment, cohort, members, seed, own, record, device, place, journalled=True)
+        fused, told = train_and_fuse(setup, federation)
+        for target in federation.targets:
+            deploy_all(setup, fused[target], target, told)
+
+
+def train_and_fuse(
+    setup: Setup, federation: Federation
+) -> tuple[dict[str, list[Trial]], dict[str, list[int]]]:
+    """The federated part: rounds, each hospital's own fine-tuning into the pool, fusion for each target.
+
+    Returns what was fused, by target, and the training images a class that each hospital told of.
+    """
+    ready: dict[tuple[str, str], Predictor] = {}
+    labels: dict[str, list[str]] = {}
+    told: dict[str, list[int]] = {}
+
+    def programme(server: Server) -> None:
+        server.strategy.between = setup.record.pause
+
+        def hear() -> None:
+            setup.record.federation(setup.seed, federation.name, server.strategy)
+
+        counts = {member.name: list(member.class_counts) for member in server.clients}
+        told.update(
+            {name: known for name, known in counts.items() if any(known)}
+        )  # 0 throughout: kept hidden
+        try:
+            start = server.rounds(server.start(), setup.journal)
+            hear()
+            fine_tune(setup, server, start, hear)
+            for target in federation.targets:
+                labels[target] = fuse_all(setup, server, target, start, ready, hear)
+        finally:
+            hear()
+
+    note = setup.checkpoints.again(TRAINING)
+    if note is None:
+        jobs = len(federation.members) * (setup.plan.rounds + (setup.plan.fine_tune is not None))
+        setup.record.stage(f"seed {setup.seed}: training", jobs=jobs)
+        with setup.checkpoints.piece(TRAINING) as note:
+            setup.with_server(programme)
+            note |= {"fused": labels, "told": told}
+    fused = {target: _fused(setup, target, note["fused"][target], ready) for target in federation.targets}
+    return fused, note.get("told", {})
+
+
+def fine_tune(
+    setup: Setup,
+    server: Server,
+    start: State,
+    hear: Callable[[], None] = lambda: None,
+    rounds: Sequence[Row] = (),
+) -> None:
+    """Each hospital trains its own copy of ``start``; with its validation numbers it goes into the pool.
+
+    Without fine-tuning it is the model of the rounds that does. hear: takes over what the strategy has to
+    say. rounds: the history of rounds that another server held. Hospitals are pieces in the order of their
+    names, so those before the last finished one that are none have failed.
+    """
+    if setup.plan.fine_tune is None and setup.checkpoints.again(TRAINING, FEDERATED) is None:
+        with setup.checkpoints.piece(TRAINING, FEDERATED):
+            history = [*rounds, *server.strategy.history]
+            setup.keep_federated(start, server.numbers(start), last_training(history))
+    names = [member.name for member in server.clients]
+    done = [name for name in names if setup.checkpoints.again(TRAINING, FINE_TUNE, name) is not None]
+    settled = names[: names.index(done[-1]) + 1] if done else []
+    for name, state, metrics in server.fine_tune(start, settled, len(done)):
+        with setup.checkpoints.piece(TRAINING, FINE_TUNE, name):
+            setup.keep(name, state, metrics, server.own_numbers(state, name))
+            hear()
+
+
+def last_training(history: Sequence[Row]) -> float:
+    """The accuracy on training images in the last round with one, as a mean over its hospitals' images."""
+    rows = [row for row in history if row["phase"] == "train"]
+    last = [row for row in rows if row["round"] == rows[-1]["round"]]
+    images = sum(row["num-examples"] for row in last)
+    return sum(row["accuracy"] * row["num-examples"] for row in last) / images if last else math.nan
+
+
+def fuse_all(
+    setup: Setup,
+    server: Server,
+    target: str,
+    start: State,
+    ready: dict[tuple[str, str], Predictor],
+    hear: Callable[[], None],
+) -> list[str]:
+    """Every configured fusion method. One that cannot be run is recorded, and the others go on.
+
+    start: the weights from which the hospitals fine-tuned. ready: takes the ensembles, by target and label.
+    Returns the labels of those that could be run.
+    """
+    labels = []
+    for entry in setup.experiment.fusion:
+        name = (TRAINING, FUSION, target, entry.label)
+        note = setup.checkpoints.again(*name)
+        if note is None:
+            with setup.checkpoints.piece(*name) as note:
+                candidate = _fuse_one(setup, server, target, entry, start)
+                note["fused"] = candidate is not None
+                if candidate is not None and entry.label not in fused_pool(setup, target):
+                    ready[target, entry.label] = candidate
+                hear()
+        if note["fused"]:
+            labels.append(entry.label)
+    return labels
+
+
+def _fuse_one(
+    setup: Setup, server: Server, target: str, entry: MethodConfig, start: State
+) -> Predictor | None:
+    setup.record.stage(f"seed {setup.seed}: fusion by {entry.label} for {target}")
+    try:
+        candidate, result = fuse(setup, server, target, entry, start)
+    except DiskError:
+        raise
+    except FedMergeError as error:
+        setup.record.failure(setup.seed, entry.label, target, str(error))
+        return None
+    setup.record.fusion(setup.seed, target, entry.label, result.decisions)
+    keep_fused(setup, target, candidate, result)
+    return candidate
+
+
+def _fused(
+    setup: Setup, target: str, labels: list[str], ready: dict[tuple[str, str], Predictor]
+) -> list[Trial]:
+    """Those that could be fused: networks from their pool, ensembles as they are or made again."""
+    networks, trials = fused_pool(setup, target), []
+    for entry in setup.experiment.fusion:
+        if entry.label in networks:
+            make = partial(fused_network, setup, target, entry.label)
+        elif (target, entry.label) in ready:
+            make = partial(ready.__getitem__, (target, entry.label))
+        else:
+            make = partial(fuse_again, setup, target, entry)
+        if entry.label in labels:
+            trials.append(Trial(entry.label, make))
+    return trials
+
+
+def deploy_all(setup: Setup, fused: list[Trial], target: str, told: Mapping[str, Sequence[int]]) -> None:
+    """Deploy at one hospital: majority class, hospitals alone, pooled training, fusion, test-time methods.
+
+    told: training images a class, by hospital.
+    """
+    if setup.checkpoints.again(EVALUATION, target) is not None:
+        return
+    evaluation = setup.experiment.evaluation
+    site = TargetStreams.of(target, setup.arrivals(target), evaluation, setup.seed)
+    save_streams(site, setup.folder / target)
+    with setup.checkpoints.piece(EVALUATION, target):
+        for trial in _tried(setup, fused, target, told):
+            if setup.checkpoints.again(EVALUATION, target, trial.label) is None:
+                with setup.checkpoints.piece(EVALUATION, target, trial.label):
+                    _try(setup, trial, site)
+
+
+def _try(setup: Setup, trial: Trial, site: TargetStreams) -> None:
+    """Deploy one candidate, cell by cell. One that cannot be run is recorded."""
+    name = (EVALUATION, site.name, trial.label)
+    try:
+        candidate, conditions = trial.make(), setup.conditions(site.name)
+        parts = site.parts(conditions.evaluation.shifted)
+        setup.record.stage(f"seed {setup.seed}: {trial.label} at {site.name}", jobs=parts)
+        for cell in evaluation_tasks(candidate, site, conditions):
+            if setup.checkpoints.again(*name, cell.name) is None:
+                with setup.checkpoints.piece(*name, cell.name):
+                    for measured in cell.measure():
+                        setup.record.result(setup.seed, site.name, measured)
+            for stream in cell.arrivals.orders:
+                setup.record.step(stream, 1, 1)
+    except DiskError:
+        raise
+    except FedMergeError as error:
+        setup.record.failure(setup.seed, trial.label, site.name, str(error))
+
+
+def _tried(setup: Setup, fused: list[Trial], target: str, told: Mapping[str, Sequence[int]]) -> list[Trial]:
+    references = setup.models(target, "references")
+
+    def pooled_network() -> Predictor:
+        name = (EVALUATION, target, POOLED, TRAINING)
+        if setup.checkpoints.again(*name) is None:
+            with setup.checkpoints.piece(*name):
+                train_pooled(setup, target, references)
+        return pooled(setup, references)
+
+    return [
+        Trial(MAJORITY, partial(majority, setup, target, told)),
+        *(Trial(f"alone:{name}", partial(alone, setup, name)) for name in setup.sources(target)),
+        Trial(POOLED, pooled_network),
+        *fused,
+        *(
+            Trial(entry.label, partial(adapt, setup, target, entry, references))
+            for entry in setup.experiment.testtime
+        ),
+    ]

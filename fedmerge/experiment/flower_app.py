@@ -1,0 +1,181 @@
+"""The Flower apps of this project: ``flwr run .`` runs an experiment, in simulation or in a deployment.
+
+``[tool.flwr.app]`` in pyproject.toml names them. The run's configuration says which experiment (``config``,
+``set``), which ``seed``, how many ``threads`` each process has, and where the results go (``out``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedmerge.data import Cohort, Site, build_cohort, read_cohort
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.federations import federations
+from fedmerge.experiment.machine import pick_device, settle
+from fedmerge.experiment.reading import read_experiment
+from fedmerge.federation import client_of, server_of
+from fedmerge.files import write_json
+from fedmerge.validation import validate
+
+if TYPE_CHECKING:
+    from fedmerge.federation import Backend, Hospital
+
+
+class RunConfig(BaseModel):
+    """``[tool.flwr.app.config]``: the same for the server and every hospital.
+
+    config: a YAML file, or the name of a shipped one. changes: as ``--set``, several with ``;`` between them.
+    seed: the one seed of this run. threads: of each process; the same number gives the same bits. out: the
+    run's folder on the server, absolute, new or empty; "" for the next free runs/NAME-001 where the server
+    was started. resume: the folder of an interrupted run that is to go on. patience: seconds that the server
+    waits for hospitals to come. admitted: a deployment's file of the hospitals that were let in. inspect: the
+    file for what hospitals tell of their images, in a run that asks for nothing else; minimum, bins: see
+    ``federation.inspection``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: str
+    changes: str = Field(default="", alias="set")
+    seed: int = 0
+    threads: int = Field(default=1, ge=1)
+    out: str = ""
+    resume: str = ""
+    patience: float = Field(default=300.0, ge=0)
+    admitted: str = ""
+    inspect: str = ""
+    minimum: int = 5
+    bins: int = 16
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> RunConfig:
+        """Checked; raises FedMergeError for a field that is unknown or out of range."""
+        return validate(cls, dict(given), "the run's configuration")
+
+    @property
+    def overrides(self) -> list[str]:
+        """``set`` as a list, with the number of threads."""
+        own = [part.strip() for part in self.changes.split(";") if part.strip()]
+        return [*own, f"threads={self.threads}"]
+
+
+class NodeConfig(BaseModel):
+    """What a node says of itself (``--node-config``): whose it is.
+
+    In a deployment: site, the hospital's name; cohort, the file with that site on the hospital's side;
+    device, as in an experiment; folder, the node's own, where it keeps its records. In a simulation Flower
+    gives partition_id: the site of that number among those that train, in the order of the cohort.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    site: str | None = None
+    cohort: str | None = None
+    device: str | None = None
+    folder: Path | None = None
+    partition_id: int | None = Field(default=None, alias="partition-id")
+    num_partitions: int | None = Field(default=None, alias="num-partitions")
+
+
+def _serve(place: Backend, run_config: Mapping[str, Any]) -> None:
+    from fedmerge.experiment.run import run  # a hospital, whose messages each start a process, does without
+    from fedmerge.federation.admission import read_admitted
+    from fedmerge.federation.inspecting import inspect_all
+    from fedmerge.federation.schema.jobs import InspectJob
+
+    given = RunConfig.read(run_config)
+    if given.inspect:
+        names = {node: hospital.name for node, hospital in (read_admitted(given.admitted) or {}).items()}
+        wish = InspectJob(minimum=given.minimum, bins=given.bins)
+        write_json(Path(given.inspect), inspect_all(place, names, wish, given.patience))
+        return
+    if given.resume:
+        run(resume=given.resume, backend=place)
+        return
+    run(given.config, changes=given.overrides, out=given.out or None, seed=given.seed, backend=place)
+
+
+def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Hospital:
+    from fedmerge.federation.policy.rules import read_policy
+
+    given = RunConfig.read(run_config)
+    node = validate(NodeConfig, dict(node_config), "the node's configuration")
+    most = given.threads if node.folder is None else read_policy(node.folder).limits.threads
+    settle(min(given.threads, most))
+    return _known(given, node)
+
+
+@lru_cache(maxsize=64)
+def _known(given: RunConfig, node: NodeConfig) -> Hospital:
+    """The hospital of a node, kept between messages where its process is."""
+    from fedmerge.federation import Hospital
+    from fedmerge.federation.policy.guard import Guard
+    from fedmerge.federation.policy.rules import read_policy
+    from fedmerge.federation.sums.model_cache import ModelCache
+
+    device, site = _site(given, node)
+    model_cache = ModelCache(
+        Path(os.environ.get("FLWR_HOME", "~/.flwr")).expanduser() / "fedmerge" / site.name
+    )
+    chosen, folder = pick_device(node.device or device), node.folder
+    if folder is None:
+        return Hospital(site, chosen, model_cache=model_cache)
+    least = read_policy(folder).minimum_images
+    guard = Guard(folder, given.seed, given.threads)
+    return Hospital(site, chosen, minimum=least, model_cache=model_cache, folder=folder, guard=guard)
+
+
+def _site(given: RunConfig, node: NodeConfig) -> tuple[str, Site]:
+    """The experiment's device, and the node's site."""
+    if node.cohort is not None:
+        spec = read_cohort(node.cohort)
+        return "auto", _by_name(build_cohort(spec, given.seed), node)
+    experiment, cohort = _experiment(given)
+    named = node.site is not None
+    site = _by_name(cohort, node) if named else _by_number(experiment, cohort, node)
+    if site.remote:
+        raise FedMergeError(
+            f"the experiment has '{site.name}' as remote, but its node names no file with its images: start "
+            'it with --node-config \'site="NAME" cohort="FILE"\'.'
+        )
+    return experiment.device, site
+
+
+@lru_cache(maxsize=1)
+def _experiment(given: RunConfig) -> tuple[Experiment, Cohort]:
+    experiment, spec = read_experiment(given.config, given.overrides, given.seed)
+    return experiment, build_cohort(spec, given.seed)
+
+
+def _by_name(cohort: Cohort, node: NodeConfig) -> Site:
+    if node.site is None:
+        raise FedMergeError(f"--node-config names '{node.cohort}' but no site in it: add site=\"NAME\".")
+    return cohort[node.site]
+
+
+def _by_number(experiment: Experiment, cohort: Cohort, node: NodeConfig) -> Site:
+    training = {name for federation in federations(cohort, experiment) for name in federation.members}
+    sites = [site for site in cohort.sites if site.name in training]
+    if node.partition_id is None:
+        raise FedMergeError(
+            'a node must say which hospital it is: start it with --node-config \'site="NAME" cohort="FILE"\'.'
+        )
+    if node.num_partitions is not None and node.num_partitions < len(sites):
+        raise FedMergeError(
+            f"{len(sites)} hospitals train, but the simulation has {node.num_partitions} nodes: give flwr "
+            f'run --federation-config "num-supernodes={len(sites)}".'
+        )
+    if node.partition_id >= len(sites):
+        raise FedMergeError(f"node {node.partition_id} is spare: {len(sites)} hospitals train.")
+    return sites[node.partition_id]
+
+
+server = server_of(_serve)
+client = client_of(_hospital)

@@ -1,0 +1,77 @@
+"""What a fusion method is given beside the models: images or sums over them, labels, the common start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fedmerge.data import FusionData, concat
+from fedmerge.data.fusion import portions, server_set, share
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.entries import MethodConfig
+from fedmerge.experiment.needs import needs_data, needs_of
+from fedmerge.experiment.setup import Setup
+from fedmerge.models.state import State
+
+if TYPE_CHECKING:
+    from fedmerge.federation import Server
+
+SERVER = "server"
+
+
+def gather(setup: Setup, server: Server, target: str, entry: MethodConfig, start: State) -> dict[str, Any]:
+    """The arguments of ``merge`` that meet what ``entry`` needs when it fuses the models for ``target``.
+
+    data: float32 N x C x H x W as the networks take it, and labels: N, only for a method that uses them,
+    both on the CPU; or statistics, where the images stay in the hospitals. start: the weights the parents
+    were trained from. Raises FedMergeError where no hospital may give images.
+    """
+    needs, data = needs_of(entry), setup.experiment.fusion_data
+    given: dict[str, Any] = {"start": start} if needs.shared_start else {}
+    if not needs_data(needs):
+        return given
+    if data is None:
+        raise FedMergeError(f"'{entry.method}' needs images to fuse with: set fusion_data.")
+    asked = {SERVER: data.images}
+    if data.origin != "server":
+        asked = portions(data, givers(setup, data, target))
+    if data.origin == "hospitals":
+        held = {member.name: member.held(data.split) for member in server.clients}
+        _note(setup, target, entry, {site: (n, min(n, held[site])) for site, n in asked.items()})
+        parents = setup.pool.subset(setup.sources(target))
+        return given | {"statistics": server.statistics(parents, asked, data.split)}
+    if data.origin == "server":
+        shares = {SERVER: server_set(data, setup.cohort, setup.seed, needs.fusion_labels)}
+    else:
+        shares = {
+            site: share(setup.cohort.here(site), n, data.split, setup.seed) for site, n in asked.items()
+        }
+    _note(setup, target, entry, {place: (n, len(shares[place])) for place, n in asked.items()})
+    images = concat(list(shares.values()))
+    given["data"] = setup.normalisation(images.images)
+    return given | ({"labels": images.labels} if needs.fusion_labels else {})
+
+
+def givers(setup: Setup, data: FusionData, target: str) -> Sequence[str]:
+    """The hospitals that give images for ``target``: its sources, or those of them that ``sites`` names."""
+    sources = setup.sources(target)
+    chosen = [name for name in sources if data.sites is None or name in data.sites]
+    if not chosen:
+        raise FedMergeError(
+            f"none of fusion_data.sites ({', '.join(data.sites or ())}) is a source for '{target}': name "
+            f"some of {', '.join(sources)}."
+        )
+    return chosen
+
+
+def note_traffic(setup: Setup, target: str, entry: MethodConfig, given: dict[str, Any]) -> None:
+    """Into the fusion's log: what went to each hospital and came back, where sums were asked for."""
+    if "statistics" in given:
+        log = [{"model": row.pop("site")} | row for row in given["statistics"].traffic]
+        setup.record.fusion(setup.seed, target, entry.label, log)
+
+
+def _note(setup: Setup, target: str, entry: MethodConfig, images: dict[str, tuple[int, int]]) -> None:
+    """Into the fusion's log: from where how many images were asked for, and how many there were."""
+    log = [{"model": place, "images_asked": n, "images": held} for place, (n, held) in images.items()]
+    setup.record.fusion(setup.seed, target, entry.label, log)

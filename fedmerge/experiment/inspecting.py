@@ -1,0 +1,41 @@
+"""``inspect_deployed``: what the hospitals of a deployment tell of their images, before training."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.deployed import project
+from fedmerge.experiment.flower_app import RunConfig
+from fedmerge.federation.deployment.server_folder import ServerFolder
+from fedmerge.federation.inspection import MINIMUM
+from fedmerge.federation.schema.jobs import InspectJob
+from fedmerge.validation import validate
+
+
+def inspect_deployed(
+    server: Path, minimum: int = MINIMUM, bins: int = 16, patience: float = 300.0
+) -> list[dict[str, Any]]:
+    """Ask the hospitals that a server admitted; returns what each told, or the reason why not, by name.
+
+    server: its folder; SuperLink and gate must be up. minimum: counts below it are not told. Raises
+    FedMergeError where nobody was admitted, and where the run fails.
+    """
+    folder = ServerFolder(server)
+    validate(InspectJob, {"minimum": minimum, "bins": bins}, "inspect")
+    if not folder.hospitals():
+        raise FedMergeError("no hospital was admitted yet: `fedmerge deployment admit` lets one in.")
+    with tempfile.TemporaryDirectory(dir=folder.path) as place:
+        file = Path(place) / "inspection.json"
+        given = {"config": "", "inspect": str(file), "minimum": minimum, "bins": bins, "patience": patience}
+        told = RunConfig.read(given | {"admitted": str(folder.admitted)}).model_dump(by_alias=True)
+        run = folder.flower.submit(project(folder.path / "app"), told)
+        try:
+            folder.flower.wait(run)
+        except KeyboardInterrupt:
+            folder.flower.stop(run)
+            raise
+        return list(json.loads(file.read_text(encoding="utf-8")))

@@ -1,0 +1,59 @@
+"""The reference that looks at no image: the commonest class of the training images, for every image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fedmerge.analysis import scores
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.evaluation import Predictor
+from fedmerge.experiment.kinds import MAJORITY, REFERENCE
+from fedmerge.experiment.setup import Setup
+
+
+class Frequencies(nn.Module):
+    """Answer every image with the frequencies of the classes, so with the commonest; of equals the first.
+
+    counts: training images a class, C of them. Logits are log(n_c / n), of a class without images log(1e-9).
+    """
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        super().__init__()
+        numbers = torch.tensor(counts, dtype=torch.float64)
+        logits = (numbers / numbers.sum()).clamp(min=1e-9).log().float()
+        self.register_buffer("logits", logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N x C, every row the same."""
+        logits: Tensor = self.get_buffer("logits")
+        return logits.expand(len(images), -1)
+
+
+def majority(setup: Setup, target: str, told: Mapping[str, Sequence[int]]) -> Predictor:
+    """The majority-class reference for ``target``: of the training images that pooled training may see.
+
+    told: class counts that remote hospitals gave when they came, by name; those that gave none are left out.
+    No test label is looked at, and it costs no pass. ``training`` is the share of its class among the
+    training images, ``validation`` its score on the validation images, NaN where some are elsewhere. Raises
+    FedMergeError where no hospital said what it has.
+    """
+    sites = [setup.cohort[name] for name in setup.experiment.sources(target, setup.members)]
+    known = [
+        torch.tensor(told[site.name]) if site.remote else site.train.class_counts(site.n_classes)
+        for site in sites
+        if not site.remote or site.name in told
+    ]
+    if not known:
+        raise FedMergeError(
+            f"no hospital that trains for '{target}' has said how many images a class it has."
+        )
+    counts = torch.stack(known).sum(0)
+    model, validation = Frequencies(counts.tolist()), math.nan
+    if not any(site.remote for site in sites):
+        labels = setup.union(target, "val").labels
+        validation = float(getattr(scores(model(labels), labels), setup.experiment.selection))
+    return Predictor(MAJORITY, REFERENCE, model, 0, validation, float(counts.max() / counts.sum()))

@@ -1,0 +1,215 @@
+"""Everything that is tried at a hospital: references, fused models, test-time methods."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fedmerge.analysis import fit_temperature, scores
+from fedmerge.experiment.checkpoints import EVALUATION
+from fedmerge.experiment.entries import MethodConfig
+from fedmerge.experiment.evaluation import Predictor
+from fedmerge.experiment.fusion_data import gather, note_traffic
+from fedmerge.experiment.record import Record
+from fedmerge.experiment.setup import FEDERATED, Setup
+from fedmerge.experiment.tune import make_node, tune_entry, tuning_log
+from fedmerge.merging import MergeResult, merge
+from fedmerge.models.pool import ModelPool
+from fedmerge.models.predict import predict
+from fedmerge.models.state import State
+from fedmerge.models.zoo import build
+from fedmerge.training import fit
+
+if TYPE_CHECKING:
+    from fedmerge.federation import Server
+
+POOLED = "pooled"
+
+
+def alone(setup: Setup, name: str) -> Predictor:
+    """One hospital's own model, as it is; or the federated one, where they hand out none."""
+    model = setup.pool.model(name, setup.device)
+    return Predictor(f"alone:{name}", "alone", model, 1, _own_score(setup, name), own_training(setup, name))
+
+
+def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
+    """One network trained on the union of the hospitals' images, kept in ``references``.
+
+    What sharing images would give: the same start, the same options, and as many passes over the images as
+    in the federation: rounds x epochs with the local options, then the fine-tuning. FedProx's term, which
+    holds hospitals together, is left out: there is one model.
+    """
+    images = setup.union(target)
+    model = build(setup.plan.model, setup.seed)
+    training = setup.experiment.training
+    phases = [] if training.fine_tune == "none" else [("pooled-fine-tune", training.fine_tune)]
+    if training.rounds:
+        epochs = training.rounds * training.local.epochs
+        together = training.local.model_copy(update={"epochs": epochs, "proximal": 0.0})
+        phases.insert(0, ("pooled", together))
+    setup.record.stage(f"seed {setup.seed}: pooled training", jobs=len(phases))
+    for purpose, options in phases:
+        result = fit(
+            model,
+            images.images,
+            images.labels,
+            options,
+            normalise=setup.normalisation,
+            seed=setup.seed,
+            site=f"pooled for {target}",
+            purpose=purpose,
+            device=setup.device,
+            progress=lambda done, total: setup.record.step("all images", done, total),
+        )
+    numbers = {"loss": result.losses[-1], "accuracy": result.accuracies[-1]}
+    numbers |= _pooled_numbers(setup, model.eval(), target)
+    setup.keep_in(references, POOLED, model.state_dict(), "pooled training", (), numbers)
+
+
+def pooled(setup: Setup, references: ModelPool) -> Predictor:
+    """The network of ``train_pooled``."""
+    model = references.model(POOLED, setup.device)
+    card = references.card(POOLED).metrics
+    return Predictor(POOLED, "pooled", model, validation=card["validation"], training=card["accuracy"])
+
+
+def fuse(
+    setup: Setup, server: Server, target: str, entry: MethodConfig, start: State
+) -> tuple[Predictor, MergeResult]:
+    """Run one fusion method on the models that go to ``target``.
+
+    start: the weights from which the hospitals fine-tuned; unused where each had its own. Validation scores
+    come from the same hospitals through the federation; an unseen target gives none. A fused network is
+    scored there too; an ensemble counts as its sources on average.
+    """
+    sources = setup.sources(target)
+    parents = setup.pool.subset(sources)
+    examples = {member.name: member.examples for member in server.clients}
+    examples |= {FEDERATED: sum(examples.values())}
+    voters = None if sources == (FEDERATED,) else sources
+    channels, size = setup.plan.model.in_channels, setup.plan.model.image_size
+
+    def score(state: State) -> float:
+        return server.score(state, voters, setup.experiment.selection)
+
+    given = {"data": torch.zeros(2, channels, size, size)} | gather(setup, server, target, entry, start)
+    result = merge(
+        parents,
+        entry.method,
+        score=score,
+        examples=[examples[name] for name in sources],
+        batch_norm=setup.plan.batch_norm,
+        seed=setup.seed,
+        device=setup.device,
+        **given,
+        **entry.choices,
+    )
+    note_traffic(setup, target, entry, given)
+    one = is_one(result.model, parents.state(sources[0]))
+    validation = score(result.model.state_dict()) if one else fmean(_own_score(setup, s) for s in sources)
+    passes, fused = result.forward_passes, result.model.to(setup.device)
+    training = _sources_training(setup, target)
+    return Predictor(entry.label, "fusion", fused, passes, validation, training), result
+
+
+def is_one(model: nn.Module, parent: State) -> bool:
+    """Whether a fused model is one network as its parents are, and no ensemble, not even of one."""
+    return model.state_dict().keys() == parent.keys()
+
+
+def fused_pool(setup: Setup, target: str) -> ModelPool:
+    """The networks that were fused for a target."""
+    return setup.models(target, "fused")
+
+
+def keep_fused(setup: Setup, target: str, candidate: Predictor, result: MergeResult) -> None:
+    """Keep a fused network in the target's pool; an ensemble is not one network and is not kept."""
+    sources = setup.sources(target)
+    if not is_one(result.model, setup.pool.state(sources[0])):
+        return
+    hashes = tuple(setup.pool.card(name).sha256 for name in sources)
+    numbers = {f"coefficient:{name}": a for name, a in result.coefficients.items()}
+    numbers["validation"] = candidate.validation
+    state, pool = result.model.state_dict(), fused_pool(setup, target)
+    setup.keep_in(pool, candidate.label, state, result.method, hashes, numbers)
+
+
+def fused_network(setup: Setup, target: str, label: str) -> Predictor:
+    """A network of ``keep_fused``."""
+    pool = fused_pool(setup, target)
+    score, training = pool.card(label).metrics["validation"], _sources_training(setup, target)
+    return Predictor(label, "fusion", pool.model(label, setup.device), validation=score, training=training)
+
+
+def fuse_again(setup: Setup, target: str, entry: MethodConfig) -> Predictor:
+    """An ensemble, which is not kept, made once more; its rows are in the record already."""
+    silent, made = replace(setup, record=Record(setup.record.common)), list[Predictor]()
+
+    def programme(server: Server) -> None:
+        start = server.rounds(server.start(), setup.journal)
+        made.append(fuse(silent, server, target, entry, start)[0])
+
+    silent.with_server(programme)
+    return made[0]
+
+
+def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool) -> Predictor:
+    """One test-time method over the models that go to ``target``; it counts as its sources on average.
+
+    With ``start: pooled`` it gets the one network of ``train_pooled`` in ``references`` instead, and counts
+    as that. With ``tune`` an option is chosen on the sources first, and the choice recorded.
+    """
+    if entry.start == "pooled":
+        begun = pooled(setup, references)
+        assert isinstance(begun.model, nn.Module)
+        node = make_node(setup, entry, {POOLED: begun.model})
+        return Predictor(entry.label, "test-time", node, 1, begun.validation, begun.training, (POOLED,))
+    chosen = {} if entry.tune is None else _tuned(setup, target, entry)
+    names = setup.sources(target)
+    node = make_node(setup, entry, {n: setup.pool.model(n, setup.device) for n in names}, **chosen)
+    score, training = fmean(_own_score(setup, s) for s in names), _sources_training(setup, target)
+    return Predictor(entry.label, "test-time", node, validation=score, training=training)
+
+
+def _tuned(setup: Setup, target: str, entry: MethodConfig) -> dict[str, Any]:
+    """The option that is tuned, as it was chosen; the choice is a piece of its own."""
+    name = (EVALUATION, target, entry.label, "tuning")
+    note = setup.checkpoints.again(*name)
+    if note is None:
+        with setup.checkpoints.piece(*name) as note:
+            found = tune_entry(setup, target, entry)
+            setup.record.fusion(setup.seed, target, entry.label, tuning_log(found))
+            note[found.option] = found.chosen
+    return note
+
+
+def _own_score(setup: Setup, name: str) -> float:
+    return setup.pool.card(name).metrics["validation"]
+
+
+def own_training(setup: Setup, name: str) -> float:
+    """A hospital's accuracy on its training images in its last epoch; NaN where that is not known.
+
+    Of the model of the rounds it is the hospitals' mean in the last round.
+    """
+    key = "training" if name == FEDERATED else "accuracy"  # its card's accuracy is in validation
+    return setup.pool.card(name).metrics.get(key, math.nan)
+
+
+def _sources_training(setup: Setup, target: str) -> float:
+    return fmean(own_training(setup, name) for name in setup.sources(target))
+
+
+def _pooled_numbers(setup: Setup, model: nn.Module, target: str) -> dict[str, float]:
+    """What a card says of validation images (``Setup.keep``), here those of all hospitals together."""
+    split = setup.union(target, "val")
+    logits = predict(model, split.images, setup.normalisation, device=setup.device)
+    return {
+        "validation": float(getattr(scores(logits, split.labels), setup.experiment.selection)),
+        "temperature": fit_temperature(logits, split.labels),
+    }

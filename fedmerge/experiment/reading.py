@@ -1,0 +1,102 @@
+"""Read an experiment: its configuration and its cohort, with all that is wrong with either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedmerge.data import CohortSpec, read_cohort
+from fedmerge.errors import Faults, FedMergeError, nearest, short
+from fedmerge.experiment.changes import apply_change
+from fedmerge.experiment.checks import between_sections
+from fedmerge.experiment.config import Experiment
+from fedmerge.schema_faults import faults_of
+from fedmerge.validation import is_folder, is_there, load_yaml
+
+
+def read_experiment(
+    source: str | Path | dict[str, Any] | Experiment,
+    changes: Sequence[str] = (),
+    seed: int | None = None,
+    device: str | None = None,
+    near: Path | None = None,
+) -> tuple[Experiment, CohortSpec]:
+    """Read an experiment and its cohort from a YAML file, a mapping, or an Experiment.
+
+    changes: ``a.b=value`` overrides, the value read as YAML. seed: run this seed alone. device: override.
+    near: the folder a mapping comes from, where its cohort may lie (a file's is its own).
+    Raises FedMergeError with all faults of both, each with file, field, what was given, what is allowed, and
+    the nearest valid name; also for a network that is not known, two methods of one label, and a method
+    without what it needs: images, a common start, the sources' own models, sources to tune on.
+    """
+    faults = Faults()
+    data: dict[str, Any]
+    if isinstance(source, Experiment):
+        data, where = source.model_dump(), "experiment"
+        data |= {"cohort": source.cohort}
+    elif isinstance(source, dict):
+        data, where = dict(source), "experiment"
+    else:
+        path = find_config(source)
+        data, where, near = load_yaml(path, faults), str(path), path.parent
+    for change in changes:
+        with faults.kept():
+            apply_change(data, change)
+    if seed is not None:
+        data["seeds"] = [seed]
+    if device is not None:
+        data["device"] = device
+    experiment, cohort = _checked(data, where, near, faults)
+    faults.say()
+    assert experiment is not None
+    assert cohort is not None
+    return experiment, cohort
+
+
+def _checked(
+    data: dict[str, Any], where: str, near: Path | None, faults: Faults
+) -> tuple[Experiment | None, CohortSpec | None]:
+    """The experiment and its cohort; whatever is wrong with either goes to ``faults``."""
+    experiment, wrong = faults_of(Experiment, data)
+    faults.found += [f"{where}: {sentence}" for fault in wrong for sentence in fault.sentences]
+    named: Any = data.get("cohort") if experiment is None else experiment.cohort
+    cohort = named if isinstance(named, CohortSpec) else None
+    if isinstance(named, str):
+        with faults.kept():
+            cohort = read_cohort(named, near)
+    faults.found += [f"{where}: {each}" for each in between_sections(experiment, data, wrong, cohort)]
+    return experiment, cohort
+
+
+def find_config(source: str | Path) -> Path:
+    """The configuration file: the path as given, or a shipped configuration by name."""
+    path = Path(source)
+    if is_folder(path):
+        raise FedMergeError(f"'{path}' is a folder{_holds(path)}: name a YAML file.")
+    if is_there(path):
+        return path
+    for folder in _shipped():
+        candidate = folder / f"{path.name.removesuffix('.yaml')}.yaml"
+        if str(path) in (candidate.stem, candidate.name, f"configs/{candidate.name}") and is_there(candidate):
+            return candidate
+    names = sorted({file.stem for folder in _shipped() for file in folder.glob("*.yaml")})
+    raise FedMergeError(
+        f"there is no configuration '{short(source)}'.{nearest(path.stem, names)} Give a YAML file, or one "
+        f"of the shipped ones: {', '.join(names)}."
+    )
+
+
+def _holds(folder: Path) -> str:
+    """What to do with the folder of a run or a study that is named in the place of a file."""
+    if (folder / "run.json").is_file():
+        return f" (to go on with the run in it: fedmerge run --resume {folder})"
+    if (folder / "study.yaml").is_file():
+        return f" (to go on with the study in it: fedmerge bench {folder / 'study.yaml'} --out {folder})"
+    return ""
+
+
+def _shipped() -> list[Path]:
+    package = Path(__file__).resolve().parents[1]
+    folders = [Path("configs"), package.parent / "configs", package / "_shipped" / "configs"]
+    return [folder for folder in folders if folder.is_dir()]

@@ -1,0 +1,111 @@
+"""Everything measured so far in a run, row by row, and the progress of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from fedmerge.experiment.evaluation import Measured
+
+if TYPE_CHECKING:
+    from fedmerge.federation import MergeStrategy
+
+Progress = Callable[[str, float, float], None]
+"""``progress(stage, done, total)``: called often; a stage begins when its text changes."""
+
+Row = dict[str, Any]
+LISTS = ("results", "history", "coefficients", "decisions", "failures", "reliability")
+
+
+@dataclass
+class Record:
+    """The rows of a run. ``common`` stands in every result row (experiment, cohort, model, config hash).
+
+    remarks: what there is to say of an earlier process's work, in sentences. images: what there is to say of
+    the hospitals' images, by kind (``data.checks``). pause: called between two
+    pieces of work, where the run may end with nothing lost.
+    """
+
+    common: Row
+    progress: Progress | None = None
+    results: list[Row] = field(default_factory=list)
+    history: list[Row] = field(default_factory=list)
+    coefficients: list[Row] = field(default_factory=list)
+    decisions: list[Row] = field(default_factory=list)
+    failures: list[Row] = field(default_factory=list)
+    reliability: list[Row] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    images: dict[str, str] = field(default_factory=dict)
+    pause: Callable[[], None] = lambda: None
+    _stage: tuple[str, int, int] = ("", 1, 0)
+    _heard: tuple[MergeStrategy | None, tuple[int, int]] = (None, (0, 0))
+
+    def stage(self, text: str, jobs: int = 1) -> None:
+        """Begin a stage of ``jobs`` equal parts (one hospital's training, say); 0: nobody knows how many."""
+        self._stage = (text, jobs, 0)
+        self._show(0.0)
+
+    def step(self, part: str, done: int, total: int) -> None:
+        """Report ``done`` of ``total`` steps in the current part of the stage."""
+        text, jobs, finished = self._stage
+        self._show(finished + done / total, f"{text}, {part}")
+        if done == total:
+            self._stage = (text, jobs, finished + 1)
+
+    def result(self, seed: int, site: str, measured: Measured) -> None:
+        """Add a result row, the coefficients behind it and its calibration by bin."""
+        where = {"seed": seed, "site": site}
+        self.results.append(self.common | where | measured.row)
+        self.coefficients += [where | {"method": measured.row["method"]} | entry for entry in measured.trace]
+        self.reliability += [where | entry for entry in measured.bins]
+
+    def fusion(self, seed: int, site: str, label: str, decisions: list[Row]) -> None:
+        """Add the decision log of a fusion method, or of a test-time method that was tuned."""
+        self.decisions += [{"seed": seed, "site": site, "method": label} | entry for entry in decisions]
+
+    def failure(self, seed: int, where: str, site: str, reason: str) -> None:
+        """Add something that failed and was left out: where in the run, at which site, and why."""
+        row = {"seed": seed, "where": where, "site": site, "reason": reason}
+        self.failures.append(row | {"attempt": 1, "then": "left out", "kind": "error", "injected": ""})
+
+    def federation(self, seed: int, name: str, strategy: MergeStrategy) -> None:
+        """Take over what is new in the history and failures of a federation."""
+        known, since = self._heard
+        history, failures = strategy.rows(since if known is strategy else (0, 0))
+        self._heard = strategy, (len(strategy.history), len(strategy.failures))
+        self.history += [{"seed": seed, "federation": name} | row for row in history]
+        for failure in failures:
+            where = f"round {failure['round']} ({failure['phase']})" if failure["round"] else failure["phase"]
+            del failure["round"], failure["phase"]
+            self.failures.append({"seed": seed, "where": where} | failure)
+
+    def mark(self) -> dict[str, int]:
+        """How many rows there are, by list."""
+        return {name: len(getattr(self, name)) for name in LISTS}
+
+    def since(self, mark: dict[str, int]) -> dict[str, list[Row]]:
+        """The rows that came after a mark, by list."""
+        return {name: getattr(self, name)[start:] for name, start in mark.items()}
+
+    def back_to(self, mark: dict[str, int]) -> None:
+        """Drop the rows that came after a mark."""
+        for name, start in mark.items():
+            del getattr(self, name)[start:]
+
+    def take(self, rows: dict[str, list[Row]]) -> None:
+        """Add rows as ``since`` gave them."""
+        for name, added in rows.items():
+            getattr(self, name).extend(added)
+
+    def frame(self, name: str, columns: list[str]) -> pd.DataFrame:
+        """One of the lists as a DataFrame with at least ``columns``, in that order."""
+        frame = pd.DataFrame(getattr(self, name))
+        return frame.reindex(columns=[*columns, *(c for c in frame.columns if c not in columns)])
+
+    def _show(self, done: float, text: str | None = None) -> None:
+        if self.progress is not None:
+            stage, jobs, _ = self._stage
+            self.progress(text or stage, done, jobs)

@@ -1,0 +1,92 @@
+"""Reading back what a run left in its folder: its configuration, its hospitals, its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from fedmerge.data import Cohort, CohortSpec, Site, Split, build_cohort
+from fedmerge.data.medmnist import no_downloads
+from fedmerge.data.sources import parse_source
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.reading import read_experiment
+from fedmerge.outside import check_table, read_json
+from fedmerge.validation import load_yaml
+
+NAMES = {"site": str, "federation": str}
+"""Columns of text: a hospital named 007 stays that."""
+
+
+def read_saved(path: Path) -> tuple[Experiment, Cohort]:
+    """The experiment that a run wrote down, and its cohort with the first seed.
+
+    Where the cohort's data are not on this machine any more, or were arrays in memory, its sites hold no
+    images. Nothing is downloaded.
+    """
+    data = load_yaml(path)
+    cohort = data.get("cohort")
+    if isinstance(cohort, dict):
+        for part in (cohort, *cohort.get("sites", ())):
+            if isinstance(part, dict) and isinstance(source := part.get("source"), str):
+                part["source"] = _readable(source)
+    experiment, spec = read_experiment(data)
+    try:
+        with no_downloads():
+            return experiment, build_cohort(spec, experiment.seeds[0])
+    except FedMergeError:
+        return experiment, without_images(spec)
+
+
+def without_images(spec: CohortSpec) -> Cohort:
+    """The cohort with the names of its sites and not one image."""
+    nothing = Split(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    sites = [
+        Site(
+            name=site.name,
+            source=str(spec.source_of(site)),
+            train=nothing,
+            val=nothing,
+            test=nothing,
+            class_names=spec.classes or (),
+            unseen=site.unseen,
+            scanner=site.scanner,
+        )
+        for site in spec.sites
+    ]
+    return Cohort(spec.name, spec.title or spec.name, tuple(sites))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A saved table; empty where the run left none. Raises FedMergeError for a damaged file."""
+    if not path.is_file():
+        return pd.DataFrame()
+    try:
+        if path.suffix == ".csv":
+            return pd.read_csv(path, dtype=NAMES)
+        if path.suffix == ".json":
+            return pd.DataFrame(read_json(path))
+        check_table(path)
+        return pd.read_parquet(path)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except (OSError, ValueError) as error:
+        raise FedMergeError(f"{path} cannot be read ({error}): the run has to be done again.") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A saved JSON mapping; empty where the run left none. Raises FedMergeError for a damaged file."""
+    data = read_json(path) if path.is_file() else {}
+    return data if isinstance(data, dict) else {}
+
+
+def _readable(source: str) -> str:
+    """A source as written; arrays that were in memory become a file that is nowhere."""
+    try:
+        parse_source(source)
+    except FedMergeError:
+        return f"npz:{source}"
+    return source

@@ -1,0 +1,234 @@
+"""What a run leaves behind: a typed result, its table, and the files in its folder."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fedmerge.analysis import Answers, learning, ranking_metric
+from fedmerge.data import Cohort
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.kinds import KINDS, MAJORITY
+from fedmerge.experiment.reopen import read_mapping, read_saved, read_table
+from fedmerge.experiment.state import state_of
+from fedmerge.experiment.summary import answer, mean_label, receiver
+from fedmerge.files import write, write_json, write_text
+from fedmerge.manifest import warnings
+
+COLUMNS = [
+    "experiment",
+    "cohort",
+    "model",
+    "seed",
+    "site",
+    "stream",
+    "shift",
+    "severity",
+    "method",
+    "kind",
+    "n",
+    "accuracy",
+    "balanced_accuracy",
+    "auroc",
+    "auroc_classes",
+    "ece",
+    "brier",
+    *(field.name for field in fields(Answers)),
+    "validation",
+    "training_accuracy",
+    "initial_statistics",
+    "forward_passes",
+    "backward_passes",
+    "seconds",
+    "device",
+    "versions",
+    "config_hash",
+]
+WALL_CLOCK = {"results": ["seconds"], "history": ["seconds"]}
+"""Columns that a clock fills, by table: all else is the same in every run of the same experiment."""
+METRICS = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one experiment.
+
+    table: one row per method x unseen site x stream x seed (see ``COLUMNS``); ``kind`` is one of ``KINDS``;
+    a hospital alone is the method ``alone:NAME``; ``constant`` says that every image got one class (see
+    ``analysis.Answers``); training_accuracy and initial_statistics are of the models behind the row.
+    history: one row per seed, federation, round, phase (``train``, ``validate``, ``fine-tune``) and
+    hospital. coefficients: one row per seed, site, method, stream, batch and source, with columns ``encoder``
+    and ``head``. decisions: the fusion methods' logs.
+    failures: hospitals and methods that failed, with the reason and what was done then, and all that a fault
+    plan did. reliability: one row per seed, site, method, stream and confidence bin (see
+    ``analysis.reliability``). cohort: that of the first seed.
+    provenance: versions, device, threads, hashes, the command that repeats the run, and when it was resumed.
+    remarks: what there is to say of the hospitals' images (``data.checks``) and of a run that was resumed.
+    """
+
+    experiment: Experiment
+    cohort: Cohort
+    table: pd.DataFrame
+    history: pd.DataFrame
+    coefficients: pd.DataFrame
+    decisions: pd.DataFrame
+    failures: pd.DataFrame
+    provenance: dict[str, Any]
+    folder: Path
+    reliability: pd.DataFrame | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> int:
+        """How many methods failed at a site and seed, and so have no row; 0: every row is there.
+
+        A hospital that fails in a round is left out of it, which is no failure of the run; nor is it one
+        that pooled training has no images where hospitals keep theirs.
+        """
+        entries = (*self.experiment.fusion, *self.experiment.testtime)
+        known = {MAJORITY, *(entry.label for entry in entries)}
+        if not any(site.remote for site in self.cohort.sites):
+            known.add("pooled")
+        where = map(str, self.failures["where"] if len(self.failures) else ())
+        return sum(each in known or each.startswith("alone:") for each in where)
+
+    def summary(self) -> pd.DataFrame:
+        """Scores by method, averaged over unseen sites, then over seeds.
+
+        Columns: ``kind``, accuracy on each stream (by the stream's name), then balanced_accuracy, auroc
+        and ece averaged over the streams, forward_passes, ``interval``: the half-width of the 95 % t
+        interval of the mean accuracy over seeds (NaN for fewer than two seeds); ``constant``: the share of
+        measurements in which every image got one class (NaN where an older run did not say); ``learned`` and
+        ``worth``: whether it is above chance, and may be called best (``analysis.learning``). Best first
+        within a kind, by ``metric``.
+        """
+        return summarise(self.table, by=self.metric)
+
+    @property
+    def metric(self) -> str:
+        """The score that methods are ranked by: accuracy, or balanced_accuracy where classes are uneven.
+
+        An experiment that selects by balanced accuracy is ranked by it, too.
+        """
+        chosen = self.experiment.selection
+        return ranking_metric(self.table, "auto" if chosen == "accuracy" else chosen)
+
+    @property
+    def answer(self) -> str:
+        """What came out, in a sentence or two."""
+        experiment = self.experiment
+        return answer(self.table, mean_label(experiment), receiver(experiment), self.metric)
+
+    def save(self) -> None:
+        """Write results.parquet and .csv, the logs and the provenance into the run's folder."""
+        tables = {
+            "results.parquet": self.table,
+            "results.csv": self.table,
+            "reliability.parquet": self.reliability,
+            "history.csv": self.history,
+            "coefficients.parquet": self.coefficients,
+            "decisions.json": self.decisions,
+            "failures.json": self.failures,
+        }
+        for name, frame in tables.items():
+            if frame is not None:
+                write_table(self.folder / name, frame)
+        write_json(self.folder / "provenance.json", self.provenance)
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as its name ends, .parquet, .csv or .json, whole or not at all. Raises DiskError."""
+    if path.suffix == ".parquet":
+        write(path, lambda part: frame.to_parquet(part, index=False))
+    elif path.suffix == ".csv":
+        plain = frame.map(_no_formula)
+        write(path, lambda part: plain.to_csv(part, index=False))
+    else:
+        write_text(path, frame.to_json(orient="records", indent=1) + "\n")
+
+
+def _no_formula(cell: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, with an apostrophe before it; all else as it is."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
+
+
+def summarise(table: pd.DataFrame, score: str = "accuracy", by: str | None = None) -> pd.DataFrame:
+    """The summary of a results table; see ``Result.summary``. Images under a scanner shift are left out.
+
+    score: what the streams' columns and the interval are of. by: the score that ranks, by default that one.
+    """
+    table = table[table["severity"] == 0] if "severity" in table else table
+    by = by or score
+    by_seed = (
+        table.groupby(["method", "seed", "stream"], sort=False)[[*dict.fromkeys((score, by))]]
+        .mean()
+        .reset_index()
+    )
+    streams = list(dict.fromkeys(table["stream"]))
+    scores = by_seed.pivot_table(index="method", columns="stream", values=score, sort=False)[streams]
+    rest = table.groupby("method", sort=False)[["balanced_accuracy", "auroc", "ece", "forward_passes"]].mean()
+    means = by_seed.groupby(["method", "seed"])[score].mean()
+    interval = means.groupby("method").apply(_half_width)
+    kinds = table.groupby("method", sort=False)["kind"].first()
+    known = learning(table, metric=by)[["constant", "learned", "worth"]]
+    summary = pd.concat([kinds, scores, rest, interval.rename("interval"), known], axis=1)
+    rank = by_seed.groupby(["method", "stream"])[by].mean().groupby("method").mean()
+    order = pd.DataFrame({"kind": summary["kind"].map(KINDS.index), "rank": -rank.reindex(summary.index)})
+    return summary.loc[order.sort_values(["kind", "rank"], kind="stable").index]
+
+
+def _half_width(values: pd.Series) -> float:
+    from scipy import stats  # slow to import, and seldom needed
+
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5) if n > 1 else float("nan")
+
+
+def open_checked(folder: Path) -> Result:
+    """``open_result``, whose remarks begin with what in the folder is not what was written."""
+    found = warnings(folder)
+    try:
+        result = open_result(folder)
+    except FedMergeError as error:
+        raise FedMergeError(*error.args, *found) from None
+    return replace(result, remarks=(*found, *result.remarks))
+
+
+def open_result(folder: str | Path) -> Result:
+    """A run as it lies in its folder: the counterpart of ``Result.save``.
+
+    The cohort is built again from config.yaml; where its data are not on this machine any more, its sites
+    hold no images. Raises FedMergeError where the folder is not a run's, or a file in it cannot be read.
+    """
+    folder = Path(folder)
+    if (folder / "run.json").is_file() and not (folder / "results.parquet").is_file():
+        found = state_of(folder)
+        how = f" ({found.words})" if found else ""
+        raise FedMergeError(
+            f"the run in '{folder}' is not finished{how} and has no tables yet: fedmerge run --resume "
+            f"{shlex.quote(str(folder))} goes on with it."
+        )
+    if not (folder / "results.parquet").is_file() or not (folder / "config.yaml").is_file():
+        raise FedMergeError(
+            f"'{folder}' is not the folder of a run: it has no results.parquet and config.yaml."
+        )
+    experiment, cohort = read_saved(folder / "config.yaml")
+    provenance = read_mapping(folder / "provenance.json")
+    return Result(
+        experiment=experiment,
+        cohort=cohort,
+        folder=folder,
+        table=read_table(folder / "results.parquet"),
+        history=read_table(folder / "history.csv"),
+        coefficients=read_table(folder / "coefficients.parquet"),
+        decisions=read_table(folder / "decisions.json"),
+        failures=read_table(folder / "failures.json"),
+        provenance=provenance,
+        remarks=tuple(provenance.get("remarks", ())),
+        reliability=read_table(folder / "reliability.parquet"),
+    )

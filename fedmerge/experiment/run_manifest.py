@@ -1,0 +1,240 @@
+"""How a run was begun, as its folder says in ``run.json``: what goes on is the same run, or is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import fedmerge.manifest as manifest
+import fedmerge.own_files as own_files
+from fedmerge.data import Cohort, CohortSpec, Site
+from fedmerge.data.sources import Arrays
+from fedmerge.errors import FedMergeError, short
+from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.reading import read_experiment
+from fedmerge.files import Damaged, digest, locked, read_sealed, write_sealed, write_text
+from fedmerge.living import Process, process
+from fedmerge.validation import differences, is_there, load_yaml
+from fedmerge.yaml_text import read_yaml
+
+NAME, CONFIG = "run.json", "config.yaml"
+State = Literal["running", "finished", "failed", "stopped"]
+LONGEST = 1000  # characters of a reason
+
+
+class Session(BaseModel):
+    """One process that went on with a run: when, and what there was to say of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: str
+    remarks: tuple[str, ...] = ()
+
+
+class RunManifest(BaseModel):
+    """A run's folder: with what it was begun, and who went on with it.
+
+    config: SHA-256 of config.yaml. data: of each site's images and labels, with the first seed. sources: the
+    folder where relative paths of the cohort start. in_memory: whether images were arrays, which no
+    configuration brings back. threads: of this process, because their number decides the last bits. seconds:
+    of the sittings so far that did not end in a crash. state: what the process that wrote this last said; of
+    one that is running, process says which it is, so that one that was killed is known. reason: why it ended.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    config: str
+    data: dict[str, str]
+    sources: str | None
+    in_memory: bool
+    device: str
+    threads: int
+    versions: dict[str, str]
+    started: str
+    seconds: float = 0.0
+    resumed: tuple[Session, ...] = ()
+    finished: bool = False
+    state: State = "running"
+    process: Process | None = None
+    reason: str = ""
+
+    def write(self, folder: Path) -> RunManifest:
+        """Put it into the folder. Raises DiskError."""
+        write_sealed(folder / NAME, self.model_dump())
+        return self
+
+    def taken_up(self, versions: dict[str, str], remarks: Sequence[str]) -> RunManifest:
+        """It goes on now. versions: of the packages here; those that are others are worth a remark."""
+        others = [f"{name} {old}" for name, old in self.versions.items() if versions.get(name) != old]
+        said = [f"it was begun with {', '.join(others)}: its numbers may differ in the last digits."]
+        sitting = Session(at=now(), remarks=(*remarks, *(said if others else ())))
+        news = {"resumed": (*self.resumed, sitting), "state": "running", "process": process(), "reason": ""}
+        return self.model_copy(update=news)
+
+    def ended(
+        self, seconds: float, remarks: Sequence[str], error: BaseException | None = None
+    ) -> RunManifest:
+        """It ends for now, by an error, or is finished. remarks: what else there is to say of it."""
+        resumed = self.resumed
+        if resumed:
+            last = resumed[-1]
+            resumed = (*resumed[:-1], Session(at=last.at, remarks=(*last.remarks, *remarks)))
+        news = {"seconds": round(self.seconds + seconds, 1), "resumed": resumed, "finished": error is None}
+        state, reason = outcome(error)
+        return self.model_copy(update=news | {"state": state, "reason": reason, "process": None})
+
+
+def outcome(error: BaseException | None) -> tuple[State, str]:
+    """How a run ended that ended by this error, or by none, and why."""
+    if error is None:
+        return "finished", ""
+    if isinstance(error, Exception):
+        said = str(error) if isinstance(error, FedMergeError) else f"{type(error).__name__}: {error}"
+        return "failed", said[:LONGEST]
+    return "stopped", "it was told to stop"
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder, and its files inside it.
+
+    Raises FedMergeError where another process is in it.
+    """
+    own_files.enter(folder)
+    with locked(folder, f"another process is at work on the run in '{folder}': wait for it, or stop it."):
+        yield
+
+
+def begin(
+    folder: Path, experiment: Experiment, spec: CohortSpec, cohort: Cohort, machine: dict[str, Any]
+) -> RunManifest:
+    """Write config.yaml and run.json into a new folder. machine: ``study.machine.describe``."""
+    text = yaml.safe_dump(resolved(experiment, spec), sort_keys=False, allow_unicode=True)
+    manifest.begin(folder, "run")
+    write_text(folder / CONFIG, text)
+    return _as_it_is(folder, spec, cohort, machine).write(folder)
+
+
+def resolved(experiment: Experiment, spec: CohortSpec) -> dict[str, Any]:
+    """An experiment as config.yaml has it: everything said, the cohort inside."""
+    data = experiment.model_dump(mode="json", exclude={"cohort"})
+    return {"name": data.pop("name"), "cohort": spec.model_dump(mode="json", exclude_none=True)} | data
+
+
+def read_begun(folder: Path) -> RunManifest | None:
+    """What run.json says; None where it is damaged. Raises FedMergeError for a folder that cannot go on."""
+    if not is_there(folder / CONFIG):
+        raise FedMergeError(f"'{short(folder)}' is not the folder of a run: it has no {CONFIG}.")
+    if not (folder / NAME).is_file():
+        raise FedMergeError(
+            f"the run in '{folder}' cannot go on, because nothing of it was kept (there is no {NAME}): begin "
+            f"a new one with fedmerge run {shlex.quote(str(folder / CONFIG))}."
+        )
+    try:
+        return RunManifest.model_validate(read_sealed(folder / NAME))
+    except (Damaged, ValidationError):
+        return None
+
+
+def same_experiment(
+    folder: Path,
+    begun: RunManifest | None,
+    config: str | Path | dict[str, Any] | Experiment | None,
+    changes: Sequence[str],
+    seed: int | None,
+    device: str | None,
+) -> tuple[Experiment, CohortSpec]:
+    """The experiment of a run that is to go on: its folder's.
+
+    Raises FedMergeError where config.yaml was changed since, or what is given, if anything is, says other.
+    """
+    path = folder / CONFIG
+    if begun is not None and digest(path) != begun.config:
+        raise FedMergeError(
+            f"'{path}' was changed after the run in that folder had begun: put it back, or begin a new run "
+            f"with fedmerge run {shlex.quote(str(path))}."
+        )
+    if config is None and begun is not None and begun.in_memory:
+        raise FedMergeError(
+            f"the images of the run in '{folder}' were arrays in memory, which are not in its folder: give "
+            "the experiment again, as run(experiment, resume=folder)."
+        )
+    kept = load_yaml(path)
+    experiment, spec = read_experiment(kept if config is None else config, changes, seed, device)
+    if begun is not None and begun.sources is not None and config is None:
+        spec._folder = Path(begun.sources)
+    changed = list(differences(kept, read_yaml(yaml.safe_dump(resolved(experiment, spec)), CONFIG)))
+    if changed:
+        field, before, given = changed[0]
+        more = f" ({len(changed) - 1} more differences)" if len(changed) > 1 else ""
+        raise FedMergeError(
+            f"the run in '{folder}' was begun with another configuration: '{field}' was {before!r}, but "
+            f"{given!r} is given{more}. Resume it without one, or begin a new run."
+        )
+    return experiment, spec
+
+
+def same_place(
+    folder: Path, begun: RunManifest | None, spec: CohortSpec, cohort: Cohort, machine: dict[str, Any]
+) -> RunManifest:
+    """The run's ``RunManifest``, of which a damaged one is made anew from what there is.
+
+    Raises FedMergeError for another kind of device, and for images that are not those the run began with.
+    """
+    here = _as_it_is(folder, spec, cohort, machine)
+    if begun is None:
+        return here
+    if _kind(begun.device) != _kind(here.device):
+        raise FedMergeError(
+            f"the run in '{folder}' was begun on the device '{begun.device}', and here it would go on on "
+            f"'{here.device}', with other bits: resume it where there is such a device, or begin a new run."
+        )
+    for name, kept in begun.data.items():
+        if here.data.get(name) != kept:
+            raise FedMergeError(
+                f"the images of site '{name}' are not those that the run in '{folder}' was begun with: put "
+                "them back, or begin a new run."
+            )
+    return begun
+
+
+def now() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _as_it_is(folder: Path, spec: CohortSpec, cohort: Cohort, machine: dict[str, Any]) -> RunManifest:
+    return RunManifest(
+        config=digest(folder / CONFIG),
+        data={site.name: _fingerprint(site) for site in cohort.sites},
+        sources=None if spec.folder is None else str(spec.folder),
+        in_memory=any(isinstance(spec.source_of(site), Arrays) for site in spec.sites),
+        device=machine["device"],
+        threads=machine["threads"],
+        versions=machine["versions"],
+        started=now(),
+        process=process(),
+    )
+
+
+def _fingerprint(site: Site) -> str:
+    """The SHA-256 of a site's images and labels."""
+    found = hashlib.sha256()
+    for split in (site.train, site.val, site.test):
+        for tensor in (split.images, split.labels):
+            found.update(str(tuple(tensor.shape)).encode())
+            found.update(tensor.contiguous().numpy().reshape(-1).data)
+    return found.hexdigest()
+
+
+def _kind(device: str) -> str:
+    """``cuda`` of ``cuda:1 (NVIDIA H100)``."""
+    return device.split(" ")[0].split(":")[0]

@@ -1,0 +1,219 @@
+"""What one federation of a run works with: its plan, its pool on disk, and its place in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fedmerge.data import Cohort, Split
+from fedmerge.data.images import concat
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.checkpoints import Checkpoints
+from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.evaluation import EvaluationConditions
+from fedmerge.experiment.federations import MIXED
+from fedmerge.experiment.record import Record
+from fedmerge.federation import LOCAL, Plan
+from fedmerge.federation.journal import RoundJournal
+from fedmerge.models.inputs import Normalisation
+from fedmerge.models.pool import ModelPool
+from fedmerge.models.state import State
+from fedmerge.models.zoo import ModelSpec, default_normalisation
+from fedmerge.seeding import numpy_generator
+from fedmerge.validation import validate
+
+FEDERATED = "federated"
+"""The model of the rounds, in the pool where no hospital hands out one of its own."""
+
+if TYPE_CHECKING:
+    from fedmerge.federation import Backend, Server
+    from fedmerge.federation.policy.proposal import Proposal
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One federation of one seed: who trains, by what plan, where its files lie, who keeps the record."""
+
+    experiment: Experiment
+    cohort: Cohort
+    plan: Plan
+    members: tuple[str, ...]
+    pool: ModelPool
+    folder: Path
+    record: Record
+    device: str
+    place: Backend
+    checkpoints: Checkpoints
+    journal: RoundJournal | None
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.plan.seed
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """How images become network input."""
+        return self.plan.normalisation
+
+    def arrivals(self, target: str) -> Split:
+        """The images that arrive at a hospital: of one that trained, its test images alone.
+
+        At ``mixed``, those of each unseen site, one site after the other in the cohort's order. Where the
+        deployment limits them, as many are drawn by the seed and the place, and stay in their order.
+        """
+        split, limit = self._everything_at(target), self.experiment.evaluation.images
+        if limit is None or len(split) <= limit:
+            return split
+        rng = numpy_generator(self.seed, "arrivals", site=target)
+        return split.select(np.sort(rng.choice(len(split), limit, replace=False)))
+
+    def _everything_at(self, target: str) -> Split:
+        names = [site.name for site in self.cohort.sites]
+        if target == MIXED and MIXED not in names:
+            unseen = [self._everything_at(name) for name in names if name not in self.members]
+            return concat(unseen, apart=True)
+        site = self.cohort[target]
+        everything = self.experiment.evaluation.split == "all" and self.experiment.unseen != "none"
+        return site.everything if everything else site.test
+
+    def sources(self, target: str) -> tuple[str, ...]:
+        """The hospitals whose models go to ``target``: those in the pool; its own only if it trained too."""
+        return self.experiment.sources(target, self.pool.names)
+
+    def union(self, target: str, split: Literal["train", "val"] = "train") -> Split:
+        """All images that pooled training for ``target`` may see, from one split."""
+        return concat(
+            [getattr(self.cohort.here(name), split) for name in self.experiment.sources(target, self.members)]
+        )
+
+    def conditions(self, target: str) -> EvaluationConditions:
+        """Under what candidates are deployed at ``target``."""
+        return EvaluationConditions(
+            self.experiment.evaluation, self.normalisation, self.device, self.sources(target)
+        )
+
+    def models(self, target: str, name: str) -> ModelPool:
+        """The pool ``name`` of a target: ``fused``, ``references``."""
+        return ModelPool(self.folder / target / name, counts=self.checkpoints.has)
+
+    def with_server(self, programme: Callable[[Server], None]) -> None:
+        """Run a programme of the server with the members as its hospitals, at the run's place."""
+        from fedmerge.federation import server_app
+
+        members = [self.cohort[name] for name in self.members]
+        app = server_app(self.plan, programme, self.members, self.proposal())
+        self.place.simulate(app, members, device=self.device, progress=self.record.step)
+
+    def proposal(self) -> Proposal:
+        """What the hospitals are told of the run before they are asked anything."""
+        from fedmerge.federation.policy.proposal import Proposal, SumsAsked
+
+        data = self.experiment.fusion_data
+        stay = data is not None and data.origin == "hospitals"
+        sums = SumsAsked(images=data.images, split=data.split) if data is not None and stay else None
+        return Proposal(experiment=self.experiment.name, plan=self.plan, sums=sums)
+
+    def keep(self, name: str, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
+        """Put a hospital's own model into the pool, with the numbers of its training on the card.
+
+        own: its numbers on its own validation images. The score that the experiment selects by goes onto the
+        card as ``validation``, the fitted temperature as ``temperature``.
+        """
+        numbers = {key: float(metrics[key]) for key in ("loss", "accuracy", "num-examples")}
+        numbers |= {"validation": float(own[self.experiment.selection])}
+        numbers |= {"temperature": float(own["temperature"])}
+        self.keep_in(self.pool, name, state, "local training", (), numbers)
+
+    def keep_federated(self, state: State, numbers: dict[str, float], training: float) -> None:
+        """Put the model of the rounds into the pool.
+
+        numbers: what the hospitals say of it (``numbers``). training: their mean accuracy on training images
+        in the last round.
+        """
+        card = {key: numbers[key] for key in ("loss", "accuracy", "temperature")} | {"training": training}
+        card |= {"validation": numbers[self.experiment.selection]}
+        self.keep_in(self.pool, FEDERATED, state, "federated rounds", (), card)
+
+    def keep_in(
+        self,
+        pool: ModelPool,
+        name: str,
+        state: State,
+        method: str,
+        parents: tuple[str, ...],
+        metrics: dict[str, float],
+    ) -> None:
+        """Add a model and its card to a pool of this federation."""
+        pool.add(
+            name=name,
+            state=state,
+            model=self.plan.model,
+            normalisation=self.normalisation,
+            class_names=self.cohort.class_names,
+            parents=parents,
+            method=method,
+            metrics=metrics,
+            seed=self.seed,
+            config_hash=str(self.record.common["config_hash"]),
+            batch_norm=self.plan.batch_norm,
+        )
+        self.checkpoints.made(*(pool.folder / f"{name}.{ending}" for ending in ("safetensors", "json")))
+
+
+def set_up(
+    experiment: Experiment,
+    cohort: Cohort,
+    members: tuple[str, ...],
+    seed: int,
+    folder: Path,
+    record: Record,
+    device: str,
+    place: Backend = LOCAL,
+    *,
+    journalled: bool = False,
+) -> Setup:
+    """Derive the plan from the experiment and the cohort; open the pool.
+
+    journalled: what is finished is kept in ``folder/journal`` as soon as it is, and what an earlier process
+    finished there counts.
+    """
+    checkpoints = Checkpoints(folder if journalled else None, record)
+    record.remarks += checkpoints.sweep()
+    kept, rounds = experiment.federation.keep, folder / "journal" / "rounds"
+    journal = RoundJournal(rounds, kept, record.remarks) if journalled else None
+    plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool", counts=checkpoints.has)
+    return Setup(experiment, cohort, plan, members, pool, folder, record, device, place, checkpoints, journal)
+
+
+def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> Plan:
+    """What the server of a federation is told. Raises FedMergeError for images that no network takes."""
+    spec = model_spec(experiment, cohort)
+    named = experiment.normalisation
+    return Plan(
+        model=spec,
+        normalisation=default_normalisation(spec) if named == "default" else Normalisation.named(named),
+        seed=seed,
+        rounds=experiment.training.rounds,
+        start=experiment.training.start,
+        local=experiment.training.local,
+        fine_tune=None if experiment.training.fine_tune == "none" else experiment.training.fine_tune,
+        batch_norm=experiment.batch_norm,
+        federation=experiment.federation,
+    )
+
+
+def model_spec(experiment: Experiment, cohort: Cohort) -> ModelSpec:
+    """The network of an experiment for a cohort's images. Raises FedMergeError if they are not square."""
+    channels, height, width = cohort.shape
+    if height != width:
+        raise FedMergeError(
+            f"cohort '{cohort.name}' has images of {height} x {width} px, but networks take square ones: "
+            "set 'size' in the cohort."
+        )
+    shape = {"in_channels": channels, "n_classes": cohort.n_classes, "image_size": height}
+    return validate(ModelSpec, experiment.model.model_dump() | shape, "model")

@@ -1,0 +1,164 @@
+"""How far a run is, from its folder alone, whoever made it and however it ended."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedmerge.experiment.checkpoints import EVALUATION, FINE_TUNE, FUSION, TRAINING
+from fedmerge.experiment.run_manifest import CONFIG, NAME, RunManifest
+from fedmerge.files import Damaged, read_sealed
+
+ENDED = ("finished", "failed", "stopped", "killed")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run. state: ``running``, one of ``ENDED``, or ``unknown``, where nobody can say from here.
+
+    stage: what it does, or did last: ``rounds``, ``fine-tune``, ``fusion``, ``evaluation``. round: the one
+    at work, of so many ``rounds``. part: its federation's folder, with the seed. failures: what hospitals
+    failed at, from the journal. heard: of each hospital, the last round that its answer counted in. changed:
+    when something of it was written last.
+    """
+
+    folder: Path
+    state: str
+    reason: str = ""
+    stage: str = ""
+    round: int | None = None
+    rounds: int | None = None
+    part: str = ""
+    started: str = ""
+    changed: str = ""
+    seconds: float = 0.0
+    resumed: int = 0
+    failures: list[Row] = field(default_factory=list)
+    heard: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """As in ``killed in round 3 of 5``."""
+        if self.state == "finished" or not self.stage:
+            return self.state
+        where = f"round {self.round} of {self.rounds}" if self.stage == "rounds" else self.stage
+        return f"{self.state} in {where}"
+
+    @property
+    def goes_on(self) -> str:
+        """The command that takes it up; none where it is at work or finished."""
+        again = self.state in ("failed", "stopped", "killed")
+        return f"fedmerge run --resume {shlex.quote(str(self.folder))}" if again else ""
+
+
+def state_of(folder: Path) -> RunState | None:
+    """The state of the run in a folder; None where there is no run."""
+    if not (folder / CONFIG).is_file() or not (folder / NAME).is_file():
+        return None
+    changed = _changed(folder)
+    try:
+        begun = RunManifest.model_validate(read_sealed(folder / NAME))
+    except (Damaged, ValueError, OSError):
+        return RunState(folder, "unknown", f"{NAME} is damaged", changed=changed)
+    state, reason = _state(begun)
+    journals = sorted(folder.glob("seed-*/*/journal"), key=_touched)
+    journal = journals[-1] if journals else None
+    rounds = _planned(folder)
+    place = _stage(journal, rounds) if state != "finished" else ("", None)
+    bodies = list(_rounds(journal)) if journal else []
+    rows = [row for body in bodies for row in body["history"]]
+    return RunState(
+        folder,
+        state,
+        reason,
+        place[0],
+        place[1],
+        rounds,
+        str(journal.parent.relative_to(folder)) if journal else "",
+        begun.started,
+        changed,
+        begun.seconds,
+        len(begun.resumed),
+        [failure for body in bodies for failure in body["failures"]],
+        {row["site"]: row["round"] for row in rows if row.get("phase") == "train"},
+    )
+
+
+def states(root: Path) -> list[RunState]:
+    """The runs at or beneath a folder, by name; those of a study's jobs, too."""
+    folders = sorted({path.parent for path in [root / NAME, *root.rglob(NAME)] if path.is_file()})
+    return [found for folder in folders if (found := state_of(folder)) is not None]
+
+
+def _state(begun: RunManifest) -> tuple[str, str]:
+    if begun.finished:
+        return "finished", ""
+    if begun.state != "running":
+        return begun.state, begun.reason
+    if begun.process is None:
+        return "unknown", "it does not say which process began it"
+    if begun.process.alive:
+        return "running", ""
+    if not begun.process.here:
+        return "unknown", f"it was begun on {begun.process.host}: ask there"
+    return "killed", "its process is gone, and did not say why"
+
+
+def _planned(folder: Path) -> int | None:
+    try:
+        return int(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["training"]["rounds"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+
+
+def _stage(journal: Path | None, rounds: int | None) -> tuple[str, int | None]:
+    """What is at work after what the journal has."""
+    trained = journal is not None and (journal / f"{TRAINING}.json").is_file()
+    done = len(list(_rounds(journal))) if journal else 0
+    if rounds and done < rounds and not trained:
+        return "rounds", done + 1
+    if journal is None:
+        return "", None
+    if trained:
+        return EVALUATION, None
+    return (FUSION if (journal / TRAINING / FUSION).is_dir() else FINE_TUNE), None
+
+
+def _rounds(journal: Path) -> Iterator[Row]:
+    """What the journal kept of each round, from the first on, as far as it can be read."""
+    number = 1
+    while (path := journal / "rounds" / f"{number:04d}.json").is_file():
+        try:
+            body = read_sealed(path)
+        except (Damaged, OSError):
+            return
+        yield body
+        number += 1
+
+
+def _touched(path: Path) -> float:
+    try:
+        return max(each.stat().st_mtime for each in [path, path / "rounds"] if each.exists())
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _changed(folder: Path) -> str:
+    newest = max((_touched(path) for path in [folder / NAME, *folder.glob("seed-*/*/journal")]), default=0.0)
+    return f"{datetime.fromtimestamp(newest, UTC):%Y-%m-%dT%H:%M:%SZ}" if newest else ""
+
+
+def partial_rows(root: Path) -> Iterator[str]:
+    """A sentence for each run beneath a folder that is not finished: its rows are not all there."""
+    for run in states(root):
+        if run.state != "finished":
+            goes_on = f"; {run.goes_on} goes on with it" if run.goes_on else ""
+            missing = "not all of its rows are there"
+            yield f"the run in '{run.folder}' is not finished ({run.words}): {missing}{goes_on}."

@@ -1,0 +1,68 @@
+"""Where the hospitals of a run compute, as a user configures it: ``backend``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedmerge.validation import validate
+
+
+class BackendConfig(BaseModel):
+    """A place, described.
+
+    kind: ``local``, this process, one hospital after another; or ``ray``, worker processes that each speak
+    for several hospitals. The other fields are for ray.
+    address: of a running cluster, ``auto`` (on this machine), ``HOST:PORT`` or ``ray://HOST:PORT``; None:
+    what the environment variable RAY_ADDRESS says, else a Ray of our own for as long as the run takes.
+    workers: worker processes; None: as many as the CPUs (or GPUs) allow, at most one a hospital.
+    cpus, gpus: the share of one hospital at work, which is that of its worker; may be fractions. gpus None:
+    on a CUDA device all workers share the GPUs evenly. patience: seconds that workers may take to start.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["local", "ray"] = "local"
+    address: str | None = None
+    workers: int | None = Field(default=None, ge=1)
+    cpus: float = Field(default=1.0, gt=0)
+    gpus: float | None = Field(default=None, ge=0)
+    patience: float = Field(default=120.0, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> BackendConfig:
+        extra = sorted(self.model_fields_set - {"kind"})
+        if self.kind == "local" and extra:
+            raise ValueError(
+                f"kind local has no worker processes, so it takes no {', '.join(extra)}: choose kind ray"
+            )
+        if self.address is not None and not re.fullmatch(r"auto|(ray://)?[^/:\s]+:\d+", self.address):
+            raise ValueError(
+                f"address '{self.address}' is not one of a Ray cluster: give auto, HOST:PORT or ray://HOST:PORT"
+            )
+        return self
+
+    @classmethod
+    def of(cls, given: BackendConfig | str | Mapping[str, Any] | None) -> BackendConfig:
+        """A Backend from its kind, from a mapping of fields, or None (local); FedMergeError if it is none."""
+        if isinstance(given, BackendConfig):
+            return given
+        fields = {"kind": given} if isinstance(given, str) else dict(given or {})
+        return validate(cls, fields, "backend")
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of a run that does not say how many; None: PyTorch's choice.
+
+        With workers side by side it is what one hospital's CPUs can run: more would cost several times more.
+        """
+        return None if self.kind == "local" else max(1, int(self.cpus))
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the cluster to attach to; None for a Ray of our own."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None

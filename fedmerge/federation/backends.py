@@ -1,0 +1,90 @@
+"""Backends: where the hospitals of a run compute, in this process or in worker processes of a Ray cluster.
+
+The backend changes nothing of what comes out: same seed and threads, same bits. So it is no part of an
+experiment's configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from fedmerge.federation.backend_config import BackendConfig
+
+if TYPE_CHECKING:
+    from flwr.serverapp import ServerApp
+
+    from fedmerge.data import Site
+
+
+class Backend(Protocol):
+    """Where hospitals compute, and a ServerApp can run over them."""
+
+    @property
+    def words(self) -> str:
+        """Where the hospitals work, for a run's provenance."""
+
+    def simulate(
+        self,
+        app: ServerApp,
+        sites: Sequence[Site],
+        *,
+        device: str = "cpu",
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        """Run ``app`` with one hospital a site until its main function returns.
+
+        ``progress(site name, done steps, total steps)`` follows each hospital's training.
+        """
+
+
+BackendLike: TypeAlias = "Backend | BackendConfig | str | Mapping[str, Any] | None"
+"""A backend that is open already, or what ``BackendConfig.of`` takes."""
+
+
+@contextmanager
+def open_backend(where: BackendLike) -> Iterator[tuple[Backend, int | None]]:
+    """Open a run's backend for the block; yields it and its number of threads, where it has one.
+
+    Raises FedMergeError where Ray is missing or not reached.
+    """
+    if where is None or isinstance(where, BackendConfig | str | Mapping):
+        backend = BackendConfig.of(where)
+        with _opened(backend) as place:
+            yield place, backend.threads
+    else:
+        yield where, None
+
+
+@contextmanager
+def _opened(backend: BackendConfig) -> Iterator[Backend]:
+    if backend.kind == "local":
+        yield LOCAL
+        return
+    from fedmerge.federation.grids.ray.backend import ray_backend
+
+    with ray_backend(backend) as place:
+        yield place
+
+
+class LocalBackend:
+    """This process."""
+
+    words = "in this process"
+
+    def simulate(
+        self,
+        app: ServerApp,
+        sites: Sequence[Site],
+        *,
+        device: str = "cpu",
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        """See ``BackendConfig``."""
+        from fedmerge.federation.grids.local import simulate
+
+        simulate(app, sites, device=device, progress=progress)
+
+
+LOCAL: Backend = LocalBackend()

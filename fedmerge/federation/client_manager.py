@@ -1,0 +1,226 @@
+"""Send requests to the hospitals, check each reply, and keep the history and the failures."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from flwr.app import ArrayRecord, Message
+from flwr.serverapp import Grid
+
+from fedmerge.federation.arrays import lend
+from fedmerge.federation.checks import check_update, limit_of
+from fedmerge.federation.clients import Client, ClientRegistry
+from fedmerge.federation.failures import Failure, Failures, Wrong
+from fedmerge.federation.fault_injection import Fault, faults_for
+from fedmerge.federation.grids.simulated import SimulatedGrid
+from fedmerge.federation.plan import Plan
+from fedmerge.federation.privacy.secure_round import check_offer
+from fedmerge.federation.records import request_message
+from fedmerge.federation.requests import Reply, Request, no_tensors, read
+from fedmerge.federation.schema.replies import Evaluated, Trained
+from fedmerge.federation.schema.tensors import Tensors
+from fedmerge.federation.train_config import common_config, personal_config
+from fedmerge.models.state import State
+
+UNTOLD = ("score", "memory")  # phases that leave no row in the history
+TIMEOUT = 3600.0  # seconds for the answers to one question of a round
+LOADING = 60.0  # seconds for a hospital to start, if it must, and to load its images and network
+
+
+class ClientManager:
+    """Sends requests to the hospitals of a registry and checks every reply, as a plan wants.
+
+    Answers are taken one by one in the order of the hospitals' names, whatever order they arrive in, so the
+    same answers give the same bits. One that is an error or fails a check (``checks``) is recorded, and
+    ``failures`` decides what then: a hospital that is asked again takes its own place in the order.
+    ``history`` has one row per round, phase and site.
+    """
+
+    def __init__(self, plan: Plan, clients: ClientRegistry) -> None:
+        self.plan = plan
+        self.clients = clients
+        self.history: list[dict[str, Any]] = []
+        self.log = Failures(plan.federation)
+        self.between: Callable[[], None] = lambda: None  # called where a round may be left
+        self.run = secrets.token_hex(
+            16
+        )  # a name for this run that no other has, in the labels of secure sums
+        self.summed: dict[str, tuple[str, ...]] = {}  # of whom sums under masks over certain images are
+        self.keys: Mapping[str, str] = {}  # the public keys with which hospitals were admitted, by name
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Every attempt of a hospital that gave no usable reply."""
+        return self.log.records
+
+    def send(self, grid: Grid, messages: list[Message]) -> Iterable[Message]:
+        """Send messages; the grid waits for replies until the deadline, or, without one, very long.
+
+        Each has that time, and some to load its images; in a simulation, where hospitals wait for each other,
+        from when its turn comes. Who is late is said by their own clocks (``requests.late``).
+        """
+        deadline = self.plan.federation.deadline
+        wait = None if deadline is None else deadline + LOADING
+        if isinstance(grid, SimulatedGrid):
+            return grid.ask(messages, wait)
+        return grid.send_and_receive(messages, timeout=TIMEOUT if wait is None else wait)
+
+    def mark_absent(self, absent: Mapping[str, Wrong]) -> None:
+        """Record hospitals that did not come at all, or not as they should; raises below the quorum."""
+        for name, wrong in absent.items():
+            self.log.happened(0, "greeting", name, wrong)
+        if absent:
+            self.log.check_quorum(0, "greeting", len(self.clients), len(self.clients) + len(absent))
+
+    def ask(self, grid: Grid, request: Request, before: int = 0) -> Iterator[Reply]:
+        """Send a request; yield the usable replies as ``replies`` does."""
+        return self.replies(grid, request, self.send(grid, request.messages()), before)
+
+    def replies(
+        self, grid: Grid, request: Request, messages: Iterable[Message], before: int = 0
+    ) -> Iterator[Reply]:
+        """Yield the usable replies, one by one in the registry's order; the others become failures.
+
+        With ``on_failure: retry`` a hospital is asked again when its turn comes, but not one that is late,
+        because the round is over then; the deadline holds for each attempt. Raises FedMergeError after
+        the last one if they are fewer than the quorum. before: other hospitals that gave a usable answer to
+        the same question in an earlier process.
+        """
+        usable = before
+        for reply in self.usable(request, messages, grid):
+            usable += 1
+            if request.phase not in UNTOLD and not request.secret:
+                where = {"round": request.round, "phase": request.phase, "site": reply.client.name}
+                self.history.append(where | reply.metrics)
+            yield reply
+        self.log.check_quorum(request.round, request.phase, usable, len(request.clients) + before)
+
+    def usable(
+        self, request: Request, messages: Iterable[Message], grid: Grid | None = None
+    ) -> Iterator[Reply]:
+        """The usable replies as ``replies`` gives them, however few. grid: to ask again with."""
+        rules = self.plan.federation
+        attempts = rules.attempts if grid is not None else 1
+        for client, reply_message in request.clients.in_order(messages):
+            for attempt in range(1, attempts + 1):
+                if attempt > 1 and grid is not None:
+                    messages = [request.ask(client, attempt)]
+                    reply_message = next(iter(self.send(grid, messages)), None)
+                where = (request.round, request.phase, client.name)
+                injected = request.injected(client, attempt)
+                reply = read(request, client, reply_message, rules.deadline)
+                if isinstance(reply, Reply):
+                    if injected:
+                        self.log.counted(*where, attempt, injected)
+                    yield reply
+                    break
+                last = attempt == attempts or reply.kind == "late"
+                self.log.happened(*where, reply, attempt, last=last, injected=injected)
+                if last:
+                    break
+            if client is not request.clients[-1] and request.phase != "validate":
+                self.between()
+
+    def training(
+        self,
+        round: int,
+        phase: str,
+        job: dict[str, Any],
+        arrays: ArrayRecord | None,
+        sent: State,
+        clients: ClientRegistry,
+        label: str | None = None,
+    ) -> Request:
+        """The request to train. sent: the weights in ``arrays``, or any of the network, to check against.
+
+        label: of a secure sum, for which the hospitals answer keys.
+        """
+        kind = "train" if label is None else "train.secure"
+        job = job if label is None else job | {"label": label, "batch_norm": self.plan.batch_norm}
+        rules, last = self.plan.federation, self._last_rounds(round)
+
+        def faults(client: Client, attempt: int) -> tuple[Fault, ...]:
+            return faults_for(rules.faults, self.plan.seed, round, client.name, attempt)
+
+        def ask(client: Client, attempt: int) -> Message:
+            own: dict[str, Any] = {"since": last.get(client.name, 0)} if "personal" in job else {}
+            spoilt = [fault.told() for fault in faults(client, attempt)]
+            own |= {"faults": spoilt} if spoilt else {}
+            return request_message(kind, client.node_id, str(round), job | own, arrays)
+
+        def injected(client: Client, attempt: int) -> str:
+            return ", ".join(fault.kind for fault in faults(client, attempt))
+
+        def check(reply: Reply) -> str | None:
+            assert isinstance(reply.said, Trained)
+            if reply.said.forgot:
+                self.log.began_anew(round, phase, reply.client.name, last.get(reply.client.name, 0))
+            return check_update(reply.state or {}, sent, rules.max_norm, limit)
+
+        if label is not None:
+            offered = check_offer(label, self.keys)
+            return Request(kind, round, phase, clients, ask, no_tensors, offered, injected, secret=True)
+        tensors, limit = Tensors.like(sent), limit_of(sent)
+        return Request(kind, round, phase, clients, ask, lambda client: tensors, check, injected)
+
+    def evaluation(
+        self,
+        round: int,
+        phase: str,
+        state: State | ArrayRecord,
+        clients: ClientRegistry,
+        *,
+        calibrate: bool = False,
+        own: bool = False,
+        label: str | None = None,
+    ) -> Request:
+        """The request to score ``state`` on the validation images of ``clients``.
+
+        calibrate: whether they are to fit a temperature, too. own: whether each puts its personal part into
+        it. label: of a secure sum, for which the hospitals answer keys.
+        """
+        job = common_config(self.plan) | ({"calibrate": True} if calibrate else {})
+        job |= personal_config(self.plan) if own else {}
+        job |= {} if label is None else {"label": label}
+        kind = "evaluate" if label is None else "evaluate.secure"
+        arrays = state if isinstance(state, ArrayRecord) else lend(state)
+
+        def ask(client: Client, attempt: int) -> Message:
+            return request_message(kind, client.node_id, f"{phase} {round}", job, arrays)
+
+        def check(reply: Reply) -> str | None:
+            assert isinstance(reply.said, Evaluated)
+            if calibrate != (reply.said.temperature is not None):
+                return "it does not say its temperature" if calibrate else "it says a temperature, unasked"
+            return None
+
+        if label is not None:
+            return Request(kind, round, phase, clients, ask, check=check_offer(label, self.keys), secret=True)
+        return Request(kind, round, phase, clients, ask, check=check)
+
+    def _last_rounds(self, before: int) -> dict[str, int]:
+        """The last round before ``before`` for which each hospital's training is in the history."""
+        rows = [row for row in self.history if row["phase"] == "train" and row["round"] < before]
+        return {row["site"]: row["round"] for row in rows}
+
+    def rows(self, since: tuple[int, int] = (0, 0)) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """``history`` and ``failures`` as rows, from these positions on."""
+        return self.history[since[0] :], [asdict(failure) for failure in self.failures[since[1] :]]
+
+    def take_rows(
+        self,
+        history: list[dict[str, Any]],
+        failures: list[dict[str, Any]],
+        at: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Put the rows of an earlier process before those of this one; what both have stands once.
+
+        at: how many rows of history and failures come before them.
+        """
+        before = [Failure(**row) for row in failures]
+        self.history[at[0] : at[0]] = history
+        rest = [failure for failure in self.log.records[at[1] :] if failure not in before]
+        self.log.records[at[1] :] = before + rest

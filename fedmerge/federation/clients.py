@@ -1,0 +1,232 @@
+"""The clients of a run: the hospitals behind the node ids, in a fixed order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedmerge.errors import FedMergeError
+from fedmerge.federation.failures import Wrong
+from fedmerge.federation.grids.simulated import PENDING
+from fedmerge.federation.records import reason_of, request_message
+from fedmerge.federation.schema.reading import read_reply
+from fedmerge.federation.schema.replies import Greeting
+from fedmerge.federation.schema.tensors import Refused
+
+POLL = 0.5  # seconds between two looks for nodes that have come
+AGAIN = 15.0  # seconds after which a hospital whose people have not decided yet is asked again
+OUTSIDE = "it was not admitted when the run began, or its admission was taken back: it was not waited for"
+LONGEST = 120.0  # seconds between two such questions, which come more and more rarely
+
+
+@dataclass(frozen=True)
+class Client:
+    """One hospital as the server knows it: numbers, never images."""
+
+    node_id: int
+    name: str
+    examples: int
+    validation: int
+    class_counts: tuple[int, ...]
+
+    def held(self, split: Literal["val", "train"]) -> int:
+        """How many images it has in a split."""
+        return self.validation if split == "val" else self.examples
+
+
+class ClientRegistry(tuple[Client, ...]):
+    """The hospitals in the order of their names; every reduction over replies follows it.
+
+    Flower gives nodes random ids and hands replies over as they arrive, so an order of our own is what
+    makes two runs equal.
+    """
+
+    def named(self, names: Iterable[str] | None) -> ClientRegistry:
+        """Only the hospitals with these names; all of them for None."""
+        if names is None:
+            return self
+        wanted = set(names)
+        return ClientRegistry(client for client in self if client.name in wanted)
+
+    def in_order(self, replies: Iterable[Message]) -> Iterator[tuple[Client, Message | None]]:
+        """Pair each hospital, in registry order, with its reply, or with None if it did not answer.
+
+        Replies are read as they are needed: where they arrive in order, one at a time is held.
+        """
+        arriving, early = iter(replies), dict[int, Message]()
+        for client in self:
+            while client.node_id not in early and (reply_message := next(arriving, None)) is not None:
+                early[reply_message.metadata.src_node_id] = reply_message
+            reply_message = None
+            yield client, early.pop(client.node_id, None)
+
+
+@dataclass
+class _Heard:
+    """What the nodes have said so far: hospitals by name, and why the others cannot take part.
+
+    wanted: the hospitals of this federation; None: all. admitted: under which name each node was let in; None
+    where nobody vouches for a node. n_classes: those of the model. wrong: by name; nameless: by node, where
+    it has none that counts.
+    """
+
+    wanted: Sequence[str] | None = None
+    admitted: Mapping[int, str] | None = None
+    n_classes: int | None = None
+    clients: dict[str, Client] = field(default_factory=dict)
+    wrong: dict[str, Wrong] = field(default_factory=dict)
+    nameless: dict[int, Wrong] = field(default_factory=dict)
+    asked: set[int] = field(default_factory=set)
+    waiting: set[int] = field(default_factory=set)  # the nodes whose people have not decided yet
+    asked_at: float = 0.0
+    pause: float = 0.0
+
+    def listen(self, replies: Iterable[Message]) -> None:
+        for reply_message in replies:
+            node = reply_message.metadata.src_node_id
+            self._forget(node)
+            if reply_message.has_error() and reply_message.error.code == PENDING:
+                self.waiting.add(node)
+            heard = self._member(node, reply_message)
+            if isinstance(heard, Wrong):
+                self._note(node, heard)
+            elif heard is not None:
+                self.clients[heard.name] = heard
+
+    def to_ask(self, nodes: Iterable[int]) -> list[int]:
+        """The nodes that were not asked yet, and now and then those whose people had not decided."""
+        new = [node for node in nodes if node not in self.asked]
+        self.asked.update(new)
+        if self.waiting and time.monotonic() - self.asked_at >= self.pause:
+            new += sorted(self.waiting)
+        if new:
+            self.asked_at, self.pause = time.monotonic(), min(max(AGAIN, self.pause * 1.2), LONGEST)
+        return new
+
+    @property
+    def missing(self) -> list[str]:
+        """The wanted hospitals that are not there."""
+        return [name for name in self.wanted or () if name not in self.clients]
+
+    @property
+    def awaited(self) -> list[str]:
+        """Those of the missing that may still come: who was not let in, or is not any more, cannot."""
+        return [name for name in self.missing if self._is_let_in(name)]
+
+    @property
+    def nobody_can(self) -> bool:
+        """Whether as many nodes as are wanted said why they cannot, and none that it can."""
+        said = len(self.wrong) + len(self.nameless)
+        return not self.clients and not self.waiting and said >= max(1, len(self.wanted or ()))
+
+    @property
+    def reasons(self) -> str:
+        """What the nodes said that cannot take part."""
+        return "; ".join(dict.fromkeys(w.reason for w in [*self.wrong.values(), *self.nameless.values()]))
+
+    def absent(self) -> dict[str, Wrong]:
+        """Why each hospital, or node, is not among the members."""
+        others = "; ".join(dict.fromkeys(wrong.reason for wrong in self.nameless.values()))
+        refused = any(wrong.kind == "refused" for wrong in self.nameless.values())
+        more = f" ({others})" if others else ""
+        silent = Wrong("refused" if refused else "silent", f"its node did not come{more}")
+        outside = Wrong("refused", f"{OUTSIDE}{more}")
+        found = {name: silent if self._is_let_in(name) else outside for name in self.missing}
+        found |= {name: wrong for name, wrong in self.wrong.items() if name not in self.clients}
+        if self.wanted is None:
+            found |= {f"node {node}": wrong for node, wrong in self.nameless.items()}
+        return found
+
+    def _member(self, node: int, reply_message: Message) -> Client | Wrong | None:
+        """The hospital behind a node, or why it cannot take part; None for one of another federation."""
+        if reply_message.has_error():
+            return Wrong("error", reason_of(reply_message))
+        try:
+            said, arrays = read_reply(reply_message, Greeting)
+        except Refused as error:
+            return Wrong("refused", f"its greeting cannot be taken: {error}")
+        if not self._is_wanted(said.name):
+            return None
+        if arrays is not None:
+            return Wrong("refused", "its greeting cannot be taken: it has arrays")
+        if self.n_classes is not None and len(said.class_counts) != self.n_classes:
+            return Wrong(
+                "refused",
+                f"it counts images of {len(said.class_counts)} classes, but the model has {self.n_classes}",
+            )
+        known = said.name if self.admitted is None else self.admitted.get(node)
+        if known != said.name:
+            return Wrong(
+                "refused",
+                f"a node that was admitted as '{known}' calls itself '{said.name}': it is not heard",
+            )
+        if said.name in self.clients:
+            if self.admitted is None:  # nobody can tell which of them is the hospital
+                raise FedMergeError(
+                    f"two hospitals call themselves '{said.name}': give each site a name of its own."
+                )
+            return Wrong("refused", f"another node that was admitted as '{said.name}' takes part already")
+        return Client(node, said.name, said.examples, said.validation, tuple(said.class_counts))
+
+    def _forget(self, node: int) -> None:
+        """What a node said before it was asked again."""
+        self.waiting.discard(node)
+        self.nameless.pop(node, None)
+        self.wrong.pop("" if self.admitted is None else self.admitted.get(node, ""), None)
+
+    def _note(self, node: int, wrong: Wrong) -> None:
+        name = None if self.admitted is None else self.admitted.get(node)
+        if name is not None and self._is_wanted(name):
+            self.wrong[name] = wrong
+        else:
+            self.nameless[node] = wrong
+
+    def _is_let_in(self, name: str) -> bool:
+        return self.admitted is None or name in self.admitted.values()
+
+    def _is_wanted(self, name: str) -> bool:
+        return self.wanted is None or name in self.wanted
+
+
+def wait_for_clients(
+    grid: Grid,
+    wanted: Sequence[str] | None = None,
+    patience: float = 0.0,
+    admitted: Mapping[int, str] | None = None,
+    n_classes: int | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> tuple[ClientRegistry, dict[str, Wrong]]:
+    """Ask every node who it is; returns those that take part, and why each other wanted hospital does not.
+
+    A node whose greeting is not as the schema says is left out, under the name it was let in by.
+
+    wanted: the hospitals of this federation; nodes of others are left alone. None: all that answer. patience:
+    seconds to wait for wanted hospitals, whose nodes may come later. admitted: the name under which each node
+    was let in, by node id; one that calls itself otherwise is not heard. n_classes: those that each must
+    count. told: what the hospitals are told of the run (``policy.proposal``); one whose people have not
+    decided about it is asked again until the patience is over. Raises FedMergeError if nobody answers, at
+    once where as many nodes as are wanted say why they cannot, or if two have one name and nobody vouches for
+    either.
+    """
+    heard, until = _Heard(wanted, admitted, n_classes), time.monotonic() + patience
+    while True:
+        new = heard.to_ask(grid.get_node_ids())
+        if new:
+            left = max(until - time.monotonic(), POLL) if patience else None
+            questions = [request_message("query", node, "greeting", dict(told or {}), None) for node in new]
+            heard.listen(grid.send_and_receive(questions, timeout=left))
+        if not heard.awaited or heard.nobody_can or time.monotonic() >= until:
+            break
+        time.sleep(POLL)
+    if not heard.clients:
+        said = f" What its nodes said: {heard.reasons}" if heard.reasons else ""
+        raise FedMergeError(
+            f"no hospital answered the server: start at least one, and check its address.{said}"
+        )
+    clients = ClientRegistry(sorted(heard.clients.values(), key=lambda client: client.name))
+    return clients, heard.absent()

@@ -1,0 +1,132 @@
+"""Ray as a backend: their images go to the workers, and a ServerApp runs over them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fedmerge.data import Site, Split
+from fedmerge.federation.backend_config import BackendConfig
+from fedmerge.federation.grids.ray.init import ray_initialised
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
+
+    from fedmerge.federation.grids.ray.pool import Pool
+
+
+@contextmanager
+def ray_backend(backend: BackendConfig) -> Iterator[RayBackend]:
+    """Ray, attached or started, and the workers of a run; both end with the block as far as they are ours.
+
+    A Ray that the calling program has initialised is used and left as it is.
+    """
+    with ray_initialised(backend):
+        place = RayBackend(backend)
+        try:
+            yield place
+        finally:
+            place.close()
+
+
+class RayBackend:
+    """See ``backends.Backend``. The workers start with the first federation and serve those that follow."""
+
+    def __init__(self, backend: BackendConfig) -> None:
+        self._backend = backend
+        self._pool: Pool | None = None
+        where = f"of the Ray cluster at {backend.cluster}" if backend.cluster else "of Ray on this machine"
+        self.words = f"{'' if backend.workers is None else backend.workers} workers {where}".strip()
+
+    def simulate(
+        self,
+        app: ServerApp,
+        sites: Sequence[Site],
+        *,
+        device: str = "cpu",
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        """Run ``app`` with one hospital a site, in the workers."""
+        from fedmerge.federation.grids.ray.grid import RayGrid
+        from fedmerge.federation.grids.simulated import serve
+
+        pool = self._workers(device, len(sites))
+        where = "cuda" if pool.on_gpu else device
+
+        def show(number: int, done: int, total: int) -> None:
+            if progress is not None:
+                progress(sites[number].name, done, total)
+
+        grid = RayGrid(
+            pool,
+            [OpenHospital.of(site, where) for site in sites],
+            [float(len(site.train)) for site in sites],
+            progress=None if progress is None else show,
+        )
+        serve(app, grid)
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _workers(self, device: str, hospitals: int) -> Pool:
+        from fedmerge.federation.grids.ray.pool import Pool
+
+        wanted = min(hospitals, self._backend.workers or hospitals)
+        if self._pool is not None and self._pool.count < wanted:
+            self.close()
+        if self._pool is None:
+            self._pool = Pool(self._backend, device, hospitals)
+        return self._pool
+
+
+@dataclass(frozen=True)
+class OpenHospital:
+    """A hospital's training and validation images on their way to the worker that will speak for it.
+
+    They are numpy arrays here, because those are shared through the object store, not copied. The test
+    images stay with the server: no hospital is asked about them.
+    """
+
+    site: Site
+    splits: tuple[tuple[np.ndarray | None, ...], ...]
+    device: str
+
+    @classmethod
+    def of(cls, site: Site, device: str) -> OpenHospital:
+        """Pack a site."""
+        nothing = site.train.select(torch.arange(0))
+        bare = replace(site, train=nothing, val=nothing, test=nothing)
+        return cls(bare, tuple(map(_pack, (site.train, site.val))), device)
+
+    def __call__(self, progress: Callable[[int, int], None]) -> ClientApp:
+        """The ClientApp of this hospital, in the worker's process."""
+        from fedmerge.federation.hospital import Hospital
+        from fedmerge.federation.hospital_app import client_app
+
+        train, val = (_unpack(arrays) for arrays in self.splits)
+        hospital = Hospital(replace(self.site, train=train, val=val), self.device, progress)
+        return client_app(lambda context: hospital, memory_in_context=True)
+
+
+def _pack(split: Split) -> tuple[np.ndarray | None, ...]:
+    groups = None if split.groups is None else split.groups.numpy()
+    return split.images.numpy(), split.labels.numpy(), groups
+
+
+def _unpack(arrays: tuple[np.ndarray | None, ...]) -> Split:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        images, labels, groups = (None if array is None else torch.from_numpy(array) for array in arrays)
+    assert images is not None
+    assert labels is not None
+    return Split(images, labels, groups)

@@ -1,0 +1,100 @@
+"""Evaluate models at the hospitals: scores on their images, and sums over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from flwr.serverapp import Grid
+
+from fedmerge.federation.client_manager import ClientManager
+from fedmerge.federation.clients import ClientRegistry
+from fedmerge.federation.privacy.masked import SCORED, NoSum
+from fedmerge.federation.privacy.secure_means import secure_scores
+from fedmerge.federation.sums.masked import MaskedStatistics
+from fedmerge.federation.sums.server import FederatedStatistics
+from fedmerge.models.pool import ModelPool
+from fedmerge.models.state import State, state_hash
+
+Metric = Literal["accuracy", "balanced_accuracy"]
+
+
+class RemoteEvaluation:
+    """Requests about models to the hospitals of a strategy: numbers come back, never images."""
+
+    def __init__(self, grid: Grid, manager: ClientManager) -> None:
+        self.grid = grid
+        self.manager = manager
+
+    def score(self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy") -> float:
+        """Validation score of a model, computed by the hospitals on their own images.
+
+        s = sum_m n_m s_m / sum_m n_m over the hospitals in ``sites`` (all for None), with n_m the
+        validation images of hospital m: for accuracy, exactly that of the pooled validation splits.
+        """
+        replies = self._evaluate(state, sites)
+        total = sum(reply["num-examples"] for reply in replies)
+        return float(sum(reply["num-examples"] * reply[metric] for reply in replies) / total)
+
+    def numbers(self, state: State) -> dict[str, float]:
+        """What the hospitals say of a model: means of loss, scores and temperature by validation images.
+
+        NaN where a secure sum cannot be formed: the run goes on, and the failures say why.
+        """
+        try:
+            replies = self._evaluate(state, None, calibrate=True)
+        except NoSum as error:
+            self.manager.log.void(0, "score", str(error))
+            return dict.fromkeys((*SCORED, "temperature"), math.nan)
+        total = sum(reply["num-examples"] for reply in replies)
+        names = replies[0].keys() - {"num-examples"}
+        return {n: sum(a["num-examples"] * a[n] for a in replies) / total for n in sorted(names)}
+
+    def own_numbers(self, state: State, site: str) -> dict[str, Any]:
+        """What one hospital says of a model on its own validation images.
+
+        Its loss and scores, and the ``temperature`` (``fedmerge.analysis.fit_temperature``) that makes the
+        model as sure there as it is right.
+        """
+        (numbers,) = self._evaluate(state, [site], calibrate=True)
+        return numbers
+
+    def _evaluate(
+        self, state: State, sites: Sequence[str] | None, *, calibrate: bool = False
+    ) -> list[dict[str, Any]]:
+        """The numbers of each hospital's usable reply, in site order."""
+        clients = self.manager.clients.named(sites)
+        if self.manager.plan.federation.secure_aggregation:
+            return [self._together(state, clients, calibrate)]
+        request = self.manager.evaluation(0, "score", state, clients, calibrate=calibrate)
+        return [reply.metrics for reply in self.manager.ask(self.grid, request)]
+
+    def _together(self, state: State, clients: ClientRegistry, calibrate: bool) -> dict[str, Any]:
+        """The means of what hospitals say of a model, from a sum under masks. Raises FedMergeError for none.
+
+        The label is that of the model: who asks again after a crash gets no other sum.
+        """
+        label = f"{self.manager.run} score {state_hash(state)[:32]} {calibrate}"
+        request = self.manager.evaluation(0, "score", state, clients, calibrate=calibrate, label=label)
+        replies = self.manager.send(self.grid, request.messages())
+        return secure_scores(self.manager, self.grid, request, replies, label, calibrate)
+
+    def statistics(
+        self,
+        parents: ModelPool | Mapping[str, State],
+        images: Mapping[str, int],
+        split: Literal["val", "train"] = "val",
+    ) -> FederatedStatistics:
+        """Sums over images that stay in the hospitals, for a fusion of ``parents``, in their order.
+
+        images: by hospital, of how many images of its ``split`` the sums are; it draws them as
+        ``fedmerge.data.fusion.share(site, n, split, seed)`` does. Raises FedMergeError for an unknown
+        hospital. They go under masks where ``federation.secure_statistics`` says so.
+        """
+        states = {
+            name: parents.state(name) if isinstance(parents, ModelPool) else parents[name] for name in parents
+        }
+        masked = self.manager.plan.federation.masks_statistics
+        kind = MaskedStatistics if masked else FederatedStatistics
+        return kind(self.grid, self.manager, states, images, split)

@@ -1,0 +1,80 @@
+"""Where a hospital lays aside, on its own disk, what its next process needs: one fusion's models."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import fedmerge.own_files as own_files
+from fedmerge.errors import FedMergeError
+from fedmerge.files import write, write_json
+from fedmerge.models.state import State
+
+JOB, PARENTS, FUSED = "job.json", "parents.safetensors", "fused.safetensors"
+
+
+class ModelCache:
+    """A folder of the hospital with one session of sums: its job, the parents, the fused model as it is.
+
+    Nobody else can read it. A new session takes the place of the one before.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def keep(self, session: str, job: Mapping[str, Any], parents: Mapping[str, Tensor]) -> None:
+        """Lay aside a session that begins. Raises DiskError."""
+        place = self._place(session)
+        self._clear()
+        place.mkdir(parents=True, mode=0o700)
+        self.folder.chmod(0o700)
+        _save(place / PARENTS, parents)
+        write_json(place / JOB, job)  # last: without it there is no session
+
+    def find(self, session: str) -> tuple[dict[str, Any], State] | None:
+        """Job and parents of a session; None where it is not there."""
+        place = self._place(session)
+        if not (place / JOB).is_file():
+            return None
+        return json.loads((place / JOB).read_text(encoding="utf-8")), load_file(place / PARENTS)
+
+    def remember(self, session: str, kind: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep the fused model as a question with ``tensors`` left it: they are all of it, or what is new."""
+        news = {key: value for key, value in tensors.items() if not key.startswith(".")}
+        fused = {} if kind == "walk" else self.fused(session)
+        if news and (fused or kind == "walk"):
+            _save(self._place(session) / FUSED, fused | news)
+
+    def fused(self, session: str) -> State:
+        """The fused model as it is by now; empty before a walk has begun."""
+        file = self._place(session) / FUSED
+        return load_file(file) if file.is_file() else {}
+
+    def _place(self, session: str) -> Path:
+        if not re.fullmatch(r"[0-9A-Za-z]+", session):  # it comes from the server, and names a folder here
+            raise FedMergeError("the session of a fusion has no name that a hospital keeps it by.")
+        return self.folder / session[:32]
+
+    def _clear(self) -> None:
+        """Delete the session before, and nothing else that lies there; no link is followed."""
+        if not self.folder.is_dir():
+            return
+        room = own_files.enter(self.folder)
+        for place in self.folder.iterdir():
+            if place.is_dir() and not place.is_symlink():
+                for name in (JOB, PARENTS, FUSED):
+                    room.remove_known(place / name)
+                with suppress(OSError):
+                    place.rmdir()
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    write(path, lambda part: save_file(whole, part))

@@ -1,0 +1,191 @@
+"""The table of the report: scores as text, the best of each column marked, and the rules beneath."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from fedmerge.analysis import learning, learning_at, uneven
+from fedmerge.experiment.formatting import count, listing, percent
+from fedmerge.experiment.kinds import KINDS, TRIED
+from fedmerge.experiment.results import Result
+from fedmerge.experiment.summary import clean, receiver
+from fedmerge.experiment.unlearned import remark
+from fedmerge.merging import FUSION
+from fedmerge.reports.tables import Cell, Group, Line, Table, heading
+from fedmerge.testtime import TESTTIME
+
+STREAMS = {
+    "iid": "iid: images arrive in any order",
+    "dirichlet": "dirichlet-δ: classes arrive in bursts, longer ones for smaller δ; milder than note-δ",
+    "note": "note-δ: NOTE's stream, a chunk a class and runs of one class in each, longer ones for smaller δ",
+    "temporal": "temporal: one class after the other",
+    "recurring": "recurring-n: one class after the other, n times over",
+    "drift": "drift-shift: any order, while the scanner's shift grows from severity 1 to 5 and fades again; "
+    "the images differ, so a fixed model is measured on them too",
+}
+RULES = {
+    "selection": "Selection",
+    "batch_norm": "Batch norm",
+    "federation": "Rounds",
+    "privacy": "Privacy",
+    "auroc": "AUROC",
+    "ece": "ECE (lower is better)",
+}
+"""The rules in a run's provenance that stand beneath the table."""
+LOWER_IS_BETTER = ("ece", "forward_passes")
+
+
+def score_table(result: Result) -> Table:
+    """The lines of ``Result.summary`` by kind, with the mean accuracy over streams in front."""
+    summary = result.summary()
+    streams = list(dict.fromkeys(result.table["stream"]))
+    numbers = summary.assign(mean=summary[streams].mean(axis=1))
+    columns = ["mean", *streams, "balanced_accuracy", "auroc", "ece", "forward_passes"]
+    able = numbers["kind"].isin(TRIED) & numbers["worth"]
+    best = _best(numbers[able], columns)
+    titles = _titles(result)
+    groups = []
+    for kind in KINDS:
+        lines = []
+        for method, row in numbers[numbers["kind"] == kind].iterrows():
+            cells = [
+                Cell(
+                    _text(column, row[column], row["interval"]),
+                    bool(able[str(method)]) and _same(row[column], best[column]),
+                    float(row[column]),
+                )
+                for column in columns
+            ]
+            notes = [note for note in (titles.get(str(method), ""), remark(row)) if note]
+            lines.append(Line(str(method), "; ".join(notes), cells))
+        if lines:
+            groups.append(Group(heading(kind, receiver(result.experiment)), lines))
+    headings = {
+        "Accuracy, %": ["mean", *streams],
+        "Mean over streams": ["balanced accuracy, %", "AUROC", "ECE", "forward passes"],
+    }
+    return Table("Scores of every method", "Method", headings, groups, ("ECE", "forward passes"))
+
+
+def by_site(table: pd.DataFrame, metric: str = "accuracy") -> Table | None:
+    """Where there are several hospitals: a mean score at each, in per cent, by method."""
+    sites = list(dict.fromkeys(table["site"]))
+    if len(sites) < 2:
+        return None
+    values = table.pivot_table(index="method", columns="site", values=metric, sort=False)[sites]
+    known = learning(table, metric=metric)
+    at = learning_at(table)["constant"] > 0.5
+    constant = {(str(method), str(site)) for method, site in at[at].index}
+    lines = [
+        Line(
+            str(method),
+            remark(known.loc[str(method)]),
+            [
+                Cell(
+                    _text(s, row[s], math.nan),
+                    value=float(row[s]),
+                    detail="one class" * ((str(method), str(s)) in constant),
+                )
+                for s in sites
+            ],
+        )
+        for method, row in values.iterrows()
+    ]
+    label = f"{metric.replace('_', ' ').capitalize()} at each hospital"
+    return Table(label, "Method", {"": sites}, [Group("", lines)])
+
+
+def score_notes(result: Result) -> list[str]:
+    """What a reader must know to read the table: averaging, intervals, streams, and the rules of the run."""
+    table, rules, place = clean(result.table), result.provenance, receiver(result.experiment)
+    sites, seeds = table["site"].nunique(), table["seed"].nunique()
+    notes = [
+        f"Each number is a mean over {count(seeds, 'seed')} and {count(sites, place)}. A fixed model "
+        " answers each image by itself, so the order of a stream changes nothing for it.",
+        *_ranked_by(result),
+        "Bold: best of the fused and adapted models. It is picked on this very table, so its lead is a "
+        "little flattered; the best single hospital, too, is known only afterwards.",
+        "± is half the 95 % t interval of the mean over seeds." if seeds > 1 else "One seed: no interval.",
+    ]
+    kinds = dict.fromkeys(str(name).partition("-")[0] for name in table["stream"])
+    notes.append(f"Streams. {'; '.join(STREAMS.get(kind, kind) for kind in kinds)}.")
+    notes += [f"{name}: {rules[key]}." for key, name in RULES.items() if rules.get(key)]
+    notes += _tuned(result.decisions)
+    fewest = table["auroc_classes"].min()
+    if fewest < result.cohort.n_classes:
+        notes.append(
+            f"AUROC is over {fewest:.0f} of the {result.cohort.n_classes} classes where fewest can be scored."
+        )
+    return notes
+
+
+def _ranked_by(result: Result) -> list[str]:
+    """By which score methods stand in their order, and what a mark says, where that is not plain."""
+    notes = []
+    if result.metric != "accuracy":
+        shares = [f"{percent(share)} at {site}" for site, share in uneven(result.table).items()]
+        why = f": the commonest class has {listing(shares)}, so accuracy flatters it" if shares else ""
+        notes.append(f"Ranked by {result.metric.replace('_', ' ')}{why}.")
+    if "constant" not in result.table or result.table["constant"].isna().all():
+        return [*notes, "This run is of a version that did not look for constant classifiers."]
+    return [
+        *notes,
+        "One class for every image: a constant classifier. It is never best, nor is what is no better than "
+        "guessing: balanced accuracy at most two standard errors of guessing above one over the number of "
+        "classes.",
+    ]
+
+
+def _tuned(decisions: pd.DataFrame) -> list[str]:
+    """What was tuned on the hospitals that trained, and the value chosen for each target and seed."""
+    if "chosen" not in decisions:
+        return []
+    notes = []
+    chosen = decisions[decisions["chosen"].eq(True)]
+    for (method, option), rows in chosen.groupby(["method", "option"], sort=False):
+        means = rows.groupby(["seed", "site", "value"], sort=False)["accuracy"].mean().reset_index()
+        each = [
+            f"{row['value']} for {row['site']} (seed {row['seed']}; {percent(row['accuracy'])} at held-out "
+            "hospitals)"
+            for row in means.to_dict("records")
+        ]
+        notes.append(
+            f"Tuned: {option} of {method} on the training hospitals' validation images, each held out once, "
+            f"nothing of the target: {listing(each)}."
+        )
+    return notes
+
+
+def _titles(result: Result) -> dict[str, str]:
+    """What each label stands for."""
+    titles: dict[str, str] = {}
+    for entries, registry in ((result.experiment.fusion, FUSION), (result.experiment.testtime, TESTTIME)):
+        titles |= {entry.label: registry[entry.method].title for entry in entries if entry.method in registry}
+    return titles
+
+
+def _best(numbers: pd.DataFrame, columns: list[str]) -> dict[str, float]:
+    """The best value of each column; none where all are equal or the column is a cost."""
+    best = {}
+    for column in columns:
+        values = numbers[column].dropna()
+        good = values.min() if column in LOWER_IS_BETTER else values.max()
+        best[column] = float(good) if values.nunique() > 1 and column != "forward_passes" else math.nan
+    return best
+
+
+def _same(value: float, best: float) -> bool:
+    return math.isclose(value, best, abs_tol=1e-12)
+
+
+def _text(column: str, value: float, interval: float) -> str:
+    if math.isnan(value):
+        return "–"
+    if column in ("auroc", "ece"):
+        return f"{value:.3f}"
+    if column == "forward_passes":
+        return f"{value:.1f}".removesuffix(".0")
+    text = f"{100 * value:.1f}"
+    return f"{text} ± {100 * interval:.1f}" if column == "mean" and not math.isnan(interval) else text

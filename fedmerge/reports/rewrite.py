@@ -1,0 +1,81 @@
+"""A report written again from a folder, whichever kind of folder it is."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fedmerge.errors import FedMergeError, short
+from fedmerge.experiment.results import open_result
+from fedmerge.experiment.run_manifest import NAME, read_begun
+from fedmerge.manifest import visit, warnings
+from fedmerge.reports.run_report import write_report
+from fedmerge.validation import is_folder, is_there
+
+Kind = Literal["run", "study"]
+RESULTS = "results.parquet"
+
+
+def write_again(path: Path, target: Path | None = None) -> tuple[Kind, Path]:
+    """Write the report of the run or study at ``path`` (its folder, or a file in it).
+
+    target: the file to write, by default report.html in the folder. Returns what it was and where the report
+    is; no other file is touched. Raises FedMergeError where ``path`` is neither, or ``target`` is not a file.
+    """
+    folder = path if is_folder(path) else path.parent
+    if not is_there(path):
+        raise FedMergeError(
+            f"there is no '{short(path)}': give the folder of a run or a study, or a file in it."
+        )
+    if target is not None and target.is_dir():
+        raise FedMergeError(f"'{target}' is a folder: give --out a file, such as '{target / 'report.html'}'.")
+    if (folder / "study.yaml").is_file():
+        from fedmerge.experiment.bench.study import open_study
+        from fedmerge.reports import write_study_report
+
+        visit(folder)
+        study = open_study(folder)
+        said = _with_doubts(study.provenance, folder)
+        return "study", write_study_report(replace(study, provenance=said), target)
+    if (folder / "config.yaml").is_file() and any((folder / name).is_file() for name in (NAME, RESULTS)):
+        visit(folder)
+        result = open_result(folder)
+        said = _with_doubts(result.provenance, folder)
+        return "run", write_report(replace(result, provenance=said), target)
+    raise FedMergeError(
+        f"'{folder}' is neither a run (config.yaml and results.parquet) nor a study (study.yaml and "
+        "results.parquet): give the folder that 'fedmerge run' or 'fedmerge bench' wrote."
+    )
+
+
+def doubts(path: Path) -> list[str]:
+    """In sentences, what of a run or a study that a report is made of is not what was written."""
+    return warnings(path if is_folder(path) else path.parent, below=False, but="report.html")
+
+
+def _with_doubts(provenance: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a report says of where its numbers come from, and of what in them was changed since."""
+    found = doubts(folder)
+    return provenance | ({"remarks": [*found, *provenance.get("remarks", [])]} if found else {})
+
+
+def unfinished(path: Path) -> str | None:
+    """What to say of a run or a study that is not finished, with the command that goes on with it."""
+    folder = path if is_folder(path) else path.parent
+    if (folder / "study.yaml").is_file():
+        from fedmerge.experiment.bench.store import states_in
+
+        states = states_in(folder, json.loads((folder / "plan.json").read_text(encoding="utf-8"))["jobs"])
+        left = sum(state == "missing" for state in states.values())
+        command = f"fedmerge bench {shlex.quote(str(folder / 'study.yaml'))} --out {shlex.quote(str(folder))}"
+        return f"{left} of {len(states)} jobs are not done: {command} does them." if left else None
+    begun = read_begun(folder) if (folder / NAME).is_file() else None
+    if begun is None or begun.finished:
+        return None
+    return (
+        f"the run is not finished, and this is what there is so far: fedmerge run --resume "
+        f"{shlex.quote(str(folder))} goes on with it."
+    )

@@ -1,0 +1,139 @@
+"""``report.html`` of a run: one self-contained page that shows what the run was worth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from fedmerge.analysis import interval_rule, leaderboard
+from fedmerge.data import Cohort
+from fedmerge.experiment.federations import federations
+from fedmerge.experiment.kinds import REFERENCE, TRIED
+from fedmerge.experiment.results import Result
+from fedmerge.experiment.summary import asked, clean, mean_label, receiver
+from fedmerge.reports import figures, page
+from fedmerge.reports.calibration import joined, with_standing
+from fedmerge.reports.failures import failure_list
+from fedmerge.reports.figures import NARROW
+from fedmerge.reports.leaderboard import RULES, by_site, score_notes, score_table
+from fedmerge.reports.page import Picture, picture, provenance_lines, records, write_page
+
+
+def write_report(result: Result, path: Path | None = None) -> Path:
+    """Write the report to ``path``, by default ``report.html`` in the run's folder, and return where it is.
+
+    One file: styles, figures and the script that sorts tables are inside it, nothing is fetched, and without
+    the script it reads the same. Text from the configuration and the data is escaped. Where the cohort
+    holds no images, as of a run whose data are gone, the pictures that need them are left out.
+    """
+    return write_page("report.html.jinja", _contents(result), path or result.folder / "report.html")
+
+
+def _contents(result: Result) -> dict[str, Any]:
+    experiment, table = result.experiment, clean(result.table)
+    sites, place = list(dict.fromkeys(table["site"])), receiver(experiment)
+    if experiment.evaluation.mixed:
+        members = federations(result.cohort, experiment)[0].members
+        sites = [site.name for site in result.cohort.sites if site.name not in members]
+    mean, metric = mean_label(experiment), result.metric
+    tried = table[table["kind"].isin(TRIED)]
+    tried = table[table["kind"] != REFERENCE] if tried.empty else tried
+    board = leaderboard(tried, reference=mean if mean in set(tried["method"]) else None, metric=metric)
+    return {
+        "title": experiment.title or experiment.name,
+        "asked": asked(experiment, result.cohort, sites),
+        "answer": result.answer,
+        "receiver": place,
+        "failures": failure_list(result.failures),
+        "table": score_table(result),
+        "remarks": score_notes(result),
+        "by_site": by_site(table, metric),
+        "accuracy": picture(figures.accuracy, figures.describe_accuracy, table, metric=metric),
+        "forest": _forest(tried, board, mean, metric),
+        "interval_rule": interval_rule(table),
+        "cost": picture(figures.cost, figures.describe_cost, board, "method", metric=metric),
+        "reliability": _reliability(result, board),
+        "rounds": picture(figures.rounds, figures.describe_rounds, result.history),
+        "coefficients": _coefficients(result.coefficients),
+        "decisions": _decisions(result.decisions),
+        "data_remarks": result.provenance.get("remarks", []),
+        "provenance": provenance_lines(result.provenance, ("command", "remarks", *RULES)),
+        "command": result.provenance.get("command", ""),
+        "config": _config(result),
+    } | _images(result.cohort, sites)
+
+
+def _images(cohort: Cohort, sites: list[str]) -> dict[str, Any]:
+    """The pictures that need the hospitals' images, or why they are not there."""
+    gone = (
+        "The hospitals’ images are not on this machine, so the pictures of who took part, of the "
+        "images and of their classes are left out; every number on this page is as measured."
+    )
+    if not all(len(site.everything) for site in cohort.sites):
+        return {"map": None, "samples": None, "classes": None, "gone": gone}
+    deployed, each = _as_deployed(cohort, sites)
+    return {
+        "map": picture(figures.federation_map, figures.describe_federation_map, deployed, each=each),
+        "samples": picture(figures.samples, figures.describe_samples, deployed),
+        "classes": picture(figures.class_shares, figures.describe_class_shares, deployed),
+        "gone": "",
+    }
+
+
+def _forest(table: pd.DataFrame, board: pd.DataFrame, mean: str, metric: str) -> Picture | None:
+    """Differences against mean merging, where several seeds or hospitals give them intervals."""
+    several = table["seed"].nunique() > 1 or table["site"].nunique() > 1
+    if mean not in set(table["method"]) or table["method"].nunique() < 2 or not several:
+        return None
+    return picture(figures.forest, figures.describe_forest, board, "method", mean, metric)
+
+
+def _reliability(result: Result, board: pd.DataFrame) -> Picture | None:
+    """Confidence against accuracy of the fused and adapted models."""
+    frame = result.reliability
+    if frame is None or frame.empty:
+        return None
+    frame = frame[frame["kind"] != REFERENCE]
+    tried = frame[frame["kind"].isin(TRIED)]
+    bins = with_standing(joined(frame if tried.empty else tried, "method"), board, "method")
+    return picture(figures.reliability, figures.describe_reliability, bins)
+
+
+def _as_deployed(cohort: Cohort, sites: list[str]) -> tuple[Cohort, bool]:
+    """The cohort with those sites unseen that the run deployed at; whether that was each in turn."""
+    each = len(sites) == len(cohort.sites)
+    marked = tuple(replace(site, unseen=site.name in sites and not each) for site in cohort.sites)
+    return replace(cohort, sites=marked), each
+
+
+def _coefficients(frame: pd.DataFrame) -> list[Picture]:
+    """One figure for each test-time method and stream, narrow: two stand side by side on a wide screen."""
+    pairs = frame[["method", "stream"]].drop_duplicates().itertuples(index=False) if len(frame) else ()
+    drawn = []
+    for method, stream in pairs:
+        narrow = page.image_of(figures.coefficients, frame, stream, method, NARROW)
+        drawn.append(Picture(narrow, narrow, figures.describe_coefficients(frame, stream, method).text))
+    return drawn
+
+
+def _decisions(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The trials of greedy methods, one list for each seed, site and method."""
+    if frame.empty or "accepted" not in frame:
+        return []
+    trials = frame.dropna(subset=["accepted"])
+    return [
+        {"seed": seed, "site": site, "method": method, "trials": records(group)}
+        for (seed, site, method), group in trials.groupby(["seed", "site", "method"], sort=False)
+    ]
+
+
+def _config(result: Result) -> str:
+    """The resolved configuration as the run wrote it, else as the experiment holds it."""
+    path = result.folder / "config.yaml"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    return yaml.safe_dump(result.experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,208 @@
+"""What a study asked and what came out, each in a sentence, and how far the answer can be trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from fedmerge.analysis import leaderboard
+from fedmerge.analysis.cube import finished, severities
+from fedmerge.experiment.formatting import count, few, listing, percent
+from fedmerge.experiment.kinds import REFERENCE
+from fedmerge.experiment.unlearned import lost_places, nothing_learned, reason, worthless
+from fedmerge.reports.figures.panels import metric_words, number_of, plain, signed
+from fedmerge.reports.leaderboards import Leaderboards
+
+SHARES = ("accuracy", "balanced_accuracy")
+
+
+def study_question(config: Any, leaderboards: Leaderboards | None) -> str:
+    """The study's own question, or one made of what it varies."""
+    if getattr(config, "question", ""):
+        return str(config.question)
+    if leaderboards is None:
+        return f"What difference does {plain(str(config.compare))} make?"
+    s = leaderboards
+    asked = [str(level) for level in s.overall["level"] if s.kinds.get(level) != REFERENCE]
+    question = f"Which of {number_of(len(asked), s.compare)} has the best {metric_words(s.metric)}: "
+    question += f"{few(asked, 'or')}?"
+    varied = [f"{plain(name)} ({few(list(dict.fromkeys(s.boards[name])))})" for name in s.within]
+    return question + (f" Asked for every {listing(varied)}." if varied else "")
+
+
+def study_answer(leaderboards: Leaderboards | None) -> str:
+    """The outcome in a sentence or two: the best level against the reference, and the interval of that.
+
+    No constant classifier, and no level at chance (``analysis.learning``), is called best, and to be above
+    such a reference is not called a gain. Where no level learned anything, that is the answer, with where and
+    why.
+    """
+    if leaderboards is None:
+        return "No job finished, so there is nothing to compare."
+    s, whole, ranked = (
+        leaderboards,
+        leaderboards.whole(leaderboards.overall),
+        leaderboards.ranked(leaderboards.overall),
+    )
+    if whole.empty:
+        return f"No level of {plain(s.compare)} finished everywhere, so none can be called best."
+    if ranked.empty:
+        return _nothing(s, whole)
+    return _outcome(s, ranked) + _lost(s, whole)
+
+
+def _outcome(s: Leaderboards, ranked: pd.DataFrame) -> str:
+    """Who is best of those that learned something, and what that is worth against the reference."""
+    best, others = ranked.iloc[0], ranked[ranked["level"] != s.reference]
+    if s.reference is None or others.empty:
+        return _without_reference(s, ranked)
+    reference = s.overall[s.overall["level"] == s.reference].iloc[0]
+    row = best if best["level"] != s.reference else others.iloc[0]
+    verdict, size = _verdict(s, row["difference"]), _score(s.metric, reference["mean"])
+    against = f"{verdict} {s.reference} with {size}"
+    against += _interval(row["difference_low"], row["difference_high"])
+    if not reference["worth"]:
+        against = f"{worthless([(s.reference, _state(reference))])}, so being above it is no gain"
+    many, where, words = _number(s, len(ranked)), over(s), metric_words(s.metric)
+    if len(ranked) < len(s.whole(s.overall)):
+        many += " above chance"
+    if best["level"] != s.reference and len(others) > 1:
+        score = _score(s.metric, row["mean"])
+        return f"Of {many} {row['level']} has the best {words}, {score} {where}: {against}."
+    if len(others) > 1:  # the reference is the best, so it is worth its name
+        closest = f"{verdict} it{_interval(row['difference_low'], row['difference_high'])}"
+        return (
+            f"None of {_number(s, len(others))} beats {s.reference} with {size} {words} {where}: the "
+            f"closest, {row['level']}, is {closest}."
+        )
+    joint = ":" if not reference["worth"] else ","
+    return f"{row['level']} reaches {_score(s.metric, row['mean'])} {words} {where}{joint} {against}."
+
+
+def _nothing(s: Leaderboards, whole: pd.DataFrame) -> str:
+    """The answer where none is worth its name."""
+    learned, levels = whole[whole["learned"]], list(whole["level"])
+    if learned.empty:
+        return nothing_learned(_rows(s), levels, _number(s, len(whole)), s.compare)
+    row, level = _state(learned.iloc[0]), learned.iloc[0]["level"]
+    return (
+        f"Of {_number(s, len(whole))} none is right more often {over(s)} than one class for every image "
+        f"would be ({percent(row['majority'])}): the most accurate of those above chance, {level}, is right "
+        f"on {percent(row['accuracy'])}, with balanced accuracy {percent(row['balanced'])} where chance is "
+        f"{percent(row['chance'])}."
+    )
+
+
+def _lost(s: Leaderboards, whole: pd.DataFrame) -> str:
+    """Where, in a study in which something was learned, nothing was: settings, or else hospitals."""
+    levels = list(whole["level"])
+    boards = {key: s.whole(s.board(key)) for key in s.strata}
+    lost = [key for key, board in boards.items() if not board.empty and not board["learned"].any()]
+    if not lost:
+        return lost_places(_rows(s), levels, s.compare)
+    rows = _clean(s.table)
+    there = pd.MultiIndex.from_frame(rows[list(s.within)]).isin(pd.MultiIndex.from_tuples(lost))
+    why = reason(pd.concat([rows[there], s.guesses]), levels, s.compare)
+    named = few([", ".join(key) for key in lost])
+    return f" In {named} nothing was learned: none is above chance there. {why}".rstrip()
+
+
+def _clean(table: pd.DataFrame) -> pd.DataFrame:
+    done = finished(table)
+    return done[severities(done) == 0]
+
+
+def _rows(s: Leaderboards) -> pd.DataFrame:
+    """The clean rows, with those of the majority class."""
+    done = _clean(s.folded)
+    return done if s.kinds else pd.concat([done, s.guesses])
+
+
+def _state(row: pd.Series) -> pd.Series:
+    """A line of a board as ``analysis.learning`` has it."""
+    return row.rename({"balanced_accuracy": "balanced"})
+
+
+def caution(leaderboards: Leaderboards) -> str:
+    """How many comparisons the answer is one of, and how many exclude no difference; how many by chance."""
+    s = leaderboards
+    if s.reference is None:
+        return "No reference was named; the best was picked on these very scores, so its lead is flattered."
+    if not s.overall.loc[s.overall["level"] == s.reference, "worth"].all():
+        return f"{s.reference}, the reference, learned nothing: a difference to it says nothing of a gain."
+    boards = s.tried(s.boards)
+    boards = boards[boards["level"] != s.reference].dropna(subset=["difference_low", "difference_high"])
+    number = len(boards)
+    if not number:
+        return (
+            "One seed and one hospital give no interval: how much of a difference is chance cannot be told."
+        )
+    near, far = ("difference_low", "difference_high") if s.sign > 0 else ("difference_high", "difference_low")
+    better, worse = int((s.sign * boards[near] > 0).sum()), int((s.sign * boards[far] < 0).sum())
+    made = f"{count(number, 'comparison')} with {s.reference}{f' in {s.over_strata}' if s.within else ''}, "
+    made += "each with its own 95\u00a0% interval" if number > 1 else "with a 95\u00a0% interval"
+    chance = f"{0.05 * number:.1f}".removesuffix(".0") if number < 60 else f"{0.05 * number:.0f}"
+    luck = (
+        f" If nothing made a difference, about {chance} of {number} would still exclude zero."
+        if number > 1
+        else ""
+    )
+    picked = " The best was picked on these very scores, so its lead is a little flattered."
+    return (
+        f"{made}: {better} better, {worse} worse, {number - better - worse} with an interval that includes "
+        f"no difference.{luck}{picked if len(s.tried(s.overall)) > 2 else ''}"
+    )
+
+
+def over(leaderboards: Leaderboards) -> str:
+    """What the overall means are over: ``on average over 3 seeds, 4 hospitals and 2 streams``."""
+    done = finished(leaderboards.table)
+    numbers = {"seed": done["seed"].nunique(), "hospital": finished(leaderboards.folded)["site"].nunique()}
+    parts = [count(number, thing) for thing, number in numbers.items() if number > 1]
+    parts += [count(done["stream"].nunique(), "stream")] if done["stream"].nunique() > 1 else []
+    parts += [leaderboards.over_strata] if leaderboards.within else []
+    return f"on average over {listing(parts)}" if parts else "with one seed at one hospital"
+
+
+def _without_reference(s: Leaderboards, ranked: pd.DataFrame) -> str:
+    best = ranked.iloc[0]
+    head = (
+        f"{best['level']} has the best {metric_words(s.metric)}, {_score(s.metric, best['mean'])}, {over(s)}"
+    )
+    if len(ranked) == 1:
+        others = "nothing else is there to compare it with"
+        if len(s.whole(s.overall)) > 1:
+            others = "nothing else is above chance"
+        return f"{head}; {others}."
+    second = ranked.iloc[1]["level"]
+    again = leaderboard(s.folded, s.compare, second, s.metric).set_index("level").loc[best["level"]]
+    interval = _interval(again["difference_low"], again["difference_high"])
+    verdict = _verdict(s, again["difference"])
+    return f"Of {_number(s, len(ranked))} {head}: {verdict} the next, {second}{interval}."
+
+
+def _number(s: Leaderboards, levels: int) -> str:
+    """``4 fused and adapted methods``, or ``3 levels of training``."""
+    return f"{levels} fused and adapted methods" if s.kinds else number_of(levels, s.compare)
+
+
+def _verdict(s: Leaderboards, difference: float) -> str:
+    """``2.1 points better than``, ``level with``."""
+    size = f"{abs(100 * difference):.1f}"
+    if size == "0.0":
+        return "level with"
+    unit, side = "point" if size == "1.0" else "points", "better" if s.sign * difference > 0 else "worse"
+    return f"{size} {unit} {side} than"
+
+
+def _interval(low: float, high: float) -> str:
+    if math.isnan(low) or math.isnan(high):
+        return " (no interval: one seed, one hospital)"
+    unsure = ", which includes no difference" if low <= 0 <= high else ""
+    return f" (95\u00a0% interval of the difference {signed(low)} to {signed(high)}{unsure})"
+
+
+def _score(metric: str, value: float) -> str:
+    return percent(value) if metric in SHARES else f"{value:.3f}"

@@ -1,0 +1,63 @@
+from dataclasses import replace
+
+import pytest
+
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.federations import Federation, federations
+from fedmerge.experiment.reading import read_experiment
+
+
+def of(cohort, experiment, **changes):
+    return federations(cohort, read_experiment(experiment | changes)[0])
+
+
+def test_the_cohort_says_who_is_unseen(cohort, experiment):
+    assert of(cohort, experiment) == [Federation("federation", ("alpha", "beta", "gamma"), ("delta",))]
+
+
+def test_names_override_the_cohort(cohort, experiment):
+    (federation,) = of(cohort, experiment, unseen=["beta", "alpha"])
+    assert federation.members == ("gamma", "delta")
+    assert federation.targets == ("beta", "alpha")
+
+
+def test_each_leaves_one_out_in_turn(cohort, experiment):
+    groups = of(cohort, experiment, unseen="each")
+    assert [group.targets for group in groups] == [("alpha",), ("beta",), ("gamma",), ("delta",)]
+    assert all(
+        set(group.members) | set(group.targets) == {"alpha", "beta", "gamma", "delta"} for group in groups
+    )
+
+
+def test_without_rounds_each_trains_every_hospital_once(cohort, experiment):
+    training = experiment["training"] | {"rounds": 0}
+    (group,) = of(cohort, experiment, unseen="each", training=training)
+    assert group.members == group.targets == ("alpha", "beta", "gamma", "delta")
+
+
+def test_none_is_unseen_and_all_train(cohort, experiment):
+    (group,) = of(cohort, experiment, unseen="none")
+    assert group.members == group.targets == ("alpha", "beta", "gamma", "delta")
+
+
+def test_mixed_unseen_sites_are_one_target(cohort, experiment):
+    mixed = {"evaluation": experiment["evaluation"] | {"mixed": True}}
+    (federation,) = of(cohort, experiment, unseen=["beta", "alpha"], **mixed)
+    assert federation == Federation("federation", ("gamma", "delta"), ("mixed",))
+    for unseen, words in [
+        ("each", "unseen: each, every site gets other models: list at least two unseen sites"),
+        ("none", "unseen: none, no site is unseen"),
+        ("cohort", "at least two unseen sites, but only 'delta' is unseen"),
+    ]:
+        with pytest.raises(FedMergeError, match=words):
+            of(cohort, experiment, unseen=unseen, **mixed)
+    sites = (replace(cohort.sites[0], name="mixed"), *cohort.sites[1:])
+    with pytest.raises(FedMergeError, match="a site has that name: rename it"):
+        of(replace(cohort, sites=sites), experiment, unseen=["beta", "delta"], **mixed)
+
+
+def test_unknown_and_missing_unseen_sites_are_sentences(cohort, experiment, cohort_spec):
+    with pytest.raises(FedMergeError, match=r"delte.*delta"):
+        of(cohort, experiment, unseen=["delte"])
+    with pytest.raises(FedMergeError, match="leave at least one to train"):
+        of(cohort, experiment, unseen=["alpha", "beta", "gamma", "delta"])

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.merge_files import merge_files
+from fedmerge.merging import merge
+from fedmerge.models import ModelPool, ModelSpec, Normalisation, build
+from fedmerge.models.cards import read_card
+
+SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two files of weights, without cards."""
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for seed, path in enumerate(paths):
+        save_file(build(SPEC, seed).state_dict(), path)
+    return paths
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """A source of 30 grey images of 8 px, three classes, in MedMNIST's form; its name."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (30, 8, 8), dtype=np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(30) % 3).astype(np.uint8)[:, None]
+    np.savez(tmp_path / "small.npz", **arrays)
+    monkeypatch.setenv("FEDMERGE_DATA", str(tmp_path))
+    return "npz:small.npz"
+
+
+def test_the_mean_needs_nothing_but_the_files(files, tmp_path):
+    result = merge_files(files, tmp_path / "mean.safetensors", "mean")
+    a, b, mean = (load_file(path) for path in (*files, tmp_path / "mean.safetensors"))
+    assert mean.keys() == a.keys()
+    torch.testing.assert_close(mean["head.weight"], (a["head.weight"] + b["head.weight"]) / 2)
+    assert mean["features.1.num_batches_tracked"].equal(a["features.1.num_batches_tracked"])
+    assert result.coefficients == {"a": 0.5, "b": 0.5}
+    assert not (tmp_path / "mean.json").exists()
+
+
+def test_task_vectors_take_a_start_from_a_file(files, tmp_path):
+    """With the first model as the start, its task vector is zero: start + 0.5 (b - start)."""
+    merge_files(files, tmp_path / "out.safetensors", "task-arithmetic", start=files[0], changes=["scale=0.5"])
+    a, b, out = (load_file(path) for path in (*files, tmp_path / "out.safetensors"))
+    torch.testing.assert_close(
+        out["head.weight"], a["head.weight"] + 0.5 * (b["head.weight"] - a["head.weight"])
+    )
+
+
+def test_a_network_by_name_and_images_give_what_the_function_gives(files, images, tmp_path):
+    out = tmp_path / "kf.safetensors"
+    merge_files(files, out, "kf", network="small-cnn:width=4", data=images, images=12, changes=["tries=2"])
+    fused = build(SPEC, 0).eval()
+    fused.load_state_dict(load_file(out))
+    nets = [build(SPEC, seed).eval() for seed in (0, 1)]
+    x = torch.rand(5, 1, 8, 8)
+    assert not torch.allclose(fused(x), nets[0](x))
+    again = tmp_path / "again.safetensors"
+    merge_files(files, again, "kf", network="small-cnn:width=4", data=images, images=12, changes=["tries=2"])
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_cards_name_the_network_and_the_result_gets_one(images, tmp_path):
+    pool = ModelPool(tmp_path / "pool")
+    for seed, name in enumerate("ab"):
+        pool.add(
+            name,
+            build(SPEC, seed).state_dict(),
+            model=SPEC,
+            normalisation=Normalisation.named("half"),
+            class_names=("x", "y", "z"),
+            method="initialisation",
+        )
+    paths = [tmp_path / "pool" / f"{name}.safetensors" for name in "ab"]
+    out = tmp_path / "fused.safetensors"
+    merge_files(paths, out, "rebasin", data=images)
+    card = read_card(tmp_path / "fused.json")
+    assert card.model == SPEC
+    assert card.method == "rebasin"
+    assert card.parents == tuple(pool.card(name).sha256 for name in "ab")
+    ModelPool(tmp_path, create=False).verify()  # the card fits the weights
+    expected = merge(pool, "mean").model.state_dict()
+    merge_files(paths, tmp_path / "mean.safetensors", "mean")
+    assert load_file(tmp_path / "mean.safetensors")["head.weight"].equal(expected["head.weight"])
+
+
+def test_faults_are_sentences_and_nothing_is_written(files, images, tmp_path):
+    out = tmp_path / "new.safetensors"
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"nothing")
+    for models, output, method, options, words in [
+        (files, files[0], "mean", {}, "must be a new file"),
+        (files, tmp_path / "new.pt", "mean", {}, "ends in .safetensors"),
+        (files, out, "ensemble-logits", {}, "is not one network"),
+        (files, out, "maen", {}, "Did you mean 'mean'"),
+        (files, out, "mean", {"changes": ["weigths=uniform"]}, "Did you mean 'weights'"),
+        ([files[0], tmp_path / "c.safetensors"], out, "mean", {}, "there is no file"),
+        ([files[0], broken], out, "mean", {}, "not a whole safetensors file"),
+        (files, out, "kf", {}, "give them with --data"),
+        (files, out, "kf", {"data": images}, "name it with --model"),
+        (files, out, "kf", {"data": images, "network": "small-cnn:width"}, "NAME=VALUE"),
+        (files, out, "mean", {"network": "small-cnn:width=4"}, "say in_channels too"),
+        (files, out, "greedy", {"data": images}, "--labelled"),
+        (files, out, "task-arithmetic", {}, "give --start"),
+        (files, tmp_path / "nowhere" / "new.safetensors", "mean", {}, "there is no folder"),
+        (files, tmp_path / f"{'x' * 5000}.safetensors", "mean", {}, "File name too long"),
+        (files, out, "kf", {"data": images, "network": "small-cnn:width=8"}, "not of one architecture"),
+        (files, out, "kf", {"data": images, "network": "smal-cnn"}, "small-cnn"),
+        (files, out, "kf", {"data": images, "network": "small-cnn:width=4", "split": "all"}, "unknown split"),
+        (
+            files,
+            out,
+            "mean",
+            {"after": "repair"},
+            "with --after repair needs fusion images: give them with --data",
+        ),
+    ]:
+        with pytest.raises(FedMergeError, match=words):
+            merge_files(models, output, method, **options)
+    assert not out.exists()
+
+
+class Buffered(nn.Module):
+    """A parameter and a floating-point buffer, whose names say what they are, or do not."""
+
+    def __init__(self, weight: float, buffer: float, name: str = "offset") -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([weight]))
+        self.register_buffer(name, torch.tensor([buffer]))
+
+
+def saved(path, model):
+    save_file(model.state_dict(), path)
+    return path
+
+
+def test_one_rule_for_buffers_in_files_and_in_modules(tmp_path):
+    """From a start of 0 by 0.3 (1 + 3): a parameter is 1.2, a buffer the mean, 2. A file does not say."""
+    start, nets = Buffered(0.0, 0.0), [Buffered(1.0, 1.0), Buffered(3.0, 3.0)]
+    files = [saved(tmp_path / f"{i}.safetensors", net) for i, net in enumerate(nets)]
+    begin = saved(tmp_path / "start.safetensors", start)
+    fused = merge(nets, "task-arithmetic", start=start).model
+    assert (fused.weight.item(), fused.offset.item()) == (pytest.approx(1.2), 2.0)
+    out = tmp_path / "out.safetensors"
+    for method in ("task-arithmetic", "ties", "dare", "model-stock"):
+        with pytest.raises(
+            FedMergeError, match=r"'offset' may be a parameter, .*'" + method + "'.*or a buffer"
+        ):
+            merge_files(files, out, method, start=begin)
+    merge_files(files, tmp_path / "mean.safetensors", "mean")
+    mean = load_file(tmp_path / "mean.safetensors")
+    assert (mean["weight"].item(), mean["offset"].item()) == (2.0, 2.0)
+    same = [saved(tmp_path / f"same{i}.safetensors", Buffered(v, 7.0)) for i, v in enumerate((0.0, 1.0, 3.0))]
+    merge_files(same[1:], out, "task-arithmetic", start=same[0])
+    found = load_file(out)
+    assert (found["weight"].item(), found["offset"].item()) == (pytest.approx(1.2), 7.0)
+
+
+def test_files_of_wrapped_models_are_taken_and_their_keys_put_right(files, tmp_path):
+    for prefix in ("module.", "_orig_mod.", "module._orig_mod."):
+        wrapped = tmp_path / f"{prefix}safetensors"
+        save_file({prefix + key: value for key, value in load_file(files[1]).items()}, wrapped)
+        plain, out = tmp_path / f"plain{prefix}safetensors", tmp_path / f"out{prefix}safetensors"
+        merge_files(files, plain, "mean")
+        merge_files([files[0], wrapped], out, "mean")
+        assert {k: v.tolist() for k, v in load_file(out).items()} == {
+            k: v.tolist() for k, v in load_file(plain).items()
+        }
+        named = tmp_path / f"named{prefix}safetensors"
+        merge_files(
+            [wrapped, wrapped],
+            named,
+            "mean",
+            network="small-cnn:width=4,in_channels=1,n_classes=3,image_size=8",
+        )
+        assert load_file(named).keys() == load_file(files[0]).keys()
+
+
+def test_entries_that_no_merge_knows_are_refused_by_name(tmp_path):
+    odd = {
+        "index": ({"w": torch.ones(1), "index": torch.tensor([1])}, "'index' holds int64 values that differ"),
+        "float8": ({"w": torch.ones(1).to(torch.float8_e5m2)}, "'w' .*float8_e5m2"),
+        "norm": ({"weight_g": torch.ones(2, 1), "weight_v": torch.ones(2, 3)}, "'weight_g' .*weight norm"),
+    }
+    for name, (state, words) in odd.items():
+        first, second = tmp_path / f"{name}1.safetensors", tmp_path / f"{name}2.safetensors"
+        save_file(state, first)
+        save_file(state | ({"index": torch.tensor([2])} if "index" in state else {}), second)
+        with pytest.raises(FedMergeError, match=words):
+            merge_files([first, second], tmp_path / f"{name}.safetensors", "mean")
+
+
+def test_cards_that_disagree_are_refused(tmp_path):
+    pool = ModelPool(tmp_path / "pool")
+    other = ModelPool(tmp_path / "other")
+    for place, name, classes in ((pool, "a", ("x", "y", "z")), (other, "b", ("x", "z", "y"))):
+        place.add(
+            name, build(SPEC, 0).state_dict(), model=SPEC, method="initialisation",
+            normalisation=Normalisation.named("half"), class_names=classes,
+        )  # fmt: skip
+    paths = [tmp_path / "pool" / "a.safetensors", tmp_path / "other" / "b.safetensors"]
+    with pytest.raises(FedMergeError, match="'a' and 'b' have different classes on their cards"):
+        merge_files(paths, tmp_path / "out.safetensors", "mean")

@@ -1,0 +1,209 @@
+"""A test-time method tuned on the sources, or begun from pooled training: in a run, and from its folder."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from fedmerge import ModelPool, run
+from fedmerge.analysis import fit_temperature
+from fedmerge.cli.tune import chosen_entry
+from fedmerge.data import concat
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment import predictors as candidates
+from fedmerge.experiment import tune
+from fedmerge.experiment.entries import read_method
+from fedmerge.experiment.reading import read_experiment
+from fedmerge.experiment.tune import tune_run
+from fedmerge.models import predict
+from fedmerge.testtime import TESTTIME
+from fedmerge.testtime.tuning import Tuning, as_text
+
+VALUES = [0.01, math.inf]
+METHOD = "entropy-adaptive"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Three hospitals and an unseen one, each brighter than the last, on disk; run once for this file."""
+    folder = tmp_path_factory.mktemp("tuned")
+    sites = ["alpha", "beta", "gamma", "delta"]
+    for seed, name in enumerate(sites):
+        rng, arrays = np.random.default_rng(seed), {}
+        for split, n in (("train", 30), ("val", 12), ("test", 9)):
+            labels = np.arange(n) % 3
+            images = rng.integers(0, 110, (n, 8, 8)) + 25 * seed
+            for image, label in zip(images, labels, strict=True):
+                row, column = [(0, 0), (0, 4), (4, 0)][label]
+                image[row : row + 4, column : column + 4] += 50
+            arrays |= {f"{split}_images": images.clip(0, 255).astype(np.uint8), f"{split}_labels": labels}
+        np.savez(folder / f"{name}.npz", **arrays)
+    cohort = {
+        "name": "corners",
+        "sites": [
+            {"name": name, "source": f"npz:{folder / name}.npz", "unseen": name == "delta"} for name in sites
+        ],
+    }
+    config = {
+        "name": "tuned",
+        "cohort": cohort,
+        "model": {"name": "small-cnn", "options": {"width": 4}},
+        "training": {"rounds": 0, "epochs": 20, "lr": 0.1, "batch_size": 10},
+        "fusion": ["mean"],
+        "testtime": [
+            {"method": METHOD, "tune": {"option": "temperature", "values": VALUES}},
+            *({"method": METHOD, "label": f"at-{as_text(v).strip('.')}", "temperature": v} for v in VALUES),
+            {"method": "tent", "start": "pooled"},
+        ],
+        "evaluation": {"batch_size": 16, "streams": ["iid", "temporal"]},
+    }
+    return run(config, out=folder / "run")
+
+
+def pool_of(result):
+    return ModelPool(result.folder / "seed-0" / "federation" / "pool", create=False)
+
+
+def test_every_source_is_held_out_and_scored_by_the_node_of_the_others(done):
+    """12 validation images fit one batch of 16, so the order of a stream changes nothing but rounding."""
+    pool, log = pool_of(done), done.decisions.dropna(subset=["held_out"])
+    assert len(log) == len(VALUES) * 3
+    for row in log.to_dict("records"):
+        others = [pool.model(name) for name in pool.names if name != row["held_out"]]
+        node = TESTTIME[METHOD].call(others, temperature=float(row["value"].strip(".")), batch_norm="mixture")
+        held = done.cohort[row["held_out"]].val
+        logits, _ = node.observe(pool.card("alpha").normalisation(held.images))
+        right = (logits.argmax(dim=1) == held.labels).double().mean()
+        assert row["accuracy"] == pytest.approx(float(right), abs=1e-9)
+
+
+def test_the_chosen_value_is_the_best_and_is_what_is_deployed(done):
+    log = done.decisions.dropna(subset=["held_out"])
+    means = log.groupby("value", sort=False)["accuracy"].mean()
+    best = [value for value, mean in means.items() if math.isclose(mean, means.max())][-1]
+    assert set(log.loc[log["chosen"].eq(True), "value"]) == {best}
+    numbers = done.table.set_index(["method", "stream"])[["accuracy", "brier", "ece", "validation"]]
+    for stream in ("iid", "temporal"):
+        tuned = numbers.loc[(f"{METHOD}-tuned", stream)]
+        assert tuned.equals(numbers.loc[(f"at-{best.strip('.')}", stream)])
+    report = (done.folder / "report.html").read_text()
+    assert f"Tuned: temperature of {METHOD}-tuned" in report
+    assert f"{best} for delta" in report
+
+
+def test_a_method_that_starts_from_pooled_training_adapts_that_network(done):
+    folder = done.folder / "seed-0" / "federation" / "delta"
+    references = ModelPool(folder / "references", create=False)
+    node = TESTTIME["tent"].call([references.model("pooled")], batch_norm="mixture")
+    order, site = load_file(folder / "streams.safetensors")["iid"], done.cohort["delta"].everything
+    look = references.card("pooled").normalisation
+    answers = [node.observe(look(site.images[index]))[0].argmax(dim=1) for index in order.split(16)]
+    rows = done.table[done.table["stream"] == "iid"].set_index("method")
+    right = (torch.cat(answers) == site.labels[order]).double().mean()
+    assert rows.loc["tent-from-pooled", "accuracy"] == pytest.approx(float(right))
+    assert rows.loc["tent-from-pooled", "kind"] == "test-time"
+    assert rows.loc["tent-from-pooled", "validation"] == rows.loc["pooled", "validation"]
+
+
+def test_the_run_s_configuration_reads_back_with_infinity(done):
+    again, _ = read_experiment(done.folder / "config.yaml")
+    assert again.testtime == done.experiment.testtime
+    assert again.testtime[0].tune.values == tuple(VALUES)
+
+
+def test_a_finished_run_is_tuned_from_its_folder(done):
+    entry, found = tune_run(done.folder, values=VALUES)
+    log = done.decisions.dropna(subset=["held_out"])
+    assert [score.accuracy for score in found.scores] == log["accuracy"].tolist()
+    assert as_text(found.chosen) == log.loc[log["chosen"].eq(True), "value"].iloc[0]
+    assert entry.method == METHOD
+    _, words = tune_run(done.folder, method="tent", option="steps", values=[1, 2], stream="iid")
+    assert (words.option, list(words.means)) == ("steps", [1, 2])
+
+
+def test_cards_carry_the_temperature_of_the_validation_images(done):
+    pool = pool_of(done)
+    references = ModelPool(done.folder / "seed-0" / "federation" / "delta" / "references", create=False)
+    splits = {name: done.cohort[name].val for name in pool.names}
+    for name, val in [*splits.items(), ("pooled", concat(list(splits.values())))]:
+        kept = references if name == "pooled" else pool
+        logits = predict(kept.model(name), val.images, kept.card(name).normalisation)
+        assert kept.card(name).metrics["temperature"] == pytest.approx(fit_temperature(logits, val.labels))
+        right = (logits.argmax(dim=1) == val.labels).double().mean()
+        assert kept.card(name).metrics["validation"] == pytest.approx(float(right))
+
+
+@pytest.fixture
+def setup(done):
+    """The run's federation as it left it, its cards with temperatures of their own: 0.5, 1.5, 2.5."""
+    setup, _ = tune._reopen(done.folder, done.experiment, done.cohort, 0, "delta", "cpu")
+    for index, (name, card) in enumerate(setup.pool._cards.items()):
+        numbers = card.metrics | {"temperature": index + 0.5}
+        setup.pool._cards[name] = card.model_copy(update={"metrics": numbers})
+    return setup
+
+
+def test_a_calibrated_method_gets_each_source_s_temperature_in_order(setup, calibrated):
+    entry = read_method(TESTTIME, {"method": "divides", "calibrated": True})
+    candidates.adapt(setup, "delta", entry, setup.pool)
+    tune.make_node(setup, entry, {name: setup.pool.model(name) for name in ("gamma", "alpha")})
+    candidates.adapt(setup, "delta", read_method(TESTTIME, "divides"), setup.pool)
+    assert calibrated.made == [[0.5, 1.5, 2.5], [2.5, 0.5], None]
+
+
+def test_while_tuning_it_gets_those_of_the_sources_that_are_left(setup, calibrated):
+    entry = {"method": "divides", "calibrated": True, "tune": {"option": "temperature", "values": [1.0, 2.0]}}
+    candidates.adapt(setup, "delta", read_method(TESTTIME, entry), setup.pool)
+    assert calibrated.made == [[1.5, 2.5], [0.5, 2.5], [0.5, 1.5]] * 2 + [[0.5, 1.5, 2.5]]
+
+
+def test_a_card_without_a_temperature_is_a_sentence(setup, calibrated):
+    card = setup.pool.card("beta")
+    numbers = {key: value for key, value in card.metrics.items() if key != "temperature"}
+    setup.pool._cards["beta"] = card.model_copy(update={"metrics": numbers})
+    entry = read_method(TESTTIME, {"method": "divides", "calibrated": True})
+    with pytest.raises(FedMergeError, match=r"card of 'beta' .* no temperature.*Do the run again"):
+        candidates.adapt(setup, "delta", entry, setup.pool)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"target": "dleta"}, ["unknown target 'dleta'", "Did you mean 'delta'"]),
+        ({"method": "entropy-adaptiv"}, ["entropy-adaptiv", "Did you mean 'entropy-adaptive'"]),
+        ({"option": "temprature", "values": [1]}, ["temprature", "Did you mean 'temperature'"]),
+        ({"method": "tent", "option": "steps"}, ["cannot tune 'steps' without candidates"]),
+        ({"stream": "drift"}, ["unknown stream 'drift'", "iid"]),
+        ({"seed": 3}, ["unknown seed '3'", "Allowed: 0"]),
+    ],
+)
+def test_what_is_not_there_is_a_sentence(done, given, words):
+    with pytest.raises(FedMergeError) as caught:
+        tune_run(done.folder, **given)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_run_without_models_is_a_sentence(done, tmp_path):
+    (tmp_path / "config.yaml").write_text((done.folder / "config.yaml").read_text())
+    with pytest.raises(FedMergeError, match="keeps no models"):
+        tune_run(tmp_path)
+    with pytest.raises(FedMergeError, match=r"not the folder of a run"):
+        tune_run(tmp_path / "nowhere")
+
+
+def test_images_that_are_gone_are_a_sentence(done, tmp_path):
+    config = yaml.safe_load((done.folder / "config.yaml").read_text())
+    config["cohort"]["sites"][0]["source"] = f"npz:{tmp_path / 'gone.npz'}"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(FedMergeError, match=r"images .* are not on this machine"):
+        tune_run(tmp_path)
+
+
+def test_the_line_for_the_configuration_keeps_what_was_set():
+    given = {"method": METHOD, "calibrated": True, "head": "shared", "tune": "temperature"}
+    written = chosen_entry(read_method(TESTTIME, given), Tuning("temperature", 0.5, ()))
+    assert written == {"method": METHOD, "head": "shared", "calibrated": True, "temperature": 0.5}
+    assert read_method(TESTTIME, written).calibrated
