@@ -312,7 +312,8 @@ def test_a_fault_plan_is_in_the_failures_and_the_report_and_repeats(experiment, 
     assert ModelPool(result.folder / "seed-0/federation/pool").names == ["alpha", "beta"]
     page = (result.folder / "report.html").read_text()
     for words in (
-        "1 thing failed and was left out; 2 failed attempts were made again; 1 answer spoilt by fault injection was used",
+        "1 thing failed and was left out; 2 failed attempts were made again; "
+        "1 answer spoilt by fault injection was used",
         "attempt 1, asked again; by fault injection: crash",
         "with what fault injection did to it (label-flip)",
     ):
