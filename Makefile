@@ -4,7 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 # These fork and kill themselves, which a process among others must not do.
-FORKING := tests/test_files.py tests/experiment/test_resume.py tests/experiment/bench/test_store.py tests/experiment/bench/test_engine.py
+FORKING := tests/test_files.py tests/experiment/test_resume.py tests/experiment/test_state.py \
+	tests/experiment/test_watching.py tests/experiment/bench/test_store.py tests/experiment/bench/test_engine.py
 
 # Ratios, both sides measured in one run; about half an hour, on a quiet machine.
 BENCHMARKS := federation federation_start federation_rounds federation_messages federation_memory \

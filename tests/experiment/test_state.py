@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import traceback
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,8 @@ def in_a_child(work):
     if pid == 0:
         try:
             work()
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(0)
     return os.waitpid(pid, 0)[1]
