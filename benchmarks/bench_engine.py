@@ -1,4 +1,4 @@
-"""What the study engine costs, and whether it keeps its word.
+"""Measure what the study engine costs, and whether a killed study ends with the same rows.
 
 overhead: wall time of a study of real jobs minus the jobs' own time, relative to it. resume: seconds of
 `fedmerge bench` on a study of 1,000 finished jobs, start of the program included. report: seconds of
@@ -50,7 +50,7 @@ STUDY: dict[str, Any] = {
 
 
 def overhead(folder: Path) -> dict[str, float]:
-    """A study in this process: what passes between jobs, as a share of the jobs. Imports are done before."""
+    """Run a study in this process; time between jobs as a share of the jobs' own. Imports are done before."""
     importlib.import_module("fedmerge.experiment.bench.workers")
     longer = {"training.rounds": 4, "training.epochs": 2}
     began = time.perf_counter()
@@ -62,7 +62,7 @@ def overhead(folder: Path) -> dict[str, float]:
 
 
 def resume(folder: Path, jobs: int = 1000) -> dict[str, float]:
-    """`fedmerge bench` where everything is done; the finished jobs are made up."""
+    """Time `fedmerge bench` where everything is done; the finished jobs are made up."""
     config = folder / "resume.json"
     study = finished(STUDY, folder / "resume", jobs // 20, streams=["iid"])
     config.write_text(json.dumps(study))
@@ -72,7 +72,7 @@ def resume(folder: Path, jobs: int = 1000) -> dict[str, float]:
 
 
 def report(folder: Path) -> dict[str, float]:
-    """`fedmerge report` on 100,000 rows; the rows are made up."""
+    """Time `fedmerge report` on 100,000 rows; the rows are made up."""
     streams = ["iid", "temporal", {"dirichlet": 0.5}, {"dirichlet": 0.05}]
     shifts = {"evaluation.shifts": ["noise", "blur", "contrast"], "evaluation.severities": [1, 2, 3, 4, 5]}
     finished(STUDY, folder / "report", 79, streams=streams, **shifts)
@@ -81,7 +81,7 @@ def report(folder: Path) -> dict[str, float]:
 
 
 def kill(folder: Path, times: int = 20) -> dict[str, float]:
-    """SIGKILL at random moments, then to the end: the same rows, each once."""
+    """Kill a study (SIGKILL) at random moments, then let it end: it must have the same rows, each once."""
     config = folder / "kill.json"
     config.write_text(json.dumps(STUDY))
     whole = bench(STUDY, out=folder / "whole").table.drop(columns=CLOCKS)

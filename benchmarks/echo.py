@@ -31,7 +31,7 @@ def plan_of(model: str) -> Plan:
 
 
 class Echo(Hospital):
-    """Answers training with the weights it was sent, and evaluation with no news."""
+    """Answers training with the weights it was sent, and evaluation with scores of 0."""
 
     def train(self, message: Message) -> Message:
         model = self._load(message, {})
@@ -55,7 +55,7 @@ def _images() -> Site:
 
 
 def echo(number: int) -> Echo:
-    """The hospital of a number."""
+    """Return the echoing hospital of this number."""
     from dataclasses import replace
 
     return Echo(replace(_images(), name=f"hospital-{number:04d}"))
@@ -74,7 +74,7 @@ class OpenEcho:
 
 @contextmanager
 def grid_of(kind: str, hospitals: int, workers: int) -> Iterator[Any]:
-    """Our grid, ``local`` or ``ray``, over echoing hospitals; workers need this folder on their path."""
+    """Open our grid, ``local`` or ``ray``, over echoing hospitals; workers need this folder on their path."""
     if kind == "local":
         from fedmerge.federation import LocalGrid
 

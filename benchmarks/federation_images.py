@@ -53,20 +53,20 @@ class Holder:
         self.held: Any = None
 
     def take(self, references: list[Any]) -> float:
-        """Hospitals out of the object store; MB of private memory that they need."""
+        """Take hospitals out of the object store; return the MB of private memory that they need."""
         import ray
 
         self.held = [ray.get(reference)(lambda done, total: None) for reference in references]
         return (psutil.Process().memory_full_info().uss - self.before) / 1e6
 
     def build(self, spec: CohortSpec) -> float:
-        """All hospitals from their description."""
+        """Build all hospitals from their description."""
         self.held = build_cohort(spec, seed=0)
         return (psutil.Process().memory_full_info().uss - self.before) / 1e6
 
 
 def once(ray: Any, how: str, spec: CohortSpec, cohort: Cohort) -> tuple[float, float]:
-    """(seconds, MB of private memory a worker) of one way, in new workers that have imported everything."""
+    """Return seconds and MB of private memory a worker of one way, in new workers that have done imports."""
     workers = [ray.remote(Holder).options(num_cpus=1).remote() for _ in range(WORKERS)]
     ray.get([worker.take.remote([]) for worker in workers])
     began = time.perf_counter()

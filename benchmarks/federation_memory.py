@@ -3,7 +3,7 @@
 Hospitals that do not train (`echo.py`) behind the real Server and Strategy, here and on Ray's workers.
 Private memory (USS) of the server's process at its highest during two rounds, above what it was before the
 first. Ray keeps weights on their way in shared memory beside it: the part that the server's process saw is
-told, too. Run
+given, too. Run
 `python benchmarks/federation_memory.py --out benchmarks/results/federation-memory.json`.
 """
 

@@ -56,7 +56,7 @@ def send(grid: Any, nodes: list[int], arrays: ArrayRecord, group: str) -> Iterab
 
 
 def on_ray(hospitals: int, workers: int, rounds: int) -> dict[str, Any]:
-    """Our grid, its records, and the copies it makes."""
+    """Measure our grid with its records, and the copies it makes."""
     with grid_of("ray", hospitals, workers) as grid:
         figures = exchanges(grid, rounds, lend, lambda answer: take_state(answer) or {})
         nodes, puts = list(grid.get_node_ids()), grid.dispatcher.shelf.puts
@@ -71,7 +71,7 @@ def on_ray(hospitals: int, workers: int, rounds: int) -> dict[str, Any]:
 
 
 def on_flower(hospitals: int, workers: int, rounds: int) -> dict[str, Any]:
-    """Flower's simulation engine."""
+    """Measure Flower's simulation engine."""
     import federation_messages  # by its name, so that it is not pickled with every message
     from flwr.serverapp import ServerApp
     from flwr.simulation import run_simulation
@@ -111,7 +111,7 @@ def _network() -> torch.nn.Module:
 
 @flower_client.train()
 def _train(message: Message, context: Any) -> Message:
-    """The same echo in Flower's own words."""
+    """Answer with the weights that were sent, as a Flower client."""
     model = _network()
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     content = {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": 1})}

@@ -3,7 +3,7 @@
 Each hospital trains the small CNN (4 channels wide) for one epoch on 24 images of 8 px; the server aggregates
 the mean and has it validated. Seconds of a round, here and on Ray's workers: the least of some rounds,
 because whatever else the machine does only adds. A straight line a + b n is fitted by least squares of
-relative error (each point weighs as much as another), and its largest relative residual told. Run
+relative error (each point weighs as much as another), and its largest relative residual is given. Run
 `python benchmarks/federation_scaling.py --out benchmarks/results/federation-scaling.json`.
 """
 
@@ -52,7 +52,7 @@ def cohort_of(hospitals: int) -> Cohort:
 
 
 def rounds(side: str, hospitals: int, workers: int, number: int) -> float:
-    """The least seconds of a round."""
+    """Return the seconds of the quickest round."""
     times: list[float] = []
 
     def programme(server: Server) -> None:
@@ -68,7 +68,7 @@ def rounds(side: str, hospitals: int, workers: int, number: int) -> float:
 
 
 def line(sizes: list[int], seconds: list[float]) -> dict[str, float]:
-    """a + b n with the least sum of squared relative errors, and the largest of those errors."""
+    """Fit a + b n with the least sum of squared relative errors; return it with the largest of them."""
     n, s = np.array(sizes, float), np.array(seconds)
     design = np.stack([1 / s, n / s], axis=1)
     (a, b), *_ = np.linalg.lstsq(design, np.ones(len(s)), rcond=None)

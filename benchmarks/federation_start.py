@@ -24,7 +24,7 @@ SIDES = ("local", "ray", "flower")
 
 
 def here_or_on_ray(kind: str, workers: int, hospitals: int, rounds: int) -> str:
-    """Our own places; the final weights' hash."""
+    """Run on our backends, ``local`` or ``ray``; return the final weights' hash."""
     from federation import cohort_of, plan_of
 
     from fedmerge.federation import Server, open_backend, server_app
@@ -41,7 +41,7 @@ def here_or_on_ray(kind: str, workers: int, hospitals: int, rounds: int) -> str:
 
 
 def on_flower(workers: int, hospitals: int, rounds: int) -> str:
-    """Flower's simulation engine with the same ClientApp and Strategy; the final weights' hash."""
+    """Run on Flower's simulation engine, same ClientApp and Strategy; return the final weights' hash."""
     from federation import cohort_of, plan_of
     from flwr.serverapp import ServerApp
     from flwr.simulation import run_simulation
@@ -98,7 +98,7 @@ def cohort():  # type: ignore[no-untyped-def]
 
 
 def seconds(side: str, args: argparse.Namespace) -> tuple[float, str]:
-    """A side in a process of its own: from its start to its end, and the hash of its weights."""
+    """Run one side in a process of its own; return its seconds from start to end, and its weights' hash."""
     began = time.perf_counter()
     hashed = told(__file__, "--side", side, "--size", args.workers, args.hospitals, args.rounds)
     return time.perf_counter() - began, hashed

@@ -1,4 +1,4 @@
-"""What two papers say of fusion, put to the test, and the answer of a fusion study in a few sentences.
+"""Test two papers' claims about fusion, and sum up a fusion study in a few sentences.
 
 Each claim is decided by one rule on one paired difference, whatever the numbers are.
 """
@@ -81,7 +81,7 @@ AVERAGES = [
 
 
 def difference(seen: Seen, claim: Claim, start: str) -> Row | None:
-    """The paired difference that decides a claim; None where the study has nothing to say."""
+    """The paired difference that decides a claim; None where the study lacks the rows."""
     part = seen.of(**dict(claim.where), start=start)
     if claim.across:
         return change(part, claim.first, claim.second, "parents", "2", claim.across)
@@ -89,7 +89,7 @@ def difference(seen: Seen, claim: Claim, start: str) -> Row | None:
 
 
 def decide(claim: Claim, row: Row | None) -> str:
-    """Holds, does not hold, or open, by the interval of the difference."""
+    """Decide whether a claim holds, does not hold or is open, by the interval of the difference."""
     if row is None:
         return "not run"
     low, high = row["difference_low"], row["difference_high"]
@@ -104,7 +104,7 @@ def decide(claim: Claim, row: Row | None) -> str:
 
 
 def claims_table(seen: Seen, claims: Sequence[Claim], start: str) -> str:
-    """A line a claim: what is said, our difference, the pairs on either side, and whether it holds."""
+    """A line a claim: the claim, our difference, the pairs on either side, and whether it holds."""
     rows = []
     for claim in claims:
         row = difference(seen, claim, start)
@@ -156,7 +156,7 @@ def _averaging(part: Seen, where: str) -> str:
 
 
 def _stands(part: Seen, method: str, others: Sequence[str]) -> str:
-    """A method's accuracy, its differences to others over all settings, and in how many beyond doubt."""
+    """A method's accuracy, its differences to others, and in how many settings these exclude zero."""
     rows = {other: row for other in others if (row := contrast(part, method, other)) is not None}
     if not rows:
         return ""

@@ -24,7 +24,7 @@ DATA, STARTS, NUMBERS = ("digits", "pneumonia", "pacs"), ("independent", "shared
 
 
 def records_of(seen: Seen, samples: Seen) -> dict[str, str]:
-    """The blocks that need more than scores: what the jobs have on record."""
+    """Return the blocks that need the jobs' records, and not scores alone."""
     both = [seen.study, samples.study]
     return {
         "tested": tables.tested(seen),
@@ -35,7 +35,7 @@ def records_of(seen: Seen, samples: Seen) -> dict[str, str]:
 
 
 def blocks_of(seen: Seen, samples: Seen) -> dict[str, str]:
-    """The blocks that scores alone give, but the figures."""
+    """Return the blocks made from scores alone, without the figures."""
     blocks = {
         "answer": claims.answer(seen),
         "rules": tables.rules(seen),
@@ -54,7 +54,7 @@ def blocks_of(seen: Seen, samples: Seen) -> dict[str, str]:
 
 
 def pictures_of(seen: Seen, samples: Seen) -> dict[str, Picture]:
-    """The figures, all of scores alone."""
+    """Return the figures, all made from scores alone."""
     pictures = {start: figures.beside_parents(seen, start) for start in STARTS}
     return pictures | {"distillation": figures.against_control(seen), "samples": figures.by_images(samples)}
 

@@ -1,7 +1,7 @@
 """The scores of a fusion study, ready to be compared: methods beside their parents, paired by run.
 
 Parents are three levels more: their mean, their best and their worst in each run. Best and worst are picked
-on the very images they are scored on, so they are no choice that anyone could make: oracles.
+on the very images they are scored on, a choice that nobody could make: they are oracles.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _derived(single: pd.DataFrame, place: Sequence[str]) -> list[pd.DataFrame]:
 
 
 def folded(seen: Seen, compare: str = "method") -> pd.DataFrame:
-    """The rows with all axes but the compared one as cells; data sets as hospitals."""
+    """Return the rows with every axis but the compared one folded into cells; data sets are the hospitals."""
     within = [axis for axis in seen.axes if axis not in (*ALIASES, compare)]
     return fold(seen.rows, ["cohort", *within])
 
@@ -115,7 +115,7 @@ def board(
 
 
 def contrast(seen: Seen, first: str, second: str, metric: str = "accuracy") -> Row | None:
-    """``first`` minus ``second``, paired by setting and seed where both are there; None without."""
+    """Return ``first`` minus ``second``, paired by setting and seed where both are there; else None."""
     both = seen._replace(rows=seen.rows[seen.rows["method"].isin([first, second])].dropna(subset=[metric]))
     if set(both.rows["method"]) != {first, second}:
         return None
@@ -124,7 +124,7 @@ def contrast(seen: Seen, first: str, second: str, metric: str = "accuracy") -> R
 
 
 def settled(seen: Seen, first: str, second: str) -> tuple[int, int, int]:
-    """In how many settings ``first`` is above ``second``, and below, beyond its interval; and of how many."""
+    """Count the settings where ``first`` is above ``second`` beyond its interval, where below, and all."""
     rows = seen.rows[seen.rows["method"].isin([first, second])]
     if set(rows["method"]) != {first, second}:
         return 0, 0, 0

@@ -82,7 +82,7 @@ def _cell(known: pd.DataFrame, method: str) -> str:
 
 
 def label(method: str) -> str:
-    """A level's name on the page: oracles are called so."""
+    """Return a level's name on the page; oracles are marked as such."""
     return f"{method}, oracle" if method in ORACLES else method
 
 
@@ -211,7 +211,7 @@ def failures(studies: Sequence[Study]) -> str:
 
 
 def gaps(studies: Sequence[Study]) -> str:
-    """The settings that are left out because their rows are not all there."""
+    """The settings left out because some of their rows are missing."""
     lines = []
     for study in studies:
         settings = [

@@ -55,7 +55,7 @@ class Key:
         self.key = key
 
     def headers(self) -> dict[str, str]:
-        """Of one call, signed now."""
+        """Return the headers of one call, signed now."""
         at = datetime.now(UTC).isoformat()
         pem = self.key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -69,7 +69,7 @@ class Key:
 
 
 def address(number: int) -> str:
-    """One of many addresses of this machine, so that no limit for one address is what is measured."""
+    """Return one of many addresses of this machine, so that no limit for one address applies."""
     return f"127.0.1.{1 + number % 40}"
 
 
@@ -86,7 +86,7 @@ def connected(folder: ServerFolder, number: int, tls: bool = True) -> socket.soc
 
 @contextmanager
 def memory(programs: list[Program]) -> Iterator[dict[str, float]]:
-    """The highest resident memory of each in the block, in MB, and what it was before."""
+    """Give each program's highest resident memory in the block, in MB, and its memory before."""
     found: dict[str, float] = {}
     over = threading.Event()
     members = [(program, psutil.Process(program.process.pid)) for program in programs]
@@ -146,7 +146,7 @@ def crowd(
     drip: Callable[[socket.socket, bool], None],
     honest: Callable[[], float],
 ) -> dict[str, Any]:
-    """MANY connections that do what ``drip`` does, first (True) and every second; how many live when."""
+    """Open MANY connections; call ``drip`` on each, first with True, then every second; count those alive."""
     alive: dict[str, int] = {}
     with memory(programs) as found:
         wires = []
@@ -188,7 +188,7 @@ def call(client: httpx.Client, key: Key, path: str, body: bytes) -> float:
 
 
 def measure(folder: ServerFolder, programs: list[Program], place: Path) -> dict[str, Any]:
-    """Everything, one after the other."""
+    """Measure everything, one after the other."""
     known, foreign = Key(place / "known"), Key(place / "foreign")
     node = folder.admit("north", known.public)
     beat = SendNodeHeartbeatRequest(node=Node(node_id=node), heartbeat_interval=30).SerializeToString()

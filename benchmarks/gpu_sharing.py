@@ -1,9 +1,9 @@
-"""What it gives when small hospitals share one GPU: workers side by side against one after another.
+"""What small hospitals gain by sharing one GPU: workers side by side against one after another.
 
 Each worker is a process that keeps its hospitals' images and a network on the device, as a Ray actor does.
 A round trains every hospital for one epoch from the same weights (`fedmerge.training.fit`); rounds with 1, 2,
-4 … workers take turns, and ratios are medians of each repeat's own. Processes are started, and met the device
-once, before anything is timed. Run
+4 … workers take turns, and ratios are medians of each repeat's own. Processes are started, and have used the
+device once, before anything is timed. Run
 `python benchmarks/gpu_sharing.py --device cuda --out benchmarks/results/gpu-sharing.json`.
 """
 

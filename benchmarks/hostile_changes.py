@@ -16,7 +16,7 @@ WEIGHT, VARIANCE, COUNTER = "features.0.weight", "features.1.running_var", "feat
 
 
 class Big(bytes):
-    """Two gigabytes, so it says; whoever reads any of it has lost."""
+    """Bytes that claim to be two gigabytes, and raise AssertionError when they are read."""
 
     def __len__(self) -> int:
         return 2**31
@@ -69,7 +69,7 @@ def as_words(reply: Message) -> None:
 
 
 def tensor(change: Callable[[np.ndarray], Any], key: str = WEIGHT) -> Spoil:
-    """One of the tensors, changed: an ndarray is written as numpy does, an Array stays as it is."""
+    """Change one of the tensors: an ndarray is written as numpy does, an Array stays as it is."""
 
     def spoil(reply: Message) -> None:
         arrays = reply.content["arrays"]
@@ -84,7 +84,7 @@ def fill(value: float, key: str = WEIGHT) -> Spoil:
 
 
 def array(x: np.ndarray, data: bytes | None = None, **lies: Any) -> Array:
-    """An Array that says what it likes."""
+    """Make an Array whose fields may say anything (``lies``)."""
     made = Array(str(x.dtype), tuple(x.shape), "numpy.ndarray", b"")
     made.__dict__.update({"data": saved(x) if data is None else data} | lies)
     return made
@@ -128,7 +128,7 @@ def more(name: str, value: np.ndarray) -> Spoil:
 
 def error(reason: Any, code: int = 1) -> Spoil:
     def spoil(reply: Message) -> Message:
-        # as a reply to the question that this one answers
+        # an error that replies to the same message as the honest reply
         made = Message.__new__(Message)
         made.__dict__.update(reply.__dict__)
         made.__dict__["_content"], made.__dict__["_error"] = None, Error(code=code, reason=reason)

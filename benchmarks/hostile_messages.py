@@ -1,4 +1,4 @@
-"""Hostile answers, tried: what becomes of a federation of four hospitals, one of which sends them.
+"""Try hostile answers: what becomes of a federation of four hospitals, one of which sends them.
 
 For every answer in `hostile_answers.py` a real federation runs, in this process, with a tiny network.
 Counted: how many ended the run, how many were believed (another model than without the hospital, or another
@@ -76,7 +76,7 @@ class Spoilt(LocalGrid):
 
 @dataclass
 class Run:
-    """What became of a federation. rows: its history, without clocks."""
+    """The outcome of a federation. rows: its history, without clocks."""
 
     state: Any
     rows: list[dict[str, Any]]
@@ -110,12 +110,12 @@ def federate(
 
 @lru_cache(maxsize=4)
 def without_it(kind: str) -> Run:
-    """The run that an answer to ``kind`` must not change: of the others, or of all where it trained well."""
+    """Return the run that a hostile answer to ``kind`` must not change: without the hospital, or with all."""
     return federate() if kind == "evaluate" else federate(HONEST)
 
 
 def untouched(kind: str, run: Run) -> bool:
-    """Whether model and history are what they would be without the answer."""
+    """Whether model and history are as they would be without the hostile answer."""
     honest = without_it(kind)
     others = [[row for row in each.rows if row["site"] != HOSTILE] for each in (run, honest)]
     own = [(row["phase"], row["site"]) for row in run.rows if row["site"] not in HONEST]
@@ -126,7 +126,7 @@ def untouched(kind: str, run: Run) -> bool:
 
 
 def became(kind: str, spoil: Spoil) -> tuple[str, float]:
-    """``refused``, ``believed`` or ``ended the run``; and the seconds that the federation took."""
+    """Return ``refused``, ``believed`` or ``ended the run``, and the seconds that the federation took."""
     began = time.perf_counter()
     try:
         run = federate(kind=kind, spoil=spoil)

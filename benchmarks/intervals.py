@@ -33,7 +33,7 @@ SHOWN = [(1, 4), (3, 1), (2, 2), (3, 4), (5, 4), (3, 19), (5, 10), (10, 10)]
 def effects(seed: float, site: float, rest: float, law: str = "normal") -> Draw:
     """Seed, site and rest with these standard deviations, mean 0; ``law`` is that of seeds and sites.
 
-    Of one seed or one site there is no effect: an interval without others of it can't speak for them.
+    A single seed or site has no effect: an interval over it alone cannot speak for others.
     """
     laws: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
         "normal": lambda rng, shape: rng.normal(size=shape),

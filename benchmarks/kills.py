@@ -32,12 +32,12 @@ CLOCK = ["seconds", "training_seconds"]
 
 
 def command(study: Path, out: Path) -> list[str]:
-    """That does what of the study is not done."""
+    """Return the command that runs what the study has not finished."""
     return [sys.executable, "-m", "fedmerge", "bench", str(study), "--out", str(out)]
 
 
 def outcome(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """All rows without what a clock fills, and the hash of every model."""
+    """Return all rows without what a clock fills, and the hash of every model."""
     rows = pd.read_parquet(folder / "results.parquet").drop(columns=CLOCK)
     models = sorted(folder.rglob("*.safetensors"))
     return rows, {str(path.relative_to(folder)): state_hash(load_weights(path)) for path in models}

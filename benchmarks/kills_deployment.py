@@ -71,7 +71,7 @@ class Service:
             self.ended.wait(RESTART)
 
     def programs(self) -> list[psutil.Process]:
-        """It and all it started."""
+        """The process and all its descendants."""
         with contextlib.suppress(psutil.NoSuchProcess, AttributeError):
             me = psutil.Process(self.process.pid)
             return [me, *me.children(recursive=True)]
@@ -85,7 +85,7 @@ class Service:
 
 
 def victims(kind: str, server: Service, hospital: Service) -> list[psutil.Process]:
-    """The processes that a kill of this kind is about; none where they are not there just now."""
+    """Return the processes that a kill of this kind hits; empty where they are not running."""
     words = {
         "superlink": "flower-superlink", "server-app": "flwr-serverapp", "gate": "deployment.gate",
         "supernode": "flower-supernode",
@@ -123,7 +123,7 @@ def prepare(folder: Path, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Of every model of a run, but for the pooled one, which hospitals on their own do not have."""
+    """Hash every model of a run, without journals and the pooled model, which a deployment cannot train."""
     files = sorted(path for path in folder.rglob("*.safetensors") if path.stem != "pooled")
     kept = [path for path in files if "journal" not in path.parts]
     return {str(path.relative_to(folder)): state_hash(load_file(path)) for path in kept}
@@ -182,7 +182,7 @@ class Killer(threading.Thread):
 
 
 def deployed(server: Path, config: Path, place: Path, patience: float) -> int:
-    """A run of the deployment to its end, taken up whenever it ended before; returns how often."""
+    """Run the deployment to its end, resumed whenever it ended before; return how often it was started."""
     tries = 0
     while True:
         tries += 1
@@ -230,7 +230,7 @@ def main() -> None:
 
 
 def measure(work: Path, config: Path, expected: dict[str, str], given: argparse.Namespace) -> dict[str, Any]:
-    """Start all, and run with kills; compare every run's models with those of one process, undisturbed."""
+    """Start all, and run with kills; compare every run's models with those of one undisturbed process."""
     server = ServerFolder.make(work / "server", ["127.0.0.1"], "127.0.0.1", free_port(), free_port())
     services = {"server": Service(server.path)}
     runs: list[dict[str, Any]] = []

@@ -47,7 +47,7 @@ def points(row: Mapping[str, Any]) -> str:
 
 
 def marked(row: Mapping[str, Any]) -> str:
-    """The same, bold where the interval holds no zero."""
+    """Return ``points``, bold where the interval holds no zero."""
     return f"**{points(row)}**" if row["difference_low"] > 0 or row["difference_high"] < 0 else points(row)
 
 

@@ -1,6 +1,6 @@
 """The pages of the three studies, written again from the scores in benchmarks/results.
 
-The studies take hours; what is said of their scores takes seconds, so after a change of that run
+The studies take hours, their pages seconds; so after a change of tables, sentences or figures run
 `python benchmarks/pages_from_scores.py`, or name some of the pages: fusion, test-time, in-model-merging.
 Tables, sentences and figures are made anew. What only the jobs have on record stays as it is: how many images
 there were, what failed, devices and versions. A study's own script writes the same page from its folder.
@@ -51,7 +51,7 @@ def _site(config: BenchConfig) -> str:
 
 
 def _kind(method: str) -> str:
-    """Alone and oracle, which are treated apart; the others are compared alike."""
+    """Return a method's kind: ``alone``, ``oracle`` (both treated apart), or ``fusion`` for all others."""
     name = method.partition(":")[0]
     return name if name == "alone" else "oracle" if name.startswith("oracle") else "fusion"
 

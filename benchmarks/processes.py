@@ -1,4 +1,4 @@
-"""Runs one side of a benchmark in a process of its own, and reads what it says: JSON in its last line."""
+"""Run one side of a benchmark in a process of its own, and read the JSON in its last line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUIET = {
 
 
 def told(script: str, *arguments: object, timeout: float = 900.0) -> Any:
-    """What ``python SCRIPT ARGUMENTS`` prints last; no network is used, and Flower's home is a new folder."""
+    """Return the JSON that ``python SCRIPT ARGUMENTS`` prints last; no network; Flower's home is new."""
     path = os.pathsep.join(filter(None, [str(LOCAL), os.environ.get("PYTHONPATH", "")]))
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(

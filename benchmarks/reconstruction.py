@@ -1,4 +1,4 @@
-"""What a server can rebuild of a hospital's images from its sums, before and after there are rules.
+"""What a server can rebuild of a hospital's images from its sums, without and with a node's rules.
 
 `before`: no ledger, no rule about rows, as many questions as are asked (minimum as the row says). `after`:
 the rules of a node in a deployment (`SumRules()`), unless the row says otherwise. The network reads a whole
@@ -67,7 +67,7 @@ def plan_of(width: int = 64, n_classes: int = 2) -> Plan:
 
 
 class Attacker:
-    """A server that asks one hospital. ledger: whether it is one hospital all the time, and so remembers."""
+    """A server that asks one hospital. ledger: whether the hospital remembers earlier questions."""
 
     def __init__(self, cohort: Cohort, rules: SumRules, ledger: bool) -> None:
         self.cohort, self.rules, self.ledger = cohort, rules, ledger
@@ -178,7 +178,7 @@ Attack = Callable[[Attacker], dict[str, float]]
 
 
 def attacks() -> list[tuple[str, int, int, Attack, SumRules]]:
-    """Attack, images, the minimum before, how, and the rules after."""
+    """Return for each attack: name, images, the minimum before, function, and the rules after."""
     node, small = SumRules(), SumRules(minimum_images=1)
     rows: list[tuple[str, int, int, Attack, SumRules]] = [
         ("direct", 1, 1, direct, node),

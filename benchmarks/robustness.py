@@ -74,7 +74,7 @@ def cohort_of(case: Case) -> Cohort:
 
 
 def plan_of(case: Case, hospitals: Sequence[str]) -> Plan:
-    """A smaller share's hostile hospitals are among a larger share's."""
+    """Plan one run; hostile hospitals of a smaller share are among those of a larger one."""
     drawn = numpy_generator(case.seed, "hostile").permutation(list(hospitals))
     hostile = tuple(drawn[: round(case.share * len(drawn))].tolist())
     faults = [ATTACKS[case.attack] | {"site": hostile}] if hostile else []
@@ -117,7 +117,7 @@ def _trained(server: Server) -> State:
 
 
 def cases(seeds: int, patients: Sequence[str], **size: Any) -> list[Case]:
-    """Every run; where nobody is hostile the attacks are one."""
+    """List every run; where no hospital is hostile, only one attack is run."""
     every = itertools.product(patients, ATTACKS, SHARES, AGGREGATORS, range(seeds))
     first = next(iter(ATTACKS))
     return [Case(*case, **size) for case in every if case[2] > 0 or case[1] == first]
@@ -174,7 +174,7 @@ def figure(rows: pd.DataFrame, width: float = WIDE) -> Figure:
 
 
 def describe(rows: pd.DataFrame) -> Caption:
-    """Who is best and worst at 30 % (or the largest share there is), over all settings, in words."""
+    """Say which aggregators are best and worst at 30 % (or the largest share), over all settings."""
     shown = spread(rows)
     share = min(0.3, shown["share"].max())
     means = shown.pivot_table(index="aggregator", columns="share", values="accuracy", sort=False)

@@ -1,4 +1,4 @@
-"""Round algorithms side by side: what the federated model is worth at hospitals that trained, and at another.
+"""Round algorithms side by side: the federated model's accuracy where it was trained, and elsewhere.
 
 Eight hospitals share scikit-learn's digits; a ninth, with every class, is unseen. `skew`: each has its own
 mix of classes (Dirichlet 0.3). `scanners`: each has its own scanner shift and every class. Small CNN with
@@ -181,7 +181,7 @@ def _difference(part: pd.DataFrame, name: str, column: str) -> str:
         return ""
     wide = part.pivot(index=["seed", "site"], columns="algorithm", values=column)
     gap = (wide[name] - wide["FedAvg"]).unstack("site").to_numpy()
-    gap = gap[:, :1] if column == "unseen" else gap  # one place: its value stands in every row
+    gap = gap[:, :1] if column == "unseen" else gap  # the ninth hospital alone: its value stands in every row
     found = crossed_interval(100 * gap[:, :, None])
     value, low, high = (signed(each[0] / 100, 1) for each in (found.mean, found.low, found.high))
     return f"{value} ({low} to {high})"
@@ -215,7 +215,7 @@ def main() -> None:
     for setting in args.settings:
         for row in rows_of(setting, args.seeds, args.rounds, have):
             rows.append(row)
-            if args.out:  # what is measured by now, should it be stopped
+            if args.out:  # save after each row, in case the script is stopped
                 pd.DataFrame(rows).to_csv(args.out, index=False)
     print(table(pd.DataFrame(rows)))
 

@@ -77,7 +77,7 @@ def _median(work: Callable[[], object], repeats: int) -> float:
 
 
 def gather(size: float, line: float, own: float, work: np.ndarray, take: float) -> float:
-    """When a server holds the mean of its children's answers.
+    """Return the seconds until a server holds the mean of its children's answers.
 
     size: GB of the model. line, own: GB/s of the server's and
     of a child's line. work: (n,) seconds that each child needs once it has the model. take: seconds for an

@@ -83,7 +83,7 @@ def numbers(studies: Iterable[Seen]) -> str:
 
 
 def blocks_of(studies: Sequence[Seen]) -> dict[str, str]:
-    """The blocks that scores and merges alone give, but for the figures and what is beside them."""
+    """Return the blocks made from scores and merges alone, without the figures and what is beside them."""
     main_study, grid, federation = studies
     controls = [level for level in main_study.options if level not in main_study.merging]
     return {
@@ -104,7 +104,7 @@ def blocks_of(studies: Sequence[Seen]) -> dict[str, str]:
 
 
 def pictures_of(studies: Sequence[Seen]) -> dict[str, Picture]:
-    """The figures of scores alone."""
+    """Return the figures made from scores alone."""
     main_study, grid, federation = studies
     pictures = {"main": differences(main_study), "shift": under_shift(main_study)}
     return pictures | {"grid": differences(grid), "federation": differences(federation)}

@@ -28,7 +28,7 @@ FIELD = "training.fine_tune.inmerge"
 
 
 class Seen(NamedTuple):
-    """A study, where its levels stand, the InMerge options of those that merge, and how much was merged."""
+    """A study, its leaderboards, the InMerge options of the levels that merge, and the filters merged."""
 
     study: Study
     found: Leaderboards

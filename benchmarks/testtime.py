@@ -115,7 +115,7 @@ class Batches:
 
 
 class Ways:
-    """Ways to ask the sources about a batch; ``all`` by name, those that this network allows."""
+    """Ways to ask the sources about a batch; ``all``: by name, the ways that this network allows."""
 
     def __init__(self, models: list[nn.Module], batch: Tensor) -> None:
         self.flat, self.batch = FlatModels(models, models[0]).to(batch.device), batch

@@ -30,9 +30,9 @@ STATIC = (MEAN, "greedy", ENSEMBLE)
 
 
 def frontier(seen: Seen) -> Picture:
-    """Accuracy against passes: the node in full, with every probe, and what it is held against.
+    """Plot accuracy against passes: the full node, the node with every probe, and the references.
 
-    Only probes that every study has, so that all points are of the same targets.
+    Only probes that every study has are plotted, so that all points are of the same targets.
     """
     probes = [name for name in seen.methods(choices=True) if "probe" in name and seen.everywhere(name)]
     rows = seen.rows[seen.rows["method"].isin([*STATIC, PAPER, OURS, *probes])]
@@ -48,7 +48,7 @@ def differences(seen: Seen) -> Picture:
 
 
 def blocks_of(seen: Seen, mixed: Seen, speed: Sequence[Path]) -> dict[str, str]:
-    """The blocks that scores and times alone give, but the figures."""
+    """Return the blocks made from scores and times alone, without the figures."""
     blocks = {f"bench-{name}": tables.bench_table(seen, name) for name in seen.benches}
     return blocks | {
         "answer": tables.answer(seen),
@@ -64,7 +64,7 @@ def blocks_of(seen: Seen, mixed: Seen, speed: Sequence[Path]) -> dict[str, str]:
 
 
 def pictures_of(seen: Seen) -> dict[str, Picture]:
-    """The figures, all of scores alone."""
+    """Return the figures, all made from scores alone."""
     probed = seen._replace(rows=seen.rows[seen.rows["bench"].isin(PROBED)])
     return {"differences": differences(seen), "frontier": frontier(probed)}
 

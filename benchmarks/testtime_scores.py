@@ -35,7 +35,7 @@ def base_of(choice: str) -> str:
 
 
 class Seen(NamedTuple):
-    """The studies by name, and the finished rows of all: ``bench`` says of which, sites carry its name."""
+    """The studies by name, and all finished rows: ``bench`` names the study, sites' names hold it, too."""
 
     studies: dict[str, Study]
     rows: pd.DataFrame
@@ -85,13 +85,13 @@ def board(seen: Seen, reference: str) -> pd.DataFrame:
 
 
 def data_as_sites(seen: Seen) -> Seen:
-    """The same with one site a data set, its targets as streams: what would other data sets say?"""
+    """Make each data set a site and its targets streams, so that intervals speak for other data sets."""
     streams = seen.rows["site"] + " " + seen.rows["stream"]
     return seen._replace(rows=seen.rows.assign(site=seen.rows["bench"], stream=streams))
 
 
 def cells(seen: Seen, method: str, reference: str) -> pd.Series:
-    """Differences in accuracy by target and stream, averaged over seeds; where both are there."""
+    """Return differences in accuracy by target and stream, averaged over seeds, where both methods ran."""
     keys = ["site", "stream", "seed"]
     first, second = (
         seen.rows[seen.rows["method"] == name].set_index(keys)["accuracy"] for name in (method, reference)

@@ -68,7 +68,7 @@ def bench_table(seen: Seen, bench: str) -> str:
 
 
 def choices_table(seen: Seen, benches: Sequence[str], probes: bool) -> str:
-    """A node with one choice changed, against the node as it is: by stream, and against mean merging."""
+    """A node with one choice changed, against the unchanged node: by stream, and against mean merging."""
     part = seen._replace(rows=seen.rows[seen.rows["bench"].isin(benches)])
     names = [name for name in part.methods(choices=True) if ("-probe-" in name) == probes]
     names = [name for name in names if part.everywhere(name)]
@@ -168,7 +168,7 @@ def rules(seen: Seen) -> str:
 
 
 def _score(accuracy: float) -> str:
-    """In %."""
+    """Format an accuracy in %."""
     return f"{100 * accuracy:.1f}"
 
 

@@ -1,10 +1,10 @@
 """Analysis: pure functions from predictions, models and tables to numbers; it only looks.
 
-``scores`` and ``reliability`` judge predictions, ``answers`` says what was answered, ``fit_temperature`` how
-sure to be. ``learning`` tells a level from guessing, ``ranking_metric`` what levels are ranked by. From a
+``scores`` and ``reliability`` judge predictions, ``answers`` counts them by class, ``fit_temperature``
+calibrates. ``learning`` tells a level from guessing, ``ranking_metric`` gives the score to rank by. From a
 table of results, ``leaderboard``, ``cells`` and ``by_site`` compare levels on clean images,
 ``severity_curve`` and ``robustness`` under scanner shift, and ``select`` chooses by validation scores.
-``crossed_interval`` gives the intervals, ``interval_rule`` says so.
+``crossed_interval`` gives the intervals, ``interval_rule`` describes them.
 """
 
 from fedmerge.analysis.calibration import fit_temperature

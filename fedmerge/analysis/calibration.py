@@ -1,4 +1,4 @@
-"""How sure a classifier should be: the temperature that its logits are divided by."""
+"""Calibration: the temperature that a classifier's logits are divided by."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _HALVINGS = 60
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature T that makes a classifier as sure as it is right, on labelled images it did not see.
+    """Fit the temperature T that makes a classifier as sure as it is right, on labelled images new to it.
 
     With logits z_n (N x C, float) and labels y_n (N, int64):
 

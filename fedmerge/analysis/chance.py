@@ -64,7 +64,7 @@ def uneven(table: pd.DataFrame) -> dict[str, float]:
     """The hospitals where accuracy flatters the commonest class, and that class's share of their images.
 
     Where the labels hold K classes, a share above min(2 / K, 1 / K + 0.1) is uneven: 60 % of two, 35 % of
-    four, 20 % of ten, 2 % of a hundred. Empty for a table that does not say (``Answers``).
+    four, 20 % of ten, 2 % of a hundred. Empty for a table without these columns (``Answers``).
     """
     rows = _clean(table)
     if "largest_class" not in rows:
@@ -107,7 +107,7 @@ def learning(table: pd.DataFrame, compare: str = "method", metric: str = "accura
 
 
 def learning_at(table: pd.DataFrame, compare: str = "method", metric: str = "accuracy") -> pd.DataFrame:
-    """The same hospital by hospital: the columns of ``learning`` by level and site (the index)."""
+    """Return the columns of ``learning`` for each hospital: indexed by level and site."""
     at, _ = _at_places(_clean(table), compare, ("site",))
     return _judged(at.set_index([compare, "site"])[NUMBERS], metric)
 

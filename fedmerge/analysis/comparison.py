@@ -1,4 +1,4 @@
-"""What is compared with what on clean images: cells side by side, paired differences, ranks, intervals."""
+"""Comparisons on clean images: cells side by side, paired differences, ranks, intervals."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def leaderboard(
 def difference(
     table: pd.DataFrame, level: Any, reference: Any, compare: str = "method", metric: str = "accuracy"
 ) -> dict[str, float]:
-    """One level minus another on clean images: the columns ``PAIRED`` of ``leaderboard``, without the rest.
+    """One level minus another on clean images: the columns ``PAIRED`` of ``leaderboard`` alone.
 
     Raises FedMergeError for an unknown column, or a level that is not there.
     """
@@ -125,7 +125,7 @@ def difference(
 def by_site(table: pd.DataFrame, compare: str = "method", metric: str = "accuracy") -> pd.DataFrame:
     """Each level's clean score at each site: columns level, site, mean, low, high (interval over seeds).
 
-    Where the table says, constant and worth: what it is there beside guessing (``analysis.learning``).
+    Where the table has them, constant and worth: the level beside guessing (``analysis.learning``).
     """
     rows = clean(table, compare, metric)
     labels = values_of(rows, CELL) | {compare: levels_of(table, compare)}
@@ -141,7 +141,7 @@ def by_site(table: pd.DataFrame, compare: str = "method", metric: str = "accurac
 
 
 def interval_rule(table: pd.DataFrame) -> str:
-    """What the intervals of a table are made of and speak for, in words. Sites are counted by cohort."""
+    """Say in words how a table's intervals are made and what they hold for. Sites are counted by cohort."""
     done = finished(table)
     by_cohort = done.groupby("cohort") if "cohort" in done else done.groupby(lambda _: "")
     seeds, sites = by_cohort["seed"].nunique(), by_cohort["site"].nunique()

@@ -66,7 +66,7 @@ def clean(table: pd.DataFrame, compare: str, metric: str, within: Sequence[str] 
 
 
 def levels_of(table: pd.DataFrame, compare: str) -> list[Any]:
-    """The levels of a column in order of appearance; a failed job's empty entry is none."""
+    """The levels of a column in order of appearance; a failed job's empty entry is no level."""
     return [level for level in table[compare].dropna().unique() if level != ""]
 
 
@@ -116,7 +116,7 @@ def cube(rows: pd.DataFrame, metric: str, labels: Labels) -> Array:
 
 
 def nanmean(values: Array, axis: int | tuple[int, ...]) -> Array:
-    """The mean over an axis of what is there; NaN where nothing is."""
+    """The mean over an axis of the values that are not NaN; NaN where there are none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(np.nanmean(values, axis=axis))
@@ -134,6 +134,6 @@ def with_interval(values: Array, over: Array | None = None, span: Span | None = 
 
 
 def with_cut_interval(differences: Array, metric: str) -> Array:
-    """Mean, low and high (M x 3) of differences of a score, cut where no difference of it can be."""
+    """Mean, low and high (M x 3) of differences of a score, cut to the differences that are possible."""
     least, greatest = SPANS.get(metric, (-math.inf, math.inf))
     return np.clip(with_interval(differences), least - greatest, greatest - least)

@@ -1,4 +1,4 @@
-"""Intervals for a mean over seeds and sites, both of which would differ another time."""
+"""Intervals for a mean over seeds and sites, where both are random."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Interval:
-    """M means with their lower and upper bounds, each of shape M; bounds are NaN where one cell is all."""
+    """M means with their lower and upper bounds, each of shape M; bounds are NaN for a single cell."""
 
     mean: Array
     low: Array
@@ -67,7 +67,7 @@ def crossed_interval(values: Array, *, level: float = 0.95, over: Array | None =
 
 
 def inside(found: Interval, least: float, greatest: float = math.inf) -> Interval:
-    """The interval of means that lie between two ends, on a scale on which they lie anywhere.
+    """Return the interval of means that lie between two ends, taken on a scale without ends.
 
     That is g(m) = log((m - a) / (b - m)), the log-odds of a share, or log(m - a) without an upper end; by the
     delta method half the interval is g'(m) times as long there. Its bounds stay between the ends and are
@@ -93,9 +93,9 @@ def inside(found: Interval, least: float, greatest: float = math.inf) -> Interva
 
 
 class _Factor(NamedTuple):
-    """What one factor says of M means: their variance, its degrees of freedom, and its share of the rest.
+    """The variance of M means by one factor (seeds or sites), its degrees of freedom, its share of the rest.
 
-    several: the factor has more than one level. rest: how often the variance of one cell's rest is in it.
+    several: the factor has more than one level. rest: how often the variance of a cell's rest is in it.
     """
 
     several: Mask

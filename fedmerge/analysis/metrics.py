@@ -45,7 +45,7 @@ class Scores:
 
 
 def rates(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Accuracy and balanced accuracy (see ``Scores``), without the time that the rest takes."""
+    """Return accuracy and balanced accuracy alone (see ``Scores``), which is quicker than all scores."""
     logits, labels = logits.detach().cpu(), labels.cpu().long()
     hits = (logits.argmax(1) == labels) & ~logits.isnan().any(1)
     counts = torch.bincount(labels, minlength=logits.shape[1])

@@ -1,4 +1,4 @@
-"""Choosing a level by a score of the training hospitals, so that the unseen one is not looked at."""
+"""Choose a level by a score of the training hospitals, without looking at the unseen one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hospitals' images: where they come from, who gets which, how each scanner shows them, how they arrive.
+"""The hospitals' images: their sources, their division among hospitals, scanner shifts, and test streams.
 
 A cohort is read from ``sites/*.yaml`` (``read_cohort``) and built with a seed (``build_cohort``). Everything
 is uint8 images and int64 labels on the CPU; nothing here knows about networks.

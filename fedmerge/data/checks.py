@@ -1,4 +1,4 @@
-"""Data that cannot teach, or that teach what is asked later: remarks on a cohort, each with its numbers."""
+"""Remarks, with numbers, on a cohort's images: data that teach nothing, and data that leak into the test."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Digests = Mapping[str, frozenset[bytes]]
 
 
 def remarks(cohort: Cohort) -> dict[str, str]:
-    """What there is to say of a cohort's images, by kind, in sentences; nothing where all is well.
+    """Return remarks on a cohort's images, sentences by kind; empty where all is well.
 
-    Files that were left out; images of one value, of the values 0 and 1, or stored with fewer bits; hospitals
+    About: files left out; images of one value, of the values 0 and 1, or stored with fewer bits; hospitals
     with one class; classes without a training image; the same image at several hospitals, at an unseen one
     and at one that trains, in several splits of a hospital, or with several labels; patients in several
     splits. Copies have equal pixels, in the size of the cohort and before the scanner; images of one value
-    are none. The images of remote hospitals are not looked at. 10,000 images take about 0.1 s.
+    do not count. The images of remote hospitals are not looked at. 10,000 images take about 0.1 s.
     """
     here = {site.name: site for site in cohort.sites if len(_labels(site))}
     facts = {name: site.facts or facts_of(site.everything.images) for name, site in here.items()}
@@ -38,7 +38,7 @@ def remarks(cohort: Cohort) -> dict[str, str]:
 
 
 def together(said: dict[str, str], new: dict[str, str], where: str) -> dict[str, str]:
-    """Remarks with those of a further seed: of the kinds that are new, each after where it holds."""
+    """Add to ``said`` the remarks of a further seed whose kind is new, each after ``where`` it holds."""
     begin = f"{where}: " if where else ""
     return said | {kind: f"{begin}{text}" for kind, text in new.items() if kind not in said}
 

@@ -18,7 +18,7 @@ MOST_NAMED = 5
 
 
 def class_names(spec: CohortSpec, owner: dict[str, RawSource]) -> tuple[str, ...]:
-    """One meaning of the labels for all sources; ``owner`` holds each source under its first site.
+    """Return the class names that hold for all sources; ``owner`` holds each source under its first site.
 
     Raises FedMergeError where sources differ in their classes, and as ``check_taught`` does.
     """
@@ -53,12 +53,12 @@ def class_names(spec: CohortSpec, owner: dict[str, RawSource]) -> tuple[str, ...
 def who_takes(
     spec: CohortSpec, splits: Sequence[Split], members: Sequence[SiteSpec], names: Names, seed: int, text: str
 ) -> np.ndarray:
-    """Which of ``members``, the sites of source ``text``, takes images of which class: bool, sites x classes.
+    """Return which of ``members``, sites of source ``text``, takes which class: bool, sites x classes.
 
-    Sites that list classes take those; what nobody lists goes to the sites without a list. Where the
+    Sites that list classes take those; classes that no site lists go to the sites without a list. Where the
     cohort's label skew is ``disjoint``, each site that follows it takes its group of classes, and sites with
     neither group nor list take part in every class. Raises FedMergeError for an unknown class, for more
-    sites than classes to divide, and where a class has images that nobody takes.
+    sites than classes to divide, and where a class has images that no site takes.
     """
     groups = _disjoint(spec, members, names, seed, text) if spec.label_skew == "disjoint" else {}
     listed = np.zeros((len(members), len(names)), dtype=bool)
@@ -78,14 +78,14 @@ def who_takes(
                 f"the classes of one of {', '.join(site.name for site in members)}, or leave one of them "
                 "without classes."
             )
-        takes[:, label] = True  # there is nothing to take
+        takes[:, label] = True  # the class has no images
     return takes
 
 
 def _disjoint(
     spec: CohortSpec, members: Sequence[SiteSpec], names: Names, seed: int, text: str
 ) -> dict[str, list[int]]:
-    """By site, its group of classes: the classes in random order, cut into parts as equal as can be."""
+    """Return each site's group of classes: the classes in random order, cut as equally as possible."""
     sites = [site.name for site in members if site.follows]
     if len(sites) > len(names):
         raise FedMergeError(

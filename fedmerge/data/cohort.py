@@ -63,8 +63,8 @@ class Site:
 class Cohort:
     """The hospitals of one experiment; all images have one shape and all labels one meaning.
 
-    folder: where relative paths of sources may start, beside the data folder. reading: what there is to say
-    of how the sources were read, in sentences (``checks.remarks`` says more).
+    folder: where relative paths of sources may start, beside the data folder. reading: remarks
+    on how the sources were read, in sentences (``checks.remarks`` has more).
     """
 
     name: str
@@ -183,7 +183,7 @@ def _check_one_size(spec: CohortSpec, firsts: Sequence[SiteSpec]) -> None:
 
 
 def _nothing(spec: CohortSpec, owner: dict[str, RawSource]) -> Split:
-    """No image, of the shape that the cohort's images have."""
+    """Return an empty split whose images have the cohort's shape."""
     some = next(iter(owner.values()), None)
     channels = spec.channels or (some.shape[0] if some else None)
     height, width = (spec.size, spec.size) if spec.size else (some.shape[1:] if some else (None, None))
@@ -197,9 +197,9 @@ def _nothing(spec: CohortSpec, owner: dict[str, RawSource]) -> Split:
 
 
 def relabel(raw: RawSource, names: Names, where: str) -> Splits:
-    """Labels as positions in ``names``: looked up by name for folders, else kept and checked.
+    """Return the splits with labels as positions in ``names``: by name for folders, else kept and checked.
 
-    Raises ``FedMergeError`` that begins with ``where`` for a class that is none of ``names``.
+    Raises ``FedMergeError`` that begins with ``where`` for a class that is not in ``names``.
     """
     if not raw.by_name or raw.class_names is None:
         for split in raw.splits:

@@ -1,4 +1,4 @@
-"""Whether a hospital has the images to train, to be selected on and to be tested; and what to do if not."""
+"""Check that a hospital has enough images to train, validate and test; advise what to do if not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Splits = tuple[Split, Split, Split]
 def check_enough(
     spec: CohortSpec, site: SiteSpec, splits: Splits, group: Sequence[Splits], n_classes: int
 ) -> None:
-    """Raise FedMergeError for a site with too few images or classes; each piece of advice can be followed.
+    """Raise FedMergeError for a site with too few images or classes, with advice that can be followed.
 
     splits: what the site keeps. group: what the sites of its source got of it, this one among them, before
     any ``limit``.
@@ -45,7 +45,7 @@ def check_enough(
 
 
 def _advice(spec: CohortSpec, site: SiteSpec, group: Sequence[Splits], n_classes: int) -> list[str]:
-    """What would give the site more of its source."""
+    """Return advice, each a way to give the site more images of its source."""
     alike = [each for each in spec.sites if spec.source_of(each) == spec.source_of(site)]
     if len(alike) == 1:
         return ["give its source more images, of every class"]
@@ -68,7 +68,7 @@ def _advice(spec: CohortSpec, site: SiteSpec, group: Sequence[Splits], n_classes
 
 
 def _most_sites(spec: CohortSpec, group: Sequence[Splits], n_classes: int) -> int:
-    """How many sites of equal shares a source feeds: each gets at least floor(images / sites) of a class."""
+    """Return how many sites of equal share a source suffices for, each with floor(images / sites) a class."""
     train, val, test = (
         torch.stack([part[i].class_counts(n_classes) for part in group]).sum(dim=0) for i in range(3)
     )

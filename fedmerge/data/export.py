@@ -1,4 +1,4 @@
-"""A cohort taken apart: a folder for each hospital with its images and its file, and the server's file."""
+"""Export a cohort: a folder for each hospital with its images and its file, and the server's file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SERVER = "server"
 
 
 def export(cohort: Cohort, folder: Path) -> Path:
-    """Write every site as ``folder/NAME/NAME.yaml`` with its images; returns the server's cohort file.
+    """Write every site as ``folder/NAME/NAME.yaml`` with its images; return the server's cohort file.
 
     The images are as the scanner shows them, in the splits they have, so that what is trained on them has
     the same bits. The server's file, ``folder/server.yaml``, has the sites that train as remote and the
-    images of the unseen ones. Raises FedMergeError for a folder that is there or cannot be
+    images of the unseen ones. Raises FedMergeError for a folder that exists or cannot be
     written, or a site without images here.
     """
     if is_there(folder) and (not folder.is_dir() or any(folder.iterdir())):
@@ -40,7 +40,7 @@ def export(cohort: Cohort, folder: Path) -> Path:
 def _export(cohort: Cohort, folder: Path) -> Path:
     channels, height, width = cohort.shape
     common: dict[str, Any] = {"channels": channels, "classes": list(cohort.class_names)}
-    common |= {"minimum": {"samples": 1, "classes": 1}}  # it was judged when the cohort was built
+    common |= {"minimum": {"samples": 1, "classes": 1}}  # checked when the cohort was built
     listed = []
     for site in cohort.sites:
         own = folder / site.name

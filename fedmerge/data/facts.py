@@ -1,4 +1,4 @@
-"""What is found out of a hospital's images once, before its scanner changes them."""
+"""Facts about a hospital's images, computed once, before its scanner changes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """Of N images: digests, 16 bytes each, equal for equal pixels; lowest and highest value, uint8, N."""
+    """Facts of N images: digests, 16 bytes, equal for equal pixels; lowest and highest value, uint8, N."""
 
     digests: tuple[bytes, ...]
     lowest: np.ndarray
@@ -25,7 +25,7 @@ class Facts:
 
 
 def facts_of(images: Tensor) -> Facts:
-    """The facts of images, uint8 N x C x H x W. 10,000 grey images of 64 px take about 0.1 s."""
+    """Compute the facts of images, uint8 N x C x H x W. 10,000 grey images of 64 px take about 0.1 s."""
     rows = np.ascontiguousarray(images.numpy()).reshape(len(images), math.prod(images.shape[1:]))
     digests = tuple(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
     return Facts(digests, rows.min(axis=1, initial=255), rows.max(axis=1, initial=0))

@@ -62,7 +62,7 @@ def _labelled(files: dict[str, list[Path]], classes: Sequence[str]) -> tuple[lis
 
 
 def _read_all(files: Sequence[Path], size: int | None, channels: int | None) -> list[Tensor]:
-    """Every file as uint8 1 x C x H x W; those that are refused are named together, the first in full."""
+    """Read every file as uint8 1 x C x H x W; one error names all refused files, the first in full."""
     images, faults = [], []
     for file in files:
         try:
@@ -80,7 +80,7 @@ def _read_all(files: Sequence[Path], size: int | None, channels: int | None) -> 
 
 
 def _stack(images: list[Tensor], files: list[Path]) -> Tensor:
-    """One Tensor; grey images among RGB ones become RGB."""
+    """Stack the images into one Tensor; grey images among RGB ones become RGB."""
     channels = max(image.shape[1] for image in images)
     for image, file in zip(images, files, strict=True):
         if image.shape[2:] != images[0].shape[2:]:

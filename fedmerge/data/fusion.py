@@ -61,7 +61,7 @@ class FusionData(Frozen):
 
 
 def portions(data: FusionData, sites: Sequence[str]) -> dict[str, int]:
-    """How many images each of ``sites`` is asked for: as equal as can be, ``data.images`` in all.
+    """Divide ``data.images`` over ``sites`` as equally as possible: how many images each is asked for.
 
     With fewer images than sites, the last sites are asked for none and are left out. Where images stay in
     the hospitals, each is asked for the same number, rounded down, whoever else takes part: a hospital gives
@@ -74,7 +74,7 @@ def portions(data: FusionData, sites: Sequence[str]) -> dict[str, int]:
 
 
 def share(site: Site, images: int, split: Literal["val", "train"], seed: int) -> Split:
-    """A hospital's share: ``images`` of its ``split``, classes as equal as they can be; all if it has fewer.
+    """A hospital's share: ``images`` of its ``split``, classes as equal as possible; all if it has fewer.
 
     The draw depends on the seed and the site's name alone, and a smaller share is part of a larger one.
     """
@@ -100,7 +100,7 @@ def server_set(data: FusionData, cohort: Cohort, seed: int, labelled: bool = Tru
 
 
 def balanced(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """``count`` indices, one of each class in turn until all are used up; int64, all if there are fewer.
+    """Draw ``count`` indices, one of each class in turn while it lasts; int64; all if there are fewer.
 
     labels: integers, N. Classes and their samples come in random order, so the first k of the indices are a
     balanced draw of k, whatever ``count`` is.

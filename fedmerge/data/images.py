@@ -53,7 +53,7 @@ class Split:
 
 
 def concat(splits: Sequence[Split], apart: bool = False) -> Split:
-    """All samples of the splits, one split after the other; groups where every split has them.
+    """Join the splits, one after the other; keep groups where every split has them.
 
     apart: groups of two splits are never the same, whatever their numbers; else equal numbers are one group.
     """

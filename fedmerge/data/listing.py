@@ -42,7 +42,7 @@ class Found:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def remark(self, text: str) -> str:
-        """What is left out of the source ``text``, in a sentence; nothing where nothing is."""
+        """Say in a sentence what is left out of the source ``text``; empty where nothing is."""
         kinds: Counter[str] = sum(self.lost.values(), Counter())
         parts = []
         if kinds:
@@ -113,7 +113,7 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 def _name(folder: Path) -> str:
-    """The class of a folder, in composed letters: macOS takes them apart."""
+    """Return a folder's class name in composed letters (NFC): macOS decomposes them."""
     return unicodedata.normalize("NFC", folder.name)
 
 
@@ -122,7 +122,7 @@ def _is_junk(name: str) -> bool:
 
 
 def _in_class(folder: Path, name: str, found: Found) -> list[Path]:
-    """The images of one class, in order of name; ``found`` takes the count of the rest."""
+    """List the images of one class in order of name; count its other files in ``found``."""
     lost, pictures = found.lost.setdefault(name, Counter()), []
     for place in sorted(folder.iterdir()):
         if _is_junk(place.name):
@@ -165,7 +165,7 @@ def _count_deeper(folder: Path, lost: Counter[str], skipped: Counter[str]) -> No
 
 
 def _beside(folder: Path, found: Found) -> None:
-    """Files that lie beside the folders they could belong to."""
+    """Count in ``found`` the files that lie beside the folders of classes or splits."""
     lost = found.lost.setdefault("", Counter())
     for place in sorted(folder.iterdir()):
         if _is_junk(place.name):

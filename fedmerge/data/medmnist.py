@@ -1,4 +1,4 @@
-"""MedMNIST sets by name: a file that is here already, or the package's own download."""
+"""MedMNIST sets by name: from a file that is here already, or by the package's own download."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _offline: ContextVar[bool] = ContextVar("offline", default=False)
 
 @contextmanager
 def no_downloads() -> Iterator[None]:
-    """Inside the block, a set that is not on this machine is not asked for elsewhere."""
+    """Inside the block, download no set, even if it is not on this machine."""
     token = _offline.set(True)
     try:
         yield
@@ -49,7 +49,7 @@ def info(name: str) -> dict[str, Any]:
 
 
 def parse(name: str) -> tuple[str, int | None]:
-    """The set and the size of ``pathmnist_64``; ``pathmnist`` has none, and its images are 28 px.
+    """Split a name like ``pathmnist_64`` into set and size; ``pathmnist`` has no size: its images are 28 px.
 
     Raises ``FedMergeError`` for a size that MedMNIST does not have.
     """
@@ -81,8 +81,8 @@ def cache_folder() -> Path:
 def download(name: str) -> Path:
     """Fetch a set with the medmnist package (which checks its MD5) into the cache; return the file.
 
-    name: with or without a size. It becomes visible under its name only when it is complete. Raises
-    ``FedMergeError`` where it cannot be had, or the cache cannot be made or written.
+    name: with or without a size. The file gets its name only when it is complete. Raises
+    ``FedMergeError`` where the set cannot be had, or the cache cannot be made or written.
     """
     target = cache_folder() / f"{name}.npz"
     if _offline.get():
@@ -118,7 +118,7 @@ def _fetch(name: str, folder: Path, target: Path) -> None:
 
 
 def try_download(name: str) -> bool:
-    """Whether a set could be fetched into the cache; a process asks once."""
+    """Try to fetch a set into the cache, once a process, and return whether that worked."""
     return not _offline.get() and _tried(name, cache_folder())
 
 

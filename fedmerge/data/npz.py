@@ -1,4 +1,4 @@
-"""Files with the six MedMNIST keys: images and labels of train, val and test in one .npz, maybe patients."""
+"""Files with the six MedMNIST keys: images, labels and perhaps patients of train, val, test in one .npz."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large the arrays of an .npz file are, by their headers: too much is refused before it is unpacked."""
+"""Check the sizes of arrays in an .npz file by their headers; refuse too large ones before unpacking."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.lib import format as npy
 from fedmerge.errors import FedMergeError
 from fedmerge.outside import check_memory
 
-PACKED = 1032  # what deflate can save at most
+PACKED = 1032  # the largest ratio by which deflate can compress
 SUSPECT, USUAL = 256 * 2**20, 200
 """An array of more bytes than the first is refused if it was packed by more than the second."""
 READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def check_sizes(path: Path, archive: zipfile.ZipFile, keys: Sequence[str]) -> None:
-    """Raise FedMergeError for arrays that are longer than their file can hold, bombs, or beyond memory."""
+    """Raise FedMergeError for arrays larger than their file can hold, zip bombs, or arrays beyond memory."""
     names, total = set(archive.namelist()), 0
     for key in keys:
         total += _bytes(path, archive, key if key in names else f"{key}.npy", key)
@@ -27,7 +27,7 @@ def check_sizes(path: Path, archive: zipfile.ZipFile, keys: Sequence[str]) -> No
 
 
 def _bytes(path: Path, archive: zipfile.ZipFile, name: str, key: str) -> int:
-    """Bytes of an array, as its own header says; 0 for what ``numpy.load`` refuses by itself."""
+    """Return the bytes of an array by its own header; 0 for one that ``numpy.load`` refuses by itself."""
     entry = archive.getinfo(name)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise FedMergeError(f"{path}, {key}: it is packed in a way that numpy does not use: save it anew.")

@@ -1,4 +1,4 @@
-"""Hospitals that share one source of images divide it: how much each gets (share) and of which classes."""
+"""Divide one source over the hospitals that share it: how much each gets (share), and of which classes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw_proportions(
     rng: np.random.Generator,
     takes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Which part of each class goes to which site: float64, sites x classes, each column sums to one.
+    """Draw which part of each class goes to which site: float64, sites x classes, each column sums to one.
 
     shares: s_i > 0. concentrations: a_i > 0, or None for a site without label skew. Small a: a class lies at
     few sites. takes: bool, sites x classes, at least one site a class (None: every site takes every class).
@@ -69,7 +69,7 @@ def _least_skewed_first(
     unit: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """The law of shares that differ. held: shares, 0 where a site takes none of a class; unit: their mean."""
+    """Draw for unequal shares. held: shares, 0 where a site takes none of a class; unit: their mean."""
     skew = np.array([0.0 if a is None else 1 / a for a in concentrations])
     out, left = np.zeros_like(log_weight), np.ones(log_weight.shape[1])
     for level in np.unique(skew):
@@ -86,7 +86,7 @@ def _least_skewed_first(
 def _log_gamma(
     size: float | np.ndarray, concentration: float | None, n: int, rng: np.random.Generator
 ) -> np.ndarray | float:
-    """The logarithms of n draws of mean one: Gamma(k) / k with k = size x concentration; 0 without skew."""
+    """Draw n logarithms of Gamma(k) / k, of mean one, with k = size x concentration; 0 without skew."""
     if concentration is None:
         return 0.0
     shape = size * concentration

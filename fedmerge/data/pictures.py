@@ -1,4 +1,4 @@
-"""One image file as pixels: what the file itself says of them is honoured, or the file is refused by name."""
+"""Read one image file as pixels: follow what the file says about them, or refuse the file by name."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ TOO_LARGE = f"has more than {MOST_PIXELS:,} pixels, which no image of one patien
 
 
 def is_picture(file: Path) -> bool:
-    """Whether the file is an image of a kind that is read, by its content; damaged ones are none."""
+    """Whether the file's content is an image of a supported kind; a damaged image is not."""
     try:
         with Image.open(file, formats=FORMATS):
             return True
-    except Image.DecompressionBombError:  # it is one, and refused by name when it is read
+    except Image.DecompressionBombError:  # an image, which ``read_picture`` refuses by name
         return True
-    except Exception:  # whatever a decoder makes of a file that is not its own
+    except Exception:  # decoders raise anything for files of other kinds
         return False
 
 
 def read_picture(file: Path) -> Tensor:
-    """One image as uint8 1 x C x H x W, grey (C = 1) or RGB (C = 3); the kind is told by the content.
+    """Read one image as uint8 1 x C x H x W, grey (C = 1) or RGB (C = 3); its content decides its kind.
 
-    EXIF orientation is applied (EXIF that cannot be read says nothing), a colour profile is converted to sRGB
+    EXIF orientation is applied (unreadable EXIF is ignored), a colour profile is converted to sRGB
     (one that says sRGB is left alone), alpha is dropped where every pixel is opaque. Raises ``FedMergeError``
     that begins with the file's name for a file that is empty, damaged or of too many pixels, several images
     in one file, more than 8 bits a channel (also where Pillow would take the upper 8), transparent pixels,
@@ -77,13 +77,13 @@ def read_picture(file: Path) -> Tensor:
 
 
 def _too_large(image: ImageFile.ImageFile) -> str:
-    """Why an image is refused that says it has very many pixels, or nothing."""
+    """Return why an image is refused whose header says too many pixels; empty where it is not."""
     width, height = image.size
     return f"{TOO_LARGE} (it says {width:,} x {height:,})." if width * height > MOST_PIXELS else ""
 
 
 def _fault(image: ImageFile.ImageFile) -> str:
-    """Why an image is refused by what its header says, or nothing."""
+    """Return why an image is refused by its header; empty where it is not."""
     frames, bits = getattr(image, "n_frames", 1), _bits(image)
     if frames > 1:
         return f"holds {frames} images (frames or pages): save the one that is meant as a file of its own."
@@ -100,7 +100,7 @@ def _fault(image: ImageFile.ImageFile) -> str:
 
 
 def _bits(image: ImageFile.ImageFile) -> int:
-    """Bits a channel as the header says; Pillow itself reads 16-bit RGB as 8 bits without a word."""
+    """Return the bits a channel in the header; Pillow itself reads 16-bit RGB as 8 bits without a word."""
     if image.format == "TIFF":
         bits: tuple[int, ...] = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
         return max(bits)
@@ -112,19 +112,19 @@ def _bits(image: ImageFile.ImageFile) -> int:
     head = _head(image)
     if image.format == "PNG":
         return head[24]
-    components = head.index(b"\xff\x4f\xff\x51") + 40  # after the marker SIZ: how many, then three bytes each
+    components = head.index(b"\xff\x4f\xff\x51") + 40  # after the marker SIZ: how many; then three bytes each
     (n,) = struct.unpack_from(">H", head, components)
     return max((head[components + 2 + 3 * i] & 0x7F) + 1 for i in range(n))
 
 
 def _signed(image: ImageFile.ImageFile) -> bool:
-    """Whether its values are none of 0 to 255: signed, or float."""
+    """Whether the image's values are signed or float, and not 0 to 255."""
     kinds = image.tag_v2.get(339, ()) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
     return image.mode.startswith(("I", "F")) or not set(kinds) <= {1, 4}  # unsigned, or not said
 
 
 def _head(image: ImageFile.ImageFile, n: int = 4096) -> bytes:
-    """The first bytes of its file."""
+    """Return the first ``n`` bytes of the image's file."""
     assert image.fp is not None
     place = image.fp.tell()
     image.fp.seek(0)
@@ -134,7 +134,7 @@ def _head(image: ImageFile.ImageFile, n: int = 4096) -> bytes:
 
 
 def _see_through(image: Image.Image) -> str:
-    """Why an image is refused that has transparent pixels, or nothing."""
+    """Return why an image with transparent pixels is refused; empty where it has none."""
     if not image.has_transparency_data:
         return ""
     alpha = np.asarray(image.convert("RGBA").getchannel("A"))
@@ -148,7 +148,7 @@ def _see_through(image: Image.Image) -> str:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """uint8 H x W (grey) or H x W x 3 in sRGB."""
+    """Return the pixels as uint8 H x W (grey) or H x W x 3 in sRGB."""
     mode, icc = "L" if image.mode in GREY else "RGB", image.info.get("icc_profile")
     plain = image.convert(mode)
     transform = _to_srgb(icc, mode) if icc else None
@@ -160,7 +160,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _to_srgb(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The way from a colour profile to sRGB (three channels); None where it says that it is sRGB."""
+    """Return the transform from a profile to sRGB (three channels); None where it says that it is sRGB."""
     profile = ImageCms.getOpenProfile(io.BytesIO(icc))
     if "srgb" in ImageCms.getProfileDescription(profile).lower():
         return None

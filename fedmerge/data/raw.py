@@ -1,4 +1,4 @@
-"""What a source yields before hospitals divide it: three splits and the names of the classes, checked."""
+"""A source before hospitals divide it: three splits and the names of the classes, checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RawSource:
 
     text: the source in words. class_names: by label, or None where the source does not name them.
     by_name: the labels follow from the names (folders), so another order of classes reorders the labels.
-    remarks: what there is to say of how it was read (files that were left out), in sentences.
+    remarks: on how it was read (files that were left out), in sentences.
     """
 
     text: str
@@ -47,7 +47,7 @@ class RawSource:
 
     @property
     def n_classes(self) -> int:
-        """The number of class names, or else the largest label and one."""
+        """The number of class names, or else the largest label plus one."""
         if self.class_names is not None:
             return len(self.class_names)
         return 1 + max(int(s.labels.max()) if len(s) else -1 for s in self.splits)
@@ -62,7 +62,7 @@ def raw_source(
     by_name: bool = False,
     remarks: tuple[str, ...] = (),
 ) -> RawSource:
-    """Splits ``train``, ``val`` and ``test`` as a source.
+    """Make a source of the splits ``train``, ``val`` and ``test``.
 
     Raises ``FedMergeError`` where the splits differ in image size, or a label lies outside the named classes.
     """
@@ -131,7 +131,7 @@ def _check_label_array(labels: Any, n: int, where: str, name: str) -> torch.Tens
 
 
 def _array(given: Any, where: str, what: str) -> np.ndarray:
-    """An array of one shape; Tensors from wherever they are."""
+    """Return ``given`` as one array; a Tensor may be on any device."""
     if isinstance(given, torch.Tensor):
         return given.detach().cpu().numpy()
     try:

@@ -1,7 +1,7 @@
 """Where a hospital's images come from: a source is one string in YAML, or arrays in memory.
 
 ``digits`` (embedded in scikit-learn), ``medmnist:NAME`` (or ``medmnist:NAME_64``, ``_128``, ``_224``),
-``npz:PATH``, ``folder:PATH``, or ``Arrays``; or ``remote``: they are at the hospital and not here.
+``npz:PATH``, ``folder:PATH``, or ``Arrays``; or ``remote``: the images are at the hospital and not here.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ def parse_source(source: str) -> tuple[str, str]:
 
 
 def source_key(source: str | Arrays, folder: Path | None = None, size: int | None = None) -> object:
-    """Equal for two sources that are the same images, however their paths are written.
+    """Return a key that is equal for sources of the same images, however their paths are written.
 
-    size: of the cohort, by which MedMNIST's file is chosen, and fetched if need be. A set of MedMNIST that is
-    not here is a text, ``medmnist:NAME_64``.
+    size: of the cohort, by which MedMNIST's file is chosen, and fetched if need be. The key of a MedMNIST set
+    that is not here is a text, ``medmnist:NAME_64``.
     """
     if isinstance(source, Arrays):
         return id(source)
@@ -110,7 +110,7 @@ def medmnist_set(source: str | Arrays) -> str | None:
 
 
 def _medmnist_file(name: str, size: int | None) -> tuple[str, Path | None]:
-    """The set to read, of the size that is written, the cohort's or 28 px, and its file if it is here."""
+    """Return the set to read (its size as written, the cohort's or 28 px), and its file if it is here."""
     base, written = medmnist.parse(name)
     wanted = name if written or size not in medmnist.SIZES else f"{base}_{size}"
     places = [medmnist.cache_folder()]
@@ -142,9 +142,9 @@ def data_folder() -> Path:
 
 
 def locate(name: str, folder: Path | None, source: str) -> Path:
-    """The file or folder ``name``, in the data folder or in ``folder``, absolute.
+    """Find the file or folder ``name`` in the data folder or in ``folder``; return its absolute path.
 
-    Raises ``FedMergeError`` that says where it was looked for and how to provide it.
+    Raises ``FedMergeError`` that names the places searched and says how to provide the file.
     """
     found = _find(name, folder)
     if found is None:

@@ -1,4 +1,4 @@
-"""Who the hospitals are, as written in ``sites/*.yaml``."""
+"""The hospitals of an experiment, as written in ``sites/*.yaml``."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Frozen(BaseModel):
 
 
 class Minimum(Frozen):
-    """What a hospital's training images must reach at least."""
+    """The least training images and classes that a hospital must have."""
 
     samples: int = Field(default=10, ge=1)
     classes: int = Field(default=2, ge=1)
@@ -97,7 +97,7 @@ class SiteSpec(Frozen):
 
     @property
     def follows(self) -> bool:
-        """Whether the cohort's label skew is its own: it trains, and says nothing of classes itself."""
+        """Whether the cohort's label skew holds: the site trains and sets no classes and no label_skew."""
         return not self.unseen and self.classes is None and self.label_skew is None
 
 
@@ -113,7 +113,7 @@ class CohortSpec(Frozen):
 
     source: default of the sites. size: all images as size x size. channels: all images grey (1) or RGB (3).
     classes: names by label; needed where sources disagree on them. label_skew: that of the sites that train
-    and say nothing of classes themselves, or ``disjoint``: the classes, in an order drawn by the seed, are
+    and set neither classes nor label_skew, or ``disjoint``: the classes, in an order drawn by the seed, are
     cut into as many groups as a source has such sites, and each takes one group; the other sites without a
     list of classes keep their share of every class. left_out: ``allow`` reads image folders although a class
     loses more than a tenth of its files, because they are none that can be read or lie deeper. From Python, a

@@ -1,4 +1,4 @@
-"""Test streams: in which order an unseen hospital's images arrive, and through a scanner that drifts.
+"""Test streams: the order in which an unseen hospital's images arrive, and scanners that drift.
 
 All orders are int64 index arrays that hold every index of the labels exactly once.
 """
@@ -31,7 +31,7 @@ DRIFT = (1, 2, 3, 4, 5, 4, 3, 2, 1)
 
 
 class StreamSpec(BaseModel):
-    """A stream as written in YAML: ``iid``, ``temporal``, or a mapping of one kind to what it takes.
+    """A stream as written in YAML: ``iid``, ``temporal``, or a mapping of one kind to its parameter.
 
     ``dirichlet: 0.05``, ``note: 0.05`` (concentration delta), ``recurring: 3`` (cycles), ``drift: contrast``
     (scanner shift).
@@ -137,7 +137,7 @@ def note(labels: np.ndarray | Tensor, delta: float, rng: np.random.Generator) ->
 
 
 def _chunks(codes: np.ndarray, n: int, delta: float, rng: np.random.Generator) -> list[list[np.ndarray]]:
-    """One draw of NOTE's n chunks: in each, the samples of each of the n classes. codes: N, below n."""
+    """Draw NOTE's n chunks once: in each, the samples of each of the n classes. codes: N, below n."""
     chunks: list[list[np.ndarray]] = [[] for _ in range(n)]
     sizes = np.zeros(n, dtype=np.int64)
     for c in range(n):

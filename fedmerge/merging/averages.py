@@ -111,7 +111,7 @@ def mean_of(parents: Parents, context: Context, weights: Sequence[float], entrie
 
 
 def _halves(state: State) -> list[list[str]]:
-    """The entries in two halves by bytes, none of them empty; a running variance stays with its mean.
+    """The entries in two halves by bytes, none of them empty; a running variance is in the half of its mean.
 
     One half is summed and rounded before the other is begun: float64 sums of all entries would take the
     memory of two models, those of a half take that of one. Every file is opened twice and read once.

@@ -1,4 +1,4 @@
-"""What every fusion method may take for granted about its parents, and the order in which it sums them."""
+"""Checks of the parents that every fusion method relies on, and the order in which it sums them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_finite(parents: Parents) -> None:
 
 
 def start_of(start: nn.Module | State | None, parents: Parents) -> State | None:
-    """The state all models were trained from, in the (plain) form of the parents' states.
+    """Return the state all models were trained from, in the (plain) form of the parents' states.
 
     Raises FedMergeError where it is not of their architecture.
     """
@@ -72,7 +72,7 @@ def shared_start(parents: Parents, context: Context, method: str) -> State:
 
 
 def summation_order(parents: Parents, weights: Sequence[float] | None = None) -> list[int]:
-    """The models' indices in an order that depends on what they hold and not on how they were given.
+    """Return the models' indices in an order that depends on what they hold, not on the order given.
 
     Floating-point addition is not associative: summed in this order, the same models (with the same
     weights) give the same bits however they are permuted. The order is by the hash of a model's small

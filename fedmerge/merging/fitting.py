@@ -107,8 +107,8 @@ def _mean(loss: Loss, indices: Tensor, batch_size: int) -> float:
 
 
 def in_float32(module: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
-    """A module of half precision, and its images, in float32, in which gradients do not vanish; others as
-    they are."""
+    """Return a module of half precision and its images in float32, in which gradients do not vanish; any
+    other as it is."""
     half = (torch.float16, torch.bfloat16)
     if not any(value.dtype in half for value in module.parameters()):
         return module, images

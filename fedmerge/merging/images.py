@@ -1,4 +1,4 @@
-"""Fusion images in the forms people have them in, and whether the models take them."""
+"""Convert fusion images of many forms to tensors, and check that the models take them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Given = Tensor | np.ndarray | Iterable[Any]
 
 
 def collected(data: Given | None, labels: Any = None) -> tuple[Tensor | None, Tensor | None]:
-    """Images and labels as one tensor each; None for what is not given.
+    """Return images and labels as one tensor each; None for what is not given.
 
     data: a tensor or an array N x ...; a loader or a list of batches ``x``, ``(x, y)`` or dicts with one of
     ``IMAGES`` and perhaps one of ``LABELS``; or a dataset or a list of single images of these forms. Images
@@ -49,7 +49,7 @@ def collected(data: Given | None, labels: Any = None) -> tuple[Tensor | None, Te
 def fitting(
     parents: Parents, images: Tensor | None, labels: Tensor | None, *, each: bool = False
 ) -> Tensor | None:
-    """The images as the models take them: in their precision, where they take no other.
+    """Return the images as the models take them: in the models' precision, where they take no other.
 
     Two images are tried on the first model, or with ``each`` on every one. Raises FedMergeError where a model
     does not take them, or a label is not one of its classes.

@@ -1,4 +1,4 @@
-"""``merge``: the one door to every fusion method, from modules in memory or a pool on disk."""
+"""``merge``: the one entry to every fusion method, for modules in memory or a pool on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import BatchNormPolicy, State, non_finite
 from fedmerge.registry import Needs
 
-ENSEMBLE = "ensemble"  # how the names begin of methods that keep all models
+ENSEMBLE = "ensemble"  # the names of methods that keep all models begin with it
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def merge(
     parents = Parents.of(models, names, examples, into=into, any_width=registered.any_width)
     if not method.startswith(ENSEMBLE) and "mean" not in kinds(parents.load(0)).values():
         raise FedMergeError(f"'{parents.names[0]}' has no weights, so there is nothing to merge.")
-    if registered.needs.individual_models:  # a sum shows what is not finite by itself
+    if registered.needs.individual_models:  # where only a sum is needed, the sum shows what is not finite
         check_finite(parents)
     images, classes = collected(data, labels)
     images = fitting(parents, images, classes, each=registered.any_width)

@@ -1,4 +1,4 @@
-"""What a fusion method receives and returns, and the registry that holds them all.
+"""What a fusion method receives and returns, and the registry of all fusion methods.
 
 A fusion method is one function ``(parents, context, *, options) -> Merged``, registered with
 ``@FUSION.method(...)``. It reads its parents one at a time, so a pool on disk never has to fit in memory.
@@ -130,7 +130,7 @@ class Parents:
         return given is None or given.state_dict().keys() == self.load(0).keys()
 
     def agree(self) -> None:
-        """Raise FedMergeError where a merged model would have to choose what is not averaged."""
+        """Raise FedMergeError where models differ in what is not averaged: a merge would have to choose."""
         return self._agreed
 
     @cached_property
@@ -183,7 +183,7 @@ class Parents:
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may ask for besides the parents.
+    """The inputs of a method besides the parents.
 
     score: validation score of a candidate state, higher is better; in a federation the hospitals compute
     it, and only the number travels. example: one batch as the models take it (N x C x H x W). data: the
@@ -203,7 +203,7 @@ class Context:
     device: str = "cpu"
 
     def statistics_for(self, networks: Networks) -> Statistics:
-        """Where sums over fusion images come from: as given, or computed from ``data`` here."""
+        """Return the source of sums over fusion images: the one given, or ``data`` here."""
         if self.statistics is not None:
             return self.statistics
         if self.data is None:

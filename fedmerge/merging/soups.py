@@ -114,7 +114,7 @@ def _candidate(
     new: float,
     rule: Average,
 ) -> State:
-    if rule == "running":  # from the members themselves, so rounding does not pile up
+    if rule == "running":  # from the members themselves, so that rounding errors do not add up
         return average(parents.states([*members, index]), None, batch_norm=context.batch_norm)
     return average([soup, parents.load(index)], [old, new], batch_norm=context.batch_norm)
 

@@ -1,4 +1,4 @@
-"""How far a network's running statistics have come from where they began."""
+"""How much of their initial values is still in a network's running statistics."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def initial_statistics(model: object) -> float:
-    """The share of batch norms' initial running statistics (mean 0, variance 1) that is still in them.
+    """Return the share of the initial running statistics (mean 0, variance 1) still in the batch norms.
 
     A step moves them by the momentum m, so after t steps (1 - m)^t is left: .01 leaves 37 % after 100, .1
     nothing. The largest over the network; with a cumulative mean it is 1 before the first step and 0 after.
-    NaN for what is no network or has no running statistics. Pretrained weights count the steps of their own
-    training, where they say.
+    NaN for anything but a network with running statistics. Pretrained weights count the steps of their own
+    training, where these are saved.
     """
     shares = []
     for norm in model.modules() if isinstance(model, nn.Module) else ():

@@ -1,4 +1,4 @@
-"""A module that only holds weights: for what needs no forward pass, where the network is not known."""
+"""A module that only holds weights of an unknown network, for work that needs no forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is and where it comes from: the card in JSON beside its weights."""
+"""The card of a model, in JSON beside its weights: what the model is and where it comes from."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class ModelCard(BaseModel):
     seal: str = ""
 
     def sealed(self, file_sha256: str) -> ModelCard:
-        """The card as it stands beside a file of weights."""
+        """Return the card as it is written beside a file of weights."""
         plain = self.model_copy(update={"file_sha256": file_sha256, "seal": ""})
         return plain.model_copy(update={"seal": hashlib.sha256(plain.text.encode()).hexdigest()})
 
     @property
     def text(self) -> str:
-        """What stands in NAME.json."""
+        """The content of NAME.json."""
         return self.model_dump_json(indent=2) + "\n"
 
 
@@ -70,7 +70,7 @@ def write_model(path: Path, state: State, card: ModelCard | None) -> ModelCard |
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card in a JSON file. Raises FedMergeError if it is none, or another model's."""
+    """Read the card in a JSON file. Raises FedMergeError if that is no card, or another model's."""
     try:
         card = ModelCard.model_validate_json(read_bounded(path, LARGEST_CARD, "a model card"))
     except ValidationError as error:

@@ -14,7 +14,7 @@ from fedmerge.models.outputs import logits_of
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
 
-ROUNDING = 1e-5  # of the largest output: memory that lies otherwise may be summed otherwise
+ROUNDING = 1e-5  # of the largest output: sums may depend on how memory is laid out
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -76,7 +76,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], left: Collection[str] = 
 
 @torch.no_grad()
 def check_copy(original: nn.Module, made: nn.Module, images: Tensor, name: str = "the model") -> None:
-    """Check that a copy answers as its original on (the first two) ``images``, but for rounding.
+    """Check that a copy gives its original's outputs on (the first two) ``images``, but for rounding.
 
     Both are run in evaluation mode, from the same random state. Raises FedMergeError naming the model and
     the largest difference.
@@ -92,7 +92,7 @@ def check_copy(original: nn.Module, made: nn.Module, images: Tensor, name: str =
 
 
 def _rounding(answer: Tensor) -> float:
-    """The part of the largest output by which a faithful copy may differ: more in half precision and TF32."""
+    """Return by what part of the largest output a copy may differ: more in half precision and TF32."""
     least = ROUNDING if answer.device.type == "cpu" else 100 * ROUNDING
     return max(least, 8 * torch.finfo(answer.dtype).eps) if answer.is_floating_point() else least
 
@@ -100,7 +100,7 @@ def _rounding(answer: Tensor) -> float:
 def _answer(model: nn.Module, images: Tensor, name: str) -> Tensor:
     device = next((value.device for value in model.parameters()), images.device)
     with evaluating(model), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # that of the CPU alone: others are not put back
+        torch.default_generator.manual_seed(0)  # the CPU's alone: the state of others is not restored
         return logits_of(model(images[:2].to(device)), f"'{name}'")
 
 

@@ -1,4 +1,4 @@
-"""What each entry of a model's state is, and so what a merge may do with it.
+"""The kind of each entry of a model's state, which decides what a merge may do with it.
 
     mean       a real or complex weight (or other floating-point buffer): summed by every method
     statistic  a batch norm's running mean or variance: merged by the run's batch-norm policy
@@ -30,7 +30,7 @@ _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.i
 
 
 def kinds(state: Mapping[str, Any], name: str = "the model") -> dict[str, Kind]:
-    """What each entry of a state dict is, by key; ``name`` stands in the error.
+    """Return the kind of each entry of a state dict, by key; ``name``: the model's, for the error.
 
     Raises FedMergeError naming the first entry for which no arithmetic is known.
     """
@@ -49,7 +49,7 @@ def kinds(state: Mapping[str, Any], name: str = "the model") -> dict[str, Kind]:
 
 
 def unmergeable(value: object) -> str | None:
-    """Why nothing can be computed with an entry, as the end of a sentence, or None."""
+    """Return why no arithmetic is possible with an entry, as the end of a sentence, or None."""
     if not isinstance(value, Tensor):
         kind = type(value).__name__
         return f"no tensor but a {kind} (is the model quantised?); give the model in floating point"
@@ -95,7 +95,7 @@ def running_pairs(keys: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def tied_entries(model: nn.Module) -> dict[str, str]:
-    """For each entry that is one tensor with an earlier one, by key, the key of that."""
+    """Return, by key, for each entry that is the tensor of an earlier entry, the earlier key."""
     first: dict[int, str] = {}
     state = model.state_dict(keep_vars=True).items()
     found = {key: first.setdefault(id(value), key) for key, value in state if isinstance(value, Tensor)}
@@ -124,7 +124,7 @@ def _refuse_reparametrised(state: Mapping[str, Any], name: str) -> None:
 
 
 def _reparametrised(key: str, state: Mapping[str, Any]) -> str | None:
-    """What reparametrisation an entry belongs to, as far as names and shapes show it."""
+    """Return the reparametrisation that an entry belongs to, as far as names and shapes show it, or None."""
     if ".parametrizations." in f".{key}":
         return "a parametrisation"
     stem, sign, last = key.rpartition("_")

@@ -88,7 +88,7 @@ class FlatModels(nn.Module):
                 _fill(layout, row, state)
             self.register_buffer(_name("rows", number), rows)
             self.register_buffer(_name("merged_row", number), torch.zeros_like(rows[0]), persistent=False)
-        # without its module: a projection knows the weight by its key, and what it must be
+        # without its module: a projection needs the weight's key and what computes it, no more
         self._projected = [replace(item, module=nn.Module()) for item in reparametrised(unwrapped(template))]
         self._tie()
         whole = [[(0, layout.width)] for layout in self.layouts]
@@ -105,7 +105,7 @@ class FlatModels(nn.Module):
 
     @property
     def matrices(self) -> list[tuple[Layout, Tensor, Tensor]]:
-        """Of each dtype the layout, the rows of the sources, and the merged row."""
+        """For each dtype: the layout, the rows of the sources, and the merged row."""
         return [
             (layout, getattr(self, _name("rows", number)), getattr(self, _name("merged_row", number)))
             for number, layout in enumerate(self.layouts)
@@ -187,7 +187,7 @@ class FlatModels(nn.Module):
         self._project(self._columns[group])
 
     def row_of(self, state: Mapping[str, Tensor]) -> list[Tensor]:
-        """A state of the same architecture as a row of each dtype. Raises FedMergeError where it differs."""
+        """Return a state of the same architecture as a row of each dtype; FedMergeError where it differs."""
         check_alike(["models[0]", "the given state"], [tensors(self.model(0)), dict(state)])
         found = [torch.zeros_like(merged) for _, _, merged in self.matrices]
         for layout, row in zip(self.layouts, found, strict=True):
@@ -202,7 +202,7 @@ class FlatModels(nn.Module):
             layout.merge(taken, merged, runs, alpha, self.batch_norm == "mixture")
 
     def _project(self, columns: Sequence[Sequence[Columns]]) -> None:
-        """Make merged weights what their reparametrisation says, such as of spectral norm 1."""
+        """Project merged weights onto what their reparametrisation allows, such as spectral norm 1."""
         for item in self._projected:
             for (layout, _, merged), runs in zip(self.matrices, columns, strict=True):
                 start = layout.starts.get(item.key, -1)
@@ -238,7 +238,7 @@ class FlatModels(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the views: each would be pickled with all rows, which are its storage."""
+        """Leave out the views: each would be pickled with all rows, which are its storage."""
         tied = {key for layout in self.layouts for key in layout.shapes}
         return self.__dict__ | {"_tied": [hollow(model, tied, "", {}) for model in self._tied]}
 
@@ -252,7 +252,7 @@ def _is_real(value: Tensor) -> bool:
 
 
 def _name(what: str, number: int) -> str:
-    """The buffer of one dtype's matrix; the first has no number."""
+    """Return the name of the buffer of one dtype's matrix; the first has no number."""
     return what if number == 0 else f"{what}{number}"
 
 
@@ -264,7 +264,7 @@ def _fill(layout: Layout, row: Tensor, state: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def _own(source: nn.Module | Mapping[str, Tensor], template: nn.Module, name: str) -> nn.Module:
-    """A copy of a source in evaluation mode; of a state dict the template's with that state's buffers."""
+    """Copy a source in evaluation mode; for a state dict, copy the template and fill it with the state."""
     if isinstance(source, nn.Module):
         return plain(unwrapped(source))
     state, model = without_wrappers(source), plain(unwrapped(template))

@@ -1,4 +1,4 @@
-"""A network from its specification and its weights, with no random initialisation and no second copy."""
+"""Build a network from its specification and weights, with no random initialisation and no second copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedmerge.models.zoo import ModelSpec, build
 
 
 def network_of(spec: ModelSpec, state: State, name: str) -> nn.Module:
-    """The network of ``spec`` on the CPU with a copy of ``state``, the weights of ``name``, in eval mode.
+    """Return the network of ``spec`` on the CPU with a copy of ``state``, ``name``'s weights, in eval mode.
 
     The network is built without memory, on PyTorch's meta device; then its tensors are allocated and filled
     once. Where that cannot give the same network, it is built and initialised as always before the weights

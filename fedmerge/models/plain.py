@@ -46,7 +46,7 @@ class Reparametrised:
 
     @property
     def words(self) -> str:
-        """What computes it, for people."""
+        """The type of what computes the weight, for messages."""
         parts = self.by if isinstance(self.by, parametrize.ParametrizationList) else [self.by]
         return ", ".join(type(part).__name__.lstrip("_") for part in parts)
 
@@ -142,7 +142,7 @@ def _remove_hook(item: Reparametrised) -> None:
 
 @torch.no_grad()
 def _remove_parametrisations(module: nn.Module) -> None:
-    """All of one module's; its class becomes what it was, without a trace in that of the original's."""
+    """Remove all parametrisations of a module and restore its class; the original's class is not touched."""
     lists: Any = module.parametrizations
     values = {name: by().detach().clone() for name, by in lists.items()}
     trained = {name: any(True for _ in by.parameters(recurse=False)) for name, by in lists.items()}
@@ -249,7 +249,7 @@ def _set_parametrisation(item: Reparametrised, value: Tensor) -> None:
 
 
 def _try(call: Callable[[], None]) -> None:
-    """What a right inverse cannot do is seen by what it did not do."""
+    """Call a right inverse and ignore its errors: ``dressed`` checks the weight afterwards."""
     try:
         call()
     except (RuntimeError, NotImplementedError, ValueError):
@@ -263,7 +263,7 @@ def _norm_and_direction(value: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _close(found: Tensor, goal: Tensor) -> bool:
-    """Equal but for rounding."""
+    """Whether two weights are equal but for rounding."""
     size = float(goal.abs().max()) if goal.numel() else 0.0
     info = torch.finfo(goal.dtype)
     tolerance = (32 if info.bits >= 32 else 4) * info.eps

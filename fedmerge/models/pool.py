@@ -1,4 +1,4 @@
-"""A pool of models on disk: weights as safetensors, a card in JSON, read only when asked for."""
+"""A pool of models on disk: weights as safetensors, a card in JSON; weights are read only when asked for."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class ModelPool:
 
     Opening reads the cards; weights are read when asked for. A model counts once its card is there, and
     the card is written last: a crash leaves no half model. Raises FedMergeError for a folder that cannot
-    be made (or, without ``create``, is not there) and for a damaged card. counts: which files there are the
-    pool's; others are left alone. A model that a run made and that does not count is made anew in its place.
+    be made (or, without ``create``, is not there) and for a damaged card. counts: which files are the pool's;
+    others are left alone. A model that a run made and that does not count is made anew in its place.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class ModelPool:
                 )
 
     def _refuse_remnant(self, name: str, state: State) -> None:
-        """Weights without a card are what a crash leaves: let the same weights pass, and no others."""
+        """Refuse weights without a card, which a crash leaves, unless they are the same as ``state``."""
         path = self._weights(name)
         found = read_file(path, tensors)
         if state_hash(found) != state_hash(state):
@@ -202,6 +202,6 @@ def _both_count(card: Path, counts: Callable[[Path], bool]) -> bool:
 
 
 def _foreign(path: Path) -> bool:
-    """Whether something is there that was not made by the run whose folder it is in."""
+    """Whether ``path`` exists and was not made by the run that owns its folder."""
     room = room_of(path)
     return path.exists() and (room is None or not room.owns(path))

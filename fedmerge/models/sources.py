@@ -1,4 +1,4 @@
-"""Do models agree in what no merge averages? Then a merged model may take it from any of them."""
+"""Check that models agree in what no merge averages: a merged model may then take it from any of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedmerge.models.state import State, check_fixed
 
 _INTERNAL = {*vars(nn.Module()), "parametrizations", "_is_full_backward_hook", "_compiled_call_impl"}
 _OF_TORCH = ("_is_torch_", "_dynamo_")  # marks that torch.compile leaves
-_WIDTHS = (int, tuple, list, torch.Size)  # what says a layer's width, or may
+_WIDTHS = (int, tuple, list, torch.Size)  # types that a layer's width may have
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size)
 
 
@@ -69,7 +69,7 @@ def _differ(place: str, first: str, one: str, name: str, other: str) -> FedMerge
 
 
 def _state(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What a model holds besides its saved tensors, by the place where it is."""
+    """Yield what a model holds besides its saved tensors, each with its place in the model."""
     registered = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     for path, module in model.named_modules():
         yield path or "the model", type(module)
@@ -84,7 +84,7 @@ def _state(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 class _Registered:
-    """In the place of a parameter or buffer that an attribute holds too, as recurrent layers do."""
+    """Stands for a parameter or buffer that an attribute also holds, as in recurrent layers."""
 
 
 def _unregistered(value: Any, registered: set[int]) -> Any:

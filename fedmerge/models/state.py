@@ -15,7 +15,7 @@ from fedmerge.models.entries import COUNTER, Kind, kinds, running_pairs
 
 State: TypeAlias = dict[str, Tensor]
 BatchNormPolicy = Literal["average", "mixture", "first"]
-_PIECE = 32_768  # what torch still does in one thread: sharing out less costs more than it saves
+_PIECE = 32_768  # elements that torch handles in one thread: splitting fewer costs more than it saves
 
 
 def average(
@@ -63,7 +63,7 @@ def average(
 
 
 class RunningMean:
-    """:func:`average`, one state at a time, where a weight is known only when its state is."""
+    """:func:`average`, one state at a time, for weights that become known with their states."""
 
     def __init__(self, batch_norm: BatchNormPolicy = "mixture") -> None:
         self._batch_norm = batch_norm
@@ -83,7 +83,7 @@ class RunningMean:
         self._sums.add(state, f"model {self.count}", weight)
 
     def result(self) -> State:
-        """The mean; asked for once. Raises FedMergeError without a state, or if the weights do not fit."""
+        """Return the mean; call it once. Raises FedMergeError without a state or with unfit weights."""
         if self._sums is None:
             raise FedMergeError("there is no model to average: give at least one.")
         return self._sums.result(_total(self._weights))
@@ -139,13 +139,13 @@ class _Accumulator:
             self.sums[var].clamp_(min=0)
         for key in list(self.sums):
             value, dtype = self.sums.pop(key), self.dtypes[key]
-            # A statistic as far off as that stays for the model's own check: hostile updates reach here, too.
+            # Statistics beyond the dtype are left to the model's own check: hostile updates reach here, too.
             self.copies[key] = narrowed(key, value, dtype) if self.kinds[key] == "mean" else value.to(dtype)
         return {key: self.copies[key] for key in self.order}
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """What numbers of a dtype are summed in: float64, or complex128 for complex ones."""
+    """Return the dtype in which numbers are summed: float64, or complex128 for complex ones."""
     return torch.complex128 if dtype.is_complex else torch.float64
 
 
@@ -167,7 +167,7 @@ def _overflows(value: Tensor, result: Tensor) -> bool:
 
 
 def check_fixed(key: str, first: str, reference: Tensor, name: str, value: Tensor) -> None:
-    """Raise FedMergeError where two models hold different integers or booleans, which no mean is of."""
+    """Raise FedMergeError where two models hold different integers or booleans, which have no mean."""
     if not torch.equal(reference, value.to(reference.device)):
         raise FedMergeError(
             f"'{key}' holds {str(value.dtype).removeprefix('torch.')} values that differ between '{first}' "
@@ -214,7 +214,7 @@ def non_finite(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def all_finite(value: Tensor) -> bool:
-    """Whether no entry is NaN or infinite; a sum that is finite has none, and is the quicker question."""
+    """Whether no entry is NaN or infinite; a finite sum shows it, and is quicker to compute."""
     value = value.detach()
     return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
@@ -230,7 +230,7 @@ def _total(weights: Sequence[float]) -> float:
 
 
 def without_wrappers(state: Mapping[str, Tensor]) -> State:
-    """A state with its keys as they are without ``DataParallel`` (``module.``) and ``torch.compile``
+    """Return a state with its keys freed of ``DataParallel``'s (``module.``) and ``torch.compile``'s prefixes
     (``_orig_mod.``, at any depth)."""
     prefix = "module." if state and all(key.startswith("module.") for key in state) else ""
     return {key.removeprefix(prefix).replace("_orig_mod.", ""): value for key, value in state.items()}

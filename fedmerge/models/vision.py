@@ -16,7 +16,7 @@ _REFUSALS = (RuntimeError, ValueError, AssertionError)
 
 
 def _torchvision() -> Any:
-    """Imported late: it takes seconds, and most runs have no use for it."""
+    """Import torchvision late: it takes seconds, and most runs have no use for it."""
     return importlib.import_module("torchvision.models")
 
 

@@ -1,4 +1,4 @@
-"""The precision in which numbers of several networks meet: float32 at least."""
+"""The precision in which numbers of several networks are combined: float32 at least."""
 
 from __future__ import annotations
 

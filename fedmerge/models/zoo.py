@@ -1,4 +1,4 @@
-"""The networks by name: one specification in, one initialised network out."""
+"""Networks by name: build an initialised network from a specification."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ModelSpec(BaseModel):
 
 
 def names() -> list[str]:
-    """Our own networks, in the order of the table; torchvision's come on top as ``torchvision:NAME``."""
+    """Our own networks, in the order of the table; torchvision's are ``torchvision:NAME``, in addition."""
     return NETWORKS.names()
 
 
@@ -71,7 +71,7 @@ def build(spec: ModelSpec, seed: int) -> nn.Module:
 
 
 def check_network(name: str, options: dict[str, Any], pretrained: bool = False) -> dict[str, Any]:
-    """A network's options, checked. Raises FedMergeError for what can be refused before it is built."""
+    """Check a network's options and return them. Raises FedMergeError for faults seen before building."""
     if name.startswith(_TORCHVISION):
         if options:
             raise FedMergeError(f"model '{name}' takes no options: remove {', '.join(options)}.")
@@ -89,7 +89,7 @@ def check_network(name: str, options: dict[str, Any], pretrained: bool = False) 
 
 
 def default_normalisation(spec: ModelSpec) -> Normalisation:
-    """What pretrained weights were trained on: ImageNet's mean and deviation, or the range [-1, 1].
+    """Return the inputs' normalisation in pretraining: ImageNet's mean and deviation, or to [-1, 1].
 
     [-1, 1] too where nothing is pretrained and for grey images. EfficientNet-Lite0's weights come from
     TensorFlow, which feeds it (x - 127) / 128: its batch-norm statistics fit that range and no other.

@@ -1,8 +1,8 @@
-"""What an unseen site does with the models it receives: predict unlabelled batches, one after another.
+"""Test-time methods: how an unseen site predicts unlabelled batches, one by one, with models it receives.
 
 A test-time method is a :class:`Node`: ``observe(batch) -> (logits, trace)`` and ``reset()``. It never sees a
-label. :class:`EntropyAdaptive` merges the models anew for each batch, :class:`StreamAdaptive` is that as we
-recommend it; :class:`Static` is any model left as it is, in the same form; ``baselines`` holds what else
+label. :class:`EntropyAdaptive` merges the models anew for each batch, :class:`StreamAdaptive` is the form we
+recommend; :class:`Static` is any model left as it is, in the same form; ``baselines`` holds what else
 adapts. ``TESTTIME`` knows the methods by name.
 """
 

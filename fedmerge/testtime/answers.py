@@ -1,4 +1,4 @@
-"""The source models of a node: asked for their logits on a batch, those that fail left out."""
+"""Ask a node's source models for their logits on a batch, and leave out those that fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedmerge.testtime.passes import Passes
 
 @dataclass(frozen=True)
 class Answers:
-    """What the sources said of the images they were shown. A of the M sources gave finite outputs.
+    """The sources' outputs for the images they were shown. A of the M sources gave finite outputs.
 
     logits: A x n x C, float32 or wider, each divided by its source's temperature. alive: int64 A, which
     sources. features: of each of the A encoders, where they were asked for. chosen: which images of the
@@ -78,7 +78,7 @@ def ask_all(
 
 
 def together(logits: Tensor, answers: Answers, alpha: Tensor) -> Tensor:
-    """log of the mean of the merged model's probabilities and the alpha-weighted sources', N x C.
+    """Return the log of the mean of the merged model's and the alpha-weighted sources' probabilities, N x C.
 
     Images about which the sources were not asked keep the merged model's logits, as log-probabilities.
     """
@@ -91,14 +91,14 @@ def together(logits: Tensor, answers: Answers, alpha: Tensor) -> Tensor:
 
 
 def spread(values: Tensor, alive: Tensor, sources: int, missing: float) -> Tensor:
-    """Values of the A sources ``alive`` at their places among all M, along the first dimension."""
+    """Put values of the A sources ``alive`` in their places among all M, along the first dimension."""
     if len(values) == sources:
         return values
     return values.new_full((sources, *values.shape[1:]), missing).index_copy(0, alive, values)
 
 
 def check_temperatures(given: Sequence[float] | None, sources: int) -> Tensor:
-    """The calibration temperature of each source, 1 where none are given; raise FedMergeError if unfit."""
+    """Return each source's calibration temperature, 1 where none are given; FedMergeError if unfit."""
     if given is None:
         return torch.ones(sources)
     if len(given) != sources or not all(0 < value < float("inf") for value in given):

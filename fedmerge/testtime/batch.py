@@ -1,4 +1,4 @@
-"""What a batch must be, and the sentence where a network cannot take one."""
+"""Check a batch, and raise a clear error where a network cannot take it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_batch(batch: Tensor) -> None:
 
 @contextmanager
 def taking(batch: Tensor, name: str) -> Iterator[None]:
-    """Turn what PyTorch says of an unfit batch into a FedMergeError; ``name``: who cannot take it."""
+    """Turn PyTorch's error for an unfit batch into a FedMergeError; ``name``: the model that refuses it."""
     try:
         yield
     except torch.OutOfMemoryError:

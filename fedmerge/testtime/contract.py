@@ -1,4 +1,4 @@
-"""What every test-time method is: something that sees one unlabelled batch after another."""
+"""The interface of every test-time method: it sees one unlabelled batch after another."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Node(Protocol):
     backward_passes: float
 
     def observe(self, batch: Tensor) -> tuple[Tensor, Trace | None]:
-        """Return the logits N x C of a batch N x C x H x W, as the models take it, and why (where known)."""
+        """Return the logits N x C of a batch N x C x H x W, as the models take it, and the trace, if any."""
         ...
 
     def reset(self) -> None:

@@ -74,8 +74,8 @@ class EntropyAdaptive(Online):
         merging, so that s below 1 draws back to the mean.
     predict: the ``"merged"`` model alone, or the mean of its probabilities ``"together"`` with those of the
         alpha-weighted sources, on the images they were asked about.
-    source_temperatures: by which each source's logits are divided before they are scored, its calibration.
-    probe: how the sources are asked for less (``Probe``). guard: when a reference answers (``Guard``).
+    source_temperatures: what each source's logits are divided by before scoring, its calibration.
+    probe: how the sources are scored at less cost (``Probe``). guard: when a reference answers (``Guard``).
     head_module: name of the classification head; found on the first batch where not given.
     history: how many traces are kept, the latest; None: all.
     precision: of the arithmetic inside float32 networks; networks of another dtype keep it, and ``"float32"``
@@ -233,7 +233,7 @@ class EntropyAdaptive(Online):
         return ask_all(self.sources, batch, self.temperatures, passes=self.merged.passes)
 
     def _score(self, batch: Tensor) -> tuple[Answers, Scored]:
-        """Ask the sources about the probe of a batch, and merge the encoder by what they say."""
+        """Score the sources on the probe of a batch, and merge the encoder by their scores."""
         chosen = self.probe.chosen(batch)
         images = self.probe.reduce(batch if chosen is None else batch[chosen])
         crossing = "cross" in (self.encoder, self.head)
@@ -261,7 +261,7 @@ class EntropyAdaptive(Online):
         return answers, scored
 
     def _weigh_groups(self, scored: Scored, images: Tensor, cost: float) -> None:
-        """Coefficients of each group in turn: every source's is tried within the merge that there is."""
+        """Compute the coefficients of each group in turn: try every source's group in the present merge."""
         self.merged.merge("head", scored.alphas[0], scored.alive)
         for number, group in enumerate(self.merged.groups):
             tried = []
@@ -279,7 +279,7 @@ class EntropyAdaptive(Online):
         return self.weighting.scores(logits)
 
     def _by_merged(self, batch: Tensor, scored: Scored, answers: Answers | None) -> Headed:
-        """One pass of the merged encoder, and the head that its features ask for."""
+        """Run the merged encoder once, and answer by a head whose coefficients may rest on its features."""
         q, chosen = (None, None) if answers is None else (answers.mean(), answers.chosen)
         features = self.merged.features(batch, q, chosen)
         self.forward_passes += 1

@@ -1,4 +1,4 @@
-"""When a merged model is not to be trusted on a stream, and what answers in its place."""
+"""Decide when a merged model is not to be trusted on a stream, and what answers in its place."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Watch(nn.Module):
         self.alone = self.single = 0
 
     def mean_logits(self, batch: Tensor) -> Tensor:
-        """What mean merging says of a batch, N x C: one pass."""
+        """Return mean merging's logits for a batch, N x C: one pass."""
         assert self.mean is not None
         with taking(batch, "the mean-merged model"):
             return wide(logits_of(self.mean(batch)).flatten(1))
@@ -92,10 +92,10 @@ class Watch(nn.Module):
         full: Answers | None,
         ask: Callable[[], Answers],
     ) -> tuple[Tensor, tuple[str, ...], int]:
-        """The logits to answer with, why they are the reference's where they are, and passes of the mean.
+        """Return the logits to answer with, the faults if they are the reference's, and the mean's passes.
 
-        alpha, logits, answers: as in :meth:`faults`. full: the answers where they are of the whole batch at
-        full size; else ``ask`` gives these.
+        alpha, logits, answers: as in :meth:`faults`. full: the sources' answers if they are of the
+        whole batch at full size; else ``ask`` gives these.
         """
         mean = None if self.guard.margin is None else self.mean_logits(batch)
         asked = int(mean is not None)
@@ -109,7 +109,7 @@ class Watch(nn.Module):
     def faults(
         self, alpha: Tensor, logits: Tensor, answers: Answers | None, mean: Tensor | None
     ) -> tuple[str, ...]:
-        """What is wrong on this batch, in words; nothing where all is well.
+        """Return what is wrong on this batch, in words; empty where all is well.
 
         alpha: the encoder's coefficients. logits: the node's, N x C. answers: the sources', None where they
         were not asked. mean: mean merging's logits, N x C; None where ``margin`` is not set.

@@ -1,4 +1,4 @@
-"""The one network of a node that is made anew for every batch, and the sources it is made of."""
+"""The merged network of a node, made anew for every batch, and the sources it is made of."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class MergedModel(nn.Module):
             self.sources.move_from(self.anchor, group, self.scale)
 
     def features(self, batch: Tensor, q: Tensor | None = None, chosen: Tensor | None = None) -> Tensor:
-        """What the merged encoder gives its head; norms that learn from the stream learn from this pass.
+        """Return the merged encoder's features; norms that learn from the stream learn from this pass.
 
         q: class probabilities of the images, n x C, of the ``chosen`` ones or all; None: nothing is learned.
         """
@@ -133,13 +133,13 @@ class MergedModel(nn.Module):
         return wide(apply_head(self.sources.merged_model, self.head, features))
 
     def heads(self, features: Tensor, among: Tensor) -> Tensor:
-        """What the heads of the sources ``among`` say of the same features: A x N x C."""
+        """Return the logits that heads of the sources ``among`` give for the same features: A x N x C."""
         models = [self.sources.model(index) for index in among.tolist()]
         return torch.stack([wide(apply_head(model, self.head, features)) for model in models])
 
 
 def _state(anchor: Anchor) -> State:
-    """The state of an anchor, as those of the sources are."""
+    """Return the state of an anchor in the form of the sources' states."""
     if isinstance(anchor, nn.Module):
         return entries(plain(unwrapped(anchor)))
     return without_wrappers(anchor)

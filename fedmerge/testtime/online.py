@@ -1,4 +1,4 @@
-"""What every test-time method of ours is made on: how a batch is met, moved, saved and loaded again."""
+"""The base of our test-time methods: it answers batches, counts passes, moves, saves and loads."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Online(nn.Module):
         self.batches = 0
 
     def observe(self, batch: Tensor) -> tuple[Tensor, Trace | None]:
-        """Return the logits N x C of a float batch N x C x H x W, and why (where known).
+        """Return the logits N x C of a float batch N x C x H x W, and the trace, if any.
 
         N = 1 is allowed. The first batch's first two images also show that copies answer as the caller's
         models do, which are kept until then (``originals``); that is not counted as passes. Raises
@@ -92,14 +92,14 @@ class Online(nn.Module):
         return sources.fingerprint()
 
     def stream_state(self) -> dict[str, Tensor]:
-        """What was learned of the stream, but for what is in parameters and buffers; by name."""
+        """Return what was learned of the stream, except parameters and buffers, by name."""
         return {}
 
     def take_stream(self, state: Mapping[str, Tensor]) -> None:
         """Take up what ``stream_state`` gave; parameters and buffers of submodules are loaded after it."""
 
     def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move what is in no parameter and no buffer too; see ``carried``."""
+        """Also move what is neither a parameter nor a buffer; see ``carried``."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: getattr(self, name).detach() for name in self.never_narrowed}
@@ -176,9 +176,9 @@ def apart() -> Iterator[None]:
 
 
 def carried(fn: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
-    """``value`` where ``fn`` of ``Module._apply`` takes it, never narrower than it is; integers keep theirs.
+    """Move ``value`` as ``fn`` of ``Module._apply`` does, never to a narrower dtype; integers keep theirs.
 
-    So that ``node.half()`` narrows the networks, but neither scores nor sums over a stream.
+    Then ``node.half()`` narrows the networks, but neither scores nor sums over a stream.
     """
     target = fn(value.new_empty(0))
     kept = not value.is_floating_point() or torch.finfo(target.dtype).bits < torch.finfo(value.dtype).bits

@@ -1,4 +1,4 @@
-"""The models that a node is given: what they must have in common, and whether its copies answer alike."""
+"""The models that a node is given: what they must have in common, and whether the copies answer alike."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _check_merged(original: nn.Module, template: nn.Module, images: Tensor, name
 
 @torch.no_grad()
 def _mark(model: nn.Module) -> list[tuple[int, int]] | None:
-    """What changes when a model's tensors are written to or moved; None where that cannot be told."""
+    """Return a mark that changes when a model's tensors are written to or moved; None if there is none."""
     tensors = [*model.parameters(), *model.buffers()]
     if any(value.is_inference() for value in tensors):
         return None

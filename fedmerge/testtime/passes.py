@@ -27,8 +27,8 @@ class Passes:
     """Makes passes over batches, and records those on a CUDA device that come again with the same shapes.
 
     graphs: whether to record. precision: ``bfloat16`` makes passes under ``torch.autocast``, which give
-    float32; else they give what the network does. The weights are
-    read where they lay when a pass was recorded, so ``forget()`` whenever they move.
+    float32; else they give what the network does. A recording reads the weights where they lay when it was
+    made, so call ``forget()`` whenever they move.
     """
 
     def __init__(self, graphs: bool = True, precision: Precision = "float32") -> None:

@@ -1,4 +1,4 @@
-"""Scoring the sources for less: on some images of a batch, on smaller images, or not on every batch."""
+"""Cheaper scoring of the sources: on some images of a batch, smaller images, or not on every batch."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Probe:
         return distance(torch.softmax(logits, dim=-1).mean(dim=0), said) > self.drift
 
     def cost(self, images: Tensor) -> float:
-        """What one pass of a source over the probe of ``images`` costs, in passes over all at full size."""
+        """Return the cost of one source on the probe of ``images``, in passes over all at full size."""
         count = len(images) if self.images is None else min(self.images, len(images))
         pixels = images.shape[2] * images.shape[3]
         small = pixels if self.size is None else min(pixels, self.size * self.size)

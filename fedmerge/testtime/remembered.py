@@ -17,7 +17,7 @@ from fedmerge.testtime.weighting import Memory
 def remembered(
     memory: Memory, merged: MergedModel, scored: Scored | None, watch: Watch | None
 ) -> dict[str, Tensor]:
-    """Averages over batches, sums of norms, the last scoring with the merge it led to, and what is watched.
+    """Return averages over batches, the norms' sums, the last scoring with its merge, the guard's counts.
 
     scored: None where each batch is scored anew, so that neither it nor its merge is needed.
     """
@@ -49,7 +49,7 @@ def take_up(
 
 
 def move(fn: Callable[[Tensor], Tensor], memory: Memory, scored: Scored | None) -> Scored | None:
-    """Take averages, and return the last scoring, where ``fn`` of ``Module._apply`` takes them."""
+    """Move the averages, and return the last scoring moved, as ``fn`` of ``Module._apply`` does."""
     memory.kept = {name: carried(fn, value) for name, value in memory.kept.items()}
     if scored is None:
         return None
@@ -57,6 +57,6 @@ def move(fn: Callable[[Tensor], Tensor], memory: Memory, scored: Scored | None) 
 
 
 def _below(state: Mapping[str, Tensor], part: str, merged: MergedModel) -> dict[str, Tensor]:
-    """The entries ``part.NAME`` of a state, by NAME, where the models are."""
+    """Return the entries ``part.NAME`` of a state, by NAME, on the models' device."""
     start, device = f"{part}.", merged.sources.rows.device
     return {key.removeprefix(start): v.to(device) for key, v in state.items() if key.startswith(start)}

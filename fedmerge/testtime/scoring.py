@@ -1,4 +1,4 @@
-"""How badly each source fits a batch, by what its predictions say: lower is better.
+"""Scores: how badly each source fits a batch, computed from its predictions; lower is better.
 
 With p_i(x) the softmax of source i's logits, H the entropy and pbar(x) = (1/M) sum_i p_i(x), all divided by
 log C, a score of source i on a batch is one of
@@ -11,9 +11,9 @@ log C, a score of source i on a batch is one of
     consensus           mean over x of - sum_c p_i log pbar   = H(p_i) + KL(p_i || pbar)
     agreement           mean over x of - sum_c pbar log p_i   = H(pbar) + KL(pbar || p_i)
 
-Entropy knows how sure a source is; consensus, entropy plus disagreement, also whether the others would say
-so; agreement whether it gives room to what the others say, so a sure dissenter is worst.
-``prediction-entropy`` likes sources that answer one class, ``mutual-information`` those that answer many.
+Entropy measures how sure a source is. Consensus is entropy plus disagreement with the other sources.
+Agreement measures whether a source allows for the others' predictions: a sure dissenter is worst.
+``prediction-entropy`` favours sources that predict one class, ``mutual-information`` those that predict many.
 
 The first five are readings of The Mean is the Mirage, arXiv 2602.21372; consensus and agreement are ours.
 """
@@ -44,7 +44,7 @@ TRIMMED = 0.1
 
 
 def check_statistic(statistic: str, by_image: bool = False) -> None:
-    """Raise FedMergeError for a name that is not one, or that has no value for one image where it must."""
+    """Raise FedMergeError for an unknown statistic, or with ``by_image`` one without a value by image."""
     allowed = BY_IMAGE if by_image else get_args(Statistic)
     if statistic not in allowed:
         what = "statistic of one image" if by_image else "statistic"

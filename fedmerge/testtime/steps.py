@@ -1,4 +1,4 @@
-"""What the steps of a node find on a batch, and the trace that it leaves of them."""
+"""The results of a node's steps on a batch, and the trace made from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedmerge.testtime.contract import Trace
 
 @dataclass
 class Scored:
-    """What the last scoring found. alive: int64, A of M sources; own, heads: their scores, A or A x n.
+    """The results of the last scoring. alive: int64, A of M sources; own, heads: their scores, A or A x n.
 
     alphas: A coefficients for each group of the encoder. said: the merged model's mean probabilities then.
     """

@@ -44,9 +44,9 @@ NOTHING = 1e-30
 
 
 class Stream:
-    """What the norms of one network share: N, and the class probabilities of the pass under way.
+    """Shared by the norms of one network: N, and the class probabilities of the pass under way.
 
-    prior: N, in images, above 0; infinity: the running statistics for good. Raises FedMergeError else.
+    prior: N, in images, above 0; infinity: always the running statistics. Raises FedMergeError for any other.
     """
 
     def __init__(self, prior: float) -> None:
@@ -65,7 +65,7 @@ class Stream:
                 value.zero_()  # in place: a recorded pass goes on with the same tensors
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Take what was learned where ``fn`` of ``Module._apply`` takes it, never narrower than it is."""
+        """Move what was learned as ``fn`` of ``Module._apply`` does, never to a narrower dtype."""
         for name, sums in self.sums.items():
             counts, first, second = (carried(fn, value) for value in sums)
             self.sums[name] = counts, first, second
@@ -82,7 +82,7 @@ class Stream:
 
     @contextmanager
     def learning(self, q: Tensor | None = None, chosen: Tensor | None = None) -> Iterator[None]:
-        """Passes inside learn from their ``chosen`` images, all by default; q, n x C: of which classes."""
+        """Let passes inside learn from ``chosen`` images, or all; q, n x C: their class probabilities."""
         self.q, self.chosen = q, chosen
         try:
             yield
@@ -125,7 +125,7 @@ class StreamNorm(nn.Module):
     def _learn(self, x: Tensor, q: Tensor) -> None:
         pixels, real = tuple(range(2, x.ndim)), wide_dtype(x.dtype)
         first, square = (wide(x), wide(x).square()) if not pixels else (x, x)
-        if pixels:  # a norm reads x once, and writes nothing of its size
+        if pixels:  # these read x without writing anything of its size
             first = x.mean(pixels, dtype=real)
             square = torch.linalg.vector_norm(x, dim=pixels, dtype=real).square() / x[0, 0].numel()
         mu, variance = wide(self.running_mean), wide(self.running_var) + self.eps
@@ -141,7 +141,7 @@ class StreamNorm(nn.Module):
                 sum_ += value
 
     def _believed(self, counts: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of z that the stream has shown, drawn to 0 and 1."""
+        """Return the stream's mean and variance of z, shrunk towards 0 and 1."""
         tiny = torch.finfo(counts.dtype).tiny
         known = counts / (counts + self.stream.prior)
         total = known.sum().clamp(min=tiny)

@@ -1,4 +1,4 @@
-"""From what the sources say of a batch to their coefficients, and what is remembered of earlier ones."""
+"""Coefficients of the sources from their predictions on a batch, and a memory of earlier batches."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Memory:
         self.kept: dict[str, Tensor] = {}
 
     def update(self, name: str, now: Tensor) -> Tensor:
-        """Take in what ``name`` is now; return its average. An entry that is NaN now keeps its average."""
+        """Update the average of ``name`` by its value now; return it. An entry NaN now keeps its average."""
         if self.beta == 0:
             return now
         if name in self.kept:
@@ -95,7 +95,7 @@ class Memory:
 
 
 class Weigher:
-    """Scores to coefficients, with what is remembered of earlier batches. sources: M."""
+    """Turns scores into coefficients, with a memory of earlier batches. sources: M."""
 
     def __init__(self, sources: int, weighting: Weighting, memory: float, memory_of: MemoryOf) -> None:
         check_word("memory of", memory_of, MemoryOf)
@@ -108,7 +108,7 @@ class Weigher:
         self.memory, self.memory_of = Memory(memory), memory_of
 
     def weights(self, name: str, found: Tensor, alive: Tensor, temperature: float) -> Tensor:
-        """Coefficients of the A sources ``alive``, A, from their scores now; ``name``: of what."""
+        """Return coefficients, A, of the sources ``alive`` from their scores now; ``name``: in the memory."""
         if self.memory.beta == 0:
             return self.weighting.weights(found, temperature)
         if self.memory_of == "scores":

@@ -1,7 +1,7 @@
-"""What a hospital does with its images: a few epochs of gradient steps from the model it was sent.
+"""A hospital's local training: a few epochs of gradient steps from the model it was sent.
 
 ``fit`` is the whole loop; ``InMerge`` (In-Model Merging, arXiv 2502.20516) can follow the steps of this
-loop or of anybody else's.
+loop or of any other.
 """
 
 from fedmerge.training.augment import AUGMENTATIONS, augment

@@ -1,4 +1,4 @@
-"""What a training refuses before it starts, in sentences."""
+"""Checks before a training starts: what is refused, in sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arithmetic of one In-Model Merging pass: who tries whom, how alike they are, the convex step."""
+"""The arithmetic of one In-Model Merging pass: pairs of filters, their cosines, the convex step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def draw_pairs(sizes: Sequence[int], p: float, generator: torch.Generator) -> tuple[Tensor, list[int]]:
-    """The trials of one pass over layers of ``sizes`` filters.
+    """Draw the trials (pairs of filters) of one pass over layers of ``sizes`` filters.
 
     Filter i tries with probability p a partner j, uniform over the other filters of its layer. Returns
     int64 pairs (2 x m) of (i, j), layer after layer with i rising, and the number of pairs per layer.
@@ -27,7 +27,7 @@ def draw_pairs(sizes: Sequence[int], p: float, generator: torch.Generator) -> tu
 def draw_others(
     rows: Tensor, sizes: Sequence[int], counts: Sequence[int], generator: torch.Generator
 ) -> Tensor:
-    """One filter j != i for each of ``rows``, uniform over the other filters of its layer.
+    """Draw one filter j != i for each of ``rows``, uniform over the other filters of its layer.
 
     rows: int64, m, layer after layer; sizes: filters of each layer; counts: how many rows belong to it.
     """
@@ -36,7 +36,7 @@ def draw_others(
 
 
 def _other(i: Tensor, n: Tensor, u: Tensor) -> Tensor:
-    """The filter that u in [0, 1) stands for among the n - 1 that are not i, counted on from i + 1."""
+    """Return the filter that u in [0, 1) picks among the n - 1 others than i, counted from i + 1."""
     return (i + 1 + torch.minimum((u * (n - 1)).long(), n - 2)) % n
 
 

@@ -35,7 +35,7 @@ from fedmerge.training.optimizer_steps import check_hooks, first_moments, moved,
 
 
 class InMerge:
-    """In-Model Merging for anybody's training loop: ``InMerge(model).attach(optimizer)``.
+    """In-Model Merging for any training loop: ``InMerge(model).attach(optimizer)``.
 
     Attached, a pass runs right after an optimizer step, so only in training. After step t is before the
     forward pass of step t + 1, where the paper merges: the weights go through the same sequence, except
@@ -179,7 +179,7 @@ class InMerge:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One pass over all selected layers, now; FedMergeError for momentum "mix" without ``attach``."""
+        """Run one pass over all selected layers now; FedMergeError for momentum "mix" without ``attach``."""
         held = None if self._optimizer is None else moved(self._optimizer)
         layers = {name: self._weight(name) for name in self._convs}
         free = [name for name, weight in layers.items() if _free(weight, held)]
@@ -195,7 +195,7 @@ class InMerge:
                 self._merge(name, of[name].to(layers[name].device), companions[name])
 
     def _merge(self, name: str, trials: Tensor, companions: list[Tensor]) -> None:
-        """The trials of one layer (2 or 3 x m): filters, partners and, if not these, targets."""
+        """Carry out the trials of one layer (2 or 3 x m): filters, partners and, if not these, targets."""
         weight = self._weight(name)
         width = 1 if self.options.mode == "sequential" else max(1, trials.shape[1])
         for rows, partners, *targets in trials.split(width, dim=1):
@@ -225,7 +225,7 @@ class InMerge:
         return weight
 
     def _companions(self, name: str, held: set[int] | None) -> list[Tensor]:
-        """What else takes the step of layer ``name``: tensors whose first dimension is its filters."""
+        """Return the tensors that take the step of layer ``name`` with it; dimension 0 is its filters."""
         parameters, buffers = self._followers(name, held) if self.options.bias == "follow" else ([], [])
         moments: list[Tensor] = []
         if self.options.momentum == "mix":

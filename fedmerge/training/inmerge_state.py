@@ -1,4 +1,4 @@
-"""What an InMerge that was saved left: read, and checked against the one that goes on."""
+"""Read the saved state of an InMerge, and check it against the InMerge that goes on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEYS = ("options", "seed", "steps", "merges", "generator", "partners")
 
 @dataclass(frozen=True)
 class Loaded:
-    """Where draws and counts stood: the seed, steps seen, filters merged by layer, both generators."""
+    """A saved state: the seed, steps seen, filters merged by layer, both generators."""
 
     seed: int
     steps: int

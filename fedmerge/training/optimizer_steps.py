@@ -1,4 +1,4 @@
-"""What an optimizer says of its steps: whether one can be followed, whether it was taken, what it moves."""
+"""An optimizer's steps: whether they can be followed, whether one was taken, which parameters it moves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedmerge.errors import FedMergeError
 
 
 def check_hooks(optimizer: Any) -> None:
-    """Raise FedMergeError unless something can be run after each step of ``optimizer``."""
+    """Raise FedMergeError unless ``optimizer`` can call a hook after each step."""
     known = isinstance(optimizer, torch.optim.Optimizer)
     if not known or not hasattr(optimizer, "_optimizer_step_post_hooks"):
         raise FedMergeError(

@@ -1,4 +1,4 @@
-"""What one site's training can be told."""
+"""The options of one site's training."""
 
 from __future__ import annotations
 

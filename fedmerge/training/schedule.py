@@ -14,7 +14,7 @@ WARM_UP, START, END = 0.3, 1 / 25, 1e-4
 
 
 def factor(schedule: Schedule, done: float) -> float:
-    """What the peak learning rate is multiplied with when the fraction ``done`` of the training is over.
+    """Return the factor of the peak learning rate when the fraction ``done`` of the training is over.
 
     cosine: (1 + cos(pi t)) / 2, from 1 to 0. constant: 1. one-cycle: linear from 1/25 to 1 over the first
     30 %, then a cosine from 1 to 1e-4; the momentum is not cycled.

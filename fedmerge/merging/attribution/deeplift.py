@@ -62,8 +62,8 @@ def attributions(
     comes from, a product a b the multipliers (b + b_0) / 2 and (a + a_0) / 2; softmax, attention and the
     norms over channels are made of these. So the contributions of all values that cut the network in two sum
     up to z_y(x) - z_y(0) exactly. DeepLIFT as published has no rule for products: on networks without
-    attention and layer norm this is its rescale rule, as in captum; unlike there, activations are seen that
-    are called as functions. Raises FedMergeError for an operation with no rule.
+    attention and layer norm this is its rescale rule, as in captum; unlike there, activations that are called
+    as functions are seen. Raises FedMergeError for an operation with no rule.
     """
     both = torch.cat([x, torch.zeros_like(x)]).requires_grad_()
     alive: dict[Node, Any] = {program.input: both}

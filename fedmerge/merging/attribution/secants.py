@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fedmerge.errors import FedMergeError
 
-LEAST = 1e-10  # differences below this are taken for none, and the derivative stands in for the slope
+LEAST = 1e-10  # smaller differences count as none: the derivative then replaces the slope
 
 
 def depends_on_image(value: Any) -> bool:
@@ -67,8 +67,8 @@ class Product(torch.autograd.Function):
 
 
 class Maximum(torch.autograd.Function):
-    """Max-pooling. What it rises by goes to the entry that is the image's maximum, what it falls by to that
-    which was the baseline's; both are divided by how far these entries moved."""
+    """Max-pooling. A rise from baseline to image goes to the entry of the image's maximum, a fall to that of
+    the baseline's; each is divided by how far its entry moved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *pooling: Any) -> Tensor:
@@ -123,7 +123,7 @@ def _max_pool2d(
 
 
 def _softmax(x: Tensor, dim: int, *_: Any, **__: Any) -> Tensor:
-    """Shifted by a constant for each image, which softmax does not see."""
+    """Return the softmax, shifted first by a constant for each image, which does not change it."""
     shift = x.detach().amax(dim, keepdim=True)
     shift = torch.maximum(shift, _other(shift))
     grown = secant(torch.exp, x - shift)

@@ -96,7 +96,7 @@ def gradient_fusion(
     (``ridge``: another, in units of the mean squared input), pulled ``towards`` the parents' matched average
     or zero. Other levels start as the first model's and descend by Adam on four fifths of the images, stop
     after ``patience`` epochs without improvement on the last fifth, and keep their best weights; ``loss:
-    weighted`` multiplies the error of T_k by the sum of s in its cluster; the closed form takes no notice,
+    weighted`` multiplies the error of T_k by the sum of s in its cluster; the closed form ignores this,
     since the optimum without a ridge is the same. The log's ``loss`` is the mean squared error over all
     images for a closed form, else the loss of the kept weights on the held-out fifth.
 

@@ -18,7 +18,7 @@ Normalisation = Literal["none", "sum1", "mean1"]
 
 
 def attribution_needs(options: dict[str, object]) -> Needs:
-    """Attribution asks how the logit of the true class comes about, so it needs labels."""
+    """Return what attribution needs: it explains the logit of the true class, so it needs labels."""
     weighed = options.get("attribution", "uniform") != "uniform"
     return Needs(fusion_labels=weighed, own_sums=weighed)
 

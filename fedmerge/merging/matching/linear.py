@@ -119,7 +119,7 @@ class _Walk:
         return state
 
     def _layer(self, layer: Layer, state: State, changed: State) -> State:
-        """Fit one layer; returns what changed. ``changed`` is told to the statistics and emptied."""
+        """Fit one layer; returns what changed. ``changed`` is sent to the statistics and emptied."""
         open_groups = [g for g in self.networks.groups_of(layer) if g not in self.maps.groups]
         options, told = {"name": layer.name}, dict(changed)
         changed.clear()

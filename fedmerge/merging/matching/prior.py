@@ -1,4 +1,4 @@
-"""The matched average of the parents' own layers: what the fit of a fused layer may be pulled towards."""
+"""The matched average of the parents' own layers, towards which the fit of a fused layer may be pulled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may follow any merge: batch-norm statistics measured anew, or every channel rescaled (REPAIR)."""
+"""Corrections after any merge: batch-norm statistics measured anew, or every channel rescaled (REPAIR)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ After = Literal["none", "repair", "batch-norm"]
 
 
 def corrected(merged: Merged, after: str, parents: Parents, context: Context) -> Merged:
-    """The merged model, corrected as ``after`` says; refuses an ensemble, and a missing fusion set."""
+    """Correct the merged model as ``after`` says; refuse an ensemble, and a missing fusion set."""
     if after == "none":
         return merged
     if after not in ("repair", "batch-norm"):

@@ -60,7 +60,7 @@ def factorised(gram: Tensor, *, solver: Solver = "ridge", ridge: float = 1e-6, r
         return _truncated(gram, rows)
     scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
     added = ridge * torch.where(scale > 0, scale, 1.0)
-    held = gram.clone()  # d can be thousands: no second table of that size is made on the way
+    held = gram.clone()  # d can be thousands: a second table of that size is not made
     held.diagonal(dim1=-2, dim2=-1).add_(added)
     factor, failed = torch.linalg.cholesky_ex(held)
     if bool((failed > 0).any()):  # a ridge too small for this matrix

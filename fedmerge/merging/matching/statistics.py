@@ -1,6 +1,6 @@
 """Where sums over fusion images come from: tensors here, or hospitals that keep their images.
 
-A method asks; it does not know who answers. Every answer is a dict of float64 tensors that are sums over
+A method asks, and does not know which of them answers. Every answer is a dict of float64 tensors, sums over
 images, so the answers of several hospitals add up to that of their pooled images.
 """
 
@@ -45,7 +45,7 @@ class Statistics(Protocol):
 
 
 class LocalStatistics:
-    """Answers from images here. Nothing is stored but the values that the networks still need.
+    """Answers from images here. Only values that the networks still need are stored.
 
     fused: the program of the fused model. parents: for each, its program and its state. images: N x C x H x W
     as the models take them. labels: N. own: answer ``inputs`` and ``importance`` for this parent alone, as a
@@ -78,7 +78,7 @@ class LocalStatistics:
         return bool(self._walks)
 
     def passed(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        """The entries of the fused model that would change although the walk is past what reads them."""
+        """Return the entries that ``tensors`` would change although the walk has passed what reads them."""
         at = max((fused.place for fused, _ in self._walks), default=0)
         return [
             key

@@ -2,7 +2,7 @@
 
 ``program`` derives the operations of any ``nn.Module`` and runs them one by one; ``neurons`` finds which
 entries of which tensors belong to one neuron; ``following`` remembers both by architecture; ``permute`` moves
-neurons about and checks that nothing changes; ``levels`` cuts a network into pieces that one tensor passes
+neurons and checks that outputs stay the same; ``levels`` cuts a network into pieces that one tensor passes
 between. No network is written by hand.
 """
 

@@ -1,4 +1,4 @@
-"""What a module's operations depend on, as a key: two modules of one key run the same operations.
+"""A key of what a module's operations depend on: modules with one key run the same operations.
 
 The key holds, for every module inside, its class and its plain attributes, and of every tensor its name,
 shape and dtype; of tensors outside the state dict the content, too, because a program holds them. What is not
@@ -69,7 +69,7 @@ def _tensors(model: nn.Module) -> Hashable:
 
 
 def _value(value: Any) -> Hashable:
-    """A value as something that is equal for equal values alone: 1, 1.0 and True differ."""
+    """Return a key that is equal for equal values alone: 1, 1.0 and True differ."""
     if isinstance(value, PLAIN):
         return type(value), repr(value) if isinstance(value, float | complex) else value
     if isinstance(value, Tensor):

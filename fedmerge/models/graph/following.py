@@ -1,4 +1,4 @@
-"""A network followed once: its program and its tied neurons are remembered by what they depend on.
+"""Derive a network's program and tied neurons once, and remember them by what they depend on.
 
 Another merge of an architecture, another round of a federation, another hospital's sums: none follows the
 operations again, which takes longer than the arithmetic of a small fusion. A remembered program is used for
@@ -62,7 +62,7 @@ def follow(model: nn.Module, example: Tensor) -> Program:
 
 
 def neurons_of(program: Program, state: Mapping[str, Tensor]) -> Neurons:
-    """The tied neurons of a program, derived and checked once; of ``state`` the shapes count.
+    """The tied neurons of a program, derived and checked once; of ``state`` only the shapes count.
 
     Raises FedMergeError as ``find_neurons`` and ``check_neurons`` do.
     """

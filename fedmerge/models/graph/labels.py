@@ -20,7 +20,7 @@ from fedmerge.models.graph.operations import VIEWS, argument
 from fedmerge.models.graph.program import Program
 from fedmerge.models.graph.unions import Unions, slim
 
-NONE = -1  # an entry that is the same whoever moves, such as padding
+NONE = -1  # an entry that is the same whichever neurons move, such as padding
 FIXED = 0  # the neuron of all entries that cannot move
 
 MOVES = VIEWS | {
@@ -107,13 +107,13 @@ class Labels:
         return found
 
     def freeze(self, labels: Any) -> None:
-        """Say of these neurons that they cannot move."""
+        """Mark these neurons as unable to move."""
         for part in labels if isinstance(labels, list | tuple) else [labels]:
             if isinstance(part, Tensor):
                 self.unions.join(part, every(FIXED, part.shape))
 
     def collapse(self, labels: Tensor, keep: tuple[int, ...]) -> Tensor:
-        """Make all entries that differ only in the other dimensions one neuron; has the kept dimensions."""
+        """Make entries that differ only outside dimensions ``keep`` one neuron; return those kept."""
         (entries,) = slim(labels)
         others = [dim for dim in range(labels.ndim) if dim not in keep]
         flat = entries.permute(*keep, *others).reshape(*(entries.shape[dim] for dim in keep), -1)
@@ -126,7 +126,7 @@ class Labels:
         return self.collapse(labels, (dim % labels.ndim,))
 
     def write(self, node: Node, place: int, name: str, dim: int, neurons: Tensor) -> None:
-        """Note that ``neurons`` stand along a dimension of the weight that is this argument, if any is."""
+        """Note that ``neurons`` stand along a dimension of this argument, if it is a weight."""
         weight = argument(node, place, name)
         if not isinstance(weight, Node):
             return
@@ -143,7 +143,7 @@ class Labels:
             known[dim] = neurons
 
     def refuse(self, node: Node, what: str) -> None:
-        """Say of an operation that its effect on neurons is not known; all it reads cannot move."""
+        """Mark an operation's effect on neurons as unknown; nothing that it reads can move."""
         inputs = [self.read(given) for given in node.all_input_nodes if given.name not in self.program.keys]
         flat = [part for one in inputs for part in (one if isinstance(one, list) else [one])]
         if any(isinstance(part, Tensor) and self._movable(part) for part in flat):
@@ -158,7 +158,7 @@ class Labels:
         return bool((self.unions.roots(*slim(labels)) > FIXED).any())
 
     def _thin(self, labels: Tensor) -> Tensor:
-        """The same labels by their sets' names, with memory only for the dimensions along which they vary."""
+        """Return the labels by their sets' names, with memory only for dimensions along which they vary."""
         entries = self.unions.roots(*slim(labels))
         for dim in range(entries.ndim):
             first = entries.narrow(dim, 0, 1)

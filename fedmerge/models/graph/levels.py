@@ -50,7 +50,7 @@ def levels(program: Program) -> tuple[Level, ...]:
             begin = place
     if any(output > begin for output in outputs):
         ends.append(program.output)
-    elif ends:  # what follows the last layer has no parameters to fit, and belongs to it
+    elif ends:  # what follows the last layer has no parameters to fit, and belongs to that layer's level
         ends[-1] = program.output
     starts = [program.input, *ends[:-1]]
     return tuple(_level(program, start, stop) for start, stop in zip(starts, ends, strict=True))
@@ -72,7 +72,7 @@ def _level(program: Program, start: Node, stop: Node) -> Level:
 
 
 def _cuts(program: Program) -> list[Node]:
-    """The values after which nothing that came before is read again; their first dimension is the images."""
+    """Return the values after which no earlier one is read; their first dimension is the images."""
     computed = _computed(program)
     last = {node: program.index[node] for node in computed}
     for node in computed:

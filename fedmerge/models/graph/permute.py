@@ -1,4 +1,4 @@
-"""Move neurons about, and check that a network does not notice."""
+"""Permute neurons, and check that a network's outputs do not change."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class _Permuted(Mapping[str, Tensor]):
 
 
 def _varied(values: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Those values whose entries are all the same, with numbers from [1/2, 1) added to each."""
+    """Return the values whose entries are all equal, with numbers from [1/2, 1) added to the entries."""
     rng = generator(seed, "varied values")
     found = {}
     for name, value in values.items():
@@ -111,7 +111,7 @@ def _moved(value: Tensor, dims: Mapping[int, tuple[Part, ...]], permutations: Ma
 
 
 def _places(part: Part, permutation: Tensor) -> Tensor:
-    """Row of ``part`` that holds the neuron which takes each row's place."""
+    """Return, for each row of ``part``, the row whose neuron takes its place."""
     lookup = torch.full((int(max(part.neurons.max(), permutation.max())) + 1,), -1)
     lookup[part.neurons] = torch.arange(len(part.neurons))
     return lookup[permutation[part.neurons]]

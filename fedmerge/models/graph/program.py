@@ -198,7 +198,7 @@ class Run:
         return self._apply(node)  # before the start, and the same for every batch
 
     def _convert(self, leaf: Any) -> Any:
-        """Device and dtype of the example, written into an operation, become those of this run."""
+        """Replace the example's device and dtype in an operation's arguments by those of this run."""
         if isinstance(leaf, torch.device):
             return self._device
         return self._dtype if leaf == self.program.example.dtype else leaf
@@ -207,7 +207,7 @@ class Run:
 def _placeholders(
     model: nn.Module, exported: torch.export.ExportedProgram
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """By name of the placeholder: keys of what is in the state dict, and the tensors that are not."""
+    """Return, by placeholder, the keys of entries of the state dict, and the tensors outside it."""
     signature = exported.graph_signature
     named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     saved = model.state_dict().keys()
@@ -219,7 +219,7 @@ def _placeholders(
 
 
 def _refuse_tied(model: nn.Module) -> None:
-    """A weight under two keys of the state dict would be changed under one of them only."""
+    """Refuse a weight under two keys of the state dict: it would be changed under one of them only."""
     names: dict[int, list[str]] = defaultdict(list)
     for found in (
         model.named_parameters(remove_duplicate=False),

@@ -1,6 +1,6 @@
-"""What else adapts at test time, to compare with: one file a method, all in the form of a node.
+"""Other methods that adapt at test time, for comparison: one file a method, each a node.
 
-Most start from the mean-merged model; given one model alone, pooled training for instance, they start there.
+Most start from the mean-merged model; given one model alone, pooled training for instance, from that.
 """
 
 from fedmerge.testtime.baselines.adamerging import AdaMerging

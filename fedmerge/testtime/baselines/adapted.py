@@ -1,4 +1,4 @@
-"""The parameters that a method adapts by gradients, where they began, and the Adam over them."""
+"""The parameters that a method adapts by gradients, their first values, and the Adam over them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Adapted:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Everything as it was at first, and a new Adam."""
+        """Set everything to its first values, and begin a new Adam."""
         for parameter, value in zip(self.parameters, self.first, strict=True):
             parameter.copy_(value)
             parameter.grad = None
@@ -68,7 +68,7 @@ class Adapted:
                     parameter.copy_(master)
 
     def settle(self) -> None:
-        """Let go of graphs that the network keeps in attributes, as old weight norms and pruning do."""
+        """Release graphs that the network keeps in attributes, as old weight norms and pruning do."""
         for module in self.network.modules():
             for name, value in list(vars(module).items()):
                 if isinstance(value, Tensor) and value.grad_fn is not None:
@@ -129,7 +129,7 @@ class Adapted:
 
 
 class UnderAdam(Online):
-    """A method whose stream is what its ``adapted`` parameters have become, from the first batch on."""
+    """A method that carries only its ``adapted`` parameters and their Adam from batch to batch."""
 
     adapted: Adapted
 
@@ -139,11 +139,11 @@ class UnderAdam(Online):
         self.adapted.begin()
 
     def stream_state(self) -> dict[str, Tensor]:
-        """Adam's moments."""
+        """Adam's moments, and the masters."""
         return self.adapted.state()
 
     def take_stream(self, state: Mapping[str, Tensor]) -> None:
-        """Take up Adam's moments."""
+        """Take up Adam's moments, and the masters."""
         self.adapted.take(state)
 
     def moved(self, fn: Callable[[Tensor], Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Jensen-Shannon coefficients: how much the predictions differ decides how the weights are merged."""
+"""Jensen-Shannon coefficients: the weights are merged by how much the predictions differ."""
 
 from __future__ import annotations
 

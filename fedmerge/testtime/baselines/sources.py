@@ -1,4 +1,4 @@
-"""What methods that weigh the sources share: their logits, weights from scores, and merging by image."""
+"""Shared by methods that weigh the sources: the sources' logits, weights from scores, merging by image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedmerge.testtime.originals import Originals, agreeing, networks
 class Weighed(Online):
     """A method that weighs the sources, ``sources``: rows of one matrix.
 
-    No head is named there, so the group ``"encoder"`` is every entry. merged: whether their weights are
+    No head is named in it, so the group ``"encoder"`` is every entry. merged: whether their weights are
     merged, or only their predictions; then they may differ in what is not averaged.
     """
 

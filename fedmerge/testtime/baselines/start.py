@@ -1,4 +1,4 @@
-"""What the methods of this folder share: the mean-merged model they start from, and how it is asked.
+"""Shared by the methods of this folder: the mean-merged model they start from, and its logits.
 
 Passes are counted in one unit everywhere: one model's encoder over one batch. Finding the head, once, on two
 images of the first batch, is not counted.

@@ -77,7 +77,7 @@ class T3A(Start):
 
     @torch.no_grad()
     def answer(self, batch: Tensor) -> tuple[Tensor, None]:
-        """Return the logits N x C by prototypes that know this batch too."""
+        """Return the logits N x C by prototypes that include this batch."""
         seen: list[Tensor] = []
         head = self._linear(batch[:2])
         ask(lambda x: self._pass(x, seen), batch)
