@@ -8,4 +8,4 @@ TRIED = ("fusion", "test-time")
 """Those that are put to the test; the others stand beside them."""
 REFERENCE = "reference"
 MAJORITY = "majority-class"
-"""The one method of the kind ``REFERENCE``: the commonest class for every image (``study.majority``)."""
+"""The one method of the kind ``REFERENCE``: the commonest class for every image (``experiment.majority``)."""
