@@ -7,6 +7,7 @@ import math
 import pandas as pd
 
 from fedmerge.analysis import learning, learning_at, uneven
+from fedmerge.analysis.cube import LOWER_IS_BETTER
 from fedmerge.experiment.formatting import count, listing, percent
 from fedmerge.experiment.kinds import KINDS, TRIED
 from fedmerge.experiment.results import Result
@@ -34,7 +35,6 @@ RULES = {
     "ece": "ECE (lower is better)",
 }
 """The rules in a run's provenance that stand beneath the table."""
-LOWER_IS_BETTER = ("ece", "forward_passes")
 
 
 def score_table(result: Result) -> Table:

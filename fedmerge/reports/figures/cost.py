@@ -14,9 +14,9 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from fedmerge.analysis.cube import LOWER_IS_BETTER
 from fedmerge.experiment.formatting import count, listing, percent
 from fedmerge.reports.figures.panels import (
-    LOWER_IS_BETTER,
     MOST_LINES,
     Board,
     among,

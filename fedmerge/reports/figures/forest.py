@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedmerge.analysis.cube import LOWER_IS_BETTER
 from fedmerge.experiment.formatting import count
 from fedmerge.experiment.unlearned import marked
 from fedmerge.reports.figures.panels import (
-    LOWER_IS_BETTER,
     PHONE,
     Board,
     among,

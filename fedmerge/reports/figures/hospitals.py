@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from fedmerge.analysis.cube import LOWER_IS_BETTER
 from fedmerge.experiment.formatting import count, percent
 from fedmerge.experiment.unlearned import CONSTANT, MARK
 from fedmerge.reports.figures.panels import (
-    LOWER_IS_BETTER,
     Board,
     head,
     metric_words,

@@ -31,7 +31,6 @@ METRICS = {
     "ece": "calibration error (ECE)",
     "brier": "Brier score",
 }
-LOWER_IS_BETTER = ("ece", "brier")
 
 
 class Board(NamedTuple):

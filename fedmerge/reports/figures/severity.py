@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedmerge.analysis.cube import LOWER_IS_BETTER
 from fedmerge.experiment.formatting import percent
 from fedmerge.reports.figures.panels import (
-    LOWER_IS_BETTER,
     MOST_LINES,
     Board,
     head,
