@@ -67,7 +67,7 @@ __all__ = [
 
 
 def methods() -> list[Method]:
-    """All registered methods: fusion, then test-time, then the aggregators of federated rounds."""
+    """Return all registered methods: fusion, then test-time, then the aggregators of federated rounds."""
     merging, testtime, aggregators = (
         importlib.import_module(f"fedmerge.{room}")
         for room in ("merging", "testtime", "federation.aggregators")

@@ -1,8 +1,8 @@
-"""An append-only log of JSON lines, each with the hash of the one before it: what was written stays.
+"""An append-only log of JSON lines, each with the hash of the line before it, so that changes are noticed.
 
 A line is ``{"n": 7, "at": "2026-01-31T12:00:00+00:00", "previous": HASH, …, "hash": HASH}``. ``hash`` is the
-SHA-256 of the line without it, as JSON with sorted keys. Whoever changes, inserts or takes out a line must
-write every later one anew; whoever keeps the last hash elsewhere notices that, too, and a cut end.
+SHA-256 of the line without it, as JSON with sorted keys. To change, insert or take out a line, every later
+line must be written anew. A copy of the last hash, kept elsewhere, shows that, too, and a cut end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OWN = ("n", "at", "previous", "hash")
 
 
 class BrokenChain(FedMergeError):
-    """A line of a log is not what was written there."""
+    """A line of a log is not as it was written."""
 
 
 class ChainedLog:
@@ -33,9 +33,9 @@ class ChainedLog:
         self.path = path
 
     def append(self, entry: Mapping[str, Any]) -> str:
-        """Write an entry, on the disk before this returns; returns its hash.
+        """Write an entry, sync it to the disk, and return its hash.
 
-        A last line that a crash cut in two is taken off first: it was never said to be written. Raises
+        A last line that a crash cut in two is taken off first: its ``append`` never returned. Raises
         BrokenChain where the last whole line is damaged, DiskError where nothing can be written, and
         FedMergeError for an entry that names one of the log's own fields.
         """
@@ -62,7 +62,7 @@ class ChainedLog:
         return str(line["hash"])
 
     def entries(self) -> list[dict[str, Any]]:
-        """All entries, from the first on, checked. Raises BrokenChain for a line that is not what it was."""
+        """Return all entries, from the first on, checked. Raises BrokenChain for a line that has changed."""
         if not self.path.exists():
             return []
         found: list[dict[str, Any]] = []
@@ -79,7 +79,7 @@ class ChainedLog:
         return found
 
     def _last(self) -> tuple[dict[str, Any], int]:
-        """The last whole entry ({} for none), and up to which byte the file is whole; reads the end alone."""
+        """Read the file's end: return the last whole entry ({} for none) and the byte where it ends."""
         if not self.path.exists():
             return {}, 0
         size = self.path.stat().st_size
@@ -108,12 +108,12 @@ class ChainedLog:
 
 
 def _lines(content: bytes) -> list[bytes]:
-    """The whole lines; what comes after the last newline was never finished."""
+    """Return the whole lines; text after the last newline was never finished."""
     return content.split(b"\n")[:-1]
 
 
 def _sealed(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry with the hash of everything else in it, as it is read back from JSON."""
+    """Return the entry with the hash of all its other fields, as it is read back from JSON."""
     body = {key: value for key, value in entry.items() if key != "hash"}
     text = json.dumps(body, sort_keys=True, ensure_ascii=True)
     return dict(json.loads(text)) | {"hash": hashlib.sha256(text.encode()).hexdigest()}

@@ -1,4 +1,4 @@
-"""What a disk refuses, as a sentence; and bringing files to it."""
+"""Errors of the disk as sentences, and syncing files to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedmerge.errors import FedMergeError, short
 
 
 class DiskError(FedMergeError):
-    """Something could not be written: the disk is full (``full``), read-only, or not ours."""
+    """A path could not be written: the disk is full (``full``) or read-only, or access is denied."""
 
     def __init__(self, path: Path, reason: str, full: bool, advice: str = "") -> None:
         advice = advice or (
@@ -28,14 +28,14 @@ class DiskError(FedMergeError):
 
 
 class Foreign(DiskError):
-    """A path in a folder leads to what is not the folder's: nothing was written there."""
+    """A path in a folder leads to something that is not the folder's own: nothing was written there."""
 
     def __init__(self, path: Path, reason: str, advice: str) -> None:
         super().__init__(path, reason, full=False, advice=advice)
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk before this returns."""
+    """Sync a file, or the names in a folder, to the disk before this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,7 +45,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def saying(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses while something is written to ``path`` into a DiskError."""
+    """Turn an error of the disk inside the block, which writes to ``path``, into a DiskError."""
     try:
         yield
     except DiskError:
@@ -65,7 +65,7 @@ def full(error: BaseException) -> bool:
 
 
 def _number(error: BaseException) -> int | None:
-    """The system's number of an error; safetensors, which is no Python, says it in words alone."""
+    """Return the system's number of an error; safetensors, written in Rust, gives it in its message only."""
     if isinstance(error, OSError):
         return error.errno
     words = re.search(r"I/O error: .*\(os error (\d+)\)", str(error))

@@ -1,4 +1,4 @@
-"""Errors that are sentences: what is wrong, where, what to do."""
+"""Errors that are sentences: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 LONGEST = 120
-"""Letters of a given value that a sentence repeats."""
+"""The most letters of a given value that a sentence repeats."""
 
 
 class FedMergeError(Exception):
-    """Something the user can put right; the message is written for them and shown without a traceback.
+    """An error that the user can put right; its message is written for users, and shown without a traceback.
 
-    It takes one sentence, or several: all that is wrong with one input. ``args`` holds them.
+    It takes one sentence, or several for all faults of one input. ``args`` holds them.
     """
 
     def __str__(self) -> str:
@@ -23,19 +23,19 @@ class FedMergeError(Exception):
         return "\n".join([f"{len(self.args)} things are wrong:", *(f"- {each}" for each in self.args)])
 
     def inside(self, where: str) -> FedMergeError:
-        """The same, each sentence beginning with ``where``."""
+        """Return the same error, each sentence beginning with ``where``."""
         return FedMergeError(*(f"{where}: {sentence}" for sentence in self.args))
 
 
 class Faults:
-    """Collects the faults of an input, so that all are said at once."""
+    """The faults of an input, collected so that one error reports them all."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Keep a FedMergeError that is raised in the block; its subclasses, which end a work, pass."""
+        """Collect a FedMergeError that is raised in the block; its subclasses, which end the work, pass."""
         try:
             yield
         except FedMergeError as error:
@@ -44,7 +44,7 @@ class Faults:
             self.found += map(str, error.args)
 
     def say(self) -> None:
-        """Raise FedMergeError with every fault, each once; nothing where there is none."""
+        """Raise FedMergeError with every fault, each once; do nothing where there is none."""
         if self.found:
             raise FedMergeError(*dict.fromkeys(self.found))
 
@@ -56,7 +56,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> FedMergeError:
-    """An error for a name that is not among the ``allowed`` ones, with the nearest valid name."""
+    """Return an error for a name that is not among the ``allowed`` ones, with the nearest valid name."""
     names = sorted(allowed)
     return FedMergeError(
         f"unknown {kind} '{short(given)}'.{nearest(given, names)} Allowed: {', '.join(names)}."
@@ -64,6 +64,6 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> FedMergeError:
 
 
 def short(value: Any) -> str:
-    """A given value as text, cut in the middle where it is longer than ``LONGEST``."""
+    """Return a given value as text, cut in the middle where it is longer than ``LONGEST``."""
     text = str(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[-LONGEST // 4 :]}"

@@ -1,4 +1,4 @@
-"""Packages that only an extra of FedMerge installs: what lacks one is told the command."""
+"""Packages that only an extra of FedMerge installs; the error for a missing one names the command."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fedmerge.errors import FedMergeError
 def extra(name: str, what: str, otherwise: str = "") -> Iterator[None]:
     """Import packages of the extra ``name`` in the block: ``with extra("ray", "backend ray"): import ray``.
 
-    what: what needs them, the subject of the sentence. otherwise: what can be done without them. Raises
-    FedMergeError, with the command that installs the extra, where one is missing or cannot be loaded.
+    what: the feature that needs them, as subject of the sentence. otherwise: an alternative without them.
+    Raises FedMergeError, with the command that installs the extra, where one is missing or cannot be loaded.
     """
     try:
         yield

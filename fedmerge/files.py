@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, what a disk refuses as a sentence, and one process at a folder."""
+"""Write files whole or not at all, turn errors of the disk into sentences, and lock a folder."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = [
 
 
 def write(path: Path, save: Callable[[Path], object]) -> str:
-    """Let ``save`` make a file, bring it to the disk, and put it in its place; returns its SHA-256.
+    """Let ``save`` make a file, sync it to the disk, and move it into place; return its SHA-256.
 
-    Whoever looks at ``path``, also after a crash, finds the file before or the file after, never half of it;
-    a hard link elsewhere keeps the file before. In a folder that was entered (``own_files``) no link out is
-    followed; elsewhere a link stays a link. What is there and no file (a device) is written to as it is.
-    Raises DiskError, and then leaves nothing.
+    At ``path`` there is always the old file or the new one, also after a crash, never half of one; a hard
+    link elsewhere keeps the old file. In a folder that was entered (``own_files``) no link out is followed;
+    elsewhere a link stays a link. A device or the like at ``path`` is written to directly. Raises DiskError,
+    and then leaves nothing.
     """
     with saying(path), own_files.destination(path) as (place, name, room):
         there = place.entry(name)
@@ -52,17 +52,17 @@ def write(path: Path, save: Callable[[Path], object]) -> str:
 
 
 def write_text(path: Path, text: str) -> str:
-    """Write text, UTF-8, whole or not at all; returns its SHA-256. Raises DiskError."""
+    """Write text, UTF-8, whole or not at all; return its SHA-256. Raises DiskError."""
     return write(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, data: Any) -> str:
-    """Write JSON, indented by 1, whole or not at all; returns its SHA-256. Raises DiskError."""
+    """Write JSON, indented by 1, whole or not at all; return its SHA-256. Raises DiskError."""
     return write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; one that is there is fine. Raises DiskError."""
+    """Make a folder and those above it; one that exists is fine. Raises DiskError."""
     with saying(folder):
         room = own_files.room_of(folder)
         if room is None:
@@ -84,7 +84,7 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, otherwise: str) -> Iterator[None]:
-    """Keep other processes out of ``folder``; an end of this process, however hard, frees it.
+    """Keep other processes out of ``folder``; the lock is freed however this process ends.
 
     Raises FedMergeError with the sentence ``otherwise`` where another one is in it.
     """
@@ -110,11 +110,11 @@ def locked(folder: Path, otherwise: str) -> Iterator[None]:
 
 
 class Damaged(FedMergeError):
-    """A sealed file is not what was written."""
+    """A sealed file is not as it was written."""
 
 
 def sealed(body: Any) -> tuple[str, str]:
-    """The text that ``write_sealed`` writes, and the body's JSON in it; numpy's numbers become Python's."""
+    """Return the text that ``write_sealed`` writes, and the body's JSON in it; numpy numbers become plain."""
     text = json.dumps(body, default=_number_of)
     return f'{{"sha256": "{hashlib.sha256(text.encode()).hexdigest()}", "body": {text}}}\n', text
 
@@ -130,7 +130,7 @@ def write_sealed(path: Path, body: Any) -> Any:
 
 
 def read_sealed(path: Path) -> Any:
-    """What ``write_sealed`` wrote there. Raises Damaged where a byte of it has changed."""
+    """Read a file of ``write_sealed``. Raises Damaged where a byte of it has changed."""
     found = re.fullmatch(rb'\{"sha256": "([0-9a-f]{64})", "body": (.*)\}\n', path.read_bytes(), re.DOTALL)
     if found is None or hashlib.sha256(found[2]).hexdigest().encode() != found[1]:
         raise Damaged(f"'{path}' is damaged: it is not what was written.")
@@ -138,7 +138,7 @@ def read_sealed(path: Path) -> Any:
 
 
 def check_digest(path: Path, expected: str) -> None:
-    """Raise Damaged where a file is gone, or does not have this SHA-256."""
+    """Raise Damaged where a file is missing or does not have this SHA-256."""
     if not path.is_file():
         raise Damaged(f"'{path}' is gone.")
     if digest(path) != expected:
@@ -146,13 +146,13 @@ def check_digest(path: Path, expected: str) -> None:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _number_of(value: Any) -> Any:
-    """The Python number in a numpy one."""
+    """Return a numpy number as a Python number."""
     if type(value).__module__ != "numpy":
         raise TypeError(f"{type(value).__name__} is not written as JSON")
     return value.item()

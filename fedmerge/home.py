@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def mark(text: str) -> str:
-    """A mark of ``text``; empty where no key can be kept."""
+    """Return the mark of ``text`` (HMAC-SHA-256); empty where no key can be kept."""
     key = _key(make=True)
     return "" if key is None else hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
 def is_mark(found: str, text: str) -> bool:
-    """Whether ``mark`` made it, of this text, for this user on this machine."""
+    """Whether ``found`` is this user's mark of ``text`` on this machine."""
     key = _key(make=False)
     return key is not None and hmac.compare_digest(
         found.encode(), hmac.new(key, text.encode(), hashlib.sha256).hexdigest().encode()

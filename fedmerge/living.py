@@ -1,4 +1,4 @@
-"""Which process it is that was written down, and whether it still lives: a number alone is given anew."""
+"""Identify a process by more than its number, which is used again, to tell whether it still lives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Process(BaseModel):
-    """A process of a machine. born: tells it from every other that has or had its number there."""
+    """A process of a machine. born: when it began, which tells it from others with the same number."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -23,25 +23,25 @@ class Process(BaseModel):
 
     @property
     def here(self) -> bool:
-        """Whether it is one of this machine, of which alone it can be said whether it lives."""
+        """Whether the process is of this machine; whether another machine's lives cannot be told here."""
         return self.host == socket.gethostname()
 
     @property
     def alive(self) -> bool:
-        """Whether it lives, on this machine; one that ended and waits for its parent does not."""
+        """Whether the process lives, on this machine; a zombie does not."""
         return self.here and birth(self.pid) == self.born
 
 
 def process(pid: int | None = None) -> Process:
-    """The process with this number now; by default, this one."""
+    """Return the process that has this number now; by default, this one."""
     pid = os.getpid() if pid is None else pid
     return Process(pid=pid, born=birth(pid) or "", host=socket.gethostname())
 
 
 def birth(pid: int) -> str | None:
-    """When a living process began, in words that are equal for the same process alone; None for a dead one.
+    """Return when a living process began, as text that no other process has; None for a dead process.
 
-    The boot and the ticks since then, where the system tells them: a clock that is set does not move these.
+    It is the boot's id and the ticks since boot where the system has them: setting the clock changes neither.
     """
     try:
         if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:

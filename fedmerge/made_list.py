@@ -1,6 +1,6 @@
-"""``made.jsonl``: what was made in a folder by its own processes, a line for every file that was written.
+"""``made.jsonl``: the files that a folder's own processes made, a line for each.
 
-{"id": "6f…", "mark": "…"}                     the folder's name, and who began it (``home``)
+{"id": "6f…", "mark": "…"}                     the folder's id, and the mark of its user (``home``)
 {"made": "seed-0/pool/a.json", "sha256": "…"}  before the file gets its name
 {"removed": PATH}, {"moved": [FROM, TO]}       likewise before it happens
 """
@@ -25,9 +25,9 @@ MADE = "made.jsonl"
 
 
 class MadeList:
-    """The list of one folder, which several processes may add to.
+    """The list of one folder, to which several processes may add.
 
-    made: SHA-256 by path. gone: paths that were, or were about to be, removed. id: the folder's name.
+    made: SHA-256 by path. gone: paths that were, or were about to be, removed. id: the folder's id.
     """
 
     def __init__(self, root: str) -> None:
@@ -47,11 +47,11 @@ class MadeList:
         return bool(self.id) and home.is_mark(self._mark, self._said(self.id))
 
     def begin(self) -> None:
-        """Make the list where it is not there yet. Raises OSError, Foreign."""
+        """Make the list where there is none yet. Raises OSError, Foreign."""
         os.close(self._open(os.O_RDWR | os.O_APPEND))
 
     def note(self, entry: dict[str, Any]) -> None:
-        """Add a line, on the disk before this returns. Raises OSError, Foreign."""
+        """Add a line and sync it to the disk. Raises OSError, Foreign."""
         with self.lock:
             fd = self._open(os.O_RDWR | os.O_APPEND)
             try:
@@ -63,7 +63,7 @@ class MadeList:
                 os.close(fd)
 
     def read(self) -> MadeList:
-        """Take over what was listed since the last time, by this process or another. Raises Foreign."""
+        """Read the lines added since the last time, by this process or another. Raises Foreign."""
         with self.lock, suppress(OSError):
             fd = self._open(os.O_RDONLY)
             try:
@@ -83,7 +83,7 @@ class MadeList:
     def _take(self, entry: dict[str, Any]) -> None:
         named = [entry.get("made", "x"), entry.get("removed", "x"), *entry.get("moved", ())]
         if any(not path or path.startswith("/") or ".." in path.split("/") for path in named):
-            return  # nobody here writes such a line
+            return  # FedMerge writes no such line
         if "made" in entry:
             self.made[str(entry["made"])] = str(entry["sha256"])
             self.gone.discard(str(entry["made"]))
@@ -101,7 +101,7 @@ class MadeList:
         return f"{name} {self.identity[0]} {self.identity[1]}"
 
     def _open(self, flags: int) -> int:
-        """The open list; made where it is not there yet and shall be written."""
+        """Open the list; make it first where there is none and it is to be written."""
         with opened(self.root) as place:
             if flags & os.O_APPEND and place.entry(MADE) is None:
                 self._begin(place)

@@ -2,10 +2,10 @@
 
     {"kind": "run", "open": false, "files": {"results.parquet": "…"}, "pending": {}}
 
-It is sealed. While work goes on it is ``open``, and what counts is the list that is kept while files are
-made (``own_files``); at the end it is closed with what that list says, not with what lies on the disk by
-then. A file that is written anew later, a report, is ``pending`` until it is: both count, so that a kill at
-any moment is no damage.
+It is sealed. While work goes on it is ``open``, and the list of made files (``own_files``) counts instead; at
+the end it is closed with the digests of that list, not with those of the files on disk. A file that is
+written anew later, such as a report, is ``pending`` until it is written: till then both digests count, so
+that a kill at any moment does no damage.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
 class Manifest(BaseModel):
-    """What ``manifest.json`` says. files: SHA-256 by path. pending: of files that are being written anew."""
+    """The content of ``manifest.json``. files: SHA-256 by path. pending: of files being written anew."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,12 +42,12 @@ class Manifest(BaseModel):
     pending: dict[str, Sha256] = {}
 
     def write(self, folder: Path) -> None:
-        """Put it into the folder, sealed. Raises DiskError."""
+        """Write the manifest into the folder, sealed. Raises DiskError."""
         write_sealed(folder / MANIFEST, self.model_dump())
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None where there is none. Raises Damaged."""
+    """Read the manifest of a folder; None where there is none. Raises Damaged."""
     path = folder / MANIFEST
     if not os.path.lexists(path):
         return None
@@ -60,14 +60,14 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def begin(folder: Path, kind: Kind) -> None:
-    """Work on the folder begins, or goes on: from now on what is made there is listed. Raises DiskError."""
+    """Begin or resume work on a folder: from now on its made files are listed. Raises DiskError."""
     with saying(folder):
         own_files.enter(folder, recording=True).tidy()
     Manifest(kind=kind, open=True).write(folder)
 
 
 def visit(folder: Path) -> None:
-    """Look into a folder, perhaps to write a report there: its files are its own from now on."""
+    """Enter a finished or open folder, perhaps to write a report there (``own_files.enter``)."""
     try:
         found = read_manifest(folder)
     except Damaged:
@@ -77,7 +77,7 @@ def visit(folder: Path) -> None:
 
 
 def close(folder: Path, kind: Kind) -> None:
-    """Write down what was made, for good: the work on the folder is finished. Raises DiskError."""
+    """Close the manifest with the list of made files, because the work is finished. Raises DiskError."""
     room = own_files.enter(folder)
     room.tidy()
     made = room.made()
@@ -99,7 +99,7 @@ def finish(folder: Path, kind: Kind) -> None:
 
 
 def rewrite(path: Path, text: str) -> None:
-    """Write a file of a finished folder anew, and say so in the manifest; any other file is just written.
+    """Write a file of a finished folder anew and record it in the manifest; else just write the file.
 
     Raises DiskError, and FedMergeError where another process is at work.
     """
@@ -121,10 +121,10 @@ def rewrite(path: Path, text: str) -> None:
 
 @dataclass
 class Check:
-    """What a folder's files are against what was written.
+    """The result of comparing a folder's files with its manifest.
 
-    changed: why a file is not what was written, by path. missing, unknown: paths of others. linked: folders
-    that are links now. checked: how many files. finished: whether the work on it was.
+    changed: the reason by path. missing, unknown: paths. linked: folders that are links now. checked: how
+    many files. finished: whether the work on the folder is.
     """
 
     kind: Literal["run", "study", "models"]
@@ -137,11 +137,11 @@ class Check:
 
     @property
     def good(self) -> bool:
-        """Whether every file is what was written, and there is no other."""
+        """Whether every file is as it was written, and there is no other."""
         return not (self.changed or self.missing or self.unknown)
 
     def sentences(self) -> list[str]:
-        """A line a file that is not as it was written."""
+        """Return a line for each file that is not as it was written."""
         return [
             *(f"changed: {path} ({why})" for path, why in self.changed.items()),
             *(f"missing: {path}" for path in self.missing),
@@ -150,9 +150,9 @@ class Check:
 
 
 def check(folder: Path, below: str = "") -> Check:
-    """Compare every file of a folder, or of a folder ``below`` in it, with what was written.
+    """Compare every file of a folder, or of its subfolder ``below``, with the manifest or the list.
 
-    Raises FedMergeError where there is neither a manifest nor a list of what was made.
+    Raises FedMergeError where there is neither a manifest nor a list of made files.
     """
     manifest, expected, result = _expected(folder)
     within = f"{below}/" if below else ""
@@ -176,9 +176,9 @@ def check(folder: Path, below: str = "") -> Check:
 def warnings(
     folder: Path, names: Collection[str] | None = None, *, below: bool = True, but: str = ""
 ) -> list[str]:
-    """In sentences, which files of a run or a study are not what was written there.
+    """Return a sentence on the files of a run or a study that are not as they were written.
 
-    names: of these alone. below: also of those in folders in it. but: leave this one out.
+    names: check these alone. below: check files in subfolders, too. but: leave this one out.
     """
     try:
         if names is None and below:
@@ -205,7 +205,7 @@ def warnings(
 
 
 def _expected(folder: Path) -> tuple[Manifest | None, dict[str, tuple[str, ...]], Check]:
-    """What the manifest says, or the list of what was made where that is to be asked."""
+    """Return the manifest, the expected digests (its own, or the list's while it is open), and a Check."""
     result, manifest = Check("run", finished=True), None
     try:
         manifest = read_manifest(folder)
@@ -243,7 +243,7 @@ def _compare(folder: Path, path: str, digests: tuple[str, ...], result: Check) -
 
 
 def _reserved(folder: Path, manifest: Manifest | None, result: Check) -> None:
-    """The files that are in no list: the lock is empty, and a signature stands by a manifest."""
+    """Check the files that are in no list: the lock is empty, and a signature has a closed manifest."""
     lock = folder / LOCK
     if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file() or lock.stat().st_size):
         result.changed[LOCK] = "it should be an empty file"
@@ -255,7 +255,7 @@ def _reserved(folder: Path, manifest: Manifest | None, result: Check) -> None:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """All that is no folder, by its path, no link followed."""
+    """Yield everything but folders, by path, without following links."""
     for above, folders, names in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(above, name))]
         for name in sorted([*names, *links]):

@@ -1,4 +1,4 @@
-"""Files from outside: what their headers ask for is looked at before anything is read or allocated."""
+"""Files from outside: their sizes are checked before anything is read or allocated."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fedmerge.errors import FedMergeError, short
 
 LARGEST_JSON = 256 * 2**20
 LARGEST_HEADER = 32 * 2**20
-"""Of a safetensors file: some 200,000 tensors."""
+"""Bytes of a safetensors header: some 200,000 tensors."""
 MOST_CELLS = 200_000_000
 """Rows x columns of a parquet file that is read whole."""
 LARGEST_CARD = 2**20
 
 
 def read_bounded(path: Path, most: int, what: str) -> bytes:
-    """A file's content. Raises FedMergeError for one of more than ``most`` bytes, without reading it."""
+    """Read a file. Raises FedMergeError for one of more than ``most`` bytes, without reading it."""
     content = b""
     if (long := path.stat().st_size > most) is False:
         with path.open("rb") as file:
@@ -32,7 +32,7 @@ def read_bounded(path: Path, most: int, what: str) -> bytes:
 
 
 def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
-    """What a JSON file says. Raises FedMergeError for one that is none, too long, or nested too deeply."""
+    """Read a JSON file. Raises FedMergeError for one that is no JSON, too long, or nested too deeply."""
     content = read_bounded(path, most, "a JSON file")
     try:
         return json.loads(content)
@@ -44,7 +44,7 @@ def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
 
 
 def check_tensor_file(path: Path) -> None:
-    """Raise FedMergeError for a safetensors file whose header is longer than it can or should be."""
+    """Raise FedMergeError for a safetensors file whose header is longer than the file or the limit."""
     size = path.stat().st_size
     with path.open("rb") as file:
         begin = file.read(8)
@@ -62,7 +62,7 @@ def check_tensor_file(path: Path) -> None:
 def check_table(path: Path) -> None:
     """Raise FedMergeError for a parquet file of more than ``MOST_CELLS`` cells, by its footer alone.
 
-    Raises what pyarrow raises (``OSError``, ``ValueError``) for one that is none.
+    Raises pyarrow's errors (``OSError``, ``ValueError``) for a file that is no parquet file.
     """
     import pyarrow.parquet as pq
 
@@ -75,7 +75,7 @@ def check_table(path: Path) -> None:
 
 
 def check_memory(needed: int, where: str) -> None:
-    """Raise FedMergeError where this machine has not that many bytes free."""
+    """Raise FedMergeError where this machine has fewer than ``needed`` bytes of memory free."""
     import psutil
 
     free = int(psutil.virtual_memory().available)

@@ -1,8 +1,8 @@
-"""What is a folder's own: nothing outside it is written, and nothing foreign in it is deleted.
+"""Keep to a folder's own files: write nothing outside it, and delete nothing foreign in it.
 
 A folder of a run or a study may come from anybody, and somebody may work in it at the same time. So inside a
-folder that was entered (``enter``) every way is walked from the folder down, and only what was made there is
-deleted (``room``).
+folder that was entered (``enter``) every path is walked from the folder down, and only files that were made
+there are deleted (``room``).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from fedmerge.room import Room, check_arrived
 
 MANIFEST, SIGNATURE, LOCK = "manifest.json", "manifest.sig", ".lock"
 RESERVED = (MADE, MANIFEST, SIGNATURE, LOCK)
-"""Files at the root of a folder that say what is in it, and are in no list of it."""
+"""Files at the root of a folder that record what is in it, and are themselves in no list."""
 
 _rooms: dict[str, Room] = {}
 
 
 def enter(folder: str | Path, *, recording: bool = False) -> Room:
-    """From now on this folder's files are its own, in this process. recording: what is made is listed.
+    """Enter a folder: this process keeps to its own files from now on. recording: made files are listed.
 
     Raises OSError where there is no such folder.
     """
@@ -46,7 +46,7 @@ def enter(folder: str | Path, *, recording: bool = False) -> Room:
 
 
 def room_of(path: str | Path) -> Room | None:
-    """The innermost folder that was entered and holds ``path``; None for a path of the caller's own."""
+    """Return the innermost entered folder that holds ``path``; None for a path outside all of them."""
     where = os.path.abspath(path)
     while True:
         if (room := _rooms.get(where)) is not None:
@@ -58,15 +58,15 @@ def room_of(path: str | Path) -> Room | None:
 
 
 def own_room(folder: Path) -> Room:
-    """The room that a folder lies in; where that is none, the folder itself, with a list of its own."""
+    """Return the room that a folder lies in; where there is none, enter the folder, with its own list."""
     return room_of(folder) or enter(folder, recording=True)
 
 
 @contextmanager
 def destination(path: Path) -> Iterator[tuple[Place, str, Room | None]]:
-    """The open folder in which a file at ``path`` is to be written, its name there, and whose it is.
+    """Open the folder in which a file at ``path`` is to be written; yield it, the file's name, and the room.
 
-    Outside every room a link is the caller's, and it is followed. Raises Foreign, OSError.
+    Outside every room a link is the caller's, so it is followed. Raises Foreign, OSError.
     """
     room = room_of(path)
     if room is None:
@@ -90,7 +90,7 @@ def destination(path: Path) -> Iterator[tuple[Place, str, Room | None]]:
 
 @contextmanager
 def part_of(place: Place, name: str, room: Room | None) -> Iterator[Place]:
-    """A new folder beside ``name`` to make it in, open; deleted with what is left in it."""
+    """Make and open a folder beside ``name``, to make that file in; delete it with its content at the end."""
     part = f".{name[:150]}.{secrets.token_hex(8)}.part" if room is None else room.part_name(name)
     with part_in(place, part) as made:
         yield made

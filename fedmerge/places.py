@@ -1,4 +1,4 @@
-"""Folders that are open: what is done in them by descriptor meets no link that is swapped in meanwhile."""
+"""Open folders: work in them by descriptor meets no link that is swapped in meanwhile."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that is open: its descriptor, its real path, and whether it lies inside the room."""
+    """An open folder: its descriptor, its real path, and whether it lies inside the room."""
 
     fd: int
     path: str
     inside: bool = True
 
     def entry(self, name: str) -> os.stat_result | None:
-        """What has that name, no link followed; None for nothing."""
+        """Return the status of the entry of that name, without following a link; None where there is none."""
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def at(self, name: str) -> Path:
-        """A path to a file in it that stays the same file, whatever is renamed above it meanwhile."""
+        """Return a path to a file in it that stays valid, whatever is renamed above it meanwhile."""
         base = f"/proc/self/fd/{self.fd}"
         return Path(base if os.path.isdir(base) else self.path) / name
 
 
 @contextmanager
 def opened(folder: str) -> Iterator[Place]:
-    """A folder by its path, whose links are followed."""
+    """Open a folder by its path, following links."""
     fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield Place(fd, folder)
@@ -45,7 +45,7 @@ def opened(folder: str) -> Iterator[Place]:
 
 @contextmanager
 def part_in(place: Place, name: str) -> Iterator[Place]:
-    """A new folder ``name`` to make a file in, open; deleted with what is left in it."""
+    """Make and open a folder ``name``, to make a file in; delete it with its content at the end."""
     os.mkdir(name, 0o700, dir_fd=place.fd)
     try:
         fd = os.open(name, FOLDER, dir_fd=place.fd)
@@ -58,7 +58,7 @@ def part_in(place: Place, name: str) -> Iterator[Place]:
 
 
 def clear_part(place: Place, name: str) -> None:
-    """Delete a folder of ``part_in`` with the files in it."""
+    """Delete a folder of ``part_in`` and the files in it."""
     with suppress(OSError):
         fd = os.open(name, FOLDER, dir_fd=place.fd)
         try:

@@ -1,4 +1,4 @@
-"""One decorator makes a method known: its name, title, paper, typed options and what it needs.
+"""The registry: one decorator registers a method with name, title, paper, typed options and needs.
 
 A method is a function or a class. Its options are its keyword-only parameters, with their annotations
 and defaults: the schema, the checks and the help are read from the signature, never written twice.
@@ -21,17 +21,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method cannot do without; the runner refuses before it starts where a need is not met.
+    """The needs of a method; a run is refused before it starts where one is not met.
 
     individual_models: each hospital's own weights, not only their sum.
-    score: a validation score of a candidate model, asked from the hospitals.
+    score: a validation score of a merged model, asked from the hospitals.
     features: a network with a linear head whose input can be read.
     fusion_images: a few hundred images where the fusion is computed.
     fusion_sums: sums over fusion images, which may stay where they are.
     fusion_labels: the classes of the fusion images.
-    own_sums: sums over each hospital's images for its own model, which add up with nobody's.
+    own_sums: sums over each hospital's images for its own model, which cannot be added to other hospitals'.
     shared_start: the weights from which all models were trained.
-    unlabelled_batches: images of the deployment site, without labels.
+    unlabelled_batches: images of the target, without labels.
     """
 
     individual_models: bool = False
@@ -45,11 +45,11 @@ class Needs:
     unlabelled_batches: bool = False
 
     def names(self) -> list[str]:
-        """The needs that are set, in words."""
+        """Return the needs that are set, in words."""
         return [name.replace("_", " ") for name, value in vars(self).items() if value]
 
     def __or__(self, other: Needs) -> Needs:
-        """What either needs."""
+        """Return the needs of both."""
         return Needs(**{name: value or getattr(other, name) for name, value in vars(self).items()})
 
 
@@ -75,14 +75,14 @@ class Method:
         return (inspect.getdoc(self.call) or "").split("\n", 1)[0]
 
     def needs_with(self, given: dict[str, Any]) -> Needs:
-        """What the method needs with these options, the others at their defaults."""
+        """Return what the method needs with these options, the others at their defaults."""
         if self.also is None:
             return self.needs
         defaults = {name: value.default for name, value in self.options.model_fields.items()}
         return self.needs | self.also(defaults | given)
 
     def check(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return ``given`` checked against the typed options; raise a sentence for each fault."""
+        """Return ``given`` checked against the typed options. Raises FedMergeError, a sentence per fault."""
         fields, who = self.options.model_fields, f"{self.kind} '{self.name}'"
         known = {key: value for key, value in given.items() if key in fields}
         said = [
@@ -121,10 +121,10 @@ class Registry:
         any_width: bool = False,
         own_state: bool = False,
     ) -> Callable[[F], F]:
-        """Decorator: register a function or class under ``name``; its keyword-only parameters are options.
+        """Decorate a function or class to register it; its keyword-only parameters are options.
 
-        also: what certain options need on top of ``needs``. any_width: whether models may differ in width.
-        own_state: whether each model keeps what is not averaged (attributes, buffers that are not saved).
+        also: needs of certain options on top of ``needs``. any_width: whether models may differ in width.
+        own_state: whether each model keeps state that is not averaged (attributes, unsaved buffers).
         """
 
         def register(call: F) -> F:
@@ -136,7 +136,7 @@ class Registry:
         return register
 
     def add(self, method: Method) -> None:
-        """Register a method that is put together already; station and kind become this registry's."""
+        """Register a ready ``Method``; its station and kind become this registry's."""
         if method.name in self._methods:
             raise ValueError(f"{self.kind} '{method.name}' is registered twice")
         self._methods[method.name] = replace(method, station=self.station, kind=self.kind)
@@ -153,7 +153,7 @@ class Registry:
         return name in self._methods
 
     def names(self) -> list[str]:
-        """All names, in order of registration."""
+        """Return all names, in order of registration."""
         return list(self._methods)
 
 

@@ -1,12 +1,12 @@
-"""One folder that was entered: its ways are walked without links, and only what was made in it is deleted.
+"""An entered folder: its paths are walked without links, and only files made in it are deleted.
 
-Every way is walked from the folder down, name by name, with descriptors that follow no link: what is swapped
-in meanwhile is not met. ``made.jsonl`` lists what was made there, by path and SHA-256; only what it lists,
-and regular files alone, is ever deleted.
+Every path is walked from the folder down, name by name, with descriptors that follow no link, so a link that
+is swapped in meanwhile is not followed. ``made.jsonl`` lists the files made there, by path and SHA-256; only
+regular files that it lists are ever deleted.
 
-A link that leads out is written through, never deleted through, where its owner is known to have meant it:
-the folder was begun here (``home``) and the link is this user's; or the place is named in FEDMERGE_LINKED,
-folders with ``:`` between them.
+A link that leads out is written through, never deleted through, where it is known to be intended: the folder
+was begun here (``home``) and the link is this user's; or its target lies in a folder of FEDMERGE_LINKED,
+which are separated by ``:``.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from fedmerge.places import FOLDER, Place, clear_part, opened
 
 LINKED = "FEDMERGE_LINKED"
 Delete = Callable[[Place, str, os.stat_result], bool]
-"""Deletes what is there under a name, and says whether it is gone."""
+"""A function that deletes the entry of a name, and returns whether it is gone."""
 
 
 class Room:
-    """One folder that was entered."""
+    """An entered folder."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -39,10 +39,10 @@ class Room:
         self.identity = self.list.identity
         self.recording = False
         self.names = {root}
-        """The paths under which it was entered."""
+        """The paths under which the folder was entered."""
 
     def relative(self, path: str | Path) -> str:
-        """A path in the room, from its root, with slashes."""
+        """Return a path in the room relative to its root, with slashes."""
         where = os.path.abspath(path)
         for root in sorted({self.root, *self.names}):  # also where the folder was entered anew since
             if _within(where, root):
@@ -51,7 +51,7 @@ class Room:
 
     @contextmanager
     def folder(self, path: str | Path, *, make: bool = False) -> Iterator[Place]:
-        """A folder of the room, open. make: with those above it, where they are not there.
+        """Open a folder of the room. make: make it, and those above it, where they are missing.
 
         Raises Foreign where a link leads out, OSError for anything else.
         """
@@ -70,7 +70,7 @@ class Room:
             os.close(place.fd)
 
     def leaving(self, place: Place, name: str, entry: os.stat_result) -> str:
-        """Where a link leads, if it may be written through. Raises Foreign."""
+        """Return the target of a link that may be written through. Raises Foreign for another."""
         path = os.path.join(place.path, name)
         target = os.path.realpath(path)
         named = [os.path.realpath(each) for each in os.environ.get(LINKED, "").split(os.pathsep) if each]
@@ -90,26 +90,26 @@ class Room:
         return self.list.read().begun_here
 
     def made(self) -> dict[str, str]:
-        """What this folder's own processes have made and not removed, by path, with the SHA-256."""
+        """Return the SHA-256, by path, of files that this folder's own processes made and did not remove."""
         with self.list.lock:
             return dict(self.list.read().made)
 
     def digest(self, path: str | Path) -> str | None:
-        """The SHA-256 with which a file was made; None for one that this folder's processes did not make."""
+        """Return the SHA-256 with which a file was made; None for one not made by this folder's processes."""
         with self.list.lock:
             return self.list.read().made.get(self.relative(path))
 
     def owns(self, path: str | Path) -> bool:
-        """Whether the file was made by this folder's own processes."""
+        """Whether this folder's own processes made the file."""
         return self.digest(path) is not None
 
     def note(self, **entry: Any) -> None:
-        """List what is about to be done: made, with sha256; removed; moved. Raises OSError, Foreign."""
+        """List a change before it happens: made, with sha256; removed; moved. Raises OSError, Foreign."""
         if self.recording:
             self.list.note(entry)
 
     def part_name(self, name: str) -> str:
-        """A name that nobody has yet, for what is being made and shall be ``name``."""
+        """Return an unused name for the temporary folder in which ``name`` is made."""
         return f".{name[:150]}.{self.list.read().id}-{secrets.token_hex(8)}.part"
 
     def is_part(self, path: str) -> bool:
@@ -117,7 +117,7 @@ class Room:
         return any(self._is_part(name) for name in path.split("/")[:-1])
 
     def remove(self, path: str | Path) -> bool:
-        """Delete a regular file that was made here, nothing through a link; whether it is gone."""
+        """Delete a regular file that was made here, not through a link; return whether it is gone."""
 
         def unlink(place: Place, name: str, entry: os.stat_result) -> bool:
             if not (stat.S_ISREG(entry.st_mode) and self.owns(path)):
@@ -129,7 +129,7 @@ class Room:
         return self._gone(path, unlink)
 
     def remove_known(self, path: Path) -> bool:
-        """The same for a regular file whose name tells that it is the room's own."""
+        """Delete a regular file that is known to be the room's own; return whether it is gone."""
 
         def unlink(place: Place, name: str, entry: os.stat_result) -> bool:
             if not stat.S_ISREG(entry.st_mode):
@@ -140,7 +140,7 @@ class Room:
         return self._gone(path, unlink)
 
     def remove_tree(self, path: str | Path) -> bool:
-        """Delete what was made in a folder, and folders that are empty then; whether it is gone."""
+        """Delete a folder's made files, then empty folders; return whether the folder is gone."""
 
         def clear(place: Place, name: str, entry: os.stat_result) -> bool:
             return stat.S_ISDIR(entry.st_mode) and self._clear(
@@ -150,7 +150,7 @@ class Room:
         return self._gone(path, clear)
 
     def tidy(self) -> None:
-        """Delete what interrupted writes and deletions of this folder's processes have left in it."""
+        """Delete the leftovers of interrupted writes and deletions of this folder's processes."""
         for path in sorted(self.list.read().gone):
             self.remove_known(Path(self.root) / path)
         with opened(self.root) as place:
@@ -168,7 +168,7 @@ class Room:
             os.fsync(other.fd)
 
     def _gone(self, path: str | Path, delete: Delete) -> bool:
-        """Whether nothing is at ``path`` once ``delete`` took what is there; nothing through a link."""
+        """Delete the entry at ``path`` by ``delete``, not through a link; return whether it is gone."""
         try:
             with self.folder(Path(path).parent) as place:
                 name = os.path.basename(os.path.abspath(path))
@@ -178,7 +178,7 @@ class Room:
             return False
 
     def _step(self, place: Place, name: str, make: bool) -> Place:
-        """One folder further down."""
+        """Open the folder ``name`` in ``place``."""
         try:
             if make and place.entry(name) is None:
                 with suppress(FileExistsError):

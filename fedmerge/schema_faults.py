@@ -1,4 +1,4 @@
-"""What is wrong with data that should be an instance of a pydantic model: by field, in sentences."""
+"""The faults of data that should fit a pydantic model: by field, in sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUOTES = "put it in quotes if it is a name"
 
 
 class Fault:
-    """What is wrong with one field. path: from the top; sentences: what to tell, without the file."""
+    """The fault of one field. path: from the top; sentences: for the user, without the file."""
 
     def __init__(self, path: list[Part], kind: str, sentences: list[str]) -> None:
         self.path = path
@@ -25,11 +25,11 @@ class Fault:
 
 
 def faults_of(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
-    """``data`` as an instance of ``model`` (None where it is none), and its faults, one a field.
+    """Return ``data`` as an instance of ``model`` (None where it has faults), and its faults, one per field.
 
-    What a fault hides is found, too: the checks between fields are done again without unknown fields, and
-    those of a whole list without its faulty entries. Beside what pydantic refuses, a boolean where a number
-    is expected is a fault: ``seeds: [yes]`` would be 1.
+    Faults that another hides are found, too: the checks between fields are done again without unknown fields,
+    and those of a whole list without its faulty entries. Besides pydantic's faults, a boolean where a number
+    is expected is one: ``seeds: [yes]`` would be 1.
     """
     found, faults = _once(model, data)
     known, lists = data, []
@@ -51,7 +51,7 @@ def faults_of(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
 
 
 def _entry(path: list[Part]) -> int:
-    """Where in a path the first entry of a list stands; -1 where none does."""
+    """Return where in a path the first list index is; -1 where there is none."""
     return next((i for i, part in enumerate(path) if isinstance(part, int)), -1)
 
 
@@ -77,7 +77,7 @@ def _once(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
 
 
 def dotted(path: list[Part]) -> str:
-    """A path as people write it: ``sites[0].name``."""
+    """Return a path as people write it: ``sites[0].name``."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else short(part)
@@ -85,7 +85,7 @@ def dotted(path: list[Part]) -> str:
 
 
 def without(data: Any, path: list[Part]) -> Any:
-    """``data`` without what lies at ``path``; nothing of it is changed, the way there is copied."""
+    """Return ``data`` without the value at ``path``; the mappings and lists on the path are copied."""
     if not path or not isinstance(data, dict | list):
         return data
     there = data if isinstance(data, dict) else range(len(data))  # what is missing is a fault, too
@@ -123,7 +123,7 @@ class _Raw:
                 self.candidates = _choose(self.candidates, str(part))
 
     def sentences(self) -> list[str]:
-        """What to tell the user: one sentence, or all that a validator of ours has to say."""
+        """Return the sentences for the user: one, or all of a validator of our own."""
         kind, context, given = self.error["type"], self.error.get("ctx", {}), self.error["input"]
         field = f"field '{dotted(self.path)}'" if self.path else "the whole"
         if kind == "value_error":
@@ -168,9 +168,9 @@ def _words(given: bool | int | float | None) -> str:
 
 
 def _joined(same: list[_Raw]) -> list[str]:
-    """The sentences of one field: where it may be of several kinds, what is wrong with it as each.
+    """Return the sentences of one field; where it may be of several kinds, join those of each kind by "Or".
 
-    What a check of ours says of it is about the kind that fits, so the others are left out.
+    A check of our own is about the kind that fits, so where there is one the others are left out.
     """
     ours = [raw for raw in same if raw.error["type"] == "value_error"]
     sentences = list(dict.fromkeys(each for raw in ours or same for each in raw.sentences()))
@@ -178,7 +178,7 @@ def _joined(same: list[_Raw]) -> list[str]:
 
 
 def _written(faults: list[_Raw]) -> list[_Raw]:
-    """Drop faults of what nobody wrote: a validator filled it in from a field that has the same fault."""
+    """Drop faults of values that a validator filled in from a field with the same fault."""
     said = [(fault.error["type"], fault.error["loc"][-1:]) for fault in faults]
     first = [each for each, fault in zip(said, faults, strict=True) if fault.written]
     pairs = list(zip(faults, said, strict=True))
@@ -188,7 +188,7 @@ def _written(faults: list[_Raw]) -> list[_Raw]:
 
 
 def _deepest(faults: list[_Raw]) -> list[_Raw]:
-    """Drop a fault where another lies inside the same field: of a union, the member that nearly fits."""
+    """Drop a fault where another lies inside its field: of a union, the member that fits best is kept."""
     return [
         fault
         for fault in faults
@@ -200,9 +200,9 @@ def _deepest(faults: list[_Raw]) -> list[_Raw]:
 
 
 def _booleans(candidates: list[Any], at: Any, path: list[Part]) -> Iterator[tuple[list[Part], str]]:
-    """Where a boolean stands and a number could, but no boolean: pydantic would take it for 0 or 1.
+    """Find booleans where a number may be, but no boolean: pydantic would take them for 0 or 1.
 
-    Yields the path, and what to do.
+    Yields the path, and the advice.
     """
     if isinstance(at, bool):
         if (int in candidates or float in candidates) and bool not in candidates:
@@ -222,7 +222,7 @@ def _at(data: Any, path: list[Part]) -> Any:
 
 
 def _flat(annotation: Any) -> Iterator[Any]:
-    """The members of unions and ``Annotated``, one after the other."""
+    """Yield the members of unions and ``Annotated``, one after the other."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
         yield from _flat(typing.get_args(annotation)[0])
@@ -238,7 +238,7 @@ def _models(candidates: list[Any]) -> list[type[BaseModel]]:
 
 
 def _step(candidates: list[Any], part: Part) -> list[Any]:
-    """The types that may stand at ``part`` inside one of the candidates."""
+    """Return the types that are allowed at ``part`` inside one of the candidates."""
     found: list[Any] = []
     for candidate in candidates:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):

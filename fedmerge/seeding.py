@@ -1,8 +1,8 @@
 """Every random draw comes from a generator derived from (seed, purpose, round, site).
 
 Two draws with different purposes never share a stream, so adding a method, a site or a round changes
-nothing that was drawn for the others. The one exception is noise that protects people: whoever has a seed has
-what was drawn from it (``federation.privacy.noise``).
+nothing that was drawn for the others. The one exception is noise that protects people, because whoever knows
+a seed can draw the same noise (``federation.privacy.noise``).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def derive(seed: int, purpose: str, round: int = 0, site: str = "") -> int:
 
 
 def generator(seed: int, purpose: str, round: int = 0, site: str = "") -> torch.Generator:
-    """A CPU ``torch.Generator`` for one purpose; CPU so that the draws do not depend on the device."""
+    """Return a CPU ``torch.Generator`` for one purpose; CPU, so that draws do not depend on the device."""
     return torch.Generator().manual_seed(derive(seed, purpose, round, site))
 
 
 def numpy_generator(seed: int, purpose: str, round: int = 0, site: str = "") -> np.random.Generator:
-    """A ``numpy.random.Generator`` for one purpose."""
+    """Return a ``numpy.random.Generator`` for one purpose."""
     return np.random.default_rng(derive(seed, purpose, round, site))
 
 

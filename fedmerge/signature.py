@@ -1,6 +1,6 @@
-"""A signature of a folder's manifest, ``manifest.sig``: who says that these are the files (Ed25519).
+"""The signature of a folder's manifest, ``manifest.sig`` (Ed25519): who vouches for its files.
 
-The manifest holds the SHA-256 of every file, so who signs it signs them all. Keys are those of
+The manifest holds the SHA-256 of every file, so its signature covers them all. Keys are those of
 ``ssh-keygen -t ed25519``, or PEM.
 """
 
@@ -22,12 +22,12 @@ from fedmerge.manifest import check, read_manifest
 from fedmerge.own_files import MANIFEST, SIGNATURE
 
 MEANING = b"FedMerge manifest 1\n"
-"""Stands before what is signed, so that no other use of the key can be taken for this one."""
+"""The prefix of the signed bytes, so that a signature for another purpose cannot be used here."""
 State = Literal["none", "good", "bad", "other key", "not checked"]
 
 
 def read_signing_key(path: Path) -> Ed25519PrivateKey:
-    """A private Ed25519 key in a file, OpenSSH's format or PEM. Raises FedMergeError."""
+    """Read a private Ed25519 key from a file, OpenSSH's format or PEM. Raises FedMergeError."""
     data = _read(path)
     for load in (serialization.load_ssh_private_key, serialization.load_pem_private_key):
         try:
@@ -42,7 +42,7 @@ def read_signing_key(path: Path) -> Ed25519PrivateKey:
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
-    """A public Ed25519 key in a file, OpenSSH's format or PEM. Raises FedMergeError."""
+    """Read a public Ed25519 key from a file, OpenSSH's format or PEM. Raises FedMergeError."""
     data = _read(path).strip()
     for load in (serialization.load_ssh_public_key, serialization.load_pem_public_key):
         try:
@@ -55,9 +55,9 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def sign(folder: Path, key: Path | Ed25519PrivateKey) -> Path:
-    """Sign a finished folder as it was written; returns where the signature is.
+    """Sign a finished folder and return the path of the signature.
 
-    Raises FedMergeError where a file is not what was written, or the work is not finished: nothing is signed
+    Raises FedMergeError where a file is not as it was written, or the work is not finished: nothing is signed
     then. Raises DiskError where the folder cannot be written.
     """
     signer = read_signing_key(key) if isinstance(key, Path) else key
@@ -80,7 +80,7 @@ def sign(folder: Path, key: Path | Ed25519PrivateKey) -> Path:
 
 
 def check_signature(folder: Path, trusted: Ed25519PublicKey | None = None) -> tuple[State, str]:
-    """How it stands with a folder's signature, and the public key that it names (a line of OpenSSH).
+    """Return the state of a folder's signature, and the public key that it names (a line of OpenSSH).
 
     trusted: the key that must have signed; without it a signature that fits its own key is ``not checked``.
     """
@@ -111,7 +111,7 @@ def check_signature(folder: Path, trusted: Ed25519PublicKey | None = None) -> tu
 
 
 def line_of(key: Ed25519PublicKey) -> str:
-    """A public key as OpenSSH writes it, without a comment."""
+    """Return a public key as OpenSSH writes it, without a comment."""
     encoding, form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     return key.public_bytes(encoding, form).decode()
 

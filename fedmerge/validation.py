@@ -1,4 +1,4 @@
-"""YAML files into typed options; every fault becomes a sentence with the file, the field and the way out."""
+"""Read YAML files into typed options; each fault is a sentence with the file, the field and the remedy."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fedmerge.yaml_text import read_yaml
 M = TypeVar("M", bound=BaseModel)
 _files: ContextVar[list[Path] | None] = ContextVar("files", default=None)
 LONGEST_NAME = 100
-"""Letters of a name that also names files."""
+"""The most letters of a name that also names files."""
 LARGEST = 64 * 2**20
-"""Bytes of a YAML file."""
+"""The most bytes of a YAML file."""
 
 
 def _distinct(values: Any) -> Any:
-    """Raise ValueError, a sentence each, for what is listed twice."""
+    """Check a list and return it. Raises ValueError, with a sentence for each value that is listed twice."""
     seen: list[Any] = []
     twice: dict[str, None] = {}
     for name in (getattr(value, "name", value) for value in values or ()):
@@ -42,15 +42,15 @@ def _no_boolean(value: Any) -> Any:
 
 
 Distinct = AfterValidator(_distinct)
-"""The mark of a list that is a set: ``Annotated[tuple[str, ...], Distinct]``."""
+"""Annotation of a list without repeated values: ``Annotated[tuple[str, ...], Distinct]``."""
 NoBoolean = BeforeValidator(_no_boolean)
-"""The mark of a number that is written under another name than its field's, where nothing else would see."""
+"""Annotation of a number written under a name other than its field's, where no other check sees it."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """A seed: tables hold whole numbers of 64 bits."""
 
 
 def load_yaml(path: Path | str, faults: Faults | None = None) -> dict[str, Any]:
-    """Read one YAML file whose top level is a mapping; ``read_yaml`` says what is refused in it.
+    """Read one YAML file whose top level is a mapping; ``read_yaml`` lists what is refused in it.
 
     Raises ``FedMergeError`` where the file is missing, is not text, is broken (with the line) or is not a
     mapping. faults: takes the faults of a file that can be read nevertheless, and they are not raised.
@@ -88,7 +88,7 @@ def _text(path: Path) -> str:
 
 
 def is_there(path: Path) -> bool:
-    """Whether something is there; a name that nothing can have (too long, a NUL in it) is nowhere."""
+    """Whether the path exists; an impossible name (too long, a NUL in it) does not."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -96,7 +96,7 @@ def is_there(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there."""
+    """Whether the path is a folder."""
     return is_there(path) and path.is_dir()
 
 
@@ -112,7 +112,7 @@ def noting_files() -> Iterator[list[Path]]:
 
 
 def validate(model: type[M], data: Any, where: str) -> M:
-    """Return ``data`` as an instance of ``model``; raise all its faults as sentences.
+    """Return ``data`` as an instance of ``model``. Raises FedMergeError with all its faults as sentences.
 
     ``where`` names the origin in the message (a file). A sentence gives the dotted field, what was given,
     what is allowed, and the nearest valid name. Validators may raise ``ValueError`` with plain sentences.
@@ -125,7 +125,7 @@ def validate(model: type[M], data: Any, where: str) -> M:
 
 
 def differences(before: Any, now: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted fields in which two mappings differ, with both values."""
+    """Yield the dotted fields in which two mappings differ, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):
             yield from differences(before.get(key), now.get(key), f"{field}.{key}" if field else key)

@@ -1,4 +1,4 @@
-"""The version of FedMerge, which pyproject.toml alone says."""
+"""The version of FedMerge, which only pyproject.toml holds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def package_version() -> str:
-    """The installed version of FedMerge; ``0`` where it is not installed."""
+    """Return the installed version of FedMerge; ``0`` where it is not installed."""
     try:
         return version("fedmerge")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""YAML text into plain values. What YAML would quietly turn into something else is refused, with its line."""
+"""Read YAML text into plain values. Text that YAML would quietly change is refused, with its line."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import yaml
 from fedmerge.errors import Faults, FedMergeError, short
 
 DEEPEST = 50
-"""Levels of nesting."""
+"""The most levels of nesting."""
 MOST_REPEATED = 100_000
-"""Values that aliases may add to those that are written."""
+"""The most values that aliases may add to those that are written."""
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {_TAG + name for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)")
@@ -21,7 +21,7 @@ _BREAKS = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
 
 
 def read_yaml(text: str, where: str, faults: Faults | None = None) -> Any:
-    """Return what a YAML text says, as mappings, lists, text, numbers, booleans and None.
+    """Read a YAML text as mappings, lists, text, numbers, booleans and None.
 
     Raises FedMergeError, each sentence with ``where`` and the line, for broken YAML; and, all at once, for a
     key that is there twice; numbers that YAML 1.1 alone reads so (``010`` is 8 to it, ``1:30`` is 90), more
@@ -46,7 +46,7 @@ def read_yaml(text: str, where: str, faults: Faults | None = None) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader of plain values, which refuses a nesting that would end Python's stack."""
+    """PyYAML's loader of plain values; it refuses nesting that would exhaust Python's stack."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -77,7 +77,7 @@ def _broken(error: Exception, text: str, where: str) -> str:
 
 
 def _faults(root: yaml.Node | None) -> Iterator[tuple[int, str]]:
-    """Line and sentence of everything that is not what it looks like, in the order of the file."""
+    """Yield line and sentence of every fault, in the order of the file."""
     if root is None:
         return
     found: list[tuple[int, str]] = []
@@ -89,7 +89,7 @@ def _faults(root: yaml.Node | None) -> Iterator[tuple[int, str]]:
 
 
 def _look(node: yaml.Node, found: list[tuple[int, str]], sizes: dict[int, int]) -> int:
-    """The number of values in a node, aliases followed. Each node is looked at once."""
+    """Return the number of values in a node, aliases followed, and add its faults; each node once."""
     if id(node) in sizes:
         if not sizes[id(node)]:
             problem = "an alias stands inside what it stands for"
@@ -127,7 +127,7 @@ def _twice(node: yaml.MappingNode) -> Iterator[tuple[int, str]]:
 
 
 def _key(key: yaml.Node) -> Iterator[tuple[int, str]]:
-    """A key becomes text, so it must be what is written."""
+    """Yield the fault of a key that YAML would not read as the text that is written."""
     if not isinstance(key, yaml.ScalarNode):
         yield _line(key), "a key must be a name, not a list or a mapping: write it as one word."
     elif key.tag not in (_TAG + "str", _TAG + "merge"):
@@ -143,7 +143,7 @@ def _key(key: yaml.Node) -> Iterator[tuple[int, str]]:
 
 
 def _scalar(node: yaml.ScalarNode) -> str:
-    """What is wrong with a value that is no mapping and no list; "" where nothing is."""
+    """Return the fault of a value that is no mapping and no list; "" where there is none."""
     text, quotes = node.value, f'for text, put it in quotes: "{short(node.value)}"'
     if node.tag == _TAG + "timestamp":
         return f"{short(text)} is a date to YAML, and nothing here is one: {quotes}."
@@ -161,7 +161,7 @@ def _scalar(node: yaml.ScalarNode) -> str:
 
 
 def _meaning(text: str) -> str:
-    """The number that YAML 1.1 makes of ``010``, ``1:30`` or ``1_000``."""
+    """Return the number that YAML 1.1 makes of ``010``, ``1:30`` or ``1_000``."""
     try:
         return str(yaml.safe_load(text[:40]))
     except (yaml.YAMLError, ValueError):

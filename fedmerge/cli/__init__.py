@@ -1,4 +1,4 @@
-"""The command line: ``fedmerge run``, ``bench``, ``merge``, ``deployment`` and the others, a file each."""
+"""The command line: ``fedmerge run``, ``bench``, ``merge``, ``deployment`` and the other commands."""
 
 from fedmerge.cli import bench, commands, deployment, merge, report, results, tune, verify
 from fedmerge.cli.app import app, main

@@ -1,7 +1,7 @@
-"""The command line's frame: the app, where it speaks, and how errors end it.
+"""The frame of the command line: the app, its output, and its exit codes.
 
-What the user can put right is a sentence on stderr and exit code 2. Work that was done, but of which rows
-failed, ends with exit code 1; Ctrl-C with 130.
+An error that the user can put right is a sentence on stderr and exit code 2. Work that is done, but of which
+rows failed, ends with exit code 1; Ctrl-C with 130.
 """
 
 from __future__ import annotations

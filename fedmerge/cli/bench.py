@@ -1,4 +1,4 @@
-"""``fedmerge bench``: every job of a study that is not done yet, with one live view of where it stands."""
+"""``fedmerge bench``: do every missing job of a study, with a live view of its progress."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bench(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a study: a matrix of experiments, each job once; interrupt it at will, the same command goes on.
+    """Run a study: a matrix of experiments, each job once. If interrupted, the same command goes on.
 
     The exit code is 1 where rows failed, 2 for what you can put right, 130 after Ctrl-C.
     """
@@ -93,7 +93,7 @@ def _end(settled: dict[str, Any]) -> None:
 
 
 def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) -> dict[str, Any] | None:
-    """What there is to say if this very study is finished, found without loading what trains."""
+    """Return the receipt of this study if it is finished, without loading the training code; else None."""
     from fedmerge.experiment.bench import completion_cache
 
     place = folder if folder is not None else Path("runs") / Path(config).stem
@@ -105,7 +105,7 @@ def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) 
 
 @contextmanager
 def live_view(console: Console, quiet: bool = False) -> Iterator[Watch]:
-    """Yield a callback that draws a ``StudyProgress``; off a terminal, or quiet, it feeds lines."""
+    """Yield a callback that draws a ``StudyProgress``; off a terminal, or if quiet, as lines of text."""
     view = _View()
     if quiet or not console.is_terminal:
         with lines(console, view.line):
@@ -116,17 +116,17 @@ def live_view(console: Console, quiet: bool = False) -> Iterator[Watch]:
 
 
 class _View:
-    """The standing of a study, drawn anew by ``Live`` whenever it likes, so clocks go on between jobs."""
+    """The progress of a study; ``Live`` draws it at its own rate, so clocks go on between jobs."""
 
     def __init__(self) -> None:
         self._standing: StudyProgress | None = None
 
     def take(self, progress: StudyProgress) -> None:
-        """Draw this from now on."""
+        """Show this progress from now on."""
         self._standing = progress
 
     def line(self) -> str:
-        """The standing in a line."""
+        """Return the progress in a line."""
         progress = self._standing
         if progress is None:
             return "reading the study"

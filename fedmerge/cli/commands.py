@@ -1,4 +1,4 @@
-"""The commands that run an experiment and show what there is to choose from."""
+"""The commands that run an experiment, list methods and networks, and show cohorts."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train the hospitals, fuse their models, deploy at the unseen one; print the table, write the report.
+    """Train the hospitals, fuse their models, evaluate at the unseen one; print the table, write the report.
 
-    Ctrl-C ends it after what is in flight, twice at once; --resume goes on with it. The exit code is 1 where
-    a method failed, 2 for what you can put right, 130 after Ctrl-C.
+    Ctrl-C ends the run after what is in flight, a second one at once; --resume goes on with it. The exit code
+    is 1 where a method failed, 2 for what you can put right, 130 after Ctrl-C.
     """
     from fedmerge.experiment.interrupt import Stopped
     from fedmerge.experiment.run import run as run_experiment
@@ -66,7 +66,7 @@ def run(
     if sign is not None:
         from fedmerge import signature
 
-        signer = signature.read_signing_key(sign)  # a wrong one is said before hours of work
+        signer = signature.read_signing_key(sign)  # a wrong key is reported before hours of work
     where = {"kind": backend, "address": address, "workers": workers, "cpus": cpus, "gpus": gpus}
     try:
         with progress_bar(err, quiet=as_json) as progress:
@@ -97,7 +97,7 @@ def end(result: Result) -> None:
 
 
 def show_result(result: Result, as_json: bool = False) -> None:
-    """Print a result: its table, the answer, what failed, where report and rows lie; or all of it as JSON."""
+    """Print a result: table, answer, failures, and the paths of report and rows; or all of it as JSON."""
     from fedmerge.cli.tables import summary_table
     from fedmerge.reports.failures import failure_list
 
@@ -187,7 +187,7 @@ def show_cohort(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Show a cohort: its hospitals, their images by class, what to know of them, and a contact sheet."""
+    """Show a cohort: its hospitals, their images by class, remarks on them, and a contact sheet."""
     from fedmerge.cli.tables import cohort_table, site_record
     from fedmerge.data import build_cohort, read_cohort
     from fedmerge.data.checks import remarks
@@ -231,7 +231,7 @@ def export_cohort(
     folder: Annotated[Path, typer.Argument(help="Where to, new or empty.")],
     seed: Seed = 0,
 ) -> None:
-    """Take a cohort apart to try a deployment: a folder for each hospital, with its images and its file."""
+    """Divide a cohort to try a deployment: a folder for each hospital, with its images and its file."""
     from fedmerge.data import build_cohort, read_cohort
     from fedmerge.data.export import export
 

@@ -1,4 +1,4 @@
-"""``fedmerge merge``: many safetensors files in, one out."""
+"""``fedmerge merge``: fuse many safetensors files into one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def merge(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Fuse models of one network into one, and write it with a card of what it was made of."""
+    """Fuse models of one network into one, and write it, with a card that names its parents."""
     from fedmerge.experiment.merge_files import merge_files
 
     with lines(err, lambda: f"merging {len(models)} models by {method}"):

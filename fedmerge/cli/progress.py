@@ -1,4 +1,4 @@
-"""What runs and how far it is: live on a terminal, else a line on stderr at least every ten seconds."""
+"""The progress of work: live on a terminal, else a line on stderr at least every ten seconds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fedmerge.cli.app import say
 
 Show = Callable[[str, float, float], None]
 EVERY, LOOK = 8.0, 1.0
-"""Seconds between two lines, and between two looks at the clock: together below ten."""
+"""Seconds between two lines, and between two checks of the clock: together below ten."""
 
 
 class Lines:
-    """Lines of text about work that goes on, at most one in ``EVERY`` seconds; short work has none.
+    """Lines of text about work in progress, at most one in ``EVERY`` seconds; short work has none.
 
-    status: returns what there is to say now. tell: takes a line. clock: seconds, as ``time.monotonic``.
+    status: returns the progress in words. tell: takes a line. clock: seconds, as ``time.monotonic``.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Lines:
 
 @contextmanager
 def lines(console: Console, status: Callable[[], str]) -> Iterator[None]:
-    """Say lines about the work in the block, from a thread of their own, so that silent work has them too."""
+    """Print lines about the work in the block from a thread, so that silent work has them, too."""
     written = Lines(status, lambda line: say(console, line))
     ended = threading.Event()
 
@@ -61,10 +61,10 @@ def lines(console: Console, status: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def progress_bar(console: Console, quiet: bool = False) -> Iterator[Show]:
-    """Yield a callback ``(stage, done, total)`` that draws a bar; off a terminal, or quiet, it feeds lines.
+    """Yield a callback ``(stage, done, total)`` that draws a bar; off a terminal, or if quiet, prints lines.
 
     A stage may name its part after a comma ("training, north"); the bar and its clock run over the stage. A
-    total of 0 is not known.
+    total of 0 means unknown.
     """
     if quiet or not console.is_terminal:
         now = "preparing"
@@ -99,7 +99,7 @@ def progress_bar(console: Console, quiet: bool = False) -> Iterator[Show]:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as ``9 s``, ``12 min 5 s`` or ``3 h 4 min``."""
+    """Return seconds as ``9 s``, ``12 min 5 s`` or ``3 h 4 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

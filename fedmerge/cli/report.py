@@ -1,4 +1,4 @@
-"""The command that writes the report of a run or a study again from what lies in its folder."""
+"""The command that writes the report of a run or a study again from its folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the report of a run or a study again; nothing else in its folder is touched but its manifest."""
+    """Write the report of a run or a study again; of its folder only the manifest is changed besides."""
     from fedmerge.reports.rewrite import doubts, unfinished, write_again
 
     with lines(err, lambda: f"writing the report of {path}"):

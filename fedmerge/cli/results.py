@@ -1,4 +1,4 @@
-"""The command that asks a SQL question of all results."""
+"""The command that answers a SQL question about all results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def results(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a SQL question (DuckDB) of the table results: the rows of all runs and studies."""
+    """Answer a SQL question (DuckDB) about the table results: the rows of all runs and studies."""
     from fedmerge.experiment.query import query as ask
     from fedmerge.experiment.results import write_table
 
@@ -57,7 +57,7 @@ def results(
 
 
 def _table(frame: pd.DataFrame) -> Table:
-    """Every row; numbers to the right."""
+    """Make a table of every row; numbers are aligned right."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
     from rich import box
     from rich.table import Table
@@ -76,7 +76,7 @@ def _table(frame: pd.DataFrame) -> Table:
 
 
 def _decimals(numbers: pd.Series) -> int:
-    """Decimals for a column: none for whole numbers, 4 for scores, fewer for larger numbers."""
+    """Return the decimals for a column: none for whole numbers, 4 below 10, fewer for larger numbers."""
     known = numbers.dropna().abs()
     if (known % 1 == 0).all():
         return 0
@@ -84,7 +84,7 @@ def _decimals(numbers: pd.Series) -> int:
 
 
 def _text(value: Any, decimals: int) -> str:
-    """A value as text: a dash for NULL, two digits of what the decimals would make 0."""
+    """Return a value as text: a dash for NULL, two digits where the decimals would round it away."""
     import pandas as pd
 
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):

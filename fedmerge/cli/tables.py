@@ -16,7 +16,7 @@ from fedmerge.registry import Method
 
 
 def summary_table(result: Result) -> Table:
-    """The table of a run: accuracy in per cent by stream, then the other scores; best first in each kind.
+    """Make a run's table: accuracy in per cent by stream, then the other scores; best first in each kind.
 
     A constant classifier has a mark at its name.
     """
@@ -50,7 +50,7 @@ def summary_table(result: Result) -> Table:
 
 
 def methods_table(known: Sequence[Method]) -> Table:
-    """Methods: what they do and need."""
+    """Make a table of methods: what they do and need."""
     table = Table(
         "method", "station", "what it does", "needs", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
     )
@@ -61,7 +61,7 @@ def methods_table(known: Sequence[Method]) -> Table:
 
 
 def method_text(method: Method) -> str:
-    """One method in words: title, paper, needs, options with their defaults, and its docstring."""
+    """Describe a method: title, paper, needs, options with their defaults, and its docstring."""
     options = [f"  {name}: {field.default!r}" for name, field in method.options.model_fields.items()]
     needs = f"needs: {', '.join(method.needs.names()) or 'nothing but the models'}"
     return "\n".join(
@@ -78,7 +78,7 @@ def method_text(method: Method) -> str:
 
 
 def method_record(method: Method) -> dict[str, Any]:
-    """A method for ``--json``, its options as JSON Schema."""
+    """Return a method for ``--json``, its options as JSON Schema."""
     return {
         "name": method.name,
         "title": method.title,
@@ -91,7 +91,7 @@ def method_record(method: Method) -> dict[str, Any]:
 
 
 def cohorts_table(cohorts: Mapping[str, CohortSpec]) -> Table:
-    """The cohorts by name."""
+    """Make a table of the cohorts by name."""
     table = Table("cohort", "title", "hospitals", "unseen")
     for name, spec in cohorts.items():
         unseen = ", ".join(site.name for site in spec.sites if site.unseen)
@@ -100,7 +100,7 @@ def cohorts_table(cohorts: Mapping[str, CohortSpec]) -> Table:
 
 
 def cohort_table(cohort: Cohort) -> Table:
-    """One cohort, hospital by hospital."""
+    """Make a table of one cohort, hospital by hospital."""
     table = Table(title=cohort.title)
     table.add_column("hospital", no_wrap=True)
     for name in ("source", "scanner", "train", "val", "test", "images by class"):
@@ -114,7 +114,7 @@ def cohort_table(cohort: Cohort) -> Table:
 
 
 def site_record(site: Site) -> dict[str, Any]:
-    """A hospital for ``--json``; ``classes`` counts all its images by class."""
+    """Return a hospital for ``--json``; ``classes`` counts all its images by class."""
     return {
         "hospital": site.name,
         "unseen": site.unseen,

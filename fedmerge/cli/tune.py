@@ -37,7 +37,7 @@ def tune(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tune an option on the run's training hospitals, each held out once; nothing of the target is seen."""
+    """Tune an option on the run's training hospitals, each held out once, without any data of the target."""
     from fedmerge.experiment.tune import tune_run, tuning_log
     from fedmerge.yaml_text import read_yaml
 
@@ -68,13 +68,13 @@ def tune(
 
 
 def chosen_entry(entry: MethodConfig, found: Tuning) -> dict[str, Any]:
-    """The entry for a configuration: what was set stays set, and the tuned option has its value."""
+    """Return the entry for a configuration: the settings of ``entry`` and the tuned option's value."""
     kept = {key: value for key, value in entry.choices.items() if key != "tune"}
     return {"method": entry.method, **kept, found.option: found.chosen}
 
 
 def tuning_table(found: Tuning) -> Table:
-    """Accuracy in per cent by value and held-out source, the mean in front; the chosen value is marked."""
+    """Make a table of accuracy in per cent by value and held-out source, the mean first; mark the choice."""
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""The commands that say whether results are what was written, and sign them."""
+"""The commands that check whether results are as they were written, and sign them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare every file with what was written: what was changed, what is missing, what nobody knows.
+    """Compare every file with its recorded digest: print changed, missing and unknown files.
 
-    The exit code is 0 where everything is as it was, 1 where it is not, 2 where nothing says how it was.
+    The exit code is 0 where everything is as it was written, 1 where it is not, 2 where nothing is recorded.
     """
     from fedmerge.experiment.verify import verify as compare
 
@@ -43,7 +43,7 @@ def sign(
     folder: Annotated[Path, typer.Argument(help="A finished run or study.")],
     key: Annotated[Path, typer.Option(help="A private Ed25519 key, as of ssh-keygen -t ed25519.")],
 ) -> None:
-    """Sign the manifest of a finished run or study, if its files are those that were written."""
+    """Sign the manifest of a finished run or study, if its files are as they were written."""
     from fedmerge.signature import sign as sign_folder
 
     say(out, f"signature: {sign_folder(folder, key)}")

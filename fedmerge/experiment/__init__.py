@@ -1,5 +1,5 @@
-"""Study: the experiment, and many of them. Config in, table and report out.
+"""One experiment, and studies of many experiments. A configuration goes in, a table comes out.
 
-``config`` says what, ``experiment`` is the journey of one seed, ``run`` does one configuration, ``bench`` a
-matrix of them, ``results`` and ``reports`` are what is left.
+``config`` reads the configuration, ``experiment`` carries out one seed, ``run`` one configuration, ``bench``
+a study of many; ``results`` holds what a run leaves behind, from which ``reports`` makes the pages.
 """

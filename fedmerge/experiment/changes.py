@@ -1,4 +1,4 @@
-"""Fields of a configuration that are changed: by ``--set``, by a study, by a level of an axis."""
+"""Changes to fields of a configuration: by ``--set``, by a study, by a level of an axis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The finished pieces of a run: what each has measured lies on the disk before the next begins."""
+"""The checkpoints of a run: each finished part is on disk before the next begins."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from fedmerge.files import Damaged, check_digest, digest, make_folder, read_seal
 from fedmerge.own_files import own_room
 
 TRAINING, FINE_TUNE, FUSION, EVALUATION = "training", "fine-tune", "fusion", "evaluation"
-"""Words that pieces are named by."""
+"""Words in the names of checkpoints."""
 MODELS = ("pool", "*/fused", "*/references")
-"""Where a federation's models lie: only those that a finished piece made count."""
+"""Where a federation's models lie: only those of a finished checkpoint count."""
 
 Note = dict[str, Any]
 
 
 class Checkpoints:
-    """The finished pieces of one federation, under ``folder/journal``, each a sealed file by its name.
+    """The checkpoints of one federation, under ``folder/journal``, each a sealed file by its name.
 
-    A piece is named by words, ("evaluation", "coast", "mean"); one may be part of another, whose name its own
-    begins with, and is kept within it when that is finished. folder: None keeps nothing on the disk.
+    A checkpoint is named by words, ("evaluation", "coast", "mean"). One whose name begins with another's is
+    part of that one, and is kept within it once that is finished. folder: None keeps nothing on disk.
     """
 
     def __init__(self, folder: Path | None, record: Record) -> None:
@@ -38,9 +38,9 @@ class Checkpoints:
             self._room = own_room(folder)
 
     def again(self, *name: str) -> Note | None:
-        """Put the rows of a piece that is finished already into the record; returns what was noted of it.
+        """Load a finished checkpoint: put its rows into the record and return its note.
 
-        None for one that is still to be done.
+        Return None for one that is not finished.
         """
         if self.folder is None:
             return None
@@ -60,9 +60,9 @@ class Checkpoints:
 
     @contextmanager
     def piece(self, *name: str) -> Iterator[Note]:
-        """Do a piece inside the block: what it records is kept when it is finished, and all or nothing of it.
+        """Make a checkpoint of the block: all that it records is kept when it has finished, else nothing.
 
-        Yields a mapping for what else is to be known of it. Raises DiskError.
+        Yields the note, a mapping to fill, which ``again`` returns. Raises DiskError.
         """
         begun, files = self.record.mark(), self._files
         self._files = {}
@@ -75,13 +75,13 @@ class Checkpoints:
             written = write_sealed(path, body)
             self._damaged.discard(path)
             self.record.back_to(begun)
-            self.record.take(written["rows"])  # as they would be read, so that it makes no difference
+            self.record.take(written["rows"])  # as a resumed run would read them: the same values
             self._room.remove_tree(path.with_name(path.name.removesuffix(".json")))  # its parts are in it now
         self._files = files | self._files
         self.record.pause()
 
     def made(self, *paths: Path) -> None:
-        """Say what files the piece that is being done has made."""
+        """Note files that belong to the checkpoint being made."""
         if self.folder is not None:
             made = {
                 str(path.relative_to(self.folder)): self._room.digest(path) or digest(path) for path in paths
@@ -90,15 +90,15 @@ class Checkpoints:
             self._finished |= made.keys()
 
     def has(self, path: Path) -> bool:
-        """Whether a file is what a piece made; without a folder every one is."""
+        """Whether a file belongs to a checkpoint; without a folder every file does."""
         return self.folder is None or str(path.relative_to(self.folder)) in self._finished
 
     def sweep(self) -> list[str]:
-        """Take over what is finished; returns in sentences what of it was damaged.
+        """Take over the finished checkpoints; return a sentence for each that is damaged.
 
-        A piece that cannot be read, or a file of which has changed, is no longer finished. Models that were
-        made here, but by no finished piece, are removed: whoever made them was interrupted. Whatever else
-        lies there is somebody else's, and stays.
+        One that cannot be read, or of which a file has changed, is no longer finished. Models of a run that
+        belong to no checkpoint are removed: the process that made them was interrupted. Files that no run
+        made stay.
         """
         if self.folder is None:
             return []
@@ -128,7 +128,7 @@ class Checkpoints:
 
 
 def _body(path: Path) -> dict[str, Any]:
-    """What a piece's file says. Raises Damaged where it is not of this form, or names files elsewhere."""
+    """Read a checkpoint's file. Raises Damaged where it is not of this form, or names files elsewhere."""
     body = read_sealed(path)
     good = (
         isinstance(body, dict)

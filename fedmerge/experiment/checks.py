@@ -1,4 +1,4 @@
-"""What sections of an experiment say of each other: every contradiction, before an image is read."""
+"""Contradictions between sections of an experiment, found before an image is read."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ PLAIN: dict[str, Any] = {
     "fusion": [],
     "evaluation": {"streams": ["iid"]},
 }
-"""What stands in for a section that cannot be read."""
+"""Values that replace a section that cannot be read."""
 
 
 def between_sections(
     experiment: Experiment | None, data: dict[str, Any], wrong: Sequence[Fault], cohort: CohortSpec | None
 ) -> Iterator[str]:
-    """A sentence for each contradiction between sections.
+    """Yield a sentence for each contradiction between sections.
 
-    experiment: None where ``data`` has the faults ``wrong``; what does not read a faulty section is checked
+    experiment: None where ``data`` has the faults ``wrong``; checks that read no faulty section are made
     nevertheless. cohort: None where it cannot be read.
     """
     bad: set[str] = set() if cohort is not None else {"cohort"}
@@ -49,7 +49,7 @@ def between_sections(
 
 
 def _sound(data: dict[str, Any], wrong: Sequence[Fault]) -> tuple[Experiment | None, set[str]]:
-    """An experiment without its faults, and the sections that are plain ones in place of faulty ones.
+    """Return an experiment without its faults, and the names of the sections replaced by plain ones.
 
     An unknown field and a method that cannot be are left out, and the rest of their section is kept.
     """
@@ -90,11 +90,11 @@ def _who(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
 
 
 def _tuning(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
-    """A test-time option that is to be tuned on fewer sources than that takes."""
+    """Yield a sentence for each test-time option that has too few sources to be tuned on."""
     tuned = [entry for entry in experiment.testtime if entry.tune is not None]
     try:
         who = federations(cohort, experiment) if tuned else []
-    except FedMergeError:  # it is said already
+    except FedMergeError:  # ``_who`` has reported it
         return
     for entry in tuned:
         for federation, target in ((each, target) for each in who for target in each.targets):
@@ -123,4 +123,4 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment, Any], Iterator[str]]]
     (("cohort", "unseen", "training", "deployment"), _tuning),
     (("cohort", "federation"), _fault_injection),
 )
-"""Each check, after the sections that it reads."""
+"""The sections that each check reads, and the check."""

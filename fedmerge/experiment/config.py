@@ -1,4 +1,4 @@
-"""The configuration of an experiment: configs/*.yaml as typed, frozen values that say no early."""
+"""The configuration of an experiment: configs/*.yaml as typed, frozen values, checked on reading."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class TrainingConfig(TrainingOptions):
     """Local training in a round, the number of rounds, and the fine-tuning that follows.
 
     ``fine_tune`` inherits every field of the local training it does not set, except ``proximal``: FedProx
-    holds hospitals together in the rounds, and a hospital's own model is its own. ``fine_tune: none``: no
-    hospital hands out a model of its own; the federated one alone is deployed. start: all hospitals begin
+    holds hospitals together in the rounds, but not in fine-tuning. ``fine_tune: none``: no hospital hands
+    out a model of its own; the federated one alone is evaluated. start: all hospitals begin
     from one initialisation (``shared``), or, with rounds: 0, each from its own (``independent``; pretrained
     weights are the same for all, a new head is not).
     """
@@ -94,12 +94,12 @@ class TrainingConfig(TrainingOptions):
 
 
 class EvaluationConfig(Strict):
-    """What arrives at a hospital: which of its images, in what order, how many at a time, how they look.
+    """The images that arrive at a hospital: which of them, in what order, how many at a time, how they look.
 
-    shifts: kinds of scanner shift that the same images are seen under as well, one at a time, at each of
-    ``severities``; a stream in which the scanner drifts has its own. mixed: the unseen sites' images come
-    together, as those of one place named ``mixed``, instead of site by site. images: at most so many of those
-    that arrive at a place, drawn by the run's seed; None: all. Written only where it is set.
+    shifts: kinds of scanner shift under which the same images are seen as well, one at a time, at each of
+    ``severities``; a stream in which the scanner drifts has its own. mixed: the unseen sites' images arrive
+    together, as those of one place named ``mixed``, instead of site by site. images: at most this many arrive
+    at a place, drawn by the run's seed; None: all. It is written only where it is set.
     """
 
     batch_size: int = Field(default=64, ge=1)
@@ -125,7 +125,7 @@ class EvaluationConfig(Strict):
 
     @property
     def shifted(self) -> tuple[tuple[str, int], ...]:
-        """Every (kind, severity) beside the images as they are."""
+        """Every scanner shift as (kind, severity); the images as they are come besides."""
         return tuple((kind, severity) for kind in self.shifts for severity in self.severities)
 
 
@@ -134,10 +134,10 @@ def _named(value: Any) -> Any:
 
 
 class Experiment(Strict):
-    """One experiment: who, which network, how trained, how fused, how deployed, with which seeds.
+    """One experiment: cohort, network, training, fusion, test-time methods, evaluation and seeds.
 
     unseen: ``cohort``, the sites marked so; names; ``each`` in turn; or ``none``: every hospital trains, and
-    each is deployed at on its own test split. fusion_data: the images of fusion methods that need some.
+    each is a target with its own test split. fusion_data: the images of fusion methods that need some.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
@@ -159,5 +159,5 @@ class Experiment(Strict):
     threads: int | None = Field(default=None, ge=1)
 
     def sources(self, target: str, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of ``names`` that may serve ``target``: all but itself, unless it trains with them."""
+        """Return those of ``names`` that may serve ``target``: all but itself, unless every site trains."""
         return tuple(name for name in names if name != target or self.unseen == "none")

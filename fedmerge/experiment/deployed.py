@@ -37,10 +37,10 @@ def run_deployed(
 ) -> Result:
     """Run an experiment with the hospitals that come to a server, and wait for the result.
 
-    server: its folder; SuperLink and gate must be up. config, changes, out: as ``run`` has them. seed: which
-    one, if not the first of the experiment. resume: the folder of an interrupted run, which goes on; nothing
-    else is given then. patience: seconds that hospitals are waited for at the start. progress: called with
-    what is going on. Raises FedMergeError for bad input, before anything is sent, and where the run fails.
+    server: its folder; SuperLink and gate must be up. config, changes, out: as ``run`` has them. seed: by
+    default the first of the experiment. resume: the folder of an interrupted run, which goes on; give nothing
+    else then. patience: seconds to wait for hospitals at the start. progress: called with the run's state in
+    words. Raises FedMergeError for bad input, before anything is sent, and where the run fails.
     """
     folder = ServerFolder(server)
     if resume is not None:
@@ -74,7 +74,7 @@ def run_deployed(
 
 
 def _told(server: Path, run: int, place: Path, status: str) -> str:
-    """What goes on in a run: its round, or whose approval it waits for; else the SuperLink's word."""
+    """Return a run's state in words: its round, the approvals it waits for, or the SuperLink's status."""
     if status != "running":
         return status
     if waits := undecided(server, run):
@@ -84,7 +84,7 @@ def _told(server: Path, run: int, place: Path, status: str) -> str:
 
 
 def _goes_on(server: Path, place: Path) -> str:
-    """What there is to say of a run that ended, or whose server did: its state, and how it goes on."""
+    """Return the state of a run that ended, or whose server did, and the command that resumes it."""
     found = state_of(place)
     if found is None:
         return f"Nothing was begun in '{place}'."
@@ -95,7 +95,7 @@ def _goes_on(server: Path, place: Path) -> str:
 
 
 def _new(config: str | Path, changes: Sequence[str], seed: int | None) -> dict[str, Any]:
-    """The run's configuration of a new run, and the experiment's name."""
+    """Return the Flower run configuration of a new run, with the experiment's name."""
     file = find_config(config)
     experiment, cohort = read_experiment(file, changes, seed)
     changes = list(changes)
@@ -112,7 +112,7 @@ def _new(config: str | Path, changes: Sequence[str], seed: int | None) -> dict[s
 
 
 def _again(folder: Path) -> dict[str, Any]:
-    """The run's configuration of a run that goes on: seed and threads are those it was begun with."""
+    """Return the Flower run configuration of a resumed run: seed and threads are those it was begun with."""
     experiment, _ = read_experiment(folder / CONFIG)
     return {
         "config": str(folder / CONFIG),

@@ -1,4 +1,4 @@
-"""A method as a configuration names it: its options, and what is set beside them."""
+"""A method's entry in a configuration: its options, and the settings beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedmerge.testtime.tuning import TEMPERATURES
 from fedmerge.validation import LONGEST_NAME
 
 BESIDE = {FUSION.station: ("after",), TESTTIME.station: ("start", "tune", "calibrated")}
-"""What an entry may set beside its method's own options, by station."""
+"""The settings that an entry may have beside its method's own options, by station."""
 CALIBRATION = "source_temperatures"
 """The option through which a test-time method takes a temperature for each source: ``calibrated`` sets it."""
 
@@ -30,7 +30,7 @@ class Strict(BaseModel):
 class TuneConfig(Strict):
     """An option of a test-time method that is chosen on the hospitals that trained (``testtime.tuning``).
 
-    values: the candidates; for ``temperature`` there are some without.
+    values: those to choose from; ``temperature`` has defaults.
     """
 
     option: str
@@ -42,7 +42,7 @@ class MethodConfig(Strict):
 
     after: what is done to a fused network's normalisation, only where it is fused into one. Of a test-time
     method alone: start, what it begins from, the hospitals' models or the one network of pooled training;
-    tune, an option that the sources' validation images choose before it is deployed; calibrated, whether
+    tune, an option that the sources' validation images choose before evaluation; calibrated, whether
     each model's logits are divided by the temperature that its hospital fitted on its validation images. The
     label is the name by default, with ``-from-pooled``, ``-tuned`` or ``-calibrated`` behind it where set.
     """
@@ -57,7 +57,7 @@ class MethodConfig(Strict):
 
     @property
     def choices(self) -> dict[str, Any]:
-        """Its options and what is set beside them: all that decides what it does."""
+        """The method's options and the settings beside them: all that decides its result."""
         set_here: dict[str, Any] = {} if self.after == "none" else {"after": self.after}
         if self.start != "merged":
             set_here["start"] = self.start
@@ -78,7 +78,7 @@ def as_written(registry: Registry) -> BeforeValidator:
 
 
 def read_method(registry: Registry, value: Any) -> MethodConfig:
-    """The entry that a mapping describes."""
+    """Read an entry from a method's name or a mapping."""
     return MethodConfig.model_validate(_fields(registry, value))
 
 
@@ -106,7 +106,7 @@ def _fields(registry: Registry, value: Any) -> Any:
 
 
 def _tune(method: Method, value: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """``temperature``, or a mapping of an option and its candidates, each checked as the option is."""
+    """Read the name of an option, or a mapping of an option and its values; check each value."""
     name = f"{method.kind} '{method.name}'"
     asked = {"option": value} if isinstance(value, str) else value
     if not isinstance(asked, dict) or not isinstance(option := asked.get("option"), str):

@@ -1,4 +1,4 @@
-"""Deployment: what a hospital gets from each method, stream by stream and under scanner shift."""
+"""Evaluation: each method measured at a hospital, stream by stream and under scanner shift."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLEAN = ("none", 0)
 
 @dataclass(frozen=True)
 class Predictor:
-    """A method at the door of a hospital: its label, its kind, and what answers there.
+    """A method ready to predict at a hospital: its label, its kind, and its model.
 
     ``model`` is a fixed network, or a test-time method that may look at each batch. ``forward_passes`` is
     what one prediction of a fixed network costs. ``validation``: its score on validation images of the
@@ -49,7 +49,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one candidate did on one stream: a result row, coefficients by batch, calibration by bin."""
+    """One predictor measured on one stream: a result row, coefficients by batch, calibration by bin."""
 
     row: Row
     trace: list[Row] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class TargetStreams:
-    """What arrives at a hospital: its images in one split, and the orders they come in, by stream.
+    """The target streams of a hospital: its images in one split, and the order of each stream.
 
     drifts: the scanner shift of each stream during which the scanner drifts.
     """
@@ -80,10 +80,10 @@ class TargetStreams:
         return cls(name, split, orders, seed, drifts)
 
     def views(self, shifts: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, TargetStreams]]:
-        """How the images look, each with the streams that show them so: (kind, severity, arrivals).
+        """Yield each view of the images with its streams: (kind, severity, target streams).
 
-        As they are; in each drift, whose severity changes on the way and is said by the stream's name alone
-        (none, 0); and under each fixed shift, which is not put on top of a drift.
+        The views are: the images as they are; each drift, whose severity changes on the way and which only
+        the stream's name tells (none, 0); and each fixed shift, which is not put on top of a drift.
         """
         still = {name: order for name, order in self.orders.items() if name not in self.drifts}
         as_is = TargetStreams(self.name, self.split, still, self.seed)
@@ -104,11 +104,11 @@ class TargetStreams:
         return (replace(self, orders={name: order}) for name, order in self.orders.items())
 
     def parts(self, shifts: Sequence[tuple[str, int]]) -> int:
-        """How many streams ``views`` gives in all."""
+        """Count the streams of all ``views``."""
         return len(self.orders) + (len(self.orders) - len(self.drifts)) * len(shifts)
 
     def shifted(self, kind: str, severity: int) -> TargetStreams:
-        """The same images in the same orders, as another scanner shows them."""
+        """Return the same images in the same orders, as another scanner shows them."""
         look = [Appearance(kind=kind, severity=severity)]
         images = scanner.apply(self.split.images, look, self.seed, f"{self.name}, shifted")
         return TargetStreams(self.name, replace(self.split, images=images), self.orders, self.seed)
@@ -116,7 +116,7 @@ class TargetStreams:
 
 @dataclass(frozen=True)
 class EvaluationConditions:
-    """Under what a hospital's images are met; ``sources`` names the models behind a test-time method."""
+    """How predictors are measured at a hospital; ``sources`` names the models behind a test-time method."""
 
     evaluation: EvaluationConfig
     normalisation: Normalisation
@@ -134,13 +134,13 @@ def save_streams(site: TargetStreams, folder: Path) -> None:
 def evaluate_predictor(
     candidate: Predictor, site: TargetStreams, under: EvaluationConditions
 ) -> Iterator[Measured]:
-    """Run one candidate on every stream, as the images are and then under each configured scanner shift.
+    """Measure one predictor on every stream, as the images are and then under each configured scanner shift.
 
     A fixed network answers each image alone, so it predicts once and its scores hold for every order of the
     same images; in a drift the images differ, and it predicts those too.
     A test-time method is reset at the start of each stream, sees each batch once, without labels, and
-    predicts it with what it made of that batch. One that is ``order_free`` is asked on the first of several
-    streams of the same images alone: what it said of each image, its passes and its seconds hold for all.
+    predicts it after adapting to that batch. One that is ``order_free`` runs on the first of several streams
+    of the same images only: its prediction for each image, its passes and its seconds hold for all.
     """
     for cell in evaluation_tasks(candidate, site, under):
         yield from cell.measure()
@@ -148,7 +148,7 @@ def evaluate_predictor(
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """What of a deployment cannot be told apart: one candidate on one stream, or on several at once."""
+    """One predictor on one stream, or on several that it predicts at once."""
 
     candidate: Predictor
     arrivals: TargetStreams
@@ -158,11 +158,11 @@ class EvaluationTask:
 
     @property
     def name(self) -> str:
-        """Its name among the candidate's cells: the first of its streams, and how the images look."""
+        """The task's name among the predictor's: the first of its streams, shift and severity."""
         return f"{next(iter(self.arrivals.orders))} {self.shift} {self.severity}"
 
     def measure(self) -> Iterator[Measured]:
-        """One measurement a stream; coefficients and calibration only for the images as they are."""
+        """Yield one measurement per stream; coefficients and calibration only for unshifted images."""
         walk = _adapting if isinstance(self.candidate.model, Node) else _fixed
         look, clean = {"shift": self.shift, "severity": self.severity}, self.severity == 0
         for measured in walk(self.candidate, self.arrivals, self.under):
@@ -174,10 +174,10 @@ class EvaluationTask:
 def evaluation_tasks(
     candidate: Predictor, site: TargetStreams, under: EvaluationConditions
 ) -> Iterator[EvaluationTask]:
-    """The parts of a deployment, in order: each gives the same whatever was measured before it.
+    """Yield the evaluation tasks of a predictor, in order; none depends on what was measured before it.
 
-    A test-time method begins anew with each stream. What predicts images once for all their orders, a fixed
-    network or a method that is ``order_free``, has all streams of a look in one.
+    A test-time method begins anew with each stream. A fixed network and a method that is ``order_free``
+    predict images once for all orders, so all streams of a view are one task.
     """
     node = candidate.model if isinstance(candidate.model, Node) else None
     apart = node is not None and not getattr(node, "order_free", False)
@@ -214,7 +214,7 @@ def _adapting(candidate: Predictor, site: TargetStreams, under: EvaluationCondit
 
 @dataclass(frozen=True)
 class _Walk:
-    """What a node said along one order, at what cost; passes are those of one batch."""
+    """A node's predictions along one order, and their cost; passes are those of one batch."""
 
     order: np.ndarray
     logits: Tensor
@@ -224,14 +224,14 @@ class _Walk:
     seconds: float
 
     def along(self, order: np.ndarray) -> _Walk:
-        """The same answers in another order of the same images; of its batches there is no trace."""
+        """Return the same predictions in another order of the same images, without the trace of batches."""
         return replace(self, order=order, logits=self.logits[np.argsort(self.order)[order]], trace=[])
 
 
 def _walk(
     candidate: Predictor, node: Node, images: Tensor, order: np.ndarray, under: EvaluationConditions
 ) -> _Walk:
-    """Show a node, reset before, the images in this order, batch by batch."""
+    """Reset a node, and show it the images in this order, batch by batch."""
     sources = candidate.sources or under.sources
     node.reset()
     answers, trace = [], []
@@ -276,7 +276,7 @@ def _measured(
 
 
 def _on(measured: Measured, stream: str) -> Measured:
-    """The same measurement, said of one stream."""
+    """Return the same measurement with the name of one stream."""
     where = {"stream": stream}
     trace, bins = ([entry | where for entry in entries] for entries in (measured.trace, measured.bins))
     return Measured(measured.row | where, trace, bins)

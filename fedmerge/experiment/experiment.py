@@ -1,6 +1,6 @@
 """One experiment, one seed: hospitals train, the server fuses, an unseen hospital adapts.
 
-Every step is a checkpoint (``fedmerge.experiment.checkpoints``): what an earlier process finished is loaded.
+Every step is a checkpoint (``fedmerge.experiment.checkpoints``): one that is finished is loaded.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is to be deployed: its label, and how it is made when its turn comes."""
+    """A predictor that is still to be made: its label, and the function that makes it."""
 
     label: str
     make: Callable[[], Predictor]
@@ -60,7 +60,7 @@ def run_seed(
     device: str,
     place: Backend = LOCAL,
 ) -> None:
-    """Run one seed into ``folder``; everything measured goes to ``record``, and what is done already, too."""
+    """Run one seed into ``folder``; all measurements, loaded ones too, go into ``record``."""
     for federation in federations(cohort, experiment):
         own, members = folder / federation.name, federation.members
         setup = set_up(experiment, cohort, members, seed, own, record, device, place, journalled=True)
@@ -72,9 +72,9 @@ def run_seed(
 def train_and_fuse(
     setup: Setup, federation: Federation
 ) -> tuple[dict[str, list[Trial]], dict[str, list[int]]]:
-    """The federated part: rounds, each hospital's own fine-tuning into the pool, fusion for each target.
+    """Do the federated part: rounds, each hospital's own fine-tuning into the pool, fusion for each target.
 
-    Returns what was fused, by target, and the training images a class that each hospital told of.
+    Returns the fused models by target, and the training images per class that each hospital reported.
     """
     ready: dict[tuple[str, str], Predictor] = {}
     labels: dict[str, list[str]] = {}
@@ -89,7 +89,7 @@ def train_and_fuse(
         counts = {member.name: list(member.class_counts) for member in server.clients}
         told.update(
             {name: known for name, known in counts.items() if any(known)}
-        )  # 0 throughout: kept hidden
+        )  # all 0: a hospital hides its counts
         try:
             start = server.rounds(server.start(), setup.journal)
             hear()
@@ -117,11 +117,12 @@ def fine_tune(
     hear: Callable[[], None] = lambda: None,
     rounds: Sequence[Row] = (),
 ) -> None:
-    """Each hospital trains its own copy of ``start``; with its validation numbers it goes into the pool.
+    """Let each hospital train its own copy of ``start``, and put it into the pool with its validation scores.
 
-    Without fine-tuning it is the model of the rounds that does. hear: takes over what the strategy has to
-    say. rounds: the history of rounds that another server held. Hospitals are pieces in the order of their
-    names, so those before the last finished one that are none have failed.
+    Without fine-tuning the model of the rounds goes into the pool instead. hear: records the strategy's new
+    history and failures. rounds: the history of rounds that another server held. Each hospital is a
+    checkpoint, in the order of ``server.clients``: one that has none, but comes before the last finished
+    one, has failed.
     """
     if setup.plan.fine_tune is None and setup.checkpoints.again(TRAINING, FEDERATED) is None:
         with setup.checkpoints.piece(TRAINING, FEDERATED):
@@ -137,7 +138,7 @@ def fine_tune(
 
 
 def last_training(history: Sequence[Row]) -> float:
-    """The accuracy on training images in the last round with one, as a mean over its hospitals' images."""
+    """Return the accuracy on training images in the last round that trained, a mean over all images."""
     rows = [row for row in history if row["phase"] == "train"]
     last = [row for row in rows if row["round"] == rows[-1]["round"]]
     images = sum(row["num-examples"] for row in last)
@@ -152,7 +153,7 @@ def fuse_all(
     ready: dict[tuple[str, str], Predictor],
     hear: Callable[[], None],
 ) -> list[str]:
-    """Every configured fusion method. One that cannot be run is recorded, and the others go on.
+    """Run every configured fusion method. One that fails is recorded, and the others go on.
 
     start: the weights from which the hospitals fine-tuned. ready: takes the ensembles, by target and label.
     Returns the labels of those that could be run.
@@ -192,7 +193,7 @@ def _fuse_one(
 def _fused(
     setup: Setup, target: str, labels: list[str], ready: dict[tuple[str, str], Predictor]
 ) -> list[Trial]:
-    """Those that could be fused: networks from their pool, ensembles as they are or made again."""
+    """Return the fusions that succeeded: networks from their pool, ensembles as they are or made again."""
     networks, trials = fused_pool(setup, target), []
     for entry in setup.experiment.fusion:
         if entry.label in networks:
@@ -207,9 +208,9 @@ def _fused(
 
 
 def deploy_all(setup: Setup, fused: list[Trial], target: str, told: Mapping[str, Sequence[int]]) -> None:
-    """Deploy at one hospital: majority class, hospitals alone, pooled training, fusion, test-time methods.
+    """Evaluate at one hospital: majority class, hospitals alone, pooled training, fusion, test-time methods.
 
-    told: training images a class, by hospital.
+    told: training images per class, by hospital.
     """
     if setup.checkpoints.again(EVALUATION, target) is not None:
         return
@@ -224,7 +225,7 @@ def deploy_all(setup: Setup, fused: list[Trial], target: str, told: Mapping[str,
 
 
 def _try(setup: Setup, trial: Trial, site: TargetStreams) -> None:
-    """Deploy one candidate, cell by cell. One that cannot be run is recorded."""
+    """Measure one predictor, one evaluation task after the other. One that fails is recorded."""
     name = (EVALUATION, site.name, trial.label)
     try:
         candidate, conditions = trial.make(), setup.conditions(site.name)

@@ -14,7 +14,7 @@ PERSONAL = {
 
 
 def federation_in_words(experiment: Experiment) -> str:
-    """What is not plain federated averaging of all hospitals; empty where nothing is, or without rounds."""
+    """Say how an experiment differs from plain federated averaging of all hospitals; empty if it does not."""
     training, rules = experiment.training, experiment.federation
     spoilt = [_spoilt(rules)] if rules.faults else []
     if not training.rounds:

@@ -1,4 +1,4 @@
-"""Who trains together for whom: the federations of an experiment."""
+"""The federations of an experiment: which hospitals train together for which targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIXED = "mixed"
 
 @dataclass(frozen=True)
 class Federation:
-    """Hospitals that train together, and the hospitals that will receive what they learned."""
+    """Hospitals that train together, and the targets that receive their models."""
 
     name: str
     members: tuple[str, ...]
@@ -22,13 +22,13 @@ class Federation:
 
 
 def federations(cohort: Cohort | CohortSpec, experiment: Experiment) -> list[Federation]:
-    """Who trains together for whom.
+    """Return the federations of an experiment.
 
     ``unseen: cohort`` follows the sites file; a list of names makes those the unseen ones; ``each`` leaves
-    every site out in turn; with ``none`` all train and each is deployed at on its test images. Without
+    every site out in turn; with ``none`` all train and each is a target with its test images. Without
     federated rounds a hospital's model does not depend on the others, so with ``each`` all hospitals train
     once and every target gets the pool without its own model. With ``evaluation.mixed`` the unseen sites are
-    one target, ``mixed``. Raises FedMergeError where nobody is unseen, or trains, or could be mixed.
+    one target, ``mixed``. Raises FedMergeError where no site is unseen, none trains, or none can be mixed.
     """
     everyone = tuple(site.name for site in cohort.sites)
     if experiment.evaluation.mixed and experiment.unseen in ("each", "none"):

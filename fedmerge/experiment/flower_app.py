@@ -35,8 +35,8 @@ class RunConfig(BaseModel):
     seed: the one seed of this run. threads: of each process; the same number gives the same bits. out: the
     run's folder on the server, absolute, new or empty; "" for the next free runs/NAME-001 where the server
     was started. resume: the folder of an interrupted run that is to go on. patience: seconds that the server
-    waits for hospitals to come. admitted: a deployment's file of the hospitals that were let in. inspect: the
-    file for what hospitals tell of their images, in a run that asks for nothing else; minimum, bins: see
+    waits for hospitals to come. admitted: a deployment's file of the admitted hospitals. inspect: the file
+    for what hospitals report of their images, in a run that does nothing else; minimum, bins: see
     ``federation.inspection``.
     """
 
@@ -56,7 +56,7 @@ class RunConfig(BaseModel):
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> RunConfig:
-        """Checked; raises FedMergeError for a field that is unknown or out of range."""
+        """Check a run's configuration; raises FedMergeError for a field that is unknown or out of range."""
         return validate(cls, dict(given), "the run's configuration")
 
     @property
@@ -67,7 +67,7 @@ class RunConfig(BaseModel):
 
 
 class NodeConfig(BaseModel):
-    """What a node says of itself (``--node-config``): whose it is.
+    """What a node says of itself (``--node-config``): which hospital it is.
 
     In a deployment: site, the hospital's name; cohort, the file with that site on the hospital's side;
     device, as in an experiment; folder, the node's own, where it keeps its records. In a simulation Flower
@@ -85,7 +85,7 @@ class NodeConfig(BaseModel):
 
 
 def _serve(place: Backend, run_config: Mapping[str, Any]) -> None:
-    from fedmerge.experiment.run import run  # a hospital, whose messages each start a process, does without
+    from fedmerge.experiment.run import run  # not at a hospital, where each message starts a process
     from fedmerge.federation.admission import read_admitted
     from fedmerge.federation.inspecting import inspect_all
     from fedmerge.federation.schema.jobs import InspectJob
@@ -114,7 +114,7 @@ def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> 
 
 @lru_cache(maxsize=64)
 def _known(given: RunConfig, node: NodeConfig) -> Hospital:
-    """The hospital of a node, kept between messages where its process is."""
+    """Return a node's hospital; it is kept between messages as long as the process lives."""
     from fedmerge.federation import Hospital
     from fedmerge.federation.policy.guard import Guard
     from fedmerge.federation.policy.rules import read_policy

@@ -1,4 +1,4 @@
-"""What a fusion method is given beside the models: images or sums over them, labels, the common start."""
+"""What a fusion method gets besides the models: images or sums over them, labels, the common start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVER = "server"
 
 
 def gather(setup: Setup, server: Server, target: str, entry: MethodConfig, start: State) -> dict[str, Any]:
-    """The arguments of ``merge`` that meet what ``entry`` needs when it fuses the models for ``target``.
+    """Return the arguments of ``merge`` that ``entry`` needs to fuse the models for ``target``.
 
     data: float32 N x C x H x W as the networks take it, and labels: N, only for a method that uses them,
     both on the CPU; or statistics, where the images stay in the hospitals. start: the weights the parents
@@ -53,7 +53,7 @@ def gather(setup: Setup, server: Server, target: str, entry: MethodConfig, start
 
 
 def givers(setup: Setup, data: FusionData, target: str) -> Sequence[str]:
-    """The hospitals that give images for ``target``: its sources, or those of them that ``sites`` names."""
+    """Return the hospitals that give images for ``target``: its sources, or those in ``sites``."""
     sources = setup.sources(target)
     chosen = [name for name in sources if data.sites is None or name in data.sites]
     if not chosen:
@@ -65,13 +65,13 @@ def givers(setup: Setup, data: FusionData, target: str) -> Sequence[str]:
 
 
 def note_traffic(setup: Setup, target: str, entry: MethodConfig, given: dict[str, Any]) -> None:
-    """Into the fusion's log: what went to each hospital and came back, where sums were asked for."""
+    """Log the traffic to and from each hospital, where the fusion asked for sums."""
     if "statistics" in given:
         log = [{"model": row.pop("site")} | row for row in given["statistics"].traffic]
         setup.record.fusion(setup.seed, target, entry.label, log)
 
 
 def _note(setup: Setup, target: str, entry: MethodConfig, images: dict[str, tuple[int, int]]) -> None:
-    """Into the fusion's log: from where how many images were asked for, and how many there were."""
+    """Log for each place how many images the fusion asked for, and how many it has."""
     log = [{"model": place, "images_asked": n, "images": held} for place, (n, held) in images.items()]
     setup.record.fusion(setup.seed, target, entry.label, log)

@@ -1,4 +1,4 @@
-"""``inspect_deployed``: what the hospitals of a deployment tell of their images, before training."""
+"""``inspect_deployed``: what the hospitals of a deployment report of their images, before training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fedmerge.validation import validate
 def inspect_deployed(
     server: Path, minimum: int = MINIMUM, bins: int = 16, patience: float = 300.0
 ) -> list[dict[str, Any]]:
-    """Ask the hospitals that a server admitted; returns what each told, or the reason why not, by name.
+    """Ask the admitted hospitals of a server; return what each reported, or the reason why not, by name.
 
-    server: its folder; SuperLink and gate must be up. minimum: counts below it are not told. Raises
-    FedMergeError where nobody was admitted, and where the run fails.
+    server: its folder; SuperLink and gate must be up. minimum: counts below it are not reported. Raises
+    FedMergeError where no hospital was admitted, and where the run fails.
     """
     folder = ServerFolder(server)
     validate(InspectJob, {"minimum": minimum, "bins": bins}, "inspect")

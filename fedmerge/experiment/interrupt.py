@@ -1,4 +1,4 @@
-"""Ctrl-C, twice: once ends a run between two pieces of its work, twice at once."""
+"""Ctrl-C: the first ends a run between two pieces of its work, the second at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was stopped; its text says how it goes on."""
+    """A run was stopped; the text says how to resume it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
@@ -24,10 +24,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable(asked: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Yield what is to be called between two pieces of work: it raises KeyboardInterrupt after one Ctrl-C.
+    """Yield a function to call between two pieces of work: it raises KeyboardInterrupt after one Ctrl-C.
 
-    asked: called when that has come. A second Ctrl-C raises KeyboardInterrupt wherever the process is. Where
-    signals are none of ours (another thread, a handler of the caller's), Ctrl-C does what it did before.
+    asked: called on the first Ctrl-C. A second one raises KeyboardInterrupt wherever the process is. In
+    another thread, or where the caller has a handler of its own, Ctrl-C does what it did before.
     """
     here = threading.current_thread() is threading.main_thread()
     if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

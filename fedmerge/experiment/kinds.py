@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 KINDS = ["reference", "alone", "pooled", "oracle", "fusion", "test-time"]
-"""In the order of tables."""
+"""In the order in which tables show them."""
 TRIED = ("fusion", "test-time")
-"""Those that are put to the test; the others stand beside them."""
+"""The kinds under test; the others are references."""
 REFERENCE = "reference"
 MAJORITY = "majority-class"
 """The one method of the kind ``REFERENCE``: the commonest class for every image (``experiment.majority``)."""

@@ -1,4 +1,4 @@
-"""The machine a run uses: its device, its threads, determinism, and what is worth noting down about it."""
+"""The machine of a run: its device, threads, determinism, and their description for the provenance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("fedmerge", "torch", "torchvision", "flwr", "numpy", "pandas", "medm
 
 
 def pick_device(name: str) -> str:
-    """``auto`` is the first CUDA device, else the CPU. Raises FedMergeError if a device cannot be used."""
+    """Return a device; ``auto`` is CUDA if there is one, else the CPU. Raises FedMergeError if unusable."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -32,7 +32,7 @@ def pick_device(name: str) -> str:
 
 @contextmanager
 def reproducible(threads: int | None) -> Iterator[None]:
-    """Deterministic algorithms and a fixed number of threads inside the block; as before after it."""
+    """Use deterministic algorithms and a fixed number of threads inside the block; restore both after it."""
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
@@ -46,10 +46,10 @@ def reproducible(threads: int | None) -> Iterator[None]:
 
 
 def settle(threads: int | None) -> None:
-    """Deterministic algorithms and a fixed number of threads, for a process that does nothing else.
+    """Set deterministic algorithms and a fixed number of threads for the whole process.
 
-    PyTorch's ``use_deterministic_algorithms`` says the same to its compiler, too, and imports that: more than
-    a second, and a hospital may be a process a message.
+    PyTorch's ``use_deterministic_algorithms`` also imports its compiler, which takes more than a second, and
+    a hospital may start a process for each message.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     memory: Any = torch.utils.deterministic  # filling it costs time and changes nothing that is read
@@ -60,7 +60,7 @@ def settle(threads: int | None) -> None:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Versions, device and threads, as they stand in a run's provenance."""
+    """Return versions, device, threads and platform, as a run's provenance has them."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "CPU"
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},

@@ -1,4 +1,4 @@
-"""The reference that looks at no image: the commonest class of the training images, for every image."""
+"""The majority-class reference: it answers every image with the commonest class of the training images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fedmerge.experiment.setup import Setup
 
 
 class Frequencies(nn.Module):
-    """Answer every image with the frequencies of the classes, so with the commonest; of equals the first.
+    """A constant classifier: every image gets the class frequencies, so the commonest class; ties: the first.
 
-    counts: training images a class, C of them. Logits are log(n_c / n), of a class without images log(1e-9).
+    counts: training images per class, C numbers. Logits are log(n_c / n); log(1e-9) for a class without any.
     """
 
     def __init__(self, counts: Sequence[int]) -> None:
@@ -28,15 +28,15 @@ class Frequencies(nn.Module):
         self.register_buffer("logits", logits)
 
     def forward(self, images: Tensor) -> Tensor:
-        """N x C, every row the same."""
+        """Return logits, N x C, every row the same."""
         logits: Tensor = self.get_buffer("logits")
         return logits.expand(len(images), -1)
 
 
 def majority(setup: Setup, target: str, told: Mapping[str, Sequence[int]]) -> Predictor:
-    """The majority-class reference for ``target``: of the training images that pooled training may see.
+    """Return the majority-class reference for ``target``, of the images that pooled training may see.
 
-    told: class counts that remote hospitals gave when they came, by name; those that gave none are left out.
+    told: class counts that remote hospitals reported, by name; hospitals that reported none are left out.
     No test label is looked at, and it costs no pass. ``training`` is the share of its class among the
     training images, ``validation`` its score on the validation images, NaN where some are elsewhere. Raises
     FedMergeError where no hospital said what it has.

@@ -1,4 +1,4 @@
-"""Fuse weights that lie in files, whoever trained them."""
+"""Fuse weights from files, whether FedMerge trained them or not."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def merge_files(
     """Fuse safetensors files of one network by a registered method and write the result, safetensors too.
 
     network: ``NAME`` or ``NAME:OPTION=VALUE,...`` with the zoo's names, and ``in_channels``, ``n_classes``,
-    ``image_size`` among the options where neither data nor the weights say them; by default what the models'
+    ``image_size`` among the options where neither data nor the weights say them; by default as the models'
     cards say. Without either, methods that only do arithmetic on weights work; those on task vectors must
     know parameters from buffers, which are averaged, so entries that differ must be named like parameters.
     ``module.`` and ``_orig_mod.`` in keys are taken out where they do not fit. data: a source of fusion
@@ -119,7 +119,7 @@ def merge_files(
 def _check_given(
     needs: Needs, method: str, data: str | None, labelled: bool, start: Path | None, after: str
 ) -> None:
-    """Raise FedMergeError for everything that a method needs and was not given, with the option to give."""
+    """Raise FedMergeError for all that a method needs and did not get, with the option to give."""
     images = needs.fusion_images or needs.fusion_sums or needs.score or after in ("repair", "batch-norm")
     what = f"'{method}'" + (f" with --after {after}" if after != "none" else "")
     faults = Faults()
@@ -133,7 +133,7 @@ def _check_given(
 
 
 def _names(models: Sequence[Path]) -> list[str]:
-    """The files' names, with their folders where they are alike, and numbered where a file is given twice."""
+    """Name the files, with folders where names are alike, numbered where a file is given twice."""
     names = [path.stem for path in models]
     if len(set(names)) < len(names):
         names = [str(path.with_suffix("")) for path in models]
@@ -147,7 +147,7 @@ def _card_beside(path: Path) -> ModelCard | None:
 
 
 def _alike(states: Sequence[State], start: State | None) -> tuple[list[State], State | None]:
-    """States under the same keys, without the prefixes of wrappers where only some have them."""
+    """Return states under the same keys: without the prefixes of wrappers where only some have them."""
     every = [*states, *([] if start is None else [start])]
     if any(state.keys() != every[0].keys() for state in every):
         every = [without_wrappers(state) for state in every]
@@ -176,7 +176,7 @@ def _images(data: str | None, split: str) -> Split | None:
 
 
 def _spec(text: str | None, card: ModelCard | None, state: State, images: Split | None) -> ModelSpec | None:
-    """The network: as given, or as the first card says; None where only weights are known."""
+    """Return the network: as given, or as the first card says; None where only weights are known."""
     if text is None:
         if card is not None:
             return card.model
@@ -209,7 +209,7 @@ def _torchvision(text: str) -> tuple[str, str, str]:
 def _fusion_set(
     found: Split | None, spec: ModelSpec | None, card: ModelCard | None, count: int, labelled: bool, seed: int
 ) -> dict[str, Any]:
-    """Images as the network takes them, and their labels if the method may see them."""
+    """Return images as the network takes them, and their labels if the method may see them."""
     if found is None or spec is None:
         return {}
     drawn = found.select(balanced(found.labels.numpy(), count, numpy_generator(seed, "fusion-data")))

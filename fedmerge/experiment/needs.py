@@ -1,4 +1,4 @@
-"""What the methods of an experiment need, and what to say where it is not there."""
+"""What the methods of an experiment need, and the sentences where it is missing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def needs_of(entry: MethodConfig) -> Needs:
-    """What a fusion method needs with its options; repairing what it returns takes sums over images."""
+    """Return what a fusion method needs with its options; repairing its result takes sums over images."""
     needs = FUSION[entry.method].needs_with(entry.options)
     return needs | Needs(fusion_sums=True) if entry.after != "none" else needs
 
 
 def needs_data(needs: Needs) -> bool:
-    """Whether it takes images, wherever they are."""
+    """Whether a method takes images, wherever they are."""
     return needs.fusion_images or needs.fusion_sums or needs.fusion_labels
 
 
 def unmet_needs(experiment: Experiment) -> Iterator[str]:
-    """A sentence for each method that an experiment leaves without what it needs."""
+    """Yield a sentence for each method whose needs the experiment does not meet."""
     data = experiment.fusion_data
     for entry in experiment.fusion:
         needs = needs_of(entry)

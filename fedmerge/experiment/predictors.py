@@ -1,4 +1,4 @@
-"""Everything that is tried at a hospital: references, fused models, test-time methods."""
+"""The predictors of an evaluation: references, fused models, test-time methods."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ POOLED = "pooled"
 
 
 def alone(setup: Setup, name: str) -> Predictor:
-    """One hospital's own model, as it is; or the federated one, where they hand out none."""
+    """Return one hospital's own model, as it is; or the federated one, where they hand out none."""
     model = setup.pool.model(name, setup.device)
     return Predictor(f"alone:{name}", "alone", model, 1, _own_score(setup, name), own_training(setup, name))
 
 
 def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
-    """One network trained on the union of the hospitals' images, kept in ``references``.
+    """Train one network on the union of the hospitals' images, and keep it in ``references``.
 
-    What sharing images would give: the same start, the same options, and as many passes over the images as
+    It is what sharing images would give: the same start and options, and as many passes over the images as
     in the federation: rounds x epochs with the local options, then the fine-tuning. FedProx's term, which
     holds hospitals together, is left out: there is one model.
     """
@@ -72,7 +72,7 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
 
 
 def pooled(setup: Setup, references: ModelPool) -> Predictor:
-    """The network of ``train_pooled``."""
+    """Return the predictor of ``train_pooled``'s network."""
     model = references.model(POOLED, setup.device)
     card = references.card(POOLED).metrics
     return Predictor(POOLED, "pooled", model, validation=card["validation"], training=card["accuracy"])
@@ -85,7 +85,7 @@ def fuse(
 
     start: the weights from which the hospitals fine-tuned; unused where each had its own. Validation scores
     come from the same hospitals through the federation; an unseen target gives none. A fused network is
-    scored there too; an ensemble counts as its sources on average.
+    scored there, too; an ensemble gets the mean score of its sources.
     """
     sources = setup.sources(target)
     parents = setup.pool.subset(sources)
@@ -118,12 +118,12 @@ def fuse(
 
 
 def is_one(model: nn.Module, parent: State) -> bool:
-    """Whether a fused model is one network as its parents are, and no ensemble, not even of one."""
+    """Whether a fused model is one network like its parents, and no ensemble, not even of one."""
     return model.state_dict().keys() == parent.keys()
 
 
 def fused_pool(setup: Setup, target: str) -> ModelPool:
-    """The networks that were fused for a target."""
+    """Return the pool of networks that were fused for a target."""
     return setup.models(target, "fused")
 
 
@@ -140,14 +140,14 @@ def keep_fused(setup: Setup, target: str, candidate: Predictor, result: MergeRes
 
 
 def fused_network(setup: Setup, target: str, label: str) -> Predictor:
-    """A network of ``keep_fused``."""
+    """Return the predictor of a network that ``keep_fused`` kept."""
     pool = fused_pool(setup, target)
     score, training = pool.card(label).metrics["validation"], _sources_training(setup, target)
     return Predictor(label, "fusion", pool.model(label, setup.device), validation=score, training=training)
 
 
 def fuse_again(setup: Setup, target: str, entry: MethodConfig) -> Predictor:
-    """An ensemble, which is not kept, made once more; its rows are in the record already."""
+    """Make an ensemble, which is not kept, once more; its rows are in the record already."""
     silent, made = replace(setup, record=Record(setup.record.common)), list[Predictor]()
 
     def programme(server: Server) -> None:
@@ -159,10 +159,10 @@ def fuse_again(setup: Setup, target: str, entry: MethodConfig) -> Predictor:
 
 
 def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool) -> Predictor:
-    """One test-time method over the models that go to ``target``; it counts as its sources on average.
+    """Return a test-time method over the models that go to ``target``; its score is their mean.
 
-    With ``start: pooled`` it gets the one network of ``train_pooled`` in ``references`` instead, and counts
-    as that. With ``tune`` an option is chosen on the sources first, and the choice recorded.
+    With ``start: pooled`` it gets the one network of ``train_pooled`` in ``references`` instead, and its
+    score. With ``tune`` an option is chosen on the sources first, and the choice recorded.
     """
     if entry.start == "pooled":
         begun = pooled(setup, references)
@@ -177,7 +177,7 @@ def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool)
 
 
 def _tuned(setup: Setup, target: str, entry: MethodConfig) -> dict[str, Any]:
-    """The option that is tuned, as it was chosen; the choice is a piece of its own."""
+    """Return the tuned option with its chosen value; the choice is a checkpoint of its own."""
     name = (EVALUATION, target, entry.label, "tuning")
     note = setup.checkpoints.again(*name)
     if note is None:
@@ -193,9 +193,9 @@ def _own_score(setup: Setup, name: str) -> float:
 
 
 def own_training(setup: Setup, name: str) -> float:
-    """A hospital's accuracy on its training images in its last epoch; NaN where that is not known.
+    """Return a hospital's accuracy on its training images in its last epoch; NaN where it is not known.
 
-    Of the model of the rounds it is the hospitals' mean in the last round.
+    For the model of the rounds it is the hospitals' mean in the last round.
     """
     key = "training" if name == FEDERATED else "accuracy"  # its card's accuracy is in validation
     return setup.pool.card(name).metrics.get(key, math.nan)
@@ -206,7 +206,7 @@ def _sources_training(setup: Setup, target: str) -> float:
 
 
 def _pooled_numbers(setup: Setup, model: nn.Module, target: str) -> dict[str, float]:
-    """What a card says of validation images (``Setup.keep``), here those of all hospitals together."""
+    """Return a card's numbers on validation images (``Setup.keep``), here those of all hospitals."""
     split = setup.union(target, "val")
     logits = predict(model, split.images, setup.normalisation, device=setup.device)
     return {

@@ -1,4 +1,4 @@
-"""What can be known to fail before the first image is trained on, said before anything is written."""
+"""Checks of an experiment before training and before anything is written."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from fedmerge.training import needs_batch_statistics
 
 
 def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> None:
-    """Raise FedMergeError for all that cannot be: network, federation, batch sizes, images to fuse with.
+    """Raise FedMergeError for what cannot be done: network, federation, batch sizes, images to fuse with.
 
-    elsewhere: whether hospitals with images of their own take part; else every image must be here.
+    elsewhere: whether remote hospitals take part with images of their own; else every image must be here.
     """
     faults = Faults()
     who = federations(cohort, experiment)
@@ -48,7 +48,7 @@ def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> No
 
 
 def check_seeds(experiment: Experiment, spec: CohortSpec, first: Cohort, elsewhere: bool = False) -> None:
-    """The same for each seed's cohort, of which ``first`` is that of the first; each fault says its seed."""
+    """Check each seed's cohort; ``first`` is that of the first seed. Faults of other seeds say their seed."""
     check(experiment, first, elsewhere)
     faults = Faults()
     for seed in experiment.seeds[1:]:
@@ -60,7 +60,7 @@ def check_seeds(experiment: Experiment, spec: CohortSpec, first: Cohort, elsewhe
 
 
 def _check_batches(experiment: Experiment, cohort: Cohort, members: set[str], normed: bool) -> Faults:
-    """Batches that a network cannot be trained with, and hospitals that cannot fill one."""
+    """Find batch sizes that the network cannot train with, and hospitals that cannot fill a batch."""
     faults = Faults()
     for options, field in (
         (experiment.training.local, "training.batch_size"),
@@ -99,7 +99,7 @@ def _check_here(cohort: Cohort, visited: set[str], elsewhere: bool) -> None:
 
 
 def _check_round_sums(experiment: Experiment, cohort: Cohort, members: set[str]) -> None:
-    """An aggregator that fuses by sums over images needs a network to follow, and enough images each."""
+    """Check that an aggregator by sums over images can follow the network and has enough images each."""
     method, options = experiment.federation.aggregate.method, experiment.federation.aggregate.options
     if method not in SUMMED or not experiment.training.rounds:
         return
@@ -119,7 +119,7 @@ def _check_round_sums(experiment: Experiment, cohort: Cohort, members: set[str])
 
 
 def _check_masked(experiment: Experiment, data: FusionData, who: Sequence[Federation]) -> None:
-    """Sums under masks take three hospitals, and the same ones for every target of a federation."""
+    """Check that masked sums have at least three hospitals, the same for every target of a federation."""
     asks = any(needs_of(entry).fusion_sums for entry in experiment.fusion)
     if not asks or data.origin != "hospitals" or not experiment.federation.masks_statistics:
         return

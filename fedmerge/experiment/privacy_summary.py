@@ -1,4 +1,4 @@
-"""What privacy cost in a run, in words, as the report and the command say it."""
+"""The privacy of a run in words, as the report and the command say it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedmerge.federation.privacy.accounting import NOT_COVERED, SIMULATED, Optio
 
 
 def mechanism(privacy: Options) -> str:
-    """What is clipped and where the noise comes in; no epsilon."""
+    """Say what is clipped and where the noise is added, without epsilon."""
     if privacy.kind == "local":
         return (
             f"each hospital clips its update to {privacy.clip:g} and adds noise of {privacy.noise:g} times "
@@ -30,7 +30,7 @@ def mechanism(privacy: Options) -> str:
 
 
 def privacy_in_words(experiment: Experiment, history: Iterable[Mapping[str, Any]]) -> str:
-    """What the hospitals have spent by the rows of a history, and what that does not cover.
+    """Say how much epsilon the hospitals have spent by a history's rows, and what that does not cover.
 
     Each seed trains a federation anew, on the same images, and so does each one of a leave-one-out
     evaluation: their releases are counted together. Empty without privacy.

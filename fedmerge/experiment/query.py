@@ -27,18 +27,18 @@ QUESTIONS = ("SELECT", "EXPLAIN", "MULTI")
 
 
 def query(sql: str, folder: str | Path = "runs", tell: Callable[[str], None] | None = None) -> pd.DataFrame:
-    """Ask one SQL question (DuckDB's dialect) of the table ``results``.
+    """Answer one SQL question (DuckDB's dialect) about the table ``results``.
 
     The table holds the rows of every results.parquet in the folder and its subfolders, or of one parquet
     file; columns are united by name and type (``unite``), NULL where a file lacks one. ``folder`` is an extra
     column: where the rows lie, relative to the given folder ("." for itself), unless the file has one
     already. The parts of a study in its ``jobs`` folder are left out, for the study's own file has them.
-    A file that cannot be read is left out, and ``tell`` is called with a sentence (without it: a warning); so
-    it is of one that is not what its run wrote, whose rows are there all the same.
+    A file that cannot be read is left out, and ``tell`` is called with a sentence (without it: a warning). A
+    file that is not as its run wrote it is kept, with a sentence, too.
 
     The rows are copied into memory, then DuckDB's way to files and network is shut: a question can neither
-    read nor write another file. Raises FedMergeError where DuckDB is not installed, if there are no results
-    that can be read, if the question is not understood, and for several questions or one that is no question.
+    read nor write another file. Raises FedMergeError where DuckDB is not installed, if no results can be
+    read, if the question is not understood, and for several questions or a statement that is no question.
     """
     with extra("results", "a question about results"):
         import duckdb
@@ -62,7 +62,7 @@ def query(sql: str, folder: str | Path = "runs", tell: Callable[[str], None] | N
 
 
 def _doubts(files: list[Path]) -> list[str]:
-    """Which of the files is not what a run or a study wrote, in sentences."""
+    """Return a sentence for each file that is not as a run or a study wrote it."""
     found = []
     for path in files:
         if any((path.parent / name).exists() for name in (MANIFEST, MADE, "run.json", "study.yaml")):
@@ -71,7 +71,7 @@ def _doubts(files: list[Path]) -> list[str]:
 
 
 def results_files(root: Path) -> list[Path]:
-    """The result files at or beneath a path, sorted, without those of jobs. Raises FedMergeError if none."""
+    """Find the result files at or beneath a path, sorted, without jobs'. Raises FedMergeError if none."""
     if is_there(root) and root.is_file():
         return [root.resolve()]
     if not is_folder(root):

@@ -1,4 +1,4 @@
-"""Read an experiment: its configuration and its cohort, with all that is wrong with either."""
+"""Read an experiment: its configuration and its cohort, with all faults of both."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_experiment(
 def _checked(
     data: dict[str, Any], where: str, near: Path | None, faults: Faults
 ) -> tuple[Experiment | None, CohortSpec | None]:
-    """The experiment and its cohort; whatever is wrong with either goes to ``faults``."""
+    """Return the experiment and its cohort; faults of either go to ``faults``."""
     experiment, wrong = faults_of(Experiment, data)
     faults.found += [f"{where}: {sentence}" for fault in wrong for sentence in fault.sentences]
     named: Any = data.get("cohort") if experiment is None else experiment.cohort
@@ -88,7 +88,7 @@ def find_config(source: str | Path) -> Path:
 
 
 def _holds(folder: Path) -> str:
-    """What to do with the folder of a run or a study that is named in the place of a file."""
+    """Return the command for a folder of a run or a study that was named in place of a file."""
     if (folder / "run.json").is_file():
         return f" (to go on with the run in it: fedmerge run --resume {folder})"
     if (folder / "study.yaml").is_file():

@@ -1,4 +1,4 @@
-"""Everything measured so far in a run, row by row, and the progress of it."""
+"""The record of a run: everything measured so far, row by row, and the run's progress."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ LISTS = ("results", "history", "coefficients", "decisions", "failures", "reliabi
 class Record:
     """The rows of a run. ``common`` stands in every result row (experiment, cohort, model, config hash).
 
-    remarks: what there is to say of an earlier process's work, in sentences. images: what there is to say of
-    the hospitals' images, by kind (``data.checks``). pause: called between two
-    pieces of work, where the run may end with nothing lost.
+    remarks: sentences about an earlier process's work. images: remarks on the hospitals' images, by kind
+    (``data.checks``). pause: called between two pieces of work, where the run may end with nothing lost.
     """
 
     common: Row
@@ -44,7 +43,7 @@ class Record:
     _heard: tuple[MergeStrategy | None, tuple[int, int]] = (None, (0, 0))
 
     def stage(self, text: str, jobs: int = 1) -> None:
-        """Begin a stage of ``jobs`` equal parts (one hospital's training, say); 0: nobody knows how many."""
+        """Begin a stage of ``jobs`` equal parts (one hospital's training, say); 0: the number is unknown."""
         self._stage = (text, jobs, 0)
         self._show(0.0)
 
@@ -67,12 +66,12 @@ class Record:
         self.decisions += [{"seed": seed, "site": site, "method": label} | entry for entry in decisions]
 
     def failure(self, seed: int, where: str, site: str, reason: str) -> None:
-        """Add something that failed and was left out: where in the run, at which site, and why."""
+        """Add a failure whose part was left out: where in the run, at which site, and why."""
         row = {"seed": seed, "where": where, "site": site, "reason": reason}
         self.failures.append(row | {"attempt": 1, "then": "left out", "kind": "error", "injected": ""})
 
     def federation(self, seed: int, name: str, strategy: MergeStrategy) -> None:
-        """Take over what is new in the history and failures of a federation."""
+        """Add the new rows in the history and failures of a federation."""
         known, since = self._heard
         history, failures = strategy.rows(since if known is strategy else (0, 0))
         self._heard = strategy, (len(strategy.history), len(strategy.failures))
@@ -83,25 +82,25 @@ class Record:
             self.failures.append({"seed": seed, "where": where} | failure)
 
     def mark(self) -> dict[str, int]:
-        """How many rows there are, by list."""
+        """Return the number of rows, by list."""
         return {name: len(getattr(self, name)) for name in LISTS}
 
     def since(self, mark: dict[str, int]) -> dict[str, list[Row]]:
-        """The rows that came after a mark, by list."""
+        """Return the rows added after a mark, by list."""
         return {name: getattr(self, name)[start:] for name, start in mark.items()}
 
     def back_to(self, mark: dict[str, int]) -> None:
-        """Drop the rows that came after a mark."""
+        """Drop the rows added after a mark."""
         for name, start in mark.items():
             del getattr(self, name)[start:]
 
     def take(self, rows: dict[str, list[Row]]) -> None:
-        """Add rows as ``since`` gave them."""
+        """Add rows that ``since`` returned."""
         for name, added in rows.items():
             getattr(self, name).extend(added)
 
     def frame(self, name: str, columns: list[str]) -> pd.DataFrame:
-        """One of the lists as a DataFrame with at least ``columns``, in that order."""
+        """Return one of the lists as a DataFrame with at least ``columns``, in that order, first."""
         frame = pd.DataFrame(getattr(self, name))
         return frame.reindex(columns=[*columns, *(c for c in frame.columns if c not in columns)])
 

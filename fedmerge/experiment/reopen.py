@@ -1,4 +1,4 @@
-"""Reading back what a run left in its folder: its configuration, its hospitals, its tables."""
+"""Read back a run's folder: its configuration, its hospitals, its tables."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fedmerge.outside import check_table, read_json
 from fedmerge.validation import load_yaml
 
 NAMES = {"site": str, "federation": str}
-"""Columns of text: a hospital named 007 stays that."""
+"""Columns of text: a hospital named 007 keeps its zeros."""
 
 
 def read_saved(path: Path) -> tuple[Experiment, Cohort]:
-    """The experiment that a run wrote down, and its cohort with the first seed.
+    """Read the experiment of a run, and its cohort with the first seed.
 
-    Where the cohort's data are not on this machine any more, or were arrays in memory, its sites hold no
+    Where the cohort's data are no longer on this machine, or were arrays in memory, its sites hold no
     images. Nothing is downloaded.
     """
     data = load_yaml(path)
@@ -42,7 +42,7 @@ def read_saved(path: Path) -> tuple[Experiment, Cohort]:
 
 
 def without_images(spec: CohortSpec) -> Cohort:
-    """The cohort with the names of its sites and not one image."""
+    """Return the cohort with the names of its sites, but without images."""
     nothing = Split(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
     sites = [
         Site(
@@ -61,7 +61,7 @@ def without_images(spec: CohortSpec) -> Cohort:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A saved table; empty where the run left none. Raises FedMergeError for a damaged file."""
+    """Read a saved table; empty where the run left none. Raises FedMergeError for a damaged file."""
     if not path.is_file():
         return pd.DataFrame()
     try:
@@ -78,13 +78,13 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A saved JSON mapping; empty where the run left none. Raises FedMergeError for a damaged file."""
+    """Read a saved JSON mapping; empty where the run left none. Raises FedMergeError for a damaged file."""
     data = read_json(path) if path.is_file() else {}
     return data if isinstance(data, dict) else {}
 
 
 def _readable(source: str) -> str:
-    """A source as written; arrays that were in memory become a file that is nowhere."""
+    """Return a source as written; arrays that were in memory become a file that does not exist."""
     try:
         parse_source(source)
     except FedMergeError:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a typed result, its table, and the files in its folder."""
+"""The result of a run: a typed value, its tables, and the files in its folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ COLUMNS = [
     "config_hash",
 ]
 WALL_CLOCK = {"results": ["seconds"], "history": ["seconds"]}
-"""Columns that a clock fills, by table: all else is the same in every run of the same experiment."""
+"""Columns of times, by table: all other columns are the same in every run of the same experiment."""
 METRICS = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
 
 
@@ -64,11 +64,11 @@ class Result:
     history: one row per seed, federation, round, phase (``train``, ``validate``, ``fine-tune``) and
     hospital. coefficients: one row per seed, site, method, stream, batch and source, with columns ``encoder``
     and ``head``. decisions: the fusion methods' logs.
-    failures: hospitals and methods that failed, with the reason and what was done then, and all that a fault
-    plan did. reliability: one row per seed, site, method, stream and confidence bin (see
+    failures: hospitals and methods that failed, with the reason and what was done then, and all that fault
+    injection did. reliability: one row per seed, site, method, stream and confidence bin (see
     ``analysis.reliability``). cohort: that of the first seed.
     provenance: versions, device, threads, hashes, the command that repeats the run, and when it was resumed.
-    remarks: what there is to say of the hospitals' images (``data.checks``) and of a run that was resumed.
+    remarks: sentences about the hospitals' images (``data.checks``) and about a run that was resumed.
     """
 
     experiment: Experiment
@@ -87,8 +87,8 @@ class Result:
     def failed(self) -> int:
         """How many methods failed at a site and seed, and so have no row; 0: every row is there.
 
-        A hospital that fails in a round is left out of it, which is no failure of the run; nor is it one
-        that pooled training has no images where hospitals keep theirs.
+        A hospital that fails in a round is left out of that round; this is no failure of the run. Nor is it
+        one that pooled training fails where hospitals keep their images.
         """
         entries = (*self.experiment.fusion, *self.experiment.testtime)
         known = {MAJORITY, *(entry.label for entry in entries)}
@@ -120,7 +120,7 @@ class Result:
 
     @property
     def answer(self) -> str:
-        """What came out, in a sentence or two."""
+        """The result in a sentence or two."""
         experiment = self.experiment
         return answer(self.table, mean_label(experiment), receiver(experiment), self.metric)
 
@@ -142,7 +142,7 @@ class Result:
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table as its name ends, .parquet, .csv or .json, whole or not at all. Raises DiskError."""
+    """Write a table as .parquet, .csv or .json, by its name, whole or not at all. Raises DiskError."""
     if path.suffix == ".parquet":
         write(path, lambda part: frame.to_parquet(part, index=False))
     elif path.suffix == ".csv":
@@ -153,14 +153,14 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
 
 
 def _no_formula(cell: Any) -> Any:
-    """A text that a spreadsheet would take for a formula, with an apostrophe before it; all else as it is."""
+    """Put an apostrophe before text that a spreadsheet would take for a formula; return all else as it is."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
 
 
 def summarise(table: pd.DataFrame, score: str = "accuracy", by: str | None = None) -> pd.DataFrame:
-    """The summary of a results table; see ``Result.summary``. Images under a scanner shift are left out.
+    """Summarise a results table; see ``Result.summary``. Images under a scanner shift are left out.
 
-    score: what the streams' columns and the interval are of. by: the score that ranks, by default that one.
+    score: the score of the streams' columns and the interval. by: the score that ranks, by default the same.
     """
     table = table[table["severity"] == 0] if "severity" in table else table
     by = by or score
@@ -190,7 +190,7 @@ def _half_width(values: pd.Series) -> float:
 
 
 def open_checked(folder: Path) -> Result:
-    """``open_result``, whose remarks begin with what in the folder is not what was written."""
+    """``open_result``, with remarks that begin with each file that is not as the run wrote it."""
     found = warnings(folder)
     try:
         result = open_result(folder)
@@ -200,9 +200,9 @@ def open_checked(folder: Path) -> Result:
 
 
 def open_result(folder: str | Path) -> Result:
-    """A run as it lies in its folder: the counterpart of ``Result.save``.
+    """Read a run from its folder: the counterpart of ``Result.save``.
 
-    The cohort is built again from config.yaml; where its data are not on this machine any more, its sites
+    The cohort is built again from config.yaml; where its data are no longer on this machine, its sites
     hold no images. Raises FedMergeError where the folder is not a run's, or a file in it cannot be read.
     """
     folder = Path(folder)

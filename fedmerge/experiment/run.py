@@ -68,9 +68,9 @@ def run(
     returned as it is. progress: called with (stage, done, total).
 
     Returns the ``Result``; its tables, models and report lie in ``result.folder``. Raises FedMergeError for
-    bad input, of any of its seeds, with nothing written where it can be seen before the start. Every piece of
-    a run is kept as soon as it is finished. One Ctrl-C ends it after what is in flight, another at once, with
-    ``Stopped``, which says how it goes on.
+    bad input of any of its seeds; for what can be seen before the start, nothing is written. Every checkpoint
+    of a run is kept as soon as it is finished. One Ctrl-C ends the run after what is in flight, a second at
+    once, with ``Stopped``, which says how to resume it.
 
     >>> result = run("configs/quickstart.yaml")            # doctest: +SKIP
     """
@@ -82,7 +82,7 @@ def run(
         raise FedMergeError("give a configuration to run, or --resume with the folder of a run.")
     experiment, spec = read_experiment(config, changes, seed, device)
     where = pick_device(experiment.device)
-    first = build_cohort(spec, experiment.seeds[0])  # bad data is said before anything is written
+    first = build_cohort(spec, experiment.seeds[0])  # reports bad data before anything is written
     check_seeds(experiment, spec, first, elsewhere=getattr(backend, "remote", False))
     with open_backend(backend) as (place, threads), reproducible(experiment.threads or threads):
         folder = new_folder(experiment.name, out)
@@ -102,7 +102,7 @@ def _go_on(
     backend: BackendLike,
     progress: Progress | None,
 ) -> Result:
-    read_begun(folder)  # says what is no run's folder before anything is written into it
+    read_begun(folder)  # refuses a folder that is no run's before anything is written into it
     with at_work(folder):
         kept = read_begun(folder)
         experiment, spec = same_experiment(folder, kept, config, changes, seed, device)
@@ -134,7 +134,7 @@ def _work(
     machine: dict[str, Any],
     progress: Progress | None,
 ) -> Result:
-    """Do what is not done yet. first: the cohort with the first seed."""
+    """Do the unfinished work of a run. first: the cohort with the first seed."""
     whole = resolved(experiment, spec)
     common = {
         "experiment": experiment.name,
@@ -158,7 +158,7 @@ def _work(
                 run_seed(experiment, cohort, each, folder / f"seed-{each}", record, device, place)
         except BaseException as error:
             begun = begun.ended(time.perf_counter() - began, record.remarks, error)
-            with suppress(DiskError):  # the pieces are there, the tables are made of them again
+            with suppress(DiskError):  # the checkpoints are there, the tables can be made of them again
                 begun.write(folder)
                 _result(experiment, first, record, begun, machine, folder).save()
             raise
@@ -178,7 +178,7 @@ def _work(
 
 @contextmanager
 def _saying_how_it_goes_on(folder: Path) -> Iterator[None]:
-    """Ctrl-C, and a disk that refuses, end the work on a run with a sentence."""
+    """Turn Ctrl-C and a DiskError inside the block into a sentence that says how to resume the run."""
     try:
         yield
     except KeyboardInterrupt:
@@ -189,7 +189,7 @@ def _saying_how_it_goes_on(folder: Path) -> Iterator[None]:
 
 
 def rules(experiment: Experiment) -> dict[str, str]:
-    """The rules behind the numbers, in words, as the report prints them."""
+    """Return the rules behind the numbers, in words, as the report prints them."""
     return {
         "selection": f"fusion is selected by validation {experiment.selection.replace('_', ' ')} at the "
         "training hospitals; the last epoch's weights are used; no choice looks at the unseen hospital",

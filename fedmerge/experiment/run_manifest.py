@@ -1,4 +1,4 @@
-"""How a run was begun, as its folder says in ``run.json``: what goes on is the same run, or is refused."""
+"""The run manifest, ``run.json``: with what a run was begun, so that resuming another run is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONGEST = 1000  # characters of a reason
 
 
 class Session(BaseModel):
-    """One process that went on with a run: when, and what there was to say of it."""
+    """One process that resumed a run: when, and the remarks on it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,13 +40,13 @@ class Session(BaseModel):
 
 
 class RunManifest(BaseModel):
-    """A run's folder: with what it was begun, and who went on with it.
+    """The manifest of a run: with what it was begun, its state, and the sessions that resumed it.
 
     config: SHA-256 of config.yaml. data: of each site's images and labels, with the first seed. sources: the
     folder where relative paths of the cohort start. in_memory: whether images were arrays, which no
     configuration brings back. threads: of this process, because their number decides the last bits. seconds:
-    of the sittings so far that did not end in a crash. state: what the process that wrote this last said; of
-    one that is running, process says which it is, so that one that was killed is known. reason: why it ended.
+    of the sessions so far that did not end in a crash. state: as the last process wrote it; process: the one
+    that runs, so that one that was killed is known. reason: why it ended.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -67,12 +67,12 @@ class RunManifest(BaseModel):
     reason: str = ""
 
     def write(self, folder: Path) -> RunManifest:
-        """Put it into the folder. Raises DiskError."""
+        """Write the manifest into the folder and return it. Raises DiskError."""
         write_sealed(folder / NAME, self.model_dump())
         return self
 
     def taken_up(self, versions: dict[str, str], remarks: Sequence[str]) -> RunManifest:
-        """It goes on now. versions: of the packages here; those that are others are worth a remark."""
+        """Return the manifest of a run resumed now. versions: of the packages here; others get a remark."""
         others = [f"{name} {old}" for name, old in self.versions.items() if versions.get(name) != old]
         said = [f"it was begun with {', '.join(others)}: its numbers may differ in the last digits."]
         sitting = Session(at=now(), remarks=(*remarks, *(said if others else ())))
@@ -82,7 +82,10 @@ class RunManifest(BaseModel):
     def ended(
         self, seconds: float, remarks: Sequence[str], error: BaseException | None = None
     ) -> RunManifest:
-        """It ends for now, by an error, or is finished. remarks: what else there is to say of it."""
+        """Return the manifest of a run that ended by an error, or is finished.
+
+        remarks: added to those of the last session that resumed it.
+        """
         resumed = self.resumed
         if resumed:
             last = resumed[-1]
@@ -93,7 +96,7 @@ class RunManifest(BaseModel):
 
 
 def outcome(error: BaseException | None) -> tuple[State, str]:
-    """How a run ended that ended by this error, or by none, and why."""
+    """Return the state and the reason of a run that ended by this error, or by none."""
     if error is None:
         return "finished", ""
     if isinstance(error, Exception):
@@ -104,7 +107,7 @@ def outcome(error: BaseException | None) -> tuple[State, str]:
 
 @contextmanager
 def at_work(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder, and its files inside it.
+    """Keep other processes out of a run's folder, and the run's files inside it.
 
     Raises FedMergeError where another process is in it.
     """
@@ -116,7 +119,7 @@ def at_work(folder: Path) -> Iterator[None]:
 def begin(
     folder: Path, experiment: Experiment, spec: CohortSpec, cohort: Cohort, machine: dict[str, Any]
 ) -> RunManifest:
-    """Write config.yaml and run.json into a new folder. machine: ``study.machine.describe``."""
+    """Write config.yaml and run.json into a new folder. machine: of ``experiment.machine.describe``."""
     text = yaml.safe_dump(resolved(experiment, spec), sort_keys=False, allow_unicode=True)
     manifest.begin(folder, "run")
     write_text(folder / CONFIG, text)
@@ -124,13 +127,13 @@ def begin(
 
 
 def resolved(experiment: Experiment, spec: CohortSpec) -> dict[str, Any]:
-    """An experiment as config.yaml has it: everything said, the cohort inside."""
+    """Return an experiment as config.yaml has it: every field written out, the cohort inside."""
     data = experiment.model_dump(mode="json", exclude={"cohort"})
     return {"name": data.pop("name"), "cohort": spec.model_dump(mode="json", exclude_none=True)} | data
 
 
 def read_begun(folder: Path) -> RunManifest | None:
-    """What run.json says; None where it is damaged. Raises FedMergeError for a folder that cannot go on."""
+    """Read run.json; None where it is damaged. Raises FedMergeError for a folder that cannot be resumed."""
     if not is_there(folder / CONFIG):
         raise FedMergeError(f"'{short(folder)}' is not the folder of a run: it has no {CONFIG}.")
     if not (folder / NAME).is_file():
@@ -152,9 +155,9 @@ def same_experiment(
     seed: int | None,
     device: str | None,
 ) -> tuple[Experiment, CohortSpec]:
-    """The experiment of a run that is to go on: its folder's.
+    """Return the experiment of a run to be resumed, as its folder has it.
 
-    Raises FedMergeError where config.yaml was changed since, or what is given, if anything is, says other.
+    Raises FedMergeError where config.yaml was changed since, or a given configuration differs from it.
     """
     path = folder / CONFIG
     if begun is not None and digest(path) != begun.config:
@@ -185,7 +188,7 @@ def same_experiment(
 def same_place(
     folder: Path, begun: RunManifest | None, spec: CohortSpec, cohort: Cohort, machine: dict[str, Any]
 ) -> RunManifest:
-    """The run's ``RunManifest``, of which a damaged one is made anew from what there is.
+    """Return the run manifest; a damaged one is made anew from configuration, cohort and machine.
 
     Raises FedMergeError for another kind of device, and for images that are not those the run began with.
     """
@@ -207,7 +210,7 @@ def same_place(
 
 
 def now() -> str:
-    """The time, in UTC, to the second."""
+    """Return the time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -226,7 +229,7 @@ def _as_it_is(folder: Path, spec: CohortSpec, cohort: Cohort, machine: dict[str,
 
 
 def _fingerprint(site: Site) -> str:
-    """The SHA-256 of a site's images and labels."""
+    """Return the SHA-256 of a site's images and labels."""
     found = hashlib.sha256()
     for split in (site.train, site.val, site.test):
         for tensor in (split.images, split.labels):
@@ -236,5 +239,5 @@ def _fingerprint(site: Site) -> str:
 
 
 def _kind(device: str) -> str:
-    """``cuda`` of ``cuda:1 (NVIDIA H100)``."""
+    """Return the kind of a device: ``cuda`` of ``cuda:1 (NVIDIA H100)``."""
     return device.split(" ")[0].split(":")[0]

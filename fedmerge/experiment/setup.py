@@ -1,4 +1,4 @@
-"""What one federation of a run works with: its plan, its pool on disk, and its place in the run's folder."""
+"""The setup of one federation of a run: its plan, its pool on disk, and its folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fedmerge.seeding import numpy_generator
 from fedmerge.validation import validate
 
 FEDERATED = "federated"
-"""The model of the rounds, in the pool where no hospital hands out one of its own."""
+"""The name of the model of the rounds, in the pool where no hospital hands out its own."""
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, Server
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setup:
-    """One federation of one seed: who trains, by what plan, where its files lie, who keeps the record."""
+    """One federation of one seed: its members, plan, pool, folder, record, device and backend."""
 
     experiment: Experiment
     cohort: Cohort
@@ -57,14 +57,14 @@ class Setup:
 
     @property
     def normalisation(self) -> Normalisation:
-        """How images become network input."""
+        """The normalisation of images before the network."""
         return self.plan.normalisation
 
     def arrivals(self, target: str) -> Split:
-        """The images that arrive at a hospital: of one that trained, its test images alone.
+        """Return the images that arrive at a hospital: of one that trained, its test images alone.
 
-        At ``mixed``, those of each unseen site, one site after the other in the cohort's order. Where the
-        deployment limits them, as many are drawn by the seed and the place, and stay in their order.
+        At ``mixed``, those of each unseen site, one site after the other in the cohort's order. Where
+        ``evaluation.images`` limits them, as many are drawn by seed and place, and stay in their order.
         """
         split, limit = self._everything_at(target), self.experiment.evaluation.images
         if limit is None or len(split) <= limit:
@@ -82,27 +82,27 @@ class Setup:
         return site.everything if everything else site.test
 
     def sources(self, target: str) -> tuple[str, ...]:
-        """The hospitals whose models go to ``target``: those in the pool; its own only if it trained too."""
+        """Return the hospitals whose models ``target`` gets: those in the pool; itself only if it trained."""
         return self.experiment.sources(target, self.pool.names)
 
     def union(self, target: str, split: Literal["train", "val"] = "train") -> Split:
-        """All images that pooled training for ``target`` may see, from one split."""
+        """Return all images that pooled training for ``target`` may see, from one split."""
         return concat(
             [getattr(self.cohort.here(name), split) for name in self.experiment.sources(target, self.members)]
         )
 
     def conditions(self, target: str) -> EvaluationConditions:
-        """Under what candidates are deployed at ``target``."""
+        """Return the conditions under which predictors are measured at ``target``."""
         return EvaluationConditions(
             self.experiment.evaluation, self.normalisation, self.device, self.sources(target)
         )
 
     def models(self, target: str, name: str) -> ModelPool:
-        """The pool ``name`` of a target: ``fused``, ``references``."""
+        """Return the pool ``name`` of a target: ``fused``, ``references``."""
         return ModelPool(self.folder / target / name, counts=self.checkpoints.has)
 
     def with_server(self, programme: Callable[[Server], None]) -> None:
-        """Run a programme of the server with the members as its hospitals, at the run's place."""
+        """Run a server's programme with the members as its hospitals, on the run's backend."""
         from fedmerge.federation import server_app
 
         members = [self.cohort[name] for name in self.members]
@@ -110,7 +110,7 @@ class Setup:
         self.place.simulate(app, members, device=self.device, progress=self.record.step)
 
     def proposal(self) -> Proposal:
-        """What the hospitals are told of the run before they are asked anything."""
+        """Return what the hospitals learn of the run before they get a request."""
         from fedmerge.federation.policy.proposal import Proposal, SumsAsked
 
         data = self.experiment.fusion_data
@@ -132,8 +132,8 @@ class Setup:
     def keep_federated(self, state: State, numbers: dict[str, float], training: float) -> None:
         """Put the model of the rounds into the pool.
 
-        numbers: what the hospitals say of it (``numbers``). training: their mean accuracy on training images
-        in the last round.
+        numbers: the hospitals' scores of it (``Server.numbers``). training: their mean accuracy on training
+        images in the last round.
         """
         card = {key: numbers[key] for key in ("loss", "accuracy", "temperature")} | {"training": training}
         card |= {"validation": numbers[self.experiment.selection]}
@@ -179,8 +179,8 @@ def set_up(
 ) -> Setup:
     """Derive the plan from the experiment and the cohort; open the pool.
 
-    journalled: what is finished is kept in ``folder/journal`` as soon as it is, and what an earlier process
-    finished there counts.
+    journalled: checkpoints are kept in ``folder/journal`` as soon as they are finished, and those of an
+    earlier process there count.
     """
     checkpoints = Checkpoints(folder if journalled else None, record)
     record.remarks += checkpoints.sweep()
@@ -191,7 +191,7 @@ def set_up(
 
 
 def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> Plan:
-    """What the server of a federation is told. Raises FedMergeError for images that no network takes."""
+    """Return the plan of a federation's server. Raises FedMergeError for images that no network takes."""
     spec = model_spec(experiment, cohort)
     named = experiment.normalisation
     return Plan(
@@ -208,7 +208,7 @@ def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> Plan:
 
 
 def model_spec(experiment: Experiment, cohort: Cohort) -> ModelSpec:
-    """The network of an experiment for a cohort's images. Raises FedMergeError if they are not square."""
+    """Return an experiment's network for a cohort's images. Raises FedMergeError if they are not square."""
     channels, height, width = cohort.shape
     if height != width:
         raise FedMergeError(

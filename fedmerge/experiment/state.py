@@ -1,4 +1,4 @@
-"""How far a run is, from its folder alone, whoever made it and however it ended."""
+"""The state of a run, read from its folder alone, however the run ended."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunState:
-    """A run. state: ``running``, one of ``ENDED``, or ``unknown``, where nobody can say from here.
+    """The state of a run: ``running``, one of ``ENDED``, or ``unknown``, where this machine cannot tell.
 
-    stage: what it does, or did last: ``rounds``, ``fine-tune``, ``fusion``, ``evaluation``. round: the one
-    at work, of so many ``rounds``. part: its federation's folder, with the seed. failures: what hospitals
-    failed at, from the journal. heard: of each hospital, the last round that its answer counted in. changed:
-    when something of it was written last.
+    stage: what it does, or did last: ``rounds``, ``fine-tune``, ``fusion``, ``evaluation``. round: the
+    current one, of ``rounds`` in all. part: its federation's folder, with the seed. failures: those of
+    hospitals, from the journal. heard: for each hospital, the last round in which its answer counted.
+    changed: when its run manifest or journal was last written.
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class RunState:
 
     @property
     def words(self) -> str:
-        """As in ``killed in round 3 of 5``."""
+        """State and stage in words, as in ``killed in round 3 of 5``."""
         if self.state == "finished" or not self.stage:
             return self.state
         where = f"round {self.round} of {self.rounds}" if self.stage == "rounds" else self.stage
@@ -53,13 +53,13 @@ class RunState:
 
     @property
     def goes_on(self) -> str:
-        """The command that takes it up; none where it is at work or finished."""
+        """The command that resumes the run; "" where it is running, finished or unknown."""
         again = self.state in ("failed", "stopped", "killed")
         return f"fedmerge run --resume {shlex.quote(str(self.folder))}" if again else ""
 
 
 def state_of(folder: Path) -> RunState | None:
-    """The state of the run in a folder; None where there is no run."""
+    """Return the state of the run in a folder; None where there is no run."""
     if not (folder / CONFIG).is_file() or not (folder / NAME).is_file():
         return None
     changed = _changed(folder)
@@ -92,7 +92,7 @@ def state_of(folder: Path) -> RunState | None:
 
 
 def states(root: Path) -> list[RunState]:
-    """The runs at or beneath a folder, by name; those of a study's jobs, too."""
+    """Return the runs at or beneath a folder, by name, those of a study's jobs included."""
     folders = sorted({path.parent for path in [root / NAME, *root.rglob(NAME)] if path.is_file()})
     return [found for folder in folders if (found := state_of(folder)) is not None]
 
@@ -119,7 +119,7 @@ def _planned(folder: Path) -> int | None:
 
 
 def _stage(journal: Path | None, rounds: int | None) -> tuple[str, int | None]:
-    """What is at work after what the journal has."""
+    """Return the stage, and the round, that follow what the journal holds."""
     trained = journal is not None and (journal / f"{TRAINING}.json").is_file()
     done = len(list(_rounds(journal))) if journal else 0
     if rounds and done < rounds and not trained:
@@ -132,7 +132,7 @@ def _stage(journal: Path | None, rounds: int | None) -> tuple[str, int | None]:
 
 
 def _rounds(journal: Path) -> Iterator[Row]:
-    """What the journal kept of each round, from the first on, as far as it can be read."""
+    """Yield what the journal kept of each round, from the first on, as far as it can be read."""
     number = 1
     while (path := journal / "rounds" / f"{number:04d}.json").is_file():
         try:
@@ -156,7 +156,7 @@ def _changed(folder: Path) -> str:
 
 
 def partial_rows(root: Path) -> Iterator[str]:
-    """A sentence for each run beneath a folder that is not finished: its rows are not all there."""
+    """Yield a sentence for each unfinished run beneath a folder, of which rows are missing."""
     for run in states(root):
         if run.state != "finished":
             goes_on = f"; {run.goes_on} goes on with it" if run.goes_on else ""

@@ -1,4 +1,4 @@
-"""What was asked and what came out, each in one sentence read off the configuration and the table."""
+"""The question and the answer of an experiment in a sentence or two, from configuration and table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Difference:
     high: float | None = None
 
     def words(self, other: str) -> str:
-        """For example: ``loses 3.2 points to mean merging``, and the interval if there is one."""
+        """Say the difference: ``loses 3.2 points to mean merging``, and the interval if there is one."""
         size = f"{abs(self.points):.1f} {'point' if f'{abs(self.points):.1f}' == '1.0' else 'points'}"
         if size.startswith("0.0 "):
             verdict = f"is level with {other}"
@@ -45,31 +45,31 @@ class Difference:
 
 
 def clean(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of images as they are, without those seen under a scanner shift."""
+    """Return the rows of unshifted images, without those under a scanner shift."""
     return table[table["severity"] == 0] if "severity" in table else table
 
 
 def receiver(experiment: Experiment) -> str:
-    """Where models are deployed: an unseen hospital, or several mixed, unless every hospital trains."""
+    """Name the target in words: an unseen hospital, several mixed, or a hospital where every one trains."""
     if experiment.evaluation.mixed:
         return "mix of unseen hospitals"
     return "hospital" if experiment.unseen == "none" else "unseen hospital"
 
 
 def mean_label(experiment: Experiment) -> str:
-    """What mean merging is called in an experiment."""
+    """Return the label of mean merging in an experiment."""
     return next((entry.label for entry in experiment.fusion if entry.method == "mean"), "mean")
 
 
 def cells(table: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """A score by seed, site and stream (rows) and method (columns); NaN where a method did not finish."""
+    """Pivot a score: seed, site and stream as rows, methods as columns; NaN where one did not finish."""
     return table.pivot_table(index=["seed", "site", "stream"], columns="method", values=metric, sort=False)
 
 
 def difference(method: pd.Series, other: pd.Series) -> Difference:
-    """Compare two columns of ``cells`` where both have a value.
+    """Compare two methods' columns of ``cells`` where both have a value.
 
-    Streams are averaged; the interval is over seeds and sites, each where there are several.
+    Streams are averaged; the interval is over seeds and over sites, where there are several.
     """
     grid = 100 * (method - other).dropna().groupby(["seed", "site"]).mean().unstack("site")
     points, low, high = np.clip(with_interval(grid.to_numpy()[:, :, None])[0], -100, 100).tolist()
@@ -77,7 +77,7 @@ def difference(method: pd.Series, other: pd.Series) -> Difference:
 
 
 def interval_words(seeds: int, sites: int) -> str:
-    """Behind what was said with intervals: what they are over, and what there is only one of."""
+    """Say what the intervals of an answer are over: seeds, hospitals; or that there are none."""
     numbers = {"seed": seeds, "hospital": sites}
     several = [count(number, thing) for thing, number in numbers.items() if number > 1]
     if not several:
@@ -89,7 +89,7 @@ def interval_words(seeds: int, sites: int) -> str:
 
 
 def ranking(table: pd.DataFrame, kinds: tuple[str, ...] = TRIED, metric: str = "accuracy") -> pd.Series:
-    """Mean score of the methods of these kinds that finished everywhere, best first."""
+    """Rank the methods of these kinds that finished everywhere by their mean score, best first."""
     chosen = table[table["kind"].isin(kinds)]
     if chosen.empty:
         return pd.Series(dtype=float)
@@ -98,7 +98,7 @@ def ranking(table: pd.DataFrame, kinds: tuple[str, ...] = TRIED, metric: str = "
 
 
 def best_alone(table: pd.DataFrame, metric: str = "accuracy") -> tuple[str, pd.Series] | None:
-    """The hospital whose own model is best at each unseen site (known only afterwards), and its score."""
+    """Return the hospital whose own model is best at each site (known only afterwards), and its scores."""
     winners = _winners(table, metric)
     if not winners:
         return None
@@ -116,7 +116,7 @@ def best_alone(table: pd.DataFrame, metric: str = "accuracy") -> tuple[str, pd.S
 
 
 def _winners(table: pd.DataFrame, metric: str) -> dict[str, str]:
-    """By site, the hospital alone that is best there."""
+    """Return for each site the ``alone:`` method that is best there."""
     alone = table[table["kind"] == "alone"]
     means = alone.groupby(["site", "method"], sort=False)[metric].mean()
     return {site: str(means[site].idxmax()) for site in dict.fromkeys(alone["site"])}
@@ -125,12 +125,12 @@ def _winners(table: pd.DataFrame, metric: str) -> dict[str, str]:
 def answer(
     table: pd.DataFrame, mean: str = "mean", place: str = "unseen hospital", metric: str = "auto"
 ) -> str:
-    """The outcome in a sentence or two: the best fused or adapted model against the references.
+    """Say the result in a sentence or two: the best fused or adapted model against the references.
 
-    ``mean`` is the label of mean merging, ``place`` what a site is, ``metric`` the score that ranks (see
-    ``analysis.ranking_metric``). A method that loses is said to lose. No constant classifier, and none that
-    is no better than guessing (``analysis.learning``), is called best, and to be above one is not called a
-    gain; where nothing else is there, nothing was learned, and the sentence says where and why.
+    ``mean`` is the label of mean merging, ``place`` what a site is called, ``metric`` the score that ranks
+    (see ``analysis.ranking_metric``). A method that loses is said to lose. No constant classifier, and none
+    that is no better than guessing (``analysis.learning``), is called best, and being better than one is not
+    called a gain. Where there is nothing else, nothing was learned, and the sentence says where and why.
     """
     table = clean(table)
     metric = ranking_metric(table, metric)
@@ -163,7 +163,7 @@ def answer(
 def _references(
     table: pd.DataFrame, best: str, mean: str, metric: str
 ) -> Iterator[tuple[str, pd.Series, Any]]:
-    """What the best is compared with: in words, its cells, and what it is worth (``analysis.learning``)."""
+    """Yield each reference of the best: its name, its scores, and its row of ``analysis.learning``."""
     values, known = cells(table, metric), learning(table, metric=metric)
     if mean in values and mean != best:
         yield "mean merging", values[mean], known.loc[mean]
@@ -175,7 +175,7 @@ def _references(
 
 
 def _head(table: pd.DataFrame, worth: pd.Series, tried: int, place: str, metric: str) -> str:
-    """Who is best, where, and how good; of how many, if of several."""
+    """Say which model is best, where, with what score, and of how many models."""
     best, score = worth.index[0], percent(worth.iloc[0])
     sites = list(dict.fromkeys(table["site"]))
     where = f"At {sites[0] if len(sites) == 1 else f'{len(sites)} {place}s'}, {best}"
@@ -194,7 +194,7 @@ def _head(table: pd.DataFrame, worth: pd.Series, tried: int, place: str, metric:
 
 
 def _below_the_majority(table: pd.DataFrame, known: pd.DataFrame) -> str:
-    """The outcome where some are above chance, and none as accurate as naming the commonest class."""
+    """Say the result where some models are above chance, but none as accurate as the majority class."""
     learned = known[known["learned"]]
     row, sites = learned.sort_values("accuracy").iloc[-1], list(dict.fromkeys(table["site"]))
     return (
@@ -206,7 +206,7 @@ def _below_the_majority(table: pd.DataFrame, known: pd.DataFrame) -> str:
 
 
 def _adapted(table: pd.DataFrame, best: str, values: pd.DataFrame, place: str, metric: str) -> str:
-    """Where fusion won, how far behind the best test-time method is, if it is worth its name."""
+    """Say how the best test-time method compares where fusion won; only one that is worth naming."""
     known = learning(table, metric=metric)
     adapted = [
         method for method in ranking(table, ("test-time",), metric).index if known.loc[method, "worth"]
@@ -218,7 +218,7 @@ def _adapted(table: pd.DataFrame, best: str, values: pd.DataFrame, place: str, m
 
 
 def asked(experiment: Experiment, cohort: Cohort, sites: list[str]) -> str:
-    """What was asked, in one sentence: cohort, model, rounds, fusion, streams, seeds."""
+    """Say the experiment's question in one sentence: cohort, model, rounds, fusion, streams, seeds."""
     each = len(sites) == len(cohort.sites)
     members = [site.name for site in cohort.sites if each or site.name not in sites]
     rounds = count(experiment.training.rounds, "federated round")

@@ -1,4 +1,4 @@
-"""What only the target's own labels tell: an upper reference, of a kind of its own."""
+"""The target-supervised reference: it looks at the target's labels, so it is an upper bound."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BEST_SOURCE = "oracle-best-source"
 
 
 def best_source(rows: Sequence[Row], bins: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """The rows and calibration bins of the hospital whose model is best at the target, as the oracle's.
+    """Return rows and calibration bins of the hospital whose model is best at the target, as the oracle's.
 
     rows, bins: of all hospitals alone at one target, with one seed; nothing is measured again. The best is
     the one with the highest accuracy on the target's images as they are, averaged over the streams; of equals

@@ -1,4 +1,4 @@
-"""Tuning an option of a test-time method on the hospitals that trained: in a run, or after it."""
+"""Tune an option of a test-time method on the hospitals that trained: in a run, or after it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fedmerge.validation import is_there
 
 
 def make_node(setup: Setup, entry: MethodConfig, models: Mapping[str, nn.Module], **chosen: Any) -> Node:
-    """The test-time method of an entry over these models, with the run's batch-norm policy.
+    """Make the test-time method of an entry over these models, with the run's batch-norm policy.
 
     models: by name, in order. A calibrated entry gets the temperature on each one's card in the pool; raises
     FedMergeError where a card has none. chosen: options on top of the entry's own.
@@ -57,7 +57,7 @@ def _temperature(pool: ModelPool, name: str) -> float:
 def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
     """Tune the option that an entry names for ``target``: on its sources, with nothing of the target.
 
-    Each source's validation images arrive as the deployment says: the same streams and batch size. Streams
+    Each source's validation images arrive as ``evaluation`` says: the same streams and batch size. Streams
     in which the scanner drifts are left out; where there are no others the images arrive in any order (iid).
     """
     assert entry.tune is not None
@@ -96,9 +96,9 @@ def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
 
 
 def tuning_log(found: Tuning) -> list[dict[str, Any]]:
-    """A tuning as rows of a decision log: one for each value and held-out source; ``chosen`` marks the value.
+    """Return a tuning as rows of a decision log, one per value and held-out source; ``chosen`` marks one.
 
-    Values are text, because infinity is no number in JSON.
+    Values are text, because JSON has no infinity.
     """
     return [
         {
@@ -124,10 +124,10 @@ def tune_run(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[MethodConfig, Tuning]:
-    """Tune an option on the models and hospitals of a finished run; returns the entry and what was found.
+    """Tune an option on the models and hospitals of a finished run; return the entry and the tuning.
 
     target: for which unseen site, if there are several. method: a test-time method, or the label of one of
-    the run's, whose other options are kept. values: the candidates; ``temperature`` has its own. stream: one
+    the run's, whose other options are kept. values: those to try; ``temperature`` has defaults. stream: one
     of the run's streams by name instead of all, or ``iid``. seed: of the run's seeds, by default the first.
     progress: called with (stage, done, total).
     Raises FedMergeError for a folder that is no run's, a run without models or whose images are not on this
@@ -166,7 +166,7 @@ def _reopen(
     device: str | None,
     progress: Progress | None = None,
 ) -> tuple[Setup, str]:
-    """The federation that serves ``target``, as the run left it, and the target's name."""
+    """Return the setup of the federation that serves ``target``, and the target's name."""
     found = {place: each for each in federations(cohort, experiment) for place in each.targets}
     if target is None and len(found) > 1:
         raise FedMergeError(
@@ -197,7 +197,7 @@ def _with_stream(experiment: Experiment, name: str) -> Experiment:
 
 
 def _entry(experiment: Experiment, method: str, option: str, values: Sequence[Any] | None) -> MethodConfig:
-    """The run's own entry with that label or method, else the method by itself; with ``option`` tuned."""
+    """Return the run's own entry with that label or method, else the bare method; with ``option`` tuned."""
     own = [entry for entry in experiment.testtime if entry.start == "merged"]
     named = [entry for entry in own if entry.label == method] or [e for e in own if e.method == method]
     options = {k: v for k, v in (named[0].options if named else {}).items() if k != option}

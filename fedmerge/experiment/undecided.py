@@ -1,4 +1,4 @@
-"""Whose approval a run waits for: the last word of each hospital, at the end of the server's audit log."""
+"""The hospitals whose approval a run waits for, by the end of the server's audit log."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ TAIL = 1024 * 1024  # bytes of the log that are read: some thousand messages
 
 
 def undecided(server: Path, run: int) -> list[str]:
-    """The hospitals that answered last, in this run, that their people have not approved it; by name.
+    """Return the hospitals whose last answer in this run is that it is not approved yet, by name.
 
-    Reads the end of the log without checking it, so it is quick enough to be asked every second; what
-    cannot be read is left out.
+    It reads the end of the log without checking it, so it is quick enough to call every second; lines that
+    cannot be read are left out.
     """
     said: dict[str, bool] = {}
     for entry in _tail(audit_log(server).path):

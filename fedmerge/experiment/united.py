@@ -1,4 +1,4 @@
-"""Many results files in one table of DuckDB: columns united by name, each of one type."""
+"""Unite many results files in one DuckDB table: columns are matched by name, each has one type."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Types = dict[str, str]
 
 
 def unite(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], root: Path) -> Iterator[str]:
-    """Make the table ``results`` of all files; yields a sentence for each one that is left out.
+    """Make the table ``results`` of all files; yield a sentence for each file that is left out.
 
-    A column has the type that most files give it, of numbers the widest; a column that is empty in a file has
-    no say. Text in a column of numbers is read as numbers; a file where that cannot be is left out, as is one
-    that is damaged. Raises FedMergeError where none is left.
+    A column has the type that most files give it, of numbers the widest; an empty column does not count.
+    Text in a column of numbers is read as numbers; a file where that fails is left out, as is one that is
+    damaged. Raises FedMergeError where none is left.
     """
     import duckdb
 
@@ -58,7 +58,7 @@ def unite(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], root: Pa
 
 
 def _load(connection: duckdb.DuckDBPyConnection, table: str, path: Path) -> Types:
-    """Read a file into a table of its own; returns its columns' types, "" for one that is empty."""
+    """Read a file into a table of its own; return its columns' types, "" for an empty column."""
     name = re.sub(r"([\[*?])", r"[\1]", str(path))  # a name, not a pattern
     connection.execute(
         f"CREATE TABLE {table} AS SELECT * FROM read_parquet(?, hive_partitioning = false)", [name]
@@ -69,7 +69,7 @@ def _load(connection: duckdb.DuckDBPyConnection, table: str, path: Path) -> Type
 
 
 def _settled(kinds: Sequence[str]) -> str:
-    """One type for all: as most files have it; numbers win a tie, for text can be read as numbers."""
+    """Choose one type for a column: that of most files; numbers win a tie, as text can be read as numbers."""
     if not kinds:
         return "VARCHAR"
     if len(set(kinds)) == 1:
@@ -97,7 +97,7 @@ def _folder(path: Path, root: Path) -> str:
 
 
 def sentence_of(error: Exception) -> str:
-    """DuckDB's first line without its kind of error and full stop."""
+    """Return DuckDB's first line without its kind of error and full stop."""
     return re.sub(r"^.*?Error: ", "", str(error).splitlines()[0]).rstrip(".! ") or str(error)
 
 

@@ -1,4 +1,4 @@
-"""What learned nothing, in words: constant classifiers, levels no better than guessing, likely reasons."""
+"""Words for models that learned nothing: constant classifiers, levels at chance, and the likely reasons."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fedmerge.experiment.formatting import few, listing, percent
 from fedmerge.experiment.kinds import REFERENCE
 
 MARK = "†"
-"""Stands behind the name of a constant classifier where there is no room for words."""
+"""The mark behind the name of a constant classifier where there is no room for words."""
 CONSTANT = f"{MARK} one class for every image"
-"""What the mark says, beneath."""
+"""The explanation of the mark, set beneath."""
 NEAR = 0.05
-"""How far above naming the commonest class a score is that is no longer near it."""
+"""A score further than this above that of naming the commonest class is no longer near it."""
 ARRIVED = 0.01
-"""The share of their initial values that is left in running statistics that have arrived."""
+"""Running statistics have converged when at most this share of their initial values is left."""
 RANKS = 0.7
-"""An AUROC at which scores tell classes apart, whatever class has the highest."""
+"""From this AUROC on, scores tell classes apart, whatever class has the highest."""
 
 
 def remark(row: Any) -> str:
-    """What a line of a table must say of a level: how often it is constant, or that it is at chance.
+    """Say for a table's line how often a level is constant, or that it is at chance.
 
     row: ``constant`` and ``learned`` as ``analysis.learning`` has them. Empty where there is nothing to say.
     """
@@ -37,12 +37,15 @@ def remark(row: Any) -> str:
 
 
 def marked(name: str, constant: float) -> str:
-    """The name with a mark where most of its measurements are constant."""
+    """Return the name, with the mark where most of its measurements are constant."""
     return f"{name} {MARK}" if constant > 0.5 else name
 
 
 def worthless(known: Sequence[tuple[str, Any]]) -> str:
-    """Why a gain over these is none: each name with its line of ``analysis.learning``; empty for none."""
+    """Say why a gain over these levels counts for nothing; empty for no level.
+
+    known: each name with its line of ``analysis.learning``.
+    """
     constant = [pair for pair in known if pair[1]["constant"] > 0.5]
     chance = [pair for pair in known if pair[1]["constant"] <= 0.5 and not pair[1]["learned"]]
     below = [pair for pair in known if pair[1]["learned"]]
@@ -62,7 +65,7 @@ def worthless(known: Sequence[tuple[str, Any]]) -> str:
 
 
 def no_gain(known: Sequence[tuple[str, Any]]) -> str:
-    """A clause for references that are worth nothing (``worthless``); empty for none."""
+    """Return a clause on references that are worth nothing (``worthless``); empty for none."""
     return f"; {worthless(known)}, so being above that is no gain" if known else ""
 
 
@@ -88,7 +91,7 @@ def _span(shares: Sequence[float]) -> str:
 def nothing_learned(
     table: pd.DataFrame, levels: Sequence[Hashable], what: str, compare: str = "method"
 ) -> str:
-    """The answer where no level is above chance: at which hospitals, by how much, and the likely reason.
+    """Say the answer where no level is above chance: hospitals, scores and the likely reason.
 
     table: clean rows, those of kind ``reference`` and ``alone`` among them where there are some. what: the
     levels in words ("3 fused and adapted models").
@@ -119,7 +122,7 @@ def nothing_learned(
 
 
 def _area(rows: pd.DataFrame, compare: str) -> float:
-    """The highest mean AUROC of a level; NaN without any."""
+    """Return the highest mean AUROC of a level; NaN without any."""
     return float(rows.groupby(compare)["auroc"].mean().max()) if "auroc" in rows else math.nan
 
 
@@ -132,7 +135,7 @@ def _how_many(constant: int, levels: int) -> str:
 
 
 def lost_places(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "method") -> str:
-    """A sentence on the hospitals at which none of the levels learned anything; empty for none."""
+    """Return a sentence on the hospitals at which no level learned anything; empty for none."""
     lost = _lost(table, levels, compare)
     if not lost or len(lost) == table["site"].nunique():
         return ""
@@ -141,18 +144,18 @@ def lost_places(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = 
 
 
 def _lost(table: pd.DataFrame, levels: Sequence[Hashable], compare: str) -> list[str]:
-    """The hospitals at which none of the levels is above chance."""
+    """Return the hospitals at which no level is above chance."""
     known = learning_at(_without_guesses(table), compare)["learned"]
     here = known[known.index.get_level_values(0).isin(levels)].groupby("site").any()
     return [str(site) for site in dict.fromkeys(table["site"]) if not here.get(site, True)]
 
 
 def reason(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "method") -> str:
-    """The likely reason why these levels learned nothing, as far as the rows tell; empty where they do not.
+    """Say the likely reason why these levels learned nothing; empty where the rows do not tell.
 
-    Read off three numbers, the first two against naming the commonest class: the accuracy in the last epoch
-    of training, the validation score at the hospitals that trained, and what is left of batch norms' initial
-    statistics.
+    It rests on three numbers: the accuracy in the last epoch of training and the validation score at the
+    hospitals that trained, both compared with the majority class, and the share left of batch norms' initial
+    statistics. Where a hospital alone is above chance, the reason is the merging.
     """
     if "training_accuracy" not in table:
         return ""
@@ -190,7 +193,7 @@ def reason(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "meth
 
 
 def _evaluated(training: float, validation: float, left: float) -> str:
-    """Why a network is right in training and not in evaluation, at the hospitals that trained."""
+    """Say why a network is right in training, but not in evaluation, at the hospitals that trained."""
     head = f"in training {percent(training)} of the images were right, in evaluation at the same hospitals "
     head += f"the validation score is {percent(validation)}"
     if math.isnan(left):

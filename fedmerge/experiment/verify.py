@@ -1,4 +1,4 @@
-"""``verify``: whether the files of a run, a study or a folder of models are those that were written."""
+"""``verify``: check that the files of a run, a study or a folder of models are as they were written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGNED = {
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found: a folder, its files, its signature with the key that it names."""
+    """The finding on a folder: its files, and its signature with the key that this names."""
 
     folder: Path
     check: Check
@@ -41,13 +41,13 @@ class Verified:
 
     @property
     def good(self) -> bool:
-        """Whether everything is as it was written, and signed by the key that was demanded, if one was."""
+        """Whether everything is as it was written, and signed by the demanded key, if there is one."""
         wanted = ("good",) if self.demanded else ("none", "not checked")
         return self.check.good and self.signature in wanted
 
     @property
     def record(self) -> dict[str, Any]:
-        """All of it, as JSON has it."""
+        """The whole finding, for JSON."""
         return {
             "folder": str(self.folder),
             "kind": self.check.kind,
@@ -63,7 +63,7 @@ class Verified:
 
 
 def verify(folder: str | Path, key: str | Path | None = None) -> Verified:
-    """Compare all files of a run, a study, a folder in one, or a folder of models with what was written.
+    """Compare all files of a run, a study, a folder in one, or a folder of models with their digests.
 
     key: the public key that must have signed it. Nothing is written. Raises FedMergeError where the folder is
     none of these, or the key is no key.
@@ -85,7 +85,7 @@ def _verified(folder: Path, found: Check, trusted: Ed25519PublicKey | None) -> V
 
 
 def _root(folder: Path) -> Path | None:
-    """The run or study that a folder is, or lies in; None for one outside."""
+    """Return the folder of the run or study that a folder is, or lies in; None for one outside."""
     if any((folder / name).exists() for name in ROOTS):
         return folder
     real = Path(os.path.realpath(folder))
@@ -95,7 +95,7 @@ def _root(folder: Path) -> Path | None:
 
 
 def _check_models(folder: Path) -> Check:
-    """Weights beside cards; each card says what it is itself, and what the weights are."""
+    """Check weights that have cards; a card holds its own digest and that of its weights."""
     files = {path.name: path for path in folder.iterdir() if path.suffix in (".safetensors", ".json")}
     cards = [name for name in files if f"{Path(name).stem}.safetensors" in files and name.endswith(".json")]
     if not cards:

@@ -1,4 +1,4 @@
-"""What goes on in a deployment, from what lies in its folders: during a run, after a crash, at any time."""
+"""The state of a deployment, read from its folders: during a run, after a crash, at any time."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from fedmerge.federation.deployment.serving import STARTED
 from fedmerge.validation import is_there
 
 SHOWN = 20  # runs, the latest; failures of a run, the latest
-AT_WORK = ("pending", "starting", "running")  # as the SuperLink says of a run
+AT_WORK = ("pending", "starting", "running")  # states of a run, in the SuperLink's words
 Told = dict[str, Any]
 
 
 def status_of(folder: Path) -> Told:
-    """The state of a server's or a node's folder, as JSON. Raises FedMergeError for another folder."""
+    """Return the state of a server's or a node's folder, as JSON. Raises FedMergeError for another folder."""
     return server_status(ServerFolder(folder)) if is_there(folder / "server.yaml") else node_status(folder)
 
 
 def server_status(server: ServerFolder) -> Told:
-    """A server: its programs, each hospital's last sign of life, the runs with their failures, expiries."""
+    """Return a server's state: programs, hospitals' last signs of life, runs with failures, expiries."""
     database = server.path / "superlink.db"
     known, seen = links(database), tasks(database)
     found = [_run(begun, seen.get(begun.run), server.path) for begun in runs(server.path)[-SHOWN:]]
@@ -56,7 +56,7 @@ def server_status(server: ServerFolder) -> Told:
 
 
 def node_status(folder: Path) -> Told:
-    """A hospital's node: its programs, and what its own records say was asked of it and refused."""
+    """Return a node's state: its programs, and by its own records the jobs asked of it and refused."""
     node = NodeFolder(folder)
     log = node.path / "supernode.log"
     return {
@@ -73,19 +73,19 @@ def node_status(folder: Path) -> Told:
 
 
 def logs_of(folder: Path) -> list[Path]:
-    """The logs of a server's or a node's folder. Raises FedMergeError for another folder."""
+    """Return the log files of a server's or a node's folder. Raises FedMergeError for another folder."""
     if is_there(folder / "server.yaml"):
         return [folder / "superlink.log", folder / "gate.log"]
     return [NodeFolder(folder).path / "supernode.log"]
 
 
 def at_work(status: Told) -> list[int]:
-    """The runs that the SuperLink has not ended yet."""
+    """Return the numbers of the runs that the SuperLink has not ended yet."""
     return [run["run"] for run in status["runs"] if run["superlink"] in AT_WORK]
 
 
 def _programs(folder: Path) -> Told:
-    """Whether what the folder describes is up: all of its programs, as they were started last, live."""
+    """Say whether a folder's server or node is up: all programs of its last start are alive."""
     by, programs = started(folder / STARTED)
     alive = {name: program.alive for name, program in programs.items()}
     up = bool(alive) and all(alive.values())
@@ -103,7 +103,7 @@ def _programs(folder: Path) -> Told:
 
 
 def _waiting(server: Path, found: list[Told]) -> list[str]:
-    """Whose approval the latest run waits for, or went on without."""
+    """Return the hospitals whose approval the latest run waits for, or went on without."""
     latest = found[-1:]
     names = {row["site"] for run in latest for row in run["waiting"]}
     for run in latest:
@@ -140,7 +140,7 @@ def _run(begun: StartedRun, task: Task | None, server: Path) -> Told:
 
 
 def state_as_json(state: RunState) -> Told:
-    """A run's state as JSON."""
+    """Return a run's state as JSON."""
     failures = [
         {key: row.get(key) for key in ("round", "phase", "site", "reason", "then")} for row in state.failures
     ]
@@ -165,7 +165,7 @@ def state_as_json(state: RunState) -> Told:
 
 
 def _progress(state: RunState) -> float | None:
-    """The share of the rounds that are done."""
+    """Return the share of the rounds that are done."""
     if state.state == "finished":
         return 1.0
     if state.rounds and state.round is not None:
@@ -181,7 +181,7 @@ def _again(state: RunState, server: Path) -> str:
 
 
 def _expiries(folder: Path) -> list[Told]:
-    """When certificates end; a file that cannot be read ends nobody's look at the rest."""
+    """Return when certificates end; a file that cannot be read becomes an entry with its error."""
     try:
         found = expiries(folder)
     except FedMergeError as error:
@@ -194,7 +194,7 @@ def _expiries(folder: Path) -> list[Told]:
 
 
 def _records(folder: Path) -> Told:
-    """What a node's audit log says, where it can be read: what was asked last, and what was refused."""
+    """Return a node's jobs, refused jobs and last request from its audit log; or why it cannot be read."""
     try:
         entries = ChainedLog(folder / "records" / "audit.jsonl").entries()
     except (BrokenChain, OSError) as error:

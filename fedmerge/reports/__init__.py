@@ -1,8 +1,9 @@
-"""Reports: pages that stand alone. ``page`` and ``tables`` are what they are made of.
+"""Reports: pages that stand alone. ``page`` and ``tables`` make them.
 
-``run_report`` is a run's page, ``leaderboard`` its table. ``study_report`` is a study's: ``leaderboards``
-computes its numbers, ``study_summary`` says them in sentences, ``leaderboard_tables`` sets them in tables.
-``rewrite`` writes the report of whatever lies in a folder, anew. ``figures`` are the pictures of all.
+``run_report`` writes a run's page, ``leaderboard`` its table. ``study_report`` writes a study's page:
+``leaderboards`` computes its numbers, ``study_summary`` says them in sentences, ``leaderboard_tables`` sets
+them in tables. ``rewrite`` writes the report of a run's or a study's folder anew. ``figures`` draws the
+figures of both.
 """
 
 from fedmerge.reports.study_report import write_study_report

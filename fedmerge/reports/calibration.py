@@ -1,4 +1,4 @@
-"""Calibration bins of many runs, joined into one reliability curve a level."""
+"""Join the calibration bins of many runs into one reliability curve per level."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 
 def joined(frame: pd.DataFrame, compare: str) -> pd.DataFrame:
-    """Bins joined over seeds, sites and streams, every image with the same weight.
+    """Join bins over seeds, sites and streams, every image with the same weight.
 
     frame: columns ``compare``, bin, low, high, n, confidence, accuracy; an empty bin has n 0 and NaN. Returns
     the same columns, one row per level and bin, levels in order of appearance.
@@ -22,6 +22,6 @@ def joined(frame: pd.DataFrame, compare: str) -> pd.DataFrame:
 
 
 def with_standing(frame: pd.DataFrame, board: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The frame with what a leaderboard says of its levels (in ``column``): ``constant`` and ``worth``."""
+    """Add a leaderboard's ``constant`` and ``worth`` to a frame, for the levels in ``column``."""
     standing = board.drop_duplicates("level").set_index("level")
     return frame.assign(**{name: frame[column].map(standing[name]) for name in ("constant", "worth")})

@@ -1,4 +1,4 @@
-"""What failed in a run, in words: how many of each kind, and every attempt with what was done then."""
+"""The failures of a run in words: how many of each kind, and every attempt with what was done then."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _DEFAULTS: dict[str, Any] = {"attempt": 1, "then": "left out", "injected": ""}
 
 
 def failure_list(failures: pd.DataFrame) -> dict[str, Any] | None:
-    """``summary``, and ``rows`` (where, site, seed, reason, note) of a result's failures; None for none."""
+    """Return ``summary``, ``first`` and ``more`` of a run's failures; None for none.
+
+    first, more: rows (where, site, seed, reason, note), the first eight and the others.
+    """
     if failures.empty:
         return None
     known = failures.assign(**{key: _column(failures, key, value) for key, value in _DEFAULTS.items()})
@@ -36,12 +39,12 @@ def failure_list(failures: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def _column(frame: pd.DataFrame, name: str, default: Any) -> Any:
-    """A column of a table that an older run may lack."""
+    """Return a column, or the default where an older run lacks it."""
     return frame[name].fillna(default) if name in frame else default
 
 
 def _note(row: dict[str, Any]) -> str:
-    """What a reader needs beside the reason: the attempt, what was done then, fault injection's part."""
+    """Say the attempt, what was done then, and fault injection's part; "" where there is no more to say."""
     asked = f"attempt {int(row['attempt'])}, {row['then']}"
     words = [asked] if row["then"] == "asked again" or row["attempt"] > 1 else []
     if row["injected"] and row["then"] != "counted":

@@ -1,4 +1,4 @@
-"""The table of the report: scores as text, the best of each column marked, and the rules beneath."""
+"""The score table of a run's report: the best of each column marked, and the rules beneath."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RULES = {
 
 
 def score_table(result: Result) -> Table:
-    """The lines of ``Result.summary`` by kind, with the mean accuracy over streams in front."""
+    """Return the table of ``Result.summary`` by kind, with the mean accuracy over streams first."""
     summary = result.summary()
     streams = list(dict.fromkeys(result.table["stream"]))
     numbers = summary.assign(mean=summary[streams].mean(axis=1))
@@ -70,7 +70,7 @@ def score_table(result: Result) -> Table:
 
 
 def by_site(table: pd.DataFrame, metric: str = "accuracy") -> Table | None:
-    """Where there are several hospitals: a mean score at each, in per cent, by method."""
+    """Return each method's mean score at each hospital, in per cent; None for one hospital."""
     sites = list(dict.fromkeys(table["site"]))
     if len(sites) < 2:
         return None
@@ -98,7 +98,7 @@ def by_site(table: pd.DataFrame, metric: str = "accuracy") -> Table | None:
 
 
 def score_notes(result: Result) -> list[str]:
-    """What a reader must know to read the table: averaging, intervals, streams, and the rules of the run."""
+    """Return notes on the table: averaging, intervals, streams, and the rules of the run."""
     table, rules, place = clean(result.table), result.provenance, receiver(result.experiment)
     sites, seeds = table["site"].nunique(), table["seed"].nunique()
     notes = [
@@ -122,7 +122,7 @@ def score_notes(result: Result) -> list[str]:
 
 
 def _ranked_by(result: Result) -> list[str]:
-    """By which score methods stand in their order, and what a mark says, where that is not plain."""
+    """Return notes on the score that ranks, where it is not accuracy, and on constant classifiers."""
     notes = []
     if result.metric != "accuracy":
         shares = [f"{percent(share)} at {site}" for site, share in uneven(result.table).items()]
@@ -139,7 +139,7 @@ def _ranked_by(result: Result) -> list[str]:
 
 
 def _tuned(decisions: pd.DataFrame) -> list[str]:
-    """What was tuned on the hospitals that trained, and the value chosen for each target and seed."""
+    """Return notes on options tuned on the hospitals that trained: the value for each target and seed."""
     if "chosen" not in decisions:
         return []
     notes = []
@@ -159,7 +159,7 @@ def _tuned(decisions: pd.DataFrame) -> list[str]:
 
 
 def _titles(result: Result) -> dict[str, str]:
-    """What each label stands for."""
+    """Return the title of the method behind each label."""
     titles: dict[str, str] = {}
     for entries, registry in ((result.experiment.fusion, FUSION), (result.experiment.testtime, TESTTIME)):
         titles |= {entry.label: registry[entry.method].title for entry in entries if entry.method in registry}
@@ -167,7 +167,7 @@ def _titles(result: Result) -> dict[str, str]:
 
 
 def _best(numbers: pd.DataFrame, columns: list[str]) -> dict[str, float]:
-    """The best value of each column; none where all are equal or the column is a cost."""
+    """Return the best value of each column; NaN where all are equal or the column is a cost."""
     best = {}
     for column in columns:
         values = numbers[column].dropna()

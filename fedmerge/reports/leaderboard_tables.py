@@ -28,14 +28,14 @@ MEANS = {
     "forward_passes": "forward passes",
     "backward_passes": "backward passes",
 }
-"""Columns of means that stand beside the compared metric, where the board has a value for any level."""
+"""Columns of means beside the compared metric; shown where any level of the leaderboard has a value."""
 WON = "won / tied / lost"
 Row = dict[str, Any]
 Column = tuple[str, str, Callable[[Row], Cell]]
 
 
 def board_table(leaderboards: Leaderboards, board: pd.DataFrame, label: str) -> Table:
-    """A leaderboard as it is shown: the metric, the comparison with the reference, and means of the rest."""
+    """Return a leaderboard's table: the metric, the comparison with the reference, and means of the rest."""
     s = leaderboards
     columns = [*_compared(s, board), *_means(s, board)]
     best = _best(s, board, [column for column, _, _ in columns])
@@ -61,7 +61,7 @@ def board_table(leaderboards: Leaderboards, board: pd.DataFrame, label: str) -> 
 
 
 def robustness_table(leaderboards: Leaderboards, frame: pd.DataFrame) -> Table:
-    """Errors on clean and shifted images, in per cent, and against the reference."""
+    """Return a table of errors on clean and shifted images, in per cent, and against the reference."""
     s = leaderboards
     relative = s.reference is not None and frame["relative_error"].notna().any()
     names = ["on clean images", "under scanner shift", "increase, points"]
@@ -82,7 +82,7 @@ def robustness_table(leaderboards: Leaderboards, frame: pd.DataFrame) -> Table:
 
 
 def failed_groups(failed: pd.DataFrame) -> list[dict[str, object]]:
-    """Failures by reason, the most frequent first: how many, and where the first few were."""
+    """Group failures by reason, the most frequent first, with their number and the first three places."""
     if failed.empty:
         return []
     names = [n for n in ("cohort", "model", "method", "site", "seed") if n in failed]
@@ -100,7 +100,10 @@ def failed_groups(failed: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def contrast_table(leaderboards: Leaderboards) -> Table | None:
-    """Where one level stands against the reference: both and their difference, a line for each stratum."""
+    """Return a table of the one level and the reference, with their difference, a line for each stratum.
+
+    None where there is no such level, no reference, or no strata.
+    """
     s, level = leaderboards, leaderboards.contrast
     if level is None or s.reference is None or not s.within:
         return None
@@ -146,7 +149,7 @@ def _means(s: Leaderboards, board: pd.DataFrame) -> list[Column]:
 
 
 def _common(s: Leaderboards, column: str) -> str:
-    """The heading that a column shares with its neighbours."""
+    """Return the heading that a column shares with its neighbours."""
     if column in ("difference", "wins"):
         return f"Against {s.reference}"
     return _metric(s) if column in ("mean", "worst") else "Means"
@@ -158,7 +161,7 @@ def _metric(s: Leaderboards) -> str:
 
 
 def _best(s: Leaderboards, board: pd.DataFrame, columns: list[str]) -> dict[str, str]:
-    """The best level of each column among those that may be called best; none where two look equal."""
+    """Return the best level of each column among those worth it; none where two look equal."""
     able, best = s.ranked(board), {}
     for column in columns:
         if column in ("forward_passes", "backward_passes", "wins", "difference"):
@@ -173,7 +176,7 @@ def _best(s: Leaderboards, board: pd.DataFrame, columns: list[str]) -> dict[str,
 
 
 def _remark(s: Leaderboards, row: Row) -> str:
-    """What is to be known about a line: the reference, or that cells are missing."""
+    """Return the remark on a line: that it is the reference, lacks cells, is constant or at chance."""
     if math.isnan(row["mean"]):
         return "never finished"
     parts = ["the reference"] if row["level"] == s.reference else []
@@ -224,12 +227,12 @@ def _share(value: float) -> Cell:
 
 
 def percent_number(share: float) -> str:
-    """A share of 1 in per cent, without the sign; a dash for NaN."""
+    """Return a share of 1 in per cent, without the sign; a dash for NaN."""
     return "–" if math.isnan(share) else f"{100 * share:.1f}"
 
 
 def three(value: float) -> str:
-    """Three decimals; a dash for NaN."""
+    """Return a number with three decimals; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""The numbers behind a study's report: who stands where, stratum by stratum and over all strata together."""
+"""The leaderboards of a study's report: one for each stratum, and one over all strata together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedmerge.reports.figures.panels import plain
 
 
 class StudyLike(Protocol):
-    """What the report needs of a study."""
+    """The part of a study that the report needs."""
 
     @property
     def config(self) -> Any: ...
@@ -34,13 +34,13 @@ class StudyLike(Protocol):
 
 @dataclass(frozen=True)
 class Leaderboards:
-    """Leaderboards of a study.
+    """The leaderboards of a study, with the rows behind them.
 
     table: the rows compared, levels and strata as text. within: the columns that make the strata. folded: the
     table with the strata as cells. boards: a leaderboard for each stratum. overall: the one over all strata
     together. kinds: by level, where methods are compared. guesses: the rows of the majority class. reference:
-    None where none is named or there. chosen: what validation chose of the axes that are swept, stratum by
-    stratum. skipped: the methods that have no validation score to be chosen by, and so are not compared.
+    None where none is named, or it has no rows. chosen: the levels of swept axes that validation chose, by
+    stratum. skipped: the methods without a validation score to choose by, which are not compared.
     """
 
     compare: str
@@ -76,16 +76,16 @@ class Leaderboards:
 
     @property
     def contrast(self) -> str | None:
-        """The one level that stands against the reference, where there are but two."""
+        """The one level that is compared with the reference, where there are only two."""
         others = [str(level) for level in self.overall["level"] if level != self.reference]
         return others[0] if self.reference is not None and len(others) == 1 else None
 
     def board(self, stratum: tuple[str, ...]) -> pd.DataFrame:
-        """The leaderboard of one stratum."""
+        """Return the leaderboard of one stratum."""
         return self.boards[_is(self.boards, self.within, stratum)]
 
     def tried(self, board: pd.DataFrame) -> pd.DataFrame:
-        """The levels that are put to the test: all; of methods, those fused or adapted and the reference.
+        """Return the levels under test: all; of methods, those fused or adapted and the reference.
 
         Where nothing was fused or adapted, all methods but the oracle and the majority class.
         """
@@ -95,12 +95,12 @@ class Leaderboards:
         return board[~board["level"].map(self.kinds).isin([ORACLE, REFERENCE])]
 
     def ranked(self, board: pd.DataFrame) -> pd.DataFrame:
-        """Those of ``whole`` that are worth their name (``analysis.learning``): they may be called best."""
+        """Return those of ``whole`` that may be called best (``worth`` in ``analysis.learning``)."""
         able = self.whole(board)
         return able[able["worth"]]
 
     def whole(self, board: pd.DataFrame) -> pd.DataFrame:
-        """Those of the tried levels that finished everywhere, best first."""
+        """Return the tried levels that finished everywhere, best first."""
         able = self.tried(board)
         able = able[able["complete"] & able["mean"].notna()]
         return able.loc[(self.sign * able["mean"]).sort_values(ascending=False, kind="stable").index]
@@ -147,7 +147,7 @@ def leaderboards(study: StudyLike) -> Leaderboards | None:
 def _swept(
     table: pd.DataFrame, sweep: Sequence[str], axes: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, ...]]:
-    """The rows of the chosen levels of swept axes, what was chosen, and the methods that could not be."""
+    """Return the rows of the chosen levels of swept axes, the choices, and the methods without a score."""
     if not sweep:
         return table, pd.DataFrame(), ()
     within = [name for name in (*axes, "cohort", "model", "method") if name not in sweep and name in table]
@@ -163,7 +163,7 @@ def _swept(
 
 
 def fold(table: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
-    """The table with its strata as cells, so that levels are paired within each and averaged over all.
+    """Turn strata into cells, so that levels are paired within each stratum and averaged over all.
 
     Strata become part of the stream; hospitals of different cohorts are different hospitals.
     """
@@ -178,7 +178,7 @@ def fold(table: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
 
 
 def _joined(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
-    """Several columns as one text; each combination is written once."""
+    """Join several columns into one text; the text of each combination is made once."""
     combined = table.groupby(list(names), sort=False, dropna=False)
     keys = combined[names[0]].first().index
     texts = [", ".join(map(str, key)) for key in keys]
@@ -186,7 +186,7 @@ def _joined(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
 
 
 def _as_text(table: pd.DataFrame, compare: str, axes: Sequence[str]) -> pd.DataFrame:
-    """Levels as text. Where methods are not what is compared, hospitals alone count as one method.
+    """Turn levels into text. Where another axis is compared, hospitals alone count as one method.
 
     An oracle and the majority class stand beside methods only. A failed row of hospitals alone names no
     hospital; where methods are compared it stands for none of them.
@@ -205,14 +205,14 @@ def _as_text(table: pd.DataFrame, compare: str, axes: Sequence[str]) -> pd.DataF
 
 
 def _within(config: Any, done: pd.DataFrame, compare: str, axes: Sequence[str]) -> tuple[str, ...]:
-    """The columns that make strata: all settings that have several values, but for swept axes."""
+    """Return the columns that make strata: all settings with several values, except swept axes."""
     swept = getattr(config, "sweep", ())
     names = [name for name in (*axes, "cohort", "model", "method") if name not in (compare, *swept)]
     return tuple(dict.fromkeys(name for name in names if name in done and done[name].nunique() > 1))
 
 
 def _guesses(table: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
-    """The clean rows of the majority class, folded as the others are."""
+    """Return the clean rows of the majority class, folded like the others."""
     rows = finished(table)
     rows = rows[(severities(rows) == 0) & (rows["kind"] == REFERENCE)]
     return fold(rows, within)

@@ -1,4 +1,4 @@
-"""What every report is made of: one HTML file that stands alone, its figures and its one script inside."""
+"""The page of a report: one HTML file that stands alone, with its figures and its one script inside."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_page(template: str, contents: dict[str, Any], path: Path) -> Path:
 def picture(
     draw: Callable[..., Figure], describe: Callable[..., Caption], *what: Any, **options: Any
 ) -> Picture:
-    """Draw a figure for both widths of screen, with its description as the text for who cannot see it."""
+    """Draw a figure for both widths of screen, with its description for those who cannot see it."""
     wide, narrow = (image_of(draw, *what, width=width, **options) for width in (WIDE, NARROW))
     return Picture(wide, narrow, describe(*what, **options).text)
 
@@ -60,7 +60,7 @@ def image_of(draw: Callable[..., Figure], *what: Any, **options: Any) -> str:
 
 
 def image_uri(figure: Figure) -> str:
-    """The figure as a data URI: SVG, or PNG where the SVG is large (many images in it)."""
+    """Return the figure as a data URI: SVG, or PNG where the SVG is large (many images in it)."""
     drawn = render(figure, "svg")
     if len(drawn) <= LARGEST_SVG:
         return f"data:image/svg+xml;base64,{base64.b64encode(drawn).decode()}"
@@ -68,7 +68,7 @@ def image_uri(figure: Figure) -> str:
 
 
 def provenance_lines(provenance: dict[str, Any], elsewhere: Iterable[str]) -> list[tuple[str, str]]:
-    """Names and values, without what stands elsewhere on the page; a mapping or list becomes one line."""
+    """Return names and values, without keys shown elsewhere on the page; a mapping or list is one line."""
     left_out = set(elsewhere)
     return [
         (str(key).replace("_", " "), _in_a_line(value))
@@ -84,5 +84,5 @@ def _in_a_line(value: Any) -> str:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as mappings."""
+    """Return the rows as mappings."""
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]

@@ -1,4 +1,4 @@
-"""A report written again from a folder, whichever kind of folder it is."""
+"""Write a report again from the folder of a run or a study."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ RESULTS = "results.parquet"
 def write_again(path: Path, target: Path | None = None) -> tuple[Kind, Path]:
     """Write the report of the run or study at ``path`` (its folder, or a file in it).
 
-    target: the file to write, by default report.html in the folder. Returns what it was and where the report
-    is; no other file is touched. Raises FedMergeError where ``path`` is neither, or ``target`` is not a file.
+    target: the file to write, by default report.html in the folder. Returns the kind and the report's path;
+    no other file is touched. Raises FedMergeError where ``path`` is neither, or ``target`` is not a file.
     """
     folder = path if is_folder(path) else path.parent
     if not is_there(path):
@@ -52,18 +52,18 @@ def write_again(path: Path, target: Path | None = None) -> tuple[Kind, Path]:
 
 
 def doubts(path: Path) -> list[str]:
-    """In sentences, what of a run or a study that a report is made of is not what was written."""
+    """Return a sentence for each file behind a report that is not as the run or study wrote it."""
     return warnings(path if is_folder(path) else path.parent, below=False, but="report.html")
 
 
 def _with_doubts(provenance: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What a report says of where its numbers come from, and of what in them was changed since."""
+    """Return the provenance with a remark for each file that was changed since."""
     found = doubts(folder)
     return provenance | ({"remarks": [*found, *provenance.get("remarks", [])]} if found else {})
 
 
 def unfinished(path: Path) -> str | None:
-    """What to say of a run or a study that is not finished, with the command that goes on with it."""
+    """Return a sentence on an unfinished run or study, with the command that resumes it; else None."""
     folder = path if is_folder(path) else path.parent
     if (folder / "study.yaml").is_file():
         from fedmerge.experiment.bench.store import states_in

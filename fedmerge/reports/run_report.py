@@ -1,4 +1,4 @@
-"""``report.html`` of a run: one self-contained page that shows what the run was worth."""
+"""``report.html`` of a run: one self-contained page with the run's results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fedmerge.reports.page import Picture, picture, provenance_lines, records, w
 
 
 def write_report(result: Result, path: Path | None = None) -> Path:
-    """Write the report to ``path``, by default ``report.html`` in the run's folder, and return where it is.
+    """Write the report to ``path``, by default ``report.html`` in the run's folder, and return its path.
 
     One file: styles, figures and the script that sorts tables are inside it, nothing is fetched, and without
     the script it reads the same. Text from the configuration and the data is escaped. Where the cohort
@@ -68,7 +68,7 @@ def _contents(result: Result) -> dict[str, Any]:
 
 
 def _images(cohort: Cohort, sites: list[str]) -> dict[str, Any]:
-    """The pictures that need the hospitals' images, or why they are not there."""
+    """Return the figures that need the hospitals' images, or the reason why they are left out."""
     gone = (
         "The hospitals’ images are not on this machine, so the pictures of who took part, of the "
         "images and of their classes are left out; every number on this page is as measured."
@@ -85,7 +85,7 @@ def _images(cohort: Cohort, sites: list[str]) -> dict[str, Any]:
 
 
 def _forest(table: pd.DataFrame, board: pd.DataFrame, mean: str, metric: str) -> Picture | None:
-    """Differences against mean merging, where several seeds or hospitals give them intervals."""
+    """Draw differences to mean merging, where several seeds or hospitals give them intervals."""
     several = table["seed"].nunique() > 1 or table["site"].nunique() > 1
     if mean not in set(table["method"]) or table["method"].nunique() < 2 or not several:
         return None
@@ -93,7 +93,7 @@ def _forest(table: pd.DataFrame, board: pd.DataFrame, mean: str, metric: str) ->
 
 
 def _reliability(result: Result, board: pd.DataFrame) -> Picture | None:
-    """Confidence against accuracy of the fused and adapted models."""
+    """Draw accuracy against confidence for the fused and adapted models."""
     frame = result.reliability
     if frame is None or frame.empty:
         return None
@@ -104,14 +104,14 @@ def _reliability(result: Result, board: pd.DataFrame) -> Picture | None:
 
 
 def _as_deployed(cohort: Cohort, sites: list[str]) -> tuple[Cohort, bool]:
-    """The cohort with those sites unseen that the run deployed at; whether that was each in turn."""
+    """Mark the run's targets in the cohort as unseen; return it, and whether each was a target in turn."""
     each = len(sites) == len(cohort.sites)
     marked = tuple(replace(site, unseen=site.name in sites and not each) for site in cohort.sites)
     return replace(cohort, sites=marked), each
 
 
 def _coefficients(frame: pd.DataFrame) -> list[Picture]:
-    """One figure for each test-time method and stream, narrow: two stand side by side on a wide screen."""
+    """Draw a narrow figure for each test-time method and stream: two fit side by side on a wide screen."""
     pairs = frame[["method", "stream"]].drop_duplicates().itertuples(index=False) if len(frame) else ()
     drawn = []
     for method, stream in pairs:
@@ -121,7 +121,7 @@ def _coefficients(frame: pd.DataFrame) -> list[Picture]:
 
 
 def _decisions(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The trials of greedy methods, one list for each seed, site and method."""
+    """Return the trials of greedy methods, one list for each seed, site and method."""
     if frame.empty or "accepted" not in frame:
         return []
     trials = frame.dropna(subset=["accepted"])
@@ -132,7 +132,7 @@ def _decisions(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _config(result: Result) -> str:
-    """The resolved configuration as the run wrote it, else as the experiment holds it."""
+    """Return the resolved configuration as the run wrote it, else as the experiment holds it."""
     path = result.folder / "config.yaml"
     if path.is_file():
         return path.read_text(encoding="utf-8")

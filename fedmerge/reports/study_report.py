@@ -1,4 +1,4 @@
-"""``report.html`` of a study: what was asked, what came out, and how far it can be trusted, on one page."""
+"""``report.html`` of a study: question, answer, caution, tables and figures on one page."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from fedmerge.reports.page import Picture, picture, provenance_lines, write_page
 from fedmerge.reports.study_summary import caution, study_answer, study_question
 
 MOST_STRATA, OPEN_STRATA = 24, 3
-"""Strata whose tables are on the page, and the number up to which they are unfolded."""
+"""The most strata whose tables are on the page, and the most whose tables are unfolded."""
 MOST_LINES = 40
-"""Strata in a forest plot of one line each."""
+"""The most strata in a forest plot of one line each."""
 MOST_SITES = 20
-"""Hospitals on the map: those where the levels do worst."""
+"""The most hospitals in the heat map: those where the levels do worst."""
 MOST_CURVES = 8
-"""Levels in the reliability diagram and the severity curves: the reference and the best."""
+"""The most levels in the reliability diagram and the severity curves: the reference and the best."""
 
 
 def write_study_report(study: StudyLike, path: Path | None = None) -> Path:
-    """Write the report to ``path``, by default ``report.html`` in the study's folder, and return where it is.
+    """Write the report to ``path``, by default ``report.html`` in the study's folder, and return its path.
 
-    One file like a run's report. However large the study, there are at most eight figures; what is left out
-    is said where it would stand.
+    It is one file, like a run's report. However large the study, there are at most eight figures; the page
+    says what is left out where it would stand.
     """
     return write_page("study.html.jinja", _contents(study), path or study.folder / "report.html")
 
@@ -62,7 +62,7 @@ def _contents(study: StudyLike) -> dict[str, Any]:
 
 
 def _numbers(study: StudyLike, s: Leaderboards) -> dict[str, Any]:
-    """Everything that needs finished jobs: tables with their rules, and figures."""
+    """Return all contents that need finished jobs: tables with their rules, and figures."""
     rules = _interval_rules(s)
     strata = [
         {
@@ -95,7 +95,7 @@ def _numbers(study: StudyLike, s: Leaderboards) -> dict[str, Any]:
 
 
 def _interval_rules(s: Leaderboards) -> dict[tuple[str, ...], str]:
-    """The interval rule of each stratum: it depends on the seeds and hospitals that finished there."""
+    """Return the interval rule of each stratum, which depends on the seeds and hospitals that finished."""
     if not s.within:
         return {}
     within = list(s.within)
@@ -104,7 +104,7 @@ def _interval_rules(s: Leaderboards) -> dict[tuple[str, ...], str]:
 
 
 def _forest(s: Leaderboards) -> Picture | None:
-    """Paired differences over all strata together; not of one level alone, which the answer has."""
+    """Draw paired differences over all strata together; None for one level alone, which the answer has."""
     if s.reference is None or len(s.tried(s.overall)) < 2 or (s.contrast and s.within):
         return None
     what = (s.tried(s.overall), s.compare, s.reference, s.metric)
@@ -112,7 +112,7 @@ def _forest(s: Leaderboards) -> Picture | None:
 
 
 def _strata_forest(s: Leaderboards) -> Picture | None:
-    """Paired differences stratum by stratum: small panels, or of one level a line for each stratum."""
+    """Draw paired differences stratum by stratum: small panels, or for one level a line for each stratum."""
     if s.reference is None or not s.within or len(s.strata) > (MOST_LINES if s.contrast else MOST_PANELS):
         return None
     board, compare = s.tried(s.boards), s.compare
@@ -124,7 +124,7 @@ def _strata_forest(s: Leaderboards) -> Picture | None:
 
 
 def _cost(s: Leaderboards) -> Picture | None:
-    """Cost against the metric; none where all levels cost the same."""
+    """Draw cost against the metric; None where all levels cost the same."""
     board = s.tried(s.overall)
     for by in ("forward_passes", "training_seconds"):
         if by in board and board[by].round(1).nunique() > 1:
@@ -142,7 +142,7 @@ def _reliability(study: StudyLike, s: Leaderboards) -> Picture | None:
 
 
 def _sites(s: Leaderboards) -> Picture | None:
-    """The map of hospitals and levels, where there are several hospitals."""
+    """Draw the heat map of hospitals and levels; None for one hospital."""
     if finished(s.folded)["site"].nunique() < 2:
         return None
     alone = [level for level, kind in s.kinds.items() if kind == "alone"]
@@ -154,7 +154,7 @@ def _sites(s: Leaderboards) -> Picture | None:
 
 
 def _shifted(s: Leaderboards) -> tuple[Picture, Any] | None:
-    """Curves over severity and the table of errors, where images were seen under scanner shift."""
+    """Return severity curves and the table of errors; None where no image was seen under scanner shift."""
     done = finished(s.folded)
     if not severities(done).any():
         return None
@@ -166,13 +166,13 @@ def _shifted(s: Leaderboards) -> tuple[Picture, Any] | None:
 
 
 def _leading(s: Leaderboards) -> list[str]:
-    """The reference and the best levels, as many as a figure holds."""
+    """Return the reference and the best levels, as many as a figure holds."""
     names = [*([s.reference] if s.reference else []), *s.whole(s.overall)["level"]]
     return list(dict.fromkeys(names))[:MOST_CURVES]
 
 
 def _selection(s: Leaderboards) -> list[str]:
-    """The rules by which something was chosen, in words."""
+    """Return the rules of selection and ranking, in words."""
     able = "the fused and adapted methods" if s.kinds else "the levels"
     lines = [f"Bold: best of {able} that finished everywhere and are above chance."]
     if s.chosen.empty:
@@ -188,7 +188,7 @@ def _selection(s: Leaderboards) -> list[str]:
 
 
 def _ranked_by(s: Leaderboards) -> list[str]:
-    """Why balanced accuracy ranks, and what constant is."""
+    """Return the reason why balanced accuracy ranks, and what a constant classifier is."""
     lines = []
     if s.metric == "balanced_accuracy" and (shares := uneven(s.table)):
         most = max(shares, key=lambda site: shares[site])
@@ -202,7 +202,7 @@ def _ranked_by(s: Leaderboards) -> list[str]:
 
 
 def _chosen(s: Leaderboards) -> dict[str, Any] | None:
-    """What validation chose, as a table of text."""
+    """Return the choices of validation, as a table of text."""
     if s.chosen.empty:
         return None
     shown = s.chosen.drop(columns="validation").astype(str)
@@ -218,7 +218,7 @@ def _chosen(s: Leaderboards) -> dict[str, Any] | None:
 
 
 def _jobs(table: pd.DataFrame, failed: pd.DataFrame) -> str:
-    """How the jobs that measure something ended."""
+    """Say how many jobs with rows are done, how many failed, and the number of measurements."""
     name = "job" if "job" in table else "config_hash"
     bad = failed[name].nunique()
     rows = count(len(table) - len(failed), "measurement")
@@ -233,7 +233,7 @@ def _provenance(study: StudyLike) -> list[tuple[str, str]]:
 
 
 def _config(study: StudyLike) -> str:
-    """The configuration as the study wrote it, else as it is held."""
+    """Return the configuration as the study wrote it, else from the object in memory."""
     path = study.folder / "study.yaml"
     if path.is_file():
         return path.read_text(encoding="utf-8")

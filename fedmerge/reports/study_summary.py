@@ -1,4 +1,4 @@
-"""What a study asked and what came out, each in a sentence, and how far the answer can be trusted."""
+"""The question and the answer of a study in sentences, and how far the answer can be trusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHARES = ("accuracy", "balanced_accuracy")
 
 
 def study_question(config: Any, leaderboards: Leaderboards | None) -> str:
-    """The study's own question, or one made of what it varies."""
+    """Return the study's own question, or one made of its axes."""
     if getattr(config, "question", ""):
         return str(config.question)
     if leaderboards is None:
@@ -33,10 +33,10 @@ def study_question(config: Any, leaderboards: Leaderboards | None) -> str:
 
 
 def study_answer(leaderboards: Leaderboards | None) -> str:
-    """The outcome in a sentence or two: the best level against the reference, and the interval of that.
+    """Say the answer in a sentence or two: the best level's difference to the reference, with interval.
 
-    No constant classifier, and no level at chance (``analysis.learning``), is called best, and to be above
-    such a reference is not called a gain. Where no level learned anything, that is the answer, with where and
+    No constant classifier, and no level at chance (``analysis.learning``), is called best, and being above
+    such a reference is not called a gain. Where no level learned anything, the answer says so, with where and
     why.
     """
     if leaderboards is None:
@@ -54,7 +54,7 @@ def study_answer(leaderboards: Leaderboards | None) -> str:
 
 
 def _outcome(s: Leaderboards, ranked: pd.DataFrame) -> str:
-    """Who is best of those that learned something, and what that is worth against the reference."""
+    """Say which of the levels that learned something is best, and its difference to the reference."""
     best, others = ranked.iloc[0], ranked[ranked["level"] != s.reference]
     if s.reference is None or others.empty:
         return _without_reference(s, ranked)
@@ -71,7 +71,7 @@ def _outcome(s: Leaderboards, ranked: pd.DataFrame) -> str:
     if best["level"] != s.reference and len(others) > 1:
         score = _score(s.metric, row["mean"])
         return f"Of {many} {row['level']} has the best {words}, {score} {where}: {against}."
-    if len(others) > 1:  # the reference is the best, so it is worth its name
+    if len(others) > 1:  # the reference is the best, so it has learned something
         closest = f"{verdict} it{_interval(row['difference_low'], row['difference_high'])}"
         return (
             f"None of {_number(s, len(others))} beats {s.reference} with {size} {words} {where}: the "
@@ -82,7 +82,7 @@ def _outcome(s: Leaderboards, ranked: pd.DataFrame) -> str:
 
 
 def _nothing(s: Leaderboards, whole: pd.DataFrame) -> str:
-    """The answer where none is worth its name."""
+    """Say the answer where no level may be called best."""
     learned, levels = whole[whole["learned"]], list(whole["level"])
     if learned.empty:
         return nothing_learned(_rows(s), levels, _number(s, len(whole)), s.compare)
@@ -96,7 +96,7 @@ def _nothing(s: Leaderboards, whole: pd.DataFrame) -> str:
 
 
 def _lost(s: Leaderboards, whole: pd.DataFrame) -> str:
-    """Where, in a study in which something was learned, nothing was: settings, or else hospitals."""
+    """Say in which settings, or else at which hospitals, nothing was learned; "" for none."""
     levels = list(whole["level"])
     boards = {key: s.whole(s.board(key)) for key in s.strata}
     lost = [key for key, board in boards.items() if not board.empty and not board["learned"].any()]
@@ -115,18 +115,18 @@ def _clean(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(s: Leaderboards) -> pd.DataFrame:
-    """The clean rows, with those of the majority class."""
+    """Return the clean rows, with those of the majority class."""
     done = _clean(s.folded)
     return done if s.kinds else pd.concat([done, s.guesses])
 
 
 def _state(row: pd.Series) -> pd.Series:
-    """A line of a board as ``analysis.learning`` has it."""
+    """Return a leaderboard's line as ``analysis.learning`` has it."""
     return row.rename({"balanced_accuracy": "balanced"})
 
 
 def caution(leaderboards: Leaderboards) -> str:
-    """How many comparisons the answer is one of, and how many exclude no difference; how many by chance."""
+    """Say how many comparisons there are, how many intervals exclude zero, and how many would by chance."""
     s = leaderboards
     if s.reference is None:
         return "No reference was named; the best was picked on these very scores, so its lead is flattered."
@@ -157,7 +157,7 @@ def caution(leaderboards: Leaderboards) -> str:
 
 
 def over(leaderboards: Leaderboards) -> str:
-    """What the overall means are over: ``on average over 3 seeds, 4 hospitals and 2 streams``."""
+    """Say what the overall means are over: ``on average over 3 seeds, 4 hospitals and 2 streams``."""
     done = finished(leaderboards.table)
     numbers = {"seed": done["seed"].nunique(), "hospital": finished(leaderboards.folded)["site"].nunique()}
     parts = [count(number, thing) for thing, number in numbers.items() if number > 1]
@@ -184,12 +184,12 @@ def _without_reference(s: Leaderboards, ranked: pd.DataFrame) -> str:
 
 
 def _number(s: Leaderboards, levels: int) -> str:
-    """``4 fused and adapted methods``, or ``3 levels of training``."""
+    """Count levels in words: ``4 fused and adapted methods``, or ``3 levels of training``."""
     return f"{levels} fused and adapted methods" if s.kinds else number_of(levels, s.compare)
 
 
 def _verdict(s: Leaderboards, difference: float) -> str:
-    """``2.1 points better than``, ``level with``."""
+    """Say a difference in words: ``2.1 points better than``, ``level with``."""
     size = f"{abs(100 * difference):.1f}"
     if size == "0.0":
         return "level with"

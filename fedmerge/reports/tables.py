@@ -1,4 +1,4 @@
-"""Tables as a page shows them: text in cells, the number behind it for sorting, the best marked."""
+"""Tables of a page: text in cells, the number behind each for sorting, the best marked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADINGS = {
 
 
 def heading(kind: str, receiver: str = "unseen hospital") -> str:
-    """What the methods of a kind have in common, over their lines."""
+    """Return the heading over the methods of a kind."""
     return HEADINGS[kind].replace("unseen hospital", receiver)
 
 
@@ -31,13 +31,13 @@ class Cell:
 
     @property
     def sort(self) -> str:
-        """What the column is sorted by; empty for no number."""
+        """The number that sorts the column, as text; empty for NaN."""
         return "" if math.isnan(self.value) else f"{self.value:.10g}"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A method or level: its label, what it stands for, and its cells."""
+    """A line of a method or level: its label, a title that explains it, and its cells."""
 
     method: str
     title: str
@@ -46,7 +46,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Group:
-    """Lines under a heading; without a heading they stand alone."""
+    """Lines under a heading, which may be empty."""
 
     heading: str
     lines: list[Line]
@@ -54,11 +54,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """A whole table.
+    """A whole table of a page.
 
-    label: what it holds, for who cannot see it. first: heading of the first column. columns: the other
-    headings under what they have in common, which may be empty. falling: headings of columns where a small
-    number is good, which are sorted from small to large first.
+    label: its contents, for those who cannot see it. first: heading of the first column. columns: the other
+    headings by their common heading, which may be empty. falling: headings of columns where a small number is
+    good, which are sorted from small to large first.
     """
 
     label: str
@@ -78,5 +78,5 @@ class Table:
         return any(self.columns)
 
     def first_order(self, name: str) -> str:
-        """How a column is sorted at first: best on top."""
+        """Return how a column is sorted at first: best on top."""
         return "ascending" if name in self.falling else "descending"

@@ -1,4 +1,4 @@
-"""``fedmerge deployment``: a file for each thing that people do with one; importing it adds its commands."""
+"""``fedmerge deployment``: its commands, by task; importing a module adds its commands."""
 
 from fedmerge.cli.deployment import approval, folders, identity, peers, running, watching
 

@@ -1,4 +1,4 @@
-"""What a hospital's people decide: requests, approvals, the policy in force, and the audit log."""
+"""Commands for a hospital's decisions: requests, approvals, the policy in force, and the audit log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ By = Annotated[str, typer.Option("--by", help="Who decides; it stands in the log
 
 @deployment.command()
 def requests(node: Node, as_json: Json = False) -> None:
-    """List the experiments that a server asked for, in plain words, and what was decided about each."""
+    """List the experiments that a server asked for, in plain words, and the decision about each."""
     from fedmerge.federation.deployment.node_folder import NodeFolder
     from fedmerge.federation.policy.approvals import Approvals
     from fedmerge.federation.policy.proposal import in_words
@@ -72,7 +72,7 @@ def refuse(
     by: By,
     reason: Annotated[str, typer.Option(help="Why; the server is told.")] = "",
 ) -> None:
-    """Refuse an experiment, also one that was approved: nothing is answered from the next message on."""
+    """Refuse an experiment, also an approved one: from the next message on the node answers nothing."""
     _decide(node, request, by, approved=False, reason=reason)
 
 
@@ -109,7 +109,7 @@ def audit(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Print the audit log of a node or a server, one line an entry; it is checked before it is printed."""
+    """Print the audit log of a node or a server, one line per entry; it is checked before it is printed."""
     from fedmerge.errors import FedMergeError
     from fedmerge.federation.policy import audit as log
 

@@ -1,4 +1,4 @@
-"""Making the server's folder and those of the nodes, and letting nodes in."""
+"""Commands that make the folders of the server and of nodes, and admit nodes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def node(
     from fedmerge.data.checks import remarks
     from fedmerge.federation.deployment.node_folder import NodeFolder
 
-    built = build_cohort(read_cohort(cohort), 0)  # says now what is wrong with it
+    built = build_cohort(read_cohort(cohort), 0)  # reports faults of the cohort now
     images = built.here(site)
     for remark in remarks(built).values():
         say(err, f"note: {remark}")
@@ -81,7 +81,7 @@ def admit(
     public_key: Annotated[Path, typer.Argument(help="The node.pub that it gave.")],
     replace: Annotated[bool, typer.Option(help="In the place of its node that is in.")] = False,
 ) -> None:
-    """Let a hospital's node in. The server must be up."""
+    """Admit a hospital's node. The server must be up."""
     from fedmerge.federation.deployment.server_folder import ServerFolder
 
     number = ServerFolder(folder).admit(name, public_key, replace)
@@ -90,7 +90,7 @@ def admit(
 
 @deployment.command()
 def nodes(folder: Server, as_json: Json = False) -> None:
-    """List the nodes that were let in, and whether they are there. The server must be up."""
+    """List the admitted nodes, and whether they are connected. The server must be up."""
     from fedmerge.federation.deployment.server_folder import ServerFolder
 
     found = ServerFolder(folder).nodes()

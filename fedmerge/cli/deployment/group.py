@@ -1,4 +1,4 @@
-"""The group of commands ``fedmerge deployment``, and the arguments that several of them take."""
+"""The command group ``fedmerge deployment``, and the arguments that several of its commands take."""
 
 from __future__ import annotations
 

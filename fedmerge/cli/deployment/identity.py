@@ -1,4 +1,4 @@
-"""Certificates and keys after day one: revoked, rotated, renewed, requested, under another authority."""
+"""Commands that revoke, rotate, renew and request keys and certificates, and change the authority."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Names = Annotated[
 
 
 def keeping(path: Path | None, file: Path | None, key: Path, encrypt: bool = False) -> Keeping:
-    """How the authority's key is kept; asks for a passphrase where one is needed and not given.
+    """Return where the authority's key is and its passphrase; ask for one that is needed and not given.
 
-    key: the file it is in, if ``path`` says no other. encrypt: a new one is to get a passphrase.
+    key: the key's file, unless ``path`` names another. encrypt: whether a new key gets a passphrase.
     """
     from fedmerge.federation.deployment.identity import passphrase_of
     from fedmerge.federation.deployment.keys import Keeping, is_encrypted
@@ -44,7 +44,7 @@ def keeping(path: Path | None, file: Path | None, key: Path, encrypt: bool = Fal
 
 @deployment.command()
 def revoke(folder: Server, name: Annotated[str, typer.Argument(help="The hospital's name.")]) -> None:
-    """Let a hospital's node in no more, from this moment on, also in the middle of a run."""
+    """Shut a hospital's node out from this moment on, also in the middle of a run."""
     from fedmerge.federation.deployment.server_folder import ServerFolder
 
     gone = ServerFolder(folder).revoke(name)
@@ -78,7 +78,7 @@ def renew(
     passphrase_file: PassphraseFile = None,
     loopback: Annotated[bool, typer.Option(help="The SuperLink's, on this machine alone.")] = False,
 ) -> None:
-    """Make the server a new certificate; hospitals change nothing, and one that is up goes on."""
+    """Make a new certificate for the server; hospitals change nothing, and a server that is up goes on."""
     from fedmerge.federation.deployment.identity import renew
     from fedmerge.federation.deployment.keys import make_loopback
     from fedmerge.federation.deployment.server_folder import ServerFolder
@@ -94,7 +94,7 @@ def renew(
 
 @deployment.command()
 def request(folder: Server, names: Names = None) -> None:
-    """Make a new key of the server, and the request for its certificate, for another's authority to sign."""
+    """Make a new key for the server, and a certificate request that another authority signs."""
     from fedmerge.federation.deployment.identity import request
     from fedmerge.federation.deployment.server_folder import ServerFolder
 
@@ -108,7 +108,7 @@ def install_certificate(
     certificate: Annotated[Path, typer.Argument(help="It, and those between it and the CA.")],
     ca: Annotated[Path | None, typer.Option(help="The authority, if hospitals have another.")] = None,
 ) -> None:
-    """Use the certificate that an authority made for the server's request, if hospitals will believe it."""
+    """Use the certificate that an authority made for the server's request, if hospitals will trust it."""
     from fedmerge.errors import FedMergeError
     from fedmerge.federation.deployment.identity import install_certificate
     from fedmerge.federation.deployment.server_folder import ServerFolder
@@ -130,7 +130,7 @@ def new_authority(
     passphrase_file: PassphraseFile = None,
     encrypt: Annotated[bool, typer.Option(help="Give its key a passphrase.")] = False,
 ) -> None:
-    """Make the authority that follows; or, with --finish, have it sign the server's certificate."""
+    """Make the next authority; or, with --finish, have it sign the server's certificate."""
     from fedmerge.federation.deployment.identity import begin_authority, finish_authority
     from fedmerge.federation.deployment.server_folder import ServerFolder
 
@@ -147,7 +147,7 @@ def new_authority(
 
 @deployment.command()
 def trust(folder: Node, ca: Annotated[Path, typer.Argument(help="The file that the server gave.")]) -> None:
-    """Have a hospital's node trust the authorities in a file, and no others; from its next start."""
+    """Make a hospital's node trust the authorities in a file, and no others, from its next start on."""
     from fedmerge.federation.deployment.identity import trust
     from fedmerge.federation.deployment.node_folder import NodeFolder
 

@@ -1,4 +1,4 @@
-"""Whom a hospital sums with under masks: the public keys of other hospitals that its people pinned."""
+"""The peers of a hospital under masks: public keys of other hospitals that its people pinned."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def peers(
 ) -> None:
     """List the hospitals that this one sums with under masks, and the keys that wait to be pinned.
 
-    A key is compared with what `fedmerge deployment peers` of its own hospital says, by a way that the
-    server cannot change: its people on the phone, for example.
+    Compare a key with what `fedmerge deployment peers` says at its own hospital, by a channel that the
+    server cannot change: by phone, for example.
     """
     from fedmerge.federation.deployment.keys import read_public
     from fedmerge.federation.deployment.node_folder import NodeFolder

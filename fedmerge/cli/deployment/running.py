@@ -1,4 +1,4 @@
-"""Starting what a folder describes, and running an experiment on the hospitals that come."""
+"""Commands that start a server or a node, and run an experiment with the hospitals that come."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def run(
     resume: Resume = None,
     patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 300.0,
 ) -> None:
-    """Run an experiment with the hospitals that are there; print the table, write the report."""
+    """Run an experiment with the connected hospitals; print the table, write the report."""
     from fedmerge.cli.commands import end, show_result
     from fedmerge.experiment.deployed import run_deployed
 

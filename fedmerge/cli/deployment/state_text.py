@@ -1,4 +1,4 @@
-"""The state of a deployment, and what its hospitals said of their images, as text for a terminal."""
+"""The state of a deployment, and the inspection of its hospitals' images, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Told = dict[str, Any]
 
 
 def state_text(status: Told) -> str:
-    """Several lines; what came from outside cannot move the cursor."""
+    """Return the state in several lines; unprintable characters, which could move the cursor, are blanks."""
     parts = _server(status) if status["kind"] == "server" else _node(status)
     return "\n".join("".join(c if c.isprintable() else " " for c in part) for part in parts)
 
@@ -72,7 +72,7 @@ def _endings(status: Told) -> list[str]:
 
 
 def inspection_text(found: Sequence[Told]) -> str:
-    """A block of lines for each hospital."""
+    """Return a block of lines for each hospital."""
     parts: list[str] = []
     for each in found:
         parts.append(each["hospital"])

@@ -1,4 +1,4 @@
-"""Looking at a deployment: its state, a page of it, its logs; what its hospitals have; ending a run."""
+"""Commands that watch a deployment (state, page, logs), inspect its hospitals' images, and end a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def status(
     every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks of --watch.")] = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Say what goes on: hospitals and when they were heard, runs, rounds, failures; also when all is down."""
+    """Print the state: hospitals and when they were heard, runs, rounds, failures; also when all is down."""
     from fedmerge.cli.deployment.state_text import state_text
     from fedmerge.experiment.watching import status_of
 
@@ -43,7 +43,7 @@ def watch_page(
     folder: Server,
     port: Annotated[int, typer.Option(min=0, max=65535, help="A port of this machine; 0 for any.")] = 8010,
 ) -> None:
-    """Serve a page of what goes on, and /metrics for Prometheus, at 127.0.0.1, until Ctrl-C; read only."""
+    """Serve a page of the state, and /metrics for Prometheus, at 127.0.0.1, until Ctrl-C; read only."""
     import socket
 
     from fedmerge.errors import FedMergeError
@@ -79,7 +79,7 @@ def logs(
     hospital: Annotated[str | None, typer.Option(help="Lines of this hospital alone.")] = None,
     run: Annotated[int | None, typer.Option(help="Lines of this run alone.")] = None,
 ) -> None:
-    """Print what a server's or a node's programs said, in the order of time."""
+    """Print the logs of a server's or a node's programs, in the order of time."""
     from fedmerge.experiment.watching import logs_of
     from fedmerge.federation.deployment.logs import about, lines, moment
     from fedmerge.federation.deployment.logs import follow as new_lines
@@ -100,7 +100,7 @@ def stop(
         int | None, typer.Argument(help="The run's number. Default: all that are at work.")
     ] = None,
 ) -> None:
-    """End a run that is at work; --resume goes on with it. The server must be up."""
+    """End a run that is in progress; --resume goes on with it. The server must be up."""
     from fedmerge.errors import FedMergeError
     from fedmerge.experiment.watching import at_work, server_status
     from fedmerge.federation.deployment.server_folder import ServerFolder

@@ -1,6 +1,6 @@
-"""Bench: a matrix of experiments as jobs that are done once, found again by hash, and counted together.
+"""Bench: a matrix of experiments, divided into jobs. Each job is done once and found again by its hash.
 
 ``config`` says what is varied and what is compared, ``plan`` turns that into jobs, ``work`` does one job,
-``store`` keeps what is done, ``workers`` are who does it, ``engine`` hands out the jobs, ``study`` is what
-is left: one table.
+``store`` keeps finished jobs, ``workers`` run them, ``engine`` hands them out, ``study`` reads the results
+as one table.
 """

@@ -1,6 +1,6 @@
-"""The receipt of a finished study: enough to see, in a blink, that the same request has nothing left to do.
+"""The receipt of a finished study: it shows at once that the same request has nothing left to do.
 
-Nothing heavy is imported here: `fedmerge bench` looks at the receipt before it loads what trains.
+Nothing heavy is imported here: `fedmerge bench` reads the receipt before it loads the training code.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ CompletionCache = dict[str, Any]
 
 
 def request_of(source: str | Path, changes: Sequence[str]) -> str:
-    """What was asked, where, of which version."""
+    """Return the request as text: study and changes, working directory, version of FedMerge."""
     return json.dumps([str(source), list(changes), str(Path.cwd()), __version__])
 
 
 def write(
     folder: Path, request: str, read: Iterable[Path], jobs: Iterable[str], summary: CompletionCache
 ) -> None:
-    """Note what was asked, what was read for it (by content), and what came out."""
+    """Write the receipt: the request, the files read (by content), the jobs settled and the summary."""
     completion_cache = {
         "request": request,
         "files": {str(path.resolve()): _digest(path) for path in read},
@@ -39,7 +39,7 @@ def write(
 
 
 def add(folder: Path, known: CompletionCache) -> None:
-    """Note more of a study whose receipt is there."""
+    """Add fields to a study's receipt, if the study has one."""
     from fedmerge.manifest import rewrite
 
     path = folder / NAME
@@ -48,7 +48,7 @@ def add(folder: Path, known: CompletionCache) -> None:
 
 
 def valid(folder: Path, request: str) -> CompletionCache | None:
-    """The receipt, if the same was asked, of the same files, and everything it names is still there."""
+    """Return the receipt if request, input files and everything it names are unchanged; else None."""
     try:
         completion_cache: CompletionCache = json.loads((folder / NAME).read_text(encoding="utf-8"))
         same = (
@@ -64,7 +64,7 @@ def valid(folder: Path, request: str) -> CompletionCache | None:
 
 
 def _as_written(folder: Path) -> bool:
-    """Whether the manifest is closed, and says of what is answered with that it is what was written."""
+    """Whether the manifest is closed and the receipt, the table and the report are as it lists them."""
     manifest = read_sealed(folder / "manifest.json")
     told = [NAME, "results.parquet", "report.html"]
     return not manifest["open"] and all(

@@ -1,4 +1,4 @@
-"""The configuration of a study: an experiment, what is varied in it, and what is compared with what."""
+"""The configuration of a study: a base experiment, the axes that vary it, and what is compared."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OWN_COLUMNS = ("cohort", "model")
 
 
 def _levels(axes: Any) -> Any:
-    """Write short axes out: ``training.lr: [0.1, 0.01]`` means one level a value, named after it."""
+    """Write short axes out: ``training.lr: [0.1, 0.01]`` means one level for each value, named after it."""
     if not isinstance(axes, dict):
         return axes
     full, faults = {}, []
@@ -45,23 +45,23 @@ def _levels(axes: Any) -> Any:
 
 
 def _label(value: Any) -> str:
-    """A value as the name of its level; true and false are written as YAML writes them."""
+    """Return the name of a value's level; true and false are written as YAML writes them."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class BenchConfig(Strict):
-    """A study: every combination of the axes' levels, each an experiment, every seed of it a set of jobs.
+    """A study: each combination of the axes' levels is an experiment, and each seed of it a set of jobs.
 
     base: an experiment, as a mapping or by name or file. set: dotted fields changed in it. axes: by name, the
     levels by label, each the dotted fields it changes (a mapping changes only
     the fields it names). without: combinations to leave out. references: what
-    stands beside the methods, and the majority class always does; ``oracle`` is the best source as the
-    target's own labels tell (``oracle.py``), which nothing is selected by or compared with. compare: what is
-    compared, an axis or ``method``. metric: the score that ranks; ``auto``: accuracy, or balanced accuracy
+    stands beside the methods, and the majority class always does; ``oracle`` is the best source by the
+    target's own labels (``target_supervised.py``); nothing is selected by it or compared with it. compare: an
+    axis or ``method``. metric: the score that ranks; ``auto``: accuracy, or balanced accuracy
     where the classes of a hospital are uneven (``analysis.uneven``).
-    reference: the level that paired differences are against. sweep: axes whose level is chosen by validation
-    at the hospitals that trained. keep_models: whether trained models stay on disk once all that needs them
-    is done.
+    reference: the level that the others are compared with. sweep: axes whose level is chosen by validation
+    at the hospitals that trained. keep_models: whether trained models stay on disk after the last job that
+    needs them.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
@@ -120,7 +120,7 @@ class BenchConfig(Strict):
 
 @dataclass(frozen=True)
 class Variant:
-    """One combination of the axes' levels: the experiment it is, and its cohort."""
+    """One combination of the axes' levels, with its experiment and cohort."""
 
     levels: dict[str, str]
     experiment: Experiment
@@ -166,7 +166,7 @@ def read_bench(
 
 
 def _with_base(config: BenchConfig, near: Path | None, faults: Faults) -> BenchConfig:
-    """The study with its base as a mapping."""
+    """Return the study with its base read into a mapping."""
     if isinstance(config.base, dict):
         return config
     path = Path(config.base)
@@ -175,7 +175,7 @@ def _with_base(config: BenchConfig, near: Path | None, faults: Faults) -> BenchC
 
 
 def _variants(config: BenchConfig, where: str, near: Path | None, faults: Faults) -> list[Variant]:
-    """Every combination that is left in; what is wrong goes to ``faults``, once for all that have it."""
+    """Return the variants of the study; a fault that several share goes to ``faults`` once."""
     for axis, labelled in ({"set": {"": config.set}} | config.axes).items():
         for label, changes in labelled.items():
             with faults.kept():
@@ -201,12 +201,12 @@ def _variants(config: BenchConfig, where: str, near: Path | None, faults: Faults
 
 
 def in_words(levels: Mapping[str, str]) -> str:
-    """A combination as people read it: ``data digits, parents 2``."""
+    """Return a combination as text: ``data digits, parents 2``."""
     return ", ".join(f"{axis} {label}" for axis, label in levels.items())
 
 
 def said_once(wrong: Mapping[str, Sequence[str]], where: str) -> Iterator[str]:
-    """Each sentence once, with the first of the places where it is true and how many others there are."""
+    """Yield each sentence once, with the first of its places and the number of the others."""
     for sentence, places in wrong.items():
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         yield f"{where}{f', with {places[0]}{more}' if places[0] else ''}: {sentence}"

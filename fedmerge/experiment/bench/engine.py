@@ -1,4 +1,4 @@
-"""``bench``: hand out what is missing, keep what is done, and leave one table."""
+"""``bench``: do the missing jobs of a study, keep the finished ones, and write one table."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def bench(
     ``"set.seeds=[0, 1]"``. out: the study's folder; ``runs/NAME`` by default; the same folder goes on where
     it stopped. workers: jobs side by side on this machine, or an object that does them. retry: do failed jobs
     again. extend: accept a changed configuration; finished jobs that it still needs are kept. watch: called
-    with a ``StudyProgress`` whenever something changes, and about twice a second.
+    with a ``StudyProgress`` at every change, and about twice a second.
 
     The same study gives the same rows with any number of workers and however often it was interrupted. A job
-    that fails is rows with a reason; those that stand on it are too. Raises FedMergeError for bad input,
+    that fails gives rows with a reason, and so do jobs that need it. Raises FedMergeError for bad input,
     before the first job and with nothing written (``preflight``); for a folder in use, and a full disk;
     finished jobs are kept.
     """
@@ -68,7 +68,7 @@ def bench(
                 tasks = _tasks(plan, todo, variants, store, device)
                 _do(config, plan, tasks, states, store, workers, watch)
         finally:
-            collect(config, plan, store)  # always: whoever was here before may have been killed before it
+            collect(config, plan, store)  # always: an earlier process may have been killed before this
             write_remarks(plan, store, damaged)
         study = open_study(folder)
         if isinstance(source, str | Path):
@@ -89,7 +89,7 @@ def _do(
     workers: int | Workers,
     watch: Watch | None,
 ) -> None:
-    from fedmerge.experiment.bench.workers import local_workers  # what trains is loaded when it is needed
+    from fedmerge.experiment.bench.workers import local_workers  # loads the training code: only when needed
 
     crew = local_workers(workers) if isinstance(workers, int) else workers
     try:
@@ -99,7 +99,7 @@ def _do(
 
 
 def _to_do(plan: Plan, states: dict[str, State], retry: bool) -> dict[str, None]:
-    """Jobs whose rows are missing, and what they stand on that is not there, in the plan's order."""
+    """Return the jobs whose rows are missing, and the missing jobs that these need, in the plan's order."""
     again = {"missing", "failed"} if retry else {"missing"}
     open_ = [entry.job for entry in plan.entries if states[entry.job] in again]
     todo: set[str] = set()
@@ -142,7 +142,7 @@ def _hand_out(
     crew: Workers,
     watch: Watch | None,
 ) -> None:
-    """Give out tasks in the plan's order, each as soon as what it needs is there."""
+    """Submit tasks in the plan's order, each as soon as the jobs it needs are done."""
     finished = sum(states[job] in ("done", "dropped") for job in plan.jobs if job not in tasks)
     failed = sum(states[job] == "failed" for job in plan.jobs if job not in tasks)
     progress = StudyProgress(len(plan.jobs), finished, failed)
@@ -187,7 +187,7 @@ def _ready(waiting: dict[str, Task], plan: Plan, states: dict[str, State]) -> It
 def _drop_hopeless(
     waiting: dict[str, Task], plan: Plan, states: dict[str, State], progress: StudyProgress
 ) -> None:
-    """Jobs that stand on a failed one cannot be done."""
+    """Mark jobs that need a failed job as failed, too."""
     for name in list(waiting):
         if any(states[need] == "failed" for need in plan.jobs[name].needs):
             del waiting[name]
@@ -210,7 +210,7 @@ def _tell(watch: Watch | None, progress: StudyProgress) -> None:
 
 
 class _Models:
-    """Deletes trained models once every job that stands on them is settled, if the study says so."""
+    """The trained models of a study, deleted once every job that needs them is settled, unless kept."""
 
     def __init__(self, config: BenchConfig, plan: Plan, states: dict[str, State], store: Store) -> None:
         self._keep, self._plan, self._states, self._store = config.keep_models, plan, states, store
@@ -220,7 +220,7 @@ class _Models:
                 self._users.setdefault(need, []).append(job.hash)
 
     def release(self, job: Job) -> None:
-        """After ``job`` ended, drop what only it still needed."""
+        """Drop the models that only ``job``, which has ended, still needed."""
         if self._keep:
             return
         for need in job.needs:

@@ -1,7 +1,7 @@
-"""The plan: which jobs a study consists of, what each needs, and which rows of the table it gives.
+"""The plan of a study: its jobs, what each job needs, and which rows of the table it gives.
 
-A job is its configuration; its name is a hash of that. What does not change a job's outcome (labels, other
-methods, later stages) is not in it, so the same trained hospitals under ten methods are one job.
+A job is named by a hash of its configuration. What does not change a job's outcome (labels, other methods,
+later stages) is not in that configuration, so the same trained hospitals under ten methods are one job.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do once: its configuration, the jobs whose results it reads, and a name for people."""
+    """One job: its configuration, the jobs whose results it reads, and a label for people."""
 
     hash: str
     config: Config
@@ -37,14 +37,14 @@ class Job:
 
     @property
     def kind(self) -> Kind:
-        """Which stage of the journey it is."""
+        """The stage of the experiment that the job does."""
         kind: Kind = self.config["kind"]
         return kind
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The rows that one job gives: ``columns`` say where they stand in the study."""
+    """The rows of one job in the table: ``columns`` are the values they have in common."""
 
     job: str
     columns: dict[str, Any]
@@ -58,7 +58,7 @@ class Plan:
     entries: list[Entry]
 
     def needing(self, missing: Sequence[str]) -> dict[str, None]:
-        """These jobs and all that they stand on, in the plan's order."""
+        """Return these jobs and all that they need, directly or not, in the plan's order."""
         wanted, open_ = set(), list(missing)
         while open_:
             job = open_.pop()
@@ -69,7 +69,7 @@ class Plan:
 
 
 def make_plan(config: BenchConfig, variants: Sequence[Variant]) -> Plan:
-    """The jobs of every variant, seed, federation, target and method; equal jobs are one."""
+    """Plan the jobs of every variant, seed, federation, target and method; equal jobs are one."""
     jobs: dict[str, Job] = {}
     entries: list[Entry] = []
     for variant in variants:
@@ -87,7 +87,7 @@ def make_plan(config: BenchConfig, variants: Sequence[Variant]) -> Plan:
 
 
 def jobs_of(config: BenchConfig, variant: Variant, seed: int) -> Iterator[tuple[Job, dict[str, Any] | None]]:
-    """The jobs of one variant and seed, each with what its rows stand for (None: it gives no rows)."""
+    """Yield the jobs of one variant and seed, each with the columns of its rows (None: it gives no rows)."""
     dumped = variant.cohort.model_dump(mode="json", exclude_none=True)
     for federation in federations(variant.cohort, variant.experiment):
         yield from _of(config, variant, dumped, seed, federation)
@@ -96,7 +96,7 @@ def jobs_of(config: BenchConfig, variant: Variant, seed: int) -> Iterator[tuple[
 def _of(
     config: BenchConfig, variant: Variant, cohort: Config, seed: int, federation: Federation
 ) -> Iterator[tuple[Job, dict[str, Any] | None]]:
-    """The jobs of one federation of one seed, in the order in which they can be done."""
+    """Yield the jobs of one federation of one seed, each after those it needs."""
     experiment = variant.experiment
     name = ", ".join([*variant.levels.values(), f"seed {seed}"])
     if federation.name.startswith("without-"):
@@ -133,7 +133,7 @@ def _of(
 
 
 def _majority(experiment: Experiment, cohort: Config, seed: int, where: Config) -> Job:
-    """The majority-class reference at a target: it stands on nothing, and is one whatever is trained how."""
+    """Return the job of the majority-class reference: it needs no job and is one for all ways to train."""
     stage = _stage(experiment, cohort, seed, "pooled")
     stage |= {"model": {"name": "small-cnn"}, "training": {"rounds": 1}, "normalisation": "none"}
     stage |= {"batch_norm": "mixture", "evaluation": _arriving(experiment)}
@@ -143,7 +143,7 @@ def _majority(experiment: Experiment, cohort: Config, seed: int, where: Config) 
 
 def _methods(config: BenchConfig, experiment: Experiment) -> Iterator[tuple[str, MethodConfig]]:
     for reference in config.references:
-        if reference == ORACLE:  # nothing of its own is measured: the rows of the hospitals alone, once more
+        if reference == ORACLE:  # it measures nothing itself: it takes the rows of the hospitals alone
             yield reference, MethodConfig(method="alone", label=BEST_SOURCE)
         else:
             yield reference, MethodConfig(method=reference, label=reference)
@@ -154,12 +154,12 @@ def _methods(config: BenchConfig, experiment: Experiment) -> Iterator[tuple[str,
 
 
 def _from_pooled(kind: str, entry: MethodConfig) -> bool:
-    """Whether the network of pooled training is what it needs, and no hospital's own."""
+    """Whether a method needs the network of pooled training instead of the hospitals' own models."""
     return kind == "pooled" or entry.start == "pooled"
 
 
 def _deployed(experiment: Experiment, cohort: Config, seed: int, kind: str, entry: MethodConfig) -> Config:
-    """The part of an experiment that decides what a method does at a hospital."""
+    """Return the part of an experiment that decides a method's result at a hospital."""
     stage = _stage(experiment, cohort, seed, "pooled" if _from_pooled(kind, entry) else "fine-tune")
     stage["evaluation"] = _arriving(experiment)
     if kind == "fusion" and experiment.fusion_data is not None and needs_data(needs_of(entry)):
@@ -175,9 +175,9 @@ def _arriving(experiment: Experiment) -> Config:
 def _stage(
     experiment: Experiment, cohort: Config, seed: int, stage: Literal["rounds", "fine-tune", "pooled"]
 ) -> Config:
-    """The part of an experiment that decides this stage; the rest at fixed values.
+    """Return the experiment with all that does not decide this stage set to fixed values.
 
-    Pooled training begins from the one initialisation, wherever the hospitals begin.
+    Pooled training always begins from the shared initialisation.
     """
     training = experiment.training
     local = training.local.model_dump(mode="json")

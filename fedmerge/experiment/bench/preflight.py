@@ -1,4 +1,4 @@
-"""What can be known to fail in a study before its first job, said before anything is written."""
+"""Checks of a study before its first job and before anything is written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check(config: BenchConfig, variants: Sequence[Variant], todo: Container[str]
 
 
 def _by_cohort(config: BenchConfig, variants: Sequence[Variant], todo: Container[str]) -> list[list[Case]]:
-    """The variants and seeds with something to do, those of one cohort and seed together."""
+    """Group the variants and seeds with a job in ``todo`` by cohort and seed."""
     found: dict[str, list[Case]] = {}
     for variant in variants:
         for seed in variant.experiment.seeds:

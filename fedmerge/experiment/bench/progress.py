@@ -1,4 +1,4 @@
-"""Where a study stands, for whoever watches: what runs, what is done, and how long the rest will take."""
+"""The progress of a study: the jobs that run, those that are done, and the time the rest will take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedmerge.experiment.bench.task import Outcome, Task
 
 @dataclass
 class StudyProgress:
-    """Where a study stands. jobs: all of it; running: label and start (``time.monotonic``) of each."""
+    """The progress of a study. jobs: how many in all; running: start (``time.monotonic``) by label."""
 
     jobs: int
     done: int
@@ -29,18 +29,18 @@ Watch = Callable[[StudyProgress], None]
 
 
 class Clock:
-    """Time left, from the mean seconds of each kind of job so far."""
+    """An estimate of the time left, from the mean seconds of each kind of job so far."""
 
     def __init__(self, tasks: dict[str, Task], slots: int) -> None:
         self._slots = slots
         self._seconds: dict[str, list[float]] = {}
 
     def done(self, task: Task, outcome: Outcome) -> None:
-        """Take a finished job into account."""
+        """Add the seconds of a finished job."""
         self._seconds.setdefault(sort_of(task), []).append(outcome.seconds)
 
     def left(self, waiting: dict[str, Task], running: int) -> float | None:
-        """Seconds for what waits; None before anything is known."""
+        """Return the seconds left for waiting and running jobs; None before the first job has finished."""
         if not self._seconds:
             return None
         means = {sort: sum(values) / len(values) for sort, values in self._seconds.items()}

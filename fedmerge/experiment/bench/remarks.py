@@ -1,4 +1,4 @@
-"""What there is to say of the images of a study: the jobs that trained on them said it."""
+"""Remarks on the images of a study, collected from the jobs that trained on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME, KIND = "remarks.json", "fine-tune"
 def write_remarks(plan: Plan, store: Store, damaged: Sequence[str] = ()) -> None:
     """Write the remarks of the finished jobs, one of each kind and cohort, into the study's folder.
 
-    damaged: what there is to say of jobs that were not what they had been.
+    damaged: sentences about jobs whose files had changed since they were written.
     A remark that the first job of its cohort does not make begins with the job that does.
     """
     states = store.states(plan.jobs)
@@ -37,7 +37,7 @@ def write_remarks(plan: Plan, store: Store, damaged: Sequence[str] = ()) -> None
 
 
 def read_remarks(folder: Path) -> list[str]:
-    """The remarks in a study's folder; none where an older study wrote none."""
+    """Read the remarks in a study's folder; an older study may have none."""
     path = folder / NAME
     found: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     return found

@@ -55,7 +55,7 @@ def collect(config: BenchConfig, plan: Plan, store: Store) -> None:
 
 
 def _of(store: Store, plan: Plan, entry: Entry, states: dict[str, Any]) -> tuple[Row, list[Row], list[Row]]:
-    """What a job left: columns common to its rows, its rows, its calibration bins."""
+    """Return what a job left: the columns common to its rows, its rows, its calibration bins."""
     if states.get(entry.job) in ("done", "dropped"):
         job = store.read(entry.job, "job.json")
         common = {
@@ -78,7 +78,7 @@ def _of(store: Store, plan: Plan, entry: Entry, states: dict[str, Any]) -> tuple
 
 
 def _label(entry: Entry, row: Row) -> Row:
-    """The method's label in this study; a job knows only what it did."""
+    """Return the method's label in this study; a job's own rows do not know it."""
     if row.get("kind") == "alone":
         return {"method": row["method"]}
     return {"method": entry.columns["method"]}

@@ -1,11 +1,12 @@
-"""The study's folder: what is done stays done, what was interrupted leaves no trace.
+"""The study's folder: a finished job is kept, an interrupted one leaves no trace.
 
     study.yaml            the configuration
     jobs/HASH/            one finished job: its files, job.json, and the marker ``done`` or ``failed``
     results.parquet       the rows of all finished jobs, written anew from them
-    remarks.json          what there is to say of their images, likewise
+    remarks.json          remarks on their images, likewise
 
-A job works in a folder of its own that gets its name, with the marker in it, in one rename.
+A job works in a folder of its own; when it has finished, one rename gives this folder, marker included, the
+job's name.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ State = Literal["missing", "done", "failed", "dropped"]
 
 
 class StudyStopped(FedMergeError):
-    """The study cannot go on here; every finished job is kept."""
+    """The study had to stop; every finished job is kept."""
 
 
 class Store:
@@ -52,21 +53,21 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out of this folder; an end of this process, however hard, frees it."""
+        """Keep other processes out of this folder; the lock is freed however this process ends."""
         in_use = f"another bench is at work in '{self.folder}': wait for it, stop it, or give another --out."
         with locked(self.folder, in_use):
             with said(self.folder):
                 manifest.begin(self.folder, "study")
             for left_over in self.jobs.glob(".*.part"):
                 job = self.jobs / left_over.name[1:].removesuffix(".part")
-                if not job.exists():  # it may have been listed under that name and not got it
+                if not job.exists():  # it may have been listed under that name, but never renamed
                     with said(self.folder):
                         self.room.note(moved=[self.room.relative(job), self.room.relative(left_over)])
                 self.room.remove_tree(left_over)
             yield
 
     def damaged(self, jobs: Iterable[str]) -> list[str]:
-        """Take away finished jobs of which a file is not what was written; returns sentences of them."""
+        """Remove finished jobs of which a file has changed since it was written; return sentences on them."""
         of: dict[str, list[str]] = {}
         for path in self.room.made():
             if path.startswith("jobs/"):
@@ -98,7 +99,7 @@ class Store:
         return folder
 
     def finish(self, job: str, part: Path, record: dict[str, Any], marker: Literal["done", "failed"]) -> None:
-        """Give the working folder its name; before that, nothing of it counts."""
+        """Write the job's record and marker, and give the working folder the job's name: it now counts."""
         with said(self.folder):
             write_json(part / "job.json", record)
             write_text(part / marker, f"{record.get('reason', '')}\n")
@@ -113,18 +114,18 @@ class Store:
             self.room.remove(file)
 
     def _take_away(self, job: str) -> None:
-        """Delete what a job made; where there is more in its folder, that is kept under another name."""
+        """Delete a job's files; where its folder holds others, these are kept under another name."""
         folder = self.jobs / job
         if not self.room.remove_tree(folder):
             self.room.move(folder, self.jobs / f"{job}.kept-{secrets.token_hex(4)}")
 
     def read(self, job: str, name: str) -> Any:
-        """One JSON file of a finished job."""
+        """Read a JSON file of a finished job."""
         return json.loads((self.jobs / job / name).read_text(encoding="utf-8"))
 
 
 def states_in(folder: Path, jobs: Iterable[str]) -> dict[str, State]:
-    """The state of each of these jobs in a study's folder, which need not be there; nothing is made."""
+    """Return the state of each of these jobs in a study's folder, which need not exist; make nothing."""
     return {job: _state(folder / "jobs" / job) for job in jobs}
 
 
@@ -136,7 +137,7 @@ def _state(folder: Path) -> State:
 
 @contextmanager
 def said(folder: Path) -> Iterator[None]:
-    """Say of what the disk refuses what it means for the study in ``folder``."""
+    """Turn a DiskError inside the block into StudyStopped, which says what it means for the study."""
     try:
         with saying(folder):
             yield

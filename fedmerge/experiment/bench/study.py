@@ -1,4 +1,4 @@
-"""What a study leaves behind: its configuration, one table, and how it came about."""
+"""The results of a study: its configuration, one table, and its provenance."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Study:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What there is to say of the images (``data.checks``), in sentences that begin with the cohort."""
+        """Remarks on the images (``data.checks``), in sentences that begin with the cohort."""
         return tuple(self.provenance.get("remarks", ()))
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Where it stands: jobs, rows, failed rows by reason, and the remarks on its images."""
+        """The study's folder, jobs, rows, failed rows by reason, and the remarks on its images."""
         failed = self.table.loc[self.table["status"] == "failed", "reason"].value_counts()
         return {
             "folder": str(self.folder),
@@ -54,7 +54,7 @@ class Study:
 
     @property
     def answer(self) -> str:
-        """What came out, in a sentence or two, as the report says it."""
+        """The result in a sentence or two, as the report says it."""
         from fedmerge.reports.leaderboards import leaderboards  # figures are slow to import
         from fedmerge.reports.study_summary import study_answer
 
@@ -97,7 +97,7 @@ def open_study(folder: str | Path) -> Study:
 
 
 def adopt(folder: Path, config: BenchConfig, plan: Plan, extend: bool) -> None:
-    """Make the folder this study's, or check that it is; its rows would otherwise mix two studies."""
+    """Write the study into its folder. Raises FedMergeError for another study's, unless ``extend``."""
     path = folder / "study.yaml"
     written = config.model_dump(mode="json")
     if path.is_file() and not extend:

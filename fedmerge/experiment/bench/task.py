@@ -1,4 +1,4 @@
-"""What is handed to a worker, and what comes back: plain values that travel between processes."""
+"""What a worker gets and what it returns: plain values that travel between processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """A job as it is handed to whoever does it. sources: where a cohort's relative paths start."""
+    """A job as a worker gets it. sources: the folder where a cohort's relative paths start."""
 
     hash: str
     config: Config
@@ -25,7 +25,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: done, failed or stopped. seconds: its own time. stop: why the study cannot go on."""
+    """How a task ended: done, failed, lost or stopped. seconds: its time. stop: why the study stops."""
 
     hash: str
     status: str

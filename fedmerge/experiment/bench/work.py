@@ -1,4 +1,4 @@
-"""One job, done: from its configuration and what it stands on to files in its folder."""
+"""Do one job: from its configuration and the jobs it needs to files in its folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ START, MEMORIES = "start", "memories"
 
 
 def work(task: Task) -> Outcome:
-    """Do one job; its folder is there when this returns. A job that cannot be done is an outcome too."""
+    """Do one job and write its folder. A job that fails is an outcome, too, never an exception."""
     began = time.perf_counter()
     record: dict[str, Any] = {"label": task.label, "config": task.config, "needs": list(task.needs)}
     reason, part = "", None
@@ -69,7 +69,7 @@ def work(task: Task) -> Outcome:
 
 
 def _do(task: Task, store: Store, part: Path) -> dict[str, Any]:
-    """Set the stage up and run it; returns what goes into job.json."""
+    """Set the stage up, run it, and return what goes into job.json."""
     config = task.config
     cohort_config = json.dumps(config["experiment"]["cohort"], sort_keys=True)
     spec = _cohort_spec(cohort_config, task.sources)
@@ -115,19 +115,19 @@ def _fine_tune(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, 
 
 
 def _start(rounds: Sequence[str], server: Server, store: Store) -> State:
-    """The weights from which hospitals fine-tune: those after the rounds (a job), else the initial ones."""
+    """Return the weights from which hospitals fine-tune: those after the rounds (a job), or initial ones."""
     if not rounds:
         return server.start()
     return ModelPool(store.jobs / rounds[0] / START, create=False).state(START)
 
 
 def _history(rounds: Sequence[str], store: Store) -> list[dict[str, Any]]:
-    """What the hospitals said in the rounds (a job)."""
+    """Return the history of the rounds (a job)."""
     return [row for job in rounds for row in store.read(job, "job.json")["history"]]
 
 
 def _memories(rounds: Sequence[str], store: Store) -> dict[str, State]:
-    """What the hospitals kept to themselves after the rounds (a job), by name."""
+    """Return the client state of each hospital after the rounds (a job), by name."""
     files = [path for job in rounds for path in (store.jobs / job / MEMORIES).glob("*.safetensors")]
     return {path.stem: load_weights(path) for path in files}
 
@@ -143,7 +143,7 @@ def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
     if task.needs:
         trained = store.read(task.needs[0], "job.json")
     else:
-        store.room.remove_tree(setup.pool.folder)  # no model stands behind it
+        store.room.remove_tree(setup.pool.folder)  # it has no model
     site = TargetStreams.of(target, setup.arrivals(target), setup.experiment.evaluation, setup.seed)
     rows, bins = [], []
     for candidate in _candidates(task, setup, store, target):
@@ -193,5 +193,5 @@ def _cohort_spec(config: str, sources: Path | None) -> CohortSpec:
 
 @functools.lru_cache(maxsize=2)
 def _cohort(config: str, seed: int, sources: Path | None) -> Cohort:
-    """Jobs of one seed follow each other, so the last cohorts are kept."""
+    """Build a cohort; the last two are kept, because jobs of one seed follow each other."""
     return build_cohort(_cohort_spec(config, sources), seed)

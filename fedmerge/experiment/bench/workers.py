@@ -1,4 +1,4 @@
-"""Who does the jobs: this process, or several processes of this machine, behind one interface."""
+"""Workers that do the jobs: this process, or several processes of this machine, behind one interface."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fedmerge.experiment.bench.work import work
 
 
 class Workers(Protocol):
-    """Where tasks go: ``slots`` at a time, each answered by a future Outcome.
+    """Workers do ``slots`` tasks at a time; each task is answered by a future Outcome.
 
-    A worker that dies is the outcome "failed" of its task, never an exception and never the end of others.
+    A worker that dies gives its task the outcome "lost"; it raises nothing and ends no other task.
     """
 
     slots: int
 
     def submit(self, task: Task) -> Future[Outcome]:
-        """Start a task; at most ``slots`` are under way."""
+        """Start a task; at most ``slots`` may be running."""
         ...
 
     def close(self) -> None:
-        """End the workers, at once; what is under way is lost."""
+        """End the workers at once; the work of running tasks is lost."""
         ...
 
 
@@ -91,7 +91,7 @@ class LocalProcesses:
 
 
 def local_workers(count: int) -> Workers:
-    """``count`` tasks at a time on this machine."""
+    """Return workers for ``count`` tasks at a time on this machine."""
     return InProcess() if count == 1 else LocalProcesses(count)
 
 
@@ -119,7 +119,7 @@ def _without_main() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """A worker ends with the bench, even one that was killed; nobody else would end it."""
+    """End this worker when the bench's process ends, even if that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,8 +1,8 @@
 """The figures of a run and of a study: pure functions from a cohort or a frame to a matplotlib Figure.
 
-Each takes the figure's width in inches and arranges itself for it (``WIDE`` for a page, ``NARROW`` for a
-phone); each has a ``describe_`` twin that says in words, with numbers, what is seen. No global state: no
-pyplot, so they work headless and in notebooks.
+Each takes the figure's width in inches and fits its layout to it (``WIDE`` for a page, ``NARROW`` for a
+phone). Each has a ``describe_`` twin that says in words, with numbers, what the figure shows. There is no
+global state and no pyplot, so they work headless and in notebooks.
 """
 
 from fedmerge.reports.figures.classes import class_shares, describe_class_shares

@@ -1,4 +1,4 @@
-"""Which share of its images each hospital has of each class."""
+"""The share of each class among a hospital's images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedmerge.reports.figures.style import INK, WIDE, Caption, figure, shortened
 
 @styled
 def class_shares(cohort: Cohort, width: float = WIDE) -> Figure:
-    """A heat map with numbers: hospitals by classes, per cent of the hospital's images."""
+    """Draw a heat map with numbers: hospitals by classes, per cent of the hospital's images."""
     shares, totals = _shares(cohort)
     rows, columns = shares.shape
     names = [shortened(name, 22) for name in cohort.class_names]
@@ -49,7 +49,7 @@ def class_shares(cohort: Cohort, width: float = WIDE) -> Figure:
 
 
 def describe_class_shares(cohort: Cohort) -> Caption:
-    """The class shares in words."""
+    """Describe the class shares in words."""
     shares, totals = _shares(cohort)
     row, column = np.unravel_index(int(shares.argmax()), shares.shape)
     other = int(shares[:, column].argmin())
@@ -73,7 +73,7 @@ def _number(share: float, cell: float) -> str:
 
 
 def _shares(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
-    """Shares by hospital and class (rows sum to one), and the hospitals' numbers of images."""
+    """Return shares by hospital and class (rows sum to one), and the hospitals' numbers of images."""
     counts = np.stack(
         [
             sum(split.class_counts(cohort.n_classes).numpy() for split in (site.train, site.val, site.test))

@@ -1,4 +1,4 @@
-"""What accuracy costs: passes through networks, or time."""
+"""Accuracy against its cost: passes through networks, or time."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PLACES = [
     (5, 5, "left", "bottom"), (5, -5, "left", "top"),
     (-5, 5, "right", "bottom"), (-5, -5, "right", "top"),
 ]  # fmt: skip
-"""Where a dot's name may stand: offsets in points, and how it is aligned; the first free one is taken."""
+"""Places for a dot's name: offset in points, and alignment; the first free one is taken."""
 
 
 @styled
@@ -61,7 +61,7 @@ def cost(
     width: float = WIDE,
     metric: str = "accuracy",
 ) -> Figure:
-    """A dot a level: its cost, its mean with 95 % interval; the thin line joins what nothing beats.
+    """Draw a dot for each level: cost, mean and 95 % interval; a thin line joins those that none beats.
 
     ``board`` is a leaderboard; ``by`` is one of its columns. A level is on the line where no other is at
     least as good for at most its cost. Up to eight names stand at their dots if there is room for them
@@ -92,7 +92,7 @@ def cost(
 def describe_cost(
     board: pd.DataFrame, compare: str, by: str = "forward_passes", metric: str = "accuracy"
 ) -> Caption:
-    """The dots in words."""
+    """Describe the dots in words."""
     rows, words = _shown(board, compare, by), COSTS.get(by, plain(by))
     if rows.rows.empty:
         return Caption(f"No {words} were measured", "The leaderboard has no cost to hold the scores against.")
@@ -131,9 +131,9 @@ def _shown(board: pd.DataFrame, compare: str, by: str) -> Board:
 
 
 def _front(rows: pd.DataFrame, by: str, metric: str) -> pd.Series:
-    """Which rows no other beats: none is at least as good for at most the cost, and better in one.
+    """Return which rows no other beats: none is at least as good for at most the cost, and better in one.
 
-    Of those alone that may be called best.
+    Only rows that may be called best (``worth``) take part.
     """
     if "worth" in rows and not rows["worth"].all():
         able = rows[rows["worth"].fillna(1.0) >= 0.5]
@@ -157,7 +157,7 @@ def _draw(axes: Axes, rows: pd.DataFrame, by: str, look: dict[str, dict[str, Any
 
 
 def _scale(axes: Axes, prices: pd.Series) -> None:
-    """Logarithmic over a wide span, with a zero to its left where something is free."""
+    """Make the cost axis logarithmic over a wide span, with a zero to its left where something is free."""
     positive = prices[prices > 0]
     if len(positive) and positive.max() > SPAN * positive.min():
         smallest = float(positive.min())
@@ -179,7 +179,7 @@ def _scale(axes: Axes, prices: pd.Series) -> None:
 
 
 def _names_fit(made: Figure, axes: Axes, rows: pd.DataFrame, by: str) -> bool:
-    """Write each name where it touches no dot, no line and no other name; whether all found a place."""
+    """Write each name where it touches no dot, line or other name; return whether all found a place."""
     made.draw_without_rendering()
     taken, frame = _inked(axes), axes.bbox
     for _, row in rows.iterrows():
@@ -197,7 +197,7 @@ def _names_fit(made: Figure, axes: Axes, rows: pd.DataFrame, by: str) -> bool:
 
 
 def _inked(axes: Axes) -> list[Bbox]:
-    """Boxes in pixels over the dots, and along the lines of intervals and front."""
+    """Return boxes in pixels over the dots, and along the lines of intervals and front."""
     paths = [np.column_stack(line.get_data(orig=False)) for line in axes.lines]
     dots = [axes.transData.transform(path) for path in paths if len(path) == 1]
     paths += [np.asarray(path.vertices) for lines in axes.collections for path in lines.get_paths()]

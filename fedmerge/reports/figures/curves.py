@@ -1,4 +1,4 @@
-"""Training, round by round."""
+"""Training curves, round by round."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PANELS = (
 
 @styled
 def rounds(history: pd.DataFrame, width: float = WIDE) -> Figure:
-    """Training loss and validation accuracy of each hospital by round, mean over seeds and federations.
+    """Draw each hospital's training loss and validation accuracy by round, mean over seeds and federations.
 
     The band is from the lowest to the highest seed or federation. Fine-tuning, where each hospital trains a
     copy of its own, comes after the last round and is a diamond. With more than eight hospitals they are
@@ -61,7 +61,7 @@ def rounds(history: pd.DataFrame, width: float = WIDE) -> Figure:
 
 
 def describe_rounds(history: pd.DataFrame) -> Caption:
-    """The curves in words."""
+    """Describe the curves in words."""
     if history.empty:
         return Caption("No training was recorded", "The run has no history.")
     parts = []
@@ -94,7 +94,7 @@ def describe_rounds(history: pd.DataFrame) -> Caption:
 
 
 def _panels(history: pd.DataFrame, width: float, title: str) -> tuple[Figure, list[Axes]]:
-    """Loss, and accuracy where there was validation: beside each other, or below on a narrow figure."""
+    """Make panels for loss, and for accuracy if there was validation; below each other on a narrow figure."""
     number = 2 if (history["phase"] == "validate").any() else 1
     stacked = width < 5.5
     made = figure(width, 0.5 + 2.1 * number if stacked else 2.7, title)

@@ -1,4 +1,4 @@
-"""The picture of a federation: hospitals that train, a server that fuses, a hospital that none has seen."""
+"""The map of a federation: hospitals that train, a server that fuses, and the unseen hospitals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LINE, PAD, GAP, THUMB = 0.145, 0.09, 0.12, 0.5
 
 @dataclass(frozen=True)
 class Box:
-    """A box of the picture: a heading, lines of small text, perhaps an image, and the colour of its edge."""
+    """A box of the map: a heading, lines of small text, perhaps an image, and the colour of its edge."""
 
     heading: str
     lines: Sequence[str]
@@ -41,17 +41,17 @@ class Box:
     image: Tensor | None = None
 
     def text(self, width: float) -> list[str]:
-        """The small text in lines that fit."""
+        """Return the small text in lines that fit."""
         room = width - 2 * PAD - (THUMB + PAD if self.image is not None else 0)
         return [line for text in self.lines for line in wrapped(text, room, SMALL)]
 
     def height(self, width: float) -> float:
-        """Inches the box needs at this width."""
+        """Return the height of the box at this width, in inches."""
         least = THUMB if self.image is not None else 0.0
         return 2 * PAD + max(least, 0.17 + LINE * len(self.text(width)))
 
     def draw(self, axes: Axes, left: float, top: float, width: float) -> None:
-        """Put the box on a sheet."""
+        """Draw the box on a sheet."""
         height = self.height(width)
         axes.add_patch(
             FancyBboxPatch(
@@ -75,7 +75,7 @@ class Box:
 
 @styled
 def federation_map(cohort: Cohort, width: float = WIDE, each: bool = False) -> Figure:
-    """Who trains, what passes through the server, and who receives it.
+    """Draw which hospitals train, what passes through the server, and which hospitals receive it.
 
     each: every hospital is left out in turn, and receives what the others learned.
     """
@@ -94,7 +94,7 @@ def federation_map(cohort: Cohort, width: float = WIDE, each: bool = False) -> F
 
 
 def describe_federation_map(cohort: Cohort, each: bool = False) -> Caption:
-    """The federation in words."""
+    """Describe the federation in words."""
     images = sum(len(site.train) for site in cohort.training)
     title = f"{count(len(cohort.training), 'hospital')} train on {count(images, 'image')}"
     if each:
@@ -146,7 +146,7 @@ def _draw(
 
 
 def _share(y: float, total: float, top: float, height: float) -> float:
-    """Where on the server's edge an arrow from height y of the sheet ends."""
+    """Return where on the server's edge an arrow from height y of the sheet ends."""
     return top + height * (0.15 + 0.7 * y / total)
 
 
@@ -155,7 +155,7 @@ def _stack(boxes: list[Box], width: float) -> float:
 
 
 def _put(axes: Axes, boxes: list[Box], left: float, top: float, width: float) -> float:
-    """Boxes below each other; returns where the last one ends."""
+    """Draw boxes below each other; return where the last one ends."""
     for box in boxes:
         box.draw(axes, left, top, width)
         top += box.height(width) + GAP
@@ -176,7 +176,7 @@ def _hospital(site: Site, colour: str) -> Box:
 
 
 def _facts(site: Site) -> list[str]:
-    """Number of images, source and scanner of a hospital in words."""
+    """Return number of images, source and scanner of a hospital in words."""
     sizes = [len(split) for split in (site.train, site.val, site.test)]
     if site.unseen:
         numbers = f"unseen: {count(sum(sizes), 'image')}, none for training"

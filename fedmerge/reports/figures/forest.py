@@ -1,4 +1,4 @@
-"""What each level gains or loses against the reference, stratum by stratum."""
+"""The difference of each level to the reference, stratum by stratum."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from fedmerge.reports.figures.style import FAINT, INK, PALETTE, SMALL, WIDE, Cap
 def forest(
     board: pd.DataFrame, compare: str, reference: str | None, metric: str = "accuracy", width: float = WIDE
 ) -> Figure:
-    """A dot and its 95 % interval a level: the paired difference against the reference, in points.
+    """Draw each level's paired difference to the reference, in points, with its 95 % interval.
 
     ``board`` is a leaderboard. The reference is the line at zero. Best first, in the same order in all
     panels; a dot is filled where its interval excludes zero. A star marks levels without a value in every
@@ -69,7 +69,7 @@ def forest(
 def describe_forest(
     board: pd.DataFrame, compare: str, reference: str | None, metric: str = "accuracy"
 ) -> Caption:
-    """The differences in words."""
+    """Describe the differences in words."""
     shown = _shown(board, compare, reference)
     rows = shown.rows
     if rows.empty:
@@ -111,7 +111,7 @@ def describe_forest(
 
 
 def _title(shown: Board, middle: pd.Series, reference: str | None, metric: str, worth: bool) -> str:
-    """Who is best against the reference, if it is one, and if there is anybody."""
+    """Say which level is best against the reference; or that reference or levels are at chance."""
     sign, words = -1 if metric in LOWER_IS_BETTER else 1, metric_words(metric)
     if not worth:
         return f"{reference} is no better than guessing, so being above it in {words} is no gain"
@@ -125,12 +125,12 @@ def _title(shown: Board, middle: pd.Series, reference: str | None, metric: str, 
 
 
 def _line_name(board: pd.DataFrame, compare: str, reference: str) -> str:
-    """The reference as the line at zero is called: marked where it is a constant classifier."""
+    """Return the name of the line at zero: the reference, marked where it is a constant classifier."""
     return next((name for name in tidy(board, compare).levels if name == marked(reference, 1.0)), reference)
 
 
 def _shown(board: pd.DataFrame, compare: str, reference: str | None) -> Board:
-    """All levels with a difference but the reference, which is the line at zero."""
+    """Return all levels with a difference but the reference, which is the line at zero."""
     whole = tidy(board, compare)
     rows = whole.rows
     names = [str(reference), marked(str(reference), 1.0)]
@@ -138,7 +138,7 @@ def _shown(board: pd.DataFrame, compare: str, reference: str | None) -> Board:
 
 
 def _order(rows: pd.DataFrame, metric: str) -> list[str]:
-    """Best first, by the mean over strata; equal ones by name."""
+    """Order levels best first, by the mean over strata; equal ones by name."""
     sign = -1 if metric in LOWER_IS_BETTER else 1
     middle = sign * rows.groupby("level")["difference"].mean()
     return sorted(middle.index, key=lambda level: (-middle[level], natural(level)))
@@ -149,7 +149,7 @@ def _excludes(rows: pd.DataFrame) -> pd.Series:
 
 
 def _starred(rows: pd.DataFrame) -> set[str]:
-    """The levels without a value in every cell."""
+    """Return the levels that lack a value in some cell."""
     return set(rows.loc[~rows["complete"].astype(bool), "level"]) if "complete" in rows else set()
 
 
@@ -176,7 +176,7 @@ def _dots(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _reference(axes: Axes, name: str, length: int) -> None:
-    """The line at zero and its name, in the row above the dots, on the side that has more room."""
+    """Draw the line at zero and its name, in the row above the dots, on the side with more room."""
     axes.axvline(0, color=INK, linewidth=0.9)
     low, high = axes.get_xlim()
     right = high > -low
@@ -187,7 +187,7 @@ def _reference(axes: Axes, name: str, length: int) -> None:
 
 
 def _names(order: list[str], rows: pd.DataFrame, width: float) -> list[str]:
-    """The levels, long ones in several lines."""
+    """Return the levels' names, long ones in several lines."""
     room, starred = (2.2, _starred(rows)) if width >= PHONE else (1.35, _starred(rows))
     return ["\n".join(wrapped(shortened(level, 60) + "*" * (level in starred), room)) for level in order]
 
@@ -209,7 +209,7 @@ def _numbers(axes: Axes, rows: pd.DataFrame, brief: bool) -> None:
 
 
 def _legend(rows: pd.DataFrame) -> list[Line2D]:
-    """What filled and hollow mean; of dots without interval there is nothing to say but that."""
+    """Return a legend for filled and hollow dots; hollow ones may have an interval or none."""
     known, inside = rows["difference_low"].notna(), ~_excludes(rows)
     entries = []
     if (~inside).any():

@@ -1,4 +1,4 @@
-"""What each level is worth hospital by hospital."""
+"""The scores of each level, hospital by hospital."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from fedmerge.reports.figures.style import (
 CELL, NAMES = 0.42, 1.6
 """Inches: the least width of a cell with a number, and the room for the levels' names."""
 DARKEST = 0.6
-"""How far into the map of blues the highest number goes, so that dark type is readable on every cell."""
+"""Where in the map of blues the highest number lies, so that dark type is readable on every cell."""
 
 
 @styled
 def site_scores(frame: pd.DataFrame, compare: str, width: float = WIDE, metric: str = "accuracy") -> Figure:
-    """A heat map with numbers, levels by hospitals, in %; each level's worst hospital is outlined.
+    """Draw a heat map with numbers, levels by hospitals, in %; each level's worst hospital is outlined.
 
     Levels stand with the best mean first, hospitals with the easiest first; hospitals that do not fit
     beside each other stand in a further block below.
@@ -82,7 +82,7 @@ def site_scores(frame: pd.DataFrame, compare: str, width: float = WIDE, metric: 
 
 
 def describe_site_scores(frame: pd.DataFrame, compare: str, metric: str = "accuracy") -> Caption:
-    """The numbers in words: each level's worst and best hospital."""
+    """Describe the numbers in words: each level's worst and best hospital."""
     shown, words = _shown(frame, compare), metric_words(metric)
     if shown.rows.empty:
         return Caption("No hospital has a score", f"There is no {words} to show.")
@@ -123,7 +123,7 @@ def describe_site_scores(frame: pd.DataFrame, compare: str, metric: str = "accur
 
 
 def _extreme(scores: dict[str, float], sign: int) -> str:
-    """The site of the highest score times ``sign``; of equal ones the last, in the order of the columns."""
+    """Return the site with the highest score times ``sign``; of equal ones the last column."""
     return max(reversed(scores), key=lambda site: -np.inf if np.isnan(scores[site]) else sign * scores[site])
 
 
@@ -133,16 +133,16 @@ def _shown(frame: pd.DataFrame, compare: str) -> Board:
 
 
 def _order(rows: pd.DataFrame, column: str, metric: str) -> list[str]:
-    """Best mean first, equal ones by name."""
+    """Order names by their mean, best first; equal ones by name."""
     sign = -1 if metric in LOWER_IS_BETTER else 1
     middle = sign * rows.groupby(column)["mean"].mean()
     return sorted(middle.index, key=lambda name: (-middle[name], natural(name)))
 
 
 def _headings(sites: list[str], cell: float) -> tuple[dict[str, str], float, bool]:
-    """The hospitals' names as they stand below their columns, their height in inches, whether upright.
+    """Return the hospitals' names as set below their columns, their height in inches, whether upright.
 
-    They lie in lines as long as a cell is wide, if all their words fit into it.
+    They lie in lines as long as a cell is wide if every word fits into it.
     """
     if max(len(word) for site in sites for word in site.split()) > letters(cell, 8.0):
         upright = {site: shortened(site, 26) for site in sites}
@@ -156,14 +156,14 @@ def _headings(sites: list[str], cell: float) -> tuple[dict[str, str], float, boo
 
 
 def _constant(rows: pd.DataFrame) -> set[tuple[str, str]]:
-    """The levels and hospitals where most measurements are of one class for every image."""
+    """Return the levels and hospitals where most measurements give every image one class."""
     if "constant" not in rows:
         return set()
     return set(rows.loc[rows["constant"] > 0.5, ["level", "site"]].itertuples(index=False, name=None))
 
 
 def _cells(axes: Axes, table: pd.DataFrame, low: float, high: float, constant: set[tuple[str, str]]) -> None:
-    """The numbers on their colours; those of constant classifiers are marked."""
+    """Draw the numbers on their colours; those of constant classifiers are marked."""
     top = low + max(high - low, 1e-6) / DARKEST
     values = np.ma.masked_invalid(table.to_numpy(dtype=float))
     axes.pcolormesh(values, cmap="Blues", vmin=low, vmax=top, edgecolors="white", linewidth=1.5)
@@ -180,7 +180,7 @@ def _cells(axes: Axes, table: pd.DataFrame, low: float, high: float, constant: s
 
 
 def _outline(axes: Axes, table: pd.DataFrame, block: list[str], metric: str) -> None:
-    """A frame around each level's worst hospital, where it is in this block."""
+    """Draw a frame around each level's worst hospital, where it is in this block."""
     sign = -1 if metric in LOWER_IS_BETTER else 1
     for row, (_, scores) in enumerate((sign * table).iterrows()):
         if scores.notna().any() and (worst := str(scores[::-1].idxmin())) in block:

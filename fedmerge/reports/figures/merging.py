@@ -25,7 +25,7 @@ MOST_HISTOGRAMS = 4
 
 @styled
 def merges(frame: pd.DataFrame, width: float = WIDE) -> Figure:
-    """How often a layer's filters are merged in an epoch: merges over filters, a line a layer.
+    """Draw how often a layer's filters are merged in an epoch: merges over filters, a line for each layer.
 
     ``frame`` has epoch, layer, merges and filters. Of more than eight layers it is a heat map.
     """
@@ -47,7 +47,7 @@ def merges(frame: pd.DataFrame, width: float = WIDE) -> Figure:
 
 
 def describe_merges(frame: pd.DataFrame) -> Caption:
-    """The merges in words."""
+    """Describe the merges in words."""
     if frame.empty:
         return Caption("No merge was recorded", "No layer takes part in the merging.")
     table = _per_filter(frame)
@@ -62,7 +62,7 @@ def describe_merges(frame: pd.DataFrame) -> Caption:
 
 @styled
 def effective_rank(frame: pd.DataFrame, width: float = WIDE) -> Figure:
-    """The effective rank of each layer's filters by epoch, with merging against without, a panel a layer.
+    """Draw the effective rank of each layer's filters by epoch, with merging and without, in a panel each.
 
     ``frame`` has run ("with" or "without"), epoch, layer, rank and filters. Of more than eight layers it is
     a heat map of the difference, with minus without, in % of the layer's filters.
@@ -87,7 +87,7 @@ def effective_rank(frame: pd.DataFrame, width: float = WIDE) -> Figure:
 
 
 def describe_effective_rank(frame: pd.DataFrame) -> Caption:
-    """The ranks in words: those of the last epoch."""
+    """Describe the ranks of the last epoch in words."""
     if frame.empty:
         return Caption("No effective rank was measured", "There is no layer.")
     runs, last = _runs(frame), int(frame["epoch"].max())
@@ -114,7 +114,7 @@ def describe_effective_rank(frame: pd.DataFrame) -> Caption:
 
 @styled
 def similarity(frame: pd.DataFrame, width: float = WIDE) -> Figure:
-    """Histograms of the cosines of filter pairs, first against last epoch, with merging against without.
+    """Draw histograms of filter pairs' cosines: first and last epoch, with merging and without.
 
     ``frame`` has run, epoch, layer, low, high and share, the bins over [-1, 1]. Of more than four layers
     the first, two in the middle and the last are shown. Where both runs start alike, the start is one line.
@@ -143,7 +143,7 @@ def similarity(frame: pd.DataFrame, width: float = WIDE) -> Figure:
 
 
 def describe_similarity(frame: pd.DataFrame) -> Caption:
-    """The histograms in words: mean cosines, each bin at its middle."""
+    """Describe the histograms in words: mean cosines, each bin at its middle."""
     if frame.empty:
         return Caption("No similarity was measured", "There is no pair of filters.")
     first, last = int(frame["epoch"].min()), int(frame["epoch"].max())
@@ -161,7 +161,7 @@ def describe_similarity(frame: pd.DataFrame) -> Caption:
 
 
 def _both(cosines: dict[Any, float], runs: list[str], *key: Any) -> str:
-    """The cosine of each run that has one, in words."""
+    """Return the cosine of each run that has one, in words."""
     texts = {run: f"{cosines[(run, *key)]:.3f}".replace("-", "−") for run in runs if (run, *key) in cosines}
     if len(texts) == 2 and texts["with"] == texts["without"]:
         return f"{texts['with']} with and without merging"
@@ -185,7 +185,7 @@ def _ends(values: pd.Series) -> str:
 
 
 def _by_epoch(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Layers, in their order, by epochs."""
+    """Return a table of layers, in the order of the network, by epochs."""
     return frame.pivot_table(index="layer", columns="epoch", values=column).reindex(_layers(frame))
 
 
@@ -217,7 +217,7 @@ def _rank_heat(frame: pd.DataFrame, runs: list[str], title: str, width: float) -
 def _heat(
     table: pd.DataFrame, title: str, label: str, width: float, cmap: str, *, centred: bool = False
 ) -> Figure:
-    """Layers by epochs in colour, with its bar below."""
+    """Draw layers by epochs in colour, with a colour bar below."""
     made = figure(width, 1.1 + 0.18 * len(table), title)
     axes = made.subplots()
     values = np.ma.masked_invalid(table.to_numpy(dtype=float))
@@ -245,7 +245,7 @@ def _bins(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _histograms(frame: pd.DataFrame) -> list[tuple[str, int, dict[str, Any]]]:
-    """Run, epoch and look of each line of a panel; the start is thin and dashed."""
+    """Return run, epoch and style of each line of a panel; the start is thin and dashed."""
     runs, ends = _runs(frame), sorted({int(frame["epoch"].min()), int(frame["epoch"].max())})
     lines: list[tuple[str, int, dict[str, Any]]] = []
     start = {"linewidth": 1.0, "linestyle": "--"}

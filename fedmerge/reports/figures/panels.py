@@ -1,9 +1,9 @@
-"""What the figures of a study share: levels, strata as small panels, looks and words.
+"""Shared parts of a study's figures: levels, strata as small panels, colours and markers, and words.
 
 A frame names its levels in the column of the compared axis (or ``level``), as columns or as index; the
-columns in front of it are the strata, each a panel. Of more than twelve strata the mean is drawn. Where it
+columns before it are the strata, each a panel. Of more than twelve strata the mean is drawn. Where the frame
 has the columns ``constant`` and ``worth`` (``analysis.learning``), constant classifiers are marked, and no
-title names a level as best that is not worth it.
+title calls a level best that is not worth it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ METRICS = {
 
 
 class Board(NamedTuple):
-    """A frame as it is drawn. rows: text columns ``stratum`` and ``level``, then the frame's numbers.
+    """A frame ready to be drawn. rows: text columns ``stratum`` and ``level``, then the frame's numbers.
 
-    over: the strata in words ("4 settings of cohort"), empty for one. joined: what is drawn is their mean.
+    over: the strata in words ("4 settings of cohort"), empty for one. joined: whether ``rows`` is their mean.
     """
 
     rows: pd.DataFrame
@@ -54,7 +54,7 @@ class Board(NamedTuple):
 
     @property
     def worth(self) -> list[str]:
-        """The levels that may be called best: all, where nothing is known of them."""
+        """The levels that may be called best; all without a column ``worth``."""
         if "worth" not in self.rows:
             return self.levels
         means = self.rows.groupby("level")["worth"].mean().fillna(1.0)
@@ -62,7 +62,7 @@ class Board(NamedTuple):
 
     @property
     def mark(self) -> list[str]:
-        """What the mark of constant classifiers says, for a label, where there is one."""
+        """The explanation of the mark of constant classifiers, for a label, where a level has the mark."""
         return [CONSTANT] if any(MARK in level for level in self.levels) else []
 
     @property
@@ -72,12 +72,12 @@ class Board(NamedTuple):
 
     @property
     def note(self) -> str:
-        """What is drawn where it is not the strata themselves, for a label."""
+        """A note for a label where means over strata are drawn."""
         return f"means over {self.over}, bounds included" if self.joined else ""
 
 
 def tidy(frame: pd.DataFrame, compare: str, by: Sequence[str] = (), *, join: bool = True) -> Board:
-    """The frame's rows in an order of their own: by stratum, level and the columns ``by``.
+    """Sort a frame's rows by stratum, level and the columns ``by``.
 
     Of more than twelve strata it gives the mean, unless ``join`` is False.
 
@@ -107,7 +107,7 @@ def tidy(frame: pd.DataFrame, compare: str, by: Sequence[str] = (), *, join: boo
 
 
 def _named(table: pd.DataFrame, column: str) -> pd.Series:
-    """The levels as text, constant classifiers marked: in all strata, so that a level has one name."""
+    """Return the levels as text; a constant classifier is marked in all strata, so a level has one name."""
     names = table[column].astype(str).astype(object)
     if "constant" not in table:
         return names
@@ -116,7 +116,7 @@ def _named(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _stratum(within: Sequence[str], values: Iterable[Any]) -> str:
-    """Names speak for themselves; a number needs the name of its column."""
+    """Return a stratum in words: text as it is, a number with the name of its column."""
     return ", ".join(
         str(value)
         if isinstance(value, str)
@@ -128,7 +128,7 @@ def _stratum(within: Sequence[str], values: Iterable[Any]) -> str:
 
 
 def _joined(rows: pd.DataFrame, keys: list[str], number: int) -> pd.DataFrame:
-    """Means over the strata; a level that lacks strata says how many it has."""
+    """Return means over the strata; the name of a level that lacks strata says how many it has."""
     groups = rows.groupby(keys, sort=False)
     numbers = [str(name) for name in rows.select_dtypes(["number", "bool"]).columns if name not in keys]
     means = groups[numbers].mean()
@@ -145,29 +145,29 @@ def _joined(rows: pd.DataFrame, keys: list[str], number: int) -> pd.DataFrame:
 
 
 def natural(value: object) -> list[Any]:
-    """A key that sorts "layer2" before "layer10"."""
+    """Return a key that sorts "layer2" before "layer10"."""
     parts = re.split(r"(\d+(?:\.\d+)?)", str(value))
     return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def means(rows: pd.DataFrame, column: str) -> pd.Series:
-    """Mean over strata by level, of those levels that have as many strata as any has."""
+    """Return the mean over strata of each level that has as many strata as any level has."""
     groups = rows.dropna(subset=[column]).groupby("level")[column]
     return groups.mean()[groups.count() == groups.count().max()]
 
 
 def among(values: pd.Series, levels: Sequence[str]) -> pd.Series:
-    """The values of these levels."""
+    """Return the values of these levels."""
     return values[values.index.isin(levels)]
 
 
 def nothing_worth(metric: str, values: pd.Series) -> str:
-    """A title where no level may be called best. values: of the metric, by level."""
+    """Return a title where no level may be called best. values: the metric by level."""
     return f"Nothing is above chance: {metric_words(metric)} of at most {percent(float(values.max()))}"
 
 
 def metric_words(metric: str) -> str:
-    """A metric as people call it."""
+    """Return a metric in words."""
     return METRICS.get(metric, plain(metric))
 
 
@@ -176,12 +176,12 @@ def plain(name: str) -> str:
 
 
 def number_of(levels: int, compare: str) -> str:
-    """``5 methods``, or ``5 levels of training``."""
+    """Count levels in words: ``5 methods``, or ``5 levels of training``."""
     return count(levels, "method") if compare == "method" else f"{count(levels, 'level')} of {plain(compare)}"
 
 
 def signed(difference: float, decimals: int = 1) -> str:
-    """A difference of shares in points: ``+3.2``; a dash for NaN."""
+    """Return a difference of shares in points: ``+3.2``; a dash for NaN."""
     if math.isnan(difference):
         return "–"
     text = f"{100 * difference:+.{decimals}f}".replace("-", "−")
@@ -189,19 +189,19 @@ def signed(difference: float, decimals: int = 1) -> str:
 
 
 def between(low: float, high: float) -> str:
-    """An interval in points, in brackets after a space; nothing where there is none."""
+    """Return an interval in points, in brackets after a space; "" where there is none."""
     return "" if math.isnan(low + high) else f" ({signed(low)} to {signed(high)})"
 
 
 def shortened(text: str, length: int) -> str:
-    """A text of at most ``length`` letters, its middle left out: variants differ at their ends."""
+    """Shorten a text to ``length`` letters by leaving out its middle: variants differ at their ends."""
     if len(text) <= length:
         return text
     return f"{text[: (length - 1) // 2]}…{text[len(text) - length // 2 :]}"
 
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each name by its position; 64 names look different."""
+    """Return colour and marker of each name by its position; 64 names look different."""
     shade = colours(names)
     return {
         name: {"color": shade[name], "marker": MARKERS[(i + i // len(MARKERS)) % len(MARKERS)]}
@@ -219,7 +219,7 @@ def panels(
     columns: int = 3,
     legend: Sequence[Line2D] = (),
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of small panels, each ``height`` high, one a row where it is narrow.
+    """Make a figure of small panels, each ``height`` high; a narrow figure has one panel in a row.
 
     Below all of them stand the ``label`` of the horizontal axes and the legend.
     """
@@ -247,12 +247,12 @@ def panels(
 
 
 def in_a_row(number: int, width: float, columns: int = 3) -> int:
-    """How many of so many panels stand beside each other."""
+    """Return how many of ``number`` panels stand beside each other."""
     return -(-number // -(-number // columns)) if width >= PHONE else 1
 
 
 def head(axes: Axes, text: str, width: float, number: int, columns: int = 3) -> None:
-    """A panel's title, in lines as long as one of so many panels is wide."""
+    """Set a panel's title, in lines as long as one of ``number`` panels is wide."""
     beside = in_a_row(number, width, columns)
     room = (width - 0.9) / beside - (0.1 if beside == 1 else 0.35)
     axes.set_title("\n".join(wrapped(shortened(text, 90), room)))

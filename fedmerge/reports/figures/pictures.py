@@ -1,4 +1,4 @@
-"""What each hospital's images look like."""
+"""Sample images of each hospital."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNSEEN = "#006b4f"  # the palette's green, dark enough for small letters
 
 @styled
 def samples(cohort: Cohort, per_site: int = 8, width: float = WIDE) -> Figure:
-    """One row a hospital, one class a column (or a group of columns): the same classes by every scanner."""
+    """Draw sample images: a row for each hospital, a column (or a group of them) for each class."""
     classes = _columns(cohort, per_site)
     beside = 0.2 * width if width >= 5.5 else 0.0
     side = (width - 0.2 - beside) / len(classes)
@@ -49,7 +49,7 @@ def samples(cohort: Cohort, per_site: int = 8, width: float = WIDE) -> Figure:
 
 
 def describe_samples(cohort: Cohort, per_site: int = 8) -> Caption:
-    """The contact sheet in words."""
+    """Describe the sample images in words."""
     n = len(set(_columns(cohort, per_site)))
     title = f"The same classes, as the scanners of {count(len(cohort.sites), 'hospital')} show them"
     channels, height, wide = cohort.shape
@@ -66,7 +66,7 @@ def describe_samples(cohort: Cohort, per_site: int = 8) -> Caption:
 
 
 def _columns(cohort: Cohort, per_site: int) -> list[int]:
-    """The class of each column: the most frequent classes, or each class several times."""
+    """Return the class of each column: the most frequent classes, or each class several times."""
     if cohort.n_classes <= per_site:
         return [column * cohort.n_classes // per_site for column in range(per_site)]
     totals = sum(_counts(site) for site in cohort.sites)
@@ -81,7 +81,7 @@ def _counts(site: Site) -> Tensor:
 
 
 def _first(site: Site, label: int, number: int) -> list[Tensor]:
-    """Up to ``number`` images of a class, without joining the splits in memory."""
+    """Return up to ``number`` images of a class, without joining the splits in memory."""
     found: list[Tensor] = []
     for split in (site.train, site.val, site.test):
         at = torch.nonzero(split.labels == label).flatten()[: number - len(found)]
@@ -121,7 +121,7 @@ def _write_name(axes: Axes, site: Site, top: float, beside: float, side: float) 
 
 
 def _head(cohort: Cohort, classes: list[int], side: float) -> tuple[float, bool]:
-    """Height of the line with the class names in inches, and whether they must stand upright."""
+    """Return the height of the class names' line in inches, and whether they must stand upright."""
     spans = {label: side * classes.count(label) for label in classes}
     names = {label: cohort.class_names[label] for label in spans}
     if all(len(word) <= letters(spans[k], SMALL) for k, name in names.items() for word in name.split()):

@@ -1,4 +1,4 @@
-"""Whether a model is as often right as it is sure."""
+"""Reliability diagrams: whether a model is right as often as it is sure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST = 6
 
 @styled
 def reliability(frame: pd.DataFrame, width: float = WIDE) -> Figure:
-    """A panel a level: accuracy against confidence, bin by bin; on the diagonal it is as right as sure.
+    """Draw a panel for each level: accuracy against confidence by bin; on the diagonal they are equal.
 
     ``frame`` has the compared axis in the column before ``bin``, strata before that, and low, high, n,
     confidence and accuracy. Rows of one level and bin are pooled. A panel's title has the expected
@@ -40,7 +40,7 @@ def reliability(frame: pd.DataFrame, width: float = WIDE) -> Figure:
 
 
 def describe_reliability(frame: pd.DataFrame) -> Caption:
-    """Calibration in words."""
+    """Describe the calibration in words."""
     bins = _bins(frame)
     if bins.empty:
         return Caption("No reliability was measured", "There is no bin with an image.")
@@ -66,7 +66,7 @@ def describe_reliability(frame: pd.DataFrame) -> Caption:
 
 
 def _compare(frame: pd.DataFrame) -> str:
-    """The compared axis: the column before ``bin``."""
+    """Return the compared axis: the column before ``bin``."""
     names = [str(name) for name in frame.columns]
     return names[max(names.index("bin") - 1, 0)]
 
@@ -77,7 +77,7 @@ def _tidy(frame: pd.DataFrame) -> Board:
 
 
 def _bins(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per stratum, level and bin that has images; of the levels and strata that are drawn."""
+    """Return a row per stratum, level and bin with images, of the levels and strata that are drawn."""
     shown = _tidy(frame)
     levels = min(len(shown.levels), MOST)
     rows = shown.rows.assign(stratum="") if len(shown.strata) * levels > MOST_PANELS else shown.rows
@@ -94,7 +94,7 @@ def _bins(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _errors(bins: pd.DataFrame) -> pd.Series:
-    """ECE by stratum and level, in the order of the panels: best calibrated level first."""
+    """Return the ECE by stratum and level, in the order of the panels: best calibrated level first."""
     gaps = bins["n"] * (bins["accuracy"] - bins["confidence"]).abs()
     groups = [bins["stratum"], bins["level"]]
     errors = gaps.groupby(groups, sort=False).sum() / bins["n"].groupby(groups, sort=False).sum()

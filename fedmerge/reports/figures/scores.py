@@ -1,4 +1,4 @@
-"""How accurate each method is, stream by stream."""
+"""The accuracy of each method, stream by stream."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HEADINGS = {
 
 @styled
 def accuracy(table: pd.DataFrame, width: float = WIDE, metric: str = "accuracy") -> Figure:
-    """A dot a method and stream, mean over seeds and unseen hospitals; the line is from lowest to highest.
+    """Draw a dot per method and stream, the mean over seeds and hospitals, and a line from lowest to highest.
 
     metric: the score that is drawn. References (one class for all images, hospitals alone, pooled training)
     are hollow and grey; constant classifiers have a mark at their name. Of more than eight hospitals alone
@@ -79,7 +79,7 @@ def accuracy(table: pd.DataFrame, width: float = WIDE, metric: str = "accuracy")
 
 
 def describe_accuracy(table: pd.DataFrame, metric: str = "accuracy") -> Caption:
-    """The dots in words."""
+    """Describe the dots in words."""
     summary, streams = _means(table, metric)
     mean = summary[streams].mean(axis=1)
     tried = mean[summary["kind"].isin(TRIED)]
@@ -117,7 +117,7 @@ def _means(table: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _rows(summary: pd.DataFrame, streams: list[str]) -> pd.DataFrame:
-    """The methods to draw, in the order of the table."""
+    """Return the methods to draw, in the order of the table."""
     alone = summary[summary["kind"] == "alone"]
     if len(alone) <= MOST:
         return summary
@@ -128,7 +128,7 @@ def _rows(summary: pd.DataFrame, streams: list[str]) -> pd.DataFrame:
 
 
 def _positions(rows: pd.DataFrame, gap: float) -> dict[str, float]:
-    """The height of each method; before each kind there is room for its heading."""
+    """Return the vertical position of each method, with room for a heading before each kind."""
     at, positions, previous = 0.0, {}, None
     for method, kind in rows["kind"].items():
         at += gap if kind != previous else 0.0

@@ -1,4 +1,4 @@
-"""How accuracy falls as the scanner's shift grows."""
+"""Accuracy by the severity of the scanner shift."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PALER = "#c3c9d0"
 def severity(
     curve: pd.DataFrame, compare: str, metric: str = "balanced_accuracy", width: float = WIDE
 ) -> Figure:
-    """A line a level: the metric on images without shift (severity 0) and at severities 1 to 5.
+    """Draw a line for each level: the metric on images without shift (severity 0) and at severities 1 to 5.
 
     Shaded is the 95 % interval. Of more than eight levels the seven best on average are in colour.
     """
@@ -61,9 +61,9 @@ def severity(
 
 
 def describe_severity(curve: pd.DataFrame, compare: str, metric: str = "balanced_accuracy") -> Caption:
-    """The curves in words: who is best at the highest severity, and from where each came.
+    """Describe the curves in words: the best at the highest severity, and the score of each without shift.
 
-    A small loss alone is no merit: what is bad without shift has little to lose.
+    A small loss alone is no merit: a model that is bad without shift has little to lose.
     """
     shown = _shown(curve, compare)
     rows, words = shown.rows, metric_words(metric)
@@ -90,7 +90,7 @@ def describe_severity(curve: pd.DataFrame, compare: str, metric: str = "balanced
 
 
 def _limits(rows: pd.DataFrame) -> tuple[float, float]:
-    """The same range in all panels, so that slopes compare."""
+    """Return one range for all panels, so that slopes can be compared."""
     values = 100 * rows[["low", "mean", "high"]].to_numpy(dtype=float)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     room = 0.06 * max(high - low, 1.0)
@@ -111,7 +111,7 @@ def _shown(curve: pd.DataFrame, compare: str) -> Board:
 
 
 def _looks(shown: Board, metric: str) -> dict[str, dict[str, Any]]:
-    """Colour and marker of the levels in colour."""
+    """Return colour and marker of the levels that are drawn in colour."""
     if len(shown.levels) <= MOST_LINES:
         return looks(shown.levels)
     sign = -1 if metric in LOWER_IS_BETTER else 1

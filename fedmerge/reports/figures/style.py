@@ -1,4 +1,4 @@
-"""One look for every figure: colours, sizes of type, titles, and how a figure becomes a file."""
+"""The common style of all figures: colours, sizes of type, titles, and rendering to a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 WIDE, NARROW = 7.2, 3.9
-"""Widths in inches: for a page, and for a phone, where panels stand below each other."""
+"""Widths in inches: of a page, and of a phone, where panels stand below each other."""
 
 # Okabe and Ito's palette for all kinds of colour vision; yellow is too pale for lines and comes last.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#555555", "#C9B700")
@@ -24,7 +24,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<")
 INK, FAINT, PALE, REFERENCE = "#1c2530", "#6b7683", "#d9dee4", "#8a939e"
 TYPE, TITLE, SMALL = 9.0, 10.5, 7.5
 PIXELS = 200.0
-"""An inch of a PNG."""
+"""Pixels per inch of a PNG."""
 LINE = 0.19
 """Height of a line of a title in inches; sizes of type are in points."""
 
@@ -57,7 +57,7 @@ P = ParamSpec("P")
 
 
 class Caption(NamedTuple):
-    """What a figure shows. title: one sentence, set above it. detail: the numbers, for who cannot see it."""
+    """A figure in words. title: one sentence, set above it. detail: its numbers, for non-visual readers."""
 
     title: str
     detail: str
@@ -69,7 +69,7 @@ class Caption(NamedTuple):
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Decorator: draw in this look, and leave matplotlib's settings as they were."""
+    """Decorate a function to draw in ``STYLE`` and leave matplotlib's settings as they were."""
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -80,22 +80,22 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def letters(inches: float, points: float = TYPE) -> int:
-    """How many letters of a size fit into a width; titles are bold, so wider."""
+    """Return how many letters of a size fit into a width; titles are bold, so wider."""
     return max(int(inches * 72 / ((0.61 if points >= TITLE else 0.54) * points)), 4)
 
 
 def wrapped(text: str, inches: float, points: float = TYPE) -> list[str]:
-    """A text in lines that fit into a width."""
+    """Split a text into lines that fit into a width."""
     return textwrap.wrap(text, letters(inches, points)) or [""]
 
 
 def shortened(text: str, length: int) -> str:
-    """A text of at most ``length`` letters."""
+    """Shorten a text to at most ``length`` letters."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def figure(width: float, height: float, title: str) -> Figure:
-    """An empty figure with a title over its whole width; the title's lines add to ``height`` (inches)."""
+    """Make an empty figure with a title over its whole width, whose lines add to ``height`` (inches)."""
     lines = wrapped(title, width - 0.2, TITLE)
     made = Figure(figsize=(width, height + 0.1 + LINE * len(lines)), layout="constrained")
     made.suptitle("\n".join(lines), x=0.1 / width, ha="left", fontsize=TITLE, fontweight="bold")
@@ -103,7 +103,7 @@ def figure(width: float, height: float, title: str) -> Figure:
 
 
 def drawing(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    """A figure whose one Axes is a sheet measured in inches, origin at the top left, below the title."""
+    """Make a figure whose one Axes is a sheet measured in inches, origin at the top left, below the title."""
     lines = wrapped(title, width - 0.2, TITLE)
     total = height + 0.1 + LINE * len(lines)
     made = Figure(figsize=(width, total))
@@ -115,12 +115,12 @@ def drawing(width: float, height: float, title: str) -> tuple[Figure, Axes]:
 
 
 def message(width: float, text: str) -> Figure:
-    """A figure that only says why there is nothing to draw."""
+    """Make a figure that only says why there is nothing to draw."""
     return figure(width, 0.3, text)
 
 
 def picture(axes: Axes, image: Tensor, left: float, top: float, side: float) -> None:
-    """One uint8 image (C x H x W) on a sheet in inches, its pixels kept sharp."""
+    """Draw one uint8 image (C x H x W) on a sheet in inches, its pixels kept sharp."""
     pixels = image.permute(1, 2, 0).numpy()
     pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3]
     axes.imshow(
@@ -136,14 +136,14 @@ def picture(axes: Axes, image: Tensor, left: float, top: float, side: float) -> 
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each name, by its position; from the ninth on colours repeat."""
+    """Return a colour for each name, by its position; from the ninth on colours repeat."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
 
 
 def render(made: Figure, kind: str) -> bytes:
-    """The figure as ``svg`` or ``png``; the same figure gives the same bytes.
+    """Render the figure as ``svg`` or ``png``; the same figure gives the same bytes.
 
-    The canvas prints it itself: ``savefig`` draws every figure once more before, to find out how large it is.
+    The canvas prints it itself, because ``savefig`` draws every figure twice, first to learn its size.
     """
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):

@@ -1,4 +1,4 @@
-"""What a test-time method made of each batch: the coefficient of every source."""
+"""The coefficients that a test-time method gave the sources in each batch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MOST = 8
 def coefficients(
     coefficients: pd.DataFrame, stream: str, method: str | None = None, width: float = WIDE
 ) -> Figure:
-    """Stacked areas over the batches of one stream: coefficients of the encoder, and of the head.
+    """Draw stacked areas over the batches of one stream: coefficients of the encoder, and of the head.
 
     The first seed and the first unseen hospital are shown; ``method`` is by default the first one. Of more
-    than eight sources the seven of largest coefficients are shown, and the others as one.
+    than eight sources the seven with the largest coefficients are shown, and the others as one.
     """
     caption = describe_coefficients(coefficients, stream, method)
     rows = _chosen(coefficients, stream, method)
@@ -41,7 +41,7 @@ def coefficients(
 
 
 def describe_coefficients(coefficients: pd.DataFrame, stream: str, method: str | None = None) -> Caption:
-    """The coefficients in words: means over the batches, and how far they move."""
+    """Describe the coefficients in words: means over the batches, and the largest swing."""
     rows = _chosen(coefficients, stream, method)
     if rows.empty:
         return Caption(f"No coefficients on the stream {stream}", "No test-time method recorded any.")
@@ -74,7 +74,7 @@ def _chosen(coefficients: pd.DataFrame, stream: str, method: str | None) -> pd.D
 
 
 def _largest(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows; of more than eight sources, all but the seven of largest coefficients added up."""
+    """Return the rows; of more than eight sources, all but the seven largest are added up."""
     totals = rows.groupby("source")[["encoder", "head"]].sum().sum(axis=1).sort_values(ascending=False)
     if len(totals) <= MOST:
         return rows
@@ -85,7 +85,7 @@ def _largest(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _areas(axes: Axes, values: pd.DataFrame) -> None:
-    """Each batch as wide as one step, from k to k + 1, so that one batch alone is seen too."""
+    """Draw each batch one step wide, centred on its number, so that a single batch is visible, too."""
     start = int(values.index.min()) + 1
     edges = np.repeat(np.arange(start, start + len(values) + 1), 2)[1:-1] - 0.5
     shade = {name: PALE if name.endswith(" others") else c for name, c in colours(values.columns).items()}
