@@ -119,8 +119,8 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment, Any], Iterator[str]]]
     (LISTS, _labels),
     (("model",), _network),
     (("fusion_data", "training"), _needs),
-    (("cohort", "unseen", "training", "deployment"), _who),
-    (("cohort", "unseen", "training", "deployment"), _tuning),
+    (("cohort", "unseen", "training", "evaluation"), _who),
+    (("cohort", "unseen", "training", "evaluation"), _tuning),
     (("cohort", "federation"), _fault_injection),
 )
 """The sections that each check reads, and the check."""

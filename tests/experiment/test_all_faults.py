@@ -9,6 +9,8 @@ import yaml
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench.config import read_bench
+from fedmerge.experiment.checks import CHECKS, PLAIN
+from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.reading import read_experiment
 
 COHORT = """\
@@ -265,3 +267,10 @@ def test_a_study_sets_and_lists_nothing_twice(fields, words):
 def test_levels_that_are_booleans_are_named_as_yaml_writes_them():
     _, variants = read_bench(study(axes={"training.nesterov": [True, False]}))
     assert [each.levels["training.nesterov"] for each in variants] == ["true", "false"]
+
+
+def test_every_check_names_sections_that_an_experiment_has():
+    """A check is skipped where a section that it reads is faulty: its name must be that of a section."""
+    named = {section for sections, _ in CHECKS for section in sections}
+    assert named <= set(Experiment.model_fields)
+    assert set(PLAIN) <= set(Experiment.model_fields)
