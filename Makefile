@@ -20,10 +20,10 @@ test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(FORKING))
 	$(BIN)/python -m pytest $(FORKING)
 
-# Deployments of several real processes: revocation and renewal in the middle of a run, apps with code, strangers,
-# a link that is cut.
+# Minutes of real processes: deployments (the same bits as here, revocation and renewal in the middle of a run, apps with
+# code, strangers, a cut link) and Flower's own runtime.
 test-slow: $(VENV)/.installed-dev
-	FEDMERGE_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/experiment/test_deployed.py tests/experiment/test_deployed_network.py
+	FEDMERGE_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,15 @@ torch.set_num_threads(1)
 # A law holds or does not hold; how fast this machine is, and who else is using it, is no part of it.
 settings.register_profile("fedmerge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fedmerge")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked ``slow``, minutes of real processes, but where FEDMERGE_SLOW is set."""
+    if os.environ.get("FEDMERGE_SLOW"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.skip(reason="minutes of real processes: `make test-slow` runs it"))
 
 
 def bright_quarters(n: int, seed: int, offset: int = 0) -> Arrays:

@@ -30,13 +30,6 @@ from fedmerge.federation.policy.audit import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["training.rounds=1", "fusion=[mean]", "testtime=[]", "evaluation.streams=[iid]"]
-SMALLEST = [*SMALL, "training.fine_tune=none", "fusion=[]"]
-"""Each message to a hospital starts a process of its own, which takes seconds."""
-
-
-slow = pytest.mark.skipif(
-    not os.environ.get("FEDMERGE_SLOW"), reason="minutes of real processes: `make test-slow` runs it"
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,6 +95,7 @@ def statuses(server):
     return {name: status for name, status, _ in server.nodes()}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)  # some minute and a half alone on two cores, but it may not be alone
 def test_two_hospitals_on_their_own_give_the_same_bits(
     server, programs, site_files, remote_files, hashes, tmp_path
@@ -124,24 +118,22 @@ def test_two_hospitals_on_their_own_give_the_same_bits(
     (beta.path / "policy.yaml").write_text("suppress_below: 1\n")
     people = threading.Thread(target=approve_when_asked, args=(beta, approved), daemon=True)
     people.start()
-    changes = SMALL if os.environ.get("FEDMERGE_SLOW") else SMALLEST
     deployed = run_deployed(
-        server.path, config, changes=changes, out=tmp_path / "deployed", seed=3, patience=1000
+        server.path, config, changes=SMALL, out=tmp_path / "deployed", seed=3, patience=1000
     )
-    local = run(site_files, changes=changes, out=tmp_path / "local", seed=3)
+    local = run(site_files, changes=SMALL, out=tmp_path / "local", seed=3)
     expected = {k: v for k, v in hashes(local.folder).items() if not k.endswith("pooled.safetensors")}
     assert hashes(deployed.folder) == expected
-    made = {"alpha", "beta", "mean"} if changes == SMALL else {"federated"}
-    assert made <= {Path(name).stem for name in expected}
+    assert {"alpha", "beta", "mean"} <= {Path(name).stem for name in expected}
     assert (deployed.folder / "report.html").is_file()
     assert statuses(server) == {"alpha": "online", "beta": "online"}
     family = psutil.Process().children(recursive=True)
     programs.close()
     assert not [process for process in family if of(process, "flower-supernode", "flwr-clientapp", ANSWER)]
-    logs_agree(verify(server.path), verify(beta.path), approved, 2 if changes == SMALL else 1)
+    logs_agree(verify(server.path), verify(beta.path), approved)
 
 
-def logs_agree(server, node, approved, trainings):
+def logs_agree(server, node, approved):
     """The hospital waited, was asked again, and answered; each model that left it came to the server."""
     events = [entry["event"] for entry in node]
     assert events[:2] == ["node started", "waits for approval"]
@@ -152,7 +144,7 @@ def logs_agree(server, node, approved, trainings):
     assert {entry["server"] for entry in answered} == {node[1]["server"]} != {"none"}
     came = [entry for entry in server if entry["event"] == "answered" and entry["hospital"] == "beta"]
     assert [entry.get("model_in") for entry in came] == [entry.get("model_out") for entry in answered]
-    assert sum("model_in" in entry for entry in came) == trainings
+    assert sum("model_in" in entry for entry in came) == 2  # one round, and the fine-tuning
     asked = [entry for entry in server if entry["event"] == "asked" and entry["hospital"] == "beta"]
     assert {entry["model_out"] for entry in asked if "model_out" in entry} == {
         entry["model_in"] for entry in answered if "model_in" in entry
@@ -161,7 +153,7 @@ def logs_agree(server, node, approved, trainings):
     assert {"admitted", "run submitted", "run ended"} <= {entry["event"] for entry in server}
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_code_that_comes_with_a_run_is_not_run_and_the_server_hears_why(
     server, programs, remote_files, tmp_path
@@ -201,7 +193,7 @@ def of(process, *words):
         return False
 
 
-@slow
+@pytest.mark.slow
 def test_a_stranger_and_one_who_cannot_trust_the_server_stay_outside(
     server, programs, remote_files, tmp_path
 ):
@@ -244,7 +236,7 @@ def test_the_open_door_starts_no_run_and_admits_nobody(server, tmp_path):
     assert server.flower.nodes() == before
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_one_is_revoked_and_the_certificate_renewed_in_the_middle_of_a_run(
     server, programs, remote_files, tmp_path

@@ -58,9 +58,7 @@ def veth(one, other):
 
 
 pytestmark = [
-    pytest.mark.skipif(
-        not os.environ.get("FEDMERGE_SLOW"), reason="minutes of real processes: `make test-slow` runs it"
-    ),
+    pytest.mark.slow,
     pytest.mark.skipif(
         bool(os.environ.get("FEDMERGE_SLOW")) and not namespaces_can_be_made(),
         reason="network namespaces need iproute2 (apt install iproute2) and root",

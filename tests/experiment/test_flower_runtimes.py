@@ -62,6 +62,7 @@ def test_flwr_run_in_simulation_gives_the_same_bits(simulation, site_files, hash
     assert list(local.failures["then"]) == ["asked again", "left out", "counted"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NO_RAY, reason="Flower's simulation needs ray: pip install 'flwr[simulation]'")
 def test_a_run_that_fails_is_told_apart_from_one_that_ended_well(simulation):
     """``flwr run`` itself says nothing of it and exits with 0."""
