@@ -86,7 +86,7 @@ class RemoteEvaluation:
         images: Mapping[str, int],
         split: Literal["val", "train"] = "val",
     ) -> FederatedStatistics:
-        """Return the remote statistics for a fusion of ``parents``, in their order; no image leaves a hospital.
+        """Return the remote statistics for a fusion of ``parents``, in their order; images do not leave.
 
         images: by hospital, the number of images of its ``split`` in the sums; the hospital draws them as
         ``fedmerge.data.fusion.share(site, n, split, seed)`` does. Raises FedMergeError for an unknown

@@ -83,7 +83,7 @@ class ServerOptimizer:
 
     @torch.no_grad()
     def step(self, current: State, mean: State) -> State:
-        """Return the new global weights in the dtypes of ``current``. Raises FedMergeError for unlike states."""
+        """Return the new global weights in ``current``'s dtypes. Raises FedMergeError for unlike states."""
         check_alike(("the global model", "the round's mean"), (current, mean))
         new = dict(mean)
         for key in self.moved:

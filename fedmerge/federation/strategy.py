@@ -48,7 +48,7 @@ class MergeStrategy(ClientManager, Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Return one training message per participant, with the round's part of the learning-rate schedule."""
+        """Return one training message per participant; a round covers its part of the learning rates."""
         job = round_config(self.plan, server_round)
         sent = borrow(arrays)
         chosen = participants(self.clients, self.plan.federation.participation, self.plan.seed, server_round)
