@@ -48,7 +48,7 @@ class SumRules(BaseModel):
         return self.model_copy(update={"minimum_images": max(self.minimum_images, minimum)})
 
     def spent(self, answers: int) -> float:
-        """Return epsilon at ``delta`` of so many noised sums, each a Gaussian mechanism: 1 / (2 noise^2)-zCDP.
+        """Return epsilon at ``delta`` of ``answers`` noised sums, each Gaussian and 1 / (2 noise^2)-zCDP.
 
         epsilon = rho + 2 sqrt(rho ln(1 / delta)) (Bun and Steinke, arXiv 1605.02065, proposition 1.3).
         Infinite without noise.

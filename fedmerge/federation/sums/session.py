@@ -39,8 +39,8 @@ class Session:
 
     job: the one that began it. statistics: over the whole share; with noise, one for each of its images.
     names: of the images, in the ledger. begun, walked, last: with noise, hashes of the session's beginning,
-    of the walk so far, and of the last question. entries: digests of the current fused model; None unless all of
-    it came with questions for sums under masks.
+    of the walk so far, and of the last question. entries: digests of the current fused model; None unless
+    all of it came with questions for sums under masks.
     """
 
     job: SumsBeginJob
