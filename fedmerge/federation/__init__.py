@@ -1,12 +1,12 @@
-"""Federation: who talks to whom. The only room that imports Flower.
+"""Federation: server, clients and the messages between them. The only package that imports Flower.
 
-``hospital_app`` is what a hospital answers, ``client_manager`` sends it requests and checks its replies.
+``hospital_app`` answers messages in a hospital; ``client_manager`` sends requests and checks the replies.
 ``strategy`` is a round, ``server`` a run, ``options`` what a user may choose. ``grids`` carry messages
-(``backends`` says which), ``flower`` is for Flower's own runtimes, ``deployment`` for a real one; ``arrays``
-lends tensors to messages without a copy. ``aggregators`` make one model of many, ``privacy`` hides them,
-``sums`` are a fusion whose images stay in the hospitals; ``fault_injection`` and ``faults`` say and do what
-may go wrong. Flower's telemetry and update check are switched off before it is imported; it is imported when
-first used, because that takes a second.
+(``backends`` chooses the grid), ``flower`` is for Flower's own runtimes, ``deployment`` for hospitals on
+machines of their own. ``arrays`` puts tensors into messages without a copy. ``aggregators`` make one model
+of many updates, ``privacy`` noises or masks updates, ``sums`` computes remote statistics for a fusion.
+``fault_injection`` draws the faults of a run, ``faults`` applies them. Flower's telemetry and update check
+are switched off before its import; it is imported at first use, because that takes a second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which node was let in as which hospital: a file of a deployment's server, which no node can change."""
+"""The admission file of a deployment's server: the hospital of each admitted node. No node can change it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedmerge.validation import load_yaml, validate
 
 
 class Admitted(BaseModel):
-    """A hospital that was let in. key: its public key, in OpenSSH's words (``ecdsa-sha2-nistp384 AAAA…``)."""
+    """An admitted hospital. key: its public key in OpenSSH's format (``ecdsa-sha2-nistp384 AAAA…``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,7 +23,7 @@ class Admitted(BaseModel):
 
 
 class Admissions(BaseModel):
-    """The file: hospitals by node id."""
+    """The admission file: hospitals by node id."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,12 +31,12 @@ class Admissions(BaseModel):
 
 
 def read_admitted(path: Any) -> dict[int, Admitted] | None:
-    """Hospitals by node id; None for no path. Raises FedMergeError for a missing or damaged file."""
+    """Read hospitals by node id; None without a path. Raises FedMergeError for a missing or damaged file."""
     if not path:
         return None
     return dict(validate(Admissions, load_yaml(Path(str(path))), str(path)).nodes)
 
 
 def write_admitted(path: Path, admitted: Mapping[int, Admitted]) -> None:
-    """Keep the hospitals, whole or not at all."""
+    """Write the admission file, whole or not at all."""
     write_text(path, yaml.safe_dump(Admissions(nodes=dict(admitted)).model_dump(), sort_keys=False))

@@ -1,9 +1,9 @@
-"""Tensors as Flower arrays that share their memory: bytes are made only where a wire asks for them.
+"""Tensors as Flower arrays that share the tensors' memory; bytes are made only to be sent.
 
 Flower's own ``Array`` holds a ``np.save`` blob, copied when it is made, when it is pickled and when it is
-read. A ``LentArray`` is such an Array whose numbers stay where they are: inside one process nothing is
-copied, pickle protocol 5 hands the buffer over out of band (as Ray's object store likes it), and Flower's
-own runtimes read ``data`` as ever.
+read. A ``LentArray`` is an Array whose numbers stay where they are: inside one process nothing is copied,
+pickle protocol 5 hands the buffer over out of band (which Ray's object store needs to avoid a copy), and
+Flower's own runtimes read ``data`` as usual.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ _STYPE = "numpy.ndarray"
 
 
 class LentArray(Array):
-    """A Flower Array over the memory of a C-contiguous ndarray, which must not be written to as long as it
-    is lent."""
+    """A Flower Array over the memory of a C-contiguous ndarray. Nobody may write to the ndarray meanwhile."""
 
     def __init__(self, array: np.ndarray) -> None:
         held = array if array.flags.c_contiguous else array.copy()
@@ -33,7 +32,7 @@ class LentArray(Array):
         self.__dict__["_lent"] = held
 
     def __getattr__(self, name: str) -> Any:
-        """``data``, the blob of ``np.save``, is written when it is asked for, and not kept."""
+        """Make ``data``, the blob of ``np.save``, at each access; it is not kept."""
         if name == "data" and "_lent" in self.__dict__:
             return _header(self._lent) + self._lent.tobytes()
         raise AttributeError(name)
@@ -42,26 +41,26 @@ class LentArray(Array):
         return LentArray, (self.numpy(),)
 
     def deflate(self) -> bytes:
-        """As Flower's own array, whose name stands in it: a SuperLink takes no other."""
+        """Serialise as Flower's own ``Array``, whose name is in the bytes: a SuperLink accepts no other."""
         return Array(self.dtype, self.shape, self.stype, self.data).deflate()
 
     @property
     def changed(self) -> bool:
-        """Whether it was given other bytes; Flower's serde may do so."""
+        """Whether ``data`` was replaced by other bytes; Flower's serde may do so."""
         return "data" in self.__dict__
 
     def numpy(self) -> np.ndarray:
-        """The numbers themselves, not a copy."""
+        """Return the numbers themselves, not a copy."""
         return super().numpy() if self.changed else self.__dict__["_lent"]
 
     @property
     def nbytes(self) -> int:
-        """Length of ``data``, without making it."""
+        """The length of ``data`` in bytes, without making ``data``."""
         return len(_header(self._lent)) + int(self._lent.nbytes)
 
 
 def lend(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """A state dict as an ArrayRecord that shares its memory (CPU tensors; others are copied to the CPU)."""
+    """Return a state dict as an ArrayRecord that shares its memory (other devices are copied to the CPU)."""
     record = ArrayRecord()
     for key, value in state.items():
         record[key] = LentArray(value.detach().cpu().numpy())
@@ -69,7 +68,7 @@ def lend(state: Mapping[str, Tensor]) -> ArrayRecord:
 
 
 def borrow(record: ArrayRecord, *, keep: bool = True) -> State:
-    """The tensors of an ArrayRecord, with their dtypes; those of lent arrays are views: never write to them.
+    """Return the tensors of an ArrayRecord, with their dtypes; those of lent arrays are read-only views.
 
     keep: False takes each array out of the record as it is read, so that a blob and its copy are not both
     held.
@@ -83,7 +82,7 @@ def borrow(record: ArrayRecord, *, keep: bool = True) -> State:
 
 
 def count_bytes(record: ArrayRecord) -> int:
-    """What ``record.count_bytes()`` says, without serialising what is lent."""
+    """Return ``record.count_bytes()`` without serialising lent arrays."""
     return sum(
         len(key) + (array.nbytes if isinstance(array, LentArray) else len(array.data))
         for key, array in record.items()
@@ -91,7 +90,7 @@ def count_bytes(record: ArrayRecord) -> int:
 
 
 def _header(array: np.ndarray) -> bytes:
-    """What ``np.save`` writes before the numbers."""
+    """Return the header that ``np.save`` writes before the numbers."""
     buffer = BytesIO()
     np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(array))
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Where the hospitals of a run compute, as a user configures it: ``backend``."""
+"""The section ``backend``: where the hospitals of a run compute."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fedmerge.validation import validate
 
 
 class BackendConfig(BaseModel):
-    """A place, described.
+    """The configuration of a backend.
 
-    kind: ``local``, this process, one hospital after another; or ``ray``, worker processes that each speak
-    for several hospitals. The other fields are for ray.
+    kind: ``local``, this process, one hospital after another; or ``ray``, worker processes that each run
+    several hospitals. The other fields are for ray.
     address: of a running cluster, ``auto`` (on this machine), ``HOST:PORT`` or ``ray://HOST:PORT``; None:
-    what the environment variable RAY_ADDRESS says, else a Ray of our own for as long as the run takes.
-    workers: worker processes; None: as many as the CPUs (or GPUs) allow, at most one a hospital.
-    cpus, gpus: the share of one hospital at work, which is that of its worker; may be fractions. gpus None:
+    the environment variable RAY_ADDRESS, else a Ray cluster of the run's own, which ends with the run.
+    workers: number of worker processes; None: as many as the CPUs (or GPUs) allow, at most one a hospital.
+    cpus, gpus: for each worker, which trains one hospital at a time; may be fractions. gpus None:
     on a CUDA device all workers share the GPUs evenly. patience: seconds that workers may take to start.
     """
 
@@ -48,7 +48,7 @@ class BackendConfig(BaseModel):
 
     @classmethod
     def of(cls, given: BackendConfig | str | Mapping[str, Any] | None) -> BackendConfig:
-        """A Backend from its kind, from a mapping of fields, or None (local); FedMergeError if it is none."""
+        """Return the configuration of a kind, a mapping of fields, or None (local). Raises FedMergeError."""
         if isinstance(given, BackendConfig):
             return given
         fields = {"kind": given} if isinstance(given, str) else dict(given or {})
@@ -56,13 +56,13 @@ class BackendConfig(BaseModel):
 
     @property
     def threads(self) -> int | None:
-        """Threads of a run that does not say how many; None: PyTorch's choice.
+        """The threads of a run whose configuration names no number; None: PyTorch's choice.
 
-        With workers side by side it is what one hospital's CPUs can run: more would cost several times more.
+        With workers side by side it is one worker's CPUs: more threads would take several times as long.
         """
         return None if self.kind == "local" else max(1, int(self.cpus))
 
     @property
     def cluster(self) -> str | None:
-        """The address of the cluster to attach to; None for a Ray of our own."""
+        """The address of the cluster to attach to; None for a Ray cluster of the run's own."""
         return self.address or os.environ.get("RAY_ADDRESS") or None

@@ -1,7 +1,7 @@
 """Backends: where the hospitals of a run compute, in this process or in worker processes of a Ray cluster.
 
-The backend changes nothing of what comes out: same seed and threads, same bits. So it is no part of an
-experiment's configuration.
+The backend changes no result: same seed and threads, same bits. So it is no part of an experiment's
+configuration.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """Where hospitals compute, and a ServerApp can run over them."""
+    """The place where hospitals compute. It runs a ServerApp over them."""
 
     @property
     def words(self) -> str:
-        """Where the hospitals work, for a run's provenance."""
+        """The backend in words, for a run's provenance."""
 
     def simulate(
         self,
@@ -33,19 +33,19 @@ class Backend(Protocol):
         device: str = "cpu",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        """Run ``app`` with one hospital a site until its main function returns.
+        """Run ``app`` with one hospital per site until its main function returns.
 
-        ``progress(site name, done steps, total steps)`` follows each hospital's training.
+        ``progress(site name, done steps, total steps)`` is called during each hospital's training.
         """
 
 
 BackendLike: TypeAlias = "Backend | BackendConfig | str | Mapping[str, Any] | None"
-"""A backend that is open already, or what ``BackendConfig.of`` takes."""
+"""An open backend, or anything that ``BackendConfig.of`` takes."""
 
 
 @contextmanager
 def open_backend(where: BackendLike) -> Iterator[tuple[Backend, int | None]]:
-    """Open a run's backend for the block; yields it and its number of threads, where it has one.
+    """Open a run's backend for the block; yield it and its number of threads (None: PyTorch's choice).
 
     Raises FedMergeError where Ray is missing or not reached.
     """
@@ -69,7 +69,7 @@ def _opened(backend: BackendConfig) -> Iterator[Backend]:
 
 
 class LocalBackend:
-    """This process."""
+    """The backend ``local``: hospitals compute in this process."""
 
     words = "in this process"
 
@@ -81,7 +81,7 @@ class LocalBackend:
         device: str = "cpu",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        """See ``BackendConfig``."""
+        """See ``Backend``."""
         from fedmerge.federation.grids.local import simulate
 
         simulate(app, sites, device=device, progress=progress)

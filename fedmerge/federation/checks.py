@@ -1,6 +1,6 @@
-"""Is an update usable? Each is looked at before anything is merged; what is wrong is said in a sentence.
+"""Check the values of an update before it is aggregated; a fault is reported as a sentence.
 
-Names, dtypes and shapes are the schema's (``schema.tensors``); here are the values.
+Names, dtypes and shapes are checked by the schema (``schema.tensors``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fedmerge.models.entries import kinds, running_pairs
 from fedmerge.models.state import non_finite
 
 LOSES = 2.0**24
-"""A float32 has 24 binary places: added to a number so many times larger, one is lost altogether."""
+"""A float32 has 24 binary places: added to a number 2^24 times larger, a number is lost altogether."""
 MOST_BATCHES = 2**53
 
 
@@ -25,13 +25,13 @@ def check_update(
     max_norm: float | None = None,
     limit: float | None = None,
 ) -> str | None:
-    """Why an update cannot be merged with others, or None.
+    """Return why an update cannot be aggregated, or None.
 
-    state: the weights that a hospital answered. sent: those that it was sent (or, where it began from its
+    state: the weights in a hospital's reply. sent: the weights in its request (or, where it began from its
     own, any of the same network), of the same names, dtypes and shapes. All must be finite, none more than
     ``LOSES`` times the largest that was sent (or 1), variances and counts not below zero, tables of integers
-    unchanged. limit: ``limit_of(sent)``, where it is known already. max_norm: the largest ``update_norm``
-    allowed; None allows any.
+    unchanged. limit: ``limit_of(sent)``, if known already. max_norm: the largest ``update_norm`` allowed;
+    None allows any.
     """
     wrong = _absurd(state, limit_of(sent) if limit is None else limit) or _changed(state, sent)
     if wrong or max_norm is None:
@@ -43,10 +43,10 @@ def check_update(
 
 
 def update_norm(state: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> float:
-    """The Euclidean norm of what training changed, || theta - theta_sent ||, in float64.
+    """Return the Euclidean norm of an update, || theta - theta_sent ||, in float64.
 
-    Over floating-point entries other than batch-norm statistics, whose size is the images', not the
-    training's.
+    Over floating-point entries other than batch-norm statistics, whose size depends on the images, not on the
+    training.
     """
     total = 0.0
     for key in trained(sent):
@@ -56,7 +56,7 @@ def update_norm(state: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> floa
 
 
 def not_finite(state: Mapping[str, Tensor]) -> str | None:
-    """The sentence about the tensors that hold a NaN or an infinity, or None."""
+    """Return a sentence about the tensors that hold a NaN or an infinity, or None."""
     broken = non_finite(dict(state))
     if broken:
         return f"numbers are not finite in {len(broken)} of its tensors, first '{broken[0]}'"
@@ -64,24 +64,24 @@ def not_finite(state: Mapping[str, Tensor]) -> str | None:
 
 
 def trained(state: Mapping[str, Tensor]) -> list[str]:
-    """The floating-point entries other than batch-norm statistics."""
+    """Return the names of the floating-point entries other than batch-norm statistics."""
     statistics = {key for pair in running_pairs(state) for key in pair}
     return [key for key, value in state.items() if value.is_floating_point() and key not in statistics]
 
 
 def limit_of(sent: Mapping[str, Tensor]) -> float:
-    """The largest number that a weight may be, after training from the weights ``sent``."""
+    """Return the largest absolute value that a weight may have after training from the weights ``sent``."""
     return LOSES * max([1.0, *(_extremes(value)[1] for value in sent.values() if _has_numbers(value))])
 
 
 def _absurd(state: Mapping[str, Tensor], limit: float) -> str | None:
-    """The sentence about numbers that are none, or beside which the other hospitals' count for nothing."""
+    """Return a sentence about a tensor with a NaN, a value above ``limit`` or a variance below 0, or None."""
     variances = {var for _, var in running_pairs(state)}
     for key, value in state.items():
         if not _has_numbers(value):
             continue
         low, largest = _extremes(value)
-        if not largest <= limit:  # a NaN is no larger
+        if not largest <= limit:  # also true of a NaN
             return not_finite(state) or (
                 f"tensor '{key}' reaches {largest:.4g}, more than 2^24 times the largest weight that was "
                 "sent, so that beside it those of other hospitals would count for nothing: its training "
@@ -102,7 +102,7 @@ def _changed(state: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> str | N
 
 
 def _extremes(value: Tensor) -> tuple[float, float]:
-    """The least number, and the largest without its sign."""
+    """Return the least number and the largest absolute value."""
     value = value.detach()
     low, high = torch.aminmax(torch.view_as_real(value) if value.is_complex() else value)
     return float(low), max(-float(low), float(high))

@@ -26,16 +26,16 @@ from fedmerge.federation.train_config import common_config, personal_config
 from fedmerge.models.state import State
 
 UNTOLD = ("score", "memory")  # phases that leave no row in the history
-TIMEOUT = 3600.0  # seconds for the answers to one question of a round
-LOADING = 60.0  # seconds for a hospital to start, if it must, and to load its images and network
+TIMEOUT = 3600.0  # seconds for the replies to one request, without a deadline
+LOADING = 60.0  # seconds for a hospital to start, where necessary, and to load its images and network
 
 
 class ClientManager:
-    """Sends requests to the hospitals of a registry and checks every reply, as a plan wants.
+    """Sends requests to the hospitals of a registry and checks every reply, by the rules of a plan.
 
-    Answers are taken one by one in the order of the hospitals' names, whatever order they arrive in, so the
-    same answers give the same bits. One that is an error or fails a check (``checks``) is recorded, and
-    ``failures`` decides what then: a hospital that is asked again takes its own place in the order.
+    Replies are taken one by one in the order of the hospitals' names, whatever order they arrive in, so the
+    same replies give the same bits. A reply that is an error or fails a check (``checks``) is recorded, and
+    ``failures`` decides what happens next: a hospital that is asked again keeps its place in the order.
     ``history`` has one row per round, phase and site.
     """
 
@@ -44,23 +44,22 @@ class ClientManager:
         self.clients = clients
         self.history: list[dict[str, Any]] = []
         self.log = Failures(plan.federation)
-        self.between: Callable[[], None] = lambda: None  # called where a round may be left
-        self.run = secrets.token_hex(
-            16
-        )  # a name for this run that no other has, in the labels of secure sums
-        self.summed: dict[str, tuple[str, ...]] = {}  # of whom sums under masks over certain images are
-        self.keys: Mapping[str, str] = {}  # the public keys with which hospitals were admitted, by name
+        self.between: Callable[[], None] = lambda: None  # called wherever a run may be interrupted
+        self.run = secrets.token_hex(16)  # a unique name of this run, for the labels of secure sums
+        self.summed: dict[str, tuple[str, ...]] = {}  # by images: the hospitals in sums under masks
+        self.keys: Mapping[str, str] = {}  # the public keys of the admitted hospitals, by name
 
     @property
     def failures(self) -> list[Failure]:
-        """Every attempt of a hospital that gave no usable reply."""
+        """Every attempt that gave no usable reply."""
         return self.log.records
 
     def send(self, grid: Grid, messages: list[Message]) -> Iterable[Message]:
-        """Send messages; the grid waits for replies until the deadline, or, without one, very long.
+        """Send messages; the grid waits for replies until the deadline, or ``TIMEOUT`` without one.
 
-        Each has that time, and some to load its images; in a simulation, where hospitals wait for each other,
-        from when its turn comes. Who is late is said by their own clocks (``requests.late``).
+        Each hospital has that time and ``LOADING`` seconds to load its images; in a simulation, where
+        hospitals wait for each other, from the start of its turn. The hospital's own clock decides whether it
+        is late (``requests.late``).
         """
         deadline = self.plan.federation.deadline
         wait = None if deadline is None else deadline + LOADING
@@ -69,7 +68,7 @@ class ClientManager:
         return grid.send_and_receive(messages, timeout=TIMEOUT if wait is None else wait)
 
     def mark_absent(self, absent: Mapping[str, Wrong]) -> None:
-        """Record hospitals that did not come at all, or not as they should; raises below the quorum."""
+        """Record the hospitals that do not take part. Raises FedMergeError below the quorum."""
         for name, wrong in absent.items():
             self.log.happened(0, "greeting", name, wrong)
         if absent:
@@ -82,12 +81,12 @@ class ClientManager:
     def replies(
         self, grid: Grid, request: Request, messages: Iterable[Message], before: int = 0
     ) -> Iterator[Reply]:
-        """Yield the usable replies, one by one in the registry's order; the others become failures.
+        """Yield the usable replies one by one in the registry's order; record the others as failures.
 
         With ``on_failure: retry`` a hospital is asked again when its turn comes, but not one that is late,
-        because the round is over then; the deadline holds for each attempt. Raises FedMergeError after
-        the last one if they are fewer than the quorum. before: other hospitals that gave a usable answer to
-        the same question in an earlier process.
+        because the round is over then; the deadline holds for each attempt. Raises FedMergeError after the
+        last reply if fewer than the quorum are usable. before: how many other hospitals gave a usable reply
+        to the same request in an earlier process.
         """
         usable = before
         for reply in self.usable(request, messages, grid):
@@ -101,7 +100,7 @@ class ClientManager:
     def usable(
         self, request: Request, messages: Iterable[Message], grid: Grid | None = None
     ) -> Iterator[Reply]:
-        """The usable replies as ``replies`` gives them, however few. grid: to ask again with."""
+        """Yield usable replies as ``replies`` does, without a quorum. grid: to ask again; None: never."""
         rules = self.plan.federation
         attempts = rules.attempts if grid is not None else 1
         for client, reply_message in request.clients.in_order(messages):
@@ -134,9 +133,9 @@ class ClientManager:
         clients: ClientRegistry,
         label: str | None = None,
     ) -> Request:
-        """The request to train. sent: the weights in ``arrays``, or any of the network, to check against.
+        """Return the request to train. sent: the weights in ``arrays``, or any of the network, for checks.
 
-        label: of a secure sum, for which the hospitals answer keys.
+        label: of a secure sum; the hospitals then reply with keys.
         """
         kind = "train" if label is None else "train.secure"
         job = job if label is None else job | {"label": label, "batch_norm": self.plan.batch_norm}
@@ -177,10 +176,10 @@ class ClientManager:
         own: bool = False,
         label: str | None = None,
     ) -> Request:
-        """The request to score ``state`` on the validation images of ``clients``.
+        """Return the request to score ``state`` on the validation images of ``clients``.
 
-        calibrate: whether they are to fit a temperature, too. own: whether each puts its personal part into
-        it. label: of a secure sum, for which the hospitals answer keys.
+        calibrate: whether hospitals fit a temperature, too. own: whether each uses its own personal part of
+        the model. label: of a secure sum; the hospitals then reply with keys.
         """
         job = common_config(self.plan) | ({"calibrate": True} if calibrate else {})
         job |= personal_config(self.plan) if own else {}
@@ -202,12 +201,12 @@ class ClientManager:
         return Request(kind, round, phase, clients, ask, check=check)
 
     def _last_rounds(self, before: int) -> dict[str, int]:
-        """The last round before ``before`` for which each hospital's training is in the history."""
+        """Return each hospital's last round of training before ``before`` that is in the history."""
         rows = [row for row in self.history if row["phase"] == "train" and row["round"] < before]
         return {row["site"]: row["round"] for row in rows}
 
     def rows(self, since: tuple[int, int] = (0, 0)) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """``history`` and ``failures`` as rows, from these positions on."""
+        """Return ``history`` and ``failures`` as rows, from these positions on."""
         return self.history[since[0] :], [asdict(failure) for failure in self.failures[since[1] :]]
 
     def take_rows(
@@ -216,9 +215,9 @@ class ClientManager:
         failures: list[dict[str, Any]],
         at: tuple[int, int] = (0, 0),
     ) -> None:
-        """Put the rows of an earlier process before those of this one; what both have stands once.
+        """Put the rows of an earlier process before those of this one; keep a failure that both have once.
 
-        at: how many rows of history and failures come before them.
+        at: the positions in history and failures at which they are inserted.
         """
         before = [Failure(**row) for row in failures]
         self.history[at[0] : at[0]] = history

@@ -1,4 +1,4 @@
-"""A client's state between rounds: its own norms or head, in a model that is else shared."""
+"""The client state: the norms or head that a client keeps between rounds, while the rest is shared."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Personal = Literal["none", "norms", "head"]
 
 
 class ClientState:
-    """The personal entries of one hospital's model, as they were after its last round and the one before.
+    """The personal entries of one hospital's model after its last round and after the one before.
 
-    With both, a round that is repeated (asked again, or resumed after a crash) begins as it began the first
-    time. It lives on the hospital's side and is a plain ``State`` for whoever keeps it over a restart.
+    With both, a repeated round (asked again, or resumed after a crash) begins as it did the first time. It
+    belongs to the hospital; ``state_dict`` makes it a plain ``State`` that can be kept over a restart.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class ClientState:
         self._before: State = {}
 
     def recall(self, round: int) -> State:
-        """The entries to begin ``round`` with: empty for a hospital that has not trained yet."""
+        """Return the entries to begin ``round`` with; empty for a hospital that has not trained yet."""
         return self._before if round == self.round else self._now
 
     @property
@@ -41,7 +41,7 @@ class ClientState:
         return self._now
 
     def keep(self, round: int, entries: Mapping[str, torch.Tensor]) -> None:
-        """Keep what a round made of them. Numbers that are not finite are not kept, nor is the round."""
+        """Keep the entries after a round. Does nothing if one of them is not finite."""
         if non_finite(entries):
             return
         if round != self.round:
@@ -49,7 +49,7 @@ class ClientState:
         self._now = {key: value.detach().cpu().clone() for key, value in entries.items()}
 
     def state_dict(self) -> State:
-        """All of it: ``round``, ``now/KEY``, ``before/KEY``; empty for a hospital that keeps nothing."""
+        """Return ``round``, ``now/KEY`` and ``before/KEY``; empty for a hospital that keeps nothing."""
         if not self.round:
             return {}
         kept = {"round": torch.tensor(self.round)}
@@ -57,14 +57,14 @@ class ClientState:
         return kept | {f"before/{key}": value for key, value in self._before.items()}
 
     def load_state_dict(self, state: State) -> None:
-        """Take back what ``state_dict`` gave; an empty state forgets everything."""
+        """Load a state from ``state_dict``; an empty one clears everything."""
         self.round = int(state["round"]) if state else 0
         self._now = _under("now/", state)
         self._before = _under("before/", state)
 
 
 def personal_entries(spec: ModelSpec, personal: Personal) -> tuple[str, ...]:
-    """The entries of a network's state that stay in the hospital.
+    """Return the names of the entries of a network's state that stay in the hospital.
 
     norms: weights, biases, running statistics and counters of its batch-norm layers (FedBN, arXiv
     2102.07623); group and layer norms are shared like any other layer. head: the layer that turns features
@@ -76,7 +76,7 @@ def personal_entries(spec: ModelSpec, personal: Personal) -> tuple[str, ...]:
 
 
 def client_state_tensors(spec: ModelSpec, personal: Personal) -> Tensors:
-    """The arrays of ``ClientState.state_dict``; of a first round, there is no ``before``."""
+    """Return the schema of ``ClientState.state_dict``; after a first round there is no ``before``."""
     forms = tensors_of(spec).forms
     own = {key: forms[key] for key in personal_entries(spec, personal)}
     before = {f"before/{key}": form for key, form in own.items()}

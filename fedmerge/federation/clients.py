@@ -1,4 +1,4 @@
-"""The clients of a run: the hospitals behind the node ids, in a fixed order."""
+"""The clients of a run: which hospital each node id belongs to, in a fixed order."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fedmerge.federation.schema.reading import read_reply
 from fedmerge.federation.schema.replies import Greeting
 from fedmerge.federation.schema.tensors import Refused
 
-POLL = 0.5  # seconds between two looks for nodes that have come
-AGAIN = 15.0  # seconds after which a hospital whose people have not decided yet is asked again
+POLL = 0.5  # seconds between two checks for connected nodes
+AGAIN = 15.0  # seconds until a hospital whose people have not decided yet is asked again
 OUTSIDE = "it was not admitted when the run began, or its admission was taken back: it was not waited for"
-LONGEST = 120.0  # seconds between two such questions, which come more and more rarely
+LONGEST = 120.0  # the longest pause between two such requests; the pause grows each time
 
 
 @dataclass(frozen=True)
 class Client:
-    """One hospital as the server knows it: numbers, never images."""
+    """What the server knows of one hospital: numbers, never images."""
 
     node_id: int
     name: str
@@ -35,28 +35,27 @@ class Client:
     class_counts: tuple[int, ...]
 
     def held(self, split: Literal["val", "train"]) -> int:
-        """How many images it has in a split."""
+        """Return the number of images in a split."""
         return self.validation if split == "val" else self.examples
 
 
 class ClientRegistry(tuple[Client, ...]):
-    """The hospitals in the order of their names; every reduction over replies follows it.
+    """The hospitals in the order of their names; every reduction over replies follows this order.
 
-    Flower gives nodes random ids and hands replies over as they arrive, so an order of our own is what
-    makes two runs equal.
+    Flower gives nodes random ids and hands replies over as they arrive; a fixed order makes two runs equal.
     """
 
     def named(self, names: Iterable[str] | None) -> ClientRegistry:
-        """Only the hospitals with these names; all of them for None."""
+        """Return only the hospitals with these names; all of them for None."""
         if names is None:
             return self
         wanted = set(names)
         return ClientRegistry(client for client in self if client.name in wanted)
 
     def in_order(self, replies: Iterable[Message]) -> Iterator[tuple[Client, Message | None]]:
-        """Pair each hospital, in registry order, with its reply, or with None if it did not answer.
+        """Yield each hospital in registry order with its reply, or with None if it did not reply.
 
-        Replies are read as they are needed: where they arrive in order, one at a time is held.
+        Replies are read as needed: if they arrive in order, one at a time is held.
         """
         arriving, early = iter(replies), dict[int, Message]()
         for client in self:
@@ -68,11 +67,11 @@ class ClientRegistry(tuple[Client, ...]):
 
 @dataclass
 class _Heard:
-    """What the nodes have said so far: hospitals by name, and why the others cannot take part.
+    """The replies of the nodes so far: the hospitals by name, and why other nodes cannot take part.
 
-    wanted: the hospitals of this federation; None: all. admitted: under which name each node was let in; None
-    where nobody vouches for a node. n_classes: those of the model. wrong: by name; nameless: by node, where
-    it has none that counts.
+    wanted: the hospitals of this federation; None: all. admitted: the name under which each node was
+    admitted; None where nodes are not admitted. n_classes: of the model. wrong: why a node cannot take part,
+    by name; nameless: the same by node id, for nodes without an admitted name in ``wanted``.
     """
 
     wanted: Sequence[str] | None = None
@@ -82,7 +81,7 @@ class _Heard:
     wrong: dict[str, Wrong] = field(default_factory=dict)
     nameless: dict[int, Wrong] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
-    waiting: set[int] = field(default_factory=set)  # the nodes whose people have not decided yet
+    waiting: set[int] = field(default_factory=set)  # nodes whose people have not decided yet
     asked_at: float = 0.0
     pause: float = 0.0
 
@@ -99,7 +98,7 @@ class _Heard:
                 self.clients[heard.name] = heard
 
     def to_ask(self, nodes: Iterable[int]) -> list[int]:
-        """The nodes that were not asked yet, and now and then those whose people had not decided."""
+        """Return the nodes not asked yet, and after each pause those whose people had not decided."""
         new = [node for node in nodes if node not in self.asked]
         self.asked.update(new)
         if self.waiting and time.monotonic() - self.asked_at >= self.pause:
@@ -110,27 +109,27 @@ class _Heard:
 
     @property
     def missing(self) -> list[str]:
-        """The wanted hospitals that are not there."""
+        """The wanted hospitals that do not take part yet."""
         return [name for name in self.wanted or () if name not in self.clients]
 
     @property
     def awaited(self) -> list[str]:
-        """Those of the missing that may still come: who was not let in, or is not any more, cannot."""
+        """The missing hospitals that may still come: those that are admitted."""
         return [name for name in self.missing if self._is_let_in(name)]
 
     @property
     def nobody_can(self) -> bool:
-        """Whether as many nodes as are wanted said why they cannot, and none that it can."""
+        """Whether as many nodes as are wanted cannot take part, while none can and none is undecided."""
         said = len(self.wrong) + len(self.nameless)
         return not self.clients and not self.waiting and said >= max(1, len(self.wanted or ()))
 
     @property
     def reasons(self) -> str:
-        """What the nodes said that cannot take part."""
+        """The reasons why nodes cannot take part, in one line."""
         return "; ".join(dict.fromkeys(w.reason for w in [*self.wrong.values(), *self.nameless.values()]))
 
     def absent(self) -> dict[str, Wrong]:
-        """Why each hospital, or node, is not among the members."""
+        """Return, for each hospital or node that does not take part, the reason."""
         others = "; ".join(dict.fromkeys(wrong.reason for wrong in self.nameless.values()))
         refused = any(wrong.kind == "refused" for wrong in self.nameless.values())
         more = f" ({others})" if others else ""
@@ -143,7 +142,7 @@ class _Heard:
         return found
 
     def _member(self, node: int, reply_message: Message) -> Client | Wrong | None:
-        """The hospital behind a node, or why it cannot take part; None for one of another federation."""
+        """Return a node's hospital, or why it cannot take part; None for a hospital of another federation."""
         if reply_message.has_error():
             return Wrong("error", reason_of(reply_message))
         try:
@@ -174,7 +173,7 @@ class _Heard:
         return Client(node, said.name, said.examples, said.validation, tuple(said.class_counts))
 
     def _forget(self, node: int) -> None:
-        """What a node said before it was asked again."""
+        """Forget what a node replied before."""
         self.waiting.discard(node)
         self.nameless.pop(node, None)
         self.wrong.pop("" if self.admitted is None else self.admitted.get(node, ""), None)
@@ -201,17 +200,17 @@ def wait_for_clients(
     n_classes: int | None = None,
     told: Mapping[str, Any] | None = None,
 ) -> tuple[ClientRegistry, dict[str, Wrong]]:
-    """Ask every node who it is; returns those that take part, and why each other wanted hospital does not.
+    """Ask every node for its hospital; return those that take part, and why the others do not.
 
-    A node whose greeting is not as the schema says is left out, under the name it was let in by.
+    A node whose greeting does not fit the schema is left out, under the name it was admitted by.
 
-    wanted: the hospitals of this federation; nodes of others are left alone. None: all that answer. patience:
+    wanted: the hospitals of this federation; nodes of others are left alone. None: all that reply. patience:
     seconds to wait for wanted hospitals, whose nodes may come later. admitted: the name under which each node
-    was let in, by node id; one that calls itself otherwise is not heard. n_classes: those that each must
-    count. told: what the hospitals are told of the run (``policy.proposal``); one whose people have not
-    decided about it is asked again until the patience is over. Raises FedMergeError if nobody answers, at
-    once where as many nodes as are wanted say why they cannot, or if two have one name and nobody vouches for
-    either.
+    was admitted, by node id; a node that gives another name is left out. n_classes: the number of classes
+    that each hospital must count. told: what the hospitals are told of the run (``policy.proposal``); one
+    whose people have not decided about it is asked again until the patience is over. Raises FedMergeError if
+    no hospital can take part (at once if as many nodes as are wanted say why they cannot), or if two have one
+    name and nodes are not admitted.
     """
     heard, until = _Heard(wanted, admitted, n_classes), time.monotonic() + patience
     while True:

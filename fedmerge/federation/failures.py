@@ -1,4 +1,4 @@
-"""What became of hospitals that gave no usable answer: every attempt is a record, and rules decide."""
+"""The failures of hospitals: every attempt without a usable reply is recorded, and ``on_failure`` decides."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Kind = Literal["error", "silent", "late", "refused", "forgot", "injected", "void
 
 @dataclass(frozen=True)
 class Wrong:
-    """Why there is no usable answer: in a word, and in a sentence.
+    """Why there is no usable reply: in a word, and in a sentence.
 
-    error: the hospital says so. silent: nothing came. late: after the deadline. refused: what it says is not
-    as the schema has it, or fails a check.
+    error: the hospital replied with an error. silent: no reply came. late: after the deadline. refused: the
+    reply does not fit the schema, or fails a check.
     """
 
     kind: Kind
@@ -26,11 +26,11 @@ class Wrong:
 
 @dataclass(frozen=True)
 class Failure:
-    """An attempt of a hospital that gave no usable answer: when, who, why in a sentence, and what then.
+    """An attempt of a hospital without a usable reply: round, phase, site, reason in a sentence, consequence.
 
-    Or a hospital that lost what it kept between rounds, and began anew (``forgot``); or one whose answer was
-    spoilt by fault injection, and counted all the same (``injected``). Or a round that
-    came to nothing (``void``). injected: what the plan did to it.
+    Also a hospital that lost its client state and began anew (``forgot``), one whose reply was changed by
+    fault injection and used all the same (``injected``), or a round without a secure sum (``void``).
+    injected: the kinds of fault that were injected.
     """
 
     round: int
@@ -45,7 +45,7 @@ class Failure:
 
 @dataclass
 class Failures:
-    """The failures of a run, and what ``on_failure``, ``retries`` and ``quorum`` make of them."""
+    """The failures of a run, and what ``on_failure`` and ``quorum`` do about them."""
 
     rules: FederationOptions
     records: list[Failure] = field(default_factory=list)
@@ -73,12 +73,12 @@ class Failures:
             )
 
     def counted(self, round: int, phase: str, site: str, attempt: int, injected: str) -> None:
-        """Record an answer that fault injection spoilt and no check refused."""
+        """Record a reply that fault injection changed and no check refused."""
         reason = f"its answer was used as it is, with what fault injection did to it ({injected})"
         self.records.append(Failure(round, phase, site, reason, attempt, "counted", "injected", injected))
 
     def began_anew(self, round: int, phase: str, site: str, since: int) -> None:
-        """Record a hospital that no longer has its own part of the model, as it was after round ``since``."""
+        """Record a hospital that lost its own part of the model, which it had after round ``since``."""
         reason = (
             f"it no longer has its own part of the model, as it was after round {since}, because its process "
             "was started anew: it began with the federation's"
@@ -96,7 +96,7 @@ class Failures:
             raise FedMergeError(f"{where} has no sum: {reason} (on_failure: skip would go on).")
 
     def check_quorum(self, round: int, phase: str, usable: int, asked: int) -> None:
-        """Raise FedMergeError if fewer hospitals gave a usable answer than the quorum, with the reasons."""
+        """Raise FedMergeError, with the reasons, if fewer hospitals than the quorum gave a usable reply."""
         if usable >= min(self.rules.quorum, asked):
             return
         here = [f for f in self.records if (f.round, f.phase) == (round, phase) and f.then == "left out"]

@@ -18,15 +18,15 @@ EVERYONE = "*"
 
 
 class Fault(Section):
-    """One thing that may go wrong with a hospital's training.
+    """One fault in a hospital's training, and where and when it may strike.
 
-    kind: ``crash`` (no training, an error), ``hang`` (no answer, ever), ``slow`` (its answer comes so many
-    ``seconds`` later; the time is counted, not waited), ``nan`` (a weight that is not a number),
+    kind: ``crash`` (no training, an error), ``hang`` (no reply, ever), ``slow`` (its reply comes ``seconds``
+    later; the time is counted, not waited), ``nan`` (a weight that is not a number),
     ``wrong-shape`` (a tensor with a row too many), ``huge-norm`` (its update times ``scale``, 1000 by
-    default; a negative one turns it round), ``label-flip`` (it trains with class C - 1 - c for class c),
-    ``stale`` (it answers with the weights that it was sent). site: a name, names, or ``*`` for every
-    hospital. rounds: numbers, the one after the last being the fine-tuning, or ``all``. probability: of each
-    round and hospital. attempts: only the first so many attempts of a round; None: every one.
+    default; a negative scale reverses it), ``label-flip`` (it trains with class C - 1 - c for class c),
+    ``stale`` (it replies with the weights that it was sent). site: a name, names, or ``*`` for every
+    hospital. rounds: numbers (the one after the last round is the fine-tuning), or ``all``. probability: for
+    each round and hospital. attempts: strike only in the first so many attempts of a round; None: in all.
     """
 
     kind: Kind
@@ -47,17 +47,17 @@ class Fault(Section):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The names it is about; ``*`` alone for all."""
+        """The names of the hospitals it may strike; ``*`` alone for all."""
         return (self.site,) if isinstance(self.site, str) else self.site
 
     def about(self, site: str, round: int, attempt: int) -> bool:
-        """Whether it may strike there and then."""
+        """Check whether the fault may strike this hospital in this round and attempt."""
         here = EVERYONE in self.sites or site in self.sites
         now = self.rounds == "all" or round in self.rounds
         return here and now and (self.attempts is None or attempt <= self.attempts)
 
     def told(self) -> dict[str, Any]:
-        """What the hospital is told of it."""
+        """Return the fault as the hospital is told it: kind, seconds, scale."""
         numbers = {"seconds": self.seconds, "scale": self.scale}
         return {"kind": self.kind} | {key: value for key, value in numbers.items() if value is not None}
 
@@ -65,10 +65,10 @@ class Fault(Section):
 def faults_for(
     faults: Sequence[Fault], seed: int, round: int, site: str, attempt: int = 1
 ) -> tuple[Fault, ...]:
-    """The faults that strike a hospital's training in a round, at its first, second, … attempt.
+    """Return the faults that strike a hospital's training in a round, at its first, second, … attempt.
 
-    Each entry of the plan has a draw of its own from (seed, "fault", round, site), in the order of the plan:
-    an entry that is added at the end changes nothing about the others.
+    Each entry of the plan has its own draw from (seed, "fault", round, site), in the order of the plan:
+    an entry added at the end does not change the others.
     """
     draws = numpy_generator(seed, "fault", round, site).random(len(faults))
     return tuple(
@@ -79,7 +79,7 @@ def faults_for(
 
 
 def check_sites(faults: Iterable[Fault], known: Sequence[str]) -> None:
-    """Raise FedMergeError for faults about sites that are none."""
+    """Raise FedMergeError for faults that name unknown sites."""
     wrong = Faults()
     for site in (site for fault in faults for site in fault.sites):
         with wrong.kept():

@@ -1,4 +1,4 @@
-"""What fault injection does to a hospital: its answers as a broken or hostile one would give them."""
+"""Apply injected faults in a hospital, so that it replies as a broken or hostile one would."""
 
 from __future__ import annotations
 
@@ -23,33 +23,32 @@ from fedmerge.federation.schema.reading import ARRAYS, METRICS, read_job, read_t
 from fedmerge.federation.schema.secure import SecureTrainJob
 from fedmerge.models.state import State
 
-DELAY = "delay"  # the metric that says by how many seconds an answer is later than it was measured
+DELAY = "delay"  # the metric with the injected delay of a reply, in seconds, on top of the measured time
 SCALE = 1000.0
 
 
 class Trains(Protocol):
-    """A hospital, as far as faults know it."""
+    """The part of a hospital that faults need."""
 
     site: Site
 
     def train(self, message: Message) -> Message:
-        """Its answer to a message."""
+        """Train as the message says; return the reply."""
 
     def train_secure(self, message: Message) -> Message:
-        """Its answer to a message, with its weights under masks."""
+        """The same, with the weights under masks."""
 
 
 def train(hospital: Trains, message: Message) -> Message:
-    """``hospital.train(message)``, with what the job's faults make of it (``fault_injection.Fault``).
+    """Return ``hospital.train(message)`` with the faults of the job applied (``fault_injection.Fault``).
 
-    Nothing is waited for: a delay is a number in the answer, so a plan of hours runs in no time, and the same
-    anywhere.
+    Nothing waits: a delay is a number in the reply, so a plan of hours runs in no time, the same anywhere.
     """
     return _train(hospital, message, read_job(message, TrainJob), type(hospital).train)
 
 
 def train_secure(hospital: Trains, message: Message) -> Message:
-    """The same with ``hospital.train_secure(message)``, whose weights no fault reaches."""
+    """The same for ``hospital.train_secure(message)``; faults do not change the masked weights."""
     return _train(hospital, message, read_job(message, SecureTrainJob), type(hospital).train_secure)
 
 
@@ -78,7 +77,7 @@ def _train(
 
 
 def _flipped(hospital: Trains) -> Trains:
-    """The hospital with class C - 1 - c for class c in its training images; all else is shared with it."""
+    """Return the hospital with class C - 1 - c for class c in its training images; all else is shared."""
     train = hospital.site.train
     other = copy.copy(hospital)
     other.site = replace(
@@ -89,7 +88,7 @@ def _flipped(hospital: Trains) -> Trains:
 
 @torch.no_grad()
 def _spoilt(state: State, sent: State, faults: Mapping[str, InjectedFault]) -> State:
-    """The weights with every fault in them; without weights that were sent, none can be stale or scaled."""
+    """Return the weights with every fault applied; without ``sent``, none can be stale or scaled."""
     if sent and "stale" in faults:
         state = dict(sent)
     if sent and "huge-norm" in faults:

@@ -1,4 +1,4 @@
-"""Flower's own runtimes, simulation and deployment: the two apps of a project, and its Grid as a place."""
+"""Flower's own runtimes, simulation and deployment: a project's two apps, and Flower's Grid as a backend."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from fedmerge.federation.hospital import Hospital
 from fedmerge.federation.hospital_app import client_app
 
 Config = Mapping[str, Any]
-DATABASE = "superlink.db"  # of a deployment's server, beside the file of its hospitals
+DATABASE = "superlink.db"  # of a deployment's server, beside its admission file
 
 
 @dataclass(frozen=True)
 class FlowerPlace:
-    """The Grid that Flower's runtime handed to a ServerApp.
+    """The backend over the Grid that Flower's runtime hands to a ServerApp.
 
-    The hospitals are nodes of their own: they have their images and choose their device, and their progress
-    is not seen here.
+    The hospitals are separate nodes: they have their images and choose their device, and their progress is
+    not reported here.
     """
 
     remote: ClassVar[bool] = True
@@ -50,15 +50,15 @@ class FlowerPlace:
         device: str = "cpu",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        """Run ``app`` on this grid."""
+        """Run ``app`` on this grid; the other arguments have no effect."""
         grid = self.grid if isinstance(self.grid, FlowerGrid) else FlowerGrid(self.grid)
         app(grid=grid, context=self.context)
 
 
 def server_of(main: Callable[[Backend, Config], None]) -> ServerApp:
-    """The ServerApp of a project: ``main(place, run_config)`` with Flower's Grid as the place.
+    """Return a project's ServerApp: ``main(place, run_config)`` with Flower's Grid as the backend.
 
-    In a deployment, the audit log of the server's folder says what was sent and what came.
+    In a deployment, the audit log in the server's folder records requests and replies.
     """
     app = ServerApp()
 
@@ -73,9 +73,9 @@ def server_of(main: Callable[[Backend, Config], None]) -> ServerApp:
 
 
 def client_of(hospital: Callable[[Config, Config], Hospital]) -> ClientApp:
-    """The ClientApp of a project: ``hospital(node_config, run_config)`` says for whom a node speaks.
+    """Return a project's ClientApp; ``hospital(node_config, run_config)`` returns a node's hospital.
 
-    Each message may meet another process, so what a hospital keeps between rounds is kept by its node.
+    Each message may reach another process, so the node keeps the hospital's client state.
     """
     return client_app(
         lambda context: hospital(context.node_config, context.run_config), memory_in_context=True
@@ -83,7 +83,7 @@ def client_of(hospital: Callable[[Config, Config], Hospital]) -> ClientApp:
 
 
 def _deployed(grid: Grid, admitted: Path, context: Context) -> AuditedGrid:
-    """The grid of a deployment: a node that is started anew is waited for, as hospitals are at the start."""
+    """Return a deployment's grid; it waits for a restarted node as long as for hospitals at the start."""
     away = float(context.run_config.get("patience", 0.0))
     return AuditedGrid(
         grid, admitted.parent, context.run_id, away, partial(lost, admitted.with_name(DATABASE))
@@ -91,10 +91,10 @@ def _deployed(grid: Grid, admitted: Path, context: Context) -> AuditedGrid:
 
 
 def end_with_parent(pause: float = 1.0) -> None:
-    """End this process, as SIGTERM does, when the one that started it is gone.
+    """End this process with SIGTERM when its parent process is gone. pause: seconds between two checks.
 
-    A SuperLink that is killed leaves the server's app behind, which goes on alone for as long as it does not
-    ask for anything, and keeps the run from being taken up.
+    A killed SuperLink leaves the server's app behind, which runs on until its next request and keeps the run
+    from being resumed.
     """
     parent = os.getppid()
 

@@ -1,4 +1,4 @@
-"""A hospital: how it answers the server's messages. Its images never enter one."""
+"""A hospital: how it answers the server's requests. Its images never enter a message."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ Progress = Callable[[int, int], None]
 
 
 class Hospital:
-    """One hospital's side of the conversation: its data, a network to load weights into, and its answers.
+    """One hospital: its images, a network to load weights into, and its replies to requests.
 
-    The network is shared by all hospitals of a process: every message overwrites its weights. memory: what
-    it keeps between rounds, where a job says that a part of the model is personal. minimum: the fewest
-    images over which it gives sums, where that is more than ``sum_rules`` say. model_cache: where it keeps a
-    fusion's models, if each message may meet another process. folder: of its node, where what it must know
-    after a restart is kept; None in a simulation. sum_rules: which sums it gives; None: as its folder says.
-    guard: what a deployed hospital holds every message against.
+    The network is shared by all hospitals of a process: every message overwrites its weights. memory: the
+    client state, where a job makes a part of the model personal. minimum: the fewest images over which it
+    gives sums, where that is more than in ``sum_rules``. model_cache: where it keeps a fusion's models, if
+    each message may reach another process. folder: of its node, with what it must know after a restart; None
+    in a simulation. sum_rules: which sums it gives; None: the rules in its folder. guard: checks every
+    message of a deployed hospital against its policy.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Hospital:
         self.secure = SecureHospital(site.name, folder, SecureRules.of(folder), self.sums.ledger)
 
     def describe(self, message: Message) -> Message:
-        """Answer who this is: name, and the number of images by split and class."""
+        """Reply with the hospital's name and its number of images by split and class."""
         read_job(message, GreetingJob)
         read_tensors(message, NO_TENSORS)
         site = self.site
@@ -98,25 +98,25 @@ class Hospital:
         return reply_message(message, numbers, texts={"name": site.name})
 
     def inspect(self, message: Message) -> Message:
-        """Answer what there is to know of its images before training: sizes, classes, intensities, copies."""
+        """Reply with a description of its images before training: sizes, classes, intensities, copies."""
         own = LEAST if self.guard is None else self.guard.policy.suppress_below
         return reply_with(message, self.site, own)
 
     def train(self, message: Message) -> Message:
-        """Train the received weights, or an initialisation of its own; answer new weights and numbers.
+        """Train the received weights, or an initialisation of its own; reply with new weights and numbers.
 
-        The personal part of the model begins as this hospital's last round left it; the answer has all of
-        the model, and the server's mean of the personal parts is what a hospital without one begins with.
-        With local privacy the weights are clipped and noised before anything else sees them.
+        The personal part of the model begins as this hospital's last round left it. The reply has all of the
+        model; a hospital without a personal part begins with the server's mean of them. With local privacy
+        the weights are clipped and noised before they leave.
         """
         metrics, _, leaving = self._trained(message, read_job(message, TrainJob))
         return reply_message(message, metrics, leaving)
 
     def train_secure(self, message: Message) -> Message:
-        """Train as ``train`` does, but answer keys; what is to be summed waits: weights, counts, scores.
+        """Train as ``train`` does, but reply with keys; weights, counts and scores wait to be summed.
 
-        Only the seconds are told, which the server can measure itself. What is remembered of the weights is
-        what they were before noise, which is another one when a round is repeated.
+        The reply tells only the seconds, which the server can measure itself. The secure sum is bound to the
+        weights before noise, because a repeated round draws other noise.
         """
         job = read_job(message, SecureTrainJob)
         metrics, state, leaving = self._trained(message, job)
@@ -131,7 +131,7 @@ class Hospital:
         return reply_message(message, {"seconds": metrics["seconds"]}, texts=keys)
 
     def _trained(self, message: Message, job: TrainJob) -> tuple[dict[str, float], State, State]:
-        """What a training message says to do: numbers about it, the weights, and those that may leave."""
+        """Train as a message says; return the metrics, the weights, and the weights that may leave."""
         private = self.local.options(job)
         if job.start == "own":
             read_tensors(message, NO_TENSORS)
@@ -172,15 +172,15 @@ class Hospital:
         return metrics, state, self.local.answer(private, job, sent, state)
 
     def evaluate(self, message: Message) -> Message:
-        """Score the received weights on the validation split; answer numbers only.
+        """Score the received weights on the validation split; reply with numbers only.
 
-        A job that says ``personal`` is about the model that this hospital would use: with its own part. One
-        that says ``calibrate`` is answered with the ``temperature`` fitted there, too.
+        With ``personal`` in the job, the model is scored with this hospital's own part. With ``calibrate``,
+        the reply has the ``temperature`` fitted on the validation split, too.
         """
         return reply_message(message, self._scored(message, read_job(message, EvaluateJob)))
 
     def evaluate_secure(self, message: Message) -> Message:
-        """Score as ``evaluate`` does, but answer keys; the numbers wait to be summed with others'."""
+        """Score as ``evaluate`` does, but reply with keys; the numbers wait to be summed with others'."""
         job = read_job(message, SecureEvaluateJob)
         scores = self._scored(message, job)
         images = int(scores.pop("num-examples"))
@@ -190,9 +190,9 @@ class Hospital:
         return reply_message(message, {}, texts=self.secure.offer(subject, encode_means(images, scores)))
 
     def sums_secure(self, message: Message) -> Message:
-        """Answer a question about sums over images with keys; the sums wait to be added to others'.
+        """Reply to a question about sums over images with keys; the sums wait to be added to others'.
 
-        Raises FedMergeError for a question that its rules refuse, or that is not the one in the label.
+        Raises FedMergeError for a question that its rules refuse, or that is not the one of the label.
         """
         job = read_job(message, SecureSumsJob)
         found = self.sums.packed(message, job)
@@ -205,7 +205,7 @@ class Hospital:
         return reply_message(message, {"known": 1}, texts=self.secure.offer(subject, words))
 
     def _scored(self, message: Message, job: EvaluateJob) -> dict[str, float]:
-        """What an evaluation message asks for: numbers of the weights in it."""
+        """Return the scores of the weights in an evaluation message."""
         val = self.site.val
         model = self._load(message, job, self._kept(job.personal))
         logits = predict(model, val.images, job.normalisation, device=self.device)
@@ -221,31 +221,31 @@ class Hospital:
         return metrics
 
     def tell_memory(self, message: Message) -> Message:
-        """Answer what it keeps between rounds, for the server's journal."""
+        """Reply with the client state, for the server's journal."""
         read_job(message, MemoryJob)
         read_tensors(message, NO_TENSORS)
         return reply_message(message, {"round": self.memory.round}, self.memory.state_dict())
 
     def restore_memory(self, message: Message) -> Message:
-        """Take over a memory from the server's journal; a message without one is to forget."""
+        """Load the client state from the server's journal; a message without one clears it."""
         job = read_job(message, RestoreJob)
         check_fits(job.model, self.site)
         self.memory.load_state_dict(read_tensors(message, client_state_tensors(job.model, job.personal)))
         return reply_message(message, {"round": self.memory.round})
 
     def _kept(self, personal: Personal, round: int | None = None) -> State:
-        """The personal entries to begin a round with, or, without one, the latest."""
+        """Return the personal entries to begin ``round`` with; for None, the latest."""
         if personal == "none":
             return {}
         return self.memory.latest if round is None else self.memory.recall(round)
 
     def _own_start(self, job: NetworkJob) -> nn.Module:
-        """A network initialised from (seed, "start", this site); pretrained weights stay what they are."""
+        """Return a network initialised from (seed, "start", this site); pretrained weights are kept."""
         check_fits(job.model, self.site)
         return build(job.model, derive(job.seed, "start", site=self.site.name)).to(self.device)
 
     def _load(self, message: Message, job: NetworkJob, own: State) -> nn.Module:
-        """The network with the received weights, but for the entries in ``own``."""
+        """Return the network with the received weights, except for the entries in ``own``."""
         check_fits(job.model, self.site)
         state = read_tensors(message, tensors_of(job.model))
         model = _network(job.model.model_copy(update={"pretrained": False}).model_dump_json(), self.device)
@@ -255,5 +255,5 @@ class Hospital:
 
 @lru_cache(maxsize=1)
 def _network(spec: str, device: str) -> nn.Module:
-    """The network of a description (JSON), built once a process, for weights to be loaded into."""
+    """Return the network of a description (JSON), built once per process, for loading weights into."""
     return build(ModelSpec.model_validate_json(spec), 0).to(device)

@@ -1,4 +1,4 @@
-"""The Flower ClientApp of a hospital: which of its answers belongs to which message, and what it keeps."""
+"""The Flower ClientApp of a hospital: which method answers which message type, and what a Context keeps."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ ANSWERS: dict[str, Callable[[Hospital], Handler]] = {
     "evaluate": lambda hospital: hospital.evaluate,
     "evaluate.secure": lambda hospital: hospital.evaluate_secure,
 }
-"""Which answer of a hospital belongs to a message type of Flower's."""
-MEMORY, SECURE, LOCAL = "memory", "secure", "local"  # what a Flower Context holds of a hospital
+"""The hospital's method for each message type of Flower's."""
+MEMORY, SECURE, LOCAL = "memory", "secure", "local"  # a hospital's parts in a Flower Context
 
 
 def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context: bool = False) -> ClientApp:
-    """The Flower ClientApp of a hospital; ``hospital_of`` finds the hospital a Context speaks for.
+    """Return the Flower ClientApp of a hospital; ``hospital_of`` returns the hospital of a Context.
 
-    It answers ``query`` (who are you), ``query.inspect`` (what images it has), ``train``, ``evaluate``,
-    ``query.sums_begin`` and ``query.sums`` (sums over its images, for a fusion), ``query.memory`` and
-    ``query.restore`` (what it keeps between rounds); and, for sums under masks, ``train.secure``,
+    It answers ``query`` (its name and counts), ``query.inspect`` (a description of its images), ``train``,
+    ``evaluate``, ``query.sums_begin`` and ``query.sums`` (sums over its images, for a fusion),
+    ``query.memory`` and ``query.restore`` (its client state); and, for sums under masks, ``train.secure``,
     ``evaluate.secure`` and ``query.secure_…``.
-    memory_in_context: a hospital's memory is kept in the Context's state, because each message may meet
+    memory_in_context: keep the hospital's client state in the Context's state, because each message may reach
     another process (Flower's own runtimes). That state travels with each message, but not to the server.
     """
     app = ClientApp()
@@ -52,7 +52,7 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
     def answer(how: Callable[[Hospital], Handler], message: Message, context: Context) -> Message:
         try:
             return remembered(context, message, how)
-        except FedMergeError as error:  # a sentence is an answer, and the same one under every runtime
+        except FedMergeError as error:  # a sentence is the reply, the same under every runtime
             return failed(message, error)
 
     def remembered(context: Context, message: Message, how: Callable[[Hospital], Handler]) -> Message:

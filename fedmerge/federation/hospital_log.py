@@ -1,4 +1,4 @@
-"""What a hospital writes down before it answers: a chained log in its folder; in a simulation, a list."""
+"""The log that a hospital writes before it replies: a chained file in its folder; in a simulation, a list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedmerge.files import make_folder, saying
 class HospitalLog:
     """The base of a hospital's ledgers.
 
-    folder: where ``file`` lies and outlives the process; None: entries are kept in ``memory``.
+    folder: where ``file`` is kept beyond the process; None: entries are kept in ``memory``.
     """
 
     def __init__(self, folder: Path | None, file: str) -> None:
@@ -26,7 +26,7 @@ class HospitalLog:
         self._chain = None if folder is None else ChainedLog(folder / file)
 
     def _entries(self) -> list[dict[str, Any]]:
-        """All entries. Raises BrokenChain for a log that is not what was written."""
+        """Return all entries. Raises BrokenChain for a log that was changed."""
         return self.memory if self._chain is None else self._chain.entries()
 
     def _append(self, entry: Mapping[str, Any]) -> None:
@@ -37,14 +37,14 @@ class HospitalLog:
             self._chain.append(entry)
 
     def _length(self) -> int:
-        """Bytes of the log, or entries in memory: while it stays, nothing was added."""
+        """Return the bytes of the log, or the number of entries in memory; it grows with every entry."""
         if self._chain is None:
             return len(self.memory)
         return self._chain.path.stat().st_size if self._chain.path.exists() else 0
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time between looking and writing. Raises DiskError."""
+        """Lock the log for the block, from reading to writing. Raises DiskError."""
         if self._chain is None or self._folder is None:
             yield
             return

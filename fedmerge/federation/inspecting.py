@@ -1,4 +1,4 @@
-"""The server asks every hospital that was admitted what images it has (``inspection``)."""
+"""Ask every admitted hospital for a description of its images (``inspection``)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Told = dict[str, Any]
 
 
 def inspect_all(place: Backend, names: Mapping[int, str], wish: InspectJob, patience: float) -> list[Told]:
-    """What each hospital told, by name; of one that did not, the reason. names: hospitals by node."""
+    """Return each hospital's inspection, or why there is none, sorted by name. names: by node id."""
     found: list[Told] = []
     app = ServerApp()
 

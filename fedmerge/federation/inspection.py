@@ -1,8 +1,8 @@
-"""What a hospital tells of its images before anything is trained, and what it keeps to itself.
+"""The inspection of a hospital's images before training: what the hospital tells, and what it suppresses.
 
-Counts below a minimum are told as "<5"; where one number would give away another by subtraction, that is
-hidden, too. The greater of the server's minimum and the hospital's own counts. Images are compared within a
-hospital alone: hashes of them would tell others who has the same patient.
+Counts below a minimum are told as "<5"; a number that would give away another by subtraction is hidden, too.
+The minimum is the greater of the server's and the hospital's own. Images are compared only within a hospital:
+hashes of them would tell others who has the same patient.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from fedmerge.validation import validate
 
 ACTION = "query.inspect"
 MINIMUM = 5
-MOST = 10**9  # images that a hospital may say it has
+MOST = 10**9  # the largest number of images that a hospital may report
 Count = Annotated[int, Field(ge=0, le=MOST)] | Annotated[str, Field(pattern=r"^(<\d{1,7}|hidden)$")]
 Name = Annotated[str, Field(max_length=200)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Inspection(BaseModel):
-    """What a hospital tells. shape: channels, height, width. classes: images of all splits, by class.
+    """A hospital's inspection. shape: channels, height, width. classes: images of all splits, by class.
 
-    intensities: the share of all pixels in each bin of 0 to 255; None for a bin in which fewer images than
-    the minimum have one; empty where the hospital has too few images. duplicates: images that stand there
-    again. flat: images of one value.
+    intensities: the share of all pixels in each bin of 0 to 255; None for a bin with pixels of fewer images
+    than the minimum; empty if the hospital has too few images. duplicates: images that occur more than once,
+    without their first copy. flat: images of one value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,7 +56,7 @@ class Inspection(BaseModel):
 
 
 def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM) -> Inspection:
-    """Look at a hospital's images."""
+    """Return the inspection of a hospital's images."""
     least = max(wish.minimum, own_minimum)
     images, facts = site.everything.images, site.facts or facts_of(site.everything.images)
     counts = site.everything.class_counts(site.n_classes).tolist()
@@ -76,9 +76,10 @@ def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM) -> Inspect
 
 
 def told(counts: Sequence[int], least: int) -> list[Any]:
-    """Counts, those from 1 to ``least`` - 1 as "<least", and others "hidden" where that takes it.
+    """Return counts with those from 1 to ``least`` - 1 as "<least", and others "hidden" where necessary.
 
-    Whoever knows the sum of all has the sum of the hidden: it must be of two of them, and at least ``least``.
+    Whoever knows the sum of all counts knows the sum of those not told: these must be at least two, and their
+    sum at least ``least``.
     """
     order = sorted((count, place) for place, count in enumerate(counts) if count)
     hidden = {place for count, place in order if count < least}
@@ -91,7 +92,7 @@ def told(counts: Sequence[int], least: int) -> list[Any]:
 
 
 def _intensities(images: np.ndarray, bins: int, least: int) -> list[float | None]:
-    """The share of pixels in each bin; None where it is of fewer than ``least`` images, and not of none."""
+    """Return the share of pixels in each bin; None for a bin of fewer than ``least`` images, but not of 0."""
     if len(images) < least:
         return []
     edges = np.arange(256) * bins // 256
@@ -106,20 +107,20 @@ def _intensities(images: np.ndarray, bins: int, least: int) -> list[float | None
 
 
 def _copies(facts: Facts) -> int:
-    """How many images stand there again; those of one value are none."""
+    """Return the number of repeated images, without first copies and images of one value."""
     real = [digest for digest, flat in zip(facts.digests, facts.flat, strict=True) if not flat]
     return len(real) - len(set(real))
 
 
 def reply_with(message: Message, site: Site, own_minimum: int = MINIMUM) -> Message:
-    """A hospital's answer to ``query.inspect``. Raises FedMergeError for a wish that is none."""
+    """Return a hospital's reply to ``query.inspect``. Raises FedMergeError for an invalid request."""
     wish = read_job(message, InspectJob)
     read_tensors(message, NO_TENSORS)
     return reply_message(message, {}, texts={"json": inspect(site, wish, own_minimum).model_dump_json()})
 
 
 def read(message: Message) -> Inspection:
-    """What a hospital told. Raises FedMergeError for what is none, whatever was sent."""
+    """Return the inspection in a reply. Raises FedMergeError for anything else."""
     said, arrays = read_reply(message, Inspected)
     try:
         given = json.loads(said.text)

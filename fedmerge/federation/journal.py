@@ -1,14 +1,14 @@
-"""What a federation's rounds leave on the disk, so that a run that dies goes on after the last of them.
+"""The journal of a federation's rounds on disk, from which a run that died resumes after the last round.
 
-    0007.json                   the rows of round 7 and the SHA-256 of its files, written last: now it counts
-    0007-released.json          the same of a private round before anybody was sent its model (``released``)
-    0007-global.safetensors     the global model after it
-    0007-strategy.safetensors   what the server gathers over the rounds, where it does
-    0007-memories.safetensors   what the hospitals keep to themselves, as SITE/ENTRY, where they do
-    0008-sum.safetensors        a secure sum of a round that is not finished, and 0008-sum.json, whose it is
-    run.json                    a name of this run that no other has, for the labels of its secure sums
+    0007.json                   rows of round 7 and the SHA-256 of its files, written last: the round is kept
+    0007-released.json          the same for a private round, before anybody is sent its model (``released``)
+    0007-global.safetensors     the global model after round 7
+    0007-strategy.safetensors   the server's state over the rounds, where it has one
+    0007-memories.safetensors   the client states, as SITE/ENTRY, where hospitals have them
+    0008-sum.safetensors        a secure sum of an unfinished round; its hospitals are in 0008-sum.json
+    run.json                    a unique name of this run, for the labels of its secure sums
 
-Rows stay for good; weights are kept of the last rounds alone.
+Rows are kept for good, weights only of the last rounds.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _OLD = re.compile(rf"(\d{{4,}})(?:-(?:{'|'.join(KINDS)})\.safetensors|{re.escape
 
 @dataclass(frozen=True)
 class Position:
-    """A federation after a round: its model, what server and hospitals keep, all rows up to it.
+    """A federation after a round: the model, the state of server and clients, all rows so far.
 
-    asked: of a private round's model, the hospitals that were asked for it.
+    asked: for a private round, the hospitals that were asked to train.
     """
 
     round: int
@@ -55,7 +55,7 @@ class Position:
 class RoundJournal:
     """The finished rounds of one federation in one folder.
 
-    keep: of how many rounds the weights stay. damaged: what could not be read, in sentences, as it is found.
+    keep: the number of rounds whose weights are kept. damaged: a sentence for each unreadable file.
     """
 
     def __init__(self, folder: Path, keep: int = 2, damaged: list[str] | None = None) -> None:
@@ -64,17 +64,17 @@ class RoundJournal:
         self.damaged = [] if damaged is None else damaged
 
     def write(self, kept: Position) -> None:
-        """Keep a finished round; its rows are those that it added. Raises DiskError; it is not kept then."""
+        """Keep a finished round with the rows it added. Raises DiskError; the round is not kept then."""
         self._write(FINISHED, kept)
         for gone in ("-sum.json", "-sum.safetensors"):
             self._own().remove(self._path(kept.round, gone))
 
     def release(self, kept: Position) -> None:
-        """Keep a round's model before it is shown to anybody: noise is in it that is never drawn again."""
+        """Keep a private round's model before anybody sees it, because its noise is never drawn again."""
         self._write(RELEASED, kept)
 
     def _own(self) -> Room:
-        """The room of the folder, which is made where there is none. Raises DiskError."""
+        """Return the room of the folder; make the folder if it is missing. Raises DiskError."""
         make_folder(self.folder)
         return own_room(self.folder)
 
@@ -94,7 +94,7 @@ class RoundJournal:
                 room.remove(path)
 
     def run(self) -> str:
-        """The name of this run, drawn when it is first asked for. Raises DiskError."""
+        """Return the name of this run; draw it at the first call. Raises DiskError."""
         path = self.folder / "run.json"
         with suppress(Damaged, OSError, KeyError, TypeError):
             return str(read_sealed(path)["run"])
@@ -102,14 +102,14 @@ class RoundJournal:
         return str(write_sealed(path, {"run": secrets.token_hex(16)})["run"])
 
     def write_sum(self, round: int, names: Sequence[str], words: np.ndarray) -> None:
-        """Keep a secure sum before anything is made of it: its hospitals give no other. Raises DiskError."""
+        """Keep a secure sum before it is used, because its hospitals give no other. Raises DiskError."""
         self._own()
         path = self._path(round, "-sum.safetensors")
         made = write_weights(path, {"words": torch.from_numpy(words.view(np.int64))})
         write_sealed(self._path(round, "-sum.json"), {"names": list(names), "file": made})
 
     def read_sum(self, round: int) -> tuple[list[str], np.ndarray] | None:
-        """Whose sum was kept, and the sum; None where there is none, or it is damaged."""
+        """Return the hospitals of a kept sum and the sum; None if it is missing or damaged."""
         path, sealed = self._path(round, "-sum.safetensors"), self._path(round, "-sum.json")
         if not sealed.is_file():
             return None
@@ -122,7 +122,7 @@ class RoundJournal:
         return said["names"], load_weights(path)["words"].numpy().view(np.uint64)
 
     def newest(self) -> Position | None:
-        """The last round that is whole, with the rows of all before it; None where there is none."""
+        """Return the last undamaged round, with the rows of all rounds before it; None without one."""
         bodies: list[dict[str, Any]] = []
         try:
             while (path := self._path(len(bodies) + 1, FINISHED)).is_file():
@@ -138,7 +138,7 @@ class RoundJournal:
         return None
 
     def released(self, round: int) -> Position | None:
-        """A round that was cut off once its model was ready, with its own rows alone; None for any other."""
+        """Return a round kept by ``release``, with its own rows alone; None without one."""
         path = self._path(round, RELEASED)
         if not path.is_file():
             return None
@@ -168,7 +168,7 @@ class RoundJournal:
 
 
 def _body(path: Path, round: int) -> dict[str, Any]:
-    """What a round's file says. Raises Damaged where it is not of this form."""
+    """Read a round's file. Raises Damaged for any other form."""
     body = read_sealed(path)
     good = (
         isinstance(body, dict)

@@ -1,4 +1,4 @@
-"""How a federation is run: the ``federation:`` section of an experiment, which a plan carries as it is."""
+"""The section ``federation`` of an experiment; a plan carries it unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OnFailure = Literal["skip", "retry", "abort"]
 
 
 class Aggregation(Section):
-    """A registered aggregator with its options; written as its name, or a mapping with the key ``method``."""
+    """An aggregator with its options; written as its name, or as a mapping with the key ``method``."""
 
     method: str = "mean"
     options: dict[str, Any] = Field(default_factory=dict)
@@ -43,23 +43,22 @@ class Aggregation(Section):
 
 
 class FederationOptions(Section):
-    """What the server does in a round, and with hospitals that fail.
+    """How the server runs a round, and how it treats hospitals that fail.
 
-    aggregate: how updates become one model. optimizer: what the server makes of that model; None takes it as
-    it is. participation: how many hospitals train in a round; None: all of them. personal: the part of the
-    model that each hospital keeps to itself between rounds (``memory.personal_entries``). privacy: updates
-    are clipped, and their mean (``privacy.central``) or each of them (``privacy.local``) is noised.
-    secure_aggregation: the server learns the mean of updates and no update (``secure_sum``).
-    secure_statistics: the same of sums over images (``sums.masked``); None: as ``secure_aggregation`` says.
-
+    aggregate: how updates become one model. optimizer: the server optimizer applied to that model; None: the
+    model itself is the new one. participation: how many hospitals train in a round; None: all. personal: the
+    part of the model that each hospital keeps to itself between rounds (``client_state.personal_entries``).
+    privacy: updates are clipped, and their mean (``privacy.central``) or each update (``privacy.local``) is
+    noised. secure_aggregation: the server learns the mean of updates and no single one (``secure_sum``).
+    secure_statistics: the same for sums over images (``sums.masked``); None: like ``secure_aggregation``.
     on_failure: a hospital that fails is left out of the round (``skip``), asked again up to ``retries`` times
     and then left out (``retry``), or ends the run (``abort``). quorum: the fewest hospitals that must give a
-    usable answer in the end, else the run ends with a sentence. max_norm: an update whose norm
+    usable reply in the end, else the run ends with a sentence. max_norm: an update whose norm
     (``checks.update_norm``) is above it is refused; with secure aggregation, a mean of updates. deadline:
     seconds; a hospital whose training took longer, by its own clock (``requests.late``), is left out of the
-    round. The grid of Flower's runtimes waits no longer than that either; one in this process cannot
-    interrupt a hospital. faults: fault injection, for simulations. keep: of how many rounds the journal keeps
-    the weights (``journal``).
+    round. The grid of Flower's runtimes waits ``client_manager.LOADING`` seconds longer; a grid in this
+    process cannot interrupt a hospital. faults: fault injection, for simulations. keep: the number of rounds
+    whose weights the journal keeps (``journal``).
     """
 
     aggregate: Aggregation = Aggregation()
@@ -93,14 +92,14 @@ class FederationOptions(Section):
 
     @property
     def attempts(self) -> int:
-        """How often a hospital is asked at most."""
+        """The most attempts of a hospital in a round."""
         return 1 + self.retries if self.on_failure == "retry" else 1
 
     @property
     def masks_statistics(self) -> bool:
-        """Whether sums over images go under masks."""
+        """Whether sums over images are masked."""
         return self.secure_aggregation if self.secure_statistics is None else self.secure_statistics
 
     def written(self) -> dict[str, Any]:
-        """Only what differs from the defaults, as JSON values."""
+        """Return only what differs from the defaults, as JSON values."""
         return self.model_dump(mode="json", exclude_defaults=True)

@@ -1,4 +1,4 @@
-"""Who takes part in a round: everyone, or some hospitals drawn anew."""
+"""Participation: all hospitals train in a round, or some drawn anew for each round."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Participation(BaseModel):
         return self
 
     def of(self, hospitals: int) -> int:
-        """How many of so many: the fraction is rounded, but never to nobody. Raises FedMergeError."""
+        """Return how many hospitals take part; a fraction is rounded, to at least 1. Raises FedMergeError."""
         if self.fraction is not None:
             return max(1, round(self.fraction * hospitals))
         assert self.number is not None
@@ -45,10 +45,10 @@ class Participation(BaseModel):
 def participants(
     clients: ClientRegistry, participation: Participation | None, seed: int, round: int
 ) -> ClientRegistry:
-    """The hospitals of one round, in registry order; all of them for None.
+    """Return the hospitals of one round, in registry order; all of them for None.
 
-    Drawn without replacement over the names from (seed, "participation", round): neither node ids nor what
-    happened before a round has a say, so a resumed run draws the same.
+    Drawn without replacement over the names from (seed, "participation", round), independent of node ids and
+    of earlier rounds, so a resumed run draws the same.
     """
     if participation is None:
         return clients

@@ -1,4 +1,4 @@
-"""The plan of a federated run: all that the server decides and tells the hospitals."""
+"""The plan of a federated run: everything that the server decides and tells the hospitals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Start = Literal["shared", "independent"]
 
 
 class Plan(BaseModel):
-    """What is trained, how, and how often.
+    """The training of a federated run: model, rounds, options.
 
     rounds: federated rounds; 0 fine-tunes from the start. start: all hospitals begin
     from one initialisation, or, without rounds, each from its own. local: a hospital's training in one

@@ -1,4 +1,4 @@
-"""Refuse a plan that cannot be carried out, in a sentence, before the first message."""
+"""Refuse, with a sentence, a plan that cannot be carried out, before the first message."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def _check_privacy(plan: Plan, privacy: Options) -> None:
             "with model.options.norm: group."
         )
     if not privacy.simulate:
-        epsilon(privacy, plan.rounds)  # says so where the accountant is not installed
+        epsilon(privacy, plan.rounds)  # raises where the accountant is not installed
 
 
 def _check_updates_alone(plan: Plan, what: str) -> None:
-    """Noised updates may be combined in any way, but nothing may be asked of hospitals around the noise."""
+    """Refuse aggregators that ask hospitals for more than updates, because only updates are noised."""
     method = plan.federation.aggregate.method
     if method not in OF_UPDATES:
         raise FedMergeError(
@@ -108,7 +108,7 @@ def _check_secure(plan: Plan, in_a_round: int) -> None:
 
 
 def _check_statistics(plan: Plan, hospitals: int) -> None:
-    """Sums over images under masks: of enough hospitals, always the same ones, and of all of them."""
+    """Masked sums over images need enough hospitals, always the same ones, and sums of all together."""
     what, rules = "federation.secure_statistics", plan.federation
     if hospitals < FEWEST:
         raise FedMergeError(
@@ -134,7 +134,7 @@ def _check_statistics(plan: Plan, hospitals: int) -> None:
 
 
 def _check_one_mean(plan: Plan, what: str) -> None:
-    """Only the mean of updates may leave a round."""
+    """Refuse every aggregator but the mean."""
     method = plan.federation.aggregate.method
     if method != "mean":
         raise FedMergeError(
@@ -143,7 +143,7 @@ def _check_one_mean(plan: Plan, what: str) -> None:
 
 
 def _check_rounds_alone(plan: Plan, what: str) -> None:
-    """There are rounds, and nothing comes after them."""
+    """Refuse a plan without rounds or with fine-tuning after them."""
     if not plan.rounds:
         raise FedMergeError(f"{what} is about rounds, but training.rounds is 0: set it to at least 1.")
     if plan.fine_tune is not None:

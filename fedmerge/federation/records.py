@@ -1,4 +1,4 @@
-"""State dicts and job descriptions as Flower records; ``schema.reading`` takes them apart again."""
+"""Write state dicts and job descriptions as Flower records; ``schema.reading`` reads them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST_KIND = 200
 def request_message(
     kind: str, node_id: int, group: str, job: dict[str, Any], state: State | ArrayRecord | None
 ) -> Message:
-    """A message to one hospital: what to do (JSON text in a ConfigRecord) and, where needed, weights."""
+    """Return a request to one hospital: a job (JSON text in a ConfigRecord) and, if given, weights."""
     content = RecordDict({JOB: ConfigRecord({"job": json.dumps(job)})})
     if state is not None:
         content[ARRAYS] = state if isinstance(state, ArrayRecord) else lend(state)
@@ -33,9 +33,9 @@ def reply_message(
     state: State | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> Message:
-    """A hospital's answer: numbers, words where it says any, and weights where it trained.
+    """Return a hospital's reply: numbers and, if given, texts and weights.
 
-    They are lent, so not to be written to.
+    The weights are lent, so never write to them afterwards.
     """
     content = RecordDict({METRICS: MetricRecord(dict(numbers))})
     if texts:
@@ -46,7 +46,7 @@ def reply_message(
 
 
 def reason_of(message: Message) -> str:
-    """Why a reply is an error, as one line of bounded length; our own errors are sentences.
+    """Return the reason of an error reply as one line of bounded length; our own errors are sentences.
 
     Flower writes an exception as ``<class 'a.B'>:<'text'>``.
     """

@@ -1,4 +1,4 @@
-"""Evaluate models at the hospitals: scores on their images, and sums over them."""
+"""Evaluate models at the hospitals: scores on their images, and sums over these images."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Metric = Literal["accuracy", "balanced_accuracy"]
 
 
 class RemoteEvaluation:
-    """Requests about models to the hospitals of a strategy: numbers come back, never images."""
+    """Asks the hospitals of a client manager about models; replies have numbers, never images."""
 
     def __init__(self, grid: Grid, manager: ClientManager) -> None:
         self.grid = grid
         self.manager = manager
 
     def score(self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy") -> float:
-        """Validation score of a model, computed by the hospitals on their own images.
+        """Return the validation score of a model, computed by the hospitals on their own images.
 
         s = sum_m n_m s_m / sum_m n_m over the hospitals in ``sites`` (all for None), with n_m the
         validation images of hospital m: for accuracy, exactly that of the pooled validation splits.
@@ -38,7 +38,7 @@ class RemoteEvaluation:
         return float(sum(reply["num-examples"] * reply[metric] for reply in replies) / total)
 
     def numbers(self, state: State) -> dict[str, float]:
-        """What the hospitals say of a model: means of loss, scores and temperature by validation images.
+        """Return the means of loss, scores and temperature over hospitals, weighted by validation images.
 
         NaN where a secure sum cannot be formed: the run goes on, and the failures say why.
         """
@@ -52,10 +52,10 @@ class RemoteEvaluation:
         return {n: sum(a["num-examples"] * a[n] for a in replies) / total for n in sorted(names)}
 
     def own_numbers(self, state: State, site: str) -> dict[str, Any]:
-        """What one hospital says of a model on its own validation images.
+        """Return one hospital's numbers for a model on its own validation images.
 
-        Its loss and scores, and the ``temperature`` (``fedmerge.analysis.fit_temperature``) that makes the
-        model as sure there as it is right.
+        Loss, scores, and the ``temperature`` (``fedmerge.analysis.fit_temperature``) that makes the model as
+        sure there as it is right.
         """
         (numbers,) = self._evaluate(state, [site], calibrate=True)
         return numbers
@@ -63,7 +63,7 @@ class RemoteEvaluation:
     def _evaluate(
         self, state: State, sites: Sequence[str] | None, *, calibrate: bool = False
     ) -> list[dict[str, Any]]:
-        """The numbers of each hospital's usable reply, in site order."""
+        """Return the numbers of each hospital's usable reply, in site order."""
         clients = self.manager.clients.named(sites)
         if self.manager.plan.federation.secure_aggregation:
             return [self._together(state, clients, calibrate)]
@@ -71,9 +71,9 @@ class RemoteEvaluation:
         return [reply.metrics for reply in self.manager.ask(self.grid, request)]
 
     def _together(self, state: State, clients: ClientRegistry, calibrate: bool) -> dict[str, Any]:
-        """The means of what hospitals say of a model, from a sum under masks. Raises FedMergeError for none.
+        """Return the means of the hospitals' numbers for a model, from a sum under masks. Raises NoSum.
 
-        The label is that of the model: who asks again after a crash gets no other sum.
+        The label depends on the model alone, so asking again after a crash gives no other sum.
         """
         label = f"{self.manager.run} score {state_hash(state)[:32]} {calibrate}"
         request = self.manager.evaluation(0, "score", state, clients, calibrate=calibrate, label=label)
@@ -86,11 +86,11 @@ class RemoteEvaluation:
         images: Mapping[str, int],
         split: Literal["val", "train"] = "val",
     ) -> FederatedStatistics:
-        """Sums over images that stay in the hospitals, for a fusion of ``parents``, in their order.
+        """Return the remote statistics for a fusion of ``parents``, in their order; images do not leave.
 
-        images: by hospital, of how many images of its ``split`` the sums are; it draws them as
+        images: by hospital, the number of images of its ``split`` in the sums; the hospital draws them as
         ``fedmerge.data.fusion.share(site, n, split, seed)`` does. Raises FedMergeError for an unknown
-        hospital. They go under masks where ``federation.secure_statistics`` says so.
+        hospital. The sums are masked with ``federation.secure_statistics``.
         """
         states = {
             name: parents.state(name) if isinstance(parents, ModelPool) else parents[name] for name in parents

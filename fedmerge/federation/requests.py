@@ -1,4 +1,4 @@
-"""One request to several hospitals, and what a reply to it says."""
+"""One request to several hospitals, and the replies to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedmerge.models.state import State
 
 @dataclass(frozen=True)
 class Reply:
-    """A usable reply: whose, what it says, and the weights where the hospital trained."""
+    """A usable reply: the client, the contents, and the arrays, where there are any."""
 
     client: Client
     said: Answered
@@ -31,34 +31,33 @@ class Reply:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Its numbers by their declared names, as they stand in the history."""
+        """The numbers by their declared names, as in the history."""
         return self.said.row()
 
 
 def usable(reply: Reply) -> str | None:
-    """The check of replies that need none."""
+    """Accept every reply: the check of requests that need none."""
     return None
 
 
 def nothing(client: Client, attempt: int) -> str:
-    """What fault injection does that does nothing."""
+    """Return the words for no fault injection."""
     return ""
 
 
 def no_tensors(client: Client) -> Tensors:
-    """The arrays of a reply without any."""
+    """Return the schema of a reply without arrays."""
     return NO_TENSORS
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of the hospitals of ``clients``, and when.
+    """A request to the hospitals of ``clients`` in one round and phase.
 
-    kind: the message type, by which ``schema`` knows what an answer may say. ask: the message to a hospital
-    at its first, second, … attempt. tensors: the arrays that a hospital's answer must have. check: why an
-    answer cannot be used, in words, or None. injected: what fault injection does to a hospital at an attempt,
-    in words. secret: whether what the answers say is under masks, so that there is nothing to tell of one
-    hospital.
+    kind: the message type, which selects the schema of the replies. ask: the message to a hospital at its
+    first, second, … attempt. tensors: the arrays that a hospital's reply must have. check: why a reply cannot
+    be used, in words, or None. injected: the faults injected into a hospital at an attempt, in words. secret:
+    whether the replies are masked, so that nothing is known of one hospital.
     """
 
     kind: str
@@ -72,16 +71,16 @@ class Request:
     secret: bool = False
 
     def messages(self) -> list[Message]:
-        """The first message to each hospital."""
+        """Return the first message to each hospital."""
         return [self.ask(client, 1) for client in self.clients]
 
 
 def read(
     request: Request, client: Client, reply_message: Message | None, deadline: float | None = None
 ) -> Reply | Wrong:
-    """Return what a message says, or why it cannot be used. Whatever the message is, nothing is raised.
+    """Return the reply in a message, or why it cannot be used. Never raises, whatever the message is.
 
-    Names and numbers come first, then the deadline, and the arrays, where all else is right, last.
+    Names and numbers are read first, then the deadline is checked; arrays are read last.
     """
     if reply_message is None:
         return late(None, deadline) or Wrong("silent", "no answer")
@@ -105,11 +104,11 @@ def read(
 
 
 def late(said: Answered | None, deadline: float | None) -> Wrong | None:
-    """Why an answer (None: nothing came) is too late, or None.
+    """Return why a reply (None: no reply came) is too late, or None.
 
-    What counts is the hospital's own clock: the ``seconds`` that it says its training took, and the
-    ``delay`` of fault injection. So a simulation in which hospitals wait for each other is judged as if each
-    had a machine of its own. Nothing at all, by the time that the grid waits, is late, too.
+    The hospital's own clock counts: the ``seconds`` of its training as it reports them, plus the ``delay`` of
+    fault injection. So a simulation in which hospitals wait for each other is judged as if each had a machine
+    of its own. No reply in the time that the grid waits is late, too.
     """
     if deadline is None:
         return None

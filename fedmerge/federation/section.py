@@ -1,4 +1,4 @@
-"""What all sections of a federation's configuration have in common."""
+"""The base of all sections of a federation's configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server: the ServerApp, and what it can ask of the hospitals in a run."""
+"""The server: the ServerApp, and the server's side of a run."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Server(RemoteEvaluation):
         proposal: Proposal | None = None,
         keys: Mapping[str, str] | None = None,
     ) -> None:
-        """members, patience, admitted: who takes part, how long to wait, who is who: ``wait_for_clients``.
+        """clients, patience, admitted: ``wanted``, ``patience`` and ``admitted`` of ``wait_for_clients``.
 
-        proposal: what the hospitals are told of the run, whose plan this is; None: the plan alone. keys: the
-        public keys with which hospitals were admitted, by name.
+        proposal: what the hospitals are told of the run with this plan; None: the plan alone. keys: the
+        public keys of the admitted hospitals, by name.
         """
         self.plan = plan
         told = (Proposal(plan=plan) if proposal is None else proposal).job()
@@ -56,18 +56,18 @@ class Server(RemoteEvaluation):
         self.strategy.keys = keys or {}
         super().__init__(grid, self.strategy)
         self.strategy.mark_absent(absent)
-        self._kept = 0, 0  # rows of the strategy that are in the journal
+        self._kept = 0, 0  # rows of history and failures that are in the journal
 
     def start(self) -> State:
-        """The shared start of all hospitals, the same for the same plan."""
+        """Return the shared initialisation of all hospitals, the same for the same plan."""
         model = build(self.plan.model, self.plan.seed)
         return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
     def rounds(self, start: State, journal: RoundJournal | None = None) -> State:
-        """Train together for the plan's rounds; returns the global model.
+        """Train together for the plan's rounds; return the global model.
 
-        journal: where each round is kept before the next begins, and what there is of an earlier process: the
-        rounds go on after its last one, and server, hospitals and rows are as they were then.
+        journal: keeps each round before the next begins. With rounds of an earlier process in it, training
+        goes on after the last of them, with server, hospitals and rows as they were then.
         """
         state, done = start, 0
         if journal is not None and self.plan.federation.secure_aggregation:
@@ -75,7 +75,7 @@ class Server(RemoteEvaluation):
         kept = journal.newest() if journal is not None else None
         if kept is not None:
             self._take_up(kept)
-            state, done = {key: kept.state[key] for key in start}, kept.round  # sums follow the order of keys
+            state, done = {key: kept.state[key] for key in start}, kept.round  # sums use the order of keys
         elif self.plan.rounds:
             self.restore({})
         begun = self._private_rounds(journal, done)
@@ -90,10 +90,10 @@ class Server(RemoteEvaluation):
         return state
 
     def _private_rounds(self, journal: RoundJournal | None, done: int) -> Position | None:
-        """Have each private model written down before anybody is sent it, and the spending with it.
+        """Keep each private model, and the privacy spent, on disk before anybody is sent the model.
 
-        Returns the round after ``done``, where an earlier process got as far as its model: noise that may
-        have been seen is not drawn again around the same updates.
+        Returns the round after ``done`` if an earlier process released its model: noise that may have been
+        seen is not drawn again around the same updates.
         """
         private = self.strategy.private
         if private is None:
@@ -111,7 +111,7 @@ class Server(RemoteEvaluation):
         return journal.released(done + 1)
 
     def _shown_again(self, begun: Position, start: State) -> State:
-        """Go on with the round of ``begun`` where its model is ready; returns that."""
+        """Go on with the round of ``begun``, whose model is ready; return the model."""
         private = self.strategy.private
         assert private is not None
         state = {key: begun.state[key] for key in start}
@@ -122,7 +122,7 @@ class Server(RemoteEvaluation):
         return self.strategy.validate(self.grid, begun.round, state)
 
     def _keep_sums(self, journal: RoundJournal) -> None:
-        """Name the run as it was named before, and ask for no sum that is there already."""
+        """Keep the run's name and secure sums in the journal, and use those that are there already."""
 
         def kept(round: int) -> Total | None:
             found = journal.read_sum(round)
@@ -135,7 +135,7 @@ class Server(RemoteEvaluation):
     def _position(
         self, number: int, state: State, memories: dict[str, State], asked: Sequence[str] = ()
     ) -> Position:
-        """Where the rounds stand, with the rows that came since the last one that was kept."""
+        """Return the position after a round, with the rows added since the last kept round."""
         rows = self.strategy.rows(self._kept)
         return Position(number, state, self.strategy.state_dict(), memories, *rows, asked=tuple(asked))
 
@@ -144,7 +144,7 @@ class Server(RemoteEvaluation):
         self._kept = len(self.strategy.history), len(self.strategy.failures)
 
     def _take_up(self, kept: Position) -> None:
-        """Be as after the round of ``kept``, and have the hospitals remember what they knew then."""
+        """Restore the state of server and hospitals after the round of ``kept``."""
         self.strategy.load_state_dict(kept.strategy)
         self.strategy.take_rows(kept.history, kept.failures)
         self._kept = len(kept.history), len(kept.failures)
@@ -153,12 +153,12 @@ class Server(RemoteEvaluation):
     def fine_tune(
         self, start: State, settled: Sequence[str] = (), done: int = 0
     ) -> Iterator[tuple[str, State, dict[str, Any]]]:
-        """Each hospital trains its own copy of ``start``; yields (name, weights, metrics) in site order.
+        """Let each hospital train its own copy of ``start``; yield (name, weights, metrics) in site order.
 
         With an independent start no weights are sent: each hospital begins from its own initialisation. A
-        plan without fine-tuning gives nothing: each keeps its images and its model to itself.
-        settled: hospitals that are not asked, because an earlier process did; done: how many of them gave a
-        usable answer.
+        plan without fine-tuning yields nothing.
+        settled: hospitals that an earlier process has asked and this one does not; done: how many of them
+        gave a usable reply.
         """
         clients = ClientRegistry(client for client in self.clients if client.name not in settled)
         if self.plan.fine_tune is None or not clients:
@@ -171,14 +171,14 @@ class Server(RemoteEvaluation):
             yield reply.client.name, reply.state, reply.metrics
 
     def memories(self) -> dict[str, State]:
-        """What each hospital keeps between rounds, by name, for a journal; empty if nothing is personal."""
+        """Return the client states by name, for a journal; empty if nothing is personal."""
         if self.plan.federation.personal == "none":
             return {}
         request = self._about_memory("query.memory", {}, {})
         return {reply.client.name: reply.state or {} for reply in self.strategy.ask(self.grid, request)}
 
     def restore(self, memories: Mapping[str, State]) -> None:
-        """Give the hospitals back what they kept; one without forgets what it has from a run before."""
+        """Send the hospitals their client states; a hospital without one clears that of an earlier run."""
         if self.plan.federation.personal != "none":
             job = common_config(self.plan) | personal_config(self.plan)
             for _ in self.strategy.ask(self.grid, self._about_memory("query.restore", job, memories)):
@@ -200,11 +200,11 @@ def server_app(
     clients: Sequence[str] | None = None,
     proposal: Proposal | None = None,
 ) -> ServerApp:
-    """The Flower ServerApp of a run: wait for the hospitals, then follow ``programme``.
+    """Return the Flower ServerApp of a run: wait for the hospitals, then call ``programme``.
 
-    members: those that are to take part; None: all that answer. proposal: as ``Server`` takes it. In the
-    run's configuration, ``patience`` says for how many seconds they are waited for, and ``admitted`` names
-    the file of those that were let in.
+    clients: the names of those to take part; None: all that reply. proposal: see ``Server``. In the run's
+    configuration, ``patience`` is the number of seconds to wait for them, and ``admitted`` the path of the
+    admission file.
     """
     app = ServerApp()
 

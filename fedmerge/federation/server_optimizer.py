@@ -1,4 +1,4 @@
-"""Server optimizers: the round's mean is a step to be taken, not the place to jump to."""
+"""Server optimizers: the server takes a step towards the round's mean instead of adopting it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RATES = {"fedavgm": 1.0, "fedadam": 0.01, "fedyogi": 0.01, "fedadagrad": 0.01}
 
 
 class ServerOptimizerOptions(BaseModel):
-    """Which server optimizer, and its constants; written as its name, or a mapping with the key ``method``.
+    """A server optimizer and its constants; written as its name, or as a mapping with the key ``method``.
 
     lr: the server's learning rate, by default 1 for FedAvgM and 0.01 for the others. momentum: of FedAvgM.
     beta1, beta2, tau: of the others; tau is the smallest update they scale up. beta1 is 0.9 by default, and 0
@@ -60,8 +60,8 @@ class ServerOptimizer:
       ``v - (1 - beta2) d^2 sign(v - d^2)`` (Yogi). No bias is corrected, as in the paper; Flower multiplies
       FedAdam's step of round t by ``sqrt(1 - beta2^(t+1)) / (1 - beta1^(t+1))``, and begins all v at 0.
 
-    moved: the entries that are optimised, a model's parameters. All others, batch-norm statistics and integer
-    buffers, are those of y: they are measurements, and a step beyond a mean of variances may be below zero.
+    moved: the entries that are optimised, a model's parameters. All others (batch-norm statistics, integer
+    buffers) are taken from y: they are measurements, and a step beyond a mean of variances may be below zero.
     """
 
     def __init__(self, options: ServerOptimizerOptions, moved: Iterable[str]) -> None:
@@ -74,7 +74,7 @@ class ServerOptimizer:
     def of(
         cls, options: ServerOptimizerOptions | None, model: ModelSpec, personal: Personal
     ) -> ServerOptimizer | None:
-        """Over the parameters that are not personal, because of those y - x is no update; None: none."""
+        """Return the optimizer of all parameters but the personal (there y - x is no update), or None."""
         if options is None:
             return None
         own = personal_entries(model, personal)
@@ -83,7 +83,7 @@ class ServerOptimizer:
 
     @torch.no_grad()
     def step(self, current: State, mean: State) -> State:
-        """The new global weights, with the dtypes of ``current``. Raises FedMergeError for unlike states."""
+        """Return the new global weights in ``current``'s dtypes. Raises FedMergeError for unlike states."""
         check_alike(("the global model", "the round's mean"), (current, mean))
         new = dict(mean)
         for key in self.moved:
@@ -94,13 +94,13 @@ class ServerOptimizer:
         return new
 
     def state_dict(self) -> State:
-        """What it has gathered, float64: ``m/KEY`` and ``v/KEY``; empty before the first step."""
+        """Return the moments ``m/KEY`` and ``v/KEY`` in float64; empty before the first step."""
         return {f"m/{key}": value.clone() for key, value in self._m.items()} | {
             f"v/{key}": value.clone() for key, value in self._v.items()
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Load a state from ``state_dict``."""
         self._m = {key[2:]: value.clone() for key, value in state.items() if key.startswith("m/")}
         self._v = {key[2:]: value.clone() for key, value in state.items() if key.startswith("v/")}
 

@@ -1,4 +1,4 @@
-"""The Strategy: what a round is, put together from its parts."""
+"""The Flower Strategy of a run: it composes a round from its parts."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from fedmerge.models.state import State
 
 
 class MergeStrategy(ClientManager, Strategy):
-    """A round: ask the hospitals, check every answer, aggregate the usable ones.
+    """A round: send requests to the hospitals, check every reply, aggregate the usable updates.
 
-    The parts are the plan's: who takes part (``participation``), what each keeps to itself (``memory``), how
-    updates become one model (``aggregators``, ``privacy``), what the server makes of it
+    The plan chooses the parts: who takes part (``participation``), what each hospital keeps to itself
+    (``client_state``), how updates become one model (``aggregators``, ``privacy``), and the server's step
     (``server_optimizer``).
     """
 
@@ -40,7 +40,7 @@ class MergeStrategy(ClientManager, Strategy):
         self.optimizer = ServerOptimizer.of(plan.federation.optimizer, plan.model, plan.federation.personal)
         privacy = plan.federation.privacy
         self.private = None if privacy is None else PrivateRounds(privacy, plan.seed)
-        self.release: Callable[[int, State], None] = lambda number, state: None  # before a model is shown
+        self.release: Callable[[int, State], None] = lambda number, state: None  # before a model is sent
         self._asked: tuple[Grid, Request, State] | None = None
         self.kept_sum: Callable[[int], Total | None] = lambda round: None  # of an earlier process
         self.keep_sum: Callable[[int, Total], None] = lambda round, total: None
@@ -48,7 +48,7 @@ class MergeStrategy(ClientManager, Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """One training message a participant; each round covers its part of the learning-rate schedule."""
+        """Return one training message per participant; a round covers its part of the learning rates."""
         job = round_config(self.plan, server_round)
         sent = borrow(arrays)
         chosen = participants(self.clients, self.plan.federation.participation, self.plan.seed, server_round)
@@ -60,7 +60,7 @@ class MergeStrategy(ClientManager, Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate the usable updates, read one by one; raise FedMergeError below the quorum."""
+        """Aggregate the usable updates, read one by one. Raises FedMergeError below the quorum."""
         assert self._asked is not None  # configure_train comes first
         grid, request, sent = self._asked
         self._asked = None
@@ -82,7 +82,7 @@ class MergeStrategy(ClientManager, Strategy):
         return lend(new), None
 
     def _merged(self, grid: Grid, asked: Request, sent: State, replies: Iterator[Reply]) -> Aggregated | None:
-        """One model of the usable answers, as the plan says; None where no sum could be formed."""
+        """Aggregate the usable replies as the plan says; return None if no secure sum could be formed."""
         round = asked.round
         rules, seed, batch_norm = self.plan.federation, self.plan.seed, self.plan.batch_norm
         if rules.secure_aggregation:
@@ -98,7 +98,7 @@ class MergeStrategy(ClientManager, Strategy):
         return merged
 
     def _secure(self, grid: Grid, round: int, sent: State, replies: Iterable[Reply]) -> Aggregated | None:
-        """The mean that a secure sum gives, which is kept before anything else happens; None for none."""
+        """Return the mean from a secure sum, which is kept before it is used; None without a sum."""
         try:
             total = self.kept_sum(round)
             if total is None:
@@ -112,20 +112,20 @@ class MergeStrategy(ClientManager, Strategy):
         return Aggregated(mean.state, tuple({"site": name} for name in mean.names))
 
     def _label(self, phase: str, round: int) -> str | None:
-        """The label of a secure sum; None where numbers are not masked."""
+        """Return the label of a secure sum; None without secure aggregation."""
         return f"{self.run} {phase} {round}" if self.plan.federation.secure_aggregation else None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """One evaluation message a hospital, for its validation split, whether it took part or not."""
+        """Return one evaluation message per hospital, for its validation split, whether it trained or not."""
         label = self._label("validate", server_round)
         request = self.evaluation(server_round, "validate", arrays, self.clients, own=True, label=label)
         self._asked = (grid, request, {})
         return request.messages()
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Keep each hospital's numbers in ``history``; nothing is averaged away."""
+        """Keep each hospital's numbers in ``history``; with secure aggregation, only their mean."""
         assert self._asked is not None  # configure_evaluate comes first
         grid, request, _ = self._asked
         self._asked = None
@@ -143,10 +143,10 @@ class MergeStrategy(ClientManager, Strategy):
         return None
 
     def summary(self) -> None:
-        """Nothing to log: the run's config says it all."""
+        """Log nothing: the run's configuration says everything."""
 
     def round(self, grid: Grid, number: int, state: State) -> State:
-        """One round: hospitals train from ``state``, and score what is made of it; returns that."""
+        """Run one round: hospitals train from ``state`` and score the new model; return the new model."""
         requests = self.configure_train(number, lend(state), ConfigRecord(), grid)
         replies = () if self.kept_sum(number) is not None else self.send(grid, requests)
         arrays, _ = self.aggregate_train(number, replies)
@@ -156,18 +156,18 @@ class MergeStrategy(ClientManager, Strategy):
         return self.validate(grid, number, new)
 
     def validate(self, grid: Grid, number: int, state: State) -> State:
-        """The second half of a round: hospitals score its model; returns that."""
+        """Run the second half of a round: hospitals score its model ``state``; return it."""
         requests = self.configure_evaluate(number, lend(state), ConfigRecord(), grid)
         self.aggregate_evaluate(number, self.send(grid, requests))
         return state
 
     def state_dict(self) -> State:
-        """What it gathers over the rounds beside the rows: the server optimizer's moments, and a clip."""
+        """Return the server's state over the rounds: the server optimizer's moments, an adaptive clip."""
         kept = {} if self.optimizer is None else self.optimizer.state_dict()
         return kept | ({} if self.private is None else self.private.state_dict())
 
     def load_state_dict(self, state: State) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Load a state from ``state_dict``."""
         rest = state if self.private is None else self.private.load_state_dict(state)
         if self.optimizer is not None:
             self.optimizer.load_state_dict(rest)

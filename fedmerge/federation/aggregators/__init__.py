@@ -1,6 +1,6 @@
 """Aggregators: how the updates of one round become one model.
 
-``contract`` says what one receives and returns, and holds the registry. To add an aggregator, write a
+``contract`` is their interface, and holds the registry. To add an aggregator, write a
 function like those in ``means`` and import its file here: its options are its keyword-only parameters.
 """
 

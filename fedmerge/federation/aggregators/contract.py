@@ -1,4 +1,4 @@
-"""What an aggregator receives and returns, and the registry that holds them all.
+"""The interface of aggregators, and the registry that holds them all.
 
 An aggregator is one function ``(updates, around, *, options) -> Aggregated``, registered with
 ``@AGGREGATORS.method(...)``. Updates come one by one, in the order of the hospitals' names, already checked;
@@ -29,7 +29,7 @@ class Update:
 
 
 class Hospitals(Protocol):
-    """What hospitals can be asked about models in a round (``remote_evaluation.RemoteEvaluation``)."""
+    """The requests about models that an aggregator may send (``remote_evaluation.RemoteEvaluation``)."""
 
     def score(
         self,
@@ -37,20 +37,20 @@ class Hospitals(Protocol):
         sites: Sequence[str] | None = None,
         metric: Literal["accuracy", "balanced_accuracy"] = "accuracy",
     ) -> float:
-        """Validation score of a model on the images of ``sites``."""
+        """Return the validation score of a model on the images of ``sites``."""
 
     def statistics(
         self, parents: Mapping[str, State], images: Mapping[str, int], split: Literal["val", "train"] = "val"
     ) -> Statistics:
-        """Sums over images that stay in the hospitals, for a fusion of ``parents``."""
+        """Return the remote statistics for a fusion of ``parents``."""
 
 
 @dataclass(frozen=True)
 class Around:
-    """What an aggregator may ask for besides the updates.
+    """The context of an aggregation besides the updates.
 
-    start: the weights that the hospitals were sent. model: their network. hospitals: those of the run, to be
-    asked about models.
+    start: the weights that the hospitals were sent. model: their network. hospitals: for requests about
+    models.
     """
 
     start: State
@@ -63,9 +63,9 @@ class Around:
 
 @dataclass(frozen=True)
 class Aggregated:
-    """The new model, and what was decided about hospitals: rows with ``site`` and numbers.
+    """The new model, and decisions about hospitals: rows with ``site`` and numbers.
 
-    ``share`` is how much of a hospital's update is in the model, where not all count by their images.
+    ``share`` is the weight of a hospital's update in the model, if updates are not weighted by images.
     """
 
     state: State

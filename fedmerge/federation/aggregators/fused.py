@@ -1,8 +1,8 @@
 """Fusion methods as aggregators: greedy soups and neuron matching in every round, not once at the end.
 
 Each is the fusion method of its name (``fedmerge.merging``) with its options, over the updates of one round.
-What it needs it asks of the hospitals: a validation score from those that trained in the round, or sums over
-their images, which stay where they are. ``after`` corrects the fused network as it does after a fusion.
+It asks the hospitals that trained in the round for validation scores, or for sums over their images, which
+stay where they are. ``after`` corrects the fused network as it does after a fusion.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _fused(name: str) -> Callable[..., Aggregated]:
 
 
 def _needed(name: str, known: list[Update], around: Around, options: dict[str, Any]) -> dict[str, Any]:
-    """What the fusion method needs besides the updates, from the hospitals of this round."""
+    """Return the fusion method's further inputs: the start, or scores or sums of this round's hospitals."""
     if name in FROM_START:
         return {"start": around.start}
     hospitals, sites = around.hospitals, [update.site for update in known]
@@ -82,7 +82,7 @@ def _needed(name: str, known: list[Update], around: Around, options: dict[str, A
 
 
 def _decisions(sites: list[str], result: MergeResult) -> tuple[dict[str, Any], ...]:
-    """A row a hospital: its share, and what the method's log says of its model."""
+    """Return a row per hospital: its share, and the method's log entries about its model."""
     rows = {site: {"site": site, "share": result.coefficients[site]} for site in sites}
     for entry in result.decisions:
         row = rows.get(entry.get("model", ""), {})

@@ -19,7 +19,7 @@ Hostile = Annotated[int, Field(ge=0)]
 
 
 def fewest_updates(hostile: int) -> int:
-    """The fewest updates among which Krum tolerates so many hostile ones: 2 f + 3."""
+    """Return the fewest updates among which Krum tolerates f = ``hostile`` hostile ones: 2 f + 3."""
     return 2 * hostile + 3
 
 
@@ -92,7 +92,7 @@ def _scores(known: Sequence[Update], hostile: int, name: str, round: int) -> lis
 
 @torch.no_grad()
 def _squared_distances(states: Sequence[State]) -> Tensor:
-    """n x n: |theta_i - theta_j|^2 over all floating-point entries, in float64."""
+    """Return |theta_i - theta_j|^2 over all floating-point entries, n x n, in float64."""
     total = torch.zeros(len(states), len(states), dtype=torch.float64)
     for key in [key for key, value in states[0].items() if value.is_floating_point()]:
         rows = torch.stack([state[key].detach().cpu().double().reshape(-1) for state in states])

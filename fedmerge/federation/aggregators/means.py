@@ -1,4 +1,4 @@
-"""Means of updates: as they are, or each clipped to a norm."""
+"""Means of updates: unchanged, or each clipped to a norm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mean(updates: Iterable[Update], around: Around) -> Aggregated:
     running = RunningMean(around.batch_norm)
     for update in updates:
         running.add(update.state, update.images)
-        del update  # so that it can be freed before the next one is read
+        del update  # free it before the next one is read
     return Aggregated(running.result())
 
 
@@ -67,7 +67,7 @@ def norm_clipping(
 
 
 def _shortened(state: State, start: State, scale: float) -> State:
-    """``start + scale (state - start)`` for what is trained, computed in float64; others as they are."""
+    """Return ``start + scale (state - start)`` for trained entries, computed in float64; others unchanged."""
     if scale == 1.0:
         return state
     moved = {}

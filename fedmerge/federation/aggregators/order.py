@@ -18,7 +18,7 @@ from fedmerge.models.state import BatchNormPolicy, State, check_fixed
 from fedmerge.registry import Needs
 
 Statistic: TypeAlias = Callable[[Tensor], Tensor]
-"""From n values a coordinate (n x ...), sorted along the first axis, to one (...), in float64."""
+"""A function from n values per coordinate (n x ...), sorted along axis 0, to one (...), in float64."""
 
 
 @AGGREGATORS.method(
@@ -61,13 +61,13 @@ def trimmed_mean(
 
 
 def median_of(ordered: Tensor) -> Tensor:
-    """The median of sorted values along the first axis."""
+    """Return the median of sorted values along the first axis."""
     n = len(ordered)
     return (ordered[(n - 1) // 2].double() + ordered[n // 2].double()) / 2
 
 
 def trimmed_mean_of(ordered: Tensor, cut: int) -> Tensor:
-    """The mean of sorted values along the first axis without ``cut`` at each end."""
+    """Return the mean of sorted values along the first axis without ``cut`` at each end."""
     return ordered[cut : len(ordered) - cut].double().mean(0)
 
 
@@ -83,7 +83,7 @@ def _each(states: Sequence[State], statistic: Statistic, batch_norm: BatchNormPo
 
 @torch.no_grad()
 def robust_statistics(states: Sequence[State], statistic: Statistic, batch_norm: BatchNormPolicy) -> State:
-    """The entries that are not trained: batch-norm statistics by ``statistic``, counts as lower medians.
+    """Aggregate untrained entries: batch-norm statistics by ``statistic``, counts as lower medians.
 
     Tables of other integers must be equal in all (``models.entries``), or FedMergeError names the entry.
 

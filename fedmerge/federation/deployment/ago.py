@@ -1,10 +1,10 @@
-"""How long ago something was, in words."""
+"""A time span in words."""
 
 from __future__ import annotations
 
 
 def ago(seconds: float | None) -> str:
-    """``7 s ago``, ``3 min ago``, ``5 h ago``, ``2 days ago``."""
+    """Return seconds as ``7 s ago``, ``3 min ago``, ``5 h ago``, ``2 days ago``; None as ``never``."""
     if seconds is None:
         return "never"
     for size, word in ((86400 * 2, "days"), (7200, "h"), (120, "min")):

@@ -1,4 +1,4 @@
-"""What comes with a run: Flower sends every node the run's app. Ours holds names and settings, never code."""
+"""The bundle of a run: Flower sends every node the run's app. Ours holds names and settings, never code."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SERVER, CLIENT = "fedmerge.experiment.flower_app:server", "fedmerge.experiment.f
 """The apps of this package, as a Flower project names them."""
 PROJECT, CONTENT = "pyproject.toml", ".info/CONTENT"
 LARGEST = 64 * 1024
-"""Bytes of a bundle, and of each file in it."""
+"""The most bytes of a bundle, and of each file in it."""
 
 
 def check_bundle(content: bytes) -> None:
     """Raise FedMergeError for a bundle that holds more than the names of this package's own apps.
 
-    Whatever a bundle holds, none of it is run (``clientapp``); a server that sends code is told so.
+    No content of a bundle is ever run (``clientapp``); the error tells a server that sends code.
     """
     if len(content) > LARGEST:
         raise _refused(f"it has {len(content):,} bytes, more than {LARGEST:,}")

@@ -1,4 +1,4 @@
-"""Who calls: an admitted key, that signed the time of now, and no signature twice."""
+"""Check the caller of a call: an admitted key signed the current time, and no signature comes twice."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.admission import Admitted, read_admitted
 
 LATE, EARLY = TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE, SYSTEM_TIME_TOLERANCE
-"""Seconds that a signed time may lie behind the server's clock, and before it; Flower's own."""
+"""Seconds that a signed time may be behind or ahead of the server's clock; Flower's own limits."""
 MOST = 20_000
-"""Calls of one key in the time for which signatures are remembered: 65 a second."""
+"""The most calls of one key while its signatures are remembered: 65 per second."""
 IDENTITY = (FLEET_HTTP_PUBLIC_KEY_HEADER, TIMESTAMP_HEADER, FLEET_HTTP_SIGNATURE_HEADER)
 
 KNOWN = "/v1/gate/known"
-"""Answers a signed call without a body with the hospital's name and node id."""
+"""The path that answers a signed call without a body with the hospital's name and node id."""
 
 
 class Refused(Exception):
-    """A call that is not passed on. ``status`` is HTTP's; ``who``, where it is known, a hospital's name."""
+    """A call is not forwarded. status: of HTTP. who: the hospital's name, if it is known."""
 
     def __init__(self, status: int, sentence: str, who: str | None = None) -> None:
         super().__init__(sentence)
@@ -40,7 +40,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Caller:
-    """A hospital that was let in. pem: its key as Flower writes it."""
+    """An admitted hospital. pem: its key as Flower writes it."""
 
     node: int
     name: str
@@ -48,7 +48,7 @@ class Caller:
 
 
 class Callers:
-    """Checks who calls, against a file that may change at any time (``admitted.yaml``)."""
+    """Checks callers against ``admitted.yaml``, which may change at any time."""
 
     def __init__(self, admitted: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.path, self.now = admitted, now
@@ -58,7 +58,7 @@ class Callers:
         self._known: dict[bytes, tuple[Caller, ec.EllipticCurvePublicKey]] = {}
 
     def check(self, headers: Mapping[str, Sequence[str]]) -> Caller:
-        """Whose call this is. Raises Refused. headers: all values of each, by its name in small letters."""
+        """Return the caller. Raises Refused. headers: all values of each header, by lower-case name."""
         key, stamp, signature = (_single(headers, name) for name in IDENTITY)
         pem, signed = _bytes(key), _bytes(signature)
         found = self._admitted().get(pem)
@@ -79,12 +79,12 @@ class Callers:
         return caller
 
     def still(self, caller: Caller) -> bool:
-        """Whether a hospital was not revoked since it was checked."""
+        """Check that a hospital was not revoked since its call was checked."""
         found = self._admitted().get(caller.pem)
         return found is not None and found[0] == caller
 
     def _admitted(self) -> dict[bytes, tuple[Caller, ec.EllipticCurvePublicKey]]:
-        """By key; read again when the file has changed. Nobody is let in by a file that cannot be read."""
+        """Return the admitted callers by key, from the current file. Raises Refused if it cannot be read."""
         try:
             stat = self.path.stat()
             state: tuple[int, ...] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
@@ -130,7 +130,7 @@ class Callers:
 
 
 class _Seen:
-    """Signatures of one key. ``r`` alone marks one: whoever has (r, s) can make (r, -s), but no other r."""
+    """Signatures of one key, each known by its r: whoever has (r, s) can make (r, -s), but no other r."""
 
     def __init__(self) -> None:
         self.marks: set[int] = set()
@@ -146,7 +146,7 @@ class _Seen:
 
 
 def signed_headers(private: bytes, now: datetime | None = None) -> dict[str, str]:
-    """The headers of a call by the key in a ``node.key``, as Flower's SuperNode signs it."""
+    """Return the headers of a call signed with the key in a ``node.key``, as by Flower's SuperNode."""
     key = serialization.load_ssh_private_key(private, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     stamp = (now or datetime.now(UTC)).isoformat()

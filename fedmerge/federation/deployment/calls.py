@@ -1,8 +1,8 @@
-"""What a hospital may ask, and that it asks for itself: the nodes a call names are the one whose key signed.
+"""Check a hospital's calls: only Flower's own calls, and only for the node whose key signed them.
 
-Flower's SuperLink compares the node that a call names with its key, but not the sender of the messages in it,
-nor what they are: a hospital could answer in another's name, or push an instruction to another as if it came
-from the server. Pieces of weights pass without being held: only what comes before and after them is read.
+Flower's SuperLink compares the node that a call names with its key, but not the sender or the kind of the
+messages in it: a hospital could reply in another's name, or push an instruction to another as if it came from
+the server. Pieces of weights are forwarded without being held: only the bytes around them are read.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ CALLS: Mapping[str, Any] = {
     "pull-object": PullObjectRequest,
     "confirm-message-received": ConfirmMessageReceivedRequest,
 }
-"""Every call of a hospital, and its request; Flower has two more, by which nodes register themselves."""
+"""Every call of a hospital with its request's class; Flower's two calls for self-registration are absent."""
 READ = 4 * 2**20
-"""Bytes of a call that is read as a whole; a reply's list of 20,000 pieces has some 2 MiB."""
+"""The most bytes of a call that is read as a whole; a reply's list of 20,000 pieces has some 2 MiB."""
 HEAD, TAIL = 4096, 1024
-"""Bytes before and after the content of a pushed piece."""
+"""The most bytes before and after the content of a pushed piece."""
 
 
 def check_call(call: str, body: bytes, caller: Caller) -> None:
-    """Raise Refused where a call is not one of Flower's, or asks or speaks for another node."""
+    """Raise Refused if a call is not one of Flower's, or asks or replies for another node."""
     request = _parsed(call, body, caller)
     if call == ACTIVATE:
         _check(request.public_key == caller.pem, "it activates another's key", caller)
@@ -68,9 +68,9 @@ def check_call(call: str, body: bytes, caller: Caller) -> None:
 async def passed(
     pieces: AsyncIterator[bytes], length: int, caller: Caller, still: Callable[[Caller], bool]
 ) -> AsyncIterator[bytes]:
-    """The body of a pushed piece, as it comes; its end is held back until everything around it is checked.
+    """Yield the body of a pushed piece as it comes; hold its end back until everything around it is checked.
 
-    length: of the body. still: whether the hospital may still come, asked at the end. Raises Refused.
+    length: of the body. still: called at the end, whether the hospital is still admitted. Raises Refused.
     """
     held = bytearray()
     async for piece in pieces:
@@ -105,7 +105,7 @@ async def passed(
 
 
 def _content(head: bytes, caller: Caller) -> tuple[int, int]:
-    """Where the content of a PushObjectRequest begins, and its length. Raises Refused for none."""
+    """Return where the content of a PushObjectRequest begins, and its length. Raises Refused without one."""
     at = 0
     try:
         while True:
@@ -125,12 +125,12 @@ def _content(head: bytes, caller: Caller) -> tuple[int, int]:
 
 
 def _before(begin: int, size: int) -> int:
-    """Where the field of a content begins whose first byte is at ``begin``: its tag and length are before."""
+    """Return where the field of a content at ``begin`` starts: its tag and length come before."""
     return begin - 1 - max(1, -(-size.bit_length() // 7))
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of protobuf's, in its shortest form, and what follows. IndexError, ValueError for none."""
+    """Return a protobuf varint in shortest form, and the position after it. Raises IndexError, ValueError."""
     value = 0
     for count in range(10):
         byte = data[at + count]

@@ -1,4 +1,4 @@
-"""Certificates in use: the pair of a program that is up, a new one put in its place, and when each ends."""
+"""Certificates in use: the pair of a running program, its replacement, and the expiry of each."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Pair = tuple[Path, Path]
 
 
 class Certificate:
-    """Certificate and key of a port, read again when they are replaced: the next connection gets the new."""
+    """Certificate and key of a port; when the files are replaced, the next connection uses the new pair."""
 
     def __init__(self, pair: Pair) -> None:
-        """Raises FedMergeError where they are no pair."""
+        """Raises FedMergeError if the files are no pair."""
         self.pair = pair
         self._state = self._look()
         self._context = server_context(pair)
 
     def context(self) -> ssl.SSLContext:
-        """For one more connection. A pair that cannot be used is said once, and the one before stays."""
+        """Return the TLS context of a new connection. A bad new pair is reported once; the old one stays."""
         state = self._look()
         if state != self._state:
             self._state = state
@@ -45,7 +45,7 @@ class Certificate:
 
 
 def server_context(pair: Pair) -> ssl.SSLContext:
-    """What a port needs for TLS. The key is the one that fits: also a new one, not yet in its place."""
+    """Return a port's TLS context, with the key that fits the certificate: that in use, or the new one."""
     certificate, *keys = _files(pair)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -59,10 +59,10 @@ def server_context(pair: Pair) -> ssl.SSLContext:
 
 
 def install(folder: Path, certificate: bytes, authority: Path | None = None) -> None:
-    """Put a certificate, and the key that its request was made with, in the place of those in use.
+    """Replace certificate and key in use by a new certificate and the key of its request.
 
-    authority: that hospitals will trust, if it is not the one they have. Raises FedMergeError, and changes
-    nothing, where a hospital would not believe the server then. A crash in between leaves a pair that works.
+    authority: the one that hospitals will trust, if it is a new one. Raises FedMergeError, and changes
+    nothing, if a hospital would not trust the server then. A crash in between leaves a working pair.
     """
     known, key = folder / f"{SERVER}.crt", folder / f"{SERVER}.new.key"
     if not key.is_file() or not (folder / f"{SERVER}.csr").is_file():
@@ -88,7 +88,7 @@ def install(folder: Path, certificate: bytes, authority: Path | None = None) -> 
 
 
 def names_of(path: Path) -> list[str]:
-    """The names in a request or a certificate."""
+    """Return the names in a request or a certificate."""
     text = path.read_bytes()
     load = x509.load_pem_x509_csr if b"REQUEST" in text else x509.load_pem_x509_certificate
     found = load(text).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -96,9 +96,9 @@ def names_of(path: Path) -> list[str]:
 
 
 def check_pair(pair: Pair, authority: Path, name: str) -> None:
-    """Raise FedMergeError unless who trusts the authority believes a server with this pair to be ``name``.
+    """Raise FedMergeError unless clients that trust the authority accept this pair for ``name``.
 
-    Both sides of TLS are played, as a hospital's node and the gate play them.
+    The check is a TLS handshake in memory, as between a hospital's node and the gate.
     """
     try:
         trusting = ssl.create_default_context(cafile=str(authority))
@@ -132,7 +132,7 @@ def check_pair(pair: Pair, authority: Path, name: str) -> None:
 
 @dataclass(frozen=True)
 class Expiry:
-    """What ends, when, and what is to be done before; and from when on it holds."""
+    """The period of a certificate, and how to renew it (``way_out``)."""
 
     what: str
     since: datetime
@@ -141,7 +141,7 @@ class Expiry:
 
 
 def expiries(folder: Path) -> list[Expiry]:
-    """Of the certificates in a server's or a node's folder, the first to end first."""
+    """Return the expiries of the certificates in a server's or node's folder, the earliest first."""
     server = (folder / "server.yaml").exists()
     ways = {
         SERVER: f"`fedmerge deployment renew {folder}`",
@@ -153,7 +153,7 @@ def expiries(folder: Path) -> list[Expiry]:
         path = folder / f"{name}.crt"
         if path.is_file():
             held = read_certificates(path)
-            last = max if name == AUTHORITY else min  # of several authorities one that holds is enough
+            last = max if name == AUTHORITY else min  # of several authorities one valid is enough
             ends = last(each.not_valid_after_utc for each in held)
             since = min(each.not_valid_before_utc for each in held)
             found.append(Expiry(f"{name}.crt", since, ends, way))
@@ -161,7 +161,7 @@ def expiries(folder: Path) -> list[Expiry]:
 
 
 def reminders(folder: Path, now: datetime | None = None) -> list[str]:
-    """A sentence for each certificate that ends within 60 days, has ended, or does not hold yet."""
+    """Return a sentence for each certificate that ends within 60 days, has ended, or is not valid yet."""
     now = now or datetime.now(UTC)
     sentences = []
     for each in expiries(folder):
@@ -178,7 +178,7 @@ def reminders(folder: Path, now: datetime | None = None) -> list[str]:
 
 
 def read_certificates(path: Path) -> Sequence[x509.Certificate]:
-    """All in a file. Raises FedMergeError where there is none."""
+    """Return all certificates in a file. Raises FedMergeError without any."""
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""One message to a hospital, answered by the FedMerge that is installed here: stands in for flwr-clientapp.
+"""Answer one message to a hospital with the installed FedMerge, in place of flwr-clientapp.
 
 Flower's own program unpacks the bundle that came with the run and imports the app that it names. This one
-looks at the bundle without unpacking it (``bundle``), and answers with this package's own app alone. It is
-ready, with all that it imports, before a message comes.
+checks the bundle without unpacking it (``bundle``), and answers only with this package's own app. It has
+imported everything before a message comes.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from fedmerge.federation.policy.audit import audit
 from fedmerge.federation.schema.tensors import named
 
 log = logging.getLogger("fedmerge.clientapp")
-APP = "flwr-clientapp"  # the kind of task that is answered
+APP = "flwr-clientapp"  # the only kind of task that is answered
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-POLL = 0.25  # seconds between two looks for a message
-LOOK = 2.0  # the same, while the pieces of one are waited for
+POLL = 0.25  # seconds between two checks for a message
+LOOK = 2.0  # the same, while pieces of a message are missing
 
 
 def answer(
     app: ClientApp, message: Message, context: Context, bundle: bytes, kind: str, folder: Path
 ) -> Message:
-    """The app's reply to a message, or an error with the reason.
+    """Return the app's reply to a message, or an error with the reason.
 
-    bundle: what came with the run. kind: of the task; Flower has others, whose programs run what the bundle
-    says. folder: the node's.
+    bundle: of the run. kind: of the task; Flower has other kinds, whose programs run code of the bundle.
+    folder: of the node.
     """
     try:
         if kind != APP:
@@ -72,7 +72,7 @@ def answer(
 
 
 def own_app() -> ClientApp:
-    """The hospital's app of this package, whatever a run says."""
+    """Return the hospital's app of this package, whatever app a run names."""
     module, _, name = CLIENT.partition(":")
     app = getattr(importlib.import_module(module), name)
     assert isinstance(app, ClientApp)
@@ -80,10 +80,10 @@ def own_app() -> ClientApp:
 
 
 class Abandoned(Exception):
-    """The SuperNode has given up the message of this task, and another waits: ``token`` and ``kind``.
+    """The SuperNode gave up the message of this task, and another task waits: ``token`` and ``kind``.
 
-    It makes a task before it has the message, and forgets it where the run ends meanwhile (flwr 1.42); who
-    took the task would wait for the rest of the message for ever, and no other would be answered.
+    A SuperNode makes a task before it has the message, and drops it if the run ends meanwhile (flwr 1.42);
+    the process with the task would wait for the rest of the message for ever, and answer no other.
     """
 
     def __init__(self, token: str, kind: str) -> None:
@@ -92,7 +92,7 @@ class Abandoned(Exception):
 
 
 class Pulling(RuntimeHttpClient):
-    """Flower's client; while it waits for pieces of a message, it looks for another task.
+    """Flower's client that checks for another task while it waits for pieces of a message.
 
     A SuperNode has one message at a time, so another task means that this one's message never comes.
     """
@@ -101,7 +101,7 @@ class Pulling(RuntimeHttpClient):
     _looked, _looking = 0.0, threading.Lock()
 
     def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:
-        """Pull a piece. Raises Abandoned where there is another task, and this piece is not there."""
+        """Pull a piece. Raises Abandoned if the piece is missing and there is another task."""
         found = super().PullObject(request)
         if not found.object_available and found.object_found:
             with self._looking:  # pieces are pulled by several threads
@@ -113,10 +113,10 @@ class Pulling(RuntimeHttpClient):
 
 
 def main(folder: Path, address: str, parent: int) -> None:
-    """Wait for one message at the SuperNode at ``address``, answer it, and end; end with process ``parent``.
+    """Answer one message of the SuperNode at ``address``, and end; end also with process ``parent``.
 
-    Tasks of every kind are taken, so that a refusal is an answer: one that stayed would keep all others
-    waiting. Who takes them must know the secret in the node's folder.
+    Tasks of every kind are taken, so that other kinds are refused: a task left over would block all others.
+    Taking tasks needs the secret in the node's folder.
     """
     start_parent_process_monitor(parent)
     app = own_app()
@@ -144,7 +144,7 @@ def _answer_task(
     kind: str,
     another: Callable[[], tuple[str, str] | None],
 ) -> None:
-    """Pull the message of a task, and push the reply. Raises Abandoned where the message never comes."""
+    """Pull the message of a task and push the reply. Raises Abandoned if the message never comes."""
     client = _client(address, RuntimeTokenHttpInterceptor(token))
     client.another = another
     beats = HeartbeatSender(make_task_heartbeat_fn_http(client))
@@ -164,7 +164,7 @@ def _answer_task(
 
 
 def _acquire(client: RuntimeHttpClient) -> tuple[str, str] | None:
-    """The token and the kind of the next task; None where there is none now."""
+    """Return the token and the kind of the next task; None without one now."""
     found = client.AcquireTask(AcquireTaskRequest(supported_task_types=[str(kind) for kind in TaskType]))
     return (str(found.token), str(found.task.type)) if found.HasField("task") and found.token else None
 
@@ -172,7 +172,7 @@ def _acquire(client: RuntimeHttpClient) -> tuple[str, str] | None:
 def _client(address: str, who: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor) -> Pulling:
     return Pulling.from_server_address(
         server_address=address,
-        insecure=True,  # on this machine alone
+        insecure=True,  # only on this machine
         root_certificates=None,
         interceptors=[RuntimeVersionHttpInterceptor(component_name=APP), who],
         retry_invoker=make_simple_http_retry_invoker(),

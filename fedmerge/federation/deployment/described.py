@@ -1,4 +1,4 @@
-"""A folder of a deployment: made for its owner alone, and described by a YAML file in it."""
+"""A folder of a deployment: readable only by its owner, with its settings in a YAML file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedmerge.validation import is_there, load_yaml, validate
 
 
 class Described(BaseModel):
-    """Settings that lie in a YAML file of their folder."""
+    """Settings in a YAML file of their folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,12 +25,12 @@ class Described(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What the file says. Raises FedMergeError for settings that are wrong."""
+        """Read the settings in a file. Raises FedMergeError for invalid ones."""
         return validate(cls, load_yaml(path), str(path))
 
 
 def new_folder(path: Path) -> None:
-    """Make a folder for its owner alone. Raises FedMergeError for one that is there and not empty."""
+    """Make a folder that only its owner can read. Raises FedMergeError if it exists and is not empty."""
     if is_there(path) and (not path.is_dir() or any(path.iterdir())):
         raise FedMergeError(f"'{path}' is already there and not empty: choose a new folder.")
     with saying(path):
@@ -38,7 +38,7 @@ def new_folder(path: Path) -> None:
 
 
 def settings_file(path: Path, kind: str) -> Path:
-    """The path of a folder's settings. Raises FedMergeError where there are none, so no such folder."""
+    """Return the path of a folder's settings. Raises FedMergeError if it does not exist."""
     if not is_there(path):
         raise FedMergeError(
             f"'{short(path.parent)}' is no {kind}'s folder: make one with `fedmerge deployment {kind}`."

@@ -1,7 +1,7 @@
-"""An HTTPS port for whoever comes: every connection, head and body has its time, every address its share.
+"""An HTTPS port for untrusted callers: connections, heads and bodies have time limits, addresses a share.
 
-HTTP is h11's, TLS asyncio's. Of a body nothing is read before ``answer`` asks for it, and no more is held
-than a buffer of half a megabyte, so that who sends more than is read waits.
+HTTP is by h11, TLS by asyncio. A body is read only when ``answer`` asks for it, into a buffer of at most half
+a megabyte, so a sender that is faster than the reader waits.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from fedmerge.federation.deployment.limits import Limits
 
 BUFFER = 256 * 2**10
 LONGEST_HEAD = 16 * 2**10
-LINGER = 2.0  # seconds in which a body that nobody wants is thrown away, so that its sender hears why
+LINGER = 2.0  # seconds in which an unwanted body is discarded, so that its sender reads the refusal
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request whose head was read. headers: all values of each, by its name in small letters."""
+    """A call whose head was read. headers: all values of each header, by lower-case name."""
 
     method: str
     target: str
@@ -39,7 +39,7 @@ class Call:
 
 @dataclass(frozen=True)
 class GateReply:
-    """What is sent back; ``body`` comes in pieces, and is closed in any case."""
+    """The reply to a call; ``body`` comes in pieces, and is closed in any case."""
 
     status: int
     body: AsyncIterator[bytes]
@@ -51,7 +51,7 @@ Handler = Callable[[Call], Awaitable[GateReply]]
 
 
 def text(status: int, sentence: str) -> GateReply:
-    """An answer in words."""
+    """Return a reply with a sentence."""
 
     async def body() -> AsyncIterator[bytes]:
         yield sentence.encode()
@@ -61,13 +61,13 @@ def text(status: int, sentence: str) -> GateReply:
 
 @dataclass
 class Room:
-    """The connections that are held, of each address and in total."""
+    """The numbers of open connections, by address and in total."""
 
     limits: Limits
     held: Counter[str] = field(default_factory=Counter)
 
     def enter(self, address: str) -> bool:
-        """Whether there is room for one more; then it is counted."""
+        """Count one more connection if there is room; return whether there is."""
         share = self.limits.connections_per_address
         if self.held.total() >= self.limits.connections or self.held[address] >= share:
             return False
@@ -75,14 +75,14 @@ class Room:
         return True
 
     def leave(self, address: str) -> None:
-        """One less."""
+        """Count one connection less."""
         self.held[address] -= 1
         if not self.held[address]:
             del self.held[address]
 
 
 def network(address: str) -> str:
-    """What counts as one address: of IPv6 a network of 64 bits, which is what one machine is given."""
+    """Return what counts as one address: for IPv6 the /64 network, which one machine is given."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is not None:
@@ -92,23 +92,23 @@ def network(address: str) -> str:
 
 
 class Door:
-    """Takes connections at a listening socket and lets ``answer`` answer their calls."""
+    """Accepts connections at a listening socket and answers their calls with ``answer``."""
 
     def __init__(self, limits: Limits, context: Callable[[], ssl.SSLContext], answer: Handler) -> None:
-        """context: gives what TLS needs, asked anew for each connection."""
+        """context: returns the TLS context, called for each connection."""
         self.limits, self.context, self.answer = limits, context, answer
         self.room = Room(limits)
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, listening: socket.socket) -> None:
-        """Take connections until this is cancelled."""
+        """Accept connections until this is cancelled."""
         loop = asyncio.get_running_loop()
         listening.setblocking(False)
         try:
             while True:
                 try:
                     wire, peer = await loop.sock_accept(listening)
-                except OSError:  # too many open files, or one that went away at once
+                except OSError:  # too many open files, or a connection that closed at once
                     await asyncio.sleep(0.1)
                     continue
                 address = network(peer[0])
@@ -138,7 +138,7 @@ class Door:
             writer = asyncio.StreamWriter(transport, protocol, reader, loop)
             await _Conversation(self, reader, writer, address).hold()
         except (OSError, EOFError, TimeoutError, h11.ProtocolError):
-            pass  # they went away, or were too slow: nobody is left to be told
+            pass  # the caller went away or was too slow: nobody is left to reply to
         finally:
             if transport is not None:
                 transport.abort()
@@ -147,7 +147,7 @@ class Door:
 
 
 class _Conversation:
-    """One connection: a call, its answer, the next."""
+    """One connection: calls and replies in turn."""
 
     def __init__(
         self, door: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str
@@ -158,7 +158,7 @@ class _Conversation:
         self.pending = 0
 
     async def hold(self) -> None:
-        """Answer what is asked until one side has enough."""
+        """Answer calls until one side closes the connection."""
         while True:
             try:
                 async with asyncio.timeout(self.limits.head_seconds):
@@ -183,7 +183,7 @@ class _Conversation:
             self.http.start_next_cycle()
 
     async def _body(self, length: int) -> AsyncIterator[bytes]:
-        """The body, in pieces. Raises TimeoutError where it is too slow, EOFError where it ends early."""
+        """Yield the body in pieces. Raises TimeoutError if it is too slow, EOFError if it ends early."""
         until = time.monotonic() + self.limits.patience(length)
         if self.http.they_are_waiting_for_100_continue:
             await self._write(h11.InformationalResponse(status_code=100, headers=[]))
@@ -231,7 +231,7 @@ class _Conversation:
             await self.writer.drain()
 
     async def _linger(self) -> None:
-        """Throw away what is still coming, for a moment: who is refused shall hear it before the end."""
+        """Discard further input for a moment, so that a refused caller reads the reply before the close."""
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(LINGER):
                 while await self.reader.read(BUFFER):

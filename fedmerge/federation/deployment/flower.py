@@ -1,4 +1,4 @@
-"""Flower's command line as functions with an honest answer: ``flwr run`` ends well for a failed run, too."""
+"""Flower's command line as functions that report failures: ``flwr run`` exits with 0 for a failed run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.links import tasks
 
 DONE = "finished:completed"
-PAUSE = 4.0  # seconds between two looks at a run by Flower's command, a process of a second or two
-LOOK, ASK = 1.0, 30.0  # the same where the database says it, and how often the SuperLink is asked then
+PAUSE = 4.0  # seconds between two checks of a run by Flower's command, which takes a second or two
+LOOK, ASK = 1.0, 30.0  # seconds between two checks by the database, and by the SuperLink then
 
 
 @dataclass(frozen=True)
 class Flower:
     """``flwr`` with a configuration folder (``FLWR_HOME`` in ``env``) and the name of a connection in it.
 
-    database: the SuperLink's, where it is on this machine.
+    database: of the SuperLink, if it is on this machine.
     """
 
     env: Mapping[str, str]
@@ -32,7 +32,7 @@ class Flower:
     def submit(
         self, app: Path, run_config: Mapping[str, Any], federation_config: Mapping[str, Any] | None = None
     ) -> int:
-        """Hand in a run of the app in a folder; returns its id. Raises FedMergeError with Flower's words."""
+        """Submit a run of the app in a folder; return its id. Raises FedMergeError with Flower's message."""
         command = ["run", str(app), self.connection, "-c", _as_toml(run_config)]
         if federation_config:
             command += ["--federation-config", _as_toml(federation_config)]
@@ -40,7 +40,7 @@ class Flower:
         return int(answer["run-id"])
 
     def status(self, run: int) -> tuple[str, str]:
-        """Status of a run, such as ``running`` or ``finished:completed``, and details in words."""
+        """Return the status of a run, such as ``running`` or ``finished:completed``, and details in words."""
         answer = self._ask(["list", self.connection, "--run-id", str(run)])
         (found,) = answer["runs"]
         return str(found["status"]), str(found["status-details"])
@@ -50,14 +50,14 @@ class Flower:
     ) -> None:
         """Wait for the end of a run. Raises FedMergeError unless it completed, or after ``patience`` seconds.
 
-        seen: called with its status again and again.
+        seen: called with the status at each check.
         """
         began = time.monotonic()
         asked = -ASK
         while True:
             known = tasks(self.database).get(run) if self.database is not None else None
             if known is None or time.monotonic() - asked > ASK:
-                status, details = self.status(run)  # raises where the SuperLink is not there any more
+                status, details = self.status(run)  # raises if the SuperLink is gone
                 asked = time.monotonic()
             else:
                 status, details = known.status, known.details
@@ -72,21 +72,21 @@ class Flower:
             time.sleep(PAUSE if known is None else LOOK)
 
     def stop(self, run: int) -> None:
-        """End a run."""
+        """Stop a run."""
         self._ask(["stop", str(run), self.connection])
 
     def log(self, run: int) -> str:
-        """What the server's app has said."""
+        """Return the log of the server's app."""
         return self._run(["log", str(run), self.connection, "--show"]).stdout
 
     def register(self, public_key: Path, name: str) -> int:
-        """Let the node with this key in; returns its node id."""
+        """Register the node with this key; return its node id."""
         return int(
             self._ask(["supernode", "register", str(public_key), self.connection, "--name", name])["node-id"]
         )
 
     def unregister(self, node: int) -> None:
-        """Know a node no more; what it was sent is answered as failed. One that is out already stays so."""
+        """Unregister a node; its open messages fail. Does nothing for an unknown node."""
         try:
             self._ask(["supernode", "unregister", str(node), self.connection])
         except FedMergeError as error:
@@ -94,7 +94,7 @@ class Flower:
                 raise
 
     def nodes(self) -> dict[int, str]:
-        """The status (``registered``, ``online``, ``offline``) of every node that was let in, by node id."""
+        """Return the status (``registered``, ``online``, ``offline``) of every known node, by node id."""
         found = self._ask(["supernode", "list", self.connection])["nodes"]
         return {int(node["node-id"]): str(node["status"]) for node in found}
 
@@ -117,7 +117,7 @@ class Flower:
 
 
 def connection(name: str, address: str, authority: Path | None) -> str:
-    """The text of Flower's config.toml with one connection; without an authority it is not encrypted."""
+    """Return a config.toml for Flower with one connection; without an authority it is not encrypted."""
     how = (
         "insecure = true"
         if authority is None
@@ -127,7 +127,7 @@ def connection(name: str, address: str, authority: Path | None) -> str:
 
 
 def _as_toml(values: Mapping[str, Any]) -> str:
-    """``key=value`` pairs as Flower's command line reads them."""
+    """Return ``key=value`` pairs as Flower's command line reads them. Raises FedMergeError for quotes."""
     pairs = []
     for key, value in values.items():
         if isinstance(value, str) and '"' in value:

@@ -1,10 +1,10 @@
-"""The server's front door: TLS, and behind it nothing but what admitted hospitals may ask, for themselves.
+"""The gate, the server's open port: TLS, and only the calls that admitted hospitals may make for themselves.
 
-A SuperLink serves three interfaces on one port: the hospitals', which asks every message for a registered
-key, and those of whoever starts runs, and of its own processes, which do not. Whoever reached the latter
-could admit a key of his own or start a run. And it reads a message whole before it asks for the key. So the
-SuperLink listens on this machine alone, and the gate passes on the hospitals' calls only, once key, signature
-and time are right, and of no more than their size.
+A SuperLink serves three interfaces on one port: that of hospitals, which requires a registered key for every
+message, and those for starting runs and for its own processes, which do not. Whoever reached the latter two
+could admit a key of his own or start a run. A SuperLink also reads a message whole before it checks the key.
+So the SuperLink listens only on this machine, and the gate forwards only hospitals' calls, of limited size,
+after it has checked key, signature and time.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from fedmerge.federation.deployment.server_folder import ServerFolder
 FLEET = "/v1/fleet/"
 PASSED = ("content-type", "accept", "accept-encoding", "content-length", *IDENTITY)
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "content-length"}
-QUIET = 60.0  # seconds in which the same refusal is written once
+QUIET = 60.0  # seconds in which the same refusal is logged once
 
 
 class Gate:
-    """Answers the calls that come through a ``Door``, most of them by asking the SuperLink."""
+    """Answers the calls of a ``Door``, most of them by forwarding to the SuperLink."""
 
     def __init__(self, limits: Limits, callers: Callers, superlink: httpx.AsyncClient) -> None:
         self.limits, self.callers, self.superlink = limits, callers, superlink
@@ -46,11 +46,11 @@ class Gate:
         self.pushed: Counter[int] = Counter()
 
     async def answer(self, call: Call) -> GateReply:
-        """The answer to one call; a refusal is one, too."""
+        """Return the reply to one call, which may be a refusal."""
         try:
             return await self._answer(call)
         except (OSError, EOFError, TimeoutError):
-            raise  # of the connection: nobody is left to be told
+            raise  # the connection failed: nobody is left to reply to
         except Exception as error:
             refused = (
                 error if isinstance(error, Refused) else Refused(503, f"a fault of the gate ({error!r}).")
@@ -76,7 +76,7 @@ class Gate:
 
     @contextmanager
     def _counted(self, name: str, length: int, caller: Caller) -> Iterator[None]:
-        """Keep count of what a hospital does at the same time. Raises Refused where it is too much."""
+        """Count a hospital's calls and bytes at the same time. Raises Refused above the limits."""
         node, limits = caller.node, self.limits
         if self.calls[node] >= limits.calls_per_hospital:
             raise Refused(503, "too many calls at the same time.", caller.name)
@@ -113,9 +113,9 @@ class Gate:
                 answer = await self.superlink.send(asked, stream=True)
         except httpx.TransportError:
             raise Refused(502, "the SuperLink does not answer.") from None
-        if answer.status_code == 500:  # its database was busy for five seconds, say
+        if answer.status_code == 500:  # for example, its database was busy for five seconds
             await answer.aclose()
-            # after 500 a SuperNode hears nothing more, but does not end (flwr 1.42); after 503 it tries again
+            # after 500 a SuperNode stops listening but does not end (flwr 1.42); after 503 it tries again
             raise Refused(503, f"the SuperLink failed at {name}, see superlink.log.", caller.name)
         if name == REPLY and answer.status_code == 200:
             self.pushed[caller.node] = 0
@@ -125,14 +125,14 @@ class Gate:
 
 
 class RefusalLog:
-    """Says on stderr what was refused, the same no more than once a minute, and how often it was."""
+    """Logs refusals to stderr, the same one at most once a minute, with its count."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.said: dict[tuple[str, str], float] = {}
 
     def write(self, address: str, refused: Refused) -> None:
-        """Note one; it is written if the last of its kind is a minute ago."""
+        """Count a refusal; log it if the last of its kind is a minute ago."""
         now = datetime.now(UTC)
         kind = (refused.who or address, refused.sentence)
         if len(self.said) > 1000:
@@ -151,7 +151,7 @@ class RefusalLog:
 
 
 def _refusal(target: str, refused: Refused) -> GateReply:
-    """In words; a node that begins is told as Flower tells it, and then ends with the words in its log."""
+    """Return a refusal; for a node that starts, in Flower's own form, so that the node logs it and ends."""
     if target == FLEET + ACTIVATE and refused.status in (400, 401):
         told = {"code": 2004, "detail": f"The server's gate: {refused.sentence}", "extra": None}
         return text(409, json.dumps(told))
@@ -193,7 +193,7 @@ async def serve(folder: ServerFolder) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; ``::`` is for addresses of both kinds."""
+    """Return a listening socket; ``::`` is for IPv4 and IPv6."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server(
         (host, port), family=family, backlog=256, dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6()

@@ -1,4 +1,4 @@
-"""Certificates and keys that follow others: renewed, rotated, under a new authority."""
+"""Replace certificates and keys: renewal, rotation, a new authority."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ NEXT, BOTH = f"{AUTHORITY}.next", f"{AUTHORITY}.both"
 
 
 def request(server: ServerFolder, names: Sequence[str] = ()) -> Path:
-    """A request for the next certificate, for somebody's authority; of the same names if none are given."""
+    """Make a request for the next certificate, for any authority; without names, with the present ones."""
     return make_request(server.path, names or _names(server))
 
 
 def renew(server: ServerFolder, keeping: Keeping = IN_FOLDER, names: Sequence[str] = ()) -> None:
-    """A new certificate and key of the server by the authority it has; a gate that is up takes them."""
+    """Renew the server's certificate and key with its present authority; a running gate adopts them."""
     install_certificate(server, sign_request(request(server, names), server.authority, keeping))
 
 
 def install_certificate(server: ServerFolder, certificate: bytes, authority: Path | None = None) -> None:
-    """Use what an authority made for the server's request, and note it; ``install`` says what is refused."""
+    """Install a certificate for the server's request and record it in the audit log; see ``install``."""
     install(server.path, certificate, authority)
     used = read_certificates(server.certificate[0])[0]
     audit(
@@ -56,13 +56,13 @@ def install_certificate(server: ServerFolder, certificate: bytes, authority: Pat
 
 
 def begin_authority(server: ServerFolder, keeping: Keeping = IN_FOLDER) -> Path:
-    """Make the authority that is to follow; returns a file with both, which hospitals trust meanwhile."""
+    """Make the next authority; return a file with both authorities, which hospitals trust meanwhile."""
     made = make_authority(server.path, keeping, NEXT)
     return write_public(server.path / f"{BOTH}.crt", server.authority.read_bytes() + made.read_bytes())
 
 
 def finish_authority(server: ServerFolder, keeping: Keeping = IN_FOLDER) -> None:
-    """Have the next authority sign the server's certificate, and be the only one from now on."""
+    """Have the next authority sign the server's certificate; it is the only authority from now on."""
     following = server.path / f"{NEXT}.crt"
     if not following.is_file():
         raise FedMergeError(f"'{server.path}' has no next authority: make it first.")
@@ -75,7 +75,7 @@ def finish_authority(server: ServerFolder, keeping: Keeping = IN_FOLDER) -> None
 
 
 def trust(node: NodeFolder, authority: Path) -> list[str]:
-    """Have a node believe these authorities and no others; returns their fingerprints (SHA-256)."""
+    """Make a node trust only these authorities; return their fingerprints (SHA-256)."""
     found = read_certificates(authority)
     write_public(node.path / f"{AUTHORITY}.crt", authority.read_bytes())
     prints = [each.fingerprint(hashes.SHA256()).hex(":") for each in found]
@@ -84,16 +84,16 @@ def trust(node: NodeFolder, authority: Path) -> list[str]:
 
 
 def rotate(node: NodeFolder) -> Path:
-    """A new key, beside the one in use until the server admits it; returns ``node.new.pub``."""
+    """Make a new key beside the one in use, until the server admits it; return ``node.new.pub``."""
     public = node.path / f"{NODE}.new.pub"
     if not public.is_file():
-        (node.path / f"{NODE}.new.key").unlink(missing_ok=True)  # a rotation that was cut off before its end
+        (node.path / f"{NODE}.new.key").unlink(missing_ok=True)  # of an interrupted rotation
         make_node_key(node.path, f"{NODE}.new")
     return public
 
 
 def take_new_key(node: NodeFolder) -> bool:
-    """Use the new key from now on if the server knows it; the old one is deleted. Whether that was so."""
+    """Replace the key in use by the new one if the server admitted it; return whether it did."""
     new, used = node.path / f"{NODE}.new.key", node.path / f"{NODE}.key"
     if not new.is_file() or not introduce(node, new).known:
         return False
@@ -110,7 +110,7 @@ def take_new_key(node: NodeFolder) -> bool:
 
 @dataclass(frozen=True)
 class Introduction:
-    """How a server receives a node. known: whether it admitted the key. remarks: what is wrong."""
+    """A server's answer about a node. known: whether it admitted the key. remarks: problems."""
 
     known: bool
     name: str | None
@@ -118,7 +118,7 @@ class Introduction:
 
 
 def introduce(node: NodeFolder, key: Path | None = None, timeout: float = 10.0) -> Introduction:
-    """Ask the server who it thinks this node is, and compare the clocks; nothing here is an error."""
+    """Ask the server for this node's name there, and compare the clocks. Problems are remarks, not errors."""
     key = key or node.path / f"{NODE}.key"
     try:
         told = httpx.post(
@@ -137,7 +137,7 @@ def introduce(node: NodeFolder, key: Path | None = None, timeout: float = 10.0) 
                 f"the server let this node in as '{name}', and node.yaml says '{node.settings.site}'",
             )
         return Introduction(True, name, remarks)
-    if told.status_code != 404:  # what stands in the gate's place may not know this question
+    if told.status_code != 404:  # a program in the gate's place may not know this path
         remarks = (f"{node.settings.server} says: {told.text[:300]}", *remarks)
     return Introduction(False, None, remarks)
 
@@ -160,7 +160,7 @@ def _names(server: ServerFolder) -> list[str]:
 
 
 def passphrase_of(file: Path | None, variable: str = "FEDMERGE_CA_PASSPHRASE") -> bytes | None:
-    """The passphrase in the first line of a file, or else in the environment; None where there is neither."""
+    """Return the passphrase in the first line of a file, else in the environment; None without either."""
     if file is not None:
         try:
             given = file.read_text(encoding="utf-8").splitlines()

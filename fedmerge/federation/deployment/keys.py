@@ -1,8 +1,8 @@
-"""Who is who in a deployment: an authority, the server's certificate, and a key for each hospital.
+"""The keys of a deployment: an authority, the server's certificate, and a key for each hospital.
 
-Elliptic-curve keys: P-256 for TLS; P-384 in OpenSSH's format for the hospitals, as Flower wants them. A
-private key is written so that only its owner reads it, and never leaves its machine: who is to sign a
-certificate gets a request. A key that is to follow another lies beside it as ``….new.key`` until then.
+Elliptic-curve keys: P-256 for TLS; P-384 in OpenSSH's format for the hospitals, as Flower requires. A
+private key is readable only by its owner and never leaves its machine: an authority gets a request to sign.
+A key that will replace another is beside it as ``….new.key`` until then.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _PEM = serialization.Encoding.PEM
 
 @dataclass(frozen=True)
 class Keeping:
-    """How an authority's private key is kept. path: where, if not in the server's folder."""
+    """How an authority's private key is kept. path: its file, if not in the server's folder."""
 
     path: Path | None = None
     passphrase: bytes | None = field(default=None, repr=False)
 
     def key(self, folder: Path, name: str = AUTHORITY) -> Path:
-        """The file of the key."""
+        """Return the file of the key."""
         return self.path or folder / f"{name}.key"
 
 
@@ -45,7 +45,7 @@ IN_FOLDER = Keeping()
 
 
 def make_authority(folder: Path, keeping: Keeping = IN_FOLDER, name: str = AUTHORITY) -> Path:
-    """An authority of one's own: ``ca.key``, to be kept, and ``ca.crt``, for all; returns the latter."""
+    """Make an own authority: ``ca.key``, to be kept, and ``ca.crt``, for all; return the latter."""
     made = ec.generate_private_key(ec.SECP256R1())
     _write_key(keeping.key(folder, name), _pem(made, keeping.passphrase))
     certificate = _self_signed("FedMerge deployment", made, ()).public_bytes(_PEM)
@@ -53,16 +53,16 @@ def make_authority(folder: Path, keeping: Keeping = IN_FOLDER, name: str = AUTHO
 
 
 def make_loopback(folder: Path) -> None:
-    """Certificate and key of the SuperLink, for this machine alone: it vouches for itself."""
+    """Make the SuperLink's self-signed certificate and key, for this machine only."""
     key = ec.generate_private_key(ec.SECP256R1())
     _write_key(folder / f"{LOOPBACK}.key", _pem(key), replace=True)
     write_public(folder / f"{LOOPBACK}.crt", _self_signed("SuperLink", key, LOCAL).public_bytes(_PEM))
 
 
 def make_request(folder: Path, names: Sequence[str]) -> Path:
-    """A new key, ``server.new.key``, and the request for a certificate of it; returns the latter.
+    """Make a new key, ``server.new.key``, and the request for its certificate; return the latter.
 
-    A request that was made before is no longer good for anything.
+    An earlier request becomes invalid.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     known = [_general(name) for name in dict.fromkeys(names)]
@@ -77,7 +77,7 @@ def make_request(folder: Path, names: Sequence[str]) -> Path:
 
 
 def sign_request(request: Path, authority: Path, keeping: Keeping = IN_FOLDER) -> bytes:
-    """The certificate for a request, by an authority: its certificate, beside which its private key lies."""
+    """Return the certificate for a request. authority: its certificate; keeping: of its key."""
     key = keeping.key(authority.parent, authority.stem)
     asked = x509.load_pem_x509_csr(request.read_bytes())
     signer = read_key(key, keeping.passphrase)
@@ -99,7 +99,7 @@ def sign_request(request: Path, authority: Path, keeping: Keeping = IN_FOLDER) -
 
 
 def read_key(path: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePrivateKey:
-    """An authority's private key. Raises FedMergeError for none, or a wrong passphrase."""
+    """Read an authority's private key. Raises FedMergeError if it is missing or the passphrase is wrong."""
     if not path.is_file():
         raise FedMergeError(f"there is no '{path}': the authority's key is needed (--ca-key).")
     try:
@@ -115,12 +115,12 @@ def read_key(path: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePri
 
 
 def is_encrypted(path: Path) -> bool:
-    """Whether a private key asks for a passphrase; one that is not there does not."""
+    """Check whether a private key needs a passphrase; False for a missing one."""
     return path.is_file() and b"ENCRYPTED" in path.read_bytes()
 
 
 def make_node_key(folder: Path, name: str = NODE) -> Path:
-    """A hospital's key: ``node.key``, to be kept, and ``node.pub``, for the server; returns the latter."""
+    """Make a hospital's key: ``node.key``, to be kept, and ``node.pub``, for the server; return this."""
     key = ec.generate_private_key(ec.SECP384R1())
     text = key.private_bytes(_PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
     _write_key(folder / f"{name}.key", text)
@@ -129,7 +129,7 @@ def make_node_key(folder: Path, name: str = NODE) -> Path:
 
 
 def read_public(path: Path) -> str:
-    """The one line of a ``node.pub``. Raises FedMergeError for a file that is not such a key."""
+    """Read the one line of a ``node.pub``. Raises FedMergeError for any other file."""
     if not path.is_file():
         raise FedMergeError(f"there is no file '{path}': check the path.")
     line = path.read_bytes().strip()
@@ -143,7 +143,7 @@ def read_public(path: Path) -> str:
 
 
 def write_public(path: Path, content: bytes) -> Path:
-    """Write what everybody may read, whole or not at all."""
+    """Write a file that everybody may read, whole or not at all."""
     write(path, lambda part: part.write_bytes(content))
     return path
 
@@ -177,7 +177,7 @@ def _certificate(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))  # for clocks that are a little late
+        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))  # for clocks that are behind
         .not_valid_after(until)
     )
 
@@ -205,7 +205,7 @@ def _pem(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> by
 
 
 def _write_key(path: Path, content: bytes, replace: bool = False) -> None:
-    """Never readable for others, not even while it is written; one that is there is kept."""
+    """Write a key that only its owner can ever read. Raises FedMergeError if it exists."""
     if replace:
         path.unlink(missing_ok=True)
     with saying(path):

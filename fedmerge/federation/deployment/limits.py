@@ -1,4 +1,4 @@
-"""What the open port of a server grants: to an address, to a hospital, and to all together."""
+"""The limits of a server's open port: per address, per hospital, and in total."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MIB = 2**20
 
 
 class Limits(BaseModel):
-    """The part ``limits`` of server.yaml; the gate reads it when it starts.
+    """The section ``limits`` of server.yaml; the gate reads it when it starts.
 
-    connections, connections_per_address: at the same time; an address of IPv6 is a network of 64 bits.
-    calls_per_hospital: at the same time. handshake_seconds: for TLS. head_seconds: from the last answer to
-    the end of the next call's head. body_seconds: for a body, and a second more for every ``slowest_kib`` of
-    it; the same for taking an answer. superlink_seconds: that Flower may take to answer. max_body_mib: of one
-    call; Flower cuts weights into pieces of 5 MiB. max_reply_mib: of all pieces of one reply, which must have
-    room for twice the model and the sums of a fusion.
+    connections, connections_per_address: at the same time; an IPv6 address is a network of 64 bits.
+    calls_per_hospital: at the same time. handshake_seconds: for TLS. head_seconds: from the last reply to the
+    end of the next call's head. body_seconds: for a body, plus a second for every ``slowest_kib`` of it; the
+    same for sending a reply. superlink_seconds: for Flower's reply. max_body_mib: of one call; Flower cuts
+    weights into pieces of 5 MiB. max_reply_mib: of all pieces of one reply, which must have room for twice
+    the model and the sums of a fusion.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,5 +35,5 @@ class Limits(BaseModel):
     max_reply_mib: float = Field(default=4096.0, gt=0)
 
     def patience(self, length: int) -> float:
-        """Seconds in which this many bytes must have come or gone."""
+        """Return the seconds in which this many bytes must be received or sent."""
         return self.body_seconds + length / (1024 * self.slowest_kib)

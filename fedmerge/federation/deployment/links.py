@@ -1,4 +1,4 @@
-"""What a SuperLink's database says of nodes, messages and runs: read only, and also when it is down."""
+"""Read nodes, messages and runs from a SuperLink's database, read-only, even when the SuperLink is down."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Link:
-    """A node as the SuperLink knows it. heard: when it last gave a sign of life. since: when it came last."""
+    """A node in the SuperLink's database. heard: its last sign of life. since: its last connection."""
 
     node: int
     status: str
@@ -26,7 +26,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Task:
-    """A run as the SuperLink knows it: ``pending``, ``starting``, ``running``, or how it finished."""
+    """A run in the SuperLink's database: ``pending``, ``starting``, ``running``, or how it finished."""
 
     run: int
     status: str
@@ -35,7 +35,7 @@ class Task:
 
 
 def links(database: Path) -> dict[int, Link]:
-    """The nodes by id; empty where there is no database, or another than Flower 1.41 and 1.42 write."""
+    """Return the nodes by id; empty without a database in the form of Flower 1.41 and 1.42."""
     found = {}
     for row in _rows(database, "SELECT * FROM node WHERE unregistered_at IS NULL OR unregistered_at = ''"):
         node = _unsigned(row.get("node_id"))
@@ -46,7 +46,7 @@ def links(database: Path) -> dict[int, Link]:
             heard = _seconds(until - PATIENCE * interval)
             online = until > datetime.now(UTC).timestamp()
         elif until and interval and row.get("last_activated_at"):
-            stopped = _seconds(until)  # of one that said goodbye; else when its heartbeats had run out
+            stopped = _seconds(until)  # the time of its goodbye, or when its heartbeats ran out
             heard = max(filter(None, [_time(row.get("last_activated_at")), stopped]), default=None)
         status = "online" if online else "offline" if row.get("last_activated_at") else "registered"
         found[node] = Link(node, status, heard, _time(row.get("last_activated_at")))
@@ -54,7 +54,7 @@ def links(database: Path) -> dict[int, Link]:
 
 
 def tasks(database: Path) -> dict[int, Task]:
-    """The runs by id, as far as the database tells."""
+    """Return the runs by id; empty without a readable database."""
     found = {}
     sql = "SELECT task.*, run.run_id AS run FROM run JOIN task ON task.task_id = run.primary_task_id"
     for row in _rows(database, sql):
@@ -66,7 +66,7 @@ def tasks(database: Path) -> dict[int, Task]:
 
 
 def lost(database: Path, messages: Sequence[str]) -> set[str]:
-    """Those of the messages that a node was given before it was started anew: it knows nothing of them."""
+    """Return the ids of messages that were delivered before their node restarted, which lost them."""
     marks = ",".join("?" * len(messages))
     rows = _rows(
         database,
@@ -88,7 +88,7 @@ def _rows(database: Path, sql: str, values: Sequence[Any] = ()) -> Rows:
 
 @contextmanager
 def _opened(database: Path) -> Iterator[sqlite3.Connection]:
-    """Read only: a SuperLink's database is not ours to change, nor to make."""
+    """Open the SuperLink's database read-only; never create it."""
     with closing(
         sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
     ) as connection:
@@ -96,7 +96,7 @@ def _opened(database: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _unsigned(number: Any) -> int:
-    """Flower keeps its ids, of 64 bits, as signed numbers."""
+    """Return Flower's 64-bit id as unsigned; the database has signed numbers."""
     return int(number or 0) % 2**64
 
 

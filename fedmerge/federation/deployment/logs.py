@@ -1,9 +1,9 @@
-"""Logs that do not grow for ever: what programs say, line by line, with time, level, hospital and run.
+"""Logs of bounded size: the output of programs, line by line, with time, level, hospital and run.
 
     2026-03-01T12:00:07Z INFO    north run=17 round=3 | Receiving: train message
     2026-03-01T12:00:09Z WARNING -     run=17         | ...
 
-A log is its file and a few older ones, ``superlink.log.1`` and so on, each of a bounded size.
+A log is its file and a few older ones, ``superlink.log.1`` and so on.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from typing import IO, ClassVar
 
 from fedmerge.errors import FedMergeError
 
-BYTES, KEPT = 10_000_000, 5  # of one file; older files
+BYTES, KEPT = 10_000_000, 5  # bytes of one file; number of older files
 LONGEST = 4000  # characters of a line
-LAST = 200  # lines that are remembered of a program
+LAST = 200  # lines of a program that are kept in memory
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 LEVEL = re.compile(r"(DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL)\s*:\s*(.*)")
 STAMPED = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)")
 RUN = re.compile(r"\[RUN (\d+)(?:, ROUND ([^\]]*))?\]")
 NODE = re.compile(r"\bnode_id=(\d+)")
-OURS = re.compile(r"\[(\S+)\] (?=\S)")  # as FlowerGrid says of a hospital
+OURS = re.compile(r"\[(\S+)\] (?=\S)")  # as FlowerGrid writes about a hospital
 LINE = re.compile(r"(\S+) (\S+) +(\S+)((?: (?:run|round)=\S*)*) *\| ?(.*)")
 Name = Callable[[int], str | None]
 
 
 class Reader:
-    """Reads what a program says: lines as a log has them.
+    """Turns a program's output into log lines.
 
-    whose: to whom lines belong that name nobody. name: the hospital of a node; None for an unknown one.
+    whose: the owner of lines that name nobody. name: returns a node's hospital; None if unknown.
     """
 
     def __init__(self, whose: str = "-", name: Name = lambda node: None) -> None:
@@ -47,7 +47,7 @@ class Reader:
         self._level, self._where = "INFO", ""
 
     def line(self, said: str) -> str | None:
-        """One line, without its time; None for an empty one. What belongs to an error has its level."""
+        """Return one log line without its time; None if empty. A line without a level has the one before's."""
         text = _printable(COLOUR.sub("", said).expandtabs(4).rstrip())
         if (found := LEVEL.match(text) or STAMPED.match(text)) is not None:
             self._level, text = found[1].replace("WARNING", "WARN"), found[2].strip()
@@ -65,19 +65,19 @@ class Reader:
 
 
 def _printable(text: str) -> str:
-    """Text that moves no cursor and hides nothing: what a foreign node says stays on its line."""
+    """Return text with escapes for unprintable characters, so that a node's text stays on its line."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 class _Quiet(RotatingFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """Leave the line out: a full disk must not stop the program that speaks."""
+        """Drop the line: a full disk must not stop the program."""
 
 
 class Log:
-    """A log file: lines get the time, old files go. What the disk refuses is left out.
+    """A log file: lines get the time, old files are deleted. Lines that the disk refuses are dropped.
 
-    Several of one path in a process are one: each would put the file aside that the others write to.
+    Several logs of one path in a process share a file handler: else each would rotate the others' file.
     """
 
     _open: ClassVar[dict[Path, tuple[_Quiet, int]]] = {}
@@ -95,12 +95,12 @@ class Log:
             self._open[self.path] = self._handler, users + 1
 
     def write(self, line: str) -> None:
-        """Add a line with the time."""
+        """Write a line with the time."""
         text = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}"
         self._handler.handle(logging.LogRecord("", logging.INFO, "", 0, text, None, None))
 
     def close(self) -> None:
-        """Close the file, if nobody else writes to it."""
+        """Close the file if nobody else in this process writes to it."""
         with self._lock:
             handler, users = self._open.pop(self.path)
             if users > 1:
@@ -111,7 +111,7 @@ class Log:
 
 
 def pump(source: IO[bytes], log: Log, reader: Reader, last: deque[str]) -> None:
-    """Take what a program says to its log until it says no more; ``last`` takes the lines themselves."""
+    """Copy a program's output to its log until it ends, and the raw lines to ``last``."""
     for said in iter(lambda: source.readline(64 * LONGEST), b""):
         text = said.decode("utf-8", "replace")
         line = reader.line(text)
@@ -122,14 +122,14 @@ def pump(source: IO[bytes], log: Log, reader: Reader, last: deque[str]) -> None:
 
 
 def files(path: Path) -> list[Path]:
-    """The files of a log, the oldest first."""
+    """Return the files of a log, the oldest first."""
     older = [p for p in path.parent.glob(f"{path.name}.*") if p.suffix[1:].isdigit() and p.is_file()]
     older.sort(key=lambda p: -int(p.suffix[1:]))
     return older + ([path] if path.is_file() else [])
 
 
 def lines(logs: list[Path], since: datetime | None = None) -> list[str]:
-    """The lines of several logs in the order of time, each with the name of its log; since: not before."""
+    """Return the lines of several logs in order of time, each with its log's name; since: not before."""
     found: list[tuple[str, int, str]] = []
     for log in logs:
         for file in files(log):
@@ -142,7 +142,7 @@ def lines(logs: list[Path], since: datetime | None = None) -> list[str]:
 
 
 def follow(logs: list[Path], pause: float = 0.5) -> Iterator[str]:
-    """New lines of logs as they are written, also into a file that took the place of another."""
+    """Yield new lines of logs as they are written, also after a rotation."""
     known: dict[Path, tuple[int, int]] = {}
     for log in logs:
         if log.is_file():
@@ -154,7 +154,7 @@ def follow(logs: list[Path], pause: float = 0.5) -> Iterator[str]:
 
 
 def _new(log: Path, known: dict[Path, tuple[int, int]]) -> list[str]:
-    """The whole lines that came since the last look; first the end of a file that was put aside."""
+    """Return the whole lines since the last call, first those at the end of a rotated file."""
     found: list[bytes] = []
     number, position = known.get(log, (0, 0))
     for file in files(log):
@@ -166,7 +166,7 @@ def _new(log: Path, known: dict[Path, tuple[int, int]]) -> list[str]:
                 start = position if inode == number else 0
                 opened.seek(start)
                 content = opened.read()
-        except OSError:  # it was put aside just now
+        except OSError:  # it was rotated just now
             continue
         whole = content.rfind(b"\n") + 1
         found += content[:whole].splitlines()
@@ -175,7 +175,7 @@ def _new(log: Path, known: dict[Path, tuple[int, int]]) -> list[str]:
 
 
 def moment(text: str, now: datetime | None = None) -> datetime:
-    """The time that ``--since`` names: 2026-03-01T12:00, or 30s, 10m, 2h, 3d ago."""
+    """Return the time of ``--since``: 2026-03-01T12:00, or 30s, 10m, 2h, 3d ago. Raises FedMergeError."""
     now = now or datetime.now(UTC)
     if (ago := re.fullmatch(r"(\d{1,6})([smhd])", text.strip())) is not None:
         unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}[ago[2]]
@@ -187,7 +187,7 @@ def moment(text: str, now: datetime | None = None) -> datetime:
 
 
 def about(line: str, hospital: str | None = None, run: int | None = None) -> bool:
-    """Whether a line, as ``lines`` gives it, is of this hospital and of this run."""
+    """Check whether a line from ``lines`` is about this hospital and this run."""
     found = LINE.match(line.partition(": ")[2])
     if found is None:
         return hospital is None and run is None

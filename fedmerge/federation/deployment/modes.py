@@ -1,4 +1,4 @@
-"""Who may read a deployment's folder: its owner, and nobody else."""
+"""File modes of a deployment's folder: only its owner may read it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fedmerge.errors import FedMergeError
 
 
 def mend_modes(folder: Path) -> list[str]:
-    """Take other users' rights from a folder and the private keys in it; a sentence for each that had some.
+    """Remove other users' rights from a folder and its private keys; return a sentence for each change.
 
-    Raises FedMergeError where that cannot be done: a key that others can read must not be used.
+    Raises FedMergeError if that fails: a key that others can read must not be used.
     """
     sentences = []
     for path in (folder, *sorted(folder.glob("*.key"))):

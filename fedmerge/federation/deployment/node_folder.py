@@ -1,4 +1,4 @@
-"""The folder of a hospital's node, on its own machine: its key, what it was told, its policy and records."""
+"""The folder of a hospital's node, on its own machine: its key, settings, policy and records."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from fedmerge.federation.sums.rules import SumRules
 from fedmerge.files import saying
 from fedmerge.validation import validate
 
-SECRET = "tasks.secret"  # of a node: with it, its own processes show the SuperNode that they are its own
+SECRET = "tasks.secret"  # with it, a node's processes prove to the SuperNode that they are its own
 
 
 class NodeSettings(Described):
-    """site: the hospital. cohort: the file with its images, from the node's folder. server: HOST:PORT.
+    """The settings of a node.
 
-    sums: which sums over images it gives (``sums.rules.SumRules``); only what differs from the defaults.
+    site: the hospital. cohort: the file with its images, from the node's folder. server: HOST:PORT. sums: the
+    rules for sums over its images (``sums.rules.SumRules``); only what differs from the defaults.
     """
 
     site: str
@@ -42,10 +43,10 @@ class NodeSettings(Described):
 
 
 class NodeFolder:
-    """A hospital's side: its key, the authority it trusts, where its images are described, Flower's files."""
+    """The folder of a node: its key, the authority it trusts, the path of its images, Flower's files."""
 
     def __init__(self, path: Path) -> None:
-        """Raises FedMergeError where there is none, or its settings are wrong."""
+        """Raises FedMergeError if the folder is missing or its settings are wrong."""
         self.path = path.resolve()
         self.settings = NodeSettings.load(settings_file(self.path / "node.yaml", "node"))
 
@@ -60,7 +61,7 @@ class NodeFolder:
         device: str | None = None,
         minimum_images: int | None = None,
     ) -> NodeFolder:
-        """Make one with a new key; FedMergeError where one is. ``node.pub`` is for the server."""
+        """Make a folder with a new key; ``node.pub`` is for the server. Raises FedMergeError if it exists."""
         given: dict[str, object] = {"site": site, "cohort": str(cohort.resolve()), "server": server}
         given |= {"device": device}
         given |= {} if minimum_images is None else {"sums": {"minimum_images": minimum_images}}
@@ -79,7 +80,7 @@ class NodeFolder:
 
     @property
     def public_key(self) -> Path:
-        """What the server must know of this hospital."""
+        """The public key of this hospital, which the server must admit."""
         return self.path / f"{NODE}.pub"
 
     @property
@@ -88,7 +89,7 @@ class NodeFolder:
         return environment(self.path / "flwr")
 
     def command(self, port: int) -> list[str]:
-        """That starts the SuperNode; ``port``, on this machine alone, is for its own processes."""
+        """Return the command that starts the SuperNode. port: for its own processes, on this machine only."""
         settings = self.settings
         said = {"site": settings.site, "cohort": str(self.path / settings.cohort), "device": settings.device}
         said["folder"] = str(self.path)
@@ -102,7 +103,7 @@ class NodeFolder:
         ]  # fmt: skip
 
     def new_secret(self) -> None:
-        """Make a new secret for this start of the node, which its owner alone can read."""
+        """Make a new secret for this start of the node, readable only by its owner."""
         path = self.path / SECRET
         with saying(path):
             path.unlink(missing_ok=True)
@@ -111,7 +112,7 @@ class NodeFolder:
                 file.write(secrets.token_bytes(32))
 
     def tasks(self, port: int, parent: int) -> list[str]:
-        """That answers, with the FedMerge that is installed here, what comes to the SuperNode at ``port``.
+        """Return the command that answers the SuperNode at ``port`` with the installed FedMerge.
 
         parent: the SuperNode's process, with which it ends.
         """

@@ -1,6 +1,6 @@
-"""What goes on in a deployment, as a page, as JSON, and for Prometheus: on this machine alone, read only.
+"""The status of a deployment as a page, as JSON, and for Prometheus: only on this machine, read-only.
 
-The page asks for nothing from elsewhere, runs no script, and loads itself again every ten seconds.
+The page loads nothing from elsewhere, runs no script, and reloads itself every ten seconds.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 HOSTS = ["127.0.0.1", "localhost", "[::1]"]
-"""Under which the page is asked for: a foreign page whose name leads to this machine is not answered."""
+"""The host names that the page answers to, so that a foreign name that leads to this machine fails."""
 
 
 def watch_app(status: Callable[[], Told]) -> Starlette:
-    """An ASGI app that shows ``status()``: ``/``, ``/status.json`` and ``/metrics``, each only to be read."""
+    """Return an ASGI app that shows ``status()`` at ``/``, ``/status.json`` and ``/metrics``, read-only."""
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(text)
 
@@ -53,7 +53,7 @@ def watch_app(status: Callable[[], Told]) -> Starlette:
 
 
 def metrics(status: Told) -> bytes:
-    """The state of a server in the words of Prometheus."""
+    """Return the state of a server in Prometheus' format."""
     registry = CollectorRegistry()
 
     def gauge(name: str, what: str, *labels: str) -> Gauge:

@@ -1,4 +1,4 @@
-"""Programs that run beside this one: started with a log, ended by their ids with all their children."""
+"""Start programs with a log, and end them by their ids with all their children."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from fedmerge.living import Process, process
 OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else every run makes an environment of its own
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else every run creates its own environment
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """The environment of Flower's programs: ``home`` as their own folder, nobody called, our Python first.
+    """Return the environment of Flower's programs: ``home`` as their folder, no telemetry, our Python first.
 
     Flower finds its programs through PATH.
     """
@@ -40,19 +40,19 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 ERROR = re.compile(r"ERROR|^[\w.]+(Error|Exception): ")
-"""In a line of a log, or the last line of a traceback."""
+"""An error in a line of a log, or the last line of a traceback."""
 
 
 class Program:
-    """A program that runs until ``stop``; what it says goes to the end of its log, with the time.
+    """A program that runs until ``stop``; its output is appended to its log, with the time.
 
-    reader: how its lines are read (``logs``).
+    reader: turns its output into log lines (``logs``).
     """
 
     def __init__(
         self, command: Sequence[str], env: Mapping[str, str], log: Path, reader: Reader | None = None
     ) -> None:
-        """Start it. Raises FedMergeError where there is no such program."""
+        """Start the program. Raises FedMergeError if it cannot be started."""
         module = command[list(command).index("-m") + 1] if "-m" in command else None
         self.name = module.rpartition(".")[2] if module else Path(command[0]).name
         self.log = log
@@ -73,11 +73,11 @@ class Program:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the program has not ended yet."""
         return self.process.poll() is None
 
     def wait_until(self, ready: Callable[[], bool], patience: float, what: str) -> None:
-        """Wait until ``ready()``. Raises FedMergeError if it ends or is not ready in ``patience`` seconds."""
+        """Wait until ``ready()``. Raises FedMergeError if the program ends, or after ``patience`` seconds."""
         until = time.monotonic() + patience
         while not ready():
             if not self.running or time.monotonic() > until:
@@ -86,16 +86,16 @@ class Program:
             time.sleep(0.1)
 
     def last_words(self, lines: int = 5) -> str:
-        """Its last error and what follows it, or else the last lines of what it said, in one."""
+        """Return the program's last error and the lines after it, or else its last lines, in one line."""
         if not self.running:
-            self._pump.join(2.0)  # the last is still on its way
+            self._pump.join(2.0)  # its last output may not be read yet
         said = list(self._last)
         errors = [number for number, line in enumerate(said) if ERROR.search(line)]
         said = said[errors[-1] :][:lines] if errors else said[-lines:]
         return " / ".join(line.strip() for line in said if line.strip())
 
     def stop(self, patience: float = 10.0) -> None:
-        """End it and every process it started, gently first."""
+        """End the program and every process it started: terminate, then kill."""
         family = _family(self.process.pid)
         with suppress(psutil.NoSuchProcess):
             if self.running:
@@ -110,7 +110,7 @@ class Program:
                     ask(member)
             _, family = psutil.wait_procs(family, timeout=3)
         self.process.wait()
-        self._pump.join(30.0)  # all that could speak has ended
+        self._pump.join(30.0)  # every process with the log has ended
 
     def __enter__(self) -> Program:
         return self
@@ -124,7 +124,7 @@ class Program:
 class Programs(ExitStack):
     """Several programs that end together, the last started first.
 
-    known: a file that says which they are, so that those are found that outlive this process.
+    known: a file that lists them, so that programs that outlive this process are found.
     """
 
     def __init__(self, known: Path | None = None) -> None:
@@ -135,7 +135,7 @@ class Programs(ExitStack):
     def start(
         self, command: Sequence[str], env: Mapping[str, str], log: Path, reader: Reader | None = None
     ) -> Program:
-        """Start one more."""
+        """Start one more program."""
         program = self.enter_context(Program(command, env, log, reader))
         self._started.append(program)
         if self.known is not None:
@@ -145,12 +145,12 @@ class Programs(ExitStack):
 
 
 def leftovers(known: Path) -> list[Process]:
-    """The programs in the file of a process that is gone, which should have ended with it, and have not."""
+    """Return the programs of an ended process that outlived it. known: its file."""
     return [program for program in started(known)[1].values() if program.alive]
 
 
 def started(known: Path) -> tuple[Process | None, dict[str, Process]]:
-    """Which process started programs last, as ``Programs`` wrote it down, and these by name."""
+    """Return the process in the file of ``Programs``, and the programs that it started, by name."""
     try:
         found = json.loads(known.read_text(encoding="utf-8"))
         programs = {str(name): Process.model_validate(each) for name, each in found["programs"].items()}
@@ -160,7 +160,7 @@ def started(known: Path) -> tuple[Process | None, dict[str, Process]]:
 
 
 def end(programs: Sequence[Process]) -> None:
-    """End programs of an earlier process, with their children; none that only has the number of one."""
+    """End programs of an earlier process with their children, but no other process with the same id."""
     family: list[psutil.Process] = []
     for program in programs:
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""Which runs a deployment's server has begun: Flower's number of each, and where its results go."""
+"""The runs of a deployment's server: Flower's number of each, and the folder of its results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = "runs"
 
 
 class StartedRun(BaseModel):
-    """A run that was handed in. run: Flower's number. folder: of its results. at: when, in UTC."""
+    """A submitted run. run: Flower's number. folder: of its results. at: the time in UTC."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -24,7 +24,7 @@ class StartedRun(BaseModel):
 
 
 def note(server: Path, run: int, folder: Path) -> None:
-    """Write down that a run was handed in. Raises DiskError."""
+    """Record a submitted run. Raises DiskError."""
     make_folder(server / FOLDER)
     body: dict[str, Any] = {
         "run": run,
@@ -35,7 +35,7 @@ def note(server: Path, run: int, folder: Path) -> None:
 
 
 def runs(server: Path) -> list[StartedRun]:
-    """The runs that were handed in, the latest last; what cannot be read is left out."""
+    """Return the submitted runs, the latest last; unreadable records are left out."""
     found = []
     for path in (server / FOLDER).glob("*.json"):
         try:

@@ -1,4 +1,4 @@
-"""The server's folder: authority, certificates, who was let in, and Flower's files."""
+"""The server's folder: authority, certificates, admitted hospitals, and Flower's files."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class ServerSettings(Described):
-    """host, port: where hospitals reach the gate. superlink_port: of the SuperLink, on this machine alone.
+    """The settings of a server.
 
-    limits: what the gate grants whoever comes.
+    host, port: where hospitals reach the gate. superlink_port: of the SuperLink, only on this machine.
+    limits: of the gate.
     """
 
     host: str = "0.0.0.0"
@@ -49,10 +50,10 @@ class ServerSettings(Described):
 
 
 class ServerFolder:
-    """The server's side: authority, certificate, Flower's configuration, SuperLink's state and log."""
+    """The folder of a server: authority, certificate, Flower's configuration, SuperLink's state and log."""
 
     def __init__(self, path: Path) -> None:
-        """Raises FedMergeError where there is none, or its settings are wrong."""
+        """Raises FedMergeError if the folder is missing or its settings are wrong."""
         self.path = path.resolve()
         self.settings = ServerSettings.load(settings_file(self.path / "server.yaml", "server"))
 
@@ -66,9 +67,10 @@ class ServerFolder:
         superlink_port: int,
         authority: Keeping | None = IN_FOLDER,
     ) -> ServerFolder:
-        """Make one; FedMergeError where one is. names: under which hospitals reach the server.
+        """Make a folder. Raises FedMergeError if it exists. names: under which hospitals reach the server.
 
-        authority: how the key of the server's own is kept; None where another signs the request that is made.
+        authority: how the key of the server's own authority is kept; None: another authority signs the
+        server's request.
         """
         given = {"host": host, "port": port, "superlink_port": superlink_port}
         settings = validate(ServerSettings, given, "the server's settings")
@@ -87,7 +89,7 @@ class ServerFolder:
 
     @property
     def authority(self) -> Path:
-        """The certificate that every hospital gets."""
+        """The authority's certificate, which every hospital gets."""
         return self.path / f"{AUTHORITY}.crt"
 
     @property
@@ -97,7 +99,7 @@ class ServerFolder:
 
     @property
     def loopback(self) -> tuple[Path, Path]:
-        """The SuperLink's certificate, which vouches for itself, and its key."""
+        """The SuperLink's self-signed certificate and its key."""
         return self.path / f"{LOOPBACK}.crt", self.path / f"{LOOPBACK}.key"
 
     @property
@@ -116,9 +118,9 @@ class ServerFolder:
         return Flower(self.env, "deployment", self.path / "superlink.db")
 
     def admit(self, name: str, public_key: Path, replace: bool = False) -> int:
-        """Let the node with this key in, under the hospital's name; returns its node id.
+        """Admit the node with this key under the hospital's name; return its node id.
 
-        replace: in the place of the hospital's node that is in, which the gate refuses from then on.
+        replace: in place of the hospital's admitted node, which the gate refuses from then on.
         """
         key = read_public(public_key)
         with self.changing():
@@ -135,10 +137,10 @@ class ServerFolder:
         return node
 
     def revoke(self, name: str) -> list[int]:
-        """Let a hospital's node in no more, from now on; returns its node ids.
+        """Revoke a hospital's admission from now on; return its node ids.
 
-        Raises FedMergeError where there is none of this name, and, after it was revoked, where the SuperLink
-        cannot be told: it is told when it starts.
+        Raises FedMergeError for an unknown name, and, after the revocation, if the SuperLink cannot be
+        reached: it learns of it when the server starts.
         """
         with self.changing():
             known = self.hospitals()
@@ -158,7 +160,7 @@ class ServerFolder:
         return gone
 
     def forget_the_revoked(self) -> None:
-        """Have the SuperLink know no node that is not admitted."""
+        """Unregister every node at the SuperLink that is not admitted."""
         with self.changing():
             self._forget()
 
@@ -167,25 +169,25 @@ class ServerFolder:
             self.flower.unregister(node)
 
     def changing(self) -> AbstractContextManager[None]:
-        """One process at a time changes who is admitted."""
+        """Lock the admissions, so that only one process changes them. Raises FedMergeError."""
         return locked(self.path, "somebody else is changing who is admitted: try again in a moment.")
 
     def nodes(self) -> list[tuple[str, str, int]]:
-        """Name, status (``registered``, ``online``, ``offline``) and id of every node that was let in."""
+        """Return name, status (``registered``, ``online``, ``offline``) and id of every registered node."""
         known = {node: hospital.name for node, hospital in self.hospitals().items()}
         return [(known.get(node, "?"), status, node) for node, status in self.flower.nodes().items()]
 
     @property
     def admitted(self) -> Path:
-        """The file with the names of the nodes that were let in."""
+        """The admission file."""
         return self.path / "admitted.yaml"
 
     def hospitals(self) -> dict[int, Admitted]:
-        """The hospitals that were let in, by node id."""
+        """Return the admitted hospitals by node id."""
         return (read_admitted(self.admitted) or {}) if self.admitted.is_file() else {}
 
     def command(self) -> list[str]:
-        """That starts the SuperLink."""
+        """Return the command that starts the SuperLink."""
         certificate, key = map(str, self.loopback)
         tls = ["--ssl-ca-certfile", certificate, "--ssl-certfile", certificate, "--ssl-keyfile", key]
         where = ["--host", "127.0.0.1", "--port", str(self.settings.superlink_port)]

@@ -1,4 +1,4 @@
-"""Starting what a folder describes, and keeping it up until somebody ends it."""
+"""Start the programs of a folder, and keep them running until somebody ends them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from fedmerge.federation.policy.installed import code_version
 from fedmerge.federation.policy.rules import policy_hash, read_policy
 from fedmerge.files import locked, make_folder
 
-_HELD: list[socket.socket] = []  # of the ports that were given, until this process ends
-START = 600.0  # seconds that a program may take to answer: a machine under load takes minutes to import
-STARTED = Path("service") / "processes.json"  # in a folder: which programs were started last
+_HELD: list[socket.socket] = []  # UDP sockets that reserve ports, until this process ends
+START = 600.0  # seconds that a program may take to answer: imports take minutes on a loaded machine
+STARTED = Path("service") / "processes.json"  # the file, in a folder, of the programs started last
 
 
 @contextlib.contextmanager
 def at_service(folder: Path) -> Iterator[Programs]:
-    """Yield the programs of a folder, to start; they end with the block. Nobody else starts them meanwhile.
+    """Yield a folder's ``Programs``, to start; they end with the block. Nobody else can start them meanwhile.
 
-    Programs that an earlier process started, and that outlived it because it was killed, are ended first.
-    Raises FedMergeError where another process serves the folder.
+    Programs of an earlier process that was killed are ended first. Raises FedMergeError if another process
+    serves the folder.
     """
     make_folder((folder / STARTED).parent)
     again = f"'{folder}' is started already: end that first, or look with `fedmerge deployment status`."
@@ -47,9 +47,9 @@ def at_service(folder: Path) -> Iterator[Programs]:
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Have SIGTERM end the block as an exit, so that what was started in it ends, too.
+    """Make SIGTERM exit the block, so that programs started in it end, too.
 
-    ``keep_up`` takes the signal itself; this is for the minutes that a start may take.
+    ``keep_up`` handles the signal itself; this is for the minutes that a start may take.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -67,7 +67,7 @@ def start_server(
 ) -> list[Program]:
     """Start SuperLink and gate; both answer when this returns. Raises FedMergeError if one does not.
 
-    told: called with what is waited for, whenever that changes.
+    told: called with each step that is waited for.
     """
     settings = folder.settings
     note_start(programs, folder.path, "server", code=code_version())
@@ -86,9 +86,9 @@ def start_server(
 
 
 def start_node(programs: Programs, folder: NodeFolder) -> list[Program]:
-    """Start the SuperNode of a hospital, and what answers for it.
+    """Start the SuperNode of a hospital, and the program that answers its messages.
 
-    It goes on trying to reach its server until it is ended. Raises FedMergeError for a wrong policy.yaml.
+    The SuperNode tries to reach its server until it is ended. Raises FedMergeError for a wrong policy.yaml.
     """
     read_policy(folder.path)
     port, log = free_port(), folder.path / "supernode.log"
@@ -101,13 +101,13 @@ def start_node(programs: Programs, folder: NodeFolder) -> list[Program]:
 
 
 def note_start(programs: Programs, folder: Path, kind: str, **fields: str) -> None:
-    """Have a folder's audit log say that its programs start, and, when they end, that they stopped."""
+    """Record in a folder's audit log that its programs start, and, when they end, that they stopped."""
     audit(folder, f"{kind} started", **fields)
     programs.callback(audit, folder, f"{kind} stopped")
 
 
 def _reader(folder: ServerFolder) -> Reader:
-    """Of the server's programs: lines about a node are its hospital's."""
+    """Return a reader for the server's programs that assigns lines about a node to its hospital."""
     known: dict[int, str] = {}
 
     def name(node: int) -> str | None:
@@ -120,7 +120,7 @@ def _reader(folder: ServerFolder) -> Reader:
 
 
 def keep_up(programs: list[Program], told: Callable[[], bool] = lambda: False) -> None:
-    """Return when this process is told to end (SIGINT, SIGTERM) or ``told()`` is true.
+    """Wait until this process gets SIGINT or SIGTERM, or ``told()`` is true.
 
     Raises FedMergeError if one of the programs ends by itself.
     """
@@ -142,11 +142,11 @@ def keep_up(programs: list[Program], told: Callable[[], bool] = lambda: False) -
 
 
 def free_port() -> int:
-    """A port of this machine that nobody uses now, and that no other call, in whatever process, is given.
+    """Return a free port of this machine that no other call, in any process, returns.
 
-    A program that is to listen there takes seconds to start, in which another could be given the same one,
-    and gRPC lets two listen at once. So the UDP port of that number is held until this process ends. The
-    range is outside the ports that are given to programs which ask for any, and those that Ray gives out.
+    A program takes seconds to start listening, in which another could get the same port, and gRPC lets two
+    listen at once. So the UDP port of that number is held until this process ends. The range is outside the
+    ephemeral ports and those that Ray gives out.
     """
     while True:
         port = random.SystemRandom().randrange(24_001, 32_000)

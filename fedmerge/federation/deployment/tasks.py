@@ -1,7 +1,7 @@
-"""Beside a SuperNode: a process of ours for each message (``clientapp``), instead of Flower's programs.
+"""Start a process for each message of a SuperNode (``clientapp``), in place of Flower's programs.
 
 A SuperNode with ``--isolation process`` starts nothing itself. One process waits for the next message, and
-another takes its place when it has answered: a message never meets what an earlier one left behind.
+another replaces it after its reply: no message sees state of an earlier one in memory.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import time
 
 from flwr.supercore.app_utils import start_parent_process_monitor
 
-PAUSE = 1.0  # seconds before another try where a process failed
+PAUSE = 1.0  # seconds before another try after a process failed
 ANSWER = "fedmerge.federation.deployment.clientapp"
 
 
 def main(folder: str, address: str, parent: int) -> None:
-    """Have the messages that come to the SuperNode at ``address`` answered, until process ``parent`` ends."""
+    """Answer the messages of the SuperNode at ``address`` until process ``parent`` ends."""
     start_parent_process_monitor(parent)
     while True:
         command = [sys.executable, "-P", "-m", ANSWER, folder, address, str(os.getpid())]

@@ -1,5 +1,5 @@
-"""How messages get from the server to hospitals and back: Flower's Grid, for every place they may be.
+"""Flower's Grid for every backend: it carries messages between server and hospitals.
 
-``local`` carries them inside this process, ``ray`` between the worker processes of a Ray cluster, ``flower``
-over the Grid that Flower's own runtimes give; ``simulated`` is what the first two share.
+``local`` carries them inside this process, ``ray`` to the worker processes of a Ray cluster, ``flower`` over
+the Grid of Flower's own runtimes; ``simulated`` is the base of the first two.
 """

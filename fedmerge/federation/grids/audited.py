@@ -1,4 +1,4 @@
-"""Flower's Grid in a deployment, with the server's record of what was asked of whom and what came back."""
+"""Flower's Grid in a deployment, with requests and replies in the server's audit log."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from fedmerge.federation.schema.reading import ARRAYS, JOB
 
 
 class AuditedGrid(FlowerGrid):
-    """A FlowerGrid whose messages and replies are in the audit log of a server's folder.
+    """A FlowerGrid that records messages and replies in the audit log of a server's folder.
 
-    A message is in the log before it is sent, a reply before anything is made of it.
+    A message is in the log before it is sent, a reply before it is used.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class AuditedGrid(FlowerGrid):
         away: float = 0.0,
         lost: Callable[[Sequence[str]], set[str]] = lambda ids: set(),
     ) -> None:
-        """Raises FedMergeError where ``folder`` is no server's. away, lost: see ``FlowerGrid``."""
+        """Raises FedMergeError if ``folder`` is no server's. away, lost: see ``FlowerGrid``."""
         super().__init__(grid, away, lost, _admitted(folder))
         audit_log(folder)
         self.folder = folder
         self.number = run
 
     def revoked(self, nodes: Iterable[int]) -> set[int]:
-        """Those that were in the server's list of hospitals, and are not any more."""
+        """Return the nodes whose admission was revoked."""
         self.names = {**self.names, **(now := _admitted(self.folder))}
         return {node for node in nodes if node in self.names and node not in now}
 
@@ -49,7 +49,7 @@ class AuditedGrid(FlowerGrid):
     ) -> Iterator[Message]:
         """See ``FlowerGrid``."""
         sent = list(messages)
-        known: dict[int, dict[str, Any]] = {}  # the same model goes to all: it is looked at once
+        known: dict[int, dict[str, Any]] = {}  # hash a model that goes to all only once
         for message in sent:
             arrays = message.content.array_records.get(ARRAYS)
             if id(arrays) not in known:
@@ -59,7 +59,7 @@ class AuditedGrid(FlowerGrid):
         return self._received(super().send_and_receive(sent, timeout=timeout), asked)
 
     def _received(self, replies: Iterable[Message], asked: Mapping[int, Message]) -> Iterator[Message]:
-        """asked: what each node was asked; what a reply says of itself is its hospital's word alone."""
+        """Log and yield replies. asked: the request to each node; a reply's own metadata is not trusted."""
         for reply_message in replies:
             node = reply_message.metadata.src_node_id
             if node in asked:
@@ -78,13 +78,13 @@ class AuditedGrid(FlowerGrid):
 
 
 def _proposed(message: Message) -> dict[str, Any]:
-    """The hash of the proposal in a greeting, as a hospital with the same code has it."""
+    """Return the hash of the proposal in a greeting, the same as at a hospital with the same code."""
     job = json.loads(str(message.content.config_records[JOB]["job"]))
     return {"proposal": proposal_hash(read_proposal(job))} if KEY in job else {}
 
 
 def _admitted(folder: Path) -> dict[int, str]:
-    """The hospitals that are let in now, by node."""
+    """Return the names of the hospitals that are admitted now, by node."""
     path = folder / "admitted.yaml"
     admitted = read_admitted(path) if path.is_file() else {}
     return {node: hospital.name for node, hospital in (admitted or {}).items()}

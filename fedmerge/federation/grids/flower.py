@@ -1,4 +1,4 @@
-"""Flower's own Grid, as our server needs it: replies as they come, each of which says whose it is."""
+"""Flower's own Grid for our server: replies are yielded as they come, each with its node."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from flwr.supercore.run import Run
 from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.records import reason_of
 
-POLL = 0.3  # seconds between two looks for replies; Flower itself waits three
-LOOK = 5.0  # seconds between two looks for messages that were lost
-RESENT = 10  # times that a message is sent again
+POLL = 0.3  # seconds between two checks for replies; Flower itself waits three
+LOOK = 5.0  # seconds between two checks for lost messages
+RESENT = 10  # the most times that a message is sent again
 
 
 @dataclass
 class Sent:
-    """A message on its way. gone: when its node was found gone, and why; None while it is there."""
+    """A sent message. gone: when its node was found unavailable, and the error reply; None before."""
 
     message: Message
     began: float
@@ -32,19 +32,18 @@ class Sent:
 
     @property
     def node(self) -> int:
-        """To whom it goes."""
+        """The node id of the receiver."""
         return int(self.message.metadata.dst_node_id)
 
 
 class FlowerGrid(Grid):
-    """Another Grid, looked at more often, that waits for nodes which are started anew.
+    """A wrapper of another Grid that polls more often and waits for nodes that restart.
 
-    Where a node does not answer, Flower's SuperLink gives the reply itself; here it counts as the node's. A
-    message is sent again when its node is back, where that was started anew before it answered; ``away``
-    says for how many seconds it is waited for, in all: whoever did not come back in that time is not waited
-    for again until it has answered something. lost: those of some messages, by id, that their nodes know
-    nothing of any more. names: hospitals by node, for the log. One whose admission was taken back
-    (``revoked``) has failed at once, whatever it was asked.
+    If a node is unavailable, Flower's SuperLink makes an error reply; here it counts as the node's. A message
+    is sent again when its node is back after a restart. away: the seconds to wait for that in all; a node
+    that did not come back in this time is not waited for again until it has replied once. lost: returns, of
+    some message ids, those that their nodes lost. names: hospitals by node, for the log. A node whose
+    admission was revoked (``revoked``) fails at once.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class FlowerGrid(Grid):
         self._given_up: set[int] = set()
 
     def revoked(self, nodes: Iterable[int]) -> set[int]:
-        """Those of some nodes that were let in and are not any more; here nobody says so."""
+        """Return the nodes whose admission was revoked; here none."""
         return set()
 
     def set_run(self, run: Run) -> None:
@@ -82,28 +81,28 @@ class FlowerGrid(Grid):
         return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> list[int]:
-        """The nodes that are there now."""
+        """Return the nodes that are available now."""
         return list(self.grid.get_node_ids())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Hand messages over; returns their ids."""
+        """Send messages; return their ids."""
         return list(self.grid.push_messages(messages))
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies to these messages that are there."""
+        """Return the available replies to these messages."""
         return list(self.grid.pull_messages(message_ids))
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
-        """Send messages now; yields each reply when it comes, for at most ``timeout`` seconds."""
+        """Send messages now; yield each reply when it comes, for at most ``timeout`` seconds."""
         on_the_way: dict[str, Sent] = {}
         refused = self._send([Sent(message, time.monotonic()) for message in messages], on_the_way)
         until = None if timeout is None else time.monotonic() + timeout
         return self._replies(on_the_way, until, refused)
 
     def _send(self, sent: list[Sent], on_the_way: dict[str, Sent]) -> list[Message]:
-        """Hand messages over; returns the replies of those that were not taken."""
+        """Send messages; return error replies for those that were not accepted."""
         revoked = self.revoked(each.node for each in sent)
         refused = [_revoked(each) for each in sent if each.node in revoked]
         sent = [each for each in sent if each.node not in revoked]
@@ -142,7 +141,7 @@ class FlowerGrid(Grid):
                 time.sleep(POLL)
 
     def _is_away(self, sent: Sent, reply_message: Message) -> bool:
-        """Whether the reply says that the node is not there, and it is worth waiting for."""
+        """Check whether a reply reports an unavailable node that is to be waited for."""
         gone = reply_message.has_error() and reply_message.error.code == ErrorCode.NODE_UNAVAILABLE
         if not gone or sent.node in self._given_up:
             return False
@@ -154,7 +153,7 @@ class FlowerGrid(Grid):
         return True
 
     def _were_lost(self, on_the_way: dict[str, Sent]) -> list[Sent]:
-        """Take out those whose node was started anew, and does not know of them any more."""
+        """Take out the messages that were lost with a restart of their node; return them."""
         found = []
         for number in self.lost(list(on_the_way)) if on_the_way and self.away else ():
             sent = on_the_way.pop(number)
@@ -166,7 +165,7 @@ class FlowerGrid(Grid):
         return found
 
     def _out(self, away: list[Sent], on_the_way: dict[str, Sent]) -> Iterator[Message]:
-        """Take out those that were revoked; yields the replies that stand for theirs."""
+        """Take out the messages to revoked nodes; yield error replies for them."""
         revoked = self.revoked(sent.node for sent in [*away, *on_the_way.values()])
         for number in [number for number, sent in on_the_way.items() if sent.node in revoked]:
             sent = on_the_way.pop(number)
@@ -176,7 +175,7 @@ class FlowerGrid(Grid):
             yield self._heard(sent, _revoked(sent))
 
     def _again(self, away: list[Sent], on_the_way: dict[str, Sent]) -> Iterator[Message]:
-        """Ask those again that are back; yields the replies of those that were away for too long."""
+        """Send messages again to nodes that are back; yield error replies for those away too long."""
         there = set(self.get_node_ids()) if away else set()
         for sent in list(away):
             assert sent.gone is not None
@@ -194,7 +193,7 @@ class FlowerGrid(Grid):
                 yield from self._send([sent], on_the_way)
 
     def _heard(self, sent: Sent, reply_message: Message) -> Message:
-        """A reply, after a line of it in the log."""
+        """Log a reply and return it."""
         took = f"after {time.monotonic() - sent.began:.1f} s"
         if reply_message.has_error():
             self._say(sent, f"no answer {took}: {' '.join(reason_of(reply_message).split())[:500]}", WARNING)

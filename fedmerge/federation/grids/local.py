@@ -1,7 +1,7 @@
 """A Flower Grid inside this process: no start-up, no serialisation beyond Flower's own records.
 
 It implements Flower's public ``Grid`` interface, so any ClientApp and any Strategy run on it. Messages are
-delivered one after another in the order given; a hospital that raises answers with an Error message.
+delivered one after another in the order given; a hospital that raises gives an Error reply.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class LocalGrid(SimulatedGrid):
     """Carries messages between a ServerApp and the nodes of one ClientApp in this process.
 
     ``n_nodes`` hospitals get the partition ids 0 … n_nodes - 1 and keep one Context each for the whole
-    run. ``debug`` lets an exception of a hospital through instead of turning it into an Error reply.
+    run. ``debug`` raises an exception of a hospital instead of turning it into an Error reply.
     """
 
     def __init__(self, app: ClientApp, n_nodes: int, *, debug: bool | None = None) -> None:
@@ -33,17 +33,17 @@ class LocalGrid(SimulatedGrid):
         self._replies: dict[str, Message] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Deliver each message and keep its reply; returns the message ids."""
+        """Deliver each message and keep its reply; return the message ids."""
         return [self._deliver(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies to these messages; each can be pulled once."""
+        """Return the replies to these messages; each can be pulled once."""
         return [self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
-        """Deliver each message when its reply is asked for; yield the replies in the same order.
+        """Deliver each message when its reply is requested; yield the replies in the same order.
 
         So one reply is held at a time, however many hospitals there are. ``timeout`` has no effect: a
         hospital in this process cannot be interrupted.
@@ -70,9 +70,9 @@ def simulate(
     device: str = "cpu",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Run a ServerApp with one hospital a site in this process, until its main function returns.
+    """Run a ServerApp with one hospital per site in this process, until its main function returns.
 
-    ``progress(site name, done steps, total steps)`` follows each hospital's training.
+    ``progress(site name, done steps, total steps)`` is called during each hospital's training.
     """
     hospitals = [Hospital(site, device, _named(progress, site.name)) for site in sites]
     clients = client_app(lambda context: hospitals[int(context.node_config["partition-id"])])

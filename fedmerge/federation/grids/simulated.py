@@ -1,4 +1,4 @@
-"""What the grids of this room share: nodes, Contexts, message numbers, and how a failure becomes a reply."""
+"""The common parts of simulated grids: nodes, Contexts, message numbers, Error replies."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedmerge.errors import FedMergeError
 
 RUN_ID, SERVER_NODE, FIRST_CLIENT_NODE = 1, 1, 1001
-FAILED, LATE = 1, 101  # error codes of a ClientApp that raised, and of one that was not waited for any longer
-PENDING = 102  # of a hospital whose people have not decided yet
+FAILED, LATE = 1, 101  # error codes of a ClientApp that raised, and of one past its time
+PENDING = 102  # the error code of a hospital whose people have not decided yet
 
 
 class SimulatedGrid(Grid):
-    """A Flower Grid over ``n_nodes`` nodes that this run made itself: who is there, not how to reach them."""
+    """The base of a Flower Grid over ``n_nodes`` simulated nodes, without the transport of messages."""
 
     def __init__(self, n_nodes: int) -> None:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, RUN_ID, SERVER_NODE
@@ -43,30 +43,30 @@ class SimulatedGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """A message from the server to one node."""
+        """Return a message from the server to one node."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """All node ids, in the order of the sites."""
+        """Return all node ids, in the order of the sites."""
         return list(self._nodes)
 
     def ask(self, messages: list[Message], seconds: float | None) -> Iterable[Message]:
-        """Send messages; their replies in the same order.
+        """Send messages; yield their replies in the same order.
 
-        seconds: how long each hospital may take from when its turn comes, because here they share processes;
-        None: as long as it likes. Where no process can be interrupted, nobody is.
+        seconds: the time of each hospital from the start of its turn, because hospitals share processes;
+        None: no limit. A grid that cannot interrupt a process ignores it.
         """
         return self.send_and_receive(messages)
 
     def number(self, message: Message) -> str:
-        """Give a message that is sent its id."""
+        """Give a message its id; return the id."""
         self._sent += 1
         message.metadata.__dict__["_message_id"] = f"m{self._sent}"
         return f"m{self._sent}"
 
 
 def contexts(n_nodes: int) -> dict[int, Context]:
-    """A Context for each node, by node id; partition ids are 0 … n_nodes - 1."""
+    """Return a Context for each node, by node id; partition ids are 0 … n_nodes - 1."""
     return {
         FIRST_CLIENT_NODE + i: Context(
             run_id=RUN_ID,
@@ -80,14 +80,14 @@ def contexts(n_nodes: int) -> dict[int, Context]:
 
 
 def failed(message: Message, why: Exception | str, code: int = FAILED) -> Message:
-    """The Error reply to a message whose hospital raised, or did not answer for another reason."""
+    """Return the Error reply to a message whose hospital raised, or did not reply for another reason."""
     plain = isinstance(why, FedMergeError | str)
     reason = str(why) if plain else f"{type(why).__name__}: {why}"
     return Message(Error(code=code, reason=reason), reply_to=message)
 
 
 def debugging() -> bool:
-    """Whether exceptions of hospitals are to be let through, with their traceback."""
+    """Return whether exceptions of hospitals are raised, with their traceback (FEDMERGE_DEBUG)."""
     return bool(os.environ.get("FEDMERGE_DEBUG"))
 
 

@@ -1,7 +1,7 @@
-"""A node's record of what was asked of it and what a person decided: no server writes here.
+"""A node's record of proposals and of people's decisions about them; no server writes here.
 
-Proposals lie as ``records/requests/HASH.json``, decisions in ``records/decisions.jsonl``, a log chained by
-hash; each is in the audit log, too. The last decision about a proposal counts.
+Proposals are in ``records/requests/HASH.json``, decisions in ``records/decisions.jsonl``, a log chained by
+hash; each decision is in the audit log, too. The last decision about a proposal counts.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from fedmerge.files import Damaged, make_folder, read_sealed, write_sealed
 from fedmerge.validation import validate
 
 MOST = 200
-"""Proposals that may wait for a decision."""
+"""The most proposals that may wait for a decision."""
 SHORTEST = 8
-"""Letters of a hash that name a proposal."""
+"""The fewest letters of a hash that name a proposal."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a person decided about a proposal: whether, who, and within which limits.
+    """A person's decision about a proposal, with its limits.
 
-    until: the last day. runs: in how many runs. reason: why not. day: when it was written down.
+    by: the person. until: the last day. runs: the most runs. reason: why it was refused. day: the date.
     """
 
     approved: bool
@@ -42,7 +42,7 @@ class Decision:
     day: date | None = None
 
     def stands(self, today: date, others: int) -> str | None:
-        """Why it does not allow a run any more, or None. others: the runs that it was used for, but this."""
+        """Return why the decision does not allow this run, or None. others: the number of its other runs."""
         if not self.approved:
             return f"was refused by {self.by}" + (f" ({self.reason})" if self.reason else "")
         if self.until is not None and today > self.until:
@@ -55,17 +55,17 @@ class Decision:
 
 
 class Approvals:
-    """The proposals and decisions of one node, and in which runs each proposal came."""
+    """The proposals and decisions of one node, and the runs of each proposal."""
 
     def __init__(self, folder: Path) -> None:
-        """folder: the node's."""
+        """folder: of the node."""
         self.folder = folder
         self.requests = folder / "records" / "requests"
         self.runs = folder / "records" / "runs"
         self.log = ChainedLog(folder / "records" / "decisions.jsonl")
 
     def keep(self, proposal: Proposal) -> str:
-        """Keep a proposal for people to look at; returns its hash. FedMergeError where too many wait."""
+        """Keep a proposal for people to decide; return its hash. Raises FedMergeError if too many wait."""
         name = proposal_hash(proposal)
         path = self.requests / f"{name}.json"
         if path.exists():
@@ -85,12 +85,12 @@ class Approvals:
         return name
 
     def hashes(self) -> list[str]:
-        """Every proposal that was kept."""
+        """Return the hashes of all kept proposals."""
         found = self.requests.glob("*.json") if self.requests.is_dir() else ()
         return sorted(path.stem for path in found if re.fullmatch("[0-9a-f]{64}", path.stem))
 
     def read(self, name: str) -> tuple[Proposal, str]:
-        """A proposal that was kept, and when it came. Raises Damaged where the file was changed."""
+        """Return a kept proposal, and when it came. Raises Damaged if the file was changed."""
         path = self.requests / f"{name}.json"
         body = read_sealed(path)
         proposal = validate(Proposal, body["proposal"], f"proposal {name}")
@@ -99,7 +99,7 @@ class Approvals:
         return proposal, body["seen"]
 
     def find(self, given: str) -> str:
-        """The one proposal whose hash begins so. Raises FedMergeError for none, or for several."""
+        """Return the one hash that begins with ``given``. Raises FedMergeError for none, or for several."""
         found = [name for name in self.hashes() if name.startswith(given.lower())]
         if len(given) < SHORTEST or len(found) != 1:
             what = f"{len(found)} requests begin" if len(found) > 1 else "no request begins"
@@ -110,7 +110,7 @@ class Approvals:
         return found[0]
 
     def decide(self, name: str, decision: Decision) -> None:
-        """Write a decision down, in both logs."""
+        """Record a decision in both logs."""
         body: dict[str, Any] = {
             "proposal": name,
             "decided": "approved" if decision.approved else "refused",
@@ -125,20 +125,20 @@ class Approvals:
         self.log.append(body | {"audited": audit(self.folder, "decision", **body)})
 
     def decisions(self) -> dict[str, Decision]:
-        """The last decision about each proposal. Raises BrokenChain where the log was tampered with."""
+        """Return the last decision about each proposal. Raises BrokenChain if the log was changed."""
         return {entry["proposal"]: _decision(entry) for entry in self.log.entries()}
 
     def used_in(self, name: str, but: int) -> int:
-        """In how many runs other than ``but`` a proposal came and was approved."""
+        """Return the number of runs other than ``but`` in which a proposal came."""
         return sum(name in self.run(run)["proposals"] for run in self._known_runs() if run != but)
 
     def run(self, run: int) -> dict[str, Any]:
-        """What is known of a run: its ``proposals`` in their order, and what was ``answered`` how often."""
+        """Return a run's record: its ``proposals`` in order, and how often each kind was ``answered``."""
         path = self.runs / f"{run}.json"
         return dict(read_sealed(path)) if path.exists() else {"proposals": [], "answered": {}}
 
     def note(self, run: int, known: Mapping[str, Any]) -> None:
-        """Keep what is known of a run."""
+        """Write a run's record."""
         make_folder(self.runs)
         write_sealed(self.runs / f"{run}.json", dict(known))
 

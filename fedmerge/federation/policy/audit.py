@@ -1,7 +1,7 @@
-"""The log of a node or a server: who asked what, what was answered, approved, refused; nothing is taken out.
+"""The audit log of a node or a server: requests, replies, approvals and refusals; nothing is removed.
 
-JSON lines chained by hash (``fedmerge.chained_log``). Whoever owns the machine could write a new chain from
-the start; a head that was noted down elsewhere shows it.
+JSON lines chained by hash (``fedmerge.chained_log``). The machine's owner could write a whole new chain; a
+head that was noted elsewhere reveals that.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fedmerge.validation import is_there
 
 FILE = "audit.jsonl"
 DECIDED = ("proposal", "decided", "by", "until", "runs", "reason")
-"""What a decision says, in both logs."""
+"""The fields of a decision, in both logs."""
 
 
 def audit_log(folder: Path) -> ChainedLog:
-    """The log of a server's folder, or of a node's (in ``records``). Raises FedMergeError for others."""
+    """Return the log of a server's folder or a node's (in ``records``). Raises FedMergeError for others."""
     if is_there(folder / "server.yaml"):
         return ChainedLog(folder / FILE)
     if is_there(folder / "node.yaml"):
@@ -31,15 +31,15 @@ def audit_log(folder: Path) -> ChainedLog:
 
 
 def audit(folder: Path, event: str, **fields: Any) -> str:
-    """Write an entry of ``folder``'s log, on the disk before this returns; returns its hash."""
+    """Write an entry to the audit log of ``folder``; return its hash, once it is on the disk."""
     return audit_log(folder).append({"event": event} | fields)
 
 
 def verify(folder: Path, head: str | None = None) -> list[dict[str, Any]]:
-    """All entries, checked. head: the hash of an entry, as it was noted down elsewhere, that must be there.
+    """Check the log and return all entries. head: the hash of an entry, noted elsewhere, that must be there.
 
-    Raises BrokenChain for a line that is not what was written, for a log that does not hold ``head``, and
-    for a decision about an experiment that is not in the log.
+    Raises BrokenChain for a changed line, for a log without ``head``, and for a decision about an experiment
+    that is not in the log.
     """
     log = audit_log(folder)
     entries = log.entries()
@@ -61,7 +61,7 @@ def verify(folder: Path, head: str | None = None) -> list[dict[str, Any]]:
 
 
 def in_a_line(entry: dict[str, Any]) -> str:
-    """An entry for people: when, what, and its fields; what came from outside is written as JSON."""
+    """Return an entry as a line for people: time, event, fields; values from outside are written as JSON."""
     own = ("n", "at", "previous", "hash", "event")
     fields = " ".join(f"{key}={_short(value)}" for key, value in entry.items() if key not in own)
     return f"{entry['at']} {entry['event']:<18} {fields}".rstrip()
@@ -74,7 +74,7 @@ def _short(value: Any) -> str:
 
 
 def fingerprint(certificate: Path) -> str:
-    """SHA-256 of a certificate, as browsers show it; ``none`` where there is none in the file."""
+    """Return the SHA-256 of a certificate, as browsers show it; ``none`` without one in the file."""
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 

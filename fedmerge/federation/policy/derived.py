@@ -1,4 +1,4 @@
-"""The jobs that an approved proposal leads to, derived anew: whatever else a server sends is refused."""
+"""Derive the jobs that follow from an approved proposal; every other job is refused."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ Job = Mapping[str, Any]
 
 
 def check_job(proposal: Proposal, kind: str, job: Job, site: str) -> str:
-    """Raise FedMergeError for a job that does not follow from the proposal; returns what it is.
+    """Return a job's name for counting. Raises FedMergeError unless the job follows from the proposal.
 
-    kind: the message's type. site: this hospital. What is returned is to be counted: it is the same for a job
-    that is sent again.
+    kind: the message's type. site: this hospital. A job that is sent again has the same name.
     """
     if kind not in _CHECKS:
         raise FedMergeError(f"the server asks for '{short(kind)}', which no approved experiment does.")
@@ -27,7 +26,7 @@ def check_job(proposal: Proposal, kind: str, job: Job, site: str) -> str:
 
 
 def most(proposal: Proposal, what: str, scores: int) -> int | None:
-    """How often ``what`` (of ``check_job``) may be answered in one run; None: as often as it is asked."""
+    """Return how often ``what`` (from ``check_job``) may be answered in one run; None: no limit."""
     if what.startswith("train"):
         return proposal.plan.federation.attempts
     return scores if what == "evaluate" else None
@@ -187,7 +186,7 @@ def _whole(job: Job, field: str) -> int:
 
 
 def _same(job: Job, expected: Job) -> None:
-    """Raise FedMergeError with the first field in which a job differs from what the plan leads to."""
+    """Raise FedMergeError with the first field in which a job differs from the expected one."""
     wanted = json.loads(json.dumps(expected))
     if canonical(job) == canonical(wanted):
         return

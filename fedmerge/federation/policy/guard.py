@@ -1,7 +1,7 @@
-"""What stands before a deployed hospital: policy, approval and plan for every message, and a log of all.
+"""The guard of a deployed hospital: it checks every message against policy, approval and plan, and logs it.
 
-The policy and the decisions are read anew for every message, so what a person changes counts from the next
-message on. What is refused is a sentence that the server reads; an answer is in the log before it leaves.
+The policy and the decisions are read for every message, so a person's change counts from the next message
+on. A refusal is a sentence that the server reads; a reply is in the log before it leaves.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ Count = Callable[[], None]
 
 
 def _nothing() -> None:
-    """Count no answer."""
+    """Count no reply."""
 
 
 class Pending(FedMergeError):
-    """A proposal that nobody has decided about yet."""
+    """Nobody has decided about the proposal yet."""
 
 
 class Guarded(Protocol):
-    """A hospital, as far as its guard knows it."""
+    """The part of a hospital that its guard needs."""
 
     site: Site
 
 
 class Guard:
-    """Holds every message to one node against its policy and approvals, and writes its audit log.
+    """Checks every message to one node against its policy and approvals, and writes its audit log.
 
-    folder: the node's. seed, threads: of the run's configuration, which the server sets, too.
+    folder: of the node. seed, threads: from the run's configuration, which the server sets, too.
     """
 
     def __init__(self, folder: Path, seed: int, threads: int = 1) -> None:
@@ -63,18 +63,18 @@ class Guard:
 
     @property
     def policy(self) -> Policy:
-        """What is in force now. Raises FedMergeError for a policy.yaml with faults."""
+        """The policy in force now. Raises FedMergeError for an invalid policy.yaml."""
         return read_policy(self.folder)
 
     @cached_property
     def server(self) -> str:
-        """The fingerprint of the authority that vouches for the server."""
+        """The fingerprint of the certificate authority of the server."""
         return fingerprint(self.folder / "ca.crt")
 
     def answer(self, hospital: Guarded, run: int, message: Message, how: Callable[[], Message]) -> Message:
-        """``how()``, if the message may be answered; else the refusal. Either is in the log before it leaves.
+        """Return ``how()`` if the message may be answered, else a refusal; log either before it leaves.
 
-        Raises FedMergeError where the log cannot be written: then nothing leaves.
+        Raises FedMergeError if the log cannot be written: then nothing leaves.
         """
         about = message.metadata
         asked = {"run": run, "kind": named(about.message_type), "group": named(about.group_id)}
@@ -89,7 +89,7 @@ class Guard:
         except FedMergeError as error:
             code = {"code": PENDING} if isinstance(error, Pending) else {}
             reply_message = failed(message, error, **code)
-        except Exception as error:  # a fault of ours: whoever runs this logs it, and the record has it, too
+        except Exception as error:  # a bug here: the audit log has it, too
             self._log("failed", asked, reason=type(error).__name__)
             raise
         if reply_message.has_error():
@@ -100,10 +100,10 @@ class Guard:
         return reply_message
 
     def _check(self, hospital: Guarded, run: int, message: Message) -> tuple[dict[str, Any], Count]:
-        """Raise FedMergeError for what may not be answered; else, what the log says of it, and its count.
+        """Return the log's fields and a function to count the reply. Raises FedMergeError for a refusal.
 
-        An answer is counted when there is one and before it leaves: a node that is killed at work has given
-        none, and is asked again.
+        A reply is counted when it is ready and before it leaves: a node that is killed at work has given none
+        and is asked again.
         """
         policy, kind = self.policy, message.metadata.message_type
         job = job_of(message)
@@ -128,7 +128,7 @@ class Guard:
         return {"proposal": name}, count
 
     def _inspected(self, policy: Policy) -> tuple[dict[str, Any], Count]:
-        """An inspection belongs to no experiment: the policy alone decides."""
+        """Check an inspection against the policy alone, because it belongs to no experiment."""
         if not policy.inspection:
             raise FedMergeError(
                 "this hospital does not tell about its images before an experiment (policy.yaml: inspection)."
@@ -136,7 +136,7 @@ class Guard:
         return {}, _nothing
 
     def _greeted(self, policy: Policy, job: dict[str, Any], run: int, known: dict[str, Any]) -> str:
-        """Take a proposal up; from now on, it is what the run's messages are held against."""
+        """Keep the proposal in a greeting; later messages of the run are checked against it."""
         proposal = read_proposal(job)
         name = self.approvals.keep(proposal)
         self._check_proposal(policy, name, proposal, run)
@@ -167,7 +167,7 @@ class Guard:
             raise FedMergeError(f"the experiment {name} {wrong}.")
 
     def _counted(self, run: int, key: str, what: str, limit: int | None) -> int:
-        """How often an answer was given in this run. Raises FedMergeError where one more is one too many."""
+        """Return how often ``key`` was answered in this run. Raises FedMergeError at the limit."""
         before = int(self.approvals.run(run)["answered"].get(key, 0))
         if limit is not None and before >= limit:
             raise FedMergeError(
@@ -176,7 +176,7 @@ class Guard:
         return before
 
     def _count(self, run: int, key: str, what: str, limit: int | None) -> None:
-        """Count an answer that is about to be given. Raises FedMergeError for one too many."""
+        """Count a reply that is about to leave. Raises FedMergeError at the limit."""
         if limit is not None:
             before = self._counted(run, key, what, limit)
             known = self.approvals.run(run)

@@ -1,4 +1,4 @@
-"""Which code runs here: what an approval is given for, beside the experiment."""
+"""The version of the installed code, which an approval covers beside the experiment."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[2]
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """``VERSION+HASH``: the version, and the first 16 digits of SHA-256 over all files of the package."""
+    """Return ``VERSION+HASH``, with the first 16 digits of SHA-256 over all files of the package."""
     return f"{package_version()}+{hash_files(PACKAGE)[:16]}"
 
 
 def hash_files(folder: Path) -> str:
-    """SHA-256 over the names and contents of all files below a folder; compiled ones do not count."""
+    """Return the SHA-256 over names and contents of all files below a folder, without compiled files."""
     digest = hashlib.sha256()
     files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):

@@ -1,4 +1,4 @@
-"""A policy's rules, one by one: what of a proposal breaks them, and what of an answer may leave."""
+"""Enforce a policy: refuse proposals that break it, and remove from replies what may not leave."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NEEDED = {
     "train": ("num-examples", "loss", "accuracy"),
     "evaluate": ("num-examples", "loss", "accuracy", "balanced_accuracy"),
 }
-"""The numbers that a server cannot do without, by the kind of a message."""
+"""The numbers that a server needs, by message type."""
 COUNTS, BELOW = "class-counts", "suppressed-below"
 
 
 def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: int) -> None:
-    """Raise FedMergeError with everything in a proposal that this hospital's policy does not allow."""
+    """Raise FedMergeError with all points of a proposal that this hospital's policy does not allow."""
     plan, rules, limits = proposal.plan, proposal.plan.federation, policy.limits
     trainings = [plan.local, *([plan.fine_tune] if plan.fine_tune is not None else [])]
     epochs = max(each.epochs for each in trainings)
@@ -97,7 +97,7 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
 
 
 def check_group(policy: Policy, site: Site, kind: str) -> None:
-    """Raise FedMergeError where an answer would tell of too few images, or lack a number that must stay."""
+    """Raise FedMergeError if a reply would be about too few images, or lack a number that it needs."""
     held = {"query": len(site.train), "train": len(site.train), "evaluate": len(site.val)}.get(
         kind.removesuffix(".secure")
     )
@@ -115,7 +115,7 @@ def check_group(policy: Policy, site: Site, kind: str) -> None:
 
 
 def strip(reply: Message, policy: Policy) -> None:
-    """Take out of an answer the numbers that must not leave, and hide small counts."""
+    """Remove from a reply the numbers that must not leave, and hide small counts."""
     metrics = reply.content.metric_records.get(METRICS)
     if metrics is not None and COUNTS in metrics:
         counts = [int(count) for count in metrics[COUNTS]]  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""What a server says that it is going to ask, before it asks: the whole plan, and what comes after it."""
+"""A server's proposal: the whole plan, and the sums after it, before the first request."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from fedmerge.version import package_version
 
 KEY = "proposal"
 LARGEST = 64 * 1024
-"""Letters of a proposal's JSON."""
+"""The most letters of a proposal's JSON."""
 
 
 class SumsAsked(Section):
-    """Sums over images that stay here, for a fusion: of at most how many images, and of which split."""
+    """Sums over images for a fusion. images: the most images in them. split: of which split."""
 
     images: int = Field(ge=1)
     split: Literal["val", "train"]
 
 
 class Proposal(Section):
-    """An experiment, as far as a hospital takes part in it.
+    """The part of an experiment that concerns a hospital.
 
-    experiment: its name. version: of FedMerge at the server. plan: what is trained, how, how often. sums:
-    what a fusion asks afterwards; None: nothing. plugins: modules that it uses.
+    experiment: its name. version: of FedMerge at the server. plan: of the training. sums: the sums that a
+    fusion asks for afterwards; None: none. plugins: modules that the experiment uses.
     """
 
     experiment: str = Field(
@@ -47,12 +47,12 @@ class Proposal(Section):
     plugins: tuple[str, ...] = ()
 
     def job(self) -> dict[str, Any]:
-        """What the greeting says of it."""
+        """Return the proposal as the greeting's job."""
         return {KEY: self.model_dump(mode="json")}
 
 
 def read_proposal(job: Mapping[str, Any]) -> Proposal:
-    """The proposal in a greeting. Raises FedMergeError for none, or one that cannot be read."""
+    """Read the proposal in a greeting. Raises FedMergeError if it is missing or cannot be read."""
     given = job.get(KEY)
     if given is None:
         raise FedMergeError(
@@ -71,18 +71,18 @@ def read_proposal(job: Mapping[str, Any]) -> Proposal:
 
 
 def canonical(data: Any) -> str:
-    """JSON with one text for one meaning: sorted keys, no spaces, ASCII, no NaN (ValueError)."""
+    """Return data as canonical JSON: sorted keys, no spaces, ASCII. Raises ValueError for NaN."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def proposal_hash(proposal: Proposal, code: str | None = None) -> str:
-    """SHA-256 of the proposal as it was understood here, and of ``code``; None: the code that runs here."""
+    """Return the SHA-256 of the proposal as read here, and of ``code`` (None: the installed code)."""
     known = {"proposal": proposal.model_dump(mode="json"), "code": code or code_version()}
     return hashlib.sha256(canonical(known).encode()).hexdigest()
 
 
 def in_words(proposal: Proposal) -> dict[str, str]:
-    """What is asked and what leaves, in plain words; values from outside are written as JSON."""
+    """Describe a proposal, and what would leave, in plain words; values from outside are written as JSON."""
     plan, rules = proposal.plan, proposal.plan.federation
     model = plan.model
     network = (

@@ -1,4 +1,4 @@
-"""A node's policy.yaml: what it takes part in, and what may leave it. What is not written is strict."""
+"""A node's policy.yaml: what it takes part in, and what may leave it. The defaults are strict."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ NUMBERS = (
     "loss", "accuracy", "balanced_accuracy", "temperature",
     "seconds", "steps", "merges", "forgot", "round", "known", "images", "delay",
 )  # fmt: skip
-"""Every number by name that a hospital's answers hold."""
+"""The names of all numbers in a hospital's replies."""
 
 Names = Annotated[tuple[str, ...], Distinct]
 
 
 class Limits(Section):
-    """The most that a proposal may ask for: federated rounds, epochs of one training, images a step,
+    """The most that a proposal may ask for: federated rounds, epochs of one training, images per step,
     threads of a process, scores of models in one run."""
 
     rounds: int = Field(default=500, ge=0)
@@ -37,9 +37,9 @@ class Limits(Section):
 
 
 class LocalNoise(Section):
-    """The least that a hospital does to its own update before it leaves: clipped to at most ``clip``, with
-    noise of at least ``noise`` times it. epsilon: the most that all its noised updates, of all experiments,
-    may cost at the hospital's own ``delta``; None: no limit."""
+    """The least local noise on a hospital's update before it leaves. clip: the largest clip. noise: the least
+    noise, in units of the clip. epsilon: the most that all its noised updates, of all experiments, may cost
+    at the hospital's own ``delta``; None: no limit."""
 
     clip: float = Field(gt=0)
     noise: float = Field(gt=0)
@@ -77,22 +77,22 @@ class Policy(Section):
 
 
 def read_policy(folder: Path) -> Policy:
-    """The policy of a node's folder; the strict defaults where it has no policy.yaml.
+    """Read the policy in a node's folder; without a policy.yaml, return the strict defaults.
 
-    Raises FedMergeError with all faults of the file at once; unknown fields are among them.
+    Raises FedMergeError with all faults of the file at once, including unknown fields.
     """
     path = folder / FILE
     return validate(Policy, load_yaml(path), str(path)) if is_there(path) else Policy()
 
 
 def policy_hash(folder: Path) -> str:
-    """SHA-256 of policy.yaml as it lies there; of nothing where there is none."""
+    """Return the SHA-256 of the file policy.yaml; of no bytes if it is missing."""
     path = folder / FILE
     return hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()
 
 
 def write_policy(folder: Path) -> Path:
-    """Write the strict policy with its explanations; one that is there stays."""
+    """Write the strict policy with its explanations, unless a policy.yaml exists; return its path."""
     path = folder / FILE
     if not is_there(path):
         write_text(path, TEMPLATE)

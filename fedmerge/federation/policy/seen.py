@@ -1,4 +1,4 @@
-"""What a log says of a message: the hash of the model in it, and how many bytes it has."""
+"""The audit log's facts about a message: the hash of its model, and its bytes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MAGIC = b"\x93NUMPY\x01\x00"  # of np.save's format 1.0; the length of its head
 
 
 def seen(message: Message, way: str) -> dict[str, Any]:
-    """``model_WAY``, the hash of the tensors, where there are any, and ``bytes_WAY``.
+    """Return ``model_WAY``, the hash of the tensors (if any), and ``bytes_WAY``.
 
-    Nothing is decoded: a message is looked at here before it is known to be in order.
+    Nothing is decoded, because the message has not been checked yet.
     """
     if message.has_error():
         return {f"bytes_{way}": len(message.error.reason or "")}
@@ -31,7 +31,7 @@ def seen(message: Message, way: str) -> dict[str, Any]:
 
 
 def record_hash(record: ArrayRecord) -> str:
-    """``models.state.state_hash`` of the tensors in a record, as far as it says truly what they are."""
+    """Return ``models.state.state_hash`` of a record's tensors, if its dtypes and shapes are true."""
     digest = hashlib.sha256()
     for key in sorted(record):
         array = record[key]
@@ -41,7 +41,7 @@ def record_hash(record: ArrayRecord) -> str:
 
 
 def _numbers(array: Array) -> memoryview:
-    """The bytes of the numbers, not copied."""
+    """Return the bytes of the numbers without a copy."""
     if isinstance(array, LentArray) and not array.changed:
         return array.numpy().reshape(-1).view("uint8").data
     data = memoryview(array.data)

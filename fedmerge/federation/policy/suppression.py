@@ -1,4 +1,4 @@
-"""Small counts are told as 0, and so are enough others that nobody works them out from the total."""
+"""Suppress small counts: report them as 0, and enough others that the total does not reveal them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 
 def suppressed(counts: Sequence[int], below: int) -> list[int]:
-    """``counts`` with 0 for each that is below ``below``, and for as many others as it takes.
+    """Return ``counts`` with 0 for each that is below ``below``, and for as many others as necessary.
 
-    The total is known, so what is missing from it is the sum of what was hidden. It is over at least two
-    classes and at least ``below`` images, or nothing is hidden; where the counts are too few for that, all
-    are.
+    The total is known, so the sum of the hidden counts is known, too. It is over at least two classes and at
+    least ``below`` images, or nothing is hidden; if the counts are too few for that, all are hidden.
     """
     order = sorted((count, place) for place, count in enumerate(counts) if count)
     hidden = [entry for entry in order if entry[0] < below]

@@ -1,5 +1,5 @@
-"""What the server, and the world, may learn of one hospital.
+"""Privacy of a federation: what the server and the users of a model may learn of one hospital.
 
-``central``: clipping and noise, with an accountant, for whoever sees the model. ``secure_round`` and
-``secure_sum``: masks, for the server itself, which sees sums alone.
+``central`` clips and noises updates at the server, ``local`` at each hospital; ``accounting`` tells epsilon.
+``secure_round`` and ``secure_sum`` mask updates, so that the server sees only sums.
 """

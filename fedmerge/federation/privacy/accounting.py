@@ -1,14 +1,14 @@
-"""Epsilon: what each hospital has spent, by what the server itself did, and what that does not cover.
+"""Epsilon: what each hospital has spent, counted from the server's own releases, and what it does not cover.
 
-Counted are releases: noised models that left the server (with local noise: rounds in which hospitals answered
+Releases are counted: noised models that left the server (with local noise: rounds in which hospitals replied
 under noise). A release counts for every hospital that was asked in its round, whether its update came, was
-refused, or counted for nothing: no word of a hospital has a say, and a hospital that fails because of its
-images is covered, too. A round that had to be done again after its release was lost counts twice.
+refused, or counted as nothing: no reply of a hospital changes the count, and a hospital that fails because of
+its images is covered, too. A round that is repeated because its release was lost counts twice.
 
-Each release is a Gaussian mechanism in which one hospital's update is something or nothing (central,
-adaptive) or any two updates (local). Who takes part in a round is on record, so drawing hospitals for a round
-amplifies nothing. ``NOT_COVERED`` is said wherever an epsilon is. Nor does epsilon know of other runs: those
-on the same images add up.
+Each release is a Gaussian mechanism; neighbours differ in one hospital's update, present or absent (central,
+adaptive) or replaced by any other (local). Participation is on record, so drawing hospitals for a round gives
+no amplification. ``NOT_COVERED`` stands beside every reported epsilon. Other runs are not counted: those on
+the same images add up.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ SIMULATED = (
 
 
 def epsilon(options: Options, releases: int) -> float:
-    """Epsilon at ``options.delta`` of so many releases; 0 for none. See ``epsilon_of``."""
+    """Return epsilon at ``options.delta`` of so many releases; 0 for none. See ``epsilon_of``."""
     return epsilon_of([options.multiplier] * releases, options.delta)
 
 
 def epsilon_of(multipliers: Iterable[float], delta: float) -> float:
-    """Epsilon at ``delta`` of Gaussian mechanisms with these noise multipliers, one after the other.
+    """Return epsilon at ``delta`` of a sequence of Gaussian mechanisms with these noise multipliers.
 
-    Those of noise z_i compose to one of noise ``(sum z_i^-2)^(-1/2)``, whose privacy loss dp-accounting knows
-    exactly (Balle and Wang, arXiv 1805.06530). Raises FedMergeError where dp-accounting is not installed.
+    Those of noise z_i compose to one of noise ``(sum z_i^-2)^(-1/2)``, whose privacy loss dp-accounting
+    computes exactly (Balle and Wang, arXiv 1805.06530). Raises FedMergeError if dp-accounting is missing.
     """
     spent = math.fsum(each**-2 for each in multipliers)
     if not spent:
@@ -63,13 +63,13 @@ def epsilon_of(multipliers: Iterable[float], delta: float) -> float:
     high = 1.0
     while excess(high) > 0:
         high *= 2
-    from scipy.optimize import brentq  # slow to import; hospitals do without
+    from scipy.optimize import brentq  # slow to import
 
     return float(brentq(excess, 0.0, high, xtol=1e-9))
 
 
 class Spending:
-    """The releases of a run and who was asked for each: the one thing from which epsilon is told.
+    """The releases of a run and the hospitals asked for each; epsilon is computed from these alone.
 
     In memory, or, after ``keep_in``, in an append-only log (``ChainedLog``) that outlives the process.
     """
@@ -80,9 +80,9 @@ class Spending:
         self._entries: list[dict[str, Any]] = []
 
     def keep_in(self, folder: Path, rounds: int) -> None:
-        """Go on with the log in ``folder``, in which each of the first ``rounds`` rounds must be.
+        """Continue the log in ``folder``, which must hold each of the first ``rounds`` rounds.
 
-        Raises FedMergeError where one is not: then nobody knows what was spent.
+        Raises FedMergeError if one is missing: then nobody knows what was spent.
         """
         if self.options.simulate:
             return
@@ -96,9 +96,9 @@ class Spending:
             )
 
     def released(self, round: int, sites: Iterable[str], model: str) -> None:
-        """Put a release on record, durably, before it leaves; one that is there already is not counted again.
+        """Record a release durably before it leaves; a release that is recorded already is not counted again.
 
-        model: its hash. Simulated noise spends nothing that could be told.
+        model: its hash. Releases with simulated noise are not recorded.
         """
         if self.options.simulate:
             return
@@ -110,13 +110,13 @@ class Spending:
         self._entries.append(entry)
 
     def releases(self) -> Counter[str]:
-        """For how many releases each hospital was asked."""
+        """Return the number of releases for which each hospital was asked."""
         return Counter(site for entry in self._entries for site in entry["sites"])
 
     def rows(self, sites: Iterable[str]) -> list[dict[str, Any]]:
-        """What every hospital has spent once a release of ``sites`` is out: site, releases, epsilon, delta.
+        """Return what each hospital has spent after a further release of ``sites``.
 
-        Without an epsilon where the noise is simulated.
+        One row per hospital: site, releases, epsilon, delta. None of them if the noise is simulated.
         """
         if self.options.simulate:
             return []

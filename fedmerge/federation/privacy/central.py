@@ -1,8 +1,8 @@
 """Central differential privacy: each hospital's update is clipped, and the mean of the updates is noised.
 
-What is protected is a hospital's whole contribution: whoever sees the global models of all rounds can hardly
-tell whether it took part with its images or with nothing. The server is trusted and sees each update. What
-the epsilon of ``accounting`` does not cover is said there.
+A hospital's whole contribution is protected: whoever sees the global models of all rounds can hardly tell
+whether it took part with its images or with nothing. The server is trusted and sees each update.
+``accounting`` lists what its epsilon does not cover.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fedmerge.models.state import State
 
 @dataclass(frozen=True)
 class Released:
-    """What may leave the server after a round: the model, and the clip of the next round."""
+    """The release of a round: the model, and the clip of the next round."""
 
     state: State
     clip: float
@@ -34,26 +34,27 @@ def private_mean(
     clip: float,
     draw: Draw = from_the_system,
 ) -> Released:
-    """``start + (sum_m d_m min(1, clip / |d_m|) + N(0, (noise clip)^2)) / asked``, d_m = state_m - start.
+    """Return ``start + (sum_m d_m min(1, clip / |d_m|) + N(0, (noise clip)^2)) / asked``.
 
-    The mean is not weighted by images, and its denominator is the number of hospitals that were asked, which
-    no hospital's data changes (the fixed denominator of arXiv 1710.06963). So one hospital, whatever its
-    update is, and whether it comes at all, moves the sum by at most ``clip``. Divided by those that answered,
-    it would move it by up to twice that: its failure makes all others count for more. The price is that a
-    round with failures steps less far. Hospital and round are public, and so is ``asked``.
+    d_m = state_m - start. The mean is not weighted by images, and its denominator is the number of hospitals
+    that were asked, which no hospital's data changes (the fixed denominator of arXiv 1710.06963). So one
+    hospital, whatever its update is, and whether it comes at all, moves the sum by at most ``clip``. Divided
+    by the number of replies, it would move it by up to twice that: its failure makes all others count for
+    more. The price is that a round with failures steps less far. Hospital and round are public, and so is
+    ``asked``.
 
     An update that is not finite counts as nothing; a huge one is shortened like any other. In float64, one
     state at a time, and integers from there (``noise``); integer entries stay those of ``start``. With an
     adaptive clip the number of updates within it is noised as well and moves the next clip; each counts
     +1/2 or -1/2, so that one hospital is 1/2.
 
-    Flower's adaptive wrapper is not used: its bit says that an update was clipped where the paper's says that
-    it was not (1.42), so that its clip runs away from the quantile; and its noise is numpy's.
+    Flower's adaptive wrapper is not used: its bit means that an update was clipped, the paper's that it was
+    not (1.42), so its clip runs away from the quantile; and its noise is numpy's.
 
-    asked: how many hospitals were. clip: of this round. Raises FedMergeError without a state.
+    asked: the number of hospitals asked. clip: of this round. Raises FedMergeError without a state.
     """
     start = {key: value.detach() for key, value in start.items()}
-    floats = sorted(key for key, value in start.items() if value.is_floating_point())  # whatever their order
+    floats = sorted(key for key, value in start.items() if value.is_floating_point())  # any order of keys
     on_updates = options.noise if isinstance(options, CentralPrivacy) else options.on_updates(asked)
     step = step_of(on_updates * clip, clip)
     total = {key: torch.zeros(start[key].shape, dtype=torch.int64) for key in floats}
@@ -79,7 +80,7 @@ def private_mean(
 
 
 def _share(balance: int, asked: int, options: AdaptivePrivacy, draw: Draw) -> float:
-    """The noised share of updates within the clip; balance: how many are, less how many are not."""
+    """Return the noised share of updates within the clip. balance: those within minus those not."""
     deviation = 2 * options.on_count(asked)  # a balance is twice a centred count
     step = step_of(deviation, 1.0)
     whole = {"balance": torch.tensor([round(balance / step)])}

@@ -1,4 +1,4 @@
-"""Who signs: a hospital's key, with which it signs the keys of a secure sum, and how others check that."""
+"""A hospital's identity: the key with which it signs the keys of secure sums, and checks of signatures."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Identity:
 
     @classmethod
     def fresh(cls) -> Identity:
-        """One that nobody knows yet, for a hospital of a simulation."""
+        """Make a new identity, for a hospital of a simulation."""
         return cls(ec.generate_private_key(ec.SECP384R1()))
 
     @classmethod
     def of(cls, folder: Path) -> Identity:
-        """That of a node's folder. Raises FedMergeError where its key cannot be read."""
+        """Read the identity in a node's folder. Raises FedMergeError if its key cannot be read."""
         path = folder / KEY
         try:
             key = serialization.load_ssh_private_key(path.read_bytes(), None)
@@ -46,30 +46,30 @@ class Identity:
 
     @classmethod
     def load(cls, private: bytes) -> Identity:
-        """What ``private`` gave."""
+        """Load an identity from the bytes of ``private``."""
         key = serialization.load_der_private_key(private, None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         return cls(key)
 
     def private(self) -> bytes:
-        """The private key, for a process of the same hospital."""
+        """Return the private key as bytes, for another process of the same hospital."""
         return self._key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
     def sign(self, what: bytes) -> str:
-        """The signature, in hexadecimal."""
+        """Return the signature of bytes, in hexadecimal."""
         return self._key.sign(what, ECDSA).hex()
 
 
 def as_line(key: ec.EllipticCurvePublicKey) -> str:
-    """A public key in OpenSSH's words, without a comment: ``ecdsa-sha2-nistp384 AAAA…``."""
+    """Return a public key in OpenSSH's format, without a comment: ``ecdsa-sha2-nistp384 AAAA…``."""
     return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
 @lru_cache(maxsize=1024)
 def read_line(line: str) -> ec.EllipticCurvePublicKey | None:
-    """The public key in a line of OpenSSH's; None for anything else than a node's."""
+    """Return the public key in an OpenSSH line; None unless it is ECDSA, P-384."""
     try:
         key = serialization.load_ssh_public_key(line.encode())
     except Exception:
@@ -78,13 +78,13 @@ def read_line(line: str) -> ec.EllipticCurvePublicKey | None:
 
 
 def same_key(one: str, other: str) -> bool:
-    """Whether two lines are the same key, whatever comments they have."""
+    """Check whether two lines are the same key, whatever comments they have."""
     first, second = read_line(one), read_line(other)
     return first is not None and second is not None and first == second
 
 
 def signed(public: str, what: bytes, signature: str) -> bool:
-    """Whether the holder of a public key signed this."""
+    """Check whether the holder of a public key signed these bytes."""
     key = read_line(public)
     try:
         given = bytes.fromhex(signature)
@@ -97,6 +97,6 @@ def signed(public: str, what: bytes, signature: str) -> bool:
 
 
 def fingerprint(public: str) -> str:
-    """What people compare, as OpenSSH's ``ssh-keygen -l`` prints it: ``SHA256:…``."""
+    """Return a key's fingerprint as ``ssh-keygen -l`` prints it, for people to compare: ``SHA256:…``."""
     blob = b64decode(public.split()[1])
     return "SHA256:" + b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")

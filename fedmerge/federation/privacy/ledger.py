@@ -1,9 +1,9 @@
-"""What a hospital remembers of secure sums: for which list of hospitals it gave which numbers.
+"""A hospital's ledger of secure sums: which numbers it gave for which list of hospitals.
 
 The difference of two sums of the same numbers, one with and one without a hospital, is that hospital's
-numbers. So numbers go into sums of one list of participants, and one list of survivors, for ever: also if the
-server crashed in between, and whatever it calls the run. They are known by their round, by their digest, and
-by a sample of them, because a server could have a hospital train again with a change that hardly matters.
+numbers. So numbers go into sums of one list of participants and one list of survivors for ever, also after a
+crash of the server and whatever it calls the run. Numbers are recognised by their label, by their digest, and
+by a sample, because a server could have a hospital train again with a change that hardly matters.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.hospital_log import HospitalLog
 
 FILE = "secure-sums.jsonl"
-SAMPLE = 512  # numbers of a vector that are remembered
+SAMPLE = 512  # numbers of a vector that the ledger keeps
 NEAR, HALF, FEW = 0.1, 0.5, 16
-"""Numbers are the same as others if more than half of those that training moved, at least 16 of the sample,
-differ by less than a tenth of what it moved them."""
+"""Two vectors are the same if more than half of the sampled numbers that training moved (at least 16, else
+they must be equal) differ by at most a tenth of that movement."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is summed. label: of the sum, as the server calls it. digest: of the numbers.
+    """A hospital's numbers for one sum. label: the server's name of the sum. digest: of the numbers.
 
-    numbers, moved: the numbers, and by how much the hospital's training moved each; empty where nothing but
-    the same numbers shall count as the same. images: the set of images, in the ledger of sums over images,
-    where it is sums over them.
+    numbers, moved: a sample of the numbers, and how far training moved each; empty if only equal digests
+    count as the same numbers. images: for sums over images, the name of their set in the ledger of sums.
     """
 
     label: str
@@ -45,7 +44,7 @@ class Subject:
 
     @classmethod
     def of(cls, label: str, digest: str, ledger: SecureLedger, numbers: Any = (), moved: Any = ()) -> Subject:
-        """The sample of it that a ledger keeps. numbers, moved: all of them, flat."""
+        """Return the subject with the ledger's sample of the numbers. numbers, moved: all of them, flat."""
         if not len(numbers):
             return cls(label, digest, _NOTHING, _NOTHING)
         at = ledger.places(len(numbers))
@@ -53,7 +52,7 @@ class Subject:
         return cls(label, digest, sample, change)
 
     def same(self, other: Subject) -> bool:
-        """Whether a sum of this and a sum of ``other`` must not differ in who is in it."""
+        """Check whether sums of this and of ``other`` must have the same hospitals."""
         return other.label == self.label or other.digest == self.digest or self._near(other)
 
     def _near(self, other: Subject) -> bool:
@@ -67,14 +66,14 @@ class Subject:
         return bool(close[moved].mean() > HALF)
 
     def written(self) -> dict[str, str]:
-        """As JSON."""
+        """Return the subject as JSON values."""
         sample = {"numbers": _text(self.numbers), "moved": _text(self.moved)} if len(self.numbers) else {}
         about = {"images": self.images} if self.images else {}
         return {"label": self.label, "weights": self.digest} | sample | about
 
     @classmethod
     def read(cls, entry: dict[str, Any]) -> Subject:
-        """What ``written`` wrote."""
+        """Read a subject from ``written``."""
         numbers, moved = (_floats(entry.get(name, "")) for name in ("numbers", "moved"))
         return cls(entry["label"], entry["weights"], numbers, moved, entry.get("images", ""))
 
@@ -87,15 +86,15 @@ class SecureLedger(HospitalLog):
         self.site = site
 
     def join(self, subject: Subject, parties: Sequence[str]) -> None:
-        """Note the participants for whom these numbers are masked; FedMergeError for others than before."""
+        """Record the participants of these numbers. Raises FedMergeError for others than before."""
         self._note("participants", subject, sorted(parties))
 
     def vote(self, subject: Subject, survivors: Sequence[str]) -> None:
-        """Note whose sum is unmasked; FedMergeError for another one of the same numbers."""
+        """Record the survivors whose sum is unmasked. Raises FedMergeError for others than before."""
         self._note("survivors", subject, sorted(survivors))
 
     def places(self, length: int) -> np.ndarray:
-        """Which numbers of a vector are remembered: always the same ones, and no server knows which."""
+        """Return the sampled places of a vector: always the same, and unknown to the server."""
         salt = next((entry["salt"] for entry in self._entries() if entry["what"] == "salt"), None)
         if salt is None:
             with self._locked():

@@ -1,18 +1,18 @@
 """Local differential privacy: a hospital clips its update and adds noise to it before it leaves.
 
-The server, and whoever reads its messages, learns of a hospital's images what a noised update tells, and no
-more than epsilon says for any two data sets of the hospital. What the answer says beside the weights (loss,
-accuracy, number of images, seconds) is not noised.
+The server, and whoever reads its messages, learns of a hospital's images only what a noised update tells;
+epsilon bounds it for any two data sets of the hospital. The other numbers in the reply (loss, accuracy,
+number of images, seconds) are not noised.
 
-An answer is made once for each question: the noised weights are kept in the hospital's folder, and a round
-that is asked again (a retry, a server that was resumed, or one that hopes for two draws around one update)
-gets the same bits. Another question gets other noise, and counts. The hospital counts itself, in a chained
-log, and its own demands come before the server's wishes.
+Each request is answered once: the noised weights are kept in the hospital's folder, and a repeated request
+(a retry, a resumed server, or one that hopes for two draws around one update) gets the same bits. Another
+request gets other noise, and counts. The hospital itself counts, in a chained log, and its own demand
+overrides the server's options.
 
-Flower's ``LocalDpMod`` (1.42) does not do. Its noise is numpy's global generator, which any code of the
-process may have seeded. Its deviation, ``sensitivity sqrt(2 ln(1.25 / delta)) / epsilon``, holds for epsilon
-below 1 alone, and nothing ties the sensitivity to the clip, of which it is twice. A NaN passes its clip. And
-it draws anew each time that it is asked.
+Flower's ``LocalDpMod`` (1.42) is not used. Its noise is numpy's global generator, which any code of the
+process may have seeded. Its deviation, ``sensitivity sqrt(2 ln(1.25 / delta)) / epsilon``, holds only for
+epsilon below 1, and nothing ties the sensitivity to the clip, of which it is twice. A NaN passes its clip.
+And it draws anew for each request.
 
 The price is high: the mean of n noised updates has ``sqrt(n)`` times the noise of a central mean with the
 same ``noise``, and half the multiplier.
@@ -42,18 +42,18 @@ from fedmerge.models.weights import load_weights, write_weights
 if TYPE_CHECKING:
     from fedmerge.federation.schema.jobs import TrainJob
 
-KEPT = 2  # answers that stay in the folder
+KEPT = 2  # replies kept in the folder
 _PREFIX = "answer/"
 _ASKED = {"privacy", "model", "normalisation", "seed", "training", "round", "purpose", "span"}
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a hospital asks of local noise, whatever a server writes into its jobs.
+    """The local noise that a hospital demands, whatever a server writes into its jobs.
 
-    required: no training is answered without noise of its own. noise: the least, in units of the clip. clip:
-    the longest update that may leave. epsilon: the most that all its answers together may spend, by its own
-    log; None: no limit. delta: that of epsilon, its own, for with that of a job any noise could cost nothing.
+    required: no update leaves without local noise. noise: the least, in units of the clip. clip: the longest
+    update that may leave. epsilon: the most that all its replies together may spend, by its own log; None: no
+    limit. delta: the hospital's own, for epsilon; with a delta from the job any noise could cost nothing.
     """
 
     required: bool = False
@@ -64,12 +64,12 @@ class Demand:
 
     @classmethod
     def of(cls, folder: Path | None) -> Demand:
-        """That of a node's policy.yaml; a simulation has none."""
+        """Read the demand in a node's policy.yaml; a simulation has none."""
         least = None if folder is None else read_policy(folder).local_noise
         return cls() if least is None else cls(True, least.noise, least.clip, least.epsilon, least.delta)
 
     def check(self, site: str, options: LocalPrivacy | None) -> None:
-        """Raise FedMergeError for a job that asks for an update with less noise than this."""
+        """Raise FedMergeError for a job with less noise than the hospital demands."""
         if options is None:
             if self.required:
                 raise FedMergeError(
@@ -95,10 +95,10 @@ class Demand:
 
 
 class LocalNoise(HospitalLog):
-    """A hospital's local noise: its answers so far, and its demand, which its policy may set.
+    """A hospital's local noise: its replies so far, and its demand, which its policy may set.
 
-    folder: of its node, where answers and their log outlive a restart; None keeps the last one here, for
-    ``state_dict``, and counts nothing.
+    folder: of its node, where replies and their log outlive a restart; None keeps the last reply in memory,
+    for ``state_dict``, and counts nothing.
     """
 
     def __init__(self, site: str, folder: Path | None = None, demand: Demand | None = None) -> None:
@@ -108,7 +108,7 @@ class LocalNoise(HospitalLog):
         self._last: tuple[str, State] = "", {}
 
     def options(self, job: TrainJob) -> LocalPrivacy | None:
-        """What a job says of local noise; FedMergeError where the hospital demands more, before it trains."""
+        """Return a job's local privacy. Raises FedMergeError if the hospital demands more noise."""
         options = job.privacy
         self.demand.check(self.site, options)
         if options is not None and job.personal != "none":
@@ -119,9 +119,9 @@ class LocalNoise(HospitalLog):
         return options
 
     def answer(self, options: LocalPrivacy, job: TrainJob, sent: State, state: State) -> State:
-        """The weights that may leave for those that training made of ``sent``, the weights of the job.
+        """Return the noised weights that may leave. sent, state: the weights before and after training.
 
-        Raises FedMergeError where the hospital has nothing left to spend.
+        Raises FedMergeError if the hospital has nothing left to spend.
         """
         if options.simulate:
             return local_update(
@@ -138,7 +138,7 @@ class LocalNoise(HospitalLog):
         return kept
 
     def spent(self, *further: LocalPrivacy, delta: float = 1e-5) -> float:
-        """Epsilon of all answers that are in the hospital's log, and of further ones."""
+        """Return epsilon of all replies in the hospital's log, and of ``further`` ones."""
         multipliers = [float(entry["noise"]) / 2 for entry in self._entries()]
         return epsilon_of([*multipliers, *(each.multiplier for each in further)], delta)
 
@@ -158,7 +158,7 @@ class LocalNoise(HospitalLog):
         return load_weights(path) if path.is_file() else None
 
     def _keep(self, question: str, answer: State) -> None:
-        """Keep an answer before it leaves; older ones are forgotten, and would be drawn and counted anew."""
+        """Keep a reply before it leaves; delete older ones, which would be drawn and counted anew."""
         if self._folder is None:
             self._last = question, answer
             return
@@ -171,7 +171,7 @@ class LocalNoise(HospitalLog):
                 path.unlink()
 
     def _count(self, question: str, answer: State, round: int, options: LocalPrivacy) -> None:
-        """Put an answer on record, once, before it leaves."""
+        """Record a reply once, before it leaves."""
         if self._folder is None:
             return
         entry = {"question": question, "answer": state_hash(answer)}
@@ -184,7 +184,7 @@ class LocalNoise(HospitalLog):
         return self._folder / "local-answers" / f"{question}.safetensors"
 
     def state_dict(self) -> State:
-        """The last answer, for a process that ends between two messages; empty where a folder has it."""
+        """Return the last reply, for a process that ends between two messages; empty with a folder."""
         question, answer = self._last
         if not question:
             return {}
@@ -192,17 +192,17 @@ class LocalNoise(HospitalLog):
         return held | {"question": torch.tensor(list(bytes.fromhex(question)), dtype=torch.uint8)}
 
     def load_state_dict(self, state: State) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Load a state from ``state_dict``."""
         question = bytes(state["question"].tolist()).hex() if state else ""
         answer = {key.removeprefix(_PREFIX): v for key, v in state.items() if key.startswith(_PREFIX)}
         self._last = question, answer
 
 
 def local_update(sent: State, state: State, options: LocalPrivacy, draw: Draw = from_the_system) -> State:
-    """``sent + d min(1, clip / |d|) + N(0, (noise clip)^2)`` with ``d = state - sent``, over all floats.
+    """Return ``sent + d min(1, clip / |d|) + N(0, (noise clip)^2)``, ``d = state - sent``, over all floats.
 
-    Batch-norm statistics are floats like any other; integers stay those that were sent. Raises FedMergeError
-    where there is no start to which the update could be compared.
+    Batch-norm statistics are floats like any other; integers are those of ``sent``. Raises FedMergeError if
+    ``sent`` lacks the weights that were trained.
     """
     if sent.keys() != state.keys():
         raise FedMergeError("local noise is for an update of weights that were sent, but the job has none.")
@@ -218,6 +218,6 @@ def local_update(sent: State, state: State, options: LocalPrivacy, draw: Draw = 
 
 
 def _question(job: TrainJob, sent: State) -> str:
-    """The hash of what training hangs on; what differs between two attempts or starts of a server is out."""
+    """Return a hash of all that training depends on, the same for a retry and after a server's restart."""
     text = json.dumps(job.model_dump(mode="json", include=_ASKED), sort_keys=True) + state_hash(sent)
     return hashlib.sha256(text.encode()).hexdigest()

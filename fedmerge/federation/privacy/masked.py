@@ -1,9 +1,9 @@
-"""Numbers as secure sums carry them: integers modulo 2^64, and what is made of their total.
+"""The encoding of numbers for secure sums as integers modulo 2^64, and the decoding of their total.
 
-A weight x of a hospital with n images goes as ``n * round(2^30 x)``, one word: a mean weighted by images is
-rounded by at most 2^-31. Other numbers (counts, scores, Gram matrices) are of any size, so each goes as a
-fixed-point number of 96 bits, 2^-45 its largest error, in two words of 48 bits; their sums have room for
-thousands of hospitals.
+A weight x of a hospital with n images is encoded as ``n * round(2^30 x)``, one word: a mean weighted by
+images is rounded by at most 2^-31. Other numbers (counts, scores, Gram matrices) have any size, so each is
+encoded as a fixed-point number of 96 bits, with an error of at most 2^-45, in two words of 48 bits; their
+sums have room for thousands of hospitals.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ PLACES, LIMB = 44, 48  # binary places of a wide number, and bits of its lower w
 WIDEST = 2.0 ** (LIMB - 2 + LIMB - PLACES)  # above every wide number
 SUM = 2.0**62
 TRAINED = ("accuracy", "loss", "merges", "steps")
-"""What a hospital says of its training in a secure round, beside its number of images."""
+"""A hospital's numbers about its training in a secure round, beside its number of images."""
 SCORED = ("accuracy", "balanced_accuracy", "loss")
-"""What it says of a model; ``temperature``, where it is asked to calibrate, comes to these."""
+"""A hospital's scores of a model; with ``calibrate``, ``temperature`` comes in addition."""
 SPOILT = "a hospital sent other numbers than asked for"
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class NoSum(FedMergeError):
-    """A secure sum that could not be formed, or is none: its round is void."""
+    """A secure sum could not be formed, or is invalid: its round is void."""
 
 
 def encode_weights(state: State, images: int, batch_norm: BatchNormPolicy) -> Words:
-    """``images * round(2^30 x)`` for every number x of a state's float entries, in the order of their names.
+    """Return ``images * round(2^30 x)`` for every number x of a state's float entries, in order of names.
 
-    With batch norm's ``mixture`` a running variance v goes as ``v + mean^2``, whose weighted sum is that of
-    the mixture. Raises FedMergeError for numbers that are not finite or far too large.
+    With batch norm's ``mixture`` a running variance v is encoded as ``v + mean^2``, whose weighted sum is
+    that of the mixture. Raises FedMergeError for numbers that are not finite or far too large.
     """
     values = dict(state)
     if batch_norm == "mixture":
@@ -56,9 +56,9 @@ def encode_weights(state: State, images: int, batch_norm: BatchNormPolicy) -> Wo
 
 
 def decode_weights(total: Words, start: State, images: int, batch_norm: BatchNormPolicy) -> State:
-    """The mean weighted by images from the sum of all participants' numbers.
+    """Return the mean weighted by images from the sum of all participants' numbers.
 
-    Shapes and dtypes are those of ``start``, and so are the integer entries.
+    Shapes, dtypes and integer entries are those of ``start``.
     """
     means = torch.from_numpy(total.view(np.int64) / (images * 2.0**BITS))
     keys = floats(start)
@@ -71,7 +71,7 @@ def decode_weights(total: Words, start: State, images: int, batch_norm: BatchNor
 
 
 def encode_wide(numbers: Floats) -> Words:
-    """Each number as two words: ``floor(x 2^44 / 2^48)`` and what is left of it. FedMergeError for NaN."""
+    """Encode each number in two words: ``floor(x 2^44 / 2^48)`` and the rest. FedMergeError for NaN."""
     if not np.all(np.abs(numbers) < WIDEST):
         raise FedMergeError(
             f"numbers that are not finite, or not below {WIDEST:.3g}, cannot be summed securely."
@@ -82,7 +82,7 @@ def encode_wide(numbers: Floats) -> Words:
 
 
 def decode_wide(total: Words) -> Floats:
-    """The numbers of which ``total`` is the sum of all participants' ``encode_wide``."""
+    """Return the sums of numbers whose ``encode_wide``, added over all participants, give ``total``."""
     high, low = total.view(np.int64).reshape(2, -1)
     high = high + (low >> LIMB)  # an arithmetic shift: the carry
     low = low & ((1 << LIMB) - 1)
@@ -90,16 +90,16 @@ def decode_wide(total: Words) -> Floats:
 
 
 def encode_means(images: int, values: Mapping[str, float]) -> Words:
-    """A number of images, and values that are means over them, in the order of their names."""
+    """Encode a number of images, and means over them, in the order of their names."""
     weighted = [float(images), *(images * float(values[name]) for name in sorted(values))]
     return encode_wide(np.array(weighted))
 
 
 def decode_means(total: Words, names: Sequence[str]) -> dict[str, float]:
-    """``num-examples`` of all hospitals, and the means over all their images. Raises NoSum for nonsense.
+    """Return ``num-examples`` of all hospitals, and the means over all their images. Raises NoSum.
 
-    A hospital that sends anything but its numbers makes these nonsense, too, unless it knows how: a count
-    is a whole number above 0, an accuracy lies between 0 and 1, a loss is not below 0.
+    A hospital that sends other numbers is likely to be noticed: a count must be a whole number above 0, an
+    accuracy between 0 and 1, a loss not below 0.
     """
     images, *sums = decode_wide(total).tolist()
     if images < 1 or images != round(images) or images > 2.0**40:
@@ -113,11 +113,11 @@ def decode_means(total: Words, names: Sequence[str]) -> dict[str, float]:
 
 
 def flatten(state: Mapping[str, torch.Tensor]) -> Floats:
-    """All numbers of the float entries, in the order of their names."""
+    """Return all numbers of the float entries, in the order of their names."""
     parts = [state[key].detach().double().reshape(-1).cpu() for key in floats(state)]
     return torch.cat(parts).numpy() if parts else np.zeros(0)
 
 
 def floats(state: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names of the float entries, in order."""
+    """Return the names of the float entries, in order."""
     return sorted(key for key, value in state.items() if value.is_floating_point())

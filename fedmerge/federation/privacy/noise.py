@@ -1,16 +1,16 @@
-"""Gaussian noise that protects people: from the operating system, on a grid, known to nobody, kept nowhere.
+"""Gaussian noise for privacy: drawn from the operating system, on a grid, never stored.
 
-A seed in a file, or in a message, is the noise: whoever has it subtracts. So noise comes from ``os.urandom``
-(the kernel's cryptographic generator), has no state here that could be stored, copied by a fork or asked for
-again, and is drawn a second time by nothing.
+Whoever has the seed of noise can subtract the noise. So noise comes from ``os.urandom`` (the kernel's
+cryptographic generator): it has no state here that could be stored, copied by a fork or requested again, and
+the same noise is never drawn a second time.
 
-Two things go wrong with Gaussian noise in floating point, and both are seen to:
+Gaussian noise in floating point has two faults, and both are avoided:
 
-- **The last bits of a sum tell its parts** (Mironov 2012, doi 10.1145/2382196.2382264): not every float can
-  be reached from every value. Here sums are integers, in units of a ``step`` that depends on the options
-  alone, and so is the noise: ``S + round(G) = round(S + G)`` for an integer S. What is released is thus a
-  rounded Gaussian mechanism; rounding costs no privacy, and the accountant of the continuous Gaussian holds.
-  (The discrete Gaussian of OpenDP would do as well, but its exact sampler takes rational arithmetic for each
+- **The last bits of a sum reveal its parts** (Mironov 2012, doi 10.1145/2382196.2382264): not every float can
+  be reached from every value. Here sums and noise are integers, in units of a ``step`` that depends on the
+  options alone: ``S + round(G) = round(S + G)`` for an integer S. The release is thus a rounded Gaussian
+  mechanism; rounding costs no privacy, and the accountant of the continuous Gaussian holds.
+  (The discrete Gaussian of OpenDP would do as well, but its exact sampler needs rational arithmetic for each
   of a network's millions of weights.)
 - **A generator of 53-bit uniform numbers leaves gaps in G itself** (Holohan and Braghin, arXiv 2107.10138):
   each draw is half the sum of four independent ones, as in Opacus' ``secure_mode``, and a step is 2^-24 of
@@ -32,15 +32,15 @@ from torch import Tensor
 from fedmerge.seeding import generator
 
 Draw = Callable[[int], Tensor]
-"""So many independent standard normal numbers, float64, each time others."""
+"""A function of a count that draws so many independent standard normal numbers, float64."""
 
-MARGIN = 1 - 2.0**-30  # lengths in float64 are exact to far better than this
+MARGIN = 1 - 2.0**-30  # far more than the rounding error of a length in float64
 _PIECE = 2**18
 _BITS = 2**53
 
 
 def from_the_system(count: int) -> Tensor:
-    """``count`` standard normal numbers from the operating system's randomness."""
+    """Draw ``count`` standard normal numbers from the operating system's randomness."""
     drawn = torch.empty(count, dtype=torch.float64)
     for begin in range(0, count, _PIECE):
         part = drawn[begin : begin + _PIECE]
@@ -49,13 +49,13 @@ def from_the_system(count: int) -> Tensor:
 
 
 def from_the_seed(seed: int, purpose: str, round: int, site: str = "") -> Draw:
-    """Draws that can be repeated, for simulations alone: whoever knows the seed can take them off again."""
+    """Return a repeatable draw, for simulations only: whoever knows the seed can subtract the noise."""
     draws = generator(seed, purpose, round, site)
     return lambda count: torch.randn(count, generator=draws, dtype=torch.float64)
 
 
 def _normals(count: int) -> Tensor:
-    """Box-Muller, four draws to a number; the cosine and the sine of one pair never meet in one number."""
+    """Draw by Box-Muller, four draws per number; cosine and sine of one pair never go into one number."""
     words = torch.frombuffer(bytearray(os.urandom(32 * count)), dtype=torch.int64)
     uniform = words.bitwise_and_(_BITS - 1).double().add_(0.5).div_(_BITS)
     radius = uniform[: 2 * count].log().mul_(-2).sqrt_()
@@ -66,7 +66,7 @@ def _normals(count: int) -> Tensor:
 
 
 def step_of(deviation: float, clip: float) -> float:
-    """The grid that sums and their noise lie on: a power of two, 2^-24 of the deviation or a little less.
+    """Return the grid step of sums and their noise: a power of two, 2^-24 of the deviation or a little less.
 
     It must not depend on any update. At least 2^-41 of ``clip``, so that sums of a million fit into 64 bits.
     """
@@ -74,20 +74,20 @@ def step_of(deviation: float, clip: float) -> float:
 
 
 def shortened(update: Mapping[str, Tensor], clip: float, step: float) -> tuple[dict[str, Tensor], bool]:
-    """An update as integers in units of ``step``, no longer than ``clip``, and whether it was so before.
+    """Return an update as integers in units of ``step``, clipped to ``clip``, and whether it was within it.
 
-    The length of the integers themselves, times ``step``, is at most ``clip``: numbers are cut towards zero,
-    never away from it. An update with a number that is not finite counts as nothing. The float64 tensors of
-    ``update`` are used up.
+    The length of the integers, times ``step``, is at most ``clip``: numbers are rounded towards zero. An
+    update with a number that is not finite counts as nothing. The float64 tensors of ``update`` are
+    overwritten.
     """
     length, within = norm(update.values()), False
     if math.isfinite(length):
         within = length <= clip * MARGIN
-    else:  # squares that do not fit into a float64, or no numbers at all
+    else:  # squares beyond a float64, or numbers that are not finite
         peak = [float(value.abs().max()) for value in update.values() if value.numel()]
-        if not all(map(math.isfinite, peak)):  # a NaN is the largest of its tensor, as torch sees it
+        if not all(map(math.isfinite, peak)):  # torch's max of a tensor with a NaN is NaN
             return {key: torch.zeros(value.shape, dtype=torch.int64) for key, value in update.items()}, False
-        for value in update.values():  # far longer than any clip, so that its direction alone counts
+        for value in update.values():  # far longer than any clip, so only the direction counts
             value.div_(max(peak))
         length = norm(update.values())
     scale = (1.0 if within else clip * MARGIN / length) / step
@@ -95,7 +95,7 @@ def shortened(update: Mapping[str, Tensor], clip: float, step: float) -> tuple[d
 
 
 def noised(sums: Mapping[str, Tensor], deviation: float, step: float, draw: Draw) -> dict[str, Tensor]:
-    """Integers plus noise of ``deviation``, in units of ``step``, as float64 in plain units again."""
+    """Add noise of ``deviation`` to integers in units of ``step``; return float64 in plain units."""
     return {
         key: (value + draw(value.numel()).mul_(deviation / step).round_().to(torch.int64).view(value.shape))
         .double()
@@ -105,5 +105,5 @@ def noised(sums: Mapping[str, Tensor], deviation: float, step: float, draw: Draw
 
 
 def norm(values: Iterable[Tensor]) -> float:
-    """The L2 norm over all tensors, in float64."""
+    """Return the L2 norm over all tensors, in float64."""
     return math.sqrt(sum(float(torch.dot(flat, flat)) for flat in (v.double().reshape(-1) for v in values)))

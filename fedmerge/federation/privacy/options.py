@@ -10,18 +10,18 @@ from pydantic import BeforeValidator, Field, model_validator
 from fedmerge.federation.section import Section
 
 SMALLEST, LARGEST = 1e-9, 1e9
-"""Between these, clips and noise are far from the ends of a float64 and of the grid that noise lies on."""
+"""Bounds of a clip, far from the limits of a float64 and of the noise's grid."""
 
 Clip = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
 Noise = Annotated[float, Field(ge=1e-3, le=1e6)]
 
 
 class _Private(Section):
-    """What all kinds share.
+    """The options of all kinds of privacy.
 
-    noise: the standard deviation of the noise, in units of the clip. delta: the delta for which epsilon is
-    told. simulate: the noise comes from the run's seed, so that the run can be repeated; whoever knows the
-    seed (every hospital does) can take it off, so no epsilon is told.
+    noise: the standard deviation of the noise, in units of the clip. delta: the delta of the reported
+    epsilon. simulate: the noise comes from the run's seed, so that the run can be repeated; whoever knows the
+    seed (every hospital does) can subtract it, so no epsilon is reported.
     """
 
     noise: Noise
@@ -30,12 +30,12 @@ class _Private(Section):
 
     @property
     def multiplier(self) -> float:
-        """The noise's deviation in units of the most that one hospital can change (accountants' word)."""
+        """The noise multiplier: its deviation in units of the most that one hospital can change."""
         return self.noise
 
 
 class CentralPrivacy(_Private):
-    """The server shortens each update to ``clip`` (L2 norm over all weights) and adds noise to their sum."""
+    """The server clips each update to ``clip`` (L2 norm over all weights) and adds noise to their sum."""
 
     kind: Literal["central"] = "central"
     clip: Clip
@@ -44,10 +44,10 @@ class CentralPrivacy(_Private):
 class AdaptivePrivacy(_Private):
     """As central, but the clip follows a quantile of the updates' norms (Andrew et al., arXiv 1905.03871).
 
-    clip: of the first round. quantile: the share of updates that the clip is to leave as they are. rate: how
-    fast the clip follows. count_noise: the deviation of the noise on the number of updates within the clip;
-    by default a twentieth of the hospitals in a round, as in the paper, but at least ``noise``. Of the whole
-    noise that ``noise`` says, the count takes a part, so that updates get a little more (``on_updates``).
+    clip: of the first round. quantile: the target share of updates within the clip. rate: how fast the clip
+    follows. count_noise: the deviation of the noise on the number of updates within the clip; by default a
+    twentieth of the hospitals in a round, as in the paper, but at least ``noise``. The count spends a part of
+    the privacy of ``noise``, so updates get a little more noise (``on_updates``).
     """
 
     kind: Literal["adaptive"]
@@ -66,27 +66,27 @@ class AdaptivePrivacy(_Private):
         return self
 
     def on_count(self, hospitals: int) -> float:
-        """The deviation of the noise on the count, for so many hospitals in a round."""
+        """Return the deviation of the noise on the count, for so many hospitals in a round."""
         return max(hospitals / 20, self.noise) if self.count_noise is None else self.count_noise
 
     def on_updates(self, hospitals: int) -> float:
-        """``(noise^-2 - (2 count_noise)^-2)^(-1/2)``: what updates get, in units of the clip.
+        """Return ``(noise^-2 - (2 count_noise)^-2)^(-1/2)``, the noise on updates in units of the clip.
 
-        Theorem 1 of the paper. A count centred at half its range is moved by 1/2 by one hospital, so both
-        answers together are one Gaussian mechanism with the multiplier ``noise``.
+        Theorem 1 of the paper. One hospital moves a count centred at half its range by 1/2, so sum and count
+        together are one Gaussian mechanism with the multiplier ``noise``.
         """
         return float((self.noise**-2 - (2 * self.on_count(hospitals)) ** -2) ** -0.5)
 
     def next_clip(self, clip: float, share: float) -> float:
-        """``clip exp(-rate (share - quantile))`` for a noised share of updates within the clip."""
+        """Return ``clip exp(-rate (share - quantile))`` for a noised share of updates within the clip."""
         return min(max(clip * math.exp(-self.rate * (share - self.quantile)), SMALLEST), LARGEST)
 
 
 class LocalPrivacy(_Private):
-    """Each hospital shortens its update to ``clip`` and adds noise to it before it leaves.
+    """Each hospital clips its update to ``clip`` and adds noise to it before it leaves.
 
-    The server is not trusted with updates. A hospital's answers for any two data sets are at most ``2 clip``
-    apart, so the multiplier that accountants speak of is half of ``noise``.
+    The server is not trusted with updates. A hospital's clipped updates for any two data sets are at most
+    ``2 clip`` apart, so the noise multiplier is half of ``noise``.
     """
 
     kind: Literal["local"]

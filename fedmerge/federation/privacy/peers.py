@@ -1,8 +1,8 @@
-"""Whom a hospital sums with: its peers' public keys, pinned in its own folder, where no server can write.
+"""The peers of a hospital in secure sums: their public keys, pinned in its own folder, not by the server.
 
-``peers.yaml`` holds them by name; the hospital's administrator puts them there, or, where its policy says
-``peers: first-use``, the first list in which a name stands does. A name that is pinned keeps its key until
-the administrator changes it.
+``peers.yaml`` holds them by name. The hospital's administrator adds them; with ``peers: first-use`` in its
+policy, the first list that has a name adds its key. A pinned name keeps its key until the administrator
+changes it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PINNED, ASKED = "peers.yaml", "peers-asked.yaml"
 
 
 class PeersFile(BaseModel):
-    """The file: public keys (as in ``node.pub``) by the hospital's name."""
+    """The file ``peers.yaml``: public keys (as in ``node.pub``) by the hospital's name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,22 +32,22 @@ class PeersFile(BaseModel):
 
 
 class Peers:
-    """The peers of one node. folder: None in a simulation, where everybody is taken for what he says."""
+    """The peers of one node. folder: None in a simulation, where every key is accepted."""
 
     def __init__(self, folder: Path | None, rules: SecureRules) -> None:
         self.folder = folder
         self.rules = rules
 
     def pinned(self) -> dict[str, str]:
-        """Public keys by name. Raises FedMergeError for a damaged file."""
+        """Return the pinned public keys by name. Raises FedMergeError for a damaged file."""
         return self._read(PINNED)
 
     def asked(self) -> dict[str, str]:
-        """The keys under which others came that are not pinned, by name; they wait for ``accept``."""
+        """Return the keys that peers came with and that are not pinned, by name; they wait for ``pin``."""
         return self._read(Path("records") / ASKED)
 
     def pin(self, new: Mapping[str, str]) -> None:
-        """Pin these keys, in the place of others of these names. Raises FedMergeError for what is no key."""
+        """Pin these keys, replacing those of the same names. Raises FedMergeError for an invalid key."""
         for name, key in new.items():
             if read_line(key) is None:
                 raise FedMergeError(
@@ -59,7 +59,7 @@ class Peers:
             self._write(Path("records") / ASKED, waiting)
 
     def check(self, found: Mapping[str, str], own: str) -> None:
-        """Raise FedMergeError unless all are known by these keys; on first use, unknown names are pinned.
+        """Raise FedMergeError unless all keys are pinned; with ``first-use``, pin unknown names.
 
         found: the keys in the list of a secure sum, by name. own: the name of this hospital.
         """

@@ -1,4 +1,4 @@
-"""The server's side of private rounds: one noised mean a round, and what was spent."""
+"""The server's side of private rounds: one noised mean per round, and the privacy spent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLIP = "privacy/clip"
 
 
 class PrivateRounds:
-    """The privacy of a run's rounds: its options, the clip it has come to, and the record of releases."""
+    """The privacy of a run's rounds: its options, the current clip, and the record of releases."""
 
     def __init__(self, options: Options, seed: int) -> None:
         self.options = options
@@ -29,11 +29,11 @@ class PrivateRounds:
 
     @property
     def central(self) -> bool:
-        """Whether it is the server that adds the noise."""
+        """Whether the server adds the noise."""
         return not isinstance(self.options, LocalPrivacy)
 
     def mean(self, round: int, sent: State, states: Iterable[State], asked: int) -> State:
-        """The noised mean of a round's updates. Each call draws: its result is released or thrown away."""
+        """Return the noised mean of a round's updates. Each call draws new noise: release or discard it."""
         assert not isinstance(self.options, LocalPrivacy)
         draw: Draw = from_the_system
         if self.options.simulate:
@@ -43,9 +43,9 @@ class PrivateRounds:
         return found.state
 
     def rows(self, asked: Sequence[str]) -> list[dict[str, Any]]:
-        """For the history, once the round's answers are in: what each hospital has spent with its release.
+        """Return history rows of what each hospital has spent with the round's release, after its replies.
 
-        asked: the hospitals of the round. With an adaptive clip also that of the round, which is noised, too.
+        asked: the hospitals of the round. With an adaptive clip also the round's clip, which is noised, too.
         """
         self.asked = asked
         rows = self.spending.rows(asked)
@@ -54,16 +54,16 @@ class PrivateRounds:
         return rows
 
     def released(self, round: int, state: State) -> None:
-        """Put the round's release on record; call it before the model leaves."""
+        """Record the round's release; call it before the model leaves."""
         self.spending.released(round, self.asked, state_hash(state))
 
     def state_dict(self) -> State:
-        """What the next round must know: an adaptive clip."""
+        """Return the adaptive clip of the next round; empty with a fixed one."""
         adaptive = isinstance(self.options, AdaptivePrivacy)
         return {_CLIP: torch.tensor(self.clip, dtype=torch.float64)} if adaptive else {}
 
     def load_state_dict(self, state: State) -> State:
-        """Take back what ``state_dict`` gave; returns the rest, which is not of this."""
+        """Load a state from ``state_dict``; return the entries that are not its own."""
         if _CLIP in state:
             self.clip = float(state[_CLIP])
         return {key: value for key, value in state.items() if key != _CLIP}

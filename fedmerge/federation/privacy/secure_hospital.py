@@ -1,9 +1,9 @@
-"""A hospital's part in secure sums: four answers, after which the server has a sum and nothing else.
+"""A hospital's side of secure sums: four replies, after which the server has the sum and nothing else.
 
-``offer`` keys; ``shares`` of the secrets that masks are made of, encrypted for each other hospital; the
-numbers, ``masked``; and, when it is known who got that far, the shares that ``unmask`` their sum: of each
-hospital either the share of its own mask, or that of its key with the others, never both. Where somebody was
-lost in between, hospitals ``confirm`` to each other who is left before they give any share.
+A hospital ``offer``s keys; sends ``shares`` of the secrets behind its masks, encrypted for each other
+hospital; sends its numbers ``masked``; and, once the survivors are known, sends the shares that ``unmask``
+their sum: for each hospital either the share of its own mask or that of its masking key, never both. If a
+hospital was lost in between, the others first ``confirm`` the list of survivors to each other.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.models.state import State
 
 NONCE = bytes(12)  # each key encrypts one text
-SUM = 2**62  # what a sum of numbers must stay below, with its sign
+SUM = 2**62  # the limit of a sum's absolute value
 
 
 @dataclass
 class _Sum:
-    """One sum under way. words: the numbers, until they are unmasked; the rest as it becomes known."""
+    """One sum in progress. words: the numbers, until they are unmasked; later fields are filled in turn."""
 
     subject: Subject
     words: Words | None
@@ -65,21 +65,21 @@ class _Sum:
 
 
 class Together(Protocol):
-    """A ledger of sums over images, as far as secure sums know it."""
+    """The part of a ledger of sums over images that secure sums need."""
 
     def check_together(self, number: str, hospitals: Sequence[str]) -> None:
-        """Raise FedMergeError where the images of a set were summed with another list of hospitals."""
+        """Raise FedMergeError if the images of a set were summed with another list of hospitals."""
 
     def record_together(self, number: str, hospitals: Sequence[str]) -> None:
-        """The same, and remember the list."""
+        """The same, and record the list."""
 
 
 class SecureHospital:
-    """One hospital in secure sums; what it keeps between two answers, with its private keys, stays here.
+    """One hospital in secure sums, with its private keys and its state between two replies.
 
-    folder: of its node, with its key, its peers and its ledger; None in a simulation, where it makes itself a
-    key, believes everybody, and remembers as long as it lives. images: what remembers with whom sums over a
-    set of images were given.
+    folder: of its node, with its key, its peers and its ledger; None in a simulation, where it makes its own
+    key, accepts every peer, and keeps its ledger in memory. images: the ledger that records the hospitals
+    with which sums over a set of images were given.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class SecureHospital:
         self._sum: _Sum | None = None
 
     def offer(self, subject: Subject, words: Words) -> dict[str, str]:
-        """Keep numbers until they are asked for; returns the public keys made for their sum, signed."""
+        """Keep numbers until they are requested; return the signed public keys made for their sum."""
         if self._identity is None:
             self._identity = Identity.fresh() if self.folder is None else Identity.of(self.folder)
         masking, sharing, own = new_secret(), new_secret(), new_secret()
@@ -109,9 +109,9 @@ class SecureHospital:
         return advert.model_dump()
 
     def shares(self, message: Message) -> Message:
-        """The shares of this hospital's two secrets, encrypted for each in the list of participants.
+        """Reply with the shares of this hospital's two secrets, encrypted for each other participant.
 
-        Raises FedMergeError for a list that ``check_list`` or ``Peers.check`` refuses, and for a second one.
+        Raises FedMergeError for a list that ``check_list`` or ``Peers.check`` refuses, and for a second list.
         """
         job = _read(message, SharesJob)
         now = self._now(job.label)
@@ -129,10 +129,10 @@ class SecureHospital:
         return reply_message(message, {}, texts=said)
 
     def masked(self, message: Message) -> Message:
-        """The numbers under all masks: int64, modulo 2^64.
+        """Reply with the masked numbers: int64, modulo 2^64.
 
-        Raises FedMergeError for too few participants, shares that are not what they wrote for this hospital,
-        numbers that were given for other participants, and numbers so large that their sum could overflow.
+        Raises FedMergeError for too few participants, shares that a participant did not write for this
+        hospital, numbers that were given for other participants, and numbers whose sum could overflow.
         """
         job = _read(message, MaskedJob)
         now = self._now(job.label)
@@ -156,7 +156,7 @@ class SecureHospital:
         return reply_message(message, {}, {NUMBERS: torch.from_numpy(numbers.view(np.int64))})
 
     def confirm(self, message: Message) -> Message:
-        """A signature under the list of survivors; FedMergeError for another list than before."""
+        """Reply with a signature of the survivors. Raises FedMergeError for another list than before."""
         job = _read(message, ConfirmJob)
         now = self._now(job.label)
         survivors = self._among(job.survivors, now.parties, now)
@@ -166,10 +166,10 @@ class SecureHospital:
         return reply_message(message, {}, texts={"signature": signature})
 
     def unmask(self, message: Message) -> Message:
-        """Of each survivor the share of its own mask, of each other participant that of its masking key.
+        """Reply with a share of each survivor's own mask, and of each lost participant's masking key.
 
-        Raises FedMergeError for another list than before, for too few, and for survivors that are not all
-        participants and that too few of them have confirmed.
+        Raises FedMergeError for another list than before, for too few survivors, and, if participants were
+        lost, for survivors that too few of them have confirmed.
         """
         job = _read(message, UnmaskJob)
         now = self._now(job.label)
@@ -184,7 +184,7 @@ class SecureHospital:
         return reply_message(message, {}, texts={"own": json.dumps(own), "pair": json.dumps(pair)})
 
     def _vote(self, now: _Sum, survivors: list[str]) -> None:
-        """Write down whose sum is unmasked; FedMergeError where these numbers or images went into another."""
+        """Record the survivors. Raises FedMergeError if these numbers or images went into another sum."""
         if self.images is not None and now.subject.images:
             self.images.record_together(now.subject.images, survivors)
         self.ledger.vote(now.subject, survivors)
@@ -198,7 +198,7 @@ class SecureHospital:
         return self._sum
 
     def _among(self, names: Sequence[str], known: Sequence[str], now: _Sum) -> list[str]:
-        """The names in order, if they are some of those known, this one too, and enough for a sum."""
+        """Return the names sorted. Raises FedMergeError unless enough, known, and with this hospital."""
         wanted = sorted(set(names))
         least = max(threshold(len(now.adverts)), self.rules.hospitals)
         if len(wanted) != len(names) or not set(wanted) <= set(known) or self.name not in wanted:
@@ -213,7 +213,7 @@ class SecureHospital:
         return wanted
 
     def _split(self, now: _Sum) -> dict[str, str]:
-        """By name the shares of both secrets, encrypted for the others; for itself as they are."""
+        """Return the shares of both secrets by name, encrypted for the others, in clear for itself."""
         names = list(now.adverts)
         most = threshold(len(names))
         parts = (split(secret, most, len(names)) for secret in (now.own, now.masking))
@@ -233,7 +233,7 @@ class SecureHospital:
             ) from None
 
     def _box(self, now: _Sum, sender: str, receiver: str) -> AESGCM:
-        """What one of the two encrypts for the other, in this sum and never again."""
+        """Return the cipher from one hospital to another, for this sum only."""
         other = receiver if sender == self.name else sender
         purpose = purpose_of(now.adverts, now.adverts) + f"|shares|{json.dumps([sender, receiver])}".encode()
         return AESGCM(agree(now.sharing, bytes.fromhex(now.adverts[other].sharing), purpose))
@@ -251,9 +251,9 @@ class SecureHospital:
             )
 
     def state_dict(self) -> State:
-        """What waits, for a process that ends between two answers; it holds private keys.
+        """Return the sum in progress, for a process that ends between two replies; it holds private keys.
 
-        And, without a folder, who this hospital is and what it remembers.
+        Without a folder, also this hospital's key and ledger.
         """
         kept: State = {}
         if self.folder is None and (self._identity is not None or self.ledger.memory):
@@ -275,7 +275,7 @@ class SecureHospital:
         return kept
 
     def load_state_dict(self, state: State) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Load a state from ``state_dict``."""
         self._sum = None
         if "self" in state:
             said = json.loads(to_bytes(state["self"]))
@@ -306,13 +306,13 @@ J = TypeVar("J", bound=Told)
 
 
 def _read(message: Message, kind: type[J]) -> J:
-    """The job of a message that has no arrays."""
+    """Read the job of a message that must have no arrays."""
     read_tensors(message, NO_TENSORS)
     return read_job(message, kind)
 
 
 def _check_size(words: Words, parties: int) -> None:
-    """Raise FedMergeError where the sum of so many hospitals' numbers could leave 63 bits."""
+    """Raise FedMergeError if the sum over so many hospitals could reach 2^62 in absolute value."""
     signed = words.view(np.int64)
     largest = max(int(signed.max(initial=0)), -int(signed.min(initial=0)))
     if largest >= SUM // parties:

@@ -1,4 +1,4 @@
-"""The keys of one secure sum: what each hospital advertises and signs, and how a list of them is checked."""
+"""The keys of one secure sum: the signed advert of each hospital, and the check of a list of adverts."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from fedmerge.federation.privacy.identity import Identity, signed
 from fedmerge.federation.privacy.secure_sum import FEWEST, agree, new_secret
 from fedmerge.federation.schema.secure import Advert
 
-NUMBERS = "numbers"  # the array of masked numbers in an answer
+NUMBERS = "numbers"  # the array of masked numbers in a reply
 
 
 def make_advert(identity: Identity, label: str, name: str, masking: bytes, sharing: bytes) -> Advert:
-    """The keys of a hospital for a sum, signed."""
+    """Return the signed keys of a hospital for a sum."""
     keys = {"masking": masking.hex(), "sharing": sharing.hex()}
     said = {"label": label, "name": name, "identity": identity.public} | keys
     return Advert(**said, signature=identity.sign(_said("keys", said)))
 
 
 def no_keys(name: str) -> dict[str, str]:
-    """What a hospital answers that never answers: the form of keys, and nothing in it."""
+    """Return placeholder keys, for a reply without real ones."""
     nothing = {"identity": "none", "masking": "0" * 64, "sharing": "0" * 64, "signature": "00"}
     return {"label": "none", "name": name} | nothing
 
 
 def check_advert(advert: Advert) -> None:
-    """Raise FedMergeError where the signature is not that of ``identity``, or a key is of small order."""
+    """Raise FedMergeError if the signature is not by ``identity``, or a key is of small order."""
     said = advert.model_dump(exclude={"signature"})
     if not signed(advert.identity, _said("keys", said), advert.signature):
         raise FedMergeError(f"the keys of hospital '{advert.name}' are not signed with its key.")
@@ -41,9 +41,9 @@ def check_advert(advert: Advert) -> None:
 
 
 def check_list(adverts: Sequence[Advert], own: Advert, fewest: int) -> dict[str, Advert]:
-    """The list of participants by name, in order, as one of them checks it; FedMergeError where it is none.
+    """Check a list of participants as one of them; return it by name, in order. Raises FedMergeError.
 
-    Enough hospitals, each once, with keys of its own that are for this sum and signed; this one as it is.
+    There must be enough hospitals, each once, with its own signed keys for this sum, and ``own`` among them.
     """
     if len(adverts) < max(FEWEST, fewest):
         raise FedMergeError(
@@ -68,23 +68,23 @@ def check_list(adverts: Sequence[Advert], own: Advert, fewest: int) -> dict[str,
 
 
 def purpose_of(adverts: Mapping[str, Advert], parties: Iterable[str]) -> bytes:
-    """What the masks of one sum are for: the keys of all participants, and who of them is in it."""
+    """Return a hash that binds masks to one sum: the keys of all hospitals, and the participants."""
     named = [adverts[name].model_dump() for name in sorted(adverts)]
     return hashlib.sha256(_said("sum", [named, sorted(parties)])).digest()
 
 
 def vote(adverts: Mapping[str, Advert], parties: Iterable[str], survivors: Iterable[str]) -> bytes:
-    """What a hospital signs that has heard who is in the sum."""
+    """Return the bytes that a hospital signs to confirm the survivors of a sum."""
     return _said("survivors", [purpose_of(adverts, parties).hex(), sorted(survivors)])
 
 
 def to_tensor(data: bytes) -> torch.Tensor:
-    """Bytes as a tensor."""
+    """Return bytes as a tensor."""
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
 
 
 def to_bytes(data: torch.Tensor) -> bytes:
-    """The inverse of ``to_tensor``."""
+    """Return a tensor as bytes, the inverse of ``to_tensor``."""
     return data.numpy().tobytes()
 
 

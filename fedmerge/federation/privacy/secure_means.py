@@ -1,4 +1,4 @@
-"""What a federation makes of secure sums: the model of a round, and scores of all hospitals together."""
+"""Results of secure sums: the model of a round, and the mean scores of all hospitals."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from fedmerge.federation.client_manager import ClientManager
 
 EVERYONE = "everyone"
-"""The site of a row that is about all hospitals of a sum."""
+"""The site in rows about all hospitals of a sum."""
 
 
 @dataclass(frozen=True)
 class SecureMean:
-    """A round's model, whose updates it is the mean of, and the means of what they say of their training."""
+    """A round's mean model, the hospitals in it, and the means of their training numbers."""
 
     state: State
     names: tuple[str, ...]
@@ -39,14 +39,14 @@ class SecureMean:
 
 
 def words_of(start: State) -> int:
-    """How many numbers a hospital sends of a round: what it says of its training, and its weights."""
+    """Return how many words a hospital sends in a round: for its training numbers, and its weights."""
     return 2 * (1 + len(TRAINED)) + sum(start[key].numel() for key in floats(start))
 
 
 def collect(
     manager: ClientManager, grid: Grid, round: int, label: str, offers: Iterable[Reply], words: int
 ) -> Total:
-    """A secure sum over a grid. Raises NoSum where there is none, FedMergeError below the quorum."""
+    """Form a secure sum over a grid. Raises NoSum, and FedMergeError below the quorum."""
     known = list(offers)
     total = secure_total(
         round,
@@ -60,7 +60,7 @@ def collect(
 
 
 def mean_of(manager: ClientManager, total: Total, start: State) -> SecureMean:
-    """The model that a sum gives. Raises NoSum for one that cannot be: not finite, too long, or nonsense."""
+    """Return the model from a sum. Raises NoSum if it is not finite, above ``max_norm``, or invalid."""
     plan, head = manager.plan, 2 * (1 + len(TRAINED))
     numbers = decode_means(total.words[:head], TRAINED)
     check_told(manager, total, numbers, "train")
@@ -81,7 +81,7 @@ def secure_scores(
     label: str,
     calibrate: bool = False,
 ) -> dict[str, Any]:
-    """The means of what the hospitals of a question say of a model. Raises NoSum."""
+    """Return the hospitals' mean scores of a model from a secure sum. Raises NoSum."""
     names = (*SCORED, "temperature") if calibrate else SCORED
     offers = manager.replies(grid, request, replies)
     total = collect(manager, grid, request.round, label, offers, 2 * (1 + len(names)))
@@ -93,7 +93,7 @@ def secure_scores(
 def check_told(
     manager: ClientManager, total: Total, numbers: dict[str, Any], split: Literal["train", "val"]
 ) -> None:
-    """Raise NoSum where the hospitals have told of their images when they came, and the sum is of others."""
+    """Raise NoSum if a sum's number of images differs from the numbers in the hospitals' greetings."""
     told = [client.held(split) for client in manager.clients.named(total.names)]
     if len(told) == len(total.names) and all(told) and sum(told) != numbers["num-examples"]:
         raise NoSum(

@@ -1,8 +1,8 @@
-"""The server's side of secure sums: it passes keys and shares on, adds masked numbers, takes the masks off.
+"""The server's side of secure sums: forward keys and shares, add masked numbers, remove the masks.
 
-After the hospitals' first answers, which carry keys, come three exchanges: shares, masked numbers, unmasking;
-and one more, in which survivors confirm each other, where a hospital was lost after it had given shares. What
-the server cannot have is said in ``secure_hospital`` and docs/threat-model.md.
+After the hospitals' first replies, which have keys, come three exchanges: shares, masked numbers, unmasking.
+If a hospital was lost after it gave shares, there is one more, in which the survivors confirm their list.
+``secure_hospital`` and docs/threat-model.md say what the server cannot learn.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from fedmerge.federation.schema.tensors import NO_TENSORS, Tensors
 PHASE = "sum"
 S = TypeVar("S", bound=Answered)
 Ask = Callable[[Request], Iterable[Reply]]
-"""Puts a question, and gives the usable answers."""
+"""Sends a request and yields the usable replies."""
 
 
 @dataclass(frozen=True)
 class Total:
-    """A sum modulo 2^64, and whose numbers are in it."""
+    """A sum modulo 2^64, and the hospitals in it."""
 
     names: tuple[str, ...]
     words: Words
 
 
 def check_offer(label: str, keys: Mapping[str, str]) -> Callable[[Reply], str | None]:
-    """Why an answer is no offer of keys for this sum, or None. keys: by name, of those that were admitted."""
+    """Return a check that a reply offers keys for this sum. keys: of the admitted hospitals, by name."""
 
     def check(reply: Reply) -> str | None:
         try:
@@ -64,11 +64,11 @@ def check_offer(label: str, keys: Mapping[str, str]) -> Callable[[Reply], str | 
 def secure_total(
     round: int, label: str, offers: Iterable[Reply], words: int, ask: Ask, all_of: Sequence[str] = ()
 ) -> Total:
-    """The sum of the numbers of all hospitals that stay to the end.
+    """Return the sum of the numbers of all hospitals that stay to the end.
 
-    offers: their first answers, with keys, which passed ``check_offer``. words: how many numbers. all_of:
-    those without whom there is to be no sum; none for any that are enough. Raises NoSum where too few are
-    left, or where the shares do not take all masks off.
+    offers: their first replies, with keys, which passed ``check_offer``. words: the length of their numbers.
+    all_of: the hospitals that must be in the sum; empty: any that are enough. Raises NoSum if too few are
+    left, or if the shares do not remove all masks.
     """
     given = [(reply.client, _advert(reply)) for reply in offers]
     known = {client.name: client for client, _ in given}
@@ -108,7 +108,7 @@ class _Exchange:
     ask: Ask
 
     def share(self) -> dict[str, Shared]:
-        """Everybody's shares, encrypted for the others."""
+        """Collect the shares of all hospitals, encrypted for the others."""
         job = {"adverts": [advert.model_dump() for advert in self.adverts.values()]}
 
         def check(reply: Reply) -> str | None:
@@ -120,7 +120,7 @@ class _Exchange:
         return self._enough({reply.client.name: _said(reply, Shared) for reply in replies}, "shares")
 
     def collect(self, shared: Mapping[str, Shared], words: int) -> tuple[Words, list[str]]:
-        """The sum of the masked numbers, and of whom."""
+        """Return the sum of the masked numbers, and the hospitals in it."""
         parties = list(shared)
 
         def job(name: str) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class _Exchange:
     def unmask(
         self, total: Words, parties: list[str], survivors: list[str], commitments: Mapping[str, str]
     ) -> None:
-        """Take all masks off, in place. commitments: what the secrets of own masks must give."""
+        """Remove all masks in place. commitments: the SHA-256 of each own mask's secret, by name."""
         confirmed = {} if survivors == parties else self._confirm(survivors)
         job = {"survivors": survivors, "confirmed": confirmed}
         lost = [name for name in parties if name not in survivors]
@@ -165,7 +165,7 @@ class _Exchange:
                 add_pair(total, other, name, secret, there, purpose, off=True)
 
     def _confirm(self, survivors: list[str]) -> dict[str, str]:
-        """The survivors' signatures under their list."""
+        """Return the survivors' signatures of their list."""
         replies = self._put("confirm", survivors, lambda name: {"survivors": survivors})
         found = {reply.client.name: _said(reply, Confirmed).signature for reply in replies}
         return dict(self._enough(found, "confirmations"))
@@ -173,7 +173,7 @@ class _Exchange:
     def _recovered(
         self, name: str, shares: Mapping[int, bytes], expected: str, of: Callable[[bytes], str]
     ) -> bytes:
-        """The secret of which ``of`` gives what is expected. Raises NoSum where the shares do not give it."""
+        """Return the secret with ``of(secret) == expected``. Raises NoSum if the shares do not give it."""
         secret = recover(shares, self.least, lambda secret: of(secret) == expected)
         if secret is None:
             raise NoSum(f"the shares of '{name}' do not give its mask, so it stays in the sum")

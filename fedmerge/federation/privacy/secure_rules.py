@@ -1,4 +1,4 @@
-"""What a hospital itself asks of secure sums, whatever a server wants: a part of its policy."""
+"""A hospital's own rules for secure sums, a part of its policy; no server overrides them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ OPEN = {
     "query.sums_begin": "sums over images",
     "query.sums": "sums over images",
 }
-"""What is answered in the clear, by the type of message."""
+"""What a reply shows in the clear, by message type."""
 
 
 @dataclass(frozen=True)
 class SecureRules:
-    """only: nothing leaves this hospital but under masks. peers: whether other hospitals must be pinned
-    before (``listed``), or are pinned when they first come (``first-use``). hospitals: the fewest in a sum.
+    """A hospital's rules for secure sums.
+
+    only: nothing leaves this hospital without masks. peers: whether other hospitals must be pinned before
+    (``listed``) or are pinned when they first come (``first-use``). hospitals: the fewest in a sum.
     """
 
     only: bool = False
@@ -32,14 +34,14 @@ class SecureRules:
 
     @classmethod
     def of(cls, folder: Path | None) -> SecureRules:
-        """Those of a node's policy.yaml; a simulation has none."""
+        """Read the rules in a node's policy.yaml; a simulation has the defaults."""
         if folder is None:
             return cls()
         policy = read_policy(folder)
         return cls(policy.secure == "only", policy.peers, policy.secure_hospitals)
 
     def check(self, kind: str, site: str) -> None:
-        """Raise FedMergeError for a message whose answer would show what only a sum may show."""
+        """Raise FedMergeError for a message whose reply would show in the clear what must be masked."""
         if self.only and kind in OPEN:
             raise FedMergeError(
                 f"the policy of '{site}' is 'secure: only': it gives no {OPEN[kind]} of its own, only what "

@@ -1,9 +1,9 @@
-"""The arithmetic of secure sums: keys that two hospitals share, and the masks that are made of them.
+"""The arithmetic of secure sums: keys that two hospitals share, and the masks made from them.
 
-Each pair of hospitals agrees on a key that the server does not know (X25519, RFC 7748), stretches it to as
-many random numbers as there are numbers to be summed (HKDF-SHA256, then AES-256 in counter mode), and one of
-the two adds them while the other takes them off (Bonawitz et al. 2017, doi 10.1145/3133956.3133982). A mask
-of each hospital's own lies above those, and comes off last. Numbers are integers modulo 2^64, so masks cancel
+Each pair of hospitals agrees on a key that the server does not know (X25519, RFC 7748) and stretches it to as
+many random numbers as there are numbers to be summed (HKDF-SHA256, then AES-256 in counter mode); one of the
+two adds them, the other subtracts them (Bonawitz et al. 2017, doi 10.1145/3133956.3133982). Each hospital
+adds a mask of its own, which is removed after the sum. Numbers are integers modulo 2^64, so masks cancel
 exactly: the result does not depend on the keys.
 
 Flower's SecAgg+ is not used: it works with Flower's old strategies only, and its masks come from seeds of
@@ -24,30 +24,30 @@ from numpy.typing import NDArray
 from fedmerge.errors import FedMergeError
 
 Words = NDArray[np.uint64]
-FEWEST = 3  # of two hospitals, each could take its own numbers off the sum
+FEWEST = 3  # of two hospitals, each could subtract its own numbers from the sum
 
 
 def threshold(hospitals: int) -> int:
-    """How many of n hospitals must go on to the end, so that a sum can be unmasked: more than two thirds.
+    """Return how many of n hospitals must stay to the end to unmask a sum: more than two thirds.
 
-    Two groups of that size have more than n / 3 in common, so the masks of a hospital can be taken off for
-    one list of survivors only, whatever the server tells whom, unless n / 3 hospitals help it.
+    Two groups of that size have more than n / 3 in common, so a hospital's masks can be removed for only one
+    list of survivors, whatever the server tells each hospital, unless n / 3 hospitals help it.
     """
     return max(FEWEST, 2 * hospitals // 3 + 1)
 
 
 def new_secret() -> bytes:
-    """A private key, from the operating system's randomness: it has nothing to do with the run's seed."""
+    """Make a private key from the operating system's randomness, independent of the run's seed."""
     return X25519PrivateKey.generate().private_bytes_raw()
 
 
 def public_of(secret: bytes) -> bytes:
-    """The public key that belongs to a private one."""
+    """Return the public key of a private key."""
     return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
 
 
 def agree(secret: bytes, public: bytes, purpose: bytes) -> bytes:
-    """The 32-byte key of two, from the private key of one and the public key of the other.
+    """Return the 32-byte key of two hospitals, from one's private and the other's public key.
 
     Raises FedMergeError for a public key of small order, with which anybody would know the key.
     """
@@ -55,18 +55,18 @@ def agree(secret: bytes, public: bytes, purpose: bytes) -> bytes:
         shared = X25519PrivateKey.from_private_bytes(secret).exchange(
             X25519PublicKey.from_public_bytes(public)
         )
-    except ValueError:  # the all-zero result, which RFC 7748 lets be refused
+    except ValueError:  # the all-zero result, which may be refused by RFC 7748
         raise FedMergeError("a public key in the list is of small order, which no hospital makes.") from None
     return derive(shared, purpose)
 
 
 def derive(secret: bytes, purpose: bytes) -> bytes:
-    """A 32-byte key for one purpose, from a secret."""
+    """Derive a 32-byte key for one purpose from a secret."""
     return HKDF(SHA256(), 32, salt=None, info=purpose).derive(secret)
 
 
 def numbers_of(key: bytes, words: int) -> Words:
-    """So many random 64-bit numbers from a key that is used for nothing else."""
+    """Return ``words`` random 64-bit numbers from a key that is used for nothing else."""
     stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
     return np.frombuffer(stream.update(bytes(8 * words)), dtype="<u8")
 
@@ -74,10 +74,10 @@ def numbers_of(key: bytes, words: int) -> Words:
 def mask(
     numbers: Words, name: str, own: bytes, secret: bytes, publics: Mapping[str, bytes], purpose: bytes
 ) -> Words:
-    """``numbers`` under the mask of hospital ``name`` itself and its masks towards all others.
+    """Return ``numbers`` plus the own mask of hospital ``name`` and its masks towards all others.
 
-    own: what its own mask is made of. secret: its private key; publics: everyone's public keys. purpose:
-    what the masks are for; it must be another one for every sum, and the same for all participants.
+    own: the secret of its own mask. secret: its private key; publics: everyone's public keys. purpose: binds
+    the masks to one sum; it must differ for every sum, and be the same for all participants.
     """
     masked = numbers + own_mask(own, len(numbers), purpose)
     for other, public in publics.items():
@@ -87,14 +87,14 @@ def mask(
 
 
 def own_mask(own: bytes, words: int, purpose: bytes) -> Words:
-    """The mask of one hospital alone."""
+    """Return the own mask of one hospital."""
     return numbers_of(derive(own, purpose + b"|own"), words)
 
 
 def add_pair(
     numbers: Words, name: str, other: str, secret: bytes, public: bytes, purpose: bytes, *, off: bool = False
 ) -> None:
-    """Put the mask of hospital ``name`` towards ``other`` on ``numbers``, in place; off: take it off.
+    """Add the mask of hospital ``name`` towards ``other`` to ``numbers`` in place; off: remove it.
 
     secret, public: the private key of one of the two and the public key of the other.
     """

@@ -1,4 +1,4 @@
-"""The types of fields: what a number or a word from outside may be."""
+"""The types of fields: the allowed values of numbers and texts from outside."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 MOST_IMAGES = 10**9
-"""The most images that a hospital can say it has."""
+"""The most images that a hospital may report."""
 LARGEST_LOSS = 3.5e38
 """A loss is a float32."""
 
@@ -39,7 +39,7 @@ Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$", max_length=2048)]
 
 
 class Told(BaseModel):
-    """What a job tells a hospital. Unknown names, other types and numbers that are none are refused."""
+    """The base of all jobs. Unknown names, other types and numbers that are not finite are refused."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
@@ -47,7 +47,7 @@ class Told(BaseModel):
 
 
 class Said(BaseModel):
-    """What an answer says, but for its arrays."""
+    """The base of a reply's fields, without its arrays."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()

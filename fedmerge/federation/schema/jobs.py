@@ -1,4 +1,4 @@
-"""What a server may tell a hospital to do: a class for each kind of job."""
+"""The jobs that a server may send to a hospital: a class for each kind."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ LayerName = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 class GreetingJob(Told):
-    """Who are you? proposal: what is going to be asked, for a hospital that decides about it."""
+    """Reply with name and counts. proposal: the experiment, for a hospital that decides about it."""
 
     proposal: dict[str, Any] | None = None
 
 
 class InspectJob(Told):
-    """What images do you have? minimum: counts below it are not told. bins: of the histogram."""
+    """Describe your images. minimum: suppress counts below it. bins: of the histogram."""
 
     minimum: int = Field(default=5, ge=1, le=10**6)
     bins: int = Field(default=16, ge=2, le=64)
 
 
 class MemoryJob(Told):
-    """What do you keep between rounds? Nothing else is said."""
+    """Reply with the client state. The job has no fields."""
 
 
 class NetworkJob(Told):
-    """What all jobs about a model say: the network, how images become its input, the run's seed."""
+    """The base of all jobs about a model: the network, how images become its input, the run's seed."""
 
     model: ModelSpec
     normalisation: Normalisation
@@ -47,7 +47,7 @@ class NetworkJob(Told):
 
 
 class InjectedFault(Told):
-    """One thing that fault injection does to a hospital (``fault_injection.Fault.told``)."""
+    """One injected fault (``fault_injection.Fault.told``)."""
 
     kind: FaultKind
     seconds: float | None = Field(None, gt=0, le=1e9)
@@ -55,12 +55,12 @@ class InjectedFault(Told):
 
 
 class TrainJob(NetworkJob):
-    """Train.
+    """Train the model.
 
-    span: the part of the learning-rate schedule that this round covers. start: ``own``: from an
+    span: the part of the learning-rate schedule that this round covers. start: ``own`` trains from an
     initialisation of the hospital's own; no weights are sent then. personal: the part of the model that the
-    hospital keeps to itself; since: the last round of which it should have one. privacy: the noise that the
-    hospital adds to its update.
+    hospital keeps to itself; since: the last round after which it should have one. privacy: the local noise
+    on the hospital's update.
     """
 
     training: TrainingOptions
@@ -88,13 +88,13 @@ class EvaluateJob(NetworkJob):
 
 
 class RestoreJob(NetworkJob):
-    """Take over what you kept between rounds from the server's journal; without arrays: forget."""
+    """Load the client state from the server's journal; without arrays: clear it."""
 
     personal: Personal = "none"
 
 
 class SumsBeginJob(NetworkJob):
-    """Take over the parents of a fusion. parents: their names, in order. images: by hospital, how many."""
+    """Take the parents of a fusion. parents: their names, in order. images: their number, by hospital."""
 
     parents: list[Annotated[str, Field(max_length=300)]] = Field(min_length=1, max_length=MOST_HOSPITALS)
     images: dict[Name, Images] = Field(min_length=1, max_length=MOST_HOSPITALS)
@@ -103,30 +103,30 @@ class SumsBeginJob(NetworkJob):
 
 
 class NoOptions(Told):
-    """A question that needs none."""
+    """No options."""
 
 
 class OuterOptions(Told):
-    """Of which layers, and whether after a ReLU."""
+    """The layers, and whether after a ReLU."""
 
     layers: list[LayerName] = Field(max_length=10_000)
     activation: Literal["none", "relu"] = "none"
 
 
 class ImportanceOptions(Told):
-    """Which importance."""
+    """The kind of importance."""
 
     kind: Importance
 
 
 class LayerOptions(Told):
-    """Of which layer."""
+    """The layer."""
 
     name: LayerName
 
 
 class NormOptions(Told):
-    """Of the inputs of which batch norm."""
+    """The batch norm, by its number."""
 
     index: int = Field(ge=0, le=10_000)
 
@@ -141,11 +141,11 @@ SUMS_OPTIONS: dict[str, type[Told]] = {
     "fused-moments": LayerOptions,
     "norm-moments": NormOptions,
 }
-"""What a question about sums says beside its kind (``merging.matching.statistics.Statistics``)."""
+"""The options of each question about sums (``merging.matching.statistics.Statistics``)."""
 
 
 class SumsJob(Told):
-    """Answer one question about the images with sums over them."""
+    """Answer one question with sums over the images."""
 
     session: Digest
     kind: Literal[

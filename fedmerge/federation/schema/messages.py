@@ -1,4 +1,4 @@
-"""The messages that there are: what the job of each says, and what its answer says."""
+"""The table of all messages: the classes of each job and reply."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from fedmerge.federation.schema.secure import (
 
 @dataclass(frozen=True)
 class Exchange:
-    """One kind of message: the class of its job, and that of its answer."""
+    """One kind of message: the class of its job, and that of its reply."""
 
     job: type[Told]
     reply: type[Answered]
@@ -69,4 +69,4 @@ MESSAGES: dict[str, Exchange] = {
     "query.secure_confirm": Exchange(ConfirmJob, Confirmed),
     "query.secure_unmask": Exchange(UnmaskJob, Unmasked),
 }
-"""By the type that stands in Flower's metadata."""
+"""By the message type in Flower's metadata."""

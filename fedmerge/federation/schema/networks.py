@@ -1,4 +1,4 @@
-"""What a network's description promises: whether it fits a hospital, its size, its tensors."""
+"""Checks of a network's description: whether it fits a hospital, its size, its tensors."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fedmerge.federation.schema.tensors import Tensors
 from fedmerge.models.zoo import ModelSpec, build
 
 MOST_NUMBERS = 2**30
-"""The most numbers of a network that a hospital builds: 4 GiB of weights."""
+"""The most numbers in a network that a hospital builds: 4 GiB of weights."""
 
 
 def check_fits(spec: ModelSpec, site: Site) -> None:
     """Raise FedMergeError for a network of other images or classes than a hospital's, or one too large.
 
-    It is said before the network is built.
+    The check comes before the network is built.
     """
     held, taken = tuple(site.train.images.shape[1:]), (spec.in_channels, spec.image_size, spec.image_size)
     if (held, site.n_classes) != (taken, spec.n_classes):
@@ -32,7 +32,7 @@ def check_fits(spec: ModelSpec, site: Site) -> None:
 
 
 def tensors_of(spec: ModelSpec) -> Tensors:
-    """The tensors of a network's state, found without memory for them. Raises FedMergeError."""
+    """Return the schema of a network's state, without allocating it. Raises FedMergeError."""
     return _tensors(spec.model_copy(update={"pretrained": False}).model_dump_json())
 
 
@@ -44,7 +44,7 @@ def _tensors(spec: str) -> Tensors:
             state = build(known, 0).state_dict()
     except FedMergeError:
         raise
-    except Exception as error:  # options that no network has: torch says this and that
+    except Exception as error:  # invalid options: torch raises various errors
         raise FedMergeError(
             f"the model '{known.name}' cannot be built as it is described ({type(error).__name__}: {error})."
         ) from None

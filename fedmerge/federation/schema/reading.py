@@ -1,4 +1,4 @@
-"""A message, taken apart by its declaration: what is left is typed, and all else is refused."""
+"""Parse a message by its declaration: the result is typed, and everything else is refused."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fedmerge.models.state import State
 
 ARRAYS, JOB, METRICS, TEXTS = "arrays", "config", "metrics", "texts"
 LONGEST_JOB = 4 * 2**20
-"""Letters of a job; the longest there are list the images or the keys of every hospital."""
+"""The most letters of a job; the longest jobs list the images or the keys of every hospital."""
 
 M = TypeVar("M", bound=BaseModel)
 J = TypeVar("J", bound=Told)
 
 
 def read_job(message: Message, kind: type[J]) -> J:
-    """The job in a message. Raises Refused unless it is one of this kind, as it is declared."""
+    """Read the job in a message. Raises Refused unless it is of this kind and as declared."""
     records = _records(message, {JOB: ConfigRecord, ARRAYS: ArrayRecord})
     declared = MESSAGES.get(message.metadata.message_type)
     if declared is None or not issubclass(declared.job, kind):
@@ -48,7 +48,7 @@ def read_job(message: Message, kind: type[J]) -> J:
 
 
 def job_of(message: Message) -> dict[str, Any]:
-    """The job in a message as it was written, once it is one of the kind that the message's type says."""
+    """Return the raw job in a message, after checking it against the message's type. Raises Refused."""
     declared = MESSAGES.get(message.metadata.message_type)
     if declared is None:
         raise Refused(f"there is no message of type '{named(message.metadata.message_type)}'")
@@ -57,18 +57,18 @@ def job_of(message: Message) -> dict[str, Any]:
 
 
 def has_tensors(message: Message) -> bool:
-    """Whether there are arrays in a job."""
+    """Check whether a job has arrays."""
     return bool(message.has_content() and message.content.get(ARRAYS))
 
 
 def read_tensors(message: Message, tensors: Tensors) -> State:
-    """The weights in a job, with the dtypes they had; perhaps lent, so not to be written to."""
+    """Read the weights in a job, with their dtypes. They may be lent: never write to them."""
     records = _records(message, {JOB: ConfigRecord, ARRAYS: ArrayRecord})
     return tensors.read(records.get(ARRAYS)) or {}
 
 
 def read_reply(message: Message, kind: type[M]) -> tuple[M, ArrayRecord | None]:
-    """What an answer says, and its arrays as they came. Raises Refused unless it is as declared."""
+    """Read the fields of a reply; return them and its raw arrays. Raises Refused unless as declared."""
     records = _records(message, {METRICS: MetricRecord, TEXTS: ConfigRecord, ARRAYS: ArrayRecord})
     numbers, texts = records.get(METRICS, {}), records.get(TEXTS, {})
     if len(numbers) + len(texts) > len(kind.model_fields):
@@ -81,7 +81,7 @@ def read_reply(message: Message, kind: type[M]) -> tuple[M, ArrayRecord | None]:
 
 
 def checked(kind: type[M], said: Mapping[str, Any]) -> M:
-    """The values as an instance of ``kind``. Raises Refused with the first that is not as declared."""
+    """Return the values as an instance of ``kind``. Raises Refused with the first fault."""
     try:
         return kind.model_validate(dict(said))
     except ValidationError as error:
@@ -89,7 +89,7 @@ def checked(kind: type[M], said: Mapping[str, Any]) -> M:
 
 
 def sentence(error: ValidationError) -> str:
-    """The first fault, in words, with what was given."""
+    """Return the first fault in words, with the given value."""
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(map(str, first["loc"]))
     told = first["msg"].removeprefix("Value error, ")
@@ -103,12 +103,12 @@ def sentence(error: ValidationError) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value from outside, short; text in quotes."""
+    """Return a value from outside in short form, text in quotes."""
     return f"'{named(value)}'" if isinstance(value, str) else named(value)
 
 
 def _records(message: Message, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """The records of a message by name. Raises Refused for one that is not declared."""
+    """Return the records of a message by name. Raises Refused for an undeclared one."""
     if not message.has_content():
         raise Refused("the message has no content")
     found: dict[str, Any] = {}

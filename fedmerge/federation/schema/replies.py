@@ -1,4 +1,4 @@
-"""What a hospital may say in an answer: a class for each kind, under the names that stand in the history."""
+"""The replies of hospitals: a class for each kind, with the names used in the history."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ MOST_CLASSES = 100_000
 
 
 class Answered(Said):
-    """The base of all answers."""
+    """The base of all replies."""
 
     def against(self, member: Client) -> str | None:
-        """Why it contradicts what the hospital said in its greeting, or None."""
+        """Return why the reply contradicts the hospital's greeting, or None."""
         return None
 
     def row(self) -> dict[str, Any]:
-        """What was said, by name, in the order of the declaration."""
+        """Return the fields that were sent, by name, in the order of the declaration."""
         return self.model_dump(by_alias=True, exclude_unset=True)
 
 
 class Greeting(Answered):
-    """Who a hospital is: its name, and its images by split and class.
+    """A hospital's name, and its images by split and class.
 
-    suppressed_below: where its policy hides counts below that, which are 0 then.
+    suppressed_below: if its policy hides smaller counts, which are 0 then.
     """
 
     name: Name
@@ -47,16 +47,16 @@ class Greeting(Answered):
 
 
 class Inspected(Answered):
-    """What images a hospital has, as JSON (``inspection.Inspection``)."""
+    """A description of a hospital's images, as JSON (``inspection.Inspection``)."""
 
     text: str = Field(alias="json", max_length=2_000_000)
 
 
 class Trained(Answered):
-    """The numbers of a training. A hospital's policy may keep back those that have a default.
+    """The numbers of a training. A hospital's policy may withhold those with a default.
 
-    delay: how much later than measured the reply is, by fault injection; inf: it never comes. forgot: 1 where
-    it no longer has the part of the model that it keeps to itself.
+    delay: seconds that fault injection adds to the measured time; inf: the reply never comes. forgot: 1 if
+    the hospital lost its personal part of the model.
     """
 
     examples: Images = Field(alias="num-examples")
@@ -69,12 +69,12 @@ class Trained(Answered):
     forgot: Literal[0, 1] = Field(0, exclude=True)
 
     def against(self, member: Client) -> str | None:
-        """It trained on the images that it greeted with."""
+        """Compare the number of training images with the greeting."""
         return _as_many("trained", self.examples, member.examples)
 
 
 class Evaluated(Answered):
-    """The numbers of a model on the validation images; temperature: where it was asked for."""
+    """The numbers of a model on the validation images; temperature: if requested."""
 
     examples: Images = Field(alias="num-examples")
     loss: Loss
@@ -83,31 +83,31 @@ class Evaluated(Answered):
     temperature: float | None = Field(None, gt=0, le=1e9)
 
     def against(self, member: Client) -> str | None:
-        """It scored the images that it greeted with."""
+        """Compare the number of validation images with the greeting."""
         return _as_many("scored the model", self.examples, member.validation)
 
 
 class Remembered(Answered):
-    """What a hospital keeps between rounds; the round in which it was made."""
+    """The round of the client state, which is in the arrays."""
 
     round: Round
 
 
 class SumsBegun(Answered):
-    """Whether the parents of a fusion are there, and the images of the hospital's share."""
+    """Whether the hospital has the parents of a fusion, and the number of images in its share."""
 
     known: Literal[0, 1]
     images: Images | None = None
 
 
 class Summed(Answered):
-    """Whether the parents of a fusion were still there; then the sums are in the arrays."""
+    """Whether the hospital still has the parents of a fusion; then the sums are in the arrays."""
 
     known: Literal[0, 1]
 
 
 class Masked(Answered):
-    """A secure sum's part; all of it is in the arrays."""
+    """Masked numbers for a secure sum; all of them are in the arrays."""
 
 
 def _as_many(did: str, said: int, greeted: int) -> str | None:

@@ -1,4 +1,4 @@
-"""The messages of a sum under masks: what each asks a hospital, and what it answers."""
+"""The jobs and replies of sums under masks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fedmerge.federation.schema.jobs import EvaluateJob, SumsJob, TrainJob
 from fedmerge.federation.schema.replies import Answered
 from fedmerge.models.state import BatchNormPolicy
 
-MOST = 1000  # hospitals in a sum; Shamir's numbers and the fixed point have room for more
+MOST = 1000  # hospitals in a sum; the scheme's own limits are higher
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Cipher = Annotated[str, Field(pattern=r"^[0-9a-f]{160}$")]  # two shares of 32 bytes, and 16 to vouch
+Cipher = Annotated[str, Field(pattern=r"^[0-9a-f]{160}$")]  # two shares of 32 bytes, and a tag of 16
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{2,300}$")]
 Label = Annotated[str, Field(min_length=1, max_length=300)]
 Identity = Annotated[str, Field(max_length=400)]
@@ -23,8 +23,8 @@ Names = Annotated[list[Name], Field(max_length=MOST)]
 class Advert(Told):
     """The keys of one hospital for one sum, signed by it.
 
-    label: of the sum. identity: the public key that belongs to ``signature``. masking, sharing: public keys
-    made for this sum, from which masks come, and under which shares travel.
+    label: of the sum. identity: the public key for ``signature``. masking, sharing: public keys made for this
+    sum, from which masks are made and with which shares are encrypted.
     """
 
     label: Label
@@ -36,24 +36,24 @@ class Advert(Told):
 
 
 class SecureTrainJob(TrainJob):
-    """Train, and answer keys: weights and numbers are summed later. batch_norm: how they are to be coded."""
+    """Train and reply with keys; weights and numbers are summed later. batch_norm: how to encode them."""
 
     label: Label
     batch_norm: BatchNormPolicy
 
 
 class SecureEvaluateJob(EvaluateJob):
-    """Score a model, and answer keys: the numbers are summed later."""
+    """Score a model and reply with keys; the numbers are summed later."""
 
     label: Label
 
 
 OWN = ("inputs", "importance")
-"""Questions that a hospital answers for its own model alone, so that no sum of several hides the answer."""
+"""Questions about a hospital's own model, which only that hospital answers, so no sum hides the answer."""
 
 
 class SecureSumsJob(SumsJob):
-    """Answer one question with keys: the sums over images are added to others' later. label: ends with the
+    """Answer one question with keys; the sums over images are added to others' later. label: ends with the
     digest of the question (``sums.masks.asked_about``)."""
 
     label: Label
@@ -68,14 +68,14 @@ class SecureSumsJob(SumsJob):
 
 
 class SharesJob(Told):
-    """Give shares of the secrets that masks are made of. adverts: the keys of all that take part."""
+    """Reply with shares of the secrets behind the masks. adverts: the keys of all participants."""
 
     label: Label
     adverts: Annotated[list[Advert], Field(max_length=MOST)]
 
 
 class MaskedJob(Told):
-    """Give the masked numbers. parties: who shared. shares: what they encrypted for this hospital."""
+    """Reply with masked numbers. parties: who gave shares. shares: theirs, encrypted for this hospital."""
 
     label: Label
     parties: Names
@@ -90,7 +90,7 @@ class ConfirmJob(Told):
 
 
 class UnmaskJob(Told):
-    """Give shares of the survivors' own masks and of the others' keys. confirmed: signatures, by name."""
+    """Reply with shares of survivors' own masks and others' keys. confirmed: signatures, by name."""
 
     label: Label
     survivors: Names
@@ -109,18 +109,18 @@ class Offered(Answered):
 
     @property
     def advert(self) -> Advert:
-        """As it is passed on."""
+        """The keys as an ``Advert``, for the other hospitals."""
         return Advert(**{name: getattr(self, name) for name in Advert.model_fields})
 
 
 class SumsOffered(Offered):
-    """Keys for sums over images; ``known`` as in ``Summed``. Where nothing is to be summed they are none."""
+    """Keys for sums over images; ``known`` as in ``Summed``. Placeholder keys if there is nothing to sum."""
 
     known: Literal[0, 1]
 
 
 class TrainedSecretly(Offered):
-    """Keys, and how long the training took, which the server can measure itself; see ``Trained``."""
+    """Keys, and the time of the training, which the server can measure itself; see ``Trained``."""
 
     seconds: Seconds = 0.0
     delay: Annotated[float, Field(ge=0, allow_inf_nan=True)] = 0.0
@@ -134,7 +134,7 @@ class Shared(Answered):
 
 
 class Confirmed(Answered):
-    """A signature under the list of survivors."""
+    """A signature of the list of survivors."""
 
     signature: Signature
 

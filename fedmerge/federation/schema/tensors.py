@@ -1,4 +1,4 @@
-"""The arrays that belong to a message: names, dtypes and shapes, checked before a byte of them is decoded."""
+"""The arrays of a message: names, dtypes and shapes, checked before a byte of them is decoded."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _LONGEST_HEADER = 4096
 
 
 class Refused(FedMergeError):
-    """A message that is not what the schema says; its sentence goes on from the name of who sent it."""
+    """A message does not fit the schema; the sentence continues the name of its sender."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What one array must be. dtype: numpy's name of it."""
+    """The dtype and shape of one array. dtype: its name in numpy."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """The bytes of its numbers."""
+        """The number of bytes of the array."""
         size = np.dtype(self.dtype).itemsize
         for length in self.shape:
             size *= length
@@ -49,7 +49,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Tensors:
-    """The arrays of a message. optional: names that may be left out. needed: whether there must be any."""
+    """The schema of a message's arrays. optional: names that may be missing. needed: at least one array."""
 
     forms: Mapping[str, Form]
     optional: frozenset[str] = frozenset()
@@ -57,19 +57,19 @@ class Tensors:
 
     @classmethod
     def like(cls, state: Mapping[str, Tensor]) -> Tensors:
-        """Those of a state dict."""
+        """Return the schema of a state dict."""
         return cls({key: Form(_numpy_name(value.dtype), tuple(value.shape)) for key, value in state.items()})
 
     @classmethod
     def of(cls, dtype: str, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
-        """All of one dtype."""
+        """Return a schema of arrays of one dtype."""
         return cls({key: Form(dtype, tuple(shape)) for key, shape in shapes.items()})
 
     def read(self, record: ArrayRecord | None, *, keep: bool = True) -> State | None:
-        """The tensors of a record, perhaps lent, so not to be written to; None where none came.
+        """Read the tensors of a record; None if none came. They may be lent: never write to them.
 
         keep: False takes each array out of the record as it is read. Raises Refused at the first array that
-        is not as declared; until all names are right, none is looked at.
+        is not as declared; all names are checked before any array is read.
         """
         if record is None or not len(record):
             if self.needed and self.forms:
@@ -95,11 +95,11 @@ class Tensors:
 
 
 NO_TENSORS = Tensors({}, needed=False)
-"""Of a message without arrays."""
+"""The schema of a message without arrays."""
 
 
 def named(name: Any) -> str:
-    """A name or value from outside as a sentence repeats it."""
+    """Return a name or value from outside in a form fit for a sentence."""
     try:
         return clean(short(name))
     except ValueError:  # a number of more digits than Python writes
@@ -107,7 +107,7 @@ def named(name: Any) -> str:
 
 
 def _numbers(key: str, array: Array, form: Form) -> np.ndarray:
-    """The numbers of one array; a view of its bytes."""
+    """Return the numbers of one array as a view of its bytes. Raises Refused."""
     if array.stype != STYPE:
         raise Refused(f"tensor '{key}' is written as '{named(array.stype)}', not as '{STYPE}'")
     if (array.dtype, tuple(array.shape)) != (form.dtype, form.shape):
@@ -121,7 +121,7 @@ def _numbers(key: str, array: Array, form: Form) -> np.ndarray:
 
 
 def _decoded(key: str, data: bytes, form: Form) -> np.ndarray:
-    """The array in a blob of ``np.save``, without a copy; its header is read, and must say what is true."""
+    """Return the array in a blob of ``np.save`` without a copy, after checking its header. Raises Refused."""
     if len(data) > form.nbytes + _LONGEST_HEADER or data[:6] != _MAGIC:
         raise Refused(f"tensor '{key}' has {len(data):,} bytes that are no {form}")
     stream = io.BytesIO(data[: _LONGEST_HEADER + 16])
@@ -132,7 +132,7 @@ def _decoded(key: str, data: bytes, form: Form) -> np.ndarray:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read(stream, max_header_size=_LONGEST_HEADER)
-    except Exception as error:  # numpy parses a literal of Python: whatever comes of it
+    except Exception as error:  # numpy parses a Python literal, which may raise anything
         raise Refused(
             f"tensor '{key}' begins with a header that cannot be read ({type(error).__name__})"
         ) from None

@@ -1,5 +1,5 @@
-"""A fusion whose images stay in the hospitals: they send sums, and the server adds them up.
+"""Remote statistics for a fusion: hospitals send sums over their images, and the server adds them up.
 
-``server`` asks (``masked``: for sums under masks), ``hospital`` answers, ``packing`` is how sums travel,
-``model_cache`` what a hospital lays aside.
+``server`` asks (``masked``: for sums under masks), ``hospital`` answers, ``packing`` is the format of sums
+in messages, ``model_cache`` what a hospital keeps on disk.
 """

@@ -1,4 +1,4 @@
-"""A hospital's side of a fusion for which its images stay there: it answers with sums over its share."""
+"""A hospital's side of remote statistics: it replies with sums over its share of images."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ _HELD: WeakValueDictionary[str, Parents] = WeakValueDictionary()
 
 @dataclass(frozen=True)
 class Packed:
-    """Sums as they travel; over which set of the ledger's; and, where they go under masks, a digest of the
-    question."""
+    """Packed sums, the name of their image set in the ledger, and, under masks, the question's digest."""
 
     sums: Sums
     images: str
@@ -49,15 +48,15 @@ class Packed:
 
 
 class HospitalSums:
-    """Answers ``query.sums_begin`` and ``query.sums`` over this hospital's share of images.
+    """Answers questions about sums over this hospital's share of images.
 
-    One session is kept: the parents of one fusion and the share; in memory, or, with a model cache, there
-    alone, for a hospital whose next message may meet another process. rules: the hospital's own. folder:
-    where the ledger outlives the process.
+    One session is kept: the parents of one fusion and the share; in memory, or, with a model cache, only
+    there, for a hospital whose next message may reach another process. rules: the hospital's own. folder: of
+    the node, with the ledger; None: the ledger is in memory.
 
-    Whatever the server calls its sessions, and whatever weights it sends, the ledger keeps few images from
-    being told apart by sets; what it does not keep is that weights are made to tell them apart within a set.
-    Against that there are the number of questions, and noise.
+    Whatever sessions and weights the server uses, the ledger keeps it from singling out a few images by sets.
+    It does not keep a server from crafting weights that single them out within a set; limits on the number of
+    questions, and noise, do.
     """
 
     def __init__(
@@ -76,9 +75,10 @@ class HospitalSums:
         self.session: Session | None = None
 
     def begin(self, message: Message) -> Message:
-        """Take over the parents of a fusion, or, in a message without weights, say whether they are known.
+        """Take the parents of a fusion, or, for a message without weights, reply whether they are known.
 
-        Raises FedMergeError for a share that is too small or too near another, or a model of other classes.
+        Raises FedMergeError for a share that is too small or too near an earlier one, or a model that does
+        not fit the site.
         """
         job = read_job(message, SumsBeginJob)
         session = self._find(job.session)
@@ -86,7 +86,7 @@ class HospitalSums:
             if not has_tensors(message):
                 return reply_message(message, {"known": 0})
             check_fits(job.model, self.site)
-            self.session = None  # its memory is free before the next is there
+            self.session = None  # frees its memory before the next is read
             session = self._open(job, parents_of(message, job))
             if self.model_cache is None:
                 self.session = session
@@ -98,7 +98,7 @@ class HospitalSums:
         return reply_message(message, {"known": 1} if masked else {"known": 1, "images": session.images})
 
     def answer(self, message: Message) -> Message:
-        """Sums that answer one question, float64; ``known`` is 0 where the session is not there any more.
+        """Reply to one question with sums, float64; ``known`` is 0 if the session is lost.
 
         Raises FedMergeError for a question that the hospital's rules refuse.
         """
@@ -110,7 +110,7 @@ class HospitalSums:
         )
 
     def packed(self, message: Message, job: SumsJob) -> Packed | None:
-        """The sums that answer one question, as they travel; None where the session is not there any more.
+        """Return the packed sums that answer one question; None if the session is lost.
 
         Raises FedMergeError for a question that the hospital's rules refuse.
         """
@@ -136,7 +136,7 @@ class HospitalSums:
         tensors: Mapping[str, Tensor],
         masked: bool,
     ) -> dict[str, Tensor]:
-        """Packed sums, which the rules allow and the ledger knows of."""
+        """Return packed sums, after checking the rules and recording the question in the ledger."""
         states, program, rules = session.parents.states, session.program, self.rules
         different = len({name.partition("#")[0] for name in session.names})
         check_rows(program, states[0], len(states), kind, options, different, rules.rows)
@@ -154,7 +154,7 @@ class HospitalSums:
         return add_noise(sums, bounds, rules.noise, noise_seed(self.ledger.key, told))
 
     def _find(self, session: str) -> Session | None:
-        """The session that is kept, ready to answer, if it is this one."""
+        """Return the kept session, ready to answer, if it is ``session``; else None."""
         if self.model_cache is None:
             return self.session if self.session is not None and self.session.id == session else None
         kept = self.model_cache.find(session)
@@ -204,7 +204,7 @@ class HospitalSums:
 
 
 def parents_of(message: Message, job: SumsBeginJob) -> Parents:
-    """The models in a message, or, where another hospital of this process holds the same ones, those."""
+    """Return the models in a message, or those of the session that this process already holds."""
     held = _HELD.get(job.session)
     if held is None:
         forms = tensors_of(job.model).forms
@@ -215,7 +215,7 @@ def parents_of(message: Message, job: SumsBeginJob) -> Parents:
 
 
 def program_of(spec: ModelSpec) -> Program:
-    """The operations of a network, derived once a process; it holds no weights and is shared."""
+    """Return the operations of a network, derived once per process; they hold no weights and are shared."""
     return _program(spec.model_copy(update={"pretrained": False}).model_dump_json())
 
 

@@ -1,11 +1,11 @@
-"""Over which sets of images a hospital gave sums: it gives none that tell a few images apart from the others.
+"""The ledger of image sets over which a hospital gave sums; it refuses sets that single out a few images.
 
-The sums over sets A_1, …, A_k, whatever was asked and in whatever sessions, can be added and subtracted. The
-sets cut the images into cells: two images are in one cell where the same sets have them. Every combination of
-the sums weighs the images of a cell alike, so what it says is about whole cells. A set is refused if, with
-it, some cell would be new and have fewer images than the hospital's minimum. That covers differences, unions,
-chains A in B in C, and any number of sets; it refuses more than it must, as it does not ask which cells a
-combination can single out. Images of equal content count once, but each copy has its own place in a set.
+The sums over sets A_1, …, A_k, of any questions and sessions, can be added and subtracted. The sets cut the
+images into cells: two images are in one cell if the same sets contain them. Every combination of the sums
+weighs the images of a cell alike, so it tells only of whole cells. A set is refused if it would make a new
+cell with fewer images than the hospital's minimum. That covers differences, unions, chains A in B in C, and
+any number of sets; it refuses more than necessary, as it does not ask which cells a combination can single
+out. Images of equal content count once, but each copy has its own place in a set.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from fedmerge.federation.sums.rules import SumRules
 from fedmerge.files import make_folder, saying, sync
 
 FILE, KEY = "sums.jsonl", "sums.key"
-DIGITS = 32  # of the code of an image: 128 bits
+DIGITS = 32  # hexadecimal digits of an image's code: 128 bits
 Names = frozenset[str]
 
 
 class Ledger(HospitalLog):
-    """What was answered: in ``folder``, where it outlives the process, or, for None, in memory.
+    """The log of answered questions: in ``folder``, where it outlives the process, or, for None, in memory.
 
-    An image's name in it is a keyed hash; the key is the hospital's own. rules: of them ``minimum_images``,
-    ``questions`` and ``epsilon`` are held here.
+    An image's name in it is a keyed hash; the key is the hospital's own. rules: the ledger enforces
+    ``minimum_images``, ``questions`` and ``epsilon``.
     """
 
     def __init__(self, folder: Path | None, site: str, rules: SumRules) -> None:
@@ -49,18 +49,18 @@ class Ledger(HospitalLog):
         self._questions: Counter[str] = Counter()
         self._together: dict[str, list[str]] = {}
         self._noised = 0
-        self._seen = (0, 0)  # entries replayed, and the file's size then
+        self._seen = (0, 0)  # entries replayed, and the log's length then
 
     @property
     def key(self) -> bytes:
-        """The hospital's secret, made at random when it is first needed; it never leaves the folder."""
+        """The hospital's secret, drawn when first needed; it never leaves the folder."""
         if not self._key:
             assert self._folder is not None
             self._key = _secret(self._folder)
         return self._key
 
     def names(self, images: Tensor) -> Names:
-        """The names of some images (N x C x H x W): copies of one image are numbered."""
+        """Return the names of images (N x C x H x W); copies of one image are numbered."""
         found: Counter[str] = Counter()
         names = []
         for image in images.detach().cpu().contiguous():
@@ -71,16 +71,16 @@ class Ledger(HospitalLog):
         return frozenset(names)
 
     def check(self, names: Names) -> None:
-        """Raise FedMergeError where sums over this set, with those given before, say too much; see above."""
+        """Raise FedMergeError if sums over this set, with those given before, would single out few images."""
         with self._locked():
             self._catch_up()
             self._check(names)
 
     def record(self, names: Names, kind: str, question: str = "", sums: int = 0) -> None:
-        """Check a set, and write down, before the answer leaves, that a question about it is answered.
+        """Check a set, and record a question about it before the reply leaves.
 
-        question: its digest, where a second answer would be the first one again; "" where each counts. sums:
-        how many noised ones the answer has. Raises FedMergeError where the answer must not be given.
+        question: its digest, if a second reply would equal the first; "" if each counts. sums: the number of
+        noised sums in the reply. Raises FedMergeError if the question must not be answered.
         """
         with self._locked():
             self._catch_up()
@@ -95,22 +95,22 @@ class Ledger(HospitalLog):
             self._write({"what": "question", "set": number, "kind": kind, "question": question, "sums": sums})
 
     def number(self, names: Names) -> str:
-        """What a set is called here."""
+        """Return the name of a set in the ledger."""
         return _number(names)
 
     def check_together(self, number: str, hospitals: Sequence[str]) -> None:
-        """Raise FedMergeError where images of a set were summed under masks with another list of hospitals.
+        """Raise FedMergeError if images of a set were summed under masks with another list of hospitals.
 
-        Of two sums over the same images, one with and one without a hospital, the difference is its sums.
-        They need not answer the same question: many answers hold the same numbers (a Gram matrix has the
-        sums of squares on its diagonal). So images belong to one list, for ever.
+        The difference of two sums over the same images, one with and one without a hospital, is that
+        hospital's sums. The two need not answer the same question: many replies hold the same numbers (a Gram
+        matrix has the sums of squares on its diagonal). So images belong to one list for ever.
         """
         with self._locked():
             self._catch_up()
             self._check_together(number, hospitals)
 
     def record_together(self, number: str, hospitals: Sequence[str]) -> None:
-        """The same, and write the list down before the sum is unmasked."""
+        """Check the list as ``check_together`` does, and record it before the sum is unmasked."""
         with self._locked():
             self._catch_up()
             self._check_together(number, hospitals)
@@ -130,7 +130,7 @@ class Ledger(HospitalLog):
                 )
 
     def noised(self) -> int:
-        """How many noised sums were given, over all sets: what ``SumRules.spent`` takes."""
+        """Return the number of noised sums given over all sets, for ``SumRules.spent``."""
         with self._locked():
             self._catch_up()
         return self._noised
@@ -174,7 +174,7 @@ class Ledger(HospitalLog):
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Take over what was written since; another process may have done so."""
+        """Read the entries that were written since, also by other processes."""
         size = self._length()
         if size == self._seen[1]:
             return
@@ -199,7 +199,7 @@ class Ledger(HospitalLog):
             self._noised += int(entry["sums"])
 
     def _check_key(self, entries: list[dict[str, Any]]) -> None:
-        """Images would have other names under another key, and nothing would be known of them."""
+        """Raise FedMergeError for another key than the ledger's: under it, images would have other names."""
         if self._folder is not None and entries and entries[0].get("key") != _print(self.key):
             raise FedMergeError(
                 f"'{KEY}' is not the key of the ledger '{self._folder / FILE}': put back the one that was "
@@ -208,7 +208,7 @@ class Ledger(HospitalLog):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time looks and writes; the first entry is a print of the key."""
+        """Lock the ledger for one process; write a fingerprint of the key as the first entry."""
         with super()._locked():
             if self._folder is not None and not self._length():
                 self._append({"what": "key", "key": _print(self.key)})
@@ -216,7 +216,7 @@ class Ledger(HospitalLog):
 
 
 def _parts(names: Names, cells: list[Names]) -> Iterator[Names]:
-    """The cells that a set would make: what it cuts off others, what it leaves of them, what is all new."""
+    """Yield the cells that a set would make: both parts of each cell it cuts, and the images new to all."""
     for cell in cells:
         inside = cell & names
         if inside and len(inside) < len(cell):
@@ -228,7 +228,7 @@ def _parts(names: Names, cells: list[Names]) -> Iterator[Names]:
 
 
 def _size(names: Names) -> int:
-    """How many different images: copies count once."""
+    """Return the number of different images; copies count once."""
     return len({name.partition("#")[0] for name in names})
 
 
@@ -241,7 +241,7 @@ def _print(key: bytes) -> str:
 
 
 def _secret(folder: Path) -> bytes:
-    """The key in a folder; one is made where there is none, whole, readable by its owner alone."""
+    """Return the key in a folder; make one if it is missing, atomically, readable only by its owner."""
     path = folder / KEY
     make_folder(folder)
     with saying(path):

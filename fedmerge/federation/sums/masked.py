@@ -1,4 +1,4 @@
-"""The server's side of sums over images under masks: it learns those of all hospitals together."""
+"""The server's side of masked sums over images: it learns only the sums of all hospitals together."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from fedmerge.models.state import State
 
 
 class MaskedStatistics(FederatedStatistics):
-    """``FederatedStatistics`` whose answers are summed under masks: three exchanges more a question.
+    """``FederatedStatistics`` whose sums are masked: three more exchanges per question.
 
-    The sums are those in the open to fixed point: n hospitals round each number by n 2^-45 at most. What one
-    hospital answers for its own model (``inputs``, ``importance``) is in no sum, and is refused.
+    The sums equal the open ones up to fixed-point rounding: n 2^-45 at most for n hospitals and each number.
+    Sums of one hospital's own model (``inputs``, ``importance``) cannot be masked, and are refused.
 
-    All questions over the same images are answered by one list of hospitals: of two sums, one with and one
-    without a hospital, the difference would be its own. So a hospital may be lost for good up to the end of
-    the first question; later it must come back, within the attempts that ``on_failure: retry`` gives, or the
+    All questions over the same images are answered by one list of hospitals: the difference of two sums, one
+    with and one without a hospital, would be that hospital's. So a hospital may be lost for good until the
+    end of the first question; later it must come back, within the attempts of ``on_failure: retry``, or the
     fusion ends.
     """
 
@@ -58,7 +58,7 @@ class MaskedStatistics(FederatedStatistics):
         images: Mapping[str, int],
         split: Literal["val", "train"],
     ) -> None:
-        """As ``FederatedStatistics``. Raises FedMergeError for fewer than three hospitals, too."""
+        """See ``FederatedStatistics``. Raises FedMergeError also for fewer than three hospitals."""
         super().__init__(grid, manager, parents, images, split)
         if len(self.active) < FEWEST:
             raise FedMergeError(
@@ -73,7 +73,7 @@ class MaskedStatistics(FederatedStatistics):
 
     @property
     def together(self) -> tuple[str, ...]:
-        """Of whom all sums over these images are; empty before the first."""
+        """The hospitals in all sums over these images; empty before the first sum."""
         return self.manager.summed.get(self._over, ())
 
     def _total(self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes) -> Sums:
@@ -102,7 +102,7 @@ class MaskedStatistics(FederatedStatistics):
         raise FedMergeError(f"sums over images ('{kind}') have no sum under masks: {why}. {self._reasons()}")
 
     def _sum(self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes, label: str) -> Sums:
-        """The sums of one attempt, packed. Raises NoSum where there are none."""
+        """Return the packed sums of one attempt. Raises NoSum."""
         offers = self._collect(kind, options, tensors, whole, label)
         expected = packed_shapes(kind, whole)
         total = secure_total(0, label, offers, words_in(expected), self._put, self.together)
@@ -126,7 +126,7 @@ class MaskedStatistics(FederatedStatistics):
         return None if kind == "walk" else check_offer(label or "", self.manager.keys)(answer)
 
     def _reasons(self) -> str:
-        """What hospitals said, and what to do."""
+        """Return the hospitals' reasons, and a remedy."""
         failures = [each for each in self.manager.failures if each.phase in (PHASE, MASKS)]
         said = [f"{each.site}: {each.reason}" for each in failures]
         cure = (
@@ -137,7 +137,7 @@ class MaskedStatistics(FederatedStatistics):
 
 
 def _as_read(job: dict[str, Any]) -> SumsBeginJob:
-    """The job as a hospital reads it. Raises FedMergeError for one that none takes."""
+    """Return the job as a hospital reads it. Raises FedMergeError for an invalid one."""
     try:
         return SumsBeginJob.model_validate_json(json.dumps(job), strict=True)
     except ValidationError as error:

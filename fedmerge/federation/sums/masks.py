@@ -1,8 +1,8 @@
-"""Sums over images as secure sums carry them: which question they answer, and the numbers in order.
+"""Sums over images as secure sums carry them: the digest of their question, and the numbers in order.
 
-Masks hide a hospital's numbers among those of others only where all are asked the same: a server that gave
-the others models without weights would have its sums alone. So a sum is labelled by a digest of its question
-(the models, the shares, the fused model as it is by now), which every hospital computes for itself.
+Masks hide a hospital's numbers among others' only if all get the same question: a server that sent the
+others models without weights would learn that hospital's sums. So a sum is labelled by a digest of its
+question (the models, the shares, the current fused model), which every hospital computes for itself.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from fedmerge.federation.sums.packing import WALKING, Shapes
 from fedmerge.merging.matching.statistics import Sums
 
 Entries = dict[str, str]
-"""The fused model as it is by now: a digest of each entry."""
+"""A digest of each entry of the current fused model."""
 
 
 def begun_with(job: SumsBeginJob, joined: Mapping[str, Tensor]) -> str:
-    """A digest of what a session begins with. joined: the parents, as ``join_models`` gives them."""
+    """Return a digest of a session's beginning. joined: the parents, as ``join_models`` gives them."""
     return question_digest("", "begin", job.model_dump(mode="json", exclude={"session"}), joined)
 
 
 def entries_of(tensors: Mapping[str, Tensor]) -> Entries:
-    """A digest of each entry of the fused model among the tensors of a question."""
+    """Return a digest of each entry of the fused model among the tensors of a question."""
     return {key: question_digest("", key, {}, {key: tensors[key]}) for key in tensors if key[:1] != "."}
 
 
 def asked_about(
     begun: str, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor], entries: Entries
 ) -> str:
-    """A digest of one question and of all that its answer depends on but the images.
+    """Return a digest of one question and of everything that its answer depends on but the images.
 
-    begun: see ``begun_with``. entries: of the fused model with the changes of this question.
+    begun: see ``begun_with``. entries: of the fused model after the changes of this question.
     """
     others = {key: value for key, value in tensors.items() if key[:1] == "."}
     before = json.dumps([begun, sorted(entries.items()) if kind in WALKING else []])
@@ -51,12 +51,12 @@ def asked_about(
 
 
 def label_of(run: str, digest: str) -> str:
-    """The label of a sum over images. digest: of its question."""
+    """Return the label of a sum over images. digest: of its question."""
     return f"{run} sums {digest}"
 
 
 def check_label(label: str, digest: str, site: str) -> None:
-    """Raise FedMergeError where a sum is labelled as that of another question than was asked here."""
+    """Raise FedMergeError if a sum's label belongs to another question than this hospital was asked."""
     if label.rpartition(" ")[2] != digest:
         raise FedMergeError(
             f"hospital '{site}' was asked another question than the label of the sum says: under masks all "
@@ -65,7 +65,7 @@ def check_label(label: str, digest: str, site: str) -> None:
 
 
 def to_words(packed: Mapping[str, Tensor]) -> Words:
-    """Packed sums as words, in the order of their names; each number is rounded by at most 2^-45.
+    """Return packed sums as words, in the order of their names; each number is rounded by at most 2^-45.
 
     Raises FedMergeError for numbers that are not finite or far too large.
     """
@@ -73,12 +73,12 @@ def to_words(packed: Mapping[str, Tensor]) -> Words:
 
 
 def words_in(shapes: Shapes) -> int:
-    """How many words packed sums of these shapes have."""
+    """Return the number of words of packed sums of these shapes."""
     return 2 * sum(map(_count, shapes.values()))
 
 
 def from_words(words: Words, shapes: Shapes) -> Sums:
-    """The packed sums of which ``words`` is the total of all participants' ``to_words``."""
+    """Return the packed sums whose ``to_words``, added over all participants, give ``words``."""
     names = sorted(shapes)
     parts = torch.from_numpy(decode_wide(words)).split([_count(shapes[name]) for name in names])
     return {name: part.reshape(shapes[name]).clone() for name, part in zip(names, parts, strict=True)}

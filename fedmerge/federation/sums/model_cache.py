@@ -1,4 +1,4 @@
-"""Where a hospital lays aside, on its own disk, what its next process needs: one fusion's models."""
+"""A hospital's cache of one fusion's models, on its own disk, for its next process."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ JOB, PARENTS, FUSED = "job.json", "parents.safetensors", "fused.safetensors"
 
 
 class ModelCache:
-    """A folder of the hospital with one session of sums: its job, the parents, the fused model as it is.
+    """A folder of the hospital with one session of sums: its job, the parents, the current fused model.
 
-    Nobody else can read it. A new session takes the place of the one before.
+    Nobody else can read it. A new session replaces the one before.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def keep(self, session: str, job: Mapping[str, Any], parents: Mapping[str, Tensor]) -> None:
-        """Lay aside a session that begins. Raises DiskError."""
+        """Keep a session that begins. Raises DiskError."""
         place = self._place(session)
         self._clear()
         place.mkdir(parents=True, mode=0o700)
@@ -39,21 +39,21 @@ class ModelCache:
         write_json(place / JOB, job)  # last: without it there is no session
 
     def find(self, session: str) -> tuple[dict[str, Any], State] | None:
-        """Job and parents of a session; None where it is not there."""
+        """Return job and parents of a session; None if it is not in the cache."""
         place = self._place(session)
         if not (place / JOB).is_file():
             return None
         return json.loads((place / JOB).read_text(encoding="utf-8")), load_file(place / PARENTS)
 
     def remember(self, session: str, kind: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep the fused model as a question with ``tensors`` left it: they are all of it, or what is new."""
+        """Keep the fused model after a question. tensors: all of it (``walk``), or its changed entries."""
         news = {key: value for key, value in tensors.items() if not key.startswith(".")}
         fused = {} if kind == "walk" else self.fused(session)
         if news and (fused or kind == "walk"):
             _save(self._place(session) / FUSED, fused | news)
 
     def fused(self, session: str) -> State:
-        """The fused model as it is by now; empty before a walk has begun."""
+        """Return the current fused model; empty before a walk has begun."""
         file = self._place(session) / FUSED
         return load_file(file) if file.is_file() else {}
 
@@ -63,7 +63,7 @@ class ModelCache:
         return self.folder / session[:32]
 
     def _clear(self) -> None:
-        """Delete the session before, and nothing else that lies there; no link is followed."""
+        """Delete earlier sessions and nothing else in the folder; follow no link."""
         if not self.folder.is_dir():
             return
         room = own_files.enter(self.folder)

@@ -1,14 +1,14 @@
-"""Gaussian noise on a hospital's sums, to which each image gives a bounded part.
+"""Gaussian noise on a hospital's sums, to which each image contributes a bounded part.
 
-It is the one thing that also helps against a server whose weights single out an image. An image's part of a
-sum is scaled down to a norm of at most b; the noise of every number has deviation z b. So each sum is a
+It is the one protection that also helps against a server whose weights single out an image. An image's part
+of a sum is scaled down to a norm of at most b; the noise of every number has deviation z b. So each sum is a
 Gaussian mechanism with multiplier z (adding an image or taking it away changes it by at most b), and
-``SumRules.spent`` adds up what they cost. How many images and rows there are is told exactly.
+``SumRules.spent`` adds up their cost. The numbers of images and rows are told exactly.
 
 b = clip x positions x sqrt(numbers in the sum): ``clip`` is about the root mean square of a number, for each
 position. The noise is drawn from a key of the hospital's own (32 bytes of the system's randomness) and the
-whole question, through AES-CTR: it is as good as fresh to all who lack the key, and asking again gives the
-same answer, so that no mean over repeated questions takes it off.
+whole question, through AES-CTR: it is as good as fresh to everybody without the key, and a repeated question
+gets the same answer, so that averaging over repeated questions does not remove it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fedmerge.models.graph import Program
 
 
 def is_count(key: str) -> bool:
-    """Whether a sum says how many images or rows there are."""
+    """Check whether a sum is a number of images or rows."""
     return key in ("images", "rows") or key.startswith("rows/") or key.endswith("/images")
 
 
@@ -45,7 +45,10 @@ def clipped_sums(
     tensors: Mapping[str, Tensor],
     rules: SumRules,
 ) -> tuple[Sums, dict[str, float]]:
-    """The packed sum of the images' parts, each scaled down to its bound; the bounds. each: of one image."""
+    """Return the packed sum of the images' parts, each scaled down to its bound, and the bounds.
+
+    each: the statistics of one image each.
+    """
     total: Sums = {}
     bounds: dict[str, float] = {}
     for one in each:
@@ -59,12 +62,12 @@ def clipped_sums(
 
 
 def noise_seed(key: bytes, told: str) -> bytes:
-    """The secret that the noise on the answer to one question is drawn from. told: its digest."""
+    """Return the secret seed of the noise for one question. told: the question's digest."""
     return hmac.new(key, b"noise " + told.encode(), hashlib.sha256).digest()
 
 
 def add_noise(sums: Sums, bounds: Mapping[str, float], multiplier: float, seed: bytes) -> Sums:
-    """The sums with noise of deviation multiplier x bound on each number. seed: see ``noise_seed``."""
+    """Return sums with noise of deviation multiplier x bound on each number. seed: see ``noise_seed``."""
     noised = dict(sums)
     for key, bound in bounds.items():
         own = hmac.new(seed, key.encode(), hashlib.sha256).digest()
@@ -74,7 +77,7 @@ def add_noise(sums: Sums, bounds: Mapping[str, float], multiplier: float, seed: 
 
 
 def gaussian(key: bytes, count: int) -> np.ndarray:
-    """``count`` standard normal numbers from the key stream of AES-256-CTR, by Box and Muller."""
+    """Return ``count`` standard normal numbers from the key stream of AES-256-CTR, by Box and Muller."""
     pairs = (count + 1) // 2
     encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     stream = np.frombuffer(encryptor.update(bytes(16 * pairs)), dtype=np.uint64)
@@ -84,7 +87,7 @@ def gaussian(key: bytes, count: int) -> np.ndarray:
 
 
 def question_digest(before: str, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """A hash of a question and of all that came before it and changes its answer."""
+    """Return a hash of a question and of ``before``, a hash of all earlier ones that change its answer."""
     digest = hashlib.sha256(json.dumps([before, kind, options], sort_keys=True).encode())
     for key in sorted(tensors):
         value = tensors[key].detach().cpu().contiguous()
@@ -94,7 +97,7 @@ def question_digest(before: str, kind: str, options: Mapping[str, Any], tensors:
 
 
 def _places(program: Program, kind: str, options: Mapping[str, Any], key: str) -> float:
-    """Over how many positions an image's part of a sum goes."""
+    """Return the number of positions in an image's part of a sum."""
     if kind == "norm-moments":
         given: Any = norms(program)[options["index"]].args[0]
         shape = given.meta["val"].shape

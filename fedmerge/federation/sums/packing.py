@@ -1,4 +1,4 @@
-"""What a hospital's sums look like for each question, and how they travel: symmetric matrices as one half."""
+"""The shapes of a hospital's sums for each question, and their packed form: half of a symmetric matrix."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fedmerge.merging.matching.sums import has_offset
 from fedmerge.models.graph import Layer, Program
 
 MINIMUM = 16
-"""The fewest images over which a hospital gives sums: those over fewer say much about each."""
+"""The fewest images over which a hospital gives sums: sums over fewer tell much about each image."""
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
-WALKING = ("layer", "fused-moments", "norm-moments")  # answered on the way through the fused model
+WALKING = ("layer", "fused-moments", "norm-moments")  # questions within a walk through the fused model
 
 
 def shapes(
@@ -29,11 +29,11 @@ def shapes(
     options: Mapping[str, Any],
     mixed: int | None = None,
 ) -> Shapes:
-    """The shape of every sum that answers a question, whatever the images; see ``Statistics``.
+    """Return the shape of every sum that answers a question, for any images; see ``Statistics``.
 
     state: of a model of this architecture, for the shapes of its weights. models: number of parents M. mixed:
-    rows of ``.mix``, where the question has one. A layer with n channels has n_tot = M n; its input rows have
-    d entries, and one more for a constant where it has an offset.
+    rows of ``.mix``, if the question has one. A layer with n channels has n_tot = M n; its input rows have d
+    entries, plus one for a constant if it has an offset.
     """
     layers = {layer.name: layer for layer in program.layers}
     n = {name: state[layer.weight].shape[0] for name, layer in layers.items()}
@@ -61,7 +61,7 @@ def shapes(
 
 
 def pack(kind: str, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Sums as they travel: float64 on the CPU, symmetric ones (d x d) as their upper half, d (d + 1) / 2."""
+    """Pack sums for a message: on the CPU, symmetric ones (d x d) as their upper half, d (d + 1) / 2."""
     packed = {}
     for key, value in sums.items():
         value = value.detach().cpu()
@@ -71,7 +71,7 @@ def pack(kind: str, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def packed_shapes(kind: str, whole: Shapes) -> Shapes:
-    """The shapes of sums as they travel."""
+    """Return the shapes of packed sums."""
     return {
         key: (shape[0] * (shape[0] + 1) // 2,) if _symmetric(kind, key, shape) else shape
         for key, shape in whole.items()
@@ -79,7 +79,7 @@ def packed_shapes(kind: str, whole: Shapes) -> Shapes:
 
 
 def unpack(kind: str, packed: Mapping[str, Tensor], whole: Shapes) -> dict[str, Tensor]:
-    """The inverse of :func:`pack`; ``whole`` as :func:`shapes` gives them."""
+    """Unpack sums, the inverse of :func:`pack`; ``whole`` as :func:`shapes` gives them."""
     sums = {}
     for key, value in packed.items():
         if _symmetric(kind, key, whole[key]):
@@ -106,7 +106,7 @@ def _gram(layer: Layer, state: Mapping[str, Tensor], offset: int) -> Shape:
 
 
 def _symmetric(kind: str, key: str, shape: Shape) -> bool:
-    """Whether a sum is A^T A of one matrix A; a depthwise layer's small ones (c x d x d) travel whole."""
+    """Check whether a sum is A^T A of one matrix A; a depthwise layer's (c x d x d) are not packed."""
     return len(shape) == 2 and (kind in ("outer", "inputs") or key in ("gram", "outer"))
 
 

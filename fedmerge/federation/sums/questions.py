@@ -1,4 +1,4 @@
-"""Can a question about sums be answered here? What it names must be there; what comes with it, fit."""
+"""Check a question about sums: the layers and norms it names must exist, its tensors must fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIX = ".mix"
 
 
 def asked_with(statistics: LocalStatistics, kind: str, options: Mapping[str, Any]) -> Tensors:
-    """The tensors that come with a question: a walk's whole model, changed entries of it, or none."""
+    """Return the schema of a question's tensors: a walk's whole model, changed entries of it, or none."""
     if kind != "walk" and kind not in WALKING:
         return NO_TENSORS
     state = statistics.parents[0][1]

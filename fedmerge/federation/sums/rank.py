@@ -1,9 +1,9 @@
-"""Whether a matrix of sums has as many rows as columns: with fewer, it holds the rows themselves.
+"""Check that a matrix of sums has as many rows as columns: with fewer, the rows can be recovered from it.
 
 From X^T X with fewer rows than columns the rows are known up to a rotation, which independent component
-analysis finds. Patches overlap, and so are no rows of their own: a layer whose input has v numbers an image
-and whose rows have d columns has v / d effective rows an image, at most one a position. That is one for a
-linear layer on a whole image; for a k x k convolution over a map of H x W, H W / k^2.
+analysis finds. Patches overlap, so they do not all count as rows: a layer whose input has v numbers per image
+and whose rows have d columns has v / d effective rows per image, at most one per position. That is 1 for a
+linear layer on a whole image, and H W / k^2 for a k x k convolution over a map of H x W.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ def check_rows(
     images: int,
     rows: Rows,
 ) -> None:
-    """Raise FedMergeError where a question has more columns than ``images`` have effective rows.
+    """Raise FedMergeError if a question has more columns than ``images`` have effective rows.
 
-    state: of a model of this architecture, for its shapes. models: M. rows: at which layers that counts.
+    state: of a model of this architecture, for its shapes. models: number of parents M. rows: which layers
+    are checked.
     """
     if rows == "off":
         return
@@ -51,19 +52,19 @@ def check_rows(
 
 
 def effective_rows(layer: Layer, state: Mapping[str, Tensor]) -> float:
-    """Rows an image, counted as if no two patches overlapped; see the module's text."""
+    """Return the rows per image, counted as if no two patches overlapped; see the module's docstring."""
     width = state[layer.weight][0].numel()
     channels = _size(layer.input)[1] if layer.depthwise else 1
     return min(positions(layer.output, len(state[layer.weight])), _numel(layer.input) / channels / width)
 
 
 def positions(node: Node, channels: int) -> float:
-    """Positions an image of a value with so many channels."""
+    """Return the positions per image of a value with so many channels."""
     return _numel(node) / channels
 
 
 def reads_pixels(program: Program, layer: Layer) -> bool:
-    """Whether a layer's input comes from the images with no other layer between."""
+    """Check whether a layer's input comes from the images with no other layer between."""
     others = {other.node for other in program.layers}
     seen, todo = {layer.input}, [layer.input]
     while todo:
@@ -77,14 +78,14 @@ def reads_pixels(program: Program, layer: Layer) -> bool:
 
 
 def _is_value(node: Node) -> bool:
-    """Whether it is a tensor: how many images there are goes into the shape of others."""
+    """Check whether a node is a tensor; the number of images, for example, is a node but no tensor."""
     return isinstance(node.meta.get("val"), Tensor)
 
 
 def _columns(
     program: Program, state: Mapping[str, Tensor], models: int, kind: str, options: Mapping[str, Any]
 ) -> Iterator[tuple[Layer, int]]:
-    """Layers that a question is about, each with the columns of the widest matrix that the answer tells.
+    """Yield the layers of a question, each with the columns of the widest matrix that the answer tells.
 
     Sums of n channels and of their squares are n numbers; a matrix of c columns has c (c + 1) / 2.
     """
@@ -107,7 +108,7 @@ def _columns(
             and reads_pixels(program, layer)
             and options.get("activation") != "relu"
         ):
-            told = min(told, width)  # linear in the pixels: no more than they have
+            told = min(told, width)  # linear in the pixels: no more columns than they have
         if told:
             yield layer, told
 
@@ -117,5 +118,5 @@ def _numel(node: Node) -> int:
 
 
 def _size(node: Node) -> tuple[int, ...]:
-    """The shape of a value; how many images there are is not fixed."""
+    """Return the shape of a value, with 0 for the number of images, which is not fixed."""
     return (0, *(int(length) for length in node.meta["val"].shape[1:]))

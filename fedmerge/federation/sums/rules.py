@@ -1,4 +1,4 @@
-"""What a hospital gives sums over, and what it refuses: its own settings, which no message changes."""
+"""A hospital's rules for sums over its images: its own settings, which no message changes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Rows = Literal["every", "pixels", "off"]
 class SumRules(BaseModel):
     """A hospital's rules for sums over its images; the defaults are those of a node in a deployment.
 
-    minimum_images: the fewest different images that a share, and whatever can be told apart by combining the
-    shares answered so far, may have (``ledger``). rows: at which layers there must be as many effective rows
-    as columns (``rank``): ``every``, those that read ``pixels``, or none (``off``). questions: how many are
-    answered about one set of images, ever; None: any number.
+    minimum_images: the fewest different images in a share, and in any cell that the shares answered so far
+    can single out together (``ledger``). rows: the layers where there must be as many effective rows as
+    columns (``rank``): ``every``, those that read ``pixels``, or none (``off``). questions: the most that are
+    ever answered about one set of images; None: any number.
 
-    noise: standard deviation of Gaussian noise, in units of how much one image can change a sum; None: none
-    is added. clip: the root mean square of the entries, for each row, to which an image's part of a sum is
-    scaled down. epsilon, delta: what all noised answers together may cost; beyond it questions are refused.
+    noise: standard deviation of Gaussian noise, in units of the most that one image can change a sum; None:
+    no noise. clip: the root mean square of the entries, for each row, to which an image's part of a sum is
+    scaled down. epsilon, delta: the most that all noised sums together may cost; then questions are refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,11 +44,11 @@ class SumRules(BaseModel):
         return self
 
     def at_least(self, minimum: int) -> SumRules:
-        """The same rules with a minimum that is not lower than this."""
+        """Return the same rules with ``minimum_images`` raised to at least ``minimum``."""
         return self.model_copy(update={"minimum_images": max(self.minimum_images, minimum)})
 
     def spent(self, answers: int) -> float:
-        """Epsilon, at ``delta``, of so many noised sums, each a Gaussian mechanism: 1 / (2 noise^2)-zCDP.
+        """Return epsilon at ``delta`` of ``answers`` noised sums, each Gaussian and 1 / (2 noise^2)-zCDP.
 
         epsilon = rho + 2 sqrt(rho ln(1 / delta)) (Bun and Steinke, arXiv 1605.02065, proposition 1.3).
         Infinite without noise.
@@ -60,13 +60,13 @@ class SumRules(BaseModel):
 
 
 SIMULATED = SumRules(rows="pixels", questions=None)
-"""The rules of hospitals in a simulation, which has all images in its hands anyway."""
+"""The rules of hospitals in a simulation, which holds all images anyway."""
 
 
 def rules_of(folder: Path | None) -> SumRules:
-    """The rules in a node's folder: ``sums:`` in its node.yaml. None: those of a simulation.
+    """Read the rules in a node's folder: ``sums:`` in its node.yaml. None: those of a simulation.
 
-    Raises FedMergeError for a file that says something else there.
+    Raises FedMergeError for an invalid section.
     """
     if folder is None:
         return SIMULATED

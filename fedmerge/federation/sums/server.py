@@ -1,4 +1,4 @@
-"""The server's side of a fusion that leaves the images in the hospitals: it asks, and adds up the answers."""
+"""The server's side of remote statistics: ask the hospitals for sums over images, add up the replies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PHASE = "sums"
 
 @dataclass
 class Traffic:
-    """What went to one hospital and came back, in messages and in bytes of records."""
+    """The traffic with one hospital: the number of requests, and bytes of records in both directions."""
 
     site: str
     exchanges: int = 0
@@ -45,24 +45,23 @@ class Traffic:
 
 
 class FederatedStatistics:
-    """Answers a fusion method's questions with sums that the hospitals compute over their own images.
+    """Answers the questions of a fusion method with sums that the hospitals compute over their own images.
 
-    It is a ``Statistics``: each question goes to every hospital in one message, and the answers are added in
-    site order in float64, which is the answer over the pooled images. The parents travel once, with the first
-    question. ``inputs`` and ``importance`` of a parent come from the hospital of its name alone, so from the
-    images it was trained for; a parent without one is refused.
+    It is a ``Statistics``: each question goes to every hospital in one message, and the replies are added in
+    site order in float64, which gives the sums over the pooled images. The parents are sent once, with the
+    first question. ``inputs`` and ``importance`` of a parent come only from the hospital of its name, so from
+    the images it was trained for; a parent without such a hospital is refused.
 
-    A hospital that fails, or whose sums are not finite or of another shape than the question has, is recorded
-    in the run's failures and not asked again. If that happens in the middle of a walk, the walk goes on
-    without it: no single sum holds a part of its answer, but layers already fused were fused with its images.
-    So ``on_failure: retry`` is ``skip`` here. Below the plan's quorum, or with ``on_failure: abort``,
-    FedMergeError ends the fusion.
+    A hospital that fails, or whose sums are not finite or of a wrong shape, is recorded in the run's failures
+    and not asked again. If that happens in the middle of a walk, the walk goes on without it: no single sum
+    holds a part of its reply, but layers already fused were fused with its images. So ``on_failure: retry``
+    is ``skip`` here. Below the plan's quorum, or with ``on_failure: abort``, FedMergeError ends the fusion.
 
-    A hospital that lost the parents (its process was started anew) gets them again; within a walk, also the
-    fused model as it is by now. So entries may change only for layers that lie ahead, as methods do.
+    A hospital that lost the parents (its process was restarted) gets them again; within a walk, also the
+    current fused model. So a method may change only entries of layers still ahead in the walk.
     """
 
-    BEGIN, ASK = "query.sums_begin", "query.sums"  # its messages
+    BEGIN, ASK = "query.sums_begin", "query.sums"  # message types
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class FederatedStatistics:
         images: Mapping[str, int],
         split: Literal["val", "train"],
     ) -> None:
-        """parents: states by name, in order. images: by site, of how many of its images the sums are."""
+        """parents: states by name, in order. images: by site, the number of its images in the sums."""
         known = [client.name for client in manager.clients]
         for site in images:
             if site not in known:
@@ -106,9 +105,9 @@ class FederatedStatistics:
         return [asdict(row) for row in self._traffic.values()]
 
     def ask(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> Sums:
-        """One question to the hospitals, and the sum of their answers, float64 on the CPU.
+        """Send one question to the hospitals; return the sum of their replies, float64 on the CPU.
 
-        Raises FedMergeError where too few hospitals answer, or none for one of the parents.
+        Raises FedMergeError if too few hospitals reply, or none for one of the parents.
         """
         if not self._begun:
             self._begin(self.active)
@@ -125,7 +124,7 @@ class FederatedStatistics:
         return unpack(kind, total, whole)
 
     def _total(self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes) -> Sums:
-        """The sums of all hospitals' answers, packed."""
+        """Return the sums of all hospitals' replies, packed."""
         total: Sums = {}
         for reply in self._collect(kind, options, tensors, whole):
             for key, value in (reply.state or {}).items():
@@ -136,7 +135,7 @@ class FederatedStatistics:
     def _collect(
         self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes, label: str | None = None
     ) -> list[Reply]:
-        """The usable answers to one question. label: of the sum under masks that they are keys for."""
+        """Return the usable replies to one question. label: of the sum under masks, if replies have keys."""
         asked = self._owners() if kind in OWN else self.active
 
         def check(reply: Reply) -> str | None:
@@ -165,7 +164,7 @@ class FederatedStatistics:
         return job if label is None else job | {"label": label}
 
     def _expected(self, kind: str, whole: Shapes) -> Callable[[Client], Tensors]:
-        """The arrays in a hospital's answer."""
+        """Return the schema of the arrays in a hospital's reply."""
         expected = packed_shapes(kind, whole)
 
         def sums(client: Client) -> Tensors:
@@ -175,11 +174,11 @@ class FederatedStatistics:
         return sums
 
     def _unusable(self, reply: Reply, kind: str, label: str | None) -> str | None:
-        """Why the answer of a hospital that has the models cannot be used, or None."""
+        """Return why the reply of a hospital that has the models cannot be used, or None."""
         return "it came without sums" if reply.state is None else not_finite(reply.state)
 
     def _lost(self, reply_message: Message) -> bool:
-        """Whether a hospital says that it has the parents no more; what else may be wrong is found later."""
+        """Check whether a hospital replies that it lost the parents; other faults are found later."""
         if reply_message.has_error():
             return False
         try:
@@ -189,7 +188,7 @@ class FederatedStatistics:
         return not _has_models(said)
 
     def _restore(self, lost: ClientRegistry, kind: str, label: str | None) -> ClientRegistry:
-        """Give the parents, and the walk, back to hospitals that lost them; returns those that took them."""
+        """Send parents and walk again to hospitals that lost them; return those that have them now."""
         back = self._begin(lost)
         if kind in WALKING and self._fused is not None and back:
             job = self._question_job("walk", {}, label)
@@ -199,7 +198,7 @@ class FederatedStatistics:
         return back
 
     def _begin(self, clients: ClientRegistry) -> ClientRegistry:
-        """Send the parents to those of ``clients`` that lack them; returns those that have them then."""
+        """Send the parents to those of ``clients`` that lack them; return those that have them now."""
         known = self._question(clients, self.BEGIN, self._job, None)
         there = {reply.client.name for reply in self._accept(known, self._send(known)) if _known(reply)}
         lacking = ClientRegistry(
@@ -210,7 +209,7 @@ class FederatedStatistics:
         return clients.named(there)
 
     def _accept(self, request: Request, messages: Iterable[Message]) -> list[Reply]:
-        """The usable answers; a hospital without one is not asked again."""
+        """Return the usable replies; a hospital without one is not asked again."""
         if not request.clients:
             return []
         replies = list(self.manager.usable(request, messages))
@@ -250,7 +249,7 @@ class FederatedStatistics:
         return replies
 
     def _remember(self, kind: str, tensors: State) -> None:
-        """Keep the fused model as it is by now."""
+        """Keep the current fused model."""
         if kind == "walk":
             self._fused = dict(tensors)
         elif self._fused is not None:

@@ -1,4 +1,4 @@
-"""What a hospital keeps between two questions about its images."""
+"""A hospital's session: its state between two questions about sums over its images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from fedmerge.models.state import State
 
 @dataclass(eq=False)
 class Parents:
-    """The states of the models to be fused, in order; hospitals of one process hold them once."""
+    """The states of the models to be fused, in order; all hospitals of a process share them."""
 
     states: list[State]
     _begun: tuple[SumsBeginJob, str] | None = None
 
     def begun(self, job: SumsBeginJob) -> str:
-        """A digest of them and of the job that they came with (``masks.begun_with``)."""
+        """Return a digest of the states and of their job (``masks.begun_with``)."""
         if self._begun is None or self._begun[0] != job:
             self._begun = job, begun_with(job, join_models(self.states))
         return self._begun[1]
@@ -35,12 +35,12 @@ class Parents:
 
 @dataclass
 class Session:
-    """What a hospital keeps between two questions: the parents and its own share, ready to answer.
+    """A session of sums: the parents and the hospital's own share, ready to answer questions.
 
-    job: that it began with. statistics: over the whole share; or, where sums are noised, over each of its
-    images. names: the images', in the ledger. begun, walked, last: hashes of what the session began with, of
-    the walk so far, and of the last question, where sums are noised. entries: of the fused model as it is;
-    None where not all of it came with questions for sums under masks.
+    job: the one that began it. statistics: over the whole share; with noise, one for each of its images.
+    names: of the images, in the ledger. begun, walked, last: with noise, hashes of the session's beginning,
+    of the walk so far, and of the last question. entries: digests of the current fused model; None unless
+    all of it came with questions for sums under masks.
     """
 
     job: SumsBeginJob
@@ -56,17 +56,17 @@ class Session:
 
     @property
     def id(self) -> str:
-        """As the server calls it."""
+        """The server's name for the session."""
         return self.job.session
 
     def digest(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-        """A digest of a question that was just answered: the same at every hospital that was asked it."""
+        """Return the digest of a question just answered; it is the same at every hospital."""
         return asked_about(self.parents.begun(self.job), kind, options, tensors, self.entries or {})
 
     def take(self, kind: str, tensors: Mapping[str, Tensor], masked: bool) -> None:
-        """Note what a question changes of the fused model. masked: whether sums under masks are asked for.
+        """Note a question's changes to the fused model. masked: whether it asks for sums under masks.
 
-        Raises FedMergeError where the digest of the question would not say what its answer depends on.
+        Raises FedMergeError if the question's digest would not cover everything that its answer depends on.
         """
         if kind != "walk" and kind not in WALKING:
             return
@@ -86,7 +86,7 @@ class Session:
         self.entries = known | entries_of(tensors)
 
     def told(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-        """A hash of a question and of all that its answer depends on; a repeated one has the same."""
+        """Return a hash of a question and of all that its answer depends on; the same if it is repeated."""
         if kind == "walk" or kind not in WALKING:
             found = question_digest(self.begun, kind, options, tensors)
         else:
@@ -101,12 +101,12 @@ class Session:
 
 
 def join_models(states: list[State]) -> State:
-    """M states in one: the entry ``key`` of model m becomes ``m/key``."""
+    """Join M states into one: the entry ``key`` of model m becomes ``m/key``."""
     return {f"{m}/{key}": value for m, state in enumerate(states) for key, value in state.items()}
 
 
 def split_models(joined: Mapping[str, Tensor], models: int) -> list[State]:
-    """The inverse of :func:`join_models`."""
+    """Split joined states again, the inverse of :func:`join_models`."""
     states: list[State] = [{} for _ in range(models)]
     for name, value in joined.items():
         m, _, key = name.partition("/")

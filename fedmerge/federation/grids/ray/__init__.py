@@ -1,7 +1,6 @@
-"""Ray: persistent workers that each speak for several hospitals.
+"""The Ray backend: persistent workers that each run several hospitals.
 
-``init`` starts Ray or attaches to it, ``backend`` packs hospitals, ``grid`` is Flower's Grid. Behind that,
-``dispatcher`` knows where each hospital is and what it keeps, ``transfer`` hands its messages out in order,
-``pool`` starts, watches and replaces workers, ``worker`` is what runs in their processes, with the
-``numerics`` of the server's.
+``init`` starts Ray or attaches to it, ``backend`` packs hospitals, ``grid`` is Flower's Grid. Behind it,
+``dispatcher`` knows each hospital's worker and state, ``transfer`` sends messages in order, ``pool`` starts,
+watches and replaces workers, and ``worker`` runs in their processes with the ``numerics`` of the server.
 """

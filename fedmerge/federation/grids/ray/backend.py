@@ -1,4 +1,4 @@
-"""Ray as a backend: their images go to the workers, and a ServerApp runs over them."""
+"""Ray as a backend: the hospitals' images go to the workers, and a ServerApp runs over them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def ray_backend(backend: BackendConfig) -> Iterator[RayBackend]:
-    """Ray, attached or started, and the workers of a run; both end with the block as far as they are ours.
+    """Attach to Ray or start it, and yield the backend; workers, and a Ray started here, end with the block.
 
     A Ray that the calling program has initialised is used and left as it is.
     """
@@ -37,7 +37,7 @@ def ray_backend(backend: BackendConfig) -> Iterator[RayBackend]:
 
 
 class RayBackend:
-    """See ``backends.Backend``. The workers start with the first federation and serve those that follow."""
+    """The Ray backend (``backends.Backend``). Workers start with the first federation and serve all."""
 
     def __init__(self, backend: BackendConfig) -> None:
         self._backend = backend
@@ -53,7 +53,7 @@ class RayBackend:
         device: str = "cpu",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        """Run ``app`` with one hospital a site, in the workers."""
+        """Run ``app`` with one hospital per site, in the workers."""
         from fedmerge.federation.grids.ray.grid import RayGrid
         from fedmerge.federation.grids.simulated import serve
 
@@ -91,10 +91,10 @@ class RayBackend:
 
 @dataclass(frozen=True)
 class OpenHospital:
-    """A hospital's training and validation images on their way to the worker that will speak for it.
+    """A hospital's training and validation images, packed for the worker that will run it.
 
     They are numpy arrays here, because those are shared through the object store, not copied. The test
-    images stay with the server: no hospital is asked about them.
+    images stay with the server: no request is about them.
     """
 
     site: Site
@@ -109,7 +109,7 @@ class OpenHospital:
         return cls(bare, tuple(map(_pack, (site.train, site.val))), device)
 
     def __call__(self, progress: Callable[[int, int], None]) -> ClientApp:
-        """The ClientApp of this hospital, in the worker's process."""
+        """Return the ClientApp of this hospital, in the worker's process."""
         from fedmerge.federation.hospital import Hospital
         from fedmerge.federation.hospital_app import client_app
 

@@ -1,4 +1,4 @@
-"""Dispatch requests to workers: where each hospital is, what it keeps, what travels by the object store."""
+"""Dispatch requests to workers: each hospital's worker and state, and arrays in the object store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedmerge.federation.grids.ray.worker import Opening, Steps, WorkerReply, Wo
 
 @dataclass
 class Flight:
-    """A message that a worker has: which, and the references to what comes back. since: at it since when."""
+    """A message at a worker: its index, and references to reply and state. since: the start of its work."""
 
     index: int
     answer: Any
@@ -31,17 +31,17 @@ class Flight:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A hospital's state between messages: how often it changed, and where it is."""
+    """A hospital's state between messages: its version, and a reference to it."""
 
     version: int = 0
     state: Any = None
 
 
 class Dispatcher:
-    """What the server knows of the hospitals, by node id; it writes to their workers and reads what they say.
+    """Sends messages to the workers of hospitals, and keeps each hospital's state, by node id.
 
-    homes: the number of the worker that has each one loaded. progress: as for ``RayGrid``. debug: whether a
-    hospital's exception is let through.
+    homes: the number of each hospital's worker. progress: see ``RayGrid``. debug: whether a hospital's
+    exception is raised.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Dispatcher:
         self._kept = dict.fromkeys(openings, _Kept())
 
     def home(self, message: Message) -> int:
-        """The number of the worker that has a message's hospital loaded."""
+        """Return the number of the worker of a message's hospital."""
         return self._homes[message.metadata.dst_node_id]
 
     def call(self, hand: WorkerHandle, index: int, message: Message) -> Flight:
-        """Hand a message to a worker."""
+        """Send a message to a worker."""
         node = message.metadata.dst_node_id
         arrays = dict(message.content.array_records)
         rest = {name: record for name, record in message.content.items() if name not in arrays}
@@ -87,23 +87,23 @@ class Dispatcher:
         return Flight(index, answer, state)
 
     def answered(self, message: Message, answer: WorkerReply, state: Any) -> None:
-        """Take note of a hospital's new state, and of the end of its training."""
+        """Keep a hospital's new state, and show the end of its training."""
         node = message.metadata.dst_node_id
         if answer.changed:
             self._kept[node] = _Kept(self._kept[node].version + 1, state)
-            ray.wait([state], timeout=0)  # begins to bring a copy to this node, in case that one is lost
+            ray.wait([state], timeout=0)  # starts a copy to this node, in case the other node is lost
         elif answer.lost:
             self._kept[node] = _Kept()
         if answer.steps is not None:
             self._show((node, answer.steps[2], answer.steps[2]))
 
     def look(self, hand: WorkerHandle) -> None:
-        """Ask a worker how far its training is, and show it."""
+        """Ask a worker for the progress of its training, and show it."""
         if self._progress is None:
             return
         try:
             steps = ray.get(hand.actor.steps.remote(), timeout=0.2)
-        except RayError:  # busy or dead: the next look, or the reply, will tell
+        except RayError:  # busy or dead: the next call, or the reply, will tell
             return
         if steps is not None and steps[1] < steps[2]:
             self._show(steps)
@@ -115,10 +115,10 @@ class Dispatcher:
 
 
 class ModelCache:
-    """Arrays in Ray's object store: those that many messages share are put there once.
+    """Arrays in Ray's object store: arrays that many messages share are put there once.
 
-    puts: how often something was. The last two sets of arrays are kept: what is evaluated after a round is
-    what the next one begins with.
+    puts: the number of puts. The last two sets of arrays are kept: a round's new model is evaluated, then
+    starts the next round.
     """
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class ModelCache:
         self._held: dict[tuple[Any, ...], tuple[Any, dict[str, Array]]] = {}
 
     def reference(self, record: ArrayRecord) -> Any:
-        """The reference to a record with these arrays; they are the same if they are the same memory."""
+        """Return the reference to a record with these arrays; arrays with the same memory are the same."""
         key = tuple((name, *_whereabouts(array)) for name, array in record.items())
         held = self._held.pop(key, None)
         if held is None:
@@ -139,7 +139,7 @@ class ModelCache:
 
 
 def _put(value: Any) -> Any:
-    """A reference to a value in the object store. Raises FedMergeError where that and the disk are full."""
+    """Put a value into the object store. Raises FedMergeError if that and the disk are full."""
     try:
         return ray.put(value)
     except (ObjectStoreFullError, OutOfDiskError):

@@ -1,7 +1,7 @@
-"""A Flower Grid over worker processes of Ray: a hospital stays with the worker that has it loaded.
+"""A Flower Grid over worker processes of Ray: a hospital stays with the worker that has loaded it.
 
-Weights go into Ray's object store once for all hospitals that get the same, and come back out of it; on one
-machine nobody copies them on the way. Replies come in the order of the messages.
+Weights go into Ray's object store once for all hospitals that get the same, and come back through it; on one
+machine they are not copied on the way. Replies come in the order of the messages.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fedmerge.federation.grids.simulated import SimulatedGrid, debugging
 
 
 class RayGrid(SimulatedGrid):
-    """Carries messages between a ServerApp and one hospital an ``Opening``, run by the workers of ``pool``.
+    """Carries messages between a ServerApp and one hospital per ``Opening``, in the workers of ``pool``.
 
-    sizes: how much work each hospital is, in any unit, so that workers get equal shares of it. progress:
-    called with (number of the hospital, steps done, steps in all). debug: let a hospital's exception through.
-    ahead: see ``Transfer``; by default four messages a worker.
+    sizes: the work of each hospital, in any unit, so that workers get equal shares of it. progress: called
+    with (number of the hospital, steps done, steps in all). debug: raise a hospital's exception. ahead: see
+    ``Transfer``; by default four messages per worker.
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class RayGrid(SimulatedGrid):
         pool.gather()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send the messages; returns their ids."""
+        """Send the messages; return their ids."""
         sent = list(messages)
         ids = [self.number(message) for message in sent]
         self._pushed.append(Transfer(self.pool, self.dispatcher, sent, len(sent)))
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies to these messages that are there by now; each can be pulled once."""
+        """Return the available replies to these messages; each can be pulled once."""
         ids = list(message_ids)
         return [reply for transfer in self._pushed for reply in transfer.pull(ids)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Transfer:
-        """Send the messages; their replies in the same order, each when it is there.
+        """Send the messages; return their replies in the same order, each as soon as it is available.
 
         After ``timeout`` seconds every message without a reply is answered by an Error.
         """
@@ -78,7 +78,7 @@ class RayGrid(SimulatedGrid):
 
 
 def shares(sizes: Sequence[float], workers: int) -> list[int]:
-    """Which worker each hospital goes to: in order, to the one that has the least to do so far.
+    """Assign each hospital, in order, to the worker with the least work so far; return the workers' numbers.
 
     So workers have nearly equal shares of the work, and replies come nearly in the order of the hospitals.
     """

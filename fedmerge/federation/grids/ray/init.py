@@ -1,4 +1,4 @@
-"""Start Ray, or attach to it, and end it: attach to a cluster or start one, and leave nothing behind."""
+"""Attach to a Ray cluster or start one, and end it without leaving anything behind."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fedmerge.errors import FedMergeError
 from fedmerge.extras import extra
 from fedmerge.federation.backend_config import BackendConfig
 
-CONNECT = 3.0  # seconds to find out that nobody answers at an address
+CONNECT = 3.0  # seconds to wait for a connection to an address
 
 
 @contextmanager
 def ray_initialised(backend: BackendConfig) -> Iterator[None]:
-    """Ray, initialised: a cluster attached to, or a Ray of our own that ends with the block.
+    """Initialise Ray for the block: attach to a cluster, or start a Ray of our own that ends with the block.
 
-    One that the calling program has initialised is used and left as it is. Raises FedMergeError where Ray is
+    A Ray that the calling program has initialised is used and left as it is. Raises FedMergeError if Ray is
     not installed, or nobody answers at the address (within seconds).
     """
     ray = _import()
@@ -51,29 +51,29 @@ def ray_initialised(backend: BackendConfig) -> Iterator[None]:
 
 
 def _import() -> Any:
-    """Ray, with its usage statistics off: no telemetry."""
+    """Import Ray with its usage statistics off: no telemetry."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyway; else it warns
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; else it warns
     with extra("ray", "backend ray", "choose backend local"):
         return importlib.import_module("ray")
 
 
 def _token_of_our_own() -> None:
-    """Have a Ray of our own ask for a token that only this process and its children know.
+    """Make a Ray of our own require a token that only this process and its children know.
 
-    Whoever else has an account here could run code in it otherwise. Ray would write one into the user's home,
-    which then changes how ``ray start`` behaves there. Who chose RAY_AUTH_MODE is left alone.
+    Otherwise any other account on this machine could run code in it. Ray itself would write a token into the
+    user's home, which changes how ``ray start`` behaves there. Does nothing if RAY_AUTH_MODE is set.
     """
     if os.environ.get("RAY_AUTH_MODE") is not None:
         return
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with suppress(ImportError, AttributeError):  # what a Ray that was imported before has read of it
+    with suppress(ImportError, AttributeError):  # re-read it in a Ray that was imported before
         importlib.import_module("ray._raylet").Config.initialize("")
 
 
 def _resources(backend: BackendConfig) -> dict[str, Any]:
-    """What a Ray of our own is told to have: at least what the workers ask for."""
+    """Return the options of a Ray of our own: at least the CPUs that the workers request."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "num_cpus": max(cpus, math.ceil((backend.workers or 1) * backend.cpus)),
@@ -92,7 +92,7 @@ def _begin(ray: Any, address: str | None, options: dict[str, Any]) -> None:
             logging_level=logging.ERROR if quiet else logging.INFO,
             **options,
         )
-    except Exception as error:  # Ray raises this and that; whatever it is, the run has not begun
+    except Exception as error:  # Ray raises various errors; the run has not begun
         ray.shutdown()
         place = f"the Ray cluster at {address}" if address else "Ray on this machine"
         if _about_a_token(error):
@@ -106,7 +106,7 @@ def _begin(ray: Any, address: str | None, options: dict[str, Any]) -> None:
 
 
 def _about_a_token(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is a cluster's refusal of a caller without its token."""
+    """Check whether an error, or its cause, is a cluster's refusal of a caller without its token."""
     while error is not None:
         if "InvalidAuthToken" in str(error):
             return True
@@ -118,7 +118,7 @@ def reach(address: str) -> None:
     """Raise FedMergeError if nobody listens at a cluster's address; Ray itself would try for minutes."""
     known = _noted() if address == "auto" else address.removeprefix("ray://")
     if known is None:
-        return  # Ray looks for a process of its own, and says at once if there is none
+        return  # Ray looks for a local process, and raises at once without one
     host, _, port = known.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
@@ -130,6 +130,6 @@ def reach(address: str) -> None:
 
 
 def _noted() -> str | None:
-    """The address of the last cluster that ``ray start`` started on this machine."""
+    """Return the address of the last cluster that ``ray start`` started on this machine, or None."""
     note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
     return note.read_text().strip() or None if note.exists() else None

@@ -1,4 +1,4 @@
-"""What a process must have in common with another for the same calculation to give the same bits."""
+"""The settings that two processes must share for the same calculation to give the same bits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 @dataclass(frozen=True)
 class Numerics:
-    """PyTorch's switches of one process: taken in one, applied in another.
+    """PyTorch's settings of one process: read in one process, applied in another.
 
-    deterministic: 0 anything goes, 1 a warning for an operation that cannot be, 2 an error.
+    deterministic: for an operation that is not: 0 nothing, 1 a warning, 2 an error.
     """
 
     threads: int
@@ -25,7 +25,7 @@ class Numerics:
 
     @classmethod
     def here(cls) -> Numerics:
-        """Those of this process."""
+        """Read the settings of this process."""
         memory: Any = torch.utils.deterministic
         return cls(
             threads=torch.get_num_threads(),
@@ -37,7 +37,7 @@ class Numerics:
         )
 
     def apply(self) -> None:
-        """Make them those of this process."""
+        """Apply the settings to this process."""
         if self.cublas_workspace is not None:
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = self.cublas_workspace
         memory: Any = torch.utils.deterministic

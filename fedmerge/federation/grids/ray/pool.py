@@ -1,4 +1,4 @@
-"""The workers of a run, seen from the server: started, watched, replaced when they die, ended with it."""
+"""The workers of a run at the server: start them, watch them, replace dead ones, end them with the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ACTOR = _remote(concurrency_groups={"watch": 1})(Worker)
 
 
 class WorkerHandle:
-    """One worker as the server knows it. failure: why it could not be started, if it could not."""
+    """The server's handle of one worker. failure: why it could not be started, else empty."""
 
     def __init__(self, index: int, options: dict[str, Any], numerics: Numerics) -> None:
         self.index = index
@@ -29,7 +29,7 @@ class WorkerHandle:
         self.greeting = self.actor.hello.remote()
 
     def wait_for_clients(self) -> None:
-        """See whether it is there by now. Raises FedMergeError if its versions are not ours."""
+        """Check, without waiting, whether the worker is ready. Raises FedMergeError for other versions."""
         if self.ready or self.failure:
             return
         try:
@@ -49,7 +49,7 @@ class WorkerHandle:
 
 
 class Pool:
-    """Workers with equal shares of CPUs and GPUs. A dead one is replaced by a new one under its number."""
+    """Workers with equal shares of CPUs and GPUs. A new worker replaces a dead one under its number."""
 
     def __init__(self, backend: BackendConfig, device: str, hospitals: int) -> None:
         self.backend = backend
@@ -73,7 +73,7 @@ class Pool:
         return bool(self._options["num_gpus"])
 
     def ready(self) -> list[WorkerHandle]:
-        """The workers that are there."""
+        """Return the workers that are ready."""
         for hand in list(self.hands):
             hand.wait_for_clients()
             if hand.failure and self._tries:
@@ -85,7 +85,7 @@ class Pool:
         return there
 
     def gather(self) -> None:
-        """Wait, the first time, until all workers are there, or the patience is over and one is."""
+        """Wait, at the first call, until all workers are ready or the patience is over."""
         if self._gathered:
             return
         end = time.monotonic() + self.backend.patience
@@ -94,7 +94,7 @@ class Pool:
         self._gathered, self._tries = True, 3 * self.count
 
     def wait(self, number: int, seconds: float) -> None:
-        """Wait a little for ``number`` workers that start. FedMergeError if for long not one was there."""
+        """Wait up to ``seconds`` for ``number`` workers. Raises FedMergeError if none was ready for long."""
         starting = [hand.greeting for hand in self.hands if not hand.ready and not hand.failure]
         if starting:
             ray.wait(starting, num_returns=min(number, len(starting)), timeout=seconds)
@@ -110,7 +110,7 @@ class Pool:
             raise FedMergeError(self._none())
 
     def replace(self, hand: WorkerHandle) -> None:
-        """End a worker that died or hangs, and ask for another; the cluster starts it when it has room."""
+        """End a worker that died or hangs, and request another; the cluster starts it when it has room."""
         if self.hands[hand.index] is hand:
             ray.kill(hand.actor, no_restart=True)
             self.hands[hand.index] = self._start(hand.index)
@@ -134,7 +134,7 @@ class Pool:
 
 
 def _count(backend: BackendConfig, have: dict[str, float], gpus: float | None, hospitals: int) -> int:
-    """How many workers: those asked for, or as many as there is room for and hospitals to speak for."""
+    """Return the number of workers: as configured, or as many as fit, and at most one per hospital."""
     room = math.floor(have.get("CPU", 0.0) / backend.cpus + 1e-9)
     if gpus:
         room = min(room, math.floor(have.get("GPU", 0.0) / gpus + 1e-9))
@@ -152,7 +152,7 @@ def _count(backend: BackendConfig, have: dict[str, float], gpus: float | None, h
 
 
 def first_line(error: BaseException) -> str:
-    """The gist of one of Ray's long error messages."""
+    """Return the cause and first line of one of Ray's long error messages."""
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

@@ -1,4 +1,4 @@
-"""Messages on their way through the workers, and their replies in the order of the messages."""
+"""Messages sent to the workers, and their replies in the order of the messages."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from fedmerge.federation.grids.ray.pool import Pool, WorkerHandle, first_line
 from fedmerge.federation.grids.ray.worker import WorkerReply
 from fedmerge.federation.grids.simulated import FAILED, LATE, failed
 
-DEPTH = 2  # calls a worker has at most: the one it is at, and the next
-TICK = 0.25  # seconds between two looks at a training's progress
+DEPTH = 2  # the most messages of a worker: the current one and the next
+TICK = 0.25  # seconds between two checks of a training's progress
 
 
 class Transfer(Iterator[Message]):
-    """Replies in the order of the messages, each as soon as it and those before it are there.
+    """Yields replies in the order of the messages, each as soon as it and those before it are available.
 
-    A message is handed out when its worker has fewer than ``DEPTH``, and when it is fewer than ``ahead``
-    before the reply taken last: who takes replies one by one needs memory for ``ahead`` of them, however
-    many hospitals there are. A worker that dies leaves an Error reply to the message it was at; the others
-    it had go to its successor, or to a worker with nothing to do. So does one that is at a message for more
-    than ``each`` seconds: it is ended. After ``timeout`` seconds in all every message without a reply gets an
-    Error, and the workers that were at one are replaced.
+    A message is sent when its worker has fewer than ``DEPTH``, and when it is less than ``ahead`` messages
+    beyond the next reply to be taken: taking replies one by one needs memory for ``ahead`` of them, however
+    many hospitals there are. When a worker dies, its current message gets an Error reply; its other messages
+    go to its successor, or to a worker without work. A worker that takes more than ``each`` seconds for a
+    message is ended, with the same result. After ``timeout`` seconds in all, every message without a reply
+    gets an Error, and the workers with such messages are replaced.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Transfer(Iterator[Message]):
         return reply
 
     def pull(self, ids: list[str]) -> list[Message]:
-        """The replies to these messages that are there by now, without waiting; each is given once."""
+        """Return the available replies to these messages, without waiting; each is given once."""
         self.turn(0.0)
         wanted = [i for i in sorted(self._done) if self._messages[i].metadata.message_id in ids]
         return [self._done.pop(i) for i in wanted]
 
     def turn(self, wait: float = TICK) -> None:
-        """Hand out what can be handed out, then wait a little for replies."""
+        """Send messages to workers with room, then wait up to ``wait`` seconds for replies."""
         left = wait if self._end is None else self._end - time.monotonic()
         if left <= 0 < wait:
             self._expire()
@@ -96,7 +96,7 @@ class Transfer(Iterator[Message]):
                 flown[0].since = flown[0].since or time.monotonic()
 
     def _next(self, hand: WorkerHandle) -> int | None:
-        """The next message for a worker: one of its own, else one whose worker is not there."""
+        """Return the next message for a worker: one of its own, else one whose worker is not ready."""
         absent = (other.index for other in self._pool.hands if not other.ready)
         for waiting in (self._waiting[hand.index], *map(self._waiting.__getitem__, absent)):
             if waiting and waiting[0] < self._given + self._ahead:
@@ -104,7 +104,7 @@ class Transfer(Iterator[Message]):
         return None
 
     def _collect(self, hand: WorkerHandle) -> None:
-        """Take the replies a worker has ready, in the order in which it got the messages."""
+        """Take a worker's available replies, in the order in which it got the messages."""
         flown = self._flights[hand]
         while flown and ray.wait([flown[0].answer], timeout=0)[0]:
             flight, message = flown[0], self._messages[flown[0].index]
@@ -124,21 +124,21 @@ class Transfer(Iterator[Message]):
             self._desk.answered(message, answer, flight.state)
 
     def _interrupt(self) -> None:
-        """End the workers that are at one message for too long."""
+        """End the workers that take too long for one message."""
         now = time.monotonic()
         for hand, flown in list(self._flights.items()):
             if self._each is not None and flown and now - flown[0].since > self._each:
                 self._lose(hand, f"no answer within {self._each:g} s", LATE)
 
     def _lose(self, hand: WorkerHandle, reason: str, code: int = FAILED) -> None:
-        """Answer the message a worker was at with an Error; put the others back; replace the worker."""
+        """Give a worker's current message an Error reply; put its others back; replace the worker."""
         blamed, *others = self._flights.pop(hand)
         self._done[blamed.index] = failed(self._messages[blamed.index], reason, code)
         self._waiting[hand.index].extendleft(flight.index for flight in reversed(others))
         self._pool.replace(hand)
 
     def _expire(self) -> None:
-        """Answer all that is not answered with an Error; replace the workers that are at it."""
+        """Give every message without a reply an Error reply; replace the workers with such messages."""
         for hand, flown in self._flights.items():
             if flown:
                 self._pool.replace(hand)
@@ -151,7 +151,7 @@ class Transfer(Iterator[Message]):
                 self._done[index] = failed(self._messages[index], late, LATE)
 
     def _look(self) -> None:
-        """Show how far the hospital is whose reply is due next."""
+        """Show the progress of the hospital whose reply is next."""
         for hand, flown in self._flights.items():
             if flown and flown[0].index == self._given:
                 self._desk.look(hand)

@@ -1,4 +1,4 @@
-"""A worker process: speaks for several hospitals, one message at a time, and keeps what they have loaded."""
+"""A worker process: it runs several hospitals, one message at a time, and keeps them loaded."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from fedmerge.federation.grids.simulated import contexts, failed
 
 Progress = Callable[[int, int], None]
 Opening = Callable[[Progress], ClientApp]
-"""Makes a hospital's ClientApp in the process that will speak for it; it travels there once."""
+"""A function that makes a hospital's ClientApp in its worker's process; it is sent there once."""
 
 Steps = tuple[int, int, int]  # node id, steps done, steps in all
 
 
 @dataclass(frozen=True)
 class WorkerRequest:
-    """One message on its way to a worker, without the arrays, which travel by the object store.
+    """One message to a worker, without its arrays, which are in the object store.
 
-    run: of which grid it is; what was kept for another grid is forgotten. nodes: how many there are. arrays:
-    the names of the array records that follow. version: of what the hospital keeps between messages.
+    run: the id of the grid; a worker drops hospitals of another grid. nodes: their number. arrays: the names
+    of the array records that follow. version: of the hospital's state between messages.
     """
 
     run: str
@@ -42,8 +42,8 @@ class WorkerRequest:
 
 @dataclass(frozen=True)
 class WorkerReply:
-    """What comes back for a call. steps: the last of a training; changed: whether the state is a new one;
-    lost: whether the state the call named is not to be had any more."""
+    """A worker's reply to a request. steps: the last of a training; changed: whether the state is new; lost:
+    whether the state named in the request is lost."""
 
     message: Message
     steps: Steps | None = None
@@ -63,10 +63,10 @@ class _Room:
 
 
 class Worker:
-    """The actor. All its methods run in one thread, but ``steps`` can be asked while a hospital trains.
+    """The actor of a worker. Its methods run in one thread, but ``steps`` can be called during a training.
 
-    A hospital's Context belongs to the run, not to this process: where a message changed its state, the new
-    state goes back with the reply, so that another worker can speak for the hospital next time.
+    A hospital's Context belongs to the run, not to this process: if a message changed its state, the new
+    state goes back with the reply, so that another worker can run the hospital next time.
     """
 
     def __init__(self, numerics: Numerics) -> None:
@@ -76,20 +76,20 @@ class Worker:
         self._steps: Steps | None = None
 
     def hello(self) -> dict[str, str]:
-        """The versions of this process; asked to see that it is there."""
+        """Apply the server's numerics; return the versions of this process, which shows that it is ready."""
         self._numerics.apply()
         return versions()
 
     @ray.method(concurrency_group="watch")
     def steps(self) -> Steps | None:
-        """How far the training under way is."""
+        """Return the progress of the current training."""
         return self._steps
 
     @ray.method(num_returns=2)
     def handle(
         self, call: WorkerRequest, kept: Sequence[Any], *records: ArrayRecord
     ) -> tuple[WorkerReply, RecordDict | None]:
-        """Answer a message; the second value is the hospital's new state, where it changed.
+        """Answer a message; the second value is the hospital's new state, or None if it did not change.
 
         kept: references to the hospital's Opening and, from version 1 on, to its state.
         """
@@ -135,7 +135,7 @@ class Worker:
 
 
 def versions() -> dict[str, str]:
-    """What must be the same in all processes of a run."""
+    """Return the versions that must be the same in all processes of a run."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {"python": python} | {name: _version(name) for name in ("fedmerge", "torch", "flwr")}
 
