@@ -93,7 +93,7 @@ def _check_here(cohort: Cohort, visited: set[str], elsewhere: bool) -> None:
             )
         if site.remote and site.name in visited:
             raise FedMergeError(
-                f"models are to be deployed at '{site.name}', but its images are at the hospital (source: "
+                f"models are to be evaluated at '{site.name}', but its images are at the hospital (source: "
                 "remote): name a source for it that the server has."
             )
 

@@ -11,7 +11,7 @@ HEADINGS = {
     "pooled": "Reference: one model trained on all hospitals' images together",
     "oracle": "Oracle: chosen by the labels of the unseen hospital, which nobody has there",
     "fusion": "Fused by the server",
-    "test-time": "Adapting where it is deployed",
+    "test-time": "Adapting at the unseen hospital",
 }
 
 

@@ -34,7 +34,7 @@ HEADINGS = {
     "pooled": "trained on all images together",
     "oracle": "chosen by the labels of the target",
     "fusion": "fused by the server",
-    "test-time": "adapting where it is deployed",
+    "test-time": "adapting at the unseen hospital",
 }
 
 
