@@ -103,7 +103,7 @@ def score_notes(result: Result) -> list[str]:
     sites, seeds = table["site"].nunique(), table["seed"].nunique()
     notes = [
         f"Each number is a mean over {count(seeds, 'seed')} and {count(sites, place)}. A fixed model "
-        " answers each image by itself, so the order of a stream changes nothing for it.",
+        "answers each image by itself, so the order of a stream changes nothing for it.",
         *_ranked_by(result),
         "Bold: best of the fused and adapted models. It is picked on this very table, so its lead is a "
         "little flattered; the best single hospital, too, is known only afterwards.",
