@@ -51,6 +51,7 @@ class FederationOptions(Section):
     privacy: updates are clipped, and their mean (``privacy.central``) or each update (``privacy.local``) is
     noised. secure_aggregation: the server learns the mean of updates and no single one (``secure_sum``).
     secure_statistics: the same for sums over images (``sums.masked``); None: like ``secure_aggregation``.
+
     on_failure: a hospital that fails is left out of the round (``skip``), asked again up to ``retries`` times
     and then left out (``retry``), or ends the run (``abort``). quorum: the fewest hospitals that must give a
     usable reply in the end, else the run ends with a sentence. max_norm: an update whose norm

@@ -97,7 +97,7 @@ def read(
         reply = Reply(client, said, request.tensors(client).read(record, keep=False))
     except Refused as error:
         return Wrong("refused", str(error))
-    except Exception as error:  # whatever Flower or numpy make of garbage
+    except Exception as error:  # Flower and numpy may raise anything for malformed data
         return Wrong("refused", f"its answer cannot be read ({type(error).__name__})")
     refused = request.check(reply)
     return reply if refused is None else Wrong("refused", refused)

@@ -47,7 +47,7 @@ class Reader:
         self._level, self._where = "INFO", ""
 
     def line(self, said: str) -> str | None:
-        """Return one log line without its time; None if empty. A line without a level has the one before's."""
+        """Return one log line without its time; None if empty. Lines without a level keep the last level."""
         text = _printable(COLOUR.sub("", said).expandtabs(4).rstrip())
         if (found := LEVEL.match(text) or STAMPED.match(text)) is not None:
             self._level, text = found[1].replace("WARNING", "WARN"), found[2].strip()

@@ -77,7 +77,7 @@ class FlowerGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """A message from the server to one node."""
+        """Return a message from the server to one node."""
         return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> list[int]:

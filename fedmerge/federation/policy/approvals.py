@@ -129,7 +129,7 @@ class Approvals:
         return {entry["proposal"]: _decision(entry) for entry in self.log.entries()}
 
     def used_in(self, name: str, but: int) -> int:
-        """Return the number of runs other than ``but`` in which a proposal came."""
+        """Return the number of runs other than ``but`` in which a proposal came and was approved."""
         return sum(name in self.run(run)["proposals"] for run in self._known_runs() if run != but)
 
     def run(self, run: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def in_a_line(entry: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)  # no control character of whoever wrote it reaches a terminal
+    text = json.dumps(value)  # escapes control characters, which could reach a terminal
     plain = isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
     return f"{value[:16]}…" if plain else text
 

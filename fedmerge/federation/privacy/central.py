@@ -59,7 +59,7 @@ def private_mean(
     step = step_of(on_updates * clip, clip)
     total = {key: torch.zeros(start[key].shape, dtype=torch.int64) for key in floats}
     count, balance = 0, 0
-    for state in states:  # a hospital may be training as this is drawn from
+    for state in states:  # lazy: a hospital may still be training
         update = {key: state[key].detach().double().cpu() - start[key].double().cpu() for key in floats}
         short, within = shortened(update, clip, step)
         for key in floats:

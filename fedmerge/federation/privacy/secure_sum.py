@@ -55,7 +55,7 @@ def agree(secret: bytes, public: bytes, purpose: bytes) -> bytes:
         shared = X25519PrivateKey.from_private_bytes(secret).exchange(
             X25519PublicKey.from_public_bytes(public)
         )
-    except ValueError:  # the all-zero result, which may be refused by RFC 7748
+    except ValueError:  # the all-zero result; RFC 7748 allows its refusal
         raise FedMergeError("a public key in the list is of small order, which no hospital makes.") from None
     return derive(shared, purpose)
 

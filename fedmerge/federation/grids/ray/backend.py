@@ -37,7 +37,7 @@ def ray_backend(backend: BackendConfig) -> Iterator[RayBackend]:
 
 
 class RayBackend:
-    """The Ray backend (``backends.Backend``). Workers start with the first federation and serve all."""
+    """The Ray backend (``backends.Backend``). Workers start with its first federation and serve all."""
 
     def __init__(self, backend: BackendConfig) -> None:
         self._backend = backend

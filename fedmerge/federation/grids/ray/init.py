@@ -101,7 +101,7 @@ def _begin(ray: Any, address: str | None, options: dict[str, Any]) -> None:
                 "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's (~/.ray/auth_token if unset)."
             ) from None
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        traceback = lines[0].endswith(":")  # of the other side; else it is a sentence
+        traceback = lines[0].endswith(":")  # of the other side; else the error is a sentence
         raise FedMergeError(f"{place} cannot be used: {lines[-1 if traceback else 0]}") from None
 
 
