@@ -118,18 +118,18 @@ def _known(given: RunConfig, node: NodeConfig) -> Hospital:
     from fedmerge.federation import Hospital
     from fedmerge.federation.policy.guard import Guard
     from fedmerge.federation.policy.rules import read_policy
-    from fedmerge.federation.sums.model_cache import ModelCache
+    from fedmerge.federation.sums.session_store import SessionStore
 
     device, site = _site(given, node)
-    model_cache = ModelCache(
+    session_store = SessionStore(
         Path(os.environ.get("FLWR_HOME", "~/.flwr")).expanduser() / "fedmerge" / site.name
     )
     chosen, folder = pick_device(node.device or device), node.folder
     if folder is None:
-        return Hospital(site, chosen, model_cache=model_cache)
+        return Hospital(site, chosen, session_store=session_store)
     least = read_policy(folder).minimum_images
     guard = Guard(folder, given.seed, given.threads)
-    return Hospital(site, chosen, minimum=least, model_cache=model_cache, folder=folder, guard=guard)
+    return Hospital(site, chosen, minimum=least, session_store=session_store, folder=folder, guard=guard)
 
 
 def _site(given: RunConfig, node: NodeConfig) -> tuple[str, Site]:

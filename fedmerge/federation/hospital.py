@@ -41,8 +41,8 @@ from fedmerge.federation.schema.secure import SecureEvaluateJob, SecureSumsJob, 
 from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.federation.sums.hospital import HospitalSums
 from fedmerge.federation.sums.masks import check_label, to_words
-from fedmerge.federation.sums.model_cache import ModelCache
 from fedmerge.federation.sums.rules import SumRules, rules_of
+from fedmerge.federation.sums.session_store import SessionStore
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State, state_hash
 from fedmerge.models.zoo import ModelSpec, build
@@ -57,7 +57,7 @@ class Hospital:
 
     The network is shared by all hospitals of a process: every message overwrites its weights. memory: the
     client state, where a job makes a part of the model personal. minimum: the fewest images over which it
-    gives sums, where that is more than in ``sum_rules``. model_cache: where it keeps a fusion's models, if
+    gives sums, where that is more than in ``sum_rules``. session_store: where it keeps a fusion's models, if
     each message may reach another process. folder: of its node, with what it must know after a restart; None
     in a simulation. sum_rules: which sums it gives; None: the rules in its folder. guard: checks every
     message of a deployed hospital against its policy.
@@ -69,7 +69,7 @@ class Hospital:
         device: str = "cpu",
         progress: Progress | None = None,
         minimum: int = 1,
-        model_cache: ModelCache | None = None,
+        session_store: SessionStore | None = None,
         folder: Path | None = None,
         guard: Guard | None = None,
         sum_rules: SumRules | None = None,
@@ -82,7 +82,7 @@ class Hospital:
         self.memory = ClientState()
         self.local = LocalNoise(site.name, folder)
         rules = (sum_rules or rules_of(folder)).at_least(minimum)
-        self.sums = HospitalSums(site, device, rules, model_cache, folder)
+        self.sums = HospitalSums(site, device, rules, session_store, folder)
         self.secure = SecureHospital(site.name, folder, SecureRules.of(folder), self.sums.ledger)
 
     def describe(self, message: Message) -> Message:

@@ -9,10 +9,10 @@ import torch
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, Server, client_app
 from fedmerge.federation.sums.hospital import program_of
-from fedmerge.federation.sums.model_cache import ModelCache
 from fedmerge.federation.sums.noise import add_noise, gaussian, question_digest
 from fedmerge.federation.sums.rank import check_rows, effective_rows, reads_pixels
 from fedmerge.federation.sums.rules import SIMULATED, SumRules, rules_of
+from fedmerge.federation.sums.session_store import SessionStore
 from fedmerge.merging import merge
 from fedmerge.models import ModelSpec, build
 
@@ -269,7 +269,7 @@ def test_fusions_take_noised_sums(plan, cohort, tmp_path, method, noise):
         return Hospital(
             site,
             sum_rules=rules,
-            model_cache=ModelCache(tmp_path / site.name),
+            session_store=SessionStore(tmp_path / site.name),
             folder=tmp_path / f"{site.name}-node",
         )
 

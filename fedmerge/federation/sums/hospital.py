@@ -24,13 +24,13 @@ from fedmerge.federation.schema.reading import has_tensors, read_job, read_tenso
 from fedmerge.federation.schema.secure import SecureSumsJob
 from fedmerge.federation.schema.tensors import Tensors
 from fedmerge.federation.sums.ledger import Ledger
-from fedmerge.federation.sums.model_cache import ModelCache
 from fedmerge.federation.sums.noise import add_noise, clipped_sums, noise_seed, question_digest
 from fedmerge.federation.sums.packing import WALKING, pack
 from fedmerge.federation.sums.questions import asked_with, check_question
 from fedmerge.federation.sums.rank import check_rows
 from fedmerge.federation.sums.rules import SIMULATED, SumRules
 from fedmerge.federation.sums.session import Parents, Session, join_models, split_models
+from fedmerge.federation.sums.session_store import SessionStore
 from fedmerge.merging.matching.statistics import LocalStatistics, Sums
 from fedmerge.models.graph import Program, follow
 from fedmerge.models.zoo import ModelSpec, build
@@ -50,7 +50,7 @@ class Packed:
 class HospitalSums:
     """Answers questions about sums over this hospital's share of images.
 
-    One session is kept: the parents of one fusion and the share; in memory, or, with a model cache, only
+    One session is kept: the parents of one fusion and the share; in memory, or, with a session store, only
     there, for a hospital whose next message may reach another process. rules: the hospital's own. folder: of
     the node, with the ledger; None: the ledger is in memory.
 
@@ -64,13 +64,13 @@ class HospitalSums:
         site: Site,
         device: str = "cpu",
         rules: SumRules = SIMULATED,
-        model_cache: ModelCache | None = None,
+        session_store: SessionStore | None = None,
         folder: Path | None = None,
     ) -> None:
         self.site = site
         self.device = device
         self.rules = rules
-        self.model_cache = model_cache
+        self.session_store = session_store
         self.ledger = Ledger(None if folder is None else folder / "records", site.name, self.rules)
         self.session: Session | None = None
 
@@ -88,10 +88,10 @@ class HospitalSums:
             check_fits(job.model, self.site)
             self.session = None  # frees its memory before the next is read
             session = self._open(job, parents_of(message, job))
-            if self.model_cache is None:
+            if self.session_store is None:
                 self.session = session
             else:
-                self.model_cache.keep(
+                self.session_store.keep(
                     session.id, job.model_dump(mode="json"), join_models(session.parents.states)
                 )
         masked = message.metadata.message_type == "query.secure_sums_begin"
@@ -119,12 +119,16 @@ class HospitalSums:
             return None
         masked = isinstance(job, SecureSumsJob)
         tensors = read_tensors(message, asked_with(session.statistics[0], kind, job.options))
-        if self.model_cache is not None and kind in WALKING and (fused := self.model_cache.fused(session.id)):
+        if (
+            self.session_store is not None
+            and kind in WALKING
+            and (fused := self.session_store.fused(session.id))
+        ):
             self._ask(session, "walk", {}, fused, masked)
         check_question(session.statistics[0], kind, job.options)
         packed = self._ask(session, kind, job.options, tensors, masked)
-        if self.model_cache is not None:
-            self.model_cache.remember(session.id, kind, tensors)
+        if self.session_store is not None:
+            self.session_store.remember(session.id, kind, tensors)
         digest = session.digest(kind, job.options, tensors) if masked else ""
         return Packed(packed, self.ledger.number(session.names), digest)
 
@@ -155,9 +159,9 @@ class HospitalSums:
 
     def _find(self, session: str) -> Session | None:
         """Return the kept session, ready to answer, if it is ``session``; else None."""
-        if self.model_cache is None:
+        if self.session_store is None:
             return self.session if self.session is not None and self.session.id == session else None
-        kept = self.model_cache.find(session)
+        kept = self.session_store.find(session)
         if kept is None:
             return None
         job, parents = SumsBeginJob.model_validate_json(json.dumps(kept[0])), kept[1]

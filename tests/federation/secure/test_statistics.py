@@ -14,9 +14,9 @@ from fedmerge.federation.plan_checks import check_plan
 from fedmerge.federation.privacy.secure_hospital import SecureHospital
 from fedmerge.federation.sums.hospital import program_of
 from fedmerge.federation.sums.masks import to_words
-from fedmerge.federation.sums.model_cache import ModelCache
 from fedmerge.federation.sums.packing import pack
 from fedmerge.federation.sums.rules import SIMULATED
+from fedmerge.federation.sums.session_store import SessionStore
 from fedmerge.merging import merge
 from fedmerge.merging.matching.statistics import LocalStatistics
 from fedmerge.models import build
@@ -73,8 +73,10 @@ def ward(plan, cohort):
         rules = RULES[masked].model_copy(update=options)
 
         def made(site):
-            model_cache = None if shelves is None else ModelCache(shelves / site.name)
-            return Hospital(site, folder=folders.get(site.name), model_cache=model_cache, sum_rules=SIMULATED)
+            session_store = None if shelves is None else SessionStore(shelves / site.name)
+            return Hospital(
+                site, folder=folders.get(site.name), session_store=session_store, sum_rules=SIMULATED
+            )
 
         kept = [made(site) for site in sites]
 

@@ -20,7 +20,7 @@ from fedmerge.models.state import State
 JOB, PARENTS, FUSED = "job.json", "parents.safetensors", "fused.safetensors"
 
 
-class ModelCache:
+class SessionStore:
     """A folder of the hospital with one session of sums: its job, the parents, the current fused model.
 
     Nobody else can read it. A new session replaces the one before.

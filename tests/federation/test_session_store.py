@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedmerge.federation import Hospital, LocalGrid, Server, client_app
-from fedmerge.federation.sums.model_cache import ModelCache
+from fedmerge.federation.sums.session_store import SessionStore
 from fedmerge.merging import merge
 from fedmerge.models import build, state_hash
 
@@ -33,7 +33,9 @@ def fuse(plan, cohort, states, method, options, folder=None):
     def of(context):
         number = int(context.node_config["partition-id"])
         site = cohort.training[number]
-        return kept[number] if folder is None else Hospital(site, model_cache=ModelCache(folder / site.name))
+        return (
+            kept[number] if folder is None else Hospital(site, session_store=SessionStore(folder / site.name))
+        )
 
     server = Server(LocalGrid(client_app(of), len(kept)), plan)
     models = [build(plan.model, 0) for _ in states]
@@ -59,27 +61,27 @@ def test_fusion_over_processes_that_forget_is_fusion_over_one_that_does_not(
 
 
 def test_the_shelf_holds_one_session_that_others_cannot_read(tmp_path):
-    model_cache = ModelCache(tmp_path / "shelf")
+    session_store = SessionStore(tmp_path / "shelf")
     one, two = "a" * 64, "b" * 64
-    model_cache.keep(one, {"parents": ["x"]}, {"0/w": torch.ones(2)})
-    model_cache.remember(one, "layer", {"w": torch.zeros(2)})
-    assert model_cache.fused(one) == {}  # no walk has begun
-    model_cache.remember(one, "walk", {"w": torch.zeros(2), "v": torch.zeros(1)})
-    model_cache.remember(one, "layer", {"w": torch.ones(2), ".mix": torch.ones(1)})
-    assert {key: value.tolist() for key, value in model_cache.fused(one).items()} == {"w": [1, 1], "v": [0]}
-    job, parents = model_cache.find(one)
+    session_store.keep(one, {"parents": ["x"]}, {"0/w": torch.ones(2)})
+    session_store.remember(one, "layer", {"w": torch.zeros(2)})
+    assert session_store.fused(one) == {}  # no walk has begun
+    session_store.remember(one, "walk", {"w": torch.zeros(2), "v": torch.zeros(1)})
+    session_store.remember(one, "layer", {"w": torch.ones(2), ".mix": torch.ones(1)})
+    assert {key: value.tolist() for key, value in session_store.fused(one).items()} == {"w": [1, 1], "v": [0]}
+    job, parents = session_store.find(one)
     assert (job, parents["0/w"].tolist()) == ({"parents": ["x"]}, [1, 1])
-    assert stat.S_IMODE(model_cache.folder.stat().st_mode) == 0o700
-    model_cache.keep(two, {"parents": []}, {})
-    assert (model_cache.find(one), model_cache.fused(one)) == (None, {})
-    assert model_cache.find(two) is not None
+    assert stat.S_IMODE(session_store.folder.stat().st_mode) == 0o700
+    session_store.keep(two, {"parents": []}, {})
+    assert (session_store.find(one), session_store.fused(one)) == (None, {})
+    assert session_store.find(two) is not None
 
 
 def test_a_session_that_was_not_laid_aside_whole_is_none(tmp_path):
     """As when the machine stops between the weights and the job."""
-    model_cache = ModelCache(tmp_path / "shelf")
-    model_cache.keep("a" * 64, {}, {"0/w": torch.ones(2)})
-    (file,) = model_cache.folder.rglob("job.json")
+    session_store = SessionStore(tmp_path / "shelf")
+    session_store.keep("a" * 64, {}, {"0/w": torch.ones(2)})
+    (file,) = session_store.folder.rglob("job.json")
     file.unlink()
-    assert model_cache.find("a" * 64) is None
-    assert load_file(next(model_cache.folder.rglob("parents.safetensors")))["0/w"].tolist() == [1, 1]
+    assert session_store.find("a" * 64) is None
+    assert load_file(next(session_store.folder.rglob("parents.safetensors")))["0/w"].tolist() == [1, 1]
