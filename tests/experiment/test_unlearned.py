@@ -251,7 +251,7 @@ TABLES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(scores=TABLES, largest=st.sampled_from([0.3, 0.68]), metric=st.sampled_from(["auto", "accuracy"]))
 def test_no_headline_names_a_constant_classifier_as_best(scores, largest, metric):
     """In a run's answer and in the titles of its figures."""
