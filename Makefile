@@ -21,7 +21,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(FORKING)
 
 # Minutes of real processes: deployments (the same bits as here, revocation and renewal in the middle of a run, apps with
-# code, strangers, a cut link) and Flower's own runtime.
+# code, strangers, a cut link), Flower's own runtime, whole runs on Ray.
 test-slow: $(VENV)/.installed-dev
 	FEDMERGE_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 

@@ -28,6 +28,7 @@ def same(result, expected):
     assert result.table[kept].equals(expected.table[kept])
 
 
+@pytest.mark.slow
 def test_ray_with_one_worker_and_one_a_hospital_gives_the_bits_of_one_process(experiment, own_ray, tmp_path):
     given = experiment | {"threads": 1, "fusion": ["mean", "greedy"]}
     local = fm.run(given, out=tmp_path / "local")
@@ -41,7 +42,7 @@ def test_ray_with_one_worker_and_one_a_hospital_gives_the_bits_of_one_process(ex
     assert len(ends) == 2  # once a run, with its last training
 
 
-def test_so_does_ray_with_two_where_fusion_asks_the_hospitals_for_masked_sums(experiment, own_ray, tmp_path):
+def test_ray_with_two_workers_and_masked_sums_gives_the_bits_of_one_process(experiment, own_ray, tmp_path):
     data = {"from": "hospitals", "images": 54, "split": "train"}
     given = experiment | {"threads": 1, "fusion": ["hf"], "fusion_data": data, "testtime": []}
     given |= {"federation": {"secure_statistics": True}}
@@ -49,6 +50,7 @@ def test_so_does_ray_with_two_where_fusion_asks_the_hospitals_for_masked_sums(ex
     same(fm.run(given, out=tmp_path / "ray", backend={"kind": "ray", "workers": 2}), local)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("federation", "training"),
     [
@@ -66,7 +68,8 @@ def test_what_hospitals_keep_between_messages_follows_them_over_workers(
     same(fm.run(given, out=tmp_path / "ray", backend={"kind": "ray", "workers": 2}), local)
 
 
-def test_a_fault_plan_gives_the_same_failures_and_the_same_bits(experiment, own_ray, tmp_path):
+@pytest.mark.slow
+def test_fault_injection_gives_the_same_failures_and_the_same_bits(experiment, own_ray, tmp_path):
     """Two hospitals misbehave in one way a round, a third is slow now and then. Waiting for a worker is no
     delay: who is late is said by each hospital's own clock."""
     ways = [("alpha", "crash"), ("beta", "label-flip"), ("alpha", "hang"), ("beta", "stale")]
