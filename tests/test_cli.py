@@ -69,9 +69,12 @@ def test_a_run_from_the_command_line(tmp_path):
 def test_what_the_user_can_put_right_is_one_sentence(args, words, tmp_path):
     done = fedmerge(*args, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
-    assert all(word in done.stderr for word in words), done.stderr
+    *before, sentence = done.stderr.splitlines()
+    assert all(line.startswith("after ") for line in before), (
+        done.stderr
+    )  # a slow machine says so every 8 seconds
+    assert sentence.startswith("error: ")
+    assert all(word in sentence for word in words), done.stderr
     assert not (tmp_path / "runs").exists()
 
 
