@@ -133,10 +133,10 @@ def test_remote_images_need_hospitals_that_have_them(remote_files, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_remote_site_cannot_be_where_models_are_deployed(remote_files, tmp_path):
+def test_a_remote_site_cannot_be_where_models_are_evaluated(remote_files, tmp_path):
     config, nodes = remote_files
     given = {"config": str(config), "set": "unseen=[beta]", "out": str(tmp_path / "out")}
-    with pytest.raises(FedMergeError, match="deployed at 'beta', but its images are at the hospital"):
+    with pytest.raises(FedMergeError, match="evaluated at 'beta', but its images are at the hospital"):
         flower_run(given, 3, nodes)
 
 
