@@ -26,8 +26,8 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from processes import told
 
-from fedmerge.federation.arrays import lend
-from fedmerge.federation.records import request_message, take_state
+from fedmerge.federation.arrays import borrow, lend
+from fedmerge.federation.records import request_message
 from fedmerge.models import State, average, build
 
 PLAN = plan_of("torchvision:resnet18")
@@ -55,18 +55,23 @@ def send(grid: Any, nodes: list[int], arrays: ArrayRecord, group: str) -> Iterab
     return grid.send_and_receive([request_message("train", node, group, job, arrays) for node in nodes])
 
 
+def weights(answer: Message) -> State:
+    """Take the weights out of an answer, freeing the message's own copy as they are read."""
+    return borrow(answer.content.array_records["arrays"], keep=False)
+
+
 def on_ray(hospitals: int, workers: int, rounds: int) -> dict[str, Any]:
     """Measure our grid with its records, and the copies it makes."""
     with grid_of("ray", hospitals, workers) as grid:
-        figures = exchanges(grid, rounds, lend, lambda answer: take_state(answer) or {})
-        nodes, puts = list(grid.get_node_ids()), grid.dispatcher.shelf.puts
+        figures = exchanges(grid, rounds, lend, weights)
+        nodes, puts = list(grid.get_node_ids()), grid.dispatcher.model_cache.puts
         state = dict(build(PLAN.model, 0).state_dict())
         size = sum(value.nbytes for value in state.values())
         written = 0
         for answer in send(grid, nodes, lend(state), "copies"):
             arrays = answer.content.array_records["arrays"].values()
             written += sum(array.numpy().nbytes for array in arrays if array.numpy().flags.owndata)
-        written += (grid.dispatcher.shelf.puts - puts) * size
+        written += (grid.dispatcher.model_cache.puts - puts) * size
         return figures | {"copies": round(written / size / hospitals, 3)}
 
 
