@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 # These fork and kill themselves, which a process among others must not do.
 FORKING := tests/test_files.py tests/experiment/test_resume.py tests/experiment/test_state.py \
-	tests/experiment/test_watching.py tests/experiment/bench/test_store.py tests/experiment/bench/test_engine.py
+	tests/experiment/test_watching.py tests/engine/test_store.py tests/experiment/bench/test_bench.py
 
 # Ratios, both sides measured in one run; about half an hour, on a quiet machine.
 BENCHMARKS := federation federation_start federation_rounds federation_messages federation_memory \

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fedmerge.engine.store import Store
+from fedmerge.experiment.bench.bench import bench
 from fedmerge.experiment.bench.config import read_bench
-from fedmerge.experiment.bench.engine import bench
 from fedmerge.experiment.bench.plan import make_plan
 from fedmerge.experiment.bench.rows import collect
-from fedmerge.experiment.bench.store import Store
 from fedmerge.experiment.bench.study import adopt, open_study
 from fedmerge.files import write_text
 
@@ -51,7 +51,7 @@ STUDY: dict[str, Any] = {
 
 def overhead(folder: Path) -> dict[str, float]:
     """Run a study in this process; time between jobs as a share of the jobs' own. Imports are done before."""
-    importlib.import_module("fedmerge.experiment.bench.workers")
+    importlib.import_module("fedmerge.engine.executors.processes")
     longer = {"training.rounds": 4, "training.epochs": 2}
     began = time.perf_counter()
     study = bench(STUDY | {"set": STUDY["set"] | longer}, out=folder / "overhead")
@@ -110,10 +110,10 @@ def finished(study: dict[str, Any], out: Path, seeds: int, **settings: Any) -> d
     (experiment, *_) = (variant.experiment for variant in variants)
     looks = [("none", 0), *experiment.evaluation.shifted]
     names = [stream.name for stream in experiment.evaluation.streams]
-    for job in plan.jobs.values():
-        part = store.part(job.hash)
+    for job in plan.tasks.values():
+        part = store.part(job.name)
         rows = []
-        if job.kind == "deploy":
+        if job.kind == "evaluate":
             method = job.config["method"]["method"]
             kind = job.config["as"]
             labels = [f"alone:{name}" for name in job.config["members"]] if kind == "alone" else [method]
@@ -127,7 +127,7 @@ def finished(study: dict[str, Any], out: Path, seeds: int, **settings: Any) -> d
             "seconds": 1.0,
             "reason": "",
         }
-        store.finish(job.hash, part, record, "done")
+        store.finish(job.name, part, record, "done")
     adopt(out, config, plan, extend=False)
     collect(config, plan, store)
     return study

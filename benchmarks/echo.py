@@ -81,8 +81,8 @@ def grid_of(kind: str, hospitals: int, workers: int) -> Iterator[Any]:
         held = [echo(i) for i in range(hospitals)]
         yield LocalGrid(client_app(lambda context: held[int(context.node_config["partition-id"])]), hospitals)
         return
-    from fedmerge.federation import BackendConfig
-    from fedmerge.federation.grids.ray.init import ray_initialised
+    from fedmerge.cluster.attach import ray_initialised
+    from fedmerge.cluster.config import BackendConfig
 
     backend = BackendConfig(kind="ray", workers=workers)
     with ray_initialised(backend):

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import psutil
 
+from fedmerge.cluster.attach import ray_initialised
+from fedmerge.cluster.config import BackendConfig
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
-from fedmerge.federation import BackendConfig
 from fedmerge.federation.grids.ray.backend import OpenHospital
-from fedmerge.federation.grids.ray.init import ray_initialised
 
 HOSPITALS, WORKERS, IMAGES = 8, 2, 60_000
 

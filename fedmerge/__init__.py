@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from fedmerge.errors import FedMergeError
 
 if TYPE_CHECKING:
+    from fedmerge.cluster.config import BackendConfig
     from fedmerge.data import streams
-    from fedmerge.experiment.bench.engine import bench
+    from fedmerge.experiment.bench.bench import bench
     from fedmerge.experiment.bench.study import Study, open_study
     from fedmerge.experiment.results import Result
     from fedmerge.experiment.run import run
-    from fedmerge.federation import BackendConfig
     from fedmerge.merging.merge import MergeResult, merge
     from fedmerge.models import ModelPool
     from fedmerge.registry import Method
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "run": "fedmerge.experiment.run",
-    "BackendConfig": "fedmerge.federation",
+    "BackendConfig": "fedmerge.cluster.config",
     "Result": "fedmerge.experiment.results",
-    "bench": "fedmerge.experiment.bench.engine",
+    "bench": "fedmerge.experiment.bench.bench",
     "Study": "fedmerge.experiment.bench.study",
     "open_study": "fedmerge.experiment.bench.study",
     "merge": "fedmerge.merging",

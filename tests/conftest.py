@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,10 +89,11 @@ def experiment(cohort_spec: CohortSpec) -> dict[str, Any]:
 def own_ray() -> Iterator[Any]:
     """One Ray for all tests of this process, with room for four workers; ended after the last."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
-    from fedmerge.federation.backend_config import BackendConfig
-    from fedmerge.federation.grids.ray.init import ray_initialised
+    from fedmerge.cluster.attach import ray_initialised
+    from fedmerge.cluster.config import BackendConfig
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # for made-up tasks
         with ray_initialised(BackendConfig(kind="ray", workers=4)):
             yield ray

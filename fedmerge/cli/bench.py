@@ -19,7 +19,7 @@ from fedmerge.cli.app import FAILED, Changes, Json, app, err, out, print_json, s
 from fedmerge.cli.progress import clock, lines
 
 if TYPE_CHECKING:
-    from fedmerge.experiment.bench.progress import StudyProgress, Watch
+    from fedmerge.engine.events import Event, GraphProgress, Subscriber
 
 
 @app.command()
@@ -30,7 +30,17 @@ def bench(
         Path | None,
         typer.Option("--out", help="The study's folder; goes on where it stopped. Default: runs/NAME"),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Jobs side by side on this machine.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Jobs side by side. Default: 1; on Ray, all CPUs")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="Where jobs are done: local (this machine) or ray (a cluster).")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(help="CPUs of a job on Ray; may be a fraction.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs of a job on Ray; may be a fraction.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Do failed jobs again.")] = False,
     extend: Annotated[
@@ -44,9 +54,12 @@ def bench(
     """
     from fedmerge.experiment.bench import completion_cache
 
+    local = backend == "local"
+    where = {"kind": backend, "address": address, "cpus": cpus, "gpus": gpus}
+    where |= {} if local else {"workers": workers}
     settled = _settled(config, changes or [], folder, retry)
     if settled is None:
-        from fedmerge.experiment.bench.engine import bench as run_bench
+        from fedmerge.experiment.bench.bench import bench as run_bench
         from fedmerge.reports.rewrite import write_again
 
         try:
@@ -55,7 +68,8 @@ def bench(
                     config,
                     changes=changes or [],
                     out=folder,
-                    workers=workers,
+                    workers=workers if local and workers is not None else 1,
+                    backend={key: value for key, value in where.items() if value is not None},
                     device=device,
                     retry=retry,
                     extend=extend,
@@ -104,8 +118,8 @@ def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) 
 
 
 @contextmanager
-def live_view(console: Console, quiet: bool = False) -> Iterator[Watch]:
-    """Yield a callback that draws a ``StudyProgress``; off a terminal, or if quiet, as lines of text."""
+def live_view(console: Console, quiet: bool = False) -> Iterator[Subscriber]:
+    """Yield a callback that draws the progress of a study; off a terminal, or if quiet, as lines of text."""
     view = _View()
     if quiet or not console.is_terminal:
         with lines(console, view.line):
@@ -119,11 +133,11 @@ class _View:
     """The progress of a study; ``Live`` draws it at its own rate, so clocks go on between jobs."""
 
     def __init__(self) -> None:
-        self._standing: StudyProgress | None = None
+        self._standing: GraphProgress | None = None
 
-    def take(self, progress: StudyProgress) -> None:
-        """Show this progress from now on."""
-        self._standing = progress
+    def take(self, event: Event) -> None:
+        """Show the progress of this event from now on."""
+        self._standing = event.progress
 
     def line(self) -> str:
         """Return the progress in a line."""

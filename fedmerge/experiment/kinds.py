@@ -9,3 +9,8 @@ TRIED = ("fusion", "test-time")
 REFERENCE = "reference"
 MAJORITY = "majority-class"
 """The one method of the kind ``REFERENCE``: the commonest class for every image (``experiment.majority``)."""
+
+VERSIONS = {"rounds": 1, "fine-tune": 1, "pooled": 1, "evaluate": 1}
+"""The version of each stage's meaning: raise it where one configuration gives other numbers than before."""
+RESUMING = ("rounds", "fine-tune")
+"""Stages that go on with the checkpoints of an interrupted attempt; the others begin anew."""

@@ -63,11 +63,16 @@ def describe(device: str) -> dict[str, Any]:
     """Return versions, device, threads and platform, as a run's provenance has them."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "CPU"
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
         "device": f"{device} ({name})",
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide the last bits, by package."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

@@ -20,7 +20,6 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 if TYPE_CHECKING:
-    from fedmerge.federation.backend_config import BackendConfig
     from fedmerge.federation.backends import LOCAL, Backend, BackendLike, open_backend
     from fedmerge.federation.failures import Failure
     from fedmerge.federation.flower import client_of, server_of
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from fedmerge.federation.strategy import MergeStrategy
 
 _HOMES = {
-    "BackendConfig": "backend_config",
     "Failure": "failures",
     "FederationOptions": "options",
     "LOCAL": "backends",
@@ -55,7 +53,6 @@ _HOMES = {
 __all__ = [
     "LOCAL",
     "Backend",
-    "BackendConfig",
     "BackendLike",
     "Failure",
     "FederationOptions",

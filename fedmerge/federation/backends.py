@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from fedmerge.federation.backend_config import BackendConfig
+from fedmerge.cluster.config import BackendConfig
 
 if TYPE_CHECKING:
     from flwr.serverapp import ServerApp

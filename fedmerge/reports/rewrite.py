@@ -66,7 +66,7 @@ def unfinished(path: Path) -> str | None:
     """Return a sentence on an unfinished run or study, with the command that resumes it; else None."""
     folder = path if is_folder(path) else path.parent
     if (folder / "study.yaml").is_file():
-        from fedmerge.experiment.bench.store import states_in
+        from fedmerge.engine.store import states_in
 
         states = states_in(folder, json.loads((folder / "plan.json").read_text(encoding="utf-8"))["jobs"])
         left = sum(state == "missing" for state in states.values())

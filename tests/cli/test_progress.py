@@ -13,7 +13,7 @@ from rich.console import Console
 from fedmerge.cli import progress
 from fedmerge.cli.bench import _View, live_view
 from fedmerge.cli.progress import EVERY, LOOK, Lines, clock, progress_bar
-from fedmerge.experiment.bench.progress import StudyProgress
+from fedmerge.engine.events import Event, GraphProgress
 from fedmerge.experiment.record import Record
 
 
@@ -112,14 +112,14 @@ def test_a_study_says_its_jobs_and_what_runs_now(quick):
     with live_view(Console(file=stream, width=300)) as watch:
         assert "reading the study" in until(stream, "reading the study")
         running = {"slow, seed 0: rounds": time.monotonic() - 75}
-        watch(StudyProgress(40, 9, 1, running, seconds_left=3700.0))
+        watch(Event("tick", GraphProgress(40, 9, 1, running, seconds_left=3700.0)))
         said = until(stream, "jobs")
     assert "10 of 40 jobs, 1 failed, about 1 h 1 min left; now slow, seed 0: rounds (1 min 15 s)" in said
 
 
 def test_a_study_that_waits_says_no_job():
     view = _View()
-    view.take(StudyProgress(4, 4))
+    view.take(Event("tick", GraphProgress(4, 4)))
     assert view.line() == "4 of 4 jobs"
 
 

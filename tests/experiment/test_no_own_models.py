@@ -6,7 +6,7 @@ from fedmerge import ModelPool, run
 from fedmerge.analysis import scores
 from fedmerge.data import build_cohort, concat
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.engine import bench
+from fedmerge.experiment.bench.bench import bench
 from fedmerge.experiment.reading import read_experiment
 from fedmerge.federation.privacy.accounting import epsilon
 from fedmerge.federation.privacy.options import CentralPrivacy

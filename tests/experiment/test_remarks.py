@@ -14,7 +14,7 @@ from fedmerge import run
 from fedmerge.cli.app import app
 from fedmerge.cli.commands import show_result
 from fedmerge.experiment import run as module
-from fedmerge.experiment.bench.engine import bench
+from fedmerge.experiment.bench.bench import bench
 from fedmerge.experiment.bench.study import open_study
 from fedmerge.experiment.interrupt import Stopped
 from fedmerge.experiment.results import open_result

@@ -7,8 +7,8 @@ import time
 import pytest
 
 import fedmerge as fm
+from fedmerge.cluster.config import BackendConfig
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.backend_config import BackendConfig
 from fedmerge.federation.backends import open_backend
 
 

@@ -7,123 +7,30 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
-
-import fedmerge
-from fedmerge.federation.deployment.serving import free_port
+from ray_nodes import ROOT, processes, two_nodes_up, user
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
 
-ROOT = Path(fedmerge.__file__).parents[1]
-TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
-
-def processes(session):
-    """The command lines of the processes of a session, zombies left out."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            status = (entry / "stat").read_text().rpartition(")")[2].split()
-            if status[0] != "Z" and int(status[3]) == session:
-                found.append((entry / "cmdline").read_text().replace("\0", " ").strip())
-        except OSError:
-            continue
-    return found
-
-
-class Node:
-    """A ``ray start --block`` with everything it starts, in a session of its own."""
-
-    def __init__(self, *arguments, log):
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        environment |= TOKEN
-        environment["GRPC_ENABLE_FORK_SUPPORT"] = (
-            "false"  # gRPC's fork handlers crash Ray's server for clients
-        )
-        environment.pop("RAY_ADDRESS", None)
-        shared = ["--block", "--num-cpus=1", "--disable-usage-stats", "--object-store-memory=100000000"]
-        self.log = log
-        self.process = subprocess.Popen(
-            [Path(sys.executable).parent / "ray", "start", *shared, *arguments],
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-
-    @property
-    def session(self):
-        return self.process.pid
-
-    def wait(self):
-        """Until it says that it is there."""
-        end = time.monotonic() + 240
-        while "block forever" not in self.log.read_text():
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise NotUp(self.log.read_text())
-            time.sleep(0.2)
-
-    def kill(self):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.session, signal.SIGKILL)
-        self.process.wait()
-
-
-class NotUp(Exception):
-    """A node of Ray did not start."""
-
-
-@contextlib.contextmanager
-def two_nodes(tmp_path, folder):
-    """Two nodes of one CPU each: (address, client port, [head, other]). Raises NotUp."""
-    port, client = free_port(), free_port()
-    nodes = []
-    try:
-        nodes.append(
-            Node(
-                "--head",
-                f"--port={port}",
-                f"--ray-client-server-port={client}",
-                f"--temp-dir={folder}",
-                "--include-dashboard=false",
-                "--min-worker-port=0",
-                "--max-worker-port=0",
-                log=tmp_path / "head.log",
-            )
-        )
-        nodes[0].wait()
-        nodes.append(Node(f"--address=127.0.0.1:{port}", log=tmp_path / "node.log"))
-        nodes[1].wait()
-        yield f"127.0.0.1:{port}", client, nodes
-    finally:
-        for node in nodes:
-            node.kill()
+@pytest.fixture
+def fresh(tmp_path):
+    """A fresh shell of the user who started the cluster."""
+    return user(tmp_path / "home", secrets.token_hex(32))
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    """``two_nodes``; where Ray does not come up, for example on a port just taken, they are tried anew."""
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("processes are looked for in /proc, which this machine lacks")
-    with contextlib.ExitStack() as stack:
-        for attempt in range(3):
-            folder = stack.enter_context(  # short: it holds sockets
-                tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-            )
-            try:
-                nodes = stack.enter_context(two_nodes(tmp_path, folder))
-                break
-            except NotUp:
-                if attempt == 2:
-                    raise
+def cluster(tmp_path, fresh):
+    with two_nodes_up(tmp_path, fresh) as nodes:
         yield nodes
 
 
-def test_a_cluster_gives_the_bits_of_one_process_and_outlives_its_node_and_its_guests(cluster, tmp_path):
+def test_a_cluster_gives_the_bits_of_one_process_and_outlives_its_node_and_its_guests(
+    cluster, fresh, tmp_path
+):
     """Attached as a client; then by address, with the second node killed while round 2 trains."""
     address, client, (head, other) = cluster
     driver = subprocess.run(
@@ -132,7 +39,7 @@ def test_a_cluster_gives_the_bits_of_one_process_and_outlives_its_node_and_its_g
             Path(__file__).with_name("cluster_driver.py"),
             *(tmp_path, address, str(client), str(other.session)),
         ],
-        env=os.environ | TOKEN | {"PYTHONPATH": str(ROOT)},
+        env=fresh,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -159,14 +66,19 @@ def test_a_cluster_gives_the_bits_of_one_process_and_outlives_its_node_and_its_g
     assert not [line for line in left if line.startswith("ray::Worker")]  # without us
 
 
-def test_who_has_no_token_is_told_so(cluster):
-    address, _, _ = cluster
+@pytest.mark.parametrize("kind", ["address", "client"])
+def test_who_has_no_token_is_told_so(cluster, tmp_path, kind):
+    address, client, _ = cluster
+    if kind == "client":
+        address = f"ray://127.0.0.1:{client}"
     where = f"{{'kind': 'ray', 'address': '{address}'}}"
     code = f"from fedmerge.federation import open_backend\nwith open_backend({where}): pass"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
-    environment |= {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     said = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=400
+        [sys.executable, "-c", code],
+        env=user(tmp_path / "other"),
+        capture_output=True,
+        text=True,
+        timeout=400,
     ).stderr
     assert f"the Ray cluster at {address} asks for a token" in said.splitlines()[-1]
 

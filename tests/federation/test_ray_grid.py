@@ -10,8 +10,8 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
+from fedmerge.cluster.config import BackendConfig
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.backend_config import BackendConfig
 from fedmerge.federation.grids.ray.grid import RayGrid, shares
 from fedmerge.federation.grids.simulated import LATE
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge import __version__
+from fedmerge.contents import stamp_of
 from fedmerge.files import Damaged, read_sealed, write_text
 
 NAME = "receipt.json"
@@ -25,12 +26,21 @@ def request_of(source: str | Path, changes: Sequence[str]) -> str:
 
 
 def write(
-    folder: Path, request: str, read: Iterable[Path], jobs: Iterable[str], summary: CompletionCache
+    folder: Path,
+    request: str,
+    read: Iterable[Path],
+    data: Iterable[Path],
+    jobs: Iterable[str],
+    summary: CompletionCache,
 ) -> None:
-    """Write the receipt: the request, the files read (by content), the jobs settled and the summary."""
+    """Write the receipt: the request, the configurations read, the images, the jobs settled and the summary.
+
+    read: by content. data: files and folders of images, by their stamps: looking at each is quick.
+    """
     completion_cache = {
         "request": request,
         "files": {str(path.resolve()): _digest(path) for path in read},
+        "data": {str(path): stamp_of(path) for path in dict.fromkeys(data)},
         "settled": sorted(jobs),
         "results": _state(folder / "results.parquet"),
         **summary,
@@ -55,6 +65,7 @@ def valid(folder: Path, request: str) -> CompletionCache | None:
             completion_cache["request"] == request
             and completion_cache["results"] == _state(folder / "results.parquet")
             and all(_digest(Path(path)) == digest for path, digest in completion_cache["files"].items())
+            and all(stamp_of(Path(path)) == stamp for path, stamp in completion_cache["data"].items())
             and set(completion_cache["settled"]) <= set(os.listdir(folder / "jobs"))
             and _as_written(folder)
         )

@@ -1,93 +1,78 @@
-"""The plan of a study: its jobs, what each job needs, and which rows of the table it gives.
+"""The plan of a study: its tasks, what each needs, and which rows of the table it gives.
 
-A job is named by a hash of its configuration. What does not change a job's outcome (labels, other methods,
-later stages) is not in that configuration, so the same trained hospitals under ten methods are one job.
+A task is named by what decides its outcome: its configuration, the tasks that it needs, the images that it
+reads, and the version of its stage. Labels, other methods and later stages are in none of these, so the same
+trained hospitals under ten methods are one task.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fedmerge.data import CohortSpec
+from fedmerge.data.content import cohort_content, content_of
+from fedmerge.data.fusion import FusionData
+from fedmerge.engine.graph import Graph
+from fedmerge.engine.task import Task, task_of
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench.config import BenchConfig, Variant
 from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.entries import MethodConfig
 from fedmerge.experiment.federations import Federation, federations
-from fedmerge.experiment.kinds import MAJORITY, REFERENCE
+from fedmerge.experiment.kinds import MAJORITY, REFERENCE, VERSIONS
 from fedmerge.experiment.needs import needs_data, needs_of
 from fedmerge.experiment.target_supervised import BEST_SOURCE, ORACLE
 
-Kind = Literal["rounds", "fine-tune", "pooled", "deploy"]
 Config = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job: its configuration, the jobs whose results it reads, and a label for people."""
-
-    hash: str
-    config: Config
-    needs: tuple[str, ...]
-    label: str
-
-    @property
-    def kind(self) -> Kind:
-        """The stage of the experiment that the job does."""
-        kind: Kind = self.config["kind"]
-        return kind
+Case = tuple[Variant, int]
+"""A variant and a seed."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The rows of one job in the table: ``columns`` are the values they have in common."""
+    """The rows of one task in the table: ``columns`` are the values they have in common."""
 
-    job: str
+    task: str
     columns: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All jobs by hash, each after those it needs, and the entries of the table in order."""
+class StudyPlan(Graph):
+    """The tasks of a study, and the entries of its table in order.
 
-    jobs: dict[str, Job]
+    cases: the variants and seeds that a task serves.
+    """
+
     entries: list[Entry]
-
-    def needing(self, missing: Sequence[str]) -> dict[str, None]:
-        """Return these jobs and all that they need, directly or not, in the plan's order."""
-        wanted, open_ = set(), list(missing)
-        while open_:
-            job = open_.pop()
-            if job not in wanted:
-                wanted.add(job)
-                open_ += self.jobs[job].needs
-        return {job: None for job in self.jobs if job in wanted}
+    cases: dict[str, list[Case]]
 
 
-def make_plan(config: BenchConfig, variants: Sequence[Variant]) -> Plan:
-    """Plan the jobs of every variant, seed, federation, target and method; equal jobs are one."""
-    jobs: dict[str, Job] = {}
+def make_plan(config: BenchConfig, variants: Sequence[Variant]) -> StudyPlan:
+    """Plan the tasks of every variant, seed, federation, target and method; equal tasks are one."""
+    tasks: dict[str, Task] = {}
     entries: list[Entry] = []
+    cases: dict[str, list[Case]] = {}
     for variant in variants:
         if not _writable(variant.cohort):
             raise FedMergeError(
-                f"cohort '{variant.cohort.name}' holds arrays in memory, which a job cannot name: save them "
+                f"cohort '{variant.cohort.name}' holds arrays in memory, which a task cannot name: save them "
                 "as .npz and give the source as npz:PATH."
             )
         for seed in variant.experiment.seeds:
-            for job, columns in jobs_of(config, variant, seed):
-                jobs.setdefault(job.hash, job)
+            for task, columns in tasks_of(config, variant, seed):
+                tasks.setdefault(task.name, task)
+                cases.setdefault(task.name, []).append((variant, seed))
                 if columns is not None:
-                    entries.append(Entry(job.hash, columns))
-    return Plan(jobs, entries)
+                    entries.append(Entry(task.name, columns))
+    return StudyPlan(tasks, entries, cases)
 
 
-def jobs_of(config: BenchConfig, variant: Variant, seed: int) -> Iterator[tuple[Job, dict[str, Any] | None]]:
-    """Yield the jobs of one variant and seed, each with the columns of its rows (None: it gives no rows)."""
+def tasks_of(
+    config: BenchConfig, variant: Variant, seed: int
+) -> Iterator[tuple[Task, dict[str, Any] | None]]:
+    """Yield the tasks of one variant and seed, each with the columns of its rows (None: it gives no rows)."""
     dumped = variant.cohort.model_dump(mode="json", exclude_none=True)
     for federation in federations(variant.cohort, variant.experiment):
         yield from _of(config, variant, dumped, seed, federation)
@@ -95,21 +80,22 @@ def jobs_of(config: BenchConfig, variant: Variant, seed: int) -> Iterator[tuple[
 
 def _of(
     config: BenchConfig, variant: Variant, cohort: Config, seed: int, federation: Federation
-) -> Iterator[tuple[Job, dict[str, Any] | None]]:
-    """Yield the jobs of one federation of one seed, each after those it needs."""
+) -> Iterator[tuple[Task, dict[str, Any] | None]]:
+    """Yield the tasks of one federation of one seed, each after those it needs."""
     experiment = variant.experiment
     name = ", ".join([*variant.levels.values(), f"seed {seed}"])
     if federation.name.startswith("without-"):
         name += f", {federation.name.replace('-', ' ', 1)}"
+    content = cohort_content(variant.cohort)
     together = _stage(experiment, cohort, seed, "rounds")
     base = {"members": list(federation.members)}
     begun: tuple[str, ...] = ()
     if experiment.training.rounds:
-        rounds = _job(base | {"kind": "rounds", "experiment": together}, (), f"{name}: rounds")
+        rounds = _task(base | {"kind": "rounds", "experiment": together}, (), f"{name}: rounds", content)
         yield rounds, None
-        begun = (rounds.hash,)
+        begun = (rounds.name,)
     tuned = _stage(experiment, cohort, seed, "fine-tune")
-    own = _job(base | {"kind": "fine-tune", "experiment": tuned}, begun, f"{name}: fine-tuning")
+    own = _task(base | {"kind": "fine-tune", "experiment": tuned}, begun, f"{name}: fine-tuning", content)
     yield own, None
     for target in federation.targets:
         where = base | {"target": target}
@@ -119,26 +105,40 @@ def _of(
             members = list(experiment.sources(target, federation.members))
             alike = _stage(experiment, cohort, seed, "pooled")
             shared = {"kind": "pooled", "members": members, "target": target, "experiment": alike}
-            pooled = _job(shared, (), f"{name}: pooled training for {target}")
+            pooled = _task(shared, (), f"{name}: pooled training for {target}", content)
             yield pooled, None
-        yield _majority(experiment, cohort, seed, where), columns | {"method": MAJORITY, "kind": REFERENCE}
+        yield (
+            _majority(experiment, cohort, seed, where, content),
+            columns | {"method": MAJORITY, "kind": REFERENCE},
+        )
         for kind, entry in _methods(config, experiment):
-            stage = _deployed(experiment, cohort, seed, kind, entry)
-            wanted = {"kind": "deploy", "experiment": stage, "as": "alone" if kind == ORACLE else kind}
+            stage = _evaluated(experiment, cohort, seed, kind, entry)
+            wanted = {"kind": "evaluate", "experiment": stage, "as": "alone" if kind == ORACLE else kind}
             wanted |= {"method": {"method": entry.method, **entry.choices}}
             source = pooled if _from_pooled(kind, entry) else own
             start = begun if kind == "fusion" and needs_of(entry).shared_start else ()
-            job = _job(where | wanted, (source.hash, *start), f"{name}: {entry.label} at {target}")
-            yield job, columns | {"method": entry.label, "kind": kind}
+            reads = content
+            if "fusion_data" in stage and experiment.fusion_data is not None:
+                reads += _public(experiment.fusion_data, variant.cohort)
+            label = f"{name}: {entry.label} at {target}"
+            yield (
+                _task(where | wanted, (source.name, *start), label, reads),
+                columns | {"method": entry.label, "kind": kind},
+            )
 
 
-def _majority(experiment: Experiment, cohort: Config, seed: int, where: Config) -> Job:
-    """Return the job of the majority-class reference: it needs no job and is one for all ways to train."""
+def _majority(experiment: Experiment, cohort: Config, seed: int, where: Config, content: str) -> Task:
+    """Return the task of the majority-class reference: it needs no other and is one for all ways to train."""
     stage = _stage(experiment, cohort, seed, "pooled")
     stage |= {"model": {"name": "small-cnn"}, "training": {"rounds": 1}, "normalisation": "none"}
     stage |= {"batch_norm": "mixture", "evaluation": _arriving(experiment)}
-    config = where | {"kind": "deploy", "experiment": stage, "as": REFERENCE, "method": {"method": MAJORITY}}
-    return _job(config, (), f"seed {seed}: {MAJORITY} at {where['target']}")
+    config = where | {
+        "kind": "evaluate",
+        "experiment": stage,
+        "as": REFERENCE,
+        "method": {"method": MAJORITY},
+    }
+    return _task(config, (), f"seed {seed}: {MAJORITY} at {where['target']}", content)
 
 
 def _methods(config: BenchConfig, experiment: Experiment) -> Iterator[tuple[str, MethodConfig]]:
@@ -158,7 +158,7 @@ def _from_pooled(kind: str, entry: MethodConfig) -> bool:
     return kind == "pooled" or entry.start == "pooled"
 
 
-def _deployed(experiment: Experiment, cohort: Config, seed: int, kind: str, entry: MethodConfig) -> Config:
+def _evaluated(experiment: Experiment, cohort: Config, seed: int, kind: str, entry: MethodConfig) -> Config:
     """Return the part of an experiment that decides a method's result at a hospital."""
     stage = _stage(experiment, cohort, seed, "pooled" if _from_pooled(kind, entry) else "fine-tune")
     stage["evaluation"] = _arriving(experiment)
@@ -206,9 +206,13 @@ def _stage(
     } | ({"federation": federation} if federation and stage != "pooled" else {})
 
 
-def _job(config: Config, needs: tuple[str, ...], label: str) -> Job:
-    text = json.dumps(config, sort_keys=True)
-    return Job(hashlib.sha256(text.encode()).hexdigest()[:16], config, needs, label)
+def _task(config: Config, needs: tuple[str, ...], label: str, content: str) -> Task:
+    return task_of(config, needs, label, content=content, version=VERSIONS[config["kind"]])
+
+
+def _public(data: FusionData, cohort: CohortSpec) -> str:
+    """Return the content of the server's public images for fusion; empty where the hospitals' are taken."""
+    return "" if data.source is None else content_of(data.source, cohort.folder)
 
 
 def _writable(cohort: CohortSpec) -> bool:

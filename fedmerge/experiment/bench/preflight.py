@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 
 from fedmerge.data import build_cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment import preflight
-from fedmerge.experiment.bench.config import BenchConfig, Variant, in_words, said_once
-from fedmerge.experiment.bench.plan import jobs_of
-
-Case = tuple[Variant, int]
+from fedmerge.experiment.bench.config import BenchConfig, in_words, said_once
+from fedmerge.experiment.bench.plan import Case, StudyPlan
 
 
-def check(config: BenchConfig, variants: Sequence[Variant], todo: Container[str]) -> None:
-    """Raise FedMergeError for every experiment with a job in ``todo`` that cannot be done.
+def check(config: BenchConfig, plan: StudyPlan, todo: Iterable[str]) -> None:
+    """Raise FedMergeError for every experiment with a task in ``todo`` that cannot be done.
 
     Each cohort is read and divided once for each of its seeds: a source that is not there or cannot be read,
     a hospital without enough images, a network that cannot be built for them, images too few for a batch.
     """
     wrong: dict[str, list[str]] = {}
-    for cases in _by_cohort(config, variants, todo):
+    for cases in _by_cohort(plan, todo):
         (first, seed), *_ = cases
         try:
             cohort = build_cohort(first.cohort, seed)
@@ -37,15 +35,13 @@ def check(config: BenchConfig, variants: Sequence[Variant], todo: Container[str]
         raise FedMergeError(*said_once(wrong, f"study '{config.name}'"))
 
 
-def _by_cohort(config: BenchConfig, variants: Sequence[Variant], todo: Container[str]) -> list[list[Case]]:
-    """Group the variants and seeds with a job in ``todo`` by cohort and seed."""
-    found: dict[str, list[Case]] = {}
-    for variant in variants:
-        for seed in variant.experiment.seeds:
-            if any(job.hash in todo for job, _ in jobs_of(config, variant, seed)):
-                written = variant.cohort.model_dump(mode="json"), str(variant.cohort.folder), seed
-                found.setdefault(json.dumps(written), []).append((variant, seed))
-    return list(found.values())
+def _by_cohort(plan: StudyPlan, todo: Iterable[str]) -> list[list[Case]]:
+    """Group the variants and seeds with a task in ``todo`` by cohort and seed, each once."""
+    found: dict[str, dict[str, Case]] = {}
+    for variant, seed in (case for name in todo for case in plan.cases[name]):
+        written = variant.cohort.model_dump(mode="json"), str(variant.cohort.folder), seed
+        found.setdefault(json.dumps(written), {})[f"{variant.levels} {seed}"] = variant, seed
+    return [list(cases.values()) for cases in found.values()]
 
 
 def _note(wrong: dict[str, list[str]], error: FedMergeError, cases: Sequence[Case]) -> None:

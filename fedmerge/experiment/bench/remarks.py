@@ -7,29 +7,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedmerge.experiment.bench.plan import Plan
-from fedmerge.experiment.bench.store import Store, said
+from fedmerge.engine.store import Store, said
+from fedmerge.experiment.bench.plan import StudyPlan
 from fedmerge.files import write_json
 
 NAME, KIND = "remarks.json", "fine-tune"
 """The file, and the kind of job that looks at its cohort: every variant, seed and federation has one."""
 
 
-def write_remarks(plan: Plan, store: Store, damaged: Sequence[str] = ()) -> None:
+def write_remarks(plan: StudyPlan, store: Store, damaged: Sequence[str] = ()) -> None:
     """Write the remarks of the finished jobs, one of each kind and cohort, into the study's folder.
 
     damaged: sentences about jobs whose files had changed since they were written.
     A remark that the first job of its cohort does not make begins with the job that does.
     """
-    states = store.states(plan.jobs)
+    states = store.states(plan.tasks)
     first: dict[str, str] = {}
     found: dict[tuple[str, str], str] = {}
-    for job in plan.jobs.values():
-        if job.kind != KIND or states[job.hash] not in ("done", "dropped"):
+    for job in plan.tasks.values():
+        if job.kind != KIND or states[job.name] not in ("done", "dropped"):
             continue
         cohort = job.config["experiment"]["cohort"]["name"]
-        place = cohort if first.setdefault(cohort, job.hash) == job.hash else f"{cohort}, {job.label}"
-        made: dict[str, Any] = store.read(job.hash, "job.json")
+        place = cohort if first.setdefault(cohort, job.name) == job.name else f"{cohort}, {job.label}"
+        made: dict[str, Any] = store.read(job.name, "job.json")
         for kind, text in made.get("remarks", {}).items():
             found.setdefault((cohort, kind), f"{place}: {text}")
     with said(store.folder):

@@ -7,13 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from fedmerge.engine.store import Store, said
 from fedmerge.experiment.bench.config import BenchConfig
-from fedmerge.experiment.bench.plan import Entry, Plan
-from fedmerge.experiment.bench.store import Store, said
+from fedmerge.experiment.bench.plan import Entry, StudyPlan
 from fedmerge.experiment.results import COLUMNS, write_table
 from fedmerge.experiment.target_supervised import ORACLE, best_source
 
 Row = dict[str, Any]
+COEFFICIENTS = "coefficients.parquet"
 NUMBERS = [
     "accuracy", "balanced_accuracy", "auroc", "ece", "brier", "classes_present", "largest_class",
     "classes_predicted", "largest_predicted", "chance_error", "validation", "training_accuracy",
@@ -30,19 +31,19 @@ def columns(config: BenchConfig) -> list[str]:
     return [*before, *rest[middle:], "training_seconds"]
 
 
-def collect(config: BenchConfig, plan: Plan, store: Store) -> None:
+def collect(config: BenchConfig, plan: StudyPlan, store: Store) -> None:
     """Write results.parquet and reliability.parquet from the finished jobs; each file whole or not at all."""
     rows: list[Row] = []
     bins: list[Row] = []
-    states = store.states(plan.jobs)
+    states = store.states(plan.tasks)
     read: dict[str, tuple[Row, list[Row], list[Row]]] = {}
     for entry in plan.entries:
-        if entry.job not in read:
-            read[entry.job] = _of(store, plan, entry, states)
-        common, measured, binned = read[entry.job]
+        if entry.task not in read:
+            read[entry.task] = _of(store, plan, entry, states)
+        common, measured, binned = read[entry.task]
         if entry.columns["kind"] == ORACLE:
             measured, binned = best_source(measured, binned)
-        place = {"study": config.name, "job": entry.job} | entry.columns | common
+        place = {"study": config.name, "job": entry.task} | entry.columns | common
         rows += [place | row | _label(entry, row) for row in measured]
         where = {key: value for key, value in entry.columns.items() if key != "kind"}
         bins += [where | row | _label(entry, row) for row in binned]
@@ -54,26 +55,51 @@ def collect(config: BenchConfig, plan: Plan, store: Store) -> None:
         write_table(store.folder / "reliability.parquet", pd.DataFrame(bins))
 
 
-def _of(store: Store, plan: Plan, entry: Entry, states: dict[str, Any]) -> tuple[Row, list[Row], list[Row]]:
+def collect_traces(config: BenchConfig, plan: StudyPlan, store: Store) -> None:
+    """Write coefficients.parquet, a row a batch and source, and decisions.parquet, from the finished jobs."""
+    coefficients, decisions = [], list[Row]()
+    states = store.states(plan.tasks)
+    for entry in plan.entries:
+        if states[entry.task] not in ("done", "dropped"):
+            continue
+        where = {key: value for key, value in entry.columns.items() if key != "kind"}
+        path = store.jobs / entry.task / COEFFICIENTS
+        if path.is_file():
+            coefficients.append(pd.read_parquet(path).assign(**where))
+        decisions += [row | where for row in store.read(entry.task, "job.json").get("decisions", [])]
+    axes = [axis for axis in config.axes if axis not in COLUMNS]
+    place = ["cohort", "model", *axes, "seed", "site", "method"]
+    first = [*place, "stream", "batch", "source", "encoder", "head"]
+    with said(store.folder):
+        frame = pd.concat(coefficients) if coefficients else pd.DataFrame()
+        write_table(store.folder / COEFFICIENTS, frame.reindex(columns=first))
+        frame = pd.DataFrame(decisions)
+        more = [column for column in frame.columns if column not in place]
+        write_table(store.folder / "decisions.parquet", frame.reindex(columns=[*place, *more]))
+
+
+def _of(
+    store: Store, plan: StudyPlan, entry: Entry, states: dict[str, Any]
+) -> tuple[Row, list[Row], list[Row]]:
     """Return what a job left: the columns common to its rows, its rows, its calibration bins."""
-    if states.get(entry.job) in ("done", "dropped"):
-        job = store.read(entry.job, "job.json")
+    if states.get(entry.task) in ("done", "dropped"):
+        job = store.read(entry.task, "job.json")
         common = {
             "status": "done",
             "reason": "",
             "device": job["device"],
             "versions": json.dumps(job["versions"]),
-            "config_hash": entry.job,
+            "config_hash": entry.task,
             "training_seconds": job["training_seconds"],
         }
-        return common, store.read(entry.job, "rows.json"), store.read(entry.job, "bins.json")
-    for job in (entry.job, *plan.needing([entry.job])):
+        return common, store.read(entry.task, "rows.json"), store.read(entry.task, "bins.json")
+    for job in (entry.task, *plan.needing([entry.task])):
         if states.get(job) == "failed":
             reason = store.read(job, "job.json")["reason"]
-            if job != entry.job:
-                reason = f"what it stands on failed ({plan.jobs[job].label}): {reason}"
+            if job != entry.task:
+                reason = f"what it stands on failed ({plan.tasks[job].label}): {reason}"
             failed = {"stream": "", "shift": "none", "severity": 0, "n": 0}
-            return {"status": "failed", "reason": reason, "config_hash": entry.job}, [failed], []
+            return {"status": "failed", "reason": reason, "config_hash": entry.task}, [failed], []
     return {}, [], []
 
 

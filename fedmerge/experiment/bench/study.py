@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from fedmerge.engine.store import said
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench.config import BenchConfig
-from fedmerge.experiment.bench.plan import Plan
+from fedmerge.experiment.bench.plan import StudyPlan
 from fedmerge.experiment.bench.remarks import read_remarks
-from fedmerge.experiment.bench.store import said
 from fedmerge.files import write_json, write_text
 from fedmerge.validation import differences, load_yaml, validate
 
@@ -34,6 +34,20 @@ class Study:
     reliability: pd.DataFrame
     provenance: dict[str, Any]
     folder: Path
+
+    @property
+    def coefficients(self) -> pd.DataFrame:
+        """The coefficients of test-time methods, a row per variant, seed, site, method, batch and source."""
+        return self._traces("coefficients.parquet")
+
+    @property
+    def decisions(self) -> pd.DataFrame:
+        """The decision logs of fusion methods, and of test-time methods that were tuned."""
+        return self._traces("decisions.parquet")
+
+    def _traces(self, name: str) -> pd.DataFrame:
+        path = self.folder / name
+        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -96,7 +110,7 @@ def open_study(folder: str | Path) -> Study:
     return Study(config, table, reliability, provenance, folder)
 
 
-def adopt(folder: Path, config: BenchConfig, plan: Plan, extend: bool) -> None:
+def adopt(folder: Path, config: BenchConfig, plan: StudyPlan, extend: bool) -> None:
     """Write the study into its folder. Raises FedMergeError for another study's, unless ``extend``."""
     path = folder / "study.yaml"
     written = config.model_dump(mode="json")
@@ -113,13 +127,13 @@ def adopt(folder: Path, config: BenchConfig, plan: Plan, extend: bool) -> None:
         known = folder / "plan.json"
         if known.is_file() and json.loads(known.read_text())["hash"] != _hash(plan):
             raise FedMergeError(
-                f"the study in '{folder}' was begun with another cohort file or version of FedMerge: its "
-                f"jobs are no longer the same. Change that back, {advice}"
+                f"the study in '{folder}' was begun with another cohort file, other images or another "
+                f"version of FedMerge: its jobs are no longer the same. Change that back, {advice}"
             )
     with said(folder):
         write_text(path, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
-        write_json(folder / "plan.json", {"hash": _hash(plan), "jobs": list(plan.jobs)})
+        write_json(folder / "plan.json", {"hash": _hash(plan), "jobs": list(plan.tasks)})
 
 
-def _hash(plan: Plan) -> str:
-    return hashlib.sha256("\n".join([*plan.jobs, *(str(e) for e in plan.entries)]).encode()).hexdigest()[:16]
+def _hash(plan: StudyPlan) -> str:
+    return hashlib.sha256("\n".join([*plan.tasks, *(str(e) for e in plan.entries)]).encode()).hexdigest()[:16]

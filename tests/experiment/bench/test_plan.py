@@ -20,13 +20,13 @@ def planned(place, monkeypatch):
 
 
 def kinds(plan):
-    return Counter(job.kind for job in plan.jobs.values())
+    return Counter(job.kind for job in plan.tasks.values())
 
 
 def test_the_rounds_are_shared_by_what_differs_only_later(planned, study):
     """2 seeds; x 2 fine-tunings, as many pooled; x 4 methods each (alone, pooled, mean, adaptive), and the
     majority class, which is one for both fine-tunings."""
-    assert kinds(planned(study)) == {"rounds": 2, "fine-tune": 4, "pooled": 4, "deploy": 2 * 2 * 4 + 2}
+    assert kinds(planned(study)) == {"rounds": 2, "fine-tune": 4, "pooled": 4, "evaluate": 2 * 2 * 4 + 2}
 
 
 def test_the_majority_class_is_always_there_stands_on_nothing_and_is_one_whatever_is_trained(planned, study):
@@ -35,23 +35,23 @@ def test_the_majority_class_is_always_there_stands_on_nothing_and_is_one_whateve
     assert [(e.columns["method"], e.columns["training"], e.columns["seed"]) for e in entries] == [
         ("majority-class", level, seed) for level in ("slow", "fast") for seed in (0, 1)
     ]
-    assert len({entry.job for entry in entries}) == 2
-    assert all(plan.jobs[entry.job].needs == () for entry in entries)
+    assert len({entry.task for entry in entries}) == 2
+    assert all(plan.tasks[entry.task].needs == () for entry in entries)
     other = planned(study, "set.model.options.width=5", "set.training.lr=0.01", "set.batch_norm=average")
-    assert {entry.job for entry in entries} < set(other.jobs)
-    assert not {entry.job for entry in entries} & set(planned(study, "set.evaluation.images=5").jobs)
+    assert {entry.task for entry in entries} < set(other.tasks)
+    assert not {entry.task for entry in entries} & set(planned(study, "set.evaluation.images=5").tasks)
 
 
 def test_a_new_method_adds_deployments_alone(planned, study):
     before, after = planned(study), planned(study, "set.fusion=[mean, greedy]")
-    new = [after.jobs[job] for job in after.jobs if job not in before.jobs]
-    assert [job.kind for job in new] == ["deploy"] * 4
-    assert set(before.jobs) < set(after.jobs)
+    new = [after.tasks[job] for job in after.tasks if job not in before.tasks]
+    assert [job.kind for job in new] == ["evaluate"] * 4
+    assert set(before.tasks) < set(after.tasks)
 
 
 def test_labels_are_no_part_of_a_job(planned, study):
     named = planned(study, "set.fusion=[{method: mean, label: average}]", "title=other", "name=other")
-    assert set(named.jobs) == set(planned(study).jobs)
+    assert set(named.tasks) == set(planned(study).tasks)
     assert {entry.columns["method"] for entry in named.entries} >= {"average"}
 
 
@@ -76,15 +76,17 @@ def test_two_levels_that_mean_the_same_are_one_job_and_two_entries(planned, stud
 def test_what_changes_training_changes_every_job(planned, study, change):
     """All but the majority class, for which nothing is trained."""
     before, after = planned(study), planned(study, f"set.{change}")
-    assert all(before.jobs[job].config.get("as") == "reference" for job in set(before.jobs) & set(after.jobs))
+    assert all(
+        before.tasks[job].config.get("as") == "reference" for job in set(before.tasks) & set(after.tasks)
+    )
 
 
 def test_each_job_comes_after_what_it_needs(planned, study):
     plan = planned(study)
     seen: set[str] = set()
-    for job in plan.jobs.values():
+    for job in plan.tasks.values():
         assert set(job.needs) <= seen
-        seen.add(job.hash)
+        seen.add(job.name)
 
 
 def test_every_site_is_unseen_in_turn(planned, study):
@@ -93,13 +95,13 @@ def test_every_site_is_unseen_in_turn(planned, study):
     assert kinds(plan)["rounds"] == 2 * 3
     assert Counter(e.columns["site"] for e in plan.entries) == dict.fromkeys(("alpha", "beta", "delta"), 20)
     for entry in plan.entries:
-        assert entry.columns["site"] not in plan.jobs[entry.job].config["members"]
+        assert entry.columns["site"] not in plan.tasks[entry.task].config["members"]
 
 
 def test_without_rounds_there_is_no_job_for_them(planned, study):
     plan = planned(study, "set.training.rounds=0")
     assert kinds(plan)["rounds"] == 0
-    assert all(not job.needs for job in plan.jobs.values() if job.kind == "fine-tune")
+    assert all(not job.needs for job in plan.tasks.values() if job.kind == "fine-tune")
 
 
 def test_the_start_is_in_what_the_hospitals_trained_alone(planned, study):
@@ -107,12 +109,12 @@ def test_the_start_is_in_what_the_hospitals_trained_alone(planned, study):
     shared = planned(study, "set.training.rounds=0", "set.training.start=shared")
     default = planned(study, "set.training.rounds=0")
     own = planned(study, "set.training.rounds=0", "set.training.start=independent")
-    assert set(shared.jobs) == set(default.jobs)
-    common = [shared.jobs[job] for job in shared.jobs if job in own.jobs]
+    assert set(shared.tasks) == set(default.tasks)
+    common = [shared.tasks[job] for job in shared.tasks if job in own.tasks]
     assert {(job.kind, job.config.get("as")) for job in common} == {
         ("pooled", None),
-        ("deploy", "pooled"),
-        ("deploy", "reference"),
+        ("evaluate", "pooled"),
+        ("evaluate", "reference"),
     }
     assert kinds(own) == kinds(shared)
 
@@ -121,7 +123,7 @@ def test_the_images_to_fuse_with_are_in_the_jobs_that_use_them(planned, study, n
     study["base"]["fusion"] = ["mean", "needs-images"]
     study["base"]["fusion_data"] = {"from": "union", "images": 6}
     few, more = planned(study), planned(study, "set.fusion_data.images=9")
-    new = [more.jobs[job] for job in more.jobs if job not in few.jobs]
+    new = [more.tasks[job] for job in more.tasks if job not in few.tasks]
     assert {job.config["method"]["method"] for job in new} == {"needs-images"}
     assert new[0].config["experiment"]["fusion_data"] == {"from": "union", "images": 9, "split": "val"}
 
@@ -130,9 +132,9 @@ def test_after_is_in_a_job_only_where_it_is_set(planned, study):
     study["base"]["fusion_data"] = {"from": "union"}
     study["base"]["fusion"] = ["mean"]
     plain = planned(study)
-    assert set(plain.jobs) == set(planned(study, "set.fusion=[{method: mean, after: none}]").jobs)
+    assert set(plain.tasks) == set(planned(study, "set.fusion=[{method: mean, after: none}]").tasks)
     both = planned(study, "set.fusion=[mean, {method: mean, label: repaired, after: repair}]")
-    new = [both.jobs[job].config for job in both.jobs if job not in plain.jobs]
+    new = [both.tasks[job].config for job in both.tasks if job not in plain.tasks]
     assert [config["method"] for config in new] == [{"method": "mean", "after": "repair"}] * 4
     assert all("fusion_data" in config["experiment"] for config in new)
 
@@ -140,12 +142,12 @@ def test_after_is_in_a_job_only_where_it_is_set(planned, study):
 def test_a_method_that_needs_the_start_stands_on_the_rounds_as_well(planned, study, needy):
     plan = planned(study, "set.fusion=[mean, needs-start]")
     of = {method: [] for method in ("mean", "needs-start")}
-    for job in plan.jobs.values():
+    for job in plan.tasks.values():
         if job.config.get("as") == "fusion":
-            of[job.config["method"]["method"]].append([plan.jobs[need].kind for need in job.needs])
+            of[job.config["method"]["method"]].append([plan.tasks[need].kind for need in job.needs])
     assert of == {"mean": [["fine-tune"]] * 4, "needs-start": [["fine-tune", "rounds"]] * 4}
     without = planned(study, "set.fusion=[needs-start]", "set.training.rounds=0")
-    assert all(len(job.needs) <= 1 for job in without.jobs.values())
+    assert all(len(job.needs) <= 1 for job in without.tasks.values())
 
 
 def test_arrays_in_memory_are_refused(experiment):
@@ -161,33 +163,33 @@ def test_unseen_sites_one_by_one_and_mixed_stand_on_the_same_training(planned, s
     study["axes"], study["compare"] = {"evaluation.mixed": [False, True]}, "method"
     study["reference"], study["base"]["unseen"] = "mean", ["beta", "delta"]
     plan = planned(study)
-    assert kinds(plan) == {"rounds": 2, "fine-tune": 2, "pooled": 6, "deploy": 30}
-    places = Counter(job.config["target"] for job in plan.jobs.values() if job.kind == "deploy")
+    assert kinds(plan) == {"rounds": 2, "fine-tune": 2, "pooled": 6, "evaluate": 30}
+    places = Counter(job.config["target"] for job in plan.tasks.values() if job.kind == "evaluate")
     assert places == {"beta": 10, "delta": 10, "mixed": 10}
     alone = planned(study | {"axes": {"training.lr": [0.05]}})
-    assert set(alone.jobs) < set(plan.jobs)
+    assert set(alone.tasks) < set(plan.tasks)
 
 
 def test_the_number_of_arriving_images_is_in_deployments_alone_and_only_where_it_is_set(planned, study):
     every, few = planned(study), planned(study, "set.evaluation.images=5")
-    new = [few.jobs[job] for job in few.jobs if job not in every.jobs]
+    new = [few.tasks[job] for job in few.tasks if job not in every.tasks]
     assert kinds(few) == kinds(every)
-    assert [job.kind for job in new] == ["deploy"] * 18
+    assert [job.kind for job in new] == ["evaluate"] * 18
     assert {job.config["experiment"]["evaluation"]["images"] for job in new} == {5}
-    deployed = [job.config["experiment"]["evaluation"] for job in every.jobs.values()]
+    deployed = [job.config["experiment"]["evaluation"] for job in every.tasks.values()]
     assert not any("images" in deployment for deployment in deployed)
 
 
 def test_the_oracle_has_no_job_of_its_own(planned, study):
     """Its rows are those of the hospitals alone, which are measured for it where they are not shown."""
     plain, both = planned(study), planned(study, "references=[alone, pooled, oracle]")
-    assert set(both.jobs) == set(plain.jobs)
+    assert set(both.tasks) == set(plain.tasks)
     oracle = [entry for entry in both.entries if entry.columns["kind"] == "oracle"]
     assert {entry.columns["method"] for entry in oracle} == {"oracle-best-source"}
-    alone = {entry.job for entry in both.entries if entry.columns["kind"] == "alone"}
-    assert {entry.job for entry in oracle} == alone
+    alone = {entry.task for entry in both.entries if entry.columns["kind"] == "alone"}
+    assert {entry.task for entry in oracle} == alone
     only = planned(study, "references=[oracle]")
-    assert alone < set(only.jobs)
+    assert alone < set(only.tasks)
     assert not [entry for entry in only.entries if entry.columns["kind"] == "alone"]
 
 
@@ -197,13 +199,13 @@ def test_what_is_tuned_is_in_the_job(planned, study):
     def adapted(*values):
         tune = f"{{option: temperature, values: {[*values]}}}"
         plan = planned(study, f"set.testtime=[{{method: entropy-adaptive, tune: {tune}}}]")
-        return {entry.job for entry in plan.entries if entry.columns["kind"] == "test-time"}
+        return {entry.task for entry in plan.entries if entry.columns["kind"] == "test-time"}
 
     one, other = adapted(0.1, 1.0), adapted(0.1, 0.5)
     assert len(one) == len(other) == 12  # 2 seeds, 2 levels, 3 targets
     assert not one & other
     untuned = planned(study)
-    assert not one & {entry.job for entry in untuned.entries}
+    assert not one & {entry.task for entry in untuned.entries}
 
 
 def test_tuning_on_two_sources_is_refused(planned, study):
@@ -217,21 +219,21 @@ def test_a_start_from_pooled_training_stands_on_that_alone(planned, study):
     study["references"] = []
     study["base"] |= {"testtime": [{"method": "tent", "start": "pooled"}]}
     plan = planned(study)
-    found = [plan.jobs[e.job] for e in plan.entries if e.columns["method"] == "tent-from-pooled"]
+    found = [plan.tasks[e.task] for e in plan.entries if e.columns["method"] == "tent-from-pooled"]
     assert len(found) == 4
     for job in found:
-        assert [plan.jobs[need].kind for need in job.needs] == ["pooled"]
+        assert [plan.tasks[need].kind for need in job.needs] == ["pooled"]
         assert job.config["method"] == {"method": "tent", "start": "pooled"}
 
 
 def test_calibrated_is_in_the_job_only_where_it_is_set(planned, study, calibrated):
     def adapted(*beside):
         plan = planned(study, f"set.testtime=[{{{', '.join(['method: divides', *beside])}}}]")
-        return [plan.jobs[e.job] for e in plan.entries if e.columns["kind"] == "test-time"]
+        return [plan.tasks[e.task] for e in plan.entries if e.columns["kind"] == "test-time"]
 
     plain, off, on = adapted(), adapted("calibrated: false"), adapted("calibrated: true")
     assert plain == off
-    assert {job.hash for job in plain}.isdisjoint(job.hash for job in on)
+    assert {job.name for job in plain}.isdisjoint(job.name for job in on)
     assert all(job.config["method"] == {"method": "divides"} for job in plain)
     assert all(job.config["method"] == {"method": "divides", "calibrated": True} for job in on)
     assert [job.needs for job in on] == [job.needs for job in plain]

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from fedmerge.cli import app
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench import preflight, work
+from fedmerge.experiment import stages
+from fedmerge.experiment.bench import preflight
+from fedmerge.experiment.bench.bench import bench
 from fedmerge.experiment.bench.config import read_bench
-from fedmerge.experiment.bench.engine import bench
 from fedmerge.experiment.bench.plan import make_plan
 
 
@@ -74,13 +75,13 @@ def test_the_fault_of_one_variant_names_it(own, tmp_path):
 def test_only_what_is_still_to_do_is_checked(own):
     config, variants = read_bench(own / "study.yaml")
     plan = make_plan(config, variants)
-    preflight.check(config, variants, plan.jobs)
+    preflight.check(config, plan, plan.tasks)
     for name in ("alpha", "beta", "delta"):
         (own / f"{name}.npz").unlink()
-    preflight.check(config, variants, ())
-    seed_1 = {name for name, job in plan.jobs.items() if job.config["experiment"]["seeds"] == [1]}
+    preflight.check(config, plan, ())
+    seed_1 = {name for name, job in plan.tasks.items() if job.config["experiment"]["seeds"] == [1]}
     with pytest.raises(FedMergeError) as caught:
-        preflight.check(config, variants, seed_1)
+        preflight.check(config, plan, seed_1)
     assert len(caught.value.args) == 3
     assert all("seed 1 and 1 more" in each and "seed 0" not in each for each in caught.value.args)
 
@@ -97,8 +98,8 @@ def test_rows_that_failed_are_in_the_exit_code_also_of_a_finished_study(own, tmp
 
     command = ("bench", own / "study.yaml", "--out", tmp_path / "out", "--set", "set.seeds=[0]")
     command = (*command, "--set", "set.testtime=[]")
-    whole = work.fine_tune
-    monkeypatch.setattr(work, "fine_tune", diverge)
+    whole = stages.fine_tune
+    monkeypatch.setattr(stages, "fine_tune", diverge)
     for _ in range(2):  # the second time from the receipt
         code, out, _ = ended(*command, "--json")
         assert code == 1
@@ -107,7 +108,7 @@ def test_rows_that_failed_are_in_the_exit_code_also_of_a_finished_study(own, tmp
     assert code == 1
     assert "failed: 4" in out
     assert "training diverged" in err
-    monkeypatch.setattr(work, "fine_tune", whole)
+    monkeypatch.setattr(stages, "fine_tune", whole)
     code, out, _ = ended(*command, "--retry", "--json")
     assert (code, json.loads(out)["failed"]) == (0, {})
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from fedmerge.cli import bench as command  # noqa: F401  (registers the command)
 from fedmerge.cli.app import app
 from fedmerge.experiment.bench import completion_cache as completion_cache
-from fedmerge.experiment.bench.engine import bench
+from fedmerge.experiment.bench.bench import bench
 from fedmerge.experiment.bench.study import open_study
 
 

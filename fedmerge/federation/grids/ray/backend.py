@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fedmerge.cluster.attach import ray_initialised
+from fedmerge.cluster.config import BackendConfig
 from fedmerge.data import Site, Split
-from fedmerge.federation.backend_config import BackendConfig
-from fedmerge.federation.grids.ray.init import ray_initialised
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from fedmerge.cluster.config import BackendConfig
+from fedmerge.cluster.room import first_line, places
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.backend_config import BackendConfig
 from fedmerge.federation.grids.ray.numerics import Numerics
 from fedmerge.federation.grids.ray.worker import Worker, versions
 
@@ -55,7 +55,7 @@ class Pool:
         self.backend = backend
         have = ray.cluster_resources()
         gpus = backend.gpus if backend.gpus is not None or device.startswith("cuda") else 0.0
-        self.count = _count(backend, have, gpus, hospitals)
+        self.count = places(backend, have, gpus, hospitals)
         self._options = {
             "num_cpus": backend.cpus,
             "num_gpus": have.get("GPU", 0.0) / self.count if gpus is None else gpus,
@@ -131,28 +131,3 @@ class Pool:
             f"{gpus:g} GPUs, and the Ray cluster has {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} "
             "GPUs free. Ask for a smaller share, or free some."
         )
-
-
-def _count(backend: BackendConfig, have: dict[str, float], gpus: float | None, hospitals: int) -> int:
-    """Return the number of workers: as configured, or as many as fit, and at most one per hospital."""
-    room = math.floor(have.get("CPU", 0.0) / backend.cpus + 1e-9)
-    if gpus:
-        room = min(room, math.floor(have.get("GPU", 0.0) / gpus + 1e-9))
-    wanted = min(backend.workers or 1, hospitals)
-    if room < wanted:
-        share = f"{backend.cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
-        fewer = (
-            "lower --workers, --cpus or --gpus" if wanted > 1 else "lower --cpus or --gpus, the share of one"
-        )
-        raise FedMergeError(
-            f"the Ray cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs, room for "
-            f"{room} workers of {share}, but {wanted} are needed: {fewer}."
-        )
-    return min(backend.workers or room, hospitals)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the cause and first line of one of Ray's long error messages."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

@@ -10,8 +10,9 @@ import ray
 from flwr.app import Message
 from ray.exceptions import RayError, RayTaskError
 
+from fedmerge.cluster.room import first_line
 from fedmerge.federation.grids.ray.dispatcher import Dispatcher, Flight
-from fedmerge.federation.grids.ray.pool import Pool, WorkerHandle, first_line
+from fedmerge.federation.grids.ray.pool import Pool, WorkerHandle
 from fedmerge.federation.grids.ray.worker import WorkerReply
 from fedmerge.federation.grids.simulated import FAILED, LATE, failed
 

@@ -3,8 +3,8 @@ import multiprocessing
 
 import pytest
 
+from fedmerge.engine.store import Store, StoreStopped, said
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.store import Store, StudyStopped, said
 from fedmerge.files import make_folder, write_text
 
 
@@ -75,7 +75,7 @@ FULL = "No space left on device"
     "error", [OSError(errno.ENOSPC, FULL), RuntimeError(f"I/O error: {FULL} (os error 28)")]
 )
 def test_a_full_disk_is_a_sentence(tmp_path, error):
-    with pytest.raises(StudyStopped, match=r"disk is full.*finished job is kept"), said(tmp_path):
+    with pytest.raises(StoreStopped, match=r"disk is full.*finished job is kept"), said(tmp_path):
         raise error
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fedmerge.engine.executors.processes import Processes
+from fedmerge.engine.store import Store
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench import engine, work
-from fedmerge.experiment.bench.engine import bench
-from fedmerge.experiment.bench.store import Store
+from fedmerge.experiment import stages
+from fedmerge.experiment.bench import bench as benches
+from fedmerge.experiment.bench.bench import bench
 from fedmerge.experiment.bench.study import open_study
-from fedmerge.experiment.bench.workers import LocalProcesses
 from fedmerge.files import DiskError
 
 CLOCKS = ["seconds", "training_seconds"]
@@ -36,13 +37,13 @@ def same_rows(one, other):
 def counted(monkeypatch):
     """Labels of the jobs that are really done from now on."""
     done: list[str] = []
-    original = work._do
+    original = stages.do_stage
 
-    def note(task, *rest):
-        done.append(task.label)
-        return original(task, *rest)
+    def note(attempt):
+        done.append(attempt.task.label)
+        original(attempt)
 
-    monkeypatch.setattr(work, "_do", note)
+    monkeypatch.setattr(stages, "do_stage", note)
     return done
 
 
@@ -144,14 +145,14 @@ def test_a_job_that_fails_is_rows_with_a_reason(place, tmp_path, study, monkeypa
     monkeypatch.chdir(place)
     study["axes"]["training"]["fast"] = {"training.fine_tune.lr": 10.0, "training.fine_tune.momentum": 0.99}
     study["base"] = study["base"] | {"seeds": [0], "federation": {"quorum": 2}}
-    original = work.fine_tune
+    original = stages.fine_tune
 
     def diverge(setup, server, start):
         if setup.plan.fine_tune.lr == 10.0:
             raise FedMergeError("training diverged at site 'beta'.")
         original(setup, server, start)
 
-    monkeypatch.setattr(work, "fine_tune", diverge)
+    monkeypatch.setattr(stages, "fine_tune", diverge)
     result = bench(study, out=tmp_path / "study")
     failed = result.table[result.table["status"] == "failed"]
     assert list(failed["method"]) == ["alone", "mean", "entropy-adaptive"]
@@ -159,19 +160,19 @@ def test_a_job_that_fails_is_rows_with_a_reason(place, tmp_path, study, monkeypa
     assert failed["reason"].str.contains("fast, seed 0: fine-tuning.*training diverged at site 'beta'").all()
     assert failed["accuracy"].isna().all()
     assert set(result.done["training"]) == {"slow", "fast"}  # pooled training does not stand on the hospitals
-    monkeypatch.setattr(work, "fine_tune", original)
+    monkeypatch.setattr(stages, "fine_tune", original)
     assert (bench(study, out=tmp_path / "study").table["status"] == "failed").sum() == 3
     assert (bench(study, out=tmp_path / "study", retry=True).table["status"] == "done").all()
 
 
 def test_a_worker_that_is_killed_is_a_failed_job(place, tmp_path, study, monkeypatch):
     monkeypatch.chdir(place)
-    crew = LocalProcesses(1)
+    crew = Processes(1)
     submit = crew.submit
 
-    def kill_one(task):
-        future = submit(task)
-        if task.label == "fast, seed 1: mean at delta":
+    def kill_one(assignment):
+        future = submit(assignment)
+        if assignment.task.label == "fast, seed 1: mean at delta":
             (process,) = crew._busy
             for child in list(process._processes.values()):
                 child.kill()
@@ -205,7 +206,7 @@ def test_a_full_disk_stops_the_study_and_keeps_what_is_done(whole, place, tmp_pa
             raise OSError(28, "No space left on device")
         original(self, job, part, record, marker)
 
-    from fedmerge.experiment.bench.store import said
+    from fedmerge.engine.store import said
 
     def said_finish(self, *args):
         with said(self.folder):
@@ -223,11 +224,10 @@ def test_a_disk_that_fills_up_while_models_are_written_is_no_failed_job(place, t
     def no_room(*args):
         raise DiskError(Path("pool"), "No space left on device", full=True)
 
-    monkeypatch.setattr(work, "fine_tune", no_room)
+    monkeypatch.setattr(stages, "fine_tune", no_room)
     with pytest.raises(FedMergeError, match="the disk is full"):
         bench(place / "study.yaml", out=tmp_path / "study")
     assert not list((tmp_path / "study" / "jobs").glob("*/failed"))
-    assert not list((tmp_path / "study" / "jobs").glob(".*"))
 
 
 def test_a_changed_cohort_file_is_noticed(whole, place, tmp_path):
@@ -240,7 +240,7 @@ def test_a_changed_cohort_file_is_noticed(whole, place, tmp_path):
 
 
 def _run(place, out):
-    engine.bench(place / "study.yaml", out=out)
+    benches.bench(place / "study.yaml", out=out)
     os._exit(0)
 
 
@@ -268,7 +268,9 @@ def test_who_watches_sees_every_job_go(place, tmp_path):
     bench(
         place / "study.yaml",
         out=tmp_path / "study",
-        watch=lambda s: seen.append((s.done, s.left, tuple(s.running))),
+        watch=lambda event: seen.append(
+            (event.progress.done, event.progress.left, tuple(event.progress.running))
+        ),
     )
     jobs = len(list((tmp_path / "study" / "jobs").glob("*")))
     assert seen[-1] == (jobs, 0, ())

@@ -1,19 +1,18 @@
-"""The study's folder: a finished job is kept, an interrupted one leaves no trace.
+"""The store of a graph's artifacts: a finished task is kept, an interrupted one counts for nothing.
 
-    study.yaml            the configuration
-    jobs/HASH/            one finished job: its files, job.json, and the marker ``done`` or ``failed``
-    results.parquet       the rows of all finished jobs, written anew from them
-    remarks.json          remarks on their images, likewise
+    jobs/NAME/            one finished task: its files, job.json, and the marker ``done`` or ``failed``
+    jobs/.NAME.part/      one that was begun; what an interrupted attempt left is swept away, or kept for the
+    next
 
-A job works in a folder of its own; when it has finished, one rename gives this folder, marker included, the
-job's name.
+A task works in a folder of its own; when it has finished, one rename gives this folder, marker included, the
+task's name.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +34,12 @@ from fedmerge.files import (
 State = Literal["missing", "done", "failed", "dropped"]
 
 
-class StudyStopped(FedMergeError):
-    """The study had to stop; every finished job is kept."""
+class StoreStopped(FedMergeError):
+    """The work had to stop; every finished task is kept."""
 
 
 class Store:
-    """The jobs in one study's folder. Raises FedMergeError where the folder cannot be made or written."""
+    """The tasks in one folder. Raises FedMergeError where the folder cannot be made or written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,8 +51,11 @@ class Store:
             check_writable(folder)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out of this folder; the lock is freed however this process ends."""
+    def locked(self, kept: Container[str] = ()) -> Iterator[None]:
+        """Keep other processes out of this folder; the lock is freed however this process ends.
+
+        kept: tasks whose next attempt goes on with the files of an interrupted one.
+        """
         in_use = f"another bench is at work in '{self.folder}': wait for it, stop it, or give another --out."
         with locked(self.folder, in_use):
             with said(self.folder):
@@ -63,7 +65,8 @@ class Store:
                 if not job.exists():  # it may have been listed under that name, but never renamed
                     with said(self.folder):
                         self.room.note(moved=[self.room.relative(job), self.room.relative(left_over)])
-                self.room.remove_tree(left_over)
+                if job.exists() or job.name not in kept:
+                    self.room.remove_tree(left_over)
             yield
 
     def damaged(self, jobs: Iterable[str]) -> list[str]:
@@ -90,19 +93,27 @@ class Store:
         """The state of each of these jobs."""
         return states_in(self.folder, jobs)
 
-    def part(self, job: str) -> Path:
-        """An empty folder to work in."""
+    def part(self, job: str, *, keep: bool = False) -> Path:
+        """Return a folder to work in. keep: with the files of an interrupted attempt, else empty."""
         folder = self.jobs / f".{job}.part"
         with said(self.folder):
-            self.room.remove_tree(folder)
+            if not keep:
+                self.room.remove_tree(folder)
             make_folder(folder)
+            for marker in ("done", "failed"):  # of an attempt that was interrupted while it finished
+                self.room.remove(folder / marker)
         return folder
 
     def finish(self, job: str, part: Path, record: dict[str, Any], marker: Literal["done", "failed"]) -> None:
-        """Write the job's record and marker, and give the working folder the job's name: it now counts."""
+        """Write the task's record and marker, and give the working folder the task's name: it now counts."""
         with said(self.folder):
             write_json(part / "job.json", record)
             write_text(part / marker, f"{record.get('reason', '')}\n")
+        self.adopt(job, part)
+
+    def adopt(self, job: str, part: Path) -> None:
+        """Give a working folder with record and marker the task's name: it now counts."""
+        with said(self.folder):
             self._take_away(job)
             self.room.move(part, self.jobs / job)
 
@@ -137,17 +148,17 @@ def _state(folder: Path) -> State:
 
 @contextmanager
 def said(folder: Path) -> Iterator[None]:
-    """Turn a DiskError inside the block into StudyStopped, which says what it means for the study."""
+    """Turn a DiskError inside the block into StoreStopped, which says what it means for the work."""
     try:
         with saying(folder):
             yield
     except DiskError as error:
         if error.full:
-            raise StudyStopped(
+            raise StoreStopped(
                 f"the disk is full, so the study in '{folder}' stopped; every finished job is kept. Free "
                 "some space and give the same command again."
             ) from None
-        raise StudyStopped(
+        raise StoreStopped(
             f"the folder '{folder}' cannot be written ({error.reason}): give another one with --out, or make "
             "it writable."
         ) from None

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import logging
 import math
 import os
 import secrets
 import shutil
-import socket
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
+from fedmerge.cluster.access import MODE, about_a_token, admit, no_token, set_mode
+from fedmerge.cluster.config import BackendConfig
 from fedmerge.errors import FedMergeError
 from fedmerge.extras import extra
-from fedmerge.federation.backend_config import BackendConfig
-
-CONNECT = 3.0  # seconds to wait for a connection to an address
 
 
 @contextmanager
@@ -27,7 +26,8 @@ def ray_initialised(backend: BackendConfig) -> Iterator[None]:
     """Initialise Ray for the block: attach to a cluster, or start a Ray of our own that ends with the block.
 
     A Ray that the calling program has initialised is used and left as it is. Raises FedMergeError if Ray is
-    not installed, or nobody answers at the address (within seconds).
+    not installed, nobody answers at the address (within seconds), the cluster asks for a token and none is
+    found, or Ray is not there after the backend's ``patience``.
     """
     ray = _import()
     if ray.is_initialized():
@@ -35,12 +35,16 @@ def ray_initialised(backend: BackendConfig) -> Iterator[None]:
         return
     address = backend.cluster
     folder = None if address else tempfile.mkdtemp(prefix="fedmerge-ray-")
+    before = {name: os.environ.get(name) for name in (MODE, "RAY_AUTH_TOKEN")}
     try:
-        if folder is None:
-            _begin(ray, address, {})
+        options: dict[str, Any] = {}
+        if address is not None:
+            address = admit(address)
         else:
             _token_of_our_own()
-            _begin(ray, address, {"_temp_dir": folder} | _resources(backend))
+            options = {"_temp_dir": folder} | _resources(backend)
+        with _at_most(backend.patience, address):
+            _begin(ray, address, options)
         try:
             yield
         finally:
@@ -48,6 +52,7 @@ def ray_initialised(backend: BackendConfig) -> Iterator[None]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+        set_mode(before)
 
 
 def _import() -> Any:
@@ -64,12 +69,10 @@ def _token_of_our_own() -> None:
     Otherwise any other account on this machine could run code in it. Ray itself would write a token into the
     user's home, which changes how ``ray start`` behaves there. Does nothing if RAY_AUTH_MODE is set.
     """
-    if os.environ.get("RAY_AUTH_MODE") is not None:
+    if os.environ.get(MODE) is not None:
         return
-    os.environ["RAY_AUTH_MODE"] = "token"
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with suppress(ImportError, AttributeError):  # re-read it in a Ray that was imported before
-        importlib.import_module("ray._raylet").Config.initialize("")
+    set_mode({MODE: "token"})
 
 
 def _resources(backend: BackendConfig) -> dict[str, Any]:
@@ -82,8 +85,6 @@ def _resources(backend: BackendConfig) -> dict[str, Any]:
 
 
 def _begin(ray: Any, address: str | None, options: dict[str, Any]) -> None:
-    if address is not None:
-        reach(address)
     quiet = not os.environ.get("FEDMERGE_DEBUG")
     try:
         ray.init(
@@ -95,41 +96,42 @@ def _begin(ray: Any, address: str | None, options: dict[str, Any]) -> None:
     except Exception as error:  # Ray raises various errors; the run has not begun
         ray.shutdown()
         place = f"the Ray cluster at {address}" if address else "Ray on this machine"
-        if _about_a_token(error):
-            raise FedMergeError(
-                f"{place} asks for a token, and got none or another: set RAY_AUTH_MODE=token, and "
-                "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's (~/.ray/auth_token if unset)."
-            ) from None
+        if address is not None and about_a_token(error):
+            raise FedMergeError(no_token(address)) from None
         lines = str(error).strip().splitlines() or [type(error).__name__]
         traceback = lines[0].endswith(":")  # of the other side; else the error is a sentence
         raise FedMergeError(f"{place} cannot be used: {lines[-1 if traceback else 0]}") from None
 
 
-def _about_a_token(error: BaseException | None) -> bool:
-    """Check whether an error, or its cause, is a cluster's refusal of a caller without its token."""
-    while error is not None:
-        if "InvalidAuthToken" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+@contextmanager
+def _at_most(seconds: float, address: str | None) -> Iterator[None]:
+    """Raise FedMergeError where the block takes longer. In another thread than the main one it may."""
+    lock, over, late = threading.Lock(), False, False
 
+    def interrupt() -> None:
+        nonlocal late
+        with lock:
+            if not over:
+                late = True
+                _thread.interrupt_main()
 
-def reach(address: str) -> None:
-    """Raise FedMergeError if nobody listens at a cluster's address; Ray itself would try for minutes."""
-    known = _noted() if address == "auto" else address.removeprefix("ray://")
-    if known is None:
-        return  # Ray looks for a local process, and raises at once without one
-    host, _, port = known.rpartition(":")
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    timer = threading.Timer(seconds, interrupt)
+    timer.daemon = True
+    timer.start()
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
-    except (OSError, ValueError):
+        yield
+    except KeyboardInterrupt:
+        if not late:
+            raise
+        place = f"the Ray cluster at {address}" if address else "Ray on this machine"
         raise FedMergeError(
-            f"no Ray cluster answers at {known}: start one there (ray start --head), correct the address, or "
-            "leave it out to start Ray on this machine."
+            f"{place} was not ready after {seconds:g} s: see that it runs (ray status), or give it longer "
+            "(patience of the backend)."
         ) from None
-
-
-def _noted() -> str | None:
-    """Return the address of the last cluster that ``ray start`` started on this machine, or None."""
-    note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-    return note.read_text().strip() or None if note.exists() else None
+    finally:
+        with lock:
+            over = True
+        timer.cancel()

@@ -10,8 +10,10 @@ from fedmerge import ModelPool
 from fedmerge.data import build_cohort, read_cohort
 from fedmerge.data.fusion import share
 from fedmerge.experiment import predictors as candidates
-from fedmerge.experiment.bench.engine import bench
+from fedmerge.experiment.bench.bench import bench
 from fedmerge.experiment.run import run
+from fedmerge.federation import MergeStrategy
+from fedmerge.federation.journal import RoundJournal
 from fedmerge.merging import merge
 from fedmerge.models.state import state_hash
 
@@ -58,7 +60,7 @@ def test_a_fusion_gets_the_state_after_the_rounds_and_the_shares(done, calls, pl
     labels = [y for name in ("alpha", "beta") for y in share(cohort[name], 5, "val", 0).labels.tolist()]
     assert calls["needs-labels"][0]["labels"].tolist() == labels
     assert len(calls["needs-labels"][0]["data"]) == 10
-    logs = [job["decisions"] for job in jobs(study, "deploy") if job["decisions"]]
+    logs = [job["decisions"] for job in jobs(study, "evaluate") if job["decisions"]]
     assert [[(row["model"], row["images"]) for row in log] for log in logs] == [[("alpha", 5), ("beta", 5)]]
 
 
@@ -104,7 +106,7 @@ def test_a_job_tunes_starts_from_pooled_training_and_knows_the_oracle(study, pla
         "entropy-adaptive-tuned",
         "tent-from-pooled",
     }
-    logs = [job["decisions"] for job in jobs(found, "deploy") if job["decisions"]]
+    logs = [job["decisions"] for job in jobs(found, "evaluate") if job["decisions"]]
     assert len(logs) == 3
     for log in logs:
         assert [(row["value"], row["held_out"]) for row in log] == [
@@ -160,3 +162,45 @@ def test_private_rounds_of_a_job_count_as_in_a_run(done, kind):
             spent = norm.cdf(0.5 / z - at * z) - math.exp(at) * norm.cdf(-0.5 / z - at * z)
             assert spent == pytest.approx(delta, rel=1e-6)
             assert row["delta"] == delta
+
+
+def test_a_killed_study_goes_on_at_the_last_round(study, place, tmp_path, monkeypatch):
+    """Three rounds; the process ends while the second is written, then it goes on with the second."""
+    monkeypatch.chdir(place)
+    del study["axes"], study["compare"], study["reference"]
+    study["base"] |= {"seeds": [0], "testtime": [], "evaluation": {"streams": ["iid"]}}
+    study["base"]["training"] = study["base"]["training"] | {"rounds": 3}
+    whole = bench(study, out=tmp_path / "whole")
+    written, trained = [], []
+    write, train = RoundJournal.write, MergeStrategy.configure_train
+
+    def end_in_the_second(self, *args, **kwargs):
+        written.append(1)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        write(self, *args, **kwargs)
+
+    def note(self, server_round, *args, **kwargs):
+        trained.append(server_round)
+        return train(self, server_round, *args, **kwargs)
+
+    monkeypatch.setattr(RoundJournal, "write", end_in_the_second)
+    monkeypatch.setattr(MergeStrategy, "configure_train", note)
+    with pytest.raises(KeyboardInterrupt):
+        bench(study, out=tmp_path / "study")
+    monkeypatch.setattr(RoundJournal, "write", write)
+    first, trained[:] = list(trained), []
+    resumed = bench(study, out=tmp_path / "study")
+    assert (first, trained[:2]) == ([1, 2], [2, 3])
+    hashes = [
+        {
+            (path.name, name): ModelPool(path).card(name).sha256
+            for path in found.folder.glob("jobs/*/pool")
+            for name in ModelPool(path).names
+        }
+        for found in (whole, resumed)
+    ]
+    assert hashes[0] == hashes[1] != {}
+    (rounds,) = jobs(resumed, "rounds")
+    assert sorted({row["round"] for row in rounds["history"]}) == [1, 2, 3]
+    assert not list(resumed.folder.glob("jobs/*/journal"))

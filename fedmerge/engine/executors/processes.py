@@ -1,4 +1,4 @@
-"""Workers that do the jobs: this process, or several processes of this machine, behind one interface."""
+"""Executors on this machine: this process, or several processes side by side."""
 
 from __future__ import annotations
 
@@ -10,27 +10,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Protocol
 
-from fedmerge.experiment.bench.task import Outcome, Task
-from fedmerge.experiment.bench.work import work
-
-
-class Workers(Protocol):
-    """Workers do ``slots`` tasks at a time; each task is answered by a future Outcome.
-
-    A worker that dies gives its task the outcome "lost"; it raises nothing and ends no other task.
-    """
-
-    slots: int
-
-    def submit(self, task: Task) -> Future[Outcome]:
-        """Start a task; at most ``slots`` may be running."""
-        ...
-
-    def close(self) -> None:
-        """End the workers at once; the work of running tasks is lost."""
-        ...
+from fedmerge.engine.attempt import do
+from fedmerge.engine.executors import Executor
+from fedmerge.engine.task import Assignment, Outcome
 
 
 class InProcess:
@@ -38,17 +21,20 @@ class InProcess:
 
     slots = 1
 
-    def submit(self, task: Task) -> Future[Outcome]:
+    def submit(self, assignment: Assignment) -> Future[Outcome]:
         """Do the task now."""
         future: Future[Outcome] = Future()
-        future.set_result(work(task))
+        future.set_result(do(assignment))
         return future
 
+    def forget(self, name: str) -> None:
+        """Do nothing: artifacts lie in the store."""
+
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there is no worker."""
 
 
-class LocalProcesses:
+class Processes:
     """``slots`` processes side by side, one task at a time each; one that dies is replaced."""
 
     def __init__(self, slots: int) -> None:
@@ -56,13 +42,16 @@ class LocalProcesses:
         self._free = [_process() for _ in range(slots)]
         self._busy: list[ProcessPoolExecutor] = []
 
-    def submit(self, task: Task) -> Future[Outcome]:
+    def submit(self, assignment: Assignment) -> Future[Outcome]:
         """Give the task to a free process."""
         process = self._free.pop()
         self._busy.append(process)
         answer: Future[Outcome] = Future()
-        process.submit(work, task).add_done_callback(self._handing_on(process, task, answer))
+        process.submit(do, assignment).add_done_callback(self._handing_on(process, assignment, answer))
         return answer
+
+    def forget(self, name: str) -> None:
+        """Do nothing: artifacts lie in the store."""
 
     def close(self) -> None:
         """Kill the processes."""
@@ -72,7 +61,7 @@ class LocalProcesses:
             process.shutdown(wait=False, cancel_futures=True)
 
     def _handing_on(
-        self, process: ProcessPoolExecutor, task: Task, answer: Future[Outcome]
+        self, process: ProcessPoolExecutor, assignment: Assignment, answer: Future[Outcome]
     ) -> Callable[[Future[Outcome]], None]:
         def hand_on(future: Future[Outcome]) -> None:
             self._busy.remove(process)
@@ -85,14 +74,14 @@ class LocalProcesses:
             reason = f"{type(error).__name__}: {error}"
             if isinstance(error, BrokenProcessPool):
                 reason = "the process that did it was killed; perhaps memory ran out: use fewer workers."
-            answer.set_result(Outcome(task.hash, "lost", reason))
+            answer.set_result(Outcome(assignment.task.name, "lost", reason))
 
         return hand_on
 
 
-def local_workers(count: int) -> Workers:
-    """Return workers for ``count`` tasks at a time on this machine."""
-    return InProcess() if count == 1 else LocalProcesses(count)
+def local_executor(count: int) -> Executor:
+    """Return an executor of ``count`` tasks at a time on this machine."""
+    return InProcess() if count == 1 else Processes(count)
 
 
 def _process() -> ProcessPoolExecutor:

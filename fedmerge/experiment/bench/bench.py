@@ -1,0 +1,138 @@
+"""``bench``: do the missing tasks of a study, keep the finished ones, and write one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedmerge import manifest
+from fedmerge.data.content import files_of
+from fedmerge.engine.events import Subscriber
+from fedmerge.engine.schedule import Schedule
+from fedmerge.engine.store import Store, states_in
+from fedmerge.engine.task import Assignment, Task
+from fedmerge.experiment.bench import completion_cache, preflight
+from fedmerge.experiment.bench.config import BenchConfig, Variant, read_bench
+from fedmerge.experiment.bench.plan import StudyPlan, make_plan
+from fedmerge.experiment.bench.remarks import write_remarks
+from fedmerge.experiment.bench.rows import collect, collect_traces
+from fedmerge.experiment.bench.study import Study, adopt, open_study
+from fedmerge.experiment.kinds import RESUMING
+from fedmerge.experiment.machine import pick_device, versions
+from fedmerge.validation import noting_files
+
+if TYPE_CHECKING:
+    from fedmerge.cluster.config import BackendConfig
+    from fedmerge.engine.executors import Executor
+
+
+def bench(
+    source: str | Path | dict[str, Any] | BenchConfig,
+    *,
+    changes: Sequence[str] = (),
+    out: str | Path | None = None,
+    workers: int | Executor = 1,
+    backend: BackendConfig | str | Mapping[str, Any] | None = None,
+    device: str | None = None,
+    retry: bool = False,
+    extend: bool = False,
+    watch: Subscriber | None = None,
+) -> Study:
+    """Do every task of a study that is not done yet, and return the study.
+
+    source: a YAML file, the name of a shipped study, or a mapping. changes: overrides such as
+    ``"set.seeds=[0, 1]"``. out: the study's folder; ``runs/NAME`` by default; the same folder goes on where
+    it stopped. workers: tasks side by side on this machine, or an executor that does them. backend: ``ray``,
+    or a ``fm.Backend`` of that kind or its fields, does the tasks on a Ray cluster instead, ``workers`` of
+    its own at a time. retry: do failed tasks again. extend: accept a changed configuration or changed images;
+    finished tasks that are still needed are kept. watch: called with an ``Event`` at every start and end of a
+    task, and about twice a second.
+
+    The same study gives the same rows with any number of workers, on any backend, and however often it was
+    interrupted; federated rounds go on at the last finished round. A task that fails gives rows with a
+    reason, and so do tasks that need it. Raises FedMergeError for bad input, before the first task and with
+    nothing written (``preflight``); for a folder in use, and a full disk; finished tasks are kept.
+    """
+    with noting_files() as files:
+        config, variants = read_bench(source, changes)
+    plan = make_plan(config, variants)
+    folder = Path(out) if out is not None else Path("runs") / config.name
+    wanted = [entry.task for entry in plan.entries]
+    preflight.check(config, plan, plan.to_do(wanted, states_in(folder, plan.tasks), retry))
+    store = Store(folder)
+    with store.locked(kept=[task.name for task in plan.tasks.values() if task.kind in RESUMING]):
+        adopt(folder, config, plan, extend)
+        damaged = store.damaged(plan.tasks)
+        states = store.states(plan.tasks)
+        todo = plan.to_do(wanted, states, retry)
+        try:
+            if todo:
+                with _executor(workers, backend, device or variants[0].experiment.device) as (
+                    executor,
+                    where,
+                ):
+                    given = _assignments(plan, todo, variants, store, where)
+                    told = [] if watch is None else [watch]
+                    schedule = Schedule(plan, states, store, told, keep=config.keep_models, sort=sort_of)
+                    schedule.execute(given, executor)
+        finally:
+            collect(config, plan, store)  # always: an earlier process may have been killed before this
+            collect_traces(config, plan, store)
+            write_remarks(plan, store, damaged)
+        study = open_study(folder)
+        if isinstance(source, str | Path):
+            settled = [name for name, state in store.states(plan.tasks).items() if state != "missing"]
+            data = [path for variant in variants for path in files_of(variant.cohort)]
+            request = completion_cache.request_of(source, changes)
+            completion_cache.write(folder, request, files, data, settled, study.summary)
+        manifest.close(folder, "study")
+    return study
+
+
+@contextmanager
+def _executor(
+    workers: int | Executor, backend: BackendConfig | str | Mapping[str, Any] | None, device: str
+) -> Iterator[tuple[Executor, str]]:
+    """Yield what does the tasks, and the device that they name; end it after the block."""
+    from fedmerge.cluster.config import BackendConfig
+    from fedmerge.engine.executors.processes import local_executor  # they load the training code
+
+    config = BackendConfig.of(backend)
+    if config.kind == "ray":
+        from fedmerge.engine.executors.on_ray import ray_executor
+
+        with ray_executor(config, device, VERSIONS_OF) as cluster:
+            yield cluster, "cuda" if cluster.on_gpu else device
+        return
+    executor = local_executor(workers) if isinstance(workers, int) else workers
+    try:
+        yield executor, pick_device(device)
+    finally:
+        executor.close()
+
+
+def _assignments(
+    plan: StudyPlan, todo: Mapping[str, None], variants: Sequence[Variant], store: Store, device: str
+) -> dict[str, Assignment]:
+    from fedmerge.experiment.stages import WORK  # it loads the training code
+
+    sources = {variant.cohort.name: variant.cohort.folder for variant in variants}
+    threads = variants[0].experiment.threads or 1
+
+    def of(task: Task) -> Assignment:
+        folder = sources[task.config["experiment"]["cohort"]["name"]]
+        options = {"device": device, "threads": threads, "sources": None if folder is None else str(folder)}
+        return Assignment(task, WORK, store.folder, options, resumes=task.kind in RESUMING)
+
+    return {name: of(plan.tasks[name]) for name in todo}
+
+
+VERSIONS_OF = f"{versions.__module__}:{versions.__name__}"
+"""The function that every machine of a cluster must answer alike."""
+
+
+def sort_of(task: Task) -> str:
+    """Return the sort of a task: those of one stage and network take about the same time."""
+    return f"{task.kind} {task.config['experiment']['model']['name']}"
