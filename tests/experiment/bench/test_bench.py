@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -237,6 +238,30 @@ def test_a_changed_cohort_file_is_noticed(whole, place, tmp_path):
     cohort.write_text(cohort.read_text() + "minimum: {samples: 5}\n")
     with pytest.raises(FedMergeError, match="another cohort file"):
         bench(tmp_path / "place" / "study.yaml", out=tmp_path / "study")
+
+
+def test_replaced_images_are_noticed_and_only_what_reads_them_is_done_again(
+    whole, place, tmp_path, monkeypatch
+):
+    """One image of one hospital is another: every job reads it, and the old ones stay for the old images."""
+    shutil.copytree(place, tmp_path / "place")
+    arrays = dict(np.load(tmp_path / "place" / "beta.npz"))
+    arrays["test_images"][0] = 255 - arrays["test_images"][0]
+    shutil.copytree(whole.folder, tmp_path / "study")
+    study = tmp_path / "place" / "study.yaml"
+    changes = ["set.seeds=[0]", "set.testtime=[]"]
+    done = counted(monkeypatch)
+    bench(study, changes=changes, out=tmp_path / "study", extend=True)
+    assert done == []
+    np.savez(tmp_path / "place" / "beta.npz", **arrays)
+    with pytest.raises(FedMergeError, match="other images"):
+        bench(study, changes=changes, out=tmp_path / "study")
+    assert set(bench(study, changes=changes, out=tmp_path / "study", extend=True).table["status"]) == {"done"}
+    assert len(done) == len(set(done)) > 0
+    done.clear()
+    np.savez(tmp_path / "place" / "beta.npz", **dict(np.load(place / "beta.npz")))  # as it was
+    bench(study, changes=changes, out=tmp_path / "study", extend=True)
+    assert done == []
 
 
 def _run(place, out):

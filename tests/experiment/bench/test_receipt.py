@@ -81,6 +81,19 @@ def test_a_changed_file_a_lost_job_or_other_rows_undo_it(settled, place):
     assert not holds(path, folder)
 
 
+def test_images_written_anew_are_looked_at_again(settled, place):
+    """Their content decides: as it is the same, nothing is done again, and the receipt counts again."""
+    path, folder = settled
+    images = place / "alpha.npz"
+    images.write_bytes(images.read_bytes())
+    assert not holds(path, folder)
+    job = next((folder / "jobs").iterdir()) / "job.json"
+    before = job.stat().st_mtime_ns
+    bench(path, out=folder)
+    assert job.stat().st_mtime_ns == before
+    assert holds(path, folder)
+
+
 def test_a_damaged_receipt_is_none(settled):
     path, folder = settled
     (folder / completion_cache.NAME).write_text("{")
