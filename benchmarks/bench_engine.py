@@ -3,8 +3,10 @@
 overhead: wall time of a study of real jobs minus the jobs' own time, relative to it. resume: seconds of
 `fedmerge bench` on a study of 1,000 finished jobs, start of the program included. report: seconds of
 `fedmerge report` on a study of 100,000 rows, likewise. kill: a study killed at 20 random moments and started
-again must end with the rows of one that was not, each once.
-Run `python benchmarks/bench_engine.py`; `--only resume` for one of them.
+again must end with the rows of one that was not, each once. packing: 24 trainings of some twenty seconds, and
+the 48 short jobs that follow, on Ray with two workers: the time from the first start to the last end, that of
+the workers included, relative to half of the jobs' own seconds. Run `python benchmarks/bench_engine.py`;
+`--only resume` for one of them.
 """
 
 from __future__ import annotations
@@ -99,6 +101,33 @@ def kill(folder: Path, times: int = 20) -> dict[str, float]:
     return {"killed": killed, "rows": len(rows), "equal": True}
 
 
+def packing(folder: Path, tasks: int = 24, workers: int = 2) -> dict[str, float]:
+    """Run a study of equal trainings on Ray; its wall time against perfect packing of their own seconds."""
+    from fedmerge.cluster.attach import ray_initialised
+    from fedmerge.cluster.config import BackendConfig
+
+    changes = {"seeds": [*range(tasks)], "training.rounds": 0, "training.fine_tune.epochs": 60}
+    changes |= {"fusion": [], "testtime": [], "evaluation.streams": ["iid"]}
+    study = STUDY | {"set": STUDY["set"] | changes, "axes": {}, "compare": "method", "reference": None}
+    study |= {"references": ["alone"]}
+    backend = BackendConfig(kind="ray", workers=workers)
+    times: list[float] = []
+    with ray_initialised(backend):
+        bench(
+            study, out=folder / "packing", backend=backend, watch=lambda _: times.append(time.perf_counter())
+        )
+    wall = times[-1] - times[0]
+    jobs = [_job(path) for path in (folder / "packing" / "jobs").glob("*/job.json")]
+    own = sum(job["seconds"] for job in jobs)
+    return {
+        "trainings": tasks,
+        "jobs": len(jobs),
+        "wall_seconds": wall,
+        "jobs_seconds": own,
+        "packing": wall / (own / workers),
+    }
+
+
 def finished(study: dict[str, Any], out: Path, seeds: int, **settings: Any) -> dict[str, Any]:
     """Leave a study's folder in which every job is done, with scores drawn at random."""
     streams = settings.pop("streams")
@@ -163,7 +192,7 @@ def _job(path: Path) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
-    "overhead": overhead, "resume": resume, "report": report, "kill": kill,
+    "overhead": overhead, "resume": resume, "report": report, "kill": kill, "packing": packing,
 }  # fmt: skip
 
 
