@@ -132,7 +132,7 @@ def save_streams(site: TargetStreams, folder: Path) -> None:
 
 
 def evaluate_predictor(
-    candidate: Predictor, site: TargetStreams, under: EvaluationConditions
+    predictor: Predictor, site: TargetStreams, conditions: EvaluationConditions
 ) -> Iterator[Measured]:
     """Measure one predictor on every stream, as the images are and then under each configured scanner shift.
 
@@ -142,73 +142,75 @@ def evaluate_predictor(
     predicts it after adapting to that batch. One that is ``order_free`` runs on the first of several streams
     of the same images only: its prediction for each image, its passes and its seconds hold for all.
     """
-    for cell in evaluation_tasks(candidate, site, under):
-        yield from cell.measure()
+    for task in evaluation_tasks(predictor, site, conditions):
+        yield from task.measure()
 
 
 @dataclass(frozen=True)
 class EvaluationTask:
     """One predictor on one stream, or on several that it predicts at once."""
 
-    candidate: Predictor
-    arrivals: TargetStreams
+    predictor: Predictor
+    target_streams: TargetStreams
     shift: str
     severity: int
-    under: EvaluationConditions
+    conditions: EvaluationConditions
 
     @property
     def name(self) -> str:
         """The task's name among the predictor's: the first of its streams, shift and severity."""
-        return f"{next(iter(self.arrivals.orders))} {self.shift} {self.severity}"
+        return f"{next(iter(self.target_streams.orders))} {self.shift} {self.severity}"
 
     def measure(self) -> Iterator[Measured]:
         """Yield one measurement per stream; coefficients and calibration only for unshifted images."""
-        walk = _adapting if isinstance(self.candidate.model, Node) else _fixed
+        walk = _adapting if isinstance(self.predictor.model, Node) else _fixed
         look, clean = {"shift": self.shift, "severity": self.severity}, self.severity == 0
-        for measured in walk(self.candidate, self.arrivals, self.under):
+        for measured in walk(self.predictor, self.target_streams, self.conditions):
             yield Measured(
                 measured.row | look, measured.trace if clean else [], measured.bins if clean else []
             )
 
 
 def evaluation_tasks(
-    candidate: Predictor, site: TargetStreams, under: EvaluationConditions
+    predictor: Predictor, site: TargetStreams, conditions: EvaluationConditions
 ) -> Iterator[EvaluationTask]:
     """Yield the evaluation tasks of a predictor, in order; none depends on what was measured before it.
 
     A test-time method begins anew with each stream. A fixed network and a method that is ``order_free``
     predict images once for all orders, so all streams of a view are one task.
     """
-    node = candidate.model if isinstance(candidate.model, Node) else None
+    node = predictor.model if isinstance(predictor.model, Node) else None
     apart = node is not None and not getattr(node, "order_free", False)
-    for kind, severity, arrivals in site.views(under.evaluation.shifted):
-        for part in arrivals.each() if apart else [arrivals]:
-            yield EvaluationTask(candidate, part, kind, severity, under)
+    for kind, severity, target_streams in site.views(conditions.evaluation.shifted):
+        for part in target_streams.each() if apart else [target_streams]:
+            yield EvaluationTask(predictor, part, kind, severity, conditions)
 
 
-def _fixed(candidate: Predictor, site: TargetStreams, under: EvaluationConditions) -> Iterator[Measured]:
-    assert isinstance(candidate.model, nn.Module)
+def _fixed(predictor: Predictor, site: TargetStreams, conditions: EvaluationConditions) -> Iterator[Measured]:
+    assert isinstance(predictor.model, nn.Module)
     began = time.perf_counter()
-    logits = predict(candidate.model, site.split.images, under.normalisation, device=under.device)
+    logits = predict(predictor.model, site.split.images, conditions.normalisation, device=conditions.device)
     seconds = time.perf_counter() - began
-    measured = _measured(candidate, logits, site.split.labels, candidate.forward_passes, 0.0, seconds)
+    measured = _measured(predictor, logits, site.split.labels, predictor.forward_passes, 0.0, seconds)
     for name in site.orders:
         yield _on(measured, name)
 
 
-def _adapting(candidate: Predictor, site: TargetStreams, under: EvaluationConditions) -> Iterator[Measured]:
-    node = candidate.model
+def _adapting(
+    predictor: Predictor, site: TargetStreams, conditions: EvaluationConditions
+) -> Iterator[Measured]:
+    node = predictor.model
     assert isinstance(node, Node)
     free = getattr(node, "order_free", False)
     walked: _Walk | None = None
     for name, order in site.orders.items():
         if walked is None or not free:
-            walked = _walk(candidate, node, site.split.images, order, under)
+            walked = _walk(predictor, node, site.split.images, order, conditions)
         else:
             walked = walked.along(order)
         labels = site.split.labels[torch.as_tensor(order)]
         passes = walked.forward_passes, walked.backward_passes
-        measured = _measured(candidate, walked.logits, labels, *passes, walked.seconds, walked.trace)
+        measured = _measured(predictor, walked.logits, labels, *passes, walked.seconds, walked.trace)
         yield _on(measured, name)
 
 
@@ -229,15 +231,15 @@ class _Walk:
 
 
 def _walk(
-    candidate: Predictor, node: Node, images: Tensor, order: np.ndarray, under: EvaluationConditions
+    predictor: Predictor, node: Node, images: Tensor, order: np.ndarray, conditions: EvaluationConditions
 ) -> _Walk:
     """Reset a node, and show it the images in this order, batch by batch."""
-    sources = candidate.sources or under.sources
+    sources = predictor.sources or conditions.sources
     node.reset()
     answers, trace = [], []
     began = time.perf_counter()
-    for number, index in enumerate(streams.batches(order, under.evaluation.batch_size)):
-        batch = under.normalisation(images[torch.as_tensor(index)].to(under.device))
+    for number, index in enumerate(streams.batches(order, conditions.evaluation.batch_size)):
+        batch = conditions.normalisation(images[torch.as_tensor(index)].to(conditions.device))
         answer, record = node.observe(batch)
         answers.append(answer.float().cpu())
         if record is not None:
@@ -251,7 +253,7 @@ def _walk(
 
 
 def _measured(
-    candidate: Predictor,
+    predictor: Predictor,
     logits: Tensor,
     labels: Tensor,
     forward: float,
@@ -259,14 +261,14 @@ def _measured(
     seconds: float,
     trace: list[Row] | None = None,
 ) -> Measured:
-    who = {"method": candidate.label, "kind": candidate.kind}
+    who = {"method": predictor.label, "kind": predictor.kind}
     row = {
         **who,
         **asdict(scores(logits, labels)),
         **asdict(answers(logits, labels)),
-        "validation": candidate.validation,
-        "training_accuracy": candidate.training,
-        "initial_statistics": initial_statistics(candidate.model),
+        "validation": predictor.validation,
+        "training_accuracy": predictor.training,
+        "initial_statistics": initial_statistics(predictor.model),
         "forward_passes": float(forward),
         "backward_passes": float(backward),
         "seconds": seconds,

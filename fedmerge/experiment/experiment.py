@@ -1,6 +1,6 @@
 """One experiment, one seed: hospitals train, the server fuses, an unseen hospital adapts.
 
-Every step is a checkpoint (``fedmerge.experiment.checkpoints``): one that is finished is loaded.
+Every step is a checkpoint (``fedmerge.engine.checkpoints``): one that is finished is loaded.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 
 from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.checkpoints import EVALUATION, FINE_TUNE, FUSION, TRAINING
 from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.entries import MethodConfig
 from fedmerge.experiment.evaluation import Predictor, Row, TargetStreams, evaluation_tasks, save_streams
 from fedmerge.experiment.federations import Federation, federations
-from fedmerge.experiment.kinds import MAJORITY
+from fedmerge.experiment.kinds import EVALUATION, FINE_TUNE, FUSION, MAJORITY, TRAINING
 from fedmerge.experiment.majority import majority
 from fedmerge.experiment.predictors import (
     POOLED,
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Trial:
+class PendingPredictor:
     """A predictor that is still to be made: its label, and the function that makes it."""
 
     label: str
@@ -58,55 +57,55 @@ def run_seed(
     folder: Path,
     record: Record,
     device: str,
-    place: Backend = LOCAL,
+    backend: Backend = LOCAL,
 ) -> None:
     """Run one seed into ``folder``; all measurements, loaded ones too, go into ``record``."""
     for federation in federations(cohort, experiment):
         own, members = folder / federation.name, federation.members
-        setup = set_up(experiment, cohort, members, seed, own, record, device, place, journalled=True)
-        fused, told = train_and_fuse(setup, federation)
+        setup = set_up(experiment, cohort, members, seed, own, record, device, backend, journalled=True)
+        fused, class_counts = train_and_fuse(setup, federation)
         for target in federation.targets:
-            deploy_all(setup, fused[target], target, told)
+            evaluate_all(setup, fused[target], target, class_counts)
 
 
 def train_and_fuse(
     setup: Setup, federation: Federation
-) -> tuple[dict[str, list[Trial]], dict[str, list[int]]]:
+) -> tuple[dict[str, list[PendingPredictor]], dict[str, list[int]]]:
     """Do the federated part: rounds, each hospital's own fine-tuning into the pool, fusion for each target.
 
     Returns the fused models by target, and the training images per class that each hospital reported.
     """
-    ready: dict[tuple[str, str], Predictor] = {}
+    ensembles: dict[tuple[str, str], Predictor] = {}
     labels: dict[str, list[str]] = {}
-    told: dict[str, list[int]] = {}
+    class_counts: dict[str, list[int]] = {}
 
     def programme(server: Server) -> None:
         server.strategy.between = setup.record.pause
 
-        def hear() -> None:
+        def record_events() -> None:
             setup.record.federation(setup.seed, federation.name, server.strategy)
 
         counts = {member.name: list(member.class_counts) for member in server.clients}
-        told.update(
+        class_counts.update(
             {name: known for name, known in counts.items() if any(known)}
         )  # all 0: a hospital hides its counts
         try:
             start = server.rounds(server.start(), setup.journal)
-            hear()
-            fine_tune(setup, server, start, hear)
+            record_events()
+            fine_tune(setup, server, start, record_events)
             for target in federation.targets:
-                labels[target] = fuse_all(setup, server, target, start, ready, hear)
+                labels[target] = fuse_all(setup, server, target, start, ensembles, record_events)
         finally:
-            hear()
+            record_events()
 
-    note = setup.checkpoints.again(TRAINING)
+    note = setup.checkpoints.load_if_done(TRAINING)
     if note is None:
         jobs = len(federation.members) * (setup.plan.rounds + (setup.plan.fine_tune is not None))
         setup.record.stage(f"seed {setup.seed}: training", jobs=jobs)
-        with setup.checkpoints.piece(TRAINING) as note:
+        with setup.checkpoints.save(TRAINING) as note:
             setup.with_server(programme)
-            note |= {"fused": labels, "told": told}
-    fused = {target: _fused(setup, target, note["fused"][target], ready) for target in federation.targets}
+            note |= {"fused": labels, "told": class_counts}
+    fused = {target: _fused(setup, target, note["fused"][target], ensembles) for target in federation.targets}
     return fused, note.get("told", {})
 
 
@@ -114,7 +113,7 @@ def fine_tune(
     setup: Setup,
     server: Server,
     start: State,
-    hear: Callable[[], None] = lambda: None,
+    record_events: Callable[[], None] = lambda: None,
     rounds: Sequence[Row] = (),
 ) -> None:
     """Let each hospital train its own copy of ``start``, and put it into the pool with its validation scores.
@@ -124,17 +123,17 @@ def fine_tune(
     checkpoint, in the order of ``server.clients``: one that has none, but comes before the last finished
     one, has failed.
     """
-    if setup.plan.fine_tune is None and setup.checkpoints.again(TRAINING, FEDERATED) is None:
-        with setup.checkpoints.piece(TRAINING, FEDERATED):
+    if setup.plan.fine_tune is None and setup.checkpoints.load_if_done(TRAINING, FEDERATED) is None:
+        with setup.checkpoints.save(TRAINING, FEDERATED):
             history = [*rounds, *server.strategy.history]
             setup.keep_federated(start, server.numbers(start), last_training(history))
     names = [member.name for member in server.clients]
-    done = [name for name in names if setup.checkpoints.again(TRAINING, FINE_TUNE, name) is not None]
+    done = [name for name in names if setup.checkpoints.load_if_done(TRAINING, FINE_TUNE, name) is not None]
     settled = names[: names.index(done[-1]) + 1] if done else []
     for name, state, metrics in server.fine_tune(start, settled, len(done)):
-        with setup.checkpoints.piece(TRAINING, FINE_TUNE, name):
+        with setup.checkpoints.save(TRAINING, FINE_TUNE, name):
             setup.keep(name, state, metrics, server.own_numbers(state, name))
-            hear()
+            record_events()
 
 
 def last_training(history: Sequence[Row]) -> float:
@@ -150,8 +149,8 @@ def fuse_all(
     server: Server,
     target: str,
     start: State,
-    ready: dict[tuple[str, str], Predictor],
-    hear: Callable[[], None],
+    ensembles: dict[tuple[str, str], Predictor],
+    record_events: Callable[[], None],
 ) -> list[str]:
     """Run every configured fusion method. One that fails is recorded, and the others go on.
 
@@ -161,14 +160,14 @@ def fuse_all(
     labels = []
     for entry in setup.experiment.fusion:
         name = (TRAINING, FUSION, target, entry.label)
-        note = setup.checkpoints.again(*name)
+        note = setup.checkpoints.load_if_done(*name)
         if note is None:
-            with setup.checkpoints.piece(*name) as note:
-                candidate = _fuse_one(setup, server, target, entry, start)
-                note["fused"] = candidate is not None
-                if candidate is not None and entry.label not in fused_pool(setup, target):
-                    ready[target, entry.label] = candidate
-                hear()
+            with setup.checkpoints.save(*name) as note:
+                predictor = _fuse_one(setup, server, target, entry, start)
+                note["fused"] = predictor is not None
+                if predictor is not None and entry.label not in fused_pool(setup, target):
+                    ensembles[target, entry.label] = predictor
+                record_events()
         if note["fused"]:
             labels.append(entry.label)
     return labels
@@ -179,88 +178,92 @@ def _fuse_one(
 ) -> Predictor | None:
     setup.record.stage(f"seed {setup.seed}: fusion by {entry.label} for {target}")
     try:
-        candidate, result = fuse(setup, server, target, entry, start)
+        predictor, result = fuse(setup, server, target, entry, start)
     except DiskError:
         raise
     except FedMergeError as error:
         setup.record.failure(setup.seed, entry.label, target, str(error))
         return None
     setup.record.fusion(setup.seed, target, entry.label, result.decisions)
-    keep_fused(setup, target, candidate, result)
-    return candidate
+    keep_fused(setup, target, predictor, result)
+    return predictor
 
 
 def _fused(
-    setup: Setup, target: str, labels: list[str], ready: dict[tuple[str, str], Predictor]
-) -> list[Trial]:
+    setup: Setup, target: str, labels: list[str], ensembles: dict[tuple[str, str], Predictor]
+) -> list[PendingPredictor]:
     """Return the fusions that succeeded: networks from their pool, ensembles as they are or made again."""
-    networks, trials = fused_pool(setup, target), []
+    networks, pending = fused_pool(setup, target), []
     for entry in setup.experiment.fusion:
         if entry.label in networks:
             make = partial(fused_network, setup, target, entry.label)
-        elif (target, entry.label) in ready:
-            make = partial(ready.__getitem__, (target, entry.label))
+        elif (target, entry.label) in ensembles:
+            make = partial(ensembles.__getitem__, (target, entry.label))
         else:
             make = partial(fuse_again, setup, target, entry)
         if entry.label in labels:
-            trials.append(Trial(entry.label, make))
-    return trials
+            pending.append(PendingPredictor(entry.label, make))
+    return pending
 
 
-def deploy_all(setup: Setup, fused: list[Trial], target: str, told: Mapping[str, Sequence[int]]) -> None:
+def evaluate_all(
+    setup: Setup, fused: list[PendingPredictor], target: str, class_counts: Mapping[str, Sequence[int]]
+) -> None:
     """Evaluate at one hospital: majority class, hospitals alone, pooled training, fusion, test-time methods.
 
     told: training images per class, by hospital.
     """
-    if setup.checkpoints.again(EVALUATION, target) is not None:
+    if setup.checkpoints.load_if_done(EVALUATION, target) is not None:
         return
     evaluation = setup.experiment.evaluation
-    site = TargetStreams.of(target, setup.arrivals(target), evaluation, setup.seed)
+    site = TargetStreams.of(target, setup.arriving_images(target), evaluation, setup.seed)
     save_streams(site, setup.folder / target)
-    with setup.checkpoints.piece(EVALUATION, target):
-        for trial in _tried(setup, fused, target, told):
-            if setup.checkpoints.again(EVALUATION, target, trial.label) is None:
-                with setup.checkpoints.piece(EVALUATION, target, trial.label):
-                    _try(setup, trial, site)
+    with setup.checkpoints.save(EVALUATION, target):
+        for pending in _pending(setup, fused, target, class_counts):
+            if setup.checkpoints.load_if_done(EVALUATION, target, pending.label) is None:
+                with setup.checkpoints.save(EVALUATION, target, pending.label):
+                    _evaluate(setup, pending, site)
 
 
-def _try(setup: Setup, trial: Trial, site: TargetStreams) -> None:
+def _evaluate(setup: Setup, pending: PendingPredictor, site: TargetStreams) -> None:
     """Measure one predictor, one evaluation task after the other. One that fails is recorded."""
-    name = (EVALUATION, site.name, trial.label)
+    name = (EVALUATION, site.name, pending.label)
     try:
-        candidate, conditions = trial.make(), setup.conditions(site.name)
+        predictor, conditions = pending.make(), setup.conditions(site.name)
         parts = site.parts(conditions.evaluation.shifted)
-        setup.record.stage(f"seed {setup.seed}: {trial.label} at {site.name}", jobs=parts)
-        for cell in evaluation_tasks(candidate, site, conditions):
-            if setup.checkpoints.again(*name, cell.name) is None:
-                with setup.checkpoints.piece(*name, cell.name):
-                    for measured in cell.measure():
+        setup.record.stage(f"seed {setup.seed}: {pending.label} at {site.name}", jobs=parts)
+        for task in evaluation_tasks(predictor, site, conditions):
+            if setup.checkpoints.load_if_done(*name, task.name) is None:
+                with setup.checkpoints.save(*name, task.name):
+                    for measured in task.measure():
                         setup.record.result(setup.seed, site.name, measured)
-            for stream in cell.arrivals.orders:
+            for stream in task.target_streams.orders:
                 setup.record.step(stream, 1, 1)
     except DiskError:
         raise
     except FedMergeError as error:
-        setup.record.failure(setup.seed, trial.label, site.name, str(error))
+        setup.record.failure(setup.seed, pending.label, site.name, str(error))
 
 
-def _tried(setup: Setup, fused: list[Trial], target: str, told: Mapping[str, Sequence[int]]) -> list[Trial]:
+def _pending(
+    setup: Setup, fused: list[PendingPredictor], target: str, class_counts: Mapping[str, Sequence[int]]
+) -> list[PendingPredictor]:
     references = setup.models(target, "references")
 
     def pooled_network() -> Predictor:
         name = (EVALUATION, target, POOLED, TRAINING)
-        if setup.checkpoints.again(*name) is None:
-            with setup.checkpoints.piece(*name):
+        if setup.checkpoints.load_if_done(*name) is None:
+            with setup.checkpoints.save(*name):
                 train_pooled(setup, target, references)
         return pooled(setup, references)
 
     return [
-        Trial(MAJORITY, partial(majority, setup, target, told)),
-        *(Trial(f"alone:{name}", partial(alone, setup, name)) for name in setup.sources(target)),
-        Trial(POOLED, pooled_network),
+        PendingPredictor(MAJORITY, partial(majority, setup, target, class_counts)),
+        *(PendingPredictor(f"alone:{name}", partial(alone, setup, name)) for name in setup.sources(target)),
+        PendingPredictor(POOLED, pooled_network),
         *fused,
         *(
-            Trial(entry.label, partial(adapt, setup, target, entry, references))
+            PendingPredictor(entry.label, partial(adapt, setup, target, entry, references))
             for entry in setup.experiment.testtime
         ),
     ]

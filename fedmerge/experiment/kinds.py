@@ -10,6 +10,10 @@ REFERENCE = "reference"
 MAJORITY = "majority-class"
 """The one method of the kind ``REFERENCE``: the commonest class for every image (``experiment.majority``)."""
 
+TRAINING, FINE_TUNE, FUSION, EVALUATION = "training", "fine-tune", "fusion", "evaluation"
+"""Words in the names of a run's checkpoints."""
+MODELS = ("pool", "*/fused", "*/references")
+"""Where a federation's models lie: only those of a finished checkpoint count."""
 VERSIONS = {"rounds": 1, "fine-tune": 1, "pooled": 1, "evaluate": 1}
 """The version of each stage's meaning: raise it where one configuration gives other numbers than before."""
 RESUMING = ("rounds", "fine-tune")

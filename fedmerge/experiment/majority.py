@@ -33,7 +33,7 @@ class Frequencies(nn.Module):
         return logits.expand(len(images), -1)
 
 
-def majority(setup: Setup, target: str, told: Mapping[str, Sequence[int]]) -> Predictor:
+def majority(setup: Setup, target: str, class_counts: Mapping[str, Sequence[int]]) -> Predictor:
     """Return the majority-class reference for ``target``, of the images that pooled training may see.
 
     told: class counts that remote hospitals reported, by name; hospitals that reported none are left out.
@@ -43,9 +43,9 @@ def majority(setup: Setup, target: str, told: Mapping[str, Sequence[int]]) -> Pr
     """
     sites = [setup.cohort[name] for name in setup.experiment.sources(target, setup.members)]
     known = [
-        torch.tensor(told[site.name]) if site.remote else site.train.class_counts(site.n_classes)
+        torch.tensor(class_counts[site.name]) if site.remote else site.train.class_counts(site.n_classes)
         for site in sites
-        if not site.remote or site.name in told
+        if not site.remote or site.name in class_counts
     ]
     if not known:
         raise FedMergeError(

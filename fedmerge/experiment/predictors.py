@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from fedmerge.analysis import fit_temperature, scores
-from fedmerge.experiment.checkpoints import EVALUATION
 from fedmerge.experiment.entries import MethodConfig
 from fedmerge.experiment.evaluation import Predictor
 from fedmerge.experiment.fusion_data import gather, note_traffic
+from fedmerge.experiment.kinds import EVALUATION
 from fedmerge.experiment.record import Record
 from fedmerge.experiment.setup import FEDERATED, Setup
 from fedmerge.experiment.tune import make_node, tune_entry, tuning_log
@@ -127,16 +127,16 @@ def fused_pool(setup: Setup, target: str) -> ModelPool:
     return setup.models(target, "fused")
 
 
-def keep_fused(setup: Setup, target: str, candidate: Predictor, result: MergeResult) -> None:
+def keep_fused(setup: Setup, target: str, predictor: Predictor, result: MergeResult) -> None:
     """Keep a fused network in the target's pool; an ensemble is not one network and is not kept."""
     sources = setup.sources(target)
     if not is_one(result.model, setup.pool.state(sources[0])):
         return
     hashes = tuple(setup.pool.card(name).sha256 for name in sources)
     numbers = {f"coefficient:{name}": a for name, a in result.coefficients.items()}
-    numbers["validation"] = candidate.validation
+    numbers["validation"] = predictor.validation
     state, pool = result.model.state_dict(), fused_pool(setup, target)
-    setup.keep_in(pool, candidate.label, state, result.method, hashes, numbers)
+    setup.keep_in(pool, predictor.label, state, result.method, hashes, numbers)
 
 
 def fused_network(setup: Setup, target: str, label: str) -> Predictor:
@@ -165,10 +165,10 @@ def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool)
     score. With ``tune`` an option is chosen on the sources first, and the choice recorded.
     """
     if entry.start == "pooled":
-        begun = pooled(setup, references)
-        assert isinstance(begun.model, nn.Module)
-        node = make_node(setup, entry, {POOLED: begun.model})
-        return Predictor(entry.label, "test-time", node, 1, begun.validation, begun.training, (POOLED,))
+        start = pooled(setup, references)
+        assert isinstance(start.model, nn.Module)
+        node = make_node(setup, entry, {POOLED: start.model})
+        return Predictor(entry.label, "test-time", node, 1, start.validation, start.training, (POOLED,))
     chosen = {} if entry.tune is None else _tuned(setup, target, entry)
     names = setup.sources(target)
     node = make_node(setup, entry, {n: setup.pool.model(n, setup.device) for n in names}, **chosen)
@@ -179,9 +179,9 @@ def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool)
 def _tuned(setup: Setup, target: str, entry: MethodConfig) -> dict[str, Any]:
     """Return the tuned option with its chosen value; the choice is a checkpoint of its own."""
     name = (EVALUATION, target, entry.label, "tuning")
-    note = setup.checkpoints.again(*name)
+    note = setup.checkpoints.load_if_done(*name)
     if note is None:
-        with setup.checkpoints.piece(*name) as note:
+        with setup.checkpoints.save(*name) as note:
             found = tune_entry(setup, target, entry)
             setup.record.fusion(setup.seed, target, entry.label, tuning_log(found))
             note[found.option] = found.chosen

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from fedmerge.engine.rows import Row, RowBuffer
 from fedmerge.experiment.evaluation import Measured
 
 if TYPE_CHECKING:
@@ -16,31 +16,28 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float, float], None]
 """``progress(stage, done, total)``: called often; a stage begins when its text changes."""
 
-Row = dict[str, Any]
 LISTS = ("results", "history", "coefficients", "decisions", "failures", "reliability")
 
 
-@dataclass
-class Record:
+class Record(RowBuffer):
     """The rows of a run. ``common`` stands in every result row (experiment, cohort, model, config hash).
 
     remarks: sentences about an earlier process's work. images: remarks on the hospitals' images, by kind
     (``data.checks``). pause: called between two pieces of work, where the run may end with nothing lost.
     """
 
-    common: Row
-    progress: Progress | None = None
-    results: list[Row] = field(default_factory=list)
-    history: list[Row] = field(default_factory=list)
-    coefficients: list[Row] = field(default_factory=list)
-    decisions: list[Row] = field(default_factory=list)
-    failures: list[Row] = field(default_factory=list)
-    reliability: list[Row] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    images: dict[str, str] = field(default_factory=dict)
-    pause: Callable[[], None] = lambda: None
-    _stage: tuple[str, int, int] = ("", 1, 0)
-    _heard: tuple[MergeStrategy | None, tuple[int, int]] = (None, (0, 0))
+    def __init__(
+        self, common: Row, progress: Progress | None = None, *, pause: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(LISTS)
+        self.common, self.progress, self.pause = common, progress, pause
+        self.results, self.history = self.rows["results"], self.rows["history"]
+        self.coefficients, self.decisions = self.rows["coefficients"], self.rows["decisions"]
+        self.failures, self.reliability = self.rows["failures"], self.rows["reliability"]
+        self.remarks: list[str] = []
+        self.images: dict[str, str] = {}
+        self._stage: tuple[str, int, int] = ("", 1, 0)
+        self._heard: tuple[MergeStrategy | None, tuple[int, int]] = (None, (0, 0))
 
     def stage(self, text: str, jobs: int = 1) -> None:
         """Begin a stage of ``jobs`` equal parts (one hospital's training, say); 0: the number is unknown."""
@@ -81,27 +78,9 @@ class Record:
             del failure["round"], failure["phase"]
             self.failures.append({"seed": seed, "where": where} | failure)
 
-    def mark(self) -> dict[str, int]:
-        """Return the number of rows, by list."""
-        return {name: len(getattr(self, name)) for name in LISTS}
-
-    def since(self, mark: dict[str, int]) -> dict[str, list[Row]]:
-        """Return the rows added after a mark, by list."""
-        return {name: getattr(self, name)[start:] for name, start in mark.items()}
-
-    def back_to(self, mark: dict[str, int]) -> None:
-        """Drop the rows added after a mark."""
-        for name, start in mark.items():
-            del getattr(self, name)[start:]
-
-    def take(self, rows: dict[str, list[Row]]) -> None:
-        """Add rows that ``since`` returned."""
-        for name, added in rows.items():
-            getattr(self, name).extend(added)
-
     def frame(self, name: str, columns: list[str]) -> pd.DataFrame:
         """Return one of the lists as a DataFrame with at least ``columns``, in that order, first."""
-        frame = pd.DataFrame(getattr(self, name))
+        frame = pd.DataFrame(self.rows[name])
         return frame.reindex(columns=[*columns, *(c for c in frame.columns if c not in columns)])
 
     def _show(self, done: float, text: str | None = None) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 
 from fedmerge.data import Cohort, Split
 from fedmerge.data.images import concat
+from fedmerge.engine.checkpoints import Checkpoints
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.checkpoints import Checkpoints
 from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.evaluation import EvaluationConditions
 from fedmerge.experiment.federations import MIXED
+from fedmerge.experiment.kinds import MODELS
 from fedmerge.experiment.record import Record
 from fedmerge.federation import LOCAL, Plan
 from fedmerge.federation.journal import RoundJournal
@@ -46,7 +47,7 @@ class Setup:
     folder: Path
     record: Record
     device: str
-    place: Backend
+    backend: Backend
     checkpoints: Checkpoints
     journal: RoundJournal | None
 
@@ -60,7 +61,7 @@ class Setup:
         """The normalisation of images before the network."""
         return self.plan.normalisation
 
-    def arrivals(self, target: str) -> Split:
+    def arriving_images(self, target: str) -> Split:
         """Return the images that arrive at a hospital: of one that trained, its test images alone.
 
         At ``mixed``, those of each unseen site, one site after the other in the cohort's order. Where
@@ -107,7 +108,7 @@ class Setup:
 
         members = [self.cohort[name] for name in self.members]
         app = server_app(self.plan, programme, self.members, self.proposal())
-        self.place.simulate(app, members, device=self.device, progress=self.record.step)
+        self.backend.simulate(app, members, device=self.device, progress=self.record.step)
 
     def proposal(self) -> Proposal:
         """Return what the hospitals learn of the run before they get a request."""
@@ -162,7 +163,7 @@ class Setup:
             config_hash=str(self.record.common["config_hash"]),
             batch_norm=self.plan.batch_norm,
         )
-        self.checkpoints.made(*(pool.folder / f"{name}.{ending}" for ending in ("safetensors", "json")))
+        self.checkpoints.register(*(pool.folder / f"{name}.{ending}" for ending in ("safetensors", "json")))
 
 
 def set_up(
@@ -173,7 +174,7 @@ def set_up(
     folder: Path,
     record: Record,
     device: str,
-    place: Backend = LOCAL,
+    backend: Backend = LOCAL,
     *,
     journalled: bool = False,
 ) -> Setup:
@@ -182,12 +183,17 @@ def set_up(
     journalled: checkpoints are kept in ``folder/journal`` as soon as they are finished, and those of an
     earlier process there count.
     """
-    checkpoints = Checkpoints(folder if journalled else None, record)
-    record.remarks += checkpoints.sweep()
+    kept_in = folder if journalled else None
+    checkpoints = Checkpoints(
+        kept_in, record, owned=MODELS, remarks=record.remarks, pause=lambda: record.pause()
+    )
+    record.remarks += checkpoints.verify()
     kept, rounds = experiment.federation.keep, folder / "journal" / "rounds"
     journal = RoundJournal(rounds, kept, record.remarks) if journalled else None
     plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool", counts=checkpoints.has)
-    return Setup(experiment, cohort, plan, members, pool, folder, record, device, place, checkpoints, journal)
+    return Setup(
+        experiment, cohort, plan, members, pool, folder, record, device, backend, checkpoints, journal
+    )
 
 
 def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> Plan:

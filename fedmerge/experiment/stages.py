@@ -174,10 +174,10 @@ def _evaluate(stage: Stage) -> dict[str, Any]:
         trained = store.read(stage.needs[0], "job.json")
     else:
         store.room.remove_tree(setup.pool.folder)  # it has no model
-    site = TargetStreams.of(target, setup.arrivals(target), setup.experiment.evaluation, setup.seed)
+    site = TargetStreams.of(target, setup.arriving_images(target), setup.experiment.evaluation, setup.seed)
     rows, bins, trace = [], [], []
-    for candidate in _predictors(stage):
-        for measured in evaluate_predictor(candidate, site, setup.conditions(target)):
+    for predictor in _predictors(stage):
+        for measured in evaluate_predictor(predictor, site, setup.conditions(target)):
             rows.append(measured.row)
             bins += measured.bins
             trace += [entry | {"method": measured.row["method"]} for entry in measured.trace]

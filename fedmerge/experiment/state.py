@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from fedmerge.experiment.checkpoints import EVALUATION, FINE_TUNE, FUSION, TRAINING
+from fedmerge.experiment.kinds import EVALUATION, FINE_TUNE, FUSION, TRAINING
 from fedmerge.experiment.run_manifest import CONFIG, NAME, RunManifest
 from fedmerge.files import Damaged, read_sealed
 

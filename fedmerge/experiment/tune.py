@@ -153,8 +153,8 @@ def tune_run(
         experiment = _with_stream(experiment, stream)
     entry = _entry(experiment, method, option, values)
     with reproducible(experiment.threads):
-        setup, place = _reopen(folder, experiment, cohort, seed, target, device, progress)
-        return entry, tune_entry(setup, place, entry)
+        setup, site = _reopen(folder, experiment, cohort, seed, target, device, progress)
+        return entry, tune_entry(setup, site, entry)
 
 
 def _reopen(
@@ -167,16 +167,16 @@ def _reopen(
     progress: Progress | None = None,
 ) -> tuple[Setup, str]:
     """Return the setup of the federation that serves ``target``, and the target's name."""
-    found = {place: each for each in federations(cohort, experiment) for place in each.targets}
+    found = {site: each for each in federations(cohort, experiment) for site in each.targets}
     if target is None and len(found) > 1:
         raise FedMergeError(
             f"the run in '{folder}' has {len(found)} targets, each with its own sources: give one with "
             f"--target: {', '.join(found)}."
         )
-    place = next(iter(found)) if target is None else target
-    if place not in found:
-        raise unknown("target", place, found)
-    federation = found[place]
+    site = next(iter(found)) if target is None else target
+    if site not in found:
+        raise unknown("target", site, found)
+    federation = found[site]
     kept = folder / f"seed-{seed}" / federation.name
     if not any((kept / "pool").glob("*.safetensors")):
         raise FedMergeError(
@@ -184,7 +184,7 @@ def _reopen(
             "models back."
         )
     record, where = Record({}, progress), pick_device(device or experiment.device)
-    return set_up(experiment, cohort, federation.members, seed, kept, record, where), place
+    return set_up(experiment, cohort, federation.members, seed, kept, record, where), site
 
 
 def _with_stream(experiment: Experiment, name: str) -> Experiment:

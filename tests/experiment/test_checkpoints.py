@@ -3,11 +3,12 @@
 import pandas as pd
 import pytest
 
+from fedmerge.engine import checkpoints
+from fedmerge.engine.checkpoints import Checkpoints
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment import checkpoints as checkpoints
-from fedmerge.experiment.checkpoints import Checkpoints
 from fedmerge.experiment.evaluation import Measured
 from fedmerge.experiment.experiment import run_seed
+from fedmerge.experiment.kinds import MODELS
 from fedmerge.experiment.reading import read_experiment
 from fedmerge.experiment.record import LISTS, Record
 from fedmerge.federation import hospital, journal
@@ -24,7 +25,7 @@ class Interrupted(BaseException):
 
 @pytest.fixture
 def tried(experiment):
-    """The tiny experiment with every kind of candidate, one of each of which cannot be run."""
+    """The tiny experiment with every kind of predictor, one of each of which cannot be run."""
     given = experiment | {
         "fusion": [*experiment["fusion"], {"method": "mean", "label": "by-hand", "weights": [1.0, 2.0]}],
         "testtime": [{"method": "entropy-adaptive", "tune": "temperature"}, "tent", "lame"],
@@ -93,8 +94,8 @@ def test_interrupted_after_every_piece_it_ends_with_the_same_bits(tried, cohort,
     assert len(written) == len(set(written))  # nothing is done twice
     for piece in ("rounds/0002", "training/fine-tune/beta", "training/fusion/delta/by-hand", "training"):
         assert f"{piece}.json" in written
-    for cell in ("iid none 0", "drift-contrast none 0", "temporal noise 1"):
-        assert f"evaluation/delta/tent/{cell.replace(' ', '%20')}.json" in written
+    for task in ("iid none 0", "drift-contrast none 0", "temporal noise 1"):
+        assert f"evaluation/delta/tent/{task.replace(' ', '%20')}.json" in written
     for part in ("pooled/training", "entropy-adaptive-tuned/tuning"):
         assert f"evaluation/delta/{part}.json" in written
     for label in ("alone%3Abeta", "pooled", "ensemble-logits", "lame", "entropy-adaptive-tuned"):
@@ -123,16 +124,16 @@ def test_a_hospital_that_failed_is_not_asked_again(experiment, cohort, tmp_path,
     checked = read_experiment(given)[0]
     whole = finish(checked, cohort, tmp_path / "whole", Record(COMMON))
     assert list(whole["failures"]["site"]) == ["beta"]
-    piece = Checkpoints.piece
+    save = Checkpoints.save
     for last in ("alpha", "gamma"):
 
         def dies_after(self, *name, last=last):
             if name[-1] == last:
-                self.record.pause = interrupt
-            return piece(self, *name)
+                self.pause = interrupt
+            return save(self, *name)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Checkpoints, "piece", dies_after)
+            patch.setattr(Checkpoints, "save", dies_after)
             with pytest.raises(Interrupted):
                 finish(checked, cohort, tmp_path / last, Record(COMMON))
         asked.clear()
@@ -188,20 +189,20 @@ def finish_again(experiment, cohort, folder):
 def test_models_that_no_finished_piece_made_are_removed_and_nothing_else(tmp_path):
     """An interrupted process leaves weights with or without a card; what it did not make stays."""
     record = Record(COMMON)
-    kept = Checkpoints(tmp_path, record)
+    kept = Checkpoints(tmp_path, record, owned=MODELS)
     (tmp_path / "pool").mkdir()
     for name in ("north.safetensors", "south.safetensors", "south.json"):
         write_text(tmp_path / "pool" / name, name)
     mine = ("mine.safetensors", "mine.json", "notes.txt", ".east.safetensors.part")
     for name in mine:
         (tmp_path / "pool" / name).write_text("mine")
-    with kept.piece("training"):
-        kept.made(tmp_path / "pool" / "north.safetensors")
-    assert Checkpoints(tmp_path, record).sweep() == []
+    with kept.save("training"):
+        kept.register(tmp_path / "pool" / "north.safetensors")
+    assert Checkpoints(tmp_path, record, owned=MODELS).verify() == []
     left = {path.name for path in (tmp_path / "pool").iterdir()}
     assert left == {"north.safetensors", *mine}
-    checkpoints = Checkpoints(tmp_path, record)
-    checkpoints.sweep()
+    checkpoints = Checkpoints(tmp_path, record, owned=MODELS)
+    checkpoints.verify()
     assert (
         len(ModelPool(tmp_path / "pool", counts=checkpoints.has)) == 0
     )  # mine.json is no card, and no matter
@@ -209,28 +210,28 @@ def test_models_that_no_finished_piece_made_are_removed_and_nothing_else(tmp_pat
 
 def test_a_part_counts_until_the_whole_is_finished(tmp_path):
     record = Record(COMMON)
-    kept = Checkpoints(tmp_path, record)
+    kept = Checkpoints(tmp_path, record, owned=MODELS)
 
     def measure(method):
         record.result(0, "coast", Measured({"method": method}))
 
-    with pytest.raises(Interrupted), kept.piece("evaluation"):  # noqa: PT012
-        with kept.piece("evaluation", "a.b"):
+    with pytest.raises(Interrupted), kept.save("evaluation"):  # noqa: PT012
+        with kept.save("evaluation", "a.b"):
             measure("a.b")
         measure("half")
         raise Interrupted
     assert [row["method"] for row in record.results] == ["a.b", "half"]
 
     record = Record(COMMON)
-    kept = Checkpoints(tmp_path, record)
-    assert kept.again("evaluation") is None
-    with kept.piece("evaluation") as note:
-        assert kept.again("evaluation", "a.b") == {}
-        assert kept.again("evaluation", "c") is None
+    kept = Checkpoints(tmp_path, record, owned=MODELS)
+    assert kept.load_if_done("evaluation") is None
+    with kept.save("evaluation") as note:
+        assert kept.load_if_done("evaluation", "a.b") == {}
+        assert kept.load_if_done("evaluation", "c") is None
         measure("c")
         note["labels"] = ("a.b", "c")
     record = Record(COMMON)
-    assert Checkpoints(tmp_path, record).again("evaluation") == {"labels": ["a.b", "c"]}
+    assert Checkpoints(tmp_path, record, owned=MODELS).load_if_done("evaluation") == {"labels": ["a.b", "c"]}
     assert [row["method"] for row in record.results] == ["a.b", "c"]
     assert [path.name for path in (tmp_path / "journal").iterdir()] == ["evaluation.json"]
     assert read_sealed(tmp_path / "journal" / "evaluation.json")["files"] == {}
@@ -239,8 +240,8 @@ def test_a_part_counts_until_the_whole_is_finished(tmp_path):
 def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kept = Checkpoints(None, Record(COMMON))
-    with kept.piece("training"):
-        kept.made(tmp_path / "nowhere")
-    assert kept.again("training") is None
-    assert kept.sweep() == []
+    with kept.save("training"):
+        kept.register(tmp_path / "nowhere")
+    assert kept.load_if_done("training") is None
+    assert kept.verify() == []
     assert not list(tmp_path.iterdir())

@@ -48,8 +48,8 @@ def split():
 
 def rows(model, split, evaluation):
     site = TargetStreams.of("north", split, evaluation, seed=0)
-    under = EvaluationConditions(evaluation, Normalisation.named("none"), "cpu", ("a",))
-    measured = [each.row for each in evaluate_predictor(Predictor("flat", "fusion", model), site, under)]
+    conditions = EvaluationConditions(evaluation, Normalisation.named("none"), "cpu", ("a",))
+    measured = [each.row for each in evaluate_predictor(Predictor("flat", "fusion", model), site, conditions)]
     assert len(measured) == site.parts(evaluation.shifted)
     return {(row["stream"], row["shift"], row["severity"]): row["accuracy"] for row in measured}
 
@@ -124,10 +124,13 @@ def arrive(experiment, cohort):
     """The images that arrive at a place of the tiny cohort, with what the deployment says beside batches."""
 
     def at(target, seed=0, hospitals=cohort, **evaluation):
-        told = experiment | {"unseen": ["delta", "beta"], "evaluation": {"streams": ["iid"]} | evaluation}
-        read, members = read_experiment(told)[0], ("alpha", "gamma")
+        given = experiment | {
+            "unseen": ["delta", "beta"],
+            "evaluation": {"streams": ["iid"]} | evaluation,
+        }
+        read, members = read_experiment(given)[0], ("alpha", "gamma")
         setup = set_up(read, hospitals, members, seed, Path(), Record({}), "cpu")
-        return setup.arrivals(target)
+        return setup.arriving_images(target)
 
     return at
 
@@ -175,9 +178,9 @@ def test_known_patients_come_one_after_the_other(arrive, cohort):
     groups = mixed.groups.tolist()
     assert len(set(pairs)) == len(set(groups)) == len(set(zip(pairs, groups, strict=True)))
 
-    told = EvaluationConfig(streams=["temporal", "iid"])
-    by_patient = TargetStreams.of("mixed", mixed, told, 0)
-    by_class = TargetStreams.of("mixed", replace(mixed, groups=None), told, 0)
+    given = EvaluationConfig(streams=["temporal", "iid"])
+    by_patient = TargetStreams.of("mixed", mixed, given, 0)
+    by_class = TargetStreams.of("mixed", replace(mixed, groups=None), given, 0)
     assert np.array_equal(by_patient.orders["iid"], by_class.orders["iid"])
     codes = mixed.labels * 1000 + mixed.groups
     stays, mixes = (len(codes[of.orders["temporal"]].unique_consecutive()) for of in (by_patient, by_class))
@@ -186,11 +189,11 @@ def test_known_patients_come_one_after_the_other(arrive, cohort):
 
 
 def test_a_limit_is_written_only_where_it_is_set():
-    told = {"streams": ["iid"], "images": 3}
-    assert EvaluationConfig(**told).model_dump()["images"] == 3
+    given = {"streams": ["iid"], "images": 3}
+    assert EvaluationConfig(**given).model_dump()["images"] == 3
     assert "images" not in EvaluationConfig(streams=["iid"]).model_dump(mode="json")
     with pytest.raises(FedMergeError, match="images"):
-        validate(EvaluationConfig, told | {"images": 0}, "evaluation")
+        validate(EvaluationConfig, given | {"images": 0}, "evaluation")
 
 
 class ByItself(nn.Module):
@@ -222,10 +225,10 @@ def noisy():
 
 def measured(node, split, sources=("a",), **evaluation):
     forms = ["iid", "temporal", {"drift": "contrast"}]
-    told = EvaluationConfig(**({"batch_size": 7, "streams": forms} | evaluation))
-    site = TargetStreams.of("north", split, told, seed=0)
-    under = EvaluationConditions(told, Normalisation.named("half"), "cpu", sources)
-    return list(evaluate_predictor(Predictor("node", "test-time", node), site, under))
+    given = EvaluationConfig(**({"batch_size": 7, "streams": forms} | evaluation))
+    site = TargetStreams.of("north", split, given, seed=0)
+    conditions = EvaluationConditions(given, Normalisation.named("half"), "cpu", sources)
+    return list(evaluate_predictor(Predictor("node", "test-time", node), site, conditions))
 
 
 def assert_same(some, others):

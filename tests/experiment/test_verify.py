@@ -289,7 +289,7 @@ def interrupted(small, folder, monkeypatch):
         raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedmerge.experiment.experiment.deploy_all", dies)
+        patch.setattr("fedmerge.experiment.experiment.evaluate_all", dies)
         with pytest.raises(Died):
             run(small, out=folder)
 
