@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
-from hostile_changes import Big, array, force, saved
-from hostile_messages import plan_of, sites
 
+from benchmarks.simulations.hostile_changes import Big, array, force, saved
+from benchmarks.simulations.hostile_messages import plan_of, sites
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.grids.simulated import contexts
 from fedmerge.federation.records import request_message
