@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks import ROOT
+from benchmarks import ROOT, pages
 from benchmarks.studies import inmerge_page
 from fedmerge.errors import FedMergeError
 
@@ -121,8 +121,6 @@ def test_merges_are_counted_once_a_fine_tuning(folders: list[Path], seen: Any) -
 
 
 def test_blocks_are_replaced_and_nothing_else() -> None:
-    import pages
-
     page = "before\n<!-- begin a -->\nold\n<!-- end a -->\nafter\n"
     new = pages.fill(page, {"a": r"new \1"})
     assert new == "before\n<!-- begin a -->\nnew \\1\n<!-- end a -->\nafter\n"
@@ -131,8 +129,6 @@ def test_blocks_are_replaced_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("blocks", [{}, {"a": "", "b": ""}])
 def test_a_block_without_its_place_is_an_error(blocks: dict[str, str]) -> None:
-    import pages
-
     with pytest.raises(FedMergeError, match="do not fit"):
         pages.fill("<!-- begin a -->\n<!-- end a -->", blocks)
 
