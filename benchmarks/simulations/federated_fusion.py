@@ -20,7 +20,7 @@ from torch import nn
 
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort, concat
 from fedmerge.data.fusion import share
-from fedmerge.federation import Plan, Server, server_app, simulate
+from fedmerge.federation import FederationPlan, Server, server_app, simulate
 from fedmerge.merging import merge
 from fedmerge.models import ModelSpec, Normalisation, build
 from fedmerge.training import TrainingOptions
@@ -39,9 +39,9 @@ OWN = ("kf, conductance", "regmean")
 SIZE = 28
 
 
-def plan_of(network: str) -> Plan:
+def plan_of(network: str) -> FederationPlan:
     options = TrainingOptions(lr=0.05)
-    return Plan(
+    return FederationPlan(
         model=ModelSpec(name=network, in_channels=1, n_classes=10, image_size=SIZE),
         normalisation=Normalisation.named("half"),
         seed=0,
@@ -56,7 +56,7 @@ def cohort_of(hospitals: int) -> Cohort:
     return build_cohort(CohortSpec(name="digits", source="digits", size=SIZE, sites=sites), seed=0)
 
 
-def models_of(plan: Plan, cohort: Cohort) -> list[nn.Module]:
+def models_of(plan: FederationPlan, cohort: Cohort) -> list[nn.Module]:
     """One network a hospital, with batch-norm statistics of its images."""
     models = []
     for seed, site in enumerate(cohort.sites):
@@ -68,7 +68,7 @@ def models_of(plan: Plan, cohort: Cohort) -> list[nn.Module]:
     return models
 
 
-def measure(plan: Plan, cohort: Cohort, label: str, images: int) -> dict[str, Any]:
+def measure(plan: FederationPlan, cohort: Cohort, label: str, images: int) -> dict[str, Any]:
     """One method with one network: traffic of the hospital with the most, seconds, and the difference."""
     method, options = METHODS[label]
     names, models = [site.name for site in cohort.sites], models_of(plan, cohort)

@@ -22,7 +22,7 @@ from flwr.app import Message
 from benchmarks.simulations.hostile_answers import EVALUATE, GREETING, TRAIN
 from benchmarks.simulations.hostile_changes import Spoil
 from fedmerge.data import Arrays, CohortSpec, Site, SiteSpec, build_cohort
-from fedmerge.federation import FederationOptions, Hospital, LocalGrid, Plan, Server, client_app
+from fedmerge.federation import FederationOptions, FederationPlan, Hospital, LocalGrid, Server, client_app
 from fedmerge.federation.failures import Failure
 from fedmerge.models import ModelSpec, Normalisation, state_hash
 from fedmerge.training import TrainingOptions
@@ -45,9 +45,9 @@ def sites() -> tuple[Site, ...]:
     return build_cohort(CohortSpec(name="four", title="Four", sites=tuple(specs)), seed=0).sites
 
 
-def plan_of(**rules: Any) -> Plan:
+def plan_of(**rules: Any) -> FederationPlan:
     """One round of one epoch."""
-    return Plan(
+    return FederationPlan(
         model=ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 2}),
         normalisation=Normalisation.named("half"),
         seed=0,

@@ -1,6 +1,6 @@
 """What a server can rebuild of a hospital's images from its sums, without and with a node's rules.
 
-`before`: no ledger, no rule about rows, as many questions as are asked (minimum as the row says). `after`:
+`before`: no ledger, no rule about rows, as many requests as are asked (minimum as the row says). `after`:
 the rules of a node in a deployment (`SumRules()`), unless the row says otherwise. The network reads a whole
 image with its first layer, 784 numbers, which is the worst case. Figures are |correlation| of pixels with the
 images of the share, and the largest error in grey levels of 0 to 1 where an image is rebuilt to scale:
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import Hospital, LocalGrid, Plan, Server, client_app
+from fedmerge.federation import FederationPlan, Hospital, LocalGrid, Server, client_app
 from fedmerge.federation.sums.packing import MINIMUM
 from fedmerge.federation.sums.rules import SumRules
 from fedmerge.merging.matching.statistics import Sums
@@ -51,12 +51,12 @@ def whole_image(in_channels: int, n_classes: int, image_size: int, *, width: int
     return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), nn.Linear(width, n_classes))
 
 
-def plan_of(width: int = 64, n_classes: int = 2) -> Plan:
+def plan_of(width: int = 64, n_classes: int = 2) -> FederationPlan:
     spec = ModelSpec(
         name="whole-image", in_channels=1, n_classes=n_classes, image_size=SIZE, options={"width": width}
     )
     options = TrainingOptions()
-    return Plan(
+    return FederationPlan(
         model=spec,
         normalisation=Normalisation.named("half"),
         seed=0,
@@ -67,7 +67,7 @@ def plan_of(width: int = 64, n_classes: int = 2) -> Plan:
 
 
 class Attacker:
-    """A server that asks one hospital. ledger: whether the hospital remembers earlier questions."""
+    """A server that asks one hospital. ledger: whether the hospital remembers earlier requests."""
 
     def __init__(self, cohort: Cohort, rules: SumRules, ledger: bool) -> None:
         self.cohort, self.rules, self.ledger = cohort, rules, ledger
@@ -210,7 +210,7 @@ def main() -> None:
     cohort = build_cohort(CohortSpec(name="images", source=args.source, size=SIZE, sites=sites), seed=0)
     rows = []
     for name, images, minimum, attack, rules in attacks():
-        old = SumRules(minimum_images=minimum, rows="off", questions=None)
+        old = SumRules(minimum_images=minimum, rows="off", requests=None)
         row = {"attack": name, "images": images, "minimum_before": minimum}
         row |= {"before": measure(attack, Attacker(cohort, old, ledger=False))}
         row |= {"rules": rules.model_dump(exclude_defaults=True)}

@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
 from fedmerge.experiment.formatting import listing, percent
-from fedmerge.federation import FederationOptions, Plan, Server, server_app, simulate
+from fedmerge.federation import FederationOptions, FederationPlan, Server, server_app, simulate
 from fedmerge.models import ModelSpec, Normalisation, State, build, predict
 from fedmerge.reports.figures.panels import head, looks, panels
 from fedmerge.reports.figures.style import WIDE, Caption, render, styled
@@ -73,14 +73,14 @@ def cohort_of(case: Case) -> Cohort:
     return build_cohort(CohortSpec(name="ten", source="digits", size=8, sites=tuple(sites)), seed=case.seed)
 
 
-def plan_of(case: Case, hospitals: Sequence[str]) -> Plan:
+def plan_of(case: Case, hospitals: Sequence[str]) -> FederationPlan:
     """Plan one run; hostile hospitals of a smaller share are among those of a larger one."""
     drawn = numpy_generator(case.seed, "hostile").permutation(list(hospitals))
     hostile = tuple(drawn[: round(case.share * len(drawn))].tolist())
     faults = [ATTACKS[case.attack] | {"site": hostile}] if hostile else []
     options = {"aggregate": AGGREGATORS[case.aggregator], "faults": faults}
     local = TrainingOptions(lr=0.1, batch_size=32, epochs=2)
-    return Plan(
+    return FederationPlan(
         model=ModelSpec(
             name="small-cnn",
             in_channels=1,

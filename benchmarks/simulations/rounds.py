@@ -27,7 +27,7 @@ from benchmarks.pages import fill
 from fedmerge.analysis import crossed_interval
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, Split, build_cohort
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import FederationOptions, Plan, Server, server_app, simulate
+from fedmerge.federation import FederationOptions, FederationPlan, Server, server_app, simulate
 from fedmerge.models import ModelSpec, Normalisation, build, predict
 from fedmerge.models.state import State
 from fedmerge.reports.figures.panels import signed
@@ -71,13 +71,13 @@ def cohort_of(setting: str, seed: int, hospitals: int = HOSPITALS) -> Cohort:
     return build_cohort(spec, seed)
 
 
-def plan_of(name: str, constant: float | None, seed: int, rounds: int) -> Plan:
+def plan_of(name: str, constant: float | None, seed: int, rounds: int) -> FederationPlan:
     rules = dict(ALGORITHMS[name])
     if "optimizer" in rules and constant is not None:
         field = "momentum" if name == "FedAvgM" else "lr"
         rules["optimizer"] = {"method": rules["optimizer"], field: constant}
     mu = constant if name == "FedProx" and constant is not None else 0.0
-    return Plan(
+    return FederationPlan(
         model=ModelSpec(name="small-cnn", in_channels=1, n_classes=10, image_size=16, options={"width": 8}),
         normalisation=Normalisation.named("half"),
         seed=seed,
@@ -88,7 +88,7 @@ def plan_of(name: str, constant: float | None, seed: int, rounds: int) -> Plan:
     )
 
 
-def trained(plan: Plan, cohort: Cohort) -> tuple[State, dict[str, State], float]:
+def trained(plan: FederationPlan, cohort: Cohort) -> tuple[State, dict[str, State], float]:
     """The federated model, each hospital's own part of it, and their validation accuracy with it."""
     kept: dict[str, Any] = {}
 
@@ -112,7 +112,7 @@ def trained(plan: Plan, cohort: Cohort) -> tuple[State, dict[str, State], float]
     return kept["state"], kept["own"], float(kept["validation"])
 
 
-def accuracy(plan: Plan, state: State, split: Split) -> float:
+def accuracy(plan: FederationPlan, state: State, split: Split) -> float:
     model = build(plan.model, 0)
     model.load_state_dict(state)
     return float((predict(model, split.images, plan.normalisation).argmax(1) == split.labels).double().mean())

@@ -11,16 +11,16 @@ import torch
 from flwr.app import Message
 
 from fedmerge.data import Arrays, CohortSpec, Site, SiteSpec, build_cohort
-from fedmerge.federation import Hospital, Plan, client_app
+from fedmerge.federation import FederationPlan, Hospital, client_app
 from fedmerge.federation.records import reply_message
 from fedmerge.models import ModelSpec, Normalisation
 from fedmerge.training import TrainingOptions
 
 
-def plan_of(model: str) -> Plan:
+def plan_of(model: str) -> FederationPlan:
     """A plan for a network of torchvision's or ours; no hospital follows its training options."""
     options = TrainingOptions(lr=0.01, batch_size=8, schedule="constant")
-    return Plan(
+    return FederationPlan(
         model=ModelSpec(name=model, in_channels=3, n_classes=4, image_size=64),
         normalisation=Normalisation.named("half"),
         seed=0,

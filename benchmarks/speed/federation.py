@@ -19,14 +19,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
-from fedmerge.federation import Plan, Server, server_app, simulate
+from fedmerge.federation import FederationPlan, Server, server_app, simulate
 from fedmerge.models import ModelSpec, Normalisation, State, build
 from fedmerge.training import TrainingOptions
 
 
-def plan_of(rounds: int, epochs: int) -> Plan:
+def plan_of(rounds: int, epochs: int) -> FederationPlan:
     options = TrainingOptions(lr=0.05, batch_size=16, epochs=epochs, schedule="constant")
-    return Plan(
+    return FederationPlan(
         model=ModelSpec(name="small-cnn", in_channels=1, n_classes=10, image_size=16),
         normalisation=Normalisation.named("half"),
         seed=0,
@@ -41,14 +41,14 @@ def cohort_of(hospitals: int) -> Cohort:
     return build_cohort(CohortSpec(name="ten", source="digits", size=16, sites=sites), seed=0)
 
 
-def federated(plan: Plan, cohort: Cohort) -> None:
+def federated(plan: FederationPlan, cohort: Cohort) -> None:
     def programme(server: Server) -> None:
         server.rounds(server.start())
 
     simulate(server_app(plan, programme), cohort.training)
 
 
-def bare(plan: Plan, cohort: Cohort) -> None:
+def bare(plan: FederationPlan, cohort: Cohort) -> None:
     """The same rounds, batches, optimiser and validation, written as one would in a notebook."""
     model = build(plan.model, plan.seed)
     state = {key: value.clone() for key, value in model.state_dict().items()}
@@ -86,7 +86,7 @@ def bare(plan: Plan, cohort: Cohort) -> None:
                 model(normalise(site.val.images)).argmax(1).eq(site.val.labels).float().mean().item()
 
 
-def seconds(run: Callable[[Plan, Cohort], None], plan: Plan, cohort: Cohort) -> float:
+def seconds(run: Callable[[FederationPlan, Cohort], None], plan: FederationPlan, cohort: Cohort) -> float:
     began = time.perf_counter()
     run(plan, cohort)
     return time.perf_counter() - began

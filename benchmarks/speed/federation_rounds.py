@@ -24,16 +24,16 @@ from torch import multiprocessing
 
 from fedmerge.analysis import rates
 from fedmerge.data import Arrays, Cohort, CohortSpec, Site, SiteSpec, build_cohort
-from fedmerge.federation import Plan, Server, open_backend, server_app
+from fedmerge.federation import FederationPlan, Server, open_backend, server_app
 from fedmerge.models import ModelSpec, Normalisation, State, average, build, predict, state_hash
 from fedmerge.training import TrainingOptions, fit
 
 ROUNDS = 1000  # of the plan, so that every measured round is an ordinary one
 
 
-def plan_of() -> Plan:
+def plan_of() -> FederationPlan:
     options = TrainingOptions(lr=0.01, batch_size=32, schedule="constant")
-    return Plan(
+    return FederationPlan(
         model=ModelSpec(name="torchvision:resnet18", in_channels=3, n_classes=4, image_size=64),
         normalisation=Normalisation.named("half"),
         seed=0,
@@ -59,7 +59,7 @@ def cohort_of(hospitals: int, images: int) -> Cohort:
 class IdealPool:
     """Worker processes that hold hospitals; weights in shared memory, words through pipes."""
 
-    def __init__(self, plan: Plan, sites: tuple[Site, ...], workers: int) -> None:
+    def __init__(self, plan: FederationPlan, sites: tuple[Site, ...], workers: int) -> None:
         self.plan, self.sites = plan, sites
         template = build(plan.model, 0).state_dict()
         self.shared = {key: value.clone().share_memory_() for key, value in template.items()}
@@ -102,7 +102,7 @@ class IdealPool:
             yield self.slots[i]
 
 
-def work(pipe: Any, plan: Plan, hospitals: list[tuple[int, Site, State]], shared: State) -> None:
+def work(pipe: Any, plan: FederationPlan, hospitals: list[tuple[int, Site, State]], shared: State) -> None:
     """A worker of the ideal pool."""
     torch.set_num_threads(1)
     model = build(plan.model, 0)

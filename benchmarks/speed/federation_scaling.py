@@ -20,16 +20,16 @@ import torch
 
 from benchmarks.speed.processes import told
 from fedmerge.data import Arrays, Cohort, CohortSpec, SiteSpec, build_cohort
-from fedmerge.federation import Plan, Server, open_backend, server_app
+from fedmerge.federation import FederationPlan, Server, open_backend, server_app
 from fedmerge.models import ModelSpec, Normalisation
 from fedmerge.training import TrainingOptions
 
 SIDES = ("local", "ray")
 
 
-def plan_of() -> Plan:
+def plan_of() -> FederationPlan:
     options = TrainingOptions(lr=0.01, batch_size=24, schedule="constant")
-    return Plan(
+    return FederationPlan(
         model=ModelSpec(name="small-cnn", in_channels=1, n_classes=2, image_size=8, options={"width": 4}),
         normalisation=Normalisation.named("half"),
         seed=0,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
-from fedmerge.federation import Plan, server_app, simulate
+from fedmerge.federation import FederationPlan, server_app, simulate
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.models import ModelSpec, Normalisation
 from fedmerge.training import TrainingOptions
@@ -26,8 +26,8 @@ from fedmerge.training import TrainingOptions
 HOSPITALS = {"small-cnn": 10, "resnet18": 4}
 
 
-def plan_of(network: str, rounds: int) -> Plan:
-    return Plan(
+def plan_of(network: str, rounds: int) -> FederationPlan:
+    return FederationPlan(
         model=ModelSpec(name=network, in_channels=1, n_classes=10, image_size=16),
         normalisation=Normalisation.named("half"),
         seed=0,

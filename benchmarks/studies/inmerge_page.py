@@ -33,7 +33,7 @@ PAGE = "in-model-merging"
 def differences(seen: Seen) -> Picture:
     """Paired differences, a panel a stratum."""
     found = seen.found
-    board = found.boards.drop(columns=[name for name in found.within if name not in seen.strata])
+    board = found.leaderboards.drop(columns=[name for name in found.within if name not in seen.strata])
     given = (board, found.compare, found.reference, found.metric)
     return forest(*given), describe_forest(*given)
 
@@ -76,11 +76,11 @@ def dynamics(folder: Path) -> tuple[str, dict[str, Picture]]:
 def numbers(studies: Iterable[Seen]) -> str:
     """The leaderboards over all strata as JSON."""
     kept = ["level", "mean", "low", "high", *BOUNDS, "wins", "losses", "ties", "complete"]
-    boards = {
+    leaderboards = {
         seen.study.config.name: json.loads(seen.found.overall[kept].round(6).to_json(orient="records"))
         for seen in studies
     }
-    return json.dumps(boards, indent=1) + "\n"
+    return json.dumps(leaderboards, indent=1) + "\n"
 
 
 def blocks_of(studies: Sequence[Seen]) -> dict[str, str]:

@@ -205,7 +205,7 @@ def answer(seen: Seen) -> str:
     rows = {row["level"]: row for row in found.overall.to_dict("records")}
     parts = []
     for level in seen.merging:
-        board = found.boards[found.boards["level"] == level].dropna(subset=["difference"])
+        board = found.leaderboards[found.leaderboards["level"] == level].dropna(subset=["difference"])
         gains, losses = (board["difference_low"] > 0).sum(), (board["difference_high"] < 0).sum()
         parts.append(
             f"threshold {seen.options[level].tau:g} gains in {gains} and loses in {losses} of {len(board)} "

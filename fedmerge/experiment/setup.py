@@ -17,7 +17,7 @@ from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.evaluation import EvaluationConditions
 from fedmerge.experiment.federations import MIXED
 from fedmerge.experiment.record import Record
-from fedmerge.federation import LOCAL, Plan
+from fedmerge.federation import LOCAL, FederationPlan
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
@@ -40,7 +40,7 @@ class Setup:
 
     experiment: Experiment
     cohort: Cohort
-    plan: Plan
+    plan: FederationPlan
     members: tuple[str, ...]
     pool: ModelPool
     folder: Path
@@ -190,11 +190,11 @@ def set_up(
     return Setup(experiment, cohort, plan, members, pool, folder, record, device, place, checkpoints, journal)
 
 
-def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> Plan:
+def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> FederationPlan:
     """Return the plan of a federation's server. Raises FedMergeError for images that no network takes."""
     spec = model_spec(experiment, cohort)
     named = experiment.normalisation
-    return Plan(
+    return FederationPlan(
         model=spec,
         normalisation=default_normalisation(spec) if named == "default" else Normalisation.named(named),
         seed=seed,

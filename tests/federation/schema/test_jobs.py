@@ -135,12 +135,12 @@ def test_a_fusion_s_beginning_is_refused_in_a_sentence(ask, path, value):
     assert ask("query.sums_begin", within(BEGIN, path, value), parents).has_error()
 
 
-def test_questions_about_sums_name_what_is_there(ask):
+def test_requests_about_sums_name_what_is_there(ask):
     parents = {f"0/{key}": entry for key, entry in STATE.items()}
     assert not ask("query.sums_begin", BEGIN, parents).has_error()
 
-    def refused(question, state=None, **options):
-        reply_message = ask("query.sums", {"session": SESSION, "kind": question, "options": options}, state)
+    def refused(request, state=None, **options):
+        reply_message = ask("query.sums", {"session": SESSION, "kind": request, "options": options}, state)
         return reply_message.error.reason if reply_message.has_error() else ""
 
     assert "no layer 'x'" in refused("outer", layers=["x"])

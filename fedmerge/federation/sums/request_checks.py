@@ -1,4 +1,4 @@
-"""Check a question about sums: the layers and norms it names must exist, its tensors must fit."""
+"""Check a request about sums: the layers and norms it names must exist, its tensors must fit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fedmerge.merging.matching.statistics import LocalStatistics, norms
 MIX = ".mix"
 
 
-def asked_with(statistics: LocalStatistics, kind: str, options: Mapping[str, Any]) -> Tensors:
-    """Return the schema of a question's tensors: a walk's whole model, changed entries of it, or none."""
+def request_tensors(statistics: LocalStatistics, kind: str, options: Mapping[str, Any]) -> Tensors:
+    """Return the schema of a request's tensors: a walk's whole model, changed entries of it, or none."""
     if kind != "walk" and kind not in WALKING:
         return NO_TENSORS
     state = statistics.parents[0][1]
@@ -29,7 +29,7 @@ def asked_with(statistics: LocalStatistics, kind: str, options: Mapping[str, Any
     return Tensors(forms, frozenset(forms), needed=False)
 
 
-def check_question(statistics: LocalStatistics, kind: str, options: Mapping[str, Any]) -> None:
+def check_request(statistics: LocalStatistics, kind: str, options: Mapping[str, Any]) -> None:
     """Raise FedMergeError for a layer or norm that the network does not have, or a walk that never began."""
     known = {layer.name for layer in statistics.fused.layers}
     for name in [*options.get("layers", ()), *([options["name"]] if "name" in options else [])]:
@@ -38,7 +38,7 @@ def check_question(statistics: LocalStatistics, kind: str, options: Mapping[str,
     found = len(norms(statistics.fused))
     if options.get("index", -1) >= found:
         raise FedMergeError(
-            f"the network has {found} batch norms, but the question is about number {options['index']}."
+            f"the network has {found} batch norms, but the request is about number {options['index']}."
         )
     if kind in WALKING and not statistics.walking:
-        raise FedMergeError(f"a question '{kind}' comes after a walk has begun, and none has.")
+        raise FedMergeError(f"a request '{kind}' comes after a walk has begun, and none has.")
