@@ -40,7 +40,7 @@ coverage: $(VENV)/.installed-dev
 		$(addprefix --cov=fedmerge/,$(COVERED)) --cov-report=term-missing --cov-fail-under=$(FLOOR)
 
 bench: $(VENV)/.installed-dev
-	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python benchmarks/$$script.py; done
+	set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.speed.$$name; done
 
 # The lowest versions that pyproject.toml allows, in an environment of their own, and some tests with them.
 lowest:

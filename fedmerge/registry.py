@@ -60,7 +60,7 @@ class Method:
     name: str
     title: str
     paper: str
-    station: str
+    group: str
     kind: str
     needs: Needs
     call: Callable[..., Any]
@@ -103,10 +103,10 @@ class Method:
 
 
 class Registry:
-    """The methods of one station (fusion, test-time), by name."""
+    """The methods of one group (fusion, test-time), by name."""
 
-    def __init__(self, station: str, kind: str) -> None:
-        self.station = station
+    def __init__(self, group: str, kind: str) -> None:
+        self.group = group
         self.kind = kind
         self._methods: dict[str, Method] = {}
 
@@ -136,10 +136,10 @@ class Registry:
         return register
 
     def add(self, method: Method) -> None:
-        """Register a ready ``Method``; its station and kind become this registry's."""
+        """Register a ready ``Method``; its group and kind become this registry's."""
         if method.name in self._methods:
             raise ValueError(f"{self.kind} '{method.name}' is registered twice")
-        self._methods[method.name] = replace(method, station=self.station, kind=self.kind)
+        self._methods[method.name] = replace(method, group=self.group, kind=self.kind)
 
     def __getitem__(self, name: str) -> Method:
         if not isinstance(name, str) or name not in self._methods:

@@ -23,7 +23,7 @@ from fedmerge.own_files import MANIFEST, SIGNATURE
 
 MEANING = b"FedMerge manifest 1\n"
 """The prefix of the signed bytes, so that a signature for another purpose cannot be used here."""
-State = Literal["none", "good", "bad", "other key", "not checked"]
+SignatureState = Literal["none", "good", "bad", "other key", "not checked"]
 
 
 def read_signing_key(path: Path) -> Ed25519PrivateKey:
@@ -79,7 +79,7 @@ def sign(folder: Path, key: Path | Ed25519PrivateKey) -> Path:
     return folder / SIGNATURE
 
 
-def check_signature(folder: Path, trusted: Ed25519PublicKey | None = None) -> tuple[State, str]:
+def check_signature(folder: Path, trusted: Ed25519PublicKey | None = None) -> tuple[SignatureState, str]:
     """Return the state of a folder's signature, and the public key that it names (a line of OpenSSH).
 
     trusted: the key that must have signed; without it a signature that fits its own key is ``not checked``.

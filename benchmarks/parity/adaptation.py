@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from formulas import softmax
-from perceptron import Array, Perceptron
+
+from benchmarks.parity.formulas import softmax
+from benchmarks.parity.perceptron import Array, Perceptron
 
 Loss = Callable[[Array], Array]
 

@@ -9,8 +9,9 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from perceptron import Array, Perceptron
 from scipy.optimize import linear_sum_assignment, linprog
+
+from benchmarks.parity.perceptron import Array, Perceptron
 
 Nets = Sequence[Perceptron]
 Score = Callable[[Array], float]

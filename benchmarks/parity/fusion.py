@@ -1,7 +1,7 @@
 """Our fusion methods against their formulas, written out anew in numpy for perceptrons (``formulas.py``).
 
 Prints for each method the largest difference of weights or outputs, relative to the largest of the formula's;
-exits with 1 where one is above its tolerance. `python benchmarks/parity/fusion.py --hidden 32 --images 400`.
+exits with 1 where one is above its tolerance. `python -m benchmarks.parity.fusion --hidden 32 --images 400`.
 Matching methods are fitted as the authors' programs do (pseudo-inverse, towards zero). Importance is
 conductance, unless a line says otherwise.
 """
@@ -13,14 +13,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import formulas
 import numpy as np
 import torch
-from agreement import Row, compare, report
-from perceptron import Array, Perceptron, beside, drawn, read
 from torch import Tensor
 
 import fedmerge as fm
+from benchmarks.parity import formulas
+from benchmarks.parity.agreement import Row, compare, report
+from benchmarks.parity.perceptron import Array, Perceptron, beside, drawn, read
 from fedmerge.models.state import State
 
 INPUTS, CLASSES = 12, 4

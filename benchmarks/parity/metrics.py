@@ -1,7 +1,7 @@
 """Our scores of a classifier against their definitions, written out anew in numpy: pairs, bins and squares.
 
 Prints the largest difference of each; exits with 1 where one is above its tolerance.
-`python benchmarks/parity/metrics.py --images 500`.
+`python -m benchmarks.parity.metrics --images 500`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from agreement import Row, compare, report
-from formulas import softmax
 from numpy.typing import NDArray
-from perceptron import Array
 from scipy.optimize import minimize_scalar
 
+from benchmarks.parity.agreement import Row, compare, report
+from benchmarks.parity.formulas import softmax
+from benchmarks.parity.perceptron import Array
 from fedmerge.analysis.calibration import fit_temperature
 from fedmerge.analysis.metrics import scores
 

@@ -1,7 +1,7 @@
 """Our test-time methods against their formulas, written anew in numpy for perceptrons (``adaptation.py``).
 
 Prints for each method the largest difference of its answers over a stream of batches, relative to the largest
-of the formula's; exits with 1 where one is above its tolerance. `python benchmarks/parity/testtime.py`.
+of the formula's; exits with 1 where one is above its tolerance. `python -m benchmarks.parity.testtime`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import adaptation as formulas
 import numpy as np
 import torch
-from agreement import Row, compare, report
-from formulas import softmax
-from perceptron import Array, Perceptron, drawn
 from torch import nn
 
+from benchmarks.parity import adaptation as formulas
+from benchmarks.parity.agreement import Row, compare, report
+from benchmarks.parity.formulas import softmax
+from benchmarks.parity.perceptron import Array, Perceptron, drawn
 from fedmerge.testtime import TESTTIME
 
 INPUTS, CLASSES, BATCH = 16, 5, 24

@@ -36,7 +36,8 @@ def crossed_interval(values: Array, *, level: float = 0.95, over: Array | None =
     variance estimate (Searle, Casella and McCulloch 1992; 0 where negative), v its degrees of freedom
     (Satterthwaite 1946) but for those of R, which are more. Alone it covers too little where one factor has
     few levels and decides; the others alone where both matter. Together they cover at least 94 % of the time
-    in ``benchmarks/intervals.py`` wherever effects are normal, and are too wide where only the rest varies.
+    in ``benchmarks/simulations/intervals.py`` wherever effects are normal, and are too wide where only the
+    rest varies.
 
     One seed: the interval over sites alone, which says nothing of other seeds; one site: that over seeds
     alone. Two levels have one degree of freedom and t = 12.7, the price of knowing so little. Effects with
@@ -71,9 +72,9 @@ def inside(found: Interval, least: float, greatest: float = math.inf) -> Interva
 
     That is g(m) = log((m - a) / (b - m)), the log-odds of a share, or log(m - a) without an upper end; by the
     delta method half the interval is g'(m) times as long there. Its bounds stay between the ends and are
-    longer on the side where there is room, which is also where a mean near an end errs: with accuracies
-    about 0.9 at 5 x 4 it covers 93 % of the time, the plain interval 88 % (``benchmarks/intervals.py``).
-    Means at or beyond an end keep their bounds, cut at the ends.
+    longer on the side where there is room, which is also where a mean near an end errs: with accuracies about
+    0.9 at 5 x 4 it covers 93 % of the time, the plain interval 88 %
+    (``benchmarks/simulations/intervals.py``). Means at or beyond an end keep their bounds, cut at the ends.
     """
     half, below, above = found.high - found.mean, found.mean - least, greatest - found.mean
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

@@ -81,11 +81,11 @@ def bench(
         write_again(study.folder)
         settled = study.summary | {"answer": study.answer}
         completion_cache.add(study.folder, {"answer": settled["answer"]})
-    place = Path(settled["folder"])
+    study_folder = Path(settled["folder"])
     keys = ("folder", "answer", "jobs", "rows", "failed")
     if as_json:
         told = {key: settled[key] for key in keys if key in settled} | {"remarks": settled.get("remarks", [])}
-        print_json(told | {"report": str(place / "report.html")})
+        print_json(told | {"report": str(study_folder / "report.html")})
         _end(settled)
         return
     failed = settled["failed"]
@@ -96,8 +96,8 @@ def bench(
         say(err, f"note: {remark}")
     for reason, rows in failed.items():
         say(err, f"failed: {rows} x {reason} (--retry does them again)")
-    say(out, f"report:  {place / 'report.html'}")
-    say(out, f"results: {place / 'results.parquet'}")
+    say(out, f"report:  {study_folder / 'report.html'}")
+    say(out, f"results: {study_folder / 'results.parquet'}")
     _end(settled)
 
 
@@ -110,11 +110,11 @@ def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) 
     """Return the receipt of this study if it is finished, without loading the training code; else None."""
     from fedmerge.experiment.bench import completion_cache
 
-    place = folder if folder is not None else Path("runs") / Path(config).stem
-    found = completion_cache.valid(place, completion_cache.request_of(config, changes))
-    if found is None or (retry and found["failed"]) or not (place / "report.html").exists():
+    study_folder = folder if folder is not None else Path("runs") / Path(config).stem
+    found = completion_cache.valid(study_folder, completion_cache.request_of(config, changes))
+    if found is None or (retry and found["failed"]) or not (study_folder / "report.html").exists():
         return None
-    return found | {"folder": str(place)}
+    return found | {"folder": str(study_folder)}
 
 
 @contextmanager
@@ -133,15 +133,15 @@ class _View:
     """The progress of a study; ``Live`` draws it at its own rate, so clocks go on between jobs."""
 
     def __init__(self) -> None:
-        self._standing: GraphProgress | None = None
+        self._latest: GraphProgress | None = None
 
     def take(self, event: Event) -> None:
         """Show the progress of this event from now on."""
-        self._standing = event.progress
+        self._latest = event.progress
 
     def line(self) -> str:
         """Return the progress in a line."""
-        progress = self._standing
+        progress = self._latest
         if progress is None:
             return "reading the study"
         parts = [f"{progress.done + progress.failed} of {progress.jobs} jobs"]
@@ -154,7 +154,7 @@ class _View:
         return ", ".join(parts) + (f"; now {'; '.join(running)}" if running else "")
 
     def __rich__(self) -> Group:
-        progress = self._standing
+        progress = self._latest
         if progress is None:
             return Group(Text("reading the study"))
         settled = progress.done + progress.failed

@@ -51,12 +51,10 @@ def summary_table(result: Result) -> Table:
 
 def methods_table(known: Sequence[Method]) -> Table:
     """Make a table of methods: what they do and need."""
-    table = Table(
-        "method", "station", "what it does", "needs", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
-    )
+    table = Table("method", "group", "what it does", "needs", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.columns[0].no_wrap = True
     for method in known:
-        table.add_row(method.name, method.station, method.summary, ", ".join(method.needs_with({}).names()))
+        table.add_row(method.name, method.group, method.summary, ", ".join(method.needs_with({}).names()))
     return table
 
 
@@ -66,9 +64,9 @@ def method_text(method: Method) -> str:
     needs = f"needs: {', '.join(method.needs.names()) or 'nothing but the models'}"
     return "\n".join(
         [
-            f"{method.name}: {method.title} ({method.station})",
+            f"{method.name}: {method.title} ({method.group})",
             *([f"paper: {method.paper}"] if method.paper else []),
-            *([needs] if method.station != "model" else []),
+            *([needs] if method.group != "model" else []),
             "options and defaults:" if options else "no options",
             *options,
             "",
@@ -82,7 +80,7 @@ def method_record(method: Method) -> dict[str, Any]:
     return {
         "name": method.name,
         "title": method.title,
-        "station": method.station,
+        "group": method.group,
         "summary": method.summary,
         "paper": method.paper,
         "needs": method.needs.names(),

@@ -13,8 +13,8 @@ from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import TEMPERATURES
 from fedmerge.validation import LONGEST_NAME
 
-BESIDE = {FUSION.station: ("after",), TESTTIME.station: ("start", "tune", "calibrated")}
-"""The settings that an entry may have beside its method's own options, by station."""
+EXTRA_OPTIONS = {FUSION.group: ("after",), TESTTIME.group: ("start", "tune", "calibrated")}
+"""The settings that an entry may have besides its method's own options, by group."""
 CALIBRATION = "source_temperatures"
 """The option through which a test-time method takes a temperature for each source: ``calibrated`` sets it."""
 
@@ -90,19 +90,19 @@ def _fields(registry: Registry, value: Any) -> Any:
         raise ValueError("write a method's name, or a mapping with the key 'method' and its options")
     given = dict(given)
     name, label = given.pop("method"), given.pop("label", None)
-    beside = {key: given.pop(key) for key in BESIDE[registry.station] if key in given}
+    extra_options = {key: given.pop(key) for key in EXTRA_OPTIONS[registry.group] if key in given}
     try:
         registry[name].check(given)
-        if beside.get("tune") is not None:
-            beside["tune"] = _tune(registry[name], beside["tune"], given)
-        if beside.get("calibrated"):
-            _check_calibrated(registry[name], given, beside.get("tune"))
+        if extra_options.get("tune") is not None:
+            extra_options["tune"] = _tune(registry[name], extra_options["tune"], given)
+        if extra_options.get("calibrated"):
+            _check_calibrated(registry[name], given, extra_options.get("tune"))
     except FedMergeError as error:
         raise ValueError(*error.args) from None
-    default = f"{name}-from-pooled" if beside.get("start") == "pooled" else name
-    default += "-tuned" if beside.get("tune") is not None else ""
-    default += "-calibrated" if beside.get("calibrated") else ""
-    return {"method": name, "label": label or default, "options": given} | beside
+    default = f"{name}-from-pooled" if extra_options.get("start") == "pooled" else name
+    default += "-tuned" if extra_options.get("tune") is not None else ""
+    default += "-calibrated" if extra_options.get("calibrated") else ""
+    return {"method": name, "label": label or default, "options": given} | extra_options
 
 
 def _tune(method: Method, value: Any, given: dict[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class NodeConfig(BaseModel):
     num_partitions: int | None = Field(default=None, alias="num-partitions")
 
 
-def _serve(place: Backend, run_config: Mapping[str, Any]) -> None:
+def _serve(backend: Backend, run_config: Mapping[str, Any]) -> None:
     from fedmerge.experiment.run import run  # not at a hospital, where each message starts a process
     from fedmerge.federation.admission import read_admitted
     from fedmerge.federation.inspecting import inspect_all
@@ -94,12 +94,12 @@ def _serve(place: Backend, run_config: Mapping[str, Any]) -> None:
     if given.inspect:
         names = {node: hospital.name for node, hospital in (read_admitted(given.admitted) or {}).items()}
         wish = InspectJob(minimum=given.minimum, bins=given.bins)
-        write_json(Path(given.inspect), inspect_all(place, names, wish, given.patience))
+        write_json(Path(given.inspect), inspect_all(backend, names, wish, given.patience))
         return
     if given.resume:
-        run(resume=given.resume, backend=place)
+        run(resume=given.resume, backend=backend)
         return
-    run(given.config, changes=given.overrides, out=given.out or None, seed=given.seed, backend=place)
+    run(given.config, changes=given.overrides, out=given.out or None, seed=given.seed, backend=backend)
 
 
 def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Hospital:

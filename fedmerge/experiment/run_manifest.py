@@ -26,7 +26,7 @@ from fedmerge.validation import differences, is_there, load_yaml
 from fedmerge.yaml_text import read_yaml
 
 NAME, CONFIG = "run.json", "config.yaml"
-State = Literal["running", "finished", "failed", "stopped"]
+RunStatus = Literal["running", "finished", "failed", "stopped"]
 LONGEST = 1000  # characters of a reason
 
 
@@ -62,7 +62,7 @@ class RunManifest(BaseModel):
     seconds: float = 0.0
     resumed: tuple[Session, ...] = ()
     finished: bool = False
-    state: State = "running"
+    state: RunStatus = "running"
     process: Process | None = None
     reason: str = ""
 
@@ -95,7 +95,7 @@ class RunManifest(BaseModel):
         return self.model_copy(update=news | {"state": state, "reason": reason, "process": None})
 
 
-def outcome(error: BaseException | None) -> tuple[State, str]:
+def outcome(error: BaseException | None) -> tuple[RunStatus, str]:
     """Return the state and the reason of a run that ended by this error, or by none."""
     if error is None:
         return "finished", ""

@@ -18,7 +18,7 @@ from fedmerge.experiment.evaluation import EvaluationConditions
 from fedmerge.experiment.federations import MIXED
 from fedmerge.experiment.kinds import MODELS
 from fedmerge.experiment.record import Record
-from fedmerge.federation import LOCAL, Plan
+from fedmerge.federation import LOCAL, FederationPlan
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
@@ -41,7 +41,7 @@ class Setup:
 
     experiment: Experiment
     cohort: Cohort
-    plan: Plan
+    plan: FederationPlan
     members: tuple[str, ...]
     pool: ModelPool
     folder: Path
@@ -196,11 +196,11 @@ def set_up(
     )
 
 
-def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> Plan:
+def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> FederationPlan:
     """Return the plan of a federation's server. Raises FedMergeError for images that no network takes."""
     spec = model_spec(experiment, cohort)
     named = experiment.normalisation
-    return Plan(
+    return FederationPlan(
         model=spec,
         normalisation=default_normalisation(spec) if named == "default" else Normalisation.named(named),
         seed=seed,

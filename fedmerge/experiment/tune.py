@@ -202,9 +202,9 @@ def _entry(experiment: Experiment, method: str, option: str, values: Sequence[An
     named = [entry for entry in own if entry.label == method] or [e for e in own if e.method == method]
     options = {k: v for k, v in (named[0].options if named else {}).items() if k != option}
     asked: dict[str, Any] = {"option": option} | ({} if values is None else {"values": list(values)})
-    beside = {"tune": asked} | ({"calibrated": True} if named and named[0].calibrated else {})
+    extra_options = {"tune": asked} | ({"calibrated": True} if named and named[0].calibrated else {})
     name = named[0].method if named else method
     try:
-        return read_method(TESTTIME, {"method": name} | beside | options)
+        return read_method(TESTTIME, {"method": name} | extra_options | options)
     except ValueError as error:
         raise FedMergeError(str(error)) from None

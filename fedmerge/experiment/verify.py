@@ -15,7 +15,7 @@ from fedmerge.made_list import MADE
 from fedmerge.manifest import Check, check
 from fedmerge.models.cards import read_card
 from fedmerge.own_files import MANIFEST
-from fedmerge.signature import State, check_signature, read_public_key
+from fedmerge.signature import SignatureState, check_signature, read_public_key
 from fedmerge.validation import is_folder
 
 ROOTS = (MANIFEST, MADE, "run.json", "study.yaml")
@@ -35,7 +35,7 @@ class Verified:
 
     folder: Path
     check: Check
-    signature: State
+    signature: SignatureState
     key: str
     demanded: bool
 

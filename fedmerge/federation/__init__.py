@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fedmerge.federation.hospital import Hospital
     from fedmerge.federation.hospital_app import client_app
     from fedmerge.federation.options import FederationOptions
-    from fedmerge.federation.plan import Plan
+    from fedmerge.federation.plan import FederationPlan
     from fedmerge.federation.server import Server, server_app
     from fedmerge.federation.strategy import MergeStrategy
 
@@ -39,7 +39,7 @@ _HOMES = {
     "LocalGrid": "grids.local",
     "MergeStrategy": "strategy",
     "Backend": "backends",
-    "Plan": "plan",
+    "FederationPlan": "plan",
     "Server": "server",
     "BackendLike": "backends",
     "client_app": "hospital_app",
@@ -56,10 +56,10 @@ __all__ = [
     "BackendLike",
     "Failure",
     "FederationOptions",
+    "FederationPlan",
     "Hospital",
     "LocalGrid",
     "MergeStrategy",
-    "Plan",
     "Server",
     "client_app",
     "client_of",

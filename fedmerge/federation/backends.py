@@ -51,8 +51,8 @@ def open_backend(where: BackendLike) -> Iterator[tuple[Backend, int | None]]:
     """
     if where is None or isinstance(where, BackendConfig | str | Mapping):
         backend = BackendConfig.of(where)
-        with _opened(backend) as place:
-            yield place, backend.threads
+        with _opened(backend) as opened:
+            yield opened, backend.threads
     else:
         yield where, None
 
@@ -64,8 +64,8 @@ def _opened(backend: BackendConfig) -> Iterator[Backend]:
         return
     from fedmerge.federation.grids.ray.backend import ray_backend
 
-    with ray_backend(backend) as place:
-        yield place
+    with ray_backend(backend) as opened:
+        yield opened
 
 
 class LocalBackend:

@@ -16,7 +16,7 @@ from fedmerge.federation.clients import Client, ClientRegistry
 from fedmerge.federation.failures import Failure, Failures, Wrong
 from fedmerge.federation.fault_injection import Fault, faults_for
 from fedmerge.federation.grids.simulated import SimulatedGrid
-from fedmerge.federation.plan import Plan
+from fedmerge.federation.plan import FederationPlan
 from fedmerge.federation.privacy.secure_round import check_offer
 from fedmerge.federation.records import request_message
 from fedmerge.federation.requests import Reply, Request, no_tensors, read
@@ -39,7 +39,7 @@ class ClientManager:
     ``history`` has one row per round, phase and site.
     """
 
-    def __init__(self, plan: Plan, clients: ClientRegistry) -> None:
+    def __init__(self, plan: FederationPlan, clients: ClientRegistry) -> None:
         self.plan = plan
         self.clients = clients
         self.history: list[dict[str, Any]] = []
@@ -154,8 +154,8 @@ class ClientManager:
             return ", ".join(fault.kind for fault in faults(client, attempt))
 
         def check(reply: Reply) -> str | None:
-            assert isinstance(reply.said, Trained)
-            if reply.said.forgot:
+            assert isinstance(reply.body, Trained)
+            if reply.body.forgot:
                 self.log.began_anew(round, phase, reply.client.name, last.get(reply.client.name, 0))
             return check_update(reply.state or {}, sent, rules.max_norm, limit)
 
@@ -191,8 +191,8 @@ class ClientManager:
             return request_message(kind, client.node_id, f"{phase} {round}", job, arrays)
 
         def check(reply: Reply) -> str | None:
-            assert isinstance(reply.said, Evaluated)
-            if calibrate != (reply.said.temperature is not None):
+            assert isinstance(reply.body, Evaluated)
+            if calibrate != (reply.body.temperature is not None):
                 return "it does not say its temperature" if calibrate else "it says a temperature, unasked"
             return None
 

@@ -217,8 +217,8 @@ def wait_for_clients(
         new = heard.to_ask(grid.get_node_ids())
         if new:
             left = max(until - time.monotonic(), POLL) if patience else None
-            questions = [request_message("query", node, "greeting", dict(told or {}), None) for node in new]
-            heard.listen(grid.send_and_receive(questions, timeout=left))
+            requests = [request_message("query", node, "greeting", dict(told or {}), None) for node in new]
+            heard.listen(grid.send_and_receive(requests, timeout=left))
         if not heard.awaited or heard.nobody_can or time.monotonic() >= until:
             break
         time.sleep(POLL)

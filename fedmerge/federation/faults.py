@@ -67,13 +67,13 @@ def _train(
         if secure:
             return reply_message(message, {DELAY: math.inf}, texts=no_keys(hospital.site.name))
         return reply_message(message, {"num-examples": len(hospital.site.train), **never})
-    answer = training(_flipped(hospital) if "label-flip" in faults else hospital, message)
+    reply = training(_flipped(hospital) if "label-flip" in faults else hospital, message)
     sent = read_tensors(message, tensors_of(job.model)) if job.start == "shared" else {}
     if not secure:
-        answer.content[ARRAYS] = lend(_spoilt(borrow(answer.content.array_records[ARRAYS]), sent, faults))
+        reply.content[ARRAYS] = lend(_spoilt(borrow(reply.content.array_records[ARRAYS]), sent, faults))
     if "slow" in faults:
-        answer.content.metric_records[METRICS][DELAY] = faults["slow"].seconds or 0.0
-    return answer
+        reply.content.metric_records[METRICS][DELAY] = faults["slow"].seconds or 0.0
+    return reply
 
 
 def _flipped(hospital: Trains) -> Trains:

@@ -49,7 +49,7 @@ from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.seeding import derive
 from fedmerge.training import fit
 
-Progress = Callable[[int, int], None]
+StepProgress = Callable[[int, int], None]
 
 
 class Hospital:
@@ -67,7 +67,7 @@ class Hospital:
         self,
         site: Site,
         device: str = "cpu",
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
         minimum: int = 1,
         session_store: SessionStore | None = None,
         folder: Path | None = None,
@@ -169,7 +169,7 @@ class Hospital:
         if private is None:
             return metrics, state, state
         sent = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
-        return metrics, state, self.local.answer(private, job, sent, state)
+        return metrics, state, self.local.reply(private, job, sent, state)
 
     def evaluate(self, message: Message) -> Message:
         """Score the received weights on the validation split; reply with numbers only.

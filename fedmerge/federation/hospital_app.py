@@ -19,7 +19,7 @@ ANSWERS: dict[str, Callable[[Hospital], Handler]] = {
     "query": lambda hospital: hospital.describe,
     "query.inspect": lambda hospital: hospital.inspect,
     "query.sums_begin": lambda hospital: hospital.sums.begin,
-    "query.sums": lambda hospital: hospital.sums.answer,
+    "query.sums": lambda hospital: hospital.sums.reply,
     "query.memory": lambda hospital: hospital.tell_memory,
     "query.restore": lambda hospital: hospital.restore_memory,
     "query.secure_sums_begin": lambda hospital: hospital.sums.begin,
@@ -49,7 +49,7 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
     """
     app = ClientApp()
 
-    def answer(how: Callable[[Hospital], Handler], message: Message, context: Context) -> Message:
+    def reply_or_failure(how: Callable[[Hospital], Handler], message: Message, context: Context) -> Message:
         try:
             return remembered(context, message, how)
         except FedMergeError as error:  # a sentence is the reply, the same under every runtime
@@ -58,18 +58,21 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
     def remembered(context: Context, message: Message, how: Callable[[Hospital], Handler]) -> Message:
         hospital = hospital_of(context)
         if hospital.guard is None:
-            return told(context, message, hospital, how(hospital))
-        return hospital.guard.answer(
-            hospital, context.run_id, message, lambda: told(context, message, hospital, how(hospital))
+            return with_client_state(context, message, hospital, how(hospital))
+        return hospital.guard.reply(
+            hospital,
+            context.run_id,
+            message,
+            lambda: with_client_state(context, message, hospital, how(hospital)),
         )
 
-    def told(context: Context, message: Message, hospital: Hospital, how: Handler) -> Message:
+    def with_client_state(context: Context, message: Message, hospital: Hospital, how: Handler) -> Message:
         SecureRules.of(hospital.folder).check(message.metadata.message_type, hospital.site.name)
         if not memory_in_context:
             return how(message)
         for name, part in ((MEMORY, hospital.memory), (SECURE, hospital.secure), (LOCAL, hospital.local)):
-            kept = context.state.array_records.get(name)
-            part.load_state_dict({} if kept is None else dict(kept.to_torch_state_dict()))
+            retained = context.state.array_records.get(name)
+            part.load_state_dict({} if retained is None else dict(retained.to_torch_state_dict()))
         reply = how(message)
         context.state[MEMORY] = ArrayRecord(hospital.memory.state_dict())
         context.state[SECURE] = ArrayRecord(hospital.secure.state_dict())
@@ -79,5 +82,5 @@ def client_app(hospital_of: Callable[[Context], Hospital], *, memory_in_context:
     for kind, how in ANSWERS.items():
         category, _, action = kind.partition(".")
         register = {"query": app.query, "train": app.train, "evaluate": app.evaluate}[category]
-        register(*([action] if action else []))(partial(answer, how))
+        register(*([action] if action else []))(partial(reply_or_failure, how))
     return app

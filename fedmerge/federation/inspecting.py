@@ -19,7 +19,7 @@ POLL = 1.0
 Told = dict[str, Any]
 
 
-def inspect_all(place: Backend, names: Mapping[int, str], wish: InspectJob, patience: float) -> list[Told]:
+def inspect_all(backend: Backend, names: Mapping[int, str], wish: InspectJob, patience: float) -> list[Told]:
     """Return each hospital's inspection, or why there is none, sorted by name. names: by node id."""
     found: list[Told] = []
     app = ServerApp()
@@ -28,7 +28,7 @@ def inspect_all(place: Backend, names: Mapping[int, str], wish: InspectJob, pati
     def main(grid: Grid, context: Context) -> None:
         found.extend(_ask(grid, names, wish, patience))
 
-    place.simulate(app, [])
+    backend.simulate(app, [])
     return sorted(found, key=lambda each: str(each["hospital"]))
 
 

@@ -63,34 +63,38 @@ class RoundJournal:
         self.keep = keep
         self.damaged = [] if damaged is None else damaged
 
-    def write(self, kept: Position) -> None:
+    def write(self, position: Position) -> None:
         """Keep a finished round with the rows it added. Raises DiskError; the round is not kept then."""
-        self._write(FINISHED, kept)
+        self._write(FINISHED, position)
         for gone in ("-sum.json", "-sum.safetensors"):
-            self._own().remove(self._path(kept.round, gone))
+            self._own().remove(self._path(position.round, gone))
 
-    def release(self, kept: Position) -> None:
+    def release(self, position: Position) -> None:
         """Keep a private round's model before anybody sees it, because its noise is never drawn again."""
-        self._write(RELEASED, kept)
+        self._write(RELEASED, position)
 
     def _own(self) -> Room:
         """Return the room of the folder; make the folder if it is missing. Raises DiskError."""
         make_folder(self.folder)
         return own_room(self.folder)
 
-    def _write(self, ending: str, kept: Position) -> None:
+    def _write(self, ending: str, position: Position) -> None:
         room = self._own()
-        joined = {f"{site}/{key}": each for site, own in kept.memories.items() for key, each in own.items()}
+        joined = {
+            f"{site}/{key}": each for site, own in position.memories.items() for key, each in own.items()
+        }
         files = {}
-        for name, tensors in zip(KINDS, (kept.state, kept.strategy, joined), strict=True):
+        for name, tensors in zip(KINDS, (position.state, position.strategy, joined), strict=True):
             if tensors:
-                files[name] = write_weights(self._path(kept.round, f"-{name}.safetensors"), tensors)
-        rows = {"history": kept.history, "failures": kept.failures}
-        body = {"round": kept.round, "files": files} | ({"asked": list(kept.asked)} if kept.asked else {})
-        write_sealed(self._path(kept.round, ending), body | rows)
+                files[name] = write_weights(self._path(position.round, f"-{name}.safetensors"), tensors)
+        rows = {"history": position.history, "failures": position.failures}
+        body = {"round": position.round, "files": files} | (
+            {"asked": list(position.asked)} if position.asked else {}
+        )
+        write_sealed(self._path(position.round, ending), body | rows)
         for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(f"*{RELEASED}")]:
             found = _OLD.fullmatch(path.name)
-            if found is not None and int(found[1]) <= kept.round - self.keep:
+            if found is not None and int(found[1]) <= position.round - self.keep:
                 room.remove(path)
 
     def run(self) -> str:

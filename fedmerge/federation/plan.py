@@ -15,7 +15,7 @@ from fedmerge.training import TrainingOptions
 Start = Literal["shared", "independent"]
 
 
-class Plan(BaseModel):
+class FederationPlan(BaseModel):
     """The training of a federated run: model, rounds, options.
 
     rounds: federated rounds; 0 fine-tunes from the start. start: all hospitals begin

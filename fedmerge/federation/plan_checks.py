@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import AGGREGATORS, fewest_updates
 from fedmerge.federation.client_state import personal_entries
-from fedmerge.federation.plan import Plan
+from fedmerge.federation.plan import FederationPlan
 from fedmerge.federation.privacy.accounting import Options, epsilon
 from fedmerge.federation.privacy.secure_sum import FEWEST
 from fedmerge.models.entries import running_pairs
@@ -15,7 +15,7 @@ OF_UPDATES = ("mean", "median", "trimmed-mean", "norm-clipping", "krum", "multi-
 """Aggregators that need the updates of a round and nothing else."""
 
 
-def check_plan(plan: Plan, hospitals: int) -> None:
+def check_plan(plan: FederationPlan, hospitals: int) -> None:
     """Raise FedMergeError for a plan that contradicts itself, its network or the number of hospitals."""
     rules = plan.federation
     in_a_round = hospitals if rules.participation is None else rules.participation.of(hospitals)
@@ -48,7 +48,7 @@ def check_plan(plan: Plan, hospitals: int) -> None:
         _check_statistics(plan, hospitals)
 
 
-def _check_privacy(plan: Plan, privacy: Options) -> None:
+def _check_privacy(plan: FederationPlan, privacy: Options) -> None:
     what = "federation.privacy"
     if privacy.kind == "local":
         _check_updates_alone(plan, what)
@@ -70,7 +70,7 @@ def _check_privacy(plan: Plan, privacy: Options) -> None:
         epsilon(privacy, plan.rounds)  # raises where the accountant is not installed
 
 
-def _check_updates_alone(plan: Plan, what: str) -> None:
+def _check_updates_alone(plan: FederationPlan, what: str) -> None:
     """Refuse aggregators that ask hospitals for more than updates, because only updates are noised."""
     method = plan.federation.aggregate.method
     if method not in OF_UPDATES:
@@ -80,7 +80,7 @@ def _check_updates_alone(plan: Plan, what: str) -> None:
         )
 
 
-def _check_secure(plan: Plan, in_a_round: int) -> None:
+def _check_secure(plan: FederationPlan, in_a_round: int) -> None:
     what, rules = "federation.secure_aggregation", plan.federation
     _check_one_mean(plan, what)
     _check_rounds_alone(plan, what)
@@ -107,7 +107,7 @@ def _check_secure(plan: Plan, in_a_round: int) -> None:
         )
 
 
-def _check_statistics(plan: Plan, hospitals: int) -> None:
+def _check_statistics(plan: FederationPlan, hospitals: int) -> None:
     """Masked sums over images need enough hospitals, always the same ones, and sums of all together."""
     what, rules = "federation.secure_statistics", plan.federation
     if hospitals < FEWEST:
@@ -133,7 +133,7 @@ def _check_statistics(plan: Plan, hospitals: int) -> None:
         )
 
 
-def _check_one_mean(plan: Plan, what: str) -> None:
+def _check_one_mean(plan: FederationPlan, what: str) -> None:
     """Refuse every aggregator but the mean."""
     method = plan.federation.aggregate.method
     if method != "mean":
@@ -142,7 +142,7 @@ def _check_one_mean(plan: Plan, what: str) -> None:
         )
 
 
-def _check_rounds_alone(plan: Plan, what: str) -> None:
+def _check_rounds_alone(plan: FederationPlan, what: str) -> None:
     """Refuse a plan without rounds or with fine-tuning after them."""
     if not plan.rounds:
         raise FedMergeError(f"{what} is about rounds, but training.rounds is 0: set it to at least 1.")

@@ -15,7 +15,7 @@ from fedmerge.federation.grids.simulated import LATE
 from fedmerge.federation.records import reason_of
 from fedmerge.federation.schema.messages import MESSAGES
 from fedmerge.federation.schema.reading import read_reply
-from fedmerge.federation.schema.replies import Answered, Trained
+from fedmerge.federation.schema.replies import ReplyBody, Trained
 from fedmerge.federation.schema.secure import TrainedSecretly
 from fedmerge.federation.schema.tensors import NO_TENSORS, Refused, Tensors
 from fedmerge.models.state import State
@@ -26,13 +26,13 @@ class Reply:
     """A usable reply: the client, the contents, and the arrays, where there are any."""
 
     client: Client
-    said: Answered
+    body: ReplyBody
     state: State | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The numbers by their declared names, as in the history."""
-        return self.said.row()
+        return self.body.row()
 
 
 def usable(reply: Reply) -> str | None:
@@ -87,14 +87,14 @@ def read(
     if reply_message.has_error():
         return Wrong("late" if reply_message.error.code == LATE else "error", reason_of(reply_message))
     try:
-        said, record = read_reply(reply_message, MESSAGES[request.kind].reply)
-        wrong = late(said, deadline)
+        body, record = read_reply(reply_message, MESSAGES[request.kind].reply)
+        wrong = late(body, deadline)
         if wrong is not None:
             return wrong
-        refused = said.against(client)
+        refused = body.against(client)
         if refused is not None:
             return Wrong("refused", refused)
-        reply = Reply(client, said, request.tensors(client).read(record, keep=False))
+        reply = Reply(client, body, request.tensors(client).read(record, keep=False))
     except Refused as error:
         return Wrong("refused", str(error))
     except Exception as error:  # Flower and numpy may raise anything for malformed data
@@ -103,7 +103,7 @@ def read(
     return reply if refused is None else Wrong("refused", refused)
 
 
-def late(said: Answered | None, deadline: float | None) -> Wrong | None:
+def late(body: ReplyBody | None, deadline: float | None) -> Wrong | None:
     """Return why a reply (None: no reply came) is too late, or None.
 
     The hospital's own clock counts: the ``seconds`` of its training as it reports them, plus the ``delay`` of
@@ -112,11 +112,11 @@ def late(said: Answered | None, deadline: float | None) -> Wrong | None:
     """
     if deadline is None:
         return None
-    told = math.inf if said is None else 0.0
-    if isinstance(said, Trained | TrainedSecretly):
-        told = said.seconds + said.delay
+    told = math.inf if body is None else 0.0
+    if isinstance(body, Trained | TrainedSecretly):
+        told = body.seconds + body.delay
     if told <= deadline:
         return None
     if math.isinf(told):
-        return Wrong("late", f"no answer within the deadline of {deadline:g} s")
+        return Wrong("late", f"no reply within the deadline of {deadline:g} s")
     return Wrong("late", f"its answer took {told:.1f} s, more than the deadline of {deadline:g} s")

@@ -13,7 +13,7 @@ from fedmerge.federation.arrays import lend
 from fedmerge.federation.client_state import client_state_tensors
 from fedmerge.federation.clients import Client, ClientRegistry, wait_for_clients
 from fedmerge.federation.journal import Position, RoundJournal
-from fedmerge.federation.plan import Plan
+from fedmerge.federation.plan import FederationPlan
 from fedmerge.federation.plan_checks import check_plan
 from fedmerge.federation.policy.proposal import Proposal
 from fedmerge.federation.privacy.secure_round import Total
@@ -36,7 +36,7 @@ class Server(RemoteEvaluation):
     def __init__(
         self,
         grid: Grid,
-        plan: Plan,
+        plan: FederationPlan,
         clients: Sequence[str] | None = None,
         patience: float = 0.0,
         admitted: Mapping[int, str] | None = None,
@@ -56,7 +56,7 @@ class Server(RemoteEvaluation):
         self.strategy.keys = keys or {}
         super().__init__(grid, self.strategy)
         self.strategy.mark_absent(absent)
-        self._kept = 0, 0  # rows of history and failures that are in the journal
+        self._journalled = 0, 0  # rows of history and failures that are in the journal
 
     def start(self) -> State:
         """Return the shared initialisation of all hospitals, the same for the same plan."""
@@ -72,10 +72,11 @@ class Server(RemoteEvaluation):
         state, done = start, 0
         if journal is not None and self.plan.federation.secure_aggregation:
             self._keep_sums(journal)
-        kept = journal.newest() if journal is not None else None
-        if kept is not None:
-            self._take_up(kept)
-            state, done = {key: kept.state[key] for key in start}, kept.round  # sums use the order of keys
+        retained = journal.newest() if journal is not None else None
+        if retained is not None:
+            self._take_up(retained)
+            state = {key: retained.state[key] for key in start}  # sums use the order of keys
+            done = retained.round
         elif self.plan.rounds:
             self.restore({})
         begun = self._private_rounds(journal, done)
@@ -116,7 +117,7 @@ class Server(RemoteEvaluation):
         assert private is not None
         state = {key: begun.state[key] for key in start}
         self.strategy.load_state_dict(begun.strategy)
-        self.strategy.take_rows(begun.history, begun.failures, self._kept)
+        self.strategy.take_rows(begun.history, begun.failures, self._journalled)
         private.asked = begun.asked
         private.released(begun.round, state)
         return self.strategy.validate(self.grid, begun.round, state)
@@ -124,31 +125,31 @@ class Server(RemoteEvaluation):
     def _keep_sums(self, journal: RoundJournal) -> None:
         """Keep the run's name and secure sums in the journal, and use those that are there already."""
 
-        def kept(round: int) -> Total | None:
+        def sum_of(round: int) -> Total | None:
             found = journal.read_sum(round)
             return None if found is None else Total(tuple(found[0]), found[1])
 
         self.strategy.run = journal.run()
-        self.strategy.kept_sum = kept
+        self.strategy.kept_sum = sum_of
         self.strategy.keep_sum = lambda round, total: journal.write_sum(round, total.names, total.words)
 
     def _position(
         self, number: int, state: State, memories: dict[str, State], asked: Sequence[str] = ()
     ) -> Position:
         """Return the position after a round, with the rows added since the last kept round."""
-        rows = self.strategy.rows(self._kept)
+        rows = self.strategy.rows(self._journalled)
         return Position(number, state, self.strategy.state_dict(), memories, *rows, asked=tuple(asked))
 
     def _keep(self, number: int, state: State, journal: RoundJournal) -> None:
         journal.write(self._position(number, state, self.memories()))
-        self._kept = len(self.strategy.history), len(self.strategy.failures)
+        self._journalled = len(self.strategy.history), len(self.strategy.failures)
 
-    def _take_up(self, kept: Position) -> None:
-        """Restore the state of server and hospitals after the round of ``kept``."""
-        self.strategy.load_state_dict(kept.strategy)
-        self.strategy.take_rows(kept.history, kept.failures)
-        self._kept = len(kept.history), len(kept.failures)
-        self.restore(kept.memories)
+    def _take_up(self, retained: Position) -> None:
+        """Restore the state of server and hospitals after the round of ``retained``."""
+        self.strategy.load_state_dict(retained.strategy)
+        self.strategy.take_rows(retained.history, retained.failures)
+        self._journalled = len(retained.history), len(retained.failures)
+        self.restore(retained.memories)
 
     def fine_tune(
         self, start: State, settled: Sequence[str] = (), done: int = 0
@@ -188,14 +189,14 @@ class Server(RemoteEvaluation):
         def ask(client: Client, attempt: int) -> Message:
             return request_message(action, client.node_id, "memory", job, memories.get(client.name) or None)
 
-        kept = NO_TENSORS
+        retained = NO_TENSORS
         if action == "query.memory":
-            kept = client_state_tensors(self.plan.model, self.plan.federation.personal)
-        return Request(action, 0, "memory", self.clients, ask, lambda client: kept)
+            retained = client_state_tensors(self.plan.model, self.plan.federation.personal)
+        return Request(action, 0, "memory", self.clients, ask, lambda client: retained)
 
 
 def server_app(
-    plan: Plan,
+    plan: FederationPlan,
     programme: Callable[[Server], None],
     clients: Sequence[str] | None = None,
     proposal: Proposal | None = None,

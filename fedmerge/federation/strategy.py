@@ -9,13 +9,13 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.aggregators import AGGREGATORS, Aggregated, Around, Update
+from fedmerge.federation.aggregators import AGGREGATORS, Aggregated, AggregationContext, Update
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import not_finite
 from fedmerge.federation.client_manager import ClientManager
 from fedmerge.federation.clients import ClientRegistry
 from fedmerge.federation.participation import participants
-from fedmerge.federation.plan import Plan
+from fedmerge.federation.plan import FederationPlan
 from fedmerge.federation.privacy.masked import NoSum
 from fedmerge.federation.privacy.round import PrivateRounds
 from fedmerge.federation.privacy.secure_means import EVERYONE, collect, mean_of, secure_scores, words_of
@@ -35,7 +35,7 @@ class MergeStrategy(ClientManager, Strategy):
     (``server_optimizer``).
     """
 
-    def __init__(self, plan: Plan, clients: ClientRegistry) -> None:
+    def __init__(self, plan: FederationPlan, clients: ClientRegistry) -> None:
         super().__init__(plan, clients)
         self.optimizer = ServerOptimizer.of(plan.federation.optimizer, plan.model, plan.federation.personal)
         privacy = plan.federation.privacy
@@ -91,9 +91,11 @@ class MergeStrategy(ClientManager, Strategy):
         if self.private is not None and self.private.central:
             states = (update.state for update in updates)
             return Aggregated(self.private.mean(round, sent, states, len(asked.clients)))
-        around = Around(sent, round, seed, batch_norm, self.plan.model, RemoteEvaluation(grid, self))
+        context = AggregationContext(
+            sent, round, seed, batch_norm, self.plan.model, RemoteEvaluation(grid, self)
+        )
         merged: Aggregated = AGGREGATORS[rules.aggregate.method].call(
-            updates, around, **rules.aggregate.options
+            updates, context, **rules.aggregate.options
         )
         return merged
 

@@ -19,7 +19,7 @@ from fedmerge.models.vit import tiny_vit
 from fedmerge.registry import Registry
 from fedmerge.seeding import seeded
 
-NETWORKS = Registry(station="model", kind="model")
+NETWORKS = Registry(group="model", kind="model")
 _TORCHVISION = "torchvision:"
 
 for _name, _builder, _title, _paper in (

@@ -21,7 +21,7 @@ def joined(frame: pd.DataFrame, compare: str) -> pd.DataFrame:
     return pd.concat([groups[["low", "high"]].first(), whole], axis=1).reset_index()
 
 
-def with_standing(frame: pd.DataFrame, board: pd.DataFrame, column: str) -> pd.DataFrame:
+def with_leaderboard(frame: pd.DataFrame, board: pd.DataFrame, column: str) -> pd.DataFrame:
     """Add a leaderboard's ``constant`` and ``worth`` to a frame, for the levels in ``column``."""
     standing = board.drop_duplicates("level").set_index("level")
     return frame.assign(**{name: frame[column].map(standing[name]) for name in ("constant", "worth")})

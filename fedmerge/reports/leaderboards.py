@@ -37,7 +37,7 @@ class Leaderboards:
     """The leaderboards of a study, with the rows behind them.
 
     table: the rows compared, levels and strata as text. within: the columns that make the strata. folded: the
-    table with the strata as cells. boards: a leaderboard for each stratum. overall: the one over all strata
+    table with the strata as cells. leaderboards: one for each stratum. overall: the one over all strata
     together. kinds: by level, where methods are compared. guesses: the rows of the majority class. reference:
     None where none is named, or it has no rows. chosen: the levels of swept axes that validation chose, by
     stratum. skipped: the methods without a validation score to choose by, which are not compared.
@@ -49,7 +49,7 @@ class Leaderboards:
     within: tuple[str, ...]
     table: pd.DataFrame
     folded: pd.DataFrame
-    boards: pd.DataFrame
+    leaderboards: pd.DataFrame
     overall: pd.DataFrame
     kinds: dict[str, str]
     guesses: pd.DataFrame
@@ -66,7 +66,7 @@ class Leaderboards:
         """The values of ``within`` of each stratum, in order of appearance; none without strata."""
         if not self.within:
             return []
-        return list(dict.fromkeys(self.boards[list(self.within)].itertuples(index=False, name=None)))
+        return list(dict.fromkeys(self.leaderboards[list(self.within)].itertuples(index=False, name=None)))
 
     @property
     def over_strata(self) -> str:
@@ -82,7 +82,7 @@ class Leaderboards:
 
     def board(self, stratum: tuple[str, ...]) -> pd.DataFrame:
         """Return the leaderboard of one stratum."""
-        return self.boards[_is(self.boards, self.within, stratum)]
+        return self.leaderboards[_is(self.leaderboards, self.within, stratum)]
 
     def tried(self, board: pd.DataFrame) -> pd.DataFrame:
         """Return the levels under test: all; of methods, those fused or adapted and the reference.
@@ -127,7 +127,7 @@ def leaderboards(study: StudyLike) -> Leaderboards | None:
     reference = getattr(config, "reference", None)
     reference = str(reference) if reference is not None and str(reference) in set(done[compare]) else None
     folded = fold(table, within)
-    boards = leaderboard(table, compare, reference, metric, within)
+    leaderboards = leaderboard(table, compare, reference, metric, within)
     return Leaderboards(
         compare=compare,
         reference=reference,
@@ -135,8 +135,8 @@ def leaderboards(study: StudyLike) -> Leaderboards | None:
         within=within,
         table=table,
         folded=folded,
-        boards=boards,
-        overall=leaderboard(folded, compare, reference, metric) if within else boards,
+        leaderboards=leaderboards,
+        overall=leaderboard(folded, compare, reference, metric) if within else leaderboards,
         kinds=_kinds(table) if compare == "method" else {},
         guesses=_guesses(study.table, within),
         chosen=chosen,

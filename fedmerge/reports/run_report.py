@@ -16,7 +16,7 @@ from fedmerge.experiment.kinds import REFERENCE, TRIED
 from fedmerge.experiment.results import Result
 from fedmerge.experiment.summary import asked, clean, mean_label, receiver
 from fedmerge.reports import figures, page
-from fedmerge.reports.calibration import joined, with_standing
+from fedmerge.reports.calibration import joined, with_leaderboard
 from fedmerge.reports.failures import failure_list
 from fedmerge.reports.figures import NARROW
 from fedmerge.reports.leaderboard import RULES, by_site, score_notes, score_table
@@ -99,7 +99,7 @@ def _reliability(result: Result, board: pd.DataFrame) -> Picture | None:
         return None
     frame = frame[frame["kind"] != REFERENCE]
     tried = frame[frame["kind"].isin(TRIED)]
-    bins = with_standing(joined(frame if tried.empty else tried, "method"), board, "method")
+    bins = with_leaderboard(joined(frame if tried.empty else tried, "method"), board, "method")
     return picture(figures.reliability, figures.describe_reliability, bins)
 
 

@@ -14,7 +14,7 @@ from fedmerge.analysis.cube import finished, severities
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.formatting import count, listing, percent
 from fedmerge.reports import figures
-from fedmerge.reports.calibration import joined, with_standing
+from fedmerge.reports.calibration import joined, with_leaderboard
 from fedmerge.reports.figures.panels import MOST_PANELS, plain
 from fedmerge.reports.leaderboard_tables import board_table, contrast_table, failed_groups, robustness_table
 from fedmerge.reports.leaderboards import Leaderboards, StudyLike, leaderboards
@@ -115,7 +115,7 @@ def _strata_forest(s: Leaderboards) -> Picture | None:
     """Draw paired differences stratum by stratum: small panels, or for one level a line for each stratum."""
     if s.reference is None or not s.within or len(s.strata) > (MOST_LINES if s.contrast else MOST_PANELS):
         return None
-    board, compare = s.tried(s.boards), s.compare
+    board, compare = s.tried(s.leaderboards), s.compare
     if s.contrast:
         board, compare = board[board["level"] == s.contrast].copy(), "setting"
         board["level"] = s.contrast + ": " + board[list(s.within)].agg(", ".join, axis=1)
@@ -137,7 +137,9 @@ def _reliability(study: StudyLike, s: Leaderboards) -> Picture | None:
     if frame is None or frame.empty or s.compare not in frame:
         return None
     frame = frame.assign(**{s.compare: frame[s.compare].astype(str)})
-    bins = with_standing(joined(frame[frame[s.compare].isin(_leading(s))], s.compare), s.overall, s.compare)
+    bins = with_leaderboard(
+        joined(frame[frame[s.compare].isin(_leading(s))], s.compare), s.overall, s.compare
+    )
     return picture(figures.reliability, figures.describe_reliability, bins) if len(bins) else None
 
 
@@ -160,7 +162,7 @@ def _shifted(s: Leaderboards) -> tuple[Picture, Any] | None:
         return None
     metric = "balanced_accuracy"
     rows = done[done[s.compare].isin(_leading(s))]
-    curve = with_standing(severity_curve(rows, s.compare, metric), s.overall, "level")
+    curve = with_leaderboard(severity_curve(rows, s.compare, metric), s.overall, "level")
     drawn = picture(figures.severity, figures.describe_severity, curve, s.compare, metric)
     return drawn, robustness_table(s, robustness(done, s.compare, s.reference, metric))
 

@@ -28,7 +28,7 @@ def study_question(config: Any, leaderboards: Leaderboards | None) -> str:
     asked = [str(level) for level in s.overall["level"] if s.kinds.get(level) != REFERENCE]
     question = f"Which of {number_of(len(asked), s.compare)} has the best {metric_words(s.metric)}: "
     question += f"{few(asked, 'or')}?"
-    varied = [f"{plain(name)} ({few(list(dict.fromkeys(s.boards[name])))})" for name in s.within]
+    varied = [f"{plain(name)} ({few(list(dict.fromkeys(s.leaderboards[name])))})" for name in s.within]
     return question + (f" Asked for every {listing(varied)}." if varied else "")
 
 
@@ -98,8 +98,8 @@ def _nothing(s: Leaderboards, whole: pd.DataFrame) -> str:
 def _lost(s: Leaderboards, whole: pd.DataFrame) -> str:
     """Say in which settings, or else at which hospitals, nothing was learned; "" for none."""
     levels = list(whole["level"])
-    boards = {key: s.whole(s.board(key)) for key in s.strata}
-    lost = [key for key, board in boards.items() if not board.empty and not board["learned"].any()]
+    leaderboards = {key: s.whole(s.board(key)) for key in s.strata}
+    lost = [key for key, board in leaderboards.items() if not board.empty and not board["learned"].any()]
     if not lost:
         return lost_places(_rows(s), levels, s.compare)
     rows = _clean(s.table)
@@ -132,15 +132,15 @@ def caution(leaderboards: Leaderboards) -> str:
         return "No reference was named; the best was picked on these very scores, so its lead is flattered."
     if not s.overall.loc[s.overall["level"] == s.reference, "worth"].all():
         return f"{s.reference}, the reference, learned nothing: a difference to it says nothing of a gain."
-    boards = s.tried(s.boards)
-    boards = boards[boards["level"] != s.reference].dropna(subset=["difference_low", "difference_high"])
-    number = len(boards)
+    rows = s.tried(s.leaderboards)
+    rows = rows[rows["level"] != s.reference].dropna(subset=["difference_low", "difference_high"])
+    number = len(rows)
     if not number:
         return (
             "One seed and one hospital give no interval: how much of a difference is chance cannot be told."
         )
     near, far = ("difference_low", "difference_high") if s.sign > 0 else ("difference_high", "difference_low")
-    better, worse = int((s.sign * boards[near] > 0).sum()), int((s.sign * boards[far] < 0).sum())
+    better, worse = int((s.sign * rows[near] > 0).sum()), int((s.sign * rows[far] < 0).sum())
     made = f"{count(number, 'comparison')} with {s.reference}{f' in {s.over_strata}' if s.within else ''}, "
     made += "each with its own 95\u00a0% interval" if number > 1 else "with a 95\u00a0% interval"
     chance = f"{0.05 * number:.1f}".removesuffix(".0") if number < 60 else f"{0.05 * number:.0f}"

@@ -23,13 +23,13 @@ from fedmerge.testtime.passes import Passes
 class Answers:
     """The sources' outputs for the images they were shown. A of the M sources gave finite outputs.
 
-    logits: A x n x C, float32 or wider, each divided by its source's temperature. alive: int64 A, which
+    logits: A x n x C, float32 or wider, each divided by its source's temperature. finite: int64 A, which
     sources. features: of each of the A encoders, where they were asked for. chosen: which images of the
     batch; None for all.
     """
 
     logits: Tensor
-    alive: Tensor
+    finite: Tensor
     features: tuple[Tensor, ...] = ()
     chosen: Tensor | None = None
 
@@ -60,21 +60,21 @@ def ask_all(
             return features_and_logits(sources.model(index), head, batch)[::-1]
 
     def every(batch: Tensor) -> tuple[Tensor, ...]:
-        said = passes.side_by_side([partial(one, index, batch) for index in range(len(sources))])
-        logits = torch.stack([wide(answer[0]) for answer in said])
-        return (logits, *(answer[1] for answer in said)) if head is not None else (logits,)
+        outputs = passes.side_by_side([partial(one, index, batch) for index in range(len(sources))])
+        logits = torch.stack([wide(output[0]) for output in outputs])
+        return (logits, *(output[1] for output in outputs)) if head is not None else (logits,)
 
     logits, *features = passes(f"sources, {head}", every, images)
     found = logits / temperatures[:, None, None]
-    alive = torch.isfinite(found).flatten(1).all(dim=1).nonzero().flatten()
-    if len(alive) == 0:
+    finite = torch.isfinite(found).flatten(1).all(dim=1).nonzero().flatten()
+    if len(finite) == 0:
         who = "no source gives" if len(found) > 1 else "models[0] does not give"
         raise FedMergeError(
             f"{who} finite logits on this batch; check the weights and the batch's normalisation."
         )
-    if len(alive) < len(found):
-        found, features = found[alive], [features[i] for i in alive.tolist()] if features else []
-    return Answers(found, alive, tuple(features), chosen)
+    if len(finite) < len(found):
+        found, features = found[finite], [features[i] for i in finite.tolist()] if features else []
+    return Answers(found, finite, tuple(features), chosen)
 
 
 def together(logits: Tensor, answers: Answers, alpha: Tensor) -> Tensor:
@@ -90,11 +90,11 @@ def together(logits: Tensor, answers: Answers, alpha: Tensor) -> Tensor:
     return log_p
 
 
-def spread(values: Tensor, alive: Tensor, sources: int, missing: float) -> Tensor:
-    """Put values of the A sources ``alive`` in their places among all M, along the first dimension."""
+def spread(values: Tensor, finite: Tensor, sources: int, missing: float) -> Tensor:
+    """Put values of the A sources ``finite`` in their places among all M, along the first dimension."""
     if len(values) == sources:
         return values
-    return values.new_full((sources, *values.shape[1:]), missing).index_copy(0, alive, values)
+    return values.new_full((sources, *values.shape[1:]), missing).index_copy(0, finite, values)
 
 
 def check_temperatures(given: Sequence[float] | None, sources: int) -> Tensor:

@@ -16,7 +16,7 @@ from fedmerge.testtime.answers import Answers, ask_all, check_temperatures, toge
 from fedmerge.testtime.blocks import Granularity
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature
-from fedmerge.testtime.guard import Guard, Watch
+from fedmerge.testtime.guard import Guard, StreamMonitor
 from fedmerge.testtime.merged import Anchor, MergedModel, Norms
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.online import Online, apart
@@ -141,7 +141,7 @@ class EntropyAdaptive(Online):
         found = networks(models, "entropy-adaptive merging")
         agreeing(found)
         self.originals = Originals(found, merged=True)
-        self.encoder, self.head, self.predict, self.kept = encoder, head, predict, history
+        self.encoder, self.head, self.predict, self.history_length = encoder, head, predict, history
         self.weighting = Weighting(statistic, order, normalised)
         self.by_image = Weighting(statistic, "image", normalised) if head == "class-wise" else None
         self.weigher = Weigher(len(models), self.weighting, memory, memory_of)
@@ -163,7 +163,7 @@ class EntropyAdaptive(Online):
             head_module=head_module,
             passes=Passes(graphs, precision),
         )
-        self.watch = None if guard is None else Watch(guard, self.sources.merged_model)
+        self.monitor = None if guard is None else StreamMonitor(guard, self.sources.merged_model)
         self.reset()
 
     @property
@@ -176,8 +176,8 @@ class EntropyAdaptive(Online):
         super().reset()
         self.weigher.memory.reset()
         self.merged.stream.reset()
-        if self.watch is not None:
-            self.watch.reset()
+        if self.monitor is not None:
+            self.monitor.reset()
         self.scored: Scored | None = None
         self.trace: Trace | None = None
         self.history: list[Trace] = []
@@ -191,38 +191,38 @@ class EntropyAdaptive(Online):
         self.merged.prepare(batch)
         scored, answers, headed = self.scored, None, None
         if scored is not None and self.batches % self.probe.every:
-            kept = dict(self.weigher.memory.kept)
+            retained = dict(self.weigher.memory.retained)
             headed = self._by_merged(batch, scored, None)
-            if self.probe.moved(headed.logits, scored.said):
-                self.weigher.memory.kept, headed = kept, None
+            if self.probe.moved(headed.logits, scored.predictions):
+                self.weigher.memory.retained, headed = retained, None
         if scored is None or headed is None:
             answers, scored = self._score(batch)
             headed = self._by_merged(batch, scored, answers)
-            scored.said = torch.softmax(headed.logits, dim=-1).mean(dim=0)
+            scored.predictions = torch.softmax(headed.logits, dim=-1).mean(dim=0)
         self.scored = scored
         logits = headed.logits
         if self.predict == "together" and answers is not None:
             logits = together(logits, answers, scored.alpha)
         faults: tuple[str, ...] = ()
-        if self.watch is not None:
+        if self.monitor is not None:
             full = answers if self.probe.cost(batch) >= 1 else None
             ask = partial(self._ask, batch)
-            logits, faults, passes = self.watch.guarded(batch, logits, scored.alpha, answers, full, ask)
+            logits, faults, passes = self.monitor.guarded(batch, logits, scored.alpha, answers, full, ask)
             self.forward_passes += passes
         self.trace = trace_of(scored, headed, logits, len(self.sources), answers is not None, faults)
         self.history.append(self.trace)
-        if self.kept is not None:
-            del self.history[: max(0, len(self.history) - self.kept)]
+        if self.history_length is not None:
+            del self.history[: max(0, len(self.history) - self.history_length)]
         return logits, self.trace
 
     def stream_state(self) -> dict[str, Tensor]:
         """What is carried from batch to batch (``remembered``)."""
         scored = self.scored if self.probe.every > 1 else None
-        return remembered(self.weigher.memory, self.merged, scored, self.watch)
+        return remembered(self.weigher.memory, self.merged, scored, self.monitor)
 
     def take_stream(self, state: Mapping[str, Tensor]) -> None:
         """Take up what ``stream_state`` gave."""
-        self.scored = take_up(state, self.weigher.memory, self.merged, self.watch)
+        self.scored = take_up(state, self.weigher.memory, self.merged, self.monitor)
 
     def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Move what is carried."""
@@ -249,33 +249,33 @@ class EntropyAdaptive(Online):
         self.forward_passes += len(self.sources) * cost
         own = heads = self.weighting.scores(answers.logits)
         if crossing:
-            table = torch.stack([self._head_scores(each, answers.alive) for each in answers.features])
+            table = torch.stack([self._head_scores(each, answers.finite) for each in answers.features])
             heads = table.mean(dim=0)
             own = table.mean(dim=1) if self.encoder == "cross" else own
-        alpha = self.weigher.weights("encoder", own, answers.alive, self.temperature)
-        scored = Scored(answers.alive, own, heads, [alpha] * len(self.merged.groups))
+        alpha = self.weigher.weights("encoder", own, answers.finite, self.temperature)
+        scored = Scored(answers.finite, own, heads, [alpha] * len(self.merged.groups))
         for group in self.merged.groups:
-            self.merged.merge(group, alpha, answers.alive)
+            self.merged.merge(group, alpha, answers.finite)
         if len(self.merged.groups) > 1:
             self._weigh_groups(scored, images, cost)
         return answers, scored
 
     def _weigh_groups(self, scored: Scored, images: Tensor, cost: float) -> None:
         """Compute the coefficients of each group in turn: try every source's group in the present merge."""
-        self.merged.merge("head", scored.alphas[0], scored.alive)
+        self.merged.merge("head", scored.alphas[0], scored.finite)
         for number, group in enumerate(self.merged.groups):
             tried = []
-            for index in scored.alive.tolist():
+            for index in scored.finite.tolist():
                 self.sources.put(group, index)
                 tried.append(self.merged.predict(images))
             found = self.weighting.scores(torch.stack(tried))
-            alpha = self.weigher.weights(group, found, scored.alive, self.temperature)
+            alpha = self.weigher.weights(group, found, scored.finite, self.temperature)
             scored.alphas[number] = alpha
-            self.merged.merge(group, alpha, scored.alive)
+            self.merged.merge(group, alpha, scored.finite)
             self.forward_passes += len(tried) * cost
 
-    def _head_scores(self, features: Tensor, alive: Tensor) -> Tensor:
-        logits = self.merged.heads(features, alive) / self.temperatures[alive, None, None]
+    def _head_scores(self, features: Tensor, finite: Tensor) -> Tensor:
+        logits = self.merged.heads(features, finite) / self.temperatures[finite, None, None]
         return self.weighting.scores(logits)
 
     def _by_merged(self, batch: Tensor, scored: Scored, answers: Answers | None) -> Headed:
@@ -283,17 +283,17 @@ class EntropyAdaptive(Online):
         q, chosen = (None, None) if answers is None else (answers.mean(), answers.chosen)
         features = self.merged.features(batch, q, chosen)
         self.forward_passes += 1
-        alive, scores = scored.alive, None
+        finite, scores = scored.finite, None
         if self.by_image is not None:
-            said = self.merged.heads(features, alive)
-            tempered = said / self.temperatures[alive, None, None]
+            predictions = self.merged.heads(features, finite)
+            tempered = predictions / self.temperatures[finite, None, None]
             scores = self.by_image.scores(tempered)
             beta = by_class(scores, torch.softmax(tempered, dim=-1).mean(dim=0), self.head_temperature)
-            return Headed((beta[:, None] * said).sum(dim=0), beta.mean(dim=1), scores)
+            return Headed((beta[:, None] * predictions).sum(dim=0), beta.mean(dim=1), scores)
         if self.head == "shared":
             beta = scored.alpha
         else:
-            scores = scored.heads if self.head == "cross" else self._head_scores(features, alive)
-            beta = self.weigher.weights("head", scores, alive, self.head_temperature)
-        self.merged.merge("head", beta, alive)
+            scores = scored.heads if self.head == "cross" else self._head_scores(features, finite)
+            beta = self.weigher.weights("head", scores, finite, self.head_temperature)
+        self.merged.merge("head", beta, finite)
         return Headed(self.merged.answer(features), beta, scores)

@@ -60,7 +60,7 @@ class Guard:
             raise FedMergeError(f"the guard's margin is {self.margin}; it must be at least 0.")
 
 
-class Watch(nn.Module):
+class StreamMonitor(nn.Module):
     """What a guard has seen of a stream, and its reference. mean: the mean-merged network; copied."""
 
     def __init__(self, guard: Guard, mean: nn.Module) -> None:
@@ -133,16 +133,15 @@ class Watch(nn.Module):
         limit = self.guard.one_class
         if limit is None:
             return ""
-        said = torch.softmax(logits, dim=-1).mean(dim=0)
-        narrow = float(normalised_entropy(said)) < limit
+        predictions = torch.softmax(logits, dim=-1).mean(dim=0)
+        narrow = float(normalised_entropy(predictions)) < limit
         # where the sources were not asked, a collapse goes on but none begins
-        far = self.single > 0 if sources is None else distance(said, sources.mean(dim=0)) > FAR
+        far = self.single > 0 if sources is None else distance(predictions, sources.mean(dim=0)) > FAR
         self.single = self.single + 1 if narrow and far else 0
         if self.single < self.guard.patience:
             return ""
-        return (
-            f"the merged model has said class {int(said.argmax())} for {self.single} batches, alone in that"
-        )
+        found = int(predictions.argmax())
+        return f"the merged model has predicted class {found} for {self.single} batches, alone in that"
 
     def _unsure(self, logits: Tensor, mean: Tensor | None) -> str:
         if self.guard.margin is None or mean is None:

@@ -53,11 +53,11 @@ class Probe:
             return images
         return functional.adaptive_avg_pool2d(images, self.size)
 
-    def moved(self, logits: Tensor, said: Tensor | None) -> bool:
-        """Whether the mean prediction of ``logits``, N x C, is further from ``said``, C, than ``drift``."""
-        if self.drift is None or said is None:
+    def moved(self, logits: Tensor, predictions: Tensor | None) -> bool:
+        """Whether the mean prediction of ``logits``, N x C, is over ``drift`` from ``predictions``, C."""
+        if self.drift is None or predictions is None:
             return False
-        return distance(torch.softmax(logits, dim=-1).mean(dim=0), said) > self.drift
+        return distance(torch.softmax(logits, dim=-1).mean(dim=0), predictions) > self.drift
 
     def cost(self, images: Tensor) -> float:
         """Return the cost of one source on the probe of ``images``, in passes over all at full size."""

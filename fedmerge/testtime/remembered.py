@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from fedmerge.testtime.guard import Watch
+from fedmerge.testtime.guard import StreamMonitor
 from fedmerge.testtime.merged import MergedModel
 from fedmerge.testtime.online import carried
 from fedmerge.testtime.steps import Scored
@@ -15,31 +15,31 @@ from fedmerge.testtime.weighting import Memory
 
 
 def remembered(
-    memory: Memory, merged: MergedModel, scored: Scored | None, watch: Watch | None
+    memory: Memory, merged: MergedModel, scored: Scored | None, monitor: StreamMonitor | None
 ) -> dict[str, Tensor]:
     """Return averages over batches, the norms' sums, the last scoring with its merge, the guard's counts.
 
     scored: None where each batch is scored anew, so that neither it nor its merge is needed.
     """
-    found = {f"memory.{name}": value for name, value in memory.kept.items()}
+    found = {f"memory.{name}": value for name, value in memory.retained.items()}
     found |= {f"norms.{name}": value for name, value in merged.stream.state().items()}
     if scored is not None:
         found |= {f"scored.{name}": value for name, value in scored.state().items()}
         found |= {f"merged.{i}": row for i, (_, _, row) in enumerate(merged.sources.matrices)}
-    if watch is not None:
-        found["watch"] = torch.tensor([watch.alone, watch.single])
+    if monitor is not None:
+        found["monitor"] = torch.tensor([monitor.alone, monitor.single])
     return found
 
 
 def take_up(
-    state: Mapping[str, Tensor], memory: Memory, merged: MergedModel, watch: Watch | None
+    state: Mapping[str, Tensor], memory: Memory, merged: MergedModel, monitor: StreamMonitor | None
 ) -> Scored | None:
     """Put back what :func:`remembered` gave, and return the last scoring."""
-    memory.kept = _below(state, "memory", merged)
+    memory.retained = _below(state, "memory", merged)
     merged.stream.take(_below(state, "norms", merged))
     merged.passes.forget()
-    if watch is not None and "watch" in state:
-        watch.alone, watch.single = state["watch"].tolist()
+    if monitor is not None and "monitor" in state:
+        monitor.alone, monitor.single = state["monitor"].tolist()
     rows = _below(state, "merged", merged)
     for i, (_, _, row) in enumerate(merged.sources.matrices):
         if str(i) in rows:
@@ -50,7 +50,7 @@ def take_up(
 
 def move(fn: Callable[[Tensor], Tensor], memory: Memory, scored: Scored | None) -> Scored | None:
     """Move the averages, and return the last scoring moved, as ``fn`` of ``Module._apply`` does."""
-    memory.kept = {name: carried(fn, value) for name, value in memory.kept.items()}
+    memory.retained = {name: carried(fn, value) for name, value in memory.retained.items()}
     if scored is None:
         return None
     return Scored.of({name: carried(fn, value) for name, value in scored.state().items()})

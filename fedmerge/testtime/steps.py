@@ -15,16 +15,17 @@ from fedmerge.testtime.contract import Trace
 
 @dataclass
 class Scored:
-    """The results of the last scoring. alive: int64, A of M sources; own, heads: their scores, A or A x n.
+    """The results of the last scoring. finite: int64, A of M sources; own, heads: their scores, A or A x n.
 
-    alphas: A coefficients for each group of the encoder. said: the merged model's mean probabilities then.
+    alphas: A coefficients for each group of the encoder. predictions: the merged model's mean probabilities
+    then.
     """
 
-    alive: Tensor
+    finite: Tensor
     own: Tensor
     heads: Tensor
     alphas: list[Tensor]
-    said: Tensor | None = None
+    predictions: Tensor | None = None
 
     @property
     def alpha(self) -> Tensor:
@@ -34,18 +35,18 @@ class Scored:
     def state(self) -> dict[str, Tensor]:
         """All of it by name, as a state dict holds it."""
         found = {
-            "alive": self.alive,
+            "finite": self.finite,
             "own": self.own,
             "heads": self.heads,
             "alphas": torch.stack(self.alphas),
         }
-        return found if self.said is None else found | {"said": self.said}
+        return found if self.predictions is None else found | {"predictions": self.predictions}
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> Scored:
         """The inverse of :meth:`state`."""
         alphas = list(state["alphas"].unbind())
-        return cls(state["alive"], state["own"], state["heads"], alphas, state.get("said"))
+        return cls(state["finite"], state["own"], state["heads"], alphas, state.get("predictions"))
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,19 @@ def trace_of(
     logits: what the node answers, N x C. sources: M. asked: whether the sources were scored on this batch.
     fallback: what the guard found. Raises FedMergeError for logits that are not finite.
     """
-    alive = scored.alive
+    finite = scored.finite
     own = _of_batch(scored.own)
     heads = None if headed.scores is None else _of_batch(headed.scores)
-    rows = [spread(row, alive, sources, 0.0) for row in (*scored.alphas, scored.alpha, headed.beta)]
-    rows += [spread(row, alive, sources, float("nan")) for row in (own, own if heads is None else heads)]
+    rows = [spread(row, finite, sources, 0.0) for row in (*scored.alphas, scored.alpha, headed.beta)]
+    rows += [spread(row, finite, sources, float("nan")) for row in (own, own if heads is None else heads)]
     rows.append(logits.isfinite().all().to(rows[0]).expand(sources))
-    *blocks, encoder, head, source, merged, finite = torch.stack(rows).tolist()
-    if not finite[0]:
+    *blocks, encoder, head, source, merged, all_finite = torch.stack(rows).tolist()
+    if not all_finite[0]:
         raise FedMergeError(
             "the merged model gives logits that are not finite on this batch; check the batch's "
             "normalisation, or reset() where batch-norm statistics were learned from a broken stream."
         )
-    present = set(alive.tolist()) if len(alive) < sources else range(sources)
+    present = set(finite.tolist()) if len(finite) < sources else range(sources)
     return Trace(
         tuple(encoder),
         tuple(head),

@@ -81,16 +81,16 @@ class Memory:
 
     def reset(self) -> None:
         """Forget everything."""
-        self.kept: dict[str, Tensor] = {}
+        self.retained: dict[str, Tensor] = {}
 
     def update(self, name: str, now: Tensor) -> Tensor:
         """Update the average of ``name`` by its value now; return it. An entry NaN now keeps its average."""
         if self.beta == 0:
             return now
-        if name in self.kept:
-            earlier = torch.where(self.kept[name].isnan(), now, self.kept[name])
+        if name in self.retained:
+            earlier = torch.where(self.retained[name].isnan(), now, self.retained[name])
             now = torch.where(now.isnan(), earlier, self.beta * earlier + (1 - self.beta) * now)
-        self.kept[name] = now
+        self.retained[name] = now
         return now
 
 
@@ -107,14 +107,14 @@ class Weigher:
         self.sources, self.weighting = sources, weighting
         self.memory, self.memory_of = Memory(memory), memory_of
 
-    def weights(self, name: str, found: Tensor, alive: Tensor, temperature: float) -> Tensor:
-        """Return coefficients, A, of the sources ``alive`` from their scores now; ``name``: in the memory."""
+    def weights(self, name: str, found: Tensor, finite: Tensor, temperature: float) -> Tensor:
+        """Return coefficients, A, of the sources ``finite`` from their scores; ``name``: in the memory."""
         if self.memory.beta == 0:
             return self.weighting.weights(found, temperature)
         if self.memory_of == "scores":
-            return self.weighting.weights(self._remember(name, found, alive), temperature)
-        alpha = self._remember(name, self.weighting.weights(found, temperature), alive)
+            return self.weighting.weights(self._remember(name, found, finite), temperature)
+        alpha = self._remember(name, self.weighting.weights(found, temperature), finite)
         return alpha / alpha.sum()
 
-    def _remember(self, name: str, now: Tensor, alive: Tensor) -> Tensor:
-        return self.memory.update(name, spread(now, alive, self.sources, float("nan")))[alive]
+    def _remember(self, name: str, now: Tensor, finite: Tensor) -> Tensor:
+        return self.memory.update(name, spread(now, finite, self.sources, float("nan")))[finite]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fedmerge.cli import app
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import Plan
+from fedmerge.federation import FederationPlan
 from fedmerge.federation.policy.approvals import Approvals
 from fedmerge.federation.policy.audit import audit
 from fedmerge.federation.policy.proposal import Proposal
@@ -37,7 +37,7 @@ def node(tmp_path):
 @pytest.fixture
 def waiting(node):
     """The hash of an experiment that was asked for."""
-    plan = Plan(
+    plan = FederationPlan(
         model=ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8),
         normalisation=Normalisation.named("half"),
         seed=4,

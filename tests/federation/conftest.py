@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from fedmerge.federation import Plan
+from fedmerge.federation import FederationPlan
 from fedmerge.models import ModelSpec, Normalisation
 from fedmerge.training import TrainingOptions
 
 
 @pytest.fixture
-def plan() -> Plan:
+def plan() -> FederationPlan:
     """Two rounds on the tiny cohort."""
-    return Plan(
+    return FederationPlan(
         model=ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4}),
         normalisation=Normalisation.named("half"),
         seed=0,

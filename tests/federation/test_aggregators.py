@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.aggregators import AGGREGATORS, Around, Update
+from fedmerge.federation.aggregators import AGGREGATORS, AggregationContext, Update
 from fedmerge.federation.checks import check_update
 from fedmerge.models import average, state_hash
 
@@ -40,8 +40,8 @@ states = st.builds(
 def aggregate(method, given, images=None, batch_norm="mixture", **options):
     sizes = images or [10.0] * len(given)
     updates = [Update(f"s{i}", one, n) for i, (one, n) in enumerate(zip(given, sizes, strict=True))]
-    around = Around(START, 1, 0, batch_norm)
-    return AGGREGATORS[method].call(iter(updates), around, **options)
+    context = AggregationContext(START, 1, 0, batch_norm)
+    return AGGREGATORS[method].call(iter(updates), context, **options)
 
 
 def close(a, b, tolerance=1e-4):
@@ -232,7 +232,7 @@ def test_mean_holds_one_update_at_a_time():
             yield Update(f"s{i}", one, 1.0)
             del one
 
-    merged = AGGREGATORS["mean"].call(updates(), Around(START, 1, 0))
+    merged = AGGREGATORS["mean"].call(updates(), AggregationContext(START, 1, 0))
     assert merged.state["w"][0] == 2.5
 
 

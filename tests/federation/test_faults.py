@@ -184,7 +184,7 @@ def test_who_is_late_is_not_asked_again_who_crashes_is(once, cohort):
         ("beta", 2, "asked again"),
         ("beta", 3, "left out"),
     ]
-    assert strategy.failures[0].reason == "no answer within the deadline of 60 s"
+    assert strategy.failures[0].reason == "no reply within the deadline of 60 s"
 
 
 def test_the_quorum_counts_who_is_left_after_all_attempts(once, cohort):

@@ -53,8 +53,8 @@ def link(cohort):
 
 
 def ask(link, **more):
-    questions = [request_message("query", node, "g", {}, None) for node in link.get_node_ids()]
-    return FlowerGrid(link).send_and_receive(questions, **more)
+    requests = [request_message("query", node, "g", {}, None) for node in link.get_node_ids()]
+    return FlowerGrid(link).send_and_receive(requests, **more)
 
 
 def test_replies_are_handed_on_as_they_come(link):
@@ -133,14 +133,14 @@ def away(cohort):
     return Away(client_app(lambda context: hospitals[int(context.node_config["partition-id"])]), 3)
 
 
-def questions_to(nodes):
+def requests_to(nodes):
     return [request_message("query", node, "g", {}, None) for node in nodes]
 
 
 def test_a_node_that_comes_back_is_asked_again(away):
     nodes = away.get_node_ids()
     away.gone = nodes[1]
-    replies = list(FlowerGrid(away, away=60).send_and_receive(questions_to(nodes)))
+    replies = list(FlowerGrid(away, away=60).send_and_receive(requests_to(nodes)))
     assert [reply_message.has_error() for reply_message in replies] == [False] * 3
     assert {reply_message.metadata.src_node_id for reply_message in replies} == set(nodes)
     assert away.sends == 4
@@ -149,7 +149,7 @@ def test_a_node_that_comes_back_is_asked_again(away):
 def test_without_patience_a_node_that_is_away_has_failed(away):
     nodes = away.get_node_ids()
     away.gone = nodes[1]
-    replies = list(FlowerGrid(away).send_and_receive(questions_to(nodes)))
+    replies = list(FlowerGrid(away).send_and_receive(requests_to(nodes)))
     assert [r.metadata.src_node_id for r in replies if r.has_error()] == [nodes[1]]
     assert away.sends == 3
 
@@ -159,12 +159,12 @@ def test_one_that_does_not_come_back_is_waited_for_once(away):
     away.gone, away.back = nodes[1], 10**9
     grid = FlowerGrid(away, away=0.3)
     began = time.monotonic()
-    first = list(grid.send_and_receive(questions_to(nodes)))
+    first = list(grid.send_and_receive(requests_to(nodes)))
     took = time.monotonic() - began
     assert took >= 0.3
     assert [r.metadata.src_node_id for r in first if r.has_error()] == [nodes[1]]
     grid.away = 10**9
-    again = list(grid.send_and_receive(questions_to(nodes)))  # it would wait for ever
+    again = list(grid.send_and_receive(requests_to(nodes)))  # it would wait for ever
     assert [r.metadata.src_node_id for r in again if r.has_error()] == [nodes[1]]
 
 
@@ -181,7 +181,7 @@ def test_a_message_that_its_node_lost_is_sent_again(away, monkeypatch):
         away.looks = {}
         return set(ids)
 
-    replies = list(FlowerGrid(away, 60, lost).send_and_receive(questions_to(nodes)))
+    replies = list(FlowerGrid(away, 60, lost).send_and_receive(requests_to(nodes)))
     assert sorted(reply_message.metadata.src_node_id for reply_message in replies) == nodes
     assert not any(reply_message.has_error() for reply_message in replies)
     assert len(told) == 1
@@ -192,7 +192,7 @@ def test_a_node_that_loses_message_after_message_is_given_up(away, monkeypatch):
     nodes = away.get_node_ids()
     away.looks = {nodes[0]: None}
     grid = FlowerGrid(away, 10**9, lambda ids: set(ids))
-    (reply_message,) = grid.send_and_receive(questions_to(nodes[:1]))
+    (reply_message,) = grid.send_and_receive(requests_to(nodes[:1]))
     assert reply_message.has_error()
     assert reply_message.metadata.src_node_id == nodes[0]
     assert away.sends == 1 + flower.RESENT
@@ -210,13 +210,13 @@ def test_a_node_that_is_revoked_has_failed_at_once_and_is_asked_nothing_more(awa
             return out & set(nodes)
 
     grid = Grid(away, away=10**9)
-    replies = grid.send_and_receive(questions_to(nodes))
+    replies = grid.send_and_receive(requests_to(nodes))
     assert not next(replies).has_error()
     out.update(nodes[:2])
     failed = list(replies)
     assert {reply_message.metadata.src_node_id for reply_message in failed} == out
     assert all("admission was taken back" in reason_of(reply_message) for reply_message in failed)
     before = away.sends
-    again = list(grid.send_and_receive(questions_to(nodes[:2])))
+    again = list(grid.send_and_receive(requests_to(nodes[:2])))
     assert {reply_message.metadata.src_node_id for reply_message in again} == out
     assert away.sends == before

@@ -77,7 +77,7 @@ def test_sets_that_differ_by_enough_are_answered_and_a_refused_one_leaves_no_tra
     assert allowed(kept, range(20, 30))
 
 
-def test_kinds_of_questions_and_processes_share_one_ledger(tmp_path):
+def test_kinds_of_requests_and_processes_share_one_ledger(tmp_path):
     ledger(tmp_path).record(named(range(10)), "outer")
     with pytest.raises(FedMergeError, match=r"1 of them could be told apart.*no fewer than 3"):
         ledger(tmp_path).record(named(range(11)), "moments")
@@ -136,13 +136,13 @@ def test_a_ledger_that_was_tampered_with_or_lost_its_key_stops_all_sums(tmp_path
         ledger(tmp_path).check(named(range(10)))
 
 
-def test_questions_about_one_set_are_counted_over_restarts(tmp_path):
+def test_requests_about_one_set_are_counted_over_restarts(tmp_path):
     for _ in range(3):
-        ledger(tmp_path, questions=3).record(named(range(10)), "outer")
-    with pytest.raises(FedMergeError, match="answered 3 questions"):
-        ledger(tmp_path, questions=3).record(named(range(10)), "inputs")
-    ledger(tmp_path, questions=3).record(named(range(20, 30)), "inputs")
-    ledger(tmp_path, questions=4).record(named(range(10)), "inputs")
+        ledger(tmp_path, requests=3).record(named(range(10)), "outer")
+    with pytest.raises(FedMergeError, match="answered 3 requests"):
+        ledger(tmp_path, requests=3).record(named(range(10)), "inputs")
+    ledger(tmp_path, requests=3).record(named(range(20, 30)), "inputs")
+    ledger(tmp_path, requests=4).record(named(range(10)), "inputs")
 
 
 def test_noised_sums_are_counted_once_and_epsilon_bounds_them(tmp_path):
@@ -150,8 +150,8 @@ def test_noised_sums_are_counted_once_and_epsilon_bounds_them(tmp_path):
     rules = {"noise": 2.0, "epsilon": 4.0}
     assert SumRules(**rules).spent(2) == pytest.approx(3.6431, abs=1e-4)
     kept = ledger(tmp_path, **rules)
-    kept.record(named(range(10)), "outer", "question", 2)
-    kept.record(named(range(10)), "outer", "question", 2)  # the same noise: nothing new
+    kept.record(named(range(10)), "outer", "request", 2)
+    kept.record(named(range(10)), "outer", "request", 2)  # the same noise: nothing new
     assert kept.noised() == 2
     with pytest.raises(FedMergeError, match=r"epsilon 4\.53 .* more than the 4 "):
         ledger(tmp_path, **rules).record(named(range(20, 30)), "outer", "other", 1)

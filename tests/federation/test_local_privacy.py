@@ -1,4 +1,4 @@
-"""Local privacy: what leaves a hospital is clipped and noised there, once a question, and counted there."""
+"""Local privacy: what leaves a hospital is clipped and noised there, once a request, and counted there."""
 
 import json
 import math
@@ -78,13 +78,13 @@ def test_any_two_updates_are_at_most_twice_the_clip_apart():
 
 def test_the_noise_is_that_of_the_options_and_new_for_each_question():
     start = {"w": torch.zeros(100_000, dtype=torch.float64)}
-    noise = [LocalNoise("north").answer(OPTIONS, job(), start, start)["w"] for _ in range(2)]
+    noise = [LocalNoise("north").reply(OPTIONS, job(), start, start)["w"] for _ in range(2)]
     assert all(float(each.std()) == pytest.approx(2.0, rel=0.016) for each in noise)  # seven deviations
     assert abs(float(torch.corrcoef(torch.stack(noise))[0, 1])) < 7 / math.sqrt(100_000)
 
 
 @pytest.mark.parametrize("kept", ["in the folder", "in a context", "in the process"])
-def test_a_question_that_is_asked_again_gets_the_same_bits(tmp_path, kept):
+def test_a_request_that_is_asked_again_gets_the_same_bits(tmp_path, kept):
     """Across restarts, whatever attempt it is, and even if training were to end elsewhere."""
     start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
     folder = tmp_path if kept == "in the folder" else None
@@ -98,23 +98,23 @@ def test_a_question_that_is_asked_again_gets_the_same_bits(tmp_path, kept):
             other.load_state_dict(north.state_dict())
         return other
 
-    first = north.answer(OPTIONS, job(), start, trained)
+    first = north.reply(OPTIONS, job(), start, trained)
     for more in ({}, {"faults": [{"kind": "crash"}]}, {"since": 1}):
-        again = restarted().answer(OPTIONS, job(**more), start, weights(5.0, 5.0))
+        again = restarted().reply(OPTIONS, job(**more), start, weights(5.0, 5.0))
         assert state_hash(again) == state_hash(first)
     for other, sent in ((job(2), start), (job(), weights(0.0, 1e-3)), (job(seed=1), start)):
-        assert state_hash(restarted().answer(OPTIONS, other, sent, trained)) != state_hash(first)
+        assert state_hash(restarted().reply(OPTIONS, other, sent, trained)) != state_hash(first)
 
 
 def test_a_hospital_counts_what_left_it_once(tmp_path):
     start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
     for round in (1, 1, 2, 2, 1):
-        LocalNoise("north", tmp_path).answer(OPTIONS, job(round), start, trained)
+        LocalNoise("north", tmp_path).reply(OPTIONS, job(round), start, trained)
     north = LocalNoise("north", tmp_path)
     assert north.spent() == pytest.approx(epsilon(OPTIONS, 2))
-    for path in (tmp_path / "records" / "local-answers").iterdir():
+    for path in (tmp_path / "records" / "local-replies").iterdir():
         path.unlink()  # its answers are lost: what it draws now is more
-    north.answer(OPTIONS, job(2), start, trained)
+    north.reply(OPTIONS, job(2), start, trained)
     assert north.spent() == pytest.approx(epsilon(OPTIONS, 3))
 
 
@@ -130,8 +130,8 @@ def test_an_answer_is_kept_and_counted_before_it_leaves(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(LocalNoise, "_count", died)
         with pytest.raises(KeyboardInterrupt):
-            LocalNoise("north", tmp_path).answer(OPTIONS, job(), start, trained)
-    again = LocalNoise("north", tmp_path).answer(OPTIONS, job(), start, trained)
+            LocalNoise("north", tmp_path).reply(OPTIONS, job(), start, trained)
+    again = LocalNoise("north", tmp_path).reply(OPTIONS, job(), start, trained)
     assert state_hash(again) == state_hash(drawn[0])
     assert LocalNoise("north", tmp_path).spent() == pytest.approx(epsilon(OPTIONS, 1))
 
@@ -139,10 +139,10 @@ def test_an_answer_is_kept_and_counted_before_it_leaves(tmp_path, monkeypatch):
 def test_a_hospital_that_has_spent_its_epsilon_takes_no_further_part(tmp_path):
     start, trained = weights(0.0, 0.0), weights(1.0, 2.0)
     north = LocalNoise("north", tmp_path, Demand(epsilon=epsilon(OPTIONS, 2) + 1e-6))
-    answers = [north.answer(OPTIONS, job(round), start, trained) for round in (1, 2)]
+    replies = [north.reply(OPTIONS, job(round), start, trained) for round in (1, 2)]
     with pytest.raises(FedMergeError, match="takes no further part"):
-        north.answer(OPTIONS, job(3), start, trained)
-    assert state_hash(north.answer(OPTIONS, job(2), start, trained)) == state_hash(answers[1])
+        north.reply(OPTIONS, job(3), start, trained)
+    assert state_hash(north.reply(OPTIONS, job(2), start, trained)) == state_hash(replies[1])
 
 
 @pytest.mark.parametrize(
@@ -185,11 +185,11 @@ def test_a_clock_set_back_keeps_the_newest_answers_all_the_same(tmp_path, monkey
         return found
 
     for round in (1, 2):
-        north.answer(OPTIONS, job(round), start, trained)
+        north.reply(OPTIONS, job(round), start, trained)
     monkeypatch.setattr(local, "write_weights", in_the_past)
-    third, fourth = (north.answer(OPTIONS, job(round), start, trained) for round in (3, 4))
+    third, fourth = (north.reply(OPTIONS, job(round), start, trained) for round in (3, 4))
     for round, known in ((3, third), (4, fourth)):
-        assert state_hash(north.answer(OPTIONS, job(round), start, trained)) == state_hash(known)
+        assert state_hash(north.reply(OPTIONS, job(round), start, trained)) == state_hash(known)
     assert north.spent() == pytest.approx(epsilon(OPTIONS, 4))
 
 
@@ -202,7 +202,7 @@ def test_two_processes_that_answer_at_once_spend_no_more_than_one_may(tmp_path, 
     def drawn(*args):
         def other():
             with pytest.raises(FedMergeError, match="takes no further part"):
-                second.answer(OPTIONS, job(2), start, trained)
+                second.reply(OPTIONS, job(2), start, trained)
             refused.append(True)
 
         monkeypatch.setattr(local, "local_update", local_update)
@@ -213,7 +213,7 @@ def test_two_processes_that_answer_at_once_spend_no_more_than_one_may(tmp_path, 
 
     threads = []
     monkeypatch.setattr(local, "local_update", drawn)
-    first.answer(OPTIONS, job(1), start, trained)
+    first.reply(OPTIONS, job(1), start, trained)
     threads[0].join()
     assert refused == [True]
 
@@ -226,9 +226,9 @@ def test_what_the_policy_lets_all_answers_cost_is_counted_at_the_hospital_s_own_
     generous = OPTIONS.model_copy(update={"delta": 0.999})
     assert epsilon(generous, 3) < most
     for round in (1, 2):
-        LocalNoise("north", tmp_path).answer(generous, job(round), start, trained)
+        LocalNoise("north", tmp_path).reply(generous, job(round), start, trained)
     with pytest.raises(FedMergeError, match=r"at delta 1e-05 .* takes no further part"):
-        LocalNoise("north", tmp_path).answer(generous, job(3), start, trained)
+        LocalNoise("north", tmp_path).reply(generous, job(3), start, trained)
 
 
 def test_a_personal_part_does_not_leave_beside_the_noise():
@@ -257,7 +257,7 @@ def rounds(plan, cohort):
 def test_rounds_are_the_mean_of_what_left_the_hospitals(private, cohort):
     """The server's model is made of noised answers, and each is far from what training gave."""
     changed = private(LOCAL).model_copy(update={"rounds": 1})
-    sites, answers = cohort.training, []
+    sites, replies = cohort.training, []
     hospitals = [Hospital(site) for site in sites]
 
     class Grid(LocalGrid):
@@ -266,19 +266,19 @@ def test_rounds_are_the_mean_of_what_left_the_hospitals(private, cohort):
             replies = list(super().send_and_receive(asked, timeout=timeout))
             for message, reply in zip(asked, replies, strict=True):
                 if message.metadata.message_type == "train":
-                    answers.append(dict(borrow(reply.content["arrays"])))
+                    replies.append(dict(borrow(reply.content["arrays"])))
             return replies
 
     found = []
     grid = Grid(client_app(lambda c: hospitals[int(c.node_config["partition-id"])]), len(sites))
     app = server_app(changed, lambda server: found.append(server.rounds(server.start())))
     app(grid=grid, context=Context(1, 0, {}, RecordDict(), {}))
-    assert state_hash(found[0]) == state_hash(average(answers, [float(len(site.train)) for site in sites]))
+    assert state_hash(found[0]) == state_hash(average(replies, [float(len(site.train)) for site in sites]))
     start = build(changed.model, changed.seed).state_dict()
     floats = [key for key in start if start[key].is_floating_point()]
     size = sum(start[key].numel() for key in floats)
-    for answer in answers:
-        moved = norm(answer[key].double() - start[key].double() for key in floats)
+    for reply in replies:
+        moved = norm(reply[key].double() - start[key].double() for key in floats)
         assert moved == pytest.approx(2.0 * math.sqrt(size), rel=7 / math.sqrt(2 * size) + 0.01)
 
 

@@ -151,7 +151,7 @@ def test_a_worker_that_hangs_is_replaced_when_the_time_is_over(pool):
     replies = send(grid, nodes, dict.fromkeys(nodes, 1.0) | {nodes[0]: HANG}, timeout=5.0)
     assert time.monotonic() - began < HANGS
     assert answers(replies) == [None, 2, None, 4]  # the third waited behind the first
-    assert (replies[0].error.reason, replies[0].error.code) == ("no answer within 5 s", LATE)
+    assert (replies[0].error.reason, replies[0].error.code) == ("no reply within 5 s", LATE)
     assert answers(send(grid, nodes)) == [1, 2, 3, 4]
 
 
@@ -166,7 +166,7 @@ def test_a_hospital_that_takes_too_long_costs_only_itself(pool):
     ]
     replies = list(grid.ask(messages, 5.0))
     assert answers(replies) == [None, 2, 3, 4]
-    assert (replies[0].error.reason, replies[0].error.code) == ("no answer within 5 s", LATE)
+    assert (replies[0].error.reason, replies[0].error.code) == ("no reply within 5 s", LATE)
 
 
 def test_what_many_hospitals_get_is_stored_once(pool):

@@ -154,8 +154,8 @@ def test_the_moments_before_a_batch_norm_are_those_of_the_pooled_shares(ward):
     norms = [key for key in ward.states["beta"] if key.endswith("running_mean")]
     changed = {}
     for index, key in enumerate(norms):
-        question = ("norm-moments", {"index": index}, changed)
-        assert_same(sums.ask(*question), local.ask(*question))
+        request = ("norm-moments", {"index": index}, changed)
+        assert_same(sums.ask(*request), local.ask(*request))
         changed = {key: ward.states["gamma"][key] + 1}
     assert len(norms) > 1
 
@@ -261,8 +261,8 @@ def test_a_hospital_that_lost_the_models_gets_them_and_the_walk_again(ward, kind
         statistics.ask("walk", {}, ward.states["alpha"])
         statistics.ask("layer", {"name": first.name}, {})
     ward.hospitals[1].sums.session = None
-    question = (kind, {"name": second.name} if kind == "layer" else {}, changed if kind == "layer" else {})
-    assert_same(sums.ask(*question), local.ask(*question))
+    request = (kind, {"name": second.name} if kind == "layer" else {}, changed if kind == "layer" else {})
+    assert_same(sums.ask(*request), local.ask(*request))
     assert ward.server.strategy.failures == []
 
 
@@ -383,7 +383,7 @@ def test_a_small_share_and_other_classes_are_refused_by_the_hospital(open_ward, 
         open_ward(model=plan.model.model_copy(update={"n_classes": 4}))
 
 
-def test_wrong_questions_are_sentences_at_the_server(ward):
+def test_wrong_requests_are_sentences_at_the_server(ward):
     with pytest.raises(FedMergeError, match="Did you mean 'alpha'"):
         ward.statistics(images={"alhpa": 20})
     with pytest.raises(FedMergeError, match="lacks"):
@@ -421,9 +421,9 @@ def test_what_a_hospital_sends_has_the_same_shapes_whatever_its_images_are(ward)
 
 
 def test_traffic_counts_messages_and_bytes(ward):
-    """Down: three models once, with the first question, of float32 numbers; up: outer as half matrices.
+    """Down: three models once, with the first request, of float32 numbers; up: outer as half matrices.
 
-    The first question takes three exchanges (are the models there, the models, the question), the next one.
+    The first request takes three exchanges (are the models there, the models, the request), the next one.
     """
     name = layers(ward)[0]
     width = ward.states["alpha"][f"{name}.weight"].shape[0] * len(NAMES)

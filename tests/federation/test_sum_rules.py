@@ -9,7 +9,7 @@ import torch
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, Server, client_app
 from fedmerge.federation.sums.hospital import program_of
-from fedmerge.federation.sums.noise import add_noise, gaussian, question_digest
+from fedmerge.federation.sums.noise import add_noise, gaussian, request_digest
 from fedmerge.federation.sums.rank import check_rows, effective_rows, reads_pixels
 from fedmerge.federation.sums.rules import SIMULATED, SumRules, rules_of
 from fedmerge.federation.sums.session_store import SessionStore
@@ -176,17 +176,15 @@ def test_without_clipping_little_noise_is_little(ask):
         assert key == "images" or not torch.equal(noised[key], value)
 
 
-QUESTIONS = [
+REQUESTS = [
     ("outer", {"layers": ["head"]}, False),
     ("moments", {}, False),
     ("layer", {"name": "head"}, True),
 ]
 
 
-@pytest.mark.parametrize(("kind", "options", "walks"), QUESTIONS)
-def test_the_same_question_gets_the_same_noise_also_after_a_restart(
-    ask, plan, tmp_path, kind, options, walks
-):
+@pytest.mark.parametrize(("kind", "options", "walks"), REQUESTS)
+def test_the_same_request_gets_the_same_noise_also_after_a_restart(ask, plan, tmp_path, kind, options, walks):
     rules = SumRules(noise=0.1, rows="off")
     tensors = build(plan.model, 5).state_dict() if walks else None
     first, _ = ask(kind, options, rules=rules, folder=tmp_path, tensors=tensors)
@@ -227,18 +225,18 @@ def test_earlier_entries_changed_behind_a_walk_do_not_share_its_noise(plan, coho
     sums = server.statistics({"alpha": state}, {"alpha": 18}, "train")
     layers = program_of(plan.model).layers
     changed = {layers[0].weight: state[layers[0].weight] * 3}
-    question = ("fused-moments", {"name": layers[2].name})
+    request = ("fused-moments", {"name": layers[2].name})
     sums.ask("walk", {}, state)
     sums.ask("layer", {"name": layers[1].name}, {})
-    behind = sums.ask(*question, changed)["moments"]
+    behind = sums.ask(*request, changed)["moments"]
     sums.ask("walk", {}, state | changed)
-    anew = sums.ask(*question, {})["moments"]
+    anew = sums.ask(*request, {})["moments"]
     hospital.sums.rules = hospital.sums.rules.model_copy(update={"noise": 1e-12})
     sums.ask("walk", {}, state)
     sums.ask("layer", {"name": layers[1].name}, {})
-    bare = sums.ask(*question, changed)["moments"]
+    bare = sums.ask(*request, changed)["moments"]
     sums.ask("walk", {}, state | changed)
-    bare_anew = sums.ask(*question, {})["moments"]
+    bare_anew = sums.ask(*request, {})["moments"]
     assert float(((behind - anew) - (bare - bare_anew)).abs().max()) > 1e-2
 
 
@@ -254,7 +252,7 @@ def test_a_digest_is_of_every_part_of_a_question():
         ("", "layer", {"name": "a"}, {"w": torch.zeros(4, dtype=torch.int32)}),
         ("", "layer", {"name": "a"}, {"v": torch.zeros(4)}),
     ]
-    digests = {question_digest(*question) for question in [told, *others]}
+    digests = {request_digest(*request) for request in [told, *others]}
     assert len(digests) == 1 + len(others)
 
 

@@ -20,14 +20,14 @@ def test_sources_are_asked_as_they_are_and_divided_by_their_temperatures(
     ):
         torch.testing.assert_close(logits, model(batch) / temperature)
         torch.testing.assert_close(model.fc(features), model(batch))
-    assert answers.alive.tolist() == [0, 1, 2]
+    assert answers.finite.tolist() == [0, 1, 2]
     torch.testing.assert_close(answers.mean(), torch.softmax(answers.logits, dim=-1).mean(dim=0))
 
 
 def test_a_broken_source_takes_its_features_along(models: list[nn.Module], batch: Tensor) -> None:
     nn.init.constant_(models[1].fc.bias, math.nan)
     answers = ask_all(FlatModels(models, models[0]), batch, torch.ones(3), "fc")
-    assert answers.alive.tolist() == [0, 2]
+    assert answers.finite.tolist() == [0, 2]
     assert answers.logits.shape == (2, 8, 4)
     torch.testing.assert_close(models[2].fc(answers.features[1]), answers.logits[1])
 
@@ -39,9 +39,9 @@ def test_one_broken_model_is_named(models: list[nn.Module], batch: Tensor) -> No
 
 
 def test_spread_puts_values_at_their_places() -> None:
-    alive = torch.tensor([0, 2])
-    assert spread(torch.tensor([3.0, 4.0]), alive, 3, 0.0).tolist() == [3, 0, 4]
-    both = spread(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), alive, 3, -1.0)
+    finite = torch.tensor([0, 2])
+    assert spread(torch.tensor([3.0, 4.0]), finite, 3, 0.0).tolist() == [3, 0, 4]
+    both = spread(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), finite, 3, -1.0)
     assert both.tolist() == [[1, 2], [-1, -1], [3, 4]]
 
 

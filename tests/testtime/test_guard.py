@@ -11,7 +11,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.state import average
 from fedmerge.testtime import EntropyAdaptive
 from fedmerge.testtime.answers import Answers
-from fedmerge.testtime.guard import Guard, Watch
+from fedmerge.testtime.guard import Guard, StreamMonitor
 from fedmerge.testtime.probe import Probe
 
 SPREAD = Answers(torch.zeros(2, 4, 3), torch.arange(2))
@@ -22,8 +22,10 @@ def _sure(of: int, images: int = 4) -> Tensor:
     return 30 * nn.functional.one_hot(torch.full((images,), of), 3).float()
 
 
-def _faults(watch: Watch, alpha: tuple[float, ...], logits: Tensor, answers: Answers | None = SPREAD) -> Any:
-    return watch.faults(torch.tensor(alpha), logits, answers, None)
+def _faults(
+    monitor: StreamMonitor, alpha: tuple[float, ...], logits: Tensor, answers: Answers | None = SPREAD
+) -> Any:
+    return monitor.faults(torch.tensor(alpha), logits, answers, None)
 
 
 def _mean(models: list[nn.Module], batch: Tensor) -> Tensor:
@@ -33,33 +35,33 @@ def _mean(models: list[nn.Module], batch: Tensor) -> Tensor:
 
 
 def test_one_source_alone_for_long_is_a_fault_until_it_is_not() -> None:
-    watch = Watch(Guard(coefficient=0.9, patience=3), nn.Identity())
-    assert [_faults(watch, (0.95, 0.05), torch.zeros(4, 3)) for _ in range(2)] == [(), ()]
-    (fault,) = _faults(watch, (0.05, 0.95), torch.zeros(4, 3))
+    monitor = StreamMonitor(Guard(coefficient=0.9, patience=3), nn.Identity())
+    assert [_faults(monitor, (0.95, 0.05), torch.zeros(4, 3)) for _ in range(2)] == [(), ()]
+    (fault,) = _faults(monitor, (0.05, 0.95), torch.zeros(4, 3))
     assert fault == "one source had more than 0.9 of the encoder for 3 batches"
-    assert _faults(watch, (0.5, 0.5), torch.zeros(4, 3)) == ()
-    assert _faults(watch, (1.0, 0.0), torch.zeros(4, 3)) == ()
+    assert _faults(monitor, (0.5, 0.5), torch.zeros(4, 3)) == ()
+    assert _faults(monitor, (1.0, 0.0), torch.zeros(4, 3)) == ()
 
 
 def test_one_class_that_the_sources_do_not_see_is_a_fault() -> None:
-    watch = Watch(Guard(patience=2), nn.Identity())
-    assert _faults(watch, (0.5, 0.5), _sure(1)) == ()
-    (fault,) = _faults(watch, (0.5, 0.5), _sure(1))
-    assert "has said class 1 for 2 batches, alone in that" in fault
-    assert "class 1" in _faults(watch, (0.5, 0.5), _sure(1), None)[0], "a collapse goes on between scorings"
-    watch.reset()
-    assert _faults(watch, (0.5, 0.5), _sure(1), None) == (), "but none begins there"
+    monitor = StreamMonitor(Guard(patience=2), nn.Identity())
+    assert _faults(monitor, (0.5, 0.5), _sure(1)) == ()
+    (fault,) = _faults(monitor, (0.5, 0.5), _sure(1))
+    assert "has predicted class 1 for 2 batches, alone in that" in fault
+    assert "class 1" in _faults(monitor, (0.5, 0.5), _sure(1), None)[0], "a collapse goes on between scorings"
+    monitor.reset()
+    assert _faults(monitor, (0.5, 0.5), _sure(1), None) == (), "but none begins there"
 
 
 def test_a_stream_of_one_class_is_no_collapse() -> None:
-    watch = Watch(Guard(patience=1), nn.Identity())
+    monitor = StreamMonitor(Guard(patience=1), nn.Identity())
     agreeing = Answers(_sure(1).expand(2, -1, -1), torch.arange(2))
-    assert _faults(watch, (0.5, 0.5), _sure(1), agreeing) == ()
+    assert _faults(monitor, (0.5, 0.5), _sure(1), agreeing) == ()
 
 
 def test_logits_that_are_not_finite_are_a_fault_at_once() -> None:
-    watch = Watch(Guard(), nn.Identity())
-    (fault,) = _faults(watch, (0.5, 0.5), torch.full((4, 3), math.nan))
+    monitor = StreamMonitor(Guard(), nn.Identity())
+    (fault,) = _faults(monitor, (0.5, 0.5), torch.full((4, 3), math.nan))
     assert fault == "the merged model's logits were not finite"
 
 
@@ -97,12 +99,12 @@ def test_the_ensemble_is_asked_whole_where_only_a_probe_was(models: list[nn.Modu
 
 def test_less_sure_than_mean_merging_by_a_margin() -> None:
     """Entropies 1 and 0: the merged model may be above mean merging by the margin and no more."""
-    watch = Watch(Guard(margin=0.5), nn.Identity())
+    monitor = StreamMonitor(Guard(margin=0.5), nn.Identity())
     alpha, unsure = torch.tensor([0.5, 0.5]), torch.zeros(4, 3)
-    (fault,) = watch.faults(alpha, unsure, SPREAD, _sure(1))
+    (fault,) = monitor.faults(alpha, unsure, SPREAD, _sure(1))
     assert fault == "the merged model's entropy is 1 above mean merging's"
-    assert watch.faults(alpha, _sure(1), SPREAD, unsure) == ()
-    assert Watch(Guard(margin=1), nn.Identity()).faults(alpha, unsure, SPREAD, _sure(1)) == ()
+    assert monitor.faults(alpha, _sure(1), SPREAD, unsure) == ()
+    assert StreamMonitor(Guard(margin=1), nn.Identity()).faults(alpha, unsure, SPREAD, _sure(1)) == ()
 
 
 def test_a_margin_costs_one_pass(models: list[nn.Module], batch: Tensor) -> None:
@@ -116,9 +118,9 @@ def test_its_state_travels_with_the_node(models: list[nn.Module], batch: Tensor)
     assert any(key.startswith("watch.mean") for key in node.state_dict())
     other = EntropyAdaptive(models, guard=Guard())
     with torch.no_grad():
-        other.watch.mean.fc.bias.add_(1)
+        other.monitor.mean.fc.bias.add_(1)
     other.load_state_dict(node.state_dict())
-    torch.testing.assert_close(other.watch.mean_logits(batch), _mean(models, batch))
+    torch.testing.assert_close(other.monitor.mean_logits(batch), _mean(models, batch))
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ function like those in ``means`` and import its file here: its options are its k
 """
 
 from fedmerge.federation.aggregators import fused, krum, means, order
-from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, Around, Update
+from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Update
 from fedmerge.federation.aggregators.krum import fewest_updates
 
 __all__ = [
     "AGGREGATORS",
     "Aggregated",
-    "Around",
+    "AggregationContext",
     "Update",
     "fewest_updates",
     "fused",

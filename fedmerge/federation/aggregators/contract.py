@@ -46,7 +46,7 @@ class Hospitals(Protocol):
 
 
 @dataclass(frozen=True)
-class Around:
+class AggregationContext:
     """The context of an aggregation besides the updates.
 
     start: the weights that the hospitals were sent. model: their network. hospitals: for requests about

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, create_model
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, Around, Update
+from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Update
 from fedmerge.federation.sums.packing import MINIMUM
 from fedmerge.merging import FUSION, MergeResult, merge
 from fedmerge.merging.matching.repair import After
@@ -41,11 +41,11 @@ _OWN: dict[str, dict[str, Any]] = {
 def _fused(name: str) -> Callable[..., Aggregated]:
     method = FUSION[name]
 
-    def aggregate(updates: Iterable[Update], around: Around, **options: Any) -> Aggregated:
+    def aggregate(updates: Iterable[Update], context: AggregationContext, **options: Any) -> Aggregated:
         known = list(updates)
         if not known:
             raise FedMergeError("there is no update to aggregate: at least one hospital must answer.")
-        spec = around.model
+        spec = context.model
         assert spec is not None
         sites = [update.site for update in known]
         own = {key: options[key] for key in options if key in method.options.model_fields}
@@ -55,10 +55,10 @@ def _fused(name: str) -> Callable[..., Aggregated]:
             data=torch.zeros(2, spec.in_channels, spec.image_size, spec.image_size),
             names=sites,
             examples=[int(update.images) for update in known],
-            batch_norm=around.batch_norm,
-            seed=derive(around.seed, "aggregate", around.round),
+            batch_norm=context.batch_norm,
+            seed=derive(context.seed, "aggregate", context.round),
             after=options.get("after", "none"),
-            **_needed(name, known, around, options),
+            **_needed(name, known, context, options),
             **own,
         )
         return Aggregated(result.model.state_dict(), _decisions(sites, result))
@@ -67,11 +67,13 @@ def _fused(name: str) -> Callable[..., Aggregated]:
     return aggregate
 
 
-def _needed(name: str, known: list[Update], around: Around, options: dict[str, Any]) -> dict[str, Any]:
+def _needed(
+    name: str, known: list[Update], context: AggregationContext, options: dict[str, Any]
+) -> dict[str, Any]:
     """Return the fusion method's further inputs: the start, or scores or sums of this round's hospitals."""
     if name in FROM_START:
-        return {"start": around.start}
-    hospitals, sites = around.hospitals, [update.site for update in known]
+        return {"start": context.start}
+    hospitals, sites = context.hospitals, [update.site for update in known]
     assert hospitals is not None
     if name in SCORED:
         metric = options.get("metric", "accuracy")

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, Around, Update
+from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Update
 from fedmerge.models.entries import refuse_complex
 from fedmerge.models.state import State, average
 from fedmerge.registry import Needs
@@ -29,7 +29,7 @@ def fewest_updates(hostile: int) -> int:
     paper="Blanchard et al. 2017, arXiv 1703.02757",
     needs=Needs(individual_models=True),
 )
-def krum(updates: Iterable[Update], around: Around, *, hostile: Hostile = 1) -> Aggregated:
+def krum(updates: Iterable[Update], context: AggregationContext, *, hostile: Hostile = 1) -> Aggregated:
     """The one update that lies closest to its neighbours; the work of all other hospitals is lost.
 
     s(m) = sum of |theta_m - theta_k|^2 over the n - f - 2 updates k nearest to m, f = ``hostile``; the update
@@ -38,7 +38,7 @@ def krum(updates: Iterable[Update], around: Around, *, hostile: Hostile = 1) -> 
     else are those of the chosen one. Raises FedMergeError for fewer than 2 f + 3 updates.
     """
     known = list(updates)
-    scores = _scores(known, hostile, "krum", around.round)
+    scores = _scores(known, hostile, "krum", context.round)
     best = min(range(len(known)), key=scores.__getitem__)
     return Aggregated(dict(known[best].state), _decisions(known, scores, [best]))
 
@@ -51,7 +51,7 @@ def krum(updates: Iterable[Update], around: Around, *, hostile: Hostile = 1) -> 
 )
 def multi_krum(
     updates: Iterable[Update],
-    around: Around,
+    context: AggregationContext,
     *,
     hostile: Hostile = 1,
     keep: Annotated[int, Field(ge=1)] | None = None,
@@ -63,15 +63,15 @@ def multi_krum(
     ``keep``.
     """
     known = list(updates)
-    scores = _scores(known, hostile, "multi-krum", around.round)
+    scores = _scores(known, hostile, "multi-krum", context.round)
     wanted = len(known) - hostile if keep is None else keep
     if wanted > len(known):
         raise FedMergeError(
-            f"round {around.round}: multi-krum is to keep {wanted} updates, but there are {len(known)}: "
+            f"round {context.round}: multi-krum is to keep {wanted} updates, but there are {len(known)}: "
             "lower 'keep', or set the quorum to it."
         )
     chosen = sorted(sorted(range(len(known)), key=scores.__getitem__)[:wanted])
-    merged = average((known[i].state for i in chosen), batch_norm=around.batch_norm)
+    merged = average((known[i].state for i in chosen), batch_norm=context.batch_norm)
     return Aggregated(merged, _decisions(known, scores, chosen))
 
 

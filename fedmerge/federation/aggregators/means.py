@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, Around, Update
+from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Update
 from fedmerge.federation.aggregators.order import median_of, robust_statistics
 from fedmerge.federation.checks import trained, update_norm
 from fedmerge.models.state import RunningMean, State
@@ -16,13 +16,13 @@ from fedmerge.registry import Needs
 
 
 @AGGREGATORS.method("mean", title="Federated averaging", paper="McMahan et al. 2017, arXiv 1602.05629")
-def mean(updates: Iterable[Update], around: Around) -> Aggregated:
+def mean(updates: Iterable[Update], context: AggregationContext) -> Aggregated:
     """The mean weighted by images: theta <- sum_m (n_m / n) theta_m, n_m the training images of hospital m.
 
     Accumulated in float64; batch-norm statistics follow ``around.batch_norm``, counts (of batches) are those
     of the first hospital, tables of integers must be equal. One hostile update can move it anywhere.
     """
-    running = RunningMean(around.batch_norm)
+    running = RunningMean(context.batch_norm)
     for update in updates:
         running.add(update.state, update.images)
         del update  # free it before the next one is read
@@ -37,7 +37,7 @@ def mean(updates: Iterable[Update], around: Around) -> Aggregated:
 )
 def norm_clipping(
     updates: Iterable[Update],
-    around: Around,
+    context: AggregationContext,
     *,
     norm: Annotated[float, Field(gt=0)] | None = None,
 ) -> Aggregated:
@@ -52,17 +52,17 @@ def norm_clipping(
     """
     known = list(updates)
     images = sum(update.images for update in known)
-    lengths = [update_norm(update.state, around.start) for update in known]
+    lengths = [update_norm(update.state, context.start) for update in known]
     limit = statistics.median(lengths) if norm is None else norm
     running = RunningMean("average")
     decisions: list[dict[str, Any]] = []
     for update, length in zip(known, lengths, strict=True):
         scale = min(1.0, limit / length) if length > 0 else 1.0
-        running.add(_shortened(update.state, around.start, scale), update.images)
+        running.add(_shortened(update.state, context.start, scale), update.images)
         decisions.append({"site": update.site, "norm": length, "share": update.images / images * scale})
     states = [update.state for update in known]
     return Aggregated(
-        running.result() | robust_statistics(states, median_of, around.batch_norm), tuple(decisions)
+        running.result() | robust_statistics(states, median_of, context.batch_norm), tuple(decisions)
     )
 
 

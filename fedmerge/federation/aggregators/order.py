@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, Around, Update
+from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Update
 from fedmerge.federation.checks import trained
 from fedmerge.models.entries import kinds, refuse_complex, running_pairs
 from fedmerge.models.state import BatchNormPolicy, State, check_fixed
@@ -27,7 +27,7 @@ Statistic: TypeAlias = Callable[[Tensor], Tensor]
     paper="Yin et al. 2018, arXiv 1803.01498",
     needs=Needs(individual_models=True),
 )
-def median(updates: Iterable[Update], around: Around) -> Aggregated:
+def median(updates: Iterable[Update], context: AggregationContext) -> Aggregated:
     """The median of each weight: theta_j <- med_m theta_mj.
 
     Every hospital is one voice; of an even number it is the mean of both middle values. While fewer than half
@@ -37,7 +37,7 @@ def median(updates: Iterable[Update], around: Around) -> Aggregated:
     it, med_m (v_m + (mu_m - mu)^2), or of the variances v_m where ``around.batch_norm`` is ``average``.
     Counts (of batches): the lower median; tables of integers must be equal. All updates are held at a time.
     """
-    return Aggregated(_each([update.state for update in updates], median_of, around.batch_norm))
+    return Aggregated(_each([update.state for update in updates], median_of, context.batch_norm))
 
 
 @AGGREGATORS.method(
@@ -47,7 +47,10 @@ def median(updates: Iterable[Update], around: Around) -> Aggregated:
     needs=Needs(individual_models=True),
 )
 def trimmed_mean(
-    updates: Iterable[Update], around: Around, *, trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    updates: Iterable[Update],
+    context: AggregationContext,
+    *,
+    trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.2,
 ) -> Aggregated:
     """The mean of each weight without its k = floor(trim n) smallest and k largest values, of n hospitals.
 
@@ -57,7 +60,7 @@ def trimmed_mean(
     """
     states = [update.state for update in updates]
     cut = int(trim * len(states) + 1e-9)  # 0.29 of 100 is 29, also in binary
-    return Aggregated(_each(states, partial(trimmed_mean_of, cut=cut), around.batch_norm))
+    return Aggregated(_each(states, partial(trimmed_mean_of, cut=cut), context.batch_norm))
 
 
 def median_of(ordered: Tensor) -> Tensor:

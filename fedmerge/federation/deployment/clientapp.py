@@ -46,7 +46,7 @@ POLL = 0.25  # seconds between two checks for a message
 LOOK = 2.0  # the same, while pieces of a message are missing
 
 
-def answer(
+def reply_of(
     app: ClientApp, message: Message, context: Context, bundle: bytes, kind: str, folder: Path
 ) -> Message:
     """Return the app's reply to a message, or an error with the reason.
@@ -152,7 +152,7 @@ def _answer_task(
     context, status, details = None, SubStatus.FAILED, "the message was not answered"
     try:
         message, context, _, bundle = pull_task_input(client)
-        reply = answer(app, message, context, bundle.content, kind, folder)
+        reply = reply_of(app, message, context, bundle.content, kind, folder)
         details = (reply.error.reason or "") if reply.has_error() else ""
         status = SubStatus.FAILED if reply.has_error() else SubStatus.COMPLETED
         push_message(client, reply, context)

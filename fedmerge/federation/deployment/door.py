@@ -94,9 +94,9 @@ def network(address: str) -> str:
 class Door:
     """Accepts connections at a listening socket and answers their calls with ``answer``."""
 
-    def __init__(self, limits: Limits, context: Callable[[], ssl.SSLContext], answer: Handler) -> None:
+    def __init__(self, limits: Limits, context: Callable[[], ssl.SSLContext], respond: Handler) -> None:
         """context: returns the TLS context, called for each connection."""
-        self.limits, self.context, self.answer = limits, context, answer
+        self.limits, self.context, self.respond = limits, context, respond
         self.room = Room(limits)
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -176,7 +176,7 @@ class _Conversation:
                 asked.method.decode(), asked.target.decode("latin-1"), headers, self.address,
                 self._body(int(length)),
             )  # fmt: skip
-            await self._send(await self.door.answer(call))
+            await self._send(await self.door.respond(call))
             if self.http.our_state is not h11.DONE or self.http.their_state is not h11.DONE:
                 await self._linger()
                 return
@@ -205,24 +205,24 @@ class _Conversation:
             self.http.receive_data(await self.reader.read(BUFFER))
         return event  # type: ignore[return-value]
 
-    async def _send(self, answer: GateReply) -> None:
-        headers = [("date", formatdate(usegmt=True)), *answer.headers]
-        if answer.length is not None:
-            headers.append(("content-length", str(answer.length)))
+    async def _send(self, reply: GateReply) -> None:
+        headers = [("date", formatdate(usegmt=True)), *reply.headers]
+        if reply.length is not None:
+            headers.append(("content-length", str(reply.length)))
         if self.http.their_state not in (h11.DONE, h11.IDLE):
             headers.append(("connection", "close"))
         until = time.monotonic() + self.limits.patience(0)
         try:
-            await self._write(h11.Response(status_code=answer.status, headers=headers))
-            async for piece in answer.body:
+            await self._write(h11.Response(status_code=reply.status, headers=headers))
+            async for piece in reply.body:
                 until += self.limits.patience(len(piece)) - self.limits.body_seconds
                 async with asyncio.timeout(max(until - time.monotonic(), 0)):
                     await self._write(h11.Data(data=piece))
             async with asyncio.timeout(max(until - time.monotonic(), 0)):
                 await self._write(h11.EndOfMessage())
         finally:
-            if hasattr(answer.body, "aclose"):
-                await answer.body.aclose()
+            if hasattr(reply.body, "aclose"):
+                await reply.body.aclose()
 
     async def _write(self, event: h11.Event) -> None:
         data = self.http.send(event)

@@ -36,13 +36,13 @@ class Flower:
         command = ["run", str(app), self.connection, "-c", _as_toml(run_config)]
         if federation_config:
             command += ["--federation-config", _as_toml(federation_config)]
-        answer = self._ask(command)
-        return int(answer["run-id"])
+        output = self._ask(command)
+        return int(output["run-id"])
 
     def status(self, run: int) -> tuple[str, str]:
         """Return the status of a run, such as ``running`` or ``finished:completed``, and details in words."""
-        answer = self._ask(["list", self.connection, "--run-id", str(run)])
-        (found,) = answer["runs"]
+        output = self._ask(["list", self.connection, "--run-id", str(run)])
+        (found,) = output["runs"]
         return str(found["status"]), str(found["status-details"])
 
     def wait(
@@ -102,13 +102,13 @@ class Flower:
         done = self._run([*command, "--format", "json"])
         found = done.stdout[done.stdout.find("{") :]
         try:
-            answer = dict(json.loads(found))
+            output = dict(json.loads(found))
         except ValueError:
-            answer = {"success": False, "error-message": f"{done.stdout} {done.stderr}".strip()}
-        if not answer.get("success"):
-            said = " ".join(str(answer.get("error-message", found)).split())
+            output = {"success": False, "error-message": f"{done.stdout} {done.stderr}".strip()}
+        if not output.get("success"):
+            said = " ".join(str(output.get("error-message", found)).split())
             raise FedMergeError(f"flwr {command[0]} was refused: {said}")
-        return answer
+        return output
 
     def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -45,7 +45,7 @@ class Gate:
         self.coming: Counter[int] = Counter()
         self.pushed: Counter[int] = Counter()
 
-    async def answer(self, call: Call) -> GateReply:
+    async def respond(self, call: Call) -> GateReply:
         """Return the reply to one call, which may be a refusal."""
         try:
             return await self._answer(call)
@@ -110,18 +110,18 @@ class Gate:
         asked = self.superlink.build_request("POST", FLEET + name, headers=headers, content=content)
         try:
             async with asyncio.timeout(self.limits.patience(length) + self.limits.superlink_seconds):
-                answer = await self.superlink.send(asked, stream=True)
+                response = await self.superlink.send(asked, stream=True)
         except httpx.TransportError:
             raise Refused(502, "the SuperLink does not answer.") from None
-        if answer.status_code == 500:  # for example, its database was busy for five seconds
-            await answer.aclose()
+        if response.status_code == 500:  # for example, its database was busy for five seconds
+            await response.aclose()
             # after 500 a SuperNode stops listening but does not end (flwr 1.42); after 503 it tries again
             raise Refused(503, f"the SuperLink failed at {name}, see superlink.log.", caller.name)
-        if name == REPLY and answer.status_code == 200:
+        if name == REPLY and response.status_code == 200:
             self.pushed[caller.node] = 0
-        told = answer.headers.get("content-length")
-        kept = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in HOP_BY_HOP | {"date"}]
-        return GateReply(answer.status_code, _pieces(answer), kept, int(told) if told else None)
+        told = response.headers.get("content-length")
+        kept = [(k, v) for k, v in response.headers.multi_items() if k.lower() not in HOP_BY_HOP | {"date"}]
+        return GateReply(response.status_code, _pieces(response), kept, int(told) if told else None)
 
 
 class RefusalLog:
@@ -169,12 +169,12 @@ def _is_passed(name: str) -> bool:
     return name in PASSED or name.startswith(("flwr-", "x-flwr-"))
 
 
-async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
+async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
     try:
-        async for piece in answer.aiter_raw():
+        async for piece in response.aiter_raw():
             yield piece
     finally:
-        await answer.aclose()
+        await response.aclose()
 
 
 async def serve(folder: ServerFolder) -> None:
@@ -189,7 +189,7 @@ async def serve(folder: ServerFolder) -> None:
     ) as superlink:
         gate = Gate(limits, Callers(folder.admitted), superlink)
         with listen(settings.host, settings.port) as listening:
-            await Door(limits, certificate.context, gate.answer).serve(listening)
+            await Door(limits, certificate.context, gate.respond).serve(listening)
 
 
 def listen(host: str, port: int) -> socket.socket:

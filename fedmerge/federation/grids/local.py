@@ -54,12 +54,12 @@ class LocalGrid(SimulatedGrid):
     def _deliver(self, message: Message) -> str:
         message_id = self.number(message)
         try:
-            answer = self._app(message, self._contexts[message.metadata.dst_node_id])
+            reply = self._app(message, self._contexts[message.metadata.dst_node_id])
         except Exception as error:
             if self._debug:
                 raise
-            answer = failed(message, error)
-        self._replies[message_id] = answer
+            reply = failed(message, error)
+        self._replies[message_id] = reply
         return message_id
 
 

@@ -71,7 +71,7 @@ class Guard:
         """The fingerprint of the certificate authority of the server."""
         return fingerprint(self.folder / "ca.crt")
 
-    def answer(self, hospital: Guarded, run: int, message: Message, how: Callable[[], Message]) -> Message:
+    def reply(self, hospital: Guarded, run: int, message: Message, how: Callable[[], Message]) -> Message:
         """Return ``how()`` if the message may be answered, else a refusal; log either before it leaves.
 
         Raises FedMergeError if the log cannot be written: then nothing leaves.

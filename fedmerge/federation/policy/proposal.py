@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.plan import Plan
+from fedmerge.federation.plan import FederationPlan
 from fedmerge.federation.policy.installed import code_version
 from fedmerge.federation.section import Section
 from fedmerge.training import TrainingOptions
@@ -42,7 +42,7 @@ class Proposal(Section):
     version: str = Field(
         default_factory=package_version, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$", max_length=64
     )
-    plan: Plan
+    plan: FederationPlan
     sums: SumsAsked | None = None
     plugins: tuple[str, ...] = ()
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from fedmerge.federation.schema.jobs import TrainJob
 
 KEPT = 2  # replies kept in the folder
-_PREFIX = "answer/"
+_PREFIX = "reply/"
 _ASKED = {"privacy", "model", "normalisation", "seed", "training", "round", "purpose", "span"}
 
 
@@ -118,7 +118,7 @@ class LocalNoise(HospitalLog):
             )
         return options
 
-    def answer(self, options: LocalPrivacy, job: TrainJob, sent: State, state: State) -> State:
+    def reply(self, options: LocalPrivacy, job: TrainJob, sent: State, state: State) -> State:
         """Return the noised weights that may leave. sent, state: the weights before and after training.
 
         Raises FedMergeError if the hospital has nothing left to spend.
@@ -127,14 +127,14 @@ class LocalNoise(HospitalLog):
             return local_update(
                 sent, state, options, from_the_seed(job.seed, "local noise", job.round, self.site)
             )
-        question = _question(job, sent)
+        request = _request(job, sent)
         with self._locked():
-            kept = self._kept(question)
+            kept = self._kept(request)
             if kept is None:
                 self._afford(options)
                 kept = local_update(sent, state, options)
-                self._keep(question, kept)
-            self._count(question, kept, job.round, options)
+                self._keep(request, kept)
+            self._count(request, kept, job.round, options)
         return kept
 
     def spent(self, *further: LocalPrivacy, delta: float = 1e-5) -> float:
@@ -147,55 +147,55 @@ class LocalNoise(HospitalLog):
         if most is not None and self.spent(options, delta=delta) > most:
             raise FedMergeError(
                 f"hospital '{self.site}' has spent epsilon = {self.spent(delta=delta):.3g} of {most:g} at "
-                f"delta {delta:g} by local noise, and another answer would go beyond that: it takes no "
+                f"delta {delta:g} by local noise, and another reply would go beyond that: it takes no "
                 "further part."
             )
 
-    def _kept(self, question: str) -> State | None:
+    def _kept(self, request: str) -> State | None:
         if self._folder is None:
-            return self._last[1] if self._last[0] == question else None
-        path = self._path(question)
+            return self._last[1] if self._last[0] == request else None
+        path = self._path(request)
         return load_weights(path) if path.is_file() else None
 
-    def _keep(self, question: str, answer: State) -> None:
+    def _keep(self, request: str, reply: State) -> None:
         """Keep a reply before it leaves; delete older ones, which would be drawn and counted anew."""
         if self._folder is None:
-            self._last = question, answer
+            self._last = request, reply
             return
-        make_folder(self._path(question).parent)
-        write_weights(self._path(question), answer)
-        answered = [str(entry["question"]) for entry in self._entries()]  # in order, whatever the clock says
-        newest = [*dict.fromkeys([question, *reversed(answered)])][:KEPT]
-        for path in self._path(question).parent.glob("*.safetensors"):
+        make_folder(self._path(request).parent)
+        write_weights(self._path(request), reply)
+        answered = [str(entry["request"]) for entry in self._entries()]  # in order, whatever the clock says
+        newest = [*dict.fromkeys([request, *reversed(answered)])][:KEPT]
+        for path in self._path(request).parent.glob("*.safetensors"):
             if path.stem not in newest:
                 path.unlink()
 
-    def _count(self, question: str, answer: State, round: int, options: LocalPrivacy) -> None:
+    def _count(self, request: str, reply: State, round: int, options: LocalPrivacy) -> None:
         """Record a reply once, before it leaves."""
         if self._folder is None:
             return
-        entry = {"question": question, "answer": state_hash(answer)}
+        entry = {"request": request, "reply": state_hash(reply)}
         if not any(entry.items() <= known.items() for known in self._entries()):
             said = {"noise": options.noise, "clip": options.clip, "delta": options.delta}
             self._append(entry | {"round": round} | said)
 
-    def _path(self, question: str) -> Path:
+    def _path(self, request: str) -> Path:
         assert self._folder is not None
-        return self._folder / "local-answers" / f"{question}.safetensors"
+        return self._folder / "local-replies" / f"{request}.safetensors"
 
     def state_dict(self) -> State:
         """Return the last reply, for a process that ends between two messages; empty with a folder."""
-        question, answer = self._last
-        if not question:
+        request, reply = self._last
+        if not request:
             return {}
-        held = {f"{_PREFIX}{key}": value for key, value in answer.items()}
-        return held | {"question": torch.tensor(list(bytes.fromhex(question)), dtype=torch.uint8)}
+        held = {f"{_PREFIX}{key}": value for key, value in reply.items()}
+        return held | {"request": torch.tensor(list(bytes.fromhex(request)), dtype=torch.uint8)}
 
     def load_state_dict(self, state: State) -> None:
         """Load a state from ``state_dict``."""
-        question = bytes(state["question"].tolist()).hex() if state else ""
-        answer = {key.removeprefix(_PREFIX): v for key, v in state.items() if key.startswith(_PREFIX)}
-        self._last = question, answer
+        request = bytes(state["request"].tolist()).hex() if state else ""
+        reply = {key.removeprefix(_PREFIX): v for key, v in state.items() if key.startswith(_PREFIX)}
+        self._last = request, reply
 
 
 def local_update(sent: State, state: State, options: LocalPrivacy, draw: Draw = from_the_system) -> State:
@@ -217,7 +217,7 @@ def local_update(sent: State, state: State, options: LocalPrivacy, draw: Draw = 
     return new
 
 
-def _question(job: TrainJob, sent: State) -> str:
+def _request(job: TrainJob, sent: State) -> str:
     """Return a hash of all that training depends on, the same for a retry and after a server's restart."""
     text = json.dumps(job.model_dump(mode="json", include=_ASKED), sort_keys=True) + state_hash(sent)
     return hashlib.sha256(text.encode()).hexdigest()

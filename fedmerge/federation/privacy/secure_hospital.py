@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -37,31 +36,16 @@ from fedmerge.federation.privacy.secure_keys import (
 from fedmerge.federation.privacy.secure_rules import SecureRules
 from fedmerge.federation.privacy.secure_sum import Words, agree, mask, new_secret, public_of, threshold
 from fedmerge.federation.privacy.shamir import split
+from fedmerge.federation.privacy.sum_in_progress import SumInProgress
 from fedmerge.federation.records import reply_message
 from fedmerge.federation.schema.fields import Told
 from fedmerge.federation.schema.reading import read_job, read_tensors
-from fedmerge.federation.schema.secure import Advert, ConfirmJob, MaskedJob, SharesJob, UnmaskJob
+from fedmerge.federation.schema.secure import ConfirmJob, MaskedJob, SharesJob, UnmaskJob
 from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.models.state import State
 
 NONCE = bytes(12)  # each key encrypts one text
 SUM = 2**62  # the limit of a sum's absolute value
-
-
-@dataclass
-class _Sum:
-    """One sum in progress. words: the numbers, until they are unmasked; later fields are filled in turn."""
-
-    subject: Subject
-    words: Words | None
-    masking: bytes
-    sharing: bytes
-    own: bytes
-    advert: Advert
-    adverts: dict[str, Advert] = field(default_factory=dict)
-    given: dict[str, str] = field(default_factory=dict)
-    parties: list[str] = field(default_factory=list)
-    held: dict[str, str] = field(default_factory=dict)
 
 
 class Together(Protocol):
@@ -96,7 +80,7 @@ class SecureHospital:
         self.peers = Peers(folder, self.rules)
         self.images = images
         self._identity: Identity | None = None
-        self._sum: _Sum | None = None
+        self._sum: SumInProgress | None = None
 
     def offer(self, subject: Subject, words: Words) -> dict[str, str]:
         """Keep numbers until they are requested; return the signed public keys made for their sum."""
@@ -105,7 +89,7 @@ class SecureHospital:
         masking, sharing, own = new_secret(), new_secret(), new_secret()
         keys = public_of(masking), public_of(sharing)
         advert = make_advert(self._identity, subject.label, self.name, *keys)
-        self._sum = _Sum(subject, words, masking, sharing, own, advert)
+        self._sum = SumInProgress(subject, words, masking, sharing, own, advert)
         return advert.model_dump()
 
     def shares(self, message: Message) -> Message:
@@ -125,8 +109,8 @@ class SecureHospital:
             now.adverts = adverts
             now.given = self._split(now)
         shares = {name: text for name, text in now.given.items() if name != self.name}
-        said = {"shares": json.dumps(shares), "commitment": hashlib.sha256(now.own).hexdigest()}
-        return reply_message(message, {}, texts=said)
+        texts = {"shares": json.dumps(shares), "commitment": hashlib.sha256(now.own).hexdigest()}
+        return reply_message(message, {}, texts=texts)
 
     def masked(self, message: Message) -> Message:
         """Reply with the masked numbers: int64, modulo 2^64.
@@ -178,18 +162,18 @@ class SecureHospital:
             self._check_confirmed(now, survivors, job.confirmed)
         self._vote(now, survivors)
         now.words = None
-        alive = set(survivors)
-        own = {name: text[:64] for name, text in now.held.items() if name in alive}
-        pair = {name: text[64:] for name, text in now.held.items() if name not in alive}
+        remaining = set(survivors)
+        own = {name: text[:64] for name, text in now.held.items() if name in remaining}
+        pair = {name: text[64:] for name, text in now.held.items() if name not in remaining}
         return reply_message(message, {}, texts={"own": json.dumps(own), "pair": json.dumps(pair)})
 
-    def _vote(self, now: _Sum, survivors: list[str]) -> None:
+    def _vote(self, now: SumInProgress, survivors: list[str]) -> None:
         """Record the survivors. Raises FedMergeError if these numbers or images went into another sum."""
         if self.images is not None and now.subject.images:
             self.images.record_together(now.subject.images, survivors)
         self.ledger.vote(now.subject, survivors)
 
-    def _now(self, label: str) -> _Sum:
+    def _now(self, label: str) -> SumInProgress:
         if self._sum is None or self._sum.subject.label != label:
             raise FedMergeError(
                 f"hospital '{self.name}' has no numbers of '{label}' to be summed: its process was started "
@@ -197,7 +181,7 @@ class SecureHospital:
             )
         return self._sum
 
-    def _among(self, names: Sequence[str], known: Sequence[str], now: _Sum) -> list[str]:
+    def _among(self, names: Sequence[str], known: Sequence[str], now: SumInProgress) -> list[str]:
         """Return the names sorted. Raises FedMergeError unless enough, known, and with this hospital."""
         wanted = sorted(set(names))
         least = max(threshold(len(now.adverts)), self.rules.hospitals)
@@ -212,7 +196,7 @@ class SecureHospital:
             )
         return wanted
 
-    def _split(self, now: _Sum) -> dict[str, str]:
+    def _split(self, now: SumInProgress) -> dict[str, str]:
         """Return the shares of both secrets by name, encrypted for the others, in clear for itself."""
         names = list(now.adverts)
         most = threshold(len(names))
@@ -224,7 +208,7 @@ class SecureHospital:
             given[name] = sealed.hex()
         return given
 
-    def _open(self, now: _Sum, name: str, sealed: str) -> str:
+    def _open(self, now: SumInProgress, name: str, sealed: str) -> str:
         try:
             return self._box(now, name, self.name).decrypt(NONCE, bytes.fromhex(sealed), None).hex()
         except (InvalidTag, ValueError):
@@ -232,16 +216,18 @@ class SecureHospital:
                 f"the shares of '{name}' are not what it wrote for '{self.name}' in '{now.subject.label}'."
             ) from None
 
-    def _box(self, now: _Sum, sender: str, receiver: str) -> AESGCM:
+    def _box(self, now: SumInProgress, sender: str, receiver: str) -> AESGCM:
         """Return the cipher from one hospital to another, for this sum only."""
         other = receiver if sender == self.name else sender
         purpose = purpose_of(now.adverts, now.adverts) + f"|shares|{json.dumps([sender, receiver])}".encode()
         return AESGCM(agree(now.sharing, bytes.fromhex(now.adverts[other].sharing), purpose))
 
-    def _check_confirmed(self, now: _Sum, survivors: list[str], confirmed: Mapping[str, str]) -> None:
-        said = vote(now.adverts, now.parties, survivors)
+    def _check_confirmed(
+        self, now: SumInProgress, survivors: list[str], confirmed: Mapping[str, str]
+    ) -> None:
+        list_of_survivors = vote(now.adverts, now.parties, survivors)
         count = sum(
-            name in confirmed and signed(now.adverts[name].identity, said, confirmed[name])
+            name in confirmed and signed(now.adverts[name].identity, list_of_survivors, confirmed[name])
             for name in survivors
         )
         if count < threshold(len(now.adverts)):
@@ -255,51 +241,28 @@ class SecureHospital:
 
         Without a folder, also this hospital's key and ledger.
         """
-        kept: State = {}
+        found: State = {}
         if self.folder is None and (self._identity is not None or self.ledger.memory):
             private = "" if self._identity is None else self._identity.private().hex()
-            kept["self"] = to_tensor(json.dumps({"key": private, "ledger": self.ledger.memory}).encode())
-        if (now := self._sum) is not None:
-            said = {
-                "subject": now.subject.written(),
-                "secrets": [now.masking.hex(), now.sharing.hex(), now.own.hex()],
-                "advert": now.advert.model_dump(),
-                "adverts": [advert.model_dump() for advert in now.adverts.values()],
-                "given": now.given,
-                "parties": now.parties,
-                "held": now.held,
-            }
-            kept["sum"] = to_tensor(json.dumps(said).encode())
-            if now.words is not None:
-                kept["words"] = torch.from_numpy(now.words.view(np.int64))
-        return kept
+            found["self"] = to_tensor(json.dumps({"key": private, "ledger": self.ledger.memory}).encode())
+        if self._sum is not None:
+            found |= self._sum.state()
+        return found
 
     def load_state_dict(self, state: State) -> None:
         """Load a state from ``state_dict``."""
         self._sum = None
         if "self" in state:
-            said = json.loads(to_bytes(state["self"]))
-            self._identity = Identity.load(bytes.fromhex(said["key"])) if said["key"] else None
-            self.ledger.memory[:] = said["ledger"]
+            own = json.loads(to_bytes(state["self"]))
+            self._identity = Identity.load(bytes.fromhex(own["key"])) if own["key"] else None
+            self.ledger.memory[:] = own["ledger"]
         elif self.folder is None:
             self._identity = None
             self.ledger.memory.clear()
         else:
             self._identity = Identity.of(self.folder) if "sum" in state else None
         if "sum" in state:
-            said = json.loads(to_bytes(state["sum"]))
-            adverts = [Advert(**advert) for advert in said["adverts"]]
-            masking, sharing, own = (bytes.fromhex(secret) for secret in said["secrets"])
-            self._sum = _Sum(
-                Subject.read(said["subject"]),
-                state["words"].numpy().view(np.uint64) if "words" in state else None,
-                masking,
-                sharing,
-                own,
-                Advert(**said["advert"]),
-                {advert.name: advert for advert in adverts},
-                **{name: said[name] for name in ("given", "parties", "held")},
-            )
+            self._sum = SumInProgress.of(state)
 
 
 J = TypeVar("J", bound=Told)

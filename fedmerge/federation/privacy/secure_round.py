@@ -24,12 +24,12 @@ from fedmerge.federation.privacy.secure_sum import FEWEST, Words, add_pair, own_
 from fedmerge.federation.privacy.shamir import recover
 from fedmerge.federation.records import request_message
 from fedmerge.federation.requests import Reply, Request, usable
-from fedmerge.federation.schema.replies import Answered
+from fedmerge.federation.schema.replies import ReplyBody
 from fedmerge.federation.schema.secure import Advert, Confirmed, Offered, Shared, Unmasked
 from fedmerge.federation.schema.tensors import NO_TENSORS, Tensors
 
 PHASE = "sum"
-S = TypeVar("S", bound=Answered)
+S = TypeVar("S", bound=ReplyBody)
 Ask = Callable[[Request], Iterable[Reply]]
 """Sends a request and yields the usable replies."""
 
@@ -112,12 +112,12 @@ class _Exchange:
         job = {"adverts": [advert.model_dump() for advert in self.adverts.values()]}
 
         def check(reply: Reply) -> str | None:
-            if _said(reply, Shared).shares.keys() != self.adverts.keys() - {reply.client.name}:
+            if _body(reply, Shared).shares.keys() != self.adverts.keys() - {reply.client.name}:
                 return "its shares are not for the other participants"
             return None
 
         replies = self._put("shares", list(self.adverts), lambda name: job, check)
-        return self._enough({reply.client.name: _said(reply, Shared) for reply in replies}, "shares")
+        return self._enough({reply.client.name: _body(reply, Shared) for reply in replies}, "shares")
 
     def collect(self, shared: Mapping[str, Shared], words: int) -> tuple[Words, list[str]]:
         """Return the sum of the masked numbers, and the hospitals in it."""
@@ -142,14 +142,14 @@ class _Exchange:
         lost = [name for name in parties if name not in survivors]
 
         def check(reply: Reply) -> str | None:
-            given = _said(reply, Unmasked)
+            given = _body(reply, Unmasked)
             if given.own.keys() != set(survivors) or given.pair.keys() != set(lost):
                 return "its shares are not those that were asked for"
             return None
 
         asked = [name for name in survivors if not confirmed or name in confirmed]
         replies = self._put("unmask", asked, lambda name: job, check)
-        opened = {reply.client.name: _said(reply, Unmasked) for reply in replies}
+        opened = {reply.client.name: _body(reply, Unmasked) for reply in replies}
         self._enough(opened, "shares to unmask")
         purpose = purpose_of(self.adverts, parties)
         number = {name: at for at, name in enumerate(self.adverts, 1)}
@@ -167,7 +167,7 @@ class _Exchange:
     def _confirm(self, survivors: list[str]) -> dict[str, str]:
         """Return the survivors' signatures of their list."""
         replies = self._put("confirm", survivors, lambda name: {"survivors": survivors})
-        found = {reply.client.name: _said(reply, Confirmed).signature for reply in replies}
+        found = {reply.client.name: _body(reply, Confirmed).signature for reply in replies}
         return dict(self._enough(found, "confirmations"))
 
     def _recovered(
@@ -206,9 +206,9 @@ class _Exchange:
 
 
 def _advert(reply: Reply) -> Advert:
-    return _said(reply, Offered).advert
+    return _body(reply, Offered).advert
 
 
-def _said(reply: Reply, kind: type[S]) -> S:
-    assert isinstance(reply.said, kind)
-    return reply.said
+def _body(reply: Reply, kind: type[S]) -> S:
+    assert isinstance(reply.body, kind)
+    return reply.body

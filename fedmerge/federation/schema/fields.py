@@ -17,9 +17,9 @@ __all__ = [
     "Loss",
     "Name",
     "Round",
-    "Said",
     "Seconds",
     "Share",
+    "StrictReply",
     "Told",
 ]
 
@@ -46,7 +46,7 @@ class Told(BaseModel):
     )
 
 
-class Said(BaseModel):
+class StrictReply(BaseModel):
     """The base of a reply's fields, without its arrays."""
 
     model_config = ConfigDict(

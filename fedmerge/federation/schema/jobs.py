@@ -141,11 +141,11 @@ SUMS_OPTIONS: dict[str, type[Told]] = {
     "fused-moments": LayerOptions,
     "norm-moments": NormOptions,
 }
-"""The options of each question about sums (``merging.matching.statistics.Statistics``)."""
+"""The options of each request about sums (``merging.matching.statistics.Statistics``)."""
 
 
 class SumsJob(Told):
-    """Answer one question with sums over the images."""
+    """Answer one request with sums over the images."""
 
     session: Digest
     kind: Literal[

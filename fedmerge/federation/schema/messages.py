@@ -16,12 +16,12 @@ from fedmerge.federation.schema.jobs import (
     TrainJob,
 )
 from fedmerge.federation.schema.replies import (
-    Answered,
     Evaluated,
     Greeting,
     Inspected,
     Masked,
     Remembered,
+    ReplyBody,
     Summed,
     SumsBegun,
     Trained,
@@ -48,7 +48,7 @@ class Exchange:
     """One kind of message: the class of its job, and that of its reply."""
 
     job: type[Told]
-    reply: type[Answered]
+    reply: type[ReplyBody]
 
 
 MESSAGES: dict[str, Exchange] = {

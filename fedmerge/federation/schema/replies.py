@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedmerge.federation.schema.fields import Count, Images, Loss, Name, Round, Said, Seconds, Share
+from fedmerge.federation.schema.fields import Count, Images, Loss, Name, Round, Seconds, Share, StrictReply
 
 if TYPE_CHECKING:
     from fedmerge.federation.clients import Client
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MOST_CLASSES = 100_000
 
 
-class Answered(Said):
+class ReplyBody(StrictReply):
     """The base of all replies."""
 
     def against(self, member: Client) -> str | None:
@@ -26,7 +26,7 @@ class Answered(Said):
         return self.model_dump(by_alias=True, exclude_unset=True)
 
 
-class Greeting(Answered):
+class Greeting(ReplyBody):
     """A hospital's name, and its images by split and class.
 
     suppressed_below: if its policy hides smaller counts, which are 0 then.
@@ -46,13 +46,13 @@ class Greeting(Answered):
         return self
 
 
-class Inspected(Answered):
+class Inspected(ReplyBody):
     """A description of a hospital's images, as JSON (``inspection.Inspection``)."""
 
     text: str = Field(alias="json", max_length=2_000_000)
 
 
-class Trained(Answered):
+class Trained(ReplyBody):
     """The numbers of a training. A hospital's policy may withhold those with a default.
 
     delay: seconds that fault injection adds to the measured time; inf: the reply never comes. forgot: 1 if
@@ -73,7 +73,7 @@ class Trained(Answered):
         return _as_many("trained", self.examples, member.examples)
 
 
-class Evaluated(Answered):
+class Evaluated(ReplyBody):
     """The numbers of a model on the validation images; temperature: if requested."""
 
     examples: Images = Field(alias="num-examples")
@@ -87,26 +87,26 @@ class Evaluated(Answered):
         return _as_many("scored the model", self.examples, member.validation)
 
 
-class Remembered(Answered):
+class Remembered(ReplyBody):
     """The round of the client state, which is in the arrays."""
 
     round: Round
 
 
-class SumsBegun(Answered):
+class SumsBegun(ReplyBody):
     """Whether the hospital has the parents of a fusion, and the number of images in its share."""
 
     known: Literal[0, 1]
     images: Images | None = None
 
 
-class Summed(Answered):
+class Summed(ReplyBody):
     """Whether the hospital still has the parents of a fusion; then the sums are in the arrays."""
 
     known: Literal[0, 1]
 
 
-class Masked(Answered):
+class Masked(ReplyBody):
     """Masked numbers for a secure sum; all of them are in the arrays."""
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, Json, model_validator
 
 from fedmerge.federation.schema.fields import Name, Seconds, Told
 from fedmerge.federation.schema.jobs import EvaluateJob, SumsJob, TrainJob
-from fedmerge.federation.schema.replies import Answered
+from fedmerge.federation.schema.replies import ReplyBody
 from fedmerge.models.state import BatchNormPolicy
 
 MOST = 1000  # hospitals in a sum; the scheme's own limits are higher
@@ -49,12 +49,12 @@ class SecureEvaluateJob(EvaluateJob):
 
 
 OWN = ("inputs", "importance")
-"""Questions about a hospital's own model, which only that hospital answers, so no sum hides the answer."""
+"""Requests about a hospital's own model, which only that hospital answers, so no sum hides the answer."""
 
 
 class SecureSumsJob(SumsJob):
-    """Answer one question with keys; the sums over images are added to others' later. label: ends with the
-    digest of the question (``sums.masks.asked_about``)."""
+    """Answer one request with keys; the sums over images are added to others' later. label: ends with the
+    digest of the request (``sums.masks.masked_digest``)."""
 
     label: Label
 
@@ -97,7 +97,7 @@ class UnmaskJob(Told):
     confirmed: dict[Name, Signature] = Field(max_length=MOST)
 
 
-class Offered(Answered):
+class Offered(ReplyBody):
     """Keys for a sum: the fields of an ``Advert``."""
 
     label: Label
@@ -126,20 +126,20 @@ class TrainedSecretly(Offered):
     delay: Annotated[float, Field(ge=0, allow_inf_nan=True)] = 0.0
 
 
-class Shared(Answered):
+class Shared(ReplyBody):
     """Encrypted shares by receiver, and the SHA-256 of the secret of a hospital's own mask."""
 
     shares: Json[Annotated[dict[Name, Cipher], Field(max_length=MOST)]]
     commitment: Key
 
 
-class Confirmed(Answered):
+class Confirmed(ReplyBody):
     """A signature of the list of survivors."""
 
     signature: Signature
 
 
-class Unmasked(Answered):
+class Unmasked(ReplyBody):
     """Shares of the survivors' own masks, and of the other participants' masking keys, by name."""
 
     own: Json[Annotated[dict[Name, Key], Field(max_length=MOST)]]

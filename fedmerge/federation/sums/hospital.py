@@ -24,10 +24,10 @@ from fedmerge.federation.schema.reading import has_tensors, read_job, read_tenso
 from fedmerge.federation.schema.secure import SecureSumsJob
 from fedmerge.federation.schema.tensors import Tensors
 from fedmerge.federation.sums.ledger import Ledger
-from fedmerge.federation.sums.noise import add_noise, clipped_sums, noise_seed, question_digest
+from fedmerge.federation.sums.noise import add_noise, clipped_sums, noise_seed, request_digest
 from fedmerge.federation.sums.packing import WALKING, pack
-from fedmerge.federation.sums.questions import asked_with, check_question
 from fedmerge.federation.sums.rank import check_rows
+from fedmerge.federation.sums.request_checks import check_request, request_tensors
 from fedmerge.federation.sums.rules import SIMULATED, SumRules
 from fedmerge.federation.sums.session import Parents, Session, join_models, split_models
 from fedmerge.federation.sums.session_store import SessionStore
@@ -40,7 +40,7 @@ _HELD: WeakValueDictionary[str, Parents] = WeakValueDictionary()
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed sums, the name of their image set in the ledger, and, under masks, the question's digest."""
+    """Packed sums, the name of their image set in the ledger, and, under masks, the request's digest."""
 
     sums: Sums
     images: str
@@ -48,7 +48,7 @@ class Packed:
 
 
 class HospitalSums:
-    """Answers questions about sums over this hospital's share of images.
+    """Answers requests about sums over this hospital's share of images.
 
     One session is kept: the parents of one fusion and the share; in memory, or, with a session store, only
     there, for a hospital whose next message may reach another process. rules: the hospital's own. folder: of
@@ -56,7 +56,7 @@ class HospitalSums:
 
     Whatever sessions and weights the server uses, the ledger keeps it from singling out a few images by sets.
     It does not keep a server from crafting weights that single them out within a set; limits on the number of
-    questions, and noise, do.
+    requests, and noise, do.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class HospitalSums:
         masked = message.metadata.message_type == "query.secure_sums_begin"
         return reply_message(message, {"known": 1} if masked else {"known": 1, "images": session.images})
 
-    def answer(self, message: Message) -> Message:
-        """Reply to one question with sums, float64; ``known`` is 0 if the session is lost.
+    def reply(self, message: Message) -> Message:
+        """Reply to one request with sums, float64; ``known`` is 0 if the session is lost.
 
-        Raises FedMergeError for a question that the hospital's rules refuse.
+        Raises FedMergeError for a request that the hospital's rules refuse.
         """
         found = self.packed(message, read_job(message, SumsJob))
         return (
@@ -110,22 +110,22 @@ class HospitalSums:
         )
 
     def packed(self, message: Message, job: SumsJob) -> Packed | None:
-        """Return the packed sums that answer one question; None if the session is lost.
+        """Return the packed sums that reply to one request; None if the session is lost.
 
-        Raises FedMergeError for a question that the hospital's rules refuse.
+        Raises FedMergeError for a request that the hospital's rules refuse.
         """
         session, kind = self._find(job.session), job.kind
         if session is None:
             return None
         masked = isinstance(job, SecureSumsJob)
-        tensors = read_tensors(message, asked_with(session.statistics[0], kind, job.options))
+        tensors = read_tensors(message, request_tensors(session.statistics[0], kind, job.options))
         if (
             self.session_store is not None
             and kind in WALKING
             and (fused := self.session_store.fused(session.id))
         ):
             self._ask(session, "walk", {}, fused, masked)
-        check_question(session.statistics[0], kind, job.options)
+        check_request(session.statistics[0], kind, job.options)
         packed = self._ask(session, kind, job.options, tensors, masked)
         if self.session_store is not None:
             self.session_store.remember(session.id, kind, tensors)
@@ -140,7 +140,7 @@ class HospitalSums:
         tensors: Mapping[str, Tensor],
         masked: bool,
     ) -> dict[str, Tensor]:
-        """Return packed sums, after checking the rules and recording the question in the ledger."""
+        """Return packed sums, after checking the rules and recording the request in the ledger."""
         states, program, rules = session.parents.states, session.program, self.rules
         different = len({name.partition("#")[0] for name in session.names})
         check_rows(program, states[0], len(states), kind, options, different, rules.rows)
@@ -150,12 +150,12 @@ class HospitalSums:
                 self.ledger.record(session.names, kind)
             session.take(kind, tensors, masked)
             return pack(kind, statistics.ask(kind, options, tensors))
-        told = session.told(kind, options, tensors)
+        digest = session.noise_digest(kind, options, tensors)
         session.take(kind, tensors, masked)
         sums, bounds = clipped_sums(session.statistics, program, kind, options, tensors, rules)
         if kind != "walk":
-            self.ledger.record(session.names, kind, told, len(bounds))
-        return add_noise(sums, bounds, rules.noise, noise_seed(self.ledger.key, told))
+            self.ledger.record(session.names, kind, digest, len(bounds))
+        return add_noise(sums, bounds, rules.noise, noise_seed(self.ledger.key, digest))
 
     def _find(self, session: str) -> Session | None:
         """Return the kept session, ready to answer, if it is ``session``; else None."""
@@ -191,7 +191,7 @@ class HospitalSums:
         if self.rules.noise is not None:
             about = job.model_dump(mode="json", include={"model", "normalisation"})
             about |= {"images": sorted(names), "own": own}
-            session.begun = question_digest("", "begin", about, join_models(parents.states))
+            session.start_digest = request_digest("", "begin", about, join_models(parents.states))
         return session
 
     def _share(self, job: SumsBeginJob) -> Split:

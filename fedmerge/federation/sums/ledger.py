@@ -1,6 +1,6 @@
 """The ledger of image sets over which a hospital gave sums; it refuses sets that single out a few images.
 
-The sums over sets A_1, …, A_k, of any questions and sessions, can be added and subtracted. The sets cut the
+The sums over sets A_1, …, A_k, of any requests and sessions, can be added and subtracted. The sets cut the
 images into cells: two images are in one cell if the same sets contain them. Every combination of the sums
 weighs the images of a cell alike, so it tells only of whole cells. A set is refused if it would make a new
 cell with fewer images than the hospital's minimum. That covers differences, unions, chains A in B in C, and
@@ -32,10 +32,10 @@ Names = frozenset[str]
 
 
 class Ledger(HospitalLog):
-    """The log of answered questions: in ``folder``, where it outlives the process, or, for None, in memory.
+    """The log of answered requests: in ``folder``, where it outlives the process, or, for None, in memory.
 
     An image's name in it is a keyed hash; the key is the hospital's own. rules: the ledger enforces
-    ``minimum_images``, ``questions`` and ``epsilon``.
+    ``minimum_images``, ``requests`` and ``epsilon``.
     """
 
     def __init__(self, folder: Path | None, site: str, rules: SumRules) -> None:
@@ -46,7 +46,7 @@ class Ledger(HospitalLog):
         self._cells: list[Names] = []
         self._known: dict[str, Names] = {}
         self._asked: dict[str, set[str]] = defaultdict(set)
-        self._questions: Counter[str] = Counter()
+        self._requests: Counter[str] = Counter()
         self._together: dict[str, list[str]] = {}
         self._noised = 0
         self._seen = (0, 0)  # entries replayed, and the log's length then
@@ -76,23 +76,23 @@ class Ledger(HospitalLog):
             self._catch_up()
             self._check(names)
 
-    def record(self, names: Names, kind: str, question: str = "", sums: int = 0) -> None:
-        """Check a set, and record a question about it before the reply leaves.
+    def record(self, names: Names, kind: str, request: str = "", sums: int = 0) -> None:
+        """Check a set, and record a request about it before the reply leaves.
 
-        question: its digest, if a second reply would equal the first; "" if each counts. sums: the number of
-        noised sums in the reply. Raises FedMergeError if the question must not be answered.
+        request: its digest, if a second reply would equal the first; "" if each counts. sums: the number of
+        noised sums in the reply. Raises FedMergeError if the request must not be answered.
         """
         with self._locked():
             self._catch_up()
             self._check(names)
             number = _number(names)
-            if question and question in self._asked[number]:
+            if request and request in self._asked[number]:
                 return
             self._check_budgets(number, sums)
             if number not in self._known:
                 least = self.rules.minimum_images
                 self._write({"what": "set", "set": number, "images": sorted(names), "minimum": least})
-            self._write({"what": "question", "set": number, "kind": kind, "question": question, "sums": sums})
+            self._write({"what": "request", "set": number, "kind": kind, "request": request, "sums": sums})
 
     def number(self, names: Names) -> str:
         """Return the name of a set in the ledger."""
@@ -102,7 +102,7 @@ class Ledger(HospitalLog):
         """Raise FedMergeError if images of a set were summed under masks with another list of hospitals.
 
         The difference of two sums over the same images, one with and one without a hospital, is that
-        hospital's sums. The two need not answer the same question: many replies hold the same numbers (a Gram
+        hospital's sums. The two need not answer the same request: many replies hold the same numbers (a Gram
         matrix has the sums of squares on its diagonal). So images belong to one list for ever.
         """
         with self._locked():
@@ -136,18 +136,18 @@ class Ledger(HospitalLog):
         return self._noised
 
     def _check_budgets(self, number: str, sums: int) -> None:
-        most, rules = self.rules.questions, self.rules
-        if most is not None and self._questions[number] >= most:
+        most, rules = self.rules.requests, self.rules
+        if most is not None and self._requests[number] >= most:
             raise FedMergeError(
-                f"site '{self.site}' has answered {most} questions about these images, and answers no more: "
-                "its owner may raise 'questions' in its rules for sums."
+                f"site '{self.site}' has answered {most} requests about these images, and answers no more: "
+                "its owner may raise 'requests' in its rules for sums."
             )
         cost = rules.spent(self._noised + sums) if rules.epsilon is not None else 0.0
         if rules.epsilon is not None and cost > rules.epsilon:
             raise FedMergeError(
-                f"site '{self.site}': with this answer its noised sums would cost epsilon {cost:.3g} at "
+                f"site '{self.site}': with this reply its noised sums would cost epsilon {cost:.3g} at "
                 f"delta {rules.delta:g}, more than the {rules.epsilon:g} that it allows: ask fewer "
-                "questions, or its owner may raise 'epsilon' or 'noise' in its rules for sums."
+                "requests, or its owner may raise 'epsilon' or 'noise' in its rules for sums."
             )
 
     def _check(self, names: Names) -> None:
@@ -193,9 +193,9 @@ class Ledger(HospitalLog):
             self._cells = [part for both in parts for part in both if part] + ([new] if new else [])
         elif entry["what"] == "hospitals":
             self._together[entry["set"]] = list(entry["hospitals"])
-        elif entry["what"] == "question":
-            self._questions[entry["set"]] += 1
-            self._asked[entry["set"]].add(entry["question"])
+        elif entry["what"] == "request":
+            self._requests[entry["set"]] += 1
+            self._asked[entry["set"]].add(entry["request"])
             self._noised += int(entry["sums"])
 
     def _check_key(self, entries: list[dict[str, Any]]) -> None:

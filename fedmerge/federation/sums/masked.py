@@ -23,11 +23,11 @@ from fedmerge.federation.schema.secure import OWN
 from fedmerge.federation.schema.tensors import Tensors
 from fedmerge.federation.sums.masks import (
     Entries,
-    asked_about,
-    begun_with,
     entries_of,
     from_words,
     label_of,
+    masked_digest,
+    start_digest_of,
     words_in,
 )
 from fedmerge.federation.sums.packing import WALKING, Shapes, packed_shapes
@@ -37,14 +37,14 @@ from fedmerge.models.state import State
 
 
 class MaskedStatistics(FederatedStatistics):
-    """``FederatedStatistics`` whose sums are masked: three more exchanges per question.
+    """``FederatedStatistics`` whose sums are masked: three more exchanges per request.
 
     The sums equal the open ones up to fixed-point rounding: n 2^-45 at most for n hospitals and each number.
     Sums of one hospital's own model (``inputs``, ``importance``) cannot be masked, and are refused.
 
-    All questions over the same images are answered by one list of hospitals: the difference of two sums, one
+    All requests over the same images are answered by one list of hospitals: the difference of two sums, one
     with and one without a hospital, would be that hospital's. So a hospital may be lost for good until the
-    end of the first question; later it must come back, within the attempts of ``on_failure: retry``, or the
+    end of the first request; later it must come back, within the attempts of ``on_failure: retry``, or the
     fusion ends.
     """
 
@@ -68,7 +68,7 @@ class MaskedStatistics(FederatedStatistics):
                 "Let more give images, or set secure_statistics: false."
             )
         self._over = json.dumps([split, dict(images)], sort_keys=True)
-        self._about = begun_with(_as_read(self._job), self._joined)
+        self._about = start_digest_of(_as_read(self._job), self._joined)
         self._entries: Entries = {}
 
     @property
@@ -86,7 +86,7 @@ class MaskedStatistics(FederatedStatistics):
             )
         known = {} if kind == "walk" else self._entries
         self._entries = known | entries_of(tensors) if kind == "walk" or kind in WALKING else known
-        digest = asked_about(self._about, kind, options, tensors, self._entries)
+        digest = masked_digest(self._about, kind, options, tensors, self._entries)
         label = label_of(self.manager.run, digest)
         if kind == "walk":
             self._collect(kind, options, tensors, whole, label)
@@ -116,14 +116,14 @@ class MaskedStatistics(FederatedStatistics):
             raise NoSum(f"the sum is over {images:g} images, of {asked} that were asked for: {SPOILT}")
         return sums
 
-    def _put(self, question: Request) -> Iterable[Reply]:
-        return self.manager.usable(question, self._send(question))
+    def _put(self, request: Request) -> Iterable[Reply]:
+        return self.manager.usable(request, self._send(request))
 
     def _expected(self, kind: str, whole: Shapes) -> Callable[[Client], Tensors]:
         return no_tensors
 
-    def _unusable(self, answer: Reply, kind: str, label: str | None) -> str | None:
-        return None if kind == "walk" else check_offer(label or "", self.manager.keys)(answer)
+    def _unusable(self, reply: Reply, kind: str, label: str | None) -> str | None:
+        return None if kind == "walk" else check_offer(label or "", self.manager.keys)(reply)
 
     def _reasons(self) -> str:
         """Return the hospitals' reasons, and a remedy."""

@@ -1,8 +1,8 @@
-"""Sums over images as secure sums carry them: the digest of their question, and the numbers in order.
+"""Sums over images as secure sums carry them: the digest of their request, and the numbers in order.
 
-Masks hide a hospital's numbers among others' only if all get the same question: a server that sent the
+Masks hide a hospital's numbers among others' only if all get the same request: a server that sent the
 others models without weights would learn that hospital's sums. So a sum is labelled by a digest of its
-question (the models, the shares, the current fused model), which every hospital computes for itself.
+request (the models, the shares, the current fused model), which every hospital computes for itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.privacy.masked import decode_wide, encode_wide
 from fedmerge.federation.privacy.secure_sum import Words
 from fedmerge.federation.schema.jobs import SumsBeginJob
-from fedmerge.federation.sums.noise import question_digest
+from fedmerge.federation.sums.noise import request_digest
 from fedmerge.federation.sums.packing import WALKING, Shapes
 from fedmerge.merging.matching.statistics import Sums
 
@@ -28,38 +28,38 @@ Entries = dict[str, str]
 """A digest of each entry of the current fused model."""
 
 
-def begun_with(job: SumsBeginJob, joined: Mapping[str, Tensor]) -> str:
+def start_digest_of(job: SumsBeginJob, joined: Mapping[str, Tensor]) -> str:
     """Return a digest of a session's beginning. joined: the parents, as ``join_models`` gives them."""
-    return question_digest("", "begin", job.model_dump(mode="json", exclude={"session"}), joined)
+    return request_digest("", "begin", job.model_dump(mode="json", exclude={"session"}), joined)
 
 
 def entries_of(tensors: Mapping[str, Tensor]) -> Entries:
-    """Return a digest of each entry of the fused model among the tensors of a question."""
-    return {key: question_digest("", key, {}, {key: tensors[key]}) for key in tensors if key[:1] != "."}
+    """Return a digest of each entry of the fused model among the tensors of a request."""
+    return {key: request_digest("", key, {}, {key: tensors[key]}) for key in tensors if key[:1] != "."}
 
 
-def asked_about(
-    begun: str, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor], entries: Entries
+def masked_digest(
+    start_digest: str, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor], entries: Entries
 ) -> str:
-    """Return a digest of one question and of everything that its answer depends on but the images.
+    """Return a digest of one request and of everything that its reply depends on but the images.
 
-    begun: see ``begun_with``. entries: of the fused model after the changes of this question.
+    start_digest: see ``start_digest_of``. entries: of the fused model after the changes of this request.
     """
     others = {key: value for key, value in tensors.items() if key[:1] == "."}
-    before = json.dumps([begun, sorted(entries.items()) if kind in WALKING else []])
-    return question_digest(hashlib.sha256(before.encode()).hexdigest(), kind, options, others)
+    before = json.dumps([start_digest, sorted(entries.items()) if kind in WALKING else []])
+    return request_digest(hashlib.sha256(before.encode()).hexdigest(), kind, options, others)
 
 
 def label_of(run: str, digest: str) -> str:
-    """Return the label of a sum over images. digest: of its question."""
+    """Return the label of a sum over images. digest: of its request."""
     return f"{run} sums {digest}"
 
 
 def check_label(label: str, digest: str, site: str) -> None:
-    """Raise FedMergeError if a sum's label belongs to another question than this hospital was asked."""
+    """Raise FedMergeError if a sum's label belongs to another request than this hospital was asked."""
     if label.rpartition(" ")[2] != digest:
         raise FedMergeError(
-            f"hospital '{site}' was asked another question than the label of the sum says: under masks all "
+            f"hospital '{site}' was asked another request than the label of the sum says: under masks all "
             "hospitals answer the same."
         )
 

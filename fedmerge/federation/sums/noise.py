@@ -7,8 +7,8 @@ Gaussian mechanism with multiplier z (adding an image or taking it away changes 
 
 b = clip x positions x sqrt(numbers in the sum): ``clip`` is about the root mean square of a number, for each
 position. The noise is drawn from a key of the hospital's own (32 bytes of the system's randomness) and the
-whole question, through AES-CTR: it is as good as fresh to everybody without the key, and a repeated question
-gets the same answer, so that averaging over repeated questions does not remove it.
+whole request, through AES-CTR: it is as good as fresh to everybody without the key, and a repeated request
+gets the same reply, so that averaging over repeated requests does not remove it.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def clipped_sums(
     return total, bounds
 
 
-def noise_seed(key: bytes, told: str) -> bytes:
-    """Return the secret seed of the noise for one question. told: the question's digest."""
-    return hmac.new(key, b"noise " + told.encode(), hashlib.sha256).digest()
+def noise_seed(key: bytes, digest: str) -> bytes:
+    """Return the secret seed of the noise for one request. digest: of the request."""
+    return hmac.new(key, b"noise " + digest.encode(), hashlib.sha256).digest()
 
 
 def add_noise(sums: Sums, bounds: Mapping[str, float], multiplier: float, seed: bytes) -> Sums:
@@ -86,8 +86,8 @@ def gaussian(key: bytes, count: int) -> np.ndarray:
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
 
 
-def question_digest(before: str, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Return a hash of a question and of ``before``, a hash of all earlier ones that change its answer."""
+def request_digest(before: str, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash of a request and of ``before``, a hash of all earlier ones that change its reply."""
     digest = hashlib.sha256(json.dumps([before, kind, options], sort_keys=True).encode())
     for key in sorted(tensors):
         value = tensors[key].detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""The shapes of a hospital's sums for each question, and their packed form: half of a symmetric matrix."""
+"""The shapes of a hospital's sums for each request, and their packed form: half of a symmetric matrix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MINIMUM = 16
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
-WALKING = ("layer", "fused-moments", "norm-moments")  # questions within a walk through the fused model
+WALKING = ("layer", "fused-moments", "norm-moments")  # requests within a walk through the fused model
 
 
 def shapes(
@@ -29,10 +29,10 @@ def shapes(
     options: Mapping[str, Any],
     mixed: int | None = None,
 ) -> Shapes:
-    """Return the shape of every sum that answers a question, for any images; see ``Statistics``.
+    """Return the shape of every sum that answers a request, for any images; see ``Statistics``.
 
     state: of a model of this architecture, for the shapes of its weights. models: number of parents M. mixed:
-    rows of ``.mix``, if the question has one. A layer with n channels has n_tot = M n; its input rows have d
+    rows of ``.mix``, if the request has one. A layer with n channels has n_tot = M n; its input rows have d
     entries, plus one for a constant if it has an offset.
     """
     layers = {layer.name: layer for layer in program.layers}

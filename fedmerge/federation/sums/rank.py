@@ -29,7 +29,7 @@ def check_rows(
     images: int,
     rows: Rows,
 ) -> None:
-    """Raise FedMergeError if a question has more columns than ``images`` have effective rows.
+    """Raise FedMergeError if a request has more columns than ``images`` have effective rows.
 
     state: of a model of this architecture, for its shapes. models: number of parents M. rows: which layers
     are checked.
@@ -85,7 +85,7 @@ def _is_value(node: Node) -> bool:
 def _columns(
     program: Program, state: Mapping[str, Tensor], models: int, kind: str, options: Mapping[str, Any]
 ) -> Iterator[tuple[Layer, int]]:
-    """Yield the layers of a question, each with the columns of the widest matrix that the answer tells.
+    """Yield the layers of a request, each with the columns of the widest matrix that the reply tells.
 
     Sums of n channels and of their squares are n numbers; a matrix of c columns has c (c + 1) / 2.
     """

@@ -19,19 +19,19 @@ class SumRules(BaseModel):
 
     minimum_images: the fewest different images in a share, and in any cell that the shares answered so far
     can single out together (``ledger``). rows: the layers where there must be as many effective rows as
-    columns (``rank``): ``every``, those that read ``pixels``, or none (``off``). questions: the most that are
+    columns (``rank``): ``every``, those that read ``pixels``, or none (``off``). requests: the most that are
     ever answered about one set of images; None: any number.
 
     noise: standard deviation of Gaussian noise, in units of the most that one image can change a sum; None:
     no noise. clip: the root mean square of the entries, for each row, to which an image's part of a sum is
-    scaled down. epsilon, delta: the most that all noised sums together may cost; then questions are refused.
+    scaled down. epsilon, delta: the most that all noised sums together may cost; then requests are refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     minimum_images: int = Field(default=MINIMUM, ge=1)
     rows: Rows = "every"
-    questions: int | None = Field(default=10_000, ge=1)
+    requests: int | None = Field(default=10_000, ge=1)
     noise: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -59,7 +59,7 @@ class SumRules(BaseModel):
         return rho + 2 * math.sqrt(rho * math.log(1 / self.delta))
 
 
-SIMULATED = SumRules(rows="pixels", questions=None)
+SIMULATED = SumRules(rows="pixels", requests=None)
 """The rules of hospitals in a simulation, which holds all images anyway."""
 
 

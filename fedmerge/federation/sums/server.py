@@ -21,7 +21,7 @@ from fedmerge.federation.records import request_message
 from fedmerge.federation.requests import Reply, Request, no_tensors, usable
 from fedmerge.federation.schema.messages import MESSAGES
 from fedmerge.federation.schema.reading import read_reply
-from fedmerge.federation.schema.replies import Answered, Summed, SumsBegun
+from fedmerge.federation.schema.replies import ReplyBody, Summed, SumsBegun
 from fedmerge.federation.schema.secure import OWN, SumsOffered
 from fedmerge.federation.schema.tensors import Refused, Tensors
 from fedmerge.federation.sums.hospital import program_of
@@ -45,11 +45,11 @@ class Traffic:
 
 
 class FederatedStatistics:
-    """Answers the questions of a fusion method with sums that the hospitals compute over their own images.
+    """Answers the requests of a fusion method with sums that the hospitals compute over their own images.
 
-    It is a ``Statistics``: each question goes to every hospital in one message, and the replies are added in
+    It is a ``Statistics``: each request goes to every hospital in one message, and the replies are added in
     site order in float64, which gives the sums over the pooled images. The parents are sent once, with the
-    first question. ``inputs`` and ``importance`` of a parent come only from the hospital of its name, so from
+    first request. ``inputs`` and ``importance`` of a parent come only from the hospital of its name, so from
     the images it was trained for; a parent without such a hospital is refused.
 
     A hospital that fails, or whose sums are not finite or of a wrong shape, is recorded in the run's failures
@@ -105,7 +105,7 @@ class FederatedStatistics:
         return [asdict(row) for row in self._traffic.values()]
 
     def ask(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> Sums:
-        """Send one question to the hospitals; return the sum of their replies, float64 on the CPU.
+        """Send one request to the hospitals; return the sum of their replies, float64 on the CPU.
 
         Raises FedMergeError if too few hospitals reply, or none for one of the parents.
         """
@@ -135,7 +135,7 @@ class FederatedStatistics:
     def _collect(
         self, kind: str, options: dict[str, Any], tensors: State, whole: Shapes, label: str | None = None
     ) -> list[Reply]:
-        """Return the usable replies to one question. label: of the sum under masks, if replies have keys."""
+        """Return the usable replies to one request. label: of the sum under masks, if replies have keys."""
         asked = self._owners() if kind in OWN else self.active
 
         def check(reply: Reply) -> str | None:
@@ -145,7 +145,7 @@ class FederatedStatistics:
 
         job = self._question_job(kind, options, label)
         arrays = lend(tensors) if tensors else None
-        request = self._question(asked, self.ASK, job, arrays, self._expected(kind, whole), check)
+        request = self._request(asked, self.ASK, job, arrays, self._expected(kind, whole), check)
         replies = self._send(request)
         lost = ClientRegistry(
             m
@@ -182,10 +182,10 @@ class FederatedStatistics:
         if reply_message.has_error():
             return False
         try:
-            said, _ = read_reply(reply_message, MESSAGES[self.ASK].reply)
+            body, _ = read_reply(reply_message, MESSAGES[self.ASK].reply)
         except Refused:
             return False
-        return not _has_models(said)
+        return not _has_models(body)
 
     def _restore(self, lost: ClientRegistry, kind: str, label: str | None) -> ClientRegistry:
         """Send parents and walk again to hospitals that lost them; return those that have them now."""
@@ -193,18 +193,18 @@ class FederatedStatistics:
         if kind in WALKING and self._fused is not None and back:
             job = self._question_job("walk", {}, label)
             arrays = self._expected("walk", {"images": ()})
-            walk = self._question(back, self.ASK, job, lend(self._fused), arrays)
+            walk = self._request(back, self.ASK, job, lend(self._fused), arrays)
             return ClientRegistry(reply.client for reply in self._accept(walk, self._send(walk)))
         return back
 
     def _begin(self, clients: ClientRegistry) -> ClientRegistry:
         """Send the parents to those of ``clients`` that lack them; return those that have them now."""
-        known = self._question(clients, self.BEGIN, self._job, None)
+        known = self._request(clients, self.BEGIN, self._job, None)
         there = {reply.client.name for reply in self._accept(known, self._send(known)) if _known(reply)}
         lacking = ClientRegistry(
             client for client in clients if client in self.active and client.name not in there
         )
-        begin = self._question(lacking, self.BEGIN, self._job, self._weights)
+        begin = self._request(lacking, self.BEGIN, self._job, self._weights)
         there |= {reply.client.name for reply in self._accept(begin, self._send(begin))}
         return clients.named(there)
 
@@ -223,7 +223,7 @@ class FederatedStatistics:
             )
         return replies
 
-    def _question(
+    def _request(
         self,
         clients: ClientRegistry,
         action: str,
@@ -273,11 +273,11 @@ class FederatedStatistics:
 
 
 def _known(reply: Reply) -> bool:
-    return _has_models(reply.said)
+    return _has_models(reply.body)
 
 
-def _has_models(said: Answered) -> bool:
-    return isinstance(said, Summed | SumsBegun | SumsOffered) and bool(said.known)
+def _has_models(body: ReplyBody) -> bool:
+    return isinstance(body, Summed | SumsBegun | SumsOffered) and bool(body.known)
 
 
 def _bytes(message: Message) -> int:

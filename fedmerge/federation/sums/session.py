@@ -1,4 +1,4 @@
-"""A hospital's session: its state between two questions about sums over its images."""
+"""A hospital's session: its state between two requests about sums over its images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.schema.jobs import SumsBeginJob
 from fedmerge.federation.sums.ledger import Names
-from fedmerge.federation.sums.masks import Entries, asked_about, begun_with, entries_of
-from fedmerge.federation.sums.noise import question_digest
+from fedmerge.federation.sums.masks import Entries, entries_of, masked_digest, start_digest_of
+from fedmerge.federation.sums.noise import request_digest
 from fedmerge.federation.sums.packing import WALKING
 from fedmerge.merging.matching.statistics import LocalStatistics
 from fedmerge.models.graph import Program
@@ -24,23 +24,23 @@ class Parents:
     """The states of the models to be fused, in order; all hospitals of a process share them."""
 
     states: list[State]
-    _begun: tuple[SumsBeginJob, str] | None = None
+    _start_digest: tuple[SumsBeginJob, str] | None = None
 
-    def begun(self, job: SumsBeginJob) -> str:
-        """Return a digest of the states and of their job (``masks.begun_with``)."""
-        if self._begun is None or self._begun[0] != job:
-            self._begun = job, begun_with(job, join_models(self.states))
-        return self._begun[1]
+    def start_digest(self, job: SumsBeginJob) -> str:
+        """Return a digest of the states and of their job (``masks.start_digest_of``)."""
+        if self._start_digest is None or self._start_digest[0] != job:
+            self._start_digest = job, start_digest_of(job, join_models(self.states))
+        return self._start_digest[1]
 
 
 @dataclass
 class Session:
-    """A session of sums: the parents and the hospital's own share, ready to answer questions.
+    """A session of sums: the parents and the hospital's own share, ready to answer requests.
 
     job: the one that began it. statistics: over the whole share; with noise, one for each of its images.
-    names: of the images, in the ledger. begun, walked, last: with noise, hashes of the session's beginning,
-    of the walk so far, and of the last question. entries: digests of the current fused model; None unless
-    all of it came with questions for sums under masks.
+    names: of the images, in the ledger. start_digest, walked, last: with noise, hashes of its beginning,
+    of the walk so far, and of the last request. entries: digests of the current fused model; None unless
+    all of it came with requests for sums under masks.
     """
 
     job: SumsBeginJob
@@ -49,7 +49,7 @@ class Session:
     statistics: list[LocalStatistics]
     names: Names
     images: int
-    begun: str = ""
+    start_digest: str = ""
     walked: str = ""
     last: str = ""
     entries: Entries | None = None
@@ -60,13 +60,13 @@ class Session:
         return self.job.session
 
     def digest(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-        """Return the digest of a question just answered; it is the same at every hospital."""
-        return asked_about(self.parents.begun(self.job), kind, options, tensors, self.entries or {})
+        """Return the digest of a request just answered; it is the same at every hospital."""
+        return masked_digest(self.parents.start_digest(self.job), kind, options, tensors, self.entries or {})
 
     def take(self, kind: str, tensors: Mapping[str, Tensor], masked: bool) -> None:
-        """Note a question's changes to the fused model. masked: whether it asks for sums under masks.
+        """Note a request's changes to the fused model. masked: whether it asks for sums under masks.
 
-        Raises FedMergeError if the question's digest would not cover everything that its answer depends on.
+        Raises FedMergeError if the request's digest would not cover everything that its reply depends on.
         """
         if kind != "walk" and kind not in WALKING:
             return
@@ -85,13 +85,13 @@ class Session:
             )
         self.entries = known | entries_of(tensors)
 
-    def told(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-        """Return a hash of a question and of all that its answer depends on; the same if it is repeated."""
+    def noise_digest(self, kind: str, options: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+        """Return a hash of a request and of all that its reply depends on; the same if it is repeated."""
         if kind == "walk" or kind not in WALKING:
-            found = question_digest(self.begun, kind, options, tensors)
+            found = request_digest(self.start_digest, kind, options, tensors)
         else:
-            own = question_digest("", kind, options, tensors)
-            found = self.walked if own == self.last else question_digest(self.walked, kind, options, tensors)
+            own = request_digest("", kind, options, tensors)
+            found = self.walked if own == self.last else request_digest(self.walked, kind, options, tensors)
             self.last = own
         if kind in ("walk", *WALKING):
             self.walked = found

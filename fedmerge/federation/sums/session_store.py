@@ -46,7 +46,7 @@ class SessionStore:
         return json.loads((place / JOB).read_text(encoding="utf-8")), load_file(place / PARENTS)
 
     def remember(self, session: str, kind: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep the fused model after a question. tensors: all of it (``walk``), or its changed entries."""
+        """Keep the fused model after a request. tensors: all of it (``walk``), or its changed entries."""
         news = {key: value for key, value in tensors.items() if not key.startswith(".")}
         fused = {} if kind == "walk" else self.fused(session)
         if news and (fused or kind == "walk"):

@@ -21,7 +21,7 @@ from fedmerge.reports.figures.panels import (
     Board,
     among,
     head,
-    looks,
+    line_styles,
     means,
     metric_words,
     natural,
@@ -70,7 +70,7 @@ def cost(
     shown, caption = _shown(board, compare, by), describe_cost(board, compare, by, metric)
     if shown.rows.empty:
         return message(width, caption.title)
-    look, strata = looks(shown.levels), shown.strata
+    look, strata = line_styles(shown.levels), shown.strata
     label = _label(shown, by)
     direct = len(strata) == 1 and len(look) <= MOST_LINES and max(map(len, look)) <= LONGEST
     for named in (True, False) if direct else (False,):

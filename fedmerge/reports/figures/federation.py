@@ -182,8 +182,8 @@ def _facts(site: Site) -> list[str]:
         numbers = f"unseen: {count(sum(sizes), 'image')}, none for training"
     else:
         numbers = f"{count(sizes[0], 'image')} to train, {sizes[1]} to validate, {sizes[2]} to test"
-    looks = [f"{look.kind} {look.severity} of 5" for look in site.scanner]
-    return [numbers, f"source: {site.source}", *([f"scanner: {', '.join(looks)}"] if looks else [])]
+    shifts = [f"{look.kind} {look.severity} of 5" for look in site.scanner]
+    return [numbers, f"source: {site.source}", *([f"scanner: {', '.join(shifts)}"] if shifts else [])]
 
 
 def _receivers(cohort: Cohort, each: bool) -> list[Box]:

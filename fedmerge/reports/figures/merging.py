@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedmerge.experiment.formatting import count, listing
-from fedmerge.reports.figures.panels import MOST_LINES, head, in_a_row, looks, panels, shortened
+from fedmerge.reports.figures.panels import MOST_LINES, head, in_a_row, line_styles, panels, shortened
 from fedmerge.reports.figures.style import FAINT, PALETTE, WIDE, Caption, figure, message, styled
 
 RUNS = {"with": PALETTE[3], "without": PALETTE[0]}
@@ -35,7 +35,7 @@ def merges(frame: pd.DataFrame, width: float = WIDE) -> Figure:
     table, label = _per_filter(frame), "merges per filter and epoch"
     if len(table) > MOST_LINES:
         return _heat(table, caption.title, label, width, "Blues")
-    look = looks([str(layer) for layer in table.index])
+    look = line_styles([str(layer) for layer in table.index])
     legend = [Line2D([], [], label=layer, **_marked(look[layer])) for layer in look]
     made, (axes,) = panels(width, 2.7, 1, caption.title, "epoch", legend=legend)
     for layer, values in table.iterrows():

@@ -200,7 +200,7 @@ def shortened(text: str, length: int) -> str:
     return f"{text[: (length - 1) // 2]}…{text[len(text) - length // 2 :]}"
 
 
-def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return colour and marker of each name by its position; 64 names look different."""
     shade = colours(names)
     return {

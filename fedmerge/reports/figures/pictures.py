@@ -32,18 +32,18 @@ UNSEEN = "#006b4f"  # the palette's green, dark enough for small letters
 def samples(cohort: Cohort, per_site: int = 8, width: float = WIDE) -> Figure:
     """Draw sample images: a row for each hospital, a column (or a group of them) for each class."""
     classes = _columns(cohort, per_site)
-    beside = 0.2 * width if width >= 5.5 else 0.0
-    side = (width - 0.2 - beside) / len(classes)
+    name_width = 0.2 * width if width >= 5.5 else 0.0
+    side = (width - 0.2 - name_width) / len(classes)
     head, tilted = _head(cohort, classes, side)
-    above = 0.0 if beside else 0.24
+    above = 0.0 if name_width else 0.24
     row = side + above + 0.04
     title = describe_samples(cohort, per_site).title
     figure, axes = drawing(width, head + row * len(cohort.sites) + 0.1, title)
-    left = 0.1 + beside
+    left = 0.1 + name_width
     _write_head(axes, cohort, classes, left, side, head, tilted)
     for i, site in enumerate(cohort.sites):
         top = head + i * row
-        _write_name(axes, site, top, beside, side)
+        _write_name(axes, site, top, name_width, side)
         _draw_row(axes, site, classes, left, top + above, side)
     return figure
 
@@ -57,8 +57,8 @@ def describe_samples(cohort: Cohort, per_site: int = 8) -> Caption:
     shown = "all" if n == cohort.n_classes else f"{n} of the"
     unseen = [site.name for site in cohort.unseen]
     marked = f" {listing(unseen)} (marked green) took no part in training." if unseen else ""
-    looks = [f"{s.name}: {listing([a.kind for a in s.scanner])}" for s in cohort.sites if s.scanner]
-    scanners = f" Scanner effects, {'; '.join(looks)}." if looks else ""
+    shifts = [f"{s.name}: {listing([a.kind for a in s.scanner])}" for s in cohort.sites if s.scanner]
+    scanners = f" Scanner effects, {'; '.join(shifts)}." if shifts else ""
     return Caption(
         title, f"Sample {kind} images of {height} x {wide} pixels, one row a hospital, "
         f"{shown} {cohort.n_classes} classes by column.{marked}{scanners}"
@@ -106,13 +106,13 @@ def _draw_row(axes: Axes, site: Site, classes: list[int], left: float, top: floa
             )
 
 
-def _write_name(axes: Axes, site: Site, top: float, beside: float, side: float) -> None:
+def _write_name(axes: Axes, site: Site, top: float, name_width: float, side: float) -> None:
     colour = UNSEEN if site.unseen else "black"
-    if not beside:
+    if not name_width:
         text = f"{site.name} (unseen)" if site.unseen else site.name
         axes.text(0.1, top + 0.2, text, va="bottom", fontweight="bold", color=colour, fontsize=TYPE)
         return
-    name = shortened(site.name, letters(beside - 0.05, TYPE))
+    name = shortened(site.name, letters(name_width - 0.05, TYPE))
     mark = "unseen" if site.unseen else "trains"
     axes.text(0.1, top + side / 2, name, va="bottom", fontweight="bold", color=colour, fontsize=TYPE)
     axes.text(

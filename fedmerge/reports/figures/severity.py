@@ -16,7 +16,7 @@ from fedmerge.reports.figures.panels import (
     MOST_LINES,
     Board,
     head,
-    looks,
+    line_styles,
     means,
     metric_words,
     natural,
@@ -41,7 +41,7 @@ def severity(
     shown, caption = _shown(curve, compare), describe_severity(curve, compare, metric)
     if shown.rows.empty:
         return message(width, caption.title)
-    strata, look = shown.strata, _looks(shown, metric)
+    strata, look = shown.strata, _line_styles(shown, metric)
     made, grid = panels(
         width, 3.0 if len(strata) == 1 else 2.2, len(strata), caption.title, _label(shown),
         legend=_legend(shown, look),
@@ -110,14 +110,14 @@ def _shown(curve: pd.DataFrame, compare: str) -> Board:
     return shown._replace(rows=shown.rows[shown.rows["mean"].notna()])
 
 
-def _looks(shown: Board, metric: str) -> dict[str, dict[str, Any]]:
+def _line_styles(shown: Board, metric: str) -> dict[str, dict[str, Any]]:
     """Return colour and marker of the levels that are drawn in colour."""
     if len(shown.levels) <= MOST_LINES:
-        return looks(shown.levels)
+        return line_styles(shown.levels)
     sign = -1 if metric in LOWER_IS_BETTER else 1
     middle = sign * shown.rows.groupby("level")["mean"].mean()
     ranked = sorted(middle.index, key=lambda level: (-middle[level], natural(level)))
-    return looks(sorted(ranked[: MOST_LINES - 1], key=natural))
+    return line_styles(sorted(ranked[: MOST_LINES - 1], key=natural))
 
 
 def _line(axes: Axes, line: pd.DataFrame, look: dict[str, Any] | None) -> None:

@@ -18,13 +18,16 @@ from starlette.routing import Route
 
 from fedmerge.federation.admission import Admitted, write_admitted
 from fedmerge.federation.deployment.callers import Callers, signed_headers
-from fedmerge.federation.deployment.certificates import Certificate
+from fedmerge.federation.deployment.certificates import (
+    Certificate,
+)
 from fedmerge.federation.deployment.door import Door
 from fedmerge.federation.deployment.gate import Gate, listen
 from fedmerge.federation.deployment.keys import make_node_key, read_public
 from fedmerge.federation.deployment.limits import Limits
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import free_port
+from tests.federation.deployment.identities import NAME
 
 
 class Hospital:
@@ -51,7 +54,7 @@ class Superlink:
         self.asked = []
         self.status = 207
 
-    async def answer(self, request: Request) -> Response:
+    async def respond(self, request: Request) -> Response:
         body = await request.body()
         self.asked.append((request.url.path, body, dict(request.headers)))
         return Response(body[::-1], self.status, {"x-seen": request.headers.get("flwr-timestamp", "none")})
@@ -84,7 +87,7 @@ class Running:
         ) as client:
             self.gate = Gate(self.limits, Callers(self.folder.admitted), client)
             self.certificate = Certificate(self.folder.certificate)
-            self.door = Door(self.limits, self.certificate.context, self.gate.answer)
+            self.door = Door(self.limits, self.certificate.context, self.gate.respond)
             with listen("127.0.0.1", self.folder.settings.port) as listening:
                 self.task = asyncio.ensure_future(self.door.serve(listening))
                 self.ready.set()
@@ -123,7 +126,7 @@ def behind(tmp_path_factory):
     path = tmp_path_factory.mktemp("gate") / "server"
     folder = ServerFolder.make(path, ["localhost"], "127.0.0.1", free_port(), free_port())
     superlink = Superlink()
-    app = Starlette(routes=[Route("/{rest:path}", superlink.answer, methods=["GET", "POST"])])
+    app = Starlette(routes=[Route("/{rest:path}", superlink.respond, methods=["GET", "POST"])])
     certificate, key = map(str, folder.loopback)
     config = uvicorn.Config(
         app, host="127.0.0.1", port=folder.settings.superlink_port, log_level="error",
@@ -166,3 +169,8 @@ def gates(behind, hospitals):
 @pytest.fixture
 def gate(gates):
     return gates()
+
+
+@pytest.fixture
+def server(tmp_path):
+    return ServerFolder.make(tmp_path / "server", [NAME], "127.0.0.1", 8000, 8001)

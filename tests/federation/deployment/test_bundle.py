@@ -129,7 +129,7 @@ def test_a_malicious_bundle_writes_no_file_and_the_server_and_the_log_hear_why(
     assert b"evil.py" in content
     context = Context(run_id=5, node_id=1, node_config={}, state=RecordDict(), run_config={})
     own = client_app(lambda context: Hospital(cohort["alpha"]))
-    said = clientapp.answer(own, greeting, context, content, clientapp.APP, node)
+    said = clientapp.reply_of(own, greeting, context, content, clientapp.APP, node)
     assert "evil.py" in said.error.reason
     assert "no code that a server sends" in said.error.reason
     (entry,) = audit_log(node).entries()
@@ -142,14 +142,14 @@ def test_a_malicious_bundle_writes_no_file_and_the_server_and_the_log_hear_why(
 
 def test_tasks_of_another_kind_are_refused_before_the_bundle_is_looked_at(app, node, greeting):
     context = Context(run_id=5, node_id=1, node_config={}, state=RecordDict(), run_config={})
-    said = clientapp.answer(None, greeting, context, build_fab_from_disk(app), "flwr-agentapp", node)
+    said = clientapp.reply_of(None, greeting, context, build_fab_from_disk(app), "flwr-agentapp", node)
     assert "flwr-agentapp" in said.error.reason
 
 
 def test_our_own_bundle_is_answered_by_the_installed_app(app, node, greeting, cohort):
     context = Context(run_id=5, node_id=1, node_config={}, state=RecordDict(), run_config={})
     own = client_app(lambda context: Hospital(cohort["alpha"]))
-    said = clientapp.answer(own, greeting, context, build_fab_from_disk(app), clientapp.APP, node)
+    said = clientapp.reply_of(own, greeting, context, build_fab_from_disk(app), clientapp.APP, node)
     assert not said.has_error()
     assert clientapp.own_app() is __import__("fedmerge.experiment.flower_app", fromlist=["client"]).client
 

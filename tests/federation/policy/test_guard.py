@@ -127,7 +127,7 @@ def test_a_training_that_the_plan_does_not_lead_to_is_refused(approved, plan, st
         ("query.anything", {}),
     ],
 )
-def test_a_question_that_the_plan_does_not_have_is_refused(approved, plan, start, kind, job):
+def test_a_request_that_the_plan_does_not_have_is_refused(approved, plan, start, kind, job):
     refused(approved.ask(kind, job))
 
 
@@ -185,20 +185,20 @@ def test_sums_that_were_approved_under_masks_are_given_under_masks_alone(asker, 
     masked = changed(plan, federation=FederationOptions(secure_statistics=True))
     job = common_config(plan) | {"parents": ["alpha"], "images": {"alpha": 16}, "split": "val"}
     job |= {"session": "0" * 64}
-    question = {"session": "0" * 64, "kind": "moments", "options": {}}
+    request = {"session": "0" * 64, "kind": "moments", "options": {}}
     asker.wait_for_clients(Proposal(plan=masked, sums=SumsAsked(images=16, split="val")))
     refused(asker.ask("query.sums_begin", job), "in the open", "secure_statistics")
-    refused(asker.ask("query.sums", question), "in the open")
+    refused(asker.ask("query.sums", request), "in the open")
     refused(asker.ask("query.secure_sums_begin", job | {"images": {"alpha": 17}}), "sums over 17 images")
     assert not isinstance(asker.ask("query.secure_sums_begin", job), str)
-    assert not isinstance(asker.ask("query.secure_sums", question | {"label": "x"}), str)
+    assert not isinstance(asker.ask("query.secure_sums", request | {"label": "x"}), str)
     refused(asker.ask("query.secure_shares", {"label": "x", "adverts": []}), "has no numbers of 'x'")
     asker.wait_for_clients(Proposal(plan=plan, sums=SumsAsked(images=16, split="val")))
     refused(asker.ask("query.secure_sums_begin", job), "under masks")
-    refused(asker.ask("query.secure_sums", question | {"label": "x"}), "under masks")
+    refused(asker.ask("query.secure_sums", request | {"label": "x"}), "under masks")
     refused(asker.ask("query.secure_shares", {"label": "x", "adverts": []}), "has none")
     asker.wait_for_clients(Proposal(plan=masked))
-    refused(asker.ask("query.secure_sums", question | {"label": "x"}), "does not have")
+    refused(asker.ask("query.secure_sums", request | {"label": "x"}), "does not have")
 
 
 def test_an_approval_is_for_one_seed_one_plan_and_one_code(approved, plan, proposal, monkeypatch):

@@ -11,7 +11,7 @@ from fedmerge.federation.policy.proposal import Proposal, SumsAsked
 from fedmerge.federation.policy.rules import NUMBERS, Policy, policy_hash, read_policy, write_policy
 from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.federation.schema.messages import MESSAGES
-from fedmerge.federation.schema.replies import Answered
+from fedmerge.federation.schema.replies import ReplyBody
 from fedmerge.models import ModelSpec
 from fedmerge.training import TrainingOptions
 
@@ -60,7 +60,7 @@ def test_all_faults_are_said_at_once(tmp_path):
 def test_the_numbers_of_the_policy_are_those_that_the_schema_lets_through():
     """Else a number that an answer needs would be taken out of it by the default."""
     kinds = {exchange.reply for exchange in MESSAGES.values()}
-    answers = [kind for kind in kinds if issubclass(kind, Answered)]
+    answers = [kind for kind in kinds if issubclass(kind, ReplyBody)]
     fields = [(field.alias or name, field) for kind in answers for name, field in kind.model_fields.items()]
     words = {name for name, field in fields if field.annotation is str or "Json" in str(field.metadata)}
     assert {name for name, _ in fields} - words == set(NUMBERS)

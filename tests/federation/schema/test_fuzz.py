@@ -13,11 +13,11 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from hostile_changes import force, header, saved
-from hostile_messages import plan_of, sites
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.simulations.hostile_changes import force, header, saved
+from benchmarks.simulations.hostile_messages import plan_of, sites
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.client_state import client_state_tensors

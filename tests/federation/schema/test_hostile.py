@@ -3,10 +3,10 @@
 import unicodedata
 
 import pytest
-from hostile_answers import ERRORS, EVALUATE, GREETING, TRAIN
-from hostile_changes import error, say, texts
-from hostile_messages import HONEST, HOSTILE, PHASES, federate, untouched
 
+from benchmarks.simulations.hostile_answers import ERRORS, EVALUATE, GREETING, TRAIN
+from benchmarks.simulations.hostile_changes import error, say, texts
+from benchmarks.simulations.hostile_messages import HONEST, HOSTILE, PHASES, federate, untouched
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.schema.text import LONGEST
 from fedmerge.models import state_hash

@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
-from hostile_changes import Big, array, force, saved
-from hostile_messages import plan_of, sites
 
+from benchmarks.simulations.hostile_changes import Big, array, force, saved
+from benchmarks.simulations.hostile_messages import plan_of, sites
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.grids.simulated import contexts
 from fedmerge.federation.records import request_message
@@ -135,12 +135,12 @@ def test_a_fusion_s_beginning_is_refused_in_a_sentence(ask, path, value):
     assert ask("query.sums_begin", within(BEGIN, path, value), parents).has_error()
 
 
-def test_questions_about_sums_name_what_is_there(ask):
+def test_requests_about_sums_name_what_is_there(ask):
     parents = {f"0/{key}": entry for key, entry in STATE.items()}
     assert not ask("query.sums_begin", BEGIN, parents).has_error()
 
-    def refused(question, state=None, **options):
-        reply_message = ask("query.sums", {"session": SESSION, "kind": question, "options": options}, state)
+    def refused(request, state=None, **options):
+        reply_message = ask("query.sums", {"session": SESSION, "kind": request, "options": options}, state)
         return reply_message.error.reason if reply_message.has_error() else ""
 
     assert "no layer 'x'" in refused("outer", layers=["x"])

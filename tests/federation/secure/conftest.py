@@ -60,12 +60,12 @@ class Net:
             assert check_offer(label, {})(found[-1]) is None
         return found
 
-    def ask(self, question: Request) -> Iterable[Reply]:
-        """What an honest server does with a question."""
-        for message in question.messages():
-            answer = read(question, self._member(message), self.carry(message))
-            if isinstance(answer, Reply):
-                yield answer
+    def ask(self, request: Request) -> Iterable[Reply]:
+        """What an honest server does with a request."""
+        for message in request.messages():
+            reply = read(request, self._member(message), self.carry(message))
+            if isinstance(reply, Reply):
+                yield reply
 
     def carry(self, message: Message) -> Message | None:
         """A message to its hospital, and what comes back."""
@@ -74,20 +74,20 @@ class Net:
         if name in self.lost.get(action, ()):
             return None
         try:
-            answer = getattr(self.hospitals[name], action)(message)
+            reply = getattr(self.hospitals[name], action)(message)
         except FedMergeError as error:
             return failed(message, error)
         if (action, name) in self.changed:
-            said, record = parts(answer)
-            texts, arrays = self.changed[action, name](said.model_dump(), record)
+            body, record = parts(reply)
+            texts, arrays = self.changed[action, name](body.model_dump(), record)
             return reply_message(message, {}, arrays, texts)
-        return answer
+        return reply
 
     def put(self, name: str, action: str, **job: object) -> object:
         """One message to one hospital, and what it answers (numbers for ``masked``); raises its refusal."""
         message = request_message(f"query.secure_{action}", self.members[name].node_id, "", job, None)
-        said, record = parts(getattr(self.hospitals[name], action)(message))
-        return record["numbers"].numpy().copy() if action == "masked" else said
+        body, record = parts(getattr(self.hospitals[name], action)(message))
+        return record["numbers"].numpy().copy() if action == "masked" else body
 
     def total(self, offers: list[Reply], label: str = LABEL) -> tuple[list[str], np.ndarray]:
         """The sum that an honest server gets: of whom, and the numbers."""
@@ -108,17 +108,17 @@ class Net:
         return next(m for m in self.members.values() if m.node_id == message.metadata.dst_node_id)
 
 
-def parts(answer: Message) -> tuple:
-    """What an answer to a question of a sum says, and its arrays."""
+def parts(reply: Message) -> tuple:
+    """What an answer to a request of a sum says, and its arrays."""
     kind = {"numbers": "masked", "shares": "shares", "signature": "confirm", "own": "unmask"}
-    names = [*answer.content.config_records.get("texts", {}), *answer.content.array_records.get("arrays", {})]
+    names = [*reply.content.config_records.get("texts", {}), *reply.content.array_records.get("arrays", {})]
     (action,) = {kind[name] for name in names if name in kind}
-    return read_reply(answer, MESSAGES[f"query.secure_{action}"].reply)
+    return read_reply(reply, MESSAGES[f"query.secure_{action}"].reply)
 
 
 def adverts_of(offers: Iterable[Reply]) -> list[dict]:
     """The keys in the hospitals' first answers, as a server passes them on."""
-    return [answer.said.advert.model_dump() for answer in offers]
+    return [reply.body.advert.model_dump() for reply in offers]
 
 
 @pytest.fixture(scope="session")

@@ -105,10 +105,10 @@ def folders(cohort, tmp_path):
     return made
 
 
-def ask(server, states, *question, images=IMAGES):
-    """The answer to one question, over the images of the hospitals that are there."""
+def ask(server, states, *request, images=IMAGES):
+    """The answer to one request, over the images of the hospitals that are there."""
     here = {member.name: images[member.name] for member in server.clients}
-    return server.statistics(states, here, "train").ask(*(question or OUTER))
+    return server.statistics(states, here, "train").ask(*(request or OUTER))
 
 
 def node(server, name):
@@ -138,16 +138,16 @@ def fused(server, states, method, **options):
 # --- the same sums
 
 
-@pytest.mark.parametrize("question", [OUTER, ("moments", {}, {})])
-def test_sums_are_those_in_the_open_to_fixed_point(ward, states, cohort, question):
+@pytest.mark.parametrize("request", [OUTER, ("moments", {}, {})])
+def test_sums_are_those_in_the_open_to_fixed_point(ward, states, cohort, request):
     """Each hospital rounds a number x to a multiple of 2^-44: by 2^-45 at most, and not at all from 2^9 on,
     where doubles are no finer. The sum in the open rounds three times, each by 2^-53 of all hospitals'
     magnitudes; the other one once."""
     server = ward()
-    found, expected = (ask(each, states, *question) for each in (server, ward(masked=False)))
+    found, expected = (ask(each, states, *request) for each in (server, ward(masked=False)))
     assert found.keys() == expected.keys()
     assert float(found["images"]) == sum(IMAGES.values())
-    each = [own_sums(server, states, cohort, name, *question[:2]) for name in NAMES]
+    each = [own_sums(server, states, cohort, name, *request[:2]) for name in NAMES]
     for key, value in expected.items():
         magnitude = sum(float(sums[key].abs().max()) for sums in each)
         bound = len(NAMES) * 2.0**-45 + len(NAMES) * 2.0**-53 * magnitude
@@ -215,11 +215,11 @@ def test_no_hospitals_sums_cross_the_grid(ward, states, cohort):
                 assert set(metrics) == {"known"}
 
 
-@pytest.mark.parametrize("question", [("inputs", {}, {}), ("importance", {"kind": "conductance"}, {})])
-def test_what_one_hospital_answers_alone_is_refused_by_name(ward, states, question):
+@pytest.mark.parametrize("request", [("inputs", {}, {}), ("importance", {"kind": "conductance"}, {})])
+def test_what_one_hospital_answers_alone_is_refused_by_name(ward, states, request):
     server = ward()
-    with pytest.raises(FedMergeError, match=f"'{question[0]}'.*masks cannot hide"):
-        ask(server, states, *question)
+    with pytest.raises(FedMergeError, match=f"'{request[0]}'.*masks cannot hide"):
+        ask(server, states, *request)
     assert "query.secure_sums" not in [kind for kind, *_ in server.grid.carried]
 
 
@@ -281,8 +281,8 @@ def test_rounds_that_fuse_by_sums_are_masked(ward, plan):
 
 
 @pytest.mark.parametrize("step", ["query.secure_sums", "query.secure_shares", "query.secure_masked"])
-def test_a_hospital_lost_in_the_first_question_is_in_no_sum(ward, states, cohort, step):
-    """The others go on without it, with all questions and in the next fusion; sums are those of three."""
+def test_a_hospital_lost_in_the_first_request_is_in_no_sum(ward, states, cohort, step):
+    """The others go on without it, with all requests and in the next fusion; sums are those of three."""
     server = ward()
     server.grid.lost[step] = [node(server, "beta")]
     statistics = server.statistics(states, IMAGES, "train")
@@ -370,14 +370,14 @@ def refused(server):
     return " ".join(failure.reason for failure in server.strategy.failures)
 
 
-@pytest.mark.parametrize("question", [OUTER, ("moments", {}, {})])
-def test_after_a_restart_no_sum_is_given_without_one_hospital(ward, states, cohort, folders, question):
-    """The same question, or another over the same images, whatever the run is called: from what the server
+@pytest.mark.parametrize("request", [OUTER, ("moments", {}, {})])
+def test_after_a_restart_no_sum_is_given_without_one_hospital(ward, states, cohort, folders, request):
+    """The same request, or another over the same images, whatever the run is called: from what the server
     has it could take the fourth's sums. The first list is answered again."""
     first = ask(ward(folders=folders), states)
     again = ward(sites=cohort.sites[:3], folders=folders)
     with pytest.raises(FedMergeError, match="no sum under masks"):
-        ask(again, states, *question)
+        ask(again, states, *request)
     assert "difference of two sums would show" in refused(again)
     assert not any("numbers" in arrays for *_, arrays in again.grid.carried)
     repeated = ask(ward(folders=folders), states)
@@ -411,12 +411,12 @@ def test_sets_that_differ_by_few_images_are_refused_as_ever(ward, states, folder
     assert "1 of them could be told apart" in failure.reason
 
 
-def test_a_hospital_counts_the_questions_that_it_answers_under_masks(ward, states):
+def test_a_hospital_counts_the_requests_that_it_answers_under_masks(ward, states):
     server = ward()
     for hospital in server.kept:
-        hospital.sums.ledger.rules = SIMULATED.model_copy(update={"questions": 1})
+        hospital.sums.ledger.rules = SIMULATED.model_copy(update={"requests": 1})
     ask(server, states)
-    with pytest.raises(FedMergeError, match="has answered 1 questions about these images"):
+    with pytest.raises(FedMergeError, match="has answered 1 requests about these images"):
         ask(server, states, "moments", {}, {})
 
 
@@ -444,7 +444,7 @@ def test_models_without_weights_for_the_others_give_no_sum(ward, states):
     server.kept[0].sums.session = None
     with pytest.raises(FedMergeError, match="no sum under masks"):
         hospital_states_apart(statistics)
-    assert refused(server).count("was asked another question than the label of the sum says") >= 1
+    assert refused(server).count("was asked another request than the label of the sum says") >= 1
 
 
 def hospital_states_apart(statistics):
@@ -480,18 +480,18 @@ def test_nor_does_another_walk_for_the_others(ward, states, trick):
         elif trick == "a walk in the open":
             session.take("walk", fake, False)
             session.statistics[0].ask("walk", {}, fake)
-    question, sent = ("layer", {"name": first.name}, {}), len(server.grid.carried)
+    request, sent = ("layer", {"name": first.name}, {}), len(server.grid.carried)
     if trick == "changed behind the walk":
         statistics.ask("layer", {"name": second.name}, {})
-        question = ("layer", {"name": second.name}, {first.weight: fake[first.weight]})
+        request = ("layer", {"name": second.name}, {first.weight: fake[first.weight]})
         sent = len(server.grid.carried)
     said = {
-        "another fused model": "another question than the label",
+        "another fused model": "another request than the label",
         "changed behind the walk": "cannot be changed any more",
         "a walk in the open": "began in the open",
     }[trick]
     with pytest.raises(FedMergeError, match=said):
-        statistics.ask(*question)
+        statistics.ask(*request)
     assert not any("numbers" in arrays for kind, _, arrays in server.grid.carried[sent:])
 
 

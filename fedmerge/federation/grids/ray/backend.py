@@ -29,11 +29,11 @@ def ray_backend(backend: BackendConfig) -> Iterator[RayBackend]:
     A Ray that the calling program has initialised is used and left as it is.
     """
     with ray_initialised(backend):
-        place = RayBackend(backend)
+        opened = RayBackend(backend)
         try:
-            yield place
+            yield opened
         finally:
-            place.close()
+            opened.close()
 
 
 class RayBackend:

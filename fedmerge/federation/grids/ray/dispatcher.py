@@ -24,7 +24,7 @@ class Flight:
     """A message at a worker: its index, and references to reply and state. since: the start of its work."""
 
     index: int
-    answer: Any
+    reply: Any
     state: Any
     since: float = 0.0
 
@@ -81,21 +81,21 @@ class Dispatcher:
             debug=self.debug,
         )
         references = [self._openings[node]] + ([kept.state] if kept.version else [])
-        answer, state = hand.actor.handle.remote(
+        reply, state = hand.actor.handle.remote(
             call, references, *map(self.model_cache.reference, arrays.values())
         )
-        return Flight(index, answer, state)
+        return Flight(index, reply, state)
 
-    def answered(self, message: Message, answer: WorkerReply, state: Any) -> None:
+    def answered(self, message: Message, reply: WorkerReply, state: Any) -> None:
         """Keep a hospital's new state, and show the end of its training."""
         node = message.metadata.dst_node_id
-        if answer.changed:
+        if reply.changed:
             self._kept[node] = _Kept(self._kept[node].version + 1, state)
             ray.wait([state], timeout=0)  # starts a copy to this node, in case the other node is lost
-        elif answer.lost:
+        elif reply.lost:
             self._kept[node] = _Kept()
-        if answer.steps is not None:
-            self._show((node, answer.steps[2], answer.steps[2]))
+        if reply.steps is not None:
+            self._show((node, reply.steps[2], reply.steps[2]))
 
     def look(self, hand: WorkerHandle) -> None:
         """Ask a worker for the progress of its training, and show it."""

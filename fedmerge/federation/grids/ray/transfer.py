@@ -79,7 +79,7 @@ class Transfer(Iterator[Message]):
             self._expire()
             return
         self._submit()
-        flights = [flight.answer for flown in self._flights.values() for flight in flown]
+        flights = [flight.reply for flown in self._flights.values() for flight in flown]
         if not flights:
             self._pool.wait(1, min(wait, left))
         elif ray.wait(flights, num_returns=1, timeout=min(wait, left))[0]:
@@ -107,29 +107,29 @@ class Transfer(Iterator[Message]):
     def _collect(self, hand: WorkerHandle) -> None:
         """Take a worker's available replies, in the order in which it got the messages."""
         flown = self._flights[hand]
-        while flown and ray.wait([flown[0].answer], timeout=0)[0]:
+        while flown and ray.wait([flown[0].reply], timeout=0)[0]:
             flight, message = flown[0], self._messages[flown[0].index]
             try:
-                answer = ray.get(flight.answer)
+                reply = ray.get(flight.reply)
             except RayTaskError as error:
                 if self._desk.debug:
                     raise
-                answer = WorkerReply(failed(message, first_line(error)))
+                reply = WorkerReply(failed(message, first_line(error)))
             except RayError as error:
                 self._lose(hand, f"its worker process ended before it answered ({first_line(error)})")
                 return
             flown.popleft()
             if flown:
                 flown[0].since = time.monotonic()
-            self._done[flight.index] = answer.message
-            self._desk.answered(message, answer, flight.state)
+            self._done[flight.index] = reply.message
+            self._desk.answered(message, reply, flight.state)
 
     def _interrupt(self) -> None:
         """End the workers that take too long for one message."""
         now = time.monotonic()
         for hand, flown in list(self._flights.items()):
             if self._each is not None and flown and now - flown[0].since > self._each:
-                self._lose(hand, f"no answer within {self._each:g} s", LATE)
+                self._lose(hand, f"no reply within {self._each:g} s", LATE)
 
     def _lose(self, hand: WorkerHandle, reason: str, code: int = FAILED) -> None:
         """Give a worker's current message an Error reply; put its others back; replace the worker."""
@@ -146,7 +146,7 @@ class Transfer(Iterator[Message]):
         self._flights.clear()
         for waiting in self._waiting:
             waiting.clear()
-        late = f"no answer within {self._timeout:g} s"
+        late = f"no reply within {self._timeout:g} s"
         for index in range(self._given, len(self._messages)):
             if index not in self._done:
                 self._done[index] = failed(self._messages[index], late, LATE)

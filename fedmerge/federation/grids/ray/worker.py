@@ -17,8 +17,8 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.grids.ray.numerics import Numerics
 from fedmerge.federation.grids.simulated import contexts, failed
 
-Progress = Callable[[int, int], None]
-Opening = Callable[[Progress], ClientApp]
+StepProgress = Callable[[int, int], None]
+Opening = Callable[[StepProgress], ClientApp]
 """A function that makes a hospital's ClientApp in its worker's process; it is sent there once."""
 
 Steps = tuple[int, int, int]  # node id, steps done, steps in all
@@ -127,7 +127,7 @@ class Worker:
         self._rooms[node] = room
         return room
 
-    def _noting(self, node: int) -> Progress:
+    def _noting(self, node: int) -> StepProgress:
         def note(done: int, total: int) -> None:
             self._steps = (node, done, total)
 

@@ -1,0 +1,1 @@
+"""Compare our methods with their formulas, written out anew in numpy."""

@@ -1,0 +1,1 @@
+"""Simulations: intervals, privacy, hostile hospitals, kills, and what a server can rebuild."""

@@ -1,0 +1,1 @@
+"""Write the pages of the three studies: tables, sentences and figures."""
