@@ -21,7 +21,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from benchmarks import RESULTS
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.clients import Client
+from fedmerge.federation.client_registry import Client
 from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.privacy.ledger import Subject
 from fedmerge.federation.privacy.masked import decode_weights, encode_weights

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fedmerge.federation.arrays import lend
 from fedmerge.federation.checks import check_update, limit_of
-from fedmerge.federation.clients import Client, ClientRegistry
+from fedmerge.federation.client_registry import Client, ClientRegistry
 from fedmerge.federation.failures import Failure, Failures, Wrong
 from fedmerge.federation.fault_injection import Fault, faults_for
 from fedmerge.federation.grids.simulated import SimulatedGrid

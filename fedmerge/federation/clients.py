@@ -1,16 +1,17 @@
-"""The clients of a run: which hospital each node id belongs to, in a fixed order."""
+"""Wait for the clients of a run: hear who they are, and refuse those that cannot take part."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.client_registry import Client, ClientRegistry
 from fedmerge.federation.failures import Wrong
 from fedmerge.federation.grids.simulated import PENDING
 from fedmerge.federation.records import reason_of, request_message
@@ -22,47 +23,6 @@ POLL = 0.5  # seconds between two checks for connected nodes
 AGAIN = 15.0  # seconds until a hospital whose people have not decided yet is asked again
 OUTSIDE = "it was not admitted when the run began, or its admission was taken back: it was not waited for"
 LONGEST = 120.0  # the longest pause between two such requests; the pause grows each time
-
-
-@dataclass(frozen=True)
-class Client:
-    """What the server knows of one hospital: numbers, never images."""
-
-    node_id: int
-    name: str
-    examples: int
-    validation: int
-    class_counts: tuple[int, ...]
-
-    def held(self, split: Literal["val", "train"]) -> int:
-        """Return the number of images in a split."""
-        return self.validation if split == "val" else self.examples
-
-
-class ClientRegistry(tuple[Client, ...]):
-    """The hospitals in the order of their names; every reduction over replies follows this order.
-
-    Flower gives nodes random ids and hands replies over as they arrive; a fixed order makes two runs equal.
-    """
-
-    def named(self, names: Iterable[str] | None) -> ClientRegistry:
-        """Return only the hospitals with these names; all of them for None."""
-        if names is None:
-            return self
-        wanted = set(names)
-        return ClientRegistry(client for client in self if client.name in wanted)
-
-    def in_order(self, replies: Iterable[Message]) -> Iterator[tuple[Client, Message | None]]:
-        """Yield each hospital in registry order with its reply, or with None if it did not reply.
-
-        Replies are read as needed: if they arrive in order, one at a time is held.
-        """
-        arriving, early = iter(replies), dict[int, Message]()
-        for client in self:
-            while client.node_id not in early and (reply_message := next(arriving, None)) is not None:
-                early[reply_message.metadata.src_node_id] = reply_message
-            reply_message = None
-            yield client, early.pop(client.node_id, None)
 
 
 @dataclass

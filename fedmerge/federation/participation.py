@@ -10,7 +10,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.seeding import numpy_generator
 
 if TYPE_CHECKING:
-    from fedmerge.federation.clients import ClientRegistry
+    from fedmerge.federation.client_registry import ClientRegistry
 
 
 class Participation(BaseModel):

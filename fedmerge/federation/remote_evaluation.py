@@ -9,7 +9,7 @@ from typing import Any, Literal
 from flwr.serverapp import Grid
 
 from fedmerge.federation.client_manager import ClientManager
-from fedmerge.federation.clients import ClientRegistry
+from fedmerge.federation.client_registry import ClientRegistry
 from fedmerge.federation.privacy.masked import SCORED, NoSum
 from fedmerge.federation.privacy.secure_means import secure_scores
 from fedmerge.federation.sums.masked import MaskedStatistics

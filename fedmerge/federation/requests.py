@@ -9,7 +9,7 @@ from typing import Any
 
 from flwr.app import Message
 
-from fedmerge.federation.clients import Client, ClientRegistry
+from fedmerge.federation.client_registry import Client, ClientRegistry
 from fedmerge.federation.failures import Wrong
 from fedmerge.federation.grids.simulated import LATE
 from fedmerge.federation.records import reason_of

@@ -10,8 +10,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.federation.admission import read_admitted
 from fedmerge.federation.arrays import lend
+from fedmerge.federation.client_registry import Client, ClientRegistry
 from fedmerge.federation.client_state import client_state_tensors
-from fedmerge.federation.clients import Client, ClientRegistry, wait_for_clients
+from fedmerge.federation.clients import wait_for_clients
 from fedmerge.federation.journal import Position, RoundJournal
 from fedmerge.federation.plan import FederationPlan
 from fedmerge.federation.plan_checks import check_plan

@@ -13,7 +13,7 @@ from fedmerge.federation.aggregators import AGGREGATORS, Aggregated, Aggregation
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import not_finite
 from fedmerge.federation.client_manager import ClientManager
-from fedmerge.federation.clients import ClientRegistry
+from fedmerge.federation.client_registry import ClientRegistry
 from fedmerge.federation.participation import participants
 from fedmerge.federation.plan import FederationPlan
 from fedmerge.federation.privacy.masked import NoSum

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging.matching.statistics import LocalStatistics, Statistics
+from fedmerge.merging.matching.statistics import Statistics
 from fedmerge.models.cards import check_cards
 from fedmerge.models.copies import check_copy, faithful, fill, unwrapped
 from fedmerge.models.entries import entries, kinds
@@ -28,7 +28,6 @@ from fedmerge.registry import Registry
 
 if TYPE_CHECKING:
     from fedmerge.merging.matching.maps import Correspondence
-    from fedmerge.merging.matching.networks import Networks
 
 FUSION = Registry("fusion", "fusion method")
 
@@ -201,15 +200,6 @@ class Context:
     statistics: Statistics | None = None
     start: State | None = None
     device: str = "cpu"
-
-    def statistics_for(self, networks: Networks) -> Statistics:
-        """Return the source of sums over fusion images: the one given, or ``data`` here."""
-        if self.statistics is not None:
-            return self.statistics
-        if self.data is None:
-            raise FedMergeError("this method needs fusion images: pass data=, or statistics=.")
-        parents = list(zip(networks.programs, networks.states, strict=True))
-        return LocalStatistics(networks.fused, parents, self.data, self.labels, device=self.device)
 
 
 @dataclass(frozen=True)

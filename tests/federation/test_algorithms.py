@@ -5,8 +5,8 @@ import torch
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
+from fedmerge.federation.client_registry import Client, ClientRegistry
 from fedmerge.federation.client_state import personal_entries
-from fedmerge.federation.clients import Client, ClientRegistry
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.participation import Participation, participants
 from fedmerge.federation.privacy.accounting import epsilon

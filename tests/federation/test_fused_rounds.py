@@ -9,7 +9,7 @@ from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.aggregators.fused import _decisions
-from fedmerge.federation.clients import Client, ClientRegistry
+from fedmerge.federation.client_registry import Client, ClientRegistry
 from fedmerge.federation.participation import Participation, participants
 from fedmerge.merging import merge
 from fedmerge.merging.methods import Merged

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.clients import Client, ClientRegistry
+from fedmerge.federation.client_registry import Client, ClientRegistry
 from fedmerge.federation.participation import Participation, participants
 
 

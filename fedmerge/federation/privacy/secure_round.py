@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import Message
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.clients import Client, ClientRegistry
+from fedmerge.federation.client_registry import Client, ClientRegistry
 from fedmerge.federation.privacy.identity import same_key
 from fedmerge.federation.privacy.masked import SPOILT, SUM, NoSum
 from fedmerge.federation.privacy.secure_keys import NUMBERS, check_advert, purpose_of

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from fedmerge.federation.schema.fields import Count, Images, Loss, Name, Round, Seconds, Share, StrictReply
 
 if TYPE_CHECKING:
-    from fedmerge.federation.clients import Client
+    from fedmerge.federation.client_registry import Client
 
 MOST_CLASSES = 100_000
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.client_manager import ClientManager
-from fedmerge.federation.clients import Client
+from fedmerge.federation.client_registry import Client
 from fedmerge.federation.privacy.masked import SPOILT, NoSum
 from fedmerge.federation.privacy.secure_round import PHASE as MASKS
 from fedmerge.federation.privacy.secure_round import check_offer, secure_total

@@ -16,7 +16,7 @@ from fedmerge.errors import FedMergeError, unknown
 from fedmerge.federation.arrays import count_bytes, lend
 from fedmerge.federation.checks import not_finite
 from fedmerge.federation.client_manager import ClientManager
-from fedmerge.federation.clients import Client, ClientRegistry
+from fedmerge.federation.client_registry import Client, ClientRegistry
 from fedmerge.federation.records import request_message
 from fedmerge.federation.requests import Reply, Request, no_tensors, usable
 from fedmerge.federation.schema.messages import MESSAGES

@@ -63,7 +63,7 @@ def fuse_layers(
 ) -> Merged:
     """Walk the fused model from its input to its output, layer by layer; see the module's text."""
     networks = Networks.of(parents, context)
-    statistics = context.statistics_for(networks)
+    statistics = networks.statistics(context)
     importances = Importances(networks, statistics, attribution, normalisation)
     walk = _Walk(networks, statistics, match, fit, importances, context.batch_norm)
     state = walk.averaged() if not fit.refit else walk.fitted()

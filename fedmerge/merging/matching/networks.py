@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.merging.matching.statistics import LocalStatistics, Statistics
 from fedmerge.merging.methods import Context, Parents
 from fedmerge.models.entries import entries
 from fedmerge.models.graph import Layer, Neurons, Part, Program, follow, neurons_of
@@ -54,6 +55,18 @@ class Networks:
 
     def __len__(self) -> int:
         return len(self.states)
+
+    def statistics(self, context: Context) -> Statistics:
+        """Return the source of sums over fusion images: the context's, or sums over its ``data`` here.
+
+        Raises FedMergeError where it has neither.
+        """
+        if context.statistics is not None:
+            return context.statistics
+        if context.data is None:
+            raise FedMergeError("this method needs fusion images: pass data=, or statistics=.")
+        parents = list(zip(self.programs, self.states, strict=True))
+        return LocalStatistics(self.fused, parents, context.data, context.labels, device=context.device)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

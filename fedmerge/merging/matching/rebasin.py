@@ -78,7 +78,7 @@ def rebasin(
     share = tuple(1 / len(parents) for _ in parents.names)
     maps = Correspondence(networks.neurons, networks.parents, share)
     if by == "activations":
-        statistics = context.statistics_for(networks)
+        statistics = networks.statistics(context)
         importances = Importances(networks, statistics, attribution, normalisation)
         maps.channels = importances.shares()
         scores = [importances.neurons(g).view(len(parents), -1) for g in range(len(sizes))]

@@ -32,7 +32,7 @@ def regmean(parents: Parents, context: Context, *, off_diagonal: float = 0.9, ri
     if not 0 <= off_diagonal <= 1:
         raise FedMergeError(f"off_diagonal is {off_diagonal}: it must lie between 0 and 1.")
     networks = Networks.of(parents, context)
-    statistics = context.statistics_for(networks)
+    statistics = networks.statistics(context)
     sums = statistics.ask("inputs", {}, {})
     state: State = average(parents.states(), None, batch_norm=context.batch_norm)
     for layer in networks.layers:

@@ -32,7 +32,7 @@ def corrected(merged: Merged, after: str, parents: Parents, context: Context) ->
     if context.data is None and context.statistics is None:
         raise FedMergeError(f"after: {after} measures activations: pass data=, a few hundred fusion images.")
     networks = Networks.of(parents, context)
-    statistics = context.statistics_for(networks)
+    statistics = networks.statistics(context)
     state = {key: value.clone() for key, value in entries(merged.model).items()}
     if after == "batch-norm":
         state, log = reestimated(networks, statistics, state)

@@ -59,7 +59,7 @@ def ot_fusion(
                 f"the neurons of '{form.name}' move in blocks (heads of attention, or groups of group norm), "
                 "which a soft transport plan would tear apart: use rebasin, hf or kf."
             )
-    statistics = context.statistics_for(networks)
+    statistics = networks.statistics(context)
     importances = Importances(networks, statistics, attribution, normalisation)
     names = [layer.name for layer in networks.layers if networks.groups_of(layer)]
     sums = statistics.ask("outer", {"layers": names, "activation": "none"}, {})

@@ -20,8 +20,8 @@ from benchmarks.simulations.hostile_changes import force, header, saved
 from benchmarks.simulations.hostile_messages import plan_of, sites
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, client_app
+from fedmerge.federation.client_registry import Client
 from fedmerge.federation.client_state import client_state_tensors
-from fedmerge.federation.clients import Client
 from fedmerge.federation.failures import Wrong
 from fedmerge.federation.grids.simulated import contexts
 from fedmerge.federation.records import request_message

@@ -11,7 +11,7 @@ from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.clients import Client
+from fedmerge.federation.client_registry import Client
 from fedmerge.federation.deployment.keys import make_node_key, read_public
 from fedmerge.federation.grids.simulated import failed
 from fedmerge.federation.privacy.ledger import Subject
