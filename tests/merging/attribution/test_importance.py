@@ -101,8 +101,8 @@ def test_missing_labels_are_a_sentence(linear):
 
 @pytest.mark.parametrize("count", [1, 7, 200])
 def test_a_channel_that_decides_no_true_logit_has_exactly_none_by_ablation(count: int) -> None:
-    """Class 2 has no image, and hidden neuron 3 no way out: their importance is 0, and no rounding. A batch of
-    another size may be rounded in another way, and a difference of 1e-8 would count as a preference."""
+    """Class 2 has no image, and hidden neuron 3 no way out: their importance is 0, and no rounding. A batch
+    of another size may be rounded in another way, and a difference of 1e-8 would count as a preference."""
     draws = torch.Generator().manual_seed(2)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 3))
     with torch.no_grad():
