@@ -30,17 +30,37 @@ def ablation(
     Departs from the program of Neuron Interpolation (arXiv 2507.00037) in convolutions: that one sets one
     position of one channel to zero at a time and adds up the changes over positions, n x H x W passes. In
     linear layers the two are one.
+
+    A channel that the true classes' logits do not depend on has exactly 0: copies are compared with a batch
+    of as many unchanged copies, for a network's rounding may depend on the number of images.
     """
-    whole = program.run(values, x).gather(1, labels[:, None])[:, 0]
+    whole: dict[int, Tensor] = {}
     return {
         name: torch.cat(
             [
-                (whole - logits).abs().sum(1, dtype=torch.float64)
+                (_unchanged(program, values, x, labels, len(logits), whole) - logits)
+                .abs()
+                .sum(1, dtype=torch.float64)
                 for logits in _without(program, values, x, labels, node, dim)
             ]
         )
         for name, (node, dim) in places.items()
     }
+
+
+def _unchanged(
+    program: Program,
+    values: Mapping[str, Tensor],
+    x: Tensor,
+    labels: Tensor,
+    copies: int,
+    known: dict[int, Tensor],
+) -> Tensor:
+    """The true classes' logits (copies x images) of so many copies of the batch; kept in ``known``."""
+    if copies not in known:
+        logits = program.run(values, x.repeat(copies, *[1] * (x.ndim - 1)))
+        known[copies] = logits.gather(1, labels.repeat(copies)[:, None]).view(copies, len(x))
+    return known[copies]
 
 
 def _without(

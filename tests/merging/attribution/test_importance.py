@@ -97,3 +97,20 @@ def test_missing_labels_are_a_sentence(linear):
         of(linear, X, None, "conductance")
     with pytest.raises(FedMergeError, match="2 labels were given for 3 images"):
         of(linear, X, Y[:2], "deeplift")
+
+
+@pytest.mark.parametrize("count", [1, 7, 200])
+def test_a_channel_that_decides_no_true_logit_has_exactly_none_by_ablation(count: int) -> None:
+    """Class 2 has no image, and hidden neuron 3 no way out: their importance is 0, and no rounding. A batch
+    of another size may be rounded in another way, and a difference of 1e-8 would count as a preference."""
+    draws = torch.Generator().manual_seed(2)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 3))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(generator=draws)
+        net[3].weight[:, 3] = 0
+    x = torch.randn(count, 1, 8, 8, generator=draws)
+    found = of(net.eval(), x, torch.arange(count) % 2, "ablation")
+    assert found["3"][2] == 0
+    assert found["1"][3] == 0
+    assert found["3"][0] > 0
