@@ -11,6 +11,9 @@ FORKING := tests/test_files.py tests/experiment/test_resume.py tests/experiment/
 BENCHMARKS := federation federation_start federation_rounds federation_messages federation_memory \
 	federation_scaling federation_images journal inmerge bench_engine
 
+# Bytecode is kept, whatever the shell says: without it every process that a test starts compiles all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-slow lint coverage bench lowest audit clean
 
 demo: $(VENV)/.installed
@@ -58,7 +61,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-# Without compiling what is never imported: that takes longer than the rest of it.
+# Without compiling what is never imported: that takes longer than the rest of it. What is, is compiled when it is.
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,pretrained]'
 	touch $@ $(VENV)/.installed
