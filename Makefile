@@ -3,27 +3,46 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-# These fork and kill themselves, which a process among others must not do.
-FORKING := tests/test_files.py tests/experiment/test_resume.py tests/experiment/test_state.py \
-	tests/experiment/test_watching.py tests/engine/test_store.py tests/experiment/bench/test_bench.py
+# These fork and kill themselves, which a process among others must not do: each group has a process of its own.
+FORKING_RUNS := tests/test_files.py tests/experiment/test_resume.py
+FORKING_STUDIES := tests/experiment/bench/test_bench.py tests/engine/test_store.py \
+	tests/experiment/test_state.py tests/experiment/test_watching.py
 
 # Ratios, both sides measured in one run; about half an hour, on a quiet machine.
 BENCHMARKS := federation federation_start federation_rounds federation_messages federation_memory \
 	federation_scaling federation_images journal inmerge bench_engine
 
-.PHONY: demo test test-slow lint coverage bench lowest audit clean
+# Bytecode is kept, whatever the shell says: without it every process that a test starts compiles all that it imports.
+# That of tests lies apart, so that none appears beside the files that they write and look at.
+export PYTHONDONTWRITEBYTECODE :=
+TESTING := OMP_NUM_THREADS=1 PYTHONPYCACHEPREFIX="$(abspath $(VENV))/bytecode"
+
+.PHONY: demo test tests-among-others tests-forking-runs tests-forking-studies test-slow lint coverage bench lowest audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedmerge run configs/quickstart.yaml
 
+# All groups at once; those that fork print what they have to say when they end.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(FORKING))
-	$(BIN)/python -m pytest $(FORKING)
+	$(TESTING) $(MAKE) --no-print-directory --keep-going --jobs 3 tests-forking-runs tests-forking-studies tests-among-others
+
+tests-among-others: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder \
+		$(addprefix --ignore=,$(FORKING_RUNS) $(FORKING_STUDIES))
+
+tests-forking-runs: $(VENV)/.installed-dev
+	$(call quietly,$(FORKING_RUNS),runs)
+
+tests-forking-studies: $(VENV)/.installed-dev
+	$(call quietly,$(FORKING_STUDIES),studies)
+
+quietly = @log="$(VENV)/forking-$(2).log"; $(BIN)/python -m pytest $(1) > "$$log" 2>&1 && code=0 || code=$$?; \
+	cat "$$log"; exit $$code
 
 # Minutes of real processes: deployments (the same bits as here, revocation and renewal in the middle of a run, apps with
-# code, strangers, a cut link), Flower's own runtime, whole runs on Ray.
+# code, strangers, a cut link), Flower's own runtime, whole runs on Ray, many kills; and many more hostile messages.
 test-slow: $(VENV)/.installed-dev
-	FEDMERGE_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	FEDMERGE_SLOW=1 $(TESTING) $(BIN)/python -m pytest -m "slow or drawn"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -36,7 +55,7 @@ lint: $(VENV)/.installed-dev
 COVERED ?= analysis
 FLOOR   ?= 98
 coverage: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix tests/,$(COVERED)) \
+	$(TESTING) $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix tests/,$(COVERED)) \
 		$(addprefix --cov=fedmerge/,$(COVERED)) --cov-report=term-missing --cov-fail-under=$(FLOOR)
 
 bench: $(VENV)/.installed-dev
@@ -58,7 +77,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-# Without compiling what is never imported: that takes longer than the rest of it.
+# Without compiling what is never imported: that takes longer than the rest of it. What is, is compiled when it is.
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,pretrained]'
 	touch $@ $(VENV)/.installed

@@ -1,7 +1,9 @@
-"""The command line as a person uses it, in a process of its own."""
+"""The command line as a person uses it: once well and once wrong in its own process, else in this one."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -10,6 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fedmerge.cli import main
+from fedmerge.reports import page
+
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "--set", "training.rounds=1", "--set", "training.epochs=1", "--set", "training.fine_tune.epochs=1",
@@ -17,14 +22,31 @@ SMALL = [
 ]  # fmt: skip
 
 
-def fedmerge(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def in_a_process(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedmerge", *args]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
-def test_a_run_from_the_command_line(tmp_path):
+def fedmerge(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """What the command does in this process, where all of it is imported already."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["fedmerge", *args])
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
+
+
+def test_a_run_from_the_command_line(tmp_path, monkeypatch):
     config = str(ROOT / "configs" / "quickstart.yaml")
-    done = fedmerge("run", config, *SMALL, cwd=tmp_path)
+    done = in_a_process("run", config, *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("after ") for line in done.stderr.splitlines())  # no bar, no warning
     methods = ("majority-class †", "entropy-adaptive", "pooled", "alone:north", "greedy", "ensemble-features")
@@ -35,6 +57,7 @@ def test_a_run_from_the_command_line(tmp_path):
         path.name for path in folder.iterdir()
     }
 
+    monkeypatch.setattr(page, "image_of", lambda *what, **options: "data:image/svg+xml;base64,")
     again = fedmerge("run", str(folder / "config.yaml"), "--json", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     answer = json.loads(again.stdout)
@@ -67,7 +90,7 @@ def test_a_run_from_the_command_line(tmp_path):
     ],
 )
 def test_what_the_user_can_put_right_is_one_sentence(args, words, tmp_path):
-    done = fedmerge(*args, cwd=tmp_path)
+    done = (in_a_process if args[-1] == "nowhere.yaml" else fedmerge)(*args, cwd=tmp_path)
     assert done.returncode == 2
     *before, sentence = done.stderr.splitlines()
     assert all(line.startswith("after ") for line in before), (

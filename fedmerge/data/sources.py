@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fedmerge.data import medmnist
+from fedmerge.data.digits import digits
 from fedmerge.data.folders import read_folder
 from fedmerge.data.images import Split
 from fedmerge.data.npz import read_npz
@@ -169,11 +170,9 @@ def _find(name: str, folder: Path | None, more: list[Path] | None = None) -> Pat
 
 def _digits() -> RawSource:
     """The optical digits of scikit-learn: 1797 grey images of 8 x 8 with 16 levels, divided 60/20/20."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    images = np.round(data.images * (255 / 16)).astype(np.uint8)
-    whole = Split(torch.from_numpy(images)[:, None], torch.from_numpy(data.target).to(torch.int64))
+    levels, labels = digits()
+    images = np.round(levels * (255 / 16)).astype(np.uint8)
+    whole = Split(torch.from_numpy(images)[:, None], torch.from_numpy(labels))
     names = tuple(str(digit) for digit in range(10))
     return raw_source("digits", stratified(whole, (0.6, 0.2, 0.2), "digits"), names, "digits")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.meta import on_meta
 from fedmerge.models.state import State, check_alike
 from fedmerge.models.zoo import ModelSpec, build
 
@@ -31,7 +31,7 @@ def network_of(spec: ModelSpec, state: State, name: str) -> nn.Module:
 
 def _without_memory(spec: ModelSpec) -> nn.Module | None:
     try:
-        with torch.device("meta"):
+        with on_meta():
             return build(spec, seed=0)
     except (FedMergeError, RuntimeError):  # the ordinary build tells a fault of the specification
         return None

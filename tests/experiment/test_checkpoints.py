@@ -1,5 +1,7 @@
 """What is finished is kept: a seed that is interrupted after every single piece ends as if it never was."""
 
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -151,6 +153,12 @@ def flip(path):
     path.write_bytes(data)
 
 
+@pytest.fixture(scope="module")
+def kept():
+    """A finished seed, once the first test made it: its folder and its rows."""
+    return {}
+
+
 @pytest.mark.parametrize(
     "place",
     [
@@ -163,9 +171,12 @@ def flip(path):
         "journal/rounds/0002-global.safetensors",
     ],
 )
-def test_what_is_damaged_is_done_again_and_said(experiment, cohort, tmp_path, place):
+def test_what_is_damaged_is_done_again_and_said(experiment, cohort, tmp_path, kept, place):
     checked = read_experiment(experiment | {"fusion": ["greedy"], "testtime": []})[0]
-    whole = finish(checked, cohort, tmp_path, Record(COMMON))
+    if not kept:
+        kept |= {"folder": tmp_path / "whole"}
+        kept |= {"rows": finish(checked, cohort, kept["folder"], Record(COMMON))}
+    whole, tmp_path = kept["rows"], shutil.copytree(kept["folder"], tmp_path / "copy")
     models = hashes(tmp_path)
     flip(tmp_path / "federation" / place)
     record = Record(COMMON)

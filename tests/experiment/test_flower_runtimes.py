@@ -24,11 +24,20 @@ def simulation(tmp_path_factory):
     home, port = tmp_path_factory.mktemp("flwr"), free_port()
     (home / "config.toml").write_text(connection("here", f"127.0.0.1:{port}", None))
     env = environment(home, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    command = ["flower-superlink", "--simulation", "--insecure", "--port", str(port)]
+    database = home / "superlink.db"  # asking the SuperLink itself takes a process each time
+    command = [
+        "flower-superlink",
+        "--simulation",
+        "--insecure",
+        "--port",
+        str(port),
+        "--database",
+        str(database),
+    ]
     with Programs() as programs:
         superlink = programs.start(command, env, home / "log")
         superlink.wait_until(lambda: answers(port), 60, "answer")
-        yield Flower(env, "here")
+        yield Flower(env, "here", database)
 
 
 def answers(port):
@@ -50,7 +59,7 @@ def test_flwr_run_in_simulation_gives_the_same_bits(simulation, site_files, hash
     experiment["federation"] = {"faults": FAULTS, "on_failure": "retry", "deadline": 600}
     site_files.write_text(yaml.safe_dump(experiment))
     out = tmp_path / "flower"
-    nodes = {"num-supernodes": 3, "client-resources-num-cpus": 1}
+    nodes = {"num-supernodes": 3, "client-resources-num-cpus": 1, "init-args-num-cpus": 1}
     submitted = simulation.submit(ROOT, {"config": str(site_files), "seed": 3, "out": str(out)}, nodes)
     local = run(site_files, out=tmp_path / "local", seed=3)
     simulation.wait(submitted, patience=300)

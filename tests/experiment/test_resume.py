@@ -29,7 +29,7 @@ from fedmerge.files import locked, read_sealed, write_sealed
 from fedmerge.models import weights
 from fedmerge.seeding import numpy_generator
 
-KILLS = 20
+KILLS = [6, pytest.param(20, marks=pytest.mark.slow)]
 TABLES = ("results", "reliability", "coefficients", "decisions", "failures", "history")
 
 
@@ -116,13 +116,14 @@ def go_on(experiment, folder: Path) -> Result:
         return run(experiment, out=folder)
 
 
-def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(experiment, whole, tmp_path):
+@pytest.mark.parametrize("kills", KILLS)
+def test_killed_at_random_moments_it_ends_with_the_same_bits(experiment, whole, tmp_path, kills):
     """Each run is killed once, at a moment drawn from the time that an unbroken one takes, and resumed."""
     began = time.perf_counter()
     os.waitpid(forked(lambda: run(experiment, out=tmp_path / "unbroken")), 0)
     takes = time.perf_counter() - began
     same(outcome(tmp_path / "unbroken"), whole)
-    moments = numpy_generator(0, "kills").uniform(0, takes, KILLS)
+    moments = numpy_generator(0, "kills").uniform(0, takes, kills)
     progress = []
     for number, moment in enumerate(moments):
         folder = tmp_path / str(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pandas as pd
@@ -251,7 +252,8 @@ TABLES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25)
+@pytest.mark.drawn
+@settings(max_examples=50 if os.environ.get("FEDMERGE_SLOW") else 8)
 @given(scores=TABLES, largest=st.sampled_from([0.3, 0.68]), metric=st.sampled_from(["auto", "accuracy"]))
 def test_no_headline_names_a_constant_classifier_as_best(scores, largest, metric):
     """In a run's answer and in the titles of its figures."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import torch
-
 from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.schema.tensors import Tensors
+from fedmerge.models.meta import on_meta
 from fedmerge.models.zoo import ModelSpec, build
 
 MOST_NUMBERS = 2**30
@@ -40,7 +39,7 @@ def tensors_of(spec: ModelSpec) -> Tensors:
 def _tensors(spec: str) -> Tensors:
     known = ModelSpec.model_validate_json(spec)
     try:
-        with torch.device("meta"):
+        with on_meta():
             state = build(known, 0).state_dict()
     except FedMergeError:
         raise

@@ -269,12 +269,13 @@ def _run(place, out):
     os._exit(0)
 
 
-def test_killed_at_twenty_random_moments_it_ends_with_the_same_rows(whole, place, tmp_path):
+@pytest.mark.parametrize("killings", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_with_the_same_rows(whole, place, tmp_path, killings):
     """A study that is done before its next moment comes is compared, and another one is begun."""
     context = multiprocessing.get_context("fork")
     moments = random.Random(0)
     studies, kills = [tmp_path / "study-0"], 0
-    while kills < 20:
+    while kills < killings:
         process = context.Process(target=_run, args=(place, studies[-1]))
         process.start()
         process.join(moments.uniform(0.05, 0.6))
