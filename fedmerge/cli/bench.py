@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedmerge.cli.app import FAILED, Changes, Json, app, err, out, print_json, say
+from fedmerge.cli.app import FAILED, Changes, Json, Plugins, app, err, out, print_json, say
 from fedmerge.cli.progress import clock, lines
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def bench(
     extend: Annotated[
         bool, typer.Option("--extend", help="Accept a changed configuration; keep what it still needs.")
     ] = False,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Run a study: a matrix of experiments, each job once. If interrupted, the same command goes on.
@@ -44,7 +45,7 @@ def bench(
     """
     from fedmerge.experiment.bench import completion_cache
 
-    settled = _settled(config, changes or [], folder, retry)
+    settled = _settled(config, changes or [], plugins or [], folder, retry)
     if settled is None:
         from fedmerge.experiment.bench.engine import bench as run_bench
         from fedmerge.reports.rewrite import write_again
@@ -59,6 +60,7 @@ def bench(
                     device=device,
                     retry=retry,
                     extend=extend,
+                    plugins=plugins or [],
                     watch=watch,
                 )
         except KeyboardInterrupt:
@@ -92,12 +94,14 @@ def _end(settled: dict[str, Any]) -> None:
         raise typer.Exit(FAILED)
 
 
-def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) -> dict[str, Any] | None:
+def _settled(
+    config: str, changes: list[str], plugins: list[str], folder: Path | None, retry: bool
+) -> dict[str, Any] | None:
     """Return the receipt of this study if it is finished, without loading the training code; else None."""
     from fedmerge.experiment.bench import completion_cache
 
     place = folder if folder is not None else Path("runs") / Path(config).stem
-    found = completion_cache.valid(place, completion_cache.request_of(config, changes))
+    found = completion_cache.valid(place, completion_cache.request_of(config, changes, plugins))
     if found is None or (retry and found["failed"]) or not (place / "report.html").exists():
         return None
     return found | {"folder": str(place)}

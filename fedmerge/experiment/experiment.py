@@ -38,6 +38,7 @@ from fedmerge.experiment.setup import FEDERATED, Setup, set_up
 from fedmerge.federation import LOCAL
 from fedmerge.files import DiskError
 from fedmerge.models.state import State
+from fedmerge.plugins import blamed
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, Server
@@ -182,8 +183,8 @@ def _fuse_one(
         candidate, result = fuse(setup, server, target, entry, start)
     except DiskError:
         raise
-    except FedMergeError as error:
-        setup.record.failure(setup.seed, entry.label, target, str(error))
+    except Exception as error:
+        setup.record.failure(setup.seed, entry.label, target, _reason(error, entry.label))
         return None
     setup.record.fusion(setup.seed, target, entry.label, result.decisions)
     keep_fused(setup, target, candidate, result)
@@ -240,8 +241,16 @@ def _try(setup: Setup, trial: Trial, site: TargetStreams) -> None:
                 setup.record.step(stream, 1, 1)
     except DiskError:
         raise
-    except FedMergeError as error:
-        setup.record.failure(setup.seed, trial.label, site.name, str(error))
+    except Exception as error:
+        setup.record.failure(setup.seed, trial.label, site.name, _reason(error, trial.label))
+
+
+def _reason(error: Exception, label: str) -> str:
+    """Return the sentence of an error that fails one method alone; raise any other error again."""
+    reason = str(error) if isinstance(error, FedMergeError) else blamed(error, f"method '{label}'")
+    if reason is None:
+        raise error
+    return reason
 
 
 def _tried(setup: Setup, fused: list[Trial], target: str, told: Mapping[str, Sequence[int]]) -> list[Trial]:

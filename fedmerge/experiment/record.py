@@ -60,6 +60,8 @@ class Record:
         self.results.append(self.common | where | measured.row)
         self.coefficients += [where | {"method": measured.row["method"]} | entry for entry in measured.trace]
         self.reliability += [where | entry for entry in measured.bins]
+        for name, reason in measured.failures.items():
+            self.failure(seed, f"metric {name} of {measured.row['method']}", site, reason)
 
     def fusion(self, seed: int, site: str, label: str, decisions: list[Row]) -> None:
         """Add the decision log of a fusion method, or of a test-time method that was tuned."""

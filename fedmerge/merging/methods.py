@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fedmerge.merging.matching.maps import Correspondence
     from fedmerge.merging.matching.networks import Networks
 
-FUSION = Registry("fusion", "fusion method")
+FUSION = Registry("fusion", "fusion method", "fedmerge.fusion")
 
 
 @dataclass(frozen=True)

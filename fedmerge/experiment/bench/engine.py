@@ -20,6 +20,7 @@ from fedmerge.experiment.bench.store import State, Store, StudyStopped, states_i
 from fedmerge.experiment.bench.study import Study, adopt, open_study
 from fedmerge.experiment.bench.task import Outcome, Task
 from fedmerge.experiment.machine import pick_device
+from fedmerge.plugins import loaded_plugins
 from fedmerge.validation import noting_files
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def bench(
     device: str | None = None,
     retry: bool = False,
     extend: bool = False,
+    plugins: Sequence[str] = (),
     watch: Watch | None = None,
 ) -> Study:
     """Do every job of a study that is not done yet, and return the study.
@@ -44,8 +46,9 @@ def bench(
     source: a YAML file, the name of a shipped study, or a mapping. changes: overrides such as
     ``"set.seeds=[0, 1]"``. out: the study's folder; ``runs/NAME`` by default; the same folder goes on where
     it stopped. workers: jobs side by side on this machine, or an object that does them. retry: do failed jobs
-    again. extend: accept a changed configuration; finished jobs that it still needs are kept. watch: called
-    with a ``StudyProgress`` at every change, and about twice a second.
+    again. extend: accept a changed configuration; finished jobs that it still needs are kept. plugins:
+    modules or files, FILE.py, besides those that the study names. watch: called with a ``StudyProgress`` at
+    every change, and about twice a second.
 
     The same study gives the same rows with any number of workers and however often it was interrupted. A job
     that fails gives rows with a reason, and so do jobs that need it. Raises FedMergeError for bad input,
@@ -53,7 +56,7 @@ def bench(
     finished jobs are kept.
     """
     with noting_files() as files:
-        config, variants = read_bench(source, changes)
+        config, variants = read_bench(source, changes, plugins)
     plan = make_plan(config, variants)
     folder = Path(out) if out is not None else Path("runs") / config.name
     preflight.check(config, variants, _to_do(plan, states_in(folder, plan.jobs), retry))
@@ -74,7 +77,7 @@ def bench(
         if isinstance(source, str | Path):
             settled = [job for job, state in store.states(plan.jobs).items() if state != "missing"]
             completion_cache.write(
-                folder, completion_cache.request_of(source, changes), files, settled, study.summary
+                folder, completion_cache.request_of(source, changes, plugins), files, settled, study.summary
             )
         manifest.close(folder, "study")
     return study
@@ -128,6 +131,7 @@ def _tasks(
             sources[plan.jobs[name].config["experiment"]["cohort"]["name"]],
             where,
             threads,
+            loaded_plugins(),
         )
         for name in todo
     }

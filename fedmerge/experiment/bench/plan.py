@@ -1,7 +1,8 @@
 """The plan of a study: its jobs, what each job needs, and which rows of the table it gives.
 
-A job is named by a hash of its configuration. What does not change a job's outcome (labels, other methods,
-later stages) is not in that configuration, so the same trained hospitals under ten methods are one job.
+A job is named by a hash of its configuration, and of the code of the plug-ins that it uses. What does not
+change a job's outcome (labels, other methods, later stages) is not in that configuration, so the same trained
+hospitals under ten methods are one job.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fedmerge.experiment.entries import MethodConfig
 from fedmerge.experiment.federations import Federation, federations
 from fedmerge.experiment.kinds import MAJORITY, REFERENCE
 from fedmerge.experiment.needs import needs_data, needs_of
+from fedmerge.experiment.plugged import code_of
 from fedmerge.experiment.target_supervised import BEST_SOURCE, ORACLE
 
 Kind = Literal["rounds", "fine-tune", "pooled", "deploy"]
@@ -97,7 +99,7 @@ def _of(
     config: BenchConfig, variant: Variant, cohort: Config, seed: int, federation: Federation
 ) -> Iterator[tuple[Job, dict[str, Any] | None]]:
     """Yield the jobs of one federation of one seed, each after those it needs."""
-    experiment = variant.experiment
+    experiment, plugins = variant.experiment, variant.experiment.plugins
     name = ", ".join([*variant.levels.values(), f"seed {seed}"])
     if federation.name.startswith("without-"):
         name += f", {federation.name.replace('-', ' ', 1)}"
@@ -105,11 +107,11 @@ def _of(
     base = {"members": list(federation.members)}
     begun: tuple[str, ...] = ()
     if experiment.training.rounds:
-        rounds = _job(base | {"kind": "rounds", "experiment": together}, (), f"{name}: rounds")
+        rounds = _job(base | {"kind": "rounds", "experiment": together}, (), f"{name}: rounds", plugins)
         yield rounds, None
         begun = (rounds.hash,)
     tuned = _stage(experiment, cohort, seed, "fine-tune")
-    own = _job(base | {"kind": "fine-tune", "experiment": tuned}, begun, f"{name}: fine-tuning")
+    own = _job(base | {"kind": "fine-tune", "experiment": tuned}, begun, f"{name}: fine-tuning", plugins)
     yield own, None
     for target in federation.targets:
         where = base | {"target": target}
@@ -119,7 +121,7 @@ def _of(
             members = list(experiment.sources(target, federation.members))
             alike = _stage(experiment, cohort, seed, "pooled")
             shared = {"kind": "pooled", "members": members, "target": target, "experiment": alike}
-            pooled = _job(shared, (), f"{name}: pooled training for {target}")
+            pooled = _job(shared, (), f"{name}: pooled training for {target}", plugins)
             yield pooled, None
         yield _majority(experiment, cohort, seed, where), columns | {"method": MAJORITY, "kind": REFERENCE}
         for kind, entry in _methods(config, experiment):
@@ -128,7 +130,8 @@ def _of(
             wanted |= {"method": {"method": entry.method, **entry.choices}}
             source = pooled if _from_pooled(kind, entry) else own
             start = begun if kind == "fusion" and needs_of(entry).shared_start else ()
-            job = _job(where | wanted, (source.hash, *start), f"{name}: {entry.label} at {target}")
+            label = f"{name}: {entry.label} at {target}"
+            job = _job(where | wanted, (source.hash, *start), label, plugins)
             yield job, columns | {"method": entry.label, "kind": kind}
 
 
@@ -138,7 +141,7 @@ def _majority(experiment: Experiment, cohort: Config, seed: int, where: Config) 
     stage |= {"model": {"name": "small-cnn"}, "training": {"rounds": 1}, "normalisation": "none"}
     stage |= {"batch_norm": "mixture", "evaluation": _arriving(experiment)}
     config = where | {"kind": "deploy", "experiment": stage, "as": REFERENCE, "method": {"method": MAJORITY}}
-    return _job(config, (), f"seed {seed}: {MAJORITY} at {where['target']}")
+    return _job(config, (), f"seed {seed}: {MAJORITY} at {where['target']}", experiment.plugins)
 
 
 def _methods(config: BenchConfig, experiment: Experiment) -> Iterator[tuple[str, MethodConfig]]:
@@ -206,7 +209,9 @@ def _stage(
     } | ({"federation": federation} if federation and stage != "pooled" else {})
 
 
-def _job(config: Config, needs: tuple[str, ...], label: str) -> Job:
+def _job(config: Config, needs: tuple[str, ...], label: str, plugins: Sequence[str]) -> Job:
+    if code := code_of(config, plugins):
+        config = config | {"plugins": code}
     text = json.dumps(config, sort_keys=True)
     return Job(hashlib.sha256(text.encode()).hexdigest()[:16], config, needs, label)
 

@@ -7,24 +7,22 @@ from typing import Any
 
 import pandas as pd
 
+from fedmerge.analysis import METRICS
+from fedmerge.experiment import results
 from fedmerge.experiment.bench.config import BenchConfig
 from fedmerge.experiment.bench.plan import Entry, Plan
 from fedmerge.experiment.bench.store import Store, said
-from fedmerge.experiment.results import COLUMNS, write_table
+from fedmerge.experiment.results import write_table
 from fedmerge.experiment.target_supervised import ORACLE, best_source
 
 Row = dict[str, Any]
-NUMBERS = [
-    "accuracy", "balanced_accuracy", "auroc", "ece", "brier", "classes_present", "largest_class",
-    "classes_predicted", "largest_predicted", "chance_error", "validation", "training_accuracy",
-    "initial_statistics", "forward_passes", "backward_passes", "seconds", "training_seconds",
-]  # fmt: skip
 
 
 def columns(config: BenchConfig) -> list[str]:
     """The columns of results.parquet, in order."""
-    axes = [axis for axis in config.axes if axis not in COLUMNS]
-    rest = [column for column in COLUMNS if column != "experiment"]
+    of_runs = results.columns(METRICS.among(config.plugins))
+    axes = [axis for axis in config.axes if axis not in of_runs]
+    rest = [column for column in of_runs if column != "experiment"]
     middle = rest.index("seed")
     before = ["study", "job", "status", "reason", *rest[:middle], *axes]
     return [*before, *rest[middle:], "training_seconds"]
@@ -47,7 +45,8 @@ def collect(config: BenchConfig, plan: Plan, store: Store) -> None:
         where = {key: value for key, value in entry.columns.items() if key != "kind"}
         bins += [where | row | _label(entry, row) for row in binned]
     table = pd.DataFrame(rows).reindex(columns=columns(config))
-    table[NUMBERS] = table[NUMBERS].astype("float64")
+    numbers = [name for name in [*METRICS.names(), *results.NUMBERS] if name in table]
+    table[numbers] = table[numbers].astype("float64")
     table["constant"] = table["constant"].astype("boolean")
     with said(store.folder):
         write_table(store.folder / "results.parquet", table)

@@ -11,7 +11,7 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """A job as a worker gets it. sources: the folder where a cohort's relative paths start."""
+    """A job as a worker gets it. sources: where a cohort's relative paths start. plugins: as text."""
 
     hash: str
     config: Config
@@ -21,6 +21,7 @@ class Task:
     sources: Path | None = None
     device: str = "cpu"
     threads: int = 1
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

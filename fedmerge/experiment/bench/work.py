@@ -22,6 +22,7 @@ from fedmerge.experiment.experiment import fine_tune
 from fedmerge.experiment.kinds import REFERENCE
 from fedmerge.experiment.machine import describe, reproducible
 from fedmerge.experiment.majority import majority
+from fedmerge.experiment.plugged import load_for
 from fedmerge.experiment.predictors import adapt, alone, fuse, pooled, train_pooled
 from fedmerge.experiment.record import Record
 from fedmerge.experiment.setup import Setup, set_up
@@ -30,6 +31,7 @@ from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.models.weights import load_weights, write_weights
+from fedmerge.plugins import blamed
 from fedmerge.testtime import TESTTIME
 
 if TYPE_CHECKING:
@@ -54,9 +56,8 @@ def work(task: Task) -> Outcome:
             except Exception as error:
                 if isinstance(error, DiskError) or full(error):
                     raise
-                reason = (
-                    str(error) if isinstance(error, FedMergeError) else f"{type(error).__name__}: {error}"
-                )
+                known = str(error) if isinstance(error, FedMergeError) else blamed(error)
+                reason = known or f"{type(error).__name__}: {error}"
         seconds = time.perf_counter() - began
         store.finish(
             task.hash, part, record | {"seconds": seconds, "reason": reason}, "failed" if reason else "done"
@@ -70,10 +71,10 @@ def work(task: Task) -> Outcome:
 
 def _do(task: Task, store: Store, part: Path) -> dict[str, Any]:
     """Set the stage up, run it, and return what goes into job.json."""
-    config = task.config
+    config, plugins = task.config, load_for(task.config, task.plugins)
     cohort_config = json.dumps(config["experiment"]["cohort"], sort_keys=True)
     spec = _cohort_spec(cohort_config, task.sources)
-    experiment = Experiment.model_validate(config["experiment"] | {"cohort": spec})
+    experiment = Experiment.model_validate(config["experiment"] | {"cohort": spec, "plugins": plugins})
     (seed,) = experiment.seeds
     cohort = _cohort(cohort_config, seed, task.sources)
     record = Record({"config_hash": task.hash})
@@ -148,6 +149,7 @@ def _deploy(task: Task, setup: Setup, store: Store, part: Path) -> dict[str, Any
     rows, bins = [], []
     for candidate in _candidates(task, setup, store, target):
         for measured in evaluate_predictor(candidate, site, setup.conditions(target)):
+            setup.record.result(setup.seed, target, measured)
             rows.append(measured.row)
             bins += measured.bins
     write_text(part / "rows.json", json.dumps(rows))
