@@ -96,7 +96,7 @@ def _located(name: str, near: Path | None) -> str:
 
 
 def title_of(name: str) -> str:
-    """Return a plug-in's name for people and for other machines: its module, or its file without the folder."""
+    """Return a plug-in's name for people and other machines: its module, or its file without the folder."""
     return Path(name).name if _is_file(name) else name
 
 
@@ -169,6 +169,20 @@ def restrict_plugins(allowed: Sequence[str]) -> None:
     _allowed = frozenset(allowed)
     for name in allowed:
         load_module(name)
+
+
+def unload_plugins() -> None:
+    """Forget every plug-in of this process and what it added; what comes next is loaded anew."""
+    global _allowed
+    for plugin in _loaded.values():
+        for registry in REGISTRIES:
+            registry.drop(plugin.module)
+        for module in [name for name in sys.modules if plugin.has(name)]:
+            del sys.modules[module]
+    _allowed = None
+    for known in (_loaded, _entered, _announced):
+        known.clear()
+    _find_module.cache_clear()
 
 
 def enter(group: str) -> None:

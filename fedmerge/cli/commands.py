@@ -52,6 +52,10 @@ def run(
     gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None,
     resume: Resume = None,
     plugins: Plugins = None,
+    trackers: Annotated[
+        list[str] | None,
+        typer.Option("--tracker", help="tensorboard, mlflow or wandb; may be repeated."),
+    ] = None,
     sign: Annotated[
         Path | None, typer.Option("--sign", help="A private Ed25519 key that signs the finished run.")
     ] = None,
@@ -74,7 +78,7 @@ def run(
         with progress_bar(err, quiet=as_json) as progress:
             result = run_experiment(
                 config,
-                changes=changes or [],
+                changes=[*(changes or []), *([f"trackers=[{', '.join(trackers)}]"] if trackers else [])],
                 out=folder,
                 seed=seed,
                 device=device,

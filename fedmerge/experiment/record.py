@@ -26,6 +26,8 @@ class Record:
 
     remarks: sentences about an earlier process's work. images: remarks on the hospitals' images, by kind
     (``data.checks``). pause: called between two pieces of work, where the run may end with nothing lost.
+    listen: called with each new row of history, results and failures; not with rows of a checkpoint that is
+    loaded.
     """
 
     common: Row
@@ -39,6 +41,7 @@ class Record:
     remarks: list[str] = field(default_factory=list)
     images: dict[str, str] = field(default_factory=dict)
     pause: Callable[[], None] = lambda: None
+    listen: Callable[[str, Row], None] | None = None
     _stage: tuple[str, int, int] = ("", 1, 0)
     _heard: tuple[MergeStrategy | None, tuple[int, int]] = (None, (0, 0))
 
@@ -58,6 +61,7 @@ class Record:
         """Add a result row, the coefficients behind it and its calibration by bin."""
         where = {"seed": seed, "site": site}
         self.results.append(self.common | where | measured.row)
+        self._tell("results", where | measured.row)
         self.coefficients += [where | {"method": measured.row["method"]} | entry for entry in measured.trace]
         self.reliability += [where | entry for entry in measured.bins]
         for name, reason in measured.failures.items():
@@ -71,17 +75,21 @@ class Record:
         """Add a failure whose part was left out: where in the run, at which site, and why."""
         row = {"seed": seed, "where": where, "site": site, "reason": reason}
         self.failures.append(row | {"attempt": 1, "then": "left out", "kind": "error", "injected": ""})
+        self._tell("failures", self.failures[-1])
 
     def federation(self, seed: int, name: str, strategy: MergeStrategy) -> None:
         """Add the new rows in the history and failures of a federation."""
         known, since = self._heard
         history, failures = strategy.rows(since if known is strategy else (0, 0))
         self._heard = strategy, (len(strategy.history), len(strategy.failures))
-        self.history += [{"seed": seed, "federation": name} | row for row in history]
+        for row in history:
+            self.history.append({"seed": seed, "federation": name} | row)
+            self._tell("history", self.history[-1])
         for failure in failures:
             where = f"round {failure['round']} ({failure['phase']})" if failure["round"] else failure["phase"]
             del failure["round"], failure["phase"]
             self.failures.append({"seed": seed, "where": where} | failure)
+            self._tell("failures", self.failures[-1])
 
     def mark(self) -> dict[str, int]:
         """Return the number of rows, by list."""
@@ -105,6 +113,10 @@ class Record:
         """Return one of the lists as a DataFrame with at least ``columns``, in that order, first."""
         frame = pd.DataFrame(getattr(self, name))
         return frame.reindex(columns=[*columns, *(c for c in frame.columns if c not in columns)])
+
+    def _tell(self, kind: str, row: Row) -> None:
+        if self.listen is not None:
+            self.listen(kind, row)
 
     def _show(self, done: float, text: str | None = None) -> None:
         if self.progress is not None:

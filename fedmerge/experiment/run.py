@@ -39,12 +39,17 @@ from fedmerge.experiment.run_manifest import (
     same_experiment,
     same_place,
 )
+from fedmerge.experiment.tracking import check_trackers, tracked
 from fedmerge.federation import open_backend
 from fedmerge.files import DiskError
 from fedmerge.reports.run_report import write_report
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, BackendLike
+
+
+UNHASHED = ("seeds", "device", "plugins", "trackers")
+"""Fields that are not in the hash of a run's configuration; of plug-ins their code is."""
 
 
 def run(
@@ -87,6 +92,7 @@ def run(
     where = pick_device(experiment.device)
     first = build_cohort(spec, experiment.seeds[0])  # reports bad data before anything is written
     check_seeds(experiment, spec, first, elsewhere=getattr(backend, "remote", False))
+    check_trackers(experiment.trackers)
     with open_backend(backend) as (place, threads), reproducible(experiment.threads or threads):
         folder = new_folder(experiment.name, out)
         machine = describe(where) | {"hospitals": place.words}
@@ -147,7 +153,7 @@ def _work(
         "device": machine["device"],
         "versions": json.dumps(machine["versions"]),
         "config_hash": _hash(
-            {key: value for key, value in whole.items() if key not in ("seeds", "device", "plugins")}
+            {key: value for key, value in whole.items() if key not in UNHASHED}
             | ({"plugins": begun.plugins} if begun.plugins else {})
         ),
     }
@@ -157,12 +163,12 @@ def _work(
     ) as pause:
         record = Record(common, progress, pause=pause)
         try:
-            for each in experiment.seeds:
-                cohort = first if each == experiment.seeds[0] else build_cohort(spec, each)
-                record.images = together(
-                    record.images, remarks(cohort), "" if cohort is first else f"seed {each}"
-                )
-                run_seed(experiment, cohort, each, folder / f"seed-{each}", record, device, place)
+            with tracked(experiment.trackers, whole, folder, record):
+                for each in experiment.seeds:
+                    cohort = first if each == experiment.seeds[0] else build_cohort(spec, each)
+                    where = "" if cohort is first else f"seed {each}"
+                    record.images = together(record.images, remarks(cohort), where)
+                    run_seed(experiment, cohort, each, folder / f"seed-{each}", record, device, place)
         except BaseException as error:
             begun = begun.ended(time.perf_counter() - began, record.remarks, error)
             with suppress(DiskError):  # the checkpoints are there, the tables can be made of them again

@@ -105,7 +105,7 @@ def module_of(name: str) -> str | None:
 
 
 def plugin_of(name: str) -> str | None:
-    """Return the title of the plug-in that a network is from; None for our own, torchvision's and unknown ones."""
+    """Return the title of the plug-in that a network is from; None for all other networks."""
     if (module := module_of(name)) is not None:
         return module
     origin = NETWORKS[name].origin if name in NETWORKS else None

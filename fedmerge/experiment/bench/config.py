@@ -265,6 +265,8 @@ def _variant(config: BenchConfig, levels: dict[str, str], near: Path | None) -> 
     if config.plugins:
         data["plugins"] = list(dict.fromkeys([*config.plugins, *data.get("plugins", ())]))
     experiment, cohort = read_experiment(data, near=near)
+    if experiment.trackers:
+        raise FedMergeError("trackers are told of a run, not of a study: take them out, or use fedmerge run.")
     return Variant(levels, experiment, cohort)
 
 
