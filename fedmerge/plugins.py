@@ -19,7 +19,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -183,6 +183,7 @@ def unload_plugins() -> None:
     for known in (_loaded, _entered, _announced):
         known.clear()
     _find_module.cache_clear()
+    _points.cache_clear()
 
 
 def enter(group: str) -> None:
@@ -193,7 +194,7 @@ def enter(group: str) -> None:
     if group in _entered:
         return
     _entered.add(group)
-    for point in entry_points(group=group):
+    for point in _points().select(group=group):
         module = point.value.partition(":")[0].strip()
         if _allowed is None or module in _allowed:
             try:
@@ -202,6 +203,12 @@ def enter(group: str) -> None:
             except FedMergeError as error:
                 _entered.discard(group)
                 raise error.inside(f"entry point '{point.name}' of {group}") from None
+
+
+@functools.cache
+def _points() -> EntryPoints:
+    """Return the entry points of all installed packages; to read them takes a while."""
+    return entry_points()
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -146,7 +146,7 @@ def test_an_entry_point_is_loaded_when_its_name_is_asked_for(registry, tmp_path,
     write(tmp_path / "installed_soup.py", SOUP.format(answer="3"))
     monkeypatch.syspath_prepend(tmp_path)
     point = importlib.metadata.EntryPoint("soup", "installed_soup:soup", "fedmerge.tests")
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == "fedmerge.tests" else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda: importlib.metadata.EntryPoints([point]))
     assert not loaded_plugins()
     assert registry["soup"].call([]) == 3
     assert [entry.name for entry in registry.among([])] == ["soup"]
@@ -156,7 +156,7 @@ def test_entry_points_are_not_loaded_where_the_policy_does_not_list_them(registr
     write(tmp_path / "installed_soup.py", SOUP.format(answer="3"))
     monkeypatch.syspath_prepend(tmp_path)
     point = importlib.metadata.EntryPoint("soup", "installed_soup:soup", "fedmerge.tests")
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    monkeypatch.setattr(plugins, "entry_points", lambda: importlib.metadata.EntryPoints([point]))
     restrict_plugins([])
     assert registry.names() == []
 

@@ -146,7 +146,7 @@ def methods(
 ) -> None:
     """List methods (fusion, test-time, aggregators), what they need, and the networks; or explain one."""
     import fedmerge
-    from fedmerge.cli.tables import method_record, method_text, methods_table
+    from fedmerge.cli.tables import entry_text, method_record, method_text, methods_table, other_doors
     from fedmerge.errors import unknown
     from fedmerge.models import zoo
     from fedmerge.plugins import load_plugins
@@ -161,6 +161,11 @@ def methods(
     chosen = [
         method for method in (known if name is None else [*known, *networks]) if name in (None, method.name)
     ]
+    doors = other_doors()
+    held = [(kind, known[name]) for kind, known in doors.items() if name is not None and name in known]
+    if held and not chosen and not as_json:
+        say(out, "\n\n".join(entry_text(kind.removesuffix("s"), entry) for kind, entry in held))
+        return
     if not chosen:
         raise unknown("method or network", str(name), {method.name for method in [*known, *networks]})
     if as_json:
@@ -170,7 +175,10 @@ def methods(
         say(out, "\n\n".join(method_text(method) for method in chosen))
     else:
         out.print(methods_table(chosen))
-        say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME")
+        say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME, MODULE:FACTORY")
+        for kind, registry in doors.items():
+            if registry.names():
+                say(out, f"{kind}: {', '.join(registry.names())}")
         say(out, "options and formulas of one method or network: fedmerge methods NAME")
 
 

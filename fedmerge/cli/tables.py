@@ -14,6 +14,7 @@ from fedmerge.data import Cohort, CohortSpec, Site
 from fedmerge.experiment.formatting import listing
 from fedmerge.experiment.results import Result, summary_metrics
 from fedmerge.experiment.unlearned import CONSTANT, marked
+from fedmerge.plugins import origin_of
 from fedmerge.registry import Method
 
 
@@ -81,6 +82,23 @@ def method_text(method: Method) -> str:
             inspect.getdoc(method.call) or "",
         ]
     )
+
+
+def other_doors() -> dict[str, Any]:
+    """Return the registries that hold no methods, by what they hold."""
+    from fedmerge.analysis import METRICS
+    from fedmerge.data import SOURCES
+    from fedmerge.reports.registry import FIGURES
+    from fedmerge.trackers import TRACKERS
+
+    return {"metrics": METRICS, "sources": SOURCES, "trackers": TRACKERS, "figures": FIGURES}
+
+
+def entry_text(kind: str, entry: Any) -> str:
+    """Describe a metric, source, tracker or figure: its name, its plug-in, and its docstring."""
+    origin = origin_of(entry.call)
+    lines = [f"{entry.name} ({kind})", *([f"plug-in: {origin.name}"] if origin else [])]
+    return "\n".join([*lines, "", inspect.getdoc(entry.call) or ""])
 
 
 def method_record(method: Method) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from fedmerge.trackers import TRACKERS, flat, scalars
 
 HISTORY = {"seed": 0, "federation": "all", "round": 2, "phase": "train", "site": "north", "loss": 0.5,
            "accuracy": math.nan, "note": "none"}  # fmt: skip
-RESULT = {"seed": 0, "site": "coast", "method": "alone:north", "kind": "alone", "stream": "iid", "shift": "none",
-          "severity": 0, "n": 20, "accuracy": 0.75}  # fmt: skip
+RESULT = {"seed": 0, "site": "coast", "method": "alone:north", "kind": "alone", "stream": "iid", "n": 20,
+          "shift": "none", "severity": 0, "accuracy": 0.75}  # fmt: skip
 CONFIG: dict[str, Any] = {"name": "tiny", "training": {"lr": 0.1, "augment": []}}
 
 

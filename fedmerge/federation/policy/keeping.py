@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.app import Message
 
 from fedmerge.data import Site
-from fedmerge.errors import Faults, FedMergeError
+from fedmerge.errors import Faults, FedMergeError, short
 from fedmerge.federation.policy.proposal import Proposal, canonical, plugins_of
 from fedmerge.federation.policy.rules import FILE, Policy, read_policy
 from fedmerge.federation.policy.suppression import suppressed
@@ -105,10 +105,10 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
 def check_plugins(policy: Policy, plugins: Sequence[object]) -> None:
     """Raise FedMergeError where a proposal needs plug-ins, by title, that this hospital does not allow."""
     allowed = {title_of(name) for name in policy.plugins}
-    foreign = [title for title in plugins if title not in allowed]
+    foreign = [str(title) for title in plugins if not isinstance(title, str) or title not in allowed]
     if foreign:
         raise FedMergeError(
-            f"this hospital's {FILE} refuses it: plugins does not list {', '.join(map(canonical, foreign))}, "
+            f"this hospital's {FILE} refuses it: plugins does not list {short(', '.join(foreign))}, "
             "which the experiment needs: its people look at the code, install it, and list it, or do without."
         )
 
