@@ -19,7 +19,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoints, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -206,7 +206,7 @@ def enter(group: str) -> None:
 
 
 @functools.cache
-def _points() -> EntryPoints:
+def _points() -> Any:
     """Return the entry points of all installed packages; to read them takes a while."""
     return entry_points()
 

@@ -27,7 +27,7 @@ class TensorBoard:
     def start(self, config: Mapping[str, Any], folder: Path) -> None:
         """Open an event file, and write the configuration as text."""
         place = self._folder or str(folder.parent / "tensorboard" / folder.name)
-        self._writer: Any = self._open(place)  # type: ignore[no-untyped-call]
+        self._writer: Any = self._open(place)
         lines = [f"{name}: {value}" for name, value in flat(config).items()]
         self._writer.add_text("config", "\n\n".join(lines))
 

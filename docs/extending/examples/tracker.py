@@ -31,7 +31,7 @@ class Lines:
         """Append how the run ended."""
         self._write("finish", {"finished": finished})
 
-    def _write(self, kind: str, row: Mapping[str, Any]) -> None:
+    def _write(self, table: str, row: Mapping[str, Any]) -> None:
         assert self.path is not None
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, **row}, default=str) + "\n")
+            file.write(json.dumps({"table": table, **row}, default=str) + "\n")
