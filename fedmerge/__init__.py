@@ -18,16 +18,23 @@ from typing import TYPE_CHECKING, Any
 from fedmerge.errors import FedMergeError
 
 if TYPE_CHECKING:
+    from fedmerge.analysis import METRICS, Predictions
     from fedmerge.cluster.config import BackendConfig
-    from fedmerge.data import streams
+    from fedmerge.data import SOURCES, Arrays, SourceRequest, streams
     from fedmerge.experiment.bench.bench import bench
     from fedmerge.experiment.bench.study import Study, open_study
     from fedmerge.experiment.results import Result
     from fedmerge.experiment.run import run
+    from fedmerge.federation.aggregators import AGGREGATORS, Aggregated, AggregationContext, Update
+    from fedmerge.merging import FUSION, Context, Merged, Parents
     from fedmerge.merging.merge import MergeResult, merge
     from fedmerge.models import ModelPool
-    from fedmerge.registry import Method
-    from fedmerge.testtime import EntropyAdaptive, StreamAdaptive
+    from fedmerge.models.zoo import NETWORKS
+    from fedmerge.plugins import load_plugins
+    from fedmerge.registry import Method, Needs
+    from fedmerge.reports.registry import FIGURES
+    from fedmerge.testtime import TESTTIME, EntropyAdaptive, Node, StreamAdaptive, Trace
+    from fedmerge.trackers import TRACKERS, Tracker
     from fedmerge.training import InMerge
 
     __version__: str
@@ -45,19 +52,64 @@ _HOMES = {
     "StreamAdaptive": "fedmerge.testtime",
     "InMerge": "fedmerge.training",
     "ModelPool": "fedmerge.models",
+    "load_plugins": "fedmerge.plugins",
+    # for plug-ins: registries, and what a function or class in one gets and gives
+    "FUSION": "fedmerge.merging",
+    "Parents": "fedmerge.merging",
+    "Context": "fedmerge.merging",
+    "Merged": "fedmerge.merging",
+    "Needs": "fedmerge.registry",
+    "TESTTIME": "fedmerge.testtime",
+    "Node": "fedmerge.testtime",
+    "Trace": "fedmerge.testtime",
+    "AGGREGATORS": "fedmerge.federation.aggregators",
+    "Update": "fedmerge.federation.aggregators",
+    "AggregationContext": "fedmerge.federation.aggregators",
+    "Aggregated": "fedmerge.federation.aggregators",
+    "NETWORKS": "fedmerge.models.zoo",
+    "SOURCES": "fedmerge.data",
+    "SourceRequest": "fedmerge.data",
+    "Arrays": "fedmerge.data",
+    "METRICS": "fedmerge.analysis",
+    "Predictions": "fedmerge.analysis",
+    "FIGURES": "fedmerge.reports.registry",
+    "TRACKERS": "fedmerge.trackers",
+    "Tracker": "fedmerge.trackers",
 }
 
 __all__ = [
+    "AGGREGATORS",
+    "FIGURES",
+    "FUSION",
+    "METRICS",
+    "NETWORKS",
+    "SOURCES",
+    "TESTTIME",
+    "TRACKERS",
+    "Aggregated",
+    "AggregationContext",
+    "Arrays",
     "BackendConfig",
+    "Context",
     "EntropyAdaptive",
     "FedMergeError",
     "InMerge",
     "MergeResult",
+    "Merged",
     "ModelPool",
+    "Needs",
+    "Node",
+    "Parents",
+    "Predictions",
     "Result",
+    "SourceRequest",
     "StreamAdaptive",
     "Study",
+    "Trace",
+    "Tracker",
+    "Update",
     "bench",
+    "load_plugins",
     "merge",
     "methods",
     "open_study",

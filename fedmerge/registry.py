@@ -1,19 +1,21 @@
-"""The registry: one decorator registers a method with name, title, paper, typed options and needs.
+"""Registries: one decorator registers a method with name, title, paper, typed options and needs.
 
 A method is a function or a class. Its options are its keyword-only parameters, with their annotations
 and defaults: the schema, the checks and the help are read from the signature, never written twice.
+A ``Catalogue`` holds anything that has a name; a ``Registry`` holds methods. Both find plug-ins.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Generic, Protocol, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
 from fedmerge.errors import FedMergeError, nearest, unknown
+from fedmerge.plugins import REGISTRIES, Plugin, enter, guarded, is_among, origin_of
 from fedmerge.schema_faults import faults_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,6 +76,11 @@ class Method:
         """The first line of the callable's docstring."""
         return (inspect.getdoc(self.call) or "").split("\n", 1)[0]
 
+    @property
+    def origin(self) -> Plugin | None:
+        """The plug-in that it is from; None for FedMerge's own."""
+        return origin_of(self.call)
+
     def needs_with(self, given: dict[str, Any]) -> Needs:
         """Return what the method needs with these options, the others at their defaults."""
         if self.also is None:
@@ -102,20 +109,101 @@ class Method:
         return {key: getattr(checked, key) for key in given}
 
 
-class Registry:
+class Entry(Protocol):
+    """What a catalogue holds: a frozen dataclass with a name and a callable."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def call(self) -> Callable[..., Any]: ...
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Catalogue(Generic[E]):
+    """Entries by name, FedMerge's own first, then those of plug-ins.
+
+    kind: of an entry, in words. entry_points: the group in which installed packages announce theirs; they are
+    loaded when a name is not known, or all are asked for. enters: the methods of a registered class that
+    FedMerge calls: an exception in one, or in a registered function, names the plug-in that it is from.
+    """
+
+    def __init__(self, kind: str, entry_points: str = "", enters: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self._entry_points = entry_points
+        self._enters = enters
+        self._methods: dict[str, E] = {}
+        self._guarded: dict[str, tuple[E, E]] = {}
+        REGISTRIES.add(self)
+
+    def add(self, entry: E) -> None:
+        """Register an entry. Raises ValueError for a name that is taken."""
+        if entry.name in self._methods:
+            raise ValueError(f"{self.kind} '{entry.name}' is registered twice")
+        self._methods[entry.name] = entry
+
+    def drop(self, module: str) -> None:
+        """Take out the entries of a Python module and those below it."""
+        gone = [
+            name
+            for name, entry in self._methods.items()
+            if f"{getattr(entry.call, '__module__', '')}.".startswith(f"{module}.")
+        ]
+        for name in gone:
+            del self._methods[name]
+
+    def modules(self) -> Iterator[str]:
+        """Yield the Python module of each entry."""
+        return (getattr(entry.call, "__module__", "") for entry in self._methods.values())
+
+    def __getitem__(self, name: str) -> E:
+        if not isinstance(name, str) or name not in self:
+            raise unknown(self.kind, str(name), self.names())
+        entry = self._methods[name]
+        if origin_of(entry.call) is None:
+            return entry
+        known = self._guarded.get(name)
+        if known is None or known[0] is not entry:
+            call = guarded(entry.call, f"{self.kind} '{name}'", self._enters)
+            known = self._guarded[name] = (entry, replace(entry, call=call))  # type: ignore[type-var]
+        return known[1]
+
+    def __iter__(self) -> Iterator[E]:
+        return (self[name] for name in self.names())
+
+    def among(self, plugins: Sequence[str]) -> list[E]:
+        """Return FedMerge's own entries, those of installed packages, and those of the named plug-ins."""
+        return [entry for entry in self if is_among(origin_of(entry.call), plugins)]
+
+    def __contains__(self, name: object) -> bool:
+        if name not in self._methods:
+            self._enter()
+        return name in self._methods
+
+    def names(self) -> list[str]:
+        """Return all names, in order of registration."""
+        self._enter()
+        return list(self._methods)
+
+    def _enter(self) -> None:
+        if self._entry_points:
+            enter(self._entry_points)
+
+
+class Registry(Catalogue[Method]):
     """The methods of one group (fusion, test-time), by name."""
 
-    def __init__(self, group: str, kind: str) -> None:
+    def __init__(self, group: str, kind: str, entry_points: str = "", enters: tuple[str, ...] = ()) -> None:
+        super().__init__(kind, entry_points, enters)
         self.group = group
-        self.kind = kind
-        self._methods: dict[str, Method] = {}
 
     def method(
         self,
         name: str,
         *,
         title: str,
-        paper: str,
+        paper: str = "",
         needs: Needs | None = None,
         also: Callable[[dict[str, Any]], Needs] | None = None,
         any_width: bool = False,
@@ -128,7 +216,7 @@ class Registry:
         """
 
         def register(call: F) -> F:
-            options = _options_model(name, call)
+            options = options_model(name, call)
             needed = needs or Needs()
             self.add(Method(name, title, paper, "", "", needed, call, options, also, any_width, own_state))
             return call
@@ -137,27 +225,11 @@ class Registry:
 
     def add(self, method: Method) -> None:
         """Register a ready ``Method``; its group and kind become this registry's."""
-        if method.name in self._methods:
-            raise ValueError(f"{self.kind} '{method.name}' is registered twice")
-        self._methods[method.name] = replace(method, group=self.group, kind=self.kind)
-
-    def __getitem__(self, name: str) -> Method:
-        if not isinstance(name, str) or name not in self._methods:
-            raise unknown(self.kind, str(name), self._methods)
-        return self._methods[name]
-
-    def __iter__(self) -> Iterator[Method]:
-        return iter(self._methods.values())
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._methods
-
-    def names(self) -> list[str]:
-        """Return all names, in order of registration."""
-        return list(self._methods)
+        super().add(replace(method, group=self.group, kind=self.kind))
 
 
-def _options_model(name: str, call: Callable[..., Any]) -> type[BaseModel]:
+def options_model(name: str, call: Callable[..., Any]) -> type[BaseModel]:
+    """Return the keyword-only parameters of a function, or of a class's constructor, as a schema."""
     function = call.__init__ if inspect.isclass(call) else call
     hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}

@@ -56,8 +56,7 @@ def load_yaml(path: Path | str, faults: Faults | None = None) -> dict[str, Any]:
     mapping. faults: takes the faults of a file that can be read nevertheless, and they are not raised.
     """
     path = Path(path)
-    if (noted := _files.get()) is not None:
-        noted.append(path)
+    note_file(path)
     data = read_yaml(_text(path), str(path), faults)
     if not isinstance(data, dict):
         found = "nothing" if data is None else "a list" if isinstance(data, list) else short(repr(data))
@@ -100,9 +99,15 @@ def is_folder(path: Path) -> bool:
     return is_there(path) and path.is_dir()
 
 
+def note_file(path: Path) -> None:
+    """Note a file that decides what is done, for ``noting_files``."""
+    if (noted := _files.get()) is not None:
+        noted.append(path)
+
+
 @contextmanager
 def noting_files() -> Iterator[list[Path]]:
-    """Yield a list that gets the path of every file ``load_yaml`` reads inside the block."""
+    """Yield a list of the files that decide what is done: each YAML file read and plug-in in the block."""
     noted: list[Path] = []
     token = _files.set(noted)
     try:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from fedmerge.data import Arrays, Cohort, CohortSpec, SiteSpec, build_cohort
+from fedmerge.plugins import unload_plugins
 
 torch.set_num_threads(1)
 
@@ -48,6 +49,13 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_plugins() -> Iterator[None]:
+    """What a test plugs in is gone after it."""
+    yield
+    unload_plugins()
 
 
 @pytest.fixture

@@ -62,12 +62,12 @@ def rows(seed: int, images: int) -> Iterator[Row]:
     p, tensors = softmax(z), (torch.from_numpy(z), torch.from_numpy(y))
     found = scores(*tensors)
     hits = p.argmax(1) == y
-    yield compare("accuracy", found.accuracy, hits.mean())
+    yield compare("accuracy", found["accuracy"], hits.mean())
     recalls = [hits[y == c].mean() for c in np.unique(y)]
-    yield compare("balanced accuracy", found.balanced_accuracy, np.mean(recalls), FLOAT32)
-    yield compare("AUROC", found.auroc, auroc(p, y), 1e-4)
-    yield compare("expected calibration error", found.ece, calibration_error(p, y), 1e-4)
-    yield compare("Brier score", found.brier, ((p - np.eye(CLASSES)[y]) ** 2).sum(1).mean(), FLOAT32)
+    yield compare("balanced accuracy", found["balanced_accuracy"], np.mean(recalls), FLOAT32)
+    yield compare("AUROC", found["auroc"], auroc(p, y), 1e-4)
+    yield compare("expected calibration error", found["ece"], calibration_error(p, y), 1e-4)
+    yield compare("Brier score", found["brier"], ((p - np.eye(CLASSES)[y]) ** 2).sum(1).mean(), FLOAT32)
     yield compare("temperature", fit_temperature(*tensors), temperature(z, y), 1e-6)
 
 

@@ -13,8 +13,6 @@ from fedmerge.analysis.chance import learning, learning_at
 from fedmerge.analysis.cube import (
     CELL,
     DECIMALS,
-    LOWER_IS_BETTER,
-    SPANS,
     check_reference,
     clean,
     cube,
@@ -28,20 +26,8 @@ from fedmerge.analysis.cube import (
     with_interval,
 )
 from fedmerge.analysis.intervals import Array
+from fedmerge.analysis.metrics.contract import COSTS, METRICS, scale_of
 
-BESIDE = (
-    "accuracy",
-    "balanced_accuracy",
-    "auroc",
-    "ece",
-    "brier",
-    "validation",
-    "forward_passes",
-    "backward_passes",
-    "seconds",
-    "training_seconds",
-)
-"""The columns whose means stand beside the compared metric."""
 STANDING = ["constant", "chance", "majority", "learned", "worth"]
 PAIRED = ["difference", "difference_low", "difference_high", "wins", "losses", "ties"]
 
@@ -85,12 +71,12 @@ def leaderboard(
     seeds, sites: how many have a value; complete: a value in every cell in which any level has one;
     constant, chance, majority, learned, worth: what it is beside guessing (``analysis.learning``), and
     reference_worth, that of the reference (True without one);
-    and the means of the columns ``BESIDE`` that the table has.
+    and the means of the metrics and ``COSTS`` that the table has.
 
-    Intervals are those of ``crossed_interval``; of scores with ends (``SPANS``) on the scale of log-odds, of
-    differences as they are, cut where no difference can be. For metrics in ``LOWER_IS_BETTER``, better is
-    lower. A level that never finished is there with NaN; a stratum without a finished row is not.
-    Raises FedMergeError for an unknown column, or a reference that is not a level.
+    Intervals are those of ``crossed_interval``; of scores with ends (``Scale.span``) on the scale of
+    log-odds, of differences as they are, cut where no difference can be. What is better, ``Scale.lower``
+    says. A level that never finished is there with NaN; a stratum without a finished row is not. Raises
+    FedMergeError for an unknown column, or a reference that is not a level.
     """
     usable = clean(table, compare, metric, within)
     check_reference(table, compare, reference)
@@ -117,7 +103,7 @@ def difference(
         check_reference(table, compare, each)
     rows = usable[usable[compare].isin(pair)]
     values = cube(rows, metric, values_of(rows, CELL) | {compare: pair})
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = scale_of(metric).sign
     found = dict(zip(PAIRED, _against(values, 0, sign, metric)[-1].tolist(), strict=True))
     return found | {name: int(found[name]) for name in ("wins", "losses", "ties")}
 
@@ -133,7 +119,7 @@ def by_site(table: pd.DataFrame, compare: str = "method", metric: str = "accurac
     flat = np.moveaxis(values, 1, 2).reshape(len(values), 1, -1)
     index = pd.MultiIndex.from_product([labels[compare], labels["site"]], names=["level", "site"])
     frame = index.to_frame(index=False)
-    frame[["mean", "low", "high"]] = with_interval(flat, span=SPANS.get(metric))
+    frame[["mean", "low", "high"]] = with_interval(flat, span=scale_of(metric).span)
     if "constant" not in rows:
         return frame
     standing = learning_at(rows, compare, metric)[["constant", "worth"]].rename_axis(["level", "site"])
@@ -173,7 +159,7 @@ def _range(counts: pd.Series) -> str:
 
 
 def _board(rows: pd.DataFrame, compare: str, levels: list[Any], reference: Any, metric: str) -> pd.DataFrame:
-    sign, span = -1.0 if metric in LOWER_IS_BETTER else 1.0, SPANS.get(metric)
+    sign, span = scale_of(metric).sign, scale_of(metric).span
     values = cube(rows, metric, values_of(rows, CELL) | {compare: levels})
     there = np.isfinite(values)
     at_sites = nanmean(values, axis=2)
@@ -188,7 +174,11 @@ def _board(rows: pd.DataFrame, compare: str, levels: list[Any], reference: Any, 
     board["seeds"] = there.any(axis=(1, 2)).sum(axis=0)
     board["sites"] = there.any(axis=(0, 2)).sum(axis=0)
     board["complete"] = (there == there.any(axis=3, keepdims=True)).all(axis=(0, 1, 2))
-    beside = rows.groupby(compare)[[name for name in BESIDE if name in rows]].mean().reindex(levels)
+    beside = (
+        rows.groupby(compare)[[name for name in (*METRICS.names(), *COSTS) if name in rows]]
+        .mean()
+        .reindex(levels)
+    )
     board = board.join(beside.reset_index(drop=True))
     board[STANDING] = learning(rows, compare, metric)[STANDING].reindex(levels).to_numpy()
     board[["learned", "worth"]] = board[["learned", "worth"]].fillna(True).astype(bool)

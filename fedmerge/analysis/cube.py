@@ -16,14 +16,10 @@ import numpy as np
 import pandas as pd
 
 from fedmerge.analysis.intervals import Array, crossed_interval, inside
+from fedmerge.analysis.metrics.contract import scale_of
 from fedmerge.errors import FedMergeError, nearest, unknown
 
 CELL = ("seed", "site", "stream")
-LOWER_IS_BETTER = ("ece", "brier", "forward_passes", "backward_passes", "seconds", "training_seconds")
-SPANS = dict.fromkeys(("accuracy", "balanced_accuracy", "auroc", "ece", "validation"), (0.0, 1.0)) | {
-    "brier": (0.0, 2.0)
-}
-"""The least and the greatest value of the scores that have them."""
 DECIMALS = 12
 """Scores that agree to this many decimals are equal: means of the same numbers may differ in the last bit."""
 
@@ -135,5 +131,5 @@ def with_interval(values: Array, over: Array | None = None, span: Span | None = 
 
 def with_cut_interval(differences: Array, metric: str) -> Array:
     """Mean, low and high (M x 3) of differences of a score, cut to the differences that are possible."""
-    least, greatest = SPANS.get(metric, (-math.inf, math.inf))
+    least, greatest = scale_of(metric).span or (-math.inf, math.inf)
     return np.clip(with_interval(differences), least - greatest, greatest - least)

@@ -11,8 +11,6 @@ import pandas as pd
 
 from fedmerge.analysis.cube import (
     CELL,
-    LOWER_IS_BETTER,
-    SPANS,
     check_reference,
     cube,
     levels_of,
@@ -25,6 +23,7 @@ from fedmerge.analysis.cube import (
     with_cut_interval,
     with_interval,
 )
+from fedmerge.analysis.metrics.contract import scale_of
 
 
 def severity_curve(
@@ -43,7 +42,7 @@ def severity_curve(
         flat = values.reshape(*values.shape[:2], -1)
         axes = [labels[compare], labels["_severity"]]
         frame = pd.MultiIndex.from_product(axes, names=["level", "severity"]).to_frame(index=False)
-        frame[["mean", "low", "high"]] = with_interval(flat, span=SPANS.get(metric))
+        frame[["mean", "low", "high"]] = with_interval(flat, span=scale_of(metric).span)
         frames.append(stamped(frame, within, key))
     return pd.concat(frames, ignore_index=True)
 
@@ -55,7 +54,8 @@ def robustness(
     metric: str = "balanced_accuracy",
     within: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """One row per (*within, level): what shifted images cost, in error = 1 - metric (ece, brier: as is).
+    """One row per (*within, level): what shifted images cost, in error = 1 - metric (where less is better: as
+    is).
 
     Columns: *within, level; then
     clean_error, shifted_error: means over seeds and sites; the latter over all kinds and severities;
@@ -84,7 +84,7 @@ def _board(rows: pd.DataFrame, compare: str, reference: Any, metric: str) -> pd.
     shifts = {"_shift": list(rows.loc[~is_clean, "_shift"].unique())}
     clean = cube(rows[is_clean], metric, labels | levels)
     shifted = cube(rows[~is_clean], metric, labels | shifts | levels)
-    if metric not in LOWER_IS_BETTER:
+    if not scale_of(metric).lower:
         clean, shifted = 1 - clean, 1 - shifted
     board = pd.DataFrame({"level": levels[compare]})
     board["clean_error"] = nanmean(nanmean(clean, axis=2), axis=(0, 1))

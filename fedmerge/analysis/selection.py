@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fedmerge.analysis.cube import DECIMALS, finished, severities, strata
+from fedmerge.analysis.metrics.contract import METRICS
 from fedmerge.errors import FedMergeError, unknown
-
-TEST_SCORES = ("accuracy", "balanced_accuracy", "auroc", "ece", "brier")
 
 
 def select(
@@ -24,7 +23,7 @@ def select(
     Raises FedMergeError if ``by`` is a score of the unseen hospital, if a column is unknown, or if a stratum
     has no value to choose by.
     """
-    if by in TEST_SCORES:
+    if by in METRICS:
         raise FedMergeError(
             f"'{by}' is measured on test images, and a choice must not look at those: select by 'validation'."
         )

@@ -36,6 +36,10 @@ Changes = Annotated[
     typer.Option("--set", metavar="A.B=C", help="Change a field; may be repeated, and the last counts."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of everything that is drawn.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="A file or module that adds methods; may be repeated."),
+]
 RunFolder = Annotated[
     Path | None, typer.Option("--out", help="The run's folder, new or empty. Default: runs/NAME-001 …")
 ]

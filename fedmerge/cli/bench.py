@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedmerge.cli.app import FAILED, Changes, Json, app, err, out, print_json, say
+from fedmerge.cli.app import FAILED, Changes, Json, Plugins, app, err, out, print_json, say
 from fedmerge.cli.progress import clock, lines
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def bench(
     extend: Annotated[
         bool, typer.Option("--extend", help="Accept a changed configuration; keep what it still needs.")
     ] = False,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Run a study: a matrix of experiments, each job once. If interrupted, the same command goes on.
@@ -57,7 +58,7 @@ def bench(
     local = backend == "local"
     where = {"kind": backend, "address": address, "cpus": cpus, "gpus": gpus}
     where |= {} if local else {"workers": workers}
-    settled = _settled(config, changes or [], folder, retry)
+    settled = _settled(config, changes or [], plugins or [], folder, retry)
     if settled is None:
         from fedmerge.experiment.bench.bench import bench as run_bench
         from fedmerge.reports.rewrite import write_again
@@ -73,6 +74,7 @@ def bench(
                     device=device,
                     retry=retry,
                     extend=extend,
+                    plugins=plugins or [],
                     watch=watch,
                 )
         except KeyboardInterrupt:
@@ -106,12 +108,14 @@ def _end(settled: dict[str, Any]) -> None:
         raise typer.Exit(FAILED)
 
 
-def _settled(config: str, changes: list[str], folder: Path | None, retry: bool) -> dict[str, Any] | None:
+def _settled(
+    config: str, changes: list[str], plugins: list[str], folder: Path | None, retry: bool
+) -> dict[str, Any] | None:
     """Return the receipt of this study if it is finished, without loading the training code; else None."""
     from fedmerge.experiment.bench import completion_cache
 
     study_folder = folder if folder is not None else Path("runs") / Path(config).stem
-    found = completion_cache.valid(study_folder, completion_cache.request_of(config, changes))
+    found = completion_cache.valid(study_folder, completion_cache.request_of(config, changes, plugins))
     if found is None or (retry and found["failed"]) or not (study_folder / "report.html").exists():
         return None
     return found | {"folder": str(study_folder)}

@@ -13,6 +13,7 @@ from fedmerge.cli.app import (
     Changes,
     Config,
     Json,
+    Plugins,
     Resume,
     RunFolder,
     Seed,
@@ -50,6 +51,11 @@ def run(
     cpus: Annotated[float | None, typer.Option(help="CPUs of a worker; may be a fraction.")] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None,
     resume: Resume = None,
+    plugins: Plugins = None,
+    trackers: Annotated[
+        list[str] | None,
+        typer.Option("--tracker", help="tensorboard, mlflow or wandb; may be repeated."),
+    ] = None,
     sign: Annotated[
         Path | None, typer.Option("--sign", help="A private Ed25519 key that signs the finished run.")
     ] = None,
@@ -72,12 +78,13 @@ def run(
         with progress_bar(err, quiet=as_json) as progress:
             result = run_experiment(
                 config,
-                changes=changes or [],
+                changes=[*(changes or []), *([f"trackers=[{', '.join(trackers)}]"] if trackers else [])],
                 out=folder,
                 seed=seed,
                 device=device,
                 backend={key: value for key, value in where.items() if value is not None},
                 resume=resume,
+                plugins=plugins or [],
                 progress=progress,
             )
     except Stopped as stopped:
@@ -134,14 +141,17 @@ def show_result(result: Result, as_json: bool = False) -> None:
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, with everything there is to say.")] = None,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """List methods (fusion, test-time, aggregators), what they need, and the networks; or explain one."""
     import fedmerge
-    from fedmerge.cli.tables import method_record, method_text, methods_table
+    from fedmerge.cli.tables import entry_text, method_record, method_text, methods_table, other_doors
     from fedmerge.errors import unknown
     from fedmerge.models import zoo
+    from fedmerge.plugins import load_plugins
 
+    load_plugins(plugins or [])
     if name is not None and name.startswith("torchvision:"):
         zoo.check_network(name, {})
         say(out, f"{name}: a network of torchvision's (model); no options")
@@ -151,6 +161,11 @@ def methods(
     chosen = [
         method for method in (known if name is None else [*known, *networks]) if name in (None, method.name)
     ]
+    doors = other_doors()
+    held = [(kind, known[name]) for kind, known in doors.items() if name is not None and name in known]
+    if held and not chosen and not as_json:
+        say(out, "\n\n".join(entry_text(kind.removesuffix("s"), entry) for kind, entry in held))
+        return
     if not chosen:
         raise unknown("method or network", str(name), {method.name for method in [*known, *networks]})
     if as_json:
@@ -160,16 +175,21 @@ def methods(
         say(out, "\n\n".join(method_text(method) for method in chosen))
     else:
         out.print(methods_table(chosen))
-        say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME")
+        say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME, MODULE:FACTORY")
+        for kind, registry in doors.items():
+            if registry.names():
+                say(out, f"{kind}: {', '.join(registry.names())}")
         say(out, "options and formulas of one method or network: fedmerge methods NAME")
 
 
 @sites.command("list")
-def list_cohorts(as_json: Json = False) -> None:
+def list_cohorts(plugins: Plugins = None, as_json: Json = False) -> None:
     """List the cohorts that an experiment can name."""
     from fedmerge.cli.tables import cohorts_table
     from fedmerge.data import cohort_names, read_cohort
+    from fedmerge.plugins import load_plugins
 
+    load_plugins(plugins or [])
     cohorts = {name: read_cohort(name) for name in cohort_names()}
     if as_json:
         print_json({name: spec.model_dump(mode="json") for name, spec in cohorts.items()})
@@ -185,14 +205,17 @@ def show_cohort(
         typer.Option("--out", "-o", help="The contact sheet. Default: COHORT.png in the current folder."),
     ] = None,
     seed: Seed = 0,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Show a cohort: its hospitals, their images by class, remarks on them, and a contact sheet."""
     from fedmerge.cli.tables import cohort_table, site_record
     from fedmerge.data import build_cohort, read_cohort
     from fedmerge.data.checks import remarks
+    from fedmerge.plugins import load_plugins
     from fedmerge.reports import figures
 
+    load_plugins(plugins or [])
     with lines(err, lambda: f"reading the images of {cohort}"):
         built = build_cohort(read_cohort(cohort), seed)
         path = Path(f"{built.name}.png") if picture is None else picture
@@ -230,11 +253,14 @@ def export_cohort(
     cohort: Annotated[str, typer.Argument(help="A cohort's name, or a YAML file.")],
     folder: Annotated[Path, typer.Argument(help="Where to, new or empty.")],
     seed: Seed = 0,
+    plugins: Plugins = None,
 ) -> None:
     """Divide a cohort to try a deployment: a folder for each hospital, with its images and its file."""
     from fedmerge.data import build_cohort, read_cohort
     from fedmerge.data.export import export
+    from fedmerge.plugins import load_plugins
 
+    load_plugins(plugins or [])
     with lines(err, lambda: f"writing the images of {cohort} into {folder}"):
         built = build_cohort(read_cohort(cohort), seed)
         server = export(built, folder)

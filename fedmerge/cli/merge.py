@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedmerge.cli.app import Json, Seed, app, err, out, print_json, say
+from fedmerge.cli.app import Json, Plugins, Seed, app, err, out, print_json, say
 from fedmerge.cli.progress import lines
 
 
@@ -37,11 +37,14 @@ def merge(
     after: Annotated[str, typer.Option(help="none, repair or batch-norm.")] = "none",
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Fuse models of one network into one, and write it, with a card that names its parents."""
     from fedmerge.experiment.merge_files import merge_files
+    from fedmerge.plugins import load_plugins
 
+    load_plugins(plugins or [])
     with lines(err, lambda: f"merging {len(models)} models by {method}"):
         result = merge_files(
             models,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedmerge.cli.app import Json, app, err, out, print_json, say
+from fedmerge.cli.app import Json, Plugins, app, err, out, print_json, say
 from fedmerge.cli.progress import lines
 
 
@@ -18,13 +18,14 @@ def report(
         Path | None,
         typer.Option("--out", "-o", help="The file to write. Default: report.html in the folder."),
     ] = None,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Write the report of a run or a study again; of its folder only the manifest is changed besides."""
     from fedmerge.reports.rewrite import doubts, unfinished, write_again
 
     with lines(err, lambda: f"writing the report of {path}"):
-        kind, written = write_again(path, target)
+        kind, written = write_again(path, target, plugins or [])
     left, found = unfinished(path), doubts(path)
     if as_json:
         print_json({"kind": kind, "report": str(written), "unfinished": left, "warnings": found})

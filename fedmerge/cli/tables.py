@@ -9,9 +9,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from fedmerge.analysis.metrics import scale_of
 from fedmerge.data import Cohort, CohortSpec, Site
-from fedmerge.experiment.results import Result
+from fedmerge.experiment.formatting import listing
+from fedmerge.experiment.results import Result, summary_metrics
 from fedmerge.experiment.unlearned import CONSTANT, marked
+from fedmerge.plugins import origin_of
 from fedmerge.registry import Method
 
 
@@ -26,23 +29,26 @@ def summary_table(result: Result) -> Table:
     interval = f"{seeds} seeds: ± is the 95 % t interval." if seeds > 1 else "One seed: no interval."
     notes = [] if result.metric == "accuracy" else [f"Ranked by {result.metric.replace('_', ' ')}."]
     notes += [f"{CONSTANT}."] if (summary["constant"] > 0.5).any() else []
+    beside = [name for name in summary_metrics() if name in summary]
+    named = listing([scale_of(name).heading.removesuffix(", %") for name in beside])
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
         title=f"{result.experiment.title or result.experiment.name}: accuracy in % at {unseen}",
-        caption=" ".join(["Balanced accuracy, AUROC and ECE are means over the streams.", interval, *notes]),
+        caption=" ".join([f"{named[:1].upper()}{named[1:]} are means over the streams.", interval, *notes]),
     )
     table.add_column("method", no_wrap=True)
-    for name in (*streams, "bal. acc.", "AUROC", "ECE", "passes", *(["±"] if seeds > 1 else [])):
+    heads = [str(scale_of(name).short) for name in beside]
+    for name in (*streams, *heads, "passes", *(["±"] if seeds > 1 else [])):
         table.add_column(name.replace("-", " "), justify="right")
     previous = None
     for method, row in summary.iterrows():
         if previous not in (None, row["kind"]):
             table.add_section()
         previous = row["kind"]
-        cells = [f"{100 * row[name]:.1f}" for name in (*streams, "balanced_accuracy")]
-        cells += [f"{row['auroc']:.3f}", f"{row['ece']:.3f}", f"{row['forward_passes']:g}"]
+        cells = [f"{100 * row[name]:.1f}" for name in streams]
+        cells += [*(scale_of(name).text(row[name]) for name in beside), f"{row['forward_passes']:g}"]
         if seeds > 1:
             cells.append(f"{100 * row['interval']:.1f}")
         table.add_row(marked(str(method), row["constant"]), *cells)
@@ -67,12 +73,30 @@ def method_text(method: Method) -> str:
             f"{method.name}: {method.title} ({method.group})",
             *([f"paper: {method.paper}"] if method.paper else []),
             *([needs] if method.group != "model" else []),
+            *([f"plug-in: {method.origin.name}"] if method.origin is not None else []),
             "options and defaults:" if options else "no options",
             *options,
             "",
             inspect.getdoc(method.call) or "",
         ]
     )
+
+
+def other_doors() -> dict[str, Any]:
+    """Return the registries that hold no methods, by what they hold."""
+    from fedmerge.analysis import METRICS
+    from fedmerge.data import SOURCES
+    from fedmerge.reports.registry import FIGURES
+    from fedmerge.trackers import TRACKERS
+
+    return {"metrics": METRICS, "sources": SOURCES, "trackers": TRACKERS, "figures": FIGURES}
+
+
+def entry_text(kind: str, entry: Any) -> str:
+    """Describe a metric, source, tracker or figure: its name, its plug-in, and its docstring."""
+    origin = origin_of(entry.call)
+    lines = [f"{entry.name} ({kind})", *([f"plug-in: {origin.name}"] if origin else [])]
+    return "\n".join([*lines, "", inspect.getdoc(entry.call) or ""])
 
 
 def method_record(method: Method) -> dict[str, Any]:
@@ -84,6 +108,7 @@ def method_record(method: Method) -> dict[str, Any]:
         "summary": method.summary,
         "paper": method.paper,
         "needs": method.needs.names(),
+        "plugin": None if method.origin is None else method.origin.name,
         "options": method.options.model_json_schema().get("properties", {}),
     }
 

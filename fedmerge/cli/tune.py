@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedmerge.cli.app import Json, app, err, out, print_json, say
+from fedmerge.cli.app import Json, Plugins, app, err, out, print_json, say
 from fedmerge.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -35,12 +35,15 @@ def tune(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="One of the run's seeds. Default: the first.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Tune an option on the run's training hospitals, each held out once, without any data of the target."""
     from fedmerge.experiment.tune import tune_run, tuning_log
+    from fedmerge.plugins import load_plugins
     from fedmerge.yaml_text import read_yaml
 
+    load_plugins(plugins or [])
     given = None if values is None else [read_yaml(part, "--values") for part in values.split(",")]
     with progress_bar(err, quiet=as_json) as progress:
         entry, found = tune_run(

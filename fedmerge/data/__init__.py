@@ -10,11 +10,13 @@ from fedmerge.data.fusion import FusionData
 from fedmerge.data.images import Split, concat
 from fedmerge.data.partition import partition
 from fedmerge.data.scanner import Appearance
+from fedmerge.data.source_kinds import SOURCES, SourceRequest
 from fedmerge.data.sources import Arrays, load_source
 from fedmerge.data.spec import CohortSpec, Minimum, SiteSpec, cohort_names, read_cohort
 from fedmerge.data.streams import StreamSpec
 
 __all__ = [
+    "SOURCES",
     "Appearance",
     "Arrays",
     "Cohort",
@@ -23,6 +25,7 @@ __all__ = [
     "Minimum",
     "Site",
     "SiteSpec",
+    "SourceRequest",
     "Split",
     "StreamSpec",
     "build_cohort",

@@ -2,6 +2,7 @@
 
 ``digits`` (embedded in scikit-learn), ``medmnist:NAME`` (or ``medmnist:NAME_64``, ``_128``, ``_224``),
 ``npz:PATH``, ``folder:PATH``, or ``Arrays``; or ``remote``: the images are at the hospital and not here.
+``SOURCES`` holds the kinds; a plug-in can add one.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from fedmerge.data.folders import read_folder
 from fedmerge.data.images import Split
 from fedmerge.data.npz import read_npz
 from fedmerge.data.raw import RawSource, raw_source, split_from_arrays, stratified
+from fedmerge.data.source_kinds import SOURCES, Source, SourceRequest
 from fedmerge.errors import FedMergeError, nearest, short
 from fedmerge.validation import is_there
 
 REMOTE = "remote"
-FORMS = ("digits", "medmnist:NAME", "npz:PATH", "folder:PATH", REMOTE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,23 +71,31 @@ def load_source(
     if isinstance(source, Arrays):
         return _from_arrays(source)
     kind, rest = parse_source(source)
-    if kind == REMOTE:
-        raise FedMergeError("source 'remote': these images are at a hospital, so they cannot be loaded here.")
-    if kind == "digits":
-        return _digits()
-    if kind == "medmnist":
-        return _medmnist(source, rest, size)
-    path = locate(rest, folder, source)
-    return read_npz(path, source) if kind == "npz" else read_folder(path, source, size, channels, allow)
+    found = SOURCES[kind].call(SourceRequest(source, rest, folder, size, channels, allow))
+    if isinstance(found, Arrays):
+        return replace(_from_arrays(found), text=source)
+    if not isinstance(found, RawSource):
+        raise FedMergeError(
+            f"source '{short(source)}' gave {type(found).__name__}: its kind '{kind}' must return "
+            "fedmerge.data.Arrays, or a RawSource."
+        )
+    return found
 
 
 def parse_source(source: str) -> tuple[str, str]:
     """Kind and rest of a source string; ``FedMergeError`` with the allowed forms for anything else."""
     kind, _, rest = source.partition(":")
-    if source in ("digits", REMOTE) or (kind in ("medmnist", "npz", "folder") and rest):
+    if kind in SOURCES and SOURCES[kind].takes_rest == bool(rest) and (rest or source == kind):
         return kind, rest
-    hint = nearest(kind, [form.partition(":")[0] for form in FORMS])
-    raise FedMergeError(f"unknown source '{short(source)}'.{hint} Allowed: {', '.join(FORMS)}.")
+    forms = [known.form for known in SOURCES]
+    raise FedMergeError(
+        f"unknown source '{short(source)}'.{nearest(kind, SOURCES.names())} Allowed: {', '.join(forms)}."
+    )
+
+
+def kind_of(source: str) -> Source:
+    """Return the kind of a source string. Raises ``FedMergeError`` as ``parse_source`` does."""
+    return SOURCES[parse_source(source)[0]]
 
 
 def source_key(source: str | Arrays, folder: Path | None = None, size: int | None = None) -> object:
@@ -98,10 +107,8 @@ def source_key(source: str | Arrays, folder: Path | None = None, size: int | Non
     if isinstance(source, Arrays):
         return id(source)
     kind, rest = parse_source(source)
-    if kind == "medmnist":
-        found, path = _medmnist_file(rest, size)
-        return path or f"medmnist:{found}"
-    return locate(rest, folder, source) if kind in ("npz", "folder") else source
+    key = SOURCES[kind].key
+    return source if key is None else key(SourceRequest(source, rest, folder, size))
 
 
 def medmnist_set(source: str | Arrays) -> str | None:
@@ -123,7 +130,25 @@ def _medmnist_file(name: str, size: int | None) -> tuple[str, Path | None]:
     return wanted, _find(f"{wanted}.npz", None, places)
 
 
-def _medmnist(source: str, name: str, size: int | None) -> RawSource:
+@SOURCES.source("digits", form="digits")
+def _digits(asked: SourceRequest) -> RawSource:
+    """The optical digits of scikit-learn: 1797 grey images of 8 x 8 with 16 levels, divided 60/20/20."""
+    levels, labels = digits()
+    images = np.round(levels * (255 / 16)).astype(np.uint8)
+    whole = Split(torch.from_numpy(images)[:, None], torch.from_numpy(labels))
+    names = tuple(str(digit) for digit in range(10))
+    return raw_source("digits", stratified(whole, (0.6, 0.2, 0.2), "digits"), names, "digits")
+
+
+def _medmnist_key(asked: SourceRequest) -> Path | str:
+    found, path = _medmnist_file(asked.rest, asked.size)
+    return path or f"medmnist:{found}"
+
+
+@SOURCES.source("medmnist", form="medmnist:NAME", key=_medmnist_key)
+def _medmnist(asked: SourceRequest) -> RawSource:
+    """A MedMNIST set; ``NAME_64``, ``_128`` and ``_224`` are its larger sizes."""
+    source, name, size = asked.text, asked.rest, asked.size
     found, path = _medmnist_file(name, size)
     raw = read_npz(path or medmnist.download(found), source, medmnist.class_names(name))
     base, written = medmnist.parse(found)
@@ -168,13 +193,26 @@ def _find(name: str, folder: Path | None, more: list[Path] | None = None) -> Pat
     return None
 
 
-def _digits() -> RawSource:
-    """The optical digits of scikit-learn: 1797 grey images of 8 x 8 with 16 levels, divided 60/20/20."""
-    levels, labels = digits()
-    images = np.round(levels * (255 / 16)).astype(np.uint8)
-    whole = Split(torch.from_numpy(images)[:, None], torch.from_numpy(labels))
-    names = tuple(str(digit) for digit in range(10))
-    return raw_source("digits", stratified(whole, (0.6, 0.2, 0.2), "digits"), names, "digits")
+def _path(asked: SourceRequest) -> Path:
+    return locate(asked.rest, asked.folder, asked.text)
+
+
+@SOURCES.source("npz", form="npz:PATH", key=_path)
+def _npz(asked: SourceRequest) -> RawSource:
+    """A file of arrays: train_images, train_labels, and so for val and test."""
+    return read_npz(_path(asked), asked.text)
+
+
+@SOURCES.source("folder", form="folder:PATH", key=_path)
+def _folder(asked: SourceRequest) -> RawSource:
+    """A folder of images, a folder a class."""
+    return read_folder(_path(asked), asked.text, asked.size, asked.channels, asked.allow)
+
+
+@SOURCES.source(REMOTE, form=REMOTE)
+def _remote(asked: SourceRequest) -> RawSource:
+    """Images that are at a hospital, whose own file says the rest."""
+    raise FedMergeError("source 'remote': these images are at a hospital, so they cannot be loaded here.")
 
 
 def _from_arrays(arrays: Arrays) -> RawSource:

@@ -18,7 +18,7 @@ from fedmerge.data import CohortSpec, FusionData
 from fedmerge.data.scanner import SHIFTS
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import unknown
-from fedmerge.experiment.entries import MethodConfig, Strict, as_written
+from fedmerge.experiment.entries import MethodConfig, Strict, TrackerConfig, as_written
 from fedmerge.experiment.kinds import MAJORITY
 from fedmerge.experiment.target_supervised import BEST_SOURCE
 from fedmerge.federation.options import FederationOptions
@@ -29,6 +29,8 @@ from fedmerge.validation import LONGEST_NAME, Distinct, Seed
 
 RESERVED = ("alone", "pooled", BEST_SOURCE, MAJORITY)
 """Labels of references, which no method may have."""
+SELDOM = ("plugins", "trackers")
+"""Fields that are written only where they are set."""
 
 
 class ModelConfig(Strict):
@@ -138,6 +140,8 @@ class Experiment(Strict):
 
     unseen: ``cohort``, the sites marked so; names; ``each`` in turn; or ``none``: every hospital trains, and
     each is a target with its own test split. fusion_data: the images of fusion methods that need some.
+    plugins: modules or files, FILE.py, that add methods, networks, sources or metrics. trackers: programs
+    that are told what goes on in the run.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
@@ -157,6 +161,13 @@ class Experiment(Strict):
     federation: FederationOptions = FederationOptions()
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
+    plugins: Annotated[tuple[str, ...], Distinct] = ()
+    trackers: Annotated[tuple[TrackerConfig, ...], Distinct] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if value or key not in SELDOM}
 
     def sources(self, target: str, names: Iterable[str]) -> tuple[str, ...]:
         """Return those of ``names`` that may serve ``target``: all but itself, unless every site trains."""

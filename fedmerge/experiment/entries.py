@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    model_serializer,
+    model_validator,
+)
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION
 from fedmerge.registry import Method, Registry
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import TEMPERATURES
+from fedmerge.trackers import TRACKERS
 from fedmerge.validation import LONGEST_NAME
 
 EXTRA_OPTIONS = {FUSION.group: ("after",), TESTTIME.group: ("start", "tune", "calibrated")}
@@ -70,6 +79,35 @@ class MethodConfig(Strict):
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
         return {"method": self.method, "label": self.label, **self.choices}
+
+
+class TrackerConfig(Strict):
+    """A tracker with its options; written as its name, or as a mapping with the key ``tracker``."""
+
+    tracker: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The tracker's name; each may be listed once."""
+        return self.tracker
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        written = {"tracker": given} if isinstance(given, str) else given
+        if not isinstance(written, dict) or not isinstance(written.get("tracker"), str):
+            raise ValueError("write a tracker's name, or a mapping with 'tracker' and its options")
+        options = {key: value for key, value in written.items() if key not in ("tracker", "options")}
+        try:
+            found = TRACKERS[written["tracker"]]
+            return {"tracker": found.name, "options": found.check(options | written.get("options", {}))}
+        except FedMergeError as error:
+            raise ValueError(*error.args) from None
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {"tracker": self.tracker, **self.options}
 
 
 def as_written(registry: Registry) -> BeforeValidator:

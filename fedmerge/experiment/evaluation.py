@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedmerge.analysis import answers, reliability, scores
+from fedmerge.analysis import Metric, answers, reliability, scores
 from fedmerge.data import Appearance, Split, scanner, streams
 from fedmerge.experiment.config import EvaluationConfig
 from fedmerge.files import make_folder
@@ -49,11 +49,15 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Measured:
-    """One predictor measured on one stream: a result row, coefficients by batch, calibration by bin."""
+    """One predictor measured on one stream: a result row, coefficients by batch, calibration by bin.
+
+    failures: the sentence of each metric that failed, by its name; it is NaN in the row.
+    """
 
     row: Row
     trace: list[Row] = field(default_factory=list)
     bins: list[Row] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,12 +120,16 @@ class TargetStreams:
 
 @dataclass(frozen=True)
 class EvaluationConditions:
-    """How predictors are measured at a hospital; ``sources`` names the models behind a test-time method."""
+    """How predictors are measured at a hospital.
+
+    sources: the names of the models behind a test-time method. metrics: those to compute; None: all.
+    """
 
     evaluation: EvaluationConfig
     normalisation: Normalisation
     device: str
     sources: tuple[str, ...]
+    metrics: tuple[Metric, ...] | None = None
 
 
 def save_streams(site: TargetStreams, folder: Path) -> None:
@@ -166,9 +174,8 @@ class EvaluationTask:
         walk = _adapting if isinstance(self.predictor.model, Node) else _fixed
         look, clean = {"shift": self.shift, "severity": self.severity}, self.severity == 0
         for measured in walk(self.predictor, self.target_streams, self.conditions):
-            yield Measured(
-                measured.row | look, measured.trace if clean else [], measured.bins if clean else []
-            )
+            trace, bins = (measured.trace, measured.bins) if clean else ([], [])
+            yield Measured(measured.row | look, trace, bins, measured.failures)
 
 
 def evaluation_tasks(
@@ -191,7 +198,8 @@ def _fixed(predictor: Predictor, site: TargetStreams, conditions: EvaluationCond
     began = time.perf_counter()
     logits = predict(predictor.model, site.split.images, conditions.normalisation, device=conditions.device)
     seconds = time.perf_counter() - began
-    measured = _measured(predictor, logits, site.split.labels, predictor.forward_passes, 0.0, seconds)
+    passes = predictor.forward_passes, 0.0
+    measured = _measured(predictor, conditions.metrics, logits, site.split.labels, *passes, seconds)
     for name in site.orders:
         yield _on(measured, name)
 
@@ -210,7 +218,8 @@ def _adapting(
             walked = walked.along(order)
         labels = site.split.labels[torch.as_tensor(order)]
         passes = walked.forward_passes, walked.backward_passes
-        measured = _measured(predictor, walked.logits, labels, *passes, walked.seconds, walked.trace)
+        seen = conditions.metrics, walked.logits, labels
+        measured = _measured(predictor, *seen, *passes, walked.seconds, walked.trace)
         yield _on(measured, name)
 
 
@@ -254,6 +263,7 @@ def _walk(
 
 def _measured(
     predictor: Predictor,
+    metrics: tuple[Metric, ...] | None,
     logits: Tensor,
     labels: Tensor,
     forward: float,
@@ -262,9 +272,10 @@ def _measured(
     trace: list[Row] | None = None,
 ) -> Measured:
     who = {"method": predictor.label, "kind": predictor.kind}
+    failures: dict[str, str] = {}
     row = {
         **who,
-        **asdict(scores(logits, labels)),
+        **scores(logits, labels, metrics, failures),
         **asdict(answers(logits, labels)),
         "validation": predictor.validation,
         "training_accuracy": predictor.training,
@@ -274,11 +285,11 @@ def _measured(
         "seconds": seconds,
     }
     bins = [{**who, **bin} for bin in reliability(logits, labels).to_dict("records")]
-    return Measured(row, trace or [], bins)
+    return Measured(row, trace or [], bins, failures)
 
 
 def _on(measured: Measured, stream: str) -> Measured:
     """Return the same measurement with the name of one stream."""
     where = {"stream": stream}
     trace, bins = ([entry | where for entry in entries] for entries in (measured.trace, measured.bins))
-    return Measured(measured.row | where, trace, bins)
+    return Measured(measured.row | where, trace, bins, measured.failures)

@@ -37,6 +37,7 @@ from fedmerge.experiment.setup import FEDERATED, Setup, set_up
 from fedmerge.federation import LOCAL
 from fedmerge.files import DiskError
 from fedmerge.models.state import State
+from fedmerge.plugins import blamed
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, Server
@@ -181,8 +182,8 @@ def _fuse_one(
         predictor, result = fuse(setup, server, target, entry, start)
     except DiskError:
         raise
-    except FedMergeError as error:
-        setup.record.failure(setup.seed, entry.label, target, str(error))
+    except Exception as error:
+        setup.record.failure(setup.seed, entry.label, target, _reason(error, entry.label))
         return None
     setup.record.fusion(setup.seed, target, entry.label, result.decisions)
     keep_fused(setup, target, predictor, result)
@@ -241,8 +242,16 @@ def _evaluate(setup: Setup, pending: PendingPredictor, site: TargetStreams) -> N
                 setup.record.step(stream, 1, 1)
     except DiskError:
         raise
-    except FedMergeError as error:
-        setup.record.failure(setup.seed, pending.label, site.name, str(error))
+    except Exception as error:
+        setup.record.failure(setup.seed, pending.label, site.name, _reason(error, pending.label))
+
+
+def _reason(error: Exception, label: str) -> str:
+    """Return the sentence of an error that fails one method alone; raise any other error again."""
+    reason = str(error) if isinstance(error, FedMergeError) else blamed(error, f"method '{label}'")
+    if reason is None:
+        raise error
+    return reason
 
 
 def _pending(

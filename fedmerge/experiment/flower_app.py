@@ -103,10 +103,13 @@ def _serve(backend: Backend, run_config: Mapping[str, Any]) -> None:
 
 
 def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Hospital:
+    from fedmerge.federation.policy.keeping import admit_plugins
     from fedmerge.federation.policy.rules import read_policy
 
     given = RunConfig.read(run_config)
     node = validate(NodeConfig, dict(node_config), "the node's configuration")
+    if node.folder is not None:
+        admit_plugins(node.folder)  # before anything could look for others
     most = given.threads if node.folder is None else read_policy(node.folder).limits.threads
     settle(min(given.threads, most))
     return _known(given, node)

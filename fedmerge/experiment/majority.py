@@ -55,5 +55,5 @@ def majority(setup: Setup, target: str, class_counts: Mapping[str, Sequence[int]
     model, validation = Frequencies(counts.tolist()), math.nan
     if not any(site.remote for site in sites):
         labels = setup.union(target, "val").labels
-        validation = float(getattr(scores(model(labels), labels), setup.experiment.selection))
+        validation = scores(model(labels), labels)[setup.experiment.selection]
     return Predictor(MAJORITY, REFERENCE, model, 0, validation, float(counts.max() / counts.sum()))

@@ -23,7 +23,8 @@ from fedmerge.models.copies import faithful, fill
 from fedmerge.models.entries import kinds
 from fedmerge.models.state import State, check_alike, state_hash, without_wrappers
 from fedmerge.models.weights import load_weights
-from fedmerge.models.zoo import ModelSpec, build, default_normalisation
+from fedmerge.models.zoo import ModelSpec, build, default_normalisation, module_of
+from fedmerge.plugins import load_module
 from fedmerge.registry import Needs
 from fedmerge.seeding import numpy_generator
 from fedmerge.validation import is_folder, is_there, validate
@@ -183,7 +184,7 @@ def _spec(text: str | None, card: ModelCard | None, state: State, images: Split 
         if images is not None:
             raise FedMergeError("data is given, but not the network it goes through: name it with --model.")
         return None
-    name, _, rest = text.partition(":") if not text.startswith("torchvision:") else _torchvision(text)
+    name, rest = _parts(text)
     given: dict[str, Any] = {}
     for pair in filter(None, rest.split(",")):
         key, sign, value = pair.partition("=")
@@ -201,9 +202,15 @@ def _spec(text: str | None, card: ModelCard | None, state: State, images: Split 
     return validate(ModelSpec, {"name": name, "options": given} | known | shape, "--model")
 
 
-def _torchvision(text: str) -> tuple[str, str, str]:
-    parts = text.split(":", 2)
-    return f"{parts[0]}:{parts[1]}", ":", parts[2] if len(parts) > 2 else ""
+def _parts(text: str) -> tuple[str, str]:
+    """Return a network's name, also ``torchvision:NAME`` or ``MODULE:FACTORY``, and its options as text."""
+    name, _, rest = text.partition(":")
+    inner, _, options = rest.partition(":")
+    if not inner or "=" in inner:
+        return name, rest
+    if module := module_of(f"{name}:{inner}"):
+        load_module(module)
+    return f"{name}:{inner}", options
 
 
 def _fusion_set(

@@ -210,6 +210,6 @@ def _pooled_numbers(setup: Setup, model: nn.Module, target: str) -> dict[str, fl
     split = setup.union(target, "val")
     logits = predict(model, split.images, setup.normalisation, device=setup.device)
     return {
-        "validation": float(getattr(scores(logits, split.labels), setup.experiment.selection)),
+        "validation": scores(logits, split.labels)[setup.experiment.selection],
         "temperature": fit_temperature(logits, split.labels),
     }

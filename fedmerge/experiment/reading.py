@@ -11,6 +11,7 @@ from fedmerge.errors import Faults, FedMergeError, nearest, short
 from fedmerge.experiment.changes import apply_change
 from fedmerge.experiment.checks import between_sections
 from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.plugged import plug_in
 from fedmerge.schema_faults import faults_of
 from fedmerge.validation import is_folder, is_there, load_yaml
 
@@ -21,11 +22,13 @@ def read_experiment(
     seed: int | None = None,
     device: str | None = None,
     near: Path | None = None,
+    plugins: Sequence[str] = (),
 ) -> tuple[Experiment, CohortSpec]:
     """Read an experiment and its cohort from a YAML file, a mapping, or an Experiment.
 
     changes: ``a.b=value`` overrides, the value read as YAML. seed: run this seed alone. device: override.
-    near: the folder a mapping comes from, where its cohort may lie (a file's is its own).
+    near: the folder a mapping comes from, where its cohort may lie (a file's is its own). plugins: besides
+    those that the experiment names; all are loaded first.
     Raises FedMergeError with all faults of both, each with file, field, what was given, what is allowed, and
     the nearest valid name; also for a network that is not known, two methods of one label, and a method
     without what it needs: images, a common start, the sources' own models, sources to tune on.
@@ -47,6 +50,7 @@ def read_experiment(
         data["seeds"] = [seed]
     if device is not None:
         data["device"] = device
+    plug_in(data, near, plugins, faults)
     experiment, cohort = _checked(data, where, near, faults)
     faults.say()
     assert experiment is not None

@@ -24,13 +24,20 @@ class Record(RowBuffer):
 
     remarks: sentences about an earlier process's work. images: remarks on the hospitals' images, by kind
     (``data.checks``). pause: called between two pieces of work, where the run may end with nothing lost.
+    listen: called with each new row of history, results and failures; not with rows of a checkpoint that is
+    loaded.
     """
 
     def __init__(
-        self, common: Row, progress: Progress | None = None, *, pause: Callable[[], None] = lambda: None
+        self,
+        common: Row,
+        progress: Progress | None = None,
+        *,
+        pause: Callable[[], None] = lambda: None,
+        listen: Callable[[str, Row], None] | None = None,
     ) -> None:
         super().__init__(LISTS)
-        self.common, self.progress, self.pause = common, progress, pause
+        self.common, self.progress, self.pause, self.listen = common, progress, pause, listen
         self.results, self.history = self.rows["results"], self.rows["history"]
         self.coefficients, self.decisions = self.rows["coefficients"], self.rows["decisions"]
         self.failures, self.reliability = self.rows["failures"], self.rows["reliability"]
@@ -55,8 +62,11 @@ class Record(RowBuffer):
         """Add a result row, the coefficients behind it and its calibration by bin."""
         where = {"seed": seed, "site": site}
         self.results.append(self.common | where | measured.row)
+        self._tell("results", where | measured.row)
         self.coefficients += [where | {"method": measured.row["method"]} | entry for entry in measured.trace]
         self.reliability += [where | entry for entry in measured.bins]
+        for name, reason in measured.failures.items():
+            self.failure(seed, f"metric {name} of {measured.row['method']}", site, reason)
 
     def fusion(self, seed: int, site: str, label: str, decisions: list[Row]) -> None:
         """Add the decision log of a fusion method, or of a test-time method that was tuned."""
@@ -66,22 +76,30 @@ class Record(RowBuffer):
         """Add a failure whose part was left out: where in the run, at which site, and why."""
         row = {"seed": seed, "where": where, "site": site, "reason": reason}
         self.failures.append(row | {"attempt": 1, "then": "left out", "kind": "error", "injected": ""})
+        self._tell("failures", self.failures[-1])
 
     def federation(self, seed: int, name: str, strategy: MergeStrategy) -> None:
         """Add the new rows in the history and failures of a federation."""
         known, since = self._heard
         history, failures = strategy.rows(since if known is strategy else (0, 0))
         self._heard = strategy, (len(strategy.history), len(strategy.failures))
-        self.history += [{"seed": seed, "federation": name} | row for row in history]
+        for row in history:
+            self.history.append({"seed": seed, "federation": name} | row)
+            self._tell("history", self.history[-1])
         for failure in failures:
             where = f"round {failure['round']} ({failure['phase']})" if failure["round"] else failure["phase"]
             del failure["round"], failure["phase"]
             self.failures.append({"seed": seed, "where": where} | failure)
+            self._tell("failures", self.failures[-1])
 
     def frame(self, name: str, columns: list[str]) -> pd.DataFrame:
         """Return one of the lists as a DataFrame with at least ``columns``, in that order, first."""
         frame = pd.DataFrame(self.rows[name])
         return frame.reindex(columns=[*columns, *(c for c in frame.columns if c not in columns)])
+
+    def _tell(self, kind: str, row: Row) -> None:
+        if self.listen is not None:
+            self.listen(kind, row)
 
     def _show(self, done: float, text: str | None = None) -> None:
         if self.progress is not None:

@@ -11,8 +11,9 @@ import torch
 from fedmerge.data import Cohort, CohortSpec, Site, Split, build_cohort
 from fedmerge.data.medmnist import no_downloads
 from fedmerge.data.sources import parse_source
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import Faults, FedMergeError
 from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.plugged import plug_in
 from fedmerge.experiment.reading import read_experiment
 from fedmerge.outside import check_table, read_json
 from fedmerge.validation import load_yaml
@@ -27,7 +28,9 @@ def read_saved(path: Path) -> tuple[Experiment, Cohort]:
     Where the cohort's data are no longer on this machine, or were arrays in memory, its sites hold no
     images. Nothing is downloaded.
     """
-    data = load_yaml(path)
+    data, faults = load_yaml(path), Faults()
+    plug_in(data, path.parent, (), faults)
+    faults.say()
     cohort = data.get("cohort")
     if isinstance(cohort, dict):
         for part in (cohort, *cohort.get("sites", ())):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fedmerge.analysis import Answers, learning, ranking_metric
+from fedmerge.analysis import METRICS, Answers, learning, ranking_metric
+from fedmerge.analysis.metrics import Metric, score_columns
 from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.config import Experiment
@@ -20,7 +22,7 @@ from fedmerge.experiment.summary import answer, mean_label, receiver
 from fedmerge.files import write, write_json, write_text
 from fedmerge.manifest import warnings
 
-COLUMNS = [
+BEFORE = [
     "experiment",
     "cohort",
     "model",
@@ -32,12 +34,8 @@ COLUMNS = [
     "method",
     "kind",
     "n",
-    "accuracy",
-    "balanced_accuracy",
-    "auroc",
-    "auroc_classes",
-    "ece",
-    "brier",
+]
+AFTER = [
     *(field.name for field in fields(Answers)),
     "validation",
     "training_accuracy",
@@ -49,16 +47,21 @@ COLUMNS = [
     "versions",
     "config_hash",
 ]
+NUMBERS = [
+    "classes_present", "largest_class", "classes_predicted", "largest_predicted", "chance_error",
+    "validation", "training_accuracy", "initial_statistics", "forward_passes", "backward_passes",
+    "seconds", "training_seconds",
+]  # fmt: skip
+"""Columns of numbers besides the metrics, of runs and studies."""
 WALL_CLOCK = {"results": ["seconds"], "history": ["seconds"]}
 """Columns of times, by table: all other columns are the same in every run of the same experiment."""
-METRICS = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
 
 
 @dataclass(frozen=True)
 class Result:
     """The outcome of one experiment.
 
-    table: one row per method x unseen site x stream x seed (see ``COLUMNS``); ``kind`` is one of ``KINDS``;
+    table: one row per method x unseen site x stream x seed (see ``columns``); ``kind`` is one of ``KINDS``;
     a hospital alone is the method ``alone:NAME``; ``constant`` says that every image got one class (see
     ``analysis.Answers``); training_accuracy and initial_statistics are of the models behind the row.
     history: one row per seed, federation, round, phase (``train``, ``validate``, ``fine-tune``) and
@@ -100,8 +103,8 @@ class Result:
     def summary(self) -> pd.DataFrame:
         """Scores by method, averaged over unseen sites, then over seeds.
 
-        Columns: ``kind``, accuracy on each stream (by the stream's name), then balanced_accuracy, auroc
-        and ece averaged over the streams, forward_passes, ``interval``: the half-width of the 95 % t
+        Columns: ``kind``, accuracy on each stream (by the stream's name), then the other metrics
+        averaged over the streams, forward_passes, ``interval``: the half-width of the 95 % t
         interval of the mean accuracy over seeds (NaN for fewer than two seeds); ``constant``: the share of
         measurements in which every image got one class (NaN where an older run did not say); ``learned`` and
         ``worth``: whether it is above chance, and may be called best (``analysis.learning``). Best first
@@ -141,6 +144,16 @@ class Result:
         write_json(self.folder / "provenance.json", self.provenance)
 
 
+def columns(metrics: Sequence[Metric] | None = None) -> list[str]:
+    """Return the columns of results.parquet with these metrics, in order; None: with all."""
+    return [*BEFORE, *score_columns(metrics), *AFTER]
+
+
+def summary_metrics() -> list[str]:
+    """Return the metrics that stand in a run's tables beside accuracy, which has a column for each stream."""
+    return [metric.name for metric in METRICS if metric.name != "accuracy" and metric.scale.short is not None]
+
+
 def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as .parquet, .csv or .json, by its name, whole or not at all. Raises DiskError."""
     if path.suffix == ".parquet":
@@ -171,7 +184,8 @@ def summarise(table: pd.DataFrame, score: str = "accuracy", by: str | None = Non
     )
     streams = list(dict.fromkeys(table["stream"]))
     scores = by_seed.pivot_table(index="method", columns="stream", values=score, sort=False)[streams]
-    rest = table.groupby("method", sort=False)[["balanced_accuracy", "auroc", "ece", "forward_passes"]].mean()
+    beside = [name for name in (*METRICS.names()[1:], "forward_passes") if name in table]
+    rest = table.groupby("method", sort=False)[beside].mean()
     means = by_seed.groupby(["method", "seed"])[score].mean()
     interval = means.groupby("method").apply(_half_width)
     kinds = table.groupby("method", sort=False)["kind"].first()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmerge import manifest
+from fedmerge.analysis import METRICS
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks import remarks, together
 from fedmerge.errors import FedMergeError
@@ -26,7 +27,7 @@ from fedmerge.experiment.preflight import check_seeds
 from fedmerge.experiment.privacy_summary import privacy_in_words
 from fedmerge.experiment.reading import read_experiment
 from fedmerge.experiment.record import Progress, Record
-from fedmerge.experiment.results import COLUMNS, Result, open_checked
+from fedmerge.experiment.results import Result, columns, open_checked
 from fedmerge.experiment.run_manifest import (
     CONFIG,
     NAME,
@@ -38,12 +39,17 @@ from fedmerge.experiment.run_manifest import (
     same_experiment,
     same_place,
 )
+from fedmerge.experiment.tracking import check_trackers, tracked
 from fedmerge.federation import open_backend
 from fedmerge.files import DiskError
 from fedmerge.reports.run_report import write_report
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, BackendLike
+
+
+UNHASHED = ("seeds", "device", "plugins", "trackers")
+"""Fields that are not in the hash of a run's configuration; of plug-ins their code is."""
 
 
 def run(
@@ -55,17 +61,19 @@ def run(
     device: str | None = None,
     backend: BackendLike = None,
     resume: str | Path | None = None,
+    plugins: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Result:
     """Run an experiment: hospitals train, a server fuses, an unseen hospital adapts.
 
-    config: a YAML file, the name of a shipped configuration, a mapping, or an ``Experiment``.
-    changes: overrides such as ``"training.rounds=10"``. out: the run's folder, new or empty; by default
-    the next free ``runs/NAME-001``. seed: run this seed alone. device: ``auto``, ``cpu``, ``cuda``.
-    backend: where the hospitals work, which changes no number: ``local`` (this process), ``ray``, or a
-    ``fm.Backend`` or its fields. resume: the folder of a run that was interrupted, which goes on where it
-    stopped, with its own configuration, and ends with the bits it would have had; one that is finished is
-    returned as it is. progress: called with (stage, done, total).
+    config: a YAML file, the name of a shipped configuration, a mapping, or an ``Experiment``. changes:
+    overrides such as ``"training.rounds=10"``. out: the run's folder, new or empty; by default the next free
+    ``runs/NAME-001``. seed: run this seed alone. device: ``auto``, ``cpu``, ``cuda``. backend: where the
+    hospitals work, which changes no number: ``local`` (this process), ``ray``, or a ``fm.Backend`` or its
+    fields. resume: the folder of a run that was interrupted, which goes on where it stopped, with its own
+    configuration, and ends with the bits it would have had; one that is finished is returned as it is.
+    plugins: modules or files, FILE.py, besides those that the configuration names. progress: called with
+    (stage, done, total).
 
     Returns the ``Result``; its tables, models and report lie in ``result.folder``. Raises FedMergeError for
     bad input of any of its seeds; for what can be seen before the start, nothing is written. Every checkpoint
@@ -77,13 +85,14 @@ def run(
     if resume is not None:
         if out is not None:
             raise FedMergeError("a run goes on in its own folder: give --resume, or --out, but not both.")
-        return _go_on(Path(resume), config, changes, seed, device, backend, progress)
+        return _go_on(Path(resume), config, changes, seed, device, backend, plugins, progress)
     if config is None:
         raise FedMergeError("give a configuration to run, or --resume with the folder of a run.")
-    experiment, spec = read_experiment(config, changes, seed, device)
+    experiment, spec = read_experiment(config, changes, seed, device, plugins=plugins)
     where = pick_device(experiment.device)
     first = build_cohort(spec, experiment.seeds[0])  # reports bad data before anything is written
     check_seeds(experiment, spec, first, elsewhere=getattr(backend, "remote", False))
+    check_trackers(experiment.trackers)
     with open_backend(backend) as (place, threads), reproducible(experiment.threads or threads):
         folder = new_folder(experiment.name, out)
         machine = describe(where) | {"hospitals": place.words}
@@ -100,12 +109,13 @@ def _go_on(
     seed: int | None,
     device: str | None,
     backend: BackendLike,
+    plugins: Sequence[str],
     progress: Progress | None,
 ) -> Result:
     read_begun(folder)  # refuses a folder that is no run's before anything is written into it
     with at_work(folder):
         kept = read_begun(folder)
-        experiment, spec = same_experiment(folder, kept, config, changes, seed, device)
+        experiment, spec = same_experiment(folder, kept, config, changes, seed, device, plugins)
         if kept is not None and kept.finished:
             finished = f"the run in '{folder}' is finished: nothing of it was done again."
             manifest.finish(folder, "run")
@@ -117,7 +127,7 @@ def _go_on(
         threads = kept.threads if kept is not None else experiment.threads
         with open_backend(backend) as (place, own), reproducible(threads or own):
             machine = describe(where) | {"hospitals": place.words}
-            begun = same_place(folder, kept, spec, first, machine)
+            begun = same_place(folder, kept, experiment, spec, first, machine)
             damaged = [] if kept is not None else [f"'{folder / NAME}' was damaged and is made anew."]
             begun = begun.taken_up(machine["versions"], damaged).write(folder)
             with _saying_how_it_goes_on(folder):
@@ -142,7 +152,10 @@ def _work(
         "model": experiment.model.name,
         "device": machine["device"],
         "versions": json.dumps(machine["versions"]),
-        "config_hash": _hash({key: value for key, value in whole.items() if key not in ("seeds", "device")}),
+        "config_hash": _hash(
+            {key: value for key, value in whole.items() if key not in UNHASHED}
+            | ({"plugins": begun.plugins} if begun.plugins else {})
+        ),
     }
     began, device = time.perf_counter(), machine["device"].split(" ")[0]
     with stoppable(
@@ -150,12 +163,12 @@ def _work(
     ) as pause:
         record = Record(common, progress, pause=pause)
         try:
-            for each in experiment.seeds:
-                cohort = first if each == experiment.seeds[0] else build_cohort(spec, each)
-                record.images = together(
-                    record.images, remarks(cohort), "" if cohort is first else f"seed {each}"
-                )
-                run_seed(experiment, cohort, each, folder / f"seed-{each}", record, device, place)
+            with tracked(experiment.trackers, whole, folder, record):
+                for each in experiment.seeds:
+                    cohort = first if each == experiment.seeds[0] else build_cohort(spec, each)
+                    where = "" if cohort is first else f"seed {each}"
+                    record.images = together(record.images, remarks(cohort), where)
+                    run_seed(experiment, cohort, each, folder / f"seed-{each}", record, device, place)
         except BaseException as error:
             begun = begun.ended(time.perf_counter() - began, record.remarks, error)
             with suppress(DiskError):  # the checkpoints are there, the tables can be made of them again
@@ -235,7 +248,9 @@ def _result(
         provenance=provenance,
         folder=folder,
         remarks=(*record.images.values(), *(begun.resumed[-1].remarks if begun.resumed else ())),
-        table=record.frame("results", COLUMNS).astype({"constant": "boolean"}),
+        table=record.frame("results", columns(METRICS.among(experiment.plugins))).astype(
+            {"constant": "boolean"}
+        ),
         history=record.frame("history", ["seed", "federation", "round", "phase", "site"]),
         coefficients=record.frame(
             "coefficients", ["seed", "site", "method", "stream", "batch", "source", "encoder", "head"]

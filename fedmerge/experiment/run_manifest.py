@@ -19,6 +19,7 @@ from fedmerge.data import Cohort, CohortSpec, Site
 from fedmerge.data.sources import Arrays
 from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.plugged import plugin_hashes
 from fedmerge.experiment.reading import read_experiment
 from fedmerge.files import Damaged, digest, locked, read_sealed, write_sealed, write_text
 from fedmerge.living import Process, process
@@ -44,9 +45,10 @@ class RunManifest(BaseModel):
 
     config: SHA-256 of config.yaml. data: of each site's images and labels, with the first seed. sources: the
     folder where relative paths of the cohort start. in_memory: whether images were arrays, which no
-    configuration brings back. threads: of this process, because their number decides the last bits. seconds:
-    of the sessions so far that did not end in a crash. state: as the last process wrote it; process: the one
-    that runs, so that one that was killed is known. reason: why it ended.
+    configuration brings back. plugins: SHA-256 of each plug-in's code. threads: of this process, because
+    their number decides the last bits. seconds: of the sessions so far that did not end in a crash. state: as
+    the last process wrote it; process: the one that runs, so that one that was killed is known. reason: why
+    it ended.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -59,6 +61,7 @@ class RunManifest(BaseModel):
     threads: int
     versions: dict[str, str]
     started: str
+    plugins: dict[str, str] = {}
     seconds: float = 0.0
     resumed: tuple[Session, ...] = ()
     finished: bool = False
@@ -123,7 +126,7 @@ def begin(
     text = yaml.safe_dump(resolved(experiment, spec), sort_keys=False, allow_unicode=True)
     manifest.begin(folder, "run")
     write_text(folder / CONFIG, text)
-    return _as_it_is(folder, spec, cohort, machine).write(folder)
+    return _as_it_is(folder, experiment, spec, cohort, machine).write(folder)
 
 
 def resolved(experiment: Experiment, spec: CohortSpec) -> dict[str, Any]:
@@ -154,6 +157,7 @@ def same_experiment(
     changes: Sequence[str],
     seed: int | None,
     device: str | None,
+    plugins: Sequence[str] = (),
 ) -> tuple[Experiment, CohortSpec]:
     """Return the experiment of a run to be resumed, as its folder has it.
 
@@ -171,7 +175,9 @@ def same_experiment(
             "the experiment again, as run(experiment, resume=folder)."
         )
     kept = load_yaml(path)
-    experiment, spec = read_experiment(kept if config is None else config, changes, seed, device)
+    experiment, spec = read_experiment(
+        kept if config is None else config, changes, seed, device, plugins=plugins
+    )
     if begun is not None and begun.sources is not None and config is None:
         spec._folder = Path(begun.sources)
     changed = list(differences(kept, read_yaml(yaml.safe_dump(resolved(experiment, spec)), CONFIG)))
@@ -186,13 +192,18 @@ def same_experiment(
 
 
 def same_place(
-    folder: Path, begun: RunManifest | None, spec: CohortSpec, cohort: Cohort, machine: dict[str, Any]
+    folder: Path,
+    begun: RunManifest | None,
+    experiment: Experiment,
+    spec: CohortSpec,
+    cohort: Cohort,
+    machine: dict[str, Any],
 ) -> RunManifest:
     """Return the run manifest; a damaged one is made anew from configuration, cohort and machine.
 
-    Raises FedMergeError for another kind of device, and for images that are not those the run began with.
+    Raises FedMergeError for another kind of device, and for images or plug-ins other than the run began with.
     """
-    here = _as_it_is(folder, spec, cohort, machine)
+    here = _as_it_is(folder, experiment, spec, cohort, machine)
     if begun is None:
         return here
     if _kind(begun.device) != _kind(here.device):
@@ -206,6 +217,12 @@ def same_place(
                 f"the images of site '{name}' are not those that the run in '{folder}' was begun with: put "
                 "them back, or begin a new run."
             )
+    for name in dict.fromkeys([*begun.plugins, *here.plugins]):
+        if begun.plugins.get(name) != here.plugins.get(name):
+            raise FedMergeError(
+                f"plug-in {name} is not as it was when the run in '{folder}' was begun: put it back, "
+                "or begin a new run."
+            )
     return begun
 
 
@@ -214,10 +231,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _as_it_is(folder: Path, spec: CohortSpec, cohort: Cohort, machine: dict[str, Any]) -> RunManifest:
+def _as_it_is(
+    folder: Path, experiment: Experiment, spec: CohortSpec, cohort: Cohort, machine: dict[str, Any]
+) -> RunManifest:
     return RunManifest(
         config=digest(folder / CONFIG),
         data={site.name: _fingerprint(site) for site in cohort.sites},
+        plugins=plugin_hashes(experiment),
         sources=None if spec.folder is None else str(spec.folder),
         in_memory=any(isinstance(spec.source_of(site), Arrays) for site in spec.sites),
         device=machine["device"],

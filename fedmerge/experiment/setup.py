@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from fedmerge.analysis import METRICS
 from fedmerge.data import Cohort, Split
 from fedmerge.data.images import concat
 from fedmerge.engine.checkpoints import Checkpoints
@@ -94,8 +95,9 @@ class Setup:
 
     def conditions(self, target: str) -> EvaluationConditions:
         """Return the conditions under which predictors are measured at ``target``."""
+        metrics = tuple(METRICS.among(self.experiment.plugins))
         return EvaluationConditions(
-            self.experiment.evaluation, self.normalisation, self.device, self.sources(target)
+            self.experiment.evaluation, self.normalisation, self.device, self.sources(target), metrics
         )
 
     def models(self, target: str, name: str) -> ModelPool:
@@ -112,12 +114,13 @@ class Setup:
 
     def proposal(self) -> Proposal:
         """Return what the hospitals learn of the run before they get a request."""
-        from fedmerge.federation.policy.proposal import Proposal, SumsAsked
+        from fedmerge.federation.policy.proposal import Proposal, SumsAsked, plugins_of
 
         data = self.experiment.fusion_data
         stay = data is not None and data.origin == "hospitals"
         sums = SumsAsked(images=data.images, split=data.split) if data is not None and stay else None
-        return Proposal(experiment=self.experiment.name, plan=self.plan, sums=sums)
+        named = plugins_of(self.plan)
+        return Proposal(experiment=self.experiment.name, plan=self.plan, sums=sums, plugins=named)
 
     def keep(self, name: str, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
         """Put a hospital's own model into the pool, with the numbers of its training on the card.

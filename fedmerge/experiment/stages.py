@@ -15,6 +15,7 @@ from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks import remarks
 from fedmerge.engine.attempt import Attempt
 from fedmerge.engine.store import Store
+from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench.remarks import KIND
 from fedmerge.experiment.bench.rows import COEFFICIENTS
 from fedmerge.experiment.config import Experiment
@@ -24,6 +25,7 @@ from fedmerge.experiment.experiment import fine_tune
 from fedmerge.experiment.kinds import REFERENCE, RESUMING
 from fedmerge.experiment.machine import describe, pick_device, reproducible
 from fedmerge.experiment.majority import majority
+from fedmerge.experiment.plugged import load_for
 from fedmerge.experiment.predictors import adapt, alone, fuse, pooled, train_pooled
 from fedmerge.experiment.record import Record
 from fedmerge.experiment.results import write_table
@@ -33,6 +35,7 @@ from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.models.weights import load_weights, write_weights
+from fedmerge.plugins import blamed
 from fedmerge.testtime import TESTTIME
 
 if TYPE_CHECKING:
@@ -69,16 +72,29 @@ class Stage:
 def do_stage(attempt: Attempt) -> None:
     """Set the stage of a task up, run it, and fill its record.
 
-    options: ``device``, ``threads``, and ``sources``, the folder where a cohort's relative paths start.
+    options: ``device``, ``threads``, ``sources``, the folder where a cohort's relative paths start, and
+    ``plugins``, as text. An exception that comes from a plug-in is a FedMergeError that names it.
     """
+    try:
+        _do(attempt)
+    except FedMergeError:
+        raise
+    except Exception as error:
+        if (reason := blamed(error)) is None:
+            raise
+        raise FedMergeError(reason) from error
+
+
+def _do(attempt: Attempt) -> None:
     config, options = attempt.task.config, attempt.options
+    plugins = load_for(config, options["plugins"])
     device, sources = pick_device(options["device"]), options["sources"]
     with reproducible(options["threads"]):
         machine = describe(device)
         attempt.record.update(device=machine["device"], versions=machine["versions"])
         written = json.dumps(config["experiment"]["cohort"], sort_keys=True)
         experiment = Experiment.model_validate(
-            config["experiment"] | {"cohort": _cohort_spec(written, sources)}
+            config["experiment"] | {"cohort": _cohort_spec(written, sources), "plugins": plugins}
         )
         (seed,) = experiment.seeds
         cohort = _cohort(written, seed, sources)
@@ -178,6 +194,7 @@ def _evaluate(stage: Stage) -> dict[str, Any]:
     rows, bins, trace = [], [], []
     for predictor in _predictors(stage):
         for measured in evaluate_predictor(predictor, site, setup.conditions(target)):
+            setup.record.result(setup.seed, target, measured)
             rows.append(measured.row)
             bins += measured.bins
             trace += [entry | {"method": measured.row["method"]} for entry in measured.trace]

@@ -29,7 +29,7 @@ from fedmerge.registry import Registry
 if TYPE_CHECKING:
     from fedmerge.merging.matching.maps import Correspondence
 
-FUSION = Registry("fusion", "fusion method")
+FUSION = Registry("fusion", "fusion method", "fedmerge.fusion")
 
 
 @dataclass(frozen=True)

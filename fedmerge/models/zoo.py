@@ -16,10 +16,11 @@ from fedmerge.models.resnet import resnet18
 from fedmerge.models.vgg import vgg11, vgg19
 from fedmerge.models.vision import HALF_RANGE, check_classifier, classifier_names, torchvision_classifier
 from fedmerge.models.vit import tiny_vit
-from fedmerge.registry import Registry
+from fedmerge.plugins import attribute, guarded
+from fedmerge.registry import Method, Needs, Registry, options_model
 from fedmerge.seeding import seeded
 
-NETWORKS = Registry(group="model", kind="model")
+NETWORKS = Registry("model", "model", "fedmerge.networks")
 _TORCHVISION = "torchvision:"
 
 for _name, _builder, _title, _paper in (
@@ -36,8 +37,8 @@ for _name, _builder, _title, _paper in (
 class ModelSpec(BaseModel):
     """A network by name, with the shape of its images (square, ``image_size`` px) and its classes.
 
-    ``name`` is one of :func:`names`, or ``torchvision:NAME``. ``options`` are the keyword-only parameters
-    of the network's builder; torchvision networks have none.
+    ``name`` is one of :func:`names`, ``torchvision:NAME``, or ``MODULE:FACTORY`` of a plug-in. ``options``
+    are the keyword-only parameters of the network's builder; torchvision networks have none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,7 +68,7 @@ def build(spec: ModelSpec, seed: int) -> nn.Module:
     with seeded(seed, "init"):
         if spec.name.startswith(_TORCHVISION):
             return torchvision_classifier(spec.name.removeprefix(_TORCHVISION), *shape, spec.pretrained)
-        return NETWORKS[spec.name].call(*shape, *pretrained, **options)
+        return network(spec.name).call(*shape, *pretrained, **options)
 
 
 def check_network(name: str, options: dict[str, Any], pretrained: bool = False) -> dict[str, Any]:
@@ -77,15 +78,38 @@ def check_network(name: str, options: dict[str, Any], pretrained: bool = False) 
             raise FedMergeError(f"model '{name}' takes no options: remove {', '.join(options)}.")
         check_classifier(name.removeprefix(_TORCHVISION))
         return {}
-    if name not in NETWORKS:
-        raise _unknown(name)
-    checked = NETWORKS[name].check(options)
-    if pretrained and "pretrained" not in inspect.signature(NETWORKS[name].call).parameters:
+    found = network(name)
+    checked = found.check(options)
+    if pretrained and "pretrained" not in inspect.signature(found.call).parameters:
         raise FedMergeError(
             f"model '{name}' has no pretrained weights: set pretrained: false, "
             "or choose efficientnet-lite0 or torchvision:NAME."
         )
     return checked
+
+
+def network(name: str) -> Method:
+    """Return the network of that name, or the factory of a loaded plug-in, ``MODULE:FACTORY``."""
+    if ":" in name:
+        factory = attribute(name)
+        call, options = guarded(factory, f"model '{name}'"), options_model(name, factory)
+        return Method(name, name, "", NETWORKS.group, NETWORKS.kind, Needs(), call, options)
+    if name not in NETWORKS:
+        raise _unknown(name)
+    return NETWORKS[name]
+
+
+def module_of(name: str) -> str | None:
+    """Return the module that a network's name says, ``MODULE:FACTORY``; None where it says none."""
+    return name.partition(":")[0] if ":" in name and not name.startswith(_TORCHVISION) else None
+
+
+def plugin_of(name: str) -> str | None:
+    """Return the title of the plug-in that a network is from; None for all other networks."""
+    if (module := module_of(name)) is not None:
+        return module
+    origin = NETWORKS[name].origin if name in NETWORKS else None
+    return None if origin is None else origin.title
 
 
 def default_normalisation(spec: ModelSpec) -> Normalisation:
@@ -104,6 +128,6 @@ def _unknown(name: str) -> FedMergeError:
     if name in classifier_names():
         hint = f" Did you mean '{_TORCHVISION}{name}'?"
     return FedMergeError(
-        f"unknown model '{name}'.{hint} Allowed: {', '.join(names())}, or {_TORCHVISION}NAME for any of "
-        "torchvision's classifiers."
+        f"unknown model '{name}'.{hint} Allowed: {', '.join(names())}, {_TORCHVISION}NAME for any of "
+        "torchvision's classifiers, or MODULE:FACTORY for a network of your own."
     )

@@ -7,10 +7,10 @@ import math
 import pandas as pd
 
 from fedmerge.analysis import learning, learning_at, uneven
-from fedmerge.analysis.cube import LOWER_IS_BETTER
+from fedmerge.analysis.metrics import METRICS, scale_of
 from fedmerge.experiment.formatting import count, listing, percent
 from fedmerge.experiment.kinds import KINDS, TRIED
-from fedmerge.experiment.results import Result
+from fedmerge.experiment.results import Result, summary_metrics
 from fedmerge.experiment.summary import clean, receiver
 from fedmerge.experiment.unlearned import remark
 from fedmerge.merging import FUSION
@@ -42,7 +42,8 @@ def score_table(result: Result) -> Table:
     summary = result.summary()
     streams = list(dict.fromkeys(result.table["stream"]))
     numbers = summary.assign(mean=summary[streams].mean(axis=1))
-    columns = ["mean", *streams, "balanced_accuracy", "auroc", "ece", "forward_passes"]
+    beside = [name for name in summary_metrics() if name in summary]
+    columns = ["mean", *streams, *beside, "forward_passes"]
     able = numbers["kind"].isin(TRIED) & numbers["worth"]
     best = _best(numbers[able], columns)
     titles = _titles(result)
@@ -64,9 +65,10 @@ def score_table(result: Result) -> Table:
             groups.append(Group(heading(kind, receiver(result.experiment)), lines))
     headings = {
         "Accuracy, %": ["mean", *streams],
-        "Mean over streams": ["balanced accuracy, %", "AUROC", "ECE", "forward passes"],
+        "Mean over streams": [scale_of(name).heading for name in (*beside, "forward_passes")],
     }
-    return Table("Scores of every method", "Method", headings, groups, ("ECE", "forward passes"))
+    falling = tuple(scale_of(name).heading for name in (*beside, "forward_passes") if scale_of(name).lower)
+    return Table("Scores of every method", "Method", headings, groups, falling)
 
 
 def by_site(table: pd.DataFrame, metric: str = "accuracy") -> Table | None:
@@ -171,7 +173,7 @@ def _best(numbers: pd.DataFrame, columns: list[str]) -> dict[str, float]:
     best = {}
     for column in columns:
         values = numbers[column].dropna()
-        good = values.min() if column in LOWER_IS_BETTER else values.max()
+        good = values.min() if scale_of(column).lower else values.max()
         best[column] = float(good) if values.nunique() > 1 and column != "forward_passes" else math.nan
     return best
 
@@ -183,9 +185,7 @@ def _same(value: float, best: float) -> bool:
 def _text(column: str, value: float, interval: float) -> str:
     if math.isnan(value):
         return "–"
-    if column in ("auroc", "ece"):
-        return f"{value:.3f}"
-    if column == "forward_passes":
-        return f"{value:.1f}".removesuffix(".0")
+    if column in METRICS or column == "forward_passes":
+        return scale_of(column).text(value)
     text = f"{100 * value:.1f}"
     return f"{text} ± {100 * interval:.1f}" if column == "mean" and not math.isnan(interval) else text

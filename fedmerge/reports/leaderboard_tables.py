@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedmerge.analysis.cube import LOWER_IS_BETTER
+from fedmerge.analysis.metrics import METRICS, scale_of
 from fedmerge.experiment.formatting import percent
 from fedmerge.experiment.kinds import KINDS
 from fedmerge.experiment.unlearned import remark
@@ -17,18 +17,8 @@ from fedmerge.reports.leaderboards import Leaderboards
 from fedmerge.reports.page import records
 from fedmerge.reports.tables import Cell, Group, Line, Table, heading
 
-SHARES = ("accuracy", "balanced_accuracy", "validation")
-MEANS = {
-    "accuracy": "accuracy, %",
-    "validation": "validation, %",
-    "balanced_accuracy": "balanced accuracy, %",
-    "auroc": "AUROC",
-    "ece": "ECE",
-    "brier": "Brier",
-    "forward_passes": "forward passes",
-    "backward_passes": "backward passes",
-}
-"""Columns of means beside the compared metric; shown where any level of the leaderboard has a value."""
+FIRST, LAST = ("accuracy", "validation"), ("forward_passes", "backward_passes")
+"""Columns of means before and after those of the other metrics; shown where any level has a value."""
 WON = "won / tied / lost"
 Row = dict[str, Any]
 Column = tuple[str, str, Callable[[Row], Cell]]
@@ -55,7 +45,7 @@ def board_table(leaderboards: Leaderboards, board: pd.DataFrame, label: str) -> 
         ]
         if lines:
             groups.append(Group(heading(kind, "hospital") if kind else "", lines))
-    falling = [name for column, name, _ in columns if column in (*LOWER_IS_BETTER, "rank")]
+    falling = [name for column, name, _ in columns if _falls(column)]
     falling += [name for column, name, _ in columns if column == "mean" and s.sign < 0]
     return Table(label, plain(s.compare).capitalize(), headings, groups, tuple(falling))
 
@@ -107,7 +97,7 @@ def contrast_table(leaderboards: Leaderboards) -> Table | None:
     s, level = leaderboards, leaderboards.contrast
     if level is None or s.reference is None or not s.within:
         return None
-    show = percent_number if s.metric in SHARES else three
+    show = scale_of(s.metric).text
     lines = []
     for key in s.strata:
         rows = {str(row["level"]): row for row in records(s.board(key))}
@@ -123,7 +113,7 @@ def contrast_table(leaderboards: Leaderboards) -> Table | None:
 
 
 def _compared(s: Leaderboards, board: pd.DataFrame) -> list[Column]:
-    show = percent_number if s.metric in SHARES else three
+    show = scale_of(s.metric).text
     columns: list[Column] = [("mean", "mean", lambda row: _bounded(row, "mean", "", show))]
     if board["worst"].notna().any() and board["sites"].max() > 1:
         columns.append(("worst", "worst hospital", lambda row: _bounded(row, "worst", "worst", show)))
@@ -139,12 +129,12 @@ def _compared(s: Leaderboards, board: pd.DataFrame) -> list[Column]:
 
 def _means(s: Leaderboards, board: pd.DataFrame) -> list[Column]:
     columns: list[Column] = []
-    for column, name in MEANS.items():
+    for column in dict.fromkeys((*FIRST, *METRICS.names(), *LAST)):
         if column == s.metric or column not in board or not board[column].notna().any():
             continue
         if column == "backward_passes" and not board[column].any():
             continue
-        columns.append((column, name, lambda row, column=column: _mean(row, column)))  # type: ignore[misc]
+        columns.append((column, scale_of(column).heading, lambda row, column=column: _mean(row, column)))  # type: ignore[misc]
     return columns
 
 
@@ -157,7 +147,7 @@ def _common(s: Leaderboards, column: str) -> str:
 
 def _metric(s: Leaderboards) -> str:
     words = metric_words(s.metric)
-    return words[:1].upper() + words[1:] + (", %" if s.metric in SHARES else "")
+    return words[:1].upper() + words[1:] + (", %" if scale_of(s.metric).format == "percent" else "")
 
 
 def _best(s: Leaderboards, board: pd.DataFrame, columns: list[str]) -> dict[str, str]:
@@ -168,7 +158,7 @@ def _best(s: Leaderboards, board: pd.DataFrame, columns: list[str]) -> dict[str,
             continue
         values = able.set_index("level")[column].dropna().round(3)
         if len(values) > 1:
-            low = column in (*LOWER_IS_BETTER, "rank") or (column in ("mean", "worst") and s.sign < 0)
+            low = _falls(column) or (column in ("mean", "worst") and s.sign < 0)
             top = values[values == (values.min() if low else values.max())]
             if len(top) == 1:
                 best[column] = str(top.index[0])
@@ -205,12 +195,12 @@ def _record(s: Leaderboards, row: Row) -> Cell:
 
 def _mean(row: Row, column: str) -> Cell:
     value = float(row[column])
-    if math.isnan(value):
-        return Cell("–")
-    if column in SHARES:
-        return Cell(percent_number(value), value=value)
-    text = f"{value:.1f}".removesuffix(".0") if column.endswith("passes") else three(value)
-    return Cell(text, value=value)
+    return Cell("–") if math.isnan(value) else Cell(scale_of(column).text(value), value=value)
+
+
+def _falls(column: str) -> bool:
+    """Whether less is better in a column."""
+    return column == "rank" or scale_of(column).lower
 
 
 def _marked(cell: Cell, best: bool) -> Cell:
@@ -229,11 +219,6 @@ def _share(value: float) -> Cell:
 def percent_number(share: float) -> str:
     """Return a share of 1 in per cent, without the sign; a dash for NaN."""
     return "–" if math.isnan(share) else f"{100 * share:.1f}"
-
-
-def three(value: float) -> str:
-    """Return a number with three decimals; a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 def _rank(value: float) -> str:

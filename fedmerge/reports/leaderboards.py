@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import pandas as pd
 
 from fedmerge.analysis import leaderboard, ranking_metric, select
-from fedmerge.analysis.cube import LOWER_IS_BETTER, finished, severities
+from fedmerge.analysis.cube import finished, severities
+from fedmerge.analysis.metrics import scale_of
 from fedmerge.experiment.formatting import count, listing
 from fedmerge.experiment.kinds import REFERENCE, TRIED
 from fedmerge.experiment.target_supervised import ORACLE
@@ -59,7 +60,7 @@ class Leaderboards:
     @property
     def sign(self) -> int:
         """+1 where a large score is good, -1 where a small one is."""
-        return -1 if self.metric in LOWER_IS_BETTER else 1
+        return scale_of(self.metric).sign
 
     @property
     def strata(self) -> list[tuple[str, ...]]:

@@ -54,9 +54,10 @@ def picture(
     return Picture(wide, narrow, describe(*what, **options).text)
 
 
-def image_of(draw: Callable[..., Figure], *what: Any, **options: Any) -> str:
-    """Draw a figure and return it as a data URI: see ``image_uri``."""
-    return image_uri(draw(*what, **options))
+def image_of(draw: Callable[..., Figure | None], *what: Any, **options: Any) -> str:
+    """Draw a figure and return it as a data URI (``image_uri``); "" where there is nothing to draw."""
+    drawn = draw(*what, **options)
+    return "" if drawn is None else image_uri(drawn)
 
 
 def image_uri(figure: Figure) -> str:

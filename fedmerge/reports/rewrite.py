@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.results import open_result
 from fedmerge.experiment.run_manifest import NAME, read_begun
 from fedmerge.manifest import visit, warnings
+from fedmerge.plugins import load_plugins, locate_plugins
 from fedmerge.reports.run_report import write_report
 from fedmerge.validation import is_folder, is_there
 
@@ -19,12 +21,15 @@ Kind = Literal["run", "study"]
 RESULTS = "results.parquet"
 
 
-def write_again(path: Path, target: Path | None = None) -> tuple[Kind, Path]:
+def write_again(path: Path, target: Path | None = None, plugins: Sequence[str] = ()) -> tuple[Kind, Path]:
     """Write the report of the run or study at ``path`` (its folder, or a file in it).
 
     target: the file to write, by default report.html in the folder. Returns the kind and the report's path;
-    no other file is touched. Raises FedMergeError where ``path`` is neither, or ``target`` is not a file.
+    no other file is touched. plugins: whose figures are in it, besides those of the run or study. Raises
+    FedMergeError where ``path`` is neither, or ``target`` is not a file.
     """
+    named = locate_plugins(plugins)
+    load_plugins(named)
     folder = path if is_folder(path) else path.parent
     if not is_there(path):
         raise FedMergeError(
@@ -39,12 +44,12 @@ def write_again(path: Path, target: Path | None = None) -> tuple[Kind, Path]:
         visit(folder)
         study = open_study(folder)
         said = _with_doubts(study.provenance, folder)
-        return "study", write_study_report(replace(study, provenance=said), target)
+        return "study", write_study_report(replace(study, provenance=said), target, named)
     if (folder / "config.yaml").is_file() and any((folder / name).is_file() for name in (NAME, RESULTS)):
         visit(folder)
         result = open_result(folder)
         said = _with_doubts(result.provenance, folder)
-        return "run", write_report(replace(result, provenance=said), target)
+        return "run", write_report(replace(result, provenance=said), target, named)
     raise FedMergeError(
         f"'{folder}' is neither a run (config.yaml and results.parquet) nor a study (study.yaml and "
         "results.parquet): give the folder that 'fedmerge run' or 'fedmerge bench' wrote."

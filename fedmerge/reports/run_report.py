@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,21 @@ from fedmerge.reports.failures import failure_list
 from fedmerge.reports.figures import NARROW
 from fedmerge.reports.leaderboard import RULES, by_site, score_notes, score_table
 from fedmerge.reports.page import Picture, picture, provenance_lines, records, write_page
+from fedmerge.reports.registry import FIGURES
 
 
-def write_report(result: Result, path: Path | None = None) -> Path:
+def write_report(result: Result, path: Path | None = None, plugins: Sequence[str] = ()) -> Path:
     """Write the report to ``path``, by default ``report.html`` in the run's folder, and return its path.
 
     One file: styles, figures and the script that sorts tables are inside it, nothing is fetched, and without
     the script it reads the same. Text from the configuration and the data is escaped. Where the cohort
-    holds no images, as of a run whose data are gone, the pictures that need them are left out.
+    holds no images, as of a run whose data are gone, the pictures that need them are left out. plugins: whose
+    figures are on the page, besides the experiment's.
     """
-    return write_page("report.html.jinja", _contents(result), path or result.folder / "report.html")
+    return write_page("report.html.jinja", _contents(result, plugins), path or result.folder / "report.html")
 
 
-def _contents(result: Result) -> dict[str, Any]:
+def _contents(result: Result, plugins: Sequence[str]) -> dict[str, Any]:
     experiment, table = result.experiment, clean(result.table)
     sites, place = list(dict.fromkeys(table["site"])), receiver(experiment)
     if experiment.evaluation.mixed:
@@ -64,6 +67,7 @@ def _contents(result: Result) -> dict[str, Any]:
         "provenance": provenance_lines(result.provenance, ("command", "remarks", *RULES)),
         "command": result.provenance.get("command", ""),
         "config": _config(result),
+        "more": FIGURES.sections("run", result, [*experiment.plugins, *plugins]),
     } | _images(result.cohort, sites)
 
 

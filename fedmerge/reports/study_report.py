@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from fedmerge.reports.figures.panels import MOST_PANELS, plain
 from fedmerge.reports.leaderboard_tables import board_table, contrast_table, failed_groups, robustness_table
 from fedmerge.reports.leaderboards import Leaderboards, StudyLike, leaderboards
 from fedmerge.reports.page import Picture, picture, provenance_lines, write_page
+from fedmerge.reports.registry import FIGURES
 from fedmerge.reports.study_summary import caution, study_answer, study_question
 
 MOST_STRATA, OPEN_STRATA = 24, 3
@@ -31,16 +32,16 @@ MOST_CURVES = 8
 """The most levels in the reliability diagram and the severity curves: the reference and the best."""
 
 
-def write_study_report(study: StudyLike, path: Path | None = None) -> Path:
+def write_study_report(study: StudyLike, path: Path | None = None, plugins: Sequence[str] = ()) -> Path:
     """Write the report to ``path``, by default ``report.html`` in the study's folder, and return its path.
 
     It is one file, like a run's report. However large the study, there are at most eight figures; the page
-    says what is left out where it would stand.
+    says what is left out where it would stand. plugins: whose figures are on it, too, besides the study's.
     """
-    return write_page("study.html.jinja", _contents(study), path or study.folder / "report.html")
+    return write_page("study.html.jinja", _contents(study, plugins), path or study.folder / "report.html")
 
 
-def _contents(study: StudyLike) -> dict[str, Any]:
+def _contents(study: StudyLike, plugins: Sequence[str]) -> dict[str, Any]:
     config, found = study.config, leaderboards(study)
     failed = (
         study.table[study.table["status"] == "failed"] if "status" in study.table else study.table.iloc[:0]
@@ -57,6 +58,7 @@ def _contents(study: StudyLike) -> dict[str, Any]:
         "provenance": _provenance(study),
         "command": study.provenance.get("command", f"fedmerge bench {study.folder / 'study.yaml'}"),
         "config": _config(study),
+        "more": FIGURES.sections("study", study, [*getattr(config, "plugins", ()), *plugins]),
     }
     return contents | (_numbers(study, found) if found else {})
 

@@ -9,13 +9,12 @@ import pandas as pd
 
 from fedmerge.analysis import leaderboard
 from fedmerge.analysis.cube import finished, severities
+from fedmerge.analysis.metrics import scale_of
 from fedmerge.experiment.formatting import count, few, listing, percent
 from fedmerge.experiment.kinds import REFERENCE
 from fedmerge.experiment.unlearned import lost_places, nothing_learned, reason, worthless
 from fedmerge.reports.figures.panels import metric_words, number_of, plain, signed
 from fedmerge.reports.leaderboards import Leaderboards
-
-SHARES = ("accuracy", "balanced_accuracy")
 
 
 def study_question(config: Any, leaderboards: Leaderboards | None) -> str:
@@ -205,4 +204,5 @@ def _interval(low: float, high: float) -> str:
 
 
 def _score(metric: str, value: float) -> str:
-    return percent(value) if metric in SHARES else f"{value:.3f}"
+    scale = scale_of(metric)
+    return percent(value) if scale.format == "percent" else scale.text(value)

@@ -35,7 +35,7 @@ def test_no_other_temperature_has_less_loss(noisy):
     best = fit_temperature(logits, labels)
     assert LOWEST < best < HIGHEST
     assert loss(best) < min(loss(best * 1.001), loss(best / 1.001), loss(1.0))
-    assert scores(logits / best, labels).ece < scores(logits, labels).ece
+    assert scores(logits / best, labels)["ece"] < scores(logits, labels)["ece"]
 
 
 def test_it_moves_with_the_logits_as_it_must(noisy):

@@ -10,17 +10,22 @@ from fedmerge.analysis import rates, reliability, scores
 def test_perfect_predictions():
     labels = torch.tensor([0, 1, 2, 2])
     result = scores(torch.eye(3)[labels] * 50, labels)
-    assert (result.n, result.accuracy, result.balanced_accuracy, result.auroc) == (4, 1.0, 1.0, 1.0)
-    assert result.ece == pytest.approx(0.0, abs=1e-6)
-    assert result.brier == pytest.approx(0.0, abs=1e-6)
+    assert (result["n"], result["accuracy"], result["balanced_accuracy"], result["auroc"]) == (
+        4,
+        1.0,
+        1.0,
+        1.0,
+    )
+    assert result["ece"] == pytest.approx(0.0, abs=1e-6)
+    assert result["brier"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_accuracy_and_balanced_accuracy_by_hand():
     """Labels 0 0 0 1, all called 0: accuracy 3/4, recalls 1 and 0, so balanced 1/2."""
     logits = torch.tensor([[1.0, 0.0]] * 4)
     result = scores(logits, torch.tensor([0, 0, 0, 1]))
-    assert result.accuracy == 0.75
-    assert result.balanced_accuracy == 0.5
+    assert result["accuracy"] == 0.75
+    assert result["balanced_accuracy"] == 0.5
 
 
 def test_a_class_without_images_is_left_out_of_auroc_and_recall():
@@ -29,33 +34,33 @@ def test_a_class_without_images_is_left_out_of_auroc_and_recall():
     logits = torch.stack([z, -z, torch.full((4,), -20.0)], 1)
     labels = torch.tensor([0, 0, 1, 1])  # scores of class 0: 2, -1 against 1, -2
     result = scores(logits, labels)
-    assert result.auroc == pytest.approx(0.75)
-    assert result.auroc_classes == 2
-    assert result.balanced_accuracy == pytest.approx(0.5)
+    assert result["auroc"] == pytest.approx(0.75)
+    assert result["auroc_classes"] == 2
+    assert result["balanced_accuracy"] == pytest.approx(0.5)
 
 
 def test_one_class_alone_has_no_auroc():
     result = scores(torch.rand(5, 3), torch.zeros(5, dtype=torch.long))
-    assert math.isnan(result.auroc)
-    assert result.auroc_classes == 0
+    assert math.isnan(result["auroc"])
+    assert result["auroc_classes"] == 0
 
 
 def test_ece_of_a_constant_confidence_is_the_gap():
     """Every image has confidence q = sigmoid(1) in one bin and half are right: ECE = |q - 1/2|."""
     logits = torch.tensor([[1.0, 0.0]] * 10)
     result = scores(logits, torch.tensor([0, 1] * 5))
-    assert result.ece == pytest.approx(1 / (1 + math.exp(-1)) - 0.5, abs=1e-6)
+    assert result["ece"] == pytest.approx(1 / (1 + math.exp(-1)) - 0.5, abs=1e-6)
 
 
 def test_brier_by_hand():
     """p = (1/2, 1/4, 1/4). Label 0: (4 + 1 + 1) / 16; label 1: (4 + 9 + 1) / 16; mean 10/16."""
     logits = torch.tensor([[0.5, 0.25, 0.25]] * 2).log()
-    assert scores(logits, torch.tensor([0, 1])).brier == pytest.approx(10 / 16)
+    assert scores(logits, torch.tensor([0, 1]))["brier"] == pytest.approx(10 / 16)
 
 
 def test_brier_of_sure_and_wrong_is_two():
     labels = torch.tensor([0, 1, 2])
-    assert scores(torch.eye(3)[(labels + 1) % 3] * 100, labels).brier == pytest.approx(2.0)
+    assert scores(torch.eye(3)[(labels + 1) % 3] * 100, labels)["brier"] == pytest.approx(2.0)
 
 
 def test_reliability_by_hand():
@@ -76,7 +81,7 @@ def test_the_calibration_error_is_the_weighted_gap_of_the_reliability_bins(seed)
     logits, labels = torch.randn(200, 5, generator=rng) * 2, torch.randint(0, 5, (200,), generator=rng)
     frame = reliability(logits, labels)
     gaps = (frame["accuracy"] - frame["confidence"]).abs().fillna(0)
-    assert (gaps * frame["n"]).sum() / 200 == pytest.approx(scores(logits, labels).ece, abs=1e-6)
+    assert (gaps * frame["n"]).sum() / 200 == pytest.approx(scores(logits, labels)["ece"], abs=1e-6)
     assert frame["n"].sum() == 200
 
 
@@ -85,7 +90,7 @@ def test_the_table_s_calibration_error_is_the_reliability_curve_s_also_where_all
     logits = torch.tensor([[0.0, 20.0], [0.0, 25.0], [0.0, 200.0], [0.0, 2000.0]])
     frame, found = reliability(logits, torch.tensor([0, 1, 0, 1])), scores(logits, torch.tensor([0, 1, 0, 1]))
     assert frame["n"].tolist() == [0] * 14 + [4]
-    assert found.ece == pytest.approx(0.5, abs=1e-9)
+    assert found["ece"] == pytest.approx(0.5, abs=1e-9)
     assert 1 - frame["confidence"][14] == pytest.approx((math.exp(-20) + math.exp(-25)) / 4, rel=1e-6)
 
 
@@ -93,8 +98,8 @@ def test_brier_and_calibration_are_float64():
     """Sure by p = 1 - e, e = exp(-20) / (1 + exp(-20)), and right: ECE e, Brier 2 e^2. Float32 gives 0."""
     found = scores(torch.tensor([[20.0, 0.0]] * 3), torch.zeros(3, dtype=torch.long))
     e = math.exp(-20) / (1 + math.exp(-20))
-    assert found.ece == pytest.approx(e, rel=1e-6)
-    assert found.brier == pytest.approx(2 * e * e, rel=1e-6)
+    assert found["ece"] == pytest.approx(e, rel=1e-6)
+    assert found["brier"] == pytest.approx(2 * e * e, rel=1e-6)
 
 
 def by_numpy(logits, labels, bins=15):
@@ -113,7 +118,7 @@ def test_ece_and_brier_are_their_definitions(scale):
     rng = torch.Generator().manual_seed(5)
     logits, labels = torch.randn(300, 6, generator=rng) * scale, torch.randint(0, 6, (300,), generator=rng)
     found = scores(logits, labels)
-    assert (found.ece, found.brier) == pytest.approx(by_numpy(logits, labels), rel=1e-9)
+    assert (found["ece"], found["brier"]) == pytest.approx(by_numpy(logits, labels), rel=1e-9)
 
 
 @pytest.mark.parametrize("bad", [[math.nan, 0.0, 0.0], [-math.inf] * 3, [0.0, math.inf, 0.0]])
@@ -121,9 +126,9 @@ def test_an_image_without_probabilities_leaves_no_score_of_them(bad):
     """Its class is known by arg-max alone, and not even that where a logit is NaN."""
     logits = torch.cat([torch.eye(3) * 4, torch.tensor([bad])])
     found = scores(logits, torch.tensor([0, 1, 2, 0]))
-    assert all(math.isnan(value) for value in (found.auroc, found.ece, found.brier))
-    assert found.auroc_classes == 3
-    assert found.accuracy == {True: 1.0, False: 0.75}[bad == [-math.inf] * 3]
+    assert all(math.isnan(value) for value in (found["auroc"], found["ece"], found["brier"]))
+    assert found["auroc_classes"] == 3
+    assert found["accuracy"] == {True: 1.0, False: 0.75}[bad == [-math.inf] * 3]
 
 
 def test_a_logit_that_is_not_a_number_is_never_right():

@@ -40,7 +40,7 @@ def test_sure_images_are_ranked_by_how_sure() -> None:
     """z_1 - z_0 is 20, 25, 18, 30 for labels 0, 1, 0, 1: every positive above every negative. In float32
     25 and 30 are both p = 1, and so are 20 and 18."""
     logits = torch.tensor([[0.0, 20.0], [0.0, 25.0], [0.0, 18.0], [0.0, 30.0]])
-    assert scores(logits, torch.tensor([0, 1, 0, 1])).auroc == 1.0
+    assert scores(logits, torch.tensor([0, 1, 0, 1]))["auroc"] == 1.0
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
@@ -48,7 +48,7 @@ def test_sure_images_are_ranked_by_how_sure() -> None:
 def test_auroc_is_scikit_learns_on_log_odds(classes: int, scale: float) -> None:
     for seed in range(3):
         logits, labels = drawn(seed, 200, classes, scale)
-        assert scores(logits, labels).auroc == pytest.approx(macro(plainly(logits), labels), abs=1e-12)
+        assert scores(logits, labels)["auroc"] == pytest.approx(macro(plainly(logits), labels), abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -56,13 +56,13 @@ def test_logits_of_any_width_are_ranked_as_they_are(dtype: torch.dtype) -> None:
     """Half-precision logits have many ties among themselves; they stay ties, and no others come."""
     logits, labels = drawn(1, 400, 3, 20.0)
     logits = logits.to(dtype)
-    assert scores(logits, labels).auroc == pytest.approx(macro(plainly(logits), labels), abs=1e-12)
+    assert scores(logits, labels)["auroc"] == pytest.approx(macro(plainly(logits), labels), abs=1e-12)
 
 
 def test_float64_logits_are_not_rounded() -> None:
     """They differ by 1e-12, which float32 does not hold."""
     logits = torch.tensor([[0.0, 1.0], [0.0, 1.0 + 1e-12]], dtype=torch.float64)
-    assert scores(logits, torch.tensor([0, 1])).auroc == 1.0
+    assert scores(logits, torch.tensor([0, 1]))["auroc"] == 1.0
 
 
 @pytest.mark.parametrize("scale", [1.0, 40.0, 1e4])
@@ -91,7 +91,7 @@ def test_equal_answers_tie() -> None:
     order = torch.tensor([[0, 1, 2, 3], [0, 3, 1, 2], [0, 2, 3, 1]])
     logits = torch.stack([one[order[i % 3]] + i % 5 for i in range(37)])
     assert log_odds(logits)[:, 0].unique().numel() == 1
-    assert scores(one.expand(37, 4), torch.arange(37) % 4).auroc == 0.5
+    assert scores(one.expand(37, 4), torch.arange(37) % 4)["auroc"] == 0.5
 
 
 def test_a_class_that_is_ruled_out_is_last() -> None:
@@ -100,7 +100,7 @@ def test_a_class_that_is_ruled_out_is_last() -> None:
     found = log_odds(logits)
     assert found[0].tolist() == pytest.approx([-1.0, 1.0, -math.inf])
     assert found[2].tolist() == [-math.inf, -math.inf, math.inf]
-    assert scores(logits, torch.tensor([1, 0, 2])).auroc == 1.0
+    assert scores(logits, torch.tensor([1, 0, 2]))["auroc"] == 1.0
 
 
 @pytest.mark.parametrize("row", [[math.nan, 0.0], [math.inf, 0.0], [-math.inf, -math.inf]])

@@ -22,12 +22,12 @@ def test_it_answers_with_the_frequencies_of_the_classes():
     logits = model(torch.zeros(3, 1, 8, 8))
     torch.testing.assert_close(logits.softmax(1), torch.tensor([[0.3, 0.5, 0.2]]).expand(3, 3))
     found = scores(logits, labels)
-    assert (found.accuracy, found.balanced_accuracy, found.auroc) == (
+    assert (found["accuracy"], found["balanced_accuracy"], found["auroc"]) == (
         pytest.approx(1 / 3),
         pytest.approx(1 / 3),
         0.5,
     )
-    assert found.brier == pytest.approx((0.78 + 0.38 + 0.98) / 3)
+    assert found["brier"] == pytest.approx((0.78 + 0.38 + 0.98) / 3)
     assert answers(logits, labels).constant
 
 

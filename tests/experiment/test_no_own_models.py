@@ -38,7 +38,7 @@ def test_the_pool_holds_the_model_of_the_rounds_and_nothing_else(secret, cohort_
     card, cohort = pool.card("federated"), build_cohort(cohort_spec, 0)
     val = concat([site.val for site in cohort.training])
     logits = predict(pool.model("federated", "cpu"), val.images, card.normalisation)
-    assert card.metrics["validation"] == pytest.approx(scores(logits, val.labels).accuracy)
+    assert card.metrics["validation"] == pytest.approx(scores(logits, val.labels)["accuracy"])
     if "privacy" in federation:
         spent = result.history.query("phase == 'aggregate' and round == 2")["epsilon"]
         assert set(spent) == {epsilon(CentralPrivacy(**federation["privacy"]), 2)}

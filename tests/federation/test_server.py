@@ -85,10 +85,10 @@ def test_without_rounds_the_start_stays(plan, cohort):
 def test_the_score_is_the_accuracy_on_the_pooled_validation_splits(plan, cohort):
     model = build(plan.model, plan.seed)
     val = concat([site.val for site in cohort.training])
-    expected = scores(predict(model, val.images, plan.normalisation), val.labels).accuracy
+    expected = scores(predict(model, val.images, plan.normalisation), val.labels)["accuracy"]
     assert serve(plan, cohort, lambda server: server.score(server.start())) == pytest.approx(expected)
     one = cohort["beta"].val
-    alone = scores(predict(model, one.images, plan.normalisation), one.labels).accuracy
+    alone = scores(predict(model, one.images, plan.normalisation), one.labels)["accuracy"]
     assert serve(plan, cohort, lambda server: server.score(server.start(), ["beta"])) == pytest.approx(alone)
 
 
@@ -97,7 +97,7 @@ def test_a_hospital_s_own_numbers_are_of_its_validation_images_with_a_temperatur
     logits = predict(model, val.images, plan.normalisation)
     told = serve(plan, cohort, lambda server: server.own_numbers(server.start(), "beta"))
     assert told["temperature"] == fit_temperature(logits, val.labels)
-    assert (told["num-examples"], told["accuracy"]) == (len(val), scores(logits, val.labels).accuracy)
+    assert (told["num-examples"], told["accuracy"]) == (len(val), scores(logits, val.labels)["accuracy"])
 
 
 def test_the_server_learns_numbers_never_images(plan, cohort, monkeypatch):

@@ -19,8 +19,10 @@ def requests(node: Node, as_json: Json = False) -> None:
     """List the experiments that a server asked for, in plain words, and the decision about each."""
     from fedmerge.federation.deployment.node_folder import NodeFolder
     from fedmerge.federation.policy.approvals import Approvals
+    from fedmerge.federation.policy.keeping import admit_plugins
     from fedmerge.federation.policy.proposal import in_words
 
+    admit_plugins(NodeFolder(node).path)
     approvals = Approvals(NodeFolder(node).path)
     decisions = approvals.decisions()
     found: list[dict[str, Any]] = []
@@ -133,9 +135,11 @@ def _decide(node: Any, request: str, by: str, *, approved: bool, **limits: Any) 
     from fedmerge.errors import FedMergeError
     from fedmerge.federation.deployment.node_folder import NodeFolder
     from fedmerge.federation.policy.approvals import Approvals, Decision
+    from fedmerge.federation.policy.keeping import admit_plugins
 
     if not by.strip():
         raise FedMergeError("--by is empty: say who decides.")
+    admit_plugins(NodeFolder(node).path)
     approvals = Approvals(NodeFolder(node).path)
     name = approvals.find(request)
     proposal, _ = approvals.read(name)

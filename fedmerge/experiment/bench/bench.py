@@ -21,6 +21,7 @@ from fedmerge.experiment.bench.rows import collect, collect_traces
 from fedmerge.experiment.bench.study import Study, adopt, open_study
 from fedmerge.experiment.kinds import RESUMING
 from fedmerge.experiment.machine import pick_device, versions
+from fedmerge.plugins import loaded_plugins
 from fedmerge.validation import noting_files
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def bench(
     device: str | None = None,
     retry: bool = False,
     extend: bool = False,
+    plugins: Sequence[str] = (),
     watch: Subscriber | None = None,
 ) -> Study:
     """Do every task of a study that is not done yet, and return the study.
@@ -47,8 +49,8 @@ def bench(
     it stopped. workers: tasks side by side on this machine, or an executor that does them. backend: ``ray``,
     or a ``fm.Backend`` of that kind or its fields, does the tasks on a Ray cluster instead, ``workers`` of
     its own at a time. retry: do failed tasks again. extend: accept a changed configuration or changed images;
-    finished tasks that are still needed are kept. watch: called with an ``Event`` at every start and end of a
-    task, and about twice a second.
+    finished tasks that are still needed are kept. plugins: modules or files, FILE.py, besides those that the
+    study names. watch: called with an ``Event`` at every start and end of a task, and about twice a second.
 
     The same study gives the same rows with any number of workers, on any backend, and however often it was
     interrupted; federated rounds go on at the last finished round. A task that fails gives rows with a
@@ -56,7 +58,7 @@ def bench(
     nothing written (``preflight``); for a folder in use, and a full disk; finished tasks are kept.
     """
     with noting_files() as files:
-        config, variants = read_bench(source, changes)
+        config, variants = read_bench(source, changes, plugins)
     plan = make_plan(config, variants)
     folder = Path(out) if out is not None else Path("runs") / config.name
     wanted = [entry.task for entry in plan.entries]
@@ -85,7 +87,7 @@ def bench(
         if isinstance(source, str | Path):
             settled = [name for name, state in store.states(plan.tasks).items() if state != "missing"]
             data = [path for variant in variants for path in files_of(variant.cohort)]
-            request = completion_cache.request_of(source, changes)
+            request = completion_cache.request_of(source, changes, plugins)
             completion_cache.write(folder, request, files, data, settled, study.summary)
         manifest.close(folder, "study")
     return study
@@ -124,6 +126,7 @@ def _assignments(
     def of(task: Task) -> Assignment:
         folder = sources[task.config["experiment"]["cohort"]["name"]]
         options = {"device": device, "threads": threads, "sources": None if folder is None else str(folder)}
+        options |= {"plugins": loaded_plugins()}
         return Assignment(task, WORK, store.folder, options, resumes=task.kind in RESUMING)
 
     return {name: of(plan.tasks[name]) for name in todo}

@@ -20,9 +20,9 @@ NAME = "receipt.json"
 CompletionCache = dict[str, Any]
 
 
-def request_of(source: str | Path, changes: Sequence[str]) -> str:
-    """Return the request as text: study and changes, working directory, version of FedMerge."""
-    return json.dumps([str(source), list(changes), str(Path.cwd()), __version__])
+def request_of(source: str | Path, changes: Sequence[str], plugins: Sequence[str] = ()) -> str:
+    """Return the request as text: study, changes and plug-ins, working directory, version of FedMerge."""
+    return json.dumps([str(source), list(changes), list(plugins), str(Path.cwd()), __version__])
 
 
 def write(

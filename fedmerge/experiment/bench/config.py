@@ -9,15 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from fedmerge.analysis import METRICS
 from fedmerge.data import CohortSpec
-from fedmerge.errors import Faults, FedMergeError, nearest
+from fedmerge.errors import Faults, FedMergeError, nearest, unknown
+from fedmerge.experiment import results
 from fedmerge.experiment.changes import apply_change, check_once, set_fields
 from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.entries import Strict
+from fedmerge.experiment.plugged import plug_in
 from fedmerge.experiment.reading import find_config, read_experiment
-from fedmerge.experiment.results import COLUMNS
 from fedmerge.validation import LONGEST_NAME, Distinct, is_there, load_yaml, validate
 
 Reference = Literal["alone", "pooled", "oracle"]
@@ -61,7 +70,7 @@ class BenchConfig(Strict):
     where the classes of a hospital are uneven (``analysis.uneven``).
     reference: the level that the others are compared with. sweep: axes whose level is chosen by validation
     at the hospitals that trained. keep_models: whether trained models stay on disk after the last job that
-    needs them.
+    needs them. plugins: modules or files, FILE.py, for all experiments of the study.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
@@ -76,9 +85,27 @@ class BenchConfig(Strict):
     references: Annotated[tuple[Reference, ...], Distinct] = ("alone", "pooled")
     compare: str = "method"
     reference: str | None = None
-    metric: Literal["auto", "accuracy", "balanced_accuracy", "auroc"] = "auto"
+    metric: str = "auto"
     sweep: Annotated[tuple[str, ...], Distinct] = ()
     keep_models: bool = True
+    plugins: Annotated[tuple[str, ...], Distinct] = ()
+
+    @field_validator("metric")
+    @classmethod
+    def _ranks(cls, name: str) -> str:
+        able = ["auto", *(metric.name for metric in METRICS if metric.ranks)]
+        if name in METRICS and name not in able:
+            raise ValueError(
+                f"metric '{name}' cannot rank: only one from 0 to 1 can. Allowed: {', '.join(able)}"
+            )
+        if name not in able:
+            raise ValueError(str(unknown("metric", name, able)))
+        return name
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if value or key != "plugins"}
 
     @model_validator(mode="after")
     def _axes_fit(self) -> BenchConfig:
@@ -87,7 +114,9 @@ class BenchConfig(Strict):
         return self
 
     def _faults(self) -> Iterator[str]:
-        columns = {*COLUMNS, "study", "job", "status", "reason", "training_seconds"} - {*OWN_COLUMNS}
+        columns = {*results.columns(), "study", "job", "status", "reason", "training_seconds"} - {
+            *OWN_COLUMNS
+        }
         for axis, levels in self.axes.items():
             if not levels:
                 yield f"axis '{axis}' has no levels: give at least one, or take it out"
@@ -128,13 +157,15 @@ class Variant:
 
 
 def read_bench(
-    source: str | Path | dict[str, Any] | BenchConfig, changes: Sequence[str] = ()
+    source: str | Path | dict[str, Any] | BenchConfig,
+    changes: Sequence[str] = (),
+    plugins: Sequence[str] = (),
 ) -> tuple[BenchConfig, list[Variant]]:
     """Read a study and its experiments from a YAML file, the name of a shipped one, or a mapping.
 
-    changes: ``a.b=value`` overrides of the study's fields (``set.seeds=[0]``). Raises FedMergeError with
-    file, field, what was given, what is allowed, and the nearest valid name; for an experiment, also with the
-    levels that made it.
+    changes: ``a.b=value`` overrides of the study's fields (``set.seeds=[0]``). plugins: besides those that
+    the study names; all are loaded first. Raises FedMergeError with file, field, what was given, what is
+    allowed, and the nearest valid name; for an experiment, also with the levels that made it.
     """
     near: Path | None = None
     faults = Faults()
@@ -153,6 +184,7 @@ def read_bench(
     for change in changes:
         with faults.kept():
             apply_change(data, change)
+    plug_in(data, near, plugins, faults)
     config: BenchConfig | None = None
     with faults.kept():
         config = validate(BenchConfig, data, where)
@@ -162,7 +194,8 @@ def read_bench(
     config = _with_base(config, near, faults)
     variants = _variants(config, where, near, faults)
     faults.say()
-    return config, variants
+    named = dict.fromkeys(name for variant in variants for name in variant.experiment.plugins)
+    return config.model_copy(update={"plugins": tuple(named)}), variants
 
 
 def _with_base(config: BenchConfig, near: Path | None, faults: Faults) -> BenchConfig:
@@ -229,7 +262,11 @@ def _variant(config: BenchConfig, levels: dict[str, str], near: Path | None) -> 
     data.setdefault("name", config.name)
     for changes in (config.set, *(config.axes[axis][label] for axis, label in levels.items())):
         set_fields(data, copy.deepcopy(changes))
+    if config.plugins:
+        data["plugins"] = list(dict.fromkeys([*config.plugins, *data.get("plugins", ())]))
     experiment, cohort = read_experiment(data, near=near)
+    if experiment.trackers:
+        raise FedMergeError("trackers are told of a run, not of a study: take them out, or use fedmerge run.")
     return Variant(levels, experiment, cohort)
 
 

@@ -1,14 +1,15 @@
 """The plan of a study: its tasks, what each needs, and which rows of the table it gives.
 
 A task is named by what decides its outcome: its configuration, the tasks that it needs, the images that it
-reads, and the version of its stage. Labels, other methods and later stages are in none of these, so the same
-trained hospitals under ten methods are one task.
+reads, the version of its stage, and the code of the plug-ins that it uses. Labels, other methods and later
+stages are in none of these, so the same trained hospitals under ten methods are one task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from fedmerge.data import CohortSpec
@@ -23,6 +24,7 @@ from fedmerge.experiment.entries import MethodConfig
 from fedmerge.experiment.federations import Federation, federations
 from fedmerge.experiment.kinds import MAJORITY, REFERENCE, VERSIONS
 from fedmerge.experiment.needs import needs_data, needs_of
+from fedmerge.experiment.plugged import code_of
 from fedmerge.experiment.target_supervised import BEST_SOURCE, ORACLE
 
 Config = dict[str, Any]
@@ -82,20 +84,21 @@ def _of(
     config: BenchConfig, variant: Variant, cohort: Config, seed: int, federation: Federation
 ) -> Iterator[tuple[Task, dict[str, Any] | None]]:
     """Yield the tasks of one federation of one seed, each after those it needs."""
-    experiment = variant.experiment
+    experiment, plugins = variant.experiment, variant.experiment.plugins
     name = ", ".join([*variant.levels.values(), f"seed {seed}"])
     if federation.name.startswith("without-"):
         name += f", {federation.name.replace('-', ' ', 1)}"
     content = cohort_content(variant.cohort)
+    task = partial(_task, content=content, plugins=plugins)
     together = _stage(experiment, cohort, seed, "rounds")
     base = {"members": list(federation.members)}
     begun: tuple[str, ...] = ()
     if experiment.training.rounds:
-        rounds = _task(base | {"kind": "rounds", "experiment": together}, (), f"{name}: rounds", content)
+        rounds = task(base | {"kind": "rounds", "experiment": together}, (), f"{name}: rounds")
         yield rounds, None
         begun = (rounds.name,)
     tuned = _stage(experiment, cohort, seed, "fine-tune")
-    own = _task(base | {"kind": "fine-tune", "experiment": tuned}, begun, f"{name}: fine-tuning", content)
+    own = task(base | {"kind": "fine-tune", "experiment": tuned}, begun, f"{name}: fine-tuning")
     yield own, None
     for target in federation.targets:
         where = base | {"target": target}
@@ -105,7 +108,7 @@ def _of(
             members = list(experiment.sources(target, federation.members))
             alike = _stage(experiment, cohort, seed, "pooled")
             shared = {"kind": "pooled", "members": members, "target": target, "experiment": alike}
-            pooled = _task(shared, (), f"{name}: pooled training for {target}", content)
+            pooled = task(shared, (), f"{name}: pooled training for {target}")
             yield pooled, None
         yield (
             _majority(experiment, cohort, seed, where, content),
@@ -122,7 +125,7 @@ def _of(
                 reads += _public(experiment.fusion_data, variant.cohort)
             label = f"{name}: {entry.label} at {target}"
             yield (
-                _task(where | wanted, (source.name, *start), label, reads),
+                _task(where | wanted, (source.name, *start), label, reads, plugins),
                 columns | {"method": entry.label, "kind": kind},
             )
 
@@ -138,7 +141,7 @@ def _majority(experiment: Experiment, cohort: Config, seed: int, where: Config, 
         "as": REFERENCE,
         "method": {"method": MAJORITY},
     }
-    return _task(config, (), f"seed {seed}: {MAJORITY} at {where['target']}", content)
+    return _task(config, (), f"seed {seed}: {MAJORITY} at {where['target']}", content, experiment.plugins)
 
 
 def _methods(config: BenchConfig, experiment: Experiment) -> Iterator[tuple[str, MethodConfig]]:
@@ -206,7 +209,9 @@ def _stage(
     } | ({"federation": federation} if federation and stage != "pooled" else {})
 
 
-def _task(config: Config, needs: tuple[str, ...], label: str, content: str) -> Task:
+def _task(config: Config, needs: tuple[str, ...], label: str, content: str, plugins: Sequence[str]) -> Task:
+    if code := code_of(config, plugins):
+        config = config | {"plugins": code}
     return task_of(config, needs, label, content=content, version=VERSIONS[config["kind"]])
 
 

@@ -7,25 +7,23 @@ from typing import Any
 
 import pandas as pd
 
+from fedmerge.analysis import METRICS
 from fedmerge.engine.store import Store, said
+from fedmerge.experiment import results
 from fedmerge.experiment.bench.config import BenchConfig
 from fedmerge.experiment.bench.plan import Entry, StudyPlan
-from fedmerge.experiment.results import COLUMNS, write_table
+from fedmerge.experiment.results import write_table
 from fedmerge.experiment.target_supervised import ORACLE, best_source
 
 Row = dict[str, Any]
 COEFFICIENTS = "coefficients.parquet"
-NUMBERS = [
-    "accuracy", "balanced_accuracy", "auroc", "ece", "brier", "classes_present", "largest_class",
-    "classes_predicted", "largest_predicted", "chance_error", "validation", "training_accuracy",
-    "initial_statistics", "forward_passes", "backward_passes", "seconds", "training_seconds",
-]  # fmt: skip
 
 
 def columns(config: BenchConfig) -> list[str]:
     """The columns of results.parquet, in order."""
-    axes = [axis for axis in config.axes if axis not in COLUMNS]
-    rest = [column for column in COLUMNS if column != "experiment"]
+    of_runs = results.columns(METRICS.among(config.plugins))
+    axes = [axis for axis in config.axes if axis not in of_runs]
+    rest = [column for column in of_runs if column != "experiment"]
     middle = rest.index("seed")
     before = ["study", "job", "status", "reason", *rest[:middle], *axes]
     return [*before, *rest[middle:], "training_seconds"]
@@ -48,7 +46,8 @@ def collect(config: BenchConfig, plan: StudyPlan, store: Store) -> None:
         where = {key: value for key, value in entry.columns.items() if key != "kind"}
         bins += [where | row | _label(entry, row) for row in binned]
     table = pd.DataFrame(rows).reindex(columns=columns(config))
-    table[NUMBERS] = table[NUMBERS].astype("float64")
+    numbers = [name for name in [*METRICS.names(), *results.NUMBERS] if name in table]
+    table[numbers] = table[numbers].astype("float64")
     table["constant"] = table["constant"].astype("boolean")
     with said(store.folder):
         write_table(store.folder / "results.parquet", table)
@@ -67,7 +66,7 @@ def collect_traces(config: BenchConfig, plan: StudyPlan, store: Store) -> None:
         if path.is_file():
             coefficients.append(pd.read_parquet(path).assign(**where))
         decisions += [row | where for row in store.read(entry.task, "job.json").get("decisions", [])]
-    axes = [axis for axis in config.axes if axis not in COLUMNS]
+    axes = [axis for axis in config.axes if axis not in results.columns()]
     place = ["cohort", "model", *axes, "seed", "site", "method"]
     first = [*place, "stream", "batch", "source", "encoder", "head"]
     with said(store.folder):

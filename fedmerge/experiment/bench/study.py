@@ -12,10 +12,11 @@ import pandas as pd
 import yaml
 
 from fedmerge.engine.store import said
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import Faults, FedMergeError
 from fedmerge.experiment.bench.config import BenchConfig
 from fedmerge.experiment.bench.plan import StudyPlan
 from fedmerge.experiment.bench.remarks import read_remarks
+from fedmerge.experiment.plugged import plug_in
 from fedmerge.files import write_json, write_text
 from fedmerge.validation import differences, load_yaml, validate
 
@@ -91,7 +92,10 @@ def open_study(folder: str | Path) -> Study:
             f"with --out {folder}."
         )
     path = folder / "study.yaml"
-    config = validate(BenchConfig, load_yaml(path), str(path))
+    data, faults = load_yaml(path), Faults()
+    plug_in(data, folder, (), faults)
+    faults.say()
+    config = validate(BenchConfig, data, str(path))
     table = pd.read_parquet(folder / "results.parquet")
     reliability = pd.read_parquet(folder / "reliability.parquet")
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
@@ -127,8 +131,8 @@ def adopt(folder: Path, config: BenchConfig, plan: StudyPlan, extend: bool) -> N
         known = folder / "plan.json"
         if known.is_file() and json.loads(known.read_text())["hash"] != _hash(plan):
             raise FedMergeError(
-                f"the study in '{folder}' was begun with another cohort file, other images or another "
-                f"version of FedMerge: its jobs are no longer the same. Change that back, {advice}"
+                f"the study in '{folder}' was begun with another cohort file, other images, another "
+                f"plug-in or version of FedMerge: its jobs are no longer the same. Change that back, {advice}"
             )
     with said(folder):
         write_text(path, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))

@@ -16,7 +16,7 @@ from fedmerge.models.state import BatchNormPolicy, State
 from fedmerge.models.zoo import ModelSpec
 from fedmerge.registry import Registry
 
-AGGREGATORS = Registry("aggregation", "aggregator")
+AGGREGATORS = Registry("aggregation", "aggregator", "fedmerge.aggregators")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmerge.errors import FedMergeError
+from fedmerge.plugins import blamed
 
 RUN_ID, SERVER_NODE, FIRST_CLIENT_NODE = 1, 1, 1001
 FAILED, LATE = 1, 101  # error codes of a ClientApp that raised, and of one past its time
@@ -81,8 +82,8 @@ def contexts(n_nodes: int) -> dict[int, Context]:
 
 def failed(message: Message, why: Exception | str, code: int = FAILED) -> Message:
     """Return the Error reply to a message whose hospital raised, or did not reply for another reason."""
-    plain = isinstance(why, FedMergeError | str)
-    reason = str(why) if plain else f"{type(why).__name__}: {why}"
+    plain = str(why) if isinstance(why, FedMergeError | str) else blamed(why)
+    reason = plain or f"{type(why).__name__}: {why}"
     return Message(Error(code=code, reason=reason), reply_to=message)
 
 

@@ -16,8 +16,7 @@ from typing import Any
 from fedmerge.chained_log import ChainedLog
 from fedmerge.errors import FedMergeError, short
 from fedmerge.federation.policy.audit import audit
-from fedmerge.federation.policy.installed import code_version
-from fedmerge.federation.policy.proposal import Proposal, proposal_hash
+from fedmerge.federation.policy.proposal import Proposal, code_for, proposal_hash
 from fedmerge.files import Damaged, make_folder, read_sealed, write_sealed
 from fedmerge.validation import validate
 
@@ -80,7 +79,7 @@ class Approvals:
             )
         seen = datetime.now(UTC).isoformat(timespec="seconds")
         write_sealed(
-            path, {"seen": seen, "code": code_version(), "proposal": proposal.model_dump(mode="json")}
+            path, {"seen": seen, "code": code_for(proposal), "proposal": proposal.model_dump(mode="json")}
         )
         return name
 

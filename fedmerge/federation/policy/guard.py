@@ -20,8 +20,8 @@ from fedmerge.federation.grids.simulated import PENDING, failed
 from fedmerge.federation.policy.approvals import Approvals
 from fedmerge.federation.policy.audit import audit, fingerprint
 from fedmerge.federation.policy.derived import check_job, most
-from fedmerge.federation.policy.keeping import check_group, check_proposal, strip
-from fedmerge.federation.policy.proposal import Proposal, proposal_hash, read_proposal
+from fedmerge.federation.policy.keeping import check_group, check_plugins, check_proposal, strip
+from fedmerge.federation.policy.proposal import KEY, Proposal, proposal_hash, read_proposal
 from fedmerge.federation.policy.rules import Policy, policy_hash, read_policy
 from fedmerge.federation.policy.seen import seen
 from fedmerge.federation.records import reason_of
@@ -137,6 +137,10 @@ class Guard:
 
     def _greeted(self, policy: Policy, job: dict[str, Any], run: int, known: dict[str, Any]) -> str:
         """Keep the proposal in a greeting; later messages of the run are checked against it."""
+        asked = job.get(KEY)
+        named = asked.get("plugins") if isinstance(asked, dict) else None
+        if isinstance(named, list):  # without them the rest might not be readable
+            check_plugins(policy, named)
         proposal = read_proposal(job)
         name = self.approvals.keep(proposal)
         self._check_proposal(policy, name, proposal, run)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from flwr.app import Message
 
 from fedmerge.data import Site
-from fedmerge.errors import Faults, FedMergeError
-from fedmerge.federation.policy.proposal import Proposal, canonical
-from fedmerge.federation.policy.rules import FILE, Policy
+from fedmerge.errors import Faults, FedMergeError, short
+from fedmerge.federation.policy.proposal import Proposal, canonical, plugins_of
+from fedmerge.federation.policy.rules import FILE, Policy, read_policy
 from fedmerge.federation.policy.suppression import suppressed
 from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.federation.privacy.options import LocalPrivacy
 from fedmerge.federation.schema.reading import METRICS
+from fedmerge.plugins import locate_plugins, restrict_plugins, title_of
 
 NEEDED = {
     "query": ("num-examples", "num-validation"),
@@ -29,7 +33,7 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
     epochs = max(each.epochs for each in trainings)
     batch = max(each.batch_size for each in trainings)
     fetched = plan.model.pretrained and plan.start == "independent"
-    foreign = [name for name in proposal.plugins if name not in policy.plugins]
+    unsaid = [title for title in plugins_of(plan) if title not in proposal.plugins]
     noisy = rules.privacy if isinstance(rules.privacy, LocalPrivacy) and not rules.privacy.simulate else None
     least = policy.local_noise
     most, cost = None if least is None else least.epsilon, 0.0
@@ -82,18 +86,36 @@ def check_proposal(policy: Policy, proposal: Proposal, version: str, threads: in
             summed is not None and summed < policy.secure_hospitals,
             f"secure_hospitals is {policy.secure_hospitals}, but {summed} hospitals train in a round",
         ),
-        (bool(foreign), f"plugins does not list {', '.join(map(canonical, foreign))}"),
+        (bool(unsaid), f"the experiment does not say that it uses {', '.join(map(canonical, unsaid))}"),
         (plan.rounds > limits.rounds, f"limits.rounds is {limits.rounds}, but there are {plan.rounds}"),
         (epochs > limits.epochs, f"limits.epochs is {limits.epochs}, but a training has {epochs}"),
         (batch > limits.batch_size, f"limits.batch_size is {limits.batch_size}, but a step has {batch}"),
         (threads > limits.threads, f"limits.threads is {limits.threads}, but the run has {threads}"),
     ]
     wrong = Faults()
+    with wrong.kept():
+        check_plugins(policy, proposal.plugins)
     for breaks, sentence in broken:
         with wrong.kept():
             if breaks:
                 raise FedMergeError(f"this hospital's {FILE} refuses it: {sentence}.")
     wrong.say()
+
+
+def check_plugins(policy: Policy, plugins: Sequence[object]) -> None:
+    """Raise FedMergeError where a proposal needs plug-ins, by title, that this hospital does not allow."""
+    allowed = {title_of(name) for name in policy.plugins}
+    foreign = [str(title) for title in plugins if not isinstance(title, str) or title not in allowed]
+    if foreign:
+        raise FedMergeError(
+            f"this hospital's {FILE} refuses it: plugins does not list {short(', '.join(foreign))}, "
+            "which the experiment needs: its people look at the code, install it, and list it, or do without."
+        )
+
+
+def admit_plugins(folder: Path) -> None:
+    """Load the plug-ins that the policy in a node's folder allows, and no other in this process."""
+    restrict_plugins(locate_plugins(read_policy(folder).plugins, folder))
 
 
 def check_group(policy: Policy, site: Site, kind: str) -> None:

@@ -10,9 +10,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.aggregators import AGGREGATORS
 from fedmerge.federation.plan import FederationPlan
 from fedmerge.federation.policy.installed import code_version
 from fedmerge.federation.section import Section
+from fedmerge.models.zoo import plugin_of
+from fedmerge.plugins import loaded_code
 from fedmerge.training import TrainingOptions
 from fedmerge.validation import LONGEST_NAME, validate
 from fedmerge.version import package_version
@@ -33,7 +36,7 @@ class Proposal(Section):
     """The part of an experiment that concerns a hospital.
 
     experiment: its name. version: of FedMerge at the server. plan: of the training. sums: the sums that a
-    fusion asks for afterwards; None: none. plugins: modules that the experiment uses.
+    fusion asks for afterwards; None: none. plugins: titles of those that a hospital needs (``plugins_of``).
     """
 
     experiment: str = Field(
@@ -75,9 +78,22 @@ def canonical(data: Any) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
+def plugins_of(plan: FederationPlan) -> tuple[str, ...]:
+    """Return the titles of the plug-ins without which a hospital cannot read and follow a plan."""
+    aggregator = AGGREGATORS[plan.federation.aggregate.method].origin
+    found = [plugin_of(plan.model.name), None if aggregator is None else aggregator.title]
+    return tuple(dict.fromkeys(title for title in found if title is not None))
+
+
+def code_for(proposal: Proposal) -> str:
+    """Return the version of the code here that a proposal would run: FedMerge's, and that of its plug-ins."""
+    known = loaded_code(proposal.plugins)
+    return "+".join([code_version(), *(f"{title}@{code[:16]}" for title, code in sorted(known.items()))])
+
+
 def proposal_hash(proposal: Proposal, code: str | None = None) -> str:
     """Return the SHA-256 of the proposal as read here, and of ``code`` (None: the installed code)."""
-    known = {"proposal": proposal.model_dump(mode="json"), "code": code or code_version()}
+    known = {"proposal": proposal.model_dump(mode="json"), "code": code or code_for(proposal)}
     return hashlib.sha256(canonical(known).encode()).hexdigest()
 
 
@@ -102,7 +118,7 @@ def in_words(proposal: Proposal) -> dict[str, str]:
     shape = f"{model.image_size} px, {model.in_channels} channels, {model.n_classes} classes"
     return {
         "experiment": proposal.experiment,
-        "FedMerge": f"{proposal.version} at the server, {code_version()} here",
+        "FedMerge": f"{proposal.version} at the server, {code_for(proposal)} here",
         "network": f"{network}, {shape}",
         "pretrained": "yes" if model.pretrained else "no",
         "seed": str(plan.seed),

@@ -145,7 +145,8 @@ peers: listed
 # may cost together, by its own record and at its own delta; without it there is no limit.
 # local_noise: {{clip: 1.0, noise: 4.0, epsilon: 8, delta: 0.00001}}
 
-# Python modules, installed here, that an experiment may use as plug-ins.
+# Plug-ins that an experiment may use here: modules that are installed, or files (/opt/fedmerge/mine.py).
+# Nothing else is loaded. An approval holds for the code as it was: after a change people decide again.
 plugins: []
 
 # The most that an experiment may ask for.

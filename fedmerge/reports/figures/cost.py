@@ -14,7 +14,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from fedmerge.analysis.cube import LOWER_IS_BETTER
+from fedmerge.analysis.metrics import scale_of
 from fedmerge.experiment.formatting import count, listing, percent
 from fedmerge.reports.figures.panels import (
     MOST_LINES,
@@ -96,7 +96,7 @@ def describe_cost(
     rows, words = _shown(board, compare, by), COSTS.get(by, plain(by))
     if rows.rows.empty:
         return Caption(f"No {words} were measured", "The leaderboard has no cost to hold the scores against.")
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = scale_of(metric).sign
     score, price = means(rows.rows, "mean"), means(rows.rows, by)
     able = among(score, rows.worth)
     best = str((sign * (score if able.empty else able)).idxmax())
@@ -139,7 +139,7 @@ def _front(rows: pd.DataFrame, by: str, metric: str) -> pd.Series:
         able = rows[rows["worth"].fillna(1.0) >= 0.5]
         return _front(able.drop(columns="worth"), by, metric).reindex(rows.index, fill_value=False)
     price = rows[by].to_numpy(dtype=float)
-    score = rows["mean"].to_numpy(dtype=float) * (-1 if metric in LOWER_IS_BETTER else 1)
+    score = rows["mean"].to_numpy(dtype=float) * scale_of(metric).sign
     as_good = (price[:, None] <= price) & (score[:, None] >= score)
     better = (price[:, None] < price) | (score[:, None] > score)
     return pd.Series(~np.atleast_1d((as_good & better).any(axis=0)), index=rows.index)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedmerge.analysis.cube import LOWER_IS_BETTER
+from fedmerge.analysis.metrics import scale_of
 from fedmerge.experiment.formatting import count
 from fedmerge.experiment.unlearned import marked
 from fedmerge.reports.figures.panels import (
@@ -79,7 +79,7 @@ def describe_forest(
             else f"Nothing to compare with {reference}",
             f"The leaderboard has no difference of one {compare} to another.",
         )
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = scale_of(metric).sign
     middle = means(rows, "difference")
     worth = bool(rows.get("reference_worth", pd.Series(True)).astype(bool).any())
     title = _title(shown, middle, reference, metric, worth)
@@ -112,7 +112,7 @@ def describe_forest(
 
 def _title(shown: Board, middle: pd.Series, reference: str | None, metric: str, worth: bool) -> str:
     """Say which level is best against the reference; or that reference or levels are at chance."""
-    sign, words = -1 if metric in LOWER_IS_BETTER else 1, metric_words(metric)
+    sign, words = scale_of(metric).sign, metric_words(metric)
     if not worth:
         return f"{reference} is no better than guessing, so being above it in {words} is no gain"
     able = among(middle, shown.worth)
@@ -139,7 +139,7 @@ def _shown(board: pd.DataFrame, compare: str, reference: str | None) -> Board:
 
 def _order(rows: pd.DataFrame, metric: str) -> list[str]:
     """Order levels best first, by the mean over strata; equal ones by name."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = scale_of(metric).sign
     middle = sign * rows.groupby("level")["difference"].mean()
     return sorted(middle.index, key=lambda level: (-middle[level], natural(level)))
 

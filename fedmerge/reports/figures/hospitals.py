@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from fedmerge.analysis.cube import LOWER_IS_BETTER
+from fedmerge.analysis.metrics import scale_of
 from fedmerge.experiment.formatting import count, percent
 from fedmerge.experiment.unlearned import CONSTANT, MARK
 from fedmerge.reports.figures.panels import (
@@ -86,7 +86,7 @@ def describe_site_scores(frame: pd.DataFrame, compare: str, metric: str = "accur
     shown, words = _shown(frame, compare), metric_words(metric)
     if shown.rows.empty:
         return Caption("No hospital has a score", f"There is no {words} to show.")
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = scale_of(metric).sign
     table = shown.rows.groupby(["level", "site"])["mean"].mean().unstack()
     scores = {
         level: {site: float(table[site][level]) for site in _order(shown.rows, "site", metric)}
@@ -134,7 +134,7 @@ def _shown(frame: pd.DataFrame, compare: str) -> Board:
 
 def _order(rows: pd.DataFrame, column: str, metric: str) -> list[str]:
     """Order names by their mean, best first; equal ones by name."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = scale_of(metric).sign
     middle = sign * rows.groupby(column)["mean"].mean()
     return sorted(middle.index, key=lambda name: (-middle[name], natural(name)))
 
@@ -181,7 +181,7 @@ def _cells(axes: Axes, table: pd.DataFrame, low: float, high: float, constant: s
 
 def _outline(axes: Axes, table: pd.DataFrame, block: list[str], metric: str) -> None:
     """Draw a frame around each level's worst hospital, where it is in this block."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = scale_of(metric).sign
     for row, (_, scores) in enumerate((sign * table).iterrows()):
         if scores.notna().any() and (worst := str(scores[::-1].idxmin())) in block:
             axes.add_patch(

@@ -18,19 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedmerge.analysis.metrics import scale_of
 from fedmerge.errors import unknown
 from fedmerge.experiment.formatting import count, listing, percent
 from fedmerge.experiment.unlearned import CONSTANT, MARK, marked
 from fedmerge.reports.figures.style import MARKERS, TYPE, colours, figure, wrapped
 
 MOST_PANELS, MOST_LINES, PHONE = 12, 8, 5.5
-METRICS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "ece": "calibration error (ECE)",
-    "brier": "Brier score",
-}
 
 
 class Board(NamedTuple):
@@ -168,7 +162,7 @@ def nothing_worth(metric: str, values: pd.Series) -> str:
 
 def metric_words(metric: str) -> str:
     """Return a metric in words."""
-    return METRICS.get(metric, plain(metric))
+    return scale_of(metric).words
 
 
 def plain(name: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedmerge.analysis.cube import LOWER_IS_BETTER
+from fedmerge.analysis.metrics import scale_of
 from fedmerge.experiment.formatting import percent
 from fedmerge.reports.figures.panels import (
     MOST_LINES,
@@ -73,7 +73,7 @@ def describe_severity(curve: pd.DataFrame, compare: str, metric: str = "balanced
     ends = pd.DataFrame({at: means(rows[rows["severity"] == at], "mean") for at in (first, last)}).dropna()
     if first == last or ends.empty:
         return Caption(f"{words.capitalize()} at one severity alone, {first}", f"{_each(shown)}.")
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = scale_of(metric).sign
     order = sorted(ends.index, key=lambda level: (-sign * ends[last][level], natural(level)))
     able = [level for level in order if level in shown.worth]
     best, worst = (able or order)[0], order[-1]
@@ -114,7 +114,7 @@ def _line_styles(shown: Board, metric: str) -> dict[str, dict[str, Any]]:
     """Return colour and marker of the levels that are drawn in colour."""
     if len(shown.levels) <= MOST_LINES:
         return line_styles(shown.levels)
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = scale_of(metric).sign
     middle = sign * shown.rows.groupby("level")["mean"].mean()
     ranked = sorted(middle.index, key=lambda level: (-middle[level], natural(level)))
     return line_styles(sorted(ranked[: MOST_LINES - 1], key=natural))

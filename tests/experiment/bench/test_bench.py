@@ -79,9 +79,9 @@ def test_a_fixed_network_s_row_is_that_of_the_models_on_disk(whole, place):
     site = cohort["delta"].everything
     normalise = pool.card("alpha").normalisation
     fused = merge(pool, "mean").model
-    assert row["accuracy"] == scores(predict(fused, site.images, normalise), site.labels).accuracy
+    assert row["accuracy"] == scores(predict(fused, site.images, normalise), site.labels)["accuracy"]
     right = sum(
-        scores(predict(fused, cohort[s].val.images, normalise), cohort[s].val.labels).accuracy
+        scores(predict(fused, cohort[s].val.images, normalise), cohort[s].val.labels)["accuracy"]
         * len(cohort[s].val)
         for s in pool
     )

@@ -14,6 +14,7 @@ import torch
 from fedmerge.cluster.attach import ray_initialised
 from fedmerge.cluster.config import BackendConfig
 from fedmerge.data import Site, Split
+from fedmerge.plugins import load_module, loaded_plugins
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
@@ -93,26 +94,30 @@ class RayBackend:
 class OpenHospital:
     """A hospital's training and validation images, packed for the worker that will run it.
 
-    They are numpy arrays here, because those are shared through the object store, not copied. The test
-    images stay with the server: no request is about them.
+    They are numpy arrays here, because those are shared through the object store, not copied. The test images
+    stay with the server: no request is about them. plugins: those of the server's process, as text; the
+    worker imports them again.
     """
 
     site: Site
     splits: tuple[tuple[np.ndarray | None, ...], ...]
     device: str
+    plugins: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, site: Site, device: str) -> OpenHospital:
         """Pack a site."""
         nothing = site.train.select(torch.arange(0))
         bare = replace(site, train=nothing, val=nothing, test=nothing)
-        return cls(bare, tuple(map(_pack, (site.train, site.val))), device)
+        return cls(bare, tuple(map(_pack, (site.train, site.val))), device, loaded_plugins())
 
     def __call__(self, progress: Callable[[int, int], None]) -> ClientApp:
         """Return the ClientApp of this hospital, in the worker's process."""
         from fedmerge.federation.hospital import Hospital
         from fedmerge.federation.hospital_app import client_app
 
+        for plugin in self.plugins:
+            load_module(plugin)
         train, val = (_unpack(arrays) for arrays in self.splits)
         hospital = Hospital(replace(self.site, train=train, val=val), self.device, progress)
         return client_app(lambda context: hospital, memory_in_context=True)

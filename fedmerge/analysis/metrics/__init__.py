@@ -1,0 +1,68 @@
+"""Metrics: scores of a classifier from its logits. ``METRICS`` holds them; each owns its direction and
+format.
+
+To add a metric, write a function like those in ``shares`` and import its file here, or in a plug-in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fedmerge.analysis.metrics import shares  # isort: skip  # the order of the files is that of the columns
+from fedmerge.analysis.metrics import auroc  # isort: skip
+from fedmerge.analysis.metrics import confidence  # isort: skip
+from fedmerge.analysis.metrics.confidence import reliability
+from fedmerge.analysis.metrics.contract import COSTS, METRICS, Metric, Predictions, Scale, scale_of
+from fedmerge.analysis.metrics.shares import rates
+from fedmerge.errors import FedMergeError
+
+__all__ = [
+    "COSTS",
+    "METRICS",
+    "Metric",
+    "Predictions",
+    "Scale",
+    "auroc",
+    "confidence",
+    "rates",
+    "reliability",
+    "scale_of",
+    "score_columns",
+    "scores",
+    "shares",
+]
+
+
+def scores(
+    logits: Tensor,
+    labels: Tensor | None,
+    metrics: Sequence[Metric] | None = None,
+    failures: dict[str, str] | None = None,
+) -> dict[str, float]:
+    """Score logits (N x C, float of any width) against labels (N, int64; None: not known). N must be at least
+    1.
+
+    metrics: those to compute; None: all. Returns ``n`` and, by name, each metric and the columns beside it.
+    failures: takes the sentence of a metric that fails, by its name, and the metric is NaN; without it the
+    error is raised. Raises FedMergeError.
+    """
+    predictions = Predictions.of(logits, labels)
+    found: dict[str, float] = {"n": len(logits)}
+    for metric in METRICS if metrics is None else metrics:
+        try:
+            found[metric.name] = metric.of(predictions)
+        except FedMergeError as error:
+            if failures is None:
+                raise
+            found[metric.name], failures[metric.name] = float("nan"), str(error)
+        for column, count in metric.beside.items():
+            found[column] = count(predictions) if predictions.labelled else float("nan")
+    return found
+
+
+def score_columns(metrics: Sequence[Metric] | None = None) -> list[str]:
+    """Return the columns of ``scores`` without ``n``, in order."""
+    chosen = list(METRICS) if metrics is None else metrics
+    return [column for metric in chosen for column in (metric.name, *metric.beside)]

@@ -1,0 +1,168 @@
+"""Plug-ins: found, imported once, named in errors, known by their code; on a node only those allowed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+from fedmerge import plugins
+from fedmerge.errors import FedMergeError
+from fedmerge.plugins import (
+    blamed,
+    load_module,
+    load_plugins,
+    loaded_plugins,
+    locate_plugins,
+    restrict_plugins,
+)
+from fedmerge.registry import Registry
+
+SOUP = """
+from tests_registry import FUSION
+
+@FUSION.method("soup", title="Soup")
+def soup(parents, *, rate: float = 0.5):
+    '''Make soup.'''
+    return {answer}
+"""
+NODE = """
+from tests_registry import FUSION
+
+@FUSION.method("node", title="Node")
+class Node:
+    '''A node.'''
+    def __init__(self, models, *, rate: float = 1.0):
+        self.rate = rate
+    def observe(self, batch):
+        return 1 / batch
+"""
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """A registry that plug-ins of a test can import."""
+    made = Registry("fusion", "fusion method", "fedmerge.tests", ("observe",))
+    module = type(plugins)("tests_registry")
+    module.FUSION = made
+    monkeypatch.setitem(plugins.sys.modules, "tests_registry", module)
+    return made
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_file_adds_a_method_once_and_anew_where_it_changed(registry, tmp_path):
+    path = write(tmp_path / "mine.py", SOUP.format(answer="1"))
+    (first,) = load_plugins([str(path)])
+    assert load_plugins([str(path)]) == (first,)
+    assert registry["soup"].call([]) == 1
+    assert registry["soup"].origin == first
+    write(path, SOUP.format(answer="2"))
+    (second,) = load_plugins([str(path)])
+    assert registry["soup"].call([]) == 2
+    assert first.hash != second.hash
+    assert loaded_plugins() == (f"{path}@{second.hash}",)
+
+
+def test_a_relative_file_is_beside_the_configuration_or_in_the_working_folder(tmp_path, monkeypatch):
+    near = tmp_path / "configs"
+    near.mkdir()
+    mine = write(near / "mine.py", "")
+    assert locate_plugins(["mine.py", "a.module"], near) == (str(mine), "a.module")
+    monkeypatch.chdir(near)
+    assert locate_plugins(["mine.py"]) == (str(mine),)
+    with pytest.raises(FedMergeError, match=r"no plug-in theirs\.py"):
+        locate_plugins(["theirs.py"], near)
+
+
+def test_other_code_than_was_planned_with_is_refused(registry, tmp_path):
+    path = write(tmp_path / "mine.py", SOUP.format(answer="1"))
+    (found,) = load_plugins([str(path)])
+    load_plugins([found.text])
+    write(path, SOUP.format(answer="2"))
+    with pytest.raises(FedMergeError, match=r"mine\.py.*other code"):
+        load_plugins([found.text])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1\ny = 1 / 0\n", ["mine.py", "line 2", "ZeroDivisionError"]),
+        ("def (:\n", ["mine.py", "line 1", "SyntaxError"]),
+        ("x = 1\n", ["mine.py", "adds nothing"]),
+    ],
+)
+def test_a_file_that_is_no_plug_in_is_a_sentence(tmp_path, text, words):
+    path = write(tmp_path / "mine.py", text)
+    with pytest.raises(FedMergeError) as caught:
+        load_plugins([str(path)])
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_an_exception_inside_names_the_method_the_plug_in_and_the_line(registry, tmp_path):
+    path = write(tmp_path / "mine.py", SOUP.format(answer="parents['x']"))
+    load_plugins([str(path)])
+    with pytest.raises(FedMergeError) as caught:
+        registry["soup"].call([])
+    for word in ("fusion method 'soup'", "mine.py", f"{path}, line 7", "TypeError"):
+        assert word in str(caught.value)
+    assert registry["soup"].summary == "Make soup."
+    assert registry["soup"].check({"rate": "0.25"}) == {"rate": 0.25}
+
+
+def test_so_does_one_inside_a_method_of_a_class(registry, tmp_path):
+    load_plugins([str(write(tmp_path / "node.py", NODE))])
+    node = registry["node"].call([], rate=2.0)
+    assert (node.rate, node.observe(2)) == (2.0, 0.5)
+    with pytest.raises(FedMergeError, match=r"'node' of plug-in node\.py.*line 10.*ZeroDivisionError"):
+        node.observe(0)
+
+
+def test_an_exception_is_blamed_on_the_plug_in_it_came_out_of(registry, tmp_path):
+    path = write(tmp_path / "mine.py", SOUP.format(answer="1 / 0"))
+    load_plugins([str(path)])
+    (raw,) = registry._methods.values()
+    with pytest.raises(ZeroDivisionError) as caught:
+        raw.call([])
+    assert "mine.py" in str(blamed(caught.value, "a network"))
+    assert blamed(ValueError("ours")) is None
+
+
+def test_a_restricted_process_loads_what_is_allowed_and_nothing_else(registry, tmp_path):
+    mine = write(tmp_path / "mine.py", SOUP.format(answer="1"))
+    theirs = write(tmp_path / "theirs.py", SOUP.format(answer="2").replace('"soup"', '"theirs"'))
+    restrict_plugins([str(mine)])
+    assert registry.names() == ["soup"]
+    for name in (str(theirs), "os"):
+        with pytest.raises(FedMergeError, match="policy"):
+            load_module(name)
+
+
+def test_an_entry_point_is_loaded_when_its_name_is_asked_for(registry, tmp_path, monkeypatch):
+    write(tmp_path / "installed_soup.py", SOUP.format(answer="3"))
+    monkeypatch.syspath_prepend(tmp_path)
+    point = importlib.metadata.EntryPoint("soup", "installed_soup:soup", "fedmerge.tests")
+    monkeypatch.setattr(plugins, "entry_points", lambda: importlib.metadata.EntryPoints([point]))
+    assert not loaded_plugins()
+    assert registry["soup"].call([]) == 3
+    assert [entry.name for entry in registry.among([])] == ["soup"]
+
+
+def test_entry_points_are_not_loaded_where_the_policy_does_not_list_them(registry, tmp_path, monkeypatch):
+    write(tmp_path / "installed_soup.py", SOUP.format(answer="3"))
+    monkeypatch.syspath_prepend(tmp_path)
+    point = importlib.metadata.EntryPoint("soup", "installed_soup:soup", "fedmerge.tests")
+    monkeypatch.setattr(plugins, "entry_points", lambda: importlib.metadata.EntryPoints([point]))
+    restrict_plugins([])
+    assert registry.names() == []
+
+
+def test_what_one_plug_in_adds_counts_only_where_it_is_named(registry, tmp_path):
+    path = write(tmp_path / "mine.py", SOUP.format(answer="1"))
+    load_plugins([str(path)])
+    assert registry.among([]) == []
+    assert [entry.name for entry in registry.among([str(path)])] == ["soup"]
