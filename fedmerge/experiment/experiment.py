@@ -5,7 +5,6 @@ Every step is a checkpoint (``fedmerge.engine.checkpoints``): one that is finish
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +15,10 @@ from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.entries import MethodConfig
-from fedmerge.experiment.evaluation import Predictor, Row, TargetStreams, evaluation_tasks, save_streams
+from fedmerge.experiment.evaluation import Predictor, TargetStreams, evaluation_tasks, save_streams
 from fedmerge.experiment.federations import Federation, federations
-from fedmerge.experiment.kinds import EVALUATION, FINE_TUNE, FUSION, MAJORITY, TRAINING
+from fedmerge.experiment.fine_tuning import fine_tune
+from fedmerge.experiment.kinds import EVALUATION, FUSION, MAJORITY, TRAINING
 from fedmerge.experiment.majority import majority
 from fedmerge.experiment.predictors import (
     POOLED,
@@ -33,7 +33,7 @@ from fedmerge.experiment.predictors import (
     train_pooled,
 )
 from fedmerge.experiment.record import Record
-from fedmerge.experiment.setup import FEDERATED, Setup, set_up
+from fedmerge.experiment.setup import Setup, set_up
 from fedmerge.federation import LOCAL
 from fedmerge.files import DiskError
 from fedmerge.models.state import State
@@ -108,41 +108,6 @@ def train_and_fuse(
             note |= {"fused": labels, "told": class_counts}
     fused = {target: _fused(setup, target, note["fused"][target], ensembles) for target in federation.targets}
     return fused, note.get("told", {})
-
-
-def fine_tune(
-    setup: Setup,
-    server: Server,
-    start: State,
-    record_events: Callable[[], None] = lambda: None,
-    rounds: Sequence[Row] = (),
-) -> None:
-    """Let each hospital train its own copy of ``start``, and put it into the pool with its validation scores.
-
-    Without fine-tuning the model of the rounds goes into the pool instead. hear: records the strategy's new
-    history and failures. rounds: the history of rounds that another server held. Each hospital is a
-    checkpoint, in the order of ``server.clients``: one that has none, but comes before the last finished
-    one, has failed.
-    """
-    if setup.plan.fine_tune is None and setup.checkpoints.load_if_done(TRAINING, FEDERATED) is None:
-        with setup.checkpoints.save(TRAINING, FEDERATED):
-            history = [*rounds, *server.strategy.history]
-            setup.keep_federated(start, server.numbers(start), last_training(history))
-    names = [member.name for member in server.clients]
-    done = [name for name in names if setup.checkpoints.load_if_done(TRAINING, FINE_TUNE, name) is not None]
-    settled = names[: names.index(done[-1]) + 1] if done else []
-    for name, state, metrics in server.fine_tune(start, settled, len(done)):
-        with setup.checkpoints.save(TRAINING, FINE_TUNE, name):
-            setup.keep(name, state, metrics, server.own_numbers(state, name))
-            record_events()
-
-
-def last_training(history: Sequence[Row]) -> float:
-    """Return the accuracy on training images in the last round that trained, a mean over all images."""
-    rows = [row for row in history if row["phase"] == "train"]
-    last = [row for row in rows if row["round"] == rows[-1]["round"]]
-    images = sum(row["num-examples"] for row in last)
-    return sum(row["accuracy"] * row["num-examples"] for row in last) / images if last else math.nan
 
 
 def fuse_all(

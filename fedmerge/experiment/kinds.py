@@ -16,5 +16,9 @@ MODELS = ("pool", "*/fused", "*/references")
 """Where a federation's models lie: only those of a finished checkpoint count."""
 VERSIONS = {"rounds": 1, "fine-tune": 1, "pooled": 1, "evaluate": 1}
 """The version of each stage's meaning: raise it where one configuration gives other numbers than before."""
+COEFFICIENTS = "coefficients.parquet"
+"""Where an evaluation, and a study, keep the coefficients of every batch."""
+LOOKS = "fine-tune"
+"""The stage whose tasks remark on their images: every variant, seed and federation has one."""
 RESUMING = ("rounds", "fine-tune")
 """Stages that go on with the checkpoints of an interrupted attempt; the others begin anew."""

@@ -16,13 +16,11 @@ from fedmerge.data.checks import remarks
 from fedmerge.engine.attempt import Attempt
 from fedmerge.engine.store import Store
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.remarks import KIND
-from fedmerge.experiment.bench.rows import COEFFICIENTS
 from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.entries import read_method
 from fedmerge.experiment.evaluation import Predictor, TargetStreams, evaluate_predictor
-from fedmerge.experiment.experiment import fine_tune
-from fedmerge.experiment.kinds import REFERENCE, RESUMING
+from fedmerge.experiment.fine_tuning import fine_tune
+from fedmerge.experiment.kinds import COEFFICIENTS, LOOKS, REFERENCE, RESUMING
 from fedmerge.experiment.machine import describe, pick_device, reproducible
 from fedmerge.experiment.majority import majority
 from fedmerge.experiment.plugged import load_for
@@ -110,7 +108,7 @@ def _do(attempt: Attempt) -> None:
             journalled=config["kind"] in RESUMING,
         )
         done = _STAGES[config["kind"]](Stage(attempt, setup))
-        looked = {"remarks": remarks(cohort)} if config["kind"] == KIND else {}
+        looked = {"remarks": remarks(cohort)} if config["kind"] == LOOKS else {}
         rows = {"history": record.history, "decisions": record.decisions, "failures": record.failures}
         attempt.record.update(done | rows | looked)
 

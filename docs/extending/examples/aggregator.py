@@ -11,7 +11,10 @@ from fedmerge.models import average
 
 @fm.AGGREGATORS.method("capped-mean", title="Mean of updates with a cap on images")
 def capped_mean(
-    updates: Iterable[fm.Update], context: fm.AggregationContext, *, most: Annotated[float, Field(gt=0)] = 100.0
+    updates: Iterable[fm.Update],
+    context: fm.AggregationContext,
+    *,
+    most: Annotated[float, Field(gt=0)] = 100.0,
 ) -> fm.Aggregated:
     """theta = sum_m w_m theta_m / sum_m w_m with w_m = min(n_m, most), n_m the images of hospital m."""
     known = list(updates)

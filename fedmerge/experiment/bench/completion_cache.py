@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedmerge import __version__
 from fedmerge.contents import stamp_of
 from fedmerge.files import Damaged, read_sealed, write_text
+from fedmerge.version import package_version
 
 NAME = "receipt.json"
 CompletionCache = dict[str, Any]
@@ -22,7 +22,7 @@ CompletionCache = dict[str, Any]
 
 def request_of(source: str | Path, changes: Sequence[str], plugins: Sequence[str] = ()) -> str:
     """Return the request as text: study, changes and plug-ins, working directory, version of FedMerge."""
-    return json.dumps([str(source), list(changes), list(plugins), str(Path.cwd()), __version__])
+    return json.dumps([str(source), list(changes), list(plugins), str(Path.cwd()), package_version()])
 
 
 def write(

@@ -9,10 +9,10 @@ from typing import Any
 
 from fedmerge.engine.store import Store, said
 from fedmerge.experiment.bench.plan import StudyPlan
+from fedmerge.experiment.kinds import LOOKS
 from fedmerge.files import write_json
 
-NAME, KIND = "remarks.json", "fine-tune"
-"""The file, and the kind of job that looks at its cohort: every variant, seed and federation has one."""
+NAME = "remarks.json"
 
 
 def write_remarks(plan: StudyPlan, store: Store, damaged: Sequence[str] = ()) -> None:
@@ -25,7 +25,7 @@ def write_remarks(plan: StudyPlan, store: Store, damaged: Sequence[str] = ()) ->
     first: dict[str, str] = {}
     found: dict[tuple[str, str], str] = {}
     for job in plan.tasks.values():
-        if job.kind != KIND or states[job.name] not in ("done", "dropped"):
+        if job.kind != LOOKS or states[job.name] not in ("done", "dropped"):
             continue
         cohort = job.config["experiment"]["cohort"]["name"]
         place = cohort if first.setdefault(cohort, job.name) == job.name else f"{cohort}, {job.label}"

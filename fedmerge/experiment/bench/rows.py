@@ -12,11 +12,11 @@ from fedmerge.engine.store import Store, said
 from fedmerge.experiment import results
 from fedmerge.experiment.bench.config import BenchConfig
 from fedmerge.experiment.bench.plan import Entry, StudyPlan
+from fedmerge.experiment.kinds import COEFFICIENTS
 from fedmerge.experiment.results import write_table
 from fedmerge.experiment.target_supervised import ORACLE, best_source
 
 Row = dict[str, Any]
-COEFFICIENTS = "coefficients.parquet"
 
 
 def columns(config: BenchConfig) -> list[str]:
