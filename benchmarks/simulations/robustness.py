@@ -28,7 +28,7 @@ from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
 from fedmerge.experiment.formatting import listing, percent
 from fedmerge.federation import FederationOptions, FederationPlan, Server, server_app, simulate
 from fedmerge.models import ModelSpec, Normalisation, State, build, predict
-from fedmerge.reports.figures.panels import head, looks, panels
+from fedmerge.reports.figures.panels import head, line_styles, panels
 from fedmerge.reports.figures.style import WIDE, Caption, render, styled
 from fedmerge.seeding import numpy_generator
 from fedmerge.training import TrainingOptions
@@ -149,7 +149,7 @@ def figure(rows: pd.DataFrame, width: float = WIDE) -> Figure:
     Panels of one attack have one scale.
     """
     shown, names = spread(rows), [name for name in AGGREGATORS if name in set(rows["aggregator"])]
-    look = looks(names)
+    look = line_styles(names)
     legend = [Line2D([], [], markersize=4, linewidth=1.4, label=name, **look[name]) for name in names]
     settings = list(itertools.product(shown["patients"].unique(), ATTACKS))
     made, grid = panels(

@@ -17,12 +17,12 @@ from fedmerge.analysis import leaderboard
 from fedmerge.experiment.formatting import listing, percent
 from fedmerge.reports.figures import forest
 from fedmerge.reports.figures.forest import describe_forest
-from fedmerge.reports.figures.panels import head, looks, panels
+from fedmerge.reports.figures.panels import head, line_styles, panels
 from fedmerge.reports.figures.style import FAINT, WIDE, Caption, message, styled
 
 LINES = ["mean", "rebasin", "ot", "hf", "kf", "distill", ENSEMBLE, "refit-head"]
 BY_IMAGES = [*LINES[1:], "kf-gradient"]
-LOOK = looks([*LINES, "kf-gradient"])
+LOOK = line_styles([*LINES, "kf-gradient"])
 CONTROL = "distill"
 
 
