@@ -154,8 +154,8 @@ def crowd(
             with suppress(OSError):
                 wires.append(connected(folder, number, tls))
         began = time.monotonic()
-        first, line_styles, waited = True, list(LOOKS), []
-        while line_styles:
+        first, looks, waited = True, list(LOOKS), []
+        while looks:
             for wire in wires:
                 with suppress(OSError):
                     wire.setblocking(False)
@@ -163,8 +163,8 @@ def crowd(
             first = False
             waited.append(honest())
             time.sleep(1)
-            if time.monotonic() - began >= line_styles[0]:
-                alive[f"{line_styles.pop(0)} s"] = living(folder, programs[1])
+            if time.monotonic() - began >= looks[0]:
+                alive[f"{looks.pop(0)} s"] = living(folder, programs[1])
         for wire in wires:
             wire.close()
     return {"alive": alive, "honest_call_worst_s": round(max(waited), 3)} | found
