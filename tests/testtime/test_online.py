@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.models import ModelSpec, build
 from fedmerge.seeding import generator
 from fedmerge.testtime import TESTTIME, EntropyAdaptive, Node, StreamAdaptive
