@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fedmerge.data import Arrays, Cohort, CohortSpec, build_cohort
-from fedmerge.errors import FedMergeError
 from fedmerge.validation import validate
+from tests.facts import refused
 
 
 def numbered(n: int = 200, n_classes: int = 4, **more: Any) -> Arrays:
@@ -58,7 +58,7 @@ def test_disjoint_sites_have_classes_of_their_own_and_the_unseen_one_all() -> No
 
 def test_disjoint_sites_need_enough_classes() -> None:
     fields = {"source": numbered(n_classes=2), "sites": sites("a", "b", "c"), "label_skew": "disjoint"}
-    with pytest.raises(FedMergeError, match=r"3 sites of source .* have 2 classes to divide: use at most 2"):
+    with refused("3 sites", "2 classes"):
         build_cohort(spec(**fields), seed=0)
 
 
@@ -77,14 +77,14 @@ def test_the_cohort_s_label_skew_is_the_default_of_sites_that_train() -> None:
 
 def test_classes_of_nobody_and_unknown_classes_are_sentences() -> None:
     two = [{"name": "a", "classes": [0, 1]}, {"name": "b", "classes": [2]}]
-    with pytest.raises(FedMergeError, match=r"no site takes the 50 images of class '3' .* one of a, b"):
+    with refused("50 images", "'3'", "b"):
         build_cohort(spec(source=numbered(), sites=two), seed=0)
-    with pytest.raises(FedMergeError, match="no site takes the 50 images of class '0'"):
+    with refused("50 images", "'0'"):
         build_cohort(spec(source=numbered(), sites=sites("alone", classes=[1, 2, 3])), seed=0)
-    with pytest.raises(FedMergeError, match=r"site 'a': there is no class 4\. Allowed.* labels 0 to 3"):
+    with refused("'a'", 4, 0, 3, "labels"):
         build_cohort(spec(source=numbered(), sites=sites("a", classes=[4])), seed=0)
     named = numbered(class_names=("cat", "dog", "horse", "house"))
-    with pytest.raises(FedMergeError, match=r"no class 'hors'\. Did you mean 'horse'\?"):
+    with refused("hors", "horse"):
         build_cohort(spec(source=named, sites=sites("a", classes=["hors"])), seed=0)
 
 
@@ -97,7 +97,7 @@ def test_a_class_without_images_needs_no_taker() -> None:
 
 def test_the_minimum_of_classes_still_holds() -> None:
     two = [{"name": "a", "classes": [0]}, {"name": "b"}]
-    with pytest.raises(FedMergeError, match="site 'a' gets training samples of 1 classes"):
+    with refused("'a'", "1 classes", "test"):
         build_cohort(spec(source=numbered(), sites=two), seed=0)
 
 
@@ -111,16 +111,18 @@ def labelled(*labels: int, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("hospitals", "words"),
     [
-        ([labelled(1, 2, 3)], r"image of 1 of the 4 classes \(0\): number the classes from 0"),
-        ([labelled(0, 1, 1_000_000)], r"999,998 of the 1,000,001 classes \(2, 3, 4, 5, 6 and 999,993 more\)"),
-        ([labelled(0, 1, 10**12)], r"999,999,999,998 of the 1,000,000,000,001 classes"),
-        ([labelled(0, 1), labelled(1, 3)], "site 'h0' has 2 classes and site 'h1' has 4: set classes:"),
-        ([labelled(0, 1, 3), labelled(2, 3, unseen=True)], r"image of 1 of the 4 classes \(2\)"),
+        ([labelled(1, 2, 3)], (1, "4 classes", 0)),
+        ([labelled(0, 1, 1_000_000)], ("999,998", "1,000,001 classes", 2, 3, 4, 5, 6, "999,993")),
+        ([labelled(0, 1, 10**12)], ("999,999,999,998", "1,000,000,000,001 classes")),
+        ([labelled(0, 1), labelled(1, 3)], ("'h0'", "2 classes", "'h1'", 4, "classes:")),
+        ([labelled(0, 1, 3), labelled(2, 3, unseen=True)], (1, "4 classes", 2)),
     ],
 )
-def test_a_class_that_no_hospital_trains_is_refused(hospitals: list[dict[str, Any]], words: str) -> None:
+def test_a_class_that_no_hospital_trains_is_refused(
+    hospitals: list[dict[str, Any]], words: tuple[object, ...]
+) -> None:
     """A label that is skipped, one that is absurd, and a class that the unseen hospital alone has."""
-    with pytest.raises(FedMergeError, match=words):
+    with refused(*words):
         build_cohort(spec(sites=hospitals), seed=0)
 
 
@@ -128,17 +130,17 @@ def test_a_class_that_no_hospital_trains_may_be_named() -> None:
     four = ["none", "a", "b", "c"]
     cohort = build_cohort(spec(sites=[labelled(1, 2, 3)], classes=four), seed=0)
     assert cohort["h1"].everything.class_counts(4).tolist() == [0, 30, 30, 30]
-    with pytest.raises(FedMergeError, match="label 3 lies outside the 3 classes 0 to 2"):
+    with refused("3 classes", 0, 2):
         build_cohort(spec(sites=[labelled(1, 2, 3)], classes=four[:3]), seed=0)
 
 
 def test_names_of_a_source_do_not_stand_for_images() -> None:
     """Its own names say four classes, its training images are of two; a list may leave one to the unseen."""
     named = numbered(n_classes=2, class_names=("cat", "dog", "horse", "house"))
-    with pytest.raises(FedMergeError, match=r"image of 2 of the 4 classes \(horse, house\)"):
+    with refused(2, "4 classes", "horse", "house"):
         build_cohort(spec(source=named, sites=sites("a")), seed=0)
     lists = [{"name": "a", "classes": [0, 1]}, {"name": "b", "classes": [2, 3], "unseen": True}]
-    with pytest.raises(FedMergeError, match=r"image of 2 of the 4 classes \(2, 3\)"):
+    with refused(2, "4 classes", 3):
         build_cohort(spec(source=numbered(), sites=lists), seed=0)
 
 

@@ -17,7 +17,7 @@ from fedmerge.data import (
     read_cohort,
 )
 from fedmerge.data.export import export
-from fedmerge.errors import FedMergeError
+from tests.facts import refused
 
 
 def splits(site):
@@ -79,6 +79,6 @@ def test_patients_travel_along(tmp_path):
 
 def test_nothing_is_written_over(shared, tmp_path):
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(FedMergeError, match="already there and not empty"):
+    with refused("already", "empty"):
         export(shared, tmp_path)
     assert yaml.safe_load((tmp_path / "mine").read_text()) == "mine"

@@ -13,6 +13,7 @@ from PIL import Image
 from fedmerge.data import CohortSpec, build_cohort
 from fedmerge.data.sources import load_source
 from fedmerge.errors import FedMergeError
+from tests.facts import refused
 
 
 def picture(path: Path, value: int = 7) -> None:
@@ -84,11 +85,11 @@ def test_images_one_folder_deeper_are_counted_and_refused(cells: Path) -> None:
     for i in range(19):
         (cells / "b" / f"patient-{i}").mkdir()
         (cells / "b" / f"{i:02}.png").rename(cells / "b" / f"patient-{i}" / "scan.png")
-    with pytest.raises(FedMergeError, match=r"19 of 20 of 'b'.*19 in deeper folders.*directly in the folder"):
+    with refused(19, 20, "'b'", "deeper"):
         load_source("folder:cells")
     for file in list((cells / "b").glob("*.png")):
         file.unlink()
-    with pytest.raises(FedMergeError, match="class 'b' holds no images, but 19 in deeper folders"):
+    with refused("'b'", "images", 19):
         load_source("folder:cells", allow=True)
 
 
@@ -122,7 +123,7 @@ def test_images_beside_the_classes_are_counted(cells: Path) -> None:
         picture(cells / f"loose-{i}.png")
     assert "4 files are left out (4 .png; beside the classes 4)" in load_source("folder:cells").remarks[0]
     picture(cells / "loose-4.png")
-    with pytest.raises(FedMergeError, match="5 beside the classes"):
+    with refused(5, "beside"):
         load_source("folder:cells")
 
 
@@ -146,7 +147,7 @@ def test_a_pipe_is_no_image_and_is_not_waited_for(cells: Path) -> None:
 def test_all_files_that_are_refused_are_counted(cells: Path) -> None:
     for i in (3, 5, 9):
         (cells / "b" / f"{i:02}.png").write_bytes(b"")
-    with pytest.raises(FedMergeError, match=r"03\.png is empty.*2 more files.*05\.png, 09\.png"):
+    with refused("03.png", 2, "05.png", "09.png"):
         load_source("folder:cells")
 
 
@@ -190,7 +191,7 @@ def test_a_class_of_one_split_alone_keeps_its_label(data_here: Path) -> None:
 def test_what_a_split_loses_is_counted_where_it_is(data_here: Path) -> None:
     split_folder(data_here / "cells", {"train": 40, "val": 4, "test": 4})
     others(data_here / "cells" / "test" / "a", 3, ".dcm")
-    with pytest.raises(FedMergeError, match=r"3 of 4 of 'test/a'\): 3 \.dcm"):
+    with refused(4, "test/a", "3 .dcm"):
         load_source("folder:cells")
 
 

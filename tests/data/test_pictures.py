@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 
 from fedmerge.data.pictures import is_picture, read_picture
 from fedmerge.errors import FedMergeError
+from tests.facts import refused
 
 GREY = np.array([[0, 40, 80], [120, 160, 200]], np.uint8)
 """Two rows, three columns."""
@@ -104,7 +105,7 @@ def test_opaque_alpha_is_dropped_and_a_transparent_pixel_refused(tmp_path: Path,
     assert read_picture(tmp_path / "a.png").shape[1] == (3 if mode == "RGBA" else 1)
     pixels[0, 1, -1] = 254
     Image.fromarray(pixels, mode).save(tmp_path / "a.png")
-    with pytest.raises(FedMergeError, match=r"a\.png has 1 transparent pixels of 2"):
+    with refused("a.png", 1, 2):
         read_picture(tmp_path / "a.png")
 
 
@@ -116,7 +117,7 @@ def test_a_transparent_colour_counts_where_it_occurs(tmp_path: Path) -> None:
     (tmp_path / "rgb.png").write_bytes(png(8, 2, b"\1\2\3", chunk(b"tRNS", b"\0\1\0\2\0\3")))
     Image.fromarray(GREY).convert("P").save(tmp_path / "palette.gif", transparency=0)
     for name in ("is.png", "rgb.png", "palette.gif"):
-        with pytest.raises(FedMergeError, match="has 1 transparent pixels"):
+        with refused(1, "transparent", "pixels"):
             read_picture(tmp_path / name)
 
 
@@ -141,7 +142,7 @@ def test_more_than_8_bits_are_refused_whatever_pillow_makes_of_them(tmp_path: Pa
 @pytest.mark.parametrize("kind", ["tif", "jp2"])
 def test_more_than_8_bits_of_tiff_and_jpeg_2000_are_refused(tmp_path: Path, kind: str) -> None:
     Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / f"a.{kind}")
-    with pytest.raises(FedMergeError, match=r"is not an 8-bit image .*16 bits"):
+    with refused("8-bit", "16 bits", "I"):
         read_picture(tmp_path / f"a.{kind}")
 
 
@@ -189,7 +190,7 @@ def test_other_colours_are_refused_by_name(tmp_path: Path, mode: str, name: str)
 def test_several_images_in_one_file_are_refused(tmp_path: Path, name: str) -> None:
     image = Image.fromarray(GREY)
     image.save(tmp_path / name, save_all=True, append_images=[image.rotate(180)])
-    with pytest.raises(FedMergeError, match="holds 2 images"):
+    with refused("2 images", "holds"):
         read_picture(tmp_path / name)
 
 
@@ -227,7 +228,7 @@ def test_a_colour_profile_is_converted_to_srgb(tmp_path: Path) -> None:
     image.save(tmp_path / "srgb.png", icc_profile=srgb)
     assert values(tmp_path / "srgb.png") == [[55, 55], [55, 55]]
     image.convert("RGB").save(tmp_path / "bad.png", icc_profile=b"none" * 40)
-    with pytest.raises(FedMergeError, match=r"bad\.png has a colour profile that cannot be applied"):
+    with refused("bad.png", "sRGB"):
         read_picture(tmp_path / "bad.png")
 
 
@@ -235,14 +236,14 @@ def test_a_png_of_another_gamma_is_refused(tmp_path: Path) -> None:
     for name, gamma in (("usual", 45455), ("linear", 100000)):
         (tmp_path / f"{name}.png").write_bytes(png(8, 0, b"\x04", chunk(b"gAMA", struct.pack(">I", gamma))))
     assert values(tmp_path / "usual.png") == [[4]]
-    with pytest.raises(FedMergeError, match=r"linear\.png is a PNG of gamma 1"):
+    with refused("linear.png", "PNG", 1):
         read_picture(tmp_path / "linear.png")
 
 
 def test_an_empty_and_a_damaged_file_are_sentences(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "bad.png").write_bytes(png(8, 0, b"\x04")[:45])
-    with pytest.raises(FedMergeError, match=r"empty\.png is empty \(0 bytes\)"):
+    with refused("empty.png", "0 bytes"):
         read_picture(tmp_path / "empty.png")
-    with pytest.raises(FedMergeError, match=r"bad\.png cannot be read"):
+    with refused("bad.png", "read"):
         read_picture(tmp_path / "bad.png")

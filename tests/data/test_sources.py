@@ -11,6 +11,7 @@ from PIL import Image
 from fedmerge.data import CohortSpec, SiteSpec, build_cohort, medmnist
 from fedmerge.data.sources import Arrays, load_source, source_key
 from fedmerge.errors import FedMergeError
+from tests.facts import refused
 
 Writer = Callable[..., Path]
 
@@ -114,7 +115,7 @@ def test_every_cut_of_a_file_is_a_sentence(write_npz: Writer) -> None:
     whole = path.read_bytes()
     for length in (4, 100, len(whole) // 2, len(whole) - 5):
         path.write_bytes(whole[:length])
-        with pytest.raises(FedMergeError, match="damaged or cut short"):
+        with refused("short", "cut", "damaged"):
             load_source("npz:set.npz")
 
 
@@ -123,19 +124,19 @@ def test_a_damaged_byte_is_a_sentence(write_npz: Writer) -> None:
     content = bytearray(path.read_bytes())
     content[400] ^= 0xFF
     path.write_bytes(bytes(content))
-    with pytest.raises(FedMergeError, match="damaged or cut short"):
+    with refused("short", "cut", "damaged"):
         load_source("npz:set.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"hello", b"\x93NUMPY\x01\x00"])
 def test_a_file_of_another_kind_is_a_sentence(data_here: Path, content: bytes) -> None:
     (data_here / "set.npz").write_bytes(content)
-    with pytest.raises(FedMergeError, match=r"not an \.npz file"):
+    with refused("file", "numpy.savez_compressed"):
         load_source("npz:set.npz")
 
 
 def test_a_missing_file_says_where_and_how(data_here: Path) -> None:
-    with pytest.raises(FedMergeError, match="FEDMERGE_DATA") as caught:
+    with refused("FEDMERGE_DATA", "npz:none.npz") as caught:
         load_source("npz:none.npz", folder=data_here / "yaml")
     assert str(data_here) in str(caught.value)
     assert str(data_here / "yaml") in str(caught.value)
@@ -144,26 +145,26 @@ def test_a_missing_file_says_where_and_how(data_here: Path) -> None:
 def test_a_folder_is_no_npz_and_a_file_no_folder(write_npz: Writer, data_here: Path) -> None:
     write_npz()
     (data_here / "cells").mkdir()
-    with pytest.raises(FedMergeError, match="write folder:cells"):
+    with refused("folder:cells", "npz:cells"):
         load_source("npz:cells")
-    with pytest.raises(FedMergeError, match=r"write npz:set\.npz"):
+    with refused("npz:set.npz", "folder:set.npz"):
         load_source("folder:set.npz")
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("digit", "Did you mean 'digits'"),
-        ("digits:8", "Allowed"),
-        ("nzp:x", "Did you mean 'npz'"),
-        ("npz:", "Allowed"),
-        ("medmnist:pneumonia", "Did you mean 'pneumoniamnist'"),
-        ("medmnist:organmnist3d", "3-D volumes.*not supported"),
-        ("medmnist:chestmnist", "several labels.*not supported"),
+        ("digit", ("digits", "digit", "medmnist")),
+        ("digits:8", ("npz:", "digits", "medmnist")),
+        ("nzp:x", ("npz", "nzp:x")),
+        ("npz:", ("npz:", "digits", "medmnist")),
+        ("medmnist:pneumonia", ("pneumoniamnist", "MedMNIST")),
+        ("medmnist:organmnist3d", ("3-D", "volumes")),
+        ("medmnist:chestmnist", ("supported", "medmnist:chestmnist")),
     ],
 )
-def test_an_unknown_source_is_a_sentence(source: str, words: str) -> None:
-    with pytest.raises(FedMergeError, match=words):
+def test_an_unknown_source_is_a_sentence(source: str, words: tuple[object, ...]) -> None:
+    with refused(*words):
         load_source(source)
 
 
@@ -182,7 +183,7 @@ def test_medmnist_from_the_cache(write_npz: Writer, data_here: Path) -> None:
 
 def test_a_label_outside_the_classes_is_named(write_npz: Writer) -> None:
     write_npz("breastmnist.npz", n_classes=3)
-    with pytest.raises(FedMergeError, match=r"breastmnist\.npz, train_labels: label 2 lies outside the 2"):
+    with refused("breastmnist.npz", "train_labels", 2):
         load_source("medmnist:breastmnist")
 
 
@@ -195,7 +196,7 @@ def test_medmnist_without_a_network_says_how_to_get_the_file(
         raise RuntimeError("no network")
 
     monkeypatch.setattr(package, "BreastMNIST", fail)
-    with pytest.raises(FedMergeError, match=r"breastmnist\.npz.*FEDMERGE_DATA"):
+    with refused("breastmnist.npz", "FEDMERGE_DATA", "medmnist:breastmnist"):
         load_source("medmnist:breastmnist")
 
 
@@ -239,32 +240,32 @@ def test_a_folder_may_be_resized_and_coloured(pictures: Path) -> None:
 
 def test_a_folder_with_another_size_asks_for_size(pictures: Path) -> None:
     Image.new("L", (5, 8)).save(pictures / "a-cell" / "small.png")
-    with pytest.raises(FedMergeError, match=r"small\.png is 5 x 8 px.*set size:"):
+    with refused("small.png", "5 x 8", "size:"):
         load_source("folder:cells")
     assert load_source("folder:cells", size=8).shape == (1, 8, 8)
 
 
 def test_faults_of_a_folder_are_sentences(pictures: Path) -> None:
     (pictures / "a-cell" / "bad.jpg").write_bytes(b"not a picture")
-    with pytest.raises(FedMergeError, match=r"bad\.jpg cannot be read"):
+    with refused("bad.jpg", "read"):
         load_source("folder:cells")
     Image.effect_noise((64, 64), 50).save(pictures / "a-cell" / "bad.jpg")
     whole = (pictures / "a-cell" / "bad.jpg").read_bytes()
     (pictures / "a-cell" / "bad.jpg").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FedMergeError, match=r"bad\.jpg cannot be read"):
+    with refused("bad.jpg", "read"):
         load_source("folder:cells")
     (pictures / "a-cell" / "bad.jpg").unlink()
     Image.new("I;16", (9, 8)).save(pictures / "a-cell" / "deep.png")
-    with pytest.raises(FedMergeError, match=r"deep\.png is not an 8-bit image"):
+    with refused("deep.png", "8-bit"):
         load_source("folder:cells")
     (pictures / "empty").mkdir()
-    with pytest.raises(FedMergeError, match=r"class 'empty' holds no images"):
+    with refused("empty", "PNG"):
         load_source("folder:cells")
 
 
 def test_a_folder_without_classes_is_a_sentence(data_here: Path) -> None:
     (data_here / "cells").mkdir()
-    with pytest.raises(FedMergeError, match="no subfolders"):
+    with refused("subfolders"):
         load_source("folder:cells")
 
 
@@ -294,7 +295,7 @@ def test_the_text_of_arrays_changes_with_their_content() -> None:
 
 def test_arrays_need_val_and_test_together() -> None:
     images = np.zeros((4, 8, 8), np.uint8)
-    with pytest.raises(FedMergeError, match="both val and test"):
+    with refused("both", "test"):
         load_source(Arrays(images, [0, 1, 0, 1], val=(images, [0, 1, 0, 1])))
 
 
@@ -409,17 +410,15 @@ def test_a_size_that_cannot_be_had_is_made_of_28_px_with_a_remark(
         assert raw.shape == (1, 28, 28)
         assert "breastmnist_64.npz is not here and could not be downloaded" in raw.remarks[0]
     assert asked == [1]
-    with pytest.raises(FedMergeError, match=r"records/\d+/files/breastmnist_64\.npz.*FEDMERGE_DATA"):
+    with refused("files/breastmnist_64.npz", "FEDMERGE_DATA"):
         load_source("medmnist:breastmnist_64")
 
 
 @pytest.mark.parametrize("name", ["pathmnist_65", "pathmnist_28", "pathmnist_640"])
 def test_another_size_of_medmnist_names_those_that_there_are(name: str) -> None:
-    with pytest.raises(
-        FedMergeError, match=r"pathmnist \(28 px\), pathmnist_64, pathmnist_128, pathmnist_224"
-    ):
+    with refused("28 px", "pathmnist_64", "pathmnist_128", "pathmnist_224"):
         load_source(f"medmnist:{name}")
-    with pytest.raises(FedMergeError, match="3-D volumes"), medmnist.no_downloads():
+    with refused("3-D", "volumes"), medmnist.no_downloads():
         medmnist.class_names("organmnist3d_64")
 
 
@@ -430,7 +429,7 @@ def test_one_set_of_medmnist_in_two_sizes_is_refused(write_npz: Writer) -> None:
         SiteSpec(name="north", source="medmnist:breastmnist"),
         SiteSpec(name="south", source="medmnist:breastmnist_64", unseen=True),
     ]
-    with pytest.raises(FedMergeError, match="'north' and 'south' have the same images of breastmnist in two"):
+    with refused("north", "south", "two"):
         build_cohort(CohortSpec(name="two", size=28, sites=sites), 0)
 
 
@@ -439,5 +438,5 @@ def test_a_cache_that_cannot_be_made_is_a_sentence(data_here: Path, at: str) -> 
     """A file stands where the folder should be."""
     (data_here / at).parent.mkdir(parents=True, exist_ok=True)
     (data_here / at).write_text("a file")
-    with pytest.raises(FedMergeError, match=r"its cache .*\.medmnist cannot be written.*FEDMERGE_DATA"):
+    with refused("FEDMERGE_DATA", "medmnist:breastmnist", "machine", "written"):
         load_source("medmnist:breastmnist")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedmerge.data import Arrays, CohortSpec, SiteSpec, build_cohort, cohort_names, read_cohort
-from fedmerge.errors import FedMergeError
 from fedmerge.validation import validate
+from tests.facts import refused
 
 Writer = Callable[..., Path]
 
@@ -33,41 +33,47 @@ def sites(*names: str, **fields: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"sites": sites("a", "a", source="digits")}, "two sites are named 'a'"),
-        ({"sites": sites("a")}, "site 'a' has no source"),
-        ({"sites": sites("a", source="digits", unseen=True)}, "at least one must train"),
-        ({"sites": []}, "field 'sites'"),
-        ({"sites": sites("a", source="digits", classes=[1, 1])}, "1. is listed twice"),
-        ({"sites": sites("a", source="digits", classes=[-1])}, r"'sites\[0\].classes\[0\]'"),
-        ({"sites": sites("../a", source="digits")}, r"field 'sites\[0\].name'"),
-        ({"sites": sites("a", source="digit")}, r"field 'sites\[0\].source'.*Did you mean 'digits'"),
+        ({"sites": sites("a", "a", source="digits")}, ("'a'", "named")),
+        ({"sites": sites("a")}, ("'a'", "site", "test.yaml", "source")),
+        ({"sites": sites("a", source="digits", unseen=True)}, ("least", "test.yaml", "train")),
+        ({"sites": []}, ("sites", "test.yaml", "0 entries")),
+        ({"sites": sites("a", source="digits", classes=[1, 1])}, (1, "listed")),
+        ({"sites": sites("a", source="digits", classes=[-1])}, ("sites[0].classes[0]", "test.yaml")),
+        ({"sites": sites("../a", source="digits")}, ("sites[0].name", "test.yaml")),
+        ({"sites": sites("a", source="digit")}, ("sites[0].source", "digits")),
         (
             {"sites": sites("a", lable_skew=1)},
-            r"unknown field 'sites\[0\].lable_skew'. Did you mean 'label_skew'",
+            ("sites[0].lable_skew", "label_skew"),
         ),
         (
             {"sites": sites("a", label_skew=0)},
-            r"'sites\[0\].label_skew' should be greater than 0 \(given: 0\)",
+            ("sites[0].label_skew", "given: 0"),
         ),
-        ({"sites": sites("a", share=float("inf"))}, r"'sites\[0\].share' should be a finite number"),
-        ({"sites": sites("a", limit=0)}, r"'sites\[0\].limit'"),
+        ({"sites": sites("a", share=float("inf"))}, ("sites[0].share", "test.yaml")),
+        ({"sites": sites("a", limit=0)}, ("sites[0].limit", "test.yaml")),
         (
             {"sites": sites("a", scanner=[{"kind": "blurr", "severity": 1}])},
-            r"scanner\[0\].kind.*mean 'blur'",
+            (0, "blur"),
         ),
-        ({"sites": sites("a", scanner=[{"kind": "blur"}])}, r"'sites\[0\].scanner\[0\].severity' is missing"),
-        ({"source": "digits", "sites": sites("a"), "channels": 2}, "'channels' cannot be 2. Allowed: 1, 3"),
-        ({"source": "digits", "sites": sites("a"), "label_skew": "disjiont"}, "'label_skew'"),
-        ({"source": "digits", "sites": sites("a"), "classes": ["x", "x"]}, "x. is listed twice"),
+        ({"sites": sites("a", scanner=[{"kind": "blur"}])}, ("sites[0].scanner[0].severity", "test.yaml")),
+        ({"source": "digits", "sites": sites("a"), "channels": 2}, ("channels", 2, 1, 3)),
+        (
+            {"source": "digits", "sites": sites("a"), "label_skew": "disjiont"},
+            ("label_skew", "test.yaml", "number"),
+        ),
+        (
+            {"source": "digits", "sites": sites("a"), "classes": ["x", "x"]},
+            ("listed", "test.yaml", "classes"),
+        ),
         (
             {"source": "digits", "sites": sites("a"), "minimum": {"sample": 3}},
-            "mean 'samples'. Allowed: classes,",
+            ("samples", "test.yaml"),
         ),
-        ({"source": "digits", "sites": sites("a"), "siez": 16}, "unknown field 'siez'. Did you mean 'size'"),
+        ({"source": "digits", "sites": sites("a"), "siez": 16}, ("siez", "size")),
     ],
 )
-def test_a_wrong_specification_is_a_sentence(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(FedMergeError, match=words) as caught:
+def test_a_wrong_specification_is_a_sentence(fields: dict[str, Any], words: tuple[object, ...]) -> None:
+    with refused(*words) as caught:
         spec(**fields)
     assert all(sentence.startswith("test.yaml: ") for sentence in caught.value.args)
 
@@ -86,7 +92,7 @@ def test_a_cohort_is_found_by_path_near_the_configuration_and_by_name(
     monkeypatch.chdir(tmp_path / "work")
     near = tmp_path / "configs"
     assert read_cohort(near / "near.yaml").name == "near"
-    with pytest.raises(FedMergeError, match="unknown cohort 'near'"):
+    with refused("near", "here"):
         read_cohort("near", near)  # a bare name never means the configuration beside it
     assert read_cohort("near.yaml", near).name == "near"
     assert read_cohort("beside", near).title == "Ours"
@@ -106,9 +112,9 @@ def test_a_relative_source_may_lie_beside_the_yaml_file(
 
 
 def test_an_unknown_cohort_names_the_nearest_and_all() -> None:
-    with pytest.raises(FedMergeError, match=r"Did you mean 'digits-scanners'\? Allowed: .*wbc-labs"):
+    with refused("digits-scanners", "wbc-labs", "digit-scanners"):
         read_cohort("digit-scanners")
-    with pytest.raises(FedMergeError, match=r"no cohort file nowhere/x\.yaml"):
+    with refused("nowhere/x.yaml", "breast"):
         read_cohort("nowhere/x.yaml")
 
 

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from fedmerge.data import scanner, streams
 from fedmerge.data.scanner import Appearance
 from fedmerge.data.streams import StreamSpec
-from fedmerge.errors import FedMergeError
 from fedmerge.seeding import generator
 from fedmerge.validation import validate
+from tests.facts import refused
 
 FORMS: list[Any] = [
     "iid",
@@ -115,7 +115,7 @@ def test_only_what_goes_class_by_class_knows_patients(form: Any) -> None:
 
 
 def test_a_temporal_stream_refuses_too_few_patients() -> None:
-    with pytest.raises(FedMergeError, match=r"one a label, but are of shape \(2,\)"):
+    with refused("label", 2, "shape"):
         streams.temporal(np.zeros(3), np.random.default_rng(0), np.zeros(2))
 
 
@@ -370,28 +370,28 @@ def test_a_stream_is_written_with_no_field_that_others_take() -> None:
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        ("tempral", "Did you mean 'temporal'"),
-        ("dirichlet", "dirichlet: 0.05"),
-        ({"iid": 3}, "'iid' given 3"),
-        ({"dirichlet": -1}, "greater than 0"),
-        ({"dirichlet": float("inf")}, "finite number"),
-        ("note", "'note' given nothing; write .*note: 0.05"),
-        ({"note": 0}, "greater than 0"),
-        ({"kind": "note", "delta": 1, "cycles": 2}, "'note' given 1, 2; write"),
-        ({"dirichlet": 0.1, "temporal": 1}, "a stream is one of"),
-        ("recurring", "'recurring' given nothing; write .*recurring: 3"),
-        ({"recurring": 0}, "greater than or equal to 1 .given: 0"),
-        ({"recurring": 2.5}, "valid integer .given: 2.5"),
-        ({"drift": "contrst"}, "unknown scanner shift 'contrst'. Did you mean 'contrast'"),
-        ({"kind": "drift", "shift": "blur", "cycles": 2}, "'drift' given 2, 'blur'; write"),
-        ({"kind": "iid", "cycles": 2}, "'iid' given 2; write"),
+        ("tempral", ("temporal", "bench.yaml", "streams[1]")),
+        ("dirichlet", ("dirichlet: 0.05", "bench.yaml", "streams[1]")),
+        ({"iid": 3}, ("iid", "given 3")),
+        ({"dirichlet": -1}, (0, "greater", "bench.yaml")),
+        ({"dirichlet": float("inf")}, ("finite", "bench.yaml")),
+        ("note", ("given nothing", "note: 0.05")),
+        ({"note": 0}, (0, "greater", "bench.yaml")),
+        ({"kind": "note", "delta": 1, "cycles": 2}, ("note", "given 1", 2)),
+        ({"dirichlet": 0.1, "temporal": 1}, ("stream", "bench.yaml", "streams[1]")),
+        ("recurring", ("given nothing", "recurring: 3")),
+        ({"recurring": 0}, (0, "equal", "bench.yaml")),
+        ({"recurring": 2.5}, ("given: 2.5", "bench.yaml")),
+        ({"drift": "contrst"}, ("contrst", "contrast")),
+        ({"kind": "drift", "shift": "blur", "cycles": 2}, ("drift", "given 2", "blur")),
+        ({"kind": "iid", "cycles": 2}, ("iid", "given 2", "bench.yaml")),
     ],
 )
-def test_a_wrong_form_is_a_sentence(form: Any, words: str) -> None:
+def test_a_wrong_form_is_a_sentence(form: Any, words: tuple[object, ...]) -> None:
     class Bench(BaseModel):
         streams: list[StreamSpec]
 
-    with pytest.raises(FedMergeError, match=words) as caught:
+    with refused(*words) as caught:
         validate(Bench, {"streams": ["iid", form]}, "bench.yaml")
     assert str(caught.value).startswith("bench.yaml: ")
     assert "streams[1]" in str(caught.value)
@@ -399,12 +399,12 @@ def test_a_wrong_form_is_a_sentence(form: Any, words: str) -> None:
 
 @pytest.mark.parametrize("delta", [0.0, -1.0, float("nan"), float("inf")])
 def test_dirichlet_laws_refuse_nonsense(delta: float) -> None:
-    with pytest.raises(FedMergeError, match="delta > 0"):
+    with refused(0, "delta", "Dirichlet"):
         streams.dirichlet(np.zeros(3), delta, 2, np.random.default_rng(0))
-    with pytest.raises(FedMergeError, match="delta > 0"):
+    with refused(0, "delta", "NOTE"):
         streams.note(np.zeros(3), delta, np.random.default_rng(0))
 
 
 def test_a_recurring_stream_refuses_no_cycles() -> None:
-    with pytest.raises(FedMergeError, match="cycles > 0, given 0"):
+    with refused("given 0"):
         streams.recurring(np.zeros(3), 0, np.random.default_rng(0))

@@ -257,7 +257,7 @@ def rounds(plan, cohort):
 def test_rounds_are_the_mean_of_what_left_the_hospitals(private, cohort):
     """The server's model is made of noised answers, and each is far from what training gave."""
     changed = private(LOCAL).model_copy(update={"rounds": 1})
-    sites, replies = cohort.training, []
+    sites, updates = cohort.training, []
     hospitals = [Hospital(site) for site in sites]
 
     class Grid(LocalGrid):
@@ -266,19 +266,19 @@ def test_rounds_are_the_mean_of_what_left_the_hospitals(private, cohort):
             replies = list(super().send_and_receive(asked, timeout=timeout))
             for message, reply in zip(asked, replies, strict=True):
                 if message.metadata.message_type == "train":
-                    replies.append(dict(borrow(reply.content["arrays"])))
+                    updates.append(dict(borrow(reply.content["arrays"])))
             return replies
 
     found = []
     grid = Grid(client_app(lambda c: hospitals[int(c.node_config["partition-id"])]), len(sites))
     app = server_app(changed, lambda server: found.append(server.rounds(server.start())))
     app(grid=grid, context=Context(1, 0, {}, RecordDict(), {}))
-    assert state_hash(found[0]) == state_hash(average(replies, [float(len(site.train)) for site in sites]))
+    assert state_hash(found[0]) == state_hash(average(updates, [float(len(site.train)) for site in sites]))
     start = build(changed.model, changed.seed).state_dict()
     floats = [key for key in start if start[key].is_floating_point()]
     size = sum(start[key].numel() for key in floats)
-    for reply in replies:
-        moved = norm(reply[key].double() - start[key].double() for key in floats)
+    for update in updates:
+        moved = norm(update[key].double() - start[key].double() for key in floats)
         assert moved == pytest.approx(2.0 * math.sqrt(size), rel=7 / math.sqrt(2 * size) + 0.01)
 
 

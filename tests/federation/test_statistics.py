@@ -346,7 +346,7 @@ def test_a_hospital_that_fails_in_a_walk_is_in_no_later_sum(ward, monkeypatch):
     first, second = layers(ward)[:2]
     sums.ask("walk", {}, ward.states["alpha"])
     assert float(sums.ask("layer", {"name": first}, {})["images"]) == sum(IMAGES.values())
-    monkeypatch.setattr(ward.hospitals[2].sums, "answer", lambda message: 1 / 0)
+    monkeypatch.setattr(ward.hospitals[2].sums, "reply", lambda message: 1 / 0)
     assert float(sums.ask("layer", {"name": second}, {})["images"]) == IMAGES["alpha"] + IMAGES["beta"]
     monkeypatch.undo()
     assert float(sums.ask("moments", {}, {})["images"]) == IMAGES["alpha"] + IMAGES["beta"]
@@ -369,7 +369,7 @@ def test_a_hospital_that_fails_in_a_walk_is_in_no_later_sum(ward, monkeypatch):
 )
 def test_the_quorum_and_an_abort_end_the_fusion(open_ward, monkeypatch, changes, words):
     ward = open_ward(**changes)
-    monkeypatch.setattr(ward.hospitals[2].sums, "answer", lambda message: 1 / 0)
+    monkeypatch.setattr(ward.hospitals[2].sums, "reply", lambda message: 1 / 0)
     with pytest.raises(FedMergeError, match=words):
         ward.statistics().ask("moments", {}, {})
 

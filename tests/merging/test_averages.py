@@ -3,10 +3,10 @@ import itertools
 import pytest
 import torch
 
-from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, averages, merge
 from fedmerge.merging.checks import summation_order
 from fedmerge.merging.methods import Parents
+from tests.facts import refused
 
 
 def single(number):
@@ -175,31 +175,31 @@ def test_only_scores_and_heads_that_are_asked_for_are_needed():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"groups": {"2.wieght": "uniform"}}, r"'2.wieght' matches no entry.* names: 2.weight"),
-        ({"groups": {"(": "uniform"}}, r"'\(' is not a regular expression"),
-        ({"groups": {"head": "uniform"}}, "pass data="),
-        ({"groups": {"bias": [1.0]}}, "1 weights were given for 3 models"),
-        ({"weights": "metric"}, "needs a validation score"),
-        ({"weights": "metric", "score": lambda state: -1.0}, "not negative"),
-        ({"weights": "metric", "score": lambda state: float("nan")}, "not negative"),
-        ({"weights": "metric", "score": lambda state: 0.0}, "sum must not be zero"),
-        ({"weights": [1.0, -1.0, 0.0]}, "sum must not be zero"),
+        ({"groups": {"2.wieght": "uniform"}}, ("2.wieght", "names: 2.weight")),
+        ({"groups": {"(": "uniform"}}, ("'('", "expression")),
+        ({"groups": {"head": "uniform"}}, ("data=", "head")),
+        ({"groups": {"bias": [1.0]}}, ("1 weights", "3 models")),
+        ({"weights": "metric"}, ("validation", "mean", "data=")),
+        ({"weights": "metric", "score": lambda state: -1.0}, ("negative", "like")),
+        ({"weights": "metric", "score": lambda state: float("nan")}, ("negative", "like")),
+        ({"weights": "metric", "score": lambda state: 0.0}, ("sum", "finite")),
+        ({"weights": [1.0, -1.0, 0.0]}, ("sum", "finite")),
     ],
 )
 def test_bad_groups_and_scores_are_sentences(nets, options, words):
-    with pytest.raises(FedMergeError, match=words):
+    with refused(*words):
         merge(nets, "mean", **options)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"weights": "samples"}, "pass examples="),
-        ({"weights": [1.0, 2.0]}, "2 weights were given for 3 models"),
-        ({"weights": "sample"}, "option 'weights"),
-        ({"names": ["a"]}, "1 names were given for 3 models"),
+        ({"weights": "samples"}, ("examples=",)),
+        ({"weights": [1.0, 2.0]}, ("2 weights", "3 models")),
+        ({"weights": "sample"}, ("option", "mean", "weights")),
+        ({"names": ["a"]}, ("1 names", "3 models")),
     ],
 )
 def test_bad_weights_are_sentences(nets, options, words):
-    with pytest.raises(FedMergeError, match=words):
+    with refused(*words):
         merge(nets, "mean", **options)

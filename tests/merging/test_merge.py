@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
 from fedmerge.models import ModelPool, ModelSpec, Normalisation, build
 from fedmerge.models.loading import network_of
+from tests.facts import refused
 
 SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})
 TRAINED = ("distill", "refit-head")  # they fit to the ensemble's answers, so they move even a lone model
@@ -99,13 +99,13 @@ def test_what_a_method_needs_is_said_before_it_starts(pool):
     nets = [pool.model(name) for name in pool]
     x, _ = images()
     for method, options, words in [
-        ("kf", {}, "needs fusion images: pass data=, or statistics="),
-        ("distill", {}, "needs fusion images: pass data="),
-        ("ties", {}, "pass start="),
-        ("hf", {"data": x, "attribution": "conductance"}, "pass labels="),
-        ("greedy", {"data": x}, "needs a validation score"),
+        ("kf", {}, ("data=", "statistics=", "kf")),
+        ("distill", {}, ("data=", "distill", "fusion", "needs")),
+        ("ties", {}, ("start=", "ties")),
+        ("hf", {"data": x, "attribution": "conductance"}, ("labels=", "hf")),
+        ("greedy", {"data": x}, ("validation", "greedy")),
     ]:
-        with pytest.raises(FedMergeError, match=words):
+        with refused(*words):
             merge(nets, method, **options)
 
 
@@ -117,20 +117,20 @@ def test_faults_are_sentences(pool, nets):
     with torch.no_grad():
         broken.features[0].weight[0, 0, 0, 0] = float("nan")
     for models, method, options, words in [
-        (nets, "maen", {}, r"unknown fusion method 'maen'. Did you mean 'mean'"),
-        (nets, "mean", {"weigths": [1, 2, 3]}, r"no option 'weigths'. Did you mean 'weights'"),
-        ([], "mean", {}, "no model to merge"),
-        ([a, other], "mean", {}, "not of one architecture"),
-        ([a, other], "rebasin", {"data": x}, "not of one architecture"),
-        ([a, broken], "kf", {"data": x}, "'model-1' hold NaN or infinity in 'features.0.weight'"),
-        ([a, a], "kf", {"data": x.fill_(float("inf"))}, "data= holds NaN or infinity"),
-        ([a, a], "kf", {"data": []}, "data= gave no batch"),
-        ([a, a], "ties", {"start": other}, "not of one architecture"),
-        ([a, a], "mean", {"after": "repare", "data": images()[0]}, "unknown after 'repare'"),
-        ([a, a], "mean", {"after": "repair"}, "pass data="),
-        ([a, a], "ensemble-logits", {"after": "repair", "data": images()[0]}, "an ensemble is several"),
+        (nets, "maen", {}, ("maen", "mean")),
+        (nets, "mean", {"weigths": [1, 2, 3]}, ("weigths", "weights")),
+        ([], "mean", {}, ("merge", "model")),
+        ([a, other], "mean", {}, ("architecture", "features.0.weight")),
+        ([a, other], "rebasin", {"data": x}, ("architecture", "features.0.weight")),
+        ([a, broken], "kf", {"data": x}, ("model-1", "NaN", "features.0.weight")),
+        ([a, a], "kf", {"data": x.fill_(float("inf"))}, ("data=", "NaN")),
+        ([a, a], "kf", {"data": []}, ("data=", "gave", "batch")),
+        ([a, a], "ties", {"start": other}, ("architecture", "features.0.weight")),
+        ([a, a], "mean", {"after": "repare", "data": images()[0]}, ("repare", "none")),
+        ([a, a], "mean", {"after": "repair"}, ("data=",)),
+        ([a, a], "ensemble-logits", {"after": "repair", "data": images()[0]}, ("several", "network")),
     ]:
-        with pytest.raises(FedMergeError, match=words):
+        with refused(*words):
             merge(models, method, **options)
-    with pytest.raises(FedMergeError, match="8 images but labels has 2"):
+    with refused("8 images", 2):
         merge(nets, "greedy", data=torch.rand(8, 1, 1, 2), labels=torch.tensor([0, 1]))

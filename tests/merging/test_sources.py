@@ -13,6 +13,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
 from fedmerge.models import ModelPool, ModelSpec, Normalisation, build
 from fedmerge.models.outputs import logits_of
+from tests.facts import refused
 
 QUICK = {"kf-gradient": {"epochs": 1}, "distill": {"epochs": 1}, "refit-head": {"epochs": 1}}
 ENSEMBLES = [name for name in FUSION.names() if name.startswith("ensemble")]
@@ -62,14 +63,14 @@ def test_members_of_an_ensemble_keep_their_own_buffers() -> None:
 def test_teachers_of_a_student_keep_their_own_buffers_and_it_those_of_the_first() -> None:
     student = fused([Net(0, 0.25), Net(1, 0.5)], "distill")
     assert student.mean == 0.25
-    with pytest.raises(FedMergeError, match=r"'mean' is 0.25 in 'model-0' and 0.5 in 'model-1'"):
+    with refused("mean", "0.25", "model-0", "0.5", "model-1"):
         fused([Net(0, 0.25), Net(1, 0.5)], "distill", student="mean")
 
 
 @pytest.mark.parametrize("method", [name for name in FUSION.names() if name not in OWN])
 def test_a_merge_does_not_choose_what_it_does_not_average(method: str) -> None:
     nets = [Net(0, 0.0), Net(1, 0.5)]
-    with pytest.raises(FedMergeError, match=r"'mean' is 0.0 in 'model-0' and 0.5 in 'model-1'"):
+    with refused("mean", "0.0", "model-0", "0.5", "model-1"):
         fused(nets, method)
     if method != "ensemble-greedy":
         assert fused(nets, method, into=Net(2, 0.125)).mean == 0.125  # who says what it shall be may merge
@@ -81,7 +82,7 @@ def test_integers_that_differ_are_refused_by_every_merge() -> None:
         net.register_buffer("table", torch.tensor([number]))
     for method in MERGES:
         if method not in OWN:
-            with pytest.raises(FedMergeError, match=r"'table' holds int64 values that differ"):
+            with refused("table", "int64"):
                 fused(nets, method, start=nets[0])
 
 
@@ -100,7 +101,7 @@ def test_a_pool_builds_each_network_by_its_own_card(tmp_path) -> None:  # type: 
             name, build(spec, 0 if name == "a" else 1).state_dict(), model=spec, method="initialisation",
             normalisation=Normalisation.named("half"), class_names=("x", "y", "z"),
         )  # fmt: skip
-    with pytest.raises(FedMergeError, match=r"'a' and 'b' have different networks on their cards .*heads"):
+    with refused("'a'", "'b'", "networks"):
         merge(pool, "mean")
 
 
@@ -124,7 +125,7 @@ def test_networks_of_a_pool_are_checked_on_two_images(tmp_path, monkeypatch, met
         return net
 
     monkeypatch.setattr("fedmerge.merging.methods.network_of", lazily)
-    with pytest.raises(FedMergeError, match=r"a copy of '[ab]' does not answer as '[ab]' itself does"):
+    with refused("answer", "itself"):
         fused(pool, method, start=pool.model("a"))
 
 
@@ -136,7 +137,7 @@ def test_cards_with_other_classes_are_not_merged(tmp_path) -> None:  # type: ign
             name, build(spec, 0).state_dict(), model=spec, method="initialisation",
             normalisation=Normalisation.named(normalisation), class_names=("x", "y"),
         )  # fmt: skip
-    with pytest.raises(FedMergeError, match=r"'a' and 'b' have different normalisations"):
+    with refused("'a'", "'b'", "normalisations"):
         merge(pool, "mean")
 
 
@@ -181,7 +182,7 @@ def test_task_arithmetic_that_overflows_is_a_sentence() -> None:
     nets = [nn.Linear(1, 1, bias=False).half() for _ in range(4)]
     for net, value in zip(nets, (32_000, 32_000, 32_000, 0), strict=True):
         nn.init.constant_(net.weight, value)
-    with pytest.raises(FedMergeError, match=r"'weight' of the merged model reaches 9.6e\+04, .* float16"):
+    with refused("weight", "+04", "float16"):
         merge(nets[:3], "task-arithmetic", scale=1.0, start=nets[3])
     assert merge(nets[:3], "task-arithmetic", scale=0.5, start=nets[3]).model.weight.item() == 48_000
 
@@ -224,7 +225,7 @@ def test_reparametrised_models_merge_as_the_plain_ones_do(name: str, method: str
     expected = fused(list(same[:2]), method, start=same[2], **score)
     spectral = name.endswith("spectral norm") and method in MERGES
     if spectral and method in FITTED:
-        with pytest.raises(FedMergeError, match=r"'mid.weight' is under SpectralNorm, which would change"):
+        with refused("mid.weight", "SpectralNorm"):
             fused(list(nets[:2]), method, start=nets[2])
         return
     if spectral:
@@ -256,8 +257,8 @@ def test_a_score_is_given_states_that_the_callers_model_can_load() -> None:
 @pytest.mark.parametrize("method", ["mean", "ties", "fisher", "kf", "greedy"])
 def test_quantised_and_lazy_models_are_refused_by_name(method: str) -> None:
     quantised = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)), {nn.Linear})
-    for model, words in ((quantised, "'0._packed"), (nn.LazyLinear(2), "'weight' .*run the model on one")):
-        with pytest.raises(FedMergeError, match=words):
+    for model, words in ((quantised, (0,)), (nn.LazyLinear(2), ("weight", "model-0", "run"))):
+        with refused(*words):
             merge([model, model], method)
 
 
@@ -281,7 +282,7 @@ def test_complex_weights_are_averaged_or_refused() -> None:
             merge(nets, method, start=Complex(0j), data=x)
     with torch.no_grad():
         nets[1].turn.fill_(complex(1, float("nan")))
-    with pytest.raises(FedMergeError, match=r"'model-1' hold NaN or infinity in 'turn'"):
+    with refused("model-1", "NaN", "turn"):
         merge(nets, "mean")
 
 
@@ -289,10 +290,10 @@ def test_models_with_other_numbers_of_classes_are_refused_where_widths_may_diffe
     nets, (x, _) = [Net(0), Net(1)], images()
     nets[1].head = nn.Linear(6, 5)
     for method in ("kf", "ot", "hf", "mean"):
-        with pytest.raises(FedMergeError, match=r"'model-1'"):
+        with refused("model-1"):
             merge(nets, method, data=x)
     for method in ("kf", "ot"):
-        with pytest.raises(FedMergeError, match=r"'model-1' gives outputs of 5, the model to be made of 3"):
+        with refused("model-1", 5, 3, "gives"):
             merge(nets, method, data=x)
 
 
@@ -326,7 +327,7 @@ def test_wrapped_models_are_merged_inside(method: str) -> None:
 def test_names_of_parts_that_are_compiled_are_explained() -> None:
     net = Net(0)
     net.mid = torch.compile(net.mid)
-    with pytest.raises(FedMergeError, match=r"But for 'module.' .* and '_orig_mod.' .* they are alike"):
+    with refused("module.", "_orig_mod."):
         merge([net, Net(1)], "mean")
 
 
@@ -375,35 +376,35 @@ def test_data_in_the_forms_people_have(data) -> None:  # type: ignore[no-untyped
     [
         (
             (X * 255).byte(),
-            r"'model-0' does not take .*uint8, 12 x 1 x 8 x 8.*normalised \(x / 255",
+            ("model-0", "uint8", "12 x 1 x 8 x 8", 255),
         ),
-        (X.expand(-1, 3, -1, -1), r"'model-0' does not take .*float32, 12 x 3 x 8 x 8.*to have 1 channels"),
-        ((X, Y), "several shapes .*as data= and labels="),
-        ([{"scan": X}], "dicts with scan: name the images one of image, "),
-        (["a.png"], "data= gave a str"),
-        (np.array([None]), "data= gave an array of object"),
-        (5, "data= is of type int"),
-        (X[:0], "holds no image"),
+        (X.expand(-1, 3, -1, -1), ("model-0", "float32", "12 x 3 x 8 x 8", "1 channels")),
+        ((X, Y), ("data=", "labels=", "N")),
+        ([{"scan": X}], ("dicts", "data=")),
+        (["a.png"], ("data=", "str")),
+        (np.array([None]), ("data=", "object")),
+        (5, ("data=", "tensor")),
+        (X[:0], ("holds", "data=", "image")),
     ],
 )
-def test_data_that_no_model_takes_is_a_sentence(data, words: str) -> None:  # type: ignore[no-untyped-def]
+def test_data_that_no_model_takes_is_a_sentence(data, words: tuple[object, ...]) -> None:  # type: ignore[no-untyped-def]
     spec = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})
     for method in ("kf", "mean", "fisher"):
-        with pytest.raises(FedMergeError, match=words):
+        with refused(*words):
             merge([build(spec, 0), build(spec, 1)], method, data=data)
 
 
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (Y + 1, "holds the classes 1 to 3, but 'model-0' has 3 outputs: number the classes from 0 to 2"),
-        (Y - 1, "holds the classes -1 to 1"),
-        (Y + 0.5, "not whole"),
-        (["a"] * 12, "one class number an image"),
+        (Y + 1, (1, "model-0", "3 outputs", 2)),
+        (Y - 1, ("-1", "holds", "classes")),
+        (Y + 0.5, ("whole", "labels=")),
+        (["a"] * 12, ("number", "labels=", "class")),
     ],
 )
-def test_labels_that_are_no_classes_are_a_sentence(labels, words: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(FedMergeError, match=words):
+def test_labels_that_are_no_classes_are_a_sentence(labels, words: tuple[object, ...]) -> None:  # type: ignore[no-untyped-def]
+    with refused(*words):
         merge([Net(0), Net(1)], "greedy", data=X, labels=labels)
     for good in (Y.tolist(), Y.numpy(), Y.float(), Y[:, None]):
         merge([Net(0), Net(1)], "greedy", data=X, labels=good)
@@ -446,14 +447,14 @@ def test_models_given_twice_and_frozen_ones(method: str) -> None:
 
 def test_what_is_no_model_or_has_no_weights_is_a_sentence() -> None:
     for models, words in [
-        ([nn.Flatten(), nn.Flatten()], "'model-0' has no weights"),
-        ([Net(0).state_dict()], "'model-0' is of type OrderedDict, not an nn.Module"),
-        ([Net(0), Net(1).to("meta")], "'conv.weight' of 'model-1' .*meta device"),
+        ([nn.Flatten(), nn.Flatten()], ("model-0", "weights")),
+        ([Net(0).state_dict()], ("model-0", "OrderedDict", "nn.Module")),
+        ([Net(0), Net(1).to("meta")], ("conv.weight", "model-1")),
     ]:
         for method in ("mean", "ties", "kf"):
-            with pytest.raises(FedMergeError, match=words):
+            with refused(*words):
                 merge(models, method, data=X, start=Net(9))
-    with pytest.raises(FedMergeError, match=r"two models have one name \(a, a\)"):
+    with refused("two", "name", "models"):
         merge([Net(0), Net(1)], "mean", names=["a", "a"])
 
 
@@ -477,5 +478,5 @@ def test_extra_state_and_ties_stay() -> None:
         model = merge([Tied(1.0), Tied(1.0)], method, **given).model
         assert model.a.weight is model.b.weight
         assert model.state_dict()["_extra_state"] == {"version": 3}
-        with pytest.raises(FedMergeError, match=r"'a.weight' and 'b.weight' are one .*differ in 'model-1'"):
+        with refused("a.weight", "b.weight", "model-1"):
             merge([Tied(1.0), Tied(3.0, tie=False)], method, start=Tied(0.0), score=lambda state: 1.0)

@@ -7,6 +7,7 @@ from torch import nn
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, model_stock, task_vectors
 from fedmerge.merging.methods import Context, Merged, Parents
+from tests.facts import refused
 
 
 class Point(nn.Module):
@@ -176,9 +177,9 @@ def test_a_start_that_is_missing_or_does_not_fit_is_a_sentence(method: str) -> N
     parents = Parents.of([Point(1.0), Point(2.0)])
     with pytest.raises(FedMergeError, match=f"'{method}' needs the weights from which .* pass start="):
         FUSION[method].call(parents, Context())
-    with pytest.raises(FedMergeError, match=r"'w' has shape \(2,\) in 'start' and \(1,\) in 'model-0'"):
+    with refused("'w'", 2, "start", 1, "model-0"):
         fuse([Point(1.0)], Point(1.0, 2.0), method)
-    with pytest.raises(FedMergeError, match="the start holds NaN or infinity in 'w'"):
+    with refused("NaN", "'w'"):
         fuse([Point(1.0)], Point(float("nan")), method)
 
 

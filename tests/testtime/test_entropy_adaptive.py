@@ -13,6 +13,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.state import average
 from fedmerge.seeding import seeded
 from fedmerge.testtime import EntropyAdaptive, Node
+from tests.facts import refused
 
 
 class Linear2(nn.Module):
@@ -228,7 +229,7 @@ def test_it_stays_in_evaluation_mode(models: list[nn.Module], batch: Tensor) -> 
 
 def test_a_head_named_by_hand_is_checked(models: list[nn.Module], batch: Tensor) -> None:
     assert torch.equal(EntropyAdaptive(models, head_module="fc")(batch), EntropyAdaptive(models)(batch))
-    with pytest.raises(FedMergeError, match="'conv' is not the logits"):
+    with refused("conv", "SmallNet"):
         EntropyAdaptive(models, head_module="conv")(batch)
 
 
@@ -256,7 +257,7 @@ def test_no_source_left_is_a_sentence_and_does_no_lasting_harm(
 ) -> None:
     node = EntropyAdaptive(models)
     first = node(batch)
-    with pytest.raises(FedMergeError, match=r"no source gives finite logits.*normalisation"):
+    with refused("normalisation", "gives", "logits", "finite", "source"):
         node(batch * torch.nan)
     assert torch.equal(node(batch), first)
     assert len(node.history) == 2
@@ -265,27 +266,27 @@ def test_no_source_left_is_a_sentence_and_does_no_lasting_harm(
 def test_unfit_batches_are_sentences(models: list[nn.Module], batch: Tensor) -> None:
     node = EntropyAdaptive(models)
     for unfit, words in (
-        (batch[:0], "N of at least 1.*\\(0, 3, 7, 7\\)"),
-        (batch[0], "N x C x H x W"),
-        ((batch * 255).to(torch.uint8), "floating-point.*uint8"),
-        (batch[:, :1], r"cannot take a batch of shape \(8, 1, 7, 7\).*channels"),
-        (batch.double(), "float64"),
+        (batch[:0], ("N", 1, 0, 3, 7, "least")),
+        (batch[0], ("N", "C", "H", "W")),
+        ((batch * 255).to(torch.uint8), ("floating-point", "uint8")),
+        (batch[:, :1], (8, 1, 7, "channels")),
+        (batch.double(), ("float64", "N", "C")),
     ):
-        with pytest.raises(FedMergeError, match=words):
+        with refused(*words):
             node(unfit)
 
 
 def test_unfit_options_are_sentences(models: list[nn.Module]) -> None:
-    with pytest.raises(FedMergeError, match="at least one model"):
+    with refused("least", "entropy-adaptive", "model"):
         EntropyAdaptive([])
     with pytest.raises(FedMergeError, match=r"not of one architecture.*'fc\.weight'|'fc\.bias'"):
         EntropyAdaptive([models[0], type(models[0])(classes=9)])
     for temperature in (0.0, -1.0, math.nan):
-        with pytest.raises(FedMergeError, match=r"^temperature is"):
+        with refused("temperature"):
             EntropyAdaptive(models, temperature=temperature)
-        with pytest.raises(FedMergeError, match=r"^head_temperature is"):
+        with refused("head_temperature"):
             EntropyAdaptive(models, head_temperature=temperature)
-    with pytest.raises(FedMergeError, match=r"'both'.*merged-features, shared"):
+    with refused("both", "merged-features", "shared"):
         EntropyAdaptive(models, head="both")
 
 
@@ -298,5 +299,5 @@ def test_calibration_by_hand_takes_confidence_away_and_nothing_else() -> None:
     assert trace.source_entropies == pytest.approx([binary_entropy(1)] * 2, rel=1e-5)
     assert logits[0].tolist() == pytest.approx([2.5, 0])
     for unfit in ([1.0], [1.0, 0.0], [1.0, math.inf]):
-        with pytest.raises(FedMergeError, match="one positive number for each of the 2 models"):
+        with refused("2 models", "source_temperatures", "positive"):
             EntropyAdaptive(models, source_temperatures=unfit)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.models.state import average
 from fedmerge.testtime import EntropyAdaptive
 from fedmerge.testtime.answers import Answers
 from fedmerge.testtime.guard import Guard, StreamMonitor
 from fedmerge.testtime.probe import Probe
+from tests.facts import refused
 
 SPREAD = Answers(torch.zeros(2, 4, 3), torch.arange(2))
 """Two sources that do not know."""
@@ -115,7 +115,7 @@ def test_a_margin_costs_one_pass(models: list[nn.Module], batch: Tensor) -> None
 
 def test_its_state_travels_with_the_node(models: list[nn.Module], batch: Tensor) -> None:
     node = EntropyAdaptive(models, guard=Guard())
-    assert any(key.startswith("watch.mean") for key in node.state_dict())
+    assert any(key.startswith("monitor.mean") for key in node.state_dict())
     other = EntropyAdaptive(models, guard=Guard())
     with torch.no_grad():
         other.monitor.mean.fc.bias.add_(1)
@@ -126,13 +126,13 @@ def test_its_state_travels_with_the_node(models: list[nn.Module], batch: Tensor)
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"reference": "best"}, "unknown reference 'best'. Allowed: mean, ensemble"),
-        ({"patience": 0}, "patience is 0"),
-        ({"coefficient": 1.5}, "coefficient is 1.5"),
-        ({"one_class": 0}, "one_class is 0"),
-        ({"margin": -1}, "margin is -1"),
+        ({"reference": "best"}, ("best", "ensemble")),
+        ({"patience": 0}, (0, "patience")),
+        ({"coefficient": 1.5}, ("1.5", "coefficient")),
+        ({"one_class": 0}, ("one_class", 0)),
+        ({"margin": -1}, ("-1", "margin")),
     ],
 )
-def test_unfit_guards_are_sentences(given: dict[str, Any], words: str) -> None:
-    with pytest.raises(FedMergeError, match=words):
+def test_unfit_guards_are_sentences(given: dict[str, Any], words: tuple[object, ...]) -> None:
+    with refused(*words):
         Guard(**given)

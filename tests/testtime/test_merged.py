@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.models.state import average
 from fedmerge.testtime.blocks import grouping
 from fedmerge.testtime.merged import MergedModel
 from fedmerge.testtime.passes import Passes
+from tests.facts import refused
 
 EVERYONE = torch.arange(3)
 
@@ -65,7 +65,7 @@ def test_the_groups_of_an_encoder_in_the_order_they_run(
     if granularity == "layer":
         assert group("body.1.running_mean") == "body.0", "a norm belongs to the layer before it"
         assert group("body.2.1.weight") == "body.2.0"
-    with pytest.raises(FedMergeError, match="unknown granularity 'pixel'"):
+    with refused("pixel", "whole"):
         grouping(Deep(), "fc", "pixel", batch)
 
 
@@ -106,7 +106,7 @@ def test_the_anchor_is_a_model_of_ones_own(models: list[nn.Module], batch: Tenso
         merged = _merged(models, batch, scale=0.0, anchor=anchor)
         merged.merge("head", alpha, EVERYONE)
         torch.testing.assert_close(merged.sources.merged["fc.weight"], models[1].fc.weight.detach())
-    with pytest.raises(FedMergeError, match="given state"):
+    with refused("state", "fc.weight"):
         _merged(models, batch, anchor=type(models[0])(classes=9))
 
 

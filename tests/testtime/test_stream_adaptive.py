@@ -17,7 +17,7 @@ def test_it_is_entropy_adaptive_with_the_streams_norms_and_a_guard(
     same.temperature = same.head_temperature = node.temperature
     for each in (batch, batch.flip(0) * 2, batch[:3]):
         assert torch.equal(node(each), same(each))
-    assert node.watch is not None
+    assert node.monitor is not None
     assert node.forward_passes == 3 * 4
 
 

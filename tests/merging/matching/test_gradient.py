@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.gradient import gradient_fusion
 from fedmerge.merging.methods import FUSION, Context, Parents
 from fedmerge.models import ModelSpec, build
 from fedmerge.models.graph import Program, find_neurons, permute, random_permutations
+from tests.facts import refused
 
 NETS = [
     ("small-cnn", {"width": 4, "norm": "none"}),
@@ -165,9 +165,9 @@ def test_levels_of_one_residual_stream_share_their_clusters():
 
 
 def test_faults_are_sentences_and_needs_are_known():
-    with pytest.raises(FedMergeError, match="at least two images"):
+    with refused("least", "kf-gradient"):
         gradient_fusion(Parents.of([mlp(0)]), Context())
-    with pytest.raises(FedMergeError, match="needs the class of each fusion image"):
+    with refused("each", "image", "20 images"):
         fuse([mlp(0), mlp(1)], attribution="conductance")
     method = FUSION["kf-gradient"]
     assert method.needs_with({}).names() == ["individual models", "fusion images"]

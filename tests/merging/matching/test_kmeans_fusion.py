@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import fedmerge as fm
-from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.kmeans import averaging, kmeans
 from fedmerge.models import ModelSpec, build
+from tests.facts import refused
 
 Make = Callable[..., nn.Module]
 
@@ -88,12 +88,12 @@ def test_blocks_are_paired_in_place_of_clustered(images: Tensor) -> None:
 
 
 def test_missing_images_are_named(network: Make) -> None:
-    with pytest.raises(FedMergeError, match="'kf' needs fusion images: pass data="):
+    with refused("'kf'", "data="):
         fm.merge([network("mlp", seed) for seed in range(2)], "kf")
 
 
 def test_attribution_needs_classes(network: Make, images: Tensor) -> None:
-    with pytest.raises(FedMergeError, match="'kf' needs the classes of the fusion images: pass labels="):
+    with refused("'kf'", "labels="):
         fm.merge([network("mlp", seed) for seed in range(2)], "kf", data=images, attribution="conductance")
 
 

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmerge.errors import FedMergeError
-from fedmerge.reports.figures.panels import between, in_a_row, looks, means, natural, shortened, signed, tidy
+from fedmerge.reports.figures.panels import (
+    between,
+    in_a_row,
+    line_styles,
+    means,
+    natural,
+    shortened,
+    signed,
+    tidy,
+)
 
 
 def test_levels_and_strata_are_found_in_columns_and_in_the_index(board):
@@ -84,5 +93,5 @@ def test_shortened_names_keep_both_ends(text, length):
 
 
 def test_64_names_look_different():
-    found = looks([str(i) for i in range(64)])
+    found = line_styles([str(i) for i in range(64)])
     assert len({(look["color"], look["marker"]) for look in found.values()}) == 64

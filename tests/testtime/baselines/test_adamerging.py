@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.models.state import average
 from fedmerge.testtime.baselines import AdaMerging
+from tests.facts import refused
 
 
 def test_the_gradient_by_hand(linear, pixels) -> None:
@@ -98,9 +98,9 @@ def test_entropy_goes_down(models: list[nn.Module], batch: Tensor) -> None:
 
 def test_unfit_options_are_sentences(models: list[nn.Module]) -> None:
     for options, words in (
-        ({"granularity": "tensor"}, "'tensor'.*layer-wise, task-wise"),
-        ({"batch_norm": "first"}, "'first'.*average, mixture"),
-        ({"learning_rate": 0.0}, "learning_rate is 0"),
+        ({"granularity": "tensor"}, ("tensor", "layer-wise", "task-wise")),
+        ({"batch_norm": "first"}, ("first", "average", "mixture")),
+        ({"learning_rate": 0.0}, ("learning_rate", 0)),
     ):
-        with pytest.raises(FedMergeError, match=words):
+        with refused(*words):
             AdaMerging(models, **options)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.testtime.baselines import JensenShannon
 from fedmerge.testtime.baselines.js_coefficients import jensen_shannon
+from tests.facts import refused
 
 
 def test_divergences_in_closed_form() -> None:
@@ -73,10 +73,10 @@ def test_coefficients_sum_to_one_and_consensus_costs_one_pass_less(
 
 def test_unfit_options_are_sentences(models: list[nn.Module]) -> None:
     for options, words in (
-        ({"rule": "expert"}, "'expert'.*consensus, generalist"),
-        ({"form": "image"}, "'image'.*batch, sample"),
-        ({"gamma": math.inf}, "gamma is inf"),
-        ({"temperature": 0.0}, "temperature is 0"),
+        ({"rule": "expert"}, ("expert", "consensus", "generalist")),
+        ({"form": "image"}, ("image", "batch", "sample")),
+        ({"gamma": math.inf}, ("gamma", "inf")),
+        ({"temperature": 0.0}, (0, "temperature")),
     ):
-        with pytest.raises(FedMergeError, match=words):
+        with refused(*words):
             JensenShannon(models, **options)

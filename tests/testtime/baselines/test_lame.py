@@ -3,14 +3,13 @@ from __future__ import annotations
 import itertools
 import math
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.testtime.baselines import Lame
 from fedmerge.testtime.baselines.lame import affinity, smoothed
 from fedmerge.testtime.baselines.start import mean_merged
+from tests.facts import refused
 
 # two clusters by direction; the third image of the first is predicted, weakly, as the other class
 CLUSTERS = torch.tensor([[1.0, 0.0], [9.0, 0.1], [4.0, 0.05], [0.0, 1.0], [0.1, 9.0], [0.05, 4.0]])
@@ -72,5 +71,5 @@ def test_the_order_of_images_does_not_matter(models: list[nn.Module], batch: Ten
 
 def test_unfit_options_are_sentences(models: list[nn.Module]) -> None:
     for options in ({"neighbours": 0}, {"steps": 0}):
-        with pytest.raises(FedMergeError, match="must be at least 1"):
+        with refused(1, "least"):
             Lame(models, **options)

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.testtime.baselines import Memo
 from fedmerge.testtime.baselines.start import mean_merged
+from tests.facts import refused
 
 
 def test_one_step_as_autograd_by_hand(models: list[nn.Module], batch: Tensor) -> None:
@@ -52,7 +51,7 @@ def test_weights_are_restored_after_every_batch_even_a_bad_one(
     mean = mean_merged(models, "mixture").state_dict()
     node.observe(batch)
     assert all(torch.equal(value, mean[key]) for key, value in node.model.state_dict().items())
-    with pytest.raises(FedMergeError, match="not finite"):
+    with refused("finite", "normalisation"):
         node.observe(torch.cat([batch[:1], batch[:1] * torch.nan]))
     assert all(torch.equal(value, mean[key]) for key, value in node.model.state_dict().items())
 
@@ -90,9 +89,9 @@ def test_images_of_one_pixel(linear, pixels) -> None:
 
 def test_unfit_options_are_sentences(models: list[nn.Module]) -> None:
     for options, words in (
-        ({"augmentations": 0}, "augmentations is 0"),
-        ({"shift": 2.0}, "shift is 2"),
-        ({"learning_rate": -1.0}, "learning_rate is -1"),
+        ({"augmentations": 0}, (0, "augmentations")),
+        ({"shift": 2.0}, ("shift",)),
+        ({"learning_rate": -1.0}, ("learning_rate",)),
     ):
-        with pytest.raises(FedMergeError, match=words):
+        with refused(*words):
             Memo(models, **options)

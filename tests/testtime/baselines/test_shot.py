@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.testtime.baselines import Shot
 from fedmerge.testtime.baselines.start import mean_merged
+from tests.facts import refused
 
 
 def test_the_loss_by_hand(linear, entropy_of_gap) -> None:
@@ -59,11 +59,11 @@ def test_a_head_named_by_hand(models: list[nn.Module], batch: Tensor) -> None:
     for node in (named, found):
         node.observe(batch)
     assert torch.equal(named.observe(batch)[0], found.observe(batch)[0])
-    with pytest.raises(FedMergeError, match="'conv' is not the logits"):
+    with refused("conv", "SmallNet"):
         Shot(models, head_module="conv").observe(batch)
 
 
 def test_unfit_options_are_sentences(models: list[nn.Module]) -> None:
     for options in ({"confidence": 1.5}, {"pseudo_labels": -1.0}, {"pseudo_labels": math.nan}):
-        with pytest.raises(FedMergeError, match="confidence is"):
+        with refused("confidence", "pseudo_labels"):
             Shot(models, **options)

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.testtime.baselines import DaWin
 from fedmerge.testtime.baselines.sources import merged_logits, softmin
 from fedmerge.testtime.entropy import coefficients
+from tests.facts import refused
 
 
 def test_softmin_of_one_column_is_that_of_the_node() -> None:
@@ -18,7 +17,7 @@ def test_softmin_of_one_column_is_that_of_the_node() -> None:
         both = softmin(scores, temperature)
         for column in range(2):
             torch.testing.assert_close(both[:, column], coefficients(scores[:, column], temperature))
-    with pytest.raises(FedMergeError, match="must be above 0"):
+    with refused(0, "above"):
         softmin(scores, 0.0)
 
 
@@ -36,5 +35,5 @@ def test_a_merge_for_each_image_is_what_each_image_alone_would_get(
 
 def test_a_source_that_is_not_finite_is_named(models: list[nn.Module], batch: Tensor) -> None:
     models[1].fc.bias.data[0] = torch.nan
-    with pytest.raises(FedMergeError, match=r"models\[1\].*not finite"):
+    with refused(1, "finite", "normalisation"):
         DaWin(models).observe(batch)
