@@ -20,6 +20,7 @@ from fedmerge.federation.deployment.bundle import CLIENT
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.identity import renew
 from fedmerge.federation.deployment.keys import make_node_key
+from fedmerge.federation.deployment.links import links, tasks
 from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.processes import Programs, environment
 from fedmerge.federation.deployment.server_folder import ServerFolder
@@ -228,12 +229,14 @@ def test_the_open_door_starts_no_run_and_admits_nobody(server, tmp_path):
     """With the right authority, too: what hospitals reach is not what the server's people reach."""
     (tmp_path / "config.toml").write_text(connection("outside", address(server), server.authority))
     outside = Flower(environment(tmp_path), "outside")
-    before = server.flower.nodes()
+    database = server.path / "superlink.db"
+    before = links(database).keys(), tasks(database).keys()
+    assert database.is_file()
     with pytest.raises(FedMergeError, match="flwr supernode was refused"):
         outside.register(make_node_key(tmp_path), "stranger")
     with pytest.raises(FedMergeError, match="flwr run was refused"):
         outside.submit(project(tmp_path / "app"), {"config": "quickstart"})
-    assert server.flower.nodes() == before
+    assert (links(database).keys(), tasks(database).keys()) == before
 
 
 @pytest.mark.slow

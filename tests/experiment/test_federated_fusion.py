@@ -12,11 +12,23 @@ from fedmerge.experiment.setup import set_up
 METHODS = ["hf", {"method": "mean", "label": "repaired", "after": "repair"}]
 
 
+@pytest.fixture(scope="module")
+def made():
+    """What was fused already, by what was asked for."""
+    return {}
+
+
 @pytest.fixture
-def fused(experiment, cohort, tmp_path):
+def fused(experiment, cohort, tmp_path, made):
     """Train the tiny federation, fuse with images from somewhere; returns the networks and the record."""
 
     def go(masked=False, **data):
+        asked = (masked, *sorted(data.items()))
+        if asked not in made:
+            made[asked] = fuse(masked, data)
+        return made[asked]
+
+    def fuse(masked, data):
         given = experiment | {"fusion": METHODS, "fusion_data": data}
         given |= {"federation": {"secure_statistics": True}} if masked else {}
         checked, _ = read_experiment(given)

@@ -17,6 +17,7 @@ from fedmerge.federation import LocalGrid
 from fedmerge.federation.flower import FlowerPlace
 
 ROOT = Path(__file__).resolve().parents[2]
+SHORT = "fusion=[mean];testtime=[];evaluation.streams=[iid]"
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,7 @@ def test_pyproject_names_the_apps_and_its_configuration_is_whole():
     assert RunConfig.read(app["config"]).overrides == ["threads=1"]
 
 
-@pytest.mark.parametrize("unseen", ["cohort", "each;federation.personal=norms"])
+@pytest.mark.parametrize("unseen", ["cohort", f"each;federation.personal=norms;{SHORT}"])
 def test_the_apps_do_what_run_does_bit_for_bit(site_files, hashes, tmp_path, unseen):
     """With one site unseen, and with a federation for each site left out in turn, each keeping its norms."""
     n_nodes = 3 if unseen == "cohort" else 4
@@ -105,7 +106,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(
 ):
     """The hospitals vanish for good when the second round's models are to be averaged, then come back."""
     config, nodes = remote_files
-    given = {"config": str(config), "seed": 3, "patience": 0}
+    given = {"config": str(config), "set": SHORT, "seed": 3, "patience": 0}
     flower_run(given | {"out": str(tmp_path / "whole")}, 3, nodes)
     broken = given | {"out": str(tmp_path / "broken")}
     asked = LocalGrid.push_messages

@@ -27,7 +27,9 @@ def no_report(monkeypatch):
 def four_rounds(experiment):
     """The tiny experiment, with four rounds."""
     training = experiment["training"] | {"rounds": 4, "fine_tune": "none"}
-    return experiment | {"training": training, "fusion": ["mean"], "testtime": [], "name": "tiny"}
+    evaluation = experiment["evaluation"] | {"streams": ["iid"]}
+    given = {"training": training, "fusion": ["mean"], "testtime": [], "evaluation": evaluation}
+    return experiment | given | {"name": "tiny"}
 
 
 def after_round(number, monkeypatch, do):
