@@ -16,6 +16,7 @@ from fedmerge.experiment.bench.plan import Job, Plan, make_plan
 from fedmerge.experiment.bench.progress import Clock, StudyProgress, Watch
 from fedmerge.experiment.bench.remarks import write_remarks
 from fedmerge.experiment.bench.rows import collect
+from fedmerge.experiment.bench.spending import write_spending
 from fedmerge.experiment.bench.store import State, Store, StudyStopped, states_in
 from fedmerge.experiment.bench.study import Study, adopt, open_study
 from fedmerge.experiment.bench.task import Outcome, Task
@@ -70,6 +71,7 @@ def bench(
         finally:
             collect(config, plan, store)  # always: an earlier process may have been killed before this
             write_remarks(plan, store, damaged)
+            write_spending(plan, store)
         study = open_study(folder)
         if isinstance(source, str | Path):
             settled = [job for job, state in store.states(plan.jobs).items() if state != "missing"]

@@ -15,6 +15,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench.config import BenchConfig
 from fedmerge.experiment.bench.plan import Plan
 from fedmerge.experiment.bench.remarks import read_remarks
+from fedmerge.experiment.bench.spending import read_spending
 from fedmerge.experiment.bench.store import said
 from fedmerge.files import write_json, write_text
 from fedmerge.validation import differences, load_yaml, validate
@@ -93,6 +94,8 @@ def open_study(folder: str | Path) -> Study:
     }
     if said_of_images := read_remarks(folder):
         provenance["remarks"] = said_of_images
+    if spent := read_spending(folder):
+        provenance["privacy"] = spent
     return Study(config, table, reliability, provenance, folder)
 
 

@@ -11,14 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from flwr.app import Message
 
 from fedmerge.errors import FedMergeError
@@ -35,33 +32,16 @@ from fedmerge.federation.privacy.secure_keys import (
     vote,
 )
 from fedmerge.federation.privacy.secure_rules import SecureRules
-from fedmerge.federation.privacy.secure_sum import Words, agree, mask, new_secret, public_of, threshold
-from fedmerge.federation.privacy.shamir import split
+from fedmerge.federation.privacy.secure_shares import OpenSum, open_shares, split_secrets
+from fedmerge.federation.privacy.secure_sum import Words, mask, new_secret, public_of, threshold
 from fedmerge.federation.records import reply_message
 from fedmerge.federation.schema.fields import Told
 from fedmerge.federation.schema.reading import read_job, read_tensors
-from fedmerge.federation.schema.secure import Advert, ConfirmJob, MaskedJob, SharesJob, UnmaskJob
+from fedmerge.federation.schema.secure import ConfirmJob, MaskedJob, SharesJob, UnmaskJob
 from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.models.state import State
 
-NONCE = bytes(12)  # each key encrypts one text
 SUM = 2**62  # the limit of a sum's absolute value
-
-
-@dataclass
-class _Sum:
-    """One sum in progress. words: the numbers, until they are unmasked; later fields are filled in turn."""
-
-    subject: Subject
-    words: Words | None
-    masking: bytes
-    sharing: bytes
-    own: bytes
-    advert: Advert
-    adverts: dict[str, Advert] = field(default_factory=dict)
-    given: dict[str, str] = field(default_factory=dict)
-    parties: list[str] = field(default_factory=list)
-    held: dict[str, str] = field(default_factory=dict)
 
 
 class Together(Protocol):
@@ -96,7 +76,7 @@ class SecureHospital:
         self.peers = Peers(folder, self.rules)
         self.images = images
         self._identity: Identity | None = None
-        self._sum: _Sum | None = None
+        self._sum: OpenSum | None = None
 
     def offer(self, subject: Subject, words: Words) -> dict[str, str]:
         """Keep numbers until they are requested; return the signed public keys made for their sum."""
@@ -105,7 +85,7 @@ class SecureHospital:
         masking, sharing, own = new_secret(), new_secret(), new_secret()
         keys = public_of(masking), public_of(sharing)
         advert = make_advert(self._identity, subject.label, self.name, *keys)
-        self._sum = _Sum(subject, words, masking, sharing, own, advert)
+        self._sum = OpenSum(subject, words, masking, sharing, own, advert)
         return advert.model_dump()
 
     def shares(self, message: Message) -> Message:
@@ -123,7 +103,7 @@ class SecureHospital:
         if not now.adverts:
             self.peers.check({name: advert.identity for name, advert in adverts.items()}, self.name)
             now.adverts = adverts
-            now.given = self._split(now)
+            now.given = split_secrets(now, self.name)
         shares = {name: text for name, text in now.given.items() if name != self.name}
         said = {"shares": json.dumps(shares), "commitment": hashlib.sha256(now.own).hexdigest()}
         return reply_message(message, {}, texts=said)
@@ -144,9 +124,8 @@ class SecureHospital:
         if now.words is None:
             raise FedMergeError(f"hospital '{self.name}' has no numbers of '{job.label}' any more.")
         _check_size(now.words, len(parties))
-        held = {
-            name: self._open(now, name, job.shares.get(name, "")) for name in parties if name != self.name
-        }
+        others = [name for name in parties if name != self.name]
+        held = {name: open_shares(now, name, self.name, job.shares.get(name, "")) for name in others}
         if self.images is not None and now.subject.images:
             self.images.check_together(now.subject.images, parties)
         self.ledger.join(now.subject, parties)
@@ -183,13 +162,13 @@ class SecureHospital:
         pair = {name: text[64:] for name, text in now.held.items() if name not in alive}
         return reply_message(message, {}, texts={"own": json.dumps(own), "pair": json.dumps(pair)})
 
-    def _vote(self, now: _Sum, survivors: list[str]) -> None:
+    def _vote(self, now: OpenSum, survivors: list[str]) -> None:
         """Record the survivors. Raises FedMergeError if these numbers or images went into another sum."""
         if self.images is not None and now.subject.images:
             self.images.record_together(now.subject.images, survivors)
         self.ledger.vote(now.subject, survivors)
 
-    def _now(self, label: str) -> _Sum:
+    def _now(self, label: str) -> OpenSum:
         if self._sum is None or self._sum.subject.label != label:
             raise FedMergeError(
                 f"hospital '{self.name}' has no numbers of '{label}' to be summed: its process was started "
@@ -197,7 +176,7 @@ class SecureHospital:
             )
         return self._sum
 
-    def _among(self, names: Sequence[str], known: Sequence[str], now: _Sum) -> list[str]:
+    def _among(self, names: Sequence[str], known: Sequence[str], now: OpenSum) -> list[str]:
         """Return the names sorted. Raises FedMergeError unless enough, known, and with this hospital."""
         wanted = sorted(set(names))
         least = max(threshold(len(now.adverts)), self.rules.hospitals)
@@ -212,33 +191,7 @@ class SecureHospital:
             )
         return wanted
 
-    def _split(self, now: _Sum) -> dict[str, str]:
-        """Return the shares of both secrets by name, encrypted for the others, in clear for itself."""
-        names = list(now.adverts)
-        most = threshold(len(names))
-        parts = (split(secret, most, len(names)) for secret in (now.own, now.masking))
-        given = {}
-        for name, own, pair in zip(names, *parts, strict=True):
-            text = own + pair
-            sealed = text if name == self.name else self._box(now, self.name, name).encrypt(NONCE, text, None)
-            given[name] = sealed.hex()
-        return given
-
-    def _open(self, now: _Sum, name: str, sealed: str) -> str:
-        try:
-            return self._box(now, name, self.name).decrypt(NONCE, bytes.fromhex(sealed), None).hex()
-        except (InvalidTag, ValueError):
-            raise FedMergeError(
-                f"the shares of '{name}' are not what it wrote for '{self.name}' in '{now.subject.label}'."
-            ) from None
-
-    def _box(self, now: _Sum, sender: str, receiver: str) -> AESGCM:
-        """Return the cipher from one hospital to another, for this sum only."""
-        other = receiver if sender == self.name else sender
-        purpose = purpose_of(now.adverts, now.adverts) + f"|shares|{json.dumps([sender, receiver])}".encode()
-        return AESGCM(agree(now.sharing, bytes.fromhex(now.adverts[other].sharing), purpose))
-
-    def _check_confirmed(self, now: _Sum, survivors: list[str], confirmed: Mapping[str, str]) -> None:
+    def _check_confirmed(self, now: OpenSum, survivors: list[str], confirmed: Mapping[str, str]) -> None:
         said = vote(now.adverts, now.parties, survivors)
         count = sum(
             name in confirmed and signed(now.adverts[name].identity, said, confirmed[name])
@@ -260,18 +213,7 @@ class SecureHospital:
             private = "" if self._identity is None else self._identity.private().hex()
             kept["self"] = to_tensor(json.dumps({"key": private, "ledger": self.ledger.memory}).encode())
         if (now := self._sum) is not None:
-            said = {
-                "subject": now.subject.written(),
-                "secrets": [now.masking.hex(), now.sharing.hex(), now.own.hex()],
-                "advert": now.advert.model_dump(),
-                "adverts": [advert.model_dump() for advert in now.adverts.values()],
-                "given": now.given,
-                "parties": now.parties,
-                "held": now.held,
-            }
-            kept["sum"] = to_tensor(json.dumps(said).encode())
-            if now.words is not None:
-                kept["words"] = torch.from_numpy(now.words.view(np.int64))
+            kept |= now.state_dict()
         return kept
 
     def load_state_dict(self, state: State) -> None:
@@ -287,19 +229,7 @@ class SecureHospital:
         else:
             self._identity = Identity.of(self.folder) if "sum" in state else None
         if "sum" in state:
-            said = json.loads(to_bytes(state["sum"]))
-            adverts = [Advert(**advert) for advert in said["adverts"]]
-            masking, sharing, own = (bytes.fromhex(secret) for secret in said["secrets"])
-            self._sum = _Sum(
-                Subject.read(said["subject"]),
-                state["words"].numpy().view(np.uint64) if "words" in state else None,
-                masking,
-                sharing,
-                own,
-                Advert(**said["advert"]),
-                {advert.name: advert for advert in adverts},
-                **{name: said[name] for name in ("given", "parties", "held")},
-            )
+            self._sum = OpenSum.of(state)
 
 
 J = TypeVar("J", bound=Told)

@@ -11,7 +11,9 @@ from fedmerge.data import build_cohort, read_cohort
 from fedmerge.data.fusion import share
 from fedmerge.experiment import predictors as candidates
 from fedmerge.experiment.bench.engine import bench
+from fedmerge.experiment.bench.study import open_study
 from fedmerge.experiment.run import run
+from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.merging import merge
 from fedmerge.models.state import state_hash
 
@@ -160,3 +162,18 @@ def test_private_rounds_of_a_job_count_as_in_a_run(done, kind):
             spent = norm.cdf(0.5 / z - at * z) - math.exp(at) * norm.cdf(-0.5 / z - at * z)
             assert spent == pytest.approx(delta, rel=1e-6)
             assert row["delta"] == delta
+
+
+def test_the_study_s_report_has_what_all_variants_spent_together(study, place, monkeypatch, tmp_path):
+    """One round each, with noise 2 and noise 1: 1 / 4 + 1 / 1 of a release of noise 1."""
+    monkeypatch.chdir(place)
+    private = {
+        f"noise {noise}": {"federation.privacy": {"clip": 1.0, "noise": noise}} for noise in (2.0, 1.0)
+    }
+    study |= {"axes": {"privacy": private}, "compare": "privacy", "reference": "noise 2.0"}
+    study["base"] |= {"seeds": [0], "fusion": [], "testtime": [], "evaluation": {"streams": ["iid"]}}
+    study["base"]["model"] = {"name": "small-cnn", "options": {"width": 4, "norm": "group"}}
+    study["base"]["training"] |= {"fine_tune": "none"}
+    done = bench(study, out=tmp_path / "study")
+    assert f"epsilon = {epsilon_of([1.25**-0.5], 1e-5):.3g}" in done.provenance["privacy"]
+    assert "2 releases of 2 federations" in open_study(tmp_path / "study").provenance["privacy"]
