@@ -88,7 +88,7 @@ def victims(kind: str, server: Service, hospital: Service) -> list[psutil.Proces
     """Return the processes that a kill of this kind hits; empty where they are not running."""
     words = {
         "superlink": "flower-superlink", "server-app": "flwr-serverapp", "gate": "deployment.gate",
-        "supernode": "flower-supernode",
+        "supernode": "deployment.supernode",
     }  # fmt: skip
     service = server if kind in SERVER else hospital
     found = service.programs()

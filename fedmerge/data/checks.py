@@ -84,7 +84,9 @@ def _classes(cohort: Cohort, here: Mapping[str, Site]) -> Iterator[tuple[str, st
         yield "single", f"hospitals with images of one class alone: {_some(listed)}."
     if not counts.all() and not any(site.remote for site in cohort.training):
         names = [f"'{cohort.class_names[label]}'" for label in np.flatnonzero(counts == 0)]
-        yield "untaught", f"classes that no hospital has a training image of: {len(names)} ({_some(names)})."
+        alone = len(cohort.training) == 1  # a hospital that looks at its own images
+        what = "without a training image" if alone else "that no hospital has a training image of"
+        yield "untaught", f"classes {what}: {len(names)} ({_some(names)})."
 
 
 def _copies(here: Mapping[str, Site], facts: Mapping[str, Facts]) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from fedmerge.experiment.reading import find_config, read_experiment
 from fedmerge.experiment.results import Result, open_checked
 from fedmerge.experiment.run_manifest import CONFIG
 from fedmerge.experiment.state import state_of
+from fedmerge.experiment.stopping import stop_deployed
 from fedmerge.experiment.undecided import undecided
 from fedmerge.federation.deployment.bundle import CLIENT, SERVER
 from fedmerge.federation.deployment.runs import note
@@ -62,12 +64,12 @@ def run_deployed(
     audit(folder.path, "run submitted", run=run, run_config=told)
     try:
         flower.wait(run, seen=progress and (lambda status: progress(_told(folder.path, run, place, status))))
-    except (KeyboardInterrupt, FedMergeError) as error:
-        if isinstance(error, KeyboardInterrupt):
-            flower.stop(run)
-        audit(folder.path, "run ended", run=run, how=str(error) or "stopped")
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except KeyboardInterrupt:
+        how = stop_deployed(folder, run, f"{getpass.getuser()} (Ctrl-C)")
+        audit(folder.path, "run ended", run=run, how=how)
+        raise
+    except FedMergeError as error:
+        audit(folder.path, "run ended", run=run, how=str(error))
         raise FedMergeError(f"{error} {_goes_on(folder.path, place)}") from None
     audit(folder.path, "run ended", run=run, how="completed")
     return open_checked(place)
@@ -85,10 +87,9 @@ def _told(server: Path, run: int, place: Path, status: str) -> str:
 
 def _goes_on(server: Path, place: Path) -> str:
     """Return the state of a run that ended, or whose server did, and the command that resumes it."""
-    found = state_of(place)
+    found, where = state_of(place), shlex.quote(str(server))
     if found is None:
-        return f"Nothing was begun in '{place}'."
-    where = shlex.quote(str(server))
+        return f"Nothing is in '{place}' yet: fedmerge deployment status {where} says whether it is at work."
     again = f"fedmerge deployment run {where} --resume {shlex.quote(str(place))} goes on with it."
     at_work = f"It is {found.words}: see fedmerge deployment status {where}; when it has ended, {again}"
     return at_work if found.state == "running" else f"The run is {found.words}: {again}"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from fedmerge.experiment.config import Experiment
-from fedmerge.federation.privacy.accounting import NOT_COVERED, SIMULATED, Options, epsilon
+from fedmerge.federation.privacy.accounting import NOT_COVERED, SIMULATED, Options, epsilon, epsilon_of
+from fedmerge.federation.privacy.options import Privacy
+
+ANY_TWO, AGAINST_NOTHING = "for any two data sets", "against having given nothing"
+"""What local noise, and central noise, make hard to tell apart."""
 
 
 def mechanism(privacy: Options) -> str:
@@ -52,8 +58,50 @@ def privacy_in_words(experiment: Experiment, history: Iterable[Mapping[str, Any]
     together = (
         f" of {federations} federations (seeds, hospitals left out) of this run" if federations > 1 else ""
     )
-    what = "for any two data sets" if privacy.kind == "local" else "against having given nothing"
+    what = ANY_TWO if privacy.kind == "local" else AGAINST_NOTHING
+    return _spent(epsilon(privacy, most), privacy.delta, what, f"{most} releases{together}")
+
+
+def study_privacy_in_words(trained: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]) -> str:
+    """Say how much epsilon the hospitals of a study have spent in all of its federations together.
+
+    trained: the privacy options and the history of each federation. Every variant and seed trains one on the
+    same images, so the releases of a hospital compose, whatever their noise. Local noise protects another
+    thing than central noise, so each has a sentence.
+    """
+    told = [(TypeAdapter[Options](Privacy).validate_python(given), rows) for given, rows in trained]
+    sentences = [SIMULATED] if any(privacy.simulate for privacy, _ in told) else []
+    real = [(privacy, rows) for privacy, rows in told if not privacy.simulate]
+    for local, what in ((False, AGAINST_NOTHING), (True, ANY_TWO)):
+        group = [(privacy, rows) for privacy, rows in real if (privacy.kind == "local") == local]
+        if not group:
+            continue
+        noise: dict[str, list[float]] = {}
+        for privacy, rows in group:
+            for site, count in _releases(rows).items():
+                noise.setdefault(site, []).extend([privacy.multiplier] * count)
+        delta = min(privacy.delta for privacy, _ in group)
+        spent = {site: epsilon_of(multipliers, delta) for site, multipliers in noise.items()}
+        most = max(spent, key=lambda site: spent[site], default="")
+        over = f"{len(noise.get(most, ()))} releases of {len(group)} federations of this study"
+        each = max(
+            (epsilon(privacy, max(_releases(rows).values(), default=0)) for privacy, rows in group),
+            default=0.0,
+        )
+        sentences.append(
+            _spent(spent.get(most, 0.0), delta, what, f"{over} together (in one of them at most {each:.3g})")
+        )
+    return ". ".join(sentences)
+
+
+def _releases(history: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of releases by hospital, by the last rows of one federation's history."""
+    rows = [row for row in history if row.get("phase") == "aggregate" and "releases" in row]
+    return {row["site"]: int(row["releases"]) for row in rows}
+
+
+def _spent(spent: float, delta: float, what: str, over: str) -> str:
     return (
-        f"a hospital has spent at most epsilon = {epsilon(privacy, most):.3g} at delta = {privacy.delta:g}, "
-        f"{what}, in {most} releases{together}. {NOT_COVERED}; nor other runs on the same images"
+        f"a hospital has spent at most epsilon = {spent:.3g} at delta = {delta:g}, {what}, in {over}. "
+        f"{NOT_COVERED}; nor other runs on the same images"
     )

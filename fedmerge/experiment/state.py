@@ -68,9 +68,9 @@ def state_of(folder: Path) -> RunState | None:
     except (Damaged, ValueError, OSError):
         return RunState(folder, "unknown", f"{NAME} is damaged", changed=changed)
     state, reason = _state(begun)
-    journals = sorted(folder.glob("seed-*/*/journal"), key=_touched)
-    journal = journals[-1] if journals else None
-    rounds = _planned(folder)
+    config = _config(folder)
+    journal = _latest(folder, config)
+    rounds = _planned(config)
     place = _stage(journal, rounds) if state != "finished" else ("", None)
     bodies = list(_rounds(journal)) if journal else []
     rows = [row for body in bodies for row in body["history"]]
@@ -111,11 +111,42 @@ def _state(begun: RunManifest) -> tuple[str, str]:
     return "killed", "its process is gone, and did not say why"
 
 
-def _planned(folder: Path) -> int | None:
+def _config(folder: Path) -> Row:
     try:
-        return int(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["training"]["rounds"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        found = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _planned(config: Row) -> int | None:
+    try:
+        return int(config["training"]["rounds"])
+    except (ValueError, KeyError, TypeError):
         return None
+
+
+def _latest(folder: Path, config: Row) -> Path | None:
+    """Return the journal of the federation that was begun last; None before the first.
+
+    Seeds, and hospitals left out, come in the configuration's order. File times say nothing: a clock may be
+    set back, and a folder copied.
+    """
+    try:
+        seeds = [f"seed-{seed}" for seed in config["seeds"]]
+        names = [f"without-{site['name']}" for site in config["cohort"]["sites"]]
+    except (KeyError, TypeError):
+        seeds, names = [], []
+
+    def place(journal: Path) -> tuple[int, int]:
+        name, seed = journal.parent.name, journal.parent.parent.name
+        return _index(seeds, seed), _index(names, name)
+
+    return max(folder.glob("seed-*/*/journal"), key=place, default=None)
+
+
+def _index(names: list[str], name: str) -> int:
+    return names.index(name) if name in names else -1
 
 
 def _stage(journal: Path | None, rounds: int | None) -> tuple[str, int | None]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from fedmerge.validation import is_there
 
 SHOWN = 20  # runs, the latest; failures of a run, the latest
 AT_WORK = ("pending", "starting", "running")  # states of a run, in the SuperLink's words
+WAITS = "waits for approval"  # an event in a node's audit log
+STOPPED = "finished:stopped"  # the state of one that was stopped, in the same words
 Told = dict[str, Any]
 
 
@@ -136,6 +139,8 @@ def _run(begun: StartedRun, task: Task | None, server: Path) -> Told:
         ended = flower.startswith("finished") or not begun.folder.is_dir()
         word = "failed" if ended else flower
         state = RunState(begun.folder, word, (task.details if task and ended else "")[:1000])
+    if state.state == "killed" and flower == STOPPED:
+        state = replace(state, state="stopped", reason="it was told to stop")
     return told | state_as_json(state) | {"again": _again(state, server)}
 
 
@@ -198,15 +203,27 @@ def _records(folder: Path) -> Told:
     try:
         entries = ChainedLog(folder / "records" / "audit.jsonl").entries()
     except (BrokenChain, OSError) as error:
-        return {"asked": None, "jobs": [], "refused": [], "records": str(error)}
+        return {"asked": None, "waits": False, "jobs": [], "refused": [], "records": str(error)}
     jobs = [entry for entry in entries if "kind" in entry]
-    refused = [entry for entry in jobs if entry.get("event") != "answered"]
+    refused = [entry for entry in jobs if entry.get("event") == "refused"]
+    since = [entry.get("event") for entry in entries if "kind" in entry or entry.get("event") == "decision"]
     return {
         "asked": jobs[-1]["at"] if jobs else None,
-        "jobs": [_entry(entry) for entry in jobs[-SHOWN:]],
-        "refused": [_entry(entry) for entry in refused[-SHOWN:]],
+        "waits": since[-1:] == [WAITS],
+        "jobs": _together(jobs)[-SHOWN:],
+        "refused": _together(refused)[-SHOWN:],
         "records": f"{len(entries)} entries",
     }
+
+
+def _together(entries: Sequence[Mapping[str, Any]]) -> list[Told]:
+    """Return entries for people; equal ones in a row are one, with the time of the last and their number."""
+    found: list[Told] = []
+    for entry in map(_entry, entries):
+        same = bool(found) and {**found[-1], "at": "", "times": 0} == {**entry, "at": "", "times": 0}
+        times = found.pop()["times"] if same else 0
+        found.append(entry | {"times": times + 1})
+    return found
 
 
 def _entry(entry: Mapping[str, Any]) -> Told:

@@ -20,6 +20,7 @@ from fedmerge.data import Site
 from fedmerge.federation.backends import Backend
 from fedmerge.federation.deployment.links import lost
 from fedmerge.federation.grids.audited import AuditedGrid
+from fedmerge.federation.grids.busy import be_patient
 from fedmerge.federation.grids.flower import FlowerGrid
 from fedmerge.federation.hospital import Hospital
 from fedmerge.federation.hospital_app import client_app
@@ -84,6 +85,7 @@ def client_of(hospital: Callable[[Config, Config], Hospital]) -> ClientApp:
 
 def _deployed(grid: Grid, admitted: Path, context: Context) -> AuditedGrid:
     """Return a deployment's grid; it waits for a restarted node as long as for hospitals at the start."""
+    be_patient(grid)
     away = float(context.run_config.get("patience", 0.0))
     return AuditedGrid(
         grid, admitted.parent, context.run_id, away, partial(lost, admitted.with_name(DATABASE))

@@ -130,7 +130,9 @@ def test_a_hospital_of_one_class_and_a_class_that_nobody_trains() -> None:
     found = said(hospital("north", 0), south, classes=["no", "yes", "maybe"], minimum={"classes": 1})
     assert set(found) == {"single", "untaught"}
     assert "one class alone: south ('yes', 20 images)" in found["single"]
-    assert "training image of: 1 ('maybe')" in found["untaught"]
+    assert "that no hospital has a training image of: 1 ('maybe')" in found["untaught"]
+    alone = said(hospital("north", 0), classes=["no", "yes", "maybe"], minimum={"classes": 1})
+    assert alone["untaught"] == "classes without a training image: 1 ('maybe')."
 
 
 def test_patients_in_two_splits(data_here) -> None:

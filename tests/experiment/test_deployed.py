@@ -130,7 +130,9 @@ def test_two_hospitals_on_their_own_give_the_same_bits(
     assert statuses(server) == {"alpha": "online", "beta": "online"}
     family = psutil.Process().children(recursive=True)
     programs.close()
-    assert not [process for process in family if of(process, "flower-supernode", "flwr-clientapp", ANSWER)]
+    assert not [
+        process for process in family if of(process, "deployment.supernode", "flwr-clientapp", ANSWER)
+    ]
     logs_agree(verify(server.path), verify(beta.path), approved)
 
 
@@ -209,7 +211,7 @@ def test_a_stranger_and_one_who_cannot_trust_the_server_stay_outside(
         (deceived, "CERTIFICATE_VERIFY_FAILED"),
     ):
         node, _ = start_node(programs, folder)
-        with pytest.raises(FedMergeError, match=f"flower-supernode ended: .*{reason}"):
+        with pytest.raises(FedMergeError, match=f"supernode ended: .*{reason}"):
             keep_up([node])
     assert {number: "registered"}.items() <= server.flower.nodes().items()
     assert len(server.nodes()) == len(server.hospitals())

@@ -9,10 +9,10 @@ import yaml
 from fedmerge import run
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.federation_summary import federation_in_words
-from fedmerge.experiment.privacy_summary import privacy_in_words
+from fedmerge.experiment.privacy_summary import privacy_in_words, study_privacy_in_words
 from fedmerge.experiment.reading import read_experiment
 from fedmerge.federation import FederationOptions
-from fedmerge.federation.privacy.accounting import NOT_COVERED, epsilon
+from fedmerge.federation.privacy.accounting import NOT_COVERED, SIMULATED, epsilon, epsilon_of
 from fedmerge.federation.privacy.options import CentralPrivacy
 
 
@@ -111,6 +111,21 @@ def test_the_report_says_what_privacy_cost_and_what_that_is_not(experiment):
     three = privacy_in_words(read, history([2], seeds=(0, 1, 2)))
     assert f"epsilon = {epsilon(options, 6):.3g} at delta = 1e-05" in three
     assert "3 federations" in three
+
+
+def test_a_study_s_variants_add_up_because_their_images_are_the_same():
+    """Two releases of noise 2 and three of noise 1 are one of noise (2 / 4 + 3)^-1/2; of local noise half."""
+    strong, weak = {"kind": "central", "clip": 1, "noise": 2}, {"kind": "adaptive", "noise": 1}
+    said = study_privacy_in_words([(strong, history([1, 2])), (weak, history([3])), (weak, [])])
+    expected = epsilon_of([3.5**-0.5], 1e-5)
+    assert f"epsilon = {expected:.3g} at delta = 1e-05, against having given nothing" in said
+    assert "in 5 releases of 3 federations of this study together" in said
+    assert f"at most {epsilon_of([1] * 3, 1e-5):.3g})" in said
+    local = {"kind": "local", "clip": 1, "noise": 2, "delta": 1e-6}
+    both = study_privacy_in_words([(strong, history([2])), (local, history([2]))])
+    assert f"epsilon = {epsilon_of([2] * 2, 1e-5):.3g} at delta = 1e-05, against having given nothing" in both
+    assert f"epsilon = {epsilon_of([1] * 2, 1e-6):.3g} at delta = 1e-06, for any two data sets" in both
+    assert study_privacy_in_words([(strong | {"simulate": True}, [])]) == SIMULATED
 
 
 def test_simulated_noise_is_said_to_protect_nobody(experiment):

@@ -169,6 +169,24 @@ def test_results_say_which_runs_are_not_all_there(four_rounds, tmp_path, monkeyp
     assert said == []
 
 
+def test_it_is_where_the_configuration_s_order_says_whatever_the_clock_says(
+    four_rounds, tmp_path, monkeypatch
+):
+    folder, times = tmp_path / "a", []
+
+    def fail_the_second_time():
+        times.append(1)
+        if len(times) == 2:
+            raise FedMergeError("enough")
+
+    after_round(2, monkeypatch, fail_the_second_time)
+    with pytest.raises(FedMergeError, match="enough"):
+        run(four_rounds | {"seeds": [7, 1]}, out=folder)
+    for path in folder.joinpath("seed-7").rglob("*"):
+        os.utime(path, (2**33, 2**33))  # the clock was wrong by a century while the first seed ran
+    assert (state(folder).part, state(folder).words) == ("seed-1/federation", "failed in round 3 of 4")
+
+
 def test_looking_changes_nothing(four_rounds, tmp_path, monkeypatch):
     after_round(2, monkeypatch, kill)
     in_a_child(lambda: run(four_rounds, out=tmp_path / "a"))

@@ -132,6 +132,9 @@ def test_runs_are_told_the_latest_first_with_how_they_go_on(server, experiment, 
     assert (first["words"], first["progress"]) == ("killed in round 2 of 2", 0.5)
     assert first["again"] == f"fedmerge deployment run {server.path} --resume {tmp_path / 'a'}"
     assert at_work(server_status(server)) == []
+    with monkeypatch.context() as patch:  # the SuperLink knows that it was stopped, the run does not
+        patch.setattr(watching, "tasks", lambda database: {11: Task(11, "finished:stopped", "", None)})
+        assert server_status(server)["runs"][1]["words"] == "stopped in round 2 of 2"
     said = CliRunner().invoke(app, ["deployment", "status", str(server.path)])
     assert said.exit_code == 0
     assert "killed in round 2 of 2" in said.output
@@ -186,14 +189,25 @@ def test_a_node_tells_what_its_own_records_say(node):
     assert node_status(node.path)["asked"] is None
     log = ChainedLog(node.path / "records" / "audit.jsonl")
     log.append({"event": "node started"})
+    waits = {"event": "waits for approval", "kind": "query", "group": "greeting", "run": 5, "reason": "ask"}
+    log.append(waits)
+    log.append(waits)
+    asks = f"an experiment waits for approval: fedmerge deployment requests {node.path}"
+    assert asks in state_text(status_of(node.path))
+    log.append({"event": "decision", "decided": "refused"})
+    assert asks not in state_text(status_of(node.path))
+    log.append(waits)
     log.append({"event": "answered", "kind": "query", "group": "greeting", "run": 5})
     log.append({"event": "refused", "kind": "train", "group": "1", "run": 5, "reason": "not approved"})
     found = status_of(node.path)
     assert (found["kind"], found["hospital"]) == ("node", "north")
-    assert [job["event"] for job in found["jobs"]] == ["answered", "refused"]
+    events = [(job["event"], job["times"]) for job in found["jobs"]]
+    assert events == [("waits for approval", 3), ("answered", 1), ("refused", 1)]
     assert [job["reason"] for job in found["refused"]] == ["not approved"]
     said = CliRunner().invoke(app, ["deployment", "status", str(node.path)])
     assert "not approved" in said.output
+    assert "waits for approval 5 query greeting (3 times)" in said.output
+    assert asks not in said.output
     text = log.path.read_text().replace("not approved", "all is well")
     log.path.write_text(text)
     assert "not what was written there" in node_status(node.path)["records"]

@@ -6,12 +6,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import array_record_from_proto, array_record_to_proto
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from fedmerge.federation.arrays import LentArray, borrow, count_bytes, lend
+from fedmerge.federation.arrays import LentArray, borrow, content_bytes, count_bytes, lend
 
 STATE = {
     "weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -90,3 +90,13 @@ def test_an_array_that_was_given_other_bytes_reads_those():
     assert array.numpy().tolist() == [1, 1]
     with pytest.raises(AttributeError, match="nonsense"):
         _ = array.nonsense
+
+
+def test_a_message_is_as_large_as_all_that_it_holds_and_an_empty_text_is_no_error():
+    content = RecordDict({
+        "numbers": MetricRecord({"loss": 0.5, "steps": [1, 2]}),  # 4 + 8, 5 + 16
+        "texts": ConfigRecord({"a": "", "b": [], "c": "é", "d": b"123", "e": True}),  # 5 names, 2 + 3 + 1
+    })  # fmt: skip
+    assert content_bytes(content) == 33 + 11
+    content["arrays"] = lend(STATE)
+    assert content_bytes(content) == 33 + 11 + count_bytes(content.array_records["arrays"])

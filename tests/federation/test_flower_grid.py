@@ -4,6 +4,7 @@ import time
 
 import pytest
 from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.clients import wait_for_clients
@@ -20,12 +21,12 @@ def hurry(monkeypatch):
 class Link(LocalGrid):
     """A SuperLink of sorts: ``looks`` says at which look a node's reply is there; None: never."""
 
-    looks, lost, refuses = {}, (), ()
+    looks, lost, refuses, due = {}, (), (), {}
 
     def push_messages(self, messages):
         messages = list(messages)
         self.seen = 0
-        self.due = {}
+        self.due = {**self.due}
         ids = []
         for message in messages:
             if message.metadata.dst_node_id in self.refuses:
@@ -91,6 +92,43 @@ def test_a_message_that_is_not_taken_is_answered_at_once(link):
     assert reason_of(first) == "the SuperLink did not take the message"
     link.refuses = nodes
     assert [reply_message.has_error() for reply_message in ask(link)] == [True] * 3
+
+
+def test_a_message_that_the_superlink_has_already_is_sent_as_a_new_one(link):
+    """A call that failed halfway is repeated, and the SuperLink does not take the same message twice."""
+    nodes = link.get_node_ids()
+    push, calls = link.push_messages, []
+
+    def once_refusing(messages):
+        calls.append(len(messages))
+        link.refuses = nodes[:1] if len(calls) == 1 else ()
+        return push(messages)
+
+    link.push_messages = once_refusing
+    assert sorted(reply_message.metadata.src_node_id for reply_message in ask(link)) == nodes
+    assert calls == [3, 1]
+
+
+@pytest.mark.parametrize("code", [ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE])
+def test_what_the_superlink_lost_is_asked_again(link, code):
+    """Its error stands in for the reply once; the node is there all the time."""
+    nodes, pull, errors = link.get_node_ids(), link.pull_messages, []
+
+    def once_without(message_ids):
+        replies = pull(message_ids)
+        for i, reply_message in enumerate(replies):
+            if reply_message.metadata.src_node_id == nodes[1] and not errors:
+                asked = Message(reply_message.content, dst_node_id=nodes[1], message_type="query")
+                asked.metadata.__dict__["_message_id"] = reply_message.metadata.reply_to_message_id
+                replies[i] = Message(Error(code=code, reason="it is not here"), reply_to=asked)
+                errors.append(code)
+        return replies
+
+    link.pull_messages = once_without
+    grid = FlowerGrid(link, away=60)
+    replies = list(grid.send_and_receive([request_message("query", node, "g", {}, None) for node in nodes]))
+    assert errors == [code]
+    assert [reply_message.has_error() for reply_message in replies] == [False] * 3
 
 
 def test_a_roster_is_greeted_through_it(link):

@@ -53,10 +53,18 @@ def _node(status: Told) -> list[str]:
     parts = [f"{status['hospital']}, node of {status['address']}: {_up(status)}"]
     parts.append(f"last words of its programs: {status['last words'] or 'none'}")
     parts.append(f"last asked: {status['asked'] or 'never, or not written down'}")
-    for title, rows in (("jobs", status["jobs"]), ("refused", status["refused"])):
+    if status["waits"]:
+        parts.append(f"an experiment waits for approval: fedmerge deployment requests {status['folder']}")
+    for title, rows, last in (("jobs", status["jobs"], "group"), ("refused", status["refused"], "reason")):
         parts += ["", title] if rows else []
-        parts += [f"  {' '.join(str(value) for value in row.values())}" for row in rows[-10:]]
+        parts += [f"  {_job(row, last)}" for row in rows[-10:]]
     return parts + _endings(status)
+
+
+def _job(row: Told, last: str) -> str:
+    """Return a job in a line. last: the field after those that every job has."""
+    said = [str(row[key]) for key in ("at", "event", "run", "kind", last) if key in row]
+    return " ".join(said) + (f" ({row['times']} times)" if row["times"] > 1 else "")
 
 
 def _up(status: Told) -> str:

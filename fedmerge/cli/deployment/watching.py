@@ -99,9 +99,15 @@ def stop(
     run: Annotated[
         int | None, typer.Argument(help="The run's number. Default: all that are at work.")
     ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Who stops it; it stands in the run. Default: your login.")
+    ] = None,
 ) -> None:
     """End a run that is in progress; --resume goes on with it. The server must be up."""
+    import getpass
+
     from fedmerge.errors import FedMergeError
+    from fedmerge.experiment.stopping import stop_deployed
     from fedmerge.experiment.watching import at_work, server_status
     from fedmerge.federation.deployment.server_folder import ServerFolder
 
@@ -110,8 +116,8 @@ def stop(
     if not numbers:
         raise FedMergeError("no run is at work.")
     for number in numbers:
-        server.flower.stop(number)
-        say(out, f"run {number} was told to end")
+        reason = stop_deployed(server, number, getpass.getuser() if by is None else by)
+        say(out, f"run {number}: {reason}")
 
 
 @deployment.command()

@@ -18,6 +18,7 @@ from fedmerge.experiment.bench.config import BenchConfig, Variant, read_bench
 from fedmerge.experiment.bench.plan import StudyPlan, make_plan
 from fedmerge.experiment.bench.remarks import write_remarks
 from fedmerge.experiment.bench.rows import collect, collect_traces
+from fedmerge.experiment.bench.spending import write_spending
 from fedmerge.experiment.bench.study import Study, adopt, open_study
 from fedmerge.experiment.kinds import RESUMING
 from fedmerge.experiment.machine import pick_device, versions
@@ -83,6 +84,7 @@ def bench(
             collect(config, plan, store)  # always: an earlier process may have been killed before this
             collect_traces(config, plan, store)
             write_remarks(plan, store, damaged)
+            write_spending(plan, store)
         study = open_study(folder)
         if isinstance(source, str | Path):
             settled = [name for name, state in store.states(plan.tasks).items() if state != "missing"]

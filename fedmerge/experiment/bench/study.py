@@ -16,6 +16,7 @@ from fedmerge.errors import Faults, FedMergeError
 from fedmerge.experiment.bench.config import BenchConfig
 from fedmerge.experiment.bench.plan import StudyPlan
 from fedmerge.experiment.bench.remarks import read_remarks
+from fedmerge.experiment.bench.spending import read_spending
 from fedmerge.experiment.plugged import plug_in
 from fedmerge.files import write_json, write_text
 from fedmerge.validation import differences, load_yaml, validate
@@ -111,6 +112,8 @@ def open_study(folder: str | Path) -> Study:
     }
     if said_of_images := read_remarks(folder):
         provenance["remarks"] = said_of_images
+    if spent := read_spending(folder):
+        provenance["privacy"] = spent
     return Study(config, table, reliability, provenance, folder)
 
 

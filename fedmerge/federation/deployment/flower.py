@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fedmerge.federation.deployment.links import tasks
 
 DONE = "finished:completed"
 PAUSE = 4.0  # seconds between two checks of a run by Flower's command, which takes a second or two
+TRIES = 3  # calls for a status before the SuperLink counts as gone
 LOOK, ASK = 1.0, 30.0  # seconds between two checks by the database, and by the SuperLink then
 
 
@@ -57,7 +59,7 @@ class Flower:
         while True:
             known = tasks(self.database).get(run) if self.database is not None else None
             if known is None or time.monotonic() - asked > ASK:
-                status, details = self.status(run)  # raises if the SuperLink is gone
+                status, details = self._status(run)
                 asked = time.monotonic()
             else:
                 status, details = known.status, known.details
@@ -70,6 +72,17 @@ class Flower:
             if patience is not None and time.monotonic() - began > patience:
                 raise FedMergeError(f"the run is still '{status}' after {patience:.0f} seconds.")
             time.sleep(PAUSE if known is None else LOOK)
+
+    def _status(self, run: int) -> tuple[str, str]:
+        """Return the status of a run; a SuperLink that is busy for a moment is asked again.
+
+        Raises FedMergeError if the SuperLink is gone.
+        """
+        for _ in range(TRIES - 1):
+            with suppress(FedMergeError):
+                return self.status(run)
+            time.sleep(PAUSE)
+        return self.status(run)
 
     def stop(self, run: int) -> None:
         """Stop a run."""

@@ -66,15 +66,21 @@ def tasks(database: Path) -> dict[int, Task]:
 
 
 def lost(database: Path, messages: Sequence[str]) -> set[str]:
-    """Return the ids of messages that were delivered before their node restarted, which lost them."""
+    """Return the ids of messages that were delivered before their node restarted, which lost them.
+
+    Also those whose reply counts as handed over. A SuperLink deletes a reply while it hands it over, so one
+    that is still there got lost when it failed in between. Call it while no call for replies is under way.
+    """
     marks = ",".join("?" * len(messages))
     rows = _rows(
         database,
-        "SELECT message_id FROM message_ins JOIN node ON node_id = dst_node_id WHERE delivered_at != '' "
-        f"AND delivered_at < last_activated_at AND message_id IN ({marks})",
-        messages,
+        "SELECT message_id AS id FROM message_ins JOIN node ON node_id = dst_node_id "
+        f"WHERE delivered_at != '' AND delivered_at < last_activated_at AND message_id IN ({marks}) "
+        "UNION SELECT reply_to_message_id AS id FROM message_res "
+        f"WHERE delivered_at != '' AND reply_to_message_id IN ({marks})",
+        [*messages, *messages],
     )
-    return {str(row["message_id"]) for row in rows}
+    return {str(row["id"]) for row in rows}
 
 
 def _rows(database: Path, sql: str, values: Sequence[Any] = ()) -> Rows:

@@ -94,8 +94,9 @@ class NodeFolder:
         said = {"site": settings.site, "cohort": str(self.path / settings.cohort), "device": settings.device}
         said["folder"] = str(self.path)
         config = " ".join(f"{key}={json.dumps(value)}" for key, value in said.items() if value is not None)
+        module = "fedmerge.federation.deployment.supernode"
         return [
-            "flower-supernode", "--superlink", settings.server,
+            sys.executable, "-P", "-m", module, "--superlink", settings.server,
             "--root-certificates", str(self.path / f"{AUTHORITY}.crt"),
             "--auth-supernode-private-key", str(self.path / f"{NODE}.key"),
             "--host", "127.0.0.1", "--port", str(port), "--node-config", config,

@@ -18,6 +18,10 @@ from fedmerge.federation.records import reason_of
 
 POLL = 0.3  # seconds between two checks for replies; Flower itself waits three
 LOOK = 5.0  # seconds between two checks for lost messages
+AWAY = {
+    ErrorCode.NODE_UNAVAILABLE: "its node is away: it is asked again when it is back",
+    ErrorCode.MESSAGE_UNAVAILABLE: "message or answer was lost at the SuperLink: it is asked again",
+}
 RESENT = 10  # the most times that a message is sent again
 
 
@@ -40,10 +44,10 @@ class FlowerGrid(Grid):
     """A wrapper of another Grid that polls more often and waits for nodes that restart.
 
     If a node is unavailable, Flower's SuperLink makes an error reply; here it counts as the node's. A message
-    is sent again when its node is back after a restart. away: the seconds to wait for that in all; a node
-    that did not come back in this time is not waited for again until it has replied once. lost: returns, of
-    some message ids, those that their nodes lost. names: hospitals by node, for the log. A node whose
-    admission was revoked (``revoked``) fails at once.
+    is sent again when its node is back after a restart, and when the SuperLink has lost message or reply.
+    away: the seconds to wait for that in all; a node that did not come back in this time is not waited for
+    again until it has replied once. lost: returns, of some message ids, those that were lost. names:
+    hospitals by node, for the log. A node whose admission was revoked (``revoked``) fails at once.
     """
 
     def __init__(
@@ -106,12 +110,23 @@ class FlowerGrid(Grid):
         revoked = self.revoked(each.node for each in sent)
         refused = [_revoked(each) for each in sent if each.node in revoked]
         sent = [each for each in sent if each.node not in revoked]
+        for each in self._push(self._push(sent, on_the_way), on_the_way):
+            refused.append(failed(each.message, "the SuperLink did not take the message"))
+        return refused
+
+    def _push(self, sent: list[Sent], on_the_way: dict[str, Sent]) -> list[Sent]:
+        """Push messages; return those that were not accepted, as new messages.
+
+        A SuperLink refuses a message that it has, which is what a call that is repeated may find.
+        """
         ids = self.push_messages([each.message for each in sent]) if sent else []
+        refused = []
         for each, number in zip(sent, ids or [""] * len(sent), strict=True):
             if number:
                 on_the_way[number] = each
             else:
-                refused.append(failed(each.message, "the SuperLink did not take the message"))
+                each.message = _copy(each.message)
+                refused.append(each)
         return refused
 
     def _replies(
@@ -141,15 +156,15 @@ class FlowerGrid(Grid):
                 time.sleep(POLL)
 
     def _is_away(self, sent: Sent, reply_message: Message) -> bool:
-        """Check whether a reply reports an unavailable node that is to be waited for."""
-        gone = reply_message.has_error() and reply_message.error.code == ErrorCode.NODE_UNAVAILABLE
-        if not gone or sent.node in self._given_up:
+        """Check whether a reply reports an unavailable node, or a message, that is to be waited for."""
+        words = AWAY.get(reply_message.error.code) if reply_message.has_error() else None
+        if words is None or sent.node in self._given_up:
             return False
         began = sent.gone[0] if sent.gone else time.monotonic()
         sent.gone = began, reply_message
         if not self.away:
             return False
-        self._say(sent, "its node is away: it is asked again when it is back", WARNING)
+        self._say(sent, words, WARNING)
         return True
 
     def _were_lost(self, on_the_way: dict[str, Sent]) -> list[Sent]:
@@ -157,10 +172,11 @@ class FlowerGrid(Grid):
         found = []
         for number in self.lost(list(on_the_way)) if on_the_way and self.away else ():
             sent = on_the_way.pop(number)
-            why = failed(sent.message, "its node was started anew before it answered")
+            words = "its node was started anew before it answered, or its answer was lost"
+            why = failed(sent.message, words)
             why.metadata.__dict__["_src_node_id"] = sent.node
             sent.gone = (sent.gone[0] if sent.gone else time.monotonic()), why
-            self._say(sent, "its node was started anew before it answered: it is asked again", WARNING)
+            self._say(sent, f"{words}: it is asked again", WARNING)
             found.append(sent)
         return found
 
@@ -186,10 +202,7 @@ class FlowerGrid(Grid):
             elif sent.node in there:
                 away.remove(sent)
                 sent.resent += 1
-                about = sent.message.metadata
-                sent.message = Message(
-                    sent.message.content, sent.node, about.message_type, group_id=about.group_id
-                )
+                sent.message = _copy(sent.message)
                 yield from self._send([sent], on_the_way)
 
     def _heard(self, sent: Sent, reply_message: Message) -> Message:
@@ -207,6 +220,12 @@ class FlowerGrid(Grid):
         whose = self.names.get(sent.node, f"node-{sent.node}")
         log(level, "[RUN %s, ROUND %s] [%s] %s: %s",
             self.run.run_id, about.group_id or "-", whose, about.message_type, what)  # fmt: skip
+
+
+def _copy(message: Message) -> Message:
+    """Return a new message with the same content for the same node."""
+    about = message.metadata
+    return Message(message.content, about.dst_node_id, about.message_type, group_id=about.group_id)
 
 
 def _revoked(sent: Sent) -> Message:

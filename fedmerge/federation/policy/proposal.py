@@ -104,7 +104,7 @@ def in_words(proposal: Proposal) -> dict[str, str]:
     network = (
         f"{canonical(model.name)} {canonical(model.options)}" if model.options else canonical(model.name)
     )
-    hidden = "under masks (secure aggregation)" if rules.secure_aggregation else "as they are"
+    hidden = "under masks (secure aggregation)" if rules.secure_aggregation else "as it is"
     leaves = [f"its update of the model in each round, {hidden}"] if plan.rounds else []
     leaves += ["the model that it tuned for itself"] if plan.fine_tune is not None else []
     leaves += [f"its own part of the model ({rules.personal})"] if rules.personal != "none" else []
@@ -115,7 +115,7 @@ def in_words(proposal: Proposal) -> dict[str, str]:
             f"{masked}"
         )
     leaves.append("numbers: images a class, losses and scores of models on its validation images")
-    shape = f"{model.image_size} px, {model.in_channels} channels, {model.n_classes} classes"
+    shape = f"{model.image_size} px, {_count(model.in_channels, 'channel')}, {model.n_classes} classes"
     return {
         "experiment": proposal.experiment,
         "FedMerge": f"{proposal.version} at the server, {code_for(proposal)} here",
@@ -133,7 +133,9 @@ def in_words(proposal: Proposal) -> dict[str, str]:
 
 
 def _training(options: TrainingOptions) -> str:
-    return (
-        f"{options.epochs} epochs ({options.optimizer}, learning rate {options.lr:g}, {options.batch_size} "
-        "images a step)"
-    )
+    how = f"{options.optimizer}, learning rate {options.lr:g}, {_count(options.batch_size, 'image')} a step"
+    return f"{_count(options.epochs, 'epoch')} ({how})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -7,7 +7,7 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, Message
 
-from fedmerge.federation.arrays import LentArray, count_bytes
+from fedmerge.federation.arrays import LentArray, content_bytes
 from fedmerge.federation.schema.reading import ARRAYS
 
 _MAGIC = b"\x93NUMPY\x01\x00"  # of np.save's format 1.0; the length of its header follows in two bytes
@@ -21,13 +21,10 @@ def seen(message: Message, way: str) -> dict[str, Any]:
     if message.has_error():
         return {f"bytes_{way}": len(message.error.reason or "")}
     content = message.content
-    arrays = content.array_records
-    numbers = sum(record.count_bytes() for record in content.metric_records.values())
-    texts = sum(record.count_bytes() for record in content.config_records.values())
     found: dict[str, Any] = {}
-    if arrays.get(ARRAYS):
-        found[f"model_{way}"] = record_hash(arrays[ARRAYS])
-    return found | {f"bytes_{way}": sum(map(count_bytes, arrays.values())) + numbers + texts}
+    if content.array_records.get(ARRAYS):
+        found[f"model_{way}"] = record_hash(content.array_records[ARRAYS])
+    return found | {f"bytes_{way}": content_bytes(content)}
 
 
 def record_hash(record: ArrayRecord) -> str:

@@ -27,7 +27,7 @@ from fedmerge.federation.privacy.options import AdaptivePrivacy, CentralPrivacy,
 Options = CentralPrivacy | AdaptivePrivacy | LocalPrivacy
 
 NOT_COVERED = (
-    "Epsilon is about the models of the rounds in this run. It does not cover the numbers that hospitals "
+    "Epsilon is about the models of the rounds alone. It does not cover the numbers that hospitals "
     "report (images, class counts, losses, scores, seconds, failures), sums over images for a fusion, nor a "
     "choice made by validation scores"
 )

@@ -16,8 +16,6 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from flwr.app import Message
 
 from fedmerge.errors import FedMergeError
@@ -34,9 +32,8 @@ from fedmerge.federation.privacy.secure_keys import (
     vote,
 )
 from fedmerge.federation.privacy.secure_rules import SecureRules
-from fedmerge.federation.privacy.secure_sum import Words, agree, mask, new_secret, public_of, threshold
-from fedmerge.federation.privacy.shamir import split
-from fedmerge.federation.privacy.sum_in_progress import SumInProgress
+from fedmerge.federation.privacy.secure_shares import OpenSum, open_shares, split_secrets
+from fedmerge.federation.privacy.secure_sum import Words, mask, new_secret, public_of, threshold
 from fedmerge.federation.records import reply_message
 from fedmerge.federation.schema.fields import Told
 from fedmerge.federation.schema.reading import read_job, read_tensors
@@ -44,7 +41,6 @@ from fedmerge.federation.schema.secure import ConfirmJob, MaskedJob, SharesJob, 
 from fedmerge.federation.schema.tensors import NO_TENSORS
 from fedmerge.models.state import State
 
-NONCE = bytes(12)  # each key encrypts one text
 SUM = 2**62  # the limit of a sum's absolute value
 
 
@@ -80,7 +76,7 @@ class SecureHospital:
         self.peers = Peers(folder, self.rules)
         self.images = images
         self._identity: Identity | None = None
-        self._sum: SumInProgress | None = None
+        self._sum: OpenSum | None = None
 
     def offer(self, subject: Subject, words: Words) -> dict[str, str]:
         """Keep numbers until they are requested; return the signed public keys made for their sum."""
@@ -89,7 +85,7 @@ class SecureHospital:
         masking, sharing, own = new_secret(), new_secret(), new_secret()
         keys = public_of(masking), public_of(sharing)
         advert = make_advert(self._identity, subject.label, self.name, *keys)
-        self._sum = SumInProgress(subject, words, masking, sharing, own, advert)
+        self._sum = OpenSum(subject, words, masking, sharing, own, advert)
         return advert.model_dump()
 
     def shares(self, message: Message) -> Message:
@@ -107,10 +103,10 @@ class SecureHospital:
         if not now.adverts:
             self.peers.check({name: advert.identity for name, advert in adverts.items()}, self.name)
             now.adverts = adverts
-            now.given = self._split(now)
+            now.given = split_secrets(now, self.name)
         shares = {name: text for name, text in now.given.items() if name != self.name}
-        texts = {"shares": json.dumps(shares), "commitment": hashlib.sha256(now.own).hexdigest()}
-        return reply_message(message, {}, texts=texts)
+        said = {"shares": json.dumps(shares), "commitment": hashlib.sha256(now.own).hexdigest()}
+        return reply_message(message, {}, texts=said)
 
     def masked(self, message: Message) -> Message:
         """Reply with the masked numbers: int64, modulo 2^64.
@@ -128,9 +124,8 @@ class SecureHospital:
         if now.words is None:
             raise FedMergeError(f"hospital '{self.name}' has no numbers of '{job.label}' any more.")
         _check_size(now.words, len(parties))
-        held = {
-            name: self._open(now, name, job.shares.get(name, "")) for name in parties if name != self.name
-        }
+        others = [name for name in parties if name != self.name]
+        held = {name: open_shares(now, name, self.name, job.shares.get(name, "")) for name in others}
         if self.images is not None and now.subject.images:
             self.images.check_together(now.subject.images, parties)
         self.ledger.join(now.subject, parties)
@@ -162,18 +157,18 @@ class SecureHospital:
             self._check_confirmed(now, survivors, job.confirmed)
         self._vote(now, survivors)
         now.words = None
-        remaining = set(survivors)
-        own = {name: text[:64] for name, text in now.held.items() if name in remaining}
-        pair = {name: text[64:] for name, text in now.held.items() if name not in remaining}
+        alive = set(survivors)
+        own = {name: text[:64] for name, text in now.held.items() if name in alive}
+        pair = {name: text[64:] for name, text in now.held.items() if name not in alive}
         return reply_message(message, {}, texts={"own": json.dumps(own), "pair": json.dumps(pair)})
 
-    def _vote(self, now: SumInProgress, survivors: list[str]) -> None:
+    def _vote(self, now: OpenSum, survivors: list[str]) -> None:
         """Record the survivors. Raises FedMergeError if these numbers or images went into another sum."""
         if self.images is not None and now.subject.images:
             self.images.record_together(now.subject.images, survivors)
         self.ledger.vote(now.subject, survivors)
 
-    def _now(self, label: str) -> SumInProgress:
+    def _now(self, label: str) -> OpenSum:
         if self._sum is None or self._sum.subject.label != label:
             raise FedMergeError(
                 f"hospital '{self.name}' has no numbers of '{label}' to be summed: its process was started "
@@ -181,7 +176,7 @@ class SecureHospital:
             )
         return self._sum
 
-    def _among(self, names: Sequence[str], known: Sequence[str], now: SumInProgress) -> list[str]:
+    def _among(self, names: Sequence[str], known: Sequence[str], now: OpenSum) -> list[str]:
         """Return the names sorted. Raises FedMergeError unless enough, known, and with this hospital."""
         wanted = sorted(set(names))
         least = max(threshold(len(now.adverts)), self.rules.hospitals)
@@ -196,38 +191,10 @@ class SecureHospital:
             )
         return wanted
 
-    def _split(self, now: SumInProgress) -> dict[str, str]:
-        """Return the shares of both secrets by name, encrypted for the others, in clear for itself."""
-        names = list(now.adverts)
-        most = threshold(len(names))
-        parts = (split(secret, most, len(names)) for secret in (now.own, now.masking))
-        given = {}
-        for name, own, pair in zip(names, *parts, strict=True):
-            text = own + pair
-            sealed = text if name == self.name else self._box(now, self.name, name).encrypt(NONCE, text, None)
-            given[name] = sealed.hex()
-        return given
-
-    def _open(self, now: SumInProgress, name: str, sealed: str) -> str:
-        try:
-            return self._box(now, name, self.name).decrypt(NONCE, bytes.fromhex(sealed), None).hex()
-        except (InvalidTag, ValueError):
-            raise FedMergeError(
-                f"the shares of '{name}' are not what it wrote for '{self.name}' in '{now.subject.label}'."
-            ) from None
-
-    def _box(self, now: SumInProgress, sender: str, receiver: str) -> AESGCM:
-        """Return the cipher from one hospital to another, for this sum only."""
-        other = receiver if sender == self.name else sender
-        purpose = purpose_of(now.adverts, now.adverts) + f"|shares|{json.dumps([sender, receiver])}".encode()
-        return AESGCM(agree(now.sharing, bytes.fromhex(now.adverts[other].sharing), purpose))
-
-    def _check_confirmed(
-        self, now: SumInProgress, survivors: list[str], confirmed: Mapping[str, str]
-    ) -> None:
-        list_of_survivors = vote(now.adverts, now.parties, survivors)
+    def _check_confirmed(self, now: OpenSum, survivors: list[str], confirmed: Mapping[str, str]) -> None:
+        said = vote(now.adverts, now.parties, survivors)
         count = sum(
-            name in confirmed and signed(now.adverts[name].identity, list_of_survivors, confirmed[name])
+            name in confirmed and signed(now.adverts[name].identity, said, confirmed[name])
             for name in survivors
         )
         if count < threshold(len(now.adverts)):
@@ -241,28 +208,28 @@ class SecureHospital:
 
         Without a folder, also this hospital's key and ledger.
         """
-        found: State = {}
+        kept: State = {}
         if self.folder is None and (self._identity is not None or self.ledger.memory):
             private = "" if self._identity is None else self._identity.private().hex()
-            found["self"] = to_tensor(json.dumps({"key": private, "ledger": self.ledger.memory}).encode())
-        if self._sum is not None:
-            found |= self._sum.state()
-        return found
+            kept["self"] = to_tensor(json.dumps({"key": private, "ledger": self.ledger.memory}).encode())
+        if (now := self._sum) is not None:
+            kept |= now.state_dict()
+        return kept
 
     def load_state_dict(self, state: State) -> None:
         """Load a state from ``state_dict``."""
         self._sum = None
         if "self" in state:
-            own = json.loads(to_bytes(state["self"]))
-            self._identity = Identity.load(bytes.fromhex(own["key"])) if own["key"] else None
-            self.ledger.memory[:] = own["ledger"]
+            said = json.loads(to_bytes(state["self"]))
+            self._identity = Identity.load(bytes.fromhex(said["key"])) if said["key"] else None
+            self.ledger.memory[:] = said["ledger"]
         elif self.folder is None:
             self._identity = None
             self.ledger.memory.clear()
         else:
             self._identity = Identity.of(self.folder) if "sum" in state else None
         if "sum" in state:
-            self._sum = SumInProgress.of(state)
+            self._sum = OpenSum.of(state)
 
 
 J = TypeVar("J", bound=Told)

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError, unknown
-from fedmerge.federation.arrays import count_bytes, lend
+from fedmerge.federation.arrays import content_bytes, lend
 from fedmerge.federation.checks import not_finite
 from fedmerge.federation.client_manager import ClientManager
 from fedmerge.federation.client_registry import Client, ClientRegistry
@@ -281,16 +281,7 @@ def _has_models(body: ReplyBody) -> bool:
 
 
 def _bytes(message: Message) -> int:
-    if message.has_error():
-        return 0
-    content = message.content
-    numbers = sum(record.count_bytes() for record in content.metric_records.values())
-    texts = sum(
-        len(key) + len(str(value))
-        for record in content.config_records.values()
-        for key, value in record.items()
-    )
-    return sum(map(count_bytes, content.array_records.values())) + numbers + texts
+    return 0 if message.has_error() else content_bytes(message.content)
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> State:

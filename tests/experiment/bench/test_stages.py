@@ -11,9 +11,11 @@ from fedmerge.data import build_cohort, read_cohort
 from fedmerge.data.fusion import share
 from fedmerge.experiment import predictors as candidates
 from fedmerge.experiment.bench.bench import bench
+from fedmerge.experiment.bench.study import open_study
 from fedmerge.experiment.run import run
 from fedmerge.federation import MergeStrategy
 from fedmerge.federation.journal import RoundJournal
+from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.merging import merge
 from fedmerge.models.state import state_hash
 
@@ -204,3 +206,18 @@ def test_a_killed_study_goes_on_at_the_last_round(study, place, tmp_path, monkey
     (rounds,) = jobs(resumed, "rounds")
     assert sorted({row["round"] for row in rounds["history"]}) == [1, 2, 3]
     assert not list(resumed.folder.glob("jobs/*/journal"))
+
+
+def test_the_study_s_report_has_what_all_variants_spent_together(study, place, monkeypatch, tmp_path):
+    """One round each, with noise 2 and noise 1: 1 / 4 + 1 / 1 of a release of noise 1."""
+    monkeypatch.chdir(place)
+    private = {
+        f"noise {noise}": {"federation.privacy": {"clip": 1.0, "noise": noise}} for noise in (2.0, 1.0)
+    }
+    study |= {"axes": {"privacy": private}, "compare": "privacy", "reference": "noise 2.0"}
+    study["base"] |= {"seeds": [0], "fusion": [], "testtime": [], "evaluation": {"streams": ["iid"]}}
+    study["base"]["model"] = {"name": "small-cnn", "options": {"width": 4, "norm": "group"}}
+    study["base"]["training"] |= {"fine_tune": "none"}
+    done = bench(study, out=tmp_path / "study")
+    assert f"epsilon = {epsilon_of([1.25**-0.5], 1e-5):.3g}" in done.provenance["privacy"]
+    assert "2 releases of 2 federations" in open_study(tmp_path / "study").provenance["privacy"]

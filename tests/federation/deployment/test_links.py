@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from flwr.common.constant import HEARTBEAT_PATIENCE
 from flwr.supercore.state.schema.corestate_models import Task
-from flwr.supercore.state.schema.linkstate_models import MessageIns, Node, Run
+from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Node, Run
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
@@ -23,7 +23,7 @@ def ago(seconds):
 def database(tmp_path):
     path = tmp_path / "superlink.db"
     engine = create_engine(f"sqlite:///{path}")
-    for table in (Node, Run, MessageIns, Task):
+    for table in (Node, Run, MessageIns, MessageRes, Task):
         table.__table__.create(engine)
 
     def add(*rows):
@@ -96,6 +96,14 @@ def test_a_message_is_lost_when_its_node_began_after_it_was_delivered(database):
     )
     assert links.lost(path, ["before", "after", "waits", "unknown"]) == {"before"}
     assert links.lost(path, []) == set()
+
+
+def test_a_reply_that_was_handed_over_but_is_still_there_never_came(database):
+    def reply(to, delivered):
+        return MessageRes(message_id=f"re {to}", reply_to_message_id=to, run_id=None, delivered_at=delivered)
+
+    path = database(reply("claimed", ago(3)), reply("ready", ""), reply("not mine", ago(3)))
+    assert links.lost(path, ["claimed", "ready", "unknown"]) == {"claimed"}
 
 
 def test_no_database_or_another_s_says_nothing(tmp_path):

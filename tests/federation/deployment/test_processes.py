@@ -94,3 +94,15 @@ def test_stopping_waits_no_longer_than_it_must(tmp_path):
     began = time.monotonic()
     program.stop()
     assert time.monotonic() - began < 60  # as long as it would sleep
+
+
+def test_a_supernode_that_gave_its_server_up_ends_though_threads_of_its_own_live_on(tmp_path):
+    code = (
+        "import threading, time\n"
+        "from fedmerge.federation.deployment import supernode\n"
+        "supernode.flower_supernode = lambda: threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "supernode.main()"
+    )
+    program = python(code, tmp_path)
+    assert program.process.wait(300) == 1
+    assert "must be started again" in program.last_words()

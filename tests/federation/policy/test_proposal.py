@@ -112,7 +112,7 @@ def test_whatever_a_server_proposes_is_read_or_refused(data):
 
 def test_the_words_say_what_is_asked_and_nothing_of_theirs_steers_a_terminal(proposal):
     words = in_words(proposal)
-    assert "2, each 1 epochs" in words["rounds"]
+    assert "2, each 1 epoch (" in words["rounds"]
     assert "small-cnn" in words["network"]
     assert "its update of the model in each round" in words["leaves"]
     strange = proposal.plan.model.model_copy(update={"name": "\x1b[2J", "options": {"a\nb": "\u202e"}})

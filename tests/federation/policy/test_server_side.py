@@ -3,8 +3,10 @@
 import threading
 
 import pytest
+from flwr.app import ConfigRecord
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation import clients as clients
 from fedmerge.federation.clients import wait_for_clients
 from fedmerge.federation.grids.audited import AuditedGrid
@@ -72,9 +74,27 @@ def test_the_server_s_log_has_what_went_out_and_what_came_back(approved, proposa
     assert {entry["run"] for entry in entries} == {9}
 
 
-def test_a_simulation_has_no_folder_and_asks_nobody(cohort, plan):
-    from fedmerge.federation import Hospital, LocalGrid, client_app
+class EmptyTexts(LocalGrid):
+    """A grid whose hospital adds an empty text and an empty list to each reply, which Flower cannot count."""
 
+    def send_and_receive(self, messages, *, timeout=None):
+        for reply_message in super().send_and_receive(messages, timeout=timeout):
+            reply_message.content["more"] = ConfigRecord({"text": "", "list": []})
+            yield reply_message
+
+
+def test_an_empty_text_in_a_reply_does_not_end_the_run_of_all(cohort, tmp_path):
+    (tmp_path / "server.yaml").write_text("")
+    grid = AuditedGrid(EmptyTexts(client_app(lambda context: Hospital(cohort["alpha"])), 1), tmp_path, 9)
+    (node,) = grid.get_node_ids()
+    (reply_message,) = grid.send_and_receive([request_message("query", node, "greeting", {}, None)])
+    assert not reply_message.has_error()
+    asked, answered = verify(tmp_path)
+    assert (asked["event"], answered["event"]) == ("asked", "answered")
+    assert answered["bytes_in"] > len("text") + len("list")
+
+
+def test_a_simulation_has_no_folder_and_asks_nobody(cohort, plan):
     grid = LocalGrid(client_app(lambda context: Hospital(cohort["alpha"])), 1)
     members, _ = wait_for_clients(grid, ["alpha"], told=Proposal(plan=plan).job())
     assert [member.name for member in members] == ["alpha"]
