@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,7 @@ def test_an_experiment_names_its_trackers_with_their_options(experiment):
 
 
 def test_a_tracker_whose_package_is_missing_says_which_extra_has_it(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
+    for name in ("mlflow", "mlflow.tracking"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(FedMergeError, match=r"pip install 'fedmerge\[mlflow\]'"):
         TRACKERS["mlflow"].call()
