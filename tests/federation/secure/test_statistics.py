@@ -105,10 +105,10 @@ def folders(cohort, tmp_path):
     return made
 
 
-def ask(server, states, *request, images=IMAGES):
+def ask(server, states, *sums_asked, images=IMAGES):
     """The answer to one request, over the images of the hospitals that are there."""
     here = {member.name: images[member.name] for member in server.clients}
-    return server.statistics(states, here, "train").ask(*(request or OUTER))
+    return server.statistics(states, here, "train").ask(*(sums_asked or OUTER))
 
 
 def node(server, name):
@@ -138,16 +138,16 @@ def fused(server, states, method, **options):
 # --- the same sums
 
 
-@pytest.mark.parametrize("request", [OUTER, ("moments", {}, {})])
-def test_sums_are_those_in_the_open_to_fixed_point(ward, states, cohort, request):
+@pytest.mark.parametrize("sums_asked", [OUTER, ("moments", {}, {})])
+def test_sums_are_those_in_the_open_to_fixed_point(ward, states, cohort, sums_asked):
     """Each hospital rounds a number x to a multiple of 2^-44: by 2^-45 at most, and not at all from 2^9 on,
     where doubles are no finer. The sum in the open rounds three times, each by 2^-53 of all hospitals'
     magnitudes; the other one once."""
     server = ward()
-    found, expected = (ask(each, states, *request) for each in (server, ward(masked=False)))
+    found, expected = (ask(each, states, *sums_asked) for each in (server, ward(masked=False)))
     assert found.keys() == expected.keys()
     assert float(found["images"]) == sum(IMAGES.values())
-    each = [own_sums(server, states, cohort, name, *request[:2]) for name in NAMES]
+    each = [own_sums(server, states, cohort, name, *sums_asked[:2]) for name in NAMES]
     for key, value in expected.items():
         magnitude = sum(float(sums[key].abs().max()) for sums in each)
         bound = len(NAMES) * 2.0**-45 + len(NAMES) * 2.0**-53 * magnitude
@@ -215,11 +215,11 @@ def test_no_hospitals_sums_cross_the_grid(ward, states, cohort):
                 assert set(metrics) == {"known"}
 
 
-@pytest.mark.parametrize("request", [("inputs", {}, {}), ("importance", {"kind": "conductance"}, {})])
-def test_what_one_hospital_answers_alone_is_refused_by_name(ward, states, request):
+@pytest.mark.parametrize("sums_asked", [("inputs", {}, {}), ("importance", {"kind": "conductance"}, {})])
+def test_what_one_hospital_answers_alone_is_refused_by_name(ward, states, sums_asked):
     server = ward()
-    with pytest.raises(FedMergeError, match=f"'{request[0]}'.*masks cannot hide"):
-        ask(server, states, *request)
+    with pytest.raises(FedMergeError, match=f"'{sums_asked[0]}'.*masks cannot hide"):
+        ask(server, states, *sums_asked)
     assert "query.secure_sums" not in [kind for kind, *_ in server.grid.carried]
 
 
@@ -370,14 +370,14 @@ def refused(server):
     return " ".join(failure.reason for failure in server.strategy.failures)
 
 
-@pytest.mark.parametrize("request", [OUTER, ("moments", {}, {})])
-def test_after_a_restart_no_sum_is_given_without_one_hospital(ward, states, cohort, folders, request):
+@pytest.mark.parametrize("sums_asked", [OUTER, ("moments", {}, {})])
+def test_after_a_restart_no_sum_is_given_without_one_hospital(ward, states, cohort, folders, sums_asked):
     """The same request, or another over the same images, whatever the run is called: from what the server
     has it could take the fourth's sums. The first list is answered again."""
     first = ask(ward(folders=folders), states)
     again = ward(sites=cohort.sites[:3], folders=folders)
     with pytest.raises(FedMergeError, match="no sum under masks"):
-        ask(again, states, *request)
+        ask(again, states, *sums_asked)
     assert "difference of two sums would show" in refused(again)
     assert not any("numbers" in arrays for *_, arrays in again.grid.carried)
     repeated = ask(ward(folders=folders), states)
@@ -480,10 +480,10 @@ def test_nor_does_another_walk_for_the_others(ward, states, trick):
         elif trick == "a walk in the open":
             session.take("walk", fake, False)
             session.statistics[0].ask("walk", {}, fake)
-    request, sent = ("layer", {"name": first.name}, {}), len(server.grid.carried)
+    sums_asked, sent = ("layer", {"name": first.name}, {}), len(server.grid.carried)
     if trick == "changed behind the walk":
         statistics.ask("layer", {"name": second.name}, {})
-        request = ("layer", {"name": second.name}, {first.weight: fake[first.weight]})
+        sums_asked = ("layer", {"name": second.name}, {first.weight: fake[first.weight]})
         sent = len(server.grid.carried)
     said = {
         "another fused model": "another request than the label",
@@ -491,7 +491,7 @@ def test_nor_does_another_walk_for_the_others(ward, states, trick):
         "a walk in the open": "began in the open",
     }[trick]
     with pytest.raises(FedMergeError, match=said):
-        statistics.ask(*request)
+        statistics.ask(*sums_asked)
     assert not any("numbers" in arrays for kind, _, arrays in server.grid.carried[sent:])
 
 
