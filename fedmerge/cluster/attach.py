@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import _thread
 import importlib
 import logging
 import math
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -113,11 +113,12 @@ def _at_most(seconds: float, address: str | None) -> Iterator[None]:
         with lock:
             if not over:
                 late = True
-                _thread.interrupt_main()
+                signal.pthread_kill(main, signal.SIGINT)  # it also ends a sleep
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    main = threading.get_ident()
     timer = threading.Timer(seconds, interrupt)
     timer.daemon = True
     timer.start()

@@ -1,0 +1,117 @@
+"""A cluster is reached and asked for its token before Ray is: a server that speaks gRPC stands for it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from fedmerge.cluster import access
+from fedmerge.cluster.access import MODE, admit, asks_for_a_token, reach
+from fedmerge.errors import FedMergeError
+
+grpc = pytest.importorskip("grpc")
+GCS, CLIENT = "/ray.rpc.NodeInfoGcsService/CheckAlive", "/ray.rpc.RayletDriver/ClusterInfo"
+
+
+class Cluster(grpc.GenericRpcHandler):
+    """One call is known; with a token it is refused without one, else it is answered."""
+
+    def __init__(self, method, closed):
+        self.method, self.closed = method, closed
+
+    def service(self, call):
+        if call.method != self.method:
+            return None
+
+        def answer(request, context):
+            if self.closed:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.fixture
+def serving():
+    """Start a cluster and return its HOST:PORT."""
+    servers = []
+
+    def start(method=GCS, closed=True):
+        server = grpc.server(ThreadPoolExecutor(1))
+        server.add_generic_rpc_handlers((Cluster(method, closed),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        server.stop(None)
+
+
+@pytest.fixture(autouse=True)
+def shell(tmp_path, monkeypatch):
+    """A fresh shell: no variable of Ray's, a home of its own."""
+    for name in (MODE, "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(access, "_running", set)
+    modes = []
+    monkeypatch.setattr(access, "set_mode", modes.append)
+    return modes
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize(("method", "client"), [(GCS, False), (CLIENT, True)])
+def test_a_cluster_says_whether_it_asks_for_a_token(serving, method, client, closed):
+    assert asks_for_a_token(serving(method, closed), client=client) == closed
+
+
+def test_the_token_is_found_where_ray_keeps_it(serving, shell, tmp_path, monkeypatch):
+    address = serving()
+    with pytest.raises(FedMergeError) as refused:
+        admit(address)
+    for fact in (address, "asks for a token", "~/.ray/auth_token", "RAY_AUTH_TOKEN_PATH", MODE):
+        assert fact in str(refused.value)
+    assert shell == []
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("abc")
+    assert admit(address) == address
+    assert shell == [{MODE: "token"}]
+    (tmp_path / ".ray" / "auth_token").unlink()
+    (tmp_path / "elsewhere").write_text("abc")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "elsewhere"))
+    admit(address)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
+    admit(address)
+    assert len(shell) == 3
+
+
+def test_an_open_cluster_and_a_mode_that_is_set_need_no_token(serving, shell, monkeypatch):
+    admit(serving(closed=False))
+    monkeypatch.setenv(MODE, "disabled")
+    admit(serving())
+    assert shell == []
+
+
+def test_auto_is_the_noted_cluster_or_the_only_one_and_else_a_sentence(serving, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    first, second = serving(closed=False), serving(closed=False)
+    with pytest.raises(FedMergeError, match="no Ray cluster runs on this machine"):
+        reach("auto")
+    monkeypatch.setattr(access, "_running", lambda: {first})
+    assert reach("auto") == first
+    assert admit("auto") == first
+    monkeypatch.setattr(access, "_running", lambda: {first, second})
+    with pytest.raises(FedMergeError) as several:
+        reach("auto")
+    assert first in str(several.value)
+    assert second in str(several.value)
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(second)
+    assert reach("auto") == second
+
+
+def test_where_nobody_listens_it_is_said_at_once(serving):
+    with pytest.raises(FedMergeError, match=r"no Ray cluster answers at 127\.0\.0\.1:1:"):
+        reach("ray://127.0.0.1:1")
