@@ -20,6 +20,6 @@ def test_what_takes_too_long_ends_with_a_sentence():
 def test_what_is_in_time_is_left_alone():
     with _at_most(30, None):
         pass
-    with pytest.raises(KeyboardInterrupt), _at_most(30, None):
+    with pytest.raises(KeyboardInterrupt), _at_most(30, None):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(30)
