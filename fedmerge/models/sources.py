@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,10 @@ def check_sources(names: Sequence[str], models: Sequence[nn.Module], *, any_widt
     """Raise FedMergeError where models differ in what is not averaged, so that a merge would have to choose.
 
     That is: the modules they are made of and their kinds, plain attributes (numbers, texts, tensors, arrays,
-    functions, and tuples, lists, dicts and dataclasses of them), buffers that are not saved, and extra state.
-    Modes (``training``), devices, hooks and other objects are not compared. any_width: integers, and tensors
-    of other shapes, may differ, as they do in layers of other widths. Models under a reparametrisation are
-    compared as ``plain`` gives them.
+    functions with what they hold, and tuples, lists, dicts and dataclasses of them), buffers that are not
+    saved, and extra state. Modes (``training``), devices, hooks and other objects are not compared.
+    any_width: integers, and tensors of other shapes, may differ, as they do in layers of other widths. Models
+    under a reparametrisation are compared as ``plain`` gives them.
     """
     first = dict(_state(models[0]))
     for name, model in zip(names[1:], models[1:], strict=True):
@@ -113,10 +114,31 @@ def _same(one: Any, other: Any, any_width: bool) -> bool:
     if isinstance(one, _PLAIN) or isinstance(other, _PLAIN):
         return bool(one == other) or (one != one and other != other)
     if isinstance(one, types.FunctionType) and isinstance(other, types.FunctionType):
-        return one.__code__ == other.__code__
+        return one.__code__ == other.__code__ and _same(_bound(one), _bound(other), any_width)
+    if isinstance(one, partial) and isinstance(other, partial):
+        return all(_same(a, b, any_width) for a, b in zip(_given(one), _given(other), strict=True))
+    if isinstance(one, types.MethodType) and isinstance(other, types.MethodType):
+        return one.__func__.__code__ == other.__func__.__code__
     if isinstance(one, types.BuiltinFunctionType) and isinstance(other, types.BuiltinFunctionType):
         return bool(one == other)
     return _same_parts(one, other, lambda a, b: _same(a, b, any_width))
+
+
+def _bound(function: types.FunctionType) -> list[Any]:
+    """The values that a function holds: defaults and its closure's; of functions in it the code alone."""
+    closure = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    values = []
+    for cell in closure.values():
+        try:
+            values.append(cell.cell_contents)
+        except ValueError:  # not filled yet
+            values.append(None)
+    plain = [v.__code__.co_code if isinstance(v, types.FunctionType) else v for v in values]
+    return [function.__defaults__, function.__kwdefaults__, plain]
+
+
+def _given(call: partial[Any]) -> tuple[Any, ...]:
+    return call.func, call.args, call.keywords
 
 
 def _same_parts(one: Any, other: Any, same: Callable[[Any, Any], bool]) -> bool:

@@ -286,6 +286,25 @@ def test_complex_weights_are_averaged_or_refused() -> None:
         merge(nets, "mean")
 
 
+class Waves(nn.Module):
+    """Complex weights, and operations that can be followed."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        draws = torch.Generator().manual_seed(seed)
+        self.turn = nn.Parameter(torch.randn(3, 4, dtype=torch.complex64, generator=draws))
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x.to(torch.complex64) @ self.turn.T).abs())
+
+
+@pytest.mark.parametrize("method", ["hf", "kf", "kf-gradient", "rebasin", "ot", "regmean"])
+def test_matching_does_not_take_complex_weights_from_the_first_model(method: str) -> None:
+    with pytest.raises(FedMergeError, match="'turn' is complex"):
+        merge([Waves(0), Waves(1)], method, data=torch.rand(8, 4))
+
+
 def test_models_with_other_numbers_of_classes_are_refused_where_widths_may_differ() -> None:
     nets, (x, _) = [Net(0), Net(1)], images()
     nets[1].head = nn.Linear(6, 5)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +17,23 @@ from fedmerge.models.sources import check_sources
 @dataclass
 class Settings:
     gain: float = 1.0
+
+    def times(self, x: Tensor) -> Tensor:
+        return self.gain * x
+
+    def plus(self, x: Tensor) -> Tensor:
+        return self.gain + x
+
+
+class Version:
+    """An object of a class of its own, which is not compared."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def scaled(by: object) -> Callable[[Tensor], Tensor]:
+    return lambda x: by * x  # type: ignore[operator,no-any-return]
 
 
 class Net(nn.Module):
@@ -35,10 +54,10 @@ class Net(nn.Module):
 class Extra(Net):
     def __init__(self, version: int = 2, **attributes: object) -> None:
         super().__init__(0.0, **attributes)
-        self._version_of = lambda: version  # one code in all: not compared
+        self._version = Version(version)
 
     def get_extra_state(self) -> dict[str, object]:
-        return {"version": torch.tensor(self._version_of())}
+        return {"version": torch.tensor(self._version.number)}
 
     def set_extra_state(self, state: object) -> None:
         pass
@@ -70,6 +89,10 @@ def with_act(act: nn.Module) -> nn.Module:
         (Net(settings=Settings()), Net(settings=Settings(2.0)), "settings"),
         (Net(squash=torch.relu), Net(squash=torch.tanh), "squash"),
         (Net(squash=lambda x: x), Net(squash=lambda x: -x), "squash"),
+        (Net(squash=scaled(1.0)), Net(squash=scaled(2.0)), "squash"),
+        (Net(squash=scaled(scaled)), Net(squash=scaled(with_act)), "squash"),
+        (Net(squash=partial(torch.clamp, min=0)), Net(squash=partial(torch.clamp, min=1)), "squash"),
+        (Net(squash=Settings(1.0).times), Net(squash=Settings(1.0).plus), "squash"),
         (with_norm(eps=1e-5), with_norm(eps=1e-3), "act.eps"),
         (Net(), with_act(nn.GELU()), "act"),
         (Net(), with_act(nn.Sequential(nn.ReLU())), "act"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.statistics import LocalStatistics, Statistics
 from fedmerge.merging.methods import Context, Parents
-from fedmerge.models.entries import entries
+from fedmerge.models.entries import entries, refuse_complex
 from fedmerge.models.graph import Layer, Neurons, Part, Program, follow, neurons_of
 from fedmerge.models.state import State
 
@@ -32,7 +32,9 @@ class Networks:
 
     @classmethod
     def of(cls, parents: Parents, context: Context) -> Networks:
-        """Derive programs and tied neurons; raises FedMergeError where neurons cannot be followed.
+        """Derive programs and tied neurons.
+
+        Raises FedMergeError where neurons cannot be followed, and for complex weights.
 
         Parents of one architecture share one program. Models of other widths are followed one by one; they
         must be the same network but for the widths.
@@ -42,6 +44,8 @@ class Networks:
                 "matching neurons needs to run the models once: pass data=, a batch as they take it."
             )
         states = tuple(parents.states())
+        for state in states:
+            refuse_complex(state, "matching of neurons")
         like = entries(parents.template)
         fused, neurons = _followed(parents.template, like, context.example)
         others = [
