@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 import fedmerge as fm
 from fedmerge.cli import app
+from fedmerge.experiment import flower_app
+from fedmerge.experiment.flower_app import RunConfig
+from fedmerge.experiment.setup import model_spec
+from fedmerge.models import build
 
 DOCS = Path(__file__).parents[2] / "docs" / "extending"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
@@ -125,6 +130,15 @@ def test_a_study_with_two_workers_and_a_changed_plug_in(tmp_path):
     assert again.loc["mean", "config_hash"] == table.loc["mean", "config_hash"]
     assert again.loc["first-heavy", "config_hash"] != table.loc["first-heavy", "config_hash"]
     assert again.loc["first-heavy", "log_loss"] != table.loc["first-heavy", "log_loss"]
+
+
+def test_a_node_of_flwr_run_loads_what_the_configuration_names(tmp_path):
+    names = ["network.py", "source.py", "fusion.py", "testtime.py", "aggregator.py"]
+    config = EXPERIMENT | {"plugins": [str(DOCS / "examples" / name) for name in names]}
+    given = RunConfig.read({"config": str(write(tmp_path / "striped.yaml", config))})
+    read, cohort = flower_app._experiment(given)
+    network = build(model_spec(read, cohort), seed=0)
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
 
 
 @pytest.mark.slow
