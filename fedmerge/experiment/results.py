@@ -197,10 +197,12 @@ def summarise(table: pd.DataFrame, score: str = "accuracy", by: str | None = Non
 
 
 def _half_width(values: pd.Series) -> float:
-    from scipy import stats  # slow to import, and seldom needed
-
     n = len(values)
-    return float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5) if n > 1 else float("nan")
+    if n < 2:
+        return float("nan")
+    from scipy.special import stdtrit  # slow to import, and seldom needed
+
+    return float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / n**0.5)
 
 
 def open_checked(folder: Path) -> Result:
