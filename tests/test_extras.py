@@ -14,6 +14,7 @@ from fedmerge.cli import app
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.query import query
 from fedmerge.extras import extra
+from tests.facts import refused
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,13 +31,13 @@ def test_a_missing_package_is_a_sentence_with_the_command(monkeypatch):
 
 
 def test_a_package_that_cannot_be_loaded_says_why():
-    with pytest.raises(FedMergeError, match=r"half.*libmissing\.so.*fedmerge\[here\]"), extra("here", "it"):
+    with refused("libmissing.so", "half"), extra("here", "it"):
         raise ImportError("libmissing.so: no such file", name="half.core")
 
 
 def test_without_duckdb_a_question_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(FedMergeError, match=r"duckdb.*pip install 'fedmerge\[results\]'"):
+    with refused("fedmerge[results]", "duckdb"):
         query("SELECT 1", tmp_path)
 
 

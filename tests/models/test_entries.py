@@ -8,6 +8,7 @@ from torch.nn.utils import parametrizations, prune
 from fedmerge.errors import FedMergeError
 from fedmerge.models.entries import entries, kinds
 from fedmerge.models.state import average, non_finite
+from tests.facts import refused
 
 
 def test_what_each_entry_of_a_network_is() -> None:
@@ -36,17 +37,19 @@ class Marked(torch.Tensor):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (strange(torch.zeros(2).to(torch.float8_e4m3fn)), "'odd' of 'a' .* float8_e4m3fn"),
-        (strange(torch.eye(2).to_sparse()), "'odd' of 'a' .*not dense"),
-        (strange(torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)), "'odd' of 'a' .*quantised"),
-        (strange(torch.ones(2).as_subclass(Marked)), "'odd' of 'a' .*Marked"),
-        (nn.LazyLinear(2), "'weight' of 'a' .*run the model on one batch"),
-        (nn.Linear(2, 2, device="meta"), "'weight' of 'a' .*meta device"),
-        (torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)), {nn.Linear}), "'0.* of 'a'"),
+        (strange(torch.zeros(2).to(torch.float8_e4m3fn)), ("odd", "'a'", "float8_e4m3fn")),
+        (strange(torch.eye(2).to_sparse()), ("odd", "'a'", "sparse_coo")),
+        (strange(torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)), ("odd", "'a'", "qint8")),
+        (strange(torch.ones(2).as_subclass(Marked)), ("odd", "'a'", "Marked")),
+        (nn.LazyLinear(2), ("weight", "'a'", "run")),
+        (nn.Linear(2, 2, device="meta"), ("weight", "'a'", "meta")),
+        (torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)), {nn.Linear}), (0, "'a'")),
     ],
 )
-def test_what_no_arithmetic_is_known_for_is_refused_by_name(model: nn.Module, words: str) -> None:
-    with pytest.raises(FedMergeError, match=words):
+def test_what_no_arithmetic_is_known_for_is_refused_by_name(
+    model: nn.Module, words: tuple[object, ...]
+) -> None:
+    with refused(*words):
         kinds(entries(model), "a")
 
 
@@ -88,7 +91,7 @@ def test_integers_that_differ_are_refused_and_counters_are_copied() -> None:
     states = [{"index": torch.tensor([1, 2]), "bn.num_batches_tracked": torch.tensor(n)} for n in (4, 9)]
     assert average(states)["bn.num_batches_tracked"].item() == 4
     states[1]["index"] = torch.tensor([2, 1])
-    with pytest.raises(FedMergeError, match=r"'index' holds int64 values that differ between 'model 1' and"):
+    with refused("index", "int64", "model 1"):
         average(states)
     assert average(states, [1.0, 0.0])["index"].tolist() == [1, 2]  # a model left out is not asked
 
@@ -103,6 +106,6 @@ def test_a_variance_is_never_negative(batch_norm) -> None:  # type: ignore[no-un
 def test_a_sum_that_does_not_fit_its_dtype_is_refused() -> None:
     """2 x 60,000 - 1 x (-60,000) is 180,000, and float16 ends at 65,504; half of it fits."""
     states = [{"w": torch.tensor([value], dtype=torch.float16)} for value in (60_000.0, -60_000.0)]
-    with pytest.raises(FedMergeError, match=r"'w' of the merged model reaches 1.8e\+05, .* float16"):
+    with refused("'w'", "+05", "float16"):
         average(states, [2.0, -1.0])
     assert average(states, [3.0, 1.0])["w"].item() == 30_000.0

@@ -5,7 +5,6 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.models.heads import (
     apply_head,
     check_head,
@@ -16,6 +15,7 @@ from fedmerge.models.heads import (
     group_of,
 )
 from fedmerge.seeding import seeded
+from tests.facts import refused
 
 # where torchvision's source puts the last layer of each family, and a small image the family takes
 FAMILIES = {
@@ -126,30 +126,34 @@ def test_group_of_takes_whole_names() -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (Wrapped(lambda logits: logits * 2), r'Wrapped.*\'out\'.*head="\.\.\."'),
-        (Wrapped(lambda logits: {"scores": logits}), "Wrapped returns something of type dict with scores"),
-        (Wrapped(lambda logits: logits.sum(dim=1)), r"Wrapped returns something of shape \(2,\)"),
-        (nn.Flatten(), "Flatten has no layer with parameters"),
-        (nn.Linear(4, 5), "Linear has no layer with parameters before a head"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), "nothing with parameters before its head '1'"),
+        (Wrapped(lambda logits: logits * 2), ("out", "head=", "Wrapped")),
+        (Wrapped(lambda logits: {"scores": logits}), ("dict", "Wrapped")),
+        (Wrapped(lambda logits: logits.sum(dim=1)), (2, "Wrapped", "N")),
+        (nn.Flatten(), ("Flatten", "parameters")),
+        (nn.Linear(4, 5), ("Linear", "parameters")),
+        (nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), ("'1'", "parameters")),
     ],
 )
-def test_a_model_without_a_head_is_a_sentence(model: nn.Module, words: str, images: Tensor) -> None:
-    with pytest.raises(FedMergeError, match=words):
+def test_a_model_without_a_head_is_a_sentence(
+    model: nn.Module, words: tuple[object, ...], images: Tensor
+) -> None:
+    with refused(*words):
         find_head(model, images)
 
 
 @pytest.mark.parametrize(
     ("head", "words"),
     [
-        ("outt", "no module 'outt'.*Did you mean 'out'.*body, out"),
-        ("", "no module ''"),
-        ("body.2", "'body.2'.*no parameters"),
-        ("body", "not the logits"),
+        ("outt", ("outt", "out", "body")),
+        ("", ("''", "module")),
+        ("body.2", ("body.2", "Wrapped")),
+        ("body", ("logits", "body")),
     ],
 )
-def test_a_wrong_head_named_by_hand_is_a_sentence(head: str, words: str, images: Tensor) -> None:
-    with pytest.raises(FedMergeError, match=words):
+def test_a_wrong_head_named_by_hand_is_a_sentence(
+    head: str, words: tuple[object, ...], images: Tensor
+) -> None:
+    with refused(*words):
         check_head(Wrapped(), head, images)
 
 
@@ -163,7 +167,7 @@ def test_a_head_used_twice_is_a_sentence() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.out(self.out(self.stem(x)))
 
-    with pytest.raises(FedMergeError, match="called 2 times"):
+    with refused("2 times", "out"):
         check_head(Twice(), "out", torch.ones(2, 4))
-    with pytest.raises(FedMergeError, match="no module that turns features"):
+    with refused("turns", "Twice"):
         find_head(Twice(), torch.ones(2, 4))

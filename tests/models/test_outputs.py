@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fedmerge.errors import FedMergeError
 from fedmerge.models.outputs import logits_of
+from tests.facts import refused
 
 LOGITS, OTHER = torch.zeros(2, 3), torch.ones(2, 5)
 
@@ -30,5 +30,5 @@ def test_logits_are_found_in_what_models_return(output) -> None:  # type: ignore
 
 @pytest.mark.parametrize("output", [{"scores": LOGITS}, (), (None, LOGITS), 3.0, None])
 def test_where_no_logits_are_a_sentence_says_so(output) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(FedMergeError, match=r"'net' returns something of type .*'logits' or 'out'"):
+    with refused("net", "logits", "out"):
         logits_of(output, "'net'")

@@ -15,6 +15,7 @@ from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State, state_hash
 from fedmerge.models.zoo import ModelSpec, build
+from tests.facts import refused
 
 SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=2, image_size=8, options={"width": 4})
 GIVEN: dict[str, Any] = {
@@ -70,7 +71,7 @@ def test_the_model_computes_what_the_added_one_did(pool: ModelPool) -> None:
 
 def test_one_tensor_is_read_alone(pool: ModelPool) -> None:
     assert torch.equal(pool.tensor("south", "head.weight"), weights(0)["head.weight"])
-    with pytest.raises(FedMergeError, match=r"no entry 'head.wieght'. Did you mean 'head.weight'"):
+    with refused("head.wieght", "head.weight"):
         pool.tensor("south", "head.wieght")
 
 
@@ -86,45 +87,41 @@ def test_a_view_has_its_own_order_and_takes_no_additions(pool: ModelPool) -> Non
     assert view.names == ["west", "south"]
     assert state_hash(view.state("west")) == pool.card("west").sha256
     assert len(pool) == 3
-    with pytest.raises(FedMergeError, match="has no model 'north'"):
+    with refused("north", "south", "west"):
         view.state("north")
-    with pytest.raises(FedMergeError, match="cannot add 'east' to a view"):
+    with refused("east", "view"):
         view.add("east", weights(3), **GIVEN)
 
 
 def test_missing_models_cards_and_weights_are_named(pool: ModelPool) -> None:
-    with pytest.raises(
-        FedMergeError, match=r"has no model 'nort'. Did you mean 'north'.*It holds: south, north"
-    ):
+    with refused("nort", "north", "south", "holds"):
         pool.state("nort")
     (pool.folder / "north.json").unlink()
-    with pytest.raises(
-        FedMergeError, match=r"north.safetensors' has no card: 'north.json' must stand beside"
-    ):
+    with refused("north.safetensors", "north.json"):
         ModelPool(pool.folder).card("north")
     (pool.folder / "south.safetensors").unlink()
-    with pytest.raises(FedMergeError, match=r"south.safetensors' is missing"):
+    with refused("south.safetensors", "south.json"):
         pool.state("south")
-    with pytest.raises(FedMergeError, match="there is no model pool at"):
+    with refused("pool", "model"):
         ModelPool(pool.folder / "elsewhere", create=False)
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{ not json", "south.json' is not a model card .the file: Invalid JSON"),
-        ("{}", "south.json' is not a model card .name: Field required"),
+        ("{ not json", ("south.json", "Invalid", "JSON")),
+        ("{}", ("south.json", "Field")),
     ],
 )
-def test_a_damaged_card_is_named(pool: ModelPool, text: str, sentence: str) -> None:
+def test_a_damaged_card_is_named(pool: ModelPool, text: str, sentence: tuple[object, ...]) -> None:
     (pool.folder / "south.json").write_text(text)
-    with pytest.raises(FedMergeError, match=sentence):
+    with refused(*sentence):
         ModelPool(pool.folder)
 
 
 def test_a_card_under_another_name_is_refused(pool: ModelPool) -> None:
     (pool.folder / "south.json").rename(pool.folder / "west.json")
-    with pytest.raises(FedMergeError, match=r"west.json' is the card of a model 'south'"):
+    with refused("west.json", "south"):
         ModelPool(pool.folder)
 
 
@@ -132,7 +129,7 @@ def test_a_card_under_another_name_is_refused(pool: ModelPool) -> None:
 def test_a_file_cut_short_is_named(pool: ModelPool, kept: int) -> None:
     path = pool.folder / "south.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(FedMergeError, match=r"south.safetensors' is not a whole safetensors file"):
+    with refused("south.safetensors", "copy"):
         pool.state("south")
 
 
@@ -141,15 +138,15 @@ def test_verify_finds_a_single_changed_bit(pool: ModelPool) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(FedMergeError, match=r"north.safetensors' does not have the hash on its card"):
+    with refused("north.safetensors", "copy"):
         pool.verify()
 
 
 def test_models_of_another_architecture_or_other_classes_are_refused(pool: ModelPool) -> None:
     wider = SPEC.model_copy(update={"options": {"width": 8}})
-    with pytest.raises(FedMergeError, match=r"shape \(4, 1, 3, 3\) in 'south' and \(8, 1, 3, 3\) in 'west'"):
+    with refused(4, 1, 3, "south", 8, "west"):
         pool.add("west", weights(0, wider), **GIVEN | {"model": wider})
-    with pytest.raises(FedMergeError, match="'south' and 'west' name their classes differently"):
+    with refused("south", "west", "benign"):
         pool.add("west", weights(0), **GIVEN | {"class_names": ("malignant", "benign")})
     assert pool.names == ["south", "north"]
 
@@ -159,14 +156,14 @@ def test_a_card_that_names_another_network_is_refused(pool: ModelPool) -> None:
     fields = json.loads(path.read_text())
     fields["model"]["options"]["width"] = 8
     path.write_text(json.dumps(fields))
-    with pytest.raises(FedMergeError, match=r"'small-cnn as its card says' and .* in 'south'"):
+    with refused("small-cnn as its card says", "south"):
         ModelPool(pool.folder).model("south")
 
 
 def test_weights_that_are_not_finite_are_refused(pool: ModelPool) -> None:
     state = weights(2)
     state["head.bias"][0] = torch.nan
-    with pytest.raises(FedMergeError, match=r"'west' hold NaN or infinity in 'head.bias'"):
+    with refused("west", "NaN", "head.bias"):
         pool.add("west", state, **GIVEN)
     assert "west" not in ModelPool(pool.folder)
 
@@ -175,14 +172,14 @@ def test_nothing_is_overwritten(pool: ModelPool) -> None:
     other = ModelPool(pool.folder)
     other.add("west", weights(2), **GIVEN)
     for opened in (pool, other):
-        with pytest.raises(FedMergeError, match="already has a model 'west'"):
+        with refused("west", "already"):
             opened.add("west", weights(3), **GIVEN)
     assert state_hash(other.state("west")) == state_hash(weights(2))
 
 
 @pytest.mark.parametrize("name", ["../west", "", ".west", "a/b", "a b"])
 def test_names_that_are_no_file_names_are_refused(pool: ModelPool, name: str) -> None:
-    with pytest.raises(FedMergeError, match="cannot name a model"):
+    with refused("name", "letters", "digits", "model"):
         pool.add(name, weights(2), **GIVEN)
 
 
@@ -214,9 +211,7 @@ def test_a_crash_while_writing_leaves_no_half_model(pool: ModelPool, monkeypatch
 
 def test_other_weights_left_without_a_card_are_not_overwritten(pool: ModelPool) -> None:
     (pool.folder / "south.json").unlink()
-    with pytest.raises(
-        FedMergeError, match=r"south.safetensors' is there without a card and holds other weights"
-    ):
+    with refused("south.safetensors", "card", "other"):
         ModelPool(pool.folder).add("south", weights(5), **GIVEN)
 
 
@@ -224,16 +219,14 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(
     pool: ModelPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (pool.folder / "file").write_text("")
-    with pytest.raises(FedMergeError, match=r"file' cannot be written"):
+    with refused("written", "File", "file"):
         ModelPool(pool.folder / "file")
 
     def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("fedmerge.models.weights.save_file", full)
-    with pytest.raises(
-        FedMergeError, match=r"cannot be written \(No space left on device\): the disk is full"
-    ):
+    with refused("space", "disk", "full"):
         pool.add("west", weights(2), **GIVEN)
 
 

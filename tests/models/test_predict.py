@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
+from tests.facts import refused
 
 IMAGES = torch.arange(7 * 4, dtype=torch.uint8).view(7, 1, 2, 2)
 NORMALISE = Normalisation.named("none")
@@ -59,7 +59,7 @@ def test_progress_counts_images() -> None:
 
 
 def test_nothing_to_predict_is_an_error_in_words() -> None:
-    with pytest.raises(FedMergeError, match="no images to predict"):
+    with refused("predict", "images"):
         predict(SumAndMean(), IMAGES[:0], NORMALISE)
-    with pytest.raises(FedMergeError, match="batch size is 0"):
+    with refused(0, "size", "batch"):
         predict(SumAndMean(), IMAGES, NORMALISE, batch_size=0)

@@ -18,6 +18,7 @@ from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
 from fedmerge.models.state import state_hash
 from fedmerge.models.zoo import ModelSpec, build, default_normalisation, names
+from tests.facts import refused
 
 
 def spec(name: str, channels: int = 1, classes: int = 3, size: int = 28, **more: Any) -> ModelSpec:
@@ -140,30 +141,32 @@ def test_networks_without_norm_have_no_buffers(name: str) -> None:
 
 
 def test_unknown_names_and_options_come_with_the_nearest() -> None:
-    with pytest.raises(FedMergeError, match=r"unknown model 'smal-cnn'. Did you mean 'small-cnn'"):
+    with refused("smal-cnn", "small-cnn"):
         build(spec("smal-cnn"), seed=0)
-    with pytest.raises(FedMergeError, match="Did you mean 'torchvision:resnet50'"):
+    with refused("torchvision:resnet50", "small-cnn"):
         build(spec("resnet50"), seed=0)
-    with pytest.raises(FedMergeError, match=r"no classifier 'resnet81'. Did you mean 'resnet18'"):
+    with refused("resnet81", "resnet18"):
         build(spec("torchvision:resnet81"), seed=0)
-    with pytest.raises(FedMergeError, match=r"no option 'widht'. Did you mean 'width'"):
+    with refused("widht", "width"):
         build(spec("small-cnn", options={"widht": 8}), seed=0)
-    with pytest.raises(FedMergeError, match="takes no options: remove width"):
+    with refused("width", "torchvision:resnet18"):
         build(spec("torchvision:resnet18", options={"width": 8}), seed=0)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("small-cnn", {"width": 0}, "option 'width' is 0: it must be at least 1"),
-        ("small-cnn", {"dropout": 1.0}, r"option 'dropout' is 1.0: it must be in \[0, 1\)"),
-        ("small-cnn", {"norm": "layer"}, "option 'norm'"),
-        ("tiny-vit", {"patch": 5}, "patches of 5 px, but 28 px is not a multiple"),
-        ("tiny-vit", {"heads": 3}, "dim 128 is not a multiple of heads 3"),
+        ("small-cnn", {"width": 0}, ("width", 0, 1)),
+        ("small-cnn", {"dropout": 1.0}, ("dropout", "1.0", 0, 1)),
+        ("small-cnn", {"norm": "layer"}, ("norm", "small-cnn", "layer")),
+        ("tiny-vit", {"patch": 5}, ("5 px", "28 px", "patches")),
+        ("tiny-vit", {"heads": 3}, (128, 3, "multiple")),
     ],
 )
-def test_options_that_cannot_be_are_refused(name: str, options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(FedMergeError, match=sentence):
+def test_options_that_cannot_be_are_refused(
+    name: str, options: dict[str, Any], sentence: tuple[object, ...]
+) -> None:
+    with refused(*sentence):
         build(spec(name, options=options), seed=0)
 
 
@@ -192,7 +195,7 @@ def test_pretrained_torchvision_without_a_network_is_a_sentence(monkeypatch: pyt
         raise URLError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(FedMergeError, match=r"could not be downloaded .*no route to host.*go online once"):
+    with refused("online", "torchvision:mobilenet_v3_small"):
         build(spec("torchvision:mobilenet_v3_small", pretrained=True), seed=0)
 
 
@@ -255,7 +258,7 @@ def test_missing_packages_name_the_extra(
 
 
 def test_pretrained_where_there_are_no_such_weights_is_a_sentence() -> None:
-    with pytest.raises(FedMergeError, match="'small-cnn' has no pretrained weights"):
+    with refused("small-cnn", "pretrained:"):
         build(spec("small-cnn", pretrained=True), seed=0)
 
 

@@ -19,6 +19,7 @@ from fedmerge.models.flat import FlatModels
 from fedmerge.models.plain import plain
 from fedmerge.models.state import average
 from fedmerge.testtime import TESTTIME, EntropyAdaptive, baselines
+from tests.facts import refused
 
 NAMES = [method.name for method in TESTTIME]
 MERGING = [name for name in NAMES if name != "entropy-weighted"]
@@ -158,7 +159,7 @@ class Elsewhere:
 
 @each
 def test_a_copy_that_answers_otherwise_is_refused(name: str, models: list[nn.Module], batch: Tensor) -> None:
-    with pytest.raises(FedMergeError, match=r"'models\[0\]'.* does not answer as"):
+    with refused("models[0]", "answer", "does"):
         TESTTIME[name].call([Stuck(model).eval() for model in models]).observe(batch)
 
 
@@ -173,7 +174,7 @@ def test_a_copy_that_runs_the_model_itself_is_refused(
     name: str, models: list[nn.Module], batch: Tensor
 ) -> None:
     """A forward pass that was put onto the object holds the layers of the object, in every copy."""
-    with pytest.raises(FedMergeError, match=r"a copy of 'models\[0\]' runs 'conv'"):
+    with refused("models[0]", "conv", "itself"):
         TESTTIME[name].call([_closed_over(model) for model in models]).observe(batch)
 
 
@@ -257,7 +258,7 @@ def test_answers_in_dicts_and_tuples(name: str, models: list[nn.Module], batch: 
         node = TESTTIME[name].call([Answering(model, form=Form(kind)).eval() for model in models])
         for each in expected:
             assert torch.equal(node.observe(batch)[0], each)
-    with pytest.raises(FedMergeError, match="no logits are found"):
+    with refused("found", "models[0]"):
         TESTTIME[name].call([Answering(model, form=Form("scores")) for model in models]).observe(batch)
 
 
@@ -320,7 +321,7 @@ def test_a_module_in_two_groups_is_refused() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     net.append(net[0])
     flat = FlatModels([net, copy.deepcopy(net)], net)
-    with pytest.raises(FedMergeError, match=r"'0\.weight' and '3\.weight' are one module"):
+    with refused("0.weight", "3.weight"):
         flat.split("3")
 
 
@@ -342,22 +343,25 @@ def _sparse(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_lazy, r"fc\.weight' of 'models\[0\]'.*not initialised"),
-        (lambda model: model.to("meta"), r"conv\.weight' of 'models\[0\]'.*meta"),
-        (_complex, "'phase' is complex"),
-        (_sparse, r"mask' of 'models\[0\]'.*not dense"),
-        (lambda model: model.to(torch.float8_e4m3fn), "float8_e4m3fn"),
-        (lambda model: torch.ao.quantization.quantize_dynamic(model, {nn.Linear}), "quantised"),
-        (lambda model: model.state_dict(), r"models\[0\] is a OrderedDict"),
+        (_lazy, ("fc.weight", 0, "initialised")),
+        (lambda model: model.to("meta"), ("conv.weight", 0, "meta")),
+        (_complex, ("phase", "complex")),
+        (_sparse, (0, "dense")),
+        (lambda model: model.to(torch.float8_e4m3fn), ("float8_e4m3fn", "conv.weight")),
+        (
+            lambda model: torch.ao.quantization.quantize_dynamic(model, {nn.Linear}),
+            ("quantised", "fc._packed_params.dtype"),
+        ),
+        (lambda model: model.state_dict(), (0, "OrderedDict", "nn.Module", "models")),
     ],
     ids=["lazy", "meta", "complex", "sparse", "float8", "quantised", "state dict"],
 )
 @each
 @pytest.mark.filterwarnings("ignore")
 def test_models_without_arithmetic_are_sentences(
-    name: str, models: list[nn.Module], change: Any, words: str
+    name: str, models: list[nn.Module], change: Any, words: tuple[object, ...]
 ) -> None:
-    with pytest.raises(FedMergeError, match=words):
+    with refused(*words):
         TESTTIME[name].call([change(model) for model in models])
 
 
@@ -408,7 +412,7 @@ def test_weights_that_are_computed_from_others(
     """Merged by their effective values: a node of the plain networks says the same, where no norm is kept."""
     given = _reparametrised(models, kind, batch)
     if kind in PROJECTING and name == "adamerging":
-        with pytest.raises(FedMergeError, match="would change the weight"):
+        with refused("change", "torch.nn.utils.parametrize.remove_parametrizations", "weight"):
             TESTTIME[name].call(given)
         return
     node = TESTTIME[name].call(given)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.seeding import generator
 from fedmerge.testtime import EntropyAdaptive
 from fedmerge.testtime.guard import Guard
 from fedmerge.testtime.passes import Passes
 from fedmerge.testtime.probe import Probe
+from tests.facts import refused
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 STREAM = [torch.randn(n, 3, 7, 7, generator=generator(n, "test")) for n in (8, 8, 8, 5, 8, 5, 5, 1)]
@@ -44,7 +44,7 @@ def test_bfloat16_is_of_the_arithmetic_inside_alone(models: list[nn.Module], bat
     assert 0 < float((half - exact).abs().max() / exact.abs().max()) < 2**-5
     plain, node = EntropyAdaptive(models), EntropyAdaptive(models, precision="bfloat16")
     torch.testing.assert_close(node(batch).softmax(-1), plain(batch).softmax(-1), rtol=0.1, atol=0.05)
-    with pytest.raises(FedMergeError, match=r"unknown precision 'half'"):
+    with refused("half", "float32"):
         EntropyAdaptive(models, precision="half")  # type: ignore[arg-type]
 
 

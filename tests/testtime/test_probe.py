@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedmerge.errors import FedMergeError
 from fedmerge.testtime.probe import FULL, Probe, distance
+from tests.facts import refused
 
 
 def test_chosen_images_are_evenly_spaced() -> None:
@@ -35,5 +35,5 @@ def test_distance_of_two_certainties_is_one() -> None:
     "given", [{"images": 0}, {"size": 0}, {"every": 0}, {"drift": 2, "every": 2}, {"drift": 0.1}]
 )
 def test_unfit_probes_are_sentences(given: dict[str, float]) -> None:
-    with pytest.raises(FedMergeError, match="probe's"):
+    with refused("probe"):
         Probe(**given)

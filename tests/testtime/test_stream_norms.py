@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.seeding import generator
 from fedmerge.testtime.stream_norms import LEAST_VARIANCE, Stream, StreamNorm, use_stream_norms
+from tests.facts import refused
 
 X = 2 * torch.randn(6, 3, 5, 5, generator=generator(0, "test")) + 1
 HALF = torch.full((6, 2), 0.5)
@@ -127,5 +127,5 @@ def test_reset_forgets_and_features_have_no_pixels() -> None:
 
 @pytest.mark.parametrize("prior", [0.0, -1.0, float("nan")])
 def test_unfit_priors_are_sentences(prior: float) -> None:
-    with pytest.raises(FedMergeError, match="norm_prior is"):
+    with refused("norm_prior"):
         Stream(prior)

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 
-from fedmerge.errors import FedMergeError
 from fedmerge.seeding import generator
 from fedmerge.testtime.scoring import image_scores
 from fedmerge.testtime.weighting import Memory, Weighting, by_class
+from tests.facts import refused
 
 LOGITS = 2 * torch.randn(3, 6, 4, generator=generator(0, "test"))
 
@@ -46,7 +45,7 @@ def test_memory_averages_and_keeps_what_is_missing_now() -> None:
 
 
 def test_unfit_options_are_sentences() -> None:
-    with pytest.raises(FedMergeError, match="memory is 1"):
+    with refused(1, "memory"):
         Memory(1.0)
-    with pytest.raises(FedMergeError, match="unknown order 'pixel'"):
+    with refused("pixel", "batch"):
         Weighting("entropy", "pixel", True)
