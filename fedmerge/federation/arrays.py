@@ -94,7 +94,7 @@ def content_bytes(content: RecordDict) -> int:
 
     Flower's ``count_bytes`` raises an error for an empty text or list, which a hospital could send.
     """
-    records = [*content.metric_records.values(), *content.config_records.values()]
+    records: list[Any] = [*content.metric_records.values(), *content.config_records.values()]
     told = sum(_size(name) + _size(value) for record in records for name, value in record.items())
     return sum(map(count_bytes, content.array_records.values())) + told
 
