@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.run_manifest import NAME, RunManifest, at_work, now
+from fedmerge.federation.deployment.links import STOPPED, tasks
 from fedmerge.federation.deployment.runs import runs
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit
 from fedmerge.files import Damaged, read_sealed
 
+DATABASE = "superlink.db"  # in the server's folder
 PATIENCE = 300.0  # seconds for a run's process to end: it learns of its end with its next call or heartbeat
 PAUSE = 0.5
 
@@ -26,7 +29,12 @@ def stop_deployed(server: ServerFolder, run: int, by: str, patience: float = PAT
         raise FedMergeError("--by is empty: say who stops the run.")
     reason = f"stopped by {by.strip()} at {now()}"
     audit(server.path, "run told to stop", run=run, by=by.strip())
-    server.flower.stop(run)
+    try:
+        server.flower.stop(run)
+    except FedMergeError:  # it has stopped it before, perhaps
+        found = tasks(server.path / DATABASE).get(run)
+        if found is None or found.status != STOPPED:
+            raise
     for known in runs(server.path):
         if known.run == run:
             mark_stopped(known.folder, reason, patience)
@@ -41,20 +49,31 @@ def mark_stopped(folder: Path, reason: str, patience: float = PATIENCE) -> bool:
     """
     if _read(folder) is None:
         return False  # it was stopped before it began anything
-    until = time.monotonic() + patience
-    while (begun := _read(folder)) is not None and begun.process is not None and begun.process.alive:
-        if time.monotonic() > until:
-            raise FedMergeError(
-                f"the run in '{folder}' was told to stop, but its process {begun.process.pid} is still at "
-                "work: look again with `fedmerge deployment status`."
-            )
-        time.sleep(PAUSE)
-    with at_work(folder):
+    with ExitStack() as held:
+        _enter(folder, held, time.monotonic() + patience)
         begun = _read(folder)
         if begun is None or begun.finished or begun.state not in ("running", "stopped"):
             return False
         begun.model_copy(update={"state": "stopped", "reason": reason, "process": None}).write(folder)
     return True
+
+
+def _enter(folder: Path, held: ExitStack, until: float) -> None:
+    """Enter a run's folder once its process has ended and nobody else is at work in it."""
+    while True:
+        begun = _read(folder)
+        process = begun.process if begun is not None else None
+        if process is None or not process.alive:
+            with suppress(FedMergeError):  # it still writes its tables
+                held.enter_context(at_work(folder))
+                return
+        if time.monotonic() > until:
+            who = "somebody" if process is None else f"its process {process.pid}"
+            raise FedMergeError(
+                f"the run in '{folder}' was told to stop, but {who} is still at work on it: look again with "
+                "`fedmerge deployment status`."
+            )
+        time.sleep(PAUSE)
 
 
 def _read(folder: Path) -> RunManifest | None:

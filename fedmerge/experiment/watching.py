@@ -15,7 +15,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.experiment.state import RunState, state_of
 from fedmerge.experiment.undecided import PENDING, undecided
 from fedmerge.federation.deployment.certificates import expiries
-from fedmerge.federation.deployment.links import Link, Task, links, tasks
+from fedmerge.federation.deployment.links import STOPPED, Link, Task, links, tasks
 from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.processes import started
 from fedmerge.federation.deployment.runs import StartedRun, runs
@@ -26,7 +26,6 @@ from fedmerge.validation import is_there
 SHOWN = 20  # runs, the latest; failures of a run, the latest
 AT_WORK = ("pending", "starting", "running")  # states of a run, in the SuperLink's words
 WAITS = "waits for approval"  # an event in a node's audit log
-STOPPED = "finished:stopped"  # the state of one that was stopped, in the same words
 Told = dict[str, Any]
 
 

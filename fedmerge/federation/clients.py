@@ -74,8 +74,10 @@ class _Heard:
 
     @property
     def awaited(self) -> list[str]:
-        """The missing hospitals that may still come: those that are admitted."""
-        return [name for name in self.missing if self._is_let_in(name)]
+        """The missing hospitals that may still come: admitted, and silent or undecided so far."""
+        undecided = {(self.admitted or {}).get(node) for node in self.waiting}
+        settled = self.wrong.keys() - undecided  # nobody asks them again
+        return [name for name in self.missing if self._is_let_in(name) and name not in settled]
 
     @property
     def nobody_can(self) -> bool:

@@ -3,15 +3,17 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment import stopping
-from fedmerge.experiment.run_manifest import CONFIG, RunManifest
+from fedmerge.experiment.run_manifest import CONFIG, RunManifest, at_work
 from fedmerge.experiment.state import state_of
 from fedmerge.experiment.stopping import mark_stopped, stop_deployed
 from fedmerge.federation.deployment.flower import Flower
+from fedmerge.federation.deployment.links import STOPPED, Task
 from fedmerge.federation.deployment.runs import note
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit_log
@@ -66,6 +68,27 @@ def test_nothing_is_written_while_its_process_lives(begun):
     assert state_of(folder).state == "running"
 
 
+def test_one_that_still_writes_its_tables_is_waited_for(begun):
+    """A run writes that it was stopped, and then its tables, before it leaves its folder."""
+    folder = begun(state="stopped", reason="it was told to stop")
+    inside, leave = threading.Event(), threading.Event()
+
+    def tables():
+        with at_work(folder):
+            inside.set()
+            leave.wait()
+
+    writer = threading.Thread(target=tables)
+    writer.start()
+    inside.wait()
+    with pytest.raises(FedMergeError, match="somebody is still at work"):
+        mark_stopped(folder, "stopped by Ada", patience=0.0)
+    threading.Timer(0.2, leave.set).start()
+    assert mark_stopped(folder, "stopped by Ada")
+    assert state_of(folder).reason == "stopped by Ada"
+    writer.join()
+
+
 def test_a_run_that_began_nothing_needs_no_mark(tmp_path):
     assert not mark_stopped(tmp_path / "nothing there", "stopped by Ada")
 
@@ -85,5 +108,15 @@ def test_the_audit_log_has_who_stopped_it_before_the_superlink_is_told(begun, tm
     assert reason == state_of(folder).reason == "stopped by Ada at 2026-03-01T12:00:07+00:00"
     ((run, entry),) = told
     assert (run, entry["event"], entry["run"], entry["by"]) == (12, "run told to stop", 12, "Ada")
+    assert len(told) == 1
+
+    def refuse(flower, run):
+        raise FedMergeError(f"run {run} has ended")
+
+    monkeypatch.setattr(Flower, "stop", refuse)
+    with pytest.raises(FedMergeError, match="run 12 has ended"):
+        stop_deployed(server, 12, "Ada")
+    monkeypatch.setattr(stopping, "tasks", lambda database: {12: Task(12, STOPPED, "", None)})
+    assert stop_deployed(server, 12, "Eve").startswith("stopped by Eve")  # the first left before the end
     with pytest.raises(FedMergeError, match="who stops"):
         stop_deployed(server, 12, " ")

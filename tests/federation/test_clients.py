@@ -71,6 +71,16 @@ def test_one_that_was_not_let_in_is_not_waited_for(cohort):
     assert "was not admitted" in absent["beta"].reason
 
 
+def test_one_that_has_said_why_it_cannot_is_not_waited_for_where_others_can(cohort):
+    """beta's people have refused, say; gamma comes late, and the hour of patience is not used up."""
+    grid = nodes(cohort.training, Late, broken=("beta",))
+    admitted = dict(zip(LocalGrid.get_node_ids(grid), ("alpha", "beta", "gamma"), strict=True))
+    names = list(admitted.values())
+    members, absent = wait_for_clients(grid, names, patience=3600, admitted=admitted)
+    assert [member.name for member in members] == ["alpha", "gamma"]
+    assert "beta has no images" in absent["beta"].reason
+
+
 def test_two_hospitals_of_one_name_are_refused(cohort):
     with pytest.raises(FedMergeError, match="two hospitals call themselves 'beta'"):
         wait_for_clients(nodes([*cohort.training, cohort["beta"]]))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 2  # heartbeats that a SuperLink waits for before a node counts as offline (Flower's constant)
+STOPPED = "finished:stopped"  # the status of a run that somebody stopped
 Rows = list[dict[str, Any]]
 
 

@@ -41,13 +41,14 @@ class AuditedGrid(FlowerGrid):
 
     def revoked(self, nodes: Iterable[int]) -> set[int]:
         """Return the nodes whose admission was revoked."""
-        self.names = {**self.names, **(now := _admitted(self.folder))}
+        now = self._named()
         return {node for node in nodes if node in self.names and node not in now}
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
         """See ``FlowerGrid``."""
+        self._named()  # a hospital may have been admitted, or have a new key, since the run began
         sent = list(messages)
         known: dict[int, dict[str, Any]] = {}  # hash a model that goes to all only once
         for message in sent:
@@ -70,6 +71,12 @@ class AuditedGrid(FlowerGrid):
                 )
                 self._note("refused" if reply_message.has_error() else "answered", node, asked[node], wrong)
             yield reply_message
+
+    def _named(self) -> dict[int, str]:
+        """Return the hospitals that are admitted now, and know their names from now on."""
+        now = _admitted(self.folder)
+        self.names = {**self.names, **now}
+        return now
 
     def _note(self, event: str, node: int, message: Message, fields: Mapping[str, Any]) -> None:
         kind, group = message.metadata.message_type, message.metadata.group_id

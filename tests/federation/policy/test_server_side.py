@@ -1,6 +1,8 @@
 """The server's side: it waits for approvals, hears refusals by name, and keeps a record of its own."""
 
 import threading
+import time
+from contextlib import suppress
 
 import pytest
 from flwr.app import ConfigRecord
@@ -8,6 +10,7 @@ from flwr.app import ConfigRecord
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation import clients as clients
+from fedmerge.federation.admission import Admitted, write_admitted
 from fedmerge.federation.clients import wait_for_clients
 from fedmerge.federation.grids.audited import AuditedGrid
 from fedmerge.federation.policy.audit import verify
@@ -23,9 +26,17 @@ def hurry(monkeypatch):
 
 
 def test_a_server_waits_until_people_have_approved(asker, proposal):
-    people = threading.Timer(0.5, asker.approve, [proposal])
-    people.start()
-    members, absent = wait_for_clients(asker.grid, ["alpha"], 600.0, None, told=proposal.job())
+    def approve_when_asked():
+        while True:
+            with suppress(FedMergeError):  # a line that is being written is no line yet
+                if asker.log:
+                    break
+            time.sleep(0.01)
+        asker.approve(proposal)
+
+    threading.Thread(target=approve_when_asked, daemon=True).start()
+    admitted = dict.fromkeys(asker.grid.get_node_ids(), "alpha")
+    members, absent = wait_for_clients(asker.grid, ["alpha"], 600.0, admitted, told=proposal.job())
     assert ([member.name for member in members], absent) == (["alpha"], {})
     events = [entry["event"] for entry in asker.log]
     assert events[0] == "waits for approval"
@@ -92,6 +103,15 @@ def test_an_empty_text_in_a_reply_does_not_end_the_run_of_all(cohort, tmp_path):
     asked, answered = verify(tmp_path)
     assert (asked["event"], answered["event"]) == ("asked", "answered")
     assert answered["bytes_in"] > len("text") + len("list")
+
+
+def test_a_hospital_that_is_admitted_during_a_run_has_its_name_in_the_log(cohort, tmp_path):
+    (tmp_path / "server.yaml").write_text("")
+    grid = AuditedGrid(LocalGrid(client_app(lambda context: Hospital(cohort["alpha"])), 1), tmp_path, 9)
+    (node,) = grid.get_node_ids()
+    write_admitted(tmp_path / "admitted.yaml", {node: Admitted(name="alpha", key="k")})
+    list(grid.send_and_receive([request_message("query", node, "greeting", {}, None)]))
+    assert [entry["hospital"] for entry in verify(tmp_path)] == ["alpha", "alpha"]
 
 
 def test_a_simulation_has_no_folder_and_asks_nobody(cohort, plan):
