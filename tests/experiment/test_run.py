@@ -78,8 +78,8 @@ def test_the_table_s_numbers_are_those_of_the_models_on_disk(result):
         ("pooled", ModelPool(folder / "delta" / "references").model("pooled")),
     ]:
         again = scores(predict(model, site.images, pool.card("beta").normalisation), site.labels)
-        assert table.loc[method, "accuracy"] == again.accuracy
-        assert table.loc[method, "auroc"] == again.auroc
+        assert table.loc[method, "accuracy"] == again["accuracy"]
+        assert table.loc[method, "auroc"] == again["auroc"]
 
 
 def test_the_majority_class_is_that_of_the_training_images(result):
