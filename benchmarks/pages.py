@@ -5,7 +5,6 @@ A page keeps its prose; what stands between <!-- begin NAME --> and <!-- end NAM
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from fedmerge.errors import FedMergeError
@@ -53,10 +51,7 @@ def marked(row: Mapping[str, Any]) -> str:
 
 def render(made: Figure) -> bytes:
     """A small PNG; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(style.STYLE):
-        made.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    return style.render(made, "png", DPI)
 
 
 def save_figures(pictures: Mapping[str, Picture], folder: Path) -> dict[str, str]:

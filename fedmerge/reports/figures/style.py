@@ -140,8 +140,8 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
 
 
-def render(made: Figure, kind: str) -> bytes:
-    """Render the figure as ``svg`` or ``png``; the same figure gives the same bytes.
+def render(made: Figure, kind: str, pixels: float = PIXELS) -> bytes:
+    """Render the figure as ``svg`` or as ``png`` of so many pixels per inch; the same figure, the same bytes.
 
     The canvas prints it itself, because ``savefig`` draws every figure twice, first to learn its size.
     """
@@ -151,6 +151,6 @@ def render(made: Figure, kind: str) -> bytes:
         if kind == "svg":
             canvas.print_svg(buffer, metadata={"Date": None})
         else:
-            made.set_dpi(PIXELS)
+            made.set_dpi(pixels)
             canvas.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
