@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 # These fork and kill themselves, which a process among others must not do: each group has a process of its own.
-FORKING_RUNS := tests/test_files.py tests/experiment/test_resume.py
+FORKING_RUNS := tests/storage/test_files.py tests/experiment/test_resume.py
 FORKING_STUDIES := tests/experiment/bench/test_bench.py tests/engine/test_store.py \
 	tests/experiment/test_state.py tests/experiment/test_watching.py
 

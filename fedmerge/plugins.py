@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedmerge.errors import FedMergeError, nearest, short
-from fedmerge.files import full
-from fedmerge.validation import is_there, note_file
+from fedmerge.schema.validation import is_there, note_file
+from fedmerge.storage.files import full
 
 _HASHED = re.compile(r"(.+)@([0-9a-f]{64})")
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from fedmerge.errors import FedMergeError, nearest, unknown
 from fedmerge.plugins import REGISTRIES, Plugin, enter, guarded, is_among, origin_of
-from fedmerge.schema_faults import faults_of
+from fedmerge.schema.faults import faults_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 

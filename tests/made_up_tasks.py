@@ -13,7 +13,7 @@ from fedmerge.engine.schedule import Schedule
 from fedmerge.engine.store import Store
 from fedmerge.engine.task import Assignment, Task, task_of
 from fedmerge.errors import FedMergeError
-from fedmerge.files import write_text
+from fedmerge.storage.files import write_text
 
 runs: list[str] = []
 """The labels of the tasks done in this process, in order."""

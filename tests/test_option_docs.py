@@ -19,7 +19,7 @@ from fedmerge.experiment.bench.config import BenchConfig
 from fedmerge.experiment.config import Experiment
 from fedmerge.federation.deployment.node_folder import NodeSettings
 from fedmerge.federation.policy.rules import Policy
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
 
 PAGE = Path(__file__).parent.parent / "docs" / "options.md"
 ROOTS = {"experiment": Experiment, "study": BenchConfig, "node.yaml": NodeSettings, "policy.yaml": Policy}

@@ -24,9 +24,9 @@ import pandas as pd
 
 from benchmarks.speed.bench_engine import STUDY
 from fedmerge.experiment.verify import verify
-from fedmerge.files import write_json
 from fedmerge.models import state_hash
 from fedmerge.models.weights import load_weights
+from fedmerge.storage.files import write_json
 
 CLOCK = ["seconds", "training_seconds"]
 

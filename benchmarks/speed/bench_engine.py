@@ -32,7 +32,7 @@ from fedmerge.experiment.bench.config import read_bench
 from fedmerge.experiment.bench.plan import make_plan
 from fedmerge.experiment.bench.rows import collect
 from fedmerge.experiment.bench.study import adopt, open_study
-from fedmerge.files import write_text
+from fedmerge.storage.files import write_text
 
 CLOCKS = ["seconds", "training_seconds"]
 STUDY: dict[str, Any] = {

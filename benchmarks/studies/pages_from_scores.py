@@ -26,7 +26,7 @@ from benchmarks.studies import (
 )
 from fedmerge.experiment.bench.config import BenchConfig
 from fedmerge.experiment.bench.study import Study
-from fedmerge.validation import load_yaml, validate
+from fedmerge.schema.validation import load_yaml, validate
 
 CONFIGS = ROOT / "configs"
 CLASSES = {"digits": 10, "pneumonia": 2, "pacs": 7}

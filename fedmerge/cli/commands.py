@@ -25,7 +25,7 @@ from fedmerge.cli.app import (
 )
 from fedmerge.cli.progress import lines, progress_bar
 from fedmerge.errors import FedMergeError
-from fedmerge.files import write
+from fedmerge.storage.files import write
 
 if TYPE_CHECKING:
     from fedmerge.experiment.results import Result
@@ -70,7 +70,7 @@ def run(
     from fedmerge.experiment.run import run as run_experiment
 
     if sign is not None:
-        from fedmerge import signature
+        from fedmerge.storage import signature
 
         signer = signature.read_signing_key(sign)  # a wrong key is reported before hours of work
     where = {"kind": backend, "address": address, "workers": workers, "cpus": cpus, "gpus": gpus}

@@ -41,7 +41,7 @@ def tune(
     """Tune an option on the run's training hospitals, each held out once, without any data of the target."""
     from fedmerge.experiment.tune import tune_run, tuning_log
     from fedmerge.plugins import load_plugins
-    from fedmerge.yaml_text import read_yaml
+    from fedmerge.schema.yaml_text import read_yaml
 
     load_plugins(plugins or [])
     given = None if values is None else [read_yaml(part, "--values") for part in values.split(",")]

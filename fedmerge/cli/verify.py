@@ -44,7 +44,7 @@ def sign(
     key: Annotated[Path, typer.Option(help="A private Ed25519 key, as of ssh-keygen -t ed25519.")],
 ) -> None:
     """Sign the manifest of a finished run or study, if its files are as they were written."""
-    from fedmerge.signature import sign as sign_folder
+    from fedmerge.storage.signature import sign as sign_folder
 
     say(out, f"signature: {sign_folder(folder, key)}")
 

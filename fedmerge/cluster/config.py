@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
 
 
 class BackendConfig(BaseModel):

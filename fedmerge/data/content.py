@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from fedmerge.contents import digest_of
 from fedmerge.data.sources import Arrays, source_key
 from fedmerge.data.spec import CohortSpec
 from fedmerge.errors import FedMergeError
+from fedmerge.storage.contents import digest_of
 
 
 def content_of(source: str | Arrays, folder: Path | None = None, size: int | None = None) -> str:

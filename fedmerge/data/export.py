@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-import fedmerge.own_files as own_files
+import fedmerge.storage.own_files as own_files
 from fedmerge.data.cohort import Cohort, Site
 from fedmerge.data.images import Split
 from fedmerge.data.raw import SPLITS
 from fedmerge.data.sources import REMOTE
 from fedmerge.errors import FedMergeError
-from fedmerge.files import make_folder, saying, write, write_text
-from fedmerge.validation import is_there
+from fedmerge.schema.validation import is_there
+from fedmerge.storage.files import make_folder, saying, write, write_text
 
 SERVER = "server"
 

@@ -15,8 +15,8 @@ from fedmerge.data.raw import RawSource
 from fedmerge.data.sources import load_source, medmnist_set, source_key
 from fedmerge.data.spec import Frozen, SourceText
 from fedmerge.errors import FedMergeError
+from fedmerge.schema.validation import Distinct
 from fedmerge.seeding import numpy_generator
-from fedmerge.validation import Distinct
 
 
 class FusionData(Frozen):

@@ -10,7 +10,7 @@ from pathlib import Path
 from numpy.lib import format as npy
 
 from fedmerge.errors import FedMergeError
-from fedmerge.outside import check_memory
+from fedmerge.storage.outside import check_memory
 
 PACKED = 1032  # the largest ratio by which deflate can compress
 SUSPECT, USUAL = 256 * 2**20, 200

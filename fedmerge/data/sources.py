@@ -24,7 +24,7 @@ from fedmerge.data.npz import read_npz
 from fedmerge.data.raw import RawSource, raw_source, split_from_arrays, stratified
 from fedmerge.data.source_kinds import SOURCES, Source, SourceRequest
 from fedmerge.errors import FedMergeError, nearest, short
-from fedmerge.validation import is_there
+from fedmerge.schema.validation import is_there
 
 REMOTE = "remote"
 

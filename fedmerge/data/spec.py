@@ -22,7 +22,7 @@ from pydantic import (
 from fedmerge.data.scanner import Appearance
 from fedmerge.data.sources import REMOTE, Arrays, parse_source
 from fedmerge.errors import Faults, FedMergeError, short, unknown
-from fedmerge.validation import LONGEST_NAME, Distinct, is_folder, is_there, load_yaml, validate
+from fedmerge.schema.validation import LONGEST_NAME, Distinct, is_folder, is_there, load_yaml, validate
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SHIPPED = (PACKAGE / "_shipped" / "sites", PACKAGE.parent / "sites")

@@ -17,8 +17,8 @@ from fedmerge.data import scanner
 from fedmerge.data.partition import divide, draw_proportions
 from fedmerge.data.scanner import Appearance, ShiftName
 from fedmerge.errors import FedMergeError, nearest
+from fedmerge.schema.validation import NoBoolean
 from fedmerge.seeding import numpy_generator
-from fedmerge.validation import NoBoolean
 
 KINDS = ("iid", "dirichlet", "note", "temporal", "recurring", "drift")
 TAKES = {"dirichlet": "delta", "note": "delta", "recurring": "cycles", "drift": "shift"}

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedmerge.disk import DiskError, full
 from fedmerge.engine.store import Store, StoreStopped, said
 from fedmerge.engine.task import Assignment, Config, Outcome, Task
 from fedmerge.errors import FedMergeError
+from fedmerge.storage.disk import DiskError, full
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from fedmerge.engine.rows import RowBuffer
-from fedmerge.files import Damaged, check_digest, digest, make_folder, read_sealed, write_sealed
-from fedmerge.own_files import own_room
+from fedmerge.storage.files import Damaged, check_digest, digest, make_folder, read_sealed, write_sealed
+from fedmerge.storage.own_files import own_room
 
 Note = dict[str, Any]
 

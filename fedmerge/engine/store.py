@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from fedmerge import manifest, own_files
 from fedmerge.errors import FedMergeError
-from fedmerge.files import (
+from fedmerge.storage import manifest, own_files
+from fedmerge.storage.files import (
     Damaged,
     DiskError,
     check_digest,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.yaml_text import read_yaml
+from fedmerge.schema.yaml_text import read_yaml
 
 
 def apply_change(data: dict[str, Any], change: str) -> None:

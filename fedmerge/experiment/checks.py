@@ -12,7 +12,7 @@ from fedmerge.experiment.federations import federations
 from fedmerge.experiment.needs import unmet_needs
 from fedmerge.federation.fault_injection import check_sites
 from fedmerge.models.zoo import check_network
-from fedmerge.schema_faults import Fault, faults_of, without
+from fedmerge.schema.faults import Fault, faults_of, without
 from fedmerge.testtime.tuning import check_enough
 
 if TYPE_CHECKING:

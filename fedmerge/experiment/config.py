@@ -23,9 +23,9 @@ from fedmerge.experiment.kinds import MAJORITY
 from fedmerge.experiment.target_supervised import BEST_SOURCE
 from fedmerge.federation.options import FederationOptions
 from fedmerge.merging import FUSION
+from fedmerge.schema.validation import LONGEST_NAME, Distinct, Seed
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions
-from fedmerge.validation import LONGEST_NAME, Distinct, Seed
 
 RESERVED = ("alone", "pooled", BEST_SOURCE, MAJORITY)
 """Labels of references, which no method may have."""

@@ -23,7 +23,7 @@ from fedmerge.federation.deployment.bundle import CLIENT, SERVER
 from fedmerge.federation.deployment.runs import note
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit
-from fedmerge.files import make_folder, write_text
+from fedmerge.storage.files import make_folder, write_text
 
 
 def run_deployed(

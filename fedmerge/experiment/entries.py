@@ -17,10 +17,10 @@ from pydantic import (
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION
 from fedmerge.registry import Method, Registry
+from fedmerge.schema.validation import LONGEST_NAME
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import TEMPERATURES
 from fedmerge.trackers import TRACKERS
-from fedmerge.validation import LONGEST_NAME
 
 EXTRA_OPTIONS = {FUSION.group: ("after",), TESTTIME.group: ("start", "tune", "calibrated")}
 """The settings that an entry may have besides its method's own options, by group."""

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from fedmerge.analysis import Metric, answers, reliability, scores
 from fedmerge.data import Appearance, Split, scanner, streams
 from fedmerge.experiment.config import EvaluationConfig
-from fedmerge.files import make_folder
 from fedmerge.models.arrival import initial_statistics
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
 from fedmerge.models.weights import write_weights
+from fedmerge.storage.files import make_folder
 from fedmerge.testtime import Node
 
 Row = dict[str, Any]

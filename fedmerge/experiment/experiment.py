@@ -35,9 +35,9 @@ from fedmerge.experiment.predictors import (
 from fedmerge.experiment.record import Record
 from fedmerge.experiment.setup import Setup, set_up
 from fedmerge.federation import LOCAL
-from fedmerge.files import DiskError
 from fedmerge.models.state import State
 from fedmerge.plugins import blamed
+from fedmerge.storage.files import DiskError
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, Server

@@ -21,8 +21,8 @@ from fedmerge.experiment.federations import federations
 from fedmerge.experiment.machine import pick_device, settle
 from fedmerge.experiment.reading import read_experiment
 from fedmerge.federation import client_of, server_of
-from fedmerge.files import write_json
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
+from fedmerge.storage.files import write_json
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, Hospital

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.files import check_writable
-from fedmerge.validation import is_there
+from fedmerge.schema.validation import is_there
+from fedmerge.storage.files import check_writable
 
 
 def new_folder(name: str, out: str | Path | None) -> Path:

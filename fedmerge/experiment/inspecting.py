@@ -13,7 +13,7 @@ from fedmerge.experiment.flower_app import RunConfig
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.inspection import MINIMUM
 from fedmerge.federation.schema.jobs import InspectJob
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
 
 
 def inspect_deployed(

@@ -26,9 +26,9 @@ from fedmerge.models.weights import load_weights
 from fedmerge.models.zoo import ModelSpec, build, default_normalisation, module_of
 from fedmerge.plugins import load_module
 from fedmerge.registry import Needs
+from fedmerge.schema.validation import is_folder, is_there, validate
+from fedmerge.schema.yaml_text import read_yaml
 from fedmerge.seeding import numpy_generator
-from fedmerge.validation import is_folder, is_there, validate
-from fedmerge.yaml_text import read_yaml
 
 SHAPE = ("in_channels", "n_classes", "image_size")
 

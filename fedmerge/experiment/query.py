@@ -13,10 +13,10 @@ from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.state import partial_rows
 from fedmerge.experiment.united import sentence_of, unite
 from fedmerge.extras import extra
-from fedmerge.made_list import MADE
-from fedmerge.manifest import warnings as doubts_of
-from fedmerge.own_files import MANIFEST
-from fedmerge.validation import is_folder, is_there
+from fedmerge.schema.validation import is_folder, is_there
+from fedmerge.storage.made_list import MADE
+from fedmerge.storage.manifest import warnings as doubts_of
+from fedmerge.storage.own_files import MANIFEST
 
 if TYPE_CHECKING:
     import duckdb

@@ -12,8 +12,8 @@ from fedmerge.experiment.changes import apply_change
 from fedmerge.experiment.checks import between_sections
 from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.plugged import plug_in
-from fedmerge.schema_faults import faults_of
-from fedmerge.validation import is_folder, is_there, load_yaml
+from fedmerge.schema.faults import faults_of
+from fedmerge.schema.validation import is_folder, is_there, load_yaml
 
 
 def read_experiment(

@@ -15,8 +15,8 @@ from fedmerge.errors import Faults, FedMergeError
 from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.plugged import plug_in
 from fedmerge.experiment.reading import read_experiment
-from fedmerge.outside import check_table, read_json
-from fedmerge.validation import load_yaml
+from fedmerge.schema.validation import load_yaml
+from fedmerge.storage.outside import check_table, read_json
 
 NAMES = {"site": str, "federation": str}
 """Columns of text: a hospital named 007 keeps its zeros."""

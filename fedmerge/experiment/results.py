@@ -19,8 +19,8 @@ from fedmerge.experiment.kinds import KINDS, MAJORITY
 from fedmerge.experiment.reopen import read_mapping, read_saved, read_table
 from fedmerge.experiment.state import state_of
 from fedmerge.experiment.summary import answer, mean_label, receiver
-from fedmerge.files import write, write_json, write_text
-from fedmerge.manifest import warnings
+from fedmerge.storage.files import write, write_json, write_text
+from fedmerge.storage.manifest import warnings
 
 BEFORE = [
     "experiment",

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedmerge import manifest
 from fedmerge.analysis import METRICS
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks import remarks, together
@@ -41,8 +40,9 @@ from fedmerge.experiment.run_manifest import (
 )
 from fedmerge.experiment.tracking import check_trackers, tracked
 from fedmerge.federation import open_backend
-from fedmerge.files import DiskError
 from fedmerge.reports.run_report import write_report
+from fedmerge.storage import manifest
+from fedmerge.storage.files import DiskError
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, BackendLike

@@ -13,18 +13,18 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-import fedmerge.manifest as manifest
-import fedmerge.own_files as own_files
+import fedmerge.storage.manifest as manifest
+import fedmerge.storage.own_files as own_files
 from fedmerge.data import Cohort, CohortSpec, Site
 from fedmerge.data.sources import Arrays
 from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.plugged import plugin_hashes
 from fedmerge.experiment.reading import read_experiment
-from fedmerge.files import Damaged, digest, locked, read_sealed, write_sealed, write_text
-from fedmerge.living import Process, process
-from fedmerge.validation import differences, is_there, load_yaml
-from fedmerge.yaml_text import read_yaml
+from fedmerge.schema.validation import differences, is_there, load_yaml
+from fedmerge.schema.yaml_text import read_yaml
+from fedmerge.storage.files import Damaged, digest, locked, read_sealed, write_sealed, write_text
+from fedmerge.storage.living import Process, process
 
 NAME, CONFIG = "run.json", "config.yaml"
 RunStatus = Literal["running", "finished", "failed", "stopped"]

@@ -25,8 +25,8 @@ from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, default_normalisation
+from fedmerge.schema.validation import validate
 from fedmerge.seeding import numpy_generator
-from fedmerge.validation import validate
 
 FEDERATED = "federated"
 """The name of the model of the rounds, in the pool where no hospital hands out its own."""

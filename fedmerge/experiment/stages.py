@@ -28,12 +28,12 @@ from fedmerge.experiment.predictors import adapt, alone, fuse, pooled, train_poo
 from fedmerge.experiment.record import Record
 from fedmerge.experiment.results import write_table
 from fedmerge.experiment.setup import Setup, set_up
-from fedmerge.files import make_folder, write_text
 from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.models.weights import load_weights, write_weights
 from fedmerge.plugins import blamed
+from fedmerge.storage.files import make_folder, write_text
 from fedmerge.testtime import TESTTIME
 
 if TYPE_CHECKING:

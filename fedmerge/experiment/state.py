@@ -13,7 +13,7 @@ import yaml
 
 from fedmerge.experiment.kinds import EVALUATION, FINE_TUNE, FUSION, TRAINING
 from fedmerge.experiment.run_manifest import CONFIG, NAME, RunManifest
-from fedmerge.files import Damaged, read_sealed
+from fedmerge.storage.files import Damaged, read_sealed
 
 ENDED = ("finished", "failed", "stopped", "killed")
 Row = dict[str, Any]

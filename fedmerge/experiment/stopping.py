@@ -12,7 +12,7 @@ from fedmerge.federation.deployment.links import STOPPED, tasks
 from fedmerge.federation.deployment.runs import runs
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit
-from fedmerge.files import Damaged, read_sealed
+from fedmerge.storage.files import Damaged, read_sealed
 
 DATABASE = "superlink.db"  # in the server's folder
 PATIENCE = 300.0  # seconds for a run's process to end: it learns of its end with its next call or heartbeat

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-import fedmerge.own_files as own_files
+import fedmerge.storage.own_files as own_files
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import FedMergeError, short, unknown
@@ -22,9 +22,9 @@ from fedmerge.experiment.record import Progress, Record
 from fedmerge.experiment.reopen import read_saved
 from fedmerge.experiment.setup import Setup, set_up
 from fedmerge.models.pool import ModelPool
+from fedmerge.schema.validation import is_there
 from fedmerge.testtime import TESTTIME, Node
 from fedmerge.testtime.tuning import LabelledSource, Tuning, as_text, tune
-from fedmerge.validation import is_there
 
 
 def make_node(setup: Setup, entry: MethodConfig, models: Mapping[str, nn.Module], **chosen: Any) -> Node:

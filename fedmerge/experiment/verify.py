@@ -10,13 +10,13 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.files import digest
-from fedmerge.made_list import MADE
-from fedmerge.manifest import Check, check
 from fedmerge.models.cards import read_card
-from fedmerge.own_files import MANIFEST
-from fedmerge.signature import SignatureState, check_signature, read_public_key
-from fedmerge.validation import is_folder
+from fedmerge.schema.validation import is_folder
+from fedmerge.storage.files import digest
+from fedmerge.storage.made_list import MADE
+from fedmerge.storage.manifest import Check, check
+from fedmerge.storage.own_files import MANIFEST
+from fedmerge.storage.signature import SignatureState, check_signature, read_public_key
 
 ROOTS = (MANIFEST, MADE, "run.json", "study.yaml")
 """Any of these lies at the root of a run or a study."""

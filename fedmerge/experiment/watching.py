@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedmerge.chained_log import BrokenChain, ChainedLog
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.state import RunState, state_of
 from fedmerge.experiment.undecided import PENDING, undecided
@@ -21,7 +20,8 @@ from fedmerge.federation.deployment.processes import started
 from fedmerge.federation.deployment.runs import StartedRun, runs
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import STARTED
-from fedmerge.validation import is_there
+from fedmerge.schema.validation import is_there
+from fedmerge.storage.chained_log import BrokenChain, ChainedLog
 
 SHOWN = 20  # runs, the latest; failures of a run, the latest
 AT_WORK = ("pending", "starting", "running")  # states of a run, in the SuperLink's words

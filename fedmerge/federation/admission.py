@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from fedmerge.files import write_text
-from fedmerge.validation import load_yaml, validate
+from fedmerge.schema.validation import load_yaml, validate
+from fedmerge.storage.files import write_text
 
 
 class Admitted(BaseModel):

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from fedmerge.errors import Faults, unknown
 from fedmerge.federation.section import Section
+from fedmerge.schema.validation import Distinct
 from fedmerge.seeding import numpy_generator
-from fedmerge.validation import Distinct
 
 Kind = Literal["crash", "hang", "slow", "nan", "wrong-shape", "huge-norm", "label-flip", "stale"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

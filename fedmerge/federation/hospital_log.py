@@ -10,8 +10,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from fedmerge.chained_log import ChainedLog
-from fedmerge.files import make_folder, saying
+from fedmerge.storage.chained_log import ChainedLog
+from fedmerge.storage.files import make_folder, saying
 
 
 class HospitalLog:

@@ -23,7 +23,7 @@ from fedmerge.federation.schema.jobs import InspectJob
 from fedmerge.federation.schema.reading import read_job, read_reply, read_tensors
 from fedmerge.federation.schema.replies import Inspected
 from fedmerge.federation.schema.tensors import NO_TENSORS
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
 
 ACTION = "query.inspect"
 MINIMUM = 5

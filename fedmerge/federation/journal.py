@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedmerge.files import Damaged, check_digest, make_folder, read_sealed, write_sealed
 from fedmerge.models.state import State
 from fedmerge.models.weights import load_weights, write_weights
-from fedmerge.own_files import own_room
-from fedmerge.room import Room
+from fedmerge.storage.files import Damaged, check_digest, make_folder, read_sealed, write_sealed
+from fedmerge.storage.own_files import own_room
+from fedmerge.storage.room import Room
 
 Row = dict[str, Any]
 FINISHED, RELEASED = ".json", "-released.json"

@@ -10,12 +10,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedmerge.errors import FedMergeError
-from fedmerge.files import write_text
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.state import State
 from fedmerge.models.weights import write_weights
 from fedmerge.models.zoo import ModelSpec
-from fedmerge.outside import LARGEST_CARD, read_bounded
+from fedmerge.storage.files import write_text
+from fedmerge.storage.outside import LARGEST_CARD, read_bounded
 
 
 class ModelCard(BaseModel):

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError, nearest
-from fedmerge.files import make_folder
 from fedmerge.models.cards import ModelCard, read_card, write_model
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import State, check_alike, non_finite, state_hash
 from fedmerge.models.weights import read_file, tensors
 from fedmerge.models.zoo import ModelSpec
-from fedmerge.own_files import room_of
+from fedmerge.storage.files import make_folder
+from fedmerge.storage.own_files import room_of
 
 
 class ModelPool:

@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.files import write
 from fedmerge.models.state import State
-from fedmerge.outside import check_tensor_file
-from fedmerge.validation import is_there
+from fedmerge.schema.validation import is_there
+from fedmerge.storage.files import write
+from fedmerge.storage.outside import check_tensor_file
 
 T = TypeVar("T")
 

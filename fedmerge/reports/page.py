@@ -13,8 +13,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from fedmerge.manifest import rewrite
 from fedmerge.reports.figures import NARROW, WIDE, Caption, render
+from fedmerge.storage.manifest import rewrite
 
 TEMPLATES = Path(__file__).parent / "templates"
 LARGEST_SVG = 150_000

@@ -12,10 +12,10 @@ from typing import Any, Literal
 from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.results import open_result
 from fedmerge.experiment.run_manifest import NAME, read_begun
-from fedmerge.manifest import visit, warnings
 from fedmerge.plugins import load_plugins, locate_plugins
 from fedmerge.reports.run_report import write_report
-from fedmerge.validation import is_folder, is_there
+from fedmerge.schema.validation import is_folder, is_there
+from fedmerge.storage.manifest import visit, warnings
 
 Kind = Literal["run", "study"]
 RESULTS = "results.parquet"

@@ -14,7 +14,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.experiment.reopen import read_mapping, read_table
 from fedmerge.models.cards import read_card
 from fedmerge.models.weights import load_weights
-from fedmerge.validation import load_yaml
+from fedmerge.schema.validation import load_yaml
 
 SPARE = 512 * 2**20
 SIDE = 50_000

@@ -11,7 +11,7 @@ import torch
 from fedmerge.data import Arrays, CohortSpec, build_cohort
 from fedmerge.data.checks import remarks, together
 from fedmerge.data.facts import facts_of
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
 
 
 def random_images(n: int, seed: int = 0) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedmerge.data import Arrays, Cohort, CohortSpec, build_cohort
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
 from tests.facts import refused
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fedmerge.data import Arrays, CohortSpec, build_cohort
 from fedmerge.data.cohort import Cohort
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
 from tests.facts import refused
 
 Writer = Callable[..., Path]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fedmerge.data import Arrays, Cohort, CohortSpec, FusionData, build_cohort
 from fedmerge.data.fusion import balanced, portions, server_set, share
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
 from tests.facts import refused
 
 Writer = Callable[..., Path]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fedmerge import outside
 from fedmerge.data import npz_sizes
 from fedmerge.experiment.reopen import read_table
-from fedmerge.outside import check_memory, check_tensor_file, read_bounded
+from fedmerge.storage import outside
+from fedmerge.storage.outside import check_memory, check_tensor_file, read_bounded
 from tests.facts import refused
 
 SAYS = {  # facts that each sentence holds

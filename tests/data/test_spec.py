@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedmerge.data import Arrays, CohortSpec, SiteSpec, build_cohort, cohort_names, read_cohort
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
 from tests.facts import refused
 
 Writer = Callable[..., Path]

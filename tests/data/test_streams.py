@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from fedmerge.data import scanner, streams
 from fedmerge.data.scanner import Appearance
 from fedmerge.data.streams import StreamSpec
+from fedmerge.schema.validation import validate
 from fedmerge.seeding import generator
-from fedmerge.validation import validate
 from tests.facts import refused
 
 FORMS: list[Any] = [

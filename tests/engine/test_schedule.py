@@ -8,7 +8,7 @@ from fedmerge.engine.attempt import do
 from fedmerge.engine.executors.processes import InProcess
 from fedmerge.engine.store import Store, StoreStopped
 from fedmerge.engine.task import Assignment, task_of
-from fedmerge.files import write_text
+from fedmerge.storage.files import write_text
 
 
 @pytest.fixture(autouse=True)

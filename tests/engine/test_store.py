@@ -5,7 +5,7 @@ import pytest
 
 from fedmerge.engine.store import Store, StoreStopped, said
 from fedmerge.errors import FedMergeError
-from fedmerge.files import make_folder, write_text
+from fedmerge.storage.files import make_folder, write_text
 
 
 def test_a_job_is_missing_until_its_folder_has_its_name(tmp_path):

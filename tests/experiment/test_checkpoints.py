@@ -14,8 +14,8 @@ from fedmerge.experiment.kinds import MODELS
 from fedmerge.experiment.reading import read_experiment
 from fedmerge.experiment.record import LISTS, Record
 from fedmerge.federation import hospital, journal
-from fedmerge.files import read_sealed, write_text
 from fedmerge.models import ModelPool
+from fedmerge.storage.files import read_sealed, write_text
 from fedmerge.training import fit
 
 COMMON = {"experiment": "tiny", "config_hash": "x"}

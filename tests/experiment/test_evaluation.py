@@ -21,11 +21,11 @@ from fedmerge.experiment.record import Record
 from fedmerge.experiment.setup import set_up
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.zoo import ModelSpec, build
+from fedmerge.schema.validation import validate
 from fedmerge.seeding import generator
 from fedmerge.testtime import Static
 from fedmerge.testtime.baselines import DaWin, EntropyWeighted, JensenShannon, Memo, Tent
 from fedmerge.testtime.contract import Trace
-from fedmerge.validation import validate
 
 STRETCH = 4
 

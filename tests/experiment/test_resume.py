@@ -18,16 +18,17 @@ import pandas as pd
 import pytest
 import yaml
 
-from fedmerge import ModelPool, Result, files, run
+from fedmerge import ModelPool, Result, run
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment import run as module
 from fedmerge.experiment import run_manifest as begun
 from fedmerge.experiment.results import WALL_CLOCK, open_result
 from fedmerge.experiment.state import state_of
 from fedmerge.federation import server
-from fedmerge.files import locked, read_sealed, write_sealed
 from fedmerge.models import weights
 from fedmerge.seeding import numpy_generator
+from fedmerge.storage import files
+from fedmerge.storage.files import locked, read_sealed, write_sealed
 
 KILLS = [6, pytest.param(20, marks=pytest.mark.slow)]
 TABLES = ("results", "reliability", "coefficients", "decisions", "failures", "history")

@@ -15,7 +15,7 @@ from fedmerge.experiment.query import query
 from fedmerge.experiment.results import open_result
 from fedmerge.experiment.state import state_of, states
 from fedmerge.federation.journal import RoundJournal
-from fedmerge.files import read_sealed, write_sealed
+from fedmerge.storage.files import read_sealed, write_sealed
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from fedmerge.federation.deployment.links import STOPPED, Task
 from fedmerge.federation.deployment.runs import note
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit_log
-from fedmerge.living import Process, process
+from fedmerge.storage.living import Process, process
 
 
 @pytest.fixture

@@ -13,14 +13,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
-from fedmerge import FedMergeError, files, manifest, run
+from fedmerge import FedMergeError, run
 from fedmerge.cli import app
 from fedmerge.experiment import run as module
 from fedmerge.experiment.query import query
 from fedmerge.experiment.verify import verify
 from fedmerge.models.pool import ModelPool
 from fedmerge.reports.rewrite import doubts
-from fedmerge.signature import check_signature, line_of, sign
+from fedmerge.storage import files, manifest
+from fedmerge.storage.signature import check_signature, line_of, sign
 
 POOL = "seed-0/federation/pool"
 

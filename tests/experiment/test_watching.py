@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from fedmerge import run
-from fedmerge.chained_log import ChainedLog
 from fedmerge.cli.app import app
 from fedmerge.cli.deployment.state_text import state_text
 from fedmerge.errors import FedMergeError
@@ -29,6 +28,7 @@ from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import STARTED, at_service
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.policy.audit import audit_log
+from fedmerge.storage.chained_log import ChainedLog
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 

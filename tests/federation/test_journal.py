@@ -9,8 +9,8 @@ import torch
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.journal import Position, RoundJournal
-from fedmerge.files import DiskError
 from fedmerge.models import state_hash, weights
+from fedmerge.storage.files import DiskError
 
 ROUNDS = 4
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmerge.chained_log import BrokenChain
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.sums.ledger import Ledger
 from fedmerge.federation.sums.rules import SumRules
+from fedmerge.storage.chained_log import BrokenChain
 
 LEAST = 3
 SETS = st.lists(st.frozensets(st.integers(0, 11), max_size=12), min_size=1, max_size=6)

@@ -27,7 +27,7 @@ def start(folder: Folder) -> None:
         start_node,
         start_server,
     )
-    from fedmerge.validation import is_there
+    from fedmerge.schema.validation import is_there
 
     server = ServerFolder(folder) if is_there(folder / "server.yaml") else None
     node = None if server else NodeFolder(folder)

@@ -134,7 +134,7 @@ def inspect(
     """Ask the hospitals, before training, for sizes, classes, intensities and duplicates of their images."""
     from fedmerge.cli.deployment.state_text import inspection_text
     from fedmerge.experiment.inspecting import inspect_deployed
-    from fedmerge.files import write_json
+    from fedmerge.storage.files import write_json
 
     found: list[dict[str, Any]] = inspect_deployed(folder, minimum, bins, patience)
     if file is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedmerge.files import make_folder, write
+from fedmerge.storage.files import make_folder, write
 
 Packed = dict[str, np.ndarray]
 """The bytes of each file by its path in the folder: uint8, one dimension."""

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedmerge import manifest
 from fedmerge.data.content import files_of
 from fedmerge.engine.events import Subscriber
 from fedmerge.engine.schedule import Schedule
@@ -23,7 +22,8 @@ from fedmerge.experiment.bench.study import Study, adopt, open_study
 from fedmerge.experiment.kinds import RESUMING
 from fedmerge.experiment.machine import pick_device, versions
 from fedmerge.plugins import loaded_plugins
-from fedmerge.validation import noting_files
+from fedmerge.schema.validation import noting_files
+from fedmerge.storage import manifest
 
 if TYPE_CHECKING:
     from fedmerge.cluster.config import BackendConfig

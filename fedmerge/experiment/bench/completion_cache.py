@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedmerge.contents import stamp_of
-from fedmerge.files import Damaged, read_sealed, write_text
+from fedmerge.storage.contents import stamp_of
+from fedmerge.storage.files import Damaged, read_sealed, write_text
 from fedmerge.version import package_version
 
 NAME = "receipt.json"
@@ -50,7 +50,7 @@ def write(
 
 def add(folder: Path, known: CompletionCache) -> None:
     """Add fields to a study's receipt, if the study has one."""
-    from fedmerge.manifest import rewrite
+    from fedmerge.storage.manifest import rewrite
 
     path = folder / NAME
     if path.is_file():

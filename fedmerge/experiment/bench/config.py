@@ -27,7 +27,7 @@ from fedmerge.experiment.config import Experiment
 from fedmerge.experiment.entries import Strict
 from fedmerge.experiment.plugged import plug_in
 from fedmerge.experiment.reading import find_config, read_experiment
-from fedmerge.validation import LONGEST_NAME, Distinct, is_there, load_yaml, validate
+from fedmerge.schema.validation import LONGEST_NAME, Distinct, is_there, load_yaml, validate
 
 Reference = Literal["alone", "pooled", "oracle"]
 OWN_COLUMNS = ("cohort", "model")

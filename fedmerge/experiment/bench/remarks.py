@@ -10,7 +10,7 @@ from typing import Any
 from fedmerge.engine.store import Store, said
 from fedmerge.experiment.bench.plan import StudyPlan
 from fedmerge.experiment.kinds import LOOKS
-from fedmerge.files import write_json
+from fedmerge.storage.files import write_json
 
 NAME = "remarks.json"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedmerge.engine.store import Store, said
 from fedmerge.experiment.bench.plan import StudyPlan
-from fedmerge.files import write_json
+from fedmerge.storage.files import write_json
 
 NAME, KIND = "privacy.json", "rounds"
 """The file, and the kind of job that releases noised models: each trains a federation anew."""

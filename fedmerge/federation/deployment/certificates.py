@@ -13,7 +13,7 @@ from cryptography import x509
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.keys import AUTHORITY, LOOPBACK, SERVER, write_public
-from fedmerge.files import saying, sync
+from fedmerge.storage.files import saying, sync
 
 REMINDER = timedelta(days=60)
 Pair = tuple[Path, Path]

@@ -9,8 +9,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.files import saying, write_text
-from fedmerge.validation import is_there, load_yaml, validate
+from fedmerge.schema.validation import is_there, load_yaml, validate
+from fedmerge.storage.files import saying, write_text
 
 
 class Described(BaseModel):

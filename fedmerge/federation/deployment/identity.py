@@ -30,7 +30,7 @@ from fedmerge.federation.deployment.keys import (
 from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit
-from fedmerge.files import digest, saying, sync
+from fedmerge.storage.files import digest, saying, sync
 
 NEXT, BOTH = f"{AUTHORITY}.next", f"{AUTHORITY}.both"
 

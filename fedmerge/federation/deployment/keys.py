@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedmerge.errors import FedMergeError
-from fedmerge.files import saying, sync, write
+from fedmerge.storage.files import saying, sync, write
 
 AUTHORITY, SERVER, NODE, LOOPBACK = "ca", "server", "node", "loopback"
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 825

@@ -22,8 +22,8 @@ from fedmerge.federation.deployment.keys import (
 from fedmerge.federation.deployment.processes import environment
 from fedmerge.federation.policy.rules import write_policy
 from fedmerge.federation.sums.rules import SumRules
-from fedmerge.files import saying
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
+from fedmerge.storage.files import saying
 
 SECRET = "tasks.secret"  # with it, a node's processes prove to the SuperNode that they are its own
 

@@ -19,8 +19,8 @@ import psutil
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.logs import LAST, Log, Reader, pump
-from fedmerge.files import write_json
-from fedmerge.living import Process, process
+from fedmerge.storage.files import write_json
+from fedmerge.storage.living import Process, process
 
 OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",

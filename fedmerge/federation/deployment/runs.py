@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedmerge.files import Damaged, make_folder, read_sealed, write_sealed
+from fedmerge.storage.files import Damaged, make_folder, read_sealed, write_sealed
 
 FOLDER = "runs"
 

@@ -30,8 +30,8 @@ from fedmerge.federation.deployment.keys import (
 from fedmerge.federation.deployment.limits import Limits
 from fedmerge.federation.deployment.processes import environment
 from fedmerge.federation.policy.audit import audit
-from fedmerge.files import locked, write_text
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
+from fedmerge.storage.files import locked, write_text
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 

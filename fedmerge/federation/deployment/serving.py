@@ -23,7 +23,7 @@ from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit
 from fedmerge.federation.policy.installed import code_version
 from fedmerge.federation.policy.rules import policy_hash, read_policy
-from fedmerge.files import locked, make_folder
+from fedmerge.storage.files import locked, make_folder
 
 _HELD: list[socket.socket] = []  # UDP sockets that reserve ports, until this process ends
 START = 600.0  # seconds that a program may take to answer: imports take minutes on a loaded machine

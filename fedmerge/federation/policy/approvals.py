@@ -13,12 +13,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from fedmerge.chained_log import ChainedLog
 from fedmerge.errors import FedMergeError, short
 from fedmerge.federation.policy.audit import audit
 from fedmerge.federation.policy.proposal import Proposal, code_for, proposal_hash
-from fedmerge.files import Damaged, make_folder, read_sealed, write_sealed
-from fedmerge.validation import validate
+from fedmerge.schema.validation import validate
+from fedmerge.storage.chained_log import ChainedLog
+from fedmerge.storage.files import Damaged, make_folder, read_sealed, write_sealed
 
 MOST = 200
 """The most proposals that may wait for a decision."""

@@ -1,7 +1,7 @@
 """The audit log of a node or a server: requests, replies, approvals and refusals; nothing is removed.
 
-JSON lines chained by hash (``fedmerge.chained_log``). The machine's owner could write a whole new chain; a
-head that was noted elsewhere reveals that.
+JSON lines chained by hash (``fedmerge.storage.chained_log``). The machine's owner could write a whole new
+chain; a head that was noted elsewhere reveals that.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fedmerge.chained_log import BrokenChain, ChainedLog
 from fedmerge.errors import FedMergeError, short
-from fedmerge.validation import is_there
+from fedmerge.schema.validation import is_there
+from fedmerge.storage.chained_log import BrokenChain, ChainedLog
 
 FILE = "audit.jsonl"
 DECIDED = ("proposal", "decided", "by", "until", "runs", "reason")

@@ -10,7 +10,7 @@ from fedmerge.errors import FedMergeError, short
 from fedmerge.federation.fault_injection import faults_for
 from fedmerge.federation.policy.proposal import Proposal, canonical
 from fedmerge.federation.train_config import common_config, fine_tune_config, personal_config, round_config
-from fedmerge.validation import differences
+from fedmerge.schema.validation import differences
 
 Job = Mapping[str, Any]
 

@@ -16,8 +16,8 @@ from fedmerge.federation.policy.installed import code_version
 from fedmerge.federation.section import Section
 from fedmerge.models.zoo import plugin_of
 from fedmerge.plugins import loaded_code
+from fedmerge.schema.validation import LONGEST_NAME, validate
 from fedmerge.training import TrainingOptions
-from fedmerge.validation import LONGEST_NAME, validate
 from fedmerge.version import package_version
 
 KEY = "proposal"

@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 from fedmerge.errors import unknown
 from fedmerge.federation.privacy.secure_sum import FEWEST
 from fedmerge.federation.section import Section
-from fedmerge.files import write_text
-from fedmerge.validation import Distinct, is_there, load_yaml, validate
+from fedmerge.schema.validation import Distinct, is_there, load_yaml, validate
+from fedmerge.storage.files import write_text
 
 FILE = "policy.yaml"
 NUMBERS = (

@@ -19,10 +19,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedmerge.chained_log import ChainedLog
 from fedmerge.errors import FedMergeError
 from fedmerge.extras import extra
 from fedmerge.federation.privacy.options import AdaptivePrivacy, CentralPrivacy, LocalPrivacy
+from fedmerge.storage.chained_log import ChainedLog
 
 Options = CentralPrivacy | AdaptivePrivacy | LocalPrivacy
 

@@ -35,9 +35,9 @@ from fedmerge.federation.policy.rules import read_policy
 from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.federation.privacy.noise import Draw, from_the_seed, from_the_system, noised, shortened, step_of
 from fedmerge.federation.privacy.options import LocalPrivacy
-from fedmerge.files import make_folder
 from fedmerge.models.state import State, state_hash
 from fedmerge.models.weights import load_weights, write_weights
+from fedmerge.storage.files import make_folder
 
 if TYPE_CHECKING:
     from fedmerge.federation.schema.jobs import TrainJob

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.privacy.identity import fingerprint, read_line, same_key
 from fedmerge.federation.privacy.secure_rules import SecureRules
-from fedmerge.files import make_folder, saying, write_text
-from fedmerge.validation import load_yaml, validate
+from fedmerge.schema.validation import load_yaml, validate
+from fedmerge.storage.files import make_folder, saying, write_text
 
 PINNED, ASKED = "peers.yaml", "peers-asked.yaml"
 

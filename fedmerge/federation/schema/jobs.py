@@ -13,8 +13,8 @@ from fedmerge.federation.schema.fields import Digest, Images, Name, Round, Told
 from fedmerge.merging.attribution.importance import Kind as Importance
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.zoo import ModelSpec
+from fedmerge.schema.validation import Seed
 from fedmerge.training import TrainingOptions
-from fedmerge.validation import Seed
 
 MOST_HOSPITALS = 100_000
 Part = Annotated[float, Field(ge=0, le=1)]

@@ -24,7 +24,7 @@ from torch import Tensor
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.hospital_log import HospitalLog
 from fedmerge.federation.sums.rules import SumRules
-from fedmerge.files import make_folder, saying, sync
+from fedmerge.storage.files import make_folder, saying, sync
 
 FILE, KEY = "sums.jsonl", "sums.key"
 DIGITS = 32  # hexadecimal digits of an image's code: 128 bits

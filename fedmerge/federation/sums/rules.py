@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedmerge.federation.sums.packing import MINIMUM
-from fedmerge.validation import is_there, load_yaml, validate
+from fedmerge.schema.validation import is_there, load_yaml, validate
 
 Rows = Literal["every", "pixels", "off"]
 

@@ -12,10 +12,10 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import fedmerge.own_files as own_files
+import fedmerge.storage.own_files as own_files
 from fedmerge.errors import FedMergeError
-from fedmerge.files import write, write_json
 from fedmerge.models.state import State
+from fedmerge.storage.files import write, write_json
 
 JOB, PARENTS, FUSED = "job.json", "parents.safetensors", "fused.safetensors"
 

@@ -20,7 +20,7 @@ from fedmerge.experiment import stages
 from fedmerge.experiment.bench import bench as benches
 from fedmerge.experiment.bench.bench import bench
 from fedmerge.experiment.bench.study import open_study
-from fedmerge.files import DiskError
+from fedmerge.storage.files import DiskError
 
 CLOCKS = ["seconds", "training_seconds"]
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from fedmerge.chained_log import BrokenChain, ChainedLog
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.policy.audit import audit, audit_log, in_a_line, verify
+from fedmerge.storage.chained_log import BrokenChain, ChainedLog
 
 
 def cut(log, lines):

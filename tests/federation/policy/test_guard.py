@@ -6,8 +6,6 @@ import json
 import pytest
 import yaml
 
-from fedmerge import chained_log
-from fedmerge.chained_log import BrokenChain
 from fedmerge.federation import FederationOptions, Hospital
 from fedmerge.federation.deployment.keys import make_node_key
 from fedmerge.federation.fault_injection import Fault
@@ -15,6 +13,8 @@ from fedmerge.federation.policy import guard as guards
 from fedmerge.federation.policy.proposal import Proposal, SumsAsked
 from fedmerge.federation.train_config import common_config, fine_tune_config, round_config
 from fedmerge.models import state_hash
+from fedmerge.storage import chained_log
+from fedmerge.storage.chained_log import BrokenChain
 from fedmerge.training import TrainingOptions
 
 
@@ -334,7 +334,7 @@ def test_the_policy_is_read_for_every_message(approved, plan, start):
 
 
 def test_what_cannot_be_put_on_record_does_not_leave(approved, plan, start, monkeypatch):
-    from fedmerge.files import DiskError
+    from fedmerge.storage.files import DiskError
 
     def full(*args, **kwargs):
         raise DiskError(approved.folder, "No space left on device", True)

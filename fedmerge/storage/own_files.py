@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedmerge.disk import Foreign
-from fedmerge.made_list import MADE
-from fedmerge.places import Place, opened, part_in
-from fedmerge.room import Room, check_arrived
+from fedmerge.storage.disk import Foreign
+from fedmerge.storage.made_list import MADE
+from fedmerge.storage.places import Place, opened, part_in
+from fedmerge.storage.room import Room, check_arrived
 
 MANIFEST, SIGNATURE, LOCK = "manifest.json", "manifest.sig", ".lock"
 RESERVED = (MADE, MANIFEST, SIGNATURE, LOCK)

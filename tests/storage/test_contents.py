@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from fedmerge.contents import digest_of, stamp_of
+from fedmerge.storage.contents import digest_of, stamp_of
 
 
 @pytest.fixture

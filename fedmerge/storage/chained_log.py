@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.errors import FedMergeError
-from fedmerge.files import make_folder, saying, sync
+from fedmerge.storage.files import make_folder, saying, sync
 
 START = "0" * 64
 OWN = ("n", "at", "previous", "hash")

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fedmerge.own_files as own_files
-from fedmerge.disk import DiskError, Foreign, full, saying, sync
+import fedmerge.storage.own_files as own_files
 from fedmerge.errors import FedMergeError
+from fedmerge.storage.disk import DiskError, Foreign, full, saying, sync
 
 __all__ = [
     "Damaged", "DiskError", "Foreign", "check_digest", "check_writable", "digest", "full", "locked",

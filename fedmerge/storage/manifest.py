@@ -21,11 +21,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-import fedmerge.own_files as own_files
+import fedmerge.storage.own_files as own_files
 from fedmerge.errors import FedMergeError, short
-from fedmerge.files import Damaged, digest, locked, read_sealed, saying, write_sealed, write_text
-from fedmerge.made_list import MADE
-from fedmerge.own_files import LOCK, MANIFEST, RESERVED, SIGNATURE
+from fedmerge.storage.files import Damaged, digest, locked, read_sealed, saying, write_sealed, write_text
+from fedmerge.storage.made_list import MADE
+from fedmerge.storage.own_files import LOCK, MANIFEST, RESERVED, SIGNATURE
 
 Kind = Literal["run", "study"]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]

@@ -20,10 +20,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedmerge.disk import Foreign
 from fedmerge.errors import short
-from fedmerge.made_list import MadeList
-from fedmerge.places import FOLDER, Place, clear_part, opened
+from fedmerge.storage.disk import Foreign
+from fedmerge.storage.made_list import MadeList
+from fedmerge.storage.places import FOLDER, Place, clear_part, opened
 
 LINKED = "FEDMERGE_LINKED"
 Delete = Callable[[Place, str, os.stat_result], bool]

@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from fedmerge.errors import Faults, FedMergeError, short
-from fedmerge.schema_faults import faults_of
-from fedmerge.yaml_text import read_yaml
+from fedmerge.schema.faults import faults_of
+from fedmerge.schema.yaml_text import read_yaml
 
 M = TypeVar("M", bound=BaseModel)
 _files: ContextVar[list[Path] | None] = ContextVar("files", default=None)

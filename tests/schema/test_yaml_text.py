@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmerge.errors import Faults, FedMergeError
-from fedmerge.yaml_text import DEEPEST, read_yaml
+from fedmerge.schema.yaml_text import DEEPEST, read_yaml
 
 
 def refused(text: str) -> tuple[str, ...]:

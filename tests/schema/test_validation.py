@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedmerge.errors import FedMergeError
-from fedmerge.validation import load_yaml, validate
+from fedmerge.schema.validation import load_yaml, validate
 from tests.facts import refused
 
 

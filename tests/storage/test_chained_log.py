@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fedmerge.chained_log import BrokenChain, ChainedLog
+from fedmerge.storage.chained_log import BrokenChain, ChainedLog
 from tests.facts import refused
 
 

@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import fedmerge.home as home
-from fedmerge.disk import Foreign
-from fedmerge.places import FILE, Place, opened
+import fedmerge.storage.home as home
+from fedmerge.storage.disk import Foreign
+from fedmerge.storage.places import FILE, Place, opened
 
 MADE = "made.jsonl"
 

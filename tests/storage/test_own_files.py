@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fedmerge import home, own_files
-from fedmerge.files import DiskError, Foreign, check_writable, locked, make_folder, write_text
-from fedmerge.own_files import enter, room_of
-from fedmerge.room import LINKED, Room
+from fedmerge.storage import home, own_files
+from fedmerge.storage.files import DiskError, Foreign, check_writable, locked, make_folder, write_text
+from fedmerge.storage.own_files import enter, room_of
+from fedmerge.storage.room import LINKED, Room
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from fedmerge.living import Process, birth, process
+from fedmerge.storage.living import Process, birth, process
 
 
 def child(code="import time; time.sleep(60)"):
@@ -45,6 +45,6 @@ def test_nothing_is_said_of_other_machines():
 
 
 def test_it_is_the_same_in_whichever_process_asks():
-    code = f"from fedmerge.living import birth; print(birth({os.getpid()}))"
+    code = f"from fedmerge.storage.living import birth; print(birth({os.getpid()}))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == process().born

@@ -15,11 +15,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-import fedmerge.own_files as own_files
+import fedmerge.storage.own_files as own_files
 from fedmerge.errors import FedMergeError, short
-from fedmerge.files import write_json
-from fedmerge.manifest import check, read_manifest
-from fedmerge.own_files import MANIFEST, SIGNATURE
+from fedmerge.storage.files import write_json
+from fedmerge.storage.manifest import check, read_manifest
+from fedmerge.storage.own_files import MANIFEST, SIGNATURE
 
 MEANING = b"FedMerge manifest 1\n"
 """The prefix of the signed bytes, so that a signature for another purpose cannot be used here."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedmerge import files
-from fedmerge.files import Damaged, DiskError
+from fedmerge.storage import files
+from fedmerge.storage.files import Damaged, DiskError
 from tests.facts import refused
 
 FULL = "No space left on device"
