@@ -181,7 +181,8 @@ def _board(rows: pd.DataFrame, compare: str, levels: list[Any], reference: Any, 
     )
     board = board.join(beside.reset_index(drop=True))
     board[STANDING] = learning(rows, compare, metric)[STANDING].reindex(levels).to_numpy()
-    board[["learned", "worth"]] = board[["learned", "worth"]].fillna(True).astype(bool)
+    known = board[["learned", "worth"]]
+    board[["learned", "worth"]] = known.isna() | known.astype(bool)
     board["reference_worth"] = bool(board.loc[board["level"] == reference, "worth"].all())
     return board.iloc[(-sign * board["mean"]).argsort(kind="stable")].reset_index(drop=True)
 
