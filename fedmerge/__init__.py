@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedmerge.data import SOURCES, Arrays, SourceRequest, streams
     from fedmerge.experiment.bench.bench import bench
     from fedmerge.experiment.bench.study import Study, open_study
-    from fedmerge.experiment.results import Result
+    from fedmerge.experiment.folder.results import Result
     from fedmerge.experiment.run import run
     from fedmerge.federation.aggregators import AGGREGATORS, Aggregated, AggregationContext, Update
     from fedmerge.merging import FUSION, Context, Merged, Parents
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "run": "fedmerge.experiment.run",
     "BackendConfig": "fedmerge.cluster.config",
-    "Result": "fedmerge.experiment.results",
+    "Result": "fedmerge.experiment.folder.results",
     "bench": "fedmerge.experiment.bench.bench",
     "Study": "fedmerge.experiment.bench.study",
     "open_study": "fedmerge.experiment.bench.study",

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import fedmerge
 from fedmerge.cli import app
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.query import query
+from fedmerge.experiment.folder.query import query
 from fedmerge.extras import extra
 from tests.facts import refused
 

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from fedmerge.experiment.bench.config import BenchConfig
-from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.federation.deployment.node_folder import NodeSettings
 from fedmerge.federation.policy.rules import Policy
 from fedmerge.schema.validation import validate

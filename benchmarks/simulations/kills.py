@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.speed.bench_engine import STUDY
-from fedmerge.experiment.verify import verify
+from fedmerge.experiment.folder.verify import verify
 from fedmerge.models import state_hash
 from fedmerge.models.weights import load_weights
 from fedmerge.storage.files import write_json

@@ -37,7 +37,7 @@ from safetensors.torch import load_file
 from fedmerge import run
 from fedmerge.data import build_cohort, read_cohort
 from fedmerge.data.export import export
-from fedmerge.experiment.state import state_of
+from fedmerge.experiment.folder.state import state_of
 from fedmerge.federation.deployment.logs import lines
 from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.server_folder import ServerFolder

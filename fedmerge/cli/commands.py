@@ -28,7 +28,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.storage.files import write
 
 if TYPE_CHECKING:
-    from fedmerge.experiment.results import Result
+    from fedmerge.experiment.folder.results import Result
 
 sites = typer.Typer(help="The cohorts of hospitals in sites/*.yaml.", no_args_is_help=True)
 app.add_typer(sites, name="sites")

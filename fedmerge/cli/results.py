@@ -34,8 +34,8 @@ def results(
     as_json: Json = False,
 ) -> None:
     """Answer a SQL question (DuckDB) about the table results: the rows of all runs and studies."""
-    from fedmerge.experiment.query import query as ask
-    from fedmerge.experiment.results import write_table
+    from fedmerge.experiment.folder.query import query as ask
+    from fedmerge.experiment.folder.results import write_table
 
     if file is not None and file.suffix not in (".csv", ".parquet"):
         raise FedMergeError(f"'{file}' has no known format: end its name in .csv or .parquet.")

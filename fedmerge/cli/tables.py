@@ -11,9 +11,9 @@ from rich.table import Table
 
 from fedmerge.analysis.metrics import scale_of
 from fedmerge.data import Cohort, CohortSpec, Site
+from fedmerge.experiment.folder.results import Result, summary_metrics
 from fedmerge.experiment.formatting import listing
-from fedmerge.experiment.results import Result, summary_metrics
-from fedmerge.experiment.unlearned import CONSTANT, marked
+from fedmerge.experiment.summary.unlearned import CONSTANT, marked
 from fedmerge.plugins import origin_of
 from fedmerge.registry import Method
 

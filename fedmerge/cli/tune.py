@@ -13,7 +13,7 @@ from fedmerge.cli.progress import progress_bar
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fedmerge.experiment.entries import MethodConfig
+    from fedmerge.experiment.configuration.entries import MethodConfig
     from fedmerge.testtime.tuning import Tuning
 
 
@@ -39,7 +39,7 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Tune an option on the run's training hospitals, each held out once, without any data of the target."""
-    from fedmerge.experiment.tune import tune_run, tuning_log
+    from fedmerge.experiment.stages.tune import tune_run, tuning_log
     from fedmerge.plugins import load_plugins
     from fedmerge.schema.yaml_text import read_yaml
 

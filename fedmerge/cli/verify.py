@@ -10,7 +10,7 @@ import typer
 from fedmerge.cli.app import FAILED, Json, app, err, out, print_json, say
 
 if TYPE_CHECKING:
-    from fedmerge.experiment.verify import Verified
+    from fedmerge.experiment.folder.verify import Verified
 
 Folder = Annotated[Path, typer.Argument(help="A run, a study, a folder in one, or a folder of models.")]
 
@@ -27,7 +27,7 @@ def verify(
 
     The exit code is 0 where everything is as it was written, 1 where it is not, 2 where nothing is recorded.
     """
-    from fedmerge.experiment.verify import verify as compare
+    from fedmerge.experiment.folder.verify import verify as compare
 
     found = compare(folder, key)
     if as_json:
@@ -50,7 +50,7 @@ def sign(
 
 
 def _show(found: Verified) -> None:
-    from fedmerge.experiment.verify import SIGNED
+    from fedmerge.experiment.folder.verify import SIGNED
 
     check = found.check
     for sentence in check.sentences():

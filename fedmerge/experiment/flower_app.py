@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedmerge.data import Cohort, Site, build_cohort, read_cohort
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.federations import federations
-from fedmerge.experiment.machine import pick_device, settle
-from fedmerge.experiment.reading import read_experiment
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.federations import federations
+from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.experiment.folder.machine import pick_device, settle
 from fedmerge.federation import client_of, server_of
 from fedmerge.schema.validation import validate
 from fedmerge.storage.files import write_json

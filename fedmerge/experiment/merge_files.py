@@ -14,8 +14,8 @@ from fedmerge.data.fusion import balanced
 from fedmerge.data.images import Split, resize, to_channels
 from fedmerge.data.sources import load_source
 from fedmerge.errors import Faults, FedMergeError, short
-from fedmerge.experiment.changes import apply_change
-from fedmerge.experiment.machine import pick_device
+from fedmerge.experiment.configuration.changes import apply_change
+from fedmerge.experiment.folder.machine import pick_device
 from fedmerge.merging import FUSION, MergeResult, merge
 from fedmerge.models.bare import bare
 from fedmerge.models.cards import ModelCard, check_cards, read_card, write_model
@@ -23,7 +23,7 @@ from fedmerge.models.copies import faithful, fill
 from fedmerge.models.entries import kinds
 from fedmerge.models.state import State, check_alike, state_hash, without_wrappers
 from fedmerge.models.weights import load_weights
-from fedmerge.models.zoo import ModelSpec, build, default_normalisation, module_of
+from fedmerge.models.zoo import NETWORKS, ModelSpec, build, default_normalisation, module_of
 from fedmerge.plugins import load_module
 from fedmerge.registry import Needs
 from fedmerge.schema.validation import is_folder, is_there, validate
@@ -206,7 +206,7 @@ def _parts(text: str) -> tuple[str, str]:
     """Return a network's name, also ``torchvision:NAME`` or ``MODULE:FACTORY``, and its options as text."""
     name, _, rest = text.partition(":")
     inner, _, options = rest.partition(":")
-    if not inner or "=" in inner:
+    if not inner or "=" in inner or name in NETWORKS:
         return name, rest
     if module := module_of(f"{name}:{inner}"):
         load_module(module)

@@ -16,18 +16,12 @@ from fedmerge.analysis import METRICS
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks import remarks, together
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.experiment import run_seed
-from fedmerge.experiment.federation_summary import federation_in_words
-from fedmerge.experiment.folders import new_folder
-from fedmerge.experiment.interrupt import Stopped, stoppable
-from fedmerge.experiment.machine import describe, pick_device, reproducible
-from fedmerge.experiment.preflight import check_seeds
-from fedmerge.experiment.privacy_summary import privacy_in_words
-from fedmerge.experiment.reading import read_experiment
-from fedmerge.experiment.record import Progress, Record
-from fedmerge.experiment.results import Result, columns, open_checked
-from fedmerge.experiment.run_manifest import (
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.experiment.folder.folders import new_folder
+from fedmerge.experiment.folder.machine import describe, pick_device, reproducible
+from fedmerge.experiment.folder.results import Result, columns, open_checked
+from fedmerge.experiment.folder.run_manifest import (
     CONFIG,
     NAME,
     RunManifest,
@@ -38,7 +32,13 @@ from fedmerge.experiment.run_manifest import (
     same_experiment,
     same_place,
 )
-from fedmerge.experiment.tracking import check_trackers, tracked
+from fedmerge.experiment.interrupt import Stopped, stoppable
+from fedmerge.experiment.stages.preflight import check_seeds
+from fedmerge.experiment.stages.record import Progress, Record
+from fedmerge.experiment.stages.seed import run_seed
+from fedmerge.experiment.stages.tracking import check_trackers, tracked
+from fedmerge.experiment.summary.federation_summary import federation_in_words
+from fedmerge.experiment.summary.privacy_summary import privacy_in_words
 from fedmerge.federation import open_backend
 from fedmerge.reports.run_report import write_report
 from fedmerge.storage import manifest

@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.run_manifest import NAME, RunManifest, at_work, now
+from fedmerge.experiment.folder.run_manifest import NAME, RunManifest, at_work, now
 from fedmerge.federation.deployment.links import STOPPED, tasks
 from fedmerge.federation.deployment.runs import runs
 from fedmerge.federation.deployment.server_folder import ServerFolder

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.state import RunState, state_of
-from fedmerge.experiment.undecided import PENDING, undecided
+from fedmerge.experiment.configuration.undecided import PENDING, undecided
+from fedmerge.experiment.folder.state import RunState, state_of
 from fedmerge.federation.deployment.certificates import expiries
 from fedmerge.federation.deployment.links import STOPPED, Link, Task, links, tasks
 from fedmerge.federation.deployment.node_folder import NodeFolder

@@ -8,11 +8,11 @@ import pandas as pd
 
 from fedmerge.analysis import learning, learning_at, uneven
 from fedmerge.analysis.metrics import METRICS, scale_of
+from fedmerge.experiment.folder.results import Result, summary_metrics
 from fedmerge.experiment.formatting import count, listing, percent
 from fedmerge.experiment.kinds import KINDS, TRIED
-from fedmerge.experiment.results import Result, summary_metrics
-from fedmerge.experiment.summary import clean, receiver
-from fedmerge.experiment.unlearned import remark
+from fedmerge.experiment.summary.summary import clean, receiver
+from fedmerge.experiment.summary.unlearned import remark
 from fedmerge.merging import FUSION
 from fedmerge.reports.tables import Cell, Group, Line, Table, heading
 from fedmerge.testtime import TESTTIME

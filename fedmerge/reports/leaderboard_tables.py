@@ -11,7 +11,7 @@ import pandas as pd
 from fedmerge.analysis.metrics import METRICS, scale_of
 from fedmerge.experiment.formatting import percent
 from fedmerge.experiment.kinds import KINDS
-from fedmerge.experiment.unlearned import remark
+from fedmerge.experiment.summary.unlearned import remark
 from fedmerge.reports.figures.panels import metric_words, plain, signed
 from fedmerge.reports.leaderboards import Leaderboards
 from fedmerge.reports.page import records

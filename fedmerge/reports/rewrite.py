@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.experiment.results import open_result
-from fedmerge.experiment.run_manifest import NAME, read_begun
+from fedmerge.experiment.folder.results import open_result
+from fedmerge.experiment.folder.run_manifest import NAME, read_begun
 from fedmerge.plugins import load_plugins, locate_plugins
 from fedmerge.reports.run_report import write_report
 from fedmerge.schema.validation import is_folder, is_there

@@ -12,10 +12,10 @@ import yaml
 
 from fedmerge.analysis import interval_rule, leaderboard
 from fedmerge.data import Cohort
-from fedmerge.experiment.federations import federations
+from fedmerge.experiment.configuration.federations import federations
+from fedmerge.experiment.folder.results import Result
 from fedmerge.experiment.kinds import REFERENCE, TRIED
-from fedmerge.experiment.results import Result
-from fedmerge.experiment.summary import asked, clean, mean_label, receiver
+from fedmerge.experiment.summary.summary import asked, clean, mean_label, receiver
 from fedmerge.reports import figures, page
 from fedmerge.reports.calibration import joined, with_leaderboard
 from fedmerge.reports.failures import failure_list

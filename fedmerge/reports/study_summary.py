@@ -12,7 +12,7 @@ from fedmerge.analysis.cube import finished, severities
 from fedmerge.analysis.metrics import scale_of
 from fedmerge.experiment.formatting import count, few, listing, percent
 from fedmerge.experiment.kinds import REFERENCE
-from fedmerge.experiment.unlearned import lost_places, nothing_learned, reason, worthless
+from fedmerge.experiment.summary.unlearned import lost_places, nothing_learned, reason, worthless
 from fedmerge.reports.figures.panels import metric_words, number_of, plain, signed
 from fedmerge.reports.leaderboards import Leaderboards
 

@@ -14,7 +14,7 @@ from fedmerge.cli import progress
 from fedmerge.cli.bench import _View, live_view
 from fedmerge.cli.progress import EVERY, LOOK, Lines, clock, progress_bar
 from fedmerge.engine.events import Event, GraphProgress
-from fedmerge.experiment.record import Record
+from fedmerge.experiment.stages.record import Record
 
 
 class Clock:

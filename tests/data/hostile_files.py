@@ -11,7 +11,7 @@ from pathlib import Path
 from fedmerge.data.npz import KEYS, read_npz
 from fedmerge.data.pictures import is_picture, read_picture
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.reopen import read_mapping, read_table
+from fedmerge.experiment.folder.reopen import read_mapping, read_table
 from fedmerge.models.cards import read_card
 from fedmerge.models.weights import load_weights
 from fedmerge.schema.validation import load_yaml

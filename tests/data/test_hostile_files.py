@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from fedmerge.data import npz_sizes
-from fedmerge.experiment.reopen import read_table
+from fedmerge.experiment.folder.reopen import read_table
 from fedmerge.storage import outside
 from fedmerge.storage.outside import check_memory, check_tensor_file, read_bounded
 from tests.facts import refused

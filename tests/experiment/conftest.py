@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedmerge.data import Appearance, Cohort, Site, Split
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.results import Result
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.folder.results import Result
 from fedmerge.merging import FUSION
 from fedmerge.merging.methods import Context, Merged, Parents
 from fedmerge.models import state_hash

@@ -9,9 +9,9 @@ import yaml
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench.config import read_bench
-from fedmerge.experiment.checks import CHECKS, PLAIN
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.reading import read_experiment
+from fedmerge.experiment.configuration.checks import CHECKS, PLAIN
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.reading import read_experiment
 
 COHORT = """\
 source: digits

@@ -8,11 +8,11 @@ import pytest
 from fedmerge.engine import checkpoints
 from fedmerge.engine.checkpoints import Checkpoints
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.evaluation import Measured
-from fedmerge.experiment.experiment import run_seed
+from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.kinds import MODELS
-from fedmerge.experiment.reading import read_experiment
-from fedmerge.experiment.record import LISTS, Record
+from fedmerge.experiment.stages.evaluation import Measured
+from fedmerge.experiment.stages.record import LISTS, Record
+from fedmerge.experiment.stages.seed import run_seed
 from fedmerge.federation import hospital, journal
 from fedmerge.models import ModelPool
 from fedmerge.storage.files import read_sealed, write_text

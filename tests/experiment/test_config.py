@@ -3,7 +3,7 @@ import yaml
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench.config import read_bench
-from fedmerge.experiment.reading import find_config, read_experiment
+from fedmerge.experiment.configuration.reading import find_config, read_experiment
 
 
 @pytest.fixture

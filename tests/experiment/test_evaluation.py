@@ -14,11 +14,16 @@ from fedmerge import run
 from fedmerge.data import Split, scanner, streams
 from fedmerge.data.scanner import Appearance
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.config import EvaluationConfig
-from fedmerge.experiment.evaluation import EvaluationConditions, Predictor, TargetStreams, evaluate_predictor
-from fedmerge.experiment.reading import read_experiment
-from fedmerge.experiment.record import Record
-from fedmerge.experiment.setup import set_up
+from fedmerge.experiment.configuration.config import EvaluationConfig
+from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.experiment.stages.evaluation import (
+    EvaluationConditions,
+    Predictor,
+    TargetStreams,
+    evaluate_predictor,
+)
+from fedmerge.experiment.stages.record import Record
+from fedmerge.experiment.stages.setup import set_up
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.schema.validation import validate

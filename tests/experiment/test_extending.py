@@ -17,7 +17,7 @@ import fedmerge as fm
 from fedmerge.cli import app
 from fedmerge.experiment import flower_app
 from fedmerge.experiment.flower_app import RunConfig
-from fedmerge.experiment.setup import model_spec
+from fedmerge.experiment.stages.setup import model_spec
 from fedmerge.models import build
 
 DOCS = Path(__file__).parents[2] / "docs" / "extending"

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from fedmerge.experiment.experiment import train_and_fuse
-from fedmerge.experiment.federations import federations
-from fedmerge.experiment.reading import read_experiment
-from fedmerge.experiment.record import Record
-from fedmerge.experiment.setup import set_up
+from fedmerge.experiment.configuration.federations import federations
+from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.experiment.stages.record import Record
+from fedmerge.experiment.stages.seed import train_and_fuse
+from fedmerge.experiment.stages.setup import set_up
 
 METHODS = ["hf", {"method": "mean", "label": "repaired", "after": "repair"}]
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.federations import Federation, federations
-from fedmerge.experiment.reading import read_experiment
+from fedmerge.experiment.configuration.federations import Federation, federations
+from fedmerge.experiment.configuration.reading import read_experiment
 
 
 def of(cohort, experiment, **changes):

@@ -11,7 +11,7 @@ import yaml
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment import flower_app
 from fedmerge.experiment.flower_app import RunConfig
-from fedmerge.experiment.machine import reproducible
+from fedmerge.experiment.folder.machine import reproducible
 from fedmerge.experiment.run import run
 from fedmerge.federation import LocalGrid
 from fedmerge.federation.flower import FlowerPlace

@@ -8,13 +8,13 @@ import torch
 from fedmerge.data import concat
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment import predictors as candidates
-from fedmerge.experiment.experiment import train_and_fuse
-from fedmerge.experiment.federations import federations
-from fedmerge.experiment.preflight import check
-from fedmerge.experiment.reading import read_experiment
-from fedmerge.experiment.record import Record
-from fedmerge.experiment.setup import model_spec, set_up
+from fedmerge.experiment.configuration.federations import federations
+from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.experiment.stages import predictors as candidates
+from fedmerge.experiment.stages.preflight import check
+from fedmerge.experiment.stages.record import Record
+from fedmerge.experiment.stages.seed import train_and_fuse
+from fedmerge.experiment.stages.setup import model_spec, set_up
 from fedmerge.federation import Server
 from fedmerge.merging import merge
 from fedmerge.models import Normalisation, build

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from fedmerge.experiment.machine import reproducible
+from fedmerge.experiment.folder.machine import reproducible
 from fedmerge.federation.grids.ray.numerics import Numerics
 
 
@@ -24,7 +24,7 @@ def test_switches_are_after_a_run_what_they_were_before(mode):
 
 def test_a_process_is_settled_without_pytorch_s_compiler():
     code = (
-        "import sys; from fedmerge.experiment.machine import settle; settle(1);"
+        "import sys; from fedmerge.experiment.folder.machine import settle; settle(1);"
         "print([name for name in ('torch._inductor', 'torch._dynamo') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

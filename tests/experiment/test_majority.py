@@ -12,7 +12,7 @@ from fedmerge import run
 from fedmerge.analysis import answers, scores
 from fedmerge.data import Arrays, SiteSpec
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.majority import Frequencies
+from fedmerge.experiment.stages.majority import Frequencies
 
 
 def test_it_answers_with_the_frequencies_of_the_classes():

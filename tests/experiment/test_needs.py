@@ -4,10 +4,10 @@ import pytest
 
 from fedmerge import run
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.config import MethodConfig
-from fedmerge.experiment.entries import read_method
-from fedmerge.experiment.needs import needs_of
-from fedmerge.experiment.reading import read_experiment
+from fedmerge.experiment.configuration.config import MethodConfig
+from fedmerge.experiment.configuration.entries import read_method
+from fedmerge.experiment.configuration.needs import needs_of
+from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.registry import Needs
 from fedmerge.testtime import TESTTIME
 

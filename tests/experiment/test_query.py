@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from fedmerge.cli import results as command
 from fedmerge.cli.app import app
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.query import query
-from fedmerge.experiment.results import write_table
+from fedmerge.experiment.folder.query import query
+from fedmerge.experiment.folder.results import write_table
 
 
 @pytest.fixture

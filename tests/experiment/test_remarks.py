@@ -16,8 +16,8 @@ from fedmerge.cli.commands import show_result
 from fedmerge.experiment import run as module
 from fedmerge.experiment.bench.bench import bench
 from fedmerge.experiment.bench.study import open_study
+from fedmerge.experiment.folder.results import open_result
 from fedmerge.experiment.interrupt import Stopped
-from fedmerge.experiment.results import open_result
 from fedmerge.reports.rewrite import write_again
 
 BLACK = "images of one value in every pixel, which cannot teach: beta 3 of 48."

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from fedmerge.data import CohortSpec, streams
-from fedmerge.experiment.reopen import without_images
+from fedmerge.experiment.folder.reopen import without_images
 from fedmerge.reports.leaderboard import STREAMS, by_site, score_table
 from fedmerge.reports.run_report import write_report
 

@@ -21,9 +21,9 @@ import yaml
 from fedmerge import ModelPool, Result, run
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment import run as module
-from fedmerge.experiment import run_manifest as begun
-from fedmerge.experiment.results import WALL_CLOCK, open_result
-from fedmerge.experiment.state import state_of
+from fedmerge.experiment.folder import run_manifest as begun
+from fedmerge.experiment.folder.results import WALL_CLOCK, open_result
+from fedmerge.experiment.folder.state import state_of
 from fedmerge.federation import server
 from fedmerge.models import weights
 from fedmerge.seeding import numpy_generator

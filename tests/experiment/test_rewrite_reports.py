@@ -16,8 +16,8 @@ import fedmerge.cli.report  # noqa: F401  the command registers itself
 from fedmerge import run
 from fedmerge.cli.app import app
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.results import open_result
-from fedmerge.experiment.run_manifest import read_begun
+from fedmerge.experiment.folder.results import open_result
+from fedmerge.experiment.folder.run_manifest import read_begun
 from fedmerge.reports.rewrite import write_again
 
 SITES = [{"name": "007"}, {"name": "beta"}, {"name": "delta", "unseen": True}]

@@ -16,7 +16,7 @@ from fedmerge.analysis import scores
 from fedmerge.cli.commands import end
 from fedmerge.data import Arrays, SiteSpec, build_cohort
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.results import columns, summarise
+from fedmerge.experiment.folder.results import columns, summarise
 from fedmerge.merging import merge
 from fedmerge.models import average, predict, state_hash
 
@@ -188,7 +188,7 @@ def test_a_hospital_that_diverges_is_recorded_and_the_run_goes_on(experiment, tm
 
 
 def test_what_was_measured_before_an_error_is_saved(experiment, tmp_path, monkeypatch):
-    from fedmerge.experiment import experiment as module
+    from fedmerge.experiment.stages import seed as module
 
     def stop(*args):
         raise FedMergeError("the roof fell in.")

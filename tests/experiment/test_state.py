@@ -11,9 +11,9 @@ import pytest
 from fedmerge import run
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment import run as module
-from fedmerge.experiment.query import query
-from fedmerge.experiment.results import open_result
-from fedmerge.experiment.state import state_of, states
+from fedmerge.experiment.folder.query import query
+from fedmerge.experiment.folder.results import open_result
+from fedmerge.experiment.folder.state import state_of, states
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.storage.files import read_sealed, write_sealed
 

@@ -9,8 +9,8 @@ import pytest
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment import stopping
-from fedmerge.experiment.run_manifest import CONFIG, RunManifest, at_work
-from fedmerge.experiment.state import state_of
+from fedmerge.experiment.folder.run_manifest import CONFIG, RunManifest, at_work
+from fedmerge.experiment.folder.state import state_of
 from fedmerge.experiment.stopping import mark_stopped, stop_deployed
 from fedmerge.federation.deployment.flower import Flower
 from fedmerge.federation.deployment.links import STOPPED, Task

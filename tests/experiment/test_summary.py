@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from fedmerge.experiment.results import summarise
-from fedmerge.experiment.summary import answer, asked, best_alone, cells, difference, ranking
+from fedmerge.experiment.folder.results import summarise
+from fedmerge.experiment.summary.summary import answer, asked, best_alone, cells, difference, ranking
 
 
 def test_gains_and_losses_are_differences_of_the_table(tables):

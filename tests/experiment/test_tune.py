@@ -13,11 +13,11 @@ from fedmerge.analysis import fit_temperature
 from fedmerge.cli.tune import chosen_entry
 from fedmerge.data import concat
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment import predictors as candidates
-from fedmerge.experiment import tune
-from fedmerge.experiment.entries import read_method
-from fedmerge.experiment.reading import read_experiment
-from fedmerge.experiment.tune import tune_run
+from fedmerge.experiment.configuration.entries import read_method
+from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.experiment.stages import predictors as candidates
+from fedmerge.experiment.stages import tune
+from fedmerge.experiment.stages.tune import tune_run
 from fedmerge.models import predict
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import Tuning, as_text

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from fedmerge.analysis import by_site as sites_of
 from fedmerge.analysis import leaderboard
+from fedmerge.experiment.folder.results import summarise
 from fedmerge.experiment.kinds import MAJORITY, TRIED
-from fedmerge.experiment.results import summarise
-from fedmerge.experiment.summary import answer
+from fedmerge.experiment.summary.summary import answer
 from fedmerge.reports import figures, write_study_report
 from fedmerge.reports.leaderboard import by_site, score_table
 from fedmerge.reports.leaderboard_tables import board_table

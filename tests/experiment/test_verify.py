@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from fedmerge import FedMergeError, run
 from fedmerge.cli import app
 from fedmerge.experiment import run as module
-from fedmerge.experiment.query import query
-from fedmerge.experiment.verify import verify
+from fedmerge.experiment.folder.query import query
+from fedmerge.experiment.folder.verify import verify
 from fedmerge.models.pool import ModelPool
 from fedmerge.reports.rewrite import doubts
 from fedmerge.storage import files, manifest
@@ -290,7 +290,7 @@ def interrupted(small, folder, monkeypatch):
         raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedmerge.experiment.experiment.evaluate_all", dies)
+        patch.setattr("fedmerge.experiment.stages.seed.evaluate_all", dies)
         with pytest.raises(Died):
             run(small, out=folder)
 

@@ -16,8 +16,8 @@ from fedmerge.cli.deployment.state_text import state_text
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment import run as module
 from fedmerge.experiment import watching
+from fedmerge.experiment.configuration.undecided import undecided
 from fedmerge.experiment.deployed import _told
-from fedmerge.experiment.undecided import undecided
 from fedmerge.experiment.watching import at_work, node_status, server_status, status_of
 from fedmerge.federation.admission import Admitted, write_admitted
 from fedmerge.federation.deployment.links import Task

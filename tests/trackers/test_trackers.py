@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.entries import TrackerConfig
-from fedmerge.experiment.evaluation import Measured
-from fedmerge.experiment.record import Record
-from fedmerge.experiment.tracking import tracked
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.entries import TrackerConfig
+from fedmerge.experiment.stages.evaluation import Measured
+from fedmerge.experiment.stages.record import Record
+from fedmerge.experiment.stages.tracking import tracked
 from fedmerge.trackers import TRACKERS, flat, scalars
 
 HISTORY = {"seed": 0, "federation": "all", "round": 2, "phase": "train", "site": "north", "loss": 0.5,
@@ -107,7 +107,7 @@ def test_a_run_tells_new_rows_and_how_it_ended(noting, tmp_path):
     record = Record({})
     with tracked([TrackerConfig.model_validate("noting")], CONFIG, tmp_path / "run", record):
         record.result(0, "coast", measured())
-        record.take({"results": [RESULT]})  # rows of a checkpoint were told when they were made
+        record.extend({"results": [RESULT]})  # rows of a checkpoint were told when they were made
         record.result(0, "coast", measured())
     assert Noting.told == [("start", "run"), ("results", 1), ("results", 2), ("finish", True)]
 

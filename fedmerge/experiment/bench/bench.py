@@ -19,8 +19,8 @@ from fedmerge.experiment.bench.remarks import write_remarks
 from fedmerge.experiment.bench.rows import collect, collect_traces
 from fedmerge.experiment.bench.spending import write_spending
 from fedmerge.experiment.bench.study import Study, adopt, open_study
+from fedmerge.experiment.folder.machine import pick_device, versions
 from fedmerge.experiment.kinds import RESUMING
-from fedmerge.experiment.machine import pick_device, versions
 from fedmerge.plugins import loaded_plugins
 from fedmerge.schema.validation import noting_files
 from fedmerge.storage import manifest
@@ -120,7 +120,7 @@ def _executor(
 def _assignments(
     plan: StudyPlan, todo: Mapping[str, None], variants: Sequence[Variant], store: Store, device: str
 ) -> dict[str, Assignment]:
-    from fedmerge.experiment.stages import WORK  # it loads the training code
+    from fedmerge.experiment.stages.tasks import WORK  # it loads the training code
 
     sources = {variant.cohort.name: variant.cohort.folder for variant in variants}
     threads = variants[0].experiment.threads or 1

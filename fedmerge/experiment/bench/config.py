@@ -21,12 +21,12 @@ from pydantic import (
 from fedmerge.analysis import METRICS
 from fedmerge.data import CohortSpec
 from fedmerge.errors import Faults, FedMergeError, nearest, unknown
-from fedmerge.experiment import results
-from fedmerge.experiment.changes import apply_change, check_once, set_fields
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.entries import Strict
-from fedmerge.experiment.plugged import plug_in
-from fedmerge.experiment.reading import find_config, read_experiment
+from fedmerge.experiment.configuration.changes import apply_change, check_once, set_fields
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.entries import Strict
+from fedmerge.experiment.configuration.plugged import plug_in
+from fedmerge.experiment.configuration.reading import find_config, read_experiment
+from fedmerge.experiment.folder import results
 from fedmerge.schema.validation import LONGEST_NAME, Distinct, is_there, load_yaml, validate
 
 Reference = Literal["alone", "pooled", "oracle"]

@@ -19,12 +19,12 @@ from fedmerge.engine.graph import Graph
 from fedmerge.engine.task import Task, task_of
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench.config import BenchConfig, Variant
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.entries import MethodConfig
-from fedmerge.experiment.federations import Federation, federations
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.entries import MethodConfig
+from fedmerge.experiment.configuration.federations import Federation, federations
+from fedmerge.experiment.configuration.needs import needs_data, needs_of
+from fedmerge.experiment.configuration.plugged import code_of
 from fedmerge.experiment.kinds import MAJORITY, REFERENCE, VERSIONS
-from fedmerge.experiment.needs import needs_data, needs_of
-from fedmerge.experiment.plugged import code_of
 from fedmerge.experiment.target_supervised import BEST_SOURCE, ORACLE
 
 Config = dict[str, Any]

@@ -9,11 +9,11 @@ import pandas as pd
 
 from fedmerge.analysis import METRICS
 from fedmerge.engine.store import Store, said
-from fedmerge.experiment import results
 from fedmerge.experiment.bench.config import BenchConfig
 from fedmerge.experiment.bench.plan import Entry, StudyPlan
+from fedmerge.experiment.folder import results
+from fedmerge.experiment.folder.results import write_table
 from fedmerge.experiment.kinds import COEFFICIENTS
-from fedmerge.experiment.results import write_table
 from fedmerge.experiment.target_supervised import ORACLE, best_source
 
 Row = dict[str, Any]

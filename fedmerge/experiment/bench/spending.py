@@ -25,7 +25,7 @@ def write_spending(plan: StudyPlan, store: Store) -> None:
         if job.kind == KIND and federation.get("privacy") and states[job.name] in ("done", "dropped"):
             trained.append((federation["privacy"], store.read(job.name, "job.json")["history"]))
     if trained:
-        from fedmerge.experiment.privacy_summary import study_privacy_in_words  # loads the federation
+        from fedmerge.experiment.summary.privacy_summary import study_privacy_in_words  # loads the federation
 
         with said(store.folder):
             write_json(store.folder / NAME, study_privacy_in_words(trained))

@@ -17,7 +17,7 @@ from fedmerge.experiment.bench.config import BenchConfig
 from fedmerge.experiment.bench.plan import StudyPlan
 from fedmerge.experiment.bench.remarks import read_remarks
 from fedmerge.experiment.bench.spending import read_spending
-from fedmerge.experiment.plugged import plug_in
+from fedmerge.experiment.configuration.plugged import plug_in
 from fedmerge.schema.validation import differences, load_yaml, validate
 from fedmerge.storage.files import write_json, write_text
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from fedmerge.analysis.metrics import scale_of
 from fedmerge.experiment.formatting import count
-from fedmerge.experiment.unlearned import marked
+from fedmerge.experiment.summary.unlearned import marked
 from fedmerge.reports.figures.panels import (
     PHONE,
     Board,

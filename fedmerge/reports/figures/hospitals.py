@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from fedmerge.analysis.metrics import scale_of
 from fedmerge.experiment.formatting import count, percent
-from fedmerge.experiment.unlearned import CONSTANT, MARK
+from fedmerge.experiment.summary.unlearned import CONSTANT, MARK
 from fedmerge.reports.figures.panels import (
     Board,
     head,

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from fedmerge.analysis.metrics import scale_of
 from fedmerge.errors import unknown
 from fedmerge.experiment.formatting import count, listing, percent
-from fedmerge.experiment.unlearned import CONSTANT, MARK, marked
+from fedmerge.experiment.summary.unlearned import CONSTANT, MARK, marked
 from fedmerge.reports.figures.style import MARKERS, TYPE, colours, figure, wrapped
 
 MOST_PANELS, MOST_LINES, PHONE = 12, 8, 5.5

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedmerge.experiment.folder.results import summarise
 from fedmerge.experiment.formatting import count, listing, percent
 from fedmerge.experiment.kinds import KINDS, TRIED
-from fedmerge.experiment.results import summarise
-from fedmerge.experiment.unlearned import CONSTANT, marked
+from fedmerge.experiment.summary.unlearned import CONSTANT, marked
 from fedmerge.reports.figures.panels import metric_words, nothing_worth
 from fedmerge.reports.figures.style import (
     FAINT,

@@ -9,10 +9,10 @@ from scipy.stats import norm
 from fedmerge import ModelPool
 from fedmerge.data import build_cohort, read_cohort
 from fedmerge.data.fusion import share
-from fedmerge.experiment import predictors as candidates
 from fedmerge.experiment.bench.bench import bench
 from fedmerge.experiment.bench.study import open_study
 from fedmerge.experiment.run import run
+from fedmerge.experiment.stages import predictors as candidates
 from fedmerge.federation import MergeStrategy
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.privacy.accounting import epsilon_of

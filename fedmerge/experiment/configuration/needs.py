@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fedmerge.experiment.entries import CALIBRATION
+from fedmerge.experiment.configuration.entries import CALIBRATION
 from fedmerge.merging import FUSION
 from fedmerge.registry import Needs
 from fedmerge.testtime import TESTTIME
 
 if TYPE_CHECKING:
-    from fedmerge.experiment.config import Experiment
-    from fedmerge.experiment.entries import MethodConfig
+    from fedmerge.experiment.configuration.config import Experiment
+    from fedmerge.experiment.configuration.entries import MethodConfig
 
 
 def needs_of(entry: MethodConfig) -> Needs:

@@ -14,11 +14,11 @@ from fedmerge.data import Cohort, Split
 from fedmerge.data.images import concat
 from fedmerge.engine.checkpoints import Checkpoints
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.evaluation import EvaluationConditions
-from fedmerge.experiment.federations import MIXED
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.federations import MIXED
 from fedmerge.experiment.kinds import MODELS
-from fedmerge.experiment.record import Record
+from fedmerge.experiment.stages.evaluation import EvaluationConditions
+from fedmerge.experiment.stages.record import Record
 from fedmerge.federation import LOCAL, FederationPlan
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.models.inputs import Normalisation

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from fedmerge.engine.rows import Row, RowBuffer
-from fedmerge.experiment.evaluation import Measured
+from fedmerge.experiment.stages.evaluation import Measured
 
 if TYPE_CHECKING:
     from fedmerge.federation import MergeStrategy

@@ -14,11 +14,11 @@ from fedmerge.analysis import METRICS, Answers, learning, ranking_metric
 from fedmerge.analysis.metrics import Metric, score_columns
 from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.folder.reopen import read_mapping, read_saved, read_table
+from fedmerge.experiment.folder.state import state_of
 from fedmerge.experiment.kinds import KINDS, MAJORITY
-from fedmerge.experiment.reopen import read_mapping, read_saved, read_table
-from fedmerge.experiment.state import state_of
-from fedmerge.experiment.summary import answer, mean_label, receiver
+from fedmerge.experiment.summary.summary import answer, mean_label, receiver
 from fedmerge.storage.files import write, write_json, write_text
 from fedmerge.storage.manifest import warnings
 

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.config import RESERVED, Experiment
-from fedmerge.experiment.federations import federations
-from fedmerge.experiment.needs import unmet_needs
+from fedmerge.experiment.configuration.config import RESERVED, Experiment
+from fedmerge.experiment.configuration.federations import federations
+from fedmerge.experiment.configuration.needs import unmet_needs
 from fedmerge.federation.fault_injection import check_sites
 from fedmerge.models.zoo import check_network
 from fedmerge.schema.faults import Fault, faults_of, without

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.federation.privacy.accounting import NOT_COVERED, SIMULATED, Options, epsilon, epsilon_of
 from fedmerge.federation.privacy.options import Privacy
 

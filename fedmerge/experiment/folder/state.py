@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from fedmerge.experiment.folder.run_manifest import CONFIG, NAME, RunManifest
 from fedmerge.experiment.kinds import EVALUATION, FINE_TUNE, FUSION, TRAINING
-from fedmerge.experiment.run_manifest import CONFIG, NAME, RunManifest
 from fedmerge.storage.files import Damaged, read_sealed
 
 ENDED = ("finished", "failed", "stopped", "killed")

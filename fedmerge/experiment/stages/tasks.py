@@ -16,18 +16,18 @@ from fedmerge.data.checks import remarks
 from fedmerge.engine.attempt import Attempt
 from fedmerge.engine.store import Store
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.entries import read_method
-from fedmerge.experiment.evaluation import Predictor, TargetStreams, evaluate_predictor
-from fedmerge.experiment.fine_tuning import fine_tune
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.entries import read_method
+from fedmerge.experiment.configuration.plugged import load_for
+from fedmerge.experiment.folder.machine import describe, pick_device, reproducible
+from fedmerge.experiment.folder.results import write_table
 from fedmerge.experiment.kinds import COEFFICIENTS, LOOKS, REFERENCE, RESUMING
-from fedmerge.experiment.machine import describe, pick_device, reproducible
-from fedmerge.experiment.majority import majority
-from fedmerge.experiment.plugged import load_for
-from fedmerge.experiment.predictors import adapt, alone, fuse, pooled, train_pooled
-from fedmerge.experiment.record import Record
-from fedmerge.experiment.results import write_table
-from fedmerge.experiment.setup import Setup, set_up
+from fedmerge.experiment.stages.evaluation import Predictor, TargetStreams, evaluate_predictor
+from fedmerge.experiment.stages.fine_tuning import fine_tune
+from fedmerge.experiment.stages.majority import majority
+from fedmerge.experiment.stages.predictors import adapt, alone, fuse, pooled, train_pooled
+from fedmerge.experiment.stages.record import Record
+from fedmerge.experiment.stages.setup import Setup, set_up
 from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State

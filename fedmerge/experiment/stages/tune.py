@@ -13,14 +13,14 @@ import fedmerge.storage.own_files as own_files
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import FedMergeError, short, unknown
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.entries import CALIBRATION, MethodConfig, read_method
-from fedmerge.experiment.evaluation import TargetStreams
-from fedmerge.experiment.federations import federations
-from fedmerge.experiment.machine import pick_device, reproducible
-from fedmerge.experiment.record import Progress, Record
-from fedmerge.experiment.reopen import read_saved
-from fedmerge.experiment.setup import Setup, set_up
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.entries import CALIBRATION, MethodConfig, read_method
+from fedmerge.experiment.configuration.federations import federations
+from fedmerge.experiment.folder.machine import pick_device, reproducible
+from fedmerge.experiment.folder.reopen import read_saved
+from fedmerge.experiment.stages.evaluation import TargetStreams
+from fedmerge.experiment.stages.record import Progress, Record
+from fedmerge.experiment.stages.setup import Setup, set_up
 from fedmerge.models.pool import ModelPool
 from fedmerge.schema.validation import is_there
 from fedmerge.testtime import TESTTIME, Node

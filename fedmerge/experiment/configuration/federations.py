@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fedmerge.data import Cohort, CohortSpec
 from fedmerge.errors import FedMergeError, unknown
-from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.configuration.config import Experiment
 
 MIXED = "mixed"
 """The place where the images of all unseen sites arrive together."""

@@ -12,9 +12,9 @@ from fedmerge.data import Cohort, CohortSpec, Site, Split, build_cohort
 from fedmerge.data.medmnist import no_downloads
 from fedmerge.data.sources import parse_source
 from fedmerge.errors import Faults, FedMergeError
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.plugged import plug_in
-from fedmerge.experiment.reading import read_experiment
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.plugged import plug_in
+from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.schema.validation import load_yaml
 from fedmerge.storage.outside import check_table, read_json
 

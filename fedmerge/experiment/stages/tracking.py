@@ -11,8 +11,8 @@ from fedmerge.errors import FedMergeError
 from fedmerge.trackers import TRACKERS, Tracker
 
 if TYPE_CHECKING:
-    from fedmerge.experiment.entries import TrackerConfig
-    from fedmerge.experiment.record import Record
+    from fedmerge.experiment.configuration.entries import TrackerConfig
+    from fedmerge.experiment.stages.record import Record
 
 Row = dict[str, Any]
 

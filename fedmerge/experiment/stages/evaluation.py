@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fedmerge.analysis import Metric, answers, reliability, scores
 from fedmerge.data import Appearance, Split, scanner, streams
-from fedmerge.experiment.config import EvaluationConfig
+from fedmerge.experiment.configuration.config import EvaluationConfig
 from fedmerge.models.arrival import initial_statistics
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.formatting import listing
-from fedmerge.experiment.privacy_summary import mechanism
+from fedmerge.experiment.summary.privacy_summary import mechanism
 from fedmerge.federation.options import FederationOptions
 
 PERSONAL = {

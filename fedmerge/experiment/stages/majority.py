@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from fedmerge.analysis import scores
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.evaluation import Predictor
 from fedmerge.experiment.kinds import MAJORITY, REFERENCE
-from fedmerge.experiment.setup import Setup
+from fedmerge.experiment.stages.evaluation import Predictor
+from fedmerge.experiment.stages.setup import Setup
 
 
 class Frequencies(nn.Module):

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.entries import MethodConfig
-from fedmerge.experiment.evaluation import Predictor, TargetStreams, evaluation_tasks, save_streams
-from fedmerge.experiment.federations import Federation, federations
-from fedmerge.experiment.fine_tuning import fine_tune
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.entries import MethodConfig
+from fedmerge.experiment.configuration.federations import Federation, federations
 from fedmerge.experiment.kinds import EVALUATION, FUSION, MAJORITY, TRAINING
-from fedmerge.experiment.majority import majority
-from fedmerge.experiment.predictors import (
+from fedmerge.experiment.stages.evaluation import Predictor, TargetStreams, evaluation_tasks, save_streams
+from fedmerge.experiment.stages.fine_tuning import fine_tune
+from fedmerge.experiment.stages.majority import majority
+from fedmerge.experiment.stages.predictors import (
     POOLED,
     adapt,
     alone,
@@ -32,8 +32,8 @@ from fedmerge.experiment.predictors import (
     pooled,
     train_pooled,
 )
-from fedmerge.experiment.record import Record
-from fedmerge.experiment.setup import Setup, set_up
+from fedmerge.experiment.stages.record import Record
+from fedmerge.experiment.stages.setup import Setup, set_up
 from fedmerge.federation import LOCAL
 from fedmerge.models.state import State
 from fedmerge.plugins import blamed

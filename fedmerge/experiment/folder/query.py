@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.experiment.state import partial_rows
-from fedmerge.experiment.united import sentence_of, unite
+from fedmerge.experiment.configuration.united import sentence_of, unite
+from fedmerge.experiment.folder.state import partial_rows
 from fedmerge.extras import extra
 from fedmerge.schema.validation import is_folder, is_there
 from fedmerge.storage.made_list import MADE

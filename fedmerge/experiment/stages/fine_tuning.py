@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedmerge.engine.rows import Row
 from fedmerge.experiment.kinds import FINE_TUNE, TRAINING
-from fedmerge.experiment.setup import FEDERATED, Setup
+from fedmerge.experiment.stages.setup import FEDERATED, Setup
 from fedmerge.models.state import State
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from fedmerge.data import FusionData, concat
 from fedmerge.data.fusion import portions, server_set, share
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.entries import MethodConfig
-from fedmerge.experiment.needs import needs_data, needs_of
-from fedmerge.experiment.setup import Setup
+from fedmerge.experiment.configuration.entries import MethodConfig
+from fedmerge.experiment.configuration.needs import needs_data, needs_of
+from fedmerge.experiment.stages.setup import Setup
 from fedmerge.models.state import State
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from fedmerge.plugins import Plugin, load_module, load_plugins, locate_plugins, 
 from fedmerge.testtime import TESTTIME
 
 if TYPE_CHECKING:
-    from fedmerge.experiment.config import Experiment
+    from fedmerge.experiment.configuration.config import Experiment
 
 Config = dict[str, Any]
 METHODS = {"fusion": FUSION, "test-time": TESTTIME}

@@ -18,7 +18,7 @@ from fedmerge.data import CohortSpec, FusionData
 from fedmerge.data.scanner import SHIFTS
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import unknown
-from fedmerge.experiment.entries import MethodConfig, Strict, TrackerConfig, as_written
+from fedmerge.experiment.configuration.entries import MethodConfig, Strict, TrackerConfig, as_written
 from fedmerge.experiment.kinds import MAJORITY
 from fedmerge.experiment.target_supervised import BEST_SOURCE
 from fedmerge.federation.options import FederationOptions

@@ -8,10 +8,10 @@ from typing import Any
 
 from fedmerge.data import CohortSpec, read_cohort
 from fedmerge.errors import Faults, FedMergeError, nearest, short
-from fedmerge.experiment.changes import apply_change
-from fedmerge.experiment.checks import between_sections
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.plugged import plug_in
+from fedmerge.experiment.configuration.changes import apply_change
+from fedmerge.experiment.configuration.checks import between_sections
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.plugged import plug_in
 from fedmerge.schema.faults import faults_of
 from fedmerge.schema.validation import is_folder, is_there, load_yaml
 

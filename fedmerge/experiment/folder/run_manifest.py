@@ -18,9 +18,9 @@ import fedmerge.storage.own_files as own_files
 from fedmerge.data import Cohort, CohortSpec, Site
 from fedmerge.data.sources import Arrays
 from fedmerge.errors import FedMergeError, short
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.plugged import plugin_hashes
-from fedmerge.experiment.reading import read_experiment
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.plugged import plugin_hashes
+from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.schema.validation import differences, is_there, load_yaml
 from fedmerge.schema.yaml_text import read_yaml
 from fedmerge.storage.files import Damaged, digest, locked, read_sealed, write_sealed, write_text

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from fedmerge.analysis import fit_temperature, scores
-from fedmerge.experiment.entries import MethodConfig
-from fedmerge.experiment.evaluation import Predictor
-from fedmerge.experiment.fusion_data import gather, note_traffic
+from fedmerge.experiment.configuration.entries import MethodConfig
 from fedmerge.experiment.kinds import EVALUATION
-from fedmerge.experiment.record import Record
-from fedmerge.experiment.setup import FEDERATED, Setup
-from fedmerge.experiment.tune import make_node, tune_entry, tuning_log
+from fedmerge.experiment.stages.evaluation import Predictor
+from fedmerge.experiment.stages.fusion_data import gather, note_traffic
+from fedmerge.experiment.stages.record import Record
+from fedmerge.experiment.stages.setup import FEDERATED, Setup
+from fedmerge.experiment.stages.tune import make_node, tune_entry, tuning_log
 from fedmerge.merging import MergeResult, merge
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.predict import predict

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from fedmerge.data import Cohort, CohortSpec, FusionData, build_cohort
 from fedmerge.data.fusion import server_set
 from fedmerge.errors import Faults, FedMergeError, nearest
-from fedmerge.experiment.config import Experiment
-from fedmerge.experiment.federations import Federation, federations
-from fedmerge.experiment.needs import needs_of
-from fedmerge.experiment.setup import model_spec, plan_of
+from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.federations import Federation, federations
+from fedmerge.experiment.configuration.needs import needs_of
+from fedmerge.experiment.stages.setup import model_spec, plan_of
 from fedmerge.federation.aggregators.fused import SUMMED
 from fedmerge.federation.plan_checks import check_plan
 from fedmerge.federation.privacy.secure_sum import FEWEST

@@ -13,10 +13,10 @@ import pandas as pd
 from fedmerge.analysis import learning, ranking_metric
 from fedmerge.analysis.cube import with_interval
 from fedmerge.data import Cohort
-from fedmerge.experiment.config import Experiment
+from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.formatting import count, few, listing, percent
 from fedmerge.experiment.kinds import TRIED
-from fedmerge.experiment.unlearned import lost_places, no_gain, nothing_learned, remark
+from fedmerge.experiment.summary.unlearned import lost_places, no_gain, nothing_learned, remark
 
 
 @dataclass(frozen=True)

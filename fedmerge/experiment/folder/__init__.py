@@ -1,0 +1,1 @@
+"""The folder of a run: manifest, tables, state; how it is opened, verified and queried again."""
