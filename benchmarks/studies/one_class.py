@@ -100,12 +100,18 @@ def marked_board(
 
 
 def told(picture: Picture, rows: pd.DataFrame, reference: str, compare: str) -> Picture:
-    """Return a figure of differences whose words say how often the reference is a constant classifier."""
+    """Return a figure of differences that says how often the reference is a constant classifier.
+
+    It stands in the caption's title and, as one more line, above the figure's legend.
+    """
     own = rows[rows[compare] == reference]
     made, caption = picture
     if not often(own)[0]:
         return picture
     words = f"one class for every image: {often_words(reference, own)} measurements"
+    for legend in made.legends[:1]:
+        title = legend.get_title()
+        title.set_text(f"{title.get_text()}\n{words}")
     return made, caption._replace(title=f"{caption.title}; {words}")
 
 
