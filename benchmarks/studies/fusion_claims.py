@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import pandas as pd
+
 from benchmarks.pages import markdown, marked, points
+from benchmarks.studies import one_class
 from benchmarks.studies.fusion_scores import (
     BEST,
     CHANCE,
@@ -109,9 +112,19 @@ def claims_table(seen: Seen, claims: Sequence[Claim], start: str) -> str:
         row = difference(seen, claim, start)
         what = f"{claim.first} − {claim.second}" if claim.second else f"{claim.first}"
         pairs = "" if row is None else f"{row['wins']} / {row['losses']} / {row['ties']}"
-        shown = "" if row is None else marked(row)
+        shown = "" if row is None else one_class.paired(marked(row), _behind(seen, claim, start))
         rows.append([claim.text, f"{what}{_across(claim)}", shown, pairs, decide(claim, row)])
-    return markdown(["the paper", "here", "difference", "above / below / equal", "verdict"], rows, 2)
+    table = markdown(["the paper", "here", "difference", "above / below / equal", "verdict"], rows, 2)
+    names = list(dict.fromkeys(name for each in claims for name in (each.first, each.second) if name))
+    part = seen.of(start=start)
+    there = [name for name in names if len(part.rows_of(name))]
+    return one_class.noted(table, part.rows_of(*names), there)
+
+
+def _behind(seen: Seen, claim: Claim, start: str) -> pd.DataFrame:
+    """The rows of both methods of a claim, at the levels it speaks of."""
+    rows = seen.of(**dict(claim.where), start=start).rows_of(claim.first, str(claim.second))
+    return rows[rows["parents"].isin(["2", claim.across])] if claim.across else rows
 
 
 def _across(claim: Claim) -> str:
@@ -134,8 +147,28 @@ def _by_start(part: Seen, where: str) -> str:
         _stands(part, "kf", [PARENTS, BEST, ENSEMBLE, "distill", "refit-head"]),
         _beside(part, "kf", ["hf", "kf-gradient", "rebasin", "ot"]),
         _rivals(part),
+        _constant(part),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _constant(part: Seen) -> str:
+    """How often the methods named above are constant classifiers, a reference among them."""
+    names = [
+        "mean",
+        PARENTS,
+        BEST,
+        ENSEMBLE,
+        "distill",
+        "refit-head",
+        "kf",
+        "hf",
+        "kf-gradient",
+        "rebasin",
+        "ot",
+    ]
+    told = one_class.named(part.rows, {name: _name(name) for name in names})
+    return f"{told} {one_class.NO_GAIN}" if told else ""
 
 
 def _averaging(part: Seen, where: str) -> str:
@@ -198,12 +231,13 @@ def _name(other: str) -> str:
 def _tally(seen: Seen) -> str:
     """How many claims hold, and which do not."""
     found = {"holds": 0, "does not hold": 0, "open": 0}
-    against = []
+    against, constant = [], 0
     for claims, start in ((NEURONS, FUSION), (AVERAGES, SOUPS)):
         for claim in claims:
             said = decide(claim, difference(seen, claim, start))
             if said in found:
                 found[said] += 1
+                constant += one_class.often(_behind(seen, claim, start))[0] > 0
             if said == "does not hold":
                 against.append(claim.text.partition(" (")[0])
     number = sum(found.values())
@@ -213,4 +247,6 @@ def _tally(seen: Seen) -> str:
         f"Of {count(number, 'claim')} of the two papers that this study could test, {found['holds']} hold "
         f"here, {found['does not hold']} not, and {found['open']} stay open."
     )
+    if constant:
+        text += f" In {constant} of them some measurement on either side gives every image one class."
     return f"{text} Not so here: {'; '.join(against)}." if against else text

@@ -12,12 +12,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from benchmarks import RESULTS
 from benchmarks.pages import Picture, provenance, save_scores, write_page
 from benchmarks.studies import fusion_claims as claims
 from benchmarks.studies import fusion_figures as figures
 from benchmarks.studies import fusion_tables as tables
 from benchmarks.studies.fusion_scores import SCORES, Seen, look_at
+from benchmarks.studies.one_class import collapsed
 
 PAGE = "fusion"
 DATA, STARTS, NUMBERS = ("digits", "pneumonia", "pacs"), ("independent", "shared"), ("2", "4")
@@ -38,6 +41,7 @@ def blocks_of(seen: Seen, samples: Seen) -> dict[str, str]:
     """Return the blocks made from scores alone, without the figures."""
     blocks = {
         "answer": claims.answer(seen),
+        "collapsed": collapses(seen, samples),
         "rules": tables.rules(seen),
         "neurons": claims.claims_table(seen, claims.NEURONS, claims.FUSION),
         "averages": claims.claims_table(seen, claims.AVERAGES, claims.SOUPS),
@@ -51,6 +55,18 @@ def blocks_of(seen: Seen, samples: Seen) -> dict[str, str]:
         f"{data}-{start}": tables.settings_table(seen, data, start) for data in DATA for start in STARTS
     }
     return blocks | {f"samples-{number}": tables.samples_table(samples, number) for number in NUMBERS}
+
+
+def collapses(seen: Seen, samples: Seen) -> str:
+    """Say which methods are constant classifiers and how often; all parents alone count together."""
+    parts = {data: seen.of(data=data) for data in seen.levels("data")} | {"digits, by fusion images": samples}
+    rows = []
+    for name, part in parts.items():
+        methods = part.rows[part.rows["kind"] != "parents"]
+        every = pd.concat([methods, part.single.assign(method="a parent alone")])
+        sets = [axis for axis in part.axes if axis not in ("start", "images")]
+        rows.append((name, every, [*sets, "seed"]))
+    return collapsed(rows)
 
 
 def pictures_of(seen: Seen, samples: Seen) -> dict[str, Picture]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from benchmarks.pages import as_saved
+from benchmarks.studies.one_class import ONE, judged
 from fedmerge.analysis import difference, leaderboard
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench.study import Study, open_study
@@ -47,6 +48,11 @@ class Seen(NamedTuple):
         there = set(self.rows[axis])
         return [level for level in self.study.config.axes[axis] if level in there]
 
+    def rows_of(self, *methods: str) -> pd.DataFrame:
+        """The rows of these methods; all but chance for none."""
+        there = self.rows["method"]
+        return self.rows[there.isin(methods) if methods else there != CHANCE]
+
     def of(self, **where: str) -> Seen:
         """The rows whose axes have these levels."""
         return self._replace(rows=_where(self.rows, where), single=_where(self.single, where))
@@ -68,7 +74,7 @@ def seen_of(study: Study) -> Seen:
 
     Raises FedMergeError where no setting is finished.
     """
-    study = as_saved(study, SCORES)
+    study = judged(as_saved(study, SCORES))
     rows = study.done.astype(dict.fromkeys(study.config.axes, str))
     for place, *_ in missing(study):
         rows = rows.drop(index=_where(rows, place).index)
@@ -84,18 +90,20 @@ def seen_of(study: Study) -> Seen:
 def _derived(single: pd.DataFrame, place: Sequence[str]) -> list[pd.DataFrame]:
     """The parents' mean, their best and worst by accuracy in each run; and what guessing would give.
 
-    Chance is that of balanced accuracy, 1 / classes; it has no other score.
+    Chance is that of balanced accuracy, 1 / classes; it has no other score. Their mean counts as a constant
+    classifier in a run where one of them is.
     """
     if single.empty:
         return []
     by_run = single.groupby(list(place), sort=False)
-    mean = by_run[SCORES].mean().reset_index().assign(method=PARENTS)
-    best = single.loc[by_run["accuracy"].idxmax(), [*place, *SCORES]].assign(method=BEST)
-    worst = single.loc[by_run["accuracy"].idxmin(), [*place, *SCORES]].assign(method=WORST)
+    mean = by_run[SCORES].mean().assign(**{ONE: by_run[ONE].max()}).reset_index().assign(method=PARENTS)
+    best = single.loc[by_run["accuracy"].idxmax(), [*place, *SCORES, ONE]].assign(method=BEST)
+    worst = single.loc[by_run["accuracy"].idxmin(), [*place, *SCORES, ONE]].assign(method=WORST)
     classes = by_run["auroc_classes"].max().reset_index()
     chance = mean[list(place)].assign(
         method=CHANCE, balanced_accuracy=1 / classes["auroc_classes"].astype(float), accuracy=math.nan
     )
+    chance[ONE] = False
     return [frame.assign(kind="parents", status="done", severity=0) for frame in (mean, best, worst, chance)]
 
 

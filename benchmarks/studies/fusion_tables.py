@@ -21,6 +21,7 @@ from benchmarks.studies.fusion_scores import (
     given,
     missing,
 )
+from benchmarks.studies.one_class import noted, paired, scored
 from fedmerge.analysis import interval_rule
 from fedmerge.experiment.bench.study import Study
 from fedmerge.experiment.formatting import count, listing
@@ -52,7 +53,7 @@ def share(value: float, low: float, high: float) -> str:
 def difference(seen: Seen, first: str, second: str) -> str:
     """A paired difference, bold where its interval holds no zero; empty where there is none to give."""
     row = contrast(seen, first, second) if first != second else None
-    return marked(row) if row is not None else ""
+    return paired(marked(row), seen.rows_of(first, second)) if row is not None else ""
 
 
 def methods_table(seen: Seen, start: str) -> str:
@@ -67,12 +68,16 @@ def methods_table(seen: Seen, start: str) -> str:
     for method, row in rows.iterrows():
         name = str(method)
         star = "" if row["complete"] else " \\*"
-        score = share(row["mean"], row["low"], row["high"])
+        score = scored(share(row["mean"], row["low"], row["high"]), part.rows_of(name))
         lone = name in (*ORACLES, PARENTS)
-        others = ["" if lone or name == other else _cell(each, name) for other, each in against.items()]
-        lines.append([f"{label(name)}{star}", score, f"{100 * balanced[name]:.1f}", *others])
+        others = [
+            "" if lone or name == other else paired(_cell(each, name), part.rows_of(name, other))
+            for other, each in against.items()
+        ]
+        even = scored(f"{100 * balanced[name]:.1f}", part.rows_of(name))
+        lines.append([f"{label(name)}{star}", score, even, *others])
     head = ["method", "accuracy, %", "balanced, %", *(f"− {other}" for other in against)]
-    return markdown(head, lines)
+    return noted(markdown(head, lines), part.rows_of(), list(against))
 
 
 def _cell(known: pd.DataFrame, method: str) -> str:
@@ -97,16 +102,20 @@ def settings_table(seen: Seen, data: str, start: str) -> str:
     ]
     if not columns:
         return NOTHING
-    boards = [board(part.of(parents=parents, split=split), None) for parents, split in columns]
+    places = [part.of(parents=parents, split=split) for parents, split in columns]
+    boards = [board(place, None) for place in places]
     lines = []
     for method in HANDFUL:
         cells = []
-        for each in boards:
+        for place, each in zip(places, boards, strict=True):
             row = each.loc[method] if method in each.index else None
-            known = row is not None and row["mean"] == row["mean"]
-            cells.append(share(row["mean"], row["low"], row["high"]) if known else "–")  # type: ignore[index]
+            if row is None or row["mean"] != row["mean"]:
+                cells.append("–")
+                continue
+            cells.append(scored(share(row["mean"], row["low"], row["high"]), place.rows_of(method)))
         lines.append([label(method), *cells])
-    return markdown([start, *(f"{parents}, {split}" for parents, split in columns)], lines)
+    table = markdown([start, *(f"{parents}, {split}" for parents, split in columns)], lines)
+    return noted(table, part.rows_of(*HANDFUL))
 
 
 def controls_table(seen: Seen, start: str) -> str:
@@ -125,7 +134,9 @@ def controls_table(seen: Seen, start: str) -> str:
         ]
         for other in (PARENTS, BEST, ENSEMBLE, "distill", "refit-head")
     ]
-    return markdown([f"{start} start", *(f"{data}, {split}" for data, split in places)], rows)
+    table = markdown([f"{start} start", *(f"{data}, {split}" for data, split in places)], rows)
+    names = (PARENTS, BEST, ENSEMBLE, "distill", "refit-head")
+    return noted(table, part.rows_of("kf", *names), ["kf", *names])
 
 
 def ablation_table(seen: Seen) -> str:
@@ -137,7 +148,8 @@ def ablation_table(seen: Seen) -> str:
         [f"{first} − {second}", *(difference(part, first, second) for part in parts.values())]
         for first, second in ABLATIONS
     ]
-    return markdown(["difference", *parts], rows)
+    names = list(dict.fromkeys(name for pair in ABLATIONS for name in pair))
+    return noted(markdown(["difference", *parts], rows), seen.rows_of(*names), names)
 
 
 def around_start_table(seen: Seen) -> str:
@@ -152,13 +164,13 @@ def around_start_table(seen: Seen) -> str:
             continue
         row = known.loc[method]
         by_data = [difference(part.of(data=data), method, "mean") for data in seen.levels("data")]
-        score = share(row["mean"], row["low"], row["high"])
+        score = scored(share(row["mean"], row["low"], row["high"]), part.rows_of(method))
         star = "" if row["complete"] else " \\*"
         line = [f"{method}{star}", score, difference(part, method, "mean"), *by_data]
         rows.append([*line, difference(part, method, PARENTS)])
     columns = [f"− mean, {data}" for data in seen.levels("data")]
     head = ["method", "accuracy, %", "− mean, all", *columns, "− parents (mean), all"]
-    return markdown(head, rows)
+    return noted(markdown(head, rows), part.rows_of("mean", *AROUND_START, PARENTS), ["mean", PARENTS])
 
 
 def samples_table(seen: Seen, parents: str) -> str:
@@ -172,14 +184,18 @@ def samples_table(seen: Seen, parents: str) -> str:
         own = part._replace(rows=part.rows[part.rows["method"] == method])
         known = board(own, None, "images")
         cells = [
-            share(*known.loc[size, ["mean", "low", "high"]]) if size in known.index else "–" for size in sizes
+            scored(share(*known.loc[size, ["mean", "low", "high"]]), own.of(images=size).rows)
+            if size in known.index
+            else "–"
+            for size in sizes
         ]
         pairs = [_paired(own, *pair) for pair in (ENDS, ALONE)]
         rows.append((_order(known), [method, *cells, *pairs]))
     if not rows:
         return NOTHING
     head = [f"{parents} parents", *sizes, *(f"{first} − {second}" for first, second in (ENDS, ALONE))]
-    return markdown(head, [line for _, line in sorted(rows, key=lambda pair: pair[0])])
+    table = markdown(head, [line for _, line in sorted(rows, key=lambda pair: pair[0])])
+    return noted(table, part.rows[~part.rows["method"].isin([*ORACLES, CHANCE])])
 
 
 def _paired(own: Seen, first: str, second: str) -> str:
@@ -187,7 +203,9 @@ def _paired(own: Seen, first: str, second: str) -> str:
     if not {first, second} <= set(own.rows["images"]):
         return ""
     row = board(own, second, "images").loc[first].to_dict()
-    return "" if row["difference"] != row["difference"] else marked(row)
+    if row["difference"] != row["difference"]:
+        return ""
+    return paired(marked(row), own.rows[own.rows["images"].isin([first, second])])
 
 
 def _order(known: pd.DataFrame) -> float:

@@ -20,6 +20,7 @@ from benchmarks import RESULTS
 from benchmarks.pages import BOUNDS, Picture, provenance, save_scores, write_page
 from benchmarks.studies import inmerge_tables as tables
 from benchmarks.studies.inmerge_tables import Seen
+from benchmarks.studies.one_class import collapsed, marked_board, told
 from fedmerge.analysis import severity_curve
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.formatting import count, thousands
@@ -33,9 +34,11 @@ PAGE = "in-model-merging"
 def differences(seen: Seen) -> Picture:
     """Paired differences, a panel a stratum."""
     found = seen.found
-    board = found.leaderboards.drop(columns=[name for name in found.within if name not in seen.strata])
+    board = marked_board(found.leaderboards, seen.rows(), found.compare, found.within)
+    board = board.drop(columns=[name for name in found.within if name not in seen.strata])
     given = (board, found.compare, found.reference, found.metric)
-    return forest(*given), describe_forest(*given)
+    picture = forest(*given), describe_forest(*given)
+    return told(picture, seen.rows(), str(found.reference), found.compare)
 
 
 def under_shift(seen: Seen) -> Picture:
@@ -44,7 +47,29 @@ def under_shift(seen: Seen) -> Picture:
     complete = found.overall.loc[found.overall["complete"], "level"]
     table = found.folded[found.folded[found.compare].isin(complete)]
     curve = severity_curve(table, found.compare)
+    curve = marked_board(curve, seen.rows(shifted=True), found.compare)
     return severity(curve, found.compare), describe_severity(curve, found.compare)
+
+
+def collapses(studies: Sequence[Seen]) -> str:
+    """Say which ways of training give constant classifiers and how often, by data set and shift."""
+    main_study, grid, federation = studies
+    official = ["cohort"]
+    clean = _by_level(main_study, main_study.rows())
+    shifted = _by_level(main_study, main_study.rows(shifted=True))
+    both = pd.concat([clean, shifted.assign(method=shifted["method"] + " under shift")])
+    parts = [(str(name), rows, official) for name, rows in both.groupby("cohort", sort=False)]
+    parts.append(("breast, one setting at a time", _by_level(grid, grid.rows()), official))
+    parts.append(("models that merge", _by_level(federation, federation.rows()), ["cohort", "seed"]))
+    return collapsed(parts)
+
+
+def _by_level(seen: Seen, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the compared level as the method, behind it the method where there are several."""
+    names = rows[seen.found.compare]
+    if rows["method"].nunique() > 1:
+        names = rows["method"] + " of " + names
+    return rows.assign(method=names)
 
 
 def dynamics(folder: Path) -> tuple[str, dict[str, Picture]]:
@@ -89,6 +114,7 @@ def blocks_of(studies: Sequence[Seen]) -> dict[str, str]:
     controls = [level for level in main_study.options if level not in main_study.merging]
     return {
         "answer": tables.answer(main_study),
+        "collapsed": collapses(studies),
         "main-rules": tables.rules(main_study),
         "main-overall": tables.overall_table(main_study),
         "main-merging": tables.strata_table(main_study, [*main_study.merging, *controls]),

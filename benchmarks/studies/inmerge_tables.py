@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from benchmarks.pages import as_saved, markdown, marked, points, three
+from benchmarks.studies.one_class import NO_GAIN, judged, named, noted, paired, scored
 from fedmerge.analysis import interval_rule, leaderboard, robustness
+from fedmerge.analysis.cube import finished, severities
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench.study import Study, open_study
 from fedmerge.experiment.formatting import listing, percent
@@ -52,6 +54,12 @@ class Seen(NamedTuple):
         """The columns that name a stratum."""
         return list(self.found.within)
 
+    def rows(self, *levels: str, shifted: bool = False) -> pd.DataFrame:
+        """The finished rows of these levels, of all without any: those as they are, or those under shift."""
+        table = finished(self.found.table)
+        table = table[(severities(table) > 0) == shifted]
+        return table[table[self.found.compare].isin(levels)] if levels else table
+
 
 def look_at(folder: Path) -> Seen:
     """Read a study's folder. Raises FedMergeError where it has no rows to compare."""
@@ -61,7 +69,7 @@ def look_at(folder: Path) -> Seen:
 
 def seen_of(study: Study, merges: pd.DataFrame) -> Seen:
     """A study's scores and merges. Raises FedMergeError where it has no rows to compare."""
-    study = as_saved(study, SCORES)
+    study = judged(as_saved(study, SCORES))
     found = leaderboards(study)
     if found is None or found.reference is None:
         raise FedMergeError(f"nothing of the study in '{study.folder}' can be compared: finish it first.")
@@ -109,9 +117,14 @@ def overall_table(seen: Seen) -> str:
     head = [seen.found.compare, f"mean {metric_words(seen.found.metric)}", "difference", "won / lost / tied"]
     rows = []
     for row in seen.found.overall.to_dict("records"):
-        mine = [f"{row['level']}{_star(row)}", three(row["mean"], row["low"], row["high"])]
-        rows.append([*mine, *_against(seen, row)])
-    return markdown(head, rows)
+        score = scored(three(row["mean"], row["low"], row["high"]), seen.rows(row["level"]))
+        rows.append([f"{row['level']}{_star(row)}", score, *_against(seen, row)])
+    return _noted(markdown(head, rows), seen, seen.rows())
+
+
+def _noted(table: str, seen: Seen, rows: pd.DataFrame) -> str:
+    """The table with a footnote on its marks."""
+    return noted(table, rows, [str(seen.found.reference)], seen.found.compare)
 
 
 def _star(row: Mapping[str, Any]) -> str:
@@ -119,7 +132,9 @@ def _star(row: Mapping[str, Any]) -> str:
 
 
 def _against(seen: Seen, row: Mapping[str, Any]) -> list[str]:
-    return ["", ""] if row["level"] == seen.found.reference else [marked(row), record(row)]
+    if row["level"] == seen.found.reference:
+        return ["", ""]
+    return [paired(marked(row), seen.rows(row["level"], str(seen.found.reference))), record(row)]
 
 
 def strata_table(seen: Seen, levels: Sequence[str], records: bool = False) -> str:
@@ -133,12 +148,23 @@ def strata_table(seen: Seen, levels: Sequence[str], records: bool = False) -> st
         rows = {row["level"]: row for row in found.board(key).to_dict("records")}
         base = rows[found.reference]
         line = [str(base[name]) for name in seen.strata]
-        line.append(three(base["mean"], base["low"], base["high"]))
+        reference = str(found.reference)
+        line.append(scored(three(base["mean"], base["low"], base["high"]), _here(seen, key, reference)))
         for level in levels:
             row = rows.get(level)
-            line += [marked(row) if row else "not run"] + ([record(row) if row else ""] if records else [])
+            beside = paired(marked(row), _here(seen, key, level, reference)) if row else "not run"
+            line += [beside] + ([record(row) if row else ""] if records else [])
         lines.append(line)
-    return markdown(head, lines, len(seen.strata))
+    table = markdown(head, lines, len(seen.strata))
+    return _noted(table, seen, seen.rows(*levels, str(found.reference)))
+
+
+def _here(seen: Seen, key: Sequence[str], *levels: str) -> pd.DataFrame:
+    """The rows of these levels in one stratum."""
+    rows = seen.rows(*levels)
+    for name, value in zip(seen.strata, key, strict=True):
+        rows = rows[rows[name].astype(str) == str(value)]
+    return rows
 
 
 def shift_table(seen: Seen) -> str:
@@ -152,9 +178,11 @@ def shift_table(seen: Seen) -> str:
         value, low, high = (row[f"relative_error{end}"] for end in ("", "_low", "_high"))
         relative = percent(value) + (f" ({percent(low)} to {percent(high)})" if low == low else "")
         name = f"{row['level']}{_star({'complete': complete[row['level']]})}"
-        errors = [percent(row["clean_error"]), percent(row["shifted_error"])]
-        rows.append([name, *errors, "" if row["level"] == found.reference else relative])
-    return markdown(head, rows)
+        clean, shifted = seen.rows(row["level"]), seen.rows(row["level"], shifted=True)
+        errors = [scored(percent(row["clean_error"]), clean), scored(percent(row["shifted_error"]), shifted)]
+        beside = seen.rows(row["level"], str(found.reference), shifted=True)
+        rows.append([name, *errors, "" if row["level"] == found.reference else paired(relative, beside)])
+    return _noted(markdown(head, rows), seen, seen.rows(shifted=True))
 
 
 def merged(seen: Seen, **where: Any) -> str:
@@ -193,10 +221,10 @@ def grid_table(seen: Seen) -> str:
             skip = "default" if chosen.skip is None else f"{chosen.skip:g}"
             settings = [f"{chosen.tau:g}", f"{chosen.p:g}", f"{chosen.alpha:g}", skip]
             number = merged(seen, **{found.compare: level})
-        score = three(row["mean"], row["low"], row["high"])
+        score = scored(three(row["mean"], row["low"], row["high"]), seen.rows(level))
         lines.append([level + _star(row), *settings, number, score, *_against(seen, row)])
     head = ["setting", "τ", "p", "α", "skip", "filters merged", metric_words(found.metric)]
-    return markdown([*head, "difference", "won / lost / tied"], lines)
+    return _noted(markdown([*head, "difference", "won / lost / tied"], lines), seen, seen.rows())
 
 
 def answer(seen: Seen) -> str:
@@ -214,8 +242,19 @@ def answer(seen: Seen) -> str:
     settings = f"In settings of {listing(seen.strata)}" if seen.strata else "In one setting"
     return (
         f"{_verdict(seen, rows)} {settings}, counted where the 95 % interval of the paired difference holds "
-        f"no zero, {'; '.join(parts)}."
+        f"no zero, {'; '.join(parts)}.{_constant(seen)}"
     )
+
+
+def _constant(seen: Seen) -> str:
+    """How often the reference and the merged networks are constant, without and under shift."""
+    names = {name: f"`{name}`" for name in (str(seen.found.reference), *seen.merging)}
+    compare = seen.found.compare
+    clean, shifted = (
+        seen.rows(shifted=side).assign(method=lambda rows: rows[compare]) for side in (False, True)
+    )
+    parts = [named(clean, names, ", without shift"), named(shifted, names, ", under shift")]
+    return " ".join(["", *filter(None, parts), *([NO_GAIN] if any(parts) else [])])
 
 
 def _verdict(seen: Seen, rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -245,7 +284,9 @@ def control(seen: Seen) -> str:
                 verdict = "The interval holds no zero."
             elif math.isnan(row["difference_low"]):
                 verdict = "There is no interval."
-            lines.append(f"{same[0]} minus {level}: {points(row)} points. {verdict}")
+            rows = seen.rows().assign(method=lambda rows: rows[found.compare])
+            constant = named(rows, {name: name for name in (same[0], level)})
+            lines.append(f"{same[0]} minus {level}: {points(row)} points. {verdict} {constant}".rstrip())
     return "\n".join(lines) or "No control with random partners was run."
 
 

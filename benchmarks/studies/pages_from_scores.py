@@ -29,8 +29,14 @@ from fedmerge.experiment.bench.study import Study
 from fedmerge.schema.validation import load_yaml, validate
 
 CONFIGS = ROOT / "configs"
-CLASSES = {"digits": 10, "pneumonia": 2, "pacs": 7}
-"""By cohort, for chance in the fusion study."""
+CLASSES = {"digits": 10, "pneumonia": 2, "pacs": 7, "wbc": 4, "breast": 2, "retina": 5}
+"""Classes in the labels, by data set: for chance, and to tell constant classifiers."""
+DATA = {
+    "bench-fusion-samples": "digits",
+    "bench-inmerge-grid": "breast",
+    "bench-inmerge-federation": "pneumonia",
+}
+"""The data set of studies whose scores and name do not say it."""
 
 
 def study_of(config: Path, results: Path) -> Study:
@@ -42,7 +48,8 @@ def study_of(config: Path, results: Path) -> Study:
     usual |= {"severity": 0, "method": "alone:one", "status": "done", "reason": ""}
     table = table.assign(**{name: value for name, value in usual.items() if name not in table})
     table["kind"] = table["method"].map(_kind)
-    table["auroc_classes"] = table["cohort"].map(CLASSES)
+    data = table["cohort"].map(lambda name: DATA.get(name, name.rpartition("-")[-1]))
+    table["auroc_classes"] = data.map(CLASSES)
     return Study(read, table, pd.DataFrame(), {}, results)
 
 

@@ -13,9 +13,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from benchmarks import RESULTS
 from benchmarks.pages import Picture, provenance, save_scores, write_page
 from benchmarks.studies import testtime_tables as tables
+from benchmarks.studies.one_class import collapsed, marked_board, told
 from benchmarks.studies.testtime_scores import ENSEMBLE, MEAN, OURS, PAPER, SCORES, Seen, board, look_at
 from fedmerge.reports.figures import cost, forest
 from fedmerge.reports.figures.cost import describe_cost
@@ -36,15 +39,28 @@ def frontier(seen: Seen) -> Picture:
     """
     probes = [name for name in seen.methods(choices=True) if "probe" in name and seen.everywhere(name)]
     rows = seen.rows[seen.rows["method"].isin([*STATIC, PAPER, OURS, *probes])]
-    given = (board(seen._replace(rows=rows), MEAN).reset_index(), "method")
+    given = (marked_board(board(seen._replace(rows=rows), MEAN).reset_index(), rows, "method"), "method")
     return cost(*given), describe_cost(*given)
 
 
 def differences(seen: Seen) -> Picture:
     """Paired differences from mean merging of every method that all studies have."""
     rows = seen.rows[seen.rows["method"].isin(seen.methods())]
-    given = (board(seen._replace(rows=rows), MEAN).reset_index(), "method", MEAN, "accuracy")
-    return forest(*given), describe_forest(*given)
+    marked = marked_board(board(seen._replace(rows=rows), MEAN).reset_index(), rows, "method")
+    given = (marked, "method", MEAN, "accuracy")
+    return told((forest(*given), describe_forest(*given)), rows, MEAN, "method")
+
+
+def collapses(seen: Seen, mixed: Seen) -> str:
+    """Say which methods are constant classifiers and how often, in each study and on mixed streams."""
+    parts = {}
+    for name, study in seen.studies.items():
+        alone = study.done[study.done["kind"] == "alone"]
+        alone = alone.assign(method="a hospital alone", site=name + " " + alone["site"])
+        parts[name] = pd.concat([seen.of(bench=name).rows, alone])
+    for kind in mixed.rows["data"].unique():
+        parts[f"{kind}, two hospitals in one stream"] = mixed.of(data=kind).rows
+    return collapsed((name, rows, ["site", "seed"]) for name, rows in parts.items())
 
 
 def blocks_of(seen: Seen, mixed: Seen, speed: Sequence[Path]) -> dict[str, str]:
@@ -52,6 +68,7 @@ def blocks_of(seen: Seen, mixed: Seen, speed: Sequence[Path]) -> dict[str, str]:
     blocks = {f"bench-{name}": tables.bench_table(seen, name) for name in seen.benches}
     return blocks | {
         "answer": tables.answer(seen),
+        "collapsed": collapses(seen, mixed),
         "overall": tables.overall_table(seen),
         "targets": tables.targets_table(seen),
         "choices": tables.choices_table(seen, CHOSEN, probes=False),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from benchmarks.pages import as_saved
+from benchmarks.studies.one_class import judged
 from fedmerge.analysis import leaderboard
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench.study import Study, open_study
@@ -51,6 +52,10 @@ class Seen(NamedTuple):
             rows = rows[rows[name] == value]
         return self._replace(rows=rows)
 
+    def rows_of(self, *methods: str) -> pd.DataFrame:
+        """The rows of these methods."""
+        return self.rows[self.rows["method"].isin(methods)]
+
     def methods(self, choices: bool = False) -> list[str]:
         """The labels that every study has, or with ``choices`` those of other choices that some has."""
         there = [method for method in self.rows["method"].unique() if choices == is_choice(method)]
@@ -69,7 +74,7 @@ def look_at(folders: Mapping[str, Path]) -> Seen:
 def seen_of(studies: dict[str, Study]) -> Seen:
     """The studies' scores without hospitals alone. Raises FedMergeError for one without mean merging."""
     frames = []
-    studies = {name: as_saved(study, SCORES) for name, study in studies.items()}
+    studies = {name: judged(as_saved(study, SCORES)) for name, study in studies.items()}
     for name, study in studies.items():
         rows = study.done[study.done["kind"] != "alone"]
         if not {MEAN, ENSEMBLE} <= set(rows["method"]):

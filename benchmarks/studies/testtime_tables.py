@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.pages import markdown, marked, points
+from benchmarks.studies.one_class import NO_GAIN, named, noted, paired, scored
 from benchmarks.studies.testtime_scores import (
     ENSEMBLE,
     MEAN,
@@ -41,12 +42,16 @@ def overall_table(seen: Seen) -> str:
     for name in whole.sort_values("mean", ascending=False).index:
         own = cells(part, name, MEAN)
         below = "" if name == MEAN else f"{(own < -LEAST).sum()} of {len(own)}"
-        differences = ["" if name == MEAN else marked(streams[s].loc[name]) for s in STREAMS]
-        beside = "" if name == ENSEMBLE else marked(ensemble.loc[name])
-        rows.append(
-            [name, _score(whole.loc[name, "mean"]), *differences, below, beside, _passes(whole, name)]
-        )
-    return markdown(head, rows)
+        differences = [_against(part.of(stream=s), streams[s], name, MEAN) for s in STREAMS]
+        beside = _against(part, ensemble, name, ENSEMBLE)
+        score = scored(_score(whole.loc[name, "mean"]), part.rows_of(name))
+        rows.append([name, score, *differences, below, beside, _passes(whole, name)])
+    return noted(markdown(head, rows), part.rows, [MEAN, ENSEMBLE])
+
+
+def _against(part: Seen, known: pd.DataFrame, name: str, reference: str) -> str:
+    """A method's difference to the leaderboard's reference; empty for the reference."""
+    return "" if name == reference else paired(marked(known.loc[name]), part.rows_of(name, reference))
 
 
 def bench_table(seen: Seen, bench: str) -> str:
@@ -58,13 +63,15 @@ def bench_table(seen: Seen, bench: str) -> str:
     rows = [
         [
             name,
-            *(_score(streams[stream].loc[name, "mean"]) for stream in STREAMS),
-            "" if name == MEAN else marked(whole.loc[name]),
+            *(scored(_score(streams[s].loc[name, "mean"]), part.of(stream=s).rows_of(name)) for s in STREAMS),
+            _against(part, whole, name, MEAN),
             _passes(whole, name),
         ]
         for name in whole.sort_values("mean", ascending=False).index
     ]
-    return markdown(["method", *STREAMS.values(), "− mean, all streams", "passes"], rows)
+    return noted(
+        markdown(["method", *STREAMS.values(), "− mean, all streams", "passes"], rows), part.rows, [MEAN]
+    )
 
 
 def choices_table(seen: Seen, benches: Sequence[str], probes: bool) -> str:
@@ -82,12 +89,20 @@ def choices_table(seen: Seen, benches: Sequence[str], probes: bool) -> str:
         base = bases[0] if len(bases) == 1 else base_of(name) if name in names else None
         own = [""] * (1 + len(STREAMS))
         if base is not None and name != base:
-            own = [marked(whole[base].loc[name])]
-            own += [signed(by_stream[base][s].loc[name, "difference"], 2) for s in STREAMS]
-        beside = "" if name == MEAN else marked(mean.loc[name])
-        rows.append([name, _score(mean.loc[name, "mean"]), *own, beside, _passes(mean, name)])
+            own = [_against(part, whole[base], name, base)]
+            own += [
+                paired(
+                    signed(by_stream[base][s].loc[name, "difference"], 2),
+                    part.of(stream=s).rows_of(name, base),
+                )
+                for s in STREAMS
+            ]
+        beside = _against(part, mean, name, MEAN)
+        score = scored(_score(mean.loc[name, "mean"]), part.rows_of(name))
+        rows.append([name, score, *own, beside, _passes(mean, name)])
     against = f"− {OURS}" if len(bases) == 1 else "− without the probe"
-    return markdown(["choice", "accuracy, %", against, *STREAMS.values(), "− mean", "passes"], rows)
+    table = markdown(["choice", "accuracy, %", against, *STREAMS.values(), "− mean", "passes"], rows)
+    return noted(table, part.rows, [*bases, MEAN])
 
 
 def targets_table(seen: Seen) -> str:
@@ -97,10 +112,12 @@ def targets_table(seen: Seen) -> str:
     rows = []
     for site in seen.rows["site"].unique():
         part = seen.of(site=site)
-        base = part.rows[part.rows["method"] == MEAN]["accuracy"].mean()
-        gains = [cells(part, name, MEAN).mean() for name in names]
-        rows.append([site, _score(base), *(signed(gain, 1) for gain in gains)])
-    return markdown(["target", MEAN, *names], rows)
+        base = part.rows_of(MEAN)
+        gains = [
+            paired(signed(cells(part, name, MEAN).mean(), 1), part.rows_of(name, MEAN)) for name in names
+        ]
+        rows.append([site, scored(_score(base["accuracy"].mean()), base), *gains])
+    return noted(markdown(["target", MEAN, *names], rows), seen.rows_of(MEAN, *names), [MEAN])
 
 
 def mixed_table(mixed: Seen) -> str:
@@ -112,12 +129,12 @@ def mixed_table(mixed: Seen) -> str:
     rows = [
         [
             name,
-            _score(whole.loc[name, "mean"]),
-            *("" if name == MEAN else marked(by_data[kind].loc[name]) for kind in kinds),
+            scored(_score(whole.loc[name, "mean"]), part.rows_of(name)),
+            *(_against(part.of(data=kind), by_data[kind], name, MEAN) for kind in kinds),
         ]
         for name in whole.sort_values("mean", ascending=False).index
     ]
-    return markdown(["method", "accuracy, %", *kinds], rows)
+    return noted(markdown(["method", "accuracy, %", *kinds], rows), part.rows, [MEAN])
 
 
 def answer(seen: Seen) -> str:
@@ -131,12 +148,16 @@ def answer(seen: Seen) -> str:
         ]
         own, other = cells(seen, name, MEAN), cells(seen, name, ENSEMBLE)
         by_data = board(data_as_sites(seen), MEAN).loc[name]
+        told = {MEAN: "mean merging", ENSEMBLE: "the ensemble", name: f"`{name}`"}
+        constant = named(seen.rows, told)
+        constant = f" {constant} {NO_GAIN}" if constant else ""
         lines.append(
             f"**`{name}`** minus mean merging, in points: {points(mean)}; {', '.join(by_stream)}. Below it "
             f"in {(own < -LEAST).sum()} of {len(own)} cells of target and stream, at worst by "
             f"{signed(own.min(), 1)}. Minus the logit ensemble: {points(ensemble)}, below it in "
             f"{(other < -LEAST).sum()} of {len(other)}. "
-            f"The mean of the {seen.rows['bench'].nunique()} data sets, each a site: {points(by_data)}."
+            f"The mean of the {seen.rows['bench'].nunique()} data sets, each a site: "
+            f"{points(by_data)}.{constant}"
         )
     return "\n\n".join(lines)
 

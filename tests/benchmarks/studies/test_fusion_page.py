@@ -125,11 +125,37 @@ def test_parents_stand_beside_the_methods(seen: Any) -> None:
 
 
 def test_a_method_is_paired_with_parents_and_controls(seen: Any) -> None:
-    """HF is 0.02 above the mean parent, level with the best, 0.32 above mean, 0.03 below distill."""
+    """HF is 0.02 above the mean parent, level with the best, 0.32 above mean, 0.03 below distill.
+
+    With seed 2 the first parent has 0.5 on the two classes of pneumonia, which is one class for all.
+    """
     cells = line(fusion_page.tables.methods_table(seen, "independent"), "hf")
     assert cells[1].startswith("53.0 (")
-    differences = ["**+2.00 (+2.00 to +2.00)**", "0.00 (0.00 to 0.00)", "**+32.00 (+32.00 to +32.00)**"]
+    differences = ["**+2.00 (+2.00 to +2.00)** †", "0.00 (0.00 to 0.00)", "**+32.00 (+32.00 to +32.00)**"]
     assert cells[2:] == ["53.0", *differences, "**−3.00 (−3.00 to −3.00)**"]
+
+
+def test_constant_classifiers_are_marked_and_counted(seen: Any) -> None:
+    """On pneumonia one parent has 0.5 with seed 2, kf-paper with seed 0: in 3 of 7 settings of 3 seeds."""
+    table = fusion_page.tables.methods_table(seen, "independent")
+    assert line(table, "kf-paper")[1].endswith("† 3/21")
+    assert line(table, "parents (mean)")[2] == "51.0 † 3/21"
+    assert line(table, "kf-paper")[5] == "**+30.00 (+30.00 to +30.00)** †"
+    assert "parents (mean) 3/21, parents (best) 0/21, mean 0/21, distill 0/21." in table.splitlines()[-1]
+    answer = fusion_page.claims.answer(seen.of(start="independent"))
+    assert "One class for every image: `mean` in 0 of 21, the mean parent in 3 of 21, " in answer
+    assert "†" not in fusion_page.tables.settings_table(seen, "digits", "independent")
+
+
+def test_constant_parents_are_counted_beside_the_methods(seen: Any, folders: list[Path]) -> None:
+    """Of pneumonia 5 settings of 3 seeds: one of two parents with seed 2, kf-paper with seed 0.
+
+    Balanced accuracy is accuracy here, so a share of 0.5 is all that is seen: the largest class has half.
+    """
+    samples = fusion_page.look_at(folders[1])
+    text = fusion_page.collapses(seen, samples).replace("\u00a0", " ")
+    assert "- **digits**: 0 of 312 measurements. Commonest class: balanced accuracy 10.0 %" in text
+    assert ": kf-paper 5/15, a parent alone 5/30. Commonest class: balanced accuracy 50.0 %, " in text
 
 
 def test_a_setting_has_a_column_and_what_did_not_run_a_dash(seen: Any) -> None:

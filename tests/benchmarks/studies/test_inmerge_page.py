@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,24 @@ def test_the_tables_hold_means_differences_and_wins(seen: Any) -> None:
     assert strata[0] == "| cohort | plain | merge | decay |"
     assert [line.split(" | ")[0] for line in strata[2:]] == ["| chest", "| breast"]
     assert strata[2].endswith("| **+2.00 (+2.00 to +2.00)** | 0.00 (0.00 to 0.00) |")
+
+
+def test_constant_classifiers_are_marked_where_they_are(seen: Any) -> None:
+    """Say that plain gives one class with seed 0, without shift: 2 data sets, 2 of 6 measurements."""
+    table = seen.found.table
+    one = (table["training"] == "plain") & (table["seed"] == 0) & (table["severity"] == 0)
+    known = seen._replace(found=replace(seen.found, table=table.assign(one_class=one, auroc_classes=2)))
+    overall = inmerge_page.tables.overall_table(known)
+    plain = next(row for row in overall.splitlines() if row.startswith("| plain |"))
+    assert plain.split(" | ")[1].endswith("† 2/6")
+    assert "| **+2.00 (+2.00 to +2.00)** † | 6 / 0 / 0 |" in overall
+    assert overall.endswith("In this table 2 of 24 measurements; in differences: plain 2/6.")
+    assert "† 1/3" in inmerge_page.tables.strata_table(known, ["merge"]).splitlines()[2]
+    shift = inmerge_page.tables.shift_table(known).replace("\u00a0", " ")
+    assert "| plain | 25.0 % † 2/6 | 40.0 % |" in shift
+    told = "One class for every image, without shift: `plain` in 2 of 6 and `merge` in 0 of 6 measurements."
+    assert told in inmerge_page.tables.answer(known)
+    assert "under shift" not in inmerge_page.tables.answer(known)
 
 
 def test_random_partners_are_the_control_of_the_same_settings(seen: Any) -> None:

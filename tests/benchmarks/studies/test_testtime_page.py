@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import ROOT
-from benchmarks.studies import testtime_page
+from benchmarks.studies import one_class, testtime_page
 
 WriteStudy = Callable[[Path, str, dict[str, Any], list[dict[str, Any]]], Path]
 PAGE = ROOT / "docs" / "studies" / "test-time.md"
@@ -134,6 +134,25 @@ def test_the_answer_says_where_it_loses(seen: Any) -> None:
     assert "in 4 of 32 cells of target and stream, at worst by −4.0" in text
     assert "`entropy-adaptive`** minus mean merging, in points: +5.00 (+5.00 to +5.00)" in text
     assert text.count("The mean of the 4 data sets, each a site: +5.00 (+5.00 to +5.00).") == 1
+
+
+def test_a_reference_that_is_a_constant_classifier_is_told(seen: Any) -> None:
+    """With two classes mean merging's 0.5 of seed 0 is one class for all: 8 targets, 4 streams."""
+    rows = seen.rows.assign(auroc_classes=2)
+    known = seen._replace(rows=rows.assign(one_class=one_class.one_class(rows)))
+    told = "mean merging in 32 of 96, the ensemble in 0 of 96 and `stream-adaptive` in 0 of 96 measurements."
+    assert f"One class for every image: {told} Being above" in testtime_page.tables.answer(known)
+    table = testtime_page.tables.overall_table(known)
+    assert line(table, "mean")[1] == "51.0 † 32/96"
+    assert line(table, "stream-adaptive")[2] == "**+10.00 (+10.00 to +10.00)** †"
+    assert line(table, "stream-adaptive")[7].endswith("**")  # against the ensemble, which is none
+    assert table.endswith("in differences: mean 32/96, ensemble-logits 0/96.")
+    assert line(testtime_page.tables.bench_table(known, "digits"), "mean")[1] == "51.0 † 2/6"
+    assert line(testtime_page.tables.targets_table(known), "pacs b")[1:3] == ["51.0 † 4/12", "+2.0 †"]
+    words = "one class for every image: mean in 32 of 96 measurements"
+    made, caption = testtime_page.differences(known)
+    assert caption.title.endswith(words)
+    assert made.legends[0].get_title().get_text().endswith(words)
 
 
 def test_data_sets_are_sites_when_they_are_asked_for(seen: Any) -> None:
