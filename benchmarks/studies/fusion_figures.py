@@ -16,7 +16,7 @@ from benchmarks.studies.fusion_tables import ONE_HOSPITAL
 from benchmarks.studies.one_class import ONE, marked_board, often, told
 from fedmerge.analysis import leaderboard
 from fedmerge.experiment.formatting import listing, percent
-from fedmerge.experiment.unlearned import CONSTANT, MARK, marked
+from fedmerge.experiment.summary.unlearned import CONSTANT, MARK, marked
 from fedmerge.reports.figures import forest
 from fedmerge.reports.figures.forest import describe_forest
 from fedmerge.reports.figures.panels import head, line_styles, panels
