@@ -2,7 +2,7 @@
 
 A plug-in is named by a dotted module, by a FILE.py, or by an entry point of an installed package. It travels
 to other processes as text, ``NAME@HASH``, and is imported again there; the hash of its code says whether it
-is the same. An exception inside a plug-in becomes a sentence that names it.
+is the same. An exception inside a plug-in becomes a sentence that names it (``blame``).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import inspect
 import re
 import sys
 import traceback
-import types
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,7 +24,6 @@ from typing import Any, Protocol
 
 from fedmerge.errors import FedMergeError, nearest, short
 from fedmerge.schema.validation import is_there, note_file
-from fedmerge.storage.files import full
 
 _HASHED = re.compile(r"(.+)@([0-9a-f]{64})")
 
@@ -139,6 +137,11 @@ def load_module(name: str) -> Plugin:
     return found
 
 
+def all_loaded() -> tuple[Plugin, ...]:
+    """Return the plug-ins of this process."""
+    return tuple(_loaded.values())
+
+
 def loaded_plugins() -> tuple[str, ...]:
     """Return all plug-ins of this process as text, for the processes that it starts."""
     return tuple(plugin.text for plugin in _loaded.values())
@@ -238,7 +241,7 @@ def _find_module(name: str) -> Plugin:
     except (ImportError, ValueError, AttributeError):
         spec = None
     except Exception as error:
-        raise FedMergeError(f"plug-in {short(name)} cannot be imported: {_said(error)}.") from error
+        raise FedMergeError(f"plug-in {short(name)} cannot be imported: {said_of(error)}.") from error
     if spec is None or not spec.origin:
         raise FedMergeError(
             f"there is no plug-in module {short(name)}: install it, or name a file, FILE.py, that is there."
@@ -273,8 +276,10 @@ def _import(plugin: Plugin, anew: bool) -> None:
         for registry in REGISTRIES:
             registry.drop(plugin.module)
         _loaded.pop(plugin.name, None)
-        where = _line(error, plugin.files)
-        raise FedMergeError(f"plug-in {plugin.title} ({where}) cannot be imported: {_said(error)}") from error
+        where = line_of(error, plugin.files)
+        raise FedMergeError(
+            f"plug-in {plugin.title} ({where}) cannot be imported: {said_of(error)}"
+        ) from error
 
 
 def _run_file(plugin: Plugin) -> None:
@@ -303,59 +308,7 @@ def attribute(name: str) -> Any:
     return found
 
 
-def guarded(call: Callable[..., Any], what: str, enters: Sequence[str] = ()) -> Callable[..., Any]:
-    """Return a plug-in's function or class with its exceptions turned into sentences; others as they are.
-
-    what: the entry in words (``fusion method 'mine'``). enters: the methods of a class that FedMerge calls.
-    """
-    plugin = origin_of(call)
-    if plugin is None:
-        return call
-    if not inspect.isclass(call):
-        return _guarded(call, what, plugin)
-    names = [name for name in ("__init__", *enters) if callable(getattr(call, name, None))]
-    wrapped = {name: _guarded(getattr(call, name), what, plugin) for name in names}
-    same = {"__doc__": call.__doc__, "__module__": call.__module__, "__qualname__": call.__qualname__}
-    made: Callable[..., Any] = types.new_class(
-        call.__name__, (call,), {}, lambda own: own.update(same | wrapped)
-    )
-    return made
-
-
-def _guarded(call: Callable[..., Any], what: str, plugin: Plugin) -> Callable[..., Any]:
-    @functools.wraps(call)
-    def guard(*given: Any, **options: Any) -> Any:
-        try:
-            return call(*given, **options)
-        except FedMergeError:
-            raise
-        except Exception as error:
-            if full(error):
-                raise
-            raise FedMergeError(_sentence(what, plugin, error)) from error
-
-    return guard
-
-
-def blamed(error: BaseException, what: str = "a part") -> str | None:
-    """Return the sentence for an exception that came out of a plug-in's code; None for any other.
-
-    For what FedMerge calls without a registry between: the forward pass of a plug-in's network.
-    """
-    if isinstance(error, FedMergeError):
-        return None
-    frames = {Path(frame.filename).resolve() for frame in traceback.extract_tb(error.__traceback__)}
-    for plugin in _loaded.values():
-        if frames & set(plugin.files):
-            return _sentence(what, plugin, error)
-    return None
-
-
-def _sentence(what: str, plugin: Plugin, error: BaseException) -> str:
-    return f"{what} of plug-in {plugin.title} failed ({_line(error, plugin.files)}): {_said(error)}"
-
-
-def _line(error: BaseException, files: Sequence[Path]) -> str:
+def line_of(error: BaseException, files: Sequence[Path]) -> str:
     """Return where in a plug-in's files an exception was raised, the innermost place."""
     known = set(files)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
@@ -365,6 +318,7 @@ def _line(error: BaseException, files: Sequence[Path]) -> str:
     return f"{files[0]}{line}"
 
 
-def _said(error: BaseException) -> str:
+def said_of(error: BaseException) -> str:
+    """Return an exception's kind and its own words."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

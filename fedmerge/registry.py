@@ -14,8 +14,9 @@ from typing import Any, Generic, Protocol, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
+from fedmerge.blame import guarded
 from fedmerge.errors import FedMergeError, nearest, unknown
-from fedmerge.plugins import REGISTRIES, Plugin, enter, guarded, is_among, origin_of
+from fedmerge.plugins import REGISTRIES, Plugin, enter, is_among, origin_of
 from fedmerge.schema.faults import faults_of
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -8,15 +8,9 @@ from pathlib import Path
 import pytest
 
 from fedmerge import plugins
+from fedmerge.blame import blamed
 from fedmerge.errors import FedMergeError
-from fedmerge.plugins import (
-    blamed,
-    load_module,
-    load_plugins,
-    loaded_plugins,
-    locate_plugins,
-    restrict_plugins,
-)
+from fedmerge.plugins import load_module, load_plugins, loaded_plugins, locate_plugins, restrict_plugins
 from fedmerge.registry import Registry
 
 SOUP = """

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from fedmerge.blame import guarded
 from fedmerge.errors import FedMergeError, nearest
 from fedmerge.models.cnn import small_cnn
 from fedmerge.models.efficientnet import efficientnet_lite0
@@ -16,7 +17,7 @@ from fedmerge.models.resnet import resnet18
 from fedmerge.models.vgg import vgg11, vgg19
 from fedmerge.models.vision import HALF_RANGE, check_classifier, classifier_names, torchvision_classifier
 from fedmerge.models.vit import tiny_vit
-from fedmerge.plugins import attribute, guarded
+from fedmerge.plugins import attribute
 from fedmerge.registry import Method, Needs, Registry, options_model
 from fedmerge.seeding import seeded
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar
 
 from matplotlib.figure import Figure
 
+from fedmerge.blame import guarded
 from fedmerge.errors import FedMergeError
-from fedmerge.plugins import guarded
 from fedmerge.registry import Catalogue
 from fedmerge.reports import page
 from fedmerge.reports.figures import NARROW, WIDE, Caption

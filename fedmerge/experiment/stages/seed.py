@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedmerge.blame import blamed
 from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import Experiment
@@ -36,7 +37,6 @@ from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.setup import Setup, set_up
 from fedmerge.federation import LOCAL
 from fedmerge.models.state import State
-from fedmerge.plugins import blamed
 from fedmerge.storage.files import DiskError
 
 if TYPE_CHECKING:

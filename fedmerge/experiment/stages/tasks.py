@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from fedmerge.blame import blamed
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks import remarks
 from fedmerge.engine.attempt import Attempt
@@ -32,7 +33,6 @@ from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.models.weights import load_weights, write_weights
-from fedmerge.plugins import blamed
 from fedmerge.storage.files import make_folder, write_text
 from fedmerge.testtime import TESTTIME
 

@@ -10,8 +10,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedmerge.blame import blamed
 from fedmerge.errors import FedMergeError
-from fedmerge.plugins import blamed
 
 RUN_ID, SERVER_NODE, FIRST_CLIENT_NODE = 1, 1, 1001
 FAILED, LATE = 1, 101  # error codes of a ClientApp that raised, and of one past its time
