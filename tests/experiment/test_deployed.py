@@ -15,6 +15,7 @@ import yaml
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.deployed import project, run_deployed
+from fedmerge.experiment.inspecting import inspect_deployed
 from fedmerge.experiment.run import run
 from fedmerge.federation.deployment.bundle import CLIENT
 from fedmerge.federation.deployment.flower import Flower, connection
@@ -274,3 +275,31 @@ def test_one_is_revoked_and_the_certificate_renewed_in_the_middle_of_a_run(
     key = tmp_path / "node-gamma" / "node.pub"
     with pytest.raises(FedMergeError, match="flwr supernode was refused"):
         server.admit("gamma", key)  # a key that was revoked once
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_sums_under_masks_over_three_hospitals_give_the_same_bits_and_they_can_be_inspected(
+    server, programs, site_files, remote_files, hashes, tmp_path
+):
+    """A fusion from sums over images that stay; the server sees their total alone."""
+    config, nodes = remote_files
+    for folder in make_nodes(server, nodes, tmp_path):
+        with contextlib.suppress(FedMergeError):  # of a test before: another key of the same hospital
+            server.revoke(folder.settings.site)
+        (folder.path / "policy.yaml").write_text(
+            "approval: any\nsuppress_below: 1\nsums: true\ninspection: true\npeers: first-use\n"
+        )
+        server.admit(folder.settings.site, folder.public_key)
+        start_node(programs, folder)
+    data = "fusion_data={from: hospitals, images: 54, split: train}"
+    changes = [*SMALL, "fusion=[hf]", data, "federation.secure_statistics=true"]
+    deployed = run_deployed(
+        server.path, config, changes=changes, out=tmp_path / "deployed", seed=3, patience=1000
+    )
+    local = run(site_files, changes=changes, out=tmp_path / "local", seed=3)
+    expected = {k: v for k, v in hashes(local.folder).items() if not k.endswith("pooled.safetensors")}
+    assert hashes(deployed.folder) == expected
+    assert any(Path(name).stem == "hf" for name in expected)
+    found = inspect_deployed(server.path, minimum=5, bins=8, patience=600)
+    assert {told["name"] for told in found} == {"alpha", "beta", "gamma"}
