@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.data import CohortSpec, read_cohort
+from fedmerge.data.spec import PACKAGE
 from fedmerge.errors import Faults, FedMergeError, nearest, short
 from fedmerge.experiment.configuration.changes import apply_change
 from fedmerge.experiment.configuration.checks import between_sections
@@ -101,6 +102,6 @@ def _holds(folder: Path) -> str:
 
 
 def _shipped() -> list[Path]:
-    package = Path(__file__).resolve().parents[1]
+    package = PACKAGE
     folders = [Path("configs"), package.parent / "configs", package / "_shipped" / "configs"]
     return [folder for folder in folders if folder.is_dir()]
