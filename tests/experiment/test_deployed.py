@@ -292,11 +292,13 @@ def test_sums_under_masks_over_three_hospitals_give_the_same_bits_and_they_can_b
         )
         server.admit(folder.settings.site, folder.public_key)
         start_node(programs, folder)
-    data = "fusion_data={from: hospitals, images: 54, split: train}"
+    data = "fusion_data={from: hospitals, images: 99, split: train}"
     changes = [*SMALL, "fusion=[hf]", data, "federation.secure_statistics=true"]
     deployed = run_deployed(
         server.path, config, changes=changes, out=tmp_path / "deployed", seed=3, patience=1000
     )
+    failed = deployed.failures[deployed.failures["where"] != "pooled"]  # images stay at the hospitals
+    assert failed.empty, "; ".join(failed["reason"])
     local = run(site_files, changes=changes, out=tmp_path / "local", seed=3)
     expected = {k: v for k, v in hashes(local.folder).items() if not k.endswith("pooled.safetensors")}
     assert hashes(deployed.folder) == expected

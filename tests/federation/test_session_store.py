@@ -85,3 +85,14 @@ def test_a_session_that_was_not_laid_aside_whole_is_none(tmp_path):
     file.unlink()
     assert session_store.find("a" * 64) is None
     assert load_file(next(session_store.folder.rglob("parents.safetensors")))["0/w"].tolist() == [1, 1]
+
+
+def test_models_that_share_memory_are_kept_apart(tmp_path):
+    """Flower hands tensors of equal content over as one array, such as the counters of batch norms."""
+    counter = torch.tensor(7)
+    parents = {"0/norm.num_batches_tracked": counter, "1/norm.num_batches_tracked": counter}
+    store = SessionStore(tmp_path / "sessions")
+    store.keep("abc", {"models": 2}, parents)
+    found = store.find("abc")
+    assert found is not None
+    assert found[1] == parents

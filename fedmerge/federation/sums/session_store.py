@@ -9,13 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import fedmerge.storage.own_files as own_files
 from fedmerge.errors import FedMergeError
 from fedmerge.models.state import State
-from fedmerge.storage.files import write, write_json
+from fedmerge.models.weights import write_weights
+from fedmerge.storage.files import write_json
 
 JOB, PARENTS, FUSED = "job.json", "parents.safetensors", "fused.safetensors"
 
@@ -29,13 +30,13 @@ class SessionStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def keep(self, session: str, job: Mapping[str, Any], parents: Mapping[str, Tensor]) -> None:
+    def keep(self, session: str, job: Mapping[str, Any], parents: State) -> None:
         """Keep a session that begins. Raises DiskError."""
         place = self._place(session)
         self._clear()
         place.mkdir(parents=True, mode=0o700)
         self.folder.chmod(0o700)
-        _save(place / PARENTS, parents)
+        write_weights(place / PARENTS, parents)
         write_json(place / JOB, job)  # last: without it there is no session
 
     def find(self, session: str) -> tuple[dict[str, Any], State] | None:
@@ -50,7 +51,7 @@ class SessionStore:
         news = {key: value for key, value in tensors.items() if not key.startswith(".")}
         fused = {} if kind == "walk" else self.fused(session)
         if news and (fused or kind == "walk"):
-            _save(self._place(session) / FUSED, fused | news)
+            write_weights(self._place(session) / FUSED, fused | news)
 
     def fused(self, session: str) -> State:
         """Return the current fused model; empty before a walk has begun."""
@@ -73,8 +74,3 @@ class SessionStore:
                     room.remove_known(place / name)
                 with suppress(OSError):
                     place.rmdir()
-
-
-def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    write(path, lambda part: save_file(whole, part))
