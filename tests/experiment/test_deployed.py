@@ -290,6 +290,8 @@ def test_sums_under_masks_over_three_hospitals_give_the_same_bits_and_they_can_b
         (folder.path / "policy.yaml").write_text(
             "approval: any\nsuppress_below: 1\nsums: true\ninspection: true\npeers: first-use\n"
         )
+        node = yaml.safe_load((folder.path / "node.yaml").read_text())  # too few images for their layers
+        (folder.path / "node.yaml").write_text(yaml.safe_dump(node | {"sums": {"rows": "pixels"}}))
         server.admit(folder.settings.site, folder.public_key)
         start_node(programs, folder)
     data = "fusion_data={from: hospitals, images: 99, split: train}"
