@@ -69,8 +69,8 @@ def run(
     config: a YAML file, the name of a shipped configuration, a mapping, or an ``Experiment``. changes:
     overrides such as ``"training.rounds=10"``. out: the run's folder, new or empty; by default the next free
     ``runs/NAME-001``. seed: run this seed alone. device: ``auto``, ``cpu``, ``cuda``. backend: where the
-    hospitals work, which changes no number: ``local`` (this process), ``ray``, or a ``fm.Backend`` or its
-    fields. resume: the folder of a run that was interrupted, which goes on where it stopped, with its own
+    hospitals work, which changes no number: ``local`` (this process), ``ray``, or a ``fm.BackendConfig`` or
+    its fields. resume: the folder of a run that was interrupted, which goes on where it stopped, with its own
     configuration, and ends with the bits it would have had; one that is finished is returned as it is.
     plugins: modules or files, FILE.py, besides those that the configuration names. progress: called with
     (stage, done, total).

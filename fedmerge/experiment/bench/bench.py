@@ -48,10 +48,11 @@ def bench(
     source: a YAML file, the name of a shipped study, or a mapping. changes: overrides such as
     ``"set.seeds=[0, 1]"``. out: the study's folder; ``runs/NAME`` by default; the same folder goes on where
     it stopped. workers: tasks side by side on this machine, or an executor that does them. backend: ``ray``,
-    or a ``fm.Backend`` of that kind or its fields, does the tasks on a Ray cluster instead, ``workers`` of
-    its own at a time. retry: do failed tasks again. extend: accept a changed configuration or changed images;
-    finished tasks that are still needed are kept. plugins: modules or files, FILE.py, besides those that the
-    study names. watch: called with an ``Event`` at every start and end of a task, and about twice a second.
+    or a ``fm.BackendConfig`` of that kind or its fields, does the tasks on a Ray cluster instead, ``workers``
+    of its own at a time. retry: do failed tasks again. extend: accept a changed configuration or changed
+    images; finished tasks that are still needed are kept. plugins: modules or files, FILE.py, besides those
+    that the study names. watch: called with an ``Event`` at every start and end of a task, and about twice a
+    second.
 
     The same study gives the same rows with any number of workers, on any backend, and however often it was
     interrupted; federated rounds go on at the last finished round. A task that fails gives rows with a
