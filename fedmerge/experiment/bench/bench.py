@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedmerge.cluster.config import BackendConfig
 from fedmerge.data.content import files_of
 from fedmerge.engine.events import Subscriber
 from fedmerge.engine.schedule import Schedule
 from fedmerge.engine.store import Store, states_in
 from fedmerge.engine.task import Assignment, Task
+from fedmerge.errors import FedMergeError
 from fedmerge.experiment.bench import completion_cache, preflight
 from fedmerge.experiment.bench.config import BenchConfig, Variant, read_bench
 from fedmerge.experiment.bench.plan import StudyPlan, make_plan
@@ -26,7 +28,6 @@ from fedmerge.schema.validation import noting_files
 from fedmerge.storage import manifest
 
 if TYPE_CHECKING:
-    from fedmerge.cluster.config import BackendConfig
     from fedmerge.engine.executors import Executor
 
 
@@ -59,6 +60,7 @@ def bench(
     reason, and so do tasks that need it. Raises FedMergeError for bad input, before the first task and with
     nothing written (``preflight``); for a folder in use, and a full disk; finished tasks are kept.
     """
+    place = _backend(workers, backend)
     with noting_files() as files:
         config, variants = read_bench(source, changes, plugins)
     plan = make_plan(config, variants)
@@ -73,7 +75,7 @@ def bench(
         todo = plan.to_do(wanted, states, retry)
         try:
             if todo:
-                with _executor(workers, backend, device or variants[0].experiment.device) as (
+                with _executor(workers, place, device or variants[0].experiment.device) as (
                     executor,
                     where,
                 ):
@@ -96,15 +98,21 @@ def bench(
     return study
 
 
+def _backend(
+    workers: int | Executor, backend: BackendConfig | str | Mapping[str, Any] | None
+) -> BackendConfig:
+    """Return where tasks are done. Raises FedMergeError for a wrong backend, and for workers given twice."""
+    config = BackendConfig.of(backend)
+    if config.kind == "ray" and workers != 1:
+        raise FedMergeError("workers are for this machine: with backend ray, give workers to the backend.")
+    return config
+
+
 @contextmanager
-def _executor(
-    workers: int | Executor, backend: BackendConfig | str | Mapping[str, Any] | None, device: str
-) -> Iterator[tuple[Executor, str]]:
+def _executor(workers: int | Executor, config: BackendConfig, device: str) -> Iterator[tuple[Executor, str]]:
     """Yield what does the tasks, and the device that they name; end it after the block."""
-    from fedmerge.cluster.config import BackendConfig
     from fedmerge.engine.executors.processes import local_executor  # they load the training code
 
-    config = BackendConfig.of(backend)
     if config.kind == "ray":
         from fedmerge.engine.executors.on_ray import ray_executor
 

@@ -124,3 +124,18 @@ def test_a_report_of_a_study_that_is_not_finished_names_the_command(own, tmp_pat
     assert code == 0
     assert "1 of " in err
     assert f"fedmerge bench {out / 'study.yaml'} --out {out}" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "fact"),
+    [
+        ({"backend": "nonsense"}, "nonsense"),
+        ({"backend": {"kind": "local", "address": "auto"}}, "address"),
+        ({"backend": {"kind": "ray", "address": "nowhere"}}, "nowhere"),
+        ({"backend": "ray", "workers": 2}, "workers"),
+    ],
+)
+def test_a_wrong_backend_is_said_before_anything_is_written(own, tmp_path, given, fact):
+    with pytest.raises(FedMergeError, match=fact):
+        bench(own / "study.yaml", out=tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
