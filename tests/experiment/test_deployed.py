@@ -306,4 +306,5 @@ def test_sums_under_masks_over_three_hospitals_give_the_same_bits_and_they_can_b
     assert hashes(deployed.folder) == expected
     assert any(Path(name).stem == "hf" for name in expected)
     found = inspect_deployed(server.path, minimum=5, bins=8, patience=600)
-    assert {told["name"] for told in found} == {"alpha", "beta", "gamma"}
+    assert [told["hospital"] for told in found] == ["alpha", "beta", "gamma"]
+    assert all(len(told["intensities"]) == 8 and told["classes"] for told in found), found
