@@ -165,7 +165,7 @@ class Killer(threading.Thread):
 
     def _answers(self) -> int:
         """How many answers of hospitals the server's log has."""
-        return sum(" answered after " in line for line in lines([self.server.folder / "superlink.log"]))
+        return sum("Push replies" in line for line in lines([self.server.folder / "superlink.log"]))
 
     def _kill(self, kind: str, name: str) -> None:
         found = state_of(self.place) if self.place is not None else None

@@ -23,6 +23,7 @@ from fedmerge.federation.deployment.serving import STARTED
 from fedmerge.schema.validation import is_there
 from fedmerge.storage.chained_log import BrokenChain, ChainedLog
 
+RESUMED = "resumed"  # the state of a submitted run whose folder another went on with
 SHOWN = 20  # runs, the latest; failures of a run, the latest
 AT_WORK = ("pending", "starting", "running")  # states of a run, in the SuperLink's words
 WAITS = "waits for approval"  # an event in a node's audit log
@@ -38,7 +39,11 @@ def server_status(server: ServerFolder) -> Told:
     """Return a server's state: programs, hospitals' last signs of life, runs with failures, expiries."""
     database = server.path / "superlink.db"
     known, seen = links(database), tasks(database)
-    found = [_run(begun, seen.get(begun.run), server.path) for begun in runs(server.path)[-SHOWN:]]
+    submitted = runs(server.path)
+    latest = {begun.folder: begun.run for begun in submitted}  # a resumed run has a folder and two numbers
+    found = [
+        _run(begun, seen.get(begun.run), server.path, latest[begun.folder]) for begun in submitted[-SHOWN:]
+    ]
     hospitals = [
         _hospital(hospital.name, node, known.get(node), found)
         for node, hospital in server.hospitals().items()
@@ -129,11 +134,15 @@ def _hospital(name: str, node: int, link: Link | None, found: list[Told]) -> Tol
     }
 
 
-def _run(begun: StartedRun, task: Task | None, server: Path) -> Told:
-    state = state_of(begun.folder)
+def _run(begun: StartedRun, task: Task | None, server: Path, latest: int) -> Told:
+    """Return one submitted run; of several with one folder, only the ``latest`` has the folder's state."""
     told: Told = {"run": begun.run, "folder": str(begun.folder), "submitted": begun.at}
     flower = task.status if task else "unknown"
     told["superlink"] = flower
+    if latest != begun.run:
+        went_on = state_as_json(RunState(begun.folder, RESUMED))
+        return told | went_on | {"words": f"{RESUMED} as run {latest}", "again": ""}
+    state = state_of(begun.folder)
     if state is None:
         ended = flower.startswith("finished") or not begun.folder.is_dir()
         word = "failed" if ended else flower

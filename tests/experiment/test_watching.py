@@ -29,6 +29,7 @@ from fedmerge.federation.deployment.serving import STARTED, at_service
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.policy.audit import audit_log
 from fedmerge.storage.chained_log import ChainedLog
+from fedmerge.storage.files import write_sealed
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -135,6 +136,15 @@ def test_runs_are_told_the_latest_first_with_how_they_go_on(server, experiment, 
     with monkeypatch.context() as patch:  # the SuperLink knows that it was stopped, the run does not
         patch.setattr(watching, "tasks", lambda database: {11: Task(11, "finished:stopped", "", None)})
         assert server_status(server)["runs"][1]["words"] == "stopped in round 2 of 2"
+    note(server.path, 10, tmp_path / "a")  # as one who resumes the folder does; numbers are drawn
+    (server.path / "runs" / "11.json").unlink()
+    write_sealed(
+        server.path / "runs" / "11.json",
+        {"run": 11, "folder": str(tmp_path / "a"), "at": "2026-01-01T00:00:00Z"},
+    )
+    earlier = {run["run"]: run for run in server_status(server)["runs"]}
+    assert (earlier[11]["state"], earlier[11]["words"]) == ("resumed", "resumed as run 10")
+    assert (earlier[11]["again"], earlier[10]["words"]) == ("", "killed in round 2 of 2")
     said = CliRunner().invoke(app, ["deployment", "status", str(server.path)])
     assert said.exit_code == 0
     assert "killed in round 2 of 2" in said.output

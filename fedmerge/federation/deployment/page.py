@@ -22,7 +22,7 @@ from starlette.routing import Route
 from fedmerge.federation.deployment.ago import ago
 
 Told = dict[str, Any]
-STATES = ("running", "finished", "failed", "stopped", "killed", "pending", "starting", "unknown")
+STATES = ("running", "finished", "failed", "stopped", "killed", "resumed", "pending", "starting", "unknown")
 KINDS = {"finished": "good", "running": "good", "failed": "bad", "killed": "bad"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",

@@ -20,6 +20,7 @@ from fedmerge.models.graph.program import operation
 
 Sums = dict[str, Tensor]
 BATCH = 64
+SMALL, MANY = 1024, 256
 
 
 class Statistics(Protocol):
@@ -221,7 +222,9 @@ class LocalStatistics:
         return next(name for name, known in self.fused.keys.items() if known == key)
 
     def _batches(self) -> list[Tensor]:
-        return [x.to(self.device) for x in self.images.split(BATCH)]
+        """Images go ``BATCH`` at a time; those of up to ``SMALL`` values, ``MANY`` at a time, which is faster."""
+        size = MANY if self.images[0].numel() <= SMALL else BATCH
+        return [x.to(self.device) for x in self.images.split(size)]
 
     def _named(self, names: Sequence[str]) -> list[Layer]:
         wanted = set(names)
