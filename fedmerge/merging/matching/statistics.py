@@ -222,7 +222,7 @@ class LocalStatistics:
         return next(name for name, known in self.fused.keys.items() if known == key)
 
     def _batches(self) -> list[Tensor]:
-        """Images go ``BATCH`` at a time; those of up to ``SMALL`` values, ``MANY`` at a time, which is faster."""
+        """Images in batches of ``BATCH``; those of up to ``SMALL`` values, of ``MANY``, which is faster."""
         size = MANY if self.images[0].numel() <= SMALL else BATCH
         return [x.to(self.device) for x in self.images.split(size)]
 
