@@ -13,6 +13,8 @@ from flwr.app import Message
 from fedmerge.data import Arrays, CohortSpec, Site, SiteSpec, build_cohort
 from fedmerge.federation import FederationPlan, Hospital, client_app
 from fedmerge.federation.records import reply_message
+from fedmerge.federation.schema.jobs import EvaluateJob, TrainJob
+from fedmerge.federation.schema.reading import read_job
 from fedmerge.models import ModelSpec, Normalisation
 from fedmerge.training import TrainingOptions
 
@@ -34,14 +36,14 @@ class Echo(Hospital):
     """Answers training with the weights it was sent, and evaluation with scores of 0."""
 
     def train(self, message: Message) -> Message:
-        model = self._load(message, {})
+        model = self._load(message, read_job(message, TrainJob), {})
         state = {key: value.clone() for key, value in model.state_dict().items()}
         return reply_message(
             message, {"num-examples": 1, "loss": 0.0, "accuracy": 0.0, "seconds": 0.0}, state
         )
 
     def evaluate(self, message: Message) -> Message:
-        self._load(message, {})
+        self._load(message, read_job(message, EvaluateJob), {})
         return reply_message(
             message, {"num-examples": 1, "loss": 0.0, "accuracy": 0.0, "balanced_accuracy": 0.0}
         )

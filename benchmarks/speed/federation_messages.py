@@ -28,6 +28,7 @@ from benchmarks.speed.echo import grid_of, plan_of
 from benchmarks.speed.processes import told
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.records import request_message
+from fedmerge.federation.train_config import round_config
 from fedmerge.models import State, average, build
 
 PLAN = plan_of("torchvision:resnet18")
@@ -51,7 +52,7 @@ def exchanges(grid: Any, rounds: int, give: Callable[[State], ArrayRecord], take
 
 def send(grid: Any, nodes: list[int], arrays: ArrayRecord, group: str) -> Iterable[Message]:
     """One training message a node, all with the same weights."""
-    job = {"model": PLAN.model.model_dump()}
+    job = round_config(PLAN, 1)
     return grid.send_and_receive([request_message("train", node, group, job, arrays) for node in nodes])
 
 
