@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.statistics import Statistics
 from fedmerge.models.cards import check_cards
-from fedmerge.models.copies import check_copy, faithful, fill, unwrapped
+from fedmerge.models.copies import check_copy, check_self_contained, faithful, fill, unwrapped
 from fedmerge.models.entries import entries, kinds
 from fedmerge.models.loading import network_of
 from fedmerge.models.plain import dressed, plain, reparametrised
@@ -167,8 +167,8 @@ class Parents:
 
         into: the architecture of the model to be made (default: the first model's). any_width: models may
         have layers of other widths. Raises FedMergeError if there are none, if names and models differ in
-        number, if the models are not of one architecture (keys, shapes, dtypes), or if an entry cannot be
-        merged (``models.entries``).
+        number, if the models are not of one architecture (keys, shapes, dtypes), if an entry cannot be merged
+        (``models.entries``), or if no copy can be independent of its model (``check_self_contained``).
         """
         if len(models) == 0:
             raise FedMergeError("there is no model to merge: give at least one.")
@@ -280,7 +280,9 @@ def _of_modules(
 
 def _network(name: str, model: object) -> nn.Module:
     if isinstance(model, nn.Module):
-        return unwrapped(model)
+        network = unwrapped(model)
+        check_self_contained(network, name)
+        return network
     raise FedMergeError(
         f"'{name}' is of type {type(model).__name__}, not an nn.Module: load its weights into a network, or "
         "merge files with fedmerge merge."

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+import types
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +16,9 @@ from fedmerge.models.modes import evaluating
 from fedmerge.models.outputs import logits_of
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
+
+_FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_NOT_ASKED = vars(nn.Module()).keys() - set(_FORWARD_HOOKS) | {"_compiled_call_impl"}
 
 ROUNDING = 1e-5  # of the largest output: sums may depend on how memory is laid out
 
@@ -46,6 +52,73 @@ def faithful(model: nn.Module) -> nn.Module:
             f"{str(error).splitlines()[0] if str(error) else 'no reason given'}): take out what "
             "copy.deepcopy does not take."
         ) from None
+
+
+def check_self_contained(model: nn.Module, name: str) -> None:
+    """Check that no function in a model holds a part of the model from outside, by a closure or a default.
+
+    A copy shares functions with its original, so such a one would run the original's weights in each copy: a
+    ``forward`` that was put onto the object, a hook, a function in an attribute. Looked at are forward hooks
+    and attributes with the lists, dicts and ``partial`` in them, and what their functions hold; other objects
+    are not. Raises FedMergeError naming the model, the function and the part.
+    """
+    parts: dict[int, str] = {}
+    for items in (model.named_modules(), model.named_parameters(), model.named_buffers()):
+        parts |= {id(part): f"'{place}'" if place else "the model" for place, part in items}
+    for path, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute in _NOT_ASKED:
+                continue
+            held = next((parts[id(v)] for f in _functions(value) for v in _held(f) if id(v) in parts), None)
+            if held is not None:
+                place = f"{path}.{attribute}" if path else attribute
+                raise FedMergeError(
+                    f"'{name}' cannot be merged as it is: a function in '{place}' holds {held} itself, so a "
+                    "copy would run the weights of the original. Let it take its parts from self, or from "
+                    "the module that a hook is given."
+                )
+
+
+def _functions(value: Any) -> Iterator[types.FunctionType]:
+    """The functions in an attribute that a deep copy shares with its original."""
+    if isinstance(value, types.FunctionType):
+        yield value
+    elif isinstance(value, types.MethodType):
+        yield from _functions(value.__func__)
+    elif isinstance(value, partial):
+        yield from _functions([value.func, *value.args, *value.keywords.values()])
+    elif isinstance(value, Mapping):
+        yield from _functions([*value.values()])
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _functions(part)
+
+
+def _held(function: types.FunctionType) -> Iterator[Any]:
+    """All values that a function holds by its closure and defaults, those of functions in it included."""
+    left: list[Any] = [function]
+    seen: set[int] = set()
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        yield value
+        if isinstance(value, types.FunctionType):
+            left += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+            for cell in value.__closure__ or ():
+                try:
+                    left.append(cell.cell_contents)
+                except ValueError:  # not filled yet
+                    continue
+        elif isinstance(value, types.MethodType):
+            left += [value.__func__, value.__self__]
+        elif isinstance(value, partial):
+            left += [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, Mapping):
+            left += value.values()
+        elif isinstance(value, list | tuple | set | frozenset):
+            left += value
 
 
 @torch.no_grad()

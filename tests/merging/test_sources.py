@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import types
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +68,54 @@ def test_teachers_of_a_student_keep_their_own_buffers_and_it_those_of_the_first(
     assert student.mean == 0.25
     with refused("mean", "0.25", "model-0", "0.5", "model-1"):
         fused([Net(0, 0.25), Net(1, 0.5)], "distill", student="mean")
+
+
+def _forward_on_the_object(net: Net) -> None:
+    conv, norm, mid, head = net.conv, net.norm, net.mid, net.head
+    net.forward = lambda x: head(mid(norm(conv(x)).relu().mean((2, 3))).relu())  # type: ignore[method-assign]
+
+
+def _function_in_an_attribute(net: Net) -> None:
+    def scaled(logits: Tensor, *, by: list[nn.Parameter]) -> Tensor:
+        return logits * by[0].sum()
+
+    net.answer = partial(lambda logits, inner: inner(logits), inner=lambda z: scaled(z, by=[net.norm.weight]))
+
+
+def _hook_of_a_neighbour(net: Net) -> None:
+    net.norm.register_forward_pre_hook(lambda _, given, bias=net.conv.bias: given[0] + bias.view(1, -1, 1, 1))
+
+
+CLINGING = [
+    (_forward_on_the_object, ("forward",)),
+    (_function_in_an_attribute, ("answer",)),
+    (_hook_of_a_neighbour, ("norm", "conv.bias")),
+]
+
+
+@pytest.mark.parametrize(("cling", "words"), CLINGING)
+@pytest.mark.parametrize("method", FUSION.names())
+def test_a_model_whose_copies_would_run_its_own_weights_is_refused(method: str, cling, words) -> None:  # type: ignore[no-untyped-def]
+    """Merged with zeros, such a network would still answer with the weights of the first."""
+    nets = [Net(0), Net(1)]
+    for net in nets:
+        cling(net)
+    with refused("model-0", "copy", *words):
+        fused(nets, method)
+
+
+def test_functions_that_hold_no_part_of_the_model_stay() -> None:
+    """A forward bound to the object, a partial of the object and a hook that looks at what it is given are
+    copied, or find what they need there: the mean computes what the mean of plain networks computes."""
+    nets, seen = [Net(0), Net(1)], []
+    for net in nets:
+        net.forward = types.MethodType(lambda self, x: 2 * Net.forward(self, x), net)  # type: ignore[method-assign]
+        net.again = partial(isinstance, net.mid)  # type: ignore[assignment]
+        net.mid.register_forward_hook(lambda module, given, out: seen.append(module.weight) or out)
+    found, (x, _) = merge(nets, "mean").model, images()
+    torch.testing.assert_close(found(x), 2 * merge([Net(0), Net(1)], "mean").model(x))
+    assert seen[-1] is found.mid.weight
+    assert found.again.args == (found.mid,)
 
 
 @pytest.mark.parametrize("method", [name for name in FUSION.names() if name not in OWN])
