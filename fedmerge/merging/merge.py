@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ def merge(
     methods``.
 
     Raises FedMergeError for an unknown method or option, an unmet need, models that are not alike, images
-    that they do not take, weights or results that are not finite (with the tensor's name).
+    that they do not take, a score that is no number, weights or results that are not finite (with the
+    tensor's name).
 
     >>> fused = merge([net_a, net_b], "kf", data=x).model            # doctest: +SKIP
     """
@@ -139,10 +141,33 @@ def _scores(
 ) -> Callable[[State], float] | None:
     """The score of a candidate state: as given, of the model as the caller has it; or accuracy on images."""
     if given is not None:
-        return given if parents.plain_states else lambda state: given(_as_given(parents, state).state_dict())
+        return _number(
+            given if parents.plain_states else lambda state: given(_as_given(parents, state).state_dict())
+        )
     if images is None or labels is None:
         return None
     return _accuracy(parents, images, labels)
+
+
+def _number(score: Callable[[State], Any]) -> Callable[[State], float]:
+    """The score as a float. Raises FedMergeError where it is no number, or NaN, which has no order."""
+
+    def checked(state: State) -> float:
+        value = score(state)
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise FedMergeError(
+                f"score= gave a {type(value).__name__}, not one number for a state."
+            ) from None
+        if math.isnan(number):
+            raise FedMergeError(
+                "score= gave NaN, which is neither better nor worse than another score: give a number, -inf "
+                "for what must not be taken."
+            )
+        return number
+
+    return checked
 
 
 def _as_given(parents: Parents, state: State) -> nn.Module:

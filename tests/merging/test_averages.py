@@ -181,7 +181,7 @@ def test_only_scores_and_heads_that_are_asked_for_are_needed():
         ({"groups": {"bias": [1.0]}}, ("1 weights", "3 models")),
         ({"weights": "metric"}, ("validation", "mean", "data=")),
         ({"weights": "metric", "score": lambda state: -1.0}, ("negative", "like")),
-        ({"weights": "metric", "score": lambda state: float("nan")}, ("negative", "like")),
+        ({"weights": "metric", "score": lambda state: float("nan")}, ("score=", "NaN")),
         ({"weights": "metric", "score": lambda state: 0.0}, ("sum", "finite")),
         ({"weights": [1.0, -1.0, 0.0]}, ("sum", "finite")),
     ],

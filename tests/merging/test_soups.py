@@ -72,6 +72,25 @@ def test_without_a_score_it_is_refused_before_the_start(nets):
         merge(nets, "greedy")
 
 
+@pytest.mark.parametrize("method", ["greedy", "greedy-v1", "greedy-v2", "ensemble-greedy"])
+def test_a_score_that_is_no_number_is_refused(nets, method):
+    """NaN is neither above nor below 0.9: taken as the best or never beaten, it would decide by its place."""
+    for score, words in (
+        (lambda s: float("nan") if float(s["2.weight"][0, 0]) == 1 else 0.9, ["score=", "NaN"]),
+        (lambda s: torch.tensor(float("nan")), ["score=", "NaN"]),
+        (lambda s: None, ["score=", "NoneType"]),
+        (lambda s: torch.zeros(2), ["score=", "Tensor"]),
+    ):
+        with refused(*words):
+            merge(nets, method, score=score)
+
+
+def test_a_score_of_minus_infinity_is_never_taken(nets):
+    table = {1.0: -torch.inf, 3.0: 0.9, -1.0: -torch.inf, 2.0: -torch.inf}
+    fused = merge(nets, "greedy", score=lambda s: torch.tensor(table[round(float(s["2.weight"][0, 0]), 6)]))
+    assert list(fused.coefficients.values()) == [0.0, 1.0, 0.0]
+
+
 def test_v1_halves_and_v2_divides_by_the_position(nets):
     """As in the tests of ``half`` and ``index`` above, under their own names; before model 2 comes model 1,
     the start, again: (2 + 3) / 2 = 2.5, no better."""
