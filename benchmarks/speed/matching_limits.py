@@ -1,12 +1,14 @@
 """What a fusion of two small networks costs, against the least that any program must do for it.
 
-Two perceptrons 784-256-10 and 400 images, by ``ot`` and by ``rebasin``. ``merge`` is a second ``fm.merge`` of
-the architecture in this process (the first also follows its operations, ``first``). ``bare`` is the method
-written down for this one architecture and nothing else: both networks' hidden activations, the table of
-distances, the same solver (POT's network simplex; SciPy's linear assignment), and the permuted mean, in
+Two perceptrons 784-256-10 and 400 images, by ``ot`` and by ``rebasin``. ``merge`` is a second ``fm.merge``
+of the architecture in this process (the first also follows its operations, ``first``). ``bare`` is the
+method written down for this one architecture and nothing else: both networks' hidden activations, the table
+of distances, the same solver (POT's network simplex; SciPy's linear assignment), and the permuted mean, in
 float64, without checks, names, cards or decisions. No program with this solver is faster than ``bare``, so
-``merge / bare`` is the most that is left to gain. Medians of ``--repeats``, both sides in turns; the weights
-must agree. Run `python -m benchmarks.speed.matching_limits`.
+``merge / bare`` is the most that is left to gain. Medians of ``--repeats``, both sides in turns; the
+weights must agree. For ``hf`` and ``kf``, whose least squares have no short form, ``algebra`` is the time
+of a merge that is spent inside matrix products, factorisations, their solutions and the assignment, by
+PyTorch's profiler; the rest is what could be saved. Run `python -m benchmarks.speed.matching_limits`.
 """
 
 from __future__ import annotations
@@ -17,14 +19,18 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import ot
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import fedmerge as fm
 from benchmarks.speed.fusion_speed import digits, mlps
+from fedmerge.merging.matching import assignment
 
 Weights = list[Tensor]
 
@@ -74,6 +80,36 @@ def measure(method: str, repeats: int) -> dict[str, float]:
     return {"first": first, "merge": merge, "bare": least, "ratio": merge / least, "difference": difference}
 
 
+ALGEBRA = ("mm", "addmm", "bmm", "linear", "cholesky", "solve", "triangular", "eigh", "svd", "cdist")
+
+
+def algebra(method: str, repeats: int) -> dict[str, float]:
+    """Median seconds of a second merge, and how many of them are linear algebra and assignment."""
+    images, labels = digits(400)
+    models: list[nn.Module] = list(mlps(2, images, labels, epochs=1))
+    fm.merge(models, method, data=images)
+    merge = statistics.median(timed(lambda: fm.merge(models, method, data=images)) for _ in range(repeats))
+    solved: list[float] = []
+    solve = assignment._solve
+
+    def counted(cost: Any) -> Any:
+        began = time.perf_counter()
+        found = solve(cost)
+        solved.append(time.perf_counter() - began)
+        return found
+
+    with patch.object(assignment, "_solve", counted), profile(activities=[ProfilerActivity.CPU]) as seen:
+        for _ in range(repeats):
+            fm.merge(models, method, data=images)
+    inside = sum(
+        event.self_cpu_time_total / 1e6
+        for event in seen.key_averages()
+        if any(word in event.key for word in ALGEBRA)
+    )
+    inside = (inside + sum(solved)) / repeats
+    return {"merge": merge, "algebra": inside, "ratio": merge / inside}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -83,6 +119,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     result = {method: measure(method, args.repeats) for method in ("ot", "rebasin")}
+    result |= {method: algebra(method, args.repeats) for method in ("hf", "kf")}
     print(json.dumps(result, indent=1))
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
