@@ -17,7 +17,7 @@ BENCHMARKS := federation federation_start federation_rounds federation_messages 
 export PYTHONDONTWRITEBYTECODE :=
 TESTING := OMP_NUM_THREADS=1 PYTHONPYCACHEPREFIX="$(abspath $(VENV))/bytecode"
 
-.PHONY: demo test tests-among-others tests-forking-runs tests-forking-studies test-slow lint coverage bench lowest audit clean
+.PHONY: demo test tests-among-others tests-forking-runs tests-forking-studies test-slow lint coverage docs docs-reference bench lowest audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedmerge run configs/quickstart.yaml
@@ -57,6 +57,10 @@ FLOOR   ?= 98
 coverage: $(VENV)/.installed-dev
 	$(TESTING) $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix tests/,$(COVERED)) \
 		$(addprefix --cov=fedmerge/,$(COVERED)) --cov-report=term-missing --cov-fail-under=$(FLOOR)
+
+# The tables of docs/options.md, from the types; what an option is for is written on the page by hand.
+docs-reference: $(VENV)/.installed-dev
+	$(BIN)/python -m fedmerge.experiment.reference.page
 
 bench: $(VENV)/.installed-dev
 	set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.speed.$$name; done

@@ -18,7 +18,6 @@ from fedmerge.errors import FedMergeError, short
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

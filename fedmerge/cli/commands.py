@@ -59,6 +59,9 @@ def run(
     sign: Annotated[
         Path | None, typer.Option("--sign", help="A private Ed25519 key that signs the finished run.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, how long, how much memory and disk.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train the hospitals, fuse their models, evaluate at the unseen one; print the table, write the report.
@@ -69,6 +72,11 @@ def run(
     from fedmerge.experiment.interrupt import Stopped
     from fedmerge.experiment.run import run as run_experiment
 
+    if dry_run:
+        if resume is not None or config is None:
+            raise FedMergeError("--dry-run needs a configuration, and goes without --resume.")
+        show_estimate(config, changes or [], seed, device, plugins or [], as_json)
+        return
     if sign is not None:
         from fedmerge.storage import signature
 
@@ -94,6 +102,33 @@ def run(
     if sign is not None:
         signature.sign(result.folder, signer)
     end(result)
+
+
+def show_estimate(
+    config: str, changes: list[str], seed: int | None, device: str | None, plugins: list[str], as_json: bool
+) -> None:
+    """Print what a run would do and cost; nothing is trained or written."""
+    from dataclasses import asdict
+
+    from fedmerge.cli.progress import clock
+    from fedmerge.experiment.estimate import estimate
+
+    with lines(err, lambda: "timing a few steps"):
+        found = estimate(config, changes=changes, seed=seed, device=device, plugins=plugins)
+    if as_json:
+        print_json(asdict(found) | {"seconds": found.seconds})
+        return
+    seeds = "seed" if len(found.seeds) == 1 else "seeds"
+    say(
+        out, f"{found.name} on {found.device}, {seeds} {', '.join(map(str, found.seeds))}; nothing is written"
+    )
+    for part in found.parts:
+        took = "not known before" if part.seconds is None else f"about {clock(part.seconds)}"
+        say(out, f"  {took:>16}  {part.what}")
+    say(out, f"time:    about {clock(found.seconds)}, besides fusion, start and report")
+    say(out, f"memory:  about {found.memory / 2**20:,.0f} MiB; disk: about {found.disk / 2**20:,.1f} MiB")
+    for what, seconds in found.measured.items():
+        say(out, f"measured: {1000 * seconds:.3g} ms, {what.removeprefix('seconds ')}")
 
 
 def end(result: Result) -> None:

@@ -1,0 +1,122 @@
+"""``fedmerge models``: those of a run or a folder, where each comes from, and files for other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedmerge.cli.app import Json, Plugins, app, err, out, print_json, say
+from fedmerge.cli.progress import lines
+
+models = typer.Typer(help="Models with cards: what they are, where they come from.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+Model = Annotated[
+    Path, typer.Argument(help="A model: its .safetensors file, or its path without the ending.")
+]
+Among = Annotated[
+    Path | None, typer.Option("--among", help="Where its parents are looked for. Default: the run's folder.")
+]
+
+
+@models.command("list")
+def list_models(
+    folder: Annotated[Path, typer.Argument(help="A run, a study, or a folder of models.")],
+    as_json: Json = False,
+) -> None:
+    """List every model with a card: how it was made, of how many parents, and its validation score."""
+    from rich import box
+    from rich.table import Table
+
+    from fedmerge.models.lineage import models_below
+
+    found, faults = models_below(folder)
+    for sentence in faults:
+        say(err, f"warning: {sentence}", style="red")
+    if as_json:
+        print_json([{"path": str(each.path), **json.loads(each.card.text)} for each in found])
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    table.add_column(" network", no_wrap=True)
+    table.add_column(" made by", overflow="fold")
+    table.add_column(" parents", justify="right", no_wrap=True)
+    table.add_column(" validation", justify="right", no_wrap=True)
+    for each in found:
+        score = each.card.metrics.get("validation")
+        shown = "" if score is None else f"{100 * score:.1f} %"
+        cells = (f" {each.card.model.name}", f" {each.card.method}", str(len(each.card.parents)), shown)
+        table.add_row(each.place, *cells)
+    out.print(table)
+
+
+@models.command("show")
+def show_model(
+    model: Model,
+    among: Among = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Print a model hub's README, Markdown with a YAML head.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show one model: its card, and its parents and theirs."""
+    from fedmerge.models.card_text import card_text
+    from fedmerge.models.lineage import find_model, lineage, models_below
+
+    found = find_model(model)
+    known, _ = models_below(among or _root(found.path))
+    named = next((each for each in known if each.card.sha256 == found.card.sha256), found)
+    ancestors = list(lineage(named, known))
+    if as_json:
+        print_json(json.loads(found.card.text) | {"lineage": ancestors})
+        return
+    if card:
+        say(out, card_text(found.card, ancestors))
+        return
+    network = found.card.model
+    say(out, f"{found.path}: {found.card.name}")
+    say(out, f"network:  {network.name} {json.dumps(network.options)}")
+    size = network.image_size
+    say(
+        out,
+        f"takes:    {network.in_channels} x {size} x {size} px, classes {', '.join(found.card.class_names)}",
+    )
+    for name, value in found.card.metrics.items():
+        say(out, f"{name}: {value:.4g}")
+    say(out, f"sha256:   {found.card.sha256}")
+    say(out, "made of:")
+    for depth, words in ancestors:
+        say(out, f"  {'  ' * depth}{words}")
+
+
+@models.command("export")
+def export_model(
+    model: Model,
+    output: Annotated[Path, typer.Option("--out", "-o", help="FILE.pt (TorchScript) or FILE.onnx; new.")],
+    plugins: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Export a model for other programs: uint8 images in, logits out; checked on two batches."""
+    from fedmerge.models.export import BATCHES, FORMATS, export
+    from fedmerge.models.lineage import find_model
+    from fedmerge.plugins import load_plugins
+
+    load_plugins(plugins or [])
+    found = find_model(model)
+    with lines(err, lambda: f"exporting {found.card.name}"):
+        worst = export(found.path, found.card, output)
+    if as_json:
+        print_json({"file": str(output), "format": FORMATS[output.suffix], "difference": worst})
+        return
+    batches = " and ".join(map(str, BATCHES))
+    say(out, f"{FORMATS[output.suffix]}: {output}")
+    say(out, f"checked:  batches of {batches} images; largest difference of logits {worst:.1g}, relative")
+
+
+def _root(weights: Path) -> Path:
+    """Return the folder of the run that a model lies in; its own folder where it is in none."""
+    folder = weights.absolute().parent
+    return next((above for above in (folder, *folder.parents) if (above / "run.json").is_file()), folder)
