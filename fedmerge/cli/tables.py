@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def summary_table(result: Result) -> Table:
     table.add_column("method", no_wrap=True)
     heads = [str(scale_of(name).short) for name in beside]
     for name in (*streams, *heads, "passes", *(["±"] if seeds > 1 else [])):
-        table.add_column(name.replace("-", " "), justify="right")
+        table.add_column(re.sub("[- ]", "\n", name), justify="right", no_wrap=True)
     previous = None
     for method, row in summary.iterrows():
         if previous not in (None, row["kind"]):

@@ -165,6 +165,7 @@ def state_as_json(state: RunState) -> Told:
         "round": state.round,
         "rounds": state.rounds,
         "progress": _progress(state),
+        "left": _left(state, datetime.now(UTC)),
         "part": state.part,
         "started": state.started,
         "changed": state.changed,
@@ -184,6 +185,17 @@ def _progress(state: RunState) -> float | None:
     if state.rounds and state.round is not None:
         return round((state.round - 1) / state.rounds, 4)
     return 1.0 if state.rounds and state.stage else None
+
+
+def _left(state: RunState, now: datetime) -> float | None:
+    """Return the seconds that the rounds still take at their rate so far; None where that is not known.
+
+    A run that was resumed has no rate: how long it stood still is not in its folder.
+    """
+    share = _progress(state)
+    if state.state != "running" or state.stage != "rounds" or state.resumed or not share or not state.started:
+        return None
+    return round((now - datetime.fromisoformat(state.started)).total_seconds() * (1 - share) / share)
 
 
 def _again(state: RunState, server: Path) -> str:

@@ -16,7 +16,7 @@ TAGS = ("federated-learning", "model-merging", "medical-imaging")
 def card_text(card: ModelCard, ancestors: Iterable[tuple[int, str]]) -> str:
     """Return the text of a hub's README: what the model is, its inputs, lineage, scores and limits.
 
-    Everything is from the card; of the data it knows nothing, and the text says so. ancestors: of ``lineage``.
+    Everything is from the card, which knows nothing of the data; the text says so. ancestors: ``lineage``.
     """
     network, inputs = card.model, card.normalisation
     head = HEAD | {"tags": [*TAGS, network.name, card.method.replace(" ", "-")]}
@@ -33,14 +33,14 @@ def card_text(card: ModelCard, ancestors: Iterable[tuple[int, str]]) -> str:
         "## Input and output",
         "",
         f"Images of {network.in_channels} x {network.image_size} x {network.image_size}, uint8. The network "
-        f"gets (x / 255 - mean) / std with mean {list(inputs.mean)} and std {list(inputs.std)}, and gives one "
-        "logit a class.",
+        f"gets (x / 255 - mean) / std with mean {list(inputs.mean)} and std {list(inputs.std)}, and gives "
+        "one logit a class.",
         "",
         "## Where it comes from",
         "",
         *(f"{'  ' * depth}- {words}" for depth, words in ancestors),
         "",
-        *(["## Numbers on its card", "", "| what | value |", "| --- | ---: |", *scores, ""] if scores else []),
+        *(["## Numbers", "", "| what | value |", "| --- | ---: |", *scores, ""] if scores else []),
         "## Limits",
         "",
         "Research use, not a medical device. The card does not say whose images the model was trained on; "

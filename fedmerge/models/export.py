@@ -49,8 +49,8 @@ def export(weights: Path, card: ModelCard, output: Path) -> float:
     """Write a model as TorchScript (``.pt``) or ONNX (``.onnx``); return how far its logits are off.
 
     The normalisation is inside: the file takes uint8 images N x C x H x W, for any N. The written bytes are
-    loaded again and asked for two batches of random images; they must answer as the model does, to
-    ``NEAR`` of the largest logit. Raises FedMergeError for an output that is there or ends otherwise, a network that
+    loaded again and asked for two batches of random images; they must answer as the model does, to ``NEAR``
+    of the largest logit. Raises FedMergeError for an output that is there or ends otherwise, a network that
     cannot be exported, a missing extra, and answers that differ: then nothing is written.
     """
     if output.suffix not in FORMATS:

@@ -15,7 +15,7 @@ from fedmerge.data import Cohort
 from fedmerge.experiment.configuration.federations import federations
 from fedmerge.experiment.folder.results import Result
 from fedmerge.experiment.kinds import REFERENCE, TRIED
-from fedmerge.experiment.summary.summary import asked, clean, mean_label, receiver
+from fedmerge.experiment.summary.summary import asked, clean, in_plain_words, mean_label, receiver
 from fedmerge.reports import figures, page
 from fedmerge.reports.calibration import joined, with_leaderboard
 from fedmerge.reports.failures import failure_list
@@ -50,6 +50,7 @@ def _contents(result: Result, plugins: Sequence[str]) -> dict[str, Any]:
         "title": experiment.title or experiment.name,
         "asked": asked(experiment, result.cohort, sites),
         "answer": result.answer,
+        "plain": in_plain_words(result.table, mean, place, metric),
         "receiver": place,
         "failures": failure_list(result.failures),
         "table": score_table(result),

@@ -53,7 +53,7 @@ def test_what_make_bench_runs_exists() -> None:
 
 
 def test_the_pages_are_read() -> None:
-    found = dict(commands(ROOT / "README.md"))
+    found = dict(commands(ROOT / "docs" / "costs.md"))
     assert found["speed.inmerge"] == " --tau -2 --steps 12"
     assert "simulations.rounds" in dict(commands(ROOT / "docs" / "federation-algorithms.md"))
 

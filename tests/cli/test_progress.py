@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedmerge.cli import progress
 from fedmerge.cli.bench import _View, live_view
-from fedmerge.cli.progress import EVERY, LOOK, Lines, clock, progress_bar
+from fedmerge.cli.progress import EVERY, LOOK, Lines, Stages, clock, progress_bar
 from fedmerge.engine.events import Event, GraphProgress
 from fedmerge.experiment.stages.record import Record
 
@@ -42,6 +42,25 @@ def test_two_lines_are_never_ten_seconds_apart_and_short_work_has_none():
     assert 120 - times[-1] < 10
     assert said[0][1] == f"after {round(times[1])} s: at work"
     assert EVERY + LOOK < 10
+
+
+def test_a_stage_says_what_is_left_at_its_rate_so_far():
+    """A quarter in 20 s leaves 60 s; a new stage counts anew, also from where a resumed run begins it."""
+    now = Clock()
+    stages = Stages(now)
+    assert stages.words() == "preparing"
+    stages.take("training, north", 0, 12)
+    assert stages.words() == "training, north, 0 %"
+    now.now += 20
+    stages.take("training, south", 3, 12)
+    assert stages.words() == "training, south, 25 %, about 1 min 0 s left"
+    stages.take("fusion, kf", 6, 8)
+    assert stages.words() == "fusion, kf, 75 %"
+    now.now += 5
+    stages.take("fusion, kf", 7, 8)
+    assert stages.words() == "fusion, kf, 88 %, about 5 s left"
+    stages.take("fusion, kf", 8, 8)
+    assert stages.words() == "fusion, kf, 100 %"
 
 
 def test_what_is_said_is_what_holds_at_that_moment():

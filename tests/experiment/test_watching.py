@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from typer.testing import CliRunner
@@ -18,6 +20,7 @@ from fedmerge.experiment import run as module
 from fedmerge.experiment import watching
 from fedmerge.experiment.configuration.undecided import undecided
 from fedmerge.experiment.deployed import _told
+from fedmerge.experiment.folder.state import RunState
 from fedmerge.experiment.watching import at_work, node_status, server_status, status_of
 from fedmerge.federation.admission import Admitted, write_admitted
 from fedmerge.federation.deployment.links import Task
@@ -235,3 +238,13 @@ def test_looking_writes_nothing(server, node):
     before = everything(server.path), everything(node.path)
     server_status(server), node_status(node.path)
     assert (everything(server.path), everything(node.path)) == before
+
+
+def test_what_is_left_follows_from_the_rounds_so_far_and_is_not_guessed_after_a_resume(tmp_path):
+    """Two of eight rounds in 60 s leave 180 s; where the run stood still in between, nothing is said."""
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    state = RunState(tmp_path, "running", stage="rounds", round=3, rounds=8, started=began.isoformat())
+    now = began + timedelta(seconds=60)
+    assert watching._left(state, now) == 180
+    others = ({"resumed": 1}, {"state": "killed"}, {"stage": "fusion"}, {"round": 1})
+    assert [watching._left(replace(state, **other), now) for other in others] == [None] * 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fedmerge.cli.progress import clock
 from fedmerge.federation.deployment.ago import ago
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -36,6 +37,7 @@ def _server(status: Told) -> list[str]:
     parts += ["", "runs"]
     for run in status["runs"]:
         share = "" if run["progress"] is None else f", {100 * run['progress']:.0f} % of the rounds"
+        share += f", about {clock(run['left'])} left" if run.get("left") else ""
         parts.append(f"  {run['run']}  {run['words']}{share}  {run['folder']}")
         parts += [f"      {run['reason']}"] if run["reason"] else []
         parts += [f"      goes on with: {run['again']}"] if run["again"] else []

@@ -160,6 +160,35 @@ def answer(
     return f"{head}{gains}{no_gain(idle)}{behind}{rule}.{lost_places(table, tried)}"
 
 
+def in_plain_words(table: pd.DataFrame, mean: str, place: str, metric: str = "auto") -> str:
+    """Say the result for somebody who knows none of the methods: how many of 100 images are right.
+
+    Empty where no fused or adapted model is worth naming (see ``answer``, whose arguments these are).
+    """
+    table = clean(table)
+    metric = ranking_metric(table, metric)
+    order, known = ranking(table, metric=metric), learning(table, metric=metric)
+    worth = order[known["worth"].reindex(order.index).to_numpy(dtype=bool)]
+    if worth.empty:
+        return ""
+    best, sites = str(worth.index[0]), list(dict.fromkeys(table["site"]))
+    where = sites[0] if len(sites) == 1 else f"{len(sites)} {place}s"
+    right = "recognises" if metric == "accuracy" else "recognises of each class, on average,"
+    said = f"At {where} the best model made without sharing images {right} {_in_100(worth.iloc[0])} images"
+    beside = [
+        f"{label.replace('mean merging', 'averaging the models')} {_in_100(other.mean())}"
+        for label, other, state in _references(table, best, mean, metric)
+        if state["worth"]
+    ]
+    seeds = table["seed"].nunique()
+    sure = f"means over {seeds} seeds" if seeds > 1 else "one seed, so small differences may be chance"
+    return f"{said}{f'; {listing(beside)}' if beside else ''} ({sure})."
+
+
+def _in_100(score: float) -> str:
+    return f"{100 * score:.0f} of 100"
+
+
 def _references(
     table: pd.DataFrame, best: str, mean: str, metric: str
 ) -> Iterator[tuple[str, pd.Series, Any]]:
