@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fedmerge.models.zoo import NETWORKS
     from fedmerge.plugins import load_plugins
     from fedmerge.registry import Method, Needs
+    from fedmerge.reports import figures
     from fedmerge.reports.registry import FIGURES
     from fedmerge.testtime import TESTTIME, EntropyAdaptive, Node, StreamAdaptive, Trace
     from fedmerge.trackers import TRACKERS, Tracker
@@ -77,6 +78,8 @@ _HOMES = {
     "Tracker": "fedmerge.trackers",
 }
 
+_MODULES = {"figures": "fedmerge.reports.figures", "streams": "fedmerge.data.streams"}
+
 __all__ = [
     "AGGREGATORS",
     "FIGURES",
@@ -109,6 +112,7 @@ __all__ = [
     "Tracker",
     "Update",
     "bench",
+    "figures",
     "load_plugins",
     "merge",
     "methods",
@@ -130,8 +134,8 @@ def methods() -> list[Method]:
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("fedmerge.version").package_version()
-    if name == "streams":
-        return importlib.import_module("fedmerge.data.streams")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fedmerge' has no attribute '{name}'")

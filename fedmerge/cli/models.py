@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedmerge.cli.app import Json, Plugins, app, err, out, print_json, say
+from fedmerge.cli.columns import columns
 from fedmerge.cli.progress import lines
+
+if TYPE_CHECKING:
+    from fedmerge.models.lineage import KnownModel
 
 models = typer.Typer(help="Models with cards: what they are, where they come from.", no_args_is_help=True)
 app.add_typer(models, name="models")
@@ -28,9 +33,6 @@ def list_models(
     as_json: Json = False,
 ) -> None:
     """List every model with a card: how it was made, of how many parents, and its validation score."""
-    from rich import box
-    from rich.table import Table
-
     from fedmerge.models.lineage import models_below
 
     found, faults = models_below(folder)
@@ -39,18 +41,18 @@ def list_models(
     if as_json:
         print_json([{"path": str(each.path), **json.loads(each.card.text)} for each in found])
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    table.add_column("model", overflow="fold")
-    table.add_column(" network", no_wrap=True)
-    table.add_column(" made by", overflow="fold")
-    table.add_column(" parents", justify="right", no_wrap=True)
-    table.add_column(" validation", justify="right", no_wrap=True)
-    for each in found:
-        score = each.card.metrics.get("validation")
-        shown = "" if score is None else f"{100 * score:.1f} %"
-        cells = (f" {each.card.model.name}", f" {each.card.method}", str(len(each.card.parents)), shown)
-        table.add_row(each.place, *cells)
-    out.print(table)
+    for folder_name, members in groupby(found, lambda each: each.place.rpartition("/")[0]):
+        say(out, f"{folder_name or '.'}/")
+        for line in columns([_line(each) for each in members]):
+            say(out, line)
+
+
+def _line(model: KnownModel) -> list[str]:
+    """Return a model in words: name, network, how it was made, of how many, and its validation score."""
+    card, score = model.card, model.card.metrics.get("validation")
+    parents = f"of {len(card.parents)}" if card.parents else ""
+    validated = "" if score is None else f"validation {100 * score:.1f} %"
+    return [model.path.stem, card.model.name, card.method, parents, validated]
 
 
 @models.command("show")
@@ -68,7 +70,8 @@ def show_model(
 
     found = find_model(model)
     known, _ = models_below(among or _root(found.path))
-    named = next((each for each in known if each.card.sha256 == found.card.sha256), found)
+    here = found.path.resolve()
+    named = next((each for each in known if each.path.resolve() == here), found)
     ancestors = list(lineage(named, known))
     if as_json:
         print_json(json.loads(found.card.text) | {"lineage": ancestors})

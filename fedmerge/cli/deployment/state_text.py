@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fedmerge.cli.columns import columns
 from fedmerge.cli.progress import clock
 from fedmerge.federation.deployment.ago import ago
 
@@ -31,7 +32,7 @@ def _server(status: Told) -> list[str]:
         ]
         for each in status["hospitals"]
     ]
-    parts += _columns(rows) or ["  none was admitted yet"]
+    parts += columns(rows) or ["  none was admitted yet"]
     if status["waiting"]:
         parts.append(f"  waiting for approval by: {', '.join(status['waiting'])}")
     parts += ["", "runs"]
@@ -100,8 +101,3 @@ def inspection_text(found: Sequence[Told]) -> str:
         parts.append("")
     text = "\n".join(parts).rstrip()
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
-    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
