@@ -140,7 +140,7 @@ def end(result: Result) -> None:
 
 def show_result(result: Result, as_json: bool = False) -> None:
     """Print a result: table, answer, failures, and the paths of report and rows; or all of it as JSON."""
-    from fedmerge.cli.tables import summary_table
+    from fedmerge.cli.tables import summary_tables
     from fedmerge.reports.failures import failure_list
 
     if as_json:
@@ -158,7 +158,8 @@ def show_result(result: Result, as_json: bool = False) -> None:
         return
     for remark in result.remarks:
         say(err, f"note: {remark}")
-    out.print(summary_table(result))
+    for table in summary_tables(result, out.width):
+        out.print(table)
     say(out, f"answer:  {result.answer}")
     if "privacy" in result.provenance:
         say(out, f"privacy: {result.provenance['privacy']}.")

@@ -19,41 +19,73 @@ from fedmerge.plugins import origin_of
 from fedmerge.registry import Method
 
 
-def summary_table(result: Result) -> Table:
+def summary_tables(result: Result, width: int) -> list[Table]:
     """Make a run's table: accuracy in per cent by stream, then the other scores; best first in each kind.
 
-    A constant classifier has a mark at its name.
+    A constant classifier has a mark at its name. Where it is wider than ``width`` letters it is several
+    tables, the methods in each; no word is broken.
     """
     summary = result.summary()
+    columns, names = (
+        _score_columns(result),
+        [marked(str(m), row["constant"]) for m, row in summary.iterrows()],
+    )
+    first = max(map(len, ["method", *names]))
+    parts = _fitting(columns, width - first - 2)
+    tables = [Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, min_width=min(width, 40)) for _ in parts]
+    for table, part in zip(tables, parts, strict=True):
+        table.add_column("method", no_wrap=True)
+        for heading, _ in part:
+            table.add_column(heading, justify="right", no_wrap=True)
+        kinds = [*summary["kind"]]
+        for number, name in enumerate(names):
+            if number and kinds[number] != kinds[number - 1]:
+                table.add_section()
+            table.add_row(name, *(cells[number] for _, cells in part))
+    unseen = ", ".join(sorted(result.table["site"].unique()))
+    tables[0].title = f"{result.experiment.title or result.experiment.name}: accuracy in % at {unseen}"
+    tables[-1].caption = _caption(result)
+    return tables
+
+
+def _score_columns(result: Result) -> list[tuple[str, list[str]]]:
+    """Return the columns after the method's name: heading, a word a line, and cells."""
+    summary = result.summary()
     streams = list(dict.fromkeys(result.table["stream"]))
-    seeds, unseen = result.table["seed"].nunique(), ", ".join(sorted(result.table["site"].unique()))
+    made = [(name, [f"{100 * value:.1f}" for value in summary[name]]) for name in streams]
+    made += [
+        (str(scale_of(name).short), [scale_of(name).text(value) for value in summary[name]])
+        for name in summary_metrics()
+        if name in summary
+    ]
+    made.append(("passes", [f"{value:g}" for value in summary["forward_passes"]]))
+    if result.table["seed"].nunique() > 1:
+        made.append(("±", [f"{100 * value:.1f}" for value in summary["interval"]]))
+    return [(re.sub("[- ]", "\n", heading), cells) for heading, cells in made]
+
+
+def _fitting(columns: list[tuple[str, list[str]]], width: int) -> list[list[tuple[str, list[str]]]]:
+    """Divide columns, in order, into groups that fit into ``width`` letters; each has one at least."""
+    groups: list[list[tuple[str, list[str]]]] = [[]]
+    room = width
+    for heading, cells in columns:
+        needs = 1 + max(map(len, [*heading.split("\n"), *cells]))
+        if needs > room and groups[-1]:
+            groups.append([])
+            room = width
+        groups[-1].append((heading, cells))
+        room -= needs
+    return groups
+
+
+def _caption(result: Result) -> str:
+    summary, seeds = result.summary(), result.table["seed"].nunique()
     interval = f"{seeds} seeds: ± is the 95 % t interval." if seeds > 1 else "One seed: no interval."
     notes = [] if result.metric == "accuracy" else [f"Ranked by {result.metric.replace('_', ' ')}."]
     notes += [f"{CONSTANT}."] if (summary["constant"] > 0.5).any() else []
     beside = [name for name in summary_metrics() if name in summary]
     named = listing([scale_of(name).heading.removesuffix(", %") for name in beside])
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        pad_edge=False,
-        title=f"{result.experiment.title or result.experiment.name}: accuracy in % at {unseen}",
-        caption=" ".join([f"{named[:1].upper()}{named[1:]} are means over the streams.", interval, *notes]),
-    )
-    table.add_column("method", no_wrap=True)
-    heads = [str(scale_of(name).short) for name in beside]
-    for name in (*streams, *heads, "passes", *(["±"] if seeds > 1 else [])):
-        table.add_column(re.sub("[- ]", "\n", name), justify="right", no_wrap=True)
-    previous = None
-    for method, row in summary.iterrows():
-        if previous not in (None, row["kind"]):
-            table.add_section()
-        previous = row["kind"]
-        cells = [f"{100 * row[name]:.1f}" for name in streams]
-        cells += [*(scale_of(name).text(row[name]) for name in beside), f"{row['forward_passes']:g}"]
-        if seeds > 1:
-            cells.append(f"{100 * row['interval']:.1f}")
-        table.add_row(marked(str(method), row["constant"]), *cells)
-    return table
+    return " ".join([f"{named[:1].upper()}{named[1:]} are means over the streams.", interval, *notes])
 
 
 def methods_table(known: Sequence[Method]) -> Table:
