@@ -30,7 +30,8 @@ def result(streams: list[str], seeds: int):
         {
             "seed": seed, "site": "hillcrest", "stream": stream, "method": method, "kind": kind, "n": 100,
             "accuracy": 0.5 + seed / 50, "balanced_accuracy": 0.5, "auroc": 0.5, "ece": 0.1, "brier": 0.2,
-            "forward_passes": 5.0, "constant": kind == "reference", "classes_present": 10, "largest_class": 0.1,
+            "forward_passes": 5.0, "constant": kind == "reference", "classes_present": 10,
+            "largest_class": 0.1,
             "chance_error": 0.02, "severity": 0,
         }
         for seed in range(seeds) for stream in streams for method, kind in METHODS.items()

@@ -168,7 +168,7 @@ def _extras() -> Iterator[Finding]:
     for text in requires("fedmerge") or ():
         if found := re.search(r"extra == ['\"]([a-z-]+)['\"]", text):
             name = Requirement(text).name
-            if name != "fedmerge" and found[1] != "dev":
+            if name != "fedmerge" and found[1] not in ("all", "dev"):
                 packages.setdefault(found[1], []).append(name)
     for extra, names in sorted(packages.items()):
         missing = [name for name in names if _installed(name) is None]
