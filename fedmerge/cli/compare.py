@@ -59,7 +59,7 @@ def _table(found: Comparison) -> Table:
         pad_edge=False,
         title=f"{scale.words}: {found.folders[1]} minus {found.folders[0]}",
     )
-    table.add_column("method", overflow="fold")
+    table.add_column("method")
     for heading in ("first ", "second ", "difference ", "95 % interval ", "better ", "worse "):
         table.add_column(heading.strip(), justify="right", no_wrap=True)
     times = 100 if scale.format == "percent" else 1
