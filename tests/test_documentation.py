@@ -45,7 +45,7 @@ def commands(text: str) -> Iterator[str]:
     """The lines of blocks that call the program, without comments and brackets around what is optional."""
     for _, language, block in BLOCK.findall(text):
         if language in ("", "bash", "sh"):
-            for line in block.splitlines():
+            for line in block.replace("\\\n", " ").splitlines():
                 if found := re.match(r"\s*(?:\$ )?(fedmerge .*)", line):
                     yield re.sub(r"[][]", "", found[1].partition(" #")[0]).partition("|")[0]
 

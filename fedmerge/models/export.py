@@ -32,6 +32,9 @@ NEAR = 1e-4
 class Deployed(nn.Module):
     """A network with its normalisation: uint8 images N x C x H x W in, logits N x classes out."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:
         super().__init__()
         self.network = network
@@ -98,7 +101,7 @@ def _torchscript(model: nn.Module, example: Tensor) -> bytes:
 def _run_torchscript(made: bytes) -> Callable[[Tensor], Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.jit.load(io.BytesIO(made))  # type: ignore[no-any-return]
+        return torch.jit.load(io.BytesIO(made))
 
 
 def _onnx(model: nn.Module, example: Tensor) -> bytes:

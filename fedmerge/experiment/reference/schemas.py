@@ -140,6 +140,7 @@ def _training(made: Schema) -> None:
 
 def _cohort(made: Schema) -> None:
     made["required"] = [name for name in made["required"] if name != "name"]  # the file's
+    _source(made)
 
 
 def _stream(made: Schema) -> None:
@@ -166,7 +167,7 @@ _SHORT: dict[str, Callable[[Schema], None]] = {
     "BenchConfig": _axes,
     "TrainingConfig": _training,
     "StreamSpec": _stream,
-    "CohortSpec": lambda made: (_cohort(made), _source(made))[0],
+    "CohortSpec": _cohort,
     "SiteSpec": _source,
     "Aggregation": lambda made: _replace(made, _entry(AGGREGATORS, AGGREGATORS.names(), {})),
     "ServerOptimizerOptions": lambda made: _replace(
