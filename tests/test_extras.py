@@ -56,7 +56,7 @@ def test_every_extra_that_code_names_is_one():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "extra":
                 named.add(ast.literal_eval(node.args[0]))
-    assert named == PROJECT["optional-dependencies"].keys() - {"dev", "all"}
+    assert named == PROJECT["optional-dependencies"].keys() - {"dev", "all", "docs"}
 
 
 def test_the_version_is_the_installed_one():
