@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File
+from pydantic.fields import FieldInfo
 
 import fedmerge
-from fedmerge.experiment.reference.fields import default_of, may_be
+from fedmerge.experiment.reference.fields import may_be
 from fedmerge.registry import Method
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +74,7 @@ def method_page(method: Method) -> str:
     """Return a method's page: what it is, where from, what it needs, its options, and its docstring."""
     fields = method.options.model_fields
     rows = [
-        f"| `{name}` | {may_be(field.annotation, field.metadata)} | {default_of(field)} |"
+        f"| `{name}` | {may_be(field.annotation, field.metadata)} | {_default(field)} |"
         for name, field in fields.items()
     ]
     head = ["| option | may be | default |", "| --- | --- | --- |"]
@@ -95,3 +96,8 @@ def method_page(method: Method) -> str:
             "",
         ]
     )
+
+
+def _default(field: FieldInfo) -> str:
+    """Return a default as Python writes it, as `fedmerge methods` does."""
+    return "needed" if field.is_required() else f"`{field.default!r}`".replace("|", "\\|")

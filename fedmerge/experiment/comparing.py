@@ -136,13 +136,14 @@ def _pair(both: pd.DataFrame, method: str, metric: str) -> MethodPair | None:
 def _settings(first: Path, second: Path, kind: str) -> list[tuple[str, Any, Any]]:
     """Return the dotted fields in which the two configurations differ; of runs also versions and devices."""
     name = "study.yaml" if kind == "study" else "config.yaml"
-    found = list(differences(*(_by_name(load_yaml(folder / name)) for folder in (first, second))))
+    one, other = (_by_name(load_yaml(folder / name)) for folder in (first, second))
+    found = list(differences(one, other))
     if kind == "run":
         from fedmerge.experiment.folder.reopen import read_mapping
 
         machines = [read_mapping(folder / "provenance.json") for folder in (first, second)]
-        kept = [{key: machine.get(key) for key in ("versions", "device", "threads")} for machine in machines]
-        found += list(differences(*kept))
+        before, now = ({key: each.get(key) for key in ("versions", "device", "threads")} for each in machines)
+        found += list(differences(before, now))
     return found
 
 

@@ -108,7 +108,6 @@ def _onnx(model: nn.Module, example: Tensor) -> bytes:
     with extra("onnx", "an export to ONNX", "end the file in .pt"):
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
-    buffer = io.BytesIO()
     many = {"images": {0: torch.export.Dim("batch", min=1, max=2**16)}}
     with warnings.catch_warnings(), torch.no_grad(), _saying(model, "ONNX"):
         warnings.simplefilter("ignore")
@@ -117,8 +116,8 @@ def _onnx(model: nn.Module, example: Tensor) -> bytes:
             output_names=["logits"], verbose=False,
         )  # fmt: skip
         assert made is not None
-        made.save(buffer)
-    return buffer.getvalue()
+        written: bytes = made.model_proto.SerializeToString()
+    return written
 
 
 def _run_onnx(made: bytes) -> Callable[[Tensor], Tensor]:

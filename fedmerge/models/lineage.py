@@ -27,7 +27,8 @@ def models_below(folder: Path) -> tuple[list[KnownModel], list[str]]:
     """
     if not is_folder(folder):
         raise FedMergeError(f"there is no folder '{short(folder)}': give a run, or a folder of models.")
-    found, faults = [], []
+    found: list[KnownModel] = []
+    faults: list[str] = []
     for path in sorted(folder.rglob("*.safetensors")):
         beside = path.with_suffix(".json")
         if not is_there(beside):

@@ -97,7 +97,8 @@ def _data() -> Iterator[Finding]:
     else:
         where = "FEDMERGE_DATA" if named else "MedMNIST's cache; FEDMERGE_DATA is not set"
         yield Finding("data folder", "good", f"{folder} ({where})")
-    here, away = [], []
+    here: list[str] = []
+    away: list[str] = []
     for name in cohort_names():
         (here if _is_here(name) else away).append(name)
     words = f"here: {', '.join(here) or 'none'}; not here: {', '.join(away) or 'none'}"
