@@ -18,6 +18,8 @@ from fedmerge.reports import page as report_page
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
+SMALL = ["--set", "model.options.width=4", "--set", "training.epochs=1"]
+"""What makes the tutorial's runs quick."""
 GENERATED = "reference/methods/"
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)")
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
@@ -93,7 +95,7 @@ def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch):
                 if words[0] == "cd":
                     monkeypatch.chdir(words[1])
                     continue
-                small = ["--set", "model.options.width=4"] if words[1:3] == ["run", "experiment.yaml"] else []
+                small = SMALL if words[1:3] == ["run", "experiment.yaml"] else []
                 done = CliRunner().invoke(app, [*words[1:], *small], catch_exceptions=False)
                 assert done.exit_code == 0, (line, done.output)
     assert Path("mean.pt").is_file()
