@@ -60,7 +60,7 @@ coverage: $(VENV)/.installed-dev
 
 # The documentation as a site, in site/, with warnings as errors.
 docs: $(VENV)/.installed-docs
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # The tables of docs/options.md, from the types; what an option is for is written on the page by hand.
 docs-reference: $(VENV)/.installed-dev
