@@ -43,6 +43,9 @@ def test_the_first_page_is_short_and_the_site_lists_every_page():
     assert pages == named, f"add to nav in mkdocs.yml, or take out: {pages ^ named}"
 
 
+COMMANDS: click.Command = typer.main.get_command(app)
+
+
 def commands(text: str) -> Iterator[str]:
     """The lines of blocks that call the program, without comments and brackets around what is optional."""
     for _, language, block in BLOCK.findall(text):
@@ -55,7 +58,7 @@ def commands(text: str) -> Iterator[str]:
 def check(line: str) -> None:
     """Whether there is such a command, with such options."""
     words = shlex.split(line.replace("'", "").replace('"', ""))[1:]
-    command: click.Command = typer.main.get_command(app)
+    command = COMMANDS
     while words and isinstance(command, click.Group) and not words[0].startswith("-"):
         name = words.pop(0).rstrip(":")
         if name in ("…", "..."):
