@@ -94,7 +94,8 @@ def form(*parts: bytes, end: bytes = b"--b--\r\n") -> bytes:
     return b"".join(head + part + b"\r\n" for part in parts) + end
 
 
-FORM = {"content-type": "multipart/form-data; boundary=b"}
+TYPE, TOKEN = "content-type", "authorization"
+FORM = {TYPE: "multipart/form-data; boundary=b"}
 
 
 def pickled(rng: Draw) -> bytes:
@@ -167,16 +168,14 @@ KINDS: dict[str, Callable[[Draw], Hostile | bytes]] = {
     "form with an empty part": lambda rng: Hostile("", form(picture(rng), b""), FORM),
     "form with one bad part": lambda rng: Hostile("", form(picture(rng), rng.bytes(99)), FORM),
     "form of too many parts": lambda rng: Hostile("", form(*[picture(rng, shape=(2, 2))] * 300), FORM),
-    "form without a boundary": lambda rng: Hostile("", form(picture(rng)), "
-    "{"content-type": "multipart/form-data"}),
+    "form without a boundary": lambda rng: Hostile("", form(picture(rng)), {TYPE: "multipart/form-data"}),
     "form with a giant header": lambda rng: Hostile(
         "", b"--b\r\nx: " + b"a" * 70_000 + b"\r\n\r\nx\r\n--b--\r\n", FORM
     ),
     "packed body": lambda rng: Hostile("", zlib.compress(picture(rng)), {"content-encoding": "deflate"}),
-    "no token": lambda rng: Hostile("", picture(rng), {"authorization": ""}),
-    "another scheme": lambda rng: Hostile("", picture(rng), {"authorization": "Basic " + rng.bytes(9).hex()}),
-    "an unknown token": lambda rng: Hostile("", picture(rng), "
-    "{"authorization": "Bearer " + rng.bytes(32).hex()}),
+    "no token": lambda rng: Hostile("", picture(rng), {TOKEN: ""}),
+    "another scheme": lambda rng: Hostile("", picture(rng), {TOKEN: "Basic " + rng.bytes(9).hex()}),
+    "an unknown token": lambda rng: Hostile("", picture(rng), {TOKEN: "Bearer " + rng.bytes(32).hex()}),
     "a stream that is no name": lambda rng: Hostile("", picture(rng), query="?stream=" + "../" * 9),
     "a stream of too long a name": lambda rng: Hostile("", picture(rng), query="?stream=" + "a" * 65),
     "another site's page": lambda rng: Hostile("", picture(rng), {"origin": "https://evil.example"}),
@@ -191,7 +190,8 @@ def _png16(rng: Draw) -> bytes:
 
 
 def _frames(rng: Draw) -> bytes:
-    file, frames = io.BytesIO(), [Image.fromarray(rng.integers(0, 256, (9, 9), dtype=np.uint8)) for _ in range(3)]
+    file = io.BytesIO()
+    frames = [Image.fromarray(rng.integers(0, 256, (9, 9), dtype=np.uint8)) for _ in range(3)]
     frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
     return file.getvalue()
 

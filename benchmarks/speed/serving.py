@@ -1,10 +1,9 @@
-"""What a service costs against the bare node: batches a second, and the median and 99th percentile of an
-answer.
+"""What a service costs against the bare node: batches a second, and percentiles of an answer's time.
 
-The node alone meets the same batches in this process, with the same preparation, before and after each
-number of clients. The service is ``fedmerge serve`` in a process of its own; each client has a stream of its own and sends
-its next batch when the last one was answered. ``over_node`` is batches a second of the service over those of
-the node in the same turn. Run `python -m benchmarks.speed.serving --out benchmarks/results/serving.json`.
+The node alone meets the same batches in this process, with the same preparation, before and after each number
+of clients. The service is ``fedmerge serve`` in a process of its own; each client has a stream of its own and
+sends its next batch when the last one was answered. ``over_node`` is batches a second of the service over those
+of the node in the same turn. Run `python -m benchmarks.speed.serving --out benchmarks/results/serving.json`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -61,10 +59,10 @@ class Running:
         self.token = add_token(tokens, "bench") if token else None
         given = ["--tokens", str(tokens)] if token else []
         self.log = (place / "serve.log").open("w+")
+        command = [sys.executable, "-m", "fedmerge", "serve", str(models), "--port", "0", "--threads", "1"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fedmerge", "serve", str(models), "--port", "0", "--threads", "1", *given, *more],
-            stdout=subprocess.PIPE, stderr=self.log, text=True,
-        )  # fmt: skip
+            [*command, *given, *more], stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
 
     def __enter__(self) -> Self:
         assert self.process.stdout is not None

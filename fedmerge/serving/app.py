@@ -187,6 +187,10 @@ def _page(app: FastAPI) -> None:
 
         return answer
 
+    async def no_icon() -> Response:
+        return Response(status_code=204)
+
+    app.add_api_route("/favicon.ico", no_icon, include_in_schema=False)  # browsers ask for one
     for path, (name, kind) in PAGE.items():
         app.add_api_route(f"/{path}", answering(name, kind), include_in_schema=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from fedmerge.serving.refusal import Refusal
 
 KINDS = "PNG, JPEG or npz"
 KEY = "images"
+PNG = b"\x89PNG\r\n\x1a\n"
 MOST_ARRAYS = 16
 
 
@@ -51,7 +53,7 @@ def read_images(parts: Sequence[tuple[str, bytes]], limits: Limits) -> tuple[lis
 
 
 def _reader_of(name: str, content: bytes) -> Callable[[str, bytes, Limits], Tensor]:
-    if content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+    if content.startswith((PNG, b"\xff\xd8\xff")):
         return _picture
     if content.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _arrays
@@ -62,10 +64,10 @@ def _reader_of(name: str, content: bytes) -> Callable[[str, bytes, Limits], Tens
 
 def _picture(name: str, content: bytes, limits: Limits) -> Tensor:
     """Read a PNG or a JPEG whose end is there: decoders fill in what is missing, and say nothing."""
-    png = content.startswith(b"\x89PNG")
-    whole = b"IEND" in content[-32:] if png else content.rstrip(b"\0").endswith(b"\xff\xd9")
+    png = content.startswith(PNG)
+    whole = _is_whole_png(content) if png else content.rstrip(b"\0").endswith(b"\xff\xd9")
     if not whole:
-        raise Refusal(422, f"{name} is cut short: its end is missing; send it anew.")
+        raise Refusal(422, f"{name} is damaged or cut short: send it anew.")
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
             width, height = image.size
@@ -77,6 +79,20 @@ def _picture(name: str, content: bytes, limits: Limits) -> Tensor:
         raise Refusal(422, f"{name} cannot be read as an image: send it anew.") from None
     _check_size(name, height, width, limits)
     return _refusing(lambda: read_picture(Path(name), content))
+
+
+def _is_whole_png(content: bytes) -> bool:
+    """Whether every chunk of a PNG is there, with the checksum that it says, up to the last."""
+    at = len(PNG)
+    while at + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, at)
+        end = at + 8 + length
+        if end + 4 > len(content) or content[end : end + 4] != zlib.crc32(content[at + 4 : end]).to_bytes(4):
+            return False
+        if content[at + 4 : at + 8] == b"IEND":
+            return True
+        at = end + 4
+    return False
 
 
 def _arrays(name: str, content: bytes, limits: Limits) -> Tensor:

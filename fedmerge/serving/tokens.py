@@ -79,7 +79,8 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         """Raises FedMergeError for a file that cannot be read or names no client."""
-        self.path, self._state = path, self._stat()
+        self.path = path
+        self._state = self._stat()
         self._known = read_tokens(path)
         if not self._known:
             raise FedMergeError(

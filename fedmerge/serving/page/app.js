@@ -83,16 +83,17 @@ function send(files) {
     await past();
     const counts = {};
     for (const image of answer.images) counts[image.predicted] = (counts[image.predicted] || 0) + 1;
-    const told = Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([name, n]) => `${n} × ${name}`).join(", ");
+    const told = Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([name, n]) => `${name} (${n})`).join(", ");
     say(`Batch ${answer.batch} of ${answer.stream}: ${answer.images.length} images in ` +
-      `${(1000 * answer.seconds.node).toFixed(0)} ms: ${told}.`);
+      `${(1000 * answer.seconds.node).toFixed(0)} ms; predicted: ${told}.`);
   }));
   return state.sending;
 }
 
-function bar(share) {
+function bar(share, colour) {
   const inner = make("i");
   inner.style.width = 100 * share + "%";
+  if (colour) inner.style.background = colour;
   return make("span", inner, { class: "bar", "aria-hidden": "true" });
 }
 
@@ -122,8 +123,8 @@ function leaning(answer) {
     return [make("p", shares ? `One model for all batches, of: ${shares}.` : "This method does not merge for each batch.")];
   }
   const parts = ["encoder", "head"].map(part => {
-    const rows = Object.entries(answer.leaning[part]).map(([name, share]) => make("tr", [
-      make("th", name, { scope: "row" }), make("td", [bar(share), percent(share)])]));
+    const rows = Object.entries(answer.leaning[part]).map(([name, share], index) => make("tr", [
+      make("th", name, { scope: "row" }), make("td", [bar(share, COLOURS[index % COLOURS.length]), percent(share)])]));
     return make("table", [make("caption", part === "encoder" ? "encoder (what is seen)" : "head (what is concluded)"),
       make("tbody", rows)]);
   });
@@ -145,13 +146,17 @@ async function past() {
   at("alarm").textContent = last.drift.length ? "Drift alarm: " + last.drift.join("; ") + "."
     : `No drift alarm; ${state.rows.filter(row => row.fallback.length).length} of ${state.rows.length} batches were answered by the reference.`;
   const names = last.encoder ? Object.keys(last.encoder) : [];
+  draw(names);
+  table(names);
+}
+
+function draw(names) {
   at("areas").replaceChildren(...(names.length ? ["encoder", "head"].map(part => areas(part, names)) : []));
   at("legend").replaceChildren(...names.map((hospital, index) => {
     const swatch = make("span", null, { class: "swatch" });
     swatch.style.background = COLOURS[index % COLOURS.length];
     return make("li", [swatch, hospital]);
   }));
-  table(names);
 }
 
 function drawn(tag, attributes, content) {
@@ -162,7 +167,7 @@ function drawn(tag, attributes, content) {
 }
 
 function areas(part, names) {
-  const rows = state.rows.filter(row => row[part]), [left, width, height] = [34, 760, 150];
+  const rows = state.rows.filter(row => row[part]), [left, width, height] = [34, Math.max(280, at("past").clientWidth), 150];
   const x = index => left + (rows.length > 1 ? index / (rows.length - 1) : 0) * (width - left - 8);
   const y = share => 8 + (1 - share) * height;
   const below = rows.map(() => 0), shapes = [];
@@ -192,7 +197,7 @@ function table(names) {
   const heads = ["batch", "images", "predicted", ...names.map(name => "encoder: " + name), ...names.map(name => "head: " + name), "entropy", "notes"];
   at("batches").tHead.replaceChildren(make("tr", heads.map(head => make("th", head, { scope: "col" }))));
   at("batches").tBodies[0].replaceChildren(...[...state.rows].reverse().slice(0, 100).map(row => make("tr", [
-    String(row.batch), String(row.images), Object.entries(row.predicted).map(([name, n]) => `${n} × ${name}`).join(", "),
+    String(row.batch), String(row.images), Object.entries(row.predicted).map(([name, n]) => `${name} (${n})`).join(", "),
     ...names.map(name => percent(row.encoder?.[name] ?? 0)), ...names.map(name => percent(row.head?.[name] ?? 0)),
     row.entropy.toFixed(3), [...row.fallback, ...row.drift].join("; ")].map(text => make("td", text)))));
 }
@@ -247,4 +252,5 @@ at("csv").addEventListener("click", guarded(async () => download("predictions.cs
 at("history").addEventListener("click", guarded(async () => {
   download("batches.csv", await (await call("/v1/history?format=csv&limit=10000&stream=" + encodeURIComponent(stream()))).text());
 }));
+addEventListener("resize", () => draw(Object.keys(state.rows.at(-1)?.encoder ?? {})));
 guarded(begin)();
