@@ -2,8 +2,9 @@
 
 The node alone meets the same batches in this process, with the same preparation, before and after each number
 of clients. The service is ``fedmerge serve`` in a process of its own; each client has a stream of its own and
-sends its next batch when the last one was answered. ``over_node`` is batches a second of the service over those
-of the node in the same turn. Run `python -m benchmarks.speed.serving --out benchmarks/results/serving.json`.
+sends its next batch when the last one was answered. ``over_node`` is batches a second of the service over
+those of the node in the same turn. Run `python -m benchmarks.speed.serving --out
+benchmarks/results/serving.json`.
 """
 
 from __future__ import annotations

@@ -77,35 +77,39 @@ def serve(service: Service, address: Address, ready: Callable[[str], None]) -> N
     listened at, or must not be (``Address.check``).
     """
     address.check(service.tokens is not None)
-    limits = service.limits
     with _listening(address) as listening:
         scheme = "https" if address.certificate else "http"
         host = f"[{address.host}]" if ":" in address.host else address.host
         where = f"{scheme}://{host}:{listening.getsockname()[1]}"
-        app = make_app(service, LOCAL if address.local else None)
-        config = uvicorn.Config(
-            app,
-            http=timed(limits.head_seconds),
-            ws="none",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=limits.connections,
-            timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
-            ssl_certfile=address.certificate,
-            ssl_keyfile=address.key,
-            ssl_ca_certs=None if address.clients is None else str(address.clients),
-            ssl_cert_reqs=ssl.CERT_NONE if address.clients is None else ssl.CERT_REQUIRED,
-        )
-        try:
-            config.load()
-        except (ssl.SSLError, OSError) as error:
-            raise FedMergeError(
-                f"the TLS files cannot be used ({error}): give PEM files, the key without a password and "
-                "belonging to the certificate."
-            ) from None
-        _Ready(config, lambda: ready(where)).run([listening])
+        _Ready(configured(service, address), lambda: ready(where)).run([listening])
+
+
+def configured(service: Service, address: Address) -> uvicorn.Config:
+    """Return how Uvicorn serves a service. Raises FedMergeError for TLS files that cannot be used."""
+    limits = service.limits
+    config = uvicorn.Config(
+        make_app(service, LOCAL if address.local else None),
+        http=timed(limits.head_seconds),
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
+        ssl_certfile=address.certificate,
+        ssl_keyfile=address.key,
+        ssl_ca_certs=None if address.clients is None else str(address.clients),
+        ssl_cert_reqs=ssl.CERT_NONE if address.clients is None else ssl.CERT_REQUIRED,
+    )
+    try:
+        config.load()
+    except (ssl.SSLError, OSError) as error:
+        raise FedMergeError(
+            f"the TLS files cannot be used ({error}): give PEM files, the key without a password and "
+            "belonging to the certificate."
+        ) from None
+    return config
 
 
 class _Ready(uvicorn.Server):

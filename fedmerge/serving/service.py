@@ -106,7 +106,7 @@ class Service:
             if self.keep is not None:
                 await self._keep(self.keep, stream, pictures)
             spent = dict(zip(("body", "read", "wait", "node"), _between(times), strict=True))
-            return self._told(stream, names, logits, trace, spent)
+            return await self.streams.read(lambda: self._told(stream, names, logits, trace, spent))
 
     def _observe(self, stream: Stream, batch: Tensor) -> tuple[Tensor, Trace | None, float]:
         """Let a stream's node answer, in the nodes' thread; the time is when it began."""

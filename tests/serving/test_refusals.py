@@ -28,7 +28,7 @@ def test_malformed_bodies_are_refused_and_change_nothing(start, tmp_path):
     """Every kind once but the bomb that takes a second to pack; between them a stream goes on as it would."""
     token = add_token(tmp_path / "tokens", "ward")
     client, quiet = start(tokens=Tokens(tmp_path / "tokens")), start()
-    client.headers |= bearer(token)
+    client.headers.update(bearer(token))
     for number, call in enumerate(hostile(len(KINDS), seed=3)):
         if call.kind == "npz bomb":
             continue
