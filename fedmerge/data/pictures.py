@@ -41,10 +41,9 @@ def is_picture(file: Path) -> bool:
         return False
 
 
-def read_picture(file: Path, content: bytes | None = None) -> Tensor:
+def read_picture(file: Path) -> Tensor:
     """Read one image as uint8 1 x C x H x W, grey (C = 1) or RGB (C = 3); its content decides its kind.
 
-    content: of the file, where it is in memory; ``file`` is then only its name.
     EXIF orientation is applied (unreadable EXIF is ignored), a colour profile is converted to sRGB
     (one that says sRGB is left alone), alpha is dropped where every pixel is opaque. Raises ``FedMergeError``
     that begins with the file's name for a file that is empty, damaged or of too many pixels, several images
@@ -52,10 +51,10 @@ def read_picture(file: Path, content: bytes | None = None) -> Tensor:
     colours other than grey and RGB (CMYK, Lab, YCbCr), a profile that cannot be applied, and a PNG of another
     gamma.
     """
-    if (file.stat().st_size if content is None else len(content)) == 0:
+    if file.stat().st_size == 0:
         raise FedMergeError(f"{file} is empty (0 bytes): replace or remove it.")
     try:
-        with Image.open(file if content is None else io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             if fault := _too_large(image) or _fault(image):
                 raise FedMergeError(f"{file} {fault}")
             image.load()

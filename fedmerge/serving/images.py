@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.serving.limits import MIB, Limits
 from fedmerge.serving.refusal import Refusal
 
+T = TypeVar("T")
 KINDS = "PNG, JPEG or npz"
 KEY = "images"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -78,7 +82,8 @@ def _picture(name: str, content: bytes, limits: Limits) -> Tensor:
     except Exception:  # decoders raise anything
         raise Refusal(422, f"{name} cannot be read as an image: send it anew.") from None
     _check_size(name, height, width, limits)
-    return _refusing(lambda: read_picture(Path(name), content))
+    with in_memory(content) as file:
+        return _refusing(lambda: read_picture(file), name, str(file))
 
 
 def _is_whole_png(content: bytes) -> bool:
@@ -116,7 +121,7 @@ def _arrays(name: str, content: bytes, limits: Limits) -> Tensor:
                         f"{name} unpacks to more than {limits.unpacked_bytes / MIB:g} MiB: send smaller "
                         "batches.",
                     )
-            _refusing(lambda: check_sizes(Path(name), archive.zip, [KEY]))
+            _refusing(lambda: check_sizes(Path("npz"), archive.zip, [KEY]), name, "npz")
             array = archive[KEY]
     except (
         zipfile.BadZipFile,
@@ -159,9 +164,21 @@ def _check_size(name: str, height: int, width: int, limits: Limits) -> None:
         )
 
 
-def _refusing(read: Callable[[], Tensor]) -> Tensor:
-    """Return what ``read`` returns; a FedMergeError of it is a Refusal."""
+@contextmanager
+def in_memory(content: bytes) -> Iterator[Path]:
+    """Make a file that is in memory alone, for readers that take paths; it is gone after the block."""
+    descriptor = os.memfd_create("image")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _refusing(read: Callable[[], T], name: str, file: str) -> T:
+    """Return what ``read`` returns; a FedMergeError of it is a Refusal, in which ``file`` is called ``name``."""
     try:
         return read()
     except FedMergeError as error:
-        raise Refusal(422, str(error)) from None
+        raise Refusal(422, str(error).replace(file, name)) from None

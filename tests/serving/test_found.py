@@ -35,7 +35,7 @@ def run(tmp_path_factory):
         "training": {"rounds": 0, "fine_tune": {"epochs": 1, "lr": 0.02}},
         "fusion": ["mean"],
         "testtime": [
-            {"method": "entropy-adaptive", "label": "cool", "temperature": 0.5, "calibrated": True},
+            {"method": "entropy-adaptive", "label": "cool", "batch_norm": "average", "calibrated": True},
             {"method": "tent", "label": "pooled-tent", "start": "pooled"},
         ],
         "evaluation": {"batch_size": 16, "streams": ["iid"]},
@@ -54,11 +54,11 @@ def test_a_run_serves_a_hospital_without_its_own_model(run):
     found = find_models([run], "beta")
     assert [card.name for card, _ in found.models] == ["alpha", "gamma"]
     assert [card.name for card, _ in find_models([run]).models] == ["alpha", "beta", "gamma"]
-    what = served(found, "cool", ["temperature=0.25"], device="cpu")
+    what = served(found, "cool", ["batch_norm=mixture"], device="cpu")
     pool = ModelPool(run / "seed-0" / "all" / "pool").subset(["alpha", "gamma"])
     temperatures = [pool.card(name).metrics["temperature"] for name in pool]
     node = fm.EntropyAdaptive(
-        [pool.model(name) for name in pool], temperature=0.25, source_temperatures=temperatures
+        [pool.model(name) for name in pool], batch_norm="mixture", source_temperatures=temperatures
     )
     batch = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(answers(what), node(batch))
@@ -108,8 +108,8 @@ def test_what_cannot_be_served_is_said(run, folder, tmp_path):
     }.items():
         with refused(*facts):
             served(found, method, device="cpu")
-    with refused("tempeature", "temperature"):
-        served(found, None, ["tempeature=1"], device="cpu")
+    with refused("batch_nrom", "batch_norm"):
+        served(found, None, ["batch_nrom=average"], device="cpu")
     with refused("pooled-tent", "pooled.safetensors"):
         served(find_models([run], "beta"), "pooled-tent", device="cpu")
 
