@@ -121,7 +121,7 @@ def _arrays(name: str, content: bytes, limits: Limits) -> Tensor:
                         f"{name} unpacks to more than {limits.unpacked_bytes / MIB:g} MiB: send smaller "
                         "batches.",
                     )
-            _refusing(lambda: check_sizes(Path("npz"), archive.zip, [KEY]), name, "npz")
+            _refusing(lambda: check_sizes(Path(name), archive.zip, [KEY]), name, name)
             array = archive[KEY]
     except (
         zipfile.BadZipFile,
@@ -177,7 +177,7 @@ def in_memory(content: bytes) -> Iterator[Path]:
 
 
 def _refusing(read: Callable[[], T], name: str, file: str) -> T:
-    """Return what ``read`` returns; a FedMergeError of it is a Refusal, in which ``file`` is called ``name``."""
+    """Return what ``read`` returns; its FedMergeError is a Refusal, in which ``file`` is called ``name``."""
     try:
         return read()
     except FedMergeError as error:
