@@ -6,12 +6,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import ParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from fedmerge.serving.limits import MIB, Limits
 from fedmerge.serving.refusal import Refusal
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 
 async def read_body(headers: Mapping[str, str], pieces: AsyncIterator[bytes], limits: Limits) -> bytes:
@@ -80,11 +84,17 @@ class _Parts:
         self.parts: list[tuple[str, bytes]] = []
         self.content, self.field, self.value, self.about = bytearray(), bytearray(), bytearray(), b""
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> MultipartCallbacks:
         """Return the callbacks by the parser's names for them."""
-        return {f"on_{name}": getattr(self, name) for name in (
-            "part_begin", "part_data", "part_end", "header_field", "header_value", "header_end", "end",
-        )}  # fmt: skip
+        return {
+            "on_part_begin": self.part_begin,
+            "on_part_data": self.part_data,
+            "on_part_end": self.part_end,
+            "on_header_field": self.header_field,
+            "on_header_value": self.header_value,
+            "on_header_end": self.header_end,
+            "on_end": self.end,
+        }
 
     def part_begin(self) -> None:
         if len(self.parts) >= self.most:

@@ -16,20 +16,30 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        named = {"namespace": "fedmerge", "subsystem": "serve", "registry": self.registry}
-        self.batches = Counter("batches", "Batches answered.", **named)
-        self.images = Counter("images", "Images answered.", **named)
-        self.refused = Counter("refused", "Calls refused, by HTTP status.", ("status",), **named)
-        self.fallbacks = Counter("fallbacks", "Batches that the guard's reference answered.", **named)
-        self.alarms = Counter("drift_alarms", "Streams whose drift alarm went off.", **named)
-        self.unkept = Counter("history_faults", "Batches that the history could not keep.", **named)
-        self.streams = Gauge("streams", "Streams with a node.", **named)
-        self.waiting = Gauge("waiting", "Batches that are read, wait or are computed.", **named)
-        self.seconds = Histogram(
-            "seconds", "Seconds of a batch, by step.", ("step",), buckets=BUCKETS, **named
+
+        def counter(name: str, what: str, *labels: str) -> Counter:
+            return Counter(f"fedmerge_serve_{name}", what, labels, registry=self.registry)
+
+        def gauge(name: str, what: str, *labels: str) -> Gauge:
+            return Gauge(f"fedmerge_serve_{name}", what, labels, registry=self.registry)
+
+        self.batches = counter("batches", "Batches answered.")
+        self.images = counter("images", "Images answered.")
+        self.refused = counter("refused", "Calls refused, by HTTP status.", "status")
+        self.fallbacks = counter("fallbacks", "Batches that the guard's reference answered.")
+        self.alarms = counter("drift_alarms", "Streams whose drift alarm went off.")
+        self.unkept = counter("history_faults", "Batches that the history could not keep.")
+        self.streams = gauge("streams", "Streams with a node.")
+        self.waiting = gauge("waiting", "Batches that are read, wait or are computed.")
+        self.share = gauge(
+            "share", "A hospital's share of the latest batch's model, by part.", "hospital", "part"
         )
-        self.share = Gauge(
-            "share", "A hospital's share of the latest batch's model, by part.", ("hospital", "part"), **named
+        self.seconds = Histogram(
+            "fedmerge_serve_seconds",
+            "Seconds of a batch, by step.",
+            ("step",),
+            buckets=BUCKETS,
+            registry=self.registry,
         )
 
     def answered(self, images: int, seconds: Mapping[str, float]) -> None:

@@ -32,7 +32,7 @@ def run(tmp_path_factory):
         "cohort": {"name": "quarters", "sites": sites},
         "unseen": "each",
         "model": {"name": "small-cnn", "options": {"width": 4}},
-        "training": {"rounds": 0, "fine_tune": {"epochs": 1, "lr": 0.02}},
+        "training": {"rounds": 0, "batch_size": 12, "fine_tune": {"epochs": 1, "lr": 0.02}},
         "fusion": ["mean"],
         "testtime": [
             {"method": "entropy-adaptive", "label": "cool", "batch_norm": "average", "calibrated": True},
