@@ -23,13 +23,15 @@ async def read_body(headers: Mapping[str, str], pieces: AsyncIterator[bytes], li
     if "content-encoding" in headers:
         raise Refusal(415, "the body has a content-encoding: send the images as they are.")
     told = headers.get("content-length")
+    if told is not None and not told.isdecimal():
+        raise Refusal(400, "the content-length is no number of bytes.")
     if told is not None and int(told) > limits.body_bytes:
         raise _too_long(limits)
-    body, until = bytearray(), time.monotonic() + limits.patience(int(told or limits.body_bytes))
+    body, begun = bytearray(), time.monotonic()
     async with aclosing(pieces):  # type: ignore[type-var]
         while True:
             try:
-                async with asyncio.timeout(until - time.monotonic()):
+                async with asyncio.timeout(begun + limits.patience(len(body)) - time.monotonic()):
                     piece = await anext(pieces, None)
             except TimeoutError:
                 raise Refusal(408, "the body came too slowly: send smaller batches.") from None
@@ -39,7 +41,7 @@ async def read_body(headers: Mapping[str, str], pieces: AsyncIterator[bytes], li
             if len(body) > limits.body_bytes:
                 raise _too_long(limits)
     if not body:
-        raise Refusal(400, "the body is empty: send images, as PNG, JPEG, DICOM or npz.")
+        raise Refusal(400, "the body is empty: send images, as PNG, JPEG or npz.")
     return bytes(body)
 
 
