@@ -35,7 +35,8 @@ FORM = {"schema": {
     "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
 }}  # fmt: skip
 TAKES = {"requestBody": {"required": True, "content": {
-    "multipart/form-data": FORM, "image/png": BINARY, "image/jpeg": BINARY, "application/octet-stream": BINARY,
+    "multipart/form-data": FORM, "image/png": BINARY, "image/jpeg": BINARY,
+    "application/octet-stream": BINARY,
 }}}  # fmt: skip
 FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": Fault, "description": what}

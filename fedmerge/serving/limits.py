@@ -19,8 +19,9 @@ class Limits(BaseModel):
     as each holds a copy of the models. idle_seconds: after which a stream may make room for a new one.
     waiting: batches that are read, wait or are computed. connections: open at the same time. head_seconds:
     from a connection's begin, or the last answer, to the end of the next head. body_seconds: for a body, plus
-    a second for every ``slowest_kib`` of it that has come. answer_seconds: that a batch waits for its turn at the node.
-    stop_seconds: that work in flight gets when the service ends. history_rows: batches kept; the oldest go.
+    a second for every ``slowest_kib`` of it that has come. answer_seconds: that a batch waits for its turn at
+    the node. stop_seconds: that work in flight gets when the service ends. history_rows: batches kept; the
+    oldest go.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
