@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -18,8 +19,7 @@ def keep_images(folder: Path, pictures: Sequence[Tensor], batch: int) -> None:
     make_folder(place)
     rows = [row for picture in pictures for row in picture]
     for number, row in enumerate(rows):
-        content = as_png(row)
-        write(place / f"{number:04d}.png", lambda part, content=content: part.write_bytes(content))
+        write(place / f"{number:04d}.png", partial(_put, as_png(row)))
 
 
 def as_png(picture: Tensor) -> bytes:
@@ -28,3 +28,7 @@ def as_png(picture: Tensor) -> bytes:
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG")
     return file.getvalue()
+
+
+def _put(content: bytes, file: Path) -> None:
+    file.write_bytes(content)
