@@ -53,14 +53,14 @@ def what(folder):
 
 
 def test_a_connection_that_sends_no_head_is_closed(what):
-    with listening(Service(what, Limits(head_seconds=0.3)), Address()) as (_, port):
+    with listening(Service(what, Limits(head_seconds=1.0)), Address()) as (_, port):
         for begin in (b"", b"GET /v1/health HTTP/1.1\r\nx: "):
             with socket.create_connection(("127.0.0.1", port), timeout=30) as wire:
                 wire.sendall(begin)
                 assert wire.recv(1) == b""
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            for _ in range(2):  # one connection, and longer in all than a head may take
-                time.sleep(0.2)
+            for _ in range(3):  # one connection, and longer in all than a head may take
+                time.sleep(0.4)
                 assert client.post("/v1/batches", content=GOOD).status_code == 200
 
 
