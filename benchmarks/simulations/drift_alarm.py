@@ -2,7 +2,7 @@
 
 The models of a run meet streams of its unseen hospital's images, drawn with replacement, in batches. Half of
 the streams stay as they are; in the other half every image after a while is as another scanner shows it. Each
-stream has a node and an alarm of its own. Run `fedmerge run quickstart --out runs/demo`, then `python -m
+stream has a node and an alarm of its own. Run `fedmerge run quickstart --set training.rounds=4 --out runs/demo`, then `python -m
 benchmarks.simulations.drift_alarm runs/demo --out benchmarks/results/drift-alarm.json`.
 """
 
@@ -73,11 +73,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--methods", nargs="*", default=["entropy-adaptive", "stream-adaptive"])
-    parser.add_argument("--shifts", nargs="*", default=["noise", "blur", "gamma"], choices=SHIFTS)
-    parser.add_argument("--streams", type=int, default=12)
-    parser.add_argument("--batches", type=int, default=150)
+    parser.add_argument("--shifts", nargs="*", default=["noise", "blur"], choices=SHIFTS)
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=100)
     parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--change", type=int, default=75, help="the batch after which the scanner is another")
+    parser.add_argument("--change", type=int, default=50, help="the batch after which the scanner is another")
     parser.add_argument("--severity", type=int, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
