@@ -2,8 +2,9 @@
 
 The models of a run meet streams of its unseen hospital's images, drawn with replacement, in batches. Half of
 the streams stay as they are; in the other half every image after a while is as another scanner shows it. Each
-stream has a node and an alarm of its own. Run `fedmerge run quickstart --set training.rounds=4 --out runs/demo`, then `python -m
-benchmarks.simulations.drift_alarm runs/demo --out benchmarks/results/drift-alarm.json`.
+stream has a node and an alarm of its own. Run `fedmerge run quickstart --set training.rounds=4 --out
+runs/demo`, then `python -m benchmarks.simulations.drift_alarm runs/demo --out
+benchmarks/results/drift-alarm.json`.
 """
 
 from __future__ import annotations
