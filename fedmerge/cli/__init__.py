@@ -11,6 +11,7 @@ from fedmerge.cli import (
     new,
     report,
     results,
+    serve,
     tune,
     verify,
 )
@@ -18,5 +19,5 @@ from fedmerge.cli.app import app, main
 
 __all__ = [
     "app", "bench", "commands", "compare", "deployment", "doctor", "main", "merge", "models", "new", "report",
-    "results", "tune", "verify",
+    "results", "serve", "tune", "verify",
 ]  # fmt: skip

@@ -19,7 +19,8 @@ class Static(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.forward_passes = self.backward_passes = 0
+        self.forward_passes: float = 0
+        self.backward_passes: float = 0
 
     @torch.no_grad()
     def forward(self, batch: Tensor) -> Tensor:

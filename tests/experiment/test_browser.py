@@ -1,39 +1,18 @@
-"""The reports in a real browser: nothing broken, nothing fetched, nothing cut off, on a desk and a phone.
-
-Chromium runs headless and is spoken to over the pipe of its DevTools protocol: JSON messages that end in
-a zero byte, read from its file descriptor 4 and written to 3. No port is opened.
-"""
+"""The reports in a real browser: nothing broken, nothing fetched, nothing cut off, on a desk and a phone."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from select import select
 from typing import Any
 
 import pytest
 
 from fedmerge.reports import write_study_report
 from fedmerge.reports.run_report import write_report
+from tests.browser import NEEDED, Browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FOUND = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(FOUND is None, reason=f"no browser here: none of {', '.join(BROWSERS)}")
-SECONDS = 60.0
-START = """import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.dup2(int(sys.argv[2]), 4)
-os.execv(sys.argv[3], sys.argv[3:])"""
-OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-    "--disable-background-networking", "--remote-debugging-pipe",
-)  # fmt: skip
+pytestmark = NEEDED
 PROBE = """(async () => {
   document.querySelectorAll("details").forEach(each => { each.open = true; });
   const images = [...document.images];
@@ -55,107 +34,13 @@ RUN |= {"rounds": 1, "coefficients": 2}
 STUDY = {"scores": 1, "strata": 1, "sites": 1, "severity": 1, "cost": 1, "reliability": 1}
 
 
-class Browser:
-    """A headless Chromium with one page."""
-
-    def __init__(self, profile: Path) -> None:
-        assert FOUND is not None
-        to_read, self.write = os.pipe()
-        self.read, to_write = os.pipe()
-        command = [sys.executable, "-c", START, str(to_read), str(to_write), FOUND, *OPTIONS]
-        self.process = subprocess.Popen(
-            [*command, f"--user-data-dir={profile}"],
-            pass_fds=(to_read, to_write),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(to_read)
-        os.close(to_write)
-        self.buffer, self.last = b"", 0
-        self.events: list[dict[str, Any]] = []
-        self.session: dict[str, str] = {}
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        session = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self.session = {"sessionId": session["sessionId"]}
-        for room in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{room}.enable")
-        self.call("Emulation.setScrollbarsHidden", hidden=True)
-
-    def call(self, method: str, **params: Any) -> Any:
-        """One command and its answer; events that come before it are kept."""
-        self.last += 1
-        message = {"id": self.last, "method": method, "params": params, **self.session}
-        os.write(self.write, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next()
-            if answer.get("id") == self.last:
-                assert "error" not in answer, answer
-                return answer["result"]
-            self.events.append(answer)
-
-    def wait_for(self, event: str) -> None:
-        """Until an event has come."""
-        while not any(each.get("method") == event for each in self.events):
-            self.events.append(self._next())
-
-    def open(self, page: Path, width: int) -> dict[str, Any]:
-        """Load a page at a width; what the probe saw, what the console said, and what was asked for."""
-        self.events = []
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=800,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
-        self.call("Page.navigate", url=page.as_uri())
-        self.wait_for("Page.loadEventFired")
-        seen = self.evaluate(PROBE)
-        seen["complaints"] = [event for event in self.events if _complains(event)]
-        urls = [
-            e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"
-        ]
-        seen["requests"] = [url for url in urls if not url.startswith("data:") and url != page.as_uri()]
-        return seen
-
-    def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
-        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def _next(self) -> dict[str, Any]:
-        end = time.monotonic() + SECONDS
-        while b"\0" not in self.buffer:
-            ready, _, _ = select([self.read], [], [], max(end - time.monotonic(), 0.0))
-            assert ready, f"the browser said nothing for {SECONDS:.0f} seconds"
-            more = os.read(self.read, 2**20)
-            assert more, "the browser ended"
-            self.buffer += more
-        message, _, self.buffer = self.buffer.partition(b"\0")
-        return json.loads(message)
-
-    def close(self) -> None:
-        """End the browser that was started here, and no other."""
-        os.close(self.write)  # the end of the pipe is the end of the browser
-        os.close(self.read)
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-def _complains(event: dict[str, Any]) -> bool:
-    """An error on the console, an uncaught exception, or a log entry such as a blocked script."""
-    params = event.get("params", {})
-    return (
-        event["method"] == "Runtime.exceptionThrown"
-        or (
-            event["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert", "warning")
-        )
-        or (event["method"] == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"))
-    )
+def opened(browser: Browser, page: Path, width: int) -> dict[str, Any]:
+    """Load a page at a width; what the probe saw, what the console said, and what was asked for."""
+    browser.visit(page.as_uri(), width)
+    seen = browser.evaluate(PROBE)
+    seen["complaints"] = browser.complaints()
+    seen["requests"] = [url for url in browser.requests() if url != page.as_uri()]
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +63,7 @@ def pages(tmp_path_factory, whole_result, whole_study) -> dict[str, Path]:
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize(("name", "expected"), [("run", RUN), ("study", STUDY)])
 def test_a_report_is_whole(browser, pages, name, expected, width):
-    seen = browser.open(pages[name], width)
+    seen = opened(browser, pages[name], width)
     assert seen["width"] == width
     assert seen["broken"] == []
     assert seen["hidden"] == []
@@ -196,7 +81,7 @@ def test_the_probe_sees_what_is_broken(browser, tmp_path):
         '<section aria-labelledby="x"><img src="gone.png" alt="gone"></section>'
         '<p style="width:900px">wide</p><script>console.error("no"); undefined.x</script>'
     )
-    seen = browser.open(page, 390)
+    seen = opened(browser, page, 390)
     assert seen["broken"] == ["gone"]
     assert seen["scroll"] > seen["width"]
     assert seen["cut"] == ["wide"]
@@ -211,14 +96,14 @@ def test_a_foreign_script_does_not_run(browser, pages, tmp_path):
     page.write_text(
         text.replace("</main>", "<script>window.attacked = true</script></main>"), encoding="utf-8"
     )
-    seen = browser.open(page, 1280)
+    seen = opened(browser, page, 1280)
     assert browser.evaluate("window.attacked === undefined")
     assert len(seen["complaints"]) == 1
 
 
 def test_columns_are_sorted_by_key_within_their_group(browser, pages):
     """The key Enter on the first heading: accuracy falls within each kind; again: rises; again: as it was."""
-    browser.open(pages["run"], 1280)
+    opened(browser, pages["run"], 1280)
     order = """[...document.querySelector("table.scores").tBodies].map(body => [...body.rows]
       .filter(row => row.className !== "group").map(row => Number(row.cells[1].dataset.value)))"""
     head = 'document.querySelector("table.scores thead th[data-column=\\"1\\"]")'

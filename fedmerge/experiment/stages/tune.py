@@ -14,14 +14,14 @@ from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.streams import StreamSpec
 from fedmerge.errors import FedMergeError, short, unknown
 from fedmerge.experiment.configuration.config import Experiment
-from fedmerge.experiment.configuration.entries import CALIBRATION, MethodConfig, read_method
+from fedmerge.experiment.configuration.entries import MethodConfig, read_method
 from fedmerge.experiment.configuration.federations import federations
 from fedmerge.experiment.folder.machine import pick_device, reproducible
 from fedmerge.experiment.folder.reopen import read_saved
 from fedmerge.experiment.stages.evaluation import TargetStreams
+from fedmerge.experiment.stages.nodes import node_of
 from fedmerge.experiment.stages.record import Progress, Record
 from fedmerge.experiment.stages.setup import Setup, set_up
-from fedmerge.models.pool import ModelPool
 from fedmerge.schema.validation import is_there
 from fedmerge.testtime import TESTTIME, Node
 from fedmerge.testtime.tuning import LabelledSource, Tuning, as_text, tune
@@ -33,25 +33,7 @@ def make_node(setup: Setup, entry: MethodConfig, models: Mapping[str, nn.Module]
     models: by name, in order. A calibrated entry gets the temperature on each one's card in the pool; raises
     FedMergeError where a card has none. chosen: options on top of the entry's own.
     """
-    method = TESTTIME[entry.method]
-    given: dict[str, Any] = {}
-    if "batch_norm" in method.options.model_fields:
-        given["batch_norm"] = setup.plan.batch_norm
-    if entry.calibrated:
-        given[CALIBRATION] = [_temperature(setup.pool, name) for name in models]
-    own = method.check(entry.options)  # mappings of a file become what the method takes
-    node: Node = method.call(list(models.values()), **(given | own | chosen))
-    return node
-
-
-def _temperature(pool: ModelPool, name: str) -> float:
-    metrics = pool.card(name).metrics
-    if "temperature" not in metrics:
-        raise FedMergeError(
-            f"the card of '{name}' in '{pool.folder}' has no temperature, which calibrated: true needs: it "
-            "was made by an older version. Do the run again, into a new folder."
-        )
-    return metrics["temperature"]
+    return node_of(entry, models, setup.plan.batch_norm, setup.pool.card, **chosen)
 
 
 def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:

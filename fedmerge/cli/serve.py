@@ -1,0 +1,131 @@
+"""``fedmerge serve``: the test-time node of one hospital as a service, with a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedmerge.cli.app import Plugins, app, err, out, say
+
+if TYPE_CHECKING:
+    from fedmerge.serving.limits import Limits
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(help="The folder of a run, a folder of models, or .safetensors files."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="A test-time or fusion method, or a label of the run. Default: stream-adaptive."),
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A=B", help="A method's option; may be repeated.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The run's hospital that is served; its own model is left out.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="One of the run's seeds. Default: the smallest.")] = None,
+    samples: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to try on the page: run (of its unseen hospital), npz:FILE, folder:DIR, digits."
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The address to listen at; another than this machine's takes TLS and known clients."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any.")] = 8020,
+    certificate: Annotated[Path | None, typer.Option(help="TLS: the certificate, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="TLS: its private key, PEM.")] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option(help="Mutual TLS: who signs clients' certificates, PEM; their name is the client's."),
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="The file of clients' tokens; without it none is asked for.")
+    ] = None,
+    new_token: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Add a client to --tokens, print its token, and stop.")
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option(help="Keep the history in this SQLite file. Default: in memory.")
+    ] = None,
+    keep_images: Annotated[
+        Path | None, typer.Option(help="Write every image into this folder. Default: none is written.")
+    ] = None,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="A=B", help="A limit, such as streams=16; may be repeated."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of PyTorch. Default: its own choice.")] = None,
+    plugins: Plugins = None,
+) -> None:
+    """Answer batches of images over HTTP with a test-time node, and serve a page, until Ctrl-C.
+
+    Research use, not a medical device.
+    """
+    from fedmerge.errors import FedMergeError
+    from fedmerge.extras import extra
+
+    if new_token is not None:
+        _new_token(tokens, new_token)
+        return
+    if not models:
+        raise FedMergeError("give the folder of a run, a folder of models, or .safetensors files.")
+    with extra("serve", "'fedmerge serve'"):
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    from fedmerge.experiment.folder.machine import settle
+    from fedmerge.experiment.served import find_models, served
+    from fedmerge.experiment.served import samples as samples_of
+    from fedmerge.plugins import load_plugins
+    from fedmerge.serving.serve import Address
+    from fedmerge.serving.serve import serve as serve_until_told
+    from fedmerge.serving.service import Service
+    from fedmerge.serving.tokens import Tokens
+
+    address = Address(host, port, certificate, key, client_ca)
+    known = None if tokens is None else Tokens(tokens)
+    address.check(known is not None)
+    load_plugins(plugins or [])
+    settle(threads)
+    found = find_models(models, target, seed)
+    images = None if samples is None else samples_of(found, samples)
+    what = served(found, method, options or [], device, images)
+    service = Service(what, _limits(limits or []), known, history, keep_images)
+    say(err, f"{what.title}: {', '.join(what.names)}")
+    say(err, "research use, not a medical device")
+    serve_until_told(service, address, lambda where: say(out, f"{where}  (Ctrl-C ends it)"))
+
+
+def _new_token(tokens: Path | None, name: str) -> None:
+    from fedmerge.errors import FedMergeError
+    from fedmerge.serving.tokens import add_token
+
+    if tokens is None:
+        raise FedMergeError("--new-token adds a client to a file: give it with --tokens FILE.")
+    token = add_token(tokens, name)
+    say(err, f"the token of '{name}'; it is kept nowhere, only its hash is, in {tokens}:")
+    say(out, token)
+
+
+def _limits(changes: list[str]) -> Limits:
+    from fedmerge.experiment.configuration.changes import apply_change
+    from fedmerge.schema.validation import validate
+    from fedmerge.serving.limits import Limits
+
+    given: dict[str, Any] = {}
+    for change in changes:
+        apply_change(given, change)
+    return validate(Limits, given, "--limit")

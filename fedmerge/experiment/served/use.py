@@ -1,0 +1,176 @@
+"""How found models are used: a test-time method over them, a fusion of them, or one as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedmerge.errors import FedMergeError, nearest, short
+from fedmerge.experiment.configuration.changes import apply_change
+from fedmerge.experiment.configuration.entries import MethodConfig, read_method
+from fedmerge.experiment.folder.machine import pick_device
+from fedmerge.experiment.served.places import Found, load_model
+from fedmerge.experiment.stages.nodes import node_of
+from fedmerge.merging import FUSION, merge
+from fedmerge.models.cards import ModelCard, read_card
+from fedmerge.serving.served import Served
+from fedmerge.testtime import TESTTIME, Static
+
+STATIC, RECOMMENDED = "static", "stream-adaptive"
+POLICY = "mixture"
+"""The batch-norm policy where no run says another: that of the methods themselves."""
+
+
+def served(
+    found: Found,
+    method: str | None = None,
+    changes: Sequence[str] = (),
+    device: str = "auto",
+    samples: Tensor | None = None,
+) -> Served:
+    """Load the models and return how they are served.
+
+    method: in this order the label of one of the run's test-time entries, a test-time method, the label of
+    one of the run's fused networks, a fusion method that needs no images, or ``static``, one model as it is;
+    by default ``stream-adaptive``, and ``static`` for one model alone. changes: the method's options,
+    ``name=value``, the value read as YAML. Options and models that do not fit are refused here.
+    """
+    name = method or (STATIC if len(found.models) == 1 else RECOMMENDED)
+    options: dict[str, Any] = {}
+    for change in changes:
+        apply_change(options, change)
+    where = pick_device(device)
+    entry = _entry(found, name, options)
+    if entry is not None:
+        return _adapting(found, entry, where, samples)
+    if name in found.fused:
+        return _fused(found, name, options, where, samples)
+    if name == STATIC:
+        return _static(found, options, where, samples)
+    if name in FUSION:
+        return _fusing(found, name, options, where, samples)
+    known = [*TESTTIME.names(), *found.fused, *FUSION.names(), STATIC]
+    raise FedMergeError(
+        f"unknown method '{short(name)}'.{nearest(name, known)} See fedmerge methods; of this run: "
+        f"{', '.join(found.fused) or 'no fused network'}."
+    )
+
+
+def _entry(found: Found, name: str, options: dict[str, Any]) -> MethodConfig | None:
+    """Return the run's entry with that label, or the bare method, with ``options`` on top; None for
+    neither."""
+    for given in found.config.get("testtime") or ():
+        if isinstance(given, dict) and given.get("label") == name:
+            _check_plain(given)
+            return _read({**given, **options})
+    return _read({"method": name, **options}) if name in TESTTIME else None
+
+
+def _read(given: Mapping[str, Any]) -> MethodConfig:
+    try:
+        return read_method(TESTTIME, dict(given))
+    except ValueError as error:
+        raise FedMergeError(*map(str, error.args)) from None
+
+
+def _check_plain(given: Mapping[str, Any]) -> None:
+    name = given["label"]
+    if given.get("tune") is not None:
+        raise FedMergeError(
+            f"'{name}' has an option that the run tuned: see the choice in its report or with fedmerge tune, "
+            f"and give it: --method {given['method']} --set OPTION=VALUE."
+        )
+    if given.get("start") == "pooled":
+        raise FedMergeError(
+            f"'{name}' starts from pooled training: give that network's file, "
+            f"TARGET/references/pooled.safetensors in the run, with --method {given['method']}."
+        )
+
+
+def _adapting(found: Found, entry: MethodConfig, device: str, samples: Tensor | None) -> Served:
+    cards = {card.name: card for card, _ in found.models}
+    models = {name: model.to(device) for name, model in found.load().items()}
+    policy = str(found.config.get("batch_norm", POLICY))
+    node_of(entry, models, policy, cards.__getitem__)
+    return Served(
+        tuple(cards.values()),
+        entry.label,
+        TESTTIME[entry.method].title,
+        lambda: node_of(entry, models, policy, cards.__getitem__),
+        options=entry.choices,
+        device=device,
+        samples=samples,
+    )
+
+
+def _fused(found: Found, label: str, options: dict[str, Any], device: str, samples: Tensor | None) -> Served:
+    """Serve a network that the run fused."""
+    _no_options(label, options)
+    path = found.fused[label]
+    card = read_card(path.with_suffix(".json"))
+    names = {one.sha256: one.name for one, _ in found.models}
+    shares = {
+        key.removeprefix("coefficient:"): share
+        for key, share in card.metrics.items()
+        if key.startswith("coefficient:")
+    }
+    title = f"fused by {card.method} of {', '.join(names.get(each, each[:12]) for each in card.parents)}"
+    return _as_it_is(load_model(card, path), (card,), label, title, device, samples, shares)
+
+
+def _static(found: Found, options: dict[str, Any], device: str, samples: Tensor | None) -> Served:
+    _no_options(STATIC, options)
+    if len(found.models) > 1:
+        raise FedMergeError(
+            f"'{STATIC}' is one model as it is, and there are {len(found.models)}: give one file, or another "
+            "--method."
+        )
+    ((card, path),) = found.models
+    return _as_it_is(load_model(card, path), (card,), STATIC, f"{card.method}, as it is", device, samples, {})
+
+
+def _fusing(found: Found, name: str, options: dict[str, Any], device: str, samples: Tensor | None) -> Served:
+    """Fuse the models now, by a method that takes nothing but them, and serve the result."""
+    method, cards = FUSION[name], tuple(card for card, _ in found.models)
+    checked, needs = method.check(options), method.needs_with(options)
+    wanting = {"individual models", "features"}
+    if missing := [each for each in needs.names() if each not in wanting]:
+        raise FedMergeError(
+            f"'{name}' needs {', '.join(missing)}: fuse first with fedmerge merge, and serve the file it "
+            "writes."
+        )
+    spec = cards[0].model
+    result = merge(
+        list(found.load().values()),
+        name,
+        names=[card.name for card in cards],
+        batch_norm=found.config.get("batch_norm", POLICY),
+        data=torch.zeros(2, spec.in_channels, spec.image_size, spec.image_size),
+        **checked,
+    )
+    title, shares = f"{method.title}, fused when the service began", result.coefficients
+    return _as_it_is(result.model, cards, name, title, device, samples, shares, options)
+
+
+def _as_it_is(
+    model: nn.Module,
+    cards: tuple[ModelCard, ...],
+    method: str,
+    title: str,
+    device: str,
+    samples: Tensor | None,
+    shares: Mapping[str, float],
+    options: Mapping[str, Any] | None = None,
+) -> Served:
+    fixed = model.to(device).eval()
+    return Served(cards, method, title, lambda: Static(fixed), options or {}, shares, device, samples)
+
+
+def _no_options(name: str, options: Mapping[str, Any]) -> None:
+    if options:
+        raise FedMergeError(
+            f"'{name}' is made already, so it takes no options: take --set {', '.join(options)} out."
+        )

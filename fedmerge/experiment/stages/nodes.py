@@ -1,0 +1,46 @@
+"""From an entry of a configuration to a test-time node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.configuration.entries import CALIBRATION, MethodConfig
+from fedmerge.models.cards import ModelCard
+from fedmerge.testtime import TESTTIME, Node
+
+
+def node_of(
+    entry: MethodConfig,
+    models: Mapping[str, nn.Module],
+    batch_norm: str,
+    card: Callable[[str], ModelCard],
+    **chosen: Any,
+) -> Node:
+    """Make the test-time method of an entry over these models.
+
+    models: by name, in order. batch_norm: the policy of an entry that sets none. card: gives a model's card.
+    A calibrated entry gets the temperature on each one's card; raises FedMergeError where a card has none.
+    chosen: options on top of the entry's own.
+    """
+    method = TESTTIME[entry.method]
+    given: dict[str, Any] = {}
+    if "batch_norm" in method.options.model_fields:
+        given["batch_norm"] = batch_norm
+    if entry.calibrated:
+        given[CALIBRATION] = [_temperature(card(name)) for name in models]
+    own = method.check(entry.options)  # mappings of a file become what the method takes
+    node: Node = method.call(list(models.values()), **(given | own | chosen))
+    return node
+
+
+def _temperature(card: ModelCard) -> float:
+    if "temperature" not in card.metrics:
+        raise FedMergeError(
+            f"the card of '{card.name}' has no temperature, which calibrated: true needs: it was made by an "
+            "older version. Do the run again, into a new folder."
+        )
+    return card.metrics["temperature"]
