@@ -8,8 +8,9 @@ A ``Catalogue`` holds anything that has a name; a ``Registry`` holds methods. Bo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any, Generic, Protocol, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -90,9 +91,12 @@ class Method:
         return self.needs | self.also(defaults | given)
 
     def check(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return ``given`` checked against the typed options. Raises FedMergeError, a sentence per fault."""
+        """Return ``given`` checked against the typed options. Raises FedMergeError, a sentence per fault.
+
+        A mapping for an option that is a group (a dataclass) says what is not as in the method's default.
+        """
         fields, who = self.options.model_fields, f"{self.kind} '{self.name}'"
-        known = {key: value for key, value in given.items() if key in fields}
+        known = {key: _filled(value, fields[key].default) for key, value in given.items() if key in fields}
         said = [
             f"{who} has no option '{key}'.{nearest(str(key), fields)} "
             f"Allowed: {', '.join(sorted(fields)) or 'none'}."
@@ -227,6 +231,29 @@ class Registry(Catalogue[Method]):
     def add(self, method: Method) -> None:
         """Register a ready ``Method``; its group and kind become this registry's."""
         super().add(replace(method, group=self.group, kind=self.kind))
+
+
+def _filled(value: Any, default: Any) -> Any:
+    """Return a group's mapping with the fields of the default that it does not name."""
+    if not isinstance(value, Mapping) or not is_dataclass(default):
+        return value
+    return {each.name: getattr(default, each.name) for each in dataclass_fields(default)} | dict(value)
+
+
+def with_option(given: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return options with the one at ``path`` set: ``temperature``, or ``norms.prior`` of a group."""
+    name, _, rest = path.partition(".")
+    if not rest:
+        return {**given, name: value}
+    inner = given.get(name)
+    return {**given, name: with_option(inner if isinstance(inner, Mapping) else {}, rest, value)}
+
+
+def option_at(given: Any, path: str) -> Any:
+    """Return the option at ``path`` of a mapping, or of a checked group; None where it is not set."""
+    for part in path.split("."):
+        given = given.get(part) if isinstance(given, Mapping) else getattr(given, part, None)
+    return given
 
 
 def options_model(name: str, call: Callable[..., Any]) -> type[BaseModel]:

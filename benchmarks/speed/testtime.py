@@ -32,21 +32,23 @@ from fedmerge.models.flat import FlatModels
 from fedmerge.testtime import EntropyAdaptive
 from fedmerge.testtime.answers import ask_all
 from fedmerge.testtime.guard import Guard
+from fedmerge.testtime.options import Coefficients, Norms, Prediction
 from fedmerge.testtime.passes import Passes
 from fedmerge.testtime.probe import Probe
 
 NETWORKS = {"efficientnet-lite0": 96, "resnet18": 64, "small-cnn": 28}
+STREAM: dict[str, Any] = {"norms": Norms("stream"), "guard": Guard()}
 NODES: dict[str, dict[str, Any]] = {
     "entropy-adaptive": {},
-    "shared coefficients": {"head": "shared"},
-    "stream norms and guard": {"norms": "stream", "guard": Guard()},
+    "shared coefficients": {"coefficients": Coefficients(head="shared")},
+    "stream norms and guard": STREAM,
 }
 ON_GPU: dict[str, dict[str, Any]] = {
-    "no graphs": {"graphs": False},
-    "bfloat16": {"precision": "bfloat16"},
-    "bfloat16, no graphs": {"graphs": False, "precision": "bfloat16"},
-    "stream norms and guard, no graphs": {"graphs": False, "norms": "stream", "guard": Guard()},
-    "stream norms and guard, bfloat16": {"precision": "bfloat16", "norms": "stream", "guard": Guard()},
+    "no graphs": {"predict": Prediction(graphs=False)},
+    "bfloat16": {"predict": Prediction(precision="bfloat16")},
+    "bfloat16, no graphs": {"predict": Prediction(graphs=False, precision="bfloat16")},
+    "stream norms and guard, no graphs": STREAM | {"predict": Prediction(graphs=False)},
+    "stream norms and guard, bfloat16": STREAM | {"predict": Prediction(precision="bfloat16")},
 }
 PROBES: dict[str, Probe] = {
     "every batch, all images": Probe(),

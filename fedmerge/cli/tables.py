@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from rich import box
@@ -99,7 +100,11 @@ def methods_table(known: Sequence[Method]) -> Table:
 
 def method_text(method: Method) -> str:
     """Describe a method: title, paper, needs, options with their defaults, and its docstring."""
-    options = [f"  {name}: {field.default!r}" for name, field in method.options.model_fields.items()]
+    options = [
+        f"  {name}: {default!r}"
+        for option, field in method.options.model_fields.items()
+        for name, default in _flat(option, field.default)
+    ]
     needs = f"needs: {', '.join(method.needs.names()) or 'nothing but the models'}"
     return "\n".join(
         [
@@ -113,6 +118,13 @@ def method_text(method: Method) -> str:
             inspect.getdoc(method.call) or "",
         ]
     )
+
+
+def _flat(name: str, default: Any) -> list[tuple[str, Any]]:
+    """Return an option and its default; of a group, those of its fields."""
+    if not is_dataclass(default):
+        return [(name, default)]
+    return [(f"{name}.{each.name}", getattr(default, each.name)) for each in fields(default)]
 
 
 def other_doors() -> dict[str, Any]:

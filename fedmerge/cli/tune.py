@@ -9,6 +9,7 @@ import typer
 
 from fedmerge.cli.app import Json, Plugins, app, err, out, print_json, say
 from fedmerge.cli.progress import progress_bar
+from fedmerge.registry import with_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,9 +27,11 @@ def tune(
     method: Annotated[
         str, typer.Option(help="A test-time method, or its label in the run.")
     ] = "entropy-adaptive",
-    option: Annotated[str, typer.Option(help="The option to choose.")] = "temperature",
+    option: Annotated[
+        str, typer.Option(help="The option to choose; of a group: norms.prior.")
+    ] = "coefficients.temperature",
     values: Annotated[
-        str | None, typer.Option(help="Candidates, by commas; temperature has its own. inf is infinity.")
+        str | None, typer.Option(help="Candidates, by commas; a temperature has its own. inf is infinity.")
     ] = None,
     stream: Annotated[
         str | None, typer.Option(help="One of the run's streams, or iid. Default: all that do not drift.")
@@ -73,7 +76,7 @@ def tune(
 def chosen_entry(entry: MethodConfig, found: Tuning) -> dict[str, Any]:
     """Return the entry for a configuration: the settings of ``entry`` and the tuned option's value."""
     kept = {key: value for key, value in entry.choices.items() if key != "tune"}
-    return {"method": entry.method, **kept, found.option: found.chosen}
+    return {"method": entry.method, **with_option(kept, found.option, found.chosen)}
 
 
 def tuning_table(found: Tuning) -> Table:

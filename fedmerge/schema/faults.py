@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 from fedmerge.errors import FedMergeError, nearest, short
 
 Part = str | int
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+"""Of a field that a model, or a dataclass, does not have."""
 QUOTES = "put it in quotes if it is a name"
 
 
@@ -34,7 +37,7 @@ def faults_of(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
     found, faults = _once(model, data)
     known, lists = data, []
     for fault in faults:
-        if fault.kind == "extra_forbidden":
+        if fault.kind in UNKNOWN:
             known = without(known, fault.path)
     entries = {tuple(fault.path[: _entry(fault.path) + 1]) for fault in faults if _entry(fault.path) >= 0}
     for *path, i in sorted(entries, key=lambda entry: (str(entry[:-1]), entry[-1]), reverse=True):
@@ -114,6 +117,7 @@ class _Raw:
             )
             if inside or (error["type"] == "missing" and i == len(error["loc"]) - 1):
                 self.owners = _models(self.candidates)
+                self.groups = [name for each in self.candidates for name in _annotations(each)]
                 self.candidates = _step(self.candidates, part)
                 self.path.append(part)
                 at = at[part] if inside else None
@@ -131,9 +135,9 @@ class _Raw:
         return [self._sentence(kind, context, given, field)]
 
     def _sentence(self, kind: str, context: Any, given: Any, field: str) -> str:
-        if kind == "extra_forbidden":
+        if kind in UNKNOWN:
             fields = [field for owner in self.owners for field in owner.model_fields.items()]
-            names = sorted({info.alias or name for name, info in fields})
+            names = sorted({info.alias or name for name, info in fields} | set(self.groups))
             hint = nearest(str(self.path[-1]), names)
             return f"unknown {field}.{hint} Allowed: {', '.join(names)}."
         if kind == "missing":
@@ -245,10 +249,20 @@ def _step(candidates: list[Any], part: Part) -> list[Any]:
             for name, info in candidate.model_fields.items():
                 if part in (name, info.alias):
                     found += _flat(info.annotation)
+        elif part in (known := _annotations(candidate)):
+            found += _flat(known[part])
         elif arguments := typing.get_args(candidate):
             for argument in arguments[-1:] if isinstance(part, str) else arguments:
                 found += _flat(argument)
     return found
+
+
+def _annotations(candidate: Any) -> dict[Part, Any]:
+    """Return the fields of a dataclass with their types; none of anything else."""
+    if not (isinstance(candidate, type) and dataclasses.is_dataclass(candidate)):
+        return {}
+    hints = typing.get_type_hints(candidate)
+    return {each.name: hints[each.name] for each in dataclasses.fields(candidate)}
 
 
 def _choose(candidates: list[Any], tag: str) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +18,7 @@ from fedmerge.models.outputs import logits_of
 from fedmerge.models.wide import wide
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.passes import Passes
+from fedmerge.testtime.source_fit import norm_distances
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,14 @@ class Answers:
 
     logits: A x n x C, float32 or wider, each divided by its source's temperature. finite: int64 A, which
     sources. features: of each of the A encoders, where they were asked for. chosen: which images of the
-    batch; None for all.
+    batch; None for all. distances: A, of their batch norms from this batch (``source_fit``), where asked for.
     """
 
     logits: Tensor
     finite: Tensor
     features: tuple[Tensor, ...] = ()
     chosen: Tensor | None = None
+    distances: Tensor | None = None
 
     def mean(self) -> Tensor:
         """The mean probabilities, n x C."""
@@ -45,26 +48,34 @@ def ask_all(
     head: str | None = None,
     chosen: Tensor | None = None,
     passes: Passes | None = None,
+    norms: bool = False,
 ) -> Answers:
     """Ask every source about ``images``, n x C x H x W; with ``head``, keep what goes into it too.
 
-    passes: how they are made; None: plainly. Raises FedMergeError for images the models cannot take, and
+    norms: whether to measure how far its batch norms are from the images. passes: how they are made; None:
+    plainly. Raises FedMergeError for images the models cannot take, and
     where no source gives finite outputs.
     """
     passes = Passes(graphs=False) if passes is None else passes
 
     def one(index: int, batch: Tensor) -> tuple[Tensor, ...]:
-        with taking(batch, f"models[{index}]"):
+        model = sources.model(index)
+        measuring = norm_distances(model) if norms else nullcontext([])
+        with taking(batch, f"models[{index}]"), measuring as far:
             if head is None:
-                return (logits_of(sources.model(index)(batch), f"models[{index}]").flatten(1),)
-            return features_and_logits(sources.model(index), head, batch)[::-1]
+                found = (logits_of(model(batch), f"models[{index}]").flatten(1),)
+            else:
+                found = features_and_logits(model, head, batch)[::-1]
+        return (*found, torch.stack(far).mean() if far else found[0].new_zeros(())) if norms else found
 
     def every(batch: Tensor) -> tuple[Tensor, ...]:
         outputs = passes.side_by_side([partial(one, index, batch) for index in range(len(sources))])
         logits = torch.stack([wide(output[0]) for output in outputs])
-        return (logits, *(output[1] for output in outputs)) if head is not None else (logits,)
+        distances = (torch.stack([wide(output[-1]) for output in outputs]),) if norms else ()
+        return (logits, *distances, *(output[1] for output in outputs if head is not None))
 
-    logits, *features = passes(f"sources, {head}", every, images)
+    logits, *others = passes(f"sources, {head}, {norms}", every, images)
+    distances, features = (others[0], others[1:]) if norms else (None, others)
     found = logits / temperatures[:, None, None]
     finite = torch.isfinite(found).flatten(1).all(dim=1).nonzero().flatten()
     if len(finite) == 0:
@@ -74,7 +85,8 @@ def ask_all(
         )
     if len(finite) < len(found):
         found, features = found[finite], [features[i] for i in finite.tolist()] if features else []
-    return Answers(found, finite, tuple(features), chosen)
+        distances = None if distances is None else distances[finite]
+    return Answers(found, finite, tuple(features), chosen, distances)
 
 
 def together(logits: Tensor, answers: Answers, alpha: Tensor) -> Tensor:

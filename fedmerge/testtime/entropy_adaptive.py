@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,32 +13,22 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.flat import FlatModels, MergedBatchNorm
 from fedmerge.registry import Needs
 from fedmerge.testtime.answers import Answers, ask_all, check_temperatures, together
-from fedmerge.testtime.blocks import Granularity
 from fedmerge.testtime.contract import Trace
-from fedmerge.testtime.entropy import check_temperature
 from fedmerge.testtime.guard import Guard, StreamMonitor
-from fedmerge.testtime.merged import Anchor, MergedModel, Norms
+from fedmerge.testtime.merged import MergedModel
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.online import Online, apart
+from fedmerge.testtime.options import Coefficients, Norms, Prediction
 from fedmerge.testtime.originals import Originals, agreeing, networks
-from fedmerge.testtime.passes import Passes, Precision
+from fedmerge.testtime.passes import Passes
 from fedmerge.testtime.probe import FULL, Probe
 from fedmerge.testtime.remembered import move, remembered, take_up
-from fedmerge.testtime.scoring import Statistic
+from fedmerge.testtime.source_fit import fleiss_kappa, inseparability
 from fedmerge.testtime.steps import Headed, Scored, trace_of
-from fedmerge.testtime.weighting import (
-    EncoderRule,
-    HeadRule,
-    MemoryOf,
-    Order,
-    Weigher,
-    Weighting,
-    by_class,
-    check_word,
-)
+from fedmerge.testtime.weighting import Weigher, Weighting, by_class
 
-Predict = Literal["merged", "together"]
-"""Who answers: the ``merged`` model, or it ``together`` with the sources that were asked anyway."""
+COEFFICIENTS, NORMS, PREDICTION = Coefficients(), Norms(), Prediction()
+"""The defaults of the groups: the paper's."""
 
 
 @TESTTIME.method(
@@ -60,28 +50,12 @@ class EntropyAdaptive(Online):
     batch costs M + 1 passes of an encoder. Nothing is carried from batch to batch.
 
     models: at least one model of one architecture; copied, never changed.
-    statistic: what H is (``scoring``). order: ``"batch"`` as above, or ``"image"``: the mean over images of
-        softmax(-H_i(x) / T). normalised: whether H is divided by log C; else in nats.
-    temperature: T > 0; infinity is mean merging, towards 0 the surest model alone. head_temperature: T_head;
-        T where not given.
-    encoder, head: how they are scored (``weighting``). granularity: one alpha for the ``"whole"`` encoder, or
-        for every ``"block"`` or ``"layer"`` of it, which costs M more passes for each (``blocks``).
-    memory: beta of a moving average over batches of the ``memory_of`` ``"coefficients"`` or ``"scores"``.
-    batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``. norms: whose
-        statistics the merged model's batch norms use: merged from the ``"sources"``, of the ``"batch"``, or
-        learned from the ``"stream"``, where the sources' count for norm_prior images (``stream_norms``).
-    scale: s in anchor + s (merged - anchor), for weights; the anchor is a model or its state, by default mean
-        merging, so that s below 1 draws back to the mean.
-    predict: the ``"merged"`` model alone, or the mean of its probabilities ``"together"`` with those of the
-        alpha-weighted sources, on the images they were asked about.
+    coefficients: how scores become coefficients (``Coefficients``). norms: whose batch-norm statistics the
+        merged model uses (``Norms``). probe: how the sources are scored at less cost (``Probe``). guard: when
+        a reference answers (``Guard``); None: never. predict: who answers, and how passes are made
+        (``Prediction``). A configuration names the fields of a group that are not as here.
+    batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
     source_temperatures: what each source's logits are divided by before scoring, its calibration.
-    probe: how the sources are scored at less cost (``Probe``). guard: when a reference answers (``Guard``).
-    head_module: name of the classification head; found on the first batch where not given.
-    history: how many traces are kept, the latest; None: all.
-    precision: of the arithmetic inside float32 networks; networks of another dtype keep it, and ``"float32"``
-        says no more. Logits, scores, coefficients and merged sums are float32 or wider.
-    graphs: whether passes on a CUDA device are recorded as CUDA graphs, the sources side by side
-        (``passes``); no effect on numbers.
 
     Attributes: ``trace`` (the last batch's), ``history`` (the latest since ``reset()``, one a batch),
     ``forward_passes`` (of an encoder over a batch since ``reset()``; finding head and blocks on two images of
@@ -101,52 +75,24 @@ class EntropyAdaptive(Online):
         self,
         models: Sequence[nn.Module],
         *,
-        statistic: Statistic = "entropy",
-        order: Order = "batch",
-        normalised: bool = True,
-        temperature: float = 0.1,
-        head_temperature: float | None = None,
-        encoder: EncoderRule = "own",
-        head: HeadRule = "merged-features",
-        granularity: Granularity = "whole",
-        memory: float = 0.0,
-        memory_of: MemoryOf = "coefficients",
-        batch_norm: MergedBatchNorm = "mixture",
-        norms: Norms = "sources",
-        norm_prior: float = 16.0,
-        scale: float = 1.0,
-        anchor: Anchor | None = None,
-        predict: Predict = "merged",
-        source_temperatures: Sequence[float] | None = None,
-        probe: Probe | None = None,
+        coefficients: Coefficients = COEFFICIENTS,
+        norms: Norms = NORMS,
+        probe: Probe = FULL,
         guard: Guard | None = None,
-        head_module: str | None = None,
-        history: int | None = 1000,
-        precision: Precision = "float32",
-        graphs: bool = True,
+        predict: Prediction = PREDICTION,
+        batch_norm: MergedBatchNorm = "mixture",
+        source_temperatures: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        check_word("encoder coefficients", encoder, EncoderRule)
-        check_word("head coefficients", head, HeadRule)
-        check_word("granularity", granularity, Granularity)
-        check_word("batch-norm statistics", norms, Norms)
-        check_word("predictor", predict, Predict)
-        check_word("precision", precision, Precision)
-        if history is not None and history < 0:
-            raise FedMergeError(f"history is {history}; it must be a number of traces, or None for all.")
-        self.temperature = temperature
-        self.head_temperature = temperature if head_temperature is None else head_temperature
-        check_temperature(self.temperature)
-        check_temperature(self.head_temperature, "head_temperature")
         found = networks(models, "entropy-adaptive merging")
         agreeing(found)
         self.originals = Originals(found, merged=True)
-        self.encoder, self.head, self.predict, self.history_length = encoder, head, predict, history
-        self.weighting = Weighting(statistic, order, normalised)
-        self.by_image = Weighting(statistic, "image", normalised) if head == "class-wise" else None
-        self.weigher = Weigher(len(models), self.weighting, memory, memory_of)
-        self.probe = FULL if probe is None else probe
-        if predict == "together" and (self.probe.size is not None or self.probe.every > 1):
+        self.coefficients, self.predict, self.probe = coefficients, predict, probe
+        self.weighting = Weighting(coefficients.statistic, coefficients.order, coefficients.normalised)
+        class_wise = coefficients.head == "class-wise"
+        self.by_image = replace(self.weighting, order="image") if class_wise else None
+        self.weigher = Weigher(len(models), self.weighting, coefficients.memory, coefficients.memory_of)
+        if predict.answer == "together" and (probe.size is not None or probe.every > 1):
             raise FedMergeError(
                 "predicting together takes the sources' answers on every batch, at full size: take the "
                 "probe's size and every out, or predict by the merged model."
@@ -155,13 +101,12 @@ class EntropyAdaptive(Online):
         self.merged = MergedModel(
             found,
             batch_norm=batch_norm,
-            granularity=granularity,
+            granularity=coefficients.granularity,
             norms=norms,
-            norm_prior=norm_prior,
-            scale=scale,
-            anchor=anchor,
-            head_module=head_module,
-            passes=Passes(graphs, precision),
+            scale=predict.scale,
+            anchor=predict.anchor,
+            head_module=predict.head_module,
+            passes=Passes(predict.graphs, predict.precision),
         )
         self.monitor = None if guard is None else StreamMonitor(guard, self.sources.merged_model)
         self.reset()
@@ -201,7 +146,7 @@ class EntropyAdaptive(Online):
             scored.predictions = torch.softmax(headed.logits, dim=-1).mean(dim=0)
         self.scored = scored
         logits = headed.logits
-        if self.predict == "together" and answers is not None:
+        if self.predict.answer == "together" and answers is not None:
             logits = together(logits, answers, scored.alpha)
         faults: tuple[str, ...] = ()
         if self.monitor is not None:
@@ -211,8 +156,8 @@ class EntropyAdaptive(Online):
             self.forward_passes += passes
         self.trace = trace_of(scored, headed, logits, len(self.sources), answers is not None, faults)
         self.history.append(self.trace)
-        if self.history_length is not None:
-            del self.history[: max(0, len(self.history) - self.history_length)]
+        if self.predict.history is not None:
+            del self.history[: max(0, len(self.history) - self.predict.history)]
         return logits, self.trace
 
     def stream_state(self) -> dict[str, Tensor]:
@@ -236,29 +181,44 @@ class EntropyAdaptive(Online):
         """Score the sources on the probe of a batch, and merge the encoder by their scores."""
         chosen = self.probe.chosen(batch)
         images = self.probe.reduce(batch if chosen is None else batch[chosen])
-        crossing = "cross" in (self.encoder, self.head)
+        crossing = "cross" in (self.coefficients.encoder, self.coefficients.head)
+        statistic = self.coefficients.statistic
         answers = ask_all(
             self.sources,
             images,
             self.temperatures,
-            self.merged.head if crossing else None,
+            self.merged.head if crossing or statistic == "feature-separability" else None,
             chosen,
             self.merged.passes,
+            norms=statistic == "norm-distance",
         )
         cost = self.probe.cost(batch)
         self.forward_passes += len(self.sources) * cost
-        own = heads = self.weighting.scores(answers.logits)
+        own = heads = self._own_scores(answers)
         if crossing:
             table = torch.stack([self._head_scores(each, answers.finite) for each in answers.features])
             heads = table.mean(dim=0)
-            own = table.mean(dim=1) if self.encoder == "cross" else own
-        alpha = self.weigher.weights("encoder", own, answers.finite, self.temperature)
-        scored = Scored(answers.finite, own, heads, [alpha] * len(self.merged.groups))
+            own = table.mean(dim=1) if self.coefficients.encoder == "cross" else own
+        alpha = self.weigher.weights("encoder", own, answers.finite, self.coefficients.temperature)
+        uniform = self.coefficients.agreement < 1 and (
+            fleiss_kappa(answers.logits) > self.coefficients.agreement
+        )
+        alpha = torch.full_like(alpha, 1 / len(alpha)) if uniform else alpha
+        scored = Scored(answers.finite, own, heads, [alpha] * len(self.merged.groups), uniform=uniform)
         for group in self.merged.groups:
             self.merged.merge(group, alpha, answers.finite)
-        if len(self.merged.groups) > 1:
+        if len(self.merged.groups) > 1 and not uniform:
             self._weigh_groups(scored, images, cost)
         return answers, scored
+
+    def _own_scores(self, answers: Answers) -> Tensor:
+        if self.coefficients.statistic == "norm-distance":
+            assert answers.distances is not None
+            return answers.distances
+        if self.coefficients.statistic == "feature-separability":
+            pairs = zip(answers.features, answers.logits, strict=True)
+            return torch.stack([inseparability(features, logits) for features, logits in pairs])
+        return self.weighting.scores(answers.logits)
 
     def _weigh_groups(self, scored: Scored, images: Tensor, cost: float) -> None:
         """Compute the coefficients of each group in turn: try every source's group in the present merge."""
@@ -269,7 +229,7 @@ class EntropyAdaptive(Online):
                 self.sources.put(group, index)
                 tried.append(self.merged.predict(images))
             found = self.weighting.scores(torch.stack(tried))
-            alpha = self.weigher.weights(group, found, scored.finite, self.temperature)
+            alpha = self.weigher.weights(group, found, scored.finite, self.coefficients.temperature)
             scored.alphas[number] = alpha
             self.merged.merge(group, alpha, scored.finite)
             self.forward_passes += len(tried) * cost
@@ -284,16 +244,18 @@ class EntropyAdaptive(Online):
         features = self.merged.features(batch, q, chosen)
         self.forward_passes += 1
         finite, scores = scored.finite, None
-        if self.by_image is not None:
+        if self.by_image is not None and not scored.uniform:
             predictions = self.merged.heads(features, finite)
             tempered = predictions / self.temperatures[finite, None, None]
             scores = self.by_image.scores(tempered)
-            beta = by_class(scores, torch.softmax(tempered, dim=-1).mean(dim=0), self.head_temperature)
+            beta = by_class(scores, torch.softmax(tempered, dim=-1).mean(dim=0), self.coefficients.of_head)
             return Headed((beta[:, None] * predictions).sum(dim=0), beta.mean(dim=1), scores)
-        if self.head == "shared":
+        if self.coefficients.head == "shared" or scored.uniform:
             beta = scored.alpha
         else:
-            scores = scored.heads if self.head == "cross" else self._head_scores(features, finite)
-            beta = self.weigher.weights("head", scores, finite, self.head_temperature)
+            scores = (
+                scored.heads if self.coefficients.head == "cross" else self._head_scores(features, finite)
+            )
+            beta = self.weigher.weights("head", scores, finite, self.coefficients.of_head)
         self.merged.merge("head", beta, finite)
         return Headed(self.merged.answer(features), beta, scores)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,9 @@ from fedmerge.models.wide import wide
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.blocks import Granularity, grouping
 from fedmerge.testtime.norms import use_batch_statistics
+from fedmerge.testtime.options import Anchor, Norms
 from fedmerge.testtime.passes import Passes
 from fedmerge.testtime.stream_norms import Stream, use_stream_norms
-
-Norms = Literal["sources", "batch", "stream"]
-"""Whose batch-norm statistics: merged from the ``sources``; of the ``batch``; learned from the ``stream``."""
-Anchor = nn.Module | Mapping[str, Tensor]
 
 
 class MergedModel(nn.Module):
@@ -34,9 +30,9 @@ class MergedModel(nn.Module):
         group g = anchor_g + s (sum_i alpha_i source_i,g - anchor_g)
 
     models: copied. batch_norm: merged variances of the ``"mixture"`` of moments, or their ``"average"``.
-    norms: see ``Norms``; norm_prior: how many images the merged statistics count for beside the stream's.
-    scale: s, on weights; running statistics are merged without it. anchor: a model or its state; None: the
-    mean of the sources. head_module: None: found on the first batch. passes: how forward passes are made.
+    norms: see ``Norms``.
+    scale: s, on weights; running statistics are merged without it. anchor: a model, its state, or the
+    ``"mean"`` of the sources. head_module: None: found on the first batch. passes: how passes are made.
     """
 
     def __init__(
@@ -46,9 +42,8 @@ class MergedModel(nn.Module):
         batch_norm: MergedBatchNorm,
         granularity: Granularity,
         norms: Norms,
-        norm_prior: float,
         scale: float,
-        anchor: Anchor | None,
+        anchor: Anchor,
         head_module: str | None,
         passes: Passes,
     ) -> None:
@@ -63,11 +58,11 @@ class MergedModel(nn.Module):
                 "precision bfloat16 is for models of float32; these are of another dtype, which they keep: "
                 "leave precision out, or convert the models to float32."
             )
-        self.anchor = self.sources.row_of(_state(self.sources.merged if anchor is None else anchor))
-        self.stream = Stream(norm_prior)
-        if norms == "batch":
+        self.anchor = self.sources.row_of(_state(self.sources.merged if anchor == "mean" else anchor))
+        self.stream = Stream(norms.prior, norms.by_class)
+        if norms.statistics == "batch":
             self.sources.change_merged(use_batch_statistics)
-        elif norms == "stream":
+        elif norms.statistics == "stream":
             self.sources.change_merged(lambda model: use_stream_norms(model, self.stream))
         self.groups: list[str] = []
 
@@ -140,6 +135,10 @@ class MergedModel(nn.Module):
 
 def _state(anchor: Anchor) -> State:
     """Return the state of an anchor in the form of the sources' states."""
+    if isinstance(anchor, str):
+        raise FedMergeError(
+            f"the anchor '{anchor}' is a name that an experiment knows: give the model itself, or its state."
+        )
     if isinstance(anchor, nn.Module):
         return entries(plain(unwrapped(anchor)))
     return without_wrappers(anchor)

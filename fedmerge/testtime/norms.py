@@ -19,7 +19,8 @@ class BatchStatistics(nn.Module):
 
         mean = s source_mean + (1 - s) batch_mean,    var likewise,    s = N / (N + n)
 
-    with n the images in the batch and N = ``source_images`` (0: the batch alone). Takes over the parameters
+    with n the images in the batch and N = ``source_images`` (0: the batch alone); or s = ``source_share``, if it
+    is given, whatever n is. Takes over the parameters
     and buffers of ``norm`` under their names; batch variances are biased, as in training mode. One value a
     channel (one image, no pixels left) has no variance: there s = 1 where N = 0. Raises FedMergeError for
     that in a norm that tracks no statistics. Moments of float16 and bfloat16 are float32 ones.
@@ -28,10 +29,12 @@ class BatchStatistics(nn.Module):
     running_mean: Tensor | None
     running_var: Tensor | None
 
-    def __init__(self, norm: _BatchNorm, source_images: float = 0.0) -> None:
+    def __init__(
+        self, norm: _BatchNorm, source_images: float = 0.0, source_share: float | None = None
+    ) -> None:
         super().__init__()
         self.eps = norm.eps
-        self.source_images = source_images
+        self.source_images, self.source_share = source_images, source_share
         self.weight, self.bias = norm.weight, norm.bias
         self.register_buffer("running_mean", norm.running_mean)
         self.register_buffer("running_var", norm.running_var)
@@ -47,21 +50,28 @@ class BatchStatistics(nn.Module):
                 "batch statistics need more than one value a channel, but a batch-norm layer that tracks no "
                 "statistics sees one: give more images a batch."
             )
-        alone = self.source_images == 0 and not one
+        alone = self.source_images == 0 and self.source_share is None and not one
         if alone or source_mean is None or source_var is None:
             given = x if weight is self.weight else wide(x)
             return functional.batch_norm(given, None, None, weight, bias, True, 0.0, self.eps).to(x.dtype)
         seen = wide(x)
         dims = [0, *range(2, x.ndim)]
-        share = self.source_images / (self.source_images + len(x)) if self.source_images > 0 else 1.0
+        if one and not self.source_images and not self.source_share:
+            share = 1.0
+        elif self.source_share is not None:
+            share = self.source_share
+        else:
+            share = self.source_images / (self.source_images + len(x))
         mean = torch.lerp(seen.mean(dims), source_mean.to(seen.dtype), share)
         var = torch.lerp(seen.var(dims, correction=0), source_var.to(seen.dtype), share)
         return functional.batch_norm(seen, mean, var, weight, bias, False, 0.0, self.eps).to(x.dtype)
 
 
-def use_batch_statistics(model: nn.Module, source_images: float = 0.0) -> int:
+def use_batch_statistics(
+    model: nn.Module, source_images: float = 0.0, source_share: float | None = None
+) -> int:
     """Replace every batch norm inside ``model`` by :class:`BatchStatistics`; return how many there were."""
-    return replace_norms(model, lambda name, norm: BatchStatistics(norm, source_images))
+    return replace_norms(model, lambda name, norm: BatchStatistics(norm, source_images, source_share))
 
 
 def replace_norms(model: nn.Module, make: Callable[[str, _BatchNorm], nn.Module]) -> int:

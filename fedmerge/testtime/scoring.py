@@ -1,5 +1,7 @@
 """Scores: how badly each source fits a batch, computed from its predictions; lower is better.
 
+Two more look inside the sources: ``source_fit``.
+
 With p_i(x) the softmax of source i's logits, H the entropy and pbar(x) = (1/M) sum_i p_i(x), all divided by
 log C, a score of source i on a batch is one of
 
@@ -37,7 +39,11 @@ Statistic = Literal[
     "mutual-information",
     "consensus",
     "agreement",
+    "norm-distance",
+    "feature-separability",
 ]
+INSIDE = ("norm-distance", "feature-separability")
+"""Those that are not computed from predictions alone."""
 BY_IMAGE = ("entropy", "consensus", "agreement")
 TRIMMED = 0.1
 """The share of images that the trimmed mean leaves out at either end."""

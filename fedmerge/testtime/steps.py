@@ -17,8 +17,8 @@ from fedmerge.testtime.contract import Trace
 class Scored:
     """The results of the last scoring. finite: int64, A of M sources; own, heads: their scores, A or A x n.
 
-    alphas: A coefficients for each group of the encoder. predictions: the merged model's mean probabilities
-    then.
+    alphas: A coefficients for each group of the encoder. uniform: whether the sources agreed, so that all
+    coefficients are alike. predictions: the merged model's mean probabilities then.
     """
 
     finite: Tensor
@@ -26,6 +26,7 @@ class Scored:
     heads: Tensor
     alphas: list[Tensor]
     predictions: Tensor | None = None
+    uniform: bool = False
 
     @property
     def alpha(self) -> Tensor:
@@ -39,6 +40,7 @@ class Scored:
             "own": self.own,
             "heads": self.heads,
             "alphas": torch.stack(self.alphas),
+            "uniform": torch.tensor(self.uniform),
         }
         return found if self.predictions is None else found | {"predictions": self.predictions}
 
@@ -46,7 +48,8 @@ class Scored:
     def of(cls, state: Mapping[str, Tensor]) -> Scored:
         """The inverse of :meth:`state`."""
         alphas = list(state["alphas"].unbind())
-        return cls(state["finite"], state["own"], state["heads"], alphas, state.get("predictions"))
+        own, heads, uniform = state["own"], state["heads"], bool(state["uniform"])
+        return cls(state["finite"], own, heads, alphas, state.get("predictions"), uniform)
 
 
 @dataclass(frozen=True)

@@ -47,16 +47,18 @@ class Stream:
     """Shared by the norms of one network: N, and the class probabilities of the pass under way.
 
     prior: N, in images, above 0; infinity: always the running statistics. Raises FedMergeError for any other.
+    by_class: False takes all images for one class, whose balance is 1: plain moments of the stream.
     """
 
-    def __init__(self, prior: float) -> None:
+    def __init__(self, prior: float, by_class: bool = True) -> None:
         if not prior > 0:
-            raise FedMergeError(f"norm_prior is {prior}; it must be a number of images above 0.")
-        self.prior = prior
+            raise FedMergeError(f"the norms' prior is {prior}; it must be a number of images above 0.")
+        self.prior, self.by_class = prior, by_class
         self.sums: dict[str, Sums] = {}
         self.norms = 0
         self.q: Tensor | None = None
         self.chosen: Tensor | None = None
+        self.held: dict[str, tuple[Tensor, Tensor]] | None = None
 
     def reset(self) -> None:
         """Forget the stream."""
@@ -83,11 +85,40 @@ class Stream:
     @contextmanager
     def learning(self, q: Tensor | None = None, chosen: Tensor | None = None) -> Iterator[None]:
         """Let passes inside learn from ``chosen`` images, or all; q, n x C: their class probabilities."""
-        self.q, self.chosen = q, chosen
+        self.q = q if q is None or self.by_class else torch.ones_like(q[:, :1])
+        self.chosen = chosen
         try:
             yield
         finally:
             self.q = self.chosen = None
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Hold the moments that passes inside see, until :meth:`absorb`."""
+        self.held = {}
+        try:
+            yield
+        except BaseException:
+            self.held = None
+            raise
+
+    def absorb(self, q: Tensor) -> None:
+        """Learn from the moments that are held, of images with class probabilities q, n x C."""
+        q = q if self.by_class else torch.ones_like(q[:, :1])
+        for name, (z, z2) in (self.held or {}).items():
+            self.add(name, q, z, z2)
+        self.held = None
+
+    def add(self, name: str, q: Tensor, z: Tensor, z2: Tensor) -> None:
+        """Add images' moments of z, n x channels each, to a norm's sums."""
+        with torch.autocast(z.device.type, enabled=False):
+            q = q.to(z.dtype)
+            now = q.sum(dim=0), q.T @ z, q.T @ z2
+        if name not in self.sums:
+            self.sums[name] = now
+            return
+        for sum_, value in zip(self.sums[name], now, strict=True):
+            sum_ += value
 
 
 class StreamNorm(nn.Module):
@@ -112,7 +143,10 @@ class StreamNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, N x C x ... ; learn from it first where the pass has class probabilities."""
         if self.stream.q is not None:
-            self._learn(x if self.stream.chosen is None else x[self.stream.chosen], self.stream.q)
+            seen = x if self.stream.chosen is None else x[self.stream.chosen]
+            self.stream.add(self.name, self.stream.q, *self._moments(seen))
+        elif self.stream.held is not None:
+            self.stream.held[self.name] = self._moments(x)
         sums = self.stream.sums.get(self.name)
         mean, variance = wide(self.running_mean), wide(self.running_var) + self.eps
         if sums is not None:
@@ -122,23 +156,15 @@ class StreamNorm(nn.Module):
         weight, bias = (p if p is None else wide(p) for p in (self.weight, self.bias))
         return functional.batch_norm(seen, mean, variance, weight, bias, False, 0.0, NOTHING).to(x.dtype)
 
-    def _learn(self, x: Tensor, q: Tensor) -> None:
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each image's mean of z and of its square, n x channels."""
         pixels, real = tuple(range(2, x.ndim)), wide_dtype(x.dtype)
         first, square = (wide(x), wide(x).square()) if not pixels else (x, x)
         if pixels:  # these read x without writing anything of its size
             first = x.mean(pixels, dtype=real)
             square = torch.linalg.vector_norm(x, dim=pixels, dtype=real).square() / x[0, 0].numel()
         mu, variance = wide(self.running_mean), wide(self.running_var) + self.eps
-        z = (first - mu) * variance.rsqrt()
-        z2 = (square - 2 * mu * first + mu.square()) / variance
-        with torch.autocast(x.device.type, enabled=False):
-            q = q.to(z.dtype)
-            now = q.sum(dim=0), q.T @ z, q.T @ z2
-        if self.name not in self.stream.sums:
-            self.stream.sums[self.name] = now
-        else:
-            for sum_, value in zip(self.stream.sums[self.name], now, strict=True):
-                sum_ += value
+        return (first - mu) * variance.rsqrt(), (square - 2 * mu * first + mu.square()) / variance
 
     def _believed(self, counts: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Return the stream's mean and variance of z, shrunk towards 0 and 1."""
@@ -146,7 +172,7 @@ class StreamNorm(nn.Module):
         known = counts / (counts + self.stream.prior)
         total = known.sum().clamp(min=tiny)
         classes = total.square() / known.square().sum().clamp(min=tiny)
-        balance = ((classes - 1) / max(len(known) - 1, 1)).clamp(0, 1).square()
+        balance = ((classes - 1) / max(len(known) - 1, 1)).clamp(0, 1).square() if len(known) > 1 else 1.0
         belief = balance * counts.sum() / (counts.sum() + self.stream.prior)
         weights = belief * known / total / counts.clamp(min=tiny)
         mean = weights @ first

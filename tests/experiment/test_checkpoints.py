@@ -30,7 +30,7 @@ def tried(experiment):
     """The tiny experiment with every kind of predictor, one of each of which cannot be run."""
     given = experiment | {
         "fusion": [*experiment["fusion"], {"method": "mean", "label": "by-hand", "weights": [1.0, 2.0]}],
-        "testtime": [{"method": "entropy-adaptive", "tune": "temperature"}, "tent", "lame"],
+        "testtime": [{"method": "entropy-adaptive", "tune": "coefficients.temperature"}, "tent", "lame"],
     }
     given["evaluation"] = given["evaluation"] | {
         "streams": ["iid", "temporal", {"drift": "contrast"}],

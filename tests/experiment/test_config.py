@@ -102,12 +102,17 @@ def test_set_can_open_a_short_form(experiment):
             ["cannot tune 'temprature' without candidates"],
         ),
         (
-            "testtime=[{method: entropy-adaptive, temperature: 1, tune: temperature}]",
+            "testtime=[{method: dawin, temperature: 1, tune: temperature}]",
             ["'temperature' both set and tuned"],
         ),
         (
-            "testtime=[{method: entropy-adaptive, tune: {option: temperature, values: [hot]}}]",
-            ["option 'temperature'", "'hot'"],
+            "testtime=[{method: stream-adaptive, norms: {prior: 1},"
+            " tune: {option: norms.prior, values: [2]}}]",
+            ["'norms.prior' both set and tuned"],
+        ),
+        (
+            "testtime=[{method: entropy-adaptive, tune: {option: coefficients.temperature, values: [hot]}}]",
+            ["option 'coefficients.temperature'", "'hot'"],
         ),
         ("testtime=[{method: entropy-adaptive, tune: 3}]", ["tune takes the name of an option"]),
         ("fusion=[{method: mean, tune: temperature}]", ["no option 'tune'"]),

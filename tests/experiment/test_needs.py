@@ -102,9 +102,9 @@ def test_pooled_training_is_no_start_for_what_needs_the_sources(experiment, entr
 
 
 def test_three_sources_are_enough_to_tune_and_two_are_not(experiment):
-    tuned = experiment | {"testtime": [{"method": "entropy-adaptive", "tune": "temperature"}]}
+    tuned = experiment | {"testtime": [{"method": "entropy-adaptive", "tune": "coefficients.temperature"}]}
     read_experiment(tuned)
-    with pytest.raises(FedMergeError, match="'temperature' cannot be tuned on 2 sources"):
+    with pytest.raises(FedMergeError, match=r"'coefficients\.temperature' cannot be tuned on 2 sources"):
         read_experiment(tuned | {"unseen": ["gamma", "delta"]})
 
 

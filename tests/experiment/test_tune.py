@@ -21,9 +21,10 @@ from fedmerge.experiment.stages.tune import tune_run
 from fedmerge.models import predict
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import Tuning, as_text
+from tests.testtime.grouped import adaptive
 
 VALUES = [0.01, math.inf]
-METHOD = "entropy-adaptive"
+METHOD, TEMPERATURE = "entropy-adaptive", "coefficients.temperature"
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,11 @@ def done(tmp_path_factory):
         "training": {"rounds": 0, "epochs": 20, "lr": 0.1, "batch_size": 10},
         "fusion": ["mean"],
         "testtime": [
-            {"method": METHOD, "tune": {"option": "temperature", "values": VALUES}},
-            *({"method": METHOD, "label": f"at-{as_text(v).strip('.')}", "temperature": v} for v in VALUES),
+            {"method": METHOD, "tune": {"option": TEMPERATURE, "values": VALUES}},
+            *(
+                {"method": METHOD, "label": f"at-{as_text(v).strip('.')}", "coefficients": {"temperature": v}}
+                for v in VALUES
+            ),
             {"method": "tent", "start": "pooled"},
         ],
         "evaluation": {"batch_size": 16, "streams": ["iid", "temporal"]},
@@ -73,7 +77,7 @@ def test_every_source_is_held_out_and_scored_by_the_node_of_the_others(done):
     assert len(log) == len(VALUES) * 3
     for row in log.to_dict("records"):
         others = [pool.model(name) for name in pool.names if name != row["held_out"]]
-        node = TESTTIME[METHOD].call(others, temperature=float(row["value"].strip(".")), batch_norm="mixture")
+        node = adaptive(others, temperature=float(row["value"].strip(".")), batch_norm="mixture")
         held = done.cohort[row["held_out"]].val
         logits, _ = node.observe(pool.card("alpha").normalisation(held.images))
         right = (logits.argmax(dim=1) == held.labels).double().mean()
@@ -90,7 +94,7 @@ def test_the_chosen_value_is_the_best_and_is_what_is_deployed(done):
         tuned = numbers.loc[(f"{METHOD}-tuned", stream)]
         assert tuned.equals(numbers.loc[(f"at-{best.strip('.')}", stream)])
     report = (done.folder / "report.html").read_text()
-    assert f"Tuned: temperature of {METHOD}-tuned" in report
+    assert f"Tuned: {TEMPERATURE} of {METHOD}-tuned" in report
     assert f"{best} for delta" in report
 
 
@@ -174,7 +178,7 @@ def test_a_card_without_a_temperature_is_a_sentence(setup, calibrated):
     [
         ({"target": "dleta"}, ["unknown target 'dleta'", "Did you mean 'delta'"]),
         ({"method": "entropy-adaptiv"}, ["entropy-adaptiv", "Did you mean 'entropy-adaptive'"]),
-        ({"option": "temprature", "values": [1]}, ["temprature", "Did you mean 'temperature'"]),
+        ({"option": "coefficients.temprature", "values": [1]}, ["temprature", "Did you mean 'temperature'"]),
         ({"method": "tent", "option": "steps"}, ["cannot tune 'steps' without candidates"]),
         ({"stream": "drift"}, ["unknown stream 'drift'", "iid"]),
         ({"seed": 3}, ["unknown seed '3'", "Allowed: 0"]),
@@ -203,7 +207,11 @@ def test_images_that_are_gone_are_a_sentence(done, tmp_path):
 
 
 def test_the_line_for_the_configuration_keeps_what_was_set():
-    given = {"method": METHOD, "calibrated": True, "head": "shared", "tune": "temperature"}
-    written = chosen_entry(read_method(TESTTIME, given), Tuning("temperature", 0.5, ()))
-    assert written == {"method": METHOD, "head": "shared", "calibrated": True, "temperature": 0.5}
+    given = {"method": METHOD, "calibrated": True, "coefficients": {"head": "shared"}, "tune": TEMPERATURE}
+    written = chosen_entry(read_method(TESTTIME, given), Tuning(TEMPERATURE, 0.5, ()))
+    assert written == {
+        "method": METHOD,
+        "calibrated": True,
+        "coefficients": {"head": "shared", "temperature": 0.5},
+    }
     assert read_method(TESTTIME, written).calibrated

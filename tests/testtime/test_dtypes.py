@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from fedmerge.models.flat import FlatModels
 from fedmerge.models.state import average
 from fedmerge.seeding import generator
-from fedmerge.testtime import TESTTIME, EntropyAdaptive, Static, baselines
+from fedmerge.testtime import TESTTIME, Static, baselines
 from fedmerge.testtime.guard import Guard
 from tests.facts import refused
+from tests.testtime.grouped import adaptive, grouped
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((method.name, {}) for method in TESTTIME),
-    ("entropy-adaptive", {"norms": "batch", "granularity": "layer", "memory": 0.5, "predict": "together"}),
-    ("entropy-adaptive", {"head": "class-wise", "scale": 0.5, "guard": Guard(margin=0.0, patience=1)}),
-    ("entropy-adaptive", {"encoder": "cross", "head": "cross", "source_temperatures": [1.3, 0.7, 2.1]}),
+    ("entropy-adaptive", grouped(statistics="batch", granularity="layer", memory=0.5, answer="together")),
+    ("entropy-adaptive", grouped(head="class-wise", scale=0.5, guard=Guard(margin=0.0, patience=1))),
+    ("entropy-adaptive", grouped(encoder="cross", head="cross", source_temperatures=[1.3, 0.7, 2.1])),
     ("tent", {"learning_rate": 0.1}),
     ("shot", {"learning_rate": 0.02, "predict": "after"}),
     ("adamerging", {"learning_rate": 0.3, "predict": "after"}),
@@ -199,7 +200,7 @@ def test_steps_too_small_for_bfloat16_add_up(models: list[nn.Module]) -> None:
 def test_precision_is_of_float32_networks(models: list[nn.Module]) -> None:
     for dtype in (torch.float16, torch.float64):
         with refused("bfloat16", "float32"):
-            EntropyAdaptive([copy.deepcopy(model).to(dtype) for model in models], precision="bfloat16")
+            adaptive([copy.deepcopy(model).to(dtype) for model in models], precision="bfloat16")
 
 
 def test_models_of_two_dtypes_are_a_sentence(models: list[nn.Module]) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from fedmerge.errors import FedMergeError
 from fedmerge.models.state import average
 from fedmerge.seeding import seeded
-from fedmerge.testtime import EntropyAdaptive, Node
+from fedmerge.testtime import Node
 from tests.facts import refused
+from tests.testtime.grouped import adaptive
 
 
 class Linear2(nn.Module):
@@ -52,7 +53,7 @@ def binary_entropy(gap: float) -> float:
 def test_an_infinite_temperature_is_mean_merging(
     models: list[nn.Module], batch: Tensor, policy: str, head: str
 ) -> None:
-    node = EntropyAdaptive(models, temperature=math.inf, head=head, batch_norm=policy)
+    node = adaptive(models, temperature=math.inf, head=head, batch_norm=policy)
     logits = node(batch)
     mean = average([model.state_dict() for model in models], batch_norm=policy)
     for key, value in node.sources.merged.items():
@@ -62,7 +63,7 @@ def test_an_infinite_temperature_is_mean_merging(
 
 
 def test_a_temperature_near_nought_is_the_surest_model_alone(models: list[nn.Module], batch: Tensor) -> None:
-    node = EntropyAdaptive(models, temperature=1e-9, head="shared")
+    node = adaptive(models, temperature=1e-9, head="shared")
     logits, trace = node.observe(batch)
     surest = trace.source_entropies.index(min(trace.source_entropies))
     assert trace.encoder[surest] == 1
@@ -72,7 +73,7 @@ def test_a_temperature_near_nought_is_the_surest_model_alone(models: list[nn.Mod
 def test_identical_sources_share_equally_and_keep_their_function(
     models: list[nn.Module], batch: Tensor
 ) -> None:
-    logits, trace = EntropyAdaptive([models[0]] * 4).observe(batch)
+    logits, trace = adaptive([models[0]] * 4).observe(batch)
     assert trace.encoder == trace.head == (0.25,) * 4
     torch.testing.assert_close(logits, models[0](batch))
 
@@ -83,12 +84,12 @@ def test_torchvision_models_of_two_kinds_of_head(name: str) -> None:
     with seeded(0, "test"):
         model = torchvision.models.get_model(name, weights=None, num_classes=5).eval()
         x = torch.rand(2, 3, 48, 48)
-    node = EntropyAdaptive([model, copy.deepcopy(model)])
+    node = adaptive([model, copy.deepcopy(model)])
     torch.testing.assert_close(node(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_coefficients_sum_to_one(models: list[nn.Module], batch: Tensor) -> None:
-    _, trace = EntropyAdaptive(models).observe(batch)
+    _, trace = adaptive(models).observe(batch)
     assert sum(trace.encoder) == pytest.approx(1, abs=1e-6)
     assert sum(trace.head) == pytest.approx(1, abs=1e-6)
 
@@ -97,22 +98,22 @@ def test_coefficients_sum_to_one(models: list[nn.Module], batch: Tensor) -> None
 def test_permuting_sources_permutes_coefficients(
     models: list[nn.Module], batch: Tensor, order: tuple[int, ...]
 ) -> None:
-    logits, trace = EntropyAdaptive(models).observe(batch)
-    permuted_logits, permuted = EntropyAdaptive([models[i] for i in order]).observe(batch)
+    logits, trace = adaptive(models).observe(batch)
+    permuted_logits, permuted = adaptive([models[i] for i in order]).observe(batch)
     assert permuted.encoder == pytest.approx([trace.encoder[i] for i in order], abs=1e-6)
     assert permuted.head == pytest.approx([trace.head[i] for i in order], abs=1e-4)
     torch.testing.assert_close(permuted_logits, logits, rtol=1e-4, atol=1e-4)
 
 
 def test_the_order_of_images_does_not_matter(models: list[nn.Module], batch: Tensor) -> None:
-    logits, trace = EntropyAdaptive(models).observe(batch)
-    flipped_logits, flipped = EntropyAdaptive(models).observe(batch.flip(0))
+    logits, trace = adaptive(models).observe(batch)
+    flipped_logits, flipped = adaptive(models).observe(batch.flip(0))
     assert flipped.encoder == pytest.approx(trace.encoder, abs=1e-6)
     torch.testing.assert_close(flipped_logits.flip(0), logits, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_is_carried_from_batch_to_batch(models: list[nn.Module], batch: Tensor) -> None:
-    node = EntropyAdaptive(models)
+    node = adaptive(models)
     first = node(batch)
     node(batch * 3 + 1)
     assert torch.equal(node(batch), first)
@@ -121,7 +122,7 @@ def test_nothing_is_carried_from_batch_to_batch(models: list[nn.Module], batch: 
 def test_a_source_of_constant_logits_gets_the_least(models: list[nn.Module], batch: Tensor) -> None:
     nn.init.zeros_(models[1].fc.weight)
     nn.init.zeros_(models[1].fc.bias)
-    _, trace = EntropyAdaptive(models).observe(batch)
+    _, trace = adaptive(models).observe(batch)
     assert trace.source_entropies[1] == pytest.approx(1)
     assert min(trace.encoder) == trace.encoder[1]
     assert min(trace.head) == trace.head[1]
@@ -130,7 +131,7 @@ def test_a_source_of_constant_logits_gets_the_least(models: list[nn.Module], bat
 def test_the_source_of_the_target_domain_gets_the_most() -> None:
     """Sources read pixel 0 or pixel 1; each domain varies in its own pixel, so only its model is sure."""
     reads = [Linear2([[1.0, 0.0]], [[6.0], [-6.0]]), Linear2([[0.0, 1.0]], [[6.0], [-6.0]])]
-    node = EntropyAdaptive(reads)
+    node = adaptive(reads)
     for domain, target in enumerate((pixels([1.0, 0.0], [-1.0, 0.0]), pixels([0.0, 1.0], [0.0, -1.0]))):
         logits, trace = node.observe(target)
         assert trace.encoder[domain] > 0.99
@@ -140,7 +141,7 @@ def test_the_source_of_the_target_domain_gets_the_most() -> None:
 def test_a_source_both_sure_and_wrong_wins_the_documented_failure() -> None:
     """Both are right or wrong on every image; the wrong one is louder, so the merge is wrong everywhere."""
     right, wrong = Linear2(diagonal(1.0), diagonal(1.0)), Linear2(diagonal(1.0), diagonal(-20.0))
-    logits, trace = EntropyAdaptive([right, wrong]).observe(pixels([1.0, 0.0], [0.0, 1.0]))
+    logits, trace = adaptive([right, wrong]).observe(pixels([1.0, 0.0], [0.0, 1.0]))
     assert max(trace.encoder) == trace.encoder[1]
     assert logits.argmax(dim=1).tolist() == [1, 0]
 
@@ -152,7 +153,7 @@ def test_two_sources_by_hand_where_head_and_encoder_disagree() -> None:
     gap, beta = softmax(-(h(2.5), h(10)) / T), and the logits are (beta_1 + 4 beta_2) 2.5 x.
     """
     models = [Linear2(diagonal(4.0), diagonal(1.0)), Linear2(diagonal(1.0), diagonal(4.0))]
-    logits, trace = EntropyAdaptive(models, temperature=7.0, head_temperature=0.5).observe(pixels([1.0, 0.0]))
+    logits, trace = adaptive(models, temperature=7.0, head_temperature=0.5).observe(pixels([1.0, 0.0]))
     beta = 1 / (1 + math.exp(-(binary_entropy(2.5) - binary_entropy(10)) / 0.5))
     assert trace.encoder == pytest.approx((0.5, 0.5))
     assert trace.source_entropies == pytest.approx([binary_entropy(4)] * 2, rel=1e-5)
@@ -164,7 +165,7 @@ def test_two_sources_by_hand_where_head_and_encoder_disagree() -> None:
 def test_encoder_coefficients_by_hand_and_shared_with_the_head() -> None:
     """Logit gaps 1 and 3, T = 0.2: alpha = softmax(-(h(1), h(3)) / T); shared, the head is weighted alike."""
     models = [Linear2(diagonal(1.0), diagonal(1.0)), Linear2(diagonal(3.0), diagonal(1.0))]
-    node = EntropyAdaptive(models, temperature=0.2, head="shared")
+    node = adaptive(models, temperature=0.2, head="shared")
     logits, trace = node.observe(pixels([1.0, 0.0]))
     alpha = 1 / (1 + math.exp(-(binary_entropy(1) - binary_entropy(3)) / 0.2))
     assert trace.encoder == pytest.approx((1 - alpha, alpha), rel=1e-5)
@@ -174,18 +175,18 @@ def test_encoder_coefficients_by_hand_and_shared_with_the_head() -> None:
 
 
 def test_a_batch_of_one(models: list[nn.Module], batch: Tensor) -> None:
-    logits, trace = EntropyAdaptive(models).observe(batch[:1])
+    logits, trace = adaptive(models).observe(batch[:1])
     assert logits.shape == (1, 4)
     assert trace.batch_size == 1
     assert logits.isfinite().all()
 
 
 def test_one_model_is_that_model(models: list[nn.Module], batch: Tensor) -> None:
-    torch.testing.assert_close(EntropyAdaptive(models[:1])(batch), models[0](batch))
+    torch.testing.assert_close(adaptive(models[:1])(batch), models[0](batch))
 
 
 def test_trace_history_and_reset(models: list[nn.Module], batch: Tensor) -> None:
-    node = EntropyAdaptive(models)
+    node = adaptive(models)
     assert isinstance(node, Node)
     assert node.trace is None
     traces = [node.observe(batch[:n])[1] for n in (8, 3)]
@@ -199,7 +200,7 @@ def test_trace_history_and_reset(models: list[nn.Module], batch: Tensor) -> None
 
 def test_forward_passes_are_counted_as_they_are() -> None:
     """After the first batch, which also finds the head, M sources cost M + 1 calls of a network."""
-    node = EntropyAdaptive([Linear2(diagonal(1.0), diagonal(v)) for v in (1.0, 2.0, 3.0)])
+    node = adaptive([Linear2(diagonal(1.0), diagonal(v)) for v in (1.0, 2.0, 3.0)])
     node(pixels([1.0, 0.0]))
     before = Linear2.passes, node.forward_passes
     node(pixels([1.0, 0.0]))
@@ -210,7 +211,7 @@ def test_forward_passes_are_counted_as_they_are() -> None:
 def test_models_are_neither_changed_nor_followed(models: list[nn.Module], batch: Tensor) -> None:
     models[0].train()
     states = [copy.deepcopy(model.state_dict()) for model in models]
-    node = EntropyAdaptive(models)
+    node = adaptive(models)
     first = node(batch)
     assert models[0].training
     assert not first.requires_grad
@@ -222,20 +223,20 @@ def test_models_are_neither_changed_nor_followed(models: list[nn.Module], batch:
 
 
 def test_it_stays_in_evaluation_mode(models: list[nn.Module], batch: Tensor) -> None:
-    node = EntropyAdaptive(models)
+    node = adaptive(models)
     first = node(batch)
     assert torch.equal(node.train()(batch), first)
 
 
 def test_a_head_named_by_hand_is_checked(models: list[nn.Module], batch: Tensor) -> None:
-    assert torch.equal(EntropyAdaptive(models, head_module="fc")(batch), EntropyAdaptive(models)(batch))
+    assert torch.equal(adaptive(models, head_module="fc")(batch), adaptive(models)(batch))
     with refused("conv", "SmallNet"):
-        EntropyAdaptive(models, head_module="conv")(batch)
+        adaptive(models, head_module="conv")(batch)
 
 
 def test_a_source_that_is_not_finite_is_left_out_and_named(models: list[nn.Module], batch: Tensor) -> None:
     """Broken, the third has no say and no weight; mended, everything is as it was."""
-    node, others = EntropyAdaptive(models), EntropyAdaptive(models[:2])
+    node, others = adaptive(models), adaptive(models[:2])
     first, without = node(batch), others(batch)
     bias = node.sources.source(2)["fc.bias"]
     healthy = bias.clone()
@@ -255,7 +256,7 @@ def test_a_source_that_is_not_finite_is_left_out_and_named(models: list[nn.Modul
 def test_no_source_left_is_a_sentence_and_does_no_lasting_harm(
     models: list[nn.Module], batch: Tensor
 ) -> None:
-    node = EntropyAdaptive(models)
+    node = adaptive(models)
     first = node(batch)
     with refused("normalisation", "gives", "logits", "finite", "source"):
         node(batch * torch.nan)
@@ -264,7 +265,7 @@ def test_no_source_left_is_a_sentence_and_does_no_lasting_harm(
 
 
 def test_unfit_batches_are_sentences(models: list[nn.Module], batch: Tensor) -> None:
-    node = EntropyAdaptive(models)
+    node = adaptive(models)
     for unfit, words in (
         (batch[:0], ("N", 1, 0, 3, 7, "least")),
         (batch[0], ("N", "C", "H", "W")),
@@ -278,26 +279,26 @@ def test_unfit_batches_are_sentences(models: list[nn.Module], batch: Tensor) -> 
 
 def test_unfit_options_are_sentences(models: list[nn.Module]) -> None:
     with refused("least", "entropy-adaptive", "model"):
-        EntropyAdaptive([])
+        adaptive([])
     with pytest.raises(FedMergeError, match=r"not of one architecture.*'fc\.weight'|'fc\.bias'"):
-        EntropyAdaptive([models[0], type(models[0])(classes=9)])
+        adaptive([models[0], type(models[0])(classes=9)])
     for temperature in (0.0, -1.0, math.nan):
         with refused("temperature"):
-            EntropyAdaptive(models, temperature=temperature)
+            adaptive(models, temperature=temperature)
         with refused("head_temperature"):
-            EntropyAdaptive(models, head_temperature=temperature)
+            adaptive(models, head_temperature=temperature)
     with refused("both", "merged-features", "shared"):
-        EntropyAdaptive(models, head="both")
+        adaptive(models, head="both")
 
 
 def test_calibration_by_hand_takes_confidence_away_and_nothing_else() -> None:
     """Gaps 1 and 4; divided by 1 and 4 both are 1, so both weigh a half and the merge is 2.5 x itself."""
     models = [Linear2(diagonal(1.0), diagonal(1.0)), Linear2(diagonal(4.0), diagonal(1.0))]
-    node = EntropyAdaptive(models, head="shared", source_temperatures=[1.0, 4.0])
+    node = adaptive(models, head="shared", source_temperatures=[1.0, 4.0])
     logits, trace = node.observe(pixels([1.0, 0.0]))
     assert trace.encoder == pytest.approx((0.5, 0.5))
     assert trace.source_entropies == pytest.approx([binary_entropy(1)] * 2, rel=1e-5)
     assert logits[0].tolist() == pytest.approx([2.5, 0])
     for unfit in ([1.0], [1.0, 0.0], [1.0, math.inf]):
         with refused("2 models", "source_temperatures", "positive"):
-            EntropyAdaptive(models, source_temperatures=unfit)
+            adaptive(models, source_temperatures=unfit)

@@ -13,6 +13,7 @@ from fedmerge.testtime.answers import Answers
 from fedmerge.testtime.guard import Guard, StreamMonitor
 from fedmerge.testtime.probe import Probe
 from tests.facts import refused
+from tests.testtime.grouped import adaptive
 
 SPREAD = Answers(torch.zeros(2, 4, 3), torch.arange(2))
 """Two sources that do not know."""
@@ -69,10 +70,8 @@ def test_logits_that_are_not_finite_are_a_fault_at_once() -> None:
 def test_the_reference_answers_and_the_trace_says_so(
     models: list[nn.Module], batch: Tensor, reference: str
 ) -> None:
-    node = EntropyAdaptive(
-        models, temperature=1e-9, guard=Guard(reference=reference, coefficient=0.9, patience=2)
-    )
-    plain = EntropyAdaptive(models, temperature=1e-9)
+    node = adaptive(models, temperature=1e-9, guard=Guard(reference=reference, coefficient=0.9, patience=2))
+    plain = adaptive(models, temperature=1e-9)
     torch.testing.assert_close(node(batch), plain(batch))
     assert node.trace.fallback == ()
     logits, trace = node.observe(batch)
@@ -91,7 +90,7 @@ def test_the_reference_answers_and_the_trace_says_so(
 
 def test_the_ensemble_is_asked_whole_where_only_a_probe_was(models: list[nn.Module], batch: Tensor) -> None:
     guard = Guard(reference="ensemble", coefficient=0.9, patience=1)
-    node = EntropyAdaptive(models, temperature=1e-9, guard=guard, probe=Probe(images=2))
+    node = adaptive(models, temperature=1e-9, guard=guard, probe=Probe(images=2))
     expected = torch.stack([torch.softmax(model(batch), dim=-1) for model in models]).mean(dim=0)
     torch.testing.assert_close(node(batch).exp(), expected)
     assert node.forward_passes == 3 * 2 / 8 + 1 + 3

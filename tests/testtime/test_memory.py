@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fedmerge.seeding import generator
-from fedmerge.testtime import EntropyAdaptive
 from fedmerge.testtime.probe import Probe
+from tests.testtime.grouped import adaptive
 
 STREAM = [(1 + n) * torch.randn(8, 3, 7, 7, generator=generator(n, "test")) for n in range(5)]
 BETA, TEMPERATURE = 0.75, 0.3
@@ -32,8 +32,8 @@ def test_a_source_that_fails_on_the_first_batch_is_remembered_from_the_second(
 ) -> None:
     """By hand from the scores: the third source has no earlier value on batch 2, and one on batch 3."""
     usual: dict[str, Any] = {"head": "shared", "temperature": TEMPERATURE}
-    node = EntropyAdaptive(models, memory=BETA, memory_of=of, **usual)
-    plain = EntropyAdaptive(models, **usual)
+    node = adaptive(models, memory=BETA, memory_of=of, **usual)
+    plain = adaptive(models, **usual)
     scores = [list(plain.observe(batch)[1].source_entropies) for batch in STREAM[:3]]
     bias = node.sources.source(2)["fc.bias"]
     healthy = bias.clone()
@@ -60,9 +60,9 @@ def test_a_probe_that_asks_again_remembers_the_batch_once(
     models: list[nn.Module], of: Any, norms: Any
 ) -> None:
     """At a drift of 0 each batch in between is asked again, so all is as if every batch had been."""
-    usual: dict[str, Any] = {"memory": BETA, "memory_of": of, "norms": norms, "temperature": TEMPERATURE}
-    node = EntropyAdaptive(models, probe=Probe(every=100, drift=0.0), **usual)
-    plain = EntropyAdaptive(models, **usual)
+    usual: dict[str, Any] = {"memory": BETA, "memory_of": of, "statistics": norms, "temperature": TEMPERATURE}
+    node = adaptive(models, probe=Probe(every=100, drift=0.0), **usual)
+    plain = adaptive(models, **usual)
     for batch in STREAM:
         (logits, trace), (expected, its) = node.observe(batch), plain.observe(batch)
         assert trace.scored
@@ -73,7 +73,7 @@ def test_a_probe_that_asks_again_remembers_the_batch_once(
 
 def test_batches_that_are_not_asked_about_do_count_for_the_head(models: list[nn.Module]) -> None:
     """The head is weighed on every batch, by hand from its entropies; the encoder only when asked."""
-    node = EntropyAdaptive(models, memory=BETA, temperature=TEMPERATURE, probe=Probe(every=3))
+    node = adaptive(models, memory=BETA, temperature=TEMPERATURE, probe=Probe(every=3))
     traces = [node.observe(batch)[1] for batch in STREAM[:3]]
     assert [trace.scored for trace in traces] == [True, False, False]
     assert traces[0].encoder == traces[1].encoder == traces[2].encoder

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fedmerge.models.state import average
 from fedmerge.testtime.blocks import grouping
 from fedmerge.testtime.merged import MergedModel
+from fedmerge.testtime.options import Norms
 from fedmerge.testtime.passes import Passes
 from tests.facts import refused
 
@@ -20,10 +21,9 @@ def _merged(models: list[nn.Module], example: Tensor, **choices: Any) -> MergedM
     usual = {
         "batch_norm": "mixture",
         "granularity": "whole",
-        "norms": "sources",
-        "norm_prior": 4.0,
+        "norms": Norms(prior=4.0),
         "scale": 1.0,
-        "anchor": None,
+        "anchor": "mean",
         "head_module": None,
         "passes": Passes(),
     }

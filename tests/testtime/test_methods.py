@@ -6,6 +6,7 @@ from torch import nn
 
 from fedmerge.testtime import TESTTIME, EntropyAdaptive
 from fedmerge.testtime.guard import Guard
+from fedmerge.testtime.options import Coefficients, Prediction
 from fedmerge.testtime.probe import Probe
 from tests.facts import refused
 
@@ -19,12 +20,18 @@ def test_the_node_is_known_by_name_with_what_it_needs() -> None:
 
 def test_its_options_are_typed() -> None:
     method = TESTTIME["entropy-adaptive"]
-    given = {"temperature": math.inf, "head": "shared", "batch_norm": "average", "head_module": "fc"}
-    assert method.check(given) == given
-    with refused("head", "test-time", "entropy-adaptive"):
-        method.check({"head": "both"})
-    with refused("temperature", "test-time", "entropy-adaptive"):
-        method.check({"temprature": 1.0})
+    given = {"coefficients": {"temperature": math.inf, "head": "shared"}, "predict": {"head_module": "fc"}}
+    expected = {
+        "coefficients": Coefficients(temperature=math.inf, head="shared"),
+        "predict": Prediction(head_module="fc"),
+    }
+    assert method.check(given | {"batch_norm": "average"}) == expected | {"batch_norm": "average"}
+    with refused("coefficients.head", "test-time", "entropy-adaptive"):
+        method.check({"coefficients": {"head": "both"}})
+    with refused("coefficients.temprature", "Did you mean 'temperature'", "agreement"):
+        method.check({"coefficients": {"temprature": 1.0}})
+    with refused("norms.prior", "number"):
+        method.check({"norms": {"prior": True}})
 
 
 def test_a_guard_and_a_probe_are_mappings_in_a_file(models: list[nn.Module]) -> None:

@@ -16,14 +16,16 @@ from fedmerge.models import ModelSpec, build
 from fedmerge.seeding import generator
 from fedmerge.testtime import TESTTIME, EntropyAdaptive, Node, StreamAdaptive
 from fedmerge.testtime.guard import Guard
+from fedmerge.testtime.options import Prediction
 from fedmerge.testtime.probe import Probe
 from tests.facts import refused
+from tests.testtime.grouped import adaptive, grouped
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((method.name, {}) for method in TESTTIME),
-    ("entropy-adaptive", {"memory": 0.5, "norms": "stream", "guard": Guard(patience=2, coefficient=0.4)}),
-    ("entropy-adaptive", {"probe": Probe(every=4), "granularity": "layer", "memory": 0.5}),
-    ("entropy-adaptive", {"probe": Probe(every=3, drift=0.05), "head": "class-wise", "scale": 0.5}),
+    ("entropy-adaptive", grouped(memory=0.5, statistics="stream", guard=Guard(patience=2, coefficient=0.4))),
+    ("entropy-adaptive", grouped(probe=Probe(every=4), granularity="layer", memory=0.5)),
+    ("entropy-adaptive", grouped(probe=Probe(every=3, drift=0.05), head="class-wise", scale=0.5)),
     ("tent", {"learning_rate": 0.1, "steps": 2}),
     ("shot", {"learning_rate": 0.1}),
     ("adamerging", {"learning_rate": 0.3}),
@@ -227,19 +229,19 @@ def test_answers_have_no_gradient_and_batches_get_none(models: list[nn.Module]) 
 @pytest.mark.parametrize("kind", [EntropyAdaptive, StreamAdaptive])
 def test_only_the_latest_traces_are_kept(kind: Any, models: list[nn.Module]) -> None:
     for history, kept in ((1, 1), (2, 2), (4, 4), (5, 5), (6, 6), (7, 6), (None, 6), (0, 0), (1000, 6)):
-        node = kind(models, history=history)
+        node = kind(models, predict=Prediction(history=history))
         traces = [node.observe(batch)[1] for batch in STREAM]
         assert node.history == (traces[-kept:] if kept else [])
         assert node.trace == traces[-1]
         assert node.batches == 6
     with refused("-1", "history"):
-        kind(models, history=-1)
+        kind(models, predict=Prediction(history=-1))
 
 
 def test_forgotten_traces_do_not_change_when_sources_are_asked(models: list[nn.Module]) -> None:
     """Every third batch, however few traces are kept."""
     for history in (0, 1, 2, None):
-        node = EntropyAdaptive(models, probe=Probe(every=3), history=history)
+        node = adaptive(models, probe=Probe(every=3), history=history)
         asked = [node.observe(batch)[1].scored for batch in STREAM]
         assert asked == [True, False, False, True, False, False]
 

@@ -18,8 +18,9 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.flat import FlatModels
 from fedmerge.models.plain import plain
 from fedmerge.models.state import average
-from fedmerge.testtime import TESTTIME, EntropyAdaptive, baselines
+from fedmerge.testtime import TESTTIME, baselines
 from tests.facts import refused
+from tests.testtime.grouped import adaptive
 
 NAMES = [method.name for method in TESTTIME]
 MERGING = [name for name in NAMES if name != "entropy-weighted"]
@@ -223,7 +224,7 @@ def test_wrapped_models_are_the_networks_inside(
 def test_an_anchor_may_be_wrapped_too(models: list[nn.Module], batch: Tensor) -> None:
     """At scale 0 the merge is the anchor, whichever way it is given."""
     for anchor in (models[1], nn.DataParallel(models[1]), nn.DataParallel(models[1]).state_dict()):
-        node = EntropyAdaptive(models, scale=0.0, anchor=anchor)
+        node = adaptive(models, scale=0.0, anchor=anchor)
         node.observe(batch)
         assert torch.equal(node.sources.merged["fc.weight"], models[1].fc.weight)
 
@@ -431,7 +432,7 @@ def test_a_merged_weight_is_what_its_reparametrisation_says(
 ) -> None:
     """By mean merging: W / s of the mean W with s its largest singular value, or U V^T of W = U S V^T."""
     given = _reparametrised(models, kind, batch)
-    node = EntropyAdaptive(given, temperature=math.inf)
+    node = adaptive(given, temperature=math.inf)
     node.observe(batch)
     start = baselines.T3A(given).model
     key = "fc.weight" if kind == "orthogonal" else "conv.weight"

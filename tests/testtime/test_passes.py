@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.seeding import generator
-from fedmerge.testtime import EntropyAdaptive
 from fedmerge.testtime.guard import Guard
 from fedmerge.testtime.passes import Passes
 from fedmerge.testtime.probe import Probe
 from tests.facts import refused
+from tests.testtime.grouped import adaptive
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 STREAM = [torch.randn(n, 3, 7, 7, generator=generator(n, "test")) for n in (8, 8, 8, 5, 8, 5, 5, 1)]
 CHOICES: list[dict[str, Any]] = [
     {},
     {"head": "cross", "encoder": "cross"},
-    {"norms": "stream", "norm_prior": 2.0, "guard": Guard(reference="ensemble", coefficient=0.2, patience=1)},
-    {"norms": "stream", "norm_prior": 2.0, "probe": Probe(images=3, every=2, drift=0.1)},
-    {"norms": "batch", "granularity": "layer"},
-    {"predict": "together", "head": "class-wise"},
+    {"statistics": "stream", "prior": 2.0, "guard": Guard(reference="ensemble", coefficient=0.2, patience=1)},
+    {"statistics": "stream", "prior": 2.0, "probe": Probe(images=3, every=2, drift=0.1)},
+    {"statistics": "batch", "granularity": "layer"},
+    {"answer": "together", "head": "class-wise"},
 ]
 
 
@@ -42,14 +42,14 @@ def test_bfloat16_is_of_the_arithmetic_inside_alone(models: list[nn.Module], bat
     (half,) = Passes(precision="bfloat16")("linear", lambda x: (torch.nn.functional.linear(x, weight),), x)
     assert half.dtype == torch.float32
     assert 0 < float((half - exact).abs().max() / exact.abs().max()) < 2**-5
-    plain, node = EntropyAdaptive(models), EntropyAdaptive(models, precision="bfloat16")
+    plain, node = adaptive(models), adaptive(models, precision="bfloat16")
     torch.testing.assert_close(node(batch).softmax(-1), plain(batch).softmax(-1), rtol=0.1, atol=0.05)
     with refused("half", "float32"):
-        EntropyAdaptive(models, precision="half")  # type: ignore[arg-type]
+        adaptive(models, precision="half")  # type: ignore[arg-type]
 
 
 def test_a_copy_begins_without_recordings(models: list[nn.Module], batch: Tensor) -> None:
-    node = EntropyAdaptive(models, precision="bfloat16")
+    node = adaptive(models, precision="bfloat16")
     node(batch)
     other = copy.deepcopy(node)
     assert other.merged.passes is not node.merged.passes
@@ -64,8 +64,7 @@ def test_a_copy_begins_without_recordings(models: list[nn.Module], batch: Tensor
 def test_graphs_change_no_bit(models: list[nn.Module], choices: dict[str, Any], precision: Any) -> None:
     """Over two streams with batches of three sizes, each met more than once."""
     plain, node = (
-        EntropyAdaptive(models, graphs=graphs, precision=precision, **choices).cuda()
-        for graphs in (False, True)
+        adaptive(models, graphs=graphs, precision=precision, **choices).cuda() for graphs in (False, True)
     )
     for _ in range(2):
         for batch in STREAM:
@@ -81,7 +80,7 @@ def test_graphs_change_no_bit(models: list[nn.Module], choices: dict[str, Any], 
 @needs_gpu
 def test_the_gpu_says_what_the_cpu_says(models: list[nn.Module]) -> None:
     for choices in CHOICES:
-        here, there = EntropyAdaptive(models, **choices), EntropyAdaptive(models, **choices).cuda()
+        here, there = adaptive(models, **choices), adaptive(models, **choices).cuda()
         for batch in STREAM:
             torch.testing.assert_close(there(batch.cuda()).cpu(), here(batch), rtol=1e-2, atol=1e-2)
 
@@ -89,7 +88,7 @@ def test_the_gpu_says_what_the_cpu_says(models: list[nn.Module]) -> None:
 @needs_gpu
 def test_a_node_that_moves_forgets_its_recordings(models: list[nn.Module]) -> None:
     batch = STREAM[0]
-    node = EntropyAdaptive(models, norms="stream").cuda()
+    node = adaptive(models, statistics="stream").cuda()
     for _ in range(3):
         node(batch.cuda())
     assert node.merged.passes.recorded

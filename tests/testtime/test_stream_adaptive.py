@@ -7,14 +7,18 @@ import fedmerge as fm
 from fedmerge.seeding import generator
 from fedmerge.testtime import TESTTIME, EntropyAdaptive, StreamAdaptive
 from fedmerge.testtime.guard import Guard
+from fedmerge.testtime.options import Norms
+from tests.testtime.grouped import adaptive
 
 
 def test_it_is_entropy_adaptive_with_the_streams_norms_and_a_guard(
     models: list[nn.Module], batch: Tensor
 ) -> None:
     node = StreamAdaptive(models)
-    same = EntropyAdaptive(models, norms="stream", norm_prior=node.merged.stream.prior, guard=Guard())
-    same.temperature = same.head_temperature = node.temperature
+    own = node.coefficients.temperature
+    same = adaptive(
+        models, temperature=own, statistics="stream", prior=node.merged.stream.prior, guard=Guard()
+    )
     for each in (batch, batch.flip(0) * 2, batch[:3]):
         assert torch.equal(node(each), same(each))
     assert node.monitor is not None
@@ -43,10 +47,16 @@ def test_without_batch_norm_it_is_the_papers(batch: Tensor) -> None:
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(100, 4)).eval() for _ in range(2)
     ]
     node = StreamAdaptive(networks)
-    plain = EntropyAdaptive(networks, temperature=node.temperature)
+    plain = adaptive(networks, temperature=node.coefficients.temperature)
     assert torch.equal(node(batch), plain(batch))
 
 
 def test_it_is_known_by_name_and_from_the_top() -> None:
     assert fm.StreamAdaptive is StreamAdaptive is TESTTIME["stream-adaptive"].call
     assert TESTTIME["stream-adaptive"].check({"guard": None}) == {"guard": None}
+
+
+def test_a_group_in_a_file_says_what_is_not_as_in_its_defaults() -> None:
+    checked = TESTTIME["stream-adaptive"].check({"norms": {"prior": 16}, "coefficients": {"head": "shared"}})
+    assert checked["norms"] == Norms("stream", prior=16.0)
+    assert (checked["coefficients"].temperature, checked["coefficients"].head) == (0.3, "shared")

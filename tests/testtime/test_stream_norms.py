@@ -127,5 +127,5 @@ def test_reset_forgets_and_features_have_no_pixels() -> None:
 
 @pytest.mark.parametrize("prior", [0.0, -1.0, float("nan")])
 def test_unfit_priors_are_sentences(prior: float) -> None:
-    with refused("norm_prior"):
+    with refused("prior", "images"):
         Stream(prior)

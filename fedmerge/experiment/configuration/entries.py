@@ -16,7 +16,7 @@ from pydantic import (
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION
-from fedmerge.registry import Method, Registry
+from fedmerge.registry import Method, Registry, option_at, with_option
 from fedmerge.schema.validation import LONGEST_NAME
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import TEMPERATURES
@@ -39,7 +39,8 @@ class Strict(BaseModel):
 class TuneConfig(Strict):
     """An option of a test-time method that is chosen on the hospitals that trained (``testtime.tuning``).
 
-    values: those to choose from; ``temperature`` has defaults.
+    option: its name, or a group's and its own: ``norms.prior``. values: those to choose from; a temperature
+    has defaults.
     """
 
     option: str
@@ -149,17 +150,17 @@ def _tune(method: Method, value: Any, given: dict[str, Any]) -> dict[str, Any]:
     asked = {"option": value} if isinstance(value, str) else value
     if not isinstance(asked, dict) or not isinstance(option := asked.get("option"), str):
         raise FedMergeError(
-            f"{name}: tune takes the name of an option, or a mapping {{option: temperature, values: [...]}}."
+            f"{name}: tune takes the name of an option, or a mapping {{option: norms.prior, values: [...]}}."
         )
-    if option in given:
+    if option_at(given, option) is not None:
         raise FedMergeError(f"{name} has '{option}' both set and tuned: take one of the two out.")
-    values = asked.get("values", TEMPERATURES if option == "temperature" else ())
+    values = asked.get("values", TEMPERATURES if option.endswith("temperature") else ())
     if not isinstance(values, list | tuple) or not values:
         raise FedMergeError(
             f"{name} cannot tune '{option}' without candidates: write tune: {{option: {option}, "
             "values: [...]}."
         )
-    found = [method.check({option: each})[option] for each in values]
+    found = [option_at(method.check(with_option({}, option, each)), option) for each in values]
     if twice := [each for i, each in enumerate(found) if each in found[:i]]:
         raise FedMergeError(f"{name}: tune lists {twice[0]!r} twice: list it once.")
     return asked | {"values": found}

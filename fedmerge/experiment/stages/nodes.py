@@ -10,6 +10,7 @@ from torch import nn
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.entries import CALIBRATION, MethodConfig
 from fedmerge.models.cards import ModelCard
+from fedmerge.registry import with_option
 from fedmerge.testtime import TESTTIME, Node
 
 
@@ -18,13 +19,13 @@ def node_of(
     models: Mapping[str, nn.Module],
     batch_norm: str,
     card: Callable[[str], ModelCard],
-    **chosen: Any,
+    chosen: Mapping[str, Any] | None = None,
 ) -> Node:
     """Make the test-time method of an entry over these models.
 
     models: by name, in order. batch_norm: the policy of an entry that sets none. card: gives a model's card.
     A calibrated entry gets the temperature on each one's card; raises FedMergeError where a card has none.
-    chosen: options on top of the entry's own.
+    chosen: tuned options by path, on top of the entry's own.
     """
     method = TESTTIME[entry.method]
     given: dict[str, Any] = {}
@@ -32,8 +33,11 @@ def node_of(
         given["batch_norm"] = batch_norm
     if entry.calibrated:
         given[CALIBRATION] = [_temperature(card(name)) for name in models]
-    own = method.check(entry.options)  # mappings of a file become what the method takes
-    node: Node = method.call(list(models.values()), **(given | own | chosen))
+    options = entry.options
+    for path, value in (chosen or {}).items():
+        options = with_option(options, path, value)
+    own = method.check(options)  # mappings of a file become what the method takes
+    node: Node = method.call(list(models.values()), **(given | own))
     return node
 
 

@@ -171,7 +171,7 @@ def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool)
         return Predictor(entry.label, "test-time", node, 1, start.validation, start.training, (POOLED,))
     chosen = {} if entry.tune is None else _tuned(setup, target, entry)
     names = setup.sources(target)
-    node = make_node(setup, entry, {n: setup.pool.model(n, setup.device) for n in names}, **chosen)
+    node = make_node(setup, entry, {n: setup.pool.model(n, setup.device) for n in names}, chosen)
     score, training = fmean(_own_score(setup, s) for s in names), _sources_training(setup, target)
     return Predictor(entry.label, "test-time", node, validation=score, training=training)
 

@@ -22,18 +22,24 @@ from fedmerge.experiment.stages.evaluation import TargetStreams
 from fedmerge.experiment.stages.nodes import node_of
 from fedmerge.experiment.stages.record import Progress, Record
 from fedmerge.experiment.stages.setup import Setup, set_up
+from fedmerge.schema.faults import without
 from fedmerge.schema.validation import is_there
 from fedmerge.testtime import TESTTIME, Node
 from fedmerge.testtime.tuning import LabelledSource, Tuning, as_text, tune
 
 
-def make_node(setup: Setup, entry: MethodConfig, models: Mapping[str, nn.Module], **chosen: Any) -> Node:
+def make_node(
+    setup: Setup,
+    entry: MethodConfig,
+    models: Mapping[str, nn.Module],
+    chosen: Mapping[str, Any] | None = None,
+) -> Node:
     """Make the test-time method of an entry over these models, with the run's batch-norm policy.
 
     models: by name, in order. A calibrated entry gets the temperature on each one's card in the pool; raises
-    FedMergeError where a card has none. chosen: options on top of the entry's own.
+    FedMergeError where a card has none. chosen: tuned options, on top of the entry's own.
     """
-    return node_of(entry, models, setup.plan.batch_norm, setup.pool.card, **chosen)
+    return node_of(entry, models, setup.plan.batch_norm, setup.pool.card, chosen)
 
 
 def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
@@ -65,7 +71,7 @@ def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
 
     def build(models: Sequence[nn.Module], value: Any) -> Node:
         left = {s.name: s.model for s in sources if any(s.model is model for model in models)}
-        return make_node(setup, entry, left, **{option: value})
+        return make_node(setup, entry, left, {option: value})
 
     return tune(
         sources,
@@ -99,7 +105,7 @@ def tune_run(
     *,
     target: str | None = None,
     method: str = "entropy-adaptive",
-    option: str = "temperature",
+    option: str = "coefficients.temperature",
     values: Sequence[Any] | None = None,
     stream: str | None = None,
     seed: int | None = None,
@@ -109,7 +115,7 @@ def tune_run(
     """Tune an option on the models and hospitals of a finished run; return the entry and the tuning.
 
     target: for which unseen site, if there are several. method: a test-time method, or the label of one of
-    the run's, whose other options are kept. values: those to try; ``temperature`` has defaults. stream: one
+    the run's, whose other options are kept. values: those to try; a temperature has defaults. stream: one
     of the run's streams by name instead of all, or ``iid``. seed: of the run's seeds, by default the first.
     progress: called with (stage, done, total).
     Raises FedMergeError for a folder that is no run's, a run without models or whose images are not on this
@@ -182,7 +188,7 @@ def _entry(experiment: Experiment, method: str, option: str, values: Sequence[An
     """Return the run's own entry with that label or method, else the bare method; with ``option`` tuned."""
     own = [entry for entry in experiment.testtime if entry.start == "merged"]
     named = [entry for entry in own if entry.label == method] or [e for e in own if e.method == method]
-    options = {k: v for k, v in (named[0].options if named else {}).items() if k != option}
+    options = without(dict(named[0].options) if named else {}, list(option.split(".")))
     asked: dict[str, Any] = {"option": option} | ({} if values is None else {"values": list(values)})
     extra_options = {"tune": asked} | ({"calibrated": True} if named and named[0].calibrated else {})
     name = named[0].method if named else method

@@ -13,14 +13,15 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.heads import features_and_logits
 from fedmerge.models.wide import wide
 from fedmerge.registry import Needs
+from fedmerge.testtime.baselines.normed import OWN, Normed
 from fedmerge.testtime.baselines.start import (
     MergedBatchNorm,
-    Start,
     ask,
     named_head,
 )
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.online import apart
+from fedmerge.testtime.options import Norms
 
 TOLERANCE = 1e-8
 
@@ -31,7 +32,7 @@ TOLERANCE = 1e-8
     paper="Parameter-free online test-time adaptation, arXiv 2201.05718",
     needs=Needs(features=True, unlabelled_batches=True),
 )
-class Lame(Start):
+class Lame(Normed):
     """Laplacian adjusted maximum likelihood: each batch's predictions, smoothed over a neighbour graph.
 
     For predictions p_i of the mean-merged model, latent assignments y_i minimise
@@ -44,6 +45,8 @@ class Lame(Start):
     left out, ties by order), else 0. The logits returned are log y.
 
     neighbours: 5, at most N - 1 (the reference's kNN affinity). steps: at most, 100.
+    norms: whose batch-norm statistics the network uses (``testtime.options.Norms``); of the stream, the features
+    come from norms that have learned it, at two forward passes a batch.
     head_module: name of the classification head; found on the first batch where not given.
     batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
 
@@ -60,12 +63,13 @@ class Lame(Start):
         *,
         neighbours: int = 5,
         steps: int = 100,
+        norms: Norms = OWN,
         head_module: str | None = None,
         batch_norm: MergedBatchNorm = "mixture",
     ) -> None:
         if neighbours < 1 or steps < 1:
             raise FedMergeError(f"neighbours is {neighbours} and steps {steps}; both must be at least 1.")
-        super().__init__(models, batch_norm)
+        super().__init__(models, batch_norm, norms)
         self.neighbours, self.steps = neighbours, steps
         self.head_module = head_module
         self._checked = False
@@ -78,9 +82,8 @@ class Lame(Start):
             self.head_module = named_head(self.model, self.head_module, batch[:2])
             self._checked = True
         seen: list[Tensor] = []
-        logits = ask(lambda x: self._pass(x, seen), batch)
-        self.forward_passes += 1
-        return smoothed(logits.log_softmax(dim=1), affinity(wide(seen[0]), self.neighbours), self.steps), None
+        logits = self.pass_over(batch, lambda x: self._pass(x, seen))
+        return smoothed(logits.log_softmax(dim=1), affinity(wide(seen[-1]), self.neighbours), self.steps), None
 
     def _pass(self, batch: Tensor, seen: list[Tensor]) -> Tensor:
         assert self.head_module is not None

@@ -12,15 +12,16 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.heads import features_and_logits
 from fedmerge.models.wide import wide
 from fedmerge.registry import Needs
+from fedmerge.testtime.baselines.normed import OWN, Normed
 from fedmerge.testtime.baselines.start import (
     MergedBatchNorm,
-    Start,
     ask,
     named_head,
     nats,
 )
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.online import apart, carried
+from fedmerge.testtime.options import Norms
 
 SUPPORTS = ("z", "labels", "entropies")
 
@@ -31,7 +32,7 @@ SUPPORTS = ("z", "labels", "entropies")
     paper="Test-time classifier adjustment module for model-agnostic domain generalization, NeurIPS 2021",
     needs=Needs(features=True, unlabelled_batches=True),
 )
-class T3A(Start):
+class T3A(Normed):
     """Replace the linear head of the mean-merged model by prototypes of the features seen so far.
 
     Supports begin as the head's rows w_c, each with the arg-max class and the entropy the head gives it. A
@@ -45,6 +46,8 @@ class T3A(Start):
 
     keep: K of 1, 5, 20, 50, 100 in the paper's grid; None keeps all. 20 is our default. The reference means
     all by -1, and cuts its sorted list there: each batch it drops the least sure support of every class.
+    norms: whose batch-norm statistics the network uses (``testtime.options.Norms``); of the stream, the features
+    come from norms that have learned it, at two forward passes a batch.
     head_module: name of the classification head; found on the first batch where not given.
     batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
 
@@ -59,12 +62,13 @@ class T3A(Start):
         models: Sequence[nn.Module],
         *,
         keep: int | None = 20,
+        norms: Norms = OWN,
         head_module: str | None = None,
         batch_norm: MergedBatchNorm = "mixture",
     ) -> None:
         if keep is not None and keep < 1:
             raise FedMergeError(f"keep is {keep}; it must be at least 1 support a class, or None for all.")
-        super().__init__(models, batch_norm)
+        super().__init__(models, batch_norm, norms)
         self.keep = keep
         self.head_module = head_module
         self._checked = False
@@ -80,27 +84,29 @@ class T3A(Start):
         """Return the logits N x C by prototypes that include this batch."""
         seen: list[Tensor] = []
         head = self._linear(batch[:2])
-        ask(lambda x: self._pass(x, seen), batch)
-        self.forward_passes += 1
+        self.pass_over(batch, lambda x: self._pass(x, seen))
         rows = _scored(head, head.weight) if self.supports is None else self.supports
-        new = _scored(head, seen[0])
+        new = _scored(head, seen[-1])
         z, labels, entropies = (torch.cat([old, added]) for old, added in zip(rows, new, strict=True))
         kept = _lowest(entropies, labels, self.keep)
         self.supports = z[kept], labels[kept], entropies[kept]
-        return wide(seen[0]) @ _prototypes(*self.supports[:2], len(head.weight)).T, None
+        return wide(seen[-1]) @ _prototypes(*self.supports[:2], len(head.weight)).T, None
 
     def stream_state(self) -> dict[str, Tensor]:
         """The supports: features, classes and entropies."""
-        return {} if self.supports is None else dict(zip(SUPPORTS, self.supports, strict=True))
+        known = {} if self.supports is None else dict(zip(SUPPORTS, self.supports, strict=True))
+        return known | super().stream_state()
 
     def take_stream(self, state: Mapping[str, Tensor]) -> None:
         """Take up the supports."""
+        super().take_stream(state)
         if set(SUPPORTS) <= state.keys():
             z, labels, entropies = (state[name].to(next(self.model.parameters()).device) for name in SUPPORTS)
             self.supports = z, labels, entropies
 
     def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Move the supports."""
+        super().moved(fn)
         if self.supports is not None:
             z, labels, entropies = (carried(fn, value) for value in self.supports)
             self.supports = z, labels, entropies

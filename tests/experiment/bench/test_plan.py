@@ -197,7 +197,7 @@ def test_what_is_tuned_is_in_the_job(planned, study):
     study["base"] |= {"unseen": "none"}
 
     def adapted(*values):
-        tune = f"{{option: temperature, values: {[*values]}}}"
+        tune = f"{{option: coefficients.temperature, values: {[*values]}}}"
         plan = planned(study, f"set.testtime=[{{method: entropy-adaptive, tune: {tune}}}]")
         return {entry.task for entry in plan.entries if entry.columns["kind"] == "test-time"}
 
@@ -210,7 +210,7 @@ def test_what_is_tuned_is_in_the_job(planned, study):
 
 def test_tuning_on_two_sources_is_refused(planned, study):
     with pytest.raises(FedMergeError) as caught:
-        planned(study, "set.testtime=[{method: entropy-adaptive, tune: temperature}]")
+        planned(study, "set.testtime=[{method: entropy-adaptive, tune: coefficients.temperature}]")
     for word in ("'entropy-adaptive-tuned' at delta", "2 sources", "merging one model tunes nothing"):
         assert word in str(caught.value)
 

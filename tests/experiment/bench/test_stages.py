@@ -95,7 +95,10 @@ def test_a_job_tunes_starts_from_pooled_training_and_knows_the_oracle(study, pla
     monkeypatch.chdir(place)
     del study["axes"], study["compare"], study["reference"]
     study["references"] = ["alone", "oracle"]
-    tuned = {"method": "entropy-adaptive", "tune": {"option": "temperature", "values": [0.1, float("inf")]}}
+    tuned = {
+        "method": "entropy-adaptive",
+        "tune": {"option": "coefficients.temperature", "values": [0.1, float("inf")]},
+    }
     study["base"] |= {
         "seeds": [0], "unseen": "none", "fusion": [], "evaluation": {"streams": ["iid"]},
         "testtime": [tuned, {"method": "tent", "start": "pooled"}],

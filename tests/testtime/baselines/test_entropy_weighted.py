@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.testtime import EntropyAdaptive
 from fedmerge.testtime.baselines import EntropyWeighted
 from tests.facts import refused
+from tests.testtime.grouped import adaptive
 
 
 def test_two_sources_by_hand(linear, pixels, entropy_of_gap) -> None:
@@ -24,9 +24,9 @@ def test_two_sources_by_hand(linear, pixels, entropy_of_gap) -> None:
 
 def test_its_weights_are_those_of_the_node(models: list[nn.Module], batch: Tensor) -> None:
     _, trace = EntropyWeighted(models).observe(batch)
-    _, adaptive = EntropyAdaptive(models, head="shared").observe(batch)
-    assert trace.encoder == pytest.approx(adaptive.encoder, abs=1e-6)
-    assert trace.source_entropies == pytest.approx(adaptive.source_entropies, abs=1e-6)
+    _, merged = adaptive(models, head="shared").observe(batch)
+    assert trace.encoder == pytest.approx(merged.encoder, abs=1e-6)
+    assert trace.source_entropies == pytest.approx(merged.source_entropies, abs=1e-6)
 
 
 @pytest.mark.parametrize("form", ["batch", "sample"])
