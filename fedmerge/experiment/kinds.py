@@ -12,7 +12,9 @@ MAJORITY = "majority-class"
 
 TRAINING, FINE_TUNE, FUSION, EVALUATION = "training", "fine-tune", "fusion", "evaluation"
 """Words in the names of a run's checkpoints."""
-MODELS = ("pool", "*/fused", "*/references")
+START = "start"
+"""The model of the rounds, in a pool of that name where something evaluates it."""
+MODELS = ("pool", START, "*/fused", "*/references")
 """Where a federation's models lie: only those of a finished checkpoint count."""
 VERSIONS = {"rounds": 1, "fine-tune": 1, "pooled": 1, "evaluate": 1}
 """The version of each stage's meaning: raise it where one configuration gives other numbers than before."""

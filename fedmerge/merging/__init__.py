@@ -4,7 +4,16 @@ One file a family of methods; each method is one function registered in ``FUSION
 them by name. To add a method, write a function like those in ``averages`` and import its file here.
 """
 
-from fedmerge.merging import averages, controls, ensembles, fisher, model_stock, soups, task_vectors
+from fedmerge.merging import (
+    averages,
+    controls,
+    ensembles,
+    federated,
+    fisher,
+    model_stock,
+    soups,
+    task_vectors,
+)
 from fedmerge.merging.matching import (
     gradient,
     hungarian_fusion,
@@ -25,6 +34,7 @@ __all__ = [
     "averages",
     "controls",
     "ensembles",
+    "federated",
     "fisher",
     "gradient",
     "hungarian_fusion",

@@ -19,11 +19,11 @@ class BatchStatistics(nn.Module):
 
         mean = s source_mean + (1 - s) batch_mean,    var likewise,    s = N / (N + n)
 
-    with n the images in the batch and N = ``source_images`` (0: the batch alone); or s = ``source_share``, if it
-    is given, whatever n is. Takes over the parameters
-    and buffers of ``norm`` under their names; batch variances are biased, as in training mode. One value a
-    channel (one image, no pixels left) has no variance: there s = 1 where N = 0. Raises FedMergeError for
-    that in a norm that tracks no statistics. Moments of float16 and bfloat16 are float32 ones.
+    with n the images in the batch and N = ``source_images`` (0: the batch alone); or s = ``source_share``, if
+    it is given, whatever n is. Takes over the parameters and buffers of ``norm`` under their names; batch
+    variances are biased, as in training mode. One value a channel (one image, no pixels left) has no
+    variance: there s = 1 where N = 0. Raises FedMergeError for that in a norm that tracks no statistics.
+    Moments of float16 and bfloat16 are float32 ones.
     """
 
     running_mean: Tensor | None

@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedmerge.models.wide import wide
+from fedmerge.testtime.norms import BatchStatistics
 
 LEAST_VARIANCE = 1e-3
 """Of a batch against the running variance: a channel that is constant on a batch is not infinitely far."""
@@ -33,7 +34,7 @@ def norm_distances(model: nn.Module) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
 
     def measure(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
-        assert isinstance(norm, _BatchNorm)
+        assert isinstance(norm, _BatchNorm | BatchStatistics)
         x = wide(given[0].detach())
         assert norm.running_mean is not None
         assert norm.running_var is not None
@@ -41,7 +42,8 @@ def norm_distances(model: nn.Module) -> Iterator[list[Tensor]]:
         dims = [0, *range(2, x.ndim)]
         found.append(gaussian_kl(x.mean(dims), x.var(dims, correction=0), mean, variance).mean())
 
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    kinds = (_BatchNorm, BatchStatistics)
+    norms = [m for m in model.modules() if isinstance(m, kinds) and m.running_mean is not None]
     handles = [norm.register_forward_pre_hook(measure) for norm in norms]
     try:
         yield found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from fedmerge.training.checks import check_classes, check_trainable
 from fedmerge.training.inmerge import InMerge
 from fedmerge.training.options import TrainingOptions
 from fedmerge.training.proximal import Proximal
+from fedmerge.training.recipe import class_weights, parameter_groups, recipe_of
 from fedmerge.training.schedule import learning_rates
 
 
@@ -86,14 +88,22 @@ def fit(
     if options.inmerge is not None:
         inmerge_seed = derive(seed, f"{purpose}-inmerge", round, site)
         inmerge = InMerge(model, **options.inmerge.model_dump(), seed=inmerge_seed).attach(optimizer)
+    objective = Objective(targets, options.class_weights, classes, where)
     order = generator(seed, f"{purpose}-order", round, site)
     changes = generator(seed, f"{purpose}-augment", round, site)
     shares = torch.tensor(sizes, dtype=torch.float64) / len(images)
     step_losses = torch.empty(len(sizes), device=device)
     losses, accuracies = [], []
 
-    with training(model), seeded(seed, f"{purpose}-dropout", round, site):
+    example = normalise(images[:2]) if options.recipe != "finetune" else None
+    with (
+        recipe_of(model, options, example) as recipe,
+        training(model),
+        seeded(seed, f"{purpose}-dropout", round, site),
+    ):
         for epoch in range(options.epochs):
+            if recipe is not None:
+                recipe.begin(epoch)
             hits = torch.zeros((), dtype=torch.int64, device=device)
             shuffled = torch.randperm(len(images), generator=order).to(device)
             for step, index in enumerate(shuffled.split(sizes)):
@@ -101,7 +111,7 @@ def fit(
                 _set_rate(optimizer, rates[done])
                 batch = normalise(augment(images[index], options.augment, changes))
                 target = targets[index]
-                loss, logits = _step(model, optimizer, proximal, batch, target, options, classes, where)
+                loss, logits = _step(model, optimizer, proximal, batch, target, options, objective)
                 step_losses[step] = loss
                 hits += (logits.argmax(1) == target).sum()
                 if progress is not None:
@@ -125,19 +135,38 @@ def batch_sizes(count: int, batch_size: int) -> list[int]:
 def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
     """The optimizer of ``options`` over the model's trainable parameters; momentum starts at zero."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: Any = parameters
+    if options.first_layer_rate != 1:
+        groups = parameter_groups(model, options.first_layer_rate)
     if not parameters:
         raise FedMergeError("the model has no trainable parameter: set requires_grad on those to train.")
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
+        return torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
     return torch.optim.SGD(
-        parameters,
+        groups,
         lr=options.lr,
         momentum=options.momentum,
         nesterov=options.nesterov,
         weight_decay=options.weight_decay,
         fused=fused,
     )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the cross entropy is about: a site's labels, its classes, and where it is, in words."""
+
+    labels: Tensor
+    kind: str
+    classes: int
+    where: str
+
+    def weights(self, logits: Tensor) -> Tensor | None:
+        """The weights of the C classes of logits N x C; None: all alike."""
+        if self.kind == "none":
+            return None
+        return class_weights(self.labels, self.kind, logits.shape[1]).to(logits)
 
 
 def _step(
@@ -147,14 +176,14 @@ def _step(
     batch: Tensor,
     target: Tensor,
     options: TrainingOptions,
-    classes: int,
-    where: str,
+    objective: Objective,
 ) -> tuple[Tensor, Tensor]:
     amp = options.amp == "auto" and batch.device.type == "cuda"
     with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=amp):
         logits = logits_of(model(batch), model)
-        check_classes(classes, logits, where)
-        loss = cross_entropy(logits, target, label_smoothing=options.label_smoothing)
+        check_classes(objective.classes, logits, objective.where)
+        weights = objective.weights(logits)
+        loss = cross_entropy(logits, target, weights, label_smoothing=options.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if proximal is not None:
@@ -165,7 +194,7 @@ def _step(
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("rate", 1.0)
 
 
 def _finite(step_losses: Tensor, where: str, epoch: int) -> Tensor:

@@ -19,6 +19,9 @@ from fedmerge.training.augment import AUGMENTATIONS
 from fedmerge.training.inmerge_options import InMergeOptions
 from fedmerge.training.schedule import Schedule
 
+SELDOM = ("proximal", "recipe", "probe_epochs", "norm_momentum", "first_layer_rate", "class_weights")
+"""Fields that are written only where they are not as usual."""
+
 
 class TrainingOptions(BaseModel):
     """How a site trains its model.
@@ -27,7 +30,15 @@ class TrainingOptions(BaseModel):
     PyTorch's betas). batch_size: images per step. epochs: passes over the site's images per call. augment:
     names from ``AUGMENTATIONS``, applied in order. amp "auto": bfloat16 autocast on CUDA, nothing elsewhere.
     inmerge: settings of In-Model Merging, or None for plain training. proximal: mu of FedProx, how strongly
-    the weights are held near those they began from; 0: not at all. Written only where it is set.
+    the weights are held near those they began from; 0: not at all.
+
+    recipe: what learns when (``recipe``): everything, the head alone, or first the head for ``probe_epochs``
+    (None: half of the epochs, rounded up), then everything. norm_momentum: how fast batch norms' running
+    statistics follow the batches; 0: they are frozen, and used in training too; None: the network's own.
+    first_layer_rate: the learning rate of the first layer as a share of the last one's, geometric in between.
+    class_weights: whether rare classes count for more in the loss.
+
+    Fields of ``SELDOM`` are written only where they are set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -45,6 +56,11 @@ class TrainingOptions(BaseModel):
     amp: Literal["auto", "off"] = "auto"
     inmerge: InMergeOptions | None = None
     proximal: float = Field(0.0, ge=0, le=1000)
+    recipe: Literal["finetune", "linear-probe", "lp-ft"] = "finetune"
+    probe_epochs: int | None = Field(None, ge=1, le=100_000)
+    norm_momentum: float | None = Field(None, ge=0, le=1)
+    first_layer_rate: float = Field(1.0, gt=0, le=1)
+    class_weights: Literal["none", "balanced", "sqrt"] = "none"
 
     @field_validator("augment")
     @classmethod
@@ -60,7 +76,28 @@ class TrainingOptions(BaseModel):
             raise ValueError("nesterov needs a momentum above 0: set momentum, or nesterov to false")
         return self
 
+    @model_validator(mode="after")
+    def _probe_epochs_are_of_lp_ft(self) -> TrainingOptions:
+        if self.probe_epochs is not None and self.recipe != "lp-ft":
+            raise ValueError(f"probe_epochs is for recipe: lp-ft, not for {self.recipe}: take it out")
+        if self.probe_epochs is not None and self.probe_epochs > self.epochs:
+            raise ValueError(
+                f"probe_epochs is {self.probe_epochs}, but there are {self.epochs} epochs in all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _inmerge_has_an_encoder_that_learns(self) -> TrainingOptions:
+        if self.inmerge is not None and self.recipe == "linear-probe":
+            raise ValueError(
+                "inmerge merges filters of an encoder, which recipe: linear-probe leaves as it is"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
-        return {key: value for key, value in written.items() if key != "proximal" or value}
+        own = type(self).model_fields
+        return {
+            key: value for key, value in written.items() if key not in SELDOM or value != own[key].default
+        }

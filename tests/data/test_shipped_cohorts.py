@@ -16,6 +16,7 @@ SHIPPED = [
     "digits-domains",
     "digits-four",
     "digits-scanners",
+    "melanoma4",
     "pacs32",
     "pacs96",
     "pneumonia",
@@ -25,6 +26,7 @@ SHIPPED = [
     "retina",
     "wbc-labs",
     "wbc-shifted",
+    "wbc4",
 ]
 
 
@@ -81,6 +83,20 @@ def test_digits_scanners_can_be_built_with_any_of_many_seeds() -> None:
         ),
         ("pneumonia-pair", ["pneumoniamnist.npz", "cxr_nih_28.npz"], (1, 28, 28), 2, "nih"),
         ("pneumonia-scanners", ["pneumoniamnist.npz"], (1, 28, 28), 2, "hillcrest"),
+        (
+            "wbc4",
+            [f"wbc_{lab}_64.npz" for lab in ("tecom", "cellavision", "bccd", "barcelona")],
+            (3, 64, 64),
+            4,
+            None,
+        ),
+        (
+            "melanoma4",
+            [f"melanoma_{s}_64.npz" for s in ("rosendahl", "vidir_modern", "vidir_molemax", "vienna_dias")],
+            (3, 64, 64),
+            2,
+            None,
+        ),
         ("wbc-labs", ["wbc_tecom_28.npz", "wbc_cellavision_28.npz"], (3, 28, 28), 4, None),
         (
             "pacs32",

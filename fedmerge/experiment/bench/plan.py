@@ -119,7 +119,8 @@ def _of(
             wanted = {"kind": "evaluate", "experiment": stage, "as": "alone" if kind == ORACLE else kind}
             wanted |= {"method": {"method": entry.method, **entry.choices}}
             source = pooled if _from_pooled(kind, entry) else own
-            start = begun if kind == "fusion" and needs_of(entry).shared_start else ()
+            started = needs_of(entry).shared_start if kind == "fusion" else entry.needs_federated
+            start = begun if started else ()
             reads = content
             if "fusion_data" in stage and experiment.fusion_data is not None:
                 reads += _public(experiment.fusion_data, variant.cohort)

@@ -51,19 +51,25 @@ class MethodConfig(Strict):
     """A registered method with its options and the label it gets in tables.
 
     after: what is done to a fused network's normalisation, only where it is fused into one. Of a test-time
-    method alone: start, what it begins from, the hospitals' models or the one network of pooled training;
-    tune, an option that the sources' validation images choose before evaluation; calibrated, whether
-    each model's logits are divided by the temperature that its hospital fitted on its validation images. The
-    label is the name by default, with ``-from-pooled``, ``-tuned`` or ``-calibrated`` behind it where set.
+    method alone: start, what it begins from, the hospitals' models, or the one network of pooled training or
+    of the federated rounds; tune, an option that the sources' validation images choose before evaluation;
+    calibrated, whether each model's logits are divided by the temperature that its hospital fitted on its
+    validation images. The label is the name by default, with ``-from-pooled`` (``-federated``), ``-tuned`` or
+    ``-calibrated`` behind it where set.
     """
 
     method: str
     label: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
     after: Literal["none", "repair", "batch-norm"] = "none"
-    start: Literal["merged", "pooled"] = "merged"
+    start: Literal["merged", "pooled", "federated"] = "merged"
     tune: TuneConfig | None = None
     calibrated: StrictBool = False
     options: dict[str, Any] = {}
+
+    @property
+    def needs_federated(self) -> bool:
+        """Whether it takes the model of the federated rounds: to start from, or as the anchor of a merge."""
+        return self.start == "federated" or option_at(self.options, "predict.anchor") == "federated"
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -138,7 +144,8 @@ def _fields(registry: Registry, value: Any) -> Any:
             _check_calibrated(registry[name], given, extra_options.get("tune"))
     except FedMergeError as error:
         raise ValueError(*error.args) from None
-    default = f"{name}-from-pooled" if extra_options.get("start") == "pooled" else name
+    start = extra_options.get("start", "merged")
+    default = name if start == "merged" else f"{name}-from-{start}"
     default += "-tuned" if extra_options.get("tune") is not None else ""
     default += "-calibrated" if extra_options.get("calibrated") else ""
     return {"method": name, "label": label or default, "options": given} | extra_options

@@ -52,8 +52,10 @@ def unmet_needs(experiment: Experiment) -> Iterator[str]:
     if experiment.training.fine_tune == "none":
         yield from _without_own_models(experiment)
     for entry in experiment.testtime:
-        if entry.start == "pooled":
-            yield from _pooled_start(entry)
+        if entry.start != "merged":
+            yield from _one_network(entry)
+        if entry.needs_federated:
+            yield from _no_rounds(experiment, entry)
         if entry.calibrated:
             yield from _calibrated(entry)
 
@@ -72,7 +74,7 @@ def _without_own_models(experiment: Experiment) -> Iterator[str]:
     testtime = [
         (f"test-time method '{entry.method}'", TESTTIME[entry.method].needs_with(entry.options))
         for entry in experiment.testtime
-        if entry.start != "pooled"
+        if entry.start == "merged"
     ]
     for name, needs in fusion + testtime:
         if needs.individual_models or needs_data(needs):
@@ -82,26 +84,45 @@ def _without_own_models(experiment: Experiment) -> Iterator[str]:
             )
 
 
-def _pooled_start(entry: MethodConfig) -> Iterator[str]:
+def _no_rounds(experiment: Experiment, entry: MethodConfig) -> Iterator[str]:
+    name = f"test-time method '{entry.method}'"
+    if not experiment.training.rounds:
+        yield (
+            f"{name} takes the model of the federated rounds, but with rounds: 0 there is none: set rounds "
+            "to at least 1, or take start or the anchor out."
+        )
+    if experiment.training.fine_tune == "none":
+        yield (
+            f"{name} has the model of the rounds already, because with fine_tune: none there is no other: "
+            "take start or the anchor out."
+        )
+    if entry.tune is not None and entry.start == "merged":
+        yield (
+            f"{name} cannot be tuned with anchor: federated, because every source had a part in that model: "
+            "take one of the two out."
+        )
+
+
+def _one_network(entry: MethodConfig) -> Iterator[str]:
     name = f"test-time method '{entry.method}'"
     if TESTTIME[entry.method].needs_with(entry.options).individual_models:
         yield (
-            f"{name} needs the hospitals' individual models, but start: pooled gives it one "
+            f"{name} needs the hospitals' individual models, but start: {entry.start} gives it one "
             "network: take start out, or choose a method that adapts one model."
         )
     elif entry.tune is not None:
         yield (
-            f"{name} cannot be tuned with start: pooled, because no source can be held out of a "
+            f"{name} cannot be tuned with start: {entry.start}, because no source can be held out of a "
             "network that saw all their images: take one of the two out."
         )
 
 
 def _calibrated(entry: MethodConfig) -> Iterator[str]:
     name = f"test-time method '{entry.method}'"
-    if entry.start == "pooled":
+    if entry.start != "merged":
         yield (
-            f"{name} cannot be calibrated with start: pooled, because a temperature for each source "
-            "takes the hospitals' own models, and pooled training gives one network: take one of the two out."
+            f"{name} cannot be calibrated with start: {entry.start}, because a temperature for each source "
+            "takes the hospitals' own models, and this start is one network: take one of the two out."
         )
     elif CALIBRATION not in TESTTIME[entry.method].options.model_fields:
         able = [method.name for method in TESTTIME if CALIBRATION in method.options.model_fields]

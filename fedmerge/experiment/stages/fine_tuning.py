@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fedmerge.engine.rows import Row
-from fedmerge.experiment.kinds import FINE_TUNE, TRAINING
+from fedmerge.experiment.kinds import FINE_TUNE, START, TRAINING
 from fedmerge.experiment.stages.setup import FEDERATED, Setup
 from fedmerge.models.state import State
 
@@ -33,6 +33,7 @@ def fine_tune(
         with setup.checkpoints.save(TRAINING, FEDERATED):
             history = [*rounds, *server.strategy.history]
             setup.keep_federated(start, server.numbers(start), last_training(history))
+    _keep_start(setup, start)
     names = [member.name for member in server.clients]
     done = [name for name in names if setup.checkpoints.load_if_done(TRAINING, FINE_TUNE, name) is not None]
     settled = names[: names.index(done[-1]) + 1] if done else []
@@ -40,6 +41,14 @@ def fine_tune(
         with setup.checkpoints.save(TRAINING, FINE_TUNE, name):
             setup.keep(name, state, metrics, server.own_numbers(state, name))
             record_events()
+
+
+def _keep_start(setup: Setup, start: State) -> None:
+    """Keep the model of the rounds in a pool of its own, where a test-time method asks for it."""
+    wanted = any(entry.needs_federated for entry in setup.experiment.testtime)
+    if wanted and setup.checkpoints.load_if_done(TRAINING, START) is None:
+        with setup.checkpoints.save(TRAINING, START):
+            setup.keep_in(setup.start, START, start, "federated rounds", (), {})
 
 
 def last_training(history: Sequence[Row]) -> float:

@@ -12,7 +12,7 @@ from torch import nn
 
 from fedmerge.analysis import fit_temperature, scores
 from fedmerge.experiment.configuration.entries import MethodConfig
-from fedmerge.experiment.kinds import EVALUATION
+from fedmerge.experiment.kinds import EVALUATION, START
 from fedmerge.experiment.stages.evaluation import Predictor
 from fedmerge.experiment.stages.fusion_data import gather, note_traffic
 from fedmerge.experiment.stages.record import Record
@@ -158,22 +158,36 @@ def fuse_again(setup: Setup, target: str, entry: MethodConfig) -> Predictor:
     return made[0]
 
 
-def adapt(setup: Setup, target: str, entry: MethodConfig, references: ModelPool) -> Predictor:
+def adapt(
+    setup: Setup, target: str, entry: MethodConfig, references: ModelPool, federated: ModelPool | None = None
+) -> Predictor:
     """Return a test-time method over the models that go to ``target``; its score is their mean.
 
     With ``start: pooled`` it gets the one network of ``train_pooled`` in ``references`` instead, and its
-    score. With ``tune`` an option is chosen on the sources first, and the choice recorded.
+    score; with ``start: federated`` that of the rounds, in the pool ``federated``, which has no score. With
+    ``tune`` an option is chosen on the sources first, and the choice recorded.
     """
     if entry.start == "pooled":
         start = pooled(setup, references)
         assert isinstance(start.model, nn.Module)
         node = make_node(setup, entry, {POOLED: start.model})
         return Predictor(entry.label, "test-time", node, 1, start.validation, start.training, (POOLED,))
+    if entry.start == "federated":
+        node = make_node(setup, entry, {FEDERATED: _rounds(setup, federated)})
+        return Predictor(entry.label, "test-time", node, 1, math.nan, math.nan, (FEDERATED,))
     chosen = {} if entry.tune is None else _tuned(setup, target, entry)
+    if entry.needs_federated:
+        chosen = chosen | {"predict.anchor": _rounds(setup, federated)}
     names = setup.sources(target)
     node = make_node(setup, entry, {n: setup.pool.model(n, setup.device) for n in names}, chosen)
     score, training = fmean(_own_score(setup, s) for s in names), _sources_training(setup, target)
     return Predictor(entry.label, "test-time", node, validation=score, training=training)
+
+
+def _rounds(setup: Setup, federated: ModelPool | None) -> nn.Module:
+    """Return the network of the federated rounds."""
+    assert federated is not None
+    return federated.model(START, setup.device)
 
 
 def _tuned(setup: Setup, target: str, entry: MethodConfig) -> dict[str, Any]:

@@ -223,6 +223,7 @@ def _pending(
     setup: Setup, fused: list[PendingPredictor], target: str, class_counts: Mapping[str, Sequence[int]]
 ) -> list[PendingPredictor]:
     references = setup.models(target, "references")
+    start = setup.start if any(entry.needs_federated for entry in setup.experiment.testtime) else None
 
     def pooled_network() -> Predictor:
         name = (EVALUATION, target, POOLED, TRAINING)
@@ -237,7 +238,7 @@ def _pending(
         PendingPredictor(POOLED, pooled_network),
         *fused,
         *(
-            PendingPredictor(entry.label, partial(adapt, setup, target, entry, references))
+            PendingPredictor(entry.label, partial(adapt, setup, target, entry, references, start))
             for entry in setup.experiment.testtime
         ),
     ]

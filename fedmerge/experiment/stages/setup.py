@@ -16,7 +16,7 @@ from fedmerge.engine.checkpoints import Checkpoints
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.federations import MIXED
-from fedmerge.experiment.kinds import MODELS
+from fedmerge.experiment.kinds import MODELS, START
 from fedmerge.experiment.stages.evaluation import EvaluationConditions
 from fedmerge.experiment.stages.record import Record
 from fedmerge.federation import LOCAL, FederationPlan
@@ -99,6 +99,11 @@ class Setup:
         return EvaluationConditions(
             self.experiment.evaluation, self.normalisation, self.device, self.sources(target), metrics
         )
+
+    @property
+    def start(self) -> ModelPool:
+        """The pool of the model of the rounds, kept where something evaluates it."""
+        return ModelPool(self.folder / START, counts=self.checkpoints.has)
 
     def models(self, target: str, name: str) -> ModelPool:
         """Return the pool ``name`` of a target: ``fused``, ``references``."""

@@ -22,7 +22,7 @@ from fedmerge.experiment.configuration.entries import read_method
 from fedmerge.experiment.configuration.plugged import load_for
 from fedmerge.experiment.folder.machine import describe, pick_device, reproducible
 from fedmerge.experiment.folder.results import write_table
-from fedmerge.experiment.kinds import COEFFICIENTS, LOOKS, REFERENCE, RESUMING
+from fedmerge.experiment.kinds import COEFFICIENTS, LOOKS, REFERENCE, RESUMING, START
 from fedmerge.experiment.stages.evaluation import Predictor, TargetStreams, evaluate_predictor
 from fedmerge.experiment.stages.fine_tuning import fine_tune
 from fedmerge.experiment.stages.majority import majority
@@ -39,7 +39,7 @@ from fedmerge.testtime import TESTTIME
 if TYPE_CHECKING:
     from fedmerge.federation import Server
 
-START, MEMORIES, JOURNAL = "start", "memories", "journal"
+MEMORIES, JOURNAL = "memories", "journal"
 WORK = f"{__name__}:do_stage"
 """The function of every task of an experiment, as an ``Assignment`` names it."""
 
@@ -226,7 +226,10 @@ def _predictors(stage: Stage) -> Iterator[Predictor]:
         setup.with_server(programme)
         yield from fused
     else:
-        yield adapt(setup, target, read_method(TESTTIME, given), setup.pool)
+        entry = read_method(TESTTIME, given)
+        rounds = stage.needs[-1] if entry.needs_federated else ""
+        federated = ModelPool(stage.store.jobs / rounds / START, create=False) if rounds else None
+        yield adapt(setup, target, entry, setup.pool, federated)
 
 
 _STAGES: dict[str, Callable[[Stage], dict[str, Any]]] = {

@@ -128,6 +128,23 @@ class Adapted:
                 }
 
 
+class Snapshot:
+    """The parameters and buffers of a network as they were at first."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.values = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def restore(self, module: nn.Module) -> None:
+        """Set them to what they were."""
+        for name, value in module.state_dict().items():
+            value.copy_(self.values[name])
+
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Follow the network where ``fn`` of ``Module._apply`` took it."""
+        self.values = {name: carried(fn, value) for name, value in self.values.items()}
+
+
 class UnderAdam(Online):
     """A method that carries only its ``adapted`` parameters and their Adam from batch to batch."""
 

@@ -33,9 +33,9 @@ class AlphaBn(Start):
     left out. Where ``bn-adapt`` counts images, so that small batches count less, this share is the same for
     every batch.
 
-    Cost: one forward pass a batch, none backward. Nothing is carried from batch to batch. Raises FedMergeError
-    for a network without batch norm, alpha out of range, unfit models and batches, and logits that are not
-    finite. One model alone, pooled training for instance, is its own mean.
+    Cost: one forward pass a batch, none backward. Nothing is carried from batch to batch. Raises
+    FedMergeError for a network without batch norm, alpha out of range, unfit models and batches, and logits
+    that are not finite. One model alone, pooled training for instance, is its own mean.
     """
 
     @apart()

@@ -44,16 +44,16 @@ class Lame(Normed):
     ``neighbours`` images of the batch nearest to i (Euclidean distance of L2-normalised features, i itself
     left out, ties by order), else 0. The logits returned are log y.
 
-    neighbours: 5, at most N - 1 (the reference's kNN affinity). steps: at most, 100.
-    norms: whose batch-norm statistics the network uses (``testtime.options.Norms``); of the stream, the features
-    come from norms that have learned it, at two forward passes a batch.
-    head_module: name of the classification head; found on the first batch where not given.
-    batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
+    neighbours: 5, at most N - 1 (the reference's kNN affinity). steps: at most, 100. norms: whose batch-norm
+    statistics the network uses (``testtime.options.Norms``); of the stream, the features come from norms that
+    have learned it, at two forward passes a batch. head_module: name of the classification head; found on the
+    first batch where not given. batch_norm: merged variances of the ``"mixture"`` of moments, or their plain
+    ``"average"``.
 
-    Cost: one forward pass a batch, none backward; N x N distances. Nothing is learned or carried from batch
-    to batch; a batch of one image has no neighbours and keeps its prediction. Raises FedMergeError for unfit
-    options and batches, and logits that are not finite. One model alone, pooled training for instance, is
-    its own mean.
+    Cost: one forward pass a batch (two with norms of the stream), none backward; N x N distances. Nothing is
+    learned or carried from batch to batch; a batch of one image has no neighbours and keeps its prediction.
+    Raises FedMergeError for unfit options and batches, and logits that are not finite. One model alone,
+    pooled training for instance, is its own mean.
     """
 
     @apart()
@@ -83,7 +83,9 @@ class Lame(Normed):
             self._checked = True
         seen: list[Tensor] = []
         logits = self.pass_over(batch, lambda x: self._pass(x, seen))
-        return smoothed(logits.log_softmax(dim=1), affinity(wide(seen[-1]), self.neighbours), self.steps), None
+        return smoothed(
+            logits.log_softmax(dim=1), affinity(wide(seen[-1]), self.neighbours), self.steps
+        ), None
 
     def _pass(self, batch: Tensor, seen: list[Tensor]) -> Tensor:
         assert self.head_module is not None

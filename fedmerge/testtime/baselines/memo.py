@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
@@ -20,6 +19,7 @@ from fedmerge.testtime.baselines.start import (
     check_step,
     nats,
 )
+from fedmerge.testtime.baselines.views import shifted
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.online import apart, carried
 
@@ -108,14 +108,8 @@ class Memo(Start):
         """A shifted and mirrored views, A x C x H x W, of an image C x H x W; its pixels seed the draws."""
         pixels = image.detach().to("cpu", torch.float32).contiguous().numpy()
         draws = generator(self.seed, "memo", site=hashlib.sha256(pixels.tobytes()).hexdigest())
-        height, width = image.shape[-2:]
-        reach = max(1, round(self.shift * min(height, width))) if self.shift > 0 else 0
-        corners = torch.randint(0, 2 * reach + 1, (self.augmentations, 2), generator=draws).tolist()
-        mirrored = (torch.rand(self.augmentations, generator=draws) < 0.5).tolist()
-        padded = functional.pad(image[None], (reach,) * 4, mode="replicate")[0]
-        views = [padded[:, top : top + height, left : left + width] for top, left in corners]
-        flips = [self.flip and side for side in mirrored]
-        return torch.stack([view.flip(-1) if side else view for view, side in zip(views, flips, strict=True)])
+        alike = image[None].expand(self.augmentations, -1, -1, -1)
+        return shifted(alike, self.shift, self.flip, draws)
 
     @torch.no_grad()
     def _restore(self) -> None:

@@ -53,8 +53,8 @@ class StreamNorms(Normed):
         super().__init__(models, batch_norm, Norms("stream", prior, by_class), learn)
         if self.stream.norms == 0:
             raise FedMergeError(
-                "stream-norms learns batch-norm statistics, but this network has no batch norm that keeps any: "
-                "leave it out, or use tent, which also adapts layer and group norms."
+                "stream-norms learns batch-norm statistics, but this network has no batch norm that keeps "
+                "any: leave it out, or use tent, which also adapts layer and group norms."
             )
 
     @torch.no_grad()

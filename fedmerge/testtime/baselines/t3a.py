@@ -46,14 +46,15 @@ class T3A(Normed):
 
     keep: K of 1, 5, 20, 50, 100 in the paper's grid; None keeps all. 20 is our default. The reference means
     all by -1, and cuts its sorted list there: each batch it drops the least sure support of every class.
-    norms: whose batch-norm statistics the network uses (``testtime.options.Norms``); of the stream, the features
-    come from norms that have learned it, at two forward passes a batch.
-    head_module: name of the classification head; found on the first batch where not given.
-    batch_norm: merged variances of the ``"mixture"`` of moments, or their plain ``"average"``.
+    norms: whose batch-norm statistics the network uses (``testtime.options.Norms``); of the stream, the
+    features come from norms that have learned it, at two forward passes a batch. head_module: name of the
+    classification head; found on the first batch where not given. batch_norm: merged variances of the
+    ``"mixture"`` of moments, or their plain ``"average"``.
 
-    Cost: one forward pass a batch, none backward. Raises FedMergeError for a head that is not one linear
-    layer, ``keep`` below one, unfit batches, and logits that are not finite. ``reset()`` forgets all
-    supports but the head's rows. One model alone, pooled training for instance, is its own mean.
+    Cost: one forward pass a batch (two with norms of the stream), none backward. Raises FedMergeError for a
+    head that is not one linear layer, ``keep`` below one, unfit batches, and logits that are not finite.
+    ``reset()`` forgets all supports but the head's rows. One model alone, pooled training for instance, is
+    its own mean.
     """
 
     @apart()

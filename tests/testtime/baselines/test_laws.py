@@ -18,8 +18,10 @@ FORWARD = {  # of three models, a batch
     "dawin": 4,
     "js-coefficients": 5,
     "memo": 9,
+    "stream-norms": 2,
+    "contrast": 3,
 }
-BACKWARD = {"adamerging": 1, "tent": 1, "shot": 1, "memo": 8}
+BACKWARD = {"adamerging": 1, "tent": 1, "shot": 1, "memo": 8, "contrast": 1}
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -48,7 +50,7 @@ def make(name: str, models: list[nn.Module], **options: object) -> Node:
 
 
 def test_the_whole_field_is_registered() -> None:
-    assert len(NAMES) == 10
+    assert len(NAMES) == 15
     for name in NAMES:
         method = TESTTIME[name]
         assert all((method.title, method.paper, method.summary))
