@@ -140,7 +140,8 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Op
         groups = parameter_groups(model, options.first_layer_rate)
     if not parameters:
         raise FedMergeError("the model has no trainable parameter: set requires_grad on those to train.")
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    late = options.recipe == "lp-ft"  # the fused kernel cannot take up parameters in the middle
+    fused = not late and all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
     return torch.optim.SGD(

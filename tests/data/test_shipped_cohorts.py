@@ -24,6 +24,7 @@ SHIPPED = [
     "pneumonia-scanners",
     "pneumonia-shifted",
     "retina",
+    "tinyimagenet-scanners",
     "wbc-labs",
     "wbc-shifted",
     "wbc4",
@@ -83,6 +84,7 @@ def test_digits_scanners_can_be_built_with_any_of_many_seeds() -> None:
         ),
         ("pneumonia-pair", ["pneumoniamnist.npz", "cxr_nih_28.npz"], (1, 28, 28), 2, "nih"),
         ("pneumonia-scanners", ["pneumoniamnist.npz"], (1, 28, 28), 2, "hillcrest"),
+        ("tinyimagenet-scanners", ["tinyimagenet100_32.npz"], (3, 32, 32), 100, None),
         (
             "wbc4",
             [f"wbc_{lab}_64.npz" for lab in ("tecom", "cellavision", "bccd", "barcelona")],

@@ -77,9 +77,8 @@ def test_lp_ft_is_the_probe_then_everything(data: Data) -> None:
     """Its first half is the probe of as many epochs at the same rates; then the encoder moves, too."""
     probe = trained(data, recipe="lp-ft", epochs=2, probe_epochs=2, schedule="constant")
     alone = trained(data, recipe="linear-probe", epochs=2, schedule="constant")
-    assert all(
-        torch.equal(a, b) for a, b in zip(probe[1].state_dict().values(), alone[1].state_dict().values())
-    )
+    for a, b in zip(probe[1].parameters(), alone[1].parameters(), strict=True):
+        assert torch.equal(a, b)
     before, after = trained(data, recipe="lp-ft", epochs=2)
     assert {"encoder.0.weight", "encoder.1.running_mean", "head.weight"} <= moved(before, after)
 

@@ -63,7 +63,7 @@ class Contrast(Online):
     ) -> None:
         check_step(learning_rate, 1, "before")
         super().__init__()
-        found = networks(models, "contrast")
+        found = networks(models)
         self.networks = nn.ModuleList(mean_merged([model], batch_norm) for model in found)
         mean_merged(found, batch_norm)  # refuses models of other architectures
         self.originals = Originals(found, merged=False)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedmerge.errors import FedMergeError
@@ -168,5 +167,8 @@ class RobustNorm(LearningNorm):
             var = torch.lerp(var, seen.var(dims, correction=0), self.momentum)
             self.running_mean.copy_(mean.detach())
             self.running_var.copy_(var.detach())
-        weight, bias = (p if p is None else wide(p) for p in (self.weight, self.bias))
-        return functional.batch_norm(seen, mean, var, weight, bias, False, 0.0, self.eps).to(x.dtype)
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        out = (seen - mean.view(shape)) * (var.view(shape) + self.eps).rsqrt()  # gradients go through both
+        if self.weight is not None:
+            out = out * wide(self.weight).view(shape) + wide(self.bias).view(shape)
+        return out.to(x.dtype)
