@@ -249,7 +249,7 @@ def _step(candidates: list[Any], part: Part) -> list[Any]:
             for name, info in candidate.model_fields.items():
                 if part in (name, info.alias):
                     found += _flat(info.annotation)
-        elif part in (known := _annotations(candidate)):
+        elif isinstance(part, str) and part in (known := _annotations(candidate)):
             found += _flat(known[part])
         elif arguments := typing.get_args(candidate):
             for argument in arguments[-1:] if isinstance(part, str) else arguments:
@@ -257,7 +257,7 @@ def _step(candidates: list[Any], part: Part) -> list[Any]:
     return found
 
 
-def _annotations(candidate: Any) -> dict[Part, Any]:
+def _annotations(candidate: Any) -> dict[str, Any]:
     """Return the fields of a dataclass with their types; none of anything else."""
     if not (isinstance(candidate, type) and dataclasses.is_dataclass(candidate)):
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
@@ -11,19 +11,17 @@ from torch import nn
 from fedmerge.testtime import EntropyAdaptive
 from fedmerge.testtime.options import Coefficients, Norms, Prediction
 
-GROUPS = {"coefficients": Coefficients(), "norms": Norms(), "predict": Prediction()}
+GROUPS: dict[str, Any] = {"coefficients": Coefficients, "norms": Norms, "predict": Prediction}
+FIELDS = {group: {each.name for each in fields(kind)} for group, kind in GROUPS.items()}
 
 
 def grouped(**choices: Any) -> dict[str, Any]:
     """The options that a node takes: each choice in the group that has a field of its name."""
-    options: dict[str, Any] = {}
-    for name, value in choices.items():
-        homes = [group for group, known in GROUPS.items() if name in {each.name for each in fields(known)}]
-        if homes:
-            (group,) = homes
-            options[group] = replace(options.get(group, GROUPS[group]), **{name: value})
-        else:
-            options[name] = value
+    known = set().union(*FIELDS.values())
+    options = {name: value for name, value in choices.items() if name not in known}
+    for group, own in FIELDS.items():
+        if given := {name: value for name, value in choices.items() if name in own}:
+            options[group] = GROUPS[group](**given)
     return options
 
 

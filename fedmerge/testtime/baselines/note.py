@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedmerge.errors import FedMergeError
 from fedmerge.models.wide import wide
 from fedmerge.registry import Needs
-from fedmerge.testtime.baselines.adapted import Adapted, Snapshot, UnderAdam
-from fedmerge.testtime.baselines.learning import LearningNorm, check_memory, learning, memory_of
-from fedmerge.testtime.baselines.memories import Memory, keep_balanced
-from fedmerge.testtime.baselines.start import MergedBatchNorm, Start, ask, check_step, nats
+from fedmerge.testtime.baselines.adapted import Adapted
+from fedmerge.testtime.baselines.learning import LearningNorm, Remembering, check_memory, learning
+from fedmerge.testtime.baselines.memories import keep_balanced
+from fedmerge.testtime.baselines.start import MergedBatchNorm, ask, check_step, nats
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.norms import affine_parameters, replace_norms
 from fedmerge.testtime.online import apart
@@ -28,7 +28,7 @@ from fedmerge.testtime.online import apart
     paper="NOTE: robust continual test-time adaptation against temporal correlation, arXiv 2208.05117",
     needs=Needs(unlabelled_batches=True),
 )
-class Note(UnderAdam, Start):
+class Note(Remembering):
     """Correct each image's norms where it is unlike the stream's, and learn from a balanced reservoir.
 
     From the mean-merged model, by the released program. A batch norm with statistics mu, var sees L values of
@@ -89,14 +89,7 @@ class Note(UnderAdam, Start):
         for parameter in norms:
             parameter.requires_grad_(True)
         self.adapted = Adapted(self.model, norms, learning_rate)
-        self.first = Snapshot(self.model)
-        self.memory = Memory(capacity)
-
-    def reset(self) -> None:
-        """Start a new stream: the mean-merged model, an empty reservoir."""
-        self.first.restore(self.model)
-        super().reset()
-        self.memory.reset()
+        self.remember(capacity, self.model)
 
     def answer(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return the logits N x C; learn where enough images have come."""
@@ -116,21 +109,6 @@ class Note(UnderAdam, Start):
         self.adapted.settle()
         self.forward_passes += len(images) / len(batch)
         self.backward_passes += len(images) / len(batch)
-
-    def stream_state(self) -> dict[str, Tensor]:
-        """Adam's moments, the masters, and the reservoir."""
-        return super().stream_state() | {f"memory.{name}": v for name, v in self.memory.state().items()}
-
-    def take_stream(self, state: Mapping[str, Tensor]) -> None:
-        """Take up Adam's moments, the masters, and the reservoir."""
-        super().take_stream(state)
-        self.memory.take(memory_of(state))
-
-    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move Adam, the first values and the reservoir."""
-        super().moved(fn)
-        self.first.moved(fn)
-        self.memory.moved(fn)
 
 
 class InstanceAwareNorm(LearningNorm):

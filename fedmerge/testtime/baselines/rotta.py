@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.wide import wide
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
-from fedmerge.testtime.baselines.adapted import Adapted, Snapshot, UnderAdam
-from fedmerge.testtime.baselines.learning import LearningNorm, check_memory, learning, memory_of
-from fedmerge.testtime.baselines.memories import Memory, keep_sure_and_new
-from fedmerge.testtime.baselines.start import MergedBatchNorm, Start, ask, check_step, nats
+from fedmerge.testtime.baselines.adapted import Adapted
+from fedmerge.testtime.baselines.learning import LearningNorm, Remembering, check_memory, learning
+from fedmerge.testtime.baselines.memories import keep_sure_and_new
+from fedmerge.testtime.baselines.start import MergedBatchNorm, ask, check_step, nats
 from fedmerge.testtime.baselines.views import shifted
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.norms import affine_parameters, replace_norms
@@ -32,7 +32,7 @@ NOISE = 0.005
     paper="Robust test-time adaptation in dynamic scenarios, arXiv 2303.13899",
     needs=Needs(unlabelled_batches=True),
 )
-class Rotta(UnderAdam, Start):
+class Rotta(Remembering):
     """Answer with a teacher that follows a student, both on a memory of sure, new and class-balanced images.
 
     From the mean-merged model, by the released program. Every image, with the class and the entropy that the
@@ -89,15 +89,7 @@ class Rotta(UnderAdam, Start):
         for parameter in norms:
             parameter.requires_grad_(True)
         self.adapted = Adapted(self.student, norms, learning_rate)
-        self.first = [Snapshot(self.model), Snapshot(self.student)]
-        self.memory = Memory(capacity)
-
-    def reset(self) -> None:
-        """Start a new stream: the mean-merged model, an empty memory."""
-        for snapshot, module in zip(self.first, (self.model, self.student), strict=True):
-            snapshot.restore(module)
-        super().reset()
-        self.memory.reset()
+        self.remember(capacity, self.model, self.student)
 
     def answer(self, batch: Tensor) -> tuple[Tensor, None]:
         """Return the teacher's logits N x C; learn where enough images have come."""
@@ -128,22 +120,6 @@ class Rotta(UnderAdam, Start):
         with torch.no_grad():
             for mine, its in zip(self.model.parameters(), self.student.parameters(), strict=True):
                 mine.lerp_(its.detach(), self.nu)
-
-    def stream_state(self) -> dict[str, Tensor]:
-        """Adam's moments, the masters, and the memory."""
-        return super().stream_state() | {f"memory.{name}": v for name, v in self.memory.state().items()}
-
-    def take_stream(self, state: Mapping[str, Tensor]) -> None:
-        """Take up Adam's moments, the masters, and the memory."""
-        super().take_stream(state)
-        self.memory.take(memory_of(state))
-
-    def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move Adam, the first values and the memory."""
-        super().moved(fn)
-        for snapshot in self.first:
-            snapshot.moved(fn)
-        self.memory.moved(fn)
 
 
 class RobustNorm(LearningNorm):

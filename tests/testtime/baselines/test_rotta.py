@@ -85,7 +85,7 @@ def test_it_goes_on_from_its_state_with_the_same_bits(models: list[nn.Module], b
 def test_unfit_options_and_models_are_sentences(models: list[nn.Module], linear) -> None:
     with refused("every", 0):
         Rotta(models, every=0)
-    with refused("nu", 2):
+    with refused("nu", 2.0):
         Rotta(models, nu=2.0)
     with refused("rotta", "shot"):
         Rotta([linear(1.0, 1.0)])
