@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -59,9 +58,8 @@ def ask_all(
     passes = Passes(graphs=False) if passes is None else passes
 
     def one(index: int, batch: Tensor) -> tuple[Tensor, ...]:
-        model = sources.model(index)
-        measuring = norm_distances(model) if norms else nullcontext([])
-        with taking(batch, f"models[{index}]"), measuring as far:
+        model, found = sources.model(index), tuple[Tensor, ...]()
+        with taking(batch, f"models[{index}]"), norm_distances(model, norms) as far:
             if head is None:
                 found = (logits_of(model(batch), f"models[{index}]").flatten(1),)
             else:

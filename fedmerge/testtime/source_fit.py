@@ -29,8 +29,11 @@ LEAST_VARIANCE = 1e-3
 
 
 @contextmanager
-def norm_distances(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect from passes inside the mean KL divergence of each batch norm with running statistics."""
+def norm_distances(model: nn.Module, measured: bool = True) -> Iterator[list[Tensor]]:
+    """Collect from passes inside the mean KL divergence of each batch norm with running statistics.
+
+    measured: False collects nothing.
+    """
     found: list[Tensor] = []
 
     def measure(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -43,7 +46,8 @@ def norm_distances(model: nn.Module) -> Iterator[list[Tensor]]:
         found.append(gaussian_kl(x.mean(dims), x.var(dims, correction=0), mean, variance).mean())
 
     kinds = (_BatchNorm, BatchStatistics)
-    norms = [m for m in model.modules() if isinstance(m, kinds) and m.running_mean is not None]
+    modules = list(model.modules()) if measured else []
+    norms = [m for m in modules if isinstance(m, kinds) and m.running_mean is not None]
     handles = [norm.register_forward_pre_hook(measure) for norm in norms]
     try:
         yield found

@@ -70,7 +70,7 @@ class Memory:
 
     def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Move the images to another device; they keep their dtype."""
-        self.items = [(image.to(fn(image).device), *rest) for image, *rest in self.items]
+        self.items = [(item[0].to(fn(item[0]).device), *item[1:]) for item in self.items]
 
 
 def keep_sure_and_new(memory: Memory, image: Tensor, label: int, entropy: float, classes: int) -> None:
