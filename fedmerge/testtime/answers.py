@@ -52,13 +52,13 @@ def ask_all(
     """Ask every source about ``images``, n x C x H x W; with ``head``, keep what goes into it too.
 
     norms: whether to measure how far its batch norms are from the images. passes: how they are made; None:
-    plainly. Raises FedMergeError for images the models cannot take, and
-    where no source gives finite outputs.
+    plainly. Raises FedMergeError for images the models cannot take, and where no source gives finite outputs.
     """
     passes = Passes(graphs=False) if passes is None else passes
 
     def one(index: int, batch: Tensor) -> tuple[Tensor, ...]:
-        model, found = sources.model(index), tuple[Tensor, ...]()
+        model = sources.model(index)
+        found: tuple[Tensor, ...]
         with taking(batch, f"models[{index}]"), norm_distances(model, norms) as far:
             if head is None:
                 found = (logits_of(model(batch), f"models[{index}]").flatten(1),)
