@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,16 @@ CELL = ("cohort", "model", "seed", "site", "stream")
 
 
 def source_choice(
-    coefficients: pd.DataFrame, table: pd.DataFrame, metric: str = "balanced_accuracy"
+    coefficients: pd.DataFrame,
+    table: pd.DataFrame,
+    metric: str = "balanced_accuracy",
+    within: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Compare coefficients with the sources' own scores, cell by cell.
 
     coefficients: of a run or a study, one row a batch and source, with columns method, site, stream, source
     and encoder. table: its results; each hospital alone must be in it. One row per method and cell (of the
-    columns of ``CELL`` that both have), under no scanner shift:
+    columns of ``CELL`` that both have, and of ``within``, the axes of a study), under no scanner shift:
 
     sources: M. correlation: Spearman's rank correlation over the sources of the mean coefficient of a batch
     (encoder) and the score alone; 1: better sources get more, 0: no relation, -1: worse get more; NaN where
@@ -35,7 +39,7 @@ def source_choice(
     lacking += [c for c in ("method", "site", "stream", metric) if c not in table]
     if lacking:
         raise FedMergeError(f"the tables lack '{lacking[0]}': give a run's coefficients and its results.")
-    cell = [name for name in CELL if name in coefficients and name in table]
+    cell = [name for name in (*CELL, *within) if name in coefficients and name in table]
     alone = table[table["method"].astype(str).str.startswith(ALONE)]
     if "severity" in alone:
         alone = alone[alone["severity"] == 0]

@@ -41,6 +41,16 @@ def test_equal_coefficients_choose_nothing() -> None:
     assert row["gain"] == pytest.approx(0)
 
 
+def test_levels_of_an_axis_are_cells_of_their_own() -> None:
+    tables = [
+        (coefficients(a=share, b=1 - share).assign(size=size), alone(a=0.4, b=0.8).assign(size=size))
+        for size, share in (("64", 0.75), ("1", 0.25))
+    ]
+    both = [pd.concat(frames) for frames in zip(*tables, strict=True)]
+    found = source_choice(both[0], both[1], within=["size"]).set_index("size")
+    assert found["correlation"].to_dict() == {"64": pytest.approx(-1), "1": pytest.approx(1)}
+
+
 def test_without_the_hospitals_alone_there_is_nothing_to_compare_with() -> None:
     with refused("alone", "references"):
         source_choice(coefficients(a=1.0), alone())
