@@ -65,9 +65,7 @@ def test_networks_keep_their_dtype_and_take_no_other(
 ) -> None:
     node, _ = made(name, options, models, dtype)
     node.observe(STREAM[0].to(dtype))
-    sources = getattr(node, "sources", None)
-    network = node.model if sources is None else sources.merged_model
-    assert {value.dtype for value in network.parameters()} == {dtype}
+    assert {value.dtype for value in node.parameters()} == {dtype}
     with refused("take", "N", "C"):
         node.observe(STREAM[0])
 

@@ -132,17 +132,22 @@ class Snapshot:
     """The parameters and buffers of a network as they were at first."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.values = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self.values = {name: value.detach().clone() for name, value in tensors(module).items()}
 
     @torch.no_grad()
     def restore(self, module: nn.Module) -> None:
         """Set them to what they were."""
-        for name, value in module.state_dict().items():
+        for name, value in tensors(module).items():
             value.copy_(self.values[name])
 
     def moved(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Follow the network where ``fn`` of ``Module._apply`` took it."""
         self.values = {name: carried(fn, value) for name, value in self.values.items()}
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a network by name."""
+    return dict(module.named_parameters()) | dict(module.named_buffers())
 
 
 class UnderAdam(Online):

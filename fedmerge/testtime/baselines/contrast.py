@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.entries import entries
-from fedmerge.models.state import state_hash
+from fedmerge.models.state import check_alike, state_hash
 from fedmerge.registry import Needs
 from fedmerge.testtime.baselines.adapted import Adapted
 from fedmerge.testtime.baselines.sources import traced
@@ -65,13 +65,15 @@ class Contrast(Online):
         super().__init__()
         found = networks(models)
         self.networks = nn.ModuleList(mean_merged([model], batch_norm) for model in found)
-        mean_merged(found, batch_norm)  # refuses models of other architectures
+        check_alike(
+            [f"models[{index}]" for index in range(len(found))],
+            [entries(network) for network in self.networks],
+        )
         self.originals = Originals(found, merged=False)
         self.hashes = [state_hash(entries(network)) for network in self.networks]
         self.optimise = optimise
         self.adapted = []
         for network in self.networks:
-            use_batch_statistics(network)
             norms = affine_parameters(network)
             if not norms:
                 raise FedMergeError(
@@ -86,6 +88,10 @@ class Contrast(Online):
         """The hash of each source as it was at first, and the dtypes that they have now."""
         return " ".join([*self.hashes, *sorted({str(value.dtype) for value in self.networks.parameters()})])
 
+    def copied(self, index: int) -> nn.Module:
+        """The copy of a source, before its norms are replaced on the first batch."""
+        return self.networks[index]
+
     def reset(self) -> None:
         """Start a new stream: the sources as they were."""
         super().reset()
@@ -94,6 +100,8 @@ class Contrast(Online):
 
     def answer(self, batch: Tensor) -> tuple[Tensor, Trace]:
         """Return log p, N x C, and the weights; adapt the source of largest weight."""
+        for network in self.networks:
+            use_batch_statistics(network)  # on the first batch, after the copies were compared
         with torch.enable_grad():
             passes = [self._pass(index, batch) for index in range(len(self.networks))]
         self.forward_passes += len(passes)
