@@ -65,7 +65,9 @@ def test_networks_keep_their_dtype_and_take_no_other(
 ) -> None:
     node, _ = made(name, options, models, dtype)
     node.observe(STREAM[0].to(dtype))
-    assert {value.dtype for value in node.parameters()} == {dtype}
+    sources = getattr(node, "sources", None)
+    network = getattr(node, "networks", None) or (node.model if sources is None else sources.merged_model)
+    assert {value.dtype for value in network.parameters()} == {dtype}
     with refused("take", "N", "C"):
         node.observe(STREAM[0])
 

@@ -131,7 +131,9 @@ class Contrast(Online):
         }
 
     def take_stream(self, state: Mapping[str, Tensor]) -> None:
-        """Take up each source's Adam."""
+        """Take up each source's Adam; weights that it moved are no copies of the caller's models any more."""
+        if any(not name.startswith(("method", "sources", "counts")) for name in state):
+            self.originals = None
         for i, adapted in enumerate(self.adapted):
             start = f"{i}."
             adapted.take({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
