@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.entries import entries
+from fedmerge.models.plain import plain
 from fedmerge.models.state import check_alike, state_hash
 from fedmerge.registry import Needs
 from fedmerge.testtime.baselines.adapted import Adapted
 from fedmerge.testtime.baselines.sources import traced
-from fedmerge.testtime.baselines.start import MergedBatchNorm, ask, check_step, mean_merged, nats
+from fedmerge.testtime.baselines.start import ask, check_step, nats
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import normalised_entropy, sample_entropies
 from fedmerge.testtime.methods import TESTTIME
@@ -59,16 +60,13 @@ class Contrast(Online):
         *,
         learning_rate: float = 1e-3,
         optimise: bool = True,
-        batch_norm: MergedBatchNorm = "mixture",
     ) -> None:
         check_step(learning_rate, 1, "before")
         super().__init__()
         found = networks(models)
-        self.networks = nn.ModuleList(mean_merged([model], batch_norm) for model in found)
-        check_alike(
-            [f"models[{index}]" for index in range(len(found))],
-            [entries(network) for network in self.networks],
-        )
+        self.networks = nn.ModuleList(plain(model) for model in found).requires_grad_(False)
+        names = [f"models[{index}]" for index in range(len(found))]
+        check_alike(names, [entries(network) for network in self.networks])
         self.originals = Originals(found, merged=False)
         self.hashes = [state_hash(entries(network)) for network in self.networks]
         self.optimise = optimise
