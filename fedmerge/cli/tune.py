@@ -9,7 +9,6 @@ import typer
 
 from fedmerge.cli.app import Json, Plugins, app, err, out, print_json, say
 from fedmerge.cli.progress import progress_bar
-from fedmerge.registry import with_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,6 +74,8 @@ def tune(
 
 def chosen_entry(entry: MethodConfig, found: Tuning) -> dict[str, Any]:
     """Return the entry for a configuration: the settings of ``entry`` and the tuned option's value."""
+    from fedmerge.registry import with_option
+
     kept = {key: value for key, value in entry.choices.items() if key != "tune"}
     return {"method": entry.method, **with_option(kept, found.option, found.chosen)}
 
