@@ -16,6 +16,7 @@ from fedmerge.experiment.served.places import Found, load_model
 from fedmerge.experiment.stages.nodes import node_of
 from fedmerge.merging import FUSION, merge
 from fedmerge.models.cards import ModelCard, read_card
+from fedmerge.registry import option_at
 from fedmerge.serving.served import Served
 from fedmerge.testtime import TESTTIME, Static
 
@@ -65,8 +66,15 @@ def _entry(found: Found, name: str, options: dict[str, Any]) -> MethodConfig | N
     for given in found.config.get("testtime") or ():
         if isinstance(given, dict) and given.get("label") == name:
             _check_plain(given)
-            return _read({**given, **options})
+            return _read(_over(given, options))
     return _read({"method": name, **options}) if name in TESTTIME else None
+
+
+def _over(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry with options on top; those of a group leave its other fields as they are."""
+    both = {key: (given.get(key), value) for key, value in options.items()}
+    groups = {k: {**a, **b} for k, (a, b) in both.items() if isinstance(a, dict) and isinstance(b, dict)}
+    return {**given, **options, **groups}
 
 
 def _read(given: Mapping[str, Any]) -> MethodConfig:
@@ -82,6 +90,12 @@ def _check_plain(given: Mapping[str, Any]) -> None:
         raise FedMergeError(
             f"'{name}' has an option that the run tuned: see the choice in its report or with fedmerge tune, "
             f"and give it: --method {given['method']} --set OPTION=VALUE."
+        )
+    anchor = option_at(given, "predict.anchor")
+    if "federated" in (given.get("start"), anchor):
+        raise FedMergeError(
+            f"'{name}' takes the model of the federated rounds: give that network's file, "
+            f"start/start.safetensors in the run's federation, with --method {given['method']}, or --method static for it alone."
         )
     if given.get("start") == "pooled":
         raise FedMergeError(
