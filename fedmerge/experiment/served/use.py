@@ -95,7 +95,8 @@ def _check_plain(given: Mapping[str, Any]) -> None:
     if "federated" in (given.get("start"), anchor):
         raise FedMergeError(
             f"'{name}' takes the model of the federated rounds: give that network's file, "
-            f"start/start.safetensors in the run's federation, with --method {given['method']}, or --method static for it alone."
+            "start/start.safetensors in the run's federation, with "
+            f"--method {given['method']}, or --method static for it alone."
         )
     if given.get("start") == "pooled":
         raise FedMergeError(
