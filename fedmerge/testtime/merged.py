@@ -20,6 +20,7 @@ from fedmerge.testtime.batch import taking
 from fedmerge.testtime.blocks import Granularity, grouping
 from fedmerge.testtime.norms import use_batch_statistics
 from fedmerge.testtime.options import Anchor, Norms
+from fedmerge.testtime.originals import agreeing
 from fedmerge.testtime.passes import Passes
 from fedmerge.testtime.stream_norms import Stream, use_stream_norms
 
@@ -58,6 +59,8 @@ class MergedModel(nn.Module):
                 "precision bfloat16 is for models of float32; these are of another dtype, which they keep: "
                 "leave precision out, or convert the models to float32."
             )
+        if isinstance(anchor, nn.Module):
+            agreeing([models[0], unwrapped(anchor)], ("models[0]", "anchor"))
         self.anchor = self.sources.row_of(_state(self.sources.merged if anchor == "mean" else anchor))
         self.stream = Stream(norms.prior, norms.by_class)
         if norms.statistics == "batch":

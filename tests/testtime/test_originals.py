@@ -447,3 +447,11 @@ def test_a_merged_weight_is_what_its_reparametrisation_says(
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(plain(start).state_dict()[key].flatten(1), expected, rtol=1e-4, atol=1e-5)
     assert float(torch.linalg.matrix_norm(merged, ord=2)) == pytest.approx(1, rel=1e-5)
+
+
+def test_an_anchor_that_keeps_something_else_of_its_own_is_refused(models: list[nn.Module]) -> None:
+    """A merge near it would run the sources' input mean, and not the anchor's."""
+    own = [Centred(model, mean=torch.tensor(0.5)) for model in models]
+    adaptive(own, scale=0.5, anchor=Centred(models[1], mean=torch.tensor(0.5)))
+    with refused("anchor", "models[0]", "mean"):
+        adaptive(own, scale=0.5, anchor=Centred(models[1], mean=torch.tensor(3.0)))
