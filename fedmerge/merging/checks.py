@@ -10,7 +10,6 @@ from fedmerge.errors import FedMergeError
 from fedmerge.merging.methods import Context, Parents, plain_form
 from fedmerge.models.copies import faithful, fill, unwrapped
 from fedmerge.models.entries import entries, kinds
-from fedmerge.models.sources import check_sources, check_states
 from fedmerge.models.state import State, check_alike, non_finite, state_hash, without_wrappers
 
 SMALL = 4096
@@ -33,19 +32,13 @@ def check_finite(parents: Parents) -> None:
 def start_of(start: nn.Module | State | None, parents: Parents) -> State | None:
     """Return the state all models were trained from, in the (plain) form of the parents' states.
 
-    Raises FedMergeError where it is not of their architecture, and where a start that is a module differs
-    from them in what is not averaged, as models may not differ from each other.
+    Raises FedMergeError where it is not of their architecture.
     """
     if start is None:
         return None
-    own = plain_form(unwrapped(start)) if isinstance(start, nn.Module) else None
-    state = _named(start, parents) if own is None else entries(own)
+    state = entries(plain_form(unwrapped(start))) if isinstance(start, nn.Module) else _named(start, parents)
     kinds(state, "start")
-    names = (parents.names[0], "start")
-    check_alike(names, (parents.load(0), state))
-    if own is not None and parents.modules and not parents.chosen:
-        check_sources(names, (parents.modules[0], own))
-        check_states(names, (parents.load(0), state), parents.template)
+    check_alike((parents.names[0], "start"), (parents.load(0), state))
     return state
 
 

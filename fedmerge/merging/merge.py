@@ -71,7 +71,7 @@ def merge(
     a dataset or a list (``images.collected``). labels: N class indices. Together they give methods that
     validate a score (accuracy on them), unless ``score`` (state -> number, higher is better) is given.
     names, examples: one name and one number of training images a model. start: the model, or its state, from
-    which all were trained (task vectors). statistics: answers with sums over images that lie elsewhere, in
+    which all were trained (task vectors); of a model its saved entries alone count. statistics: answers with sums over images that lie elsewhere, in
     place of ``data``. into: a module of the architecture to be made, where models differ in width, or in what
     is not averaged. after: ``batch-norm`` re-estimates running statistics on ``data``, ``repair`` rescales
     every channel to the parents' statistics. batch_norm: how running statistics are merged (``average``,

@@ -43,9 +43,9 @@ def networks(models: Sequence[nn.Module], method: str = "a test-time method") ->
 def agreeing(models: Sequence[nn.Module], named: Sequence[str] = ()) -> tuple[list[nn.Module], list[State]]:
     """The plain networks (``models.plain``) that may be merged, and their states.
 
-    named: what errors call them. A network without reparametrised weights is the given one itself. Raises FedMergeError where they are not
-    of one architecture, differ in what is not averaged (attributes, buffers that are not saved, integers), or
-    a reparametrisation cannot hold a merged weight.
+    named: what errors call them. A network without reparametrised weights is the given one itself. Raises
+    FedMergeError where they are not of one architecture, differ in what is not averaged (attributes,
+    buffers that are not saved, integers), or a reparametrisation cannot hold a merged weight.
     """
     names = named or _names(models)
     found = [plain(model) if reparametrised(model) else model for model in models]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging import FUSION, merge, model_stock, task_vectors
+from fedmerge.merging import FUSION, model_stock, task_vectors
 from fedmerge.merging.methods import Context, Merged, Parents
 from tests.facts import refused
 
@@ -187,19 +187,3 @@ def test_options_out_of_range_are_sentences() -> None:
     for method, option in (("ties", {"keep": 0.0}), ("dare", {"drop": 1.0})):
         with pytest.raises(FedMergeError, match=f"option '{next(iter(option))}'"):
             FUSION[method].check(option)
-
-
-class Centred(Point):
-    """A parameter, and an input mean of its own in a buffer that is not saved."""
-
-    def __init__(self, entry: float, mean: float) -> None:
-        super().__init__(entry)
-        self.register_buffer("mean", torch.tensor([mean]), persistent=False)
-
-
-def test_a_start_that_keeps_something_else_of_its_own_is_refused() -> None:
-    """The models' own agree on 2; a start with 3 is another function than the one they were trained from."""
-    models = [Centred(3.0, 2.0), Centred(0.0, 2.0)]
-    assert merge(models, "task-arithmetic", start=Centred(1.0, 2.0), scale=1.0).model.w.tolist() == [2.0]
-    with refused("start", "model-0", "mean"):
-        merge(models, "task-arithmetic", start=Centred(1.0, 3.0))
