@@ -25,6 +25,7 @@ from fedmerge.models.sources import check_sources, check_states
 from fedmerge.models.state import BatchNormPolicy, State, check_alike
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.registry import Registry
+from fedmerge.tasks import MULTICLASS, Task
 
 if TYPE_CHECKING:
     from fedmerge.merging.matching.maps import Correspondence
@@ -188,7 +189,7 @@ class Context:
     it, and only the number travels. example: one batch as the models take it (N x C x H x W). data: the
     fusion images, as the models take them (N x C x H x W). labels: their classes (N). statistics: where sums
     over fusion images come from: ``data`` here, or the hospitals. start: the weights from which all
-    parents were trained. device: where to compute.
+    parents were trained. device: where to compute. task: what the parents' outputs mean.
     """
 
     score: Callable[[State], float] | None = None
@@ -200,6 +201,7 @@ class Context:
     statistics: Statistics | None = None
     start: State | None = None
     device: str = "cpu"
+    task: Task = MULTICLASS
 
 
 @dataclass(frozen=True)

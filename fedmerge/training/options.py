@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -28,6 +28,9 @@ class TrainingOptions(BaseModel):
     names from ``AUGMENTATIONS``, applied in order. amp "auto": bfloat16 autocast on CUDA, nothing elsewhere.
     inmerge: settings of In-Model Merging, or None for plain training. proximal: mu of FedProx, how strongly
     the weights are held near those they began from; 0: not at all. Written only where it is set.
+    class_weights: ``balanced``, so that a hospital's rare classes count as much in its loss as common ones,
+    and a finding's presence as much as its absence (``Task.balanced_weights``); or a number a class, or a
+    finding.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -45,6 +48,7 @@ class TrainingOptions(BaseModel):
     amp: Literal["auto", "off"] = "auto"
     inmerge: InMergeOptions | None = None
     proximal: float = Field(0.0, ge=0, le=1000)
+    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = "none"
 
     @field_validator("augment")
     @classmethod
@@ -63,4 +67,5 @@ class TrainingOptions(BaseModel):
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
-        return {key: value for key, value in written.items() if key != "proximal" or value}
+        plain = {"proximal": 0.0, "class_weights": "none"}
+        return {key: value for key, value in written.items() if key not in plain or value != plain[key]}

@@ -30,6 +30,9 @@ TOLERANCE = 1e-8
     title="LAME",
     paper="Parameter-free online test-time adaptation, arXiv 2201.05718",
     needs=Needs(features=True, unlabelled_batches=True),
+    misfits={
+        "multilabel": "it divides each image among classes that exclude one another, and findings do not"
+    },
 )
 class Lame(Start):
     """Laplacian adjusted maximum likelihood: each batch's predictions, smoothed over a neighbour graph.
@@ -72,7 +75,7 @@ class Lame(Start):
 
     @torch.no_grad()
     def answer(self, batch: Tensor) -> tuple[Tensor, None]:
-        """Return log y, N x C."""
+        """Return log y, N x C, or the logits of another task that mean y."""
         if not self._checked:
             ask(self.model, batch[:2])
             self.head_module = named_head(self.model, self.head_module, batch[:2])
@@ -80,7 +83,8 @@ class Lame(Start):
         seen: list[Tensor] = []
         logits = ask(lambda x: self._pass(x, seen), batch)
         self.forward_passes += 1
-        return smoothed(logits.log_softmax(dim=1), affinity(wide(seen[0]), self.neighbours), self.steps), None
+        graph = affinity(wide(seen[0]), self.neighbours)
+        return self.task.logits(smoothed(self.task.log_p(logits), graph, self.steps)), None
 
     def _pass(self, batch: Tensor, seen: list[Tensor]) -> Tensor:
         assert self.head_module is not None
