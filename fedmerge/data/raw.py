@@ -71,11 +71,18 @@ def raw_source(
 ) -> RawSource:
     """Make a source of the splits ``train``, ``val`` and ``test``.
 
-    Raises ``FedMergeError`` where the splits differ in image size, or a label lies outside the named classes.
+    Raises ``FedMergeError`` where the splits differ in image size or in the form of labels, or a label lies
+    outside the named classes.
     """
     shapes = {name: tuple(splits[name].images.shape[1:]) for name in SPLITS if len(splits[name])}
     if len(set(shapes.values())) > 1:
         raise FedMergeError(f"{where}: images differ in size between splits, C x H x W {shapes}.")
+    columns = {name: splits[name].labels.shape[1:].numel() for name in SPLITS if len(splits[name])}
+    if len({(splits[name].labels.ndim, n) for name, n in columns.items()}) > 1:
+        has = ", ".join(f"{name}_labels have {n} columns" for name, n in columns.items())
+        raise FedMergeError(
+            f"{where}: {has}: write one class an image in all splits, or all findings in each."
+        )
     if class_names is not None:
         for name in SPLITS:
             check_labels(splits[name], len(class_names), f"{where}, {name}_labels")

@@ -13,6 +13,8 @@ from fedmerge.data.cohort import Cohort
 
 SHIPPED = [
     "breast",
+    "chest-findings",
+    "digit-findings",
     "digits-domains",
     "digits-four",
     "digits-scanners",

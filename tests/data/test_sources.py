@@ -89,6 +89,10 @@ FAULTS = {
     "volumes": ({"val_images": np.zeros((12, 9, 9, 9), np.uint8)}, "val_images"),
     "sizes differ": ({"test_images": np.zeros((12, 8, 9), np.uint8)}, "differ in size between splits"),
     "several labels": ({"train_labels": np.zeros((12, 14), np.uint8)}, "14 columns"),
+    "findings that are no 0 and 1": (
+        {f"{name}_labels": np.full((12, 3), 2, np.uint8) for name in ("train", "val", "test")},
+        "rows of 0 and 1, a column a finding.*up to 2",
+    ),
     "float labels": ({"train_labels": np.zeros(12)}, "should be 12 integers.*float64"),
     "too few labels": ({"train_labels": np.zeros((11, 1), int)}, r"should be 12 integers.*\(11, 1\)"),
     "negative": ({"test_labels": np.full(12, -1)}, "test_labels hold -1"),
@@ -160,7 +164,6 @@ def test_a_folder_is_no_npz_and_a_file_no_folder(write_npz: Writer, data_here: P
         ("npz:", ("npz:", "digits", "medmnist")),
         ("medmnist:pneumonia", ("pneumoniamnist", "MedMNIST")),
         ("medmnist:organmnist3d", ("3-D", "volumes")),
-        ("medmnist:chestmnist", ("supported", "medmnist:chestmnist")),
     ],
 )
 def test_an_unknown_source_is_a_sentence(source: str, words: tuple[object, ...]) -> None:

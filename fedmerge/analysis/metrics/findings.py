@@ -33,7 +33,8 @@ def _macro(predictions: Predictions, values: Any, of_one: Callable[[Any, Any], f
 def average_precision(predictions: Predictions) -> float:
     """Macro mean of average precision, sum_n (R_n - R_{n-1}) P_n.
 
-    Over the findings with images of either kind. scikit-learn's; a predictor that knows nothing has the finding's share of the images.
+    Over the findings with images of either kind. scikit-learn's; a predictor that knows nothing has the share
+    of images with the finding.
     """
     from sklearn.metrics import average_precision_score
 

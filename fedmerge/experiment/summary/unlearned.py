@@ -75,7 +75,8 @@ def _they(known: Sequence[tuple[str, Any]], verb: str) -> str:
 
 
 def _scores(known: Sequence[tuple[str, Any]]) -> str:
-    return f"balanced accuracy {_span([row['balanced'] for _, row in known])}"
+    named = "AUROC" if known[0][1].get("many", 0) else "balanced accuracy"
+    return f"{named} {_span([row['balanced'] for _, row in known])}"
 
 
 def _often(constant: Sequence[float]) -> str:
@@ -105,7 +106,7 @@ def nothing_learned(
     same += _often(constant["constant"].tolist())
     sure = f", give or take {percent(2 * state['error'].mean())}" if state["balanced"].max() > chance else ""
     what = (
-        f"of {what} none is above chance (balanced accuracy {_span(state['balanced'].tolist())}, chance "
+        f"of {what} none is above chance ({_scores(list(state.iterrows()))}, chance "
         f"{percent(chance)}{sure}){same}"
     )
     others = every[every["learned"] & ~every.index.isin(levels)]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedmerge.experiment.folder.results import summarise
-from fedmerge.experiment.formatting import count, listing, percent
+from fedmerge.experiment.formatting import count, listing, score_text
 from fedmerge.experiment.kinds import KINDS, TRIED
 from fedmerge.experiment.summary.unlearned import CONSTANT, marked
 from fedmerge.reports.figures.panels import metric_words, nothing_worth
@@ -93,22 +93,21 @@ def describe_accuracy(table: pd.DataFrame, metric: str = "accuracy") -> Caption:
         title = (
             f"{able.idxmax()} has the best {metric_words(metric)} of {len(tried)} fused and adapted models: "
         )
-        title += f"{percent(able.max())} {where}"
+        title += f"{score_text(metric, able.max())} {where}"
     elif len(tried) == 1:
-        title = f"{tried.index[0]} is right on {percent(tried.iloc[0])} of the images {where}"
+        title = f"{tried.index[0]} is right on {score_text(metric, tried.iloc[0])} of the images {where}"
     else:
         title = (
             f"{able.idxmax()} is the most accurate of {len(able)} fused and adapted models"
-            f"{' above chance' if len(able) < len(tried) else ''}: {percent(able.max())} {where}"
+            f"{' above chance' if len(able) < len(tried) else ''}: {score_text(metric, able.max())} {where}"
         )
     each = []
     for kind in KINDS:
         group = mean[summary["kind"] == kind]
         if len(group):
             names = {name: marked(str(name), summary.loc[name, "constant"]) for name in group.index}
-            each.append(
-                f"{HEADINGS[kind]}: {listing([f'{names[m]} {percent(v)}' for m, v in group.items()])}"
-            )
+            listed = listing([f"{names[m]} {score_text(metric, v)}" for m, v in group.items()])
+            each.append(f"{HEADINGS[kind]}: {listed}")
     return Caption(title, f"Mean {metric_words(metric)} over streams; {'; '.join(each)}.")
 
 

@@ -32,8 +32,8 @@ from fedmerge.testtime.online import apart, as_bytes, as_text
     paper="Do we really need to access the source data?, arXiv 2002.08546; online as compared in T3A",
     needs=Needs(features=True, unlabelled_batches=True),
     misfits={
-        "multilabel": "its diversity term takes all classes for equally common, so it would push each finding "
-        "to be there in half of the images"
+        "multilabel": "its diversity term takes all classes for equally common: it would push each "
+        "finding to be there in half of the images"
     },
 )
 class Shot(Start):

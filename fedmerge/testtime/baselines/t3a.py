@@ -33,8 +33,8 @@ SUPPORTS = ("z", "labels", "entropies")
     misfits={
         "multilabel": "each image supports the prototype of its one most likely class, and with several "
         "findings an image has no such class",
-        "ordinal": "it takes each row of the head for a class's prototype, and here rows stand between grades",
-        "binary": "it takes each row of the head for a class's prototype, and here is one row for two classes",
+        "ordinal": "it takes each row of the head for a class's prototype; here rows stand between grades",
+        "binary": "it takes each row of the head for a class's prototype; here is one row for two",
     },
 )
 class T3A(Start):
