@@ -35,7 +35,6 @@ __all__ = [
     "rates",
     "reliability",
     "scale_of",
-    "score_columns",
     "scores",
     "shares",
 ]
@@ -72,9 +71,3 @@ def scores(
 def of_task(metrics: Iterable[Metric], task: Task) -> list[Metric]:
     """Return those of the metrics that are for a task."""
     return [metric for metric in metrics if task.name in metric.tasks]
-
-
-def score_columns(metrics: Sequence[Metric] | None = None, task: Task = MULTICLASS) -> list[str]:
-    """Return the columns of ``scores`` without ``n``, in order."""
-    chosen = of_task(METRICS if metrics is None else metrics, task)
-    return [column for metric in chosen for column in (metric.name, *metric.beside)]
