@@ -162,7 +162,7 @@ def _at_places(rows: pd.DataFrame, compare: str, place: Sequence[str]) -> tuple[
     if "classes_present" not in rows:
         return pd.DataFrame(columns=[*keys, *NUMBERS]), pd.Series(dtype=float)
     known = rows[rows["classes_present"] > 1]
-    many = _many(known)
+    many = of_findings(known)
     frame = known[[*keys, "balanced_accuracy", "chance_error", "accuracy", "largest_class"]]
     frame = frame.set_axis([*keys, "balanced", "error", "accuracy", "majority"], axis=1).assign(
         many=many.astype(float),
@@ -174,7 +174,7 @@ def _at_places(rows: pd.DataFrame, compare: str, place: Sequence[str]) -> tuple[
     return frame.groupby(keys, sort=False)[NUMBERS].mean().reset_index(), shares
 
 
-def _many(rows: pd.DataFrame) -> pd.Series:
+def of_findings(rows: pd.DataFrame) -> pd.Series:
     """Return which rows are of several findings an image, so that AUROC stands for balanced accuracy."""
     if "task" not in rows:
         return pd.Series(False, index=rows.index)

@@ -61,6 +61,11 @@ class Ordinal(Task):
     def predicted(self, logits: Tensor) -> Tensor:
         return (functional.logsigmoid(logits).cumsum(dim=-1) > math.log(0.5)).sum(dim=-1)
 
+    def constant(self, tally: Tensor) -> tuple[Tensor, float]:
+        """Return logits that mean the frequencies, and how often their median grade is right."""
+        logits, _ = super().constant(tally)
+        return logits, float(tally[self.predicted(logits)] / tally.sum())
+
     def outcomes(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return self.log_p(logits), labels
 

@@ -98,6 +98,15 @@ def test_prevalences_are_the_constant_predictor_of_findings():
     assert model.right == 0.75
 
 
+def test_the_constant_predictor_of_grades_answers_the_median():
+    """Of 10 images 4, 2, 3 and 1 have grades 0 to 3: half are above grade 0.5, so the median is 1; 2 are right."""
+    model = Frequencies([4, 2, 3, 1], ORDINAL)
+    logits = model(torch.zeros(1, 1))
+    torch.testing.assert_close(ORDINAL.p(logits), torch.tensor([[0.4, 0.2, 0.3, 0.1]]))
+    assert ORDINAL.predicted(logits).tolist() == [1]
+    assert model.right == pytest.approx(0.2)
+
+
 def test_what_predicts_prevalences_is_constant_and_what_ranks_is_not():
     labels = torch.tensor([[1, 0]] * 3 + [[0, 1]] * 17)
     prevalences = torch.tensor([[-1.7, 1.7]]).expand(20, 2)

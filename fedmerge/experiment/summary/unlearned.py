@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from fedmerge.analysis import learning, learning_at
+from fedmerge.analysis.chance import of_findings
 from fedmerge.experiment.formatting import few, listing, percent
 from fedmerge.experiment.kinds import REFERENCE
 
@@ -155,8 +156,9 @@ def reason(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "meth
     """Say the likely reason why these levels learned nothing; empty where the rows do not tell.
 
     It rests on three numbers: the accuracy in the last epoch of training and the validation score at the
-    hospitals that trained, both compared with the majority class, and the share left of batch norms' initial
-    statistics. Where a hospital alone is above chance, the reason is the merging.
+    hospitals that trained, both compared with the majority class (not where images have several findings,
+    most of which are absent), and the share left of batch norms' initial statistics. Where a hospital alone
+    is above chance, the reason is the merging.
     """
     if "training_accuracy" not in table:
         return ""
@@ -170,7 +172,7 @@ def reason(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "meth
             f"{'is' if len(alone) == 1 else 'are'} above chance there."
         )
     training, validation = rows["training_accuracy"].mean(), rows["validation"].mean()
-    if math.isnan(training):
+    if math.isnan(training) or of_findings(rows).any():
         return ""
     chance = (1 / rows["classes_present"].astype(float)).mean()
     floor = guess["training_accuracy"].mean() if len(guess) else chance
