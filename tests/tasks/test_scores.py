@@ -99,7 +99,7 @@ def test_prevalences_are_the_constant_predictor_of_findings():
 
 
 def test_the_constant_predictor_of_grades_answers_the_median():
-    """Of 10 images 4, 2, 3 and 1 have grades 0 to 3: half are above grade 0.5, so the median is 1; 2 are right."""
+    """Of 10 images 4, 2, 3 and 1 have grades 0 to 3: 6 of 10 are above 0, so the median is 1; 2 are right."""
     model = Frequencies([4, 2, 3, 1], ORDINAL)
     logits = model(torch.zeros(1, 1))
     torch.testing.assert_close(ORDINAL.p(logits), torch.tensor([[0.4, 0.2, 0.3, 0.1]]))
