@@ -112,7 +112,7 @@ def test_a_merge_scores_by_the_task_and_refuses_other_labels():
     labels = (torch.arange(24).reshape(12, 2) % 3 == 0).long()
     found = fm.merge(models, "greedy", data=images, labels=labels)
     best = max(MULTILABEL.score(model(images), labels) for model in models)
-    assert found.decisions[0]["score"] == pytest.approx(best)
+    assert found.decisions[0]["score_alone"] == pytest.approx(best)
     with refused("0 and 1"):
         fm.merge(models, "greedy", data=images, labels=labels[:, 0])
 

@@ -52,11 +52,11 @@ def test_brier_and_calibration_of_findings_are_those_of_their_choices():
 def test_quadratic_kappa_of_a_table():
     """(grade, given): 00 01 11 12 22 20. O: off by one twice (1 each), by two once (4), so 6.
 
-    Right and given grades are both 2, 2, 2 of 6: E of each cell is 2/3, and sum w = 8, so 16/3; 1 - 6 /
-    (16/3).
+    Right and given grades are both 2, 2, 2 of 6, so E of each cell is 2/3; sum w = 4 + 2 * 4 = 12, and sum w E
+    is 8: 1 - 6 / 8.
     """
     labels, given = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 1, 2, 2, 0])
-    assert quadratic_kappa(given, labels, 3) == pytest.approx(1 - 6 / (16 / 3))
+    assert quadratic_kappa(given, labels, 3) == pytest.approx(0.25)
     assert quadratic_kappa(given, labels, 3) == pytest.approx(
         cohen_kappa_score(labels, given, weights="quadratic")
     )
