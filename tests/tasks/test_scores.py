@@ -52,8 +52,8 @@ def test_brier_and_calibration_of_findings_are_those_of_their_choices():
 def test_quadratic_kappa_of_a_table():
     """(grade, given): 00 01 11 12 22 20. O: off by one twice (1 each), by two once (4), so 6.
 
-    Right and given grades are both 2, 2, 2 of 6, so E of each cell is 2/3; sum w = 4 + 2 * 4 = 12, and sum w E
-    is 8: 1 - 6 / 8.
+    Right and given grades are both 2, 2, 2 of 6, so E of each cell is 2/3. Of all w the sum is
+    4 + 2 * 4 = 12, so sum w E = 8: 1 - 6 / 8.
     """
     labels, given = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 1, 2, 2, 0])
     assert quadratic_kappa(given, labels, 3) == pytest.approx(0.25)
