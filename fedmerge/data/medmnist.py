@@ -66,12 +66,6 @@ def class_names(name: str) -> tuple[str, ...]:
     return tuple(labels[str(i)] for i in range(len(labels)))
 
 
-def task_name(name: str) -> str:
-    """The task that fits a set: ``multilabel``, ``ordinal``, or ``multiclass``, also for two classes."""
-    said = info(parse(name)[0])["task"]
-    return "multilabel" if "multi-label" in said else "ordinal" if "ordinal" in said else "multiclass"
-
-
 def cache_folder() -> Path:
     """MedMNIST's cache, ``~/.medmnist``. Raises ``FedMergeError`` where there is no home folder."""
     try:

@@ -142,8 +142,9 @@ def _ranked_by(result: Result) -> list[str]:
     if result.cohort.task.many:
         return [
             *notes,
-            "One class for every image: a predictor that gives all images the same. It is never best, nor is what "
-            "is no better than guessing: macro AUROC at most two standard errors of random ranks above one half.",
+            "One class for every image: a predictor that gives all images the same. It is never best, nor is "
+            "what is no better than guessing: macro AUROC at most two standard errors of random ranks above one "
+            "half.",
         ]
     return [
         *notes,

@@ -25,6 +25,7 @@ SHIPPED = [
     "pneumonia-scanners",
     "pneumonia-shifted",
     "retina",
+    "retina-grades",
     "wbc-labs",
     "wbc-shifted",
 ]
