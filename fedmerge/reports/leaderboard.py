@@ -143,8 +143,8 @@ def _ranked_by(result: Result) -> list[str]:
         return [
             *notes,
             "One class for every image: a predictor that gives all images the same. It is never best, nor is "
-            "what is no better than guessing: macro AUROC at most two standard errors of random ranks above one "
-            "half.",
+            "what is no better than guessing: macro AUROC at most two standard errors of random ranks above "
+            "one half.",
         ]
     return [
         *notes,
