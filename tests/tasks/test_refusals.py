@@ -8,6 +8,7 @@ from torch import nn
 
 import fedmerge as fm
 from fedmerge.data import Arrays, CohortSpec, build_cohort
+from fedmerge.experiment.bench.config import read_bench
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.tasks import MULTILABEL, mark, task_of
 from fedmerge.training import TrainingOptions, fit
@@ -151,3 +152,9 @@ def test_arrays_in_memory_have_findings():
     spec = {"name": "c", "task": "multilabel", "source": Arrays(images, labels), "sites": [{"name": "a"}]}
     cohort = build_cohort(CohortSpec.model_validate(spec), 0)
     assert sum(len(site.everything) for site in cohort.sites) == 40
+
+
+def test_a_study_ranks_by_a_score_of_its_task():
+    base = experiment("multiclass", "digits") | {"cohort": "digits-scanners"}
+    with refused("kappa", "multiclass", "auroc"):
+        read_bench({"name": "s", "base": base, "metric": "kappa"})
