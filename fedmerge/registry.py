@@ -247,9 +247,8 @@ class Registry(Catalogue[Method]):
         def register(call: F) -> F:
             options = options_model(name, call)
             needed = needs or Needs()
-            tasks = {} if misfits is None and self.any_task else misfits
             method = Method(
-                name, title, paper, "", "", needed, call, options, also, any_width, own_state, tasks
+                name, title, paper, "", "", needed, call, options, also, any_width, own_state, misfits
             )
             self.add(method)
             return call
@@ -258,7 +257,9 @@ class Registry(Catalogue[Method]):
 
     def add(self, method: Method) -> None:
         """Register a ready ``Method``; its group and kind become this registry's."""
-        super().add(replace(method, group=self.group, kind=self.kind))
+        unsaid = method.misfits is None and self.any_task
+        misfits = {} if unsaid else method.misfits
+        super().add(replace(method, group=self.group, kind=self.kind, misfits=misfits))
 
 
 def options_model(name: str, call: Callable[..., Any]) -> type[BaseModel]:

@@ -17,6 +17,7 @@ from fedmerge.experiment.formatting import listing
 from fedmerge.experiment.summary.unlearned import CONSTANT, marked
 from fedmerge.plugins import origin_of
 from fedmerge.registry import Method
+from fedmerge.tasks import TASKS
 
 
 def summary_tables(result: Result, width: int) -> list[Table]:
@@ -103,11 +104,12 @@ def method_text(method: Method) -> str:
     """Describe a method: title, paper, needs, options with their defaults, and its docstring."""
     options = [f"  {name}: {field.default!r}" for name, field in method.options.model_fields.items()]
     needs = f"needs: {', '.join(method.needs.names()) or 'nothing but the models'}"
+    misfits = [f"not for task {task}: {why}" for task in TASKS if (why := method.misfit(task))]
     return "\n".join(
         [
             f"{method.name}: {method.title} ({method.group})",
             *([f"paper: {method.paper}"] if method.paper else []),
-            *([needs] if method.group != "model" else []),
+            *([needs, *misfits] if method.group != "model" else []),
             *([f"plug-in: {method.origin.name}"] if method.origin is not None else []),
             "options and defaults:" if options else "no options",
             *options,
