@@ -225,6 +225,6 @@ def model_spec(experiment: Experiment, cohort: Cohort) -> ModelSpec:
             f"cohort '{cohort.name}' has images of {height} x {width} px, but networks take square ones: "
             "set 'size' in the cohort."
         )
-    shape = {"in_channels": channels, "n_classes": cohort.n_classes, "image_size": height}
+    shape: dict[str, Any] = {"in_channels": channels, "n_classes": cohort.n_classes, "image_size": height}
     shape |= {"task": cohort.task.name}
     return validate(ModelSpec, experiment.model.model_dump() | shape, "model")

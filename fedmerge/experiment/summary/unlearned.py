@@ -106,10 +106,8 @@ def nothing_learned(
     same = f"; {_how_many(len(constant), len(state))} every image one class" if len(constant) else ""
     same += _often(constant["constant"].tolist())
     sure = f", give or take {percent(2 * state['error'].mean())}" if state["balanced"].max() > chance else ""
-    what = (
-        f"of {what} none is above chance ({_scores(list(state.iterrows()))}, chance "
-        f"{percent(chance)}{sure}){same}"
-    )
+    known = [(str(name), row) for name, row in state.iterrows()]
+    what = f"of {what} none is above chance ({_scores(known)}, chance {percent(chance)}{sure}){same}"
     others = every[every["learned"] & ~every.index.isin(levels)]
     others = others[~others.index.astype(str).str.startswith("alone:")]
     head = f"Nothing was learned at {sites}: {what}."

@@ -16,7 +16,7 @@ from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.federation.privacy.options import LocalPrivacy
 from fedmerge.federation.schema.reading import METRICS, TEXTS
 from fedmerge.plugins import locate_plugins, restrict_plugins, title_of
-from fedmerge.tasks import MULTICLASS, TASKS
+from fedmerge.tasks import TASKS
 
 NEEDED = {
     "query": ("num-examples", "num-validation"),
@@ -139,9 +139,10 @@ def check_group(policy: Policy, site: Site, kind: str) -> None:
 
 def _hidden(reply: Message, counts: list[int], below: int) -> list[int]:
     """Return the counts with 0 for those that must not leave: of classes, or of images with each finding."""
-    texts = reply.content.config_records.get(TEXTS, {})
+    texts = reply.content.config_records.get(TEXTS)
+    named = None if texts is None else texts.get("task")
     images = reply.content.metric_records[METRICS].get("num-examples")
-    if TASKS[str(texts.get("task", MULTICLASS.name))].many and isinstance(images, int):
+    if named is not None and TASKS[str(named)].many and isinstance(images, int):
         return suppressed_findings(counts, images, below)
     return suppressed(counts, below)
 
