@@ -34,9 +34,15 @@ class Objective:
         given = self.options.class_weights
         if given == "balanced":
             return self.task.balanced_weights(self.labels.cpu(), width)
-        if len(given) != (wanted := self.task.weighed(width)):
-            raise FedMergeError(
-                f"training.class_weights has {len(given)} numbers, but task {self.task.name} has {wanted} "
-                f"here: give {self.task.weighing}, or write balanced."
-            )
+        check_weights(self.task, width, self.options)
         return torch.tensor(given)
+
+
+def check_weights(task: Task, width: int, options: TrainingOptions, where: str = "training") -> None:
+    """Raise FedMergeError where the loss has another number of weights than are given, for so many outputs."""
+    given, wanted = options.class_weights, task.weighed(width)
+    if not isinstance(given, str) and len(given) != wanted:
+        raise FedMergeError(
+            f"{where}.class_weights has {len(given)} numbers, but task {task.name} has {wanted} here: give "
+            f"{task.weighing}, or write balanced."
+        )

@@ -158,3 +158,10 @@ def test_a_study_ranks_by_a_score_of_its_task():
     base = experiment("multiclass", "digits") | {"cohort": "digits-scanners"}
     with refused("kappa", "multiclass", "auroc"):
         read_bench({"name": "s", "base": base, "metric": "kappa"})
+
+
+def test_weights_of_another_number_are_refused_before_the_run(tmp_path):
+    weighed = {"rounds": 1, "batch_size": 8, "class_weights": [1, 2, 3], "fine_tune": {}}
+    with refused("training.class_weights", "3 numbers", "10"):
+        fm.run(experiment("multilabel", training=weighed), out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
