@@ -39,7 +39,7 @@ class Objective:
 
 
 def check_weights(task: Task, width: int, options: TrainingOptions, where: str = "training") -> None:
-    """Raise FedMergeError where the loss has another number of weights than are given, for so many outputs."""
+    """Raise FedMergeError where the loss of so many outputs has another number of weights than is given."""
     given, wanted = options.class_weights, task.weighed(width)
     if not isinstance(given, str) and len(given) != wanted:
         raise FedMergeError(
