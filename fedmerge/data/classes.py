@@ -47,8 +47,8 @@ def class_names(spec: CohortSpec, owner: dict[str, RawSource]) -> tuple[str, ...
     if reference.class_names is None:
         remote = any(spec.source_of(site) == REMOTE for site in spec.sites)
         splits = [split for raw in owner.values() for split in (raw.splits if remote else raw.splits[:1])]
-        counts = sum(s.class_counts(reference.n_classes).numpy() for s in splits)
-        check_taught(spec, range(reference.n_classes), np.flatnonzero(counts))
+        taught = np.unique(np.concatenate([s.present for s in splits]))
+        check_taught(spec, range(reference.n_classes), taught)
     return reference.class_names or tuple(str(label) for label in range(reference.n_classes))
 
 
@@ -59,7 +59,8 @@ def check_task(spec: CohortSpec, owner: dict[str, RawSource]) -> None:
         where = f"cohort '{spec.name}': the source '{raw.text}' of site '{name}' has"
         if raw.many and not many:
             raise FedMergeError(
-                f"{where} {raw.n_classes} findings an image, but {named}: set task: multilabel."
+                f"{where} {raw.n_classes} findings an image, but {named}: set task: multilabel; or, if each row "
+                "has a single 1, give the position of it as the class."
             )
         if many and not raw.many:
             raise FedMergeError(

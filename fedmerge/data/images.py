@@ -58,6 +58,12 @@ class Split:
         return torch.bincount(self.labels, minlength=n_classes)
 
     @property
+    def present(self) -> np.ndarray:
+        """The classes, or the findings, that a sample has: int64, in order."""
+        found = self.labels.any(0).nonzero().flatten() if self._are_findings else torch.unique(self.labels)
+        return found.numpy()
+
+    @property
     def strata(self) -> np.ndarray:
         """What streams and draws take for a sample's class: int64 N; of several findings, its label set."""
         return strata(self.labels.numpy())

@@ -190,7 +190,7 @@ def _averaged(parents: Parents, context: Context, weights: Sequence[float]) -> n
 
 def _merged(parents: Parents, model: nn.Module, shares: list[float]) -> Merged:
     coefficients = dict(zip(parents.names, shares, strict=True))
-    mark(model, task_of(parents.template).name)
+    mark(model, parents.task.name)
     return Merged(model.eval(), coefficients, forward_passes=len(parents))
 
 

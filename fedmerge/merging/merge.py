@@ -23,7 +23,7 @@ from fedmerge.models.outputs import logits_of
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import BatchNormPolicy, State, non_finite
 from fedmerge.registry import Needs
-from fedmerge.tasks import MULTICLASS, task_of
+from fedmerge.tasks import MULTICLASS
 
 ENSEMBLE = "ensemble"  # the names of methods that keep all models begin with it
 
@@ -105,7 +105,7 @@ def merge(
         statistics=statistics,
         start=start_of(start, parents),
         device=device,
-        task=task_of(parents.template),
+        task=parents.task,
     )
     _check_needs(registered.name, registered.needs_with(options), context)
     if not registered.own_state:
@@ -183,7 +183,7 @@ def _as_given(parents: Parents, state: State) -> nn.Module:
 
 
 def _accuracy(parents: Parents, data: Tensor, labels: Tensor) -> Callable[[State], float]:
-    module, task = faithful(parents.template), task_of(parents.template)
+    module, task = faithful(parents.template), parents.task
     device = next(module.parameters(), data).device
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ from fedmerge.models.sources import check_sources, check_states
 from fedmerge.models.state import BatchNormPolicy, State, check_alike
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.registry import Registry
-from fedmerge.tasks import MULTICLASS, Task
+from fedmerge.tasks import MULTICLASS, TASKS, Task, task_of
 
 if TYPE_CHECKING:
     from fedmerge.merging.matching.maps import Correspondence
@@ -65,6 +65,12 @@ class Parents:
         if isinstance(self.architecture, nn.Module):
             return self.architecture
         return network_of(self.architecture, self.load(0), self.names[0])
+
+    @property
+    def task(self) -> Task:
+        """What the outputs of the models mean."""
+        made = self.architecture
+        return TASKS[made.task] if isinstance(made, ModelSpec) else task_of(made)
 
     def states(self, indices: Sequence[int] | None = None) -> Iterator[State]:
         """Yield the states one at a time, all of them or those at ``indices``."""

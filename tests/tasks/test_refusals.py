@@ -59,7 +59,7 @@ def test_the_selection_follows_the_task():
 @pytest.mark.parametrize(
     ("task", "source", "words"),
     [
-        ("multiclass", "digit-pairs", ("10 findings", "task: multilabel")),
+        ("multiclass", "digit-pairs", ("10 findings", "task: multilabel", "single 1")),
         ("multilabel", "digits", ("one class", "multilabel", "ordinal")),
         ("binary", "digits", ("binary", "10 classes", "multiclass")),
     ],
