@@ -59,8 +59,8 @@ def check_task(spec: CohortSpec, owner: dict[str, RawSource]) -> None:
         where = f"cohort '{spec.name}': the source '{raw.text}' of site '{name}' has"
         if raw.many and not many:
             raise FedMergeError(
-                f"{where} {raw.n_classes} findings an image, but {named}: set task: multilabel; or, if each row "
-                "has a single 1, give the position of it as the class."
+                f"{where} {raw.n_classes} findings an image, but {named}: set task: multilabel; or, if each "
+                "row has a single 1, give the position of it as the class."
             )
         if many and not raw.many:
             raise FedMergeError(
