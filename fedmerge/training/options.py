@@ -48,7 +48,7 @@ class TrainingOptions(BaseModel):
     amp: Literal["auto", "off"] = "auto"
     inmerge: InMergeOptions | None = None
     proximal: float = Field(0.0, ge=0, le=1000)
-    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = "none"
+    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(gt=0, le=1_000_000)], ...] = "none"
 
     @field_validator("augment")
     @classmethod
