@@ -19,6 +19,8 @@ from fedmerge.training.augment import AUGMENTATIONS
 from fedmerge.training.inmerge_options import InMergeOptions
 from fedmerge.training.schedule import Schedule
 
+ClassWeight = Annotated[float, Field(gt=0, le=1_000_000)]
+
 
 class TrainingOptions(BaseModel):
     """How a site trains its model.
@@ -48,7 +50,7 @@ class TrainingOptions(BaseModel):
     amp: Literal["auto", "off"] = "auto"
     inmerge: InMergeOptions | None = None
     proximal: float = Field(0.0, ge=0, le=1000)
-    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(gt=0, le=1_000_000)], ...] = "none"
+    class_weights: Literal["none", "balanced"] | tuple[ClassWeight, ...] = "none"
 
     @field_validator("augment")
     @classmethod
