@@ -1,5 +1,6 @@
 """A whole run of each task: local training, fusion, a node at the unseen hospital; resumed, the same bits."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def test_a_run_learns_and_a_resumed_one_has_its_bits(task: str, tmp_path: Path, 
     assert (tmp_path / "whole" / "report.html").is_file()
     pool = fm.ModelPool(tmp_path / "whole" / "seed-0" / "federation" / "pool", create=False)
     assert task_of(pool.model("a")).name == task
-    _resumed(task, tmp_path, monkeypatch, result.table)
+    if task == "multilabel" or os.environ.get("FEDMERGE_SLOW"):  # the others take as long again
+        _resumed(task, tmp_path, monkeypatch, result.table)
 
 
 def _resumed(task: str, tmp_path: Path, monkeypatch, whole: pd.DataFrame) -> None:
