@@ -21,7 +21,7 @@ from fedmerge.tasks import TASKS
 
 
 def summary_tables(result: Result, width: int) -> list[Table]:
-    """Make a run's table: accuracy (or the task's score) by stream, then the other scores; best first in each kind.
+    """Make a run's tables: the headline score by stream, then the other scores; best first in each kind.
 
     A constant classifier has a mark at its name. Where it is wider than ``width`` letters it is several
     tables, the methods in each; no word is broken.
