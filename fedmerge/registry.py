@@ -20,6 +20,8 @@ from fedmerge.errors import FedMergeError, nearest, unknown
 from fedmerge.plugins import REGISTRIES, Plugin, enter, is_among, origin_of
 from fedmerge.schema.faults import faults_of
 
+PLAIN_TASK = "multiclass"
+"""The task that every method is for."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -59,7 +61,10 @@ class Needs:
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method: its names for people, its typed options, and the callable behind it."""
+    """A registered method: its names for people, its typed options, and the callable behind it.
+
+    misfits: for which tasks it is not, by name, with the reason; None: for none but multiclass.
+    """
 
     name: str
     title: str
@@ -72,6 +77,15 @@ class Method:
     also: Callable[[dict[str, Any]], Needs] | None = field(default=None, repr=False)
     any_width: bool = False
     own_state: bool = False
+    misfits: Mapping[str, str] | None = field(default=None, repr=False)
+
+    def misfit(self, task: str) -> str:
+        """Return why the method is not for a task, a clause; empty where it is."""
+        if self.misfits is None:
+            return (
+                f"it does not say that it is for other tasks than {PLAIN_TASK}" if task != PLAIN_TASK else ""
+            )
+        return self.misfits.get(task, "")
 
     @property
     def summary(self) -> str:
@@ -197,11 +211,23 @@ class Catalogue(Generic[E]):
 
 
 class Registry(Catalogue[Method]):
-    """The methods of one group (fusion, test-time), by name."""
+    """The methods of one group (fusion, test-time), by name.
 
-    def __init__(self, group: str, kind: str, entry_points: str = "", enters: tuple[str, ...] = ()) -> None:
+    any_task: whether a method that does not say for which tasks it is fits all; those that never see what an
+    output means do.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        kind: str,
+        entry_points: str = "",
+        enters: tuple[str, ...] = (),
+        *,
+        any_task: bool = True,
+    ) -> None:
         super().__init__(kind, entry_points, enters)
-        self.group = group
+        self.group, self.any_task = group, any_task
 
     def method(
         self,
@@ -213,24 +239,31 @@ class Registry(Catalogue[Method]):
         also: Callable[[dict[str, Any]], Needs] | None = None,
         any_width: bool = False,
         own_state: bool = False,
+        misfits: Mapping[str, str] | None = None,
     ) -> Callable[[F], F]:
         """Decorate a function or class to register it; its keyword-only parameters are options.
 
         also: needs of certain options on top of ``needs``. any_width: whether models may differ in width.
-        own_state: whether each model keeps state that is not averaged (attributes, unsaved buffers).
+        own_state: whether each model keeps state that is not averaged (attributes, unsaved buffers). misfits:
+        see ``Method``; where it is not given, ``any_task`` of the registry decides.
         """
 
         def register(call: F) -> F:
             options = options_model(name, call)
             needed = needs or Needs()
-            self.add(Method(name, title, paper, "", "", needed, call, options, also, any_width, own_state))
+            method = Method(
+                name, title, paper, "", "", needed, call, options, also, any_width, own_state, misfits
+            )
+            self.add(method)
             return call
 
         return register
 
     def add(self, method: Method) -> None:
         """Register a ready ``Method``; its group and kind become this registry's."""
-        super().add(replace(method, group=self.group, kind=self.kind))
+        unsaid = method.misfits is None and self.any_task
+        misfits = {} if unsaid else method.misfits
+        super().add(replace(method, group=self.group, kind=self.kind, misfits=misfits))
 
 
 def _filled(value: Any, default: Any) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fedmerge.tasks import MULTICLASS, Task
+
 LOWEST, HIGHEST = 0.05, 20.0
 """The bounds of a fitted temperature."""
 _HALVINGS = 60
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor, task: Task = MULTICLASS) -> float:
     """Fit the temperature T that makes a classifier as sure as it is right, on labelled images new to it.
 
     With logits z_n (N x C, float) and labels y_n (N, int64):
@@ -23,9 +25,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     upper. It is 1.0 where there is nothing to fit: fewer than 2 images, logits that are not finite, or the
     same logit for every class.
 
+    Other tasks: their likelihood is a product of such choices (``Task.decisions``), of one in two each.
+
     Paper: On Calibration of Modern Neural Networks, arXiv 1706.04599.
     """
-    z, y = logits.detach().cpu().double(), labels.cpu().long()
+    z, y = task.decisions(logits.detach().cpu().double(), labels.cpu().long())
     if len(y) < 2 or not z.isfinite().all():
         return 1.0
     z = z - z.gather(1, y[:, None])

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from fedmerge.analysis.cube import finished, severities
+from fedmerge.tasks import MULTICLASS, TASKS, Task
+from fedmerge.tasks.scores import macro_auroc, scorable
 
 NEARLY, NEAR = 0.98, 0.05
 """A classifier is constant in all but name where one class gets NEARLY all images, and its balanced accuracy
 is NEAR that of one class for all."""
+SPREAD = 0.01
+"""Probabilities of a finding that differ by less are the same for all images."""
 ERRORS = 2.0
 """Standard errors of guessing by which a balanced accuracy must be above chance."""
-NUMBERS = ["constant", "balanced", "chance", "error", "accuracy", "majority"]
+NUMBERS = ["constant", "balanced", "chance", "error", "accuracy", "majority", "many"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,18 @@ class Answers:
     chance_error: float
 
 
-def answers(logits: Tensor, labels: Tensor) -> Answers:
-    """Look at the arg-max classes of logits (N x C, float) beside labels (N, int64). N must be at least 1."""
-    labels, said = labels.cpu().long(), logits.detach().cpu().argmax(1)
-    counts = torch.bincount(labels, minlength=logits.shape[1]).double()
-    given = torch.bincount(said, minlength=logits.shape[1]).double()
-    hits = torch.bincount(labels[said == labels], minlength=logits.shape[1]).double()
+def answers(logits: Tensor, labels: Tensor, task: Task = MULTICLASS) -> Answers:
+    """Look at the predicted classes of logits (N x D, float) beside labels. N must be at least 1.
+
+    Of several findings an image (labels N x F): ``findings_answers``.
+    """
+    if task.many:
+        return findings_answers(logits.detach().cpu().double(), labels.cpu().long(), task)
+    labels, said = labels.cpu().long(), task.predicted(logits.detach().cpu())
+    classes = task.log_p(logits[:1]).shape[1]
+    counts = torch.bincount(labels, minlength=classes).double()
+    given = torch.bincount(said, minlength=classes).double()
+    hits = torch.bincount(labels[said == labels], minlength=classes).double()
     there, n = counts > 0, len(labels)
     present, top = int(there.sum()), float(given.max() / n)
     balanced, chance = float((hits[there] / counts[there]).mean()), 1 / present
@@ -60,6 +70,36 @@ def answers(logits: Tensor, labels: Tensor) -> Answers:
     )
 
 
+def findings_answers(logits: Tensor, labels: Tensor, task: Task) -> Answers:
+    """Look at predicted label sets; logits N x F, labels N x F.
+
+    A rare finding is seldom said at probability one half by a good predictor, so what counts is the ranking:
+    ``learning`` compares macro AUROC with one half, and chance_error is its standard error where ranks are
+    random: sqrt(sum_f (N + 1) / (12 P_f (N - P_f))) / F over the F findings with images of either kind, P_f
+    with it (Mann and Whitney). constant: no finding's probability differs by ``SPREAD`` between images; or
+    one label set for at least 98 % of them, and an AUROC of at most 1/2 + 0.05. classes_present: 2, presence
+    and absence; 1 where no finding has both. largest_class: how often the commoner of the two is right.
+    classes_predicted, largest_predicted: of label sets.
+    """
+    n, able = len(labels), scorable(labels)
+    p = task.probabilities(logits)
+    sets = torch.unique(task.predicted(logits), dim=0, return_counts=True)[1].double()
+    top = float(sets.max() / n)
+    present = labels[:, able].sum(0).double()
+    error = float(((n + 1) / (12 * present * (n - present))).sum().sqrt()) / max(len(able), 1)
+    flat = float((p.amax(0) - p.amin(0)).max()) < SPREAD
+    area = macro_auroc(logits, labels)
+    shares = labels.double().mean(0)
+    return Answers(
+        classes_present=1 + bool(able),
+        largest_class=float(torch.maximum(shares, 1 - shares).mean()),
+        classes_predicted=len(sets),
+        largest_predicted=top,
+        constant=bool(able) and (flat or (top >= NEARLY and area <= 0.5 + NEAR)),
+        chance_error=error,
+    )
+
+
 def uneven(table: pd.DataFrame) -> dict[str, float]:
     """The hospitals where accuracy flatters the commonest class, and that class's share of their images.
 
@@ -67,7 +107,7 @@ def uneven(table: pd.DataFrame) -> dict[str, float]:
     four, 20 % of ten, 2 % of a hundred. Empty for a table without these columns (``Answers``).
     """
     rows = _clean(table)
-    if "largest_class" not in rows:
+    if "largest_class" not in rows or "task" in rows:
         return {}
     classes = rows["classes_present"].astype(float)
     over = rows[rows["largest_class"] > np.minimum(2 / classes, 1 / classes + 0.1) + 1e-9]
@@ -78,8 +118,11 @@ def uneven(table: pd.DataFrame) -> dict[str, float]:
 def ranking_metric(table: pd.DataFrame, chosen: str = "auto") -> str:
     """The score that levels are ranked by: the chosen one, or balanced accuracy where classes are uneven.
 
-    ``auto`` is accuracy, unless the classes of any hospital are ``uneven``.
+    ``auto`` is accuracy, unless the classes of any hospital are ``uneven``; with another task than
+    multiclass, its own score (``Task.headline``).
     """
+    if chosen == "auto" and "task" in table and len(told := table["task"].dropna().unique()):
+        return TASKS[told[0]].headline
     return chosen if chosen != "auto" else "balanced_accuracy" if uneven(table) else "accuracy"
 
 
@@ -93,6 +136,7 @@ def learning(table: pd.DataFrame, compare: str = "method", metric: str = "accura
     learned: at most half of its measurements are constant, and balanced - chance > 2 error;
     worth: learned, and where ``metric`` is accuracy, accuracy > majority: otherwise naming one class for all
     images is right as often.
+    Of several findings an image (many, 1), balanced is the macro AUROC, and chance one half.
     Measurements on images of one class tell nothing of this and are left out. A level of which nothing is
     known (a table of an older run) counts as learned, with NaN beside.
     """
@@ -118,13 +162,23 @@ def _at_places(rows: pd.DataFrame, compare: str, place: Sequence[str]) -> tuple[
     if "classes_present" not in rows:
         return pd.DataFrame(columns=[*keys, *NUMBERS]), pd.Series(dtype=float)
     known = rows[rows["classes_present"] > 1]
+    many = of_findings(known)
     frame = known[[*keys, "balanced_accuracy", "chance_error", "accuracy", "largest_class"]]
     frame = frame.set_axis([*keys, "balanced", "error", "accuracy", "majority"], axis=1).assign(
+        many=many.astype(float),
+        balanced=known["balanced_accuracy"].where(~many, known.get("auroc", math.nan)),
         constant=known["constant"].to_numpy(dtype=float, na_value=math.nan),
         chance=1 / known["classes_present"].to_numpy(dtype=float),
     )
     shares = frame.groupby(compare)["constant"].mean()
     return frame.groupby(keys, sort=False)[NUMBERS].mean().reset_index(), shares
+
+
+def of_findings(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are of several findings an image, so that AUROC stands for balanced accuracy."""
+    if "task" not in rows:
+        return pd.Series(False, index=rows.index)
+    return rows["task"].map(lambda name: isinstance(name, str) and TASKS[name].many).astype(bool)
 
 
 def _judged(frame: pd.DataFrame, metric: str) -> pd.DataFrame:

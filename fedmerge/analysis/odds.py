@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,15 +25,3 @@ def log_odds(logits: Tensor) -> Tensor:
     found = torch.cat([others - rest.clamp_min(0).log1p(), -others.logsumexp(1, keepdim=True)], 1)
     found.masked_fill_(rows.isnan().any(1, keepdim=True), torch.nan)
     return torch.empty_like(z).scatter_(1, order, found[index])
-
-
-def area(ranked: np.ndarray, positive: np.ndarray) -> float:
-    """The area under the ROC curve: P(a positive ranks above a negative) + P(they tie) / 2.
-
-    ranked: float, N, not NaN; positive: bool, N, at least one of each. By ranks (Mann-Whitney): with R the
-    sum of the positives' ranks, ties sharing their mean rank, (R - P (P + 1) / 2) / (P (N - P)).
-    """
-    _, index, counts = np.unique(ranked, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[index]
-    p = int(positive.sum())
-    return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * (len(positive) - p)))

@@ -18,10 +18,11 @@ from fedmerge.experiment.formatting import listing
 from fedmerge.experiment.summary.unlearned import CONSTANT, marked
 from fedmerge.plugins import origin_of
 from fedmerge.registry import Method
+from fedmerge.tasks import TASKS
 
 
 def summary_tables(result: Result, width: int) -> list[Table]:
-    """Make a run's table: accuracy in per cent by stream, then the other scores; best first in each kind.
+    """Make a run's tables: the headline score by stream, then the other scores; best first in each kind.
 
     A constant classifier has a mark at its name. Where it is wider than ``width`` letters it is several
     tables, the methods in each; no word is broken.
@@ -44,7 +45,8 @@ def summary_tables(result: Result, width: int) -> list[Table]:
                 table.add_section()
             table.add_row(name, *(cells[number] for _, cells in part))
     unseen = ", ".join(sorted(result.table["site"].unique()))
-    tables[0].title = f"{result.experiment.title or result.experiment.name}: accuracy in % at {unseen}"
+    shown = scale_of(result.headline).heading.replace(", ", " in ")
+    tables[0].title = f"{result.experiment.title or result.experiment.name}: {shown} at {unseen}"
     tables[-1].caption = _caption(result)
     return tables
 
@@ -53,15 +55,16 @@ def _score_columns(result: Result) -> list[tuple[str, list[str]]]:
     """Return the columns after the method's name: heading, a word a line, and cells."""
     summary = result.summary()
     streams = list(dict.fromkeys(result.table["stream"]))
-    made = [(name, [f"{100 * value:.1f}" for value in summary[name]]) for name in streams]
+    headline = scale_of(result.headline)
+    made = [(name, [headline.text(value) for value in summary[name]]) for name in streams]
     made += [
         (str(scale_of(name).short), [scale_of(name).text(value) for value in summary[name]])
-        for name in summary_metrics()
+        for name in summary_metrics(result.headline)
         if name in summary
     ]
     made.append(("passes", [f"{value:g}" for value in summary["forward_passes"]]))
     if result.table["seed"].nunique() > 1:
-        made.append(("±", [f"{100 * value:.1f}" for value in summary["interval"]]))
+        made.append(("±", [headline.text(value) for value in summary["interval"]]))
     return [(re.sub("[- ]", "\n", heading), cells) for heading, cells in made]
 
 
@@ -82,9 +85,9 @@ def _fitting(columns: list[tuple[str, list[str]]], width: int) -> list[list[tupl
 def _caption(result: Result) -> str:
     summary, seeds = result.summary(), result.table["seed"].nunique()
     interval = f"{seeds} seeds: ± is the 95 % t interval." if seeds > 1 else "One seed: no interval."
-    notes = [] if result.metric == "accuracy" else [f"Ranked by {result.metric.replace('_', ' ')}."]
+    notes = [] if result.metric == "accuracy" else [f"Ranked by {scale_of(result.metric).words}."]
     notes += [f"{CONSTANT}."] if (summary["constant"] > 0.5).any() else []
-    beside = [name for name in summary_metrics() if name in summary]
+    beside = [name for name in summary_metrics(result.headline) if name in summary]
     named = listing([scale_of(name).heading.removesuffix(", %") for name in beside])
     return " ".join([f"{named[:1].upper()}{named[1:]} are means over the streams.", interval, *notes])
 
@@ -106,11 +109,12 @@ def method_text(method: Method) -> str:
         for name, default in _flat(option, field.default)
     ]
     needs = f"needs: {', '.join(method.needs.names()) or 'nothing but the models'}"
+    misfits = [f"not for task {task}: {why}" for task in TASKS if (why := method.misfit(task))]
     return "\n".join(
         [
             f"{method.name}: {method.title} ({method.group})",
             *([f"paper: {method.paper}"] if method.paper else []),
-            *([needs] if method.group != "model" else []),
+            *([needs, *misfits] if method.group != "model" else []),
             *([f"plug-in: {method.origin.name}"] if method.origin is not None else []),
             "options and defaults:" if options else "no options",
             *options,

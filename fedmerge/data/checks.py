@@ -74,9 +74,9 @@ def _classes(cohort: Cohort, here: Mapping[str, Site]) -> Iterator[tuple[str, st
     counts = np.zeros(cohort.n_classes, dtype=np.int64)
     for name, site in here.items():
         labels = _labels(site) if site.unseen else site.train.labels
-        present = torch.unique(labels)
+        present = torch.unique(labels, dim=0)
         if len(present) == 1:
-            single[name] = f"'{cohort.class_names[int(present)]}', {len(labels)} images"
+            single[name] = f"{_said(cohort, present[0])}, {len(labels)} images"
         if not site.unseen:
             counts += site.train.class_counts(cohort.n_classes).numpy()
     if single:
@@ -89,16 +89,24 @@ def _classes(cohort: Cohort, here: Mapping[str, Site]) -> Iterator[tuple[str, st
         yield "untaught", f"classes {what}: {len(names)} ({_some(names)})."
 
 
+def _said(cohort: Cohort, label: torch.Tensor) -> str:
+    """Return a label in words."""
+    if label.ndim == 0:
+        return f"'{cohort.class_names[int(label)]}'"
+    found = [cohort.class_names[f] for f in label.nonzero().flatten().tolist()]
+    return f"'{', '.join(found)}'" if found else "no finding"
+
+
 def _copies(here: Mapping[str, Site], facts: Mapping[str, Facts]) -> Iterator[tuple[str, str]]:
     """The same image at several hospitals, or with several labels."""
     owners: dict[bytes, list[str]] = {}
-    labels: dict[bytes, set[int]] = {}
+    labels: dict[bytes, set[object]] = {}
     for name, site in here.items():
         for digest, label, flat in zip(
             facts[name].digests, _labels(site).tolist(), facts[name].flat, strict=True
         ):
             if not flat:
-                labels.setdefault(digest, set()).add(label)
+                labels.setdefault(digest, set()).add(tuple(label) if isinstance(label, list) else label)
                 if name not in (at := owners.setdefault(digest, [])):
                     at.append(name)
     shared = {digest: at for digest, at in owners.items() if len(at) > 1}

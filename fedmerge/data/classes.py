@@ -12,6 +12,7 @@ from fedmerge.data.sources import REMOTE
 from fedmerge.data.spec import CohortSpec, SiteSpec
 from fedmerge.errors import FedMergeError, nearest
 from fedmerge.seeding import numpy_generator
+from fedmerge.tasks import TASKS
 
 Names = tuple[str, ...]
 MOST_NAMED = 5
@@ -46,8 +47,29 @@ def class_names(spec: CohortSpec, owner: dict[str, RawSource]) -> tuple[str, ...
     if reference.class_names is None:
         remote = any(spec.source_of(site) == REMOTE for site in spec.sites)
         splits = [split for raw in owner.values() for split in (raw.splits if remote else raw.splits[:1])]
-        check_taught(spec, range(reference.n_classes), np.unique(np.concatenate([s.labels for s in splits])))
+        taught = np.unique(np.concatenate([s.present for s in splits]))
+        check_taught(spec, range(reference.n_classes), taught)
     return reference.class_names or tuple(str(label) for label in range(reference.n_classes))
+
+
+def check_task(spec: CohortSpec, owner: dict[str, RawSource]) -> None:
+    """Raise FedMergeError where the labels of a source do not have the form of the cohort's task."""
+    many, named = TASKS[spec.task].many, f"the cohort's task is {spec.task}"
+    for name, raw in owner.items():
+        where = f"cohort '{spec.name}': the source '{raw.text}' of site '{name}' has"
+        if raw.many and not many:
+            raise FedMergeError(
+                f"{where} {raw.n_classes} findings an image, but {named}: set task: multilabel; or, if each "
+                "row has a single 1, give the position of it as the class."
+            )
+        if many and not raw.many:
+            raise FedMergeError(
+                f"{where} one class an image, but {named}: set task: to multiclass, ordinal or binary."
+            )
+        if spec.task == "binary" and raw.n_classes > 2:
+            raise FedMergeError(
+                f"{where} {raw.n_classes} classes, but {named}, which has two: set task: multiclass."
+            )
 
 
 def who_takes(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fedmerge.data import scanner
-from fedmerge.data.classes import check_taught, class_names, who_takes
+from fedmerge.data.classes import check_task, check_taught, class_names, who_takes
 from fedmerge.data.enough import check_enough
 from fedmerge.data.facts import Facts, facts_of
 from fedmerge.data.images import Split, concat, resize, to_channels
@@ -21,6 +21,8 @@ from fedmerge.data.sources import REMOTE, load_source, medmnist_set, source_key
 from fedmerge.data.spec import CohortSpec, SiteSpec
 from fedmerge.errors import Faults, FedMergeError, nearest, unknown
 from fedmerge.seeding import numpy_generator
+from fedmerge.tasks import MULTICLASS, TASKS, Task
+from fedmerge.tasks.label_sets import strata
 
 Splits = tuple[Split, Split, Split]
 Names = tuple[str, ...]
@@ -42,6 +44,7 @@ class Site:
     unseen: bool = False
     scanner: tuple[Appearance, ...] = ()
     facts: Facts | None = None
+    task: Task = MULTICLASS
 
     @property
     def remote(self) -> bool:
@@ -79,8 +82,13 @@ class Cohort:
         return self.sites[0].class_names
 
     @property
+    def task(self) -> Task:
+        """What is asked of an image."""
+        return self.sites[0].task
+
+    @property
     def n_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, or of findings."""
         return self.sites[0].n_classes
 
     @property
@@ -140,6 +148,7 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
             raws[key] = load_source(source, spec.folder, spec.size, spec.channels, allow)
     faults.say()
     owner = {members[0].name: raws[key] for key, members in groups.items()}
+    check_task(spec, owner)
     names = class_names(spec, owner)
     parts: dict[str, Splits] = {}
     taught = np.zeros(len(names), dtype=bool)
@@ -152,14 +161,15 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
     if not any(spec.source_of(site) == REMOTE and not site.unseen for site in spec.sites):
         check_taught(spec, names, np.flatnonzero(taught))
     _check_shapes(spec, owner)
-    nothing = _nothing(spec, owner)
+    nothing = _nothing(spec, owner, len(names))
     shared = {
         site.name: [parts[each.name] for each in members] for members in groups.values() for site in members
     }
     sites: list[Site] = []
     for site in spec.sites:
         if site.name not in parts:
-            sites.append(Site(site.name, REMOTE, nothing, nothing, nothing, names, site.unseen))
+            task = TASKS[spec.task]
+            sites.append(Site(site.name, REMOTE, nothing, nothing, nothing, names, site.unseen, task=task))
             continue
         with faults.kept():
             kept = _limited(site, parts[site.name], seed)
@@ -182,7 +192,7 @@ def _check_one_size(spec: CohortSpec, firsts: Sequence[SiteSpec]) -> None:
             )
 
 
-def _nothing(spec: CohortSpec, owner: dict[str, RawSource]) -> Split:
+def _nothing(spec: CohortSpec, owner: dict[str, RawSource], classes: int) -> Split:
     """Return an empty split whose images have the cohort's shape."""
     some = next(iter(owner.values()), None)
     channels = spec.channels or (some.shape[0] if some else None)
@@ -193,6 +203,8 @@ def _nothing(spec: CohortSpec, owner: dict[str, RawSource]) -> Split:
             "channels: and classes:."
         )
     images = torch.empty(0, channels, height, width, dtype=torch.uint8)
+    if TASKS[spec.task].many:
+        return Split(images, torch.empty(0, classes, dtype=torch.uint8))
     return Split(images, torch.empty(0, dtype=torch.int64))
 
 
@@ -219,15 +231,22 @@ def relabel(raw: RawSource, names: Names, where: str) -> Splits:
 def _share_out(
     spec: CohortSpec, splits: Splits, members: Sequence[SiteSpec], takes: np.ndarray, seed: int, text: str
 ) -> dict[str, Splits]:
-    """Divide one source over its sites, each split in the same proportions. takes: ``who_takes``."""
+    """Divide one source over its sites, each split in the same proportions. takes: ``who_takes``.
+
+    Where an image has several labels, its label set is divided as a class is (``tasks.label_sets``).
+    """
     if len(members) == 1:
         return {members[0].name: splits}
     rng = numpy_generator(seed, "partition", site=text)
     shares = [site.share for site in members]
     default = None if spec.label_skew == "disjoint" else spec.label_skew
     skews = [default if site.follows else site.label_skew for site in members]
+    codes = strata(np.concatenate([split.labels.numpy() for split in splits]))
+    if splits[0].labels.ndim == 2:
+        takes = np.ones((len(members), int(codes.max(initial=0)) + 1), dtype=bool)
     proportions = draw_proportions(takes.shape[1], shares, skews, rng, takes)
-    indices = [divide(split.labels.numpy(), proportions, rng) for split in splits]
+    ends = np.cumsum([len(split) for split in splits])[:-1]
+    indices = [divide(part, proportions, rng) for part in np.split(codes, ends)]
     return {
         site.name: (
             splits[0].select(indices[0][i]),
@@ -278,4 +297,5 @@ def _site(spec: CohortSpec, site: SiteSpec, splits: Splits, names: Names, seed: 
     pieces = zip((train, val, test), images.split(lengths), strict=True)
     train, val, test = (replace(split, images=piece.contiguous()) for split, piece in pieces)
     source = str(spec.source_of(site))
-    return Site(site.name, source, train, val, test, names, site.unseen, site.scanner, facts)
+    task = TASKS[spec.task]
+    return Site(site.name, source, train, val, test, names, site.unseen, site.scanner, facts, task)

@@ -24,7 +24,7 @@ def check_enough(
     train, minimum = splits[0], spec.minimum
     where = f"cohort '{spec.name}', site '{site.name}'"
     advice = _advice(spec, site, group, n_classes)
-    present = len(torch.unique(train.labels))
+    present = len(train.present)
     if len(train) < minimum.samples:
         lower = [f"lower the cohort's minimum: {{samples: {len(train)}}}"] if len(train) else []
         limit = [f"raise its limit to at least {minimum.samples}"] if site.limit == len(train) else []

@@ -17,6 +17,7 @@ from fedmerge.data.sources import REMOTE
 from fedmerge.errors import FedMergeError
 from fedmerge.schema.validation import is_there
 from fedmerge.storage.files import make_folder, saying, write, write_text
+from fedmerge.tasks import MULTICLASS
 
 SERVER = "server"
 
@@ -40,6 +41,7 @@ def export(cohort: Cohort, folder: Path) -> Path:
 def _export(cohort: Cohort, folder: Path) -> Path:
     channels, height, width = cohort.shape
     common: dict[str, Any] = {"channels": channels, "classes": list(cohort.class_names)}
+    common |= {} if cohort.task is MULTICLASS else {"task": cohort.task.name}
     common |= {"minimum": {"samples": 1, "classes": 1}}  # checked when the cohort was built
     listed = []
     for site in cohort.sites:

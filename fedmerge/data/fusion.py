@@ -79,7 +79,7 @@ def share(site: Site, images: int, split: Literal["val", "train"], seed: int) ->
     The draw depends on the seed and the site's name alone, and a smaller share is part of a larger one.
     """
     held: Split = getattr(site, split)
-    return held.select(balanced(held.labels.numpy(), images, _generator(seed, site.name)))
+    return held.select(balanced(held.strata, images, _generator(seed, site.name)))
 
 
 def server_set(data: FusionData, cohort: Cohort, seed: int, labelled: bool = True) -> Split:
@@ -93,7 +93,7 @@ def server_set(data: FusionData, cohort: Cohort, seed: int, labelled: bool = Tru
     _check_elsewhere(data.source, cohort)
     channels, size, _ = cohort.shape
     raw = load_source(data.source, cohort.folder, size, channels)
-    index = balanced(raw.train.labels.numpy(), data.images, _generator(seed, ""))
+    index = balanced(raw.train.strata, data.images, _generator(seed, ""))
     train = _labelled(raw, cohort.class_names) if labelled else raw.train
     drawn = train.select(index)
     return Split(resize(to_channels(drawn.images, channels), size), drawn.labels)

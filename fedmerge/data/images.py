@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedmerge.errors import FedMergeError
+from fedmerge.tasks.label_sets import strata
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images with their labels.
 
-    images: uint8 Tensor, N x C x H x W, values 0-255, on the CPU. labels: int64 Tensor, N.
+    images: uint8 Tensor, N x C x H x W, values 0-255, on the CPU. labels: int64 Tensor, N; or, of several
+    findings an image, uint8 Tensor of 0 and 1, N x F.
     groups: int64 Tensor, N, whose image each one is (patients); None where that is not known.
     Raises ``FedMergeError`` for another dtype or shape.
     """
@@ -33,18 +35,38 @@ class Split:
                 f"of shape {tuple(self.images.shape)}."
             )
         for name, given in (("labels", self.labels), ("groups", self.groups)):
+            if name == "labels" and self._are_findings:
+                continue
             if given is not None and (given.dtype != torch.int64 or given.shape != self.images.shape[:1]):
                 raise FedMergeError(
                     f"{name} should be an int64 Tensor of length {len(self.images)}, but are {given.dtype} "
                     f"of shape {tuple(given.shape)}."
                 )
 
+    @property
+    def _are_findings(self) -> bool:
+        labels = self.labels
+        return labels.ndim == 2 and labels.dtype == torch.uint8 and len(labels) == len(self.images)
+
     def __len__(self) -> int:
         return len(self.labels)
 
     def class_counts(self, n_classes: int) -> Tensor:
-        """How many samples each class has: int64 Tensor, n_classes."""
+        """How many samples each class, or each finding, has: int64 Tensor, n_classes."""
+        if self.labels.ndim == 2:
+            return self.labels.long().sum(0)
         return torch.bincount(self.labels, minlength=n_classes)
+
+    @property
+    def present(self) -> np.ndarray:
+        """The classes, or the findings, that a sample has: int64, in order."""
+        found = self.labels.any(0).nonzero().flatten() if self._are_findings else torch.unique(self.labels)
+        return found.numpy()
+
+    @property
+    def strata(self) -> np.ndarray:
+        """What streams and draws take for a sample's class: int64 N; of several findings, its label set."""
+        return strata(self.labels.numpy())
 
     def select(self, index: np.ndarray | Tensor) -> Split:
         """The samples at ``index`` (integers, or a mask), in that order."""

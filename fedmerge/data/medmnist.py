@@ -30,17 +30,16 @@ def no_downloads() -> Iterator[None]:
 
 
 def info(name: str) -> dict[str, Any]:
-    """MedMNIST's own entry for a set of 2-D images with one label each.
+    """MedMNIST's own entry for a set of 2-D images.
 
-    Raises ``FedMergeError`` for an unknown name, and for 3-D and multi-label sets, which are not supported.
+    Raises ``FedMergeError`` for an unknown name, and for 3-D sets, which are not supported.
     """
     from medmnist import INFO  # slow: it loads pandas and scikit-learn
 
-    usable = [n for n, entry in INFO.items() if not n.endswith("3d") and "multi-label" not in entry["task"]]
+    usable = [n for n in INFO if not n.endswith("3d")]
     if name in INFO and name not in usable:
-        what = "3-D volumes" if name.endswith("3d") else "several labels an image"
         raise FedMergeError(
-            f"medmnist:{name} has {what}, which is not supported: 2-D images with one class each are "
+            f"medmnist:{name} has 3-D volumes, which are not supported: 2-D images are "
             f"({', '.join(sorted(usable))})."
         )
     if name not in INFO:

@@ -14,13 +14,15 @@ from fedmerge.data.raw import SPLITS, RawSource, raw_source, split_from_arrays
 from fedmerge.errors import FedMergeError
 
 KEYS = tuple(f"{split}_{what}" for split in SPLITS for what in ("images", "labels"))
+NAMES = "class_names"
 PATIENTS = tuple(f"{split}_patients" for split in SPLITS)
 
 
 def read_npz(path: Path, text: str, class_names: tuple[str, ...] | None = None) -> RawSource:
     """Read the six MedMNIST keys (MedMNIST v2, arXiv 2110.14795); other keys are left alone.
 
-    Images are uint8 N x H x W or N x H x W x 3; labels integers N or N x 1. ``train_patients``,
+    Images are uint8 N x H x W or N x H x W x 3; labels integers N or N x 1, or 0 and 1, N x F, of F findings;
+    ``class_names``, F texts, may name these. ``train_patients``,
     ``val_patients`` and ``test_patients``, all three or none: integers likewise, whose image each one is,
     numbered alike in all splits. Nothing is unpickled. Raises ``FedMergeError`` where the file is damaged,
     not an .npz, holds pickled arrays, lacks a key, or an array has another type or shape.
@@ -30,7 +32,14 @@ def read_npz(path: Path, text: str, class_names: tuple[str, ...] | None = None) 
     for name in SPLITS:
         images, labels = arrays[f"{name}_images"], arrays[f"{name}_labels"]
         splits[name] = split_from_arrays(images, labels, str(path), name, arrays.get(f"{name}_patients"))
+    if class_names is None and NAMES in arrays and splits["train"].labels.ndim == 2:
+        class_names = tuple(str(name) for name in arrays[NAMES])
     return raw_source(text, splits, class_names, str(path))
+
+
+def _are_texts(archive: np.lib.npyio.NpzFile) -> bool:
+    """Whether the file names its findings: a list of texts, and not a pickled one."""
+    return NAMES in archive.files and archive[NAMES].dtype.kind == "U" and archive[NAMES].ndim == 1
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -51,7 +60,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                     f"{path} has {', '.join(some)} alone: patients need the three keys {', '.join(PATIENTS)}."
                 )
             check_sizes(path, archive.zip, (*KEYS, *some))
-            return {key: archive[key] for key in (*KEYS, *some)}
+            named = [NAMES] if _are_texts(archive) else []
+            return {key: archive[key] for key in (*KEYS, *some, *named)}
     except FedMergeError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):

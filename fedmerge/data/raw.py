@@ -46,10 +46,17 @@ class RawSource:
         return c, h, w
 
     @property
+    def many(self) -> bool:
+        """Whether an image has several labels, N x F of 0 and 1."""
+        return self.train.labels.ndim == 2
+
+    @property
     def n_classes(self) -> int:
         """The number of class names, or else the largest label plus one."""
         if self.class_names is not None:
             return len(self.class_names)
+        if self.many:
+            return self.train.labels.shape[1]
         return 1 + max(int(s.labels.max()) if len(s) else -1 for s in self.splits)
 
 
@@ -64,11 +71,18 @@ def raw_source(
 ) -> RawSource:
     """Make a source of the splits ``train``, ``val`` and ``test``.
 
-    Raises ``FedMergeError`` where the splits differ in image size, or a label lies outside the named classes.
+    Raises ``FedMergeError`` where the splits differ in image size or in the form of labels, or a label lies
+    outside the named classes.
     """
     shapes = {name: tuple(splits[name].images.shape[1:]) for name in SPLITS if len(splits[name])}
     if len(set(shapes.values())) > 1:
         raise FedMergeError(f"{where}: images differ in size between splits, C x H x W {shapes}.")
+    columns = {name: splits[name].labels.shape[1:].numel() for name in SPLITS if len(splits[name])}
+    if len({(splits[name].labels.ndim, n) for name, n in columns.items()}) > 1:
+        has = ", ".join(f"{name}_labels have {n} columns" for name, n in columns.items())
+        raise FedMergeError(
+            f"{where}: {has}: write one class an image in all splits, or all findings in each."
+        )
     if class_names is not None:
         for name in SPLITS:
             check_labels(splits[name], len(class_names), f"{where}, {name}_labels")
@@ -76,7 +90,17 @@ def raw_source(
 
 
 def check_labels(split: Split, n_classes: int, where: str) -> None:
-    """Raise ``FedMergeError`` naming the first label that is not in 0 ... n_classes - 1."""
+    """Raise ``FedMergeError`` naming the first label that is not in 0 ... n_classes - 1.
+
+    Of several findings an image: for another number of findings.
+    """
+    if split.labels.ndim == 2:
+        if split.labels.shape[1] != n_classes:
+            raise FedMergeError(
+                f"{where}: labels have {split.labels.shape[1]} columns, a finding each, but {n_classes} "
+                "findings are named: name each column under classes:."
+            )
+        return
     outside = split.labels[split.labels >= n_classes]
     if len(outside):
         raise FedMergeError(
@@ -91,8 +115,9 @@ def split_from_arrays(
     """Check arrays and turn them into a split.
 
     images: uint8, array N x H x W (grey) or N x H x W x 3 (RGB), or Tensor N x C x H x W. labels: integers
-    from 0, N or N x 1. patients: integers likewise, the split's groups; None where they are not known.
-    Raises ``FedMergeError`` that names ``where`` and the array for anything else.
+    from 0, N or N x 1; or N x F of 0 and 1, whether each of F findings is there. patients: integers likewise,
+    the split's groups; None where they are not known. Raises ``FedMergeError`` that names ``where`` and the
+    array for anything else.
     """
     given = images if isinstance(images, torch.Tensor) else _array(images, where, f"{name}_images")
     if isinstance(given, torch.Tensor):
@@ -120,14 +145,23 @@ def split_from_arrays(
 def _check_label_array(labels: Any, n: int, where: str, name: str) -> torch.Tensor:
     array = _array(labels, where, f"{name}_labels")
     if array.ndim == 2 and array.shape[1] > 1:
-        raise FedMergeError(
-            f"{where}: {name}_labels have {array.shape[1]} columns, so several labels an image; "
-            f"one class an image is needed (of columns with a single 1, the position of it)."
-        )
+        return _findings(array, n, where, f"{name}_labels")
     checked = _integers(array, n, where, f"{name}_labels")
     if n and checked.min() < 0:
         raise FedMergeError(f"{where}: {name}_labels hold {checked.min()}, but classes count from 0.")
     return checked
+
+
+def _findings(array: np.ndarray, n: int, where: str, what: str) -> torch.Tensor:
+    """Return labels N x F of 0 and 1 as uint8."""
+    if array.dtype.kind not in "iub" or len(array) != n or not np.isin(array, (0, 1)).all():
+        raise FedMergeError(
+            f"{where}: {what} of several columns should be {n} rows of 0 and 1, a column a finding, but are "
+            f"{array.dtype} of shape {array.shape}"
+            + (f" with values up to {array.max()}" if array.dtype.kind in "iu" and array.size else "")
+            + ": write 1 where a finding is there, else 0."
+        )
+    return torch.from_numpy(array.astype(np.uint8))
 
 
 def _array(given: Any, where: str, what: str) -> np.ndarray:
@@ -158,7 +192,7 @@ def stratified(
     split: Split, fractions: tuple[float, float, float], purpose: str, seed: int = 0
 ) -> dict[str, Split]:
     """Divide one split into train, val and test with the same classes in each, by a fixed named seed."""
-    classes, codes = np.unique(split.labels.numpy(), return_inverse=True)
+    classes, codes = np.unique(split.strata, return_inverse=True)
     proportions = np.repeat(np.array(fractions)[:, None], len(classes), axis=1)
     parts = divide(codes, proportions, numpy_generator(seed, f"split-{purpose}"))
     return {name: split.select(part) for name, part in zip(SPLITS, parts, strict=True)}

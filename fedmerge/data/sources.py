@@ -1,8 +1,8 @@
 """Where a hospital's images come from: a source is one string in YAML, or arrays in memory.
 
-``digits`` (embedded in scikit-learn), ``medmnist:NAME`` (or ``medmnist:NAME_64``, ``_128``, ``_224``),
-``npz:PATH``, ``folder:PATH``, or ``Arrays``; or ``remote``: the images are at the hospital and not here.
-``SOURCES`` holds the kinds; a plug-in can add one.
+``digits``, ``digit-pairs`` (embedded in scikit-learn), ``medmnist:NAME`` (or ``medmnist:NAME_64``, ``_128``,
+``_224``), ``npz:PATH``, ``folder:PATH``, or ``Arrays``; or ``remote``: the images are at the hospital and not
+here. ``SOURCES`` holds the kinds; a plug-in can add one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from fedmerge.data import medmnist
+from fedmerge.data.digit_pairs import digit_pairs
 from fedmerge.data.digits import digits
 from fedmerge.data.folders import read_folder
 from fedmerge.data.images import Split
@@ -33,9 +34,10 @@ REMOTE = "remote"
 class Arrays:
     """Images in memory as the source of a site.
 
-    images: uint8 array N x H x W or N x H x W x 3, or Tensor N x C x H x W; labels: integers from 0, N.
-    val, test: pairs (images, labels) likewise. Where both are None the samples are divided 60/20/20,
-    stratified by class, by a fixed seed. ``str()`` of it holds a hash of the content.
+    images: uint8 array N x H x W or N x H x W x 3, or Tensor N x C x H x W; labels: integers from 0, N; or 0
+    and 1, N x F, of F findings an image. val, test: pairs (images, labels) likewise. Where both are None the
+    samples are divided 60/20/20, stratified by class, by a fixed seed. ``str()`` of it holds a hash of the
+    content.
     """
 
     images: Any
@@ -138,6 +140,13 @@ def _digits(asked: SourceRequest) -> RawSource:
     whole = Split(torch.from_numpy(images)[:, None], torch.from_numpy(labels))
     names = tuple(str(digit) for digit in range(10))
     return raw_source("digits", stratified(whole, (0.6, 0.2, 0.2), "digits"), names, "digits")
+
+
+@SOURCES.source("digit-pairs", form="digit-pairs")
+def _digit_pairs(asked: SourceRequest) -> RawSource:
+    """Two of these digits in each image of 16 x 16, and ten findings: which digits are there."""
+    names = tuple(str(digit) for digit in range(10))
+    return raw_source("digit-pairs", digit_pairs(), names, "digit-pairs")
 
 
 def _medmnist_key(asked: SourceRequest) -> Path | str:

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +16,8 @@ from pydantic import (
     InstanceOf,
     PlainSerializer,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -23,6 +25,7 @@ from fedmerge.data.scanner import Appearance
 from fedmerge.data.sources import REMOTE, Arrays, parse_source
 from fedmerge.errors import Faults, FedMergeError, short, unknown
 from fedmerge.schema.validation import LONGEST_NAME, Distinct, is_folder, is_there, load_yaml, validate
+from fedmerge.tasks import TASKS, TaskName
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SHIPPED = (PACKAGE / "_shipped" / "sites", PACKAGE.parent / "sites")
@@ -112,16 +115,19 @@ class CohortSpec(Frozen):
     """The hospitals of one experiment.
 
     source: default of the sites. size: all images as size x size. channels: all images grey (1) or RGB (3).
-    classes: names by label; needed where sources disagree on them. label_skew: that of the sites that train
-    and set neither classes nor label_skew, or ``disjoint``: the classes, in an order drawn by the seed, are
-    cut into as many groups as a source has such sites, and each takes one group; the other sites without a
-    list of classes keep their share of every class. left_out: ``allow`` reads image folders although a class
-    loses more than a tenth of its files, because they are none that can be read or lie deeper. From Python, a
-    source may be ``Arrays``.
+    task: what is asked of an image: one class of several (``multiclass``), which of several findings are
+    there (``multilabel``), a grade (``ordinal``), or yes or no by one output (``binary``); docs/tasks.md.
+    classes: names by label, or of the findings; needed where sources disagree on them. label_skew: that of
+    the sites that train and set neither classes nor label_skew, or ``disjoint``: the classes, in an order
+    drawn by the seed, are cut into as many groups as a source has such sites, and each takes one group; the
+    other sites without a list of classes keep their share of every class. left_out: ``allow`` reads image
+    folders although a class loses more than a tenth of its files, because they are none that can be read or
+    lie deeper. From Python, a source may be ``Arrays``.
     """
 
     name: Name
     title: str = ""
+    task: TaskName = "multiclass"
     source: SourceText | SourceArrays | None = None
     size: int | None = Field(default=None, ge=8)
     channels: Literal[1, 3] | None = None
@@ -155,11 +161,31 @@ class CohortSpec(Frozen):
                     f"site '{site.name}' is remote, so {', '.join(sorted(said))} cannot be applied here: set "
                     "it in the hospital's own file"
                 )
+        faults += self._unfit()
         if all(site.unseen for site in self.sites):
             faults.append("every site is unseen: at least one must train, so set unseen: false for it")
         if faults:
             raise ValueError(*faults)
         return self
+
+    def _unfit(self) -> list[str]:
+        """Return what the task cannot have, in sentences."""
+        listed = [site.name for site in self.sites if site.classes is not None]
+        faults = []
+        if TASKS[self.task].many and (listed or self.label_skew == "disjoint"):
+            what = f"site '{listed[0]}' lists classes" if listed else "label_skew is disjoint"
+            faults.append(
+                f"{what}, but with task: {self.task} an image has several findings, so no site can have some "
+                "of them alone: take it out, or set label_skew: to a number"
+            )
+        if self.task == "binary" and self.classes is not None and len(self.classes) != 2:
+            faults.append(f"task: binary has two classes, but {len(self.classes)} are named under classes")
+        return faults
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if key != "task" or value != "multiclass"}
 
 
 def read_cohort(name_or_path: str | Path, near: Path | None = None) -> CohortSpec:

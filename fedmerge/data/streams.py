@@ -19,6 +19,7 @@ from fedmerge.data.scanner import Appearance, ShiftName
 from fedmerge.errors import FedMergeError, nearest
 from fedmerge.schema.validation import NoBoolean
 from fedmerge.seeding import numpy_generator
+from fedmerge.tasks.label_sets import strata
 
 KINDS = ("iid", "dirichlet", "note", "temporal", "recurring", "drift")
 TAKES = {"dirichlet": "delta", "note": "delta", "recurring": "cycles", "drift": "shift"}
@@ -232,8 +233,10 @@ def order(
     """The order in which ``site`` sees its samples; a Dirichlet stream has one slot a batch. int64 N.
 
     Under drift any order is equally likely; ``drifted`` gives what the images look like. groups: patients, to
-    which the temporal and the recurring order keep; None where they are not known.
+    which the temporal and the recurring order keep; None where they are not known. labels: N; or N x F, whose
+    label sets are the classes (``tasks.label_sets``).
     """
+    labels = strata(np.asarray(labels))
     rng = numpy_generator(seed, f"stream-{spec.name}", site=site)
     if spec.kind in ("iid", "drift"):
         return iid(labels, rng)

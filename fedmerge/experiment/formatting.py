@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fedmerge.analysis.metrics import scale_of
+
 
 def percent(share: float, decimals: int = 1) -> str:
     """A share of 1 as a percentage: ``87.3 %`` (no-break space); a dash for NaN."""
     return "–" if math.isnan(share) else f"{100 * share:.{decimals}f}\u00a0%"
+
+
+def score_text(metric: str, value: float) -> str:
+    """A score in words: a share as a percentage, any other as its column has it."""
+    scale = scale_of(metric)
+    return percent(value) if scale.format == "percent" else scale.text(value)
 
 
 def count(number: int, thing: str, things: str | None = None) -> str:

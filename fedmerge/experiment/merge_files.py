@@ -219,7 +219,7 @@ def _fusion_set(
     """Return images as the network takes them, and their labels if the method may see them."""
     if found is None or spec is None:
         return {}
-    drawn = found.select(balanced(found.labels.numpy(), count, numpy_generator(seed, "fusion-data")))
+    drawn = found.select(balanced(found.strata, count, numpy_generator(seed, "fusion-data")))
     normalise = card.normalisation if card is not None else default_normalisation(spec)
     images = resize(to_channels(drawn.images, spec.in_channels), spec.image_size)
     given: dict[str, Any] = {"data": normalise(images)}

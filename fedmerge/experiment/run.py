@@ -248,7 +248,7 @@ def _result(
         provenance=provenance,
         folder=folder,
         remarks=(*record.images.values(), *(begun.resumed[-1].remarks if begun.resumed else ())),
-        table=record.frame("results", columns(METRICS.among(experiment.plugins))).astype(
+        table=record.frame("results", columns(METRICS.among(experiment.plugins), [cohort.task])).astype(
             {"constant": "boolean"}
         ),
         history=record.frame("history", ["seed", "federation", "round", "phase", "site"]),

@@ -30,13 +30,14 @@ class _Heard:
     """The replies of the nodes so far: the hospitals by name, and why other nodes cannot take part.
 
     wanted: the hospitals of this federation; None: all. admitted: the name under which each node was
-    admitted; None where nodes are not admitted. n_classes: of the model. wrong: why a node cannot take part,
-    by name; nameless: the same by node id, for nodes without an admitted name in ``wanted``.
+    admitted; None where nodes are not admitted. n_classes, task: of the model. wrong: why a node cannot take
+    part, by name; nameless: the same by node id, for nodes without an admitted name in ``wanted``.
     """
 
     wanted: Sequence[str] | None = None
     admitted: Mapping[int, str] | None = None
     n_classes: int | None = None
+    task: str | None = None
     clients: dict[str, Client] = field(default_factory=dict)
     wrong: dict[str, Wrong] = field(default_factory=dict)
     nameless: dict[int, Wrong] = field(default_factory=dict)
@@ -120,6 +121,8 @@ class _Heard:
                 "refused",
                 f"it counts images of {len(said.class_counts)} classes, but the model has {self.n_classes}",
             )
+        if self.task is not None and said.task != self.task:
+            return Wrong("refused", f"its labels are for task {said.task}, but the model is for {self.task}")
         known = said.name if self.admitted is None else self.admitted.get(node)
         if known != said.name:
             return Wrong(
@@ -161,6 +164,7 @@ def wait_for_clients(
     admitted: Mapping[int, str] | None = None,
     n_classes: int | None = None,
     told: Mapping[str, Any] | None = None,
+    task: str | None = None,
 ) -> tuple[ClientRegistry, dict[str, Wrong]]:
     """Ask every node for its hospital; return those that take part, and why the others do not.
 
@@ -169,12 +173,12 @@ def wait_for_clients(
     wanted: the hospitals of this federation; nodes of others are left alone. None: all that reply. patience:
     seconds to wait for wanted hospitals, whose nodes may come later. admitted: the name under which each node
     was admitted, by node id; a node that gives another name is left out. n_classes: the number of classes
-    that each hospital must count. told: what the hospitals are told of the run (``policy.proposal``); one
-    whose people have not decided about it is asked again until the patience is over. Raises FedMergeError if
-    no hospital can take part (at once if as many nodes as are wanted say why they cannot), or if two have one
-    name and nodes are not admitted.
+    that each hospital must count; task: that of its labels. told: what the hospitals are told of the run
+    (``policy.proposal``); one whose people have not decided about it is asked again until the patience is
+    over. Raises FedMergeError if no hospital can take part (at once if as many nodes as are wanted say why
+    they cannot), or if two have one name and nodes are not admitted.
     """
-    heard, until = _Heard(wanted, admitted, n_classes), time.monotonic() + patience
+    heard, until = _Heard(wanted, admitted, n_classes, task), time.monotonic() + patience
     while True:
         new = heard.to_ask(grid.get_node_ids())
         if new:

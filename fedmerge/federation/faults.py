@@ -78,11 +78,9 @@ def _train(
 
 def _flipped(hospital: Trains) -> Trains:
     """Return the hospital with class C - 1 - c for class c in its training images; all else is shared."""
-    train = hospital.site.train
+    site, train = hospital.site, hospital.site.train
     other = copy.copy(hospital)
-    other.site = replace(
-        hospital.site, train=replace(train, labels=hospital.site.n_classes - 1 - train.labels)
-    )
+    other.site = replace(site, train=replace(train, labels=site.task.flipped(train.labels, site.n_classes)))
     return other
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -12,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Message
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from fedmerge.analysis import fit_temperature, rates
 from fedmerge.data import Site
@@ -47,6 +47,7 @@ from fedmerge.models.predict import predict
 from fedmerge.models.state import State, state_hash
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.seeding import derive
+from fedmerge.tasks import MULTICLASS
 from fedmerge.training import fit
 
 StepProgress = Callable[[int, int], None]
@@ -95,7 +96,8 @@ class Hospital:
             "num-validation": len(site.val),
             "class-counts": site.train.class_counts(site.n_classes).tolist(),
         }
-        return reply_message(message, numbers, texts={"name": site.name})
+        task = {} if site.task is MULTICLASS else {"task": site.task.name}
+        return reply_message(message, numbers, texts={"name": site.name} | task)
 
     def inspect(self, message: Message) -> Message:
         """Reply with a description of its images before training: sizes, classes, intensities, copies."""
@@ -175,7 +177,8 @@ class Hospital:
         """Score the received weights on the validation split; reply with numbers only.
 
         With ``personal`` in the job, the model is scored with this hospital's own part. With ``calibrate``,
-        the reply has the ``temperature`` fitted on the validation split, too.
+        the reply has the ``temperature`` fitted on the validation split, too. The task's own score comes
+        beside accuracies; where it is not defined (images of one kind alone), as that of a guess.
         """
         return reply_message(message, self._scored(message, read_job(message, EvaluateJob)))
 
@@ -209,15 +212,19 @@ class Hospital:
         val = self.site.val
         model = self._load(message, job, self._kept(job.personal))
         logits = predict(model, val.images, job.normalisation, device=self.device)
-        accuracy, balanced = rates(logits, val.labels)
+        task = self.site.task
+        accuracy, balanced = rates(logits, val.labels, task)
         metrics: dict[str, float] = {
             "num-examples": len(val),
-            "loss": float(cross_entropy(logits, val.labels)),
+            "loss": float(task.loss(logits, val.labels)),
             "accuracy": accuracy,
             "balanced_accuracy": balanced,
         }
+        if task.headline not in metrics:
+            score = task.score(logits, val.labels)
+            metrics[task.headline] = task.chance if math.isnan(score) else score
         if job.calibrate:
-            metrics["temperature"] = fit_temperature(logits, val.labels)
+            metrics["temperature"] = fit_temperature(logits, val.labels, task)
         return metrics
 
     def tell_memory(self, message: Message) -> Message:

@@ -34,7 +34,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Inspection(BaseModel):
-    """A hospital's inspection. shape: channels, height, width. classes: images of all splits, by class.
+    """A hospital's inspection. shape: channels, height, width. classes: images of all splits, by class, or
+    with each finding.
 
     intensities: the share of all pixels in each bin of 0 to 255; None for a bin with pixels of fewer images
     than the minimum; empty if the hospital has too few images. duplicates: images that occur more than once,
@@ -59,7 +60,9 @@ def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM) -> Inspect
     """Return the inspection of a hospital's images."""
     least = max(wish.minimum, own_minimum)
     images, facts = site.everything.images, site.facts or facts_of(site.everything.images)
-    counts = site.everything.class_counts(site.n_classes).tolist()
+    everything = site.everything
+    counts = everything.class_counts(site.n_classes).tolist()
+    said = told_findings(counts, len(everything), least) if site.task.many else told(counts, least)
     sizes = told([len(site.train), len(site.val), len(site.test)], least)
     return Inspection(
         hospital=site.name,
@@ -68,7 +71,7 @@ def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM) -> Inspect
         val=sizes[1],
         test=sizes[2],
         shape=(images.shape[1], images.shape[2], images.shape[3]),
-        classes=dict(zip(site.class_names, told(counts, least), strict=True)),
+        classes=dict(zip(site.class_names, said, strict=True)),
         intensities=_intensities(images.numpy(), wish.bins, least),
         duplicates=told([_copies(facts)], least)[0],
         flat=told([int(facts.flat.sum())], least)[0],
@@ -89,6 +92,11 @@ def told(counts: Sequence[int], least: int) -> list[Any]:
             break
         hidden.add(place)
     return [f"<{least}" if 0 < n < least else "hidden" if i in hidden else n for i, n in enumerate(counts)]
+
+
+def told_findings(counts: Sequence[int], images: int, least: int) -> list[Any]:
+    """Return counts of images by finding: small ones as "<least", "hidden" where few are without."""
+    return [f"<{least}" if 0 < n < least else "hidden" if 0 < images - n < least else n for n in counts]
 
 
 def _intensities(images: np.ndarray, bins: int, least: int) -> list[float | None]:

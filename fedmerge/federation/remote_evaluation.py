@@ -8,16 +8,18 @@ from typing import Any, Literal
 
 from flwr.serverapp import Grid
 
+from fedmerge.errors import FedMergeError
 from fedmerge.federation.client_manager import ClientManager
 from fedmerge.federation.client_registry import ClientRegistry
-from fedmerge.federation.privacy.masked import SCORED, NoSum
+from fedmerge.federation.privacy.masked import NoSum, scored
 from fedmerge.federation.privacy.secure_means import secure_scores
 from fedmerge.federation.sums.masked import MaskedStatistics
 from fedmerge.federation.sums.server import FederatedStatistics
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State, state_hash
+from fedmerge.tasks import TASKS
 
-Metric = Literal["accuracy", "balanced_accuracy"]
+Metric = Literal["accuracy", "balanced_accuracy", "auroc", "kappa"]
 
 
 class RemoteEvaluation:
@@ -31,9 +33,15 @@ class RemoteEvaluation:
         """Return the validation score of a model, computed by the hospitals on their own images.
 
         s = sum_m n_m s_m / sum_m n_m over the hospitals in ``sites`` (all for None), with n_m the
-        validation images of hospital m: for accuracy, exactly that of the pooled validation splits.
+        validation images of hospital m: for accuracy, exactly that of the pooled validation splits. Raises
+        FedMergeError where a hospital's policy lets the score not leave.
         """
         replies = self._evaluate(state, sites)
+        if any(metric not in reply for reply in replies):
+            raise FedMergeError(
+                f"a hospital's reply has no {metric}, which the experiment selects by: let its policy.yaml "
+                "name it under numbers, or choose another selection."
+            )
         total = sum(reply["num-examples"] for reply in replies)
         return float(sum(reply["num-examples"] * reply[metric] for reply in replies) / total)
 
@@ -46,7 +54,8 @@ class RemoteEvaluation:
             replies = self._evaluate(state, None, calibrate=True)
         except NoSum as error:
             self.manager.log.void(0, "score", str(error))
-            return dict.fromkeys((*SCORED, "temperature"), math.nan)
+            known = scored(TASKS[self.manager.plan.model.task])
+            return dict.fromkeys((*known, "temperature"), math.nan)
         total = sum(reply["num-examples"] for reply in replies)
         names = replies[0].keys() - {"num-examples"}
         return {n: sum(a["num-examples"] * a[n] for a in replies) / total for n in sorted(names)}

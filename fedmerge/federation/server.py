@@ -51,7 +51,8 @@ class Server(RemoteEvaluation):
         """
         self.plan = plan
         told = (Proposal(plan=plan) if proposal is None else proposal).job()
-        self.clients, absent = wait_for_clients(grid, clients, patience, admitted, plan.model.n_classes, told)
+        classes, task = plan.model.n_classes, plan.model.task
+        self.clients, absent = wait_for_clients(grid, clients, patience, admitted, classes, told, task)
         check_plan(plan, len(self.clients) + len(absent))
         self.strategy = MergeStrategy(plan, self.clients)
         self.strategy.keys = keys or {}

@@ -52,14 +52,14 @@ def distill(
     is off and images are not augmented, so small sets over-fit sooner than in common distillation. The
     images and M times their logits are held in memory. Raises FedMergeError for fewer than two images.
     """
-    images = _images(context, "distill")
-    targets = soft_targets(_logits(parents, context, images), temperature).float()
+    images, task = _images(context, "distill"), context.task
+    targets = soft_targets(_logits(parents, context, images), temperature, task).float()
     module, images = in_float32(_student(parents, context, student).to(context.device), images)
 
     def loss(indices: Tensor, training: bool) -> Tensor:
         _norms(module, training and len(indices) > 1)
         logits = logits_of(module(images[indices].to(context.device)), module).flatten(1)
-        return divergence(logits, targets[indices].to(logits), temperature)
+        return divergence(logits, targets[indices].to(logits), temperature, task)
 
     descent = Descent(lr, epochs, patience, batch_size, weight_decay)
     rng = generator(context.seed, "distill")
@@ -99,7 +99,7 @@ def refit_head(
     fusion gains beyond this it has not gained by refitting its last layer. Raises FedMergeError for fewer
     than two images.
     """
-    images = _images(context, "refit-head")
+    images, task = _images(context, "refit-head"), context.task
     logits = _logits(parents, context, images)
     module, images = in_float32(_student(parents, context, student).to(context.device), images)
     head = find_head(module, images[:2].to(context.device))
@@ -110,11 +110,11 @@ def refit_head(
     if fit == "ridge":
         decision["loss"] = _by_ridge(part, head, inputs, torch.stack(logits).double().mean(0), ridge)
         return _merged(parents, module, decision)
-    targets = soft_targets(logits, temperature).to(inputs)
+    targets = soft_targets(logits, temperature, task).to(inputs)
 
     def loss(indices: Tensor, training: bool) -> Tensor:
         indices = indices.to(inputs.device)
-        return divergence(apply_head(module, head, inputs[indices]), targets[indices], temperature)
+        return divergence(apply_head(module, head, inputs[indices]), targets[indices], temperature, task)
 
     descent = Descent(lr, epochs, patience, batch_size, weight_decay)
     found = descend(

@@ -17,6 +17,7 @@ from fedmerge.models.outputs import logits_of
 from fedmerge.models.plain import dressed
 from fedmerge.models.sources import check_sources
 from fedmerge.registry import Needs
+from fedmerge.tasks import mark, task_of
 
 PAPER = "Rethinking Weight-Averaged Model-merging, arXiv 2411.09263"
 SOUPS = {"greedy": greedy, "greedy-v1": greedy_v1, "greedy-v2": greedy_v2}
@@ -35,18 +36,23 @@ class LogitEnsemble(nn.Module):
 
 
 class ProbabilityEnsemble(nn.Module):
-    """z(x) = log sum_m a_m softmax(z_m(x)): softmax(z) is the mean probability; a_m not below zero."""
+    """z(x) = log sum_m a_m softmax(z_m(x)): softmax(z) is the mean probability; a_m not below zero.
+
+    Of models of another task, z means the mean of their distributions: log-odds of the mean of sigmoids.
+    """
 
     def __init__(self, models: list[nn.Module], weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
         self.weights = _shares(models, weights)
+        self.task = task_of(models[0])
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = [logits_of(model(x), model) for model in self.models]
-        logs = torch.stack([_wide(logits).log_softmax(1) for logits in outputs])
+        logs = torch.stack([self.task.log_p(_wide(logits)) for logits in outputs])
         shares = torch.tensor(self.weights, dtype=logs.dtype, device=logs.device)
-        return (logs + shares.log().view(-1, 1, 1)).logsumexp(0).to(outputs[0].dtype)
+        mean = (logs + shares.log().view(-1, *[1] * (logs.ndim - 1))).logsumexp(0)
+        return self.task.logits(mean).to(outputs[0].dtype)
 
 
 class FeatureEnsemble(nn.Module):
@@ -96,8 +102,9 @@ def ensemble_logits(parents: Parents, context: Context, *, weights: Weights = "u
 def ensemble_probabilities(parents: Parents, context: Context, *, weights: Weights = "uniform") -> Merged:
     """Average the probabilities of all models: p(x) = sum_m a_m softmax(z_m(x)); a reference, not a merge.
 
-    The output is log p, so that its softmax is p. ``weights`` as in ``ensemble-logits``, none below zero. A
-    model that is sure outvotes unsure ones less than in the mean of logits, which is a geometric mean.
+    The output is log p, so that its softmax is p; of other tasks, logits that mean p. ``weights`` as in
+    ``ensemble-logits``, none below zero. A model that is sure outvotes unsure ones less than in the mean of
+    logits, which is a geometric mean.
     """
     shares = normalised(parent_weights(parents, weights))
     if min(shares) < 0:
@@ -183,6 +190,7 @@ def _averaged(parents: Parents, context: Context, weights: Sequence[float]) -> n
 
 def _merged(parents: Parents, model: nn.Module, shares: list[float]) -> Merged:
     coefficients = dict(zip(parents.names, shares, strict=True))
+    mark(model, parents.task.name)
     return Merged(model.eval(), coefficients, forward_passes=len(parents))
 
 

@@ -20,6 +20,7 @@ from fedmerge.models.outputs import logits_of
 from fedmerge.models.state import State
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
+from fedmerge.tasks import task_of
 
 _ENTRIES = 2**24  # of per-image gradients held at a time
 
@@ -45,9 +46,9 @@ def fisher(
 
     F_m = mean over images x of E_{y ~ p_m(y|x)} (d log p_m(y|x) / d theta)^2 on ``context.data``, in
     evaluation mode; no labels are used. ``expectation``: the sum over all classes, C backward passes
-    an image, or one class an image, drawn from (seed, "fisher", name of the model). F below ``floor``
-    counts as ``floor``: a parameter that matters to no model is averaged. ``weights``: a_m, as in ``mean``.
-    F is not rescaled per model: one that is sure everywhere has small F and a small say.
+    an image (2 F with F findings), or one class an image, drawn from (seed, "fisher", name of the model). F
+    below ``floor`` counts as ``floor``: a parameter that matters to no model is averaged. ``weights``: a_m,
+    as in ``mean``. F is not rescaled per model: one that is sure everywhere has small F and a small say.
 
     Half precision is widened for the gradients. Buffers are averaged by the run's policy. Coefficients are
     a_m. Raises FedMergeError without images, for complex weights, and for weights or a floor below zero or
@@ -94,14 +95,15 @@ def fisher_diagonal(
     images: N x C x H x W as the model takes them. Gradients per image are taken in chunks of at most 2^24
     entries (or one image).
     """
-    names = parameter_names(model)
+    names, task = parameter_names(model), task_of(model)
     everything = {key: value.detach() for key, value in model.named_parameters()}
     fixed = {key: value.detach() for key, value in model.named_buffers()}
     parameters = {key: everything[key] for key in dict.fromkeys(names.values())}
 
     def log_probability(theta: State, image: Tensor, target: Tensor) -> Tensor:
         output = functional_call(model, (everything | theta, fixed), (image.unsqueeze(0),))
-        return logits_of(output, model).flatten(1).log_softmax(1)[0].gather(0, target.unsqueeze(0)).squeeze(0)
+        log_p = task.log_p(logits_of(output, model).flatten(1)).flatten(1)
+        return log_p[0].gather(0, target.unsqueeze(0)).squeeze(0)
 
     gradients = vmap(grad(log_probability), in_dims=(None, 0, 0))
     total = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in parameters.items()}
@@ -120,11 +122,19 @@ def fisher_diagonal(
 def _targets(
     model: nn.Module, batch: Tensor, expectation: str, draws: torch.Generator | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Classes (N) to take gradients of, and the weight of each (N, float64)."""
-    probabilities = logits_of(model(batch), model).flatten(1).to(torch.float64).softmax(1)
+    """Outcomes (N) to take gradients of, and the weight of each (N, float64).
+
+    They are classes; of several findings an image, the presence and the absence of each: these are
+    independent given the image, so their information adds up.
+    """
+    outcomes = task_of(model).p(logits_of(model(batch), model).flatten(1).to(torch.float64))
+    probabilities = outcomes.flatten(1)
     if expectation == "sampled":
-        drawn = torch.multinomial(probabilities.cpu(), 1, generator=draws)[:, 0].to(batch.device)
-        yield drawn, torch.ones_like(probabilities[:, 0])
+        kinds = outcomes.shape[-1]
+        for first in range(0, probabilities.shape[1], kinds):
+            shares = probabilities[:, first : first + kinds]
+            drawn = torch.multinomial(shares.cpu(), 1, generator=draws)[:, 0].to(batch.device)
+            yield drawn + first, torch.ones_like(probabilities[:, 0])
         return
     for label in range(probabilities.shape[1]):
         yield torch.full((len(batch),), label, device=batch.device), probabilities[:, label]

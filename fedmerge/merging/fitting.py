@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedmerge.errors import FedMergeError
+from fedmerge.tasks import MULTICLASS, Task
 
 Loss = Callable[[Tensor, bool], Tensor]
 
@@ -86,18 +87,19 @@ def descend(
     return Fit(epoch, best_epoch, best)
 
 
-def divergence(logits: Tensor, probabilities: Tensor, temperature: float) -> Tensor:
+def divergence(logits: Tensor, probabilities: Tensor, temperature: float, task: Task = MULTICLASS) -> Tensor:
     """``T^2 mean_n KL(p_n | softmax(z_n / T))`` in nats: never negative, zero where both are equal.
 
-    logits z and probabilities p: N x C. T^2 keeps the gradient's size (Hinton et al., arXiv 1503.02531).
+    logits z and probabilities p: N x C. T^2 keeps the gradient's size (Hinton et al., arXiv 1503.02531). Of
+    another task p and softmax(z / T) are its distributions (``Task.p``), summed over findings.
     """
-    log_q = torch.log_softmax(logits / temperature, 1)
+    log_q = task.log_p(logits / temperature)
     return temperature**2 * functional.kl_div(log_q, probabilities, reduction="batchmean").clamp(min=0)
 
 
-def soft_targets(logits: Sequence[Tensor], temperature: float) -> Tensor:
-    """``(1/M) sum_m softmax(z_m / T)``: N x C from M times N x C."""
-    return torch.stack([torch.softmax(z.double() / temperature, 1) for z in logits]).mean(0)
+def soft_targets(logits: Sequence[Tensor], temperature: float, task: Task = MULTICLASS) -> Tensor:
+    """``(1/M) sum_m softmax(z_m / T)``: N x C from M times N x C; of another task, its distributions."""
+    return torch.stack([task.p(z.double() / temperature) for z in logits]).mean(0)
 
 
 @torch.no_grad()

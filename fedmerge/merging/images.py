@@ -14,6 +14,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.merging.methods import Parents
 from fedmerge.models.modes import evaluating
 from fedmerge.models.outputs import logits_of
+from fedmerge.tasks import Task, task_of
 
 IMAGES = ("image", "images", "pixel_values", "img", "x", "input", "inputs", "data")
 LABELS = ("label", "labels", "target", "targets", "y")
@@ -25,7 +26,8 @@ def collected(data: Given | None, labels: Any = None) -> tuple[Tensor | None, Te
 
     data: a tensor or an array N x ...; a loader or a list of batches ``x``, ``(x, y)`` or dicts with one of
     ``IMAGES`` and perhaps one of ``LABELS``; or a dataset or a list of single images of these forms. Images
-    with a single label each, and tensors of three dimensions without any, are single ones. labels: N classes.
+    with a single label each, and tensors of three dimensions without any, are single ones. labels: N classes,
+    or N x F of 0 and 1.
     Raises FedMergeError for other forms, no image, NaN or infinity, and labels that are no classes.
     """
     if data is not None and not isinstance(data, Tensor | np.ndarray):
@@ -60,7 +62,7 @@ def fitting(
         network, name = parents.network(index) if each else parents.template, parents.names[index]
         images, logits = _tried(network, images, name)
         if labels is not None:
-            _check_labels(labels, logits, name)
+            _check_labels(task_of(network), labels, logits, name)
     return images
 
 
@@ -85,9 +87,16 @@ def _tried(network: nn.Module, images: Tensor, name: str) -> tuple[Tensor, Tenso
     ) from None
 
 
-def _check_labels(labels: Tensor, logits: Tensor, name: str) -> None:
+def _check_labels(task: Task, labels: Tensor, logits: Tensor, name: str) -> None:
     lowest, highest = int(labels.min()), int(labels.max())
     count = logits.flatten(1).shape[1] if logits.ndim > 1 else 0
+    if task.many != (labels.ndim == 2):
+        form = "a row of 0 and 1, a column a finding," if task.many else "one class"
+        raise FedMergeError(f"labels= has {labels.ndim} dimensions: '{name}' takes {form} an image.")
+    if not task.class_outputs:
+        if lacking := task.lacking(task.needed(labels), count) or (lowest < 0 and "has a negative label"):
+            raise FedMergeError(f"labels= of '{name}' {lacking}.")
+        return
     if lowest < 0 or highest >= count:
         raise FedMergeError(
             f"labels= holds the classes {lowest} to {highest}, but '{name}' has {count} outputs: number the "
@@ -113,7 +122,8 @@ def _joined(data: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
     joined = torch.stack(images) if single else torch.cat(images)
     if len(known) < len(pairs):
         return joined, None
-    return joined, torch.cat([label.reshape(-1) for label in known])
+    several = not single and known[0].ndim == 2 and known[0].shape[1] > 1
+    return joined, torch.cat(known if several else [label.reshape(-1) for label in known])
 
 
 def _items(data: Iterable[Any]) -> Iterator[Any]:
@@ -155,7 +165,8 @@ def _tensor(value: Any, what: str) -> Tensor:
 
 def _classes(labels: Any) -> Tensor:
     try:
-        found = torch.as_tensor(labels).reshape(-1)
+        found = torch.as_tensor(labels)
+        found = found if found.ndim == 2 and found.shape[1] > 1 else found.reshape(-1)
         whole = found.long()
     except (TypeError, ValueError, RuntimeError):
         raise FedMergeError(

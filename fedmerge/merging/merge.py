@@ -23,6 +23,7 @@ from fedmerge.models.outputs import logits_of
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import BatchNormPolicy, State, non_finite
 from fedmerge.registry import Needs
+from fedmerge.tasks import MULTICLASS
 
 ENSEMBLE = "ensemble"  # the names of methods that keep all models begin with it
 
@@ -67,16 +68,17 @@ def merge(
     models: networks of one architecture, also inside ``DataParallel`` or ``torch.compile``; the merged model
     is such a network itself. What a merge does not average (attributes, buffers that are not saved, integers)
     must be the same in all (``models.sources``); ensembles keep each model's own. Reparametrised weights are
-    merged as ``models.plain`` says. data: fusion images N x C x H x W as the models take them, or a loader,
-    a dataset or a list (``images.collected``). labels: N class indices. Together they give methods that
-    validate a score (accuracy on them), unless ``score`` (state -> number, higher is better) is given.
-    names, examples: one name and one number of training images a model. start: the model, or its state, from
-    which all were trained (task vectors); of a model its saved entries alone count. statistics: answers with sums over images that lie elsewhere, in
-    place of ``data``. into: a module of the architecture to be made, where models differ in width, or in what
-    is not averaged. after: ``batch-norm`` re-estimates running statistics on ``data``, ``repair`` rescales
-    every channel to the parents' statistics. batch_norm: how running statistics are merged (``average``,
-    ``mixture`` of moments, ``first``). device: where to compute. options: the method's own, see ``fedmerge
-    methods``.
+    merged as ``models.plain`` says. What outputs mean is the networks' mark (``fedmerge.tasks.mark``), which
+    all must have alike. data: fusion images N x C x H x W as the models take them, or a loader, a dataset or
+    a list (``images.collected``). labels: N class indices; of several findings an image N x F of 0 and 1.
+    Together they give methods that validate a score (accuracy on them, or their task's), unless ``score``
+    (state -> number, higher is better) is given. names, examples: one name and one number of training images
+    a model. start: the model, or its state, from which all were trained (task vectors); of a model its saved
+    entries alone count. statistics: answers with sums over images that lie elsewhere, in place of ``data``.
+    into: a module of the architecture to be made, where models differ in width, or in what is not averaged.
+    after: ``batch-norm`` re-estimates running statistics on ``data``, ``repair`` rescales every channel to
+    the parents' statistics. batch_norm: how running statistics are merged (``average``, ``mixture`` of
+    moments, ``first``). device: where to compute. options: the method's own, see ``fedmerge methods``.
 
     Raises FedMergeError for an unknown method or option, an unmet need, models that are not alike, images
     that they do not take, a score that is no number, weights or results that are not finite (with the
@@ -103,6 +105,7 @@ def merge(
         statistics=statistics,
         start=start_of(start, parents),
         device=device,
+        task=parents.task,
     )
     _check_needs(registered.name, registered.needs_with(options), context)
     if not registered.own_state:
@@ -119,6 +122,11 @@ def merge(
 
 
 def _check_needs(method: str, needs: Needs, context: Context) -> None:
+    if needs.fusion_labels and not context.task.class_outputs:
+        raise FedMergeError(
+            f"method '{method}' with these options attributes each fusion image's class to neurons, but task "
+            f"{context.task.name} has no output for each class: take attribution: uniform."
+        )
     unmet = {
         "a validation score: pass data= with labels=, or score=": needs.score and context.score is None,
         "fusion images: pass data=": needs.fusion_images and context.data is None,
@@ -175,12 +183,16 @@ def _as_given(parents: Parents, state: State) -> nn.Module:
 
 
 def _accuracy(parents: Parents, data: Tensor, labels: Tensor) -> Callable[[State], float]:
-    module = faithful(parents.template)
+    module, task = faithful(parents.template), parents.task
     device = next(module.parameters(), data).device
 
     @torch.no_grad()
     def score(state: State) -> float:
         network = _as_given(parents, state) if parents.reparametrised else fill(module, state)
+        if task is not MULTICLASS:
+            return task.score(
+                torch.cat([logits_of(network(x.to(device))).cpu() for x in data.split(256)]), labels
+            )
         hits = sum(
             int((logits_of(network(x.to(device))).argmax(1) == y.to(device)).sum())
             for x, y in zip(data.split(256), labels.split(256), strict=True)

@@ -25,6 +25,7 @@ from fedmerge.models.sources import check_sources, check_states
 from fedmerge.models.state import BatchNormPolicy, State, check_alike
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.registry import Registry
+from fedmerge.tasks import MULTICLASS, TASKS, Task, task_of
 
 if TYPE_CHECKING:
     from fedmerge.merging.matching.maps import Correspondence
@@ -64,6 +65,12 @@ class Parents:
         if isinstance(self.architecture, nn.Module):
             return self.architecture
         return network_of(self.architecture, self.load(0), self.names[0])
+
+    @property
+    def task(self) -> Task:
+        """What the outputs of the models mean."""
+        made = self.architecture
+        return TASKS[made.task] if isinstance(made, ModelSpec) else task_of(made)
 
     def states(self, indices: Sequence[int] | None = None) -> Iterator[State]:
         """Yield the states one at a time, all of them or those at ``indices``."""
@@ -188,7 +195,7 @@ class Context:
     it, and only the number travels. example: one batch as the models take it (N x C x H x W). data: the
     fusion images, as the models take them (N x C x H x W). labels: their classes (N). statistics: where sums
     over fusion images come from: ``data`` here, or the hospitals. start: the weights from which all
-    parents were trained. device: where to compute.
+    parents were trained. device: where to compute. task: what the parents' outputs mean.
     """
 
     score: Callable[[State], float] | None = None
@@ -200,6 +207,7 @@ class Context:
     statistics: Statistics | None = None
     start: State | None = None
     device: str = "cpu"
+    task: Task = MULTICLASS
 
 
 @dataclass(frozen=True)

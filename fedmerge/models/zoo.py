@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import nn
 
 from fedmerge.blame import guarded
@@ -20,6 +20,7 @@ from fedmerge.models.vit import tiny_vit
 from fedmerge.plugins import attribute
 from fedmerge.registry import Method, Needs, Registry, options_model
 from fedmerge.seeding import seeded
+from fedmerge.tasks import TASKS, TaskName, mark
 
 NETWORKS = Registry("model", "model", "fedmerge.networks")
 _TORCHVISION = "torchvision:"
@@ -39,7 +40,8 @@ class ModelSpec(BaseModel):
     """A network by name, with the shape of its images (square, ``image_size`` px) and its classes.
 
     ``name`` is one of :func:`names`, ``torchvision:NAME``, or ``MODULE:FACTORY`` of a plug-in. ``options``
-    are the keyword-only parameters of the network's builder; torchvision networks have none.
+    are the keyword-only parameters of the network's builder; torchvision networks have none. task: what its
+    outputs mean (``fedmerge.tasks``), which also says how many there are; written only where it is set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +52,12 @@ class ModelSpec(BaseModel):
     image_size: int = Field(ge=1)
     pretrained: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
+    task: TaskName = "multiclass"
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if key != "task" or value != "multiclass"}
 
 
 def names() -> list[str]:
@@ -60,16 +68,18 @@ def names() -> list[str]:
 def build(spec: ModelSpec, seed: int) -> nn.Module:
     """Build the network on the CPU, in training mode, initialised from ``(seed, "init")``.
 
-    The global random state is left as it was. Raises FedMergeError for an unknown name or option, an image
-    size the network cannot take, or pretrained weights that do not exist or cannot be had.
+    It is marked with its task, and has the outputs of it. The global random state is left as it was. Raises
+    FedMergeError for an unknown name or option, an image size the network cannot take, or pretrained weights
+    that do not exist or cannot be had.
     """
-    shape = (spec.in_channels, spec.n_classes, spec.image_size)
+    shape = (spec.in_channels, TASKS[spec.task].width(spec.n_classes), spec.image_size)
     pretrained = (True,) if spec.pretrained else ()
     options = check_network(spec.name, spec.options, spec.pretrained)
     with seeded(seed, "init"):
         if spec.name.startswith(_TORCHVISION):
-            return torchvision_classifier(spec.name.removeprefix(_TORCHVISION), *shape, spec.pretrained)
-        return network(spec.name).call(*shape, *pretrained, **options)
+            name = spec.name.removeprefix(_TORCHVISION)
+            return mark(torchvision_classifier(name, *shape, spec.pretrained), spec.task)
+        return mark(network(spec.name).call(*shape, *pretrained, **options), spec.task)
 
 
 def check_network(name: str, options: dict[str, Any], pretrained: bool = False) -> dict[str, Any]:

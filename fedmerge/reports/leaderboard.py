@@ -7,14 +7,15 @@ import math
 import pandas as pd
 
 from fedmerge.analysis import learning, learning_at, uneven
-from fedmerge.analysis.metrics import METRICS, scale_of
+from fedmerge.analysis.metrics import METRICS, Scale, scale_of
 from fedmerge.experiment.folder.results import Result, summary_metrics
-from fedmerge.experiment.formatting import count, listing, percent
+from fedmerge.experiment.formatting import count, listing, percent, score_text
 from fedmerge.experiment.kinds import KINDS, TRIED
 from fedmerge.experiment.summary.summary import clean, receiver
 from fedmerge.experiment.summary.unlearned import remark
 from fedmerge.merging import FUSION
 from fedmerge.reports.tables import Cell, Group, Line, Table, heading
+from fedmerge.tasks import TASKS
 from fedmerge.testtime import TESTTIME
 
 STREAMS = {
@@ -37,12 +38,17 @@ RULES = {
 """The rules in a run's provenance that stand beneath the table."""
 
 
+SCORED = tuple(dict.fromkeys(task.headline for task in TASKS.values()))
+"""The scores that options are tuned by, one a task."""
+
+
 def score_table(result: Result) -> Table:
     """Return the table of ``Result.summary`` by kind, with the mean accuracy over streams first."""
     summary = result.summary()
     streams = list(dict.fromkeys(result.table["stream"]))
     numbers = summary.assign(mean=summary[streams].mean(axis=1))
-    beside = [name for name in summary_metrics() if name in summary]
+    headline = scale_of(result.headline)
+    beside = [name for name in summary_metrics(result.headline) if name in summary]
     columns = ["mean", *streams, *beside, "forward_passes"]
     able = numbers["kind"].isin(TRIED) & numbers["worth"]
     best = _best(numbers[able], columns)
@@ -53,7 +59,7 @@ def score_table(result: Result) -> Table:
         for method, row in numbers[numbers["kind"] == kind].iterrows():
             cells = [
                 Cell(
-                    _text(column, row[column], row["interval"]),
+                    _text(column, row[column], row["interval"], headline),
                     bool(able[str(method)]) and _same(row[column], best[column]),
                     float(row[column]),
                 )
@@ -64,7 +70,7 @@ def score_table(result: Result) -> Table:
         if lines:
             groups.append(Group(heading(kind, receiver(result.experiment)), lines))
     headings = {
-        "Accuracy, %": ["mean", *streams],
+        headline.heading[:1].upper() + headline.heading[1:]: ["mean", *streams],
         "Mean over streams": [scale_of(name).heading for name in (*beside, "forward_passes")],
     }
     falling = tuple(scale_of(name).heading for name in (*beside, "forward_passes") if scale_of(name).lower)
@@ -86,7 +92,7 @@ def by_site(table: pd.DataFrame, metric: str = "accuracy") -> Table | None:
             remark(known.loc[str(method)]),
             [
                 Cell(
-                    _text(s, row[s], math.nan),
+                    _text(s, row[s], math.nan, scale_of(metric)),
                     value=float(row[s]),
                     detail="one class" * ((str(method), str(s)) in constant),
                 )
@@ -95,7 +101,8 @@ def by_site(table: pd.DataFrame, metric: str = "accuracy") -> Table | None:
         )
         for method, row in values.iterrows()
     ]
-    label = f"{metric.replace('_', ' ').capitalize()} at each hospital"
+    words = scale_of(metric).words
+    label = f"{words[:1].upper()}{words[1:]} at each hospital"
     return Table(label, "Method", {"": sites}, [Group("", lines)])
 
 
@@ -129,9 +136,16 @@ def _ranked_by(result: Result) -> list[str]:
     if result.metric != "accuracy":
         shares = [f"{percent(share)} at {site}" for site, share in uneven(result.table).items()]
         why = f": the commonest class has {listing(shares)}, so accuracy flatters it" if shares else ""
-        notes.append(f"Ranked by {result.metric.replace('_', ' ')}{why}.")
+        notes.append(f"Ranked by {scale_of(result.metric).words}{why}.")
     if "constant" not in result.table or result.table["constant"].isna().all():
         return [*notes, "This run is of a version that did not look for constant classifiers."]
+    if result.cohort.task.many:
+        return [
+            *notes,
+            "One class for every image: a predictor that gives all images the same. It is never best, nor is "
+            "what is no better than guessing: macro AUROC at most two standard errors of random ranks above "
+            "one half.",
+        ]
     return [
         *notes,
         "One class for every image: a constant classifier. It is never best, nor is what is no better than "
@@ -147,10 +161,11 @@ def _tuned(decisions: pd.DataFrame) -> list[str]:
     notes = []
     chosen = decisions[decisions["chosen"].eq(True)]
     for (method, option), rows in chosen.groupby(["method", "option"], sort=False):
-        means = rows.groupby(["seed", "site", "value"], sort=False)["accuracy"].mean().reset_index()
+        scored = next(name for name in SCORED if name in rows and rows[name].notna().any())
+        means = rows.groupby(["seed", "site", "value"], sort=False)[scored].mean().reset_index()
         each = [
-            f"{row['value']} for {row['site']} (seed {row['seed']}; {percent(row['accuracy'])} at held-out "
-            "hospitals)"
+            f"{row['value']} for {row['site']} (seed {row['seed']}; {score_text(scored, row[scored])} at "
+            "held-out hospitals)"
             for row in means.to_dict("records")
         ]
         notes.append(
@@ -182,10 +197,10 @@ def _same(value: float, best: float) -> bool:
     return math.isclose(value, best, abs_tol=1e-12)
 
 
-def _text(column: str, value: float, interval: float) -> str:
+def _text(column: str, value: float, interval: float, headline: Scale) -> str:
     if math.isnan(value):
         return "–"
     if column in METRICS or column == "forward_passes":
         return scale_of(column).text(value)
-    text = f"{100 * value:.1f}"
-    return f"{text} ± {100 * interval:.1f}" if column == "mean" and not math.isnan(interval) else text
+    text = headline.text(value)
+    return f"{text} ± {headline.text(interval)}" if column == "mean" and not math.isnan(interval) else text

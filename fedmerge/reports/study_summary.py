@@ -9,8 +9,7 @@ import pandas as pd
 
 from fedmerge.analysis import leaderboard
 from fedmerge.analysis.cube import finished, severities
-from fedmerge.analysis.metrics import scale_of
-from fedmerge.experiment.formatting import count, few, listing, percent
+from fedmerge.experiment.formatting import count, few, listing, percent, score_text
 from fedmerge.experiment.kinds import REFERENCE
 from fedmerge.experiment.summary.unlearned import lost_places, nothing_learned, reason, worthless
 from fedmerge.reports.figures.panels import metric_words, number_of, plain, signed
@@ -59,7 +58,7 @@ def _outcome(s: Leaderboards, ranked: pd.DataFrame) -> str:
         return _without_reference(s, ranked)
     reference = s.overall[s.overall["level"] == s.reference].iloc[0]
     row = best if best["level"] != s.reference else others.iloc[0]
-    verdict, size = _verdict(s, row["difference"]), _score(s.metric, reference["mean"])
+    verdict, size = _verdict(s, row["difference"]), score_text(s.metric, reference["mean"])
     against = f"{verdict} {s.reference} with {size}"
     against += _interval(row["difference_low"], row["difference_high"])
     if not reference["worth"]:
@@ -68,7 +67,7 @@ def _outcome(s: Leaderboards, ranked: pd.DataFrame) -> str:
     if len(ranked) < len(s.whole(s.overall)):
         many += " above chance"
     if best["level"] != s.reference and len(others) > 1:
-        score = _score(s.metric, row["mean"])
+        score = score_text(s.metric, row["mean"])
         return f"Of {many} {row['level']} has the best {words}, {score} {where}: {against}."
     if len(others) > 1:  # the reference is the best, so it has learned something
         closest = f"{verdict} it{_interval(row['difference_low'], row['difference_high'])}"
@@ -77,7 +76,7 @@ def _outcome(s: Leaderboards, ranked: pd.DataFrame) -> str:
             f"closest, {row['level']}, is {closest}."
         )
     joint = ":" if not reference["worth"] else ","
-    return f"{row['level']} reaches {_score(s.metric, row['mean'])} {words} {where}{joint} {against}."
+    return f"{row['level']} reaches {score_text(s.metric, row['mean'])} {words} {where}{joint} {against}."
 
 
 def _nothing(s: Leaderboards, whole: pd.DataFrame) -> str:
@@ -167,9 +166,8 @@ def over(leaderboards: Leaderboards) -> str:
 
 def _without_reference(s: Leaderboards, ranked: pd.DataFrame) -> str:
     best = ranked.iloc[0]
-    head = (
-        f"{best['level']} has the best {metric_words(s.metric)}, {_score(s.metric, best['mean'])}, {over(s)}"
-    )
+    score = score_text(s.metric, best["mean"])
+    head = f"{best['level']} has the best {metric_words(s.metric)}, {score}, {over(s)}"
     if len(ranked) == 1:
         others = "nothing else is there to compare it with"
         if len(s.whole(s.overall)) > 1:
@@ -201,8 +199,3 @@ def _interval(low: float, high: float) -> str:
         return " (no interval: one seed, one hospital)"
     unsure = ", which includes no difference" if low <= 0 <= high else ""
     return f" (95\u00a0% interval of the difference {signed(low)} to {signed(high)}{unsure})"
-
-
-def _score(metric: str, value: float) -> str:
-    scale = scale_of(metric)
-    return percent(value) if scale.format == "percent" else scale.text(value)

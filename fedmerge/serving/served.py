@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from fedmerge.data.images import resize, to_channels
+from fedmerge.errors import FedMergeError
 from fedmerge.models.cards import ModelCard
+from fedmerge.tasks import TASKS
 from fedmerge.testtime.contract import Node
 
 
@@ -23,7 +25,8 @@ class Served:
     cards: of the models, in the order of the node's coefficients. method, title, options: how they are used.
     build: makes a node that has met no batch. coefficients: of a fusion that was done before, by model; empty
     where the node decides for each batch. device: where nodes compute. samples: images to try, uint8
-    N x C x H x W; None where there are none.
+    N x C x H x W; None where there are none. Raises FedMergeError for models of another task than one
+    class an image, whose answers have another form.
     """
 
     cards: tuple[ModelCard, ...]
@@ -34,6 +37,14 @@ class Served:
     coefficients: Mapping[str, float] = field(default_factory=dict)
     device: str = "cpu"
     samples: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        task = self.cards[0].model.task
+        if not TASKS[task].class_outputs:
+            raise FedMergeError(
+                f"'{self.cards[0].name}' is for task {task}, and a service answers with one class an image: "
+                "use the models in Python (docs/tasks.md)."
+            )
 
     @property
     def names(self) -> tuple[str, ...]:

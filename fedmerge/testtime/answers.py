@@ -15,6 +15,7 @@ from fedmerge.models.flat import FlatModels
 from fedmerge.models.heads import features_and_logits
 from fedmerge.models.outputs import logits_of
 from fedmerge.models.wide import wide
+from fedmerge.tasks import MULTICLASS, Task, task_of
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.passes import Passes
 from fedmerge.testtime.source_fit import norm_distances
@@ -34,10 +35,11 @@ class Answers:
     features: tuple[Tensor, ...] = ()
     chosen: Tensor | None = None
     distances: Tensor | None = None
+    task: Task = MULTICLASS
 
     def mean(self) -> Tensor:
-        """The mean probabilities, n x C."""
-        return torch.softmax(self.logits, dim=-1).mean(dim=0)
+        """The mean probabilities, n x C, or the mean distribution of another task."""
+        return self.task.p(self.logits).mean(dim=0)
 
 
 def ask_all(
@@ -84,20 +86,23 @@ def ask_all(
     if len(finite) < len(found):
         found, features = found[finite], [features[i] for i in finite.tolist()] if features else []
         distances = None if distances is None else distances[finite]
-    return Answers(found, finite, tuple(features), chosen, distances)
+    return Answers(found, finite, tuple(features), chosen, distances, task_of(sources.model(0)))
 
 
 def together(logits: Tensor, answers: Answers, alpha: Tensor) -> Tensor:
     """Return the log of the mean of the merged model's and the alpha-weighted sources' probabilities, N x C.
 
-    Images about which the sources were not asked keep the merged model's logits, as log-probabilities.
+    Images about which the sources were not asked keep the merged model's logits, as log-probabilities. Of
+    another task, logits that mean the distribution.
     """
-    log_p = torch.log_softmax(logits, dim=-1)
-    log_sources = torch.log_softmax(answers.logits, dim=-1) + alpha.log()[:, None, None]
+    task = answers.task
+    log_p = task.log_p(logits)
+    log_sources = task.log_p(answers.logits)
+    log_sources = log_sources + alpha.log().view(-1, *[1] * (log_sources.ndim - 1))
     asked = slice(None) if answers.chosen is None else answers.chosen
     both = torch.stack([log_p[asked], log_sources.logsumexp(dim=0)]).logsumexp(dim=0) - math.log(2)
     log_p[asked] = both
-    return log_p
+    return task.logits(log_p)
 
 
 def spread(values: Tensor, finite: Tensor, sources: int, missing: float) -> Tensor:

@@ -8,29 +8,23 @@ import torch
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
+from fedmerge.tasks import MULTICLASS, Task
 
 
-def sample_entropies(logits: Tensor) -> Tensor:
+def sample_entropies(logits: Tensor, task: Task = MULTICLASS) -> Tensor:
     """Return the normalised entropy of each prediction: logits (..., C) to (...), within [0, 1].
 
         H(x) = - sum_c p_c log p_c / log C,   p = softmax(logits)
 
-    By log-softmax, in float32 at least, so that confident predictions give 0 and not NaN. Non-finite
-    logits have no entropy and give NaN or nonsense: check them first. Raises FedMergeError for fewer than
-    two classes. Dividing by log C is ours; multiply the temperature by log C to go back to nats.
+    Of another task, that of its distribution over the largest there is; with F findings the sum of their
+    Bernoulli entropies over F log 2. By log-softmax, in float32 at least, so that confident predictions give
+    0 and not NaN. Non-finite logits have no entropy and give NaN or nonsense: check them first. Raises
+    FedMergeError for fewer than two classes. Dividing by log C is ours; multiply the temperature by log C to
+    go back to nats.
     """
-    classes = logits.shape[-1]
-    if classes < 2:
-        raise FedMergeError(f"entropy needs logits of at least two classes, not {classes}.")
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    # the clamp keeps 0 * log 0 at 0 where a difference of logits overflows
-    log_p = torch.log_softmax(logits, dim=-1).clamp(min=torch.finfo(logits.dtype).min)
-    return -(log_p.exp() * log_p).sum(dim=-1) / math.log(classes)
-
-
-def normalised_entropy(p: Tensor) -> Tensor:
-    """Return ``- sum_c p_c log p_c / log C`` of probabilities (..., C): within [0, 1]."""
-    return torch.special.entr(p).sum(dim=-1) / math.log(p.shape[-1])
+    if task.most_nats(logits.shape[-1]) <= 0:
+        raise FedMergeError(f"entropy needs logits of at least two classes, not {logits.shape[-1]}.")
+    return task.entropy(logits)
 
 
 def coefficients(entropies: Tensor, temperature: float) -> Tensor:

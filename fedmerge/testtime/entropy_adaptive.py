@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedmerge.errors import FedMergeError
 from fedmerge.models.flat import FlatModels, MergedBatchNorm
 from fedmerge.registry import Needs
+from fedmerge.tasks import task_of
 from fedmerge.testtime.answers import Answers, ask_all, check_temperatures, together
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.guard import Guard, StreamMonitor
@@ -25,6 +26,7 @@ from fedmerge.testtime.probe import FULL, Probe
 from fedmerge.testtime.remembered import move, remembered, take_up
 from fedmerge.testtime.source_fit import fleiss_kappa, inseparability
 from fedmerge.testtime.steps import Headed, Scored, trace_of
+from fedmerge.testtime.stream_norms import shares_of
 from fedmerge.testtime.weighting import Weigher, Weighting, by_class
 
 COEFFICIENTS, NORMS, PREDICTION = Coefficients(), Norms(), Prediction()
@@ -36,6 +38,7 @@ COEFFICIENTS, NORMS, PREDICTION = Coefficients(), Norms(), Prediction()
     title="Entropy-adaptive merging",
     paper="The Mean is the Mirage, arXiv 2602.21372",
     needs=Needs(individual_models=True, unlabelled_batches=True),
+    misfits={},
 )
 class EntropyAdaptive(Online):
     """Merge M models anew for every unlabelled batch, weighted by how sure each of them is.
@@ -46,6 +49,7 @@ class EntropyAdaptive(Online):
         beta  = softmax(-H'_j / T_head),     H'_j = H(h_psi_j(F)), F = f_phi(B)  psi = sum_j beta_j psi_j
         logits = h_psi(F)
 
+    What a prediction is, its entropy and the mean of two follow from the models' task (``fedmerge.tasks``).
     The heads are scored on the features F of the merged encoder, which the prediction needs anyway, so a
     batch costs M + 1 passes of an encoder. Nothing is carried from batch to batch.
 
@@ -87,9 +91,24 @@ class EntropyAdaptive(Online):
         found = networks(models, "entropy-adaptive merging")
         agreeing(found)
         self.originals = Originals(found, merged=True)
+        self.task = task_of(found[0])
         self.coefficients, self.predict, self.probe = coefficients, predict, probe
-        self.weighting = Weighting(coefficients.statistic, coefficients.order, coefficients.normalised)
         class_wise = coefficients.head == "class-wise"
+        if class_wise and not self.task.columns:
+            raise FedMergeError(
+                f"head coefficients by class need an output for each class, which task {self.task.name} does "
+                "not have: take another head."
+            )
+        if not self.task.class_outputs and (
+            coefficients.agreement < 1 or coefficients.statistic == "feature-separability"
+        ):
+            raise FedMergeError(
+                "agreement and the statistic feature-separability ask for one class an image and an output "
+                f"for each, which task {self.task.name} does not have: take another statistic and agreement 1."
+            )
+        self.weighting = Weighting(
+            coefficients.statistic, coefficients.order, coefficients.normalised, self.task
+        )
         self.by_image = replace(self.weighting, order="image") if class_wise else None
         self.weigher = Weigher(len(models), self.weighting, coefficients.memory, coefficients.memory_of)
         if predict.answer == "together" and (probe.size is not None or probe.every > 1):
@@ -138,12 +157,12 @@ class EntropyAdaptive(Online):
         if scored is not None and self.batches % self.probe.every:
             retained = dict(self.weigher.memory.retained)
             headed = self._by_merged(batch, scored, None)
-            if self.probe.moved(headed.logits, scored.predictions):
+            if self.probe.moved(headed.logits, scored.predictions, self.task):
                 self.weigher.memory.retained, headed = retained, None
         if scored is None or headed is None:
             answers, scored = self._score(batch)
             headed = self._by_merged(batch, scored, answers)
-            scored.predictions = torch.softmax(headed.logits, dim=-1).mean(dim=0)
+            scored.predictions = self.task.p(headed.logits).mean(dim=0)
         self.scored = scored
         logits = headed.logits
         if self.predict.answer == "together" and answers is not None:
@@ -240,7 +259,7 @@ class EntropyAdaptive(Online):
 
     def _by_merged(self, batch: Tensor, scored: Scored, answers: Answers | None) -> Headed:
         """Run the merged encoder once, and answer by a head whose coefficients may rest on its features."""
-        q, chosen = (None, None) if answers is None else (answers.mean(), answers.chosen)
+        q, chosen = (None, None) if answers is None else (shares_of(answers.mean()), answers.chosen)
         features = self.merged.features(batch, q, chosen)
         self.forward_passes += 1
         finite, scores = scored.finite, None
@@ -248,7 +267,8 @@ class EntropyAdaptive(Online):
             predictions = self.merged.heads(features, finite)
             tempered = predictions / self.temperatures[finite, None, None]
             scores = self.by_image.scores(tempered)
-            beta = by_class(scores, torch.softmax(tempered, dim=-1).mean(dim=0), self.coefficients.of_head)
+            share = self.task.probabilities(tempered).mean(dim=0)
+            beta = by_class(scores, share, self.coefficients.of_head)
             return Headed((beta[:, None] * predictions).sum(dim=0), beta.mean(dim=1), scores)
         if self.coefficients.head == "shared" or scored.uniform:
             beta = scored.alpha

@@ -7,16 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.outputs import logits_of
 from fedmerge.models.wide import wide
+from fedmerge.tasks import task_of
 from fedmerge.testtime.answers import Answers
 from fedmerge.testtime.batch import taking
-from fedmerge.testtime.entropy import normalised_entropy, sample_entropies
-from fedmerge.testtime.probe import distance
+from fedmerge.testtime.entropy import sample_entropies
 
 Reference = Literal["mean", "ensemble"]
 FAR = 0.5
@@ -65,7 +64,7 @@ class StreamMonitor(nn.Module):
 
     def __init__(self, guard: Guard, mean: nn.Module) -> None:
         super().__init__()
-        self.guard = guard
+        self.guard, self.task = guard, task_of(mean)
         self.mean = (
             copy.deepcopy(mean).eval() if guard.reference == "mean" or guard.margin is not None else None
         )
@@ -104,7 +103,7 @@ class StreamMonitor(nn.Module):
             return logits, faults, asked
         if self.guard.reference == "mean":
             return (mean, faults, asked) if mean is not None else (self.mean_logits(batch), faults, 1)
-        return (ask() if full is None else full).mean().log(), faults, asked
+        return self.task.logits((ask() if full is None else full).mean().log()), faults, asked
 
     def faults(
         self, alpha: Tensor, logits: Tensor, answers: Answers | None, mean: Tensor | None
@@ -133,20 +132,23 @@ class StreamMonitor(nn.Module):
         limit = self.guard.one_class
         if limit is None:
             return ""
-        predictions = torch.softmax(logits, dim=-1).mean(dim=0)
-        narrow = float(normalised_entropy(predictions)) < limit
+        predictions = self.task.p(logits).mean(dim=0)
+        narrow = float(self.task.entropy_of(predictions)) < limit
         # where the sources were not asked, a collapse goes on but none begins
-        far = self.single > 0 if sources is None else distance(predictions, sources.mean(dim=0)) > FAR
+        far = (
+            self.single > 0 if sources is None else self.task.distance(predictions, sources.mean(dim=0)) > FAR
+        )
         self.single = self.single + 1 if narrow and far else 0
         if self.single < self.guard.patience:
             return ""
-        found = int(predictions.argmax())
-        return f"the merged model has predicted class {found} for {self.single} batches, alone in that"
+        found = self.task.commonest(predictions)
+        return f"the merged model has predicted {found} for {self.single} batches, alone in that"
 
     def _unsure(self, logits: Tensor, mean: Tensor | None) -> str:
         if self.guard.margin is None or mean is None:
             return ""
-        excess = float(sample_entropies(logits).mean() - sample_entropies(mean).mean())
+        unsure, before = (sample_entropies(each, self.task).mean() for each in (logits, mean))
+        excess = float(unsure - before)
         if excess <= self.guard.margin:
             return ""
         return f"the merged model's entropy is {excess:.2g} above mean merging's"

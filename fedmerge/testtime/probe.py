@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedmerge.errors import FedMergeError
+from fedmerge.tasks import MULTICLASS, Task
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ class Probe:
             return images
         return functional.adaptive_avg_pool2d(images, self.size)
 
-    def moved(self, logits: Tensor, predictions: Tensor | None) -> bool:
+    def moved(self, logits: Tensor, predictions: Tensor | None, task: Task = MULTICLASS) -> bool:
         """Whether the mean prediction of ``logits``, N x C, is over ``drift`` from ``predictions``, C."""
         if self.drift is None or predictions is None:
             return False
-        return distance(torch.softmax(logits, dim=-1).mean(dim=0), predictions) > self.drift
+        return task.distance(task.p(logits).mean(dim=0), predictions) > self.drift
 
     def cost(self, images: Tensor) -> float:
         """Return the cost of one source on the probe of ``images``, in passes over all at full size."""
@@ -69,8 +70,3 @@ class Probe:
 
 FULL = Probe()
 """All images of every batch, at full size."""
-
-
-def distance(p: Tensor, q: Tensor) -> float:
-    """Total variation distance of two distributions over C classes, 0 to 1."""
-    return 0.5 * float((p - q).abs().sum())

@@ -3,7 +3,8 @@
 Two more look inside the sources: ``source_fit``.
 
 With p_i(x) the softmax of source i's logits, H the entropy and pbar(x) = (1/M) sum_i p_i(x), all divided by
-log C, a score of source i on a batch is one of
+log C (of another task than multiclass: its distributions, and their largest entropy), a score of source i on
+a batch is one of
 
     entropy             mean over x of H(p_i(x))                        the paper's
     median-entropy      median over x of H(p_i(x))
@@ -22,14 +23,14 @@ The first five are readings of The Mean is the Mirage, arXiv 2602.21372; consens
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
-from fedmerge.testtime.entropy import normalised_entropy, sample_entropies
+from fedmerge.tasks import MULTICLASS, Task
+from fedmerge.testtime.entropy import sample_entropies
 
 Statistic = Literal[
     "entropy",
@@ -57,28 +58,30 @@ def check_statistic(statistic: str, by_image: bool = False) -> None:
         raise FedMergeError(f"unknown {what} '{statistic}'. Allowed: {', '.join(allowed)}.")
 
 
-def image_scores(logits: Tensor, statistic: Statistic) -> Tensor:
+def image_scores(logits: Tensor, statistic: Statistic, task: Task = MULTICLASS) -> Tensor:
     """Return the score of each source on each image, M x N, for logits M x N x C; see ``BY_IMAGE``."""
     if statistic == "entropy":
-        return sample_entropies(logits)
-    log_p = torch.log_softmax(logits, dim=-1).clamp(min=torch.finfo(logits.dtype).min)
+        return sample_entropies(logits, task)
+    log_p = task.log_p(logits).clamp(min=torch.finfo(logits.dtype).min)
     p = log_p.exp()
     mean = p.mean(dim=0)
     if statistic == "agreement":
-        return -(mean * log_p).sum(dim=-1) / math.log(logits.shape[-1])
+        return task.cross_entropy(mean, log_p)
     # pbar is at least p_i / M, so its logarithm is finite wherever p_i counts
     log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
-    return -(p * log_mean).sum(dim=-1) / math.log(logits.shape[-1])
+    return task.cross_entropy(p, log_mean)
 
 
-def scores(logits: Tensor, statistic: Statistic = "entropy") -> Tensor:
+def scores(logits: Tensor, statistic: Statistic = "entropy", task: Task = MULTICLASS) -> Tensor:
     """Return the score of each source on a batch, M, for finite logits M x N x C."""
     if statistic in ("prediction-entropy", "mutual-information"):
-        whole = normalised_entropy(torch.softmax(logits, dim=-1).mean(dim=1))
-        return whole if statistic == "prediction-entropy" else sample_entropies(logits).mean(dim=1) - whole
+        whole = task.entropy_of(task.p(logits).mean(dim=1))
+        return (
+            whole if statistic == "prediction-entropy" else sample_entropies(logits, task).mean(dim=1) - whole
+        )
     if statistic in BY_IMAGE:
-        return image_scores(logits, statistic).mean(dim=1)
-    ordered = sample_entropies(logits).sort(dim=1).values
+        return image_scores(logits, statistic, task).mean(dim=1)
+    ordered = sample_entropies(logits, task).sort(dim=1).values
     count = ordered.shape[1]
     if statistic == "median-entropy":
         return ordered[:, (count - 1) // 2 : count // 2 + 1].mean(dim=1)

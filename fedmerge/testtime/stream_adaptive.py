@@ -22,6 +22,7 @@ COEFFICIENTS, NORMS, GUARD = Coefficients(temperature=0.3), Norms("stream", prio
     title="Stream-adaptive merging",
     paper="ours, on The Mean is the Mirage, arXiv 2602.21372",
     needs=Needs(individual_models=True, unlabelled_batches=True),
+    misfits={},
 )
 class StreamAdaptive(EntropyAdaptive):
     """Entropy-adaptive merging with the batch-norm statistics of the stream.

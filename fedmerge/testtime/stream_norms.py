@@ -179,6 +179,15 @@ class StreamNorm(nn.Module):
         return mean, (1 - belief + weights @ second - mean.square()).clamp(min=LEAST_VARIANCE)
 
 
+def shares_of(p: Tensor) -> Tensor:
+    """Return the class probabilities that norms learn by, n x C, rows of sum one, of distributions n x C.
+
+    Of several findings an image, n x F x 2, the classes are the presence and the absence of each: an image
+    counts 1 / F for each finding.
+    """
+    return p if p.ndim == 2 else p.flatten(1) / p.shape[1]
+
+
 def use_stream_norms(model: nn.Module, stream: Stream) -> None:
     """Replace the batch norms of ``model`` that have running statistics by norms of ``stream``."""
 

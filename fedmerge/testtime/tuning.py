@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.tasks import task_of
 from fedmerge.testtime.contract import Node
 
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, math.inf)
@@ -39,7 +40,10 @@ class LabelledSource:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy at one held-out source with one value of the option, averaged over the streams."""
+    """Accuracy at one held-out source with one value of the option, averaged over the streams.
+
+    Where models have another task than multiclass it is that task's score (``Task.headline``).
+    """
 
     value: Any
     held_out: str
@@ -83,8 +87,8 @@ def tune(
     """Choose the value of ``option`` with which the other sources' models serve a held-out source best.
 
     Each source i plays the unseen hospital once: the node of the models j != i meets i's validation images
-    in batches, without their labels, once for each stream, reset in between. With a_i(v) the accuracy there,
-    averaged over its streams, the choice is
+    in batches, without their labels, once for each stream, reset in between. With a_i(v) the accuracy there
+    (or the score of the models' task), averaged over its streams, the choice is
 
         v* = argmax_v (1/M) sum_i a_i(v).
 
@@ -161,7 +165,8 @@ def _check(source: LabelledSource) -> None:
 
 
 def _accuracy(node: Node, held_out: LabelledSource, batch_size: int) -> float:
-    """The share of held-out images that are right, averaged over the streams."""
+    """The score of the model's task (the share of images that are right), averaged over the streams."""
+    task = task_of(held_out.model)
     labels = held_out.labels.cpu()
     shares = []
     for order in held_out.orders.values() or (torch.arange(len(labels)),):
@@ -169,6 +174,7 @@ def _accuracy(node: Node, held_out: LabelledSource, batch_size: int) -> float:
         answers = []
         for index in order.cpu().split(batch_size):
             logits, _ = node.observe(held_out.images[index.to(held_out.images.device)])
-            answers.append(logits.argmax(dim=1).cpu())
-        shares.append(float((torch.cat(answers) == labels[order.cpu()]).double().mean()))
+            answers.append(logits.cpu())
+        score = task.score(torch.cat(answers), labels[order.cpu()])
+        shares.append(task.chance if math.isnan(score) else score)
     return sum(shares) / len(shares)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
+from fedmerge.tasks import MULTICLASS, Task
 from fedmerge.testtime.answers import spread
 from fedmerge.testtime.entropy import coefficients
 from fedmerge.testtime.scoring import Statistic, check_statistic, image_scores, scores
@@ -42,6 +42,7 @@ class Weighting:
     statistic: Statistic
     order: Order
     normalised: bool
+    task: Task = MULTICLASS
 
     def __post_init__(self) -> None:
         check_word("order", self.order, Order)
@@ -50,9 +51,11 @@ class Weighting:
     def scores(self, logits: Tensor) -> Tensor:
         """The scores of M sources, from logits M x N x C: M, or M x N by image."""
         found = (
-            image_scores(logits, self.statistic) if self.order == "image" else scores(logits, self.statistic)
+            image_scores(logits, self.statistic, self.task)
+            if self.order == "image"
+            else scores(logits, self.statistic, self.task)
         )
-        return found if self.normalised else found * math.log(logits.shape[-1])
+        return found if self.normalised else found * self.task.most_nats(logits.shape[-1])
 
     def weights(self, found: Tensor, temperature: float) -> Tensor:
         """Coefficients M, summing to one, from scores as :meth:`scores` gives them."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedmerge.errors import FedMergeError
+from fedmerge.tasks import Task, task_of
 
 
 def needs_batch_statistics(model: nn.Module) -> bool:
@@ -24,10 +25,12 @@ def check_trainable(model: nn.Module, images: Tensor, labels: Tensor, batch_size
     count = len(images)
     if count == 0:
         raise FedMergeError(f"{where} has no training images: give it some, or leave it out of the training.")
-    if labels.shape != (count,) or labels.is_floating_point():
+    many = task_of(model).many
+    if labels.shape[:1] != (count,) or labels.ndim != 1 + many or labels.is_floating_point():
+        wanted = "a row of 0 and 1 per image" if many else "one integer label per image"
         raise FedMergeError(
             f"{where} has {count} images and labels of shape {tuple(labels.shape)} and type {labels.dtype}: "
-            "give one integer label per image."
+            f"give {wanted}."
         )
     if int(labels.min()) < 0:
         raise FedMergeError(f"{where} has label {int(labels.min())}: number the classes from 0.")
@@ -44,11 +47,7 @@ def check_trainable(model: nn.Module, images: Tensor, labels: Tensor, batch_size
         )
 
 
-def check_classes(needed: int, logits: Tensor, where: str) -> None:
-    """Raise FedMergeError where the logits (N x C) have fewer classes than the labels need."""
-    classes = logits.shape[1]
-    if needed > classes:
-        raise FedMergeError(
-            f"{where} has label {needed - 1}, but the model has {classes} classes, 0 to {classes - 1}: "
-            "correct the labels or build the model with more classes."
-        )
+def check_classes(task: Task, needed: int, logits: Tensor, where: str) -> None:
+    """Raise FedMergeError where logits (N x D) have fewer outputs than the labels need, or not as many."""
+    if lacking := task.lacking(needed, logits.shape[1]):
+        raise FedMergeError(f"{where} {lacking}: correct the labels or build the model for them.")

@@ -9,18 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.modes import training
 from fedmerge.models.outputs import logits_of
 from fedmerge.seeding import derive, generator, seeded
+from fedmerge.tasks import task_of
 from fedmerge.training.augment import augment
-from fedmerge.training.checks import check_classes, check_trainable
+from fedmerge.training.checks import check_trainable
 from fedmerge.training.inmerge import InMerge
+from fedmerge.training.objective import Objective
 from fedmerge.training.options import TrainingOptions
 from fedmerge.training.proximal import Proximal
-from fedmerge.training.recipe import class_weights, parameter_groups, recipe_of
+from fedmerge.training.recipe import parameter_groups, recipe_of
 from fedmerge.training.schedule import learning_rates
 
 
@@ -32,9 +33,9 @@ class TrainingDiverged(FedMergeError):
 class FitResult:
     """What a call of ``fit`` did.
 
-    losses, accuracies: one value per epoch, means over its images, taken on the fly (training mode, augmented
-    images, label smoothing included in the loss). seconds: wall clock. examples: images seen, over all
-    epochs. merges: filters merged by InMerge, by layer name; empty without it.
+    losses, accuracies: one value per epoch, means over its images (and findings), taken on the fly (training
+    mode, augmented images, label smoothing included in the loss). seconds: wall clock. examples: images seen,
+    over all epochs. merges: filters merged by InMerge, by layer name; empty without it.
     """
 
     losses: tuple[float, ...]
@@ -60,15 +61,17 @@ def fit(
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> FitResult:
-    """Train ``model`` in place with cross entropy for ``options.epochs`` passes over the images.
+    """Train ``model`` in place with its task's loss for ``options.epochs`` passes over the images.
 
-    split_images: uint8, N x C x H x W; labels: int64, N. They are copied to ``device`` once; each batch is
-    augmented (as uint8) and then normalised there. The order of the images, the augmentations, dropout and
-    InMerge draw from generators of (seed, purpose, round, site). span: the part of the learning-rate schedule
-    that this call covers. A last batch of a single image is joined to the one before it, because batch norm
-    cannot normalise one value. The model is moved to ``device``, and left there in the mode it came in.
-    FedProx's term holds the weights near those the model came with; it is not in the losses.
-    progress: called with (steps done, steps in all) after each step.
+    The task is the model's (``fedmerge.tasks.task_of``): cross entropy of one class an image, where the model
+    is not marked with another. split_images: uint8, N x C x H x W; labels: int64, N, or of several findings
+    an image 0 and 1, N x F. They are copied to ``device`` once; each batch is augmented (as uint8) and then
+    normalised there. The order of the images, the augmentations, dropout and InMerge draw from generators of
+    (seed, purpose, round, site). span: the part of the learning-rate schedule that this call covers. A last
+    batch of a single image is joined to the one before it, because batch norm cannot normalise one value. The
+    model is moved to ``device``, and left there in the mode it came in. FedProx's term holds the weights near
+    those the model came with; it is not in the losses. progress: called with (steps done, steps in all) after
+    each step.
 
     Raises FedMergeError for unusable images, labels or batch size, and TrainingDiverged, at the end of the
     epoch, where a loss was not finite.
@@ -79,7 +82,8 @@ def fit(
     device = torch.device(device)
     model.to(device)
     images, targets = split_images.to(device), labels.to(device=device, dtype=torch.int64)
-    classes = int(labels.max()) + 1
+    task = task_of(model)
+    objective = Objective(task, labels, options, where)
     sizes = batch_sizes(len(images), options.batch_size)
     rates = learning_rates(options.schedule, options.lr, options.epochs * len(sizes), span)
     optimizer = make_optimizer(model, options)
@@ -88,7 +92,6 @@ def fit(
     if options.inmerge is not None:
         inmerge_seed = derive(seed, f"{purpose}-inmerge", round, site)
         inmerge = InMerge(model, **options.inmerge.model_dump(), seed=inmerge_seed).attach(optimizer)
-    objective = Objective(targets, options.class_weights, classes, where)
     order = generator(seed, f"{purpose}-order", round, site)
     changes = generator(seed, f"{purpose}-augment", round, site)
     shares = torch.tensor(sizes, dtype=torch.float64) / len(images)
@@ -113,11 +116,11 @@ def fit(
                 target = targets[index]
                 loss, logits = _step(model, optimizer, proximal, batch, target, options, objective)
                 step_losses[step] = loss
-                hits += (logits.argmax(1) == target).sum()
+                hits += (task.predicted(logits) == target).sum()
                 if progress is not None:
                     progress(done + 1, len(rates))
             losses.append(float(_finite(step_losses, where, epoch) @ shares))
-            accuracies.append(int(hits) / len(images))
+            accuracies.append(int(hits) / labels.numel())
 
     merges = inmerge.merges if inmerge is not None else {}
     seconds = time.perf_counter() - started
@@ -154,22 +157,6 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Op
     )
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What the cross entropy is about: a site's labels, its classes, and where it is, in words."""
-
-    labels: Tensor
-    kind: str
-    classes: int
-    where: str
-
-    def weights(self, logits: Tensor) -> Tensor | None:
-        """The weights of the C classes of logits N x C; None: all alike."""
-        if self.kind == "none":
-            return None
-        return class_weights(self.labels, self.kind, logits.shape[1]).to(logits)
-
-
 def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -182,9 +169,7 @@ def _step(
     amp = options.amp == "auto" and batch.device.type == "cuda"
     with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=amp):
         logits = logits_of(model(batch), model)
-        check_classes(objective.classes, logits, objective.where)
-        weights = objective.weights(logits)
-        loss = cross_entropy(logits, target, weights, label_smoothing=options.label_smoothing)
+        loss = objective(logits, target)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if proximal is not None:

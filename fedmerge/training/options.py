@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,8 @@ from fedmerge.training.schedule import Schedule
 SELDOM = ("proximal", "recipe", "probe_epochs", "norm_momentum", "first_layer_rate", "class_weights")
 """Fields that are written only where they are not as usual."""
 
+ClassWeight = Annotated[float, Field(gt=0, le=1_000_000)]
+
 
 class TrainingOptions(BaseModel):
     """How a site trains its model.
@@ -36,7 +38,9 @@ class TrainingOptions(BaseModel):
     (None: half of the epochs, rounded up), then everything. norm_momentum: how fast batch norms' running
     statistics follow the batches; 0: they are frozen, and used in training too; None: the network's own.
     first_layer_rate: the learning rate of the first layer as a share of the last one's, geometric in between.
-    class_weights: whether rare classes count for more in the loss.
+    class_weights: ``balanced``, so that a hospital's rare classes count as much in its loss as common ones,
+    and a finding's presence as much as its absence (``Task.balanced_weights``); ``sqrt``, their roots; or a
+    number a class, or a finding.
 
     Fields of ``SELDOM`` are written only where they are set.
     """
@@ -60,7 +64,7 @@ class TrainingOptions(BaseModel):
     probe_epochs: int | None = Field(None, ge=1, le=100_000)
     norm_momentum: float | None = Field(None, ge=0, le=1)
     first_layer_rate: float = Field(1.0, gt=0, le=1)
-    class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    class_weights: Literal["none", "balanced", "sqrt"] | tuple[ClassWeight, ...] = "none"
 
     @field_validator("augment")
     @classmethod

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -106,16 +105,3 @@ def parameter_groups(model: nn.Module, first_layer_rate: float) -> list[dict[str
         {"params": layer, "rate": first_layer_rate ** ((last - number) / last)}
         for number, layer in enumerate(layers)
     ]
-
-
-def class_weights(labels: Tensor, kind: str, classes: int) -> Tensor:
-    """Return the weight of each class in the cross entropy, by its n_c of n images: ``classes`` numbers.
-
-        balanced   n / (k n_c)          sqrt   sqrt(n / (k n_c))
-
-    k: how many classes have images; a class without any has weight 0.
-    """
-    counts = torch.bincount(labels, minlength=classes).double()
-    present = counts > 0
-    weights = torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), 0.0)
-    return (weights.sqrt() if kind == "sqrt" else weights).float()

@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from fedmerge.analysis import scores
-from fedmerge.analysis.odds import area, log_odds
+from fedmerge.analysis.odds import log_odds
+from fedmerge.tasks.scores import area
 
 
 def plainly(logits: Tensor) -> np.ndarray:

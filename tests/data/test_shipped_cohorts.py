@@ -13,6 +13,8 @@ from fedmerge.data.cohort import Cohort
 
 SHIPPED = [
     "breast",
+    "chest-findings",
+    "digit-findings",
     "digits-domains",
     "digits-four",
     "digits-scanners",
@@ -24,6 +26,7 @@ SHIPPED = [
     "pneumonia-scanners",
     "pneumonia-shifted",
     "retina",
+    "retina-grades",
     "tinyimagenet-scanners",
     "wbc-labs",
     "wbc-shifted",

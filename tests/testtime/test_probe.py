@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedmerge.testtime.probe import FULL, Probe, distance
+from fedmerge.tasks import MULTICLASS
+from fedmerge.testtime.probe import FULL, Probe
 from tests.facts import refused
 
 
@@ -28,7 +29,7 @@ def test_smaller_images_are_area_averages() -> None:
 
 
 def test_distance_of_two_certainties_is_one() -> None:
-    assert distance(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])) == 1
+    assert MULTICLASS.distance(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])) == 1
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.models import Normalisation
+from fedmerge.tasks import MULTICLASS
 from fedmerge.training import TrainingOptions, fit
-from fedmerge.training.recipe import class_weights, parameter_groups
+from fedmerge.training.objective import Objective
+from fedmerge.training.recipe import parameter_groups
 from tests.facts import refused
 
 half = Normalisation.named("half")
@@ -119,10 +121,15 @@ def test_a_step_is_scaled_by_its_layers_rate(data: Data) -> None:
 
 
 def test_class_weights_by_hand() -> None:
-    """Counts 6, 2, 0 of 8: 8 / (2 * 6), 8 / (2 * 2), 0."""
+    """Counts 6, 2, 0 of 8: 8 / (2 * 6), 8 / (2 * 2), and 1 for a class without images."""
     labels = torch.tensor([0] * 6 + [1] * 2)
-    torch.testing.assert_close(class_weights(labels, "balanced", 3), torch.tensor([2 / 3, 2.0, 0.0]))
-    torch.testing.assert_close(class_weights(labels, "sqrt", 3), torch.tensor([2 / 3, 2.0, 0.0]).sqrt())
+    logits = torch.zeros(1, 3)
+    for kind, power in (("balanced", 1.0), ("sqrt", 0.5)):
+        options = TrainingOptions(batch_size=8, class_weights=kind)  # type: ignore[arg-type]
+        objective = Objective(MULTICLASS, labels, options, "here")
+        objective(logits, torch.tensor([0]))
+        assert objective.weights is not None
+        torch.testing.assert_close(objective.weights, torch.tensor([2 / 3, 2.0, 1.0]) ** power)
 
 
 def test_balanced_weights_of_even_classes_change_nothing(data: Data) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedmerge.analysis.metrics.contract import METRICS, Predictions
+from fedmerge.tasks import MULTICLASS, TASKS, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,12 +24,17 @@ ECE_BINS = 15
     better="lower",
     range=(0, 1),
     needs=("labels", "probabilities"),
+    tasks=tuple(TASKS),
 )
 def ece(predictions: Predictions) -> float:
-    """Expected calibration error of the top class, 15 equal-width bins (see ``reliability``), L1."""
-    index, top, hits = _binned(predictions.probabilities, predictions.labels, ECE_BINS)
+    """Expected calibration error of the top class, 15 equal-width bins (see ``reliability``), L1.
+
+    Of several findings an image, each is a prediction of presence or absence.
+    """
+    logits, labels = predictions.choices
+    index, top, hits = _binned(logits.softmax(1), labels, ECE_BINS)
     gaps = torch.bincount(index, hits - top, minlength=ECE_BINS).abs()
-    return float(gaps.sum() / len(predictions.labels))
+    return float(gaps.sum() / len(labels))
 
 
 @METRICS.metric(
@@ -39,25 +45,30 @@ def ece(predictions: Predictions) -> float:
     range=(0, 2),
     needs=("labels", "probabilities"),
     short=None,
+    tasks=tuple(TASKS),
 )
 def brier(predictions: Predictions) -> float:
-    """Mean over images of sum_c (p_c - y_c)^2, y one-hot (Brier 1950, all classes)."""
-    probabilities, labels = predictions.probabilities, predictions.labels
+    """Mean over images of sum_c (p_c - y_c)^2, y one-hot (Brier 1950); of findings, their mean."""
+    logits, labels = predictions.choices
+    probabilities = logits.softmax(1)
     wanted = functional.one_hot(labels, probabilities.shape[1])
     return float((probabilities - wanted).square().sum(1).mean())
 
 
-def reliability(logits: Tensor, labels: Tensor, bins: int = ECE_BINS) -> pd.DataFrame:
+def reliability(
+    logits: Tensor, labels: Tensor, bins: int = ECE_BINS, task: Task = MULTICLASS
+) -> pd.DataFrame:
     """How often the top class is right at each level of confidence: a reliability diagram's numbers.
 
     logits: N x C, float; labels: N, int64. One row per equal-width bin of the top class's probability p,
     low <= p < high (the last bin also holds p = 1): columns bin (from 0), low, high, n, confidence (mean p),
-    accuracy; NaN where n = 0. The mean of abs(accuracy - confidence) weighted by n is ``ece``.
+    accuracy; NaN where n = 0. Of several findings an image, n counts findings. The mean of abs(accuracy -
+    confidence) weighted by n is ``ece``.
     """
     import pandas as pd
 
-    labels = labels.cpu().long()
-    index, top, hits = _binned(logits.detach().cpu().double().softmax(1), labels, bins)
+    logits, labels = task.outcomes(logits.detach().cpu().double(), labels.cpu().long())
+    index, top, hits = _binned(logits.softmax(1), labels, bins)
     edges = _edges(bins)
     n = torch.bincount(index, minlength=bins)
     return pd.DataFrame(

@@ -20,6 +20,7 @@ from torch import Tensor
 from fedmerge.errors import FedMergeError, short
 from fedmerge.plugins import origin_of
 from fedmerge.registry import Catalogue
+from fedmerge.tasks import MULTICLASS, Task
 
 F = TypeVar("F", bound=Callable[..., Any])
 Span = tuple[float, float]
@@ -33,33 +34,43 @@ ROUNDING = 1e-9
 class Predictions:
     """The predictions that a metric scores.
 
-    logits: N x C, float64, on the CPU. labels: N, int64; empty where they are not known (``labelled``).
+    logits: N x D, float64, on the CPU: what the head gives. labels: N, int64, or of several findings an image
+    N x F; empty where they are not known (``labelled``). task: what they mean.
     """
 
     logits: Tensor
     labels: Tensor
     labelled: bool = True
+    task: Task = MULTICLASS
 
     @classmethod
-    def of(cls, logits: Tensor, labels: Tensor | None) -> Predictions:
-        """Predictions from logits N x C of any float type and labels N, if known; N must be at least 1."""
+    def of(cls, logits: Tensor, labels: Tensor | None, task: Task = MULTICLASS) -> Predictions:
+        """Predictions from logits N x D of any float type and labels, if known; N must be at least 1."""
         given = torch.empty(0) if labels is None else labels
-        return cls(logits.detach().cpu().double(), given.cpu().long(), labels is not None)
+        return cls(logits.detach().cpu().double(), given.cpu().long(), labels is not None, task)
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """The softmax of the logits, N x C; NaN where a logit is NaN or +inf, or all are -inf."""
-        return self.logits.softmax(1)
+        """The probability of each class (softmax) or finding, N x C; NaN where logits have none."""
+        return self.task.probabilities(self.logits)
+
+    @cached_property
+    def choices(self) -> tuple[Tensor, Tensor]:
+        """The predictions as choices of one in K, and their labels (``Task.outcomes``)."""
+        return self.task.outcomes(self.logits, self.labels)
 
     @cached_property
     def hits(self) -> Tensor:
-        """Whether the arg-max class of each image is right, N; never where a logit is NaN."""
-        return (self.logits.argmax(1) == self.labels) & ~self.logits.isnan().any(1)
+        """Whether the predicted class of each image is right, N, or each finding, N x F; not where NaN."""
+        known = ~self.logits.isnan()
+        return (self.task.predicted(self.logits) == self.labels) & (known if self.task.many else known.all(1))
 
     @cached_property
     def counts(self) -> Tensor:
-        """The number of images of each class, C."""
-        return torch.bincount(self.labels, minlength=self.logits.shape[1])
+        """The number of images of each class, or with each finding, C."""
+        if self.task.many:
+            return self.labels.sum(0)
+        return torch.bincount(self.labels, minlength=self.probabilities.shape[1])
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,8 @@ class Metric:
     """A registered metric.
 
     needs: ``labels``, ``probabilities``; where an image has no probabilities, or there are no labels, a
-    metric that needs them is NaN and is not called. beside: further columns that explain it, by name.
+    metric that needs them is NaN and is not called. beside: further columns that explain it, by name. tasks:
+    those that it is for; a run of another has no column of it.
     """
 
     name: str
@@ -105,6 +117,7 @@ class Metric:
     needs: frozenset[Need]
     call: Callable[[Predictions], float]
     beside: Mapping[str, Callable[[Predictions], float]] = field(default_factory=dict)
+    tasks: tuple[str, ...] = (MULTICLASS.name,)
 
     @property
     def summary(self) -> str:
@@ -113,8 +126,8 @@ class Metric:
 
     @property
     def ranks(self) -> bool:
-        """Whether a study can rank by it: it is a number from 0 to 1."""
-        return self.scale.span == (0.0, 1.0)
+        """Whether a study can rank by it: it is a number from 0 to 1, or from -1."""
+        return self.scale.span in ((0.0, 1.0), (-1.0, 1.0))
 
     def of(self, predictions: Predictions) -> float:
         """Return the score of predictions. Raises FedMergeError where a plug-in's metric fails."""
@@ -152,13 +165,14 @@ class Metrics(Catalogue[Metric]):
         heading: str = "",
         short: str | None = "",
         beside: Mapping[str, Callable[[Predictions], float]] | None = None,
+        tasks: tuple[str, ...] = (MULTICLASS.name,),
     ) -> Callable[[F], F]:
         """Decorate a function ``(predictions) -> float`` to register it as a metric.
 
         name: of its column in results.parquet. title: its name in sentences. better: its direction. range:
-        the least and greatest value, or None. format, needs, beside: see ``Scale`` and ``Metric``. heading:
-        over its column, ``title`` by default, with ``, %`` for a share. short: in a run's narrow tables;
-        None: not there.
+        the least and greatest value, or None. format, needs, beside, tasks: see ``Scale`` and ``Metric``.
+        heading: over its column, ``title`` by default, with ``, %`` for a share. short: in a run's narrow
+        tables; None: not there.
         """
         given = heading or title
         if format == "percent":
@@ -169,7 +183,7 @@ class Metrics(Catalogue[Metric]):
         )
 
         def register(call: F) -> F:
-            self.add(Metric(name, scale, frozenset(needs), call, dict(beside or {})))
+            self.add(Metric(name, scale, frozenset(needs), call, dict(beside or {}), tasks))
             return call
 
         return register

@@ -230,6 +230,8 @@ def _variants(config: BenchConfig, where: str, near: Path | None, faults: Faults
     if variants:
         with faults.kept():
             _check_reference(config, variants[0], where)
+        with faults.kept():
+            _check_metric(config, variants, where)
     return variants
 
 
@@ -268,6 +270,18 @@ def _variant(config: BenchConfig, levels: dict[str, str], near: Path | None) -> 
     if experiment.trackers:
         raise FedMergeError("trackers are told of a run, not of a study: take them out, or use fedmerge run.")
     return Variant(levels, experiment, cohort)
+
+
+def _check_metric(config: BenchConfig, variants: Sequence[Variant], where: str) -> None:
+    """Raise FedMergeError for a metric that some experiment has no column of, by its cohort's task."""
+    for variant in variants if config.metric in METRICS else ():
+        task = variant.cohort.task
+        if task not in METRICS[config.metric].tasks:
+            able = [metric.name for metric in METRICS if metric.ranks and task in metric.tasks]
+            raise FedMergeError(
+                f"{where}: metric '{config.metric}' is not for task {task}, which cohort "
+                f"'{variant.cohort.name}' has. Allowed: auto, {', '.join(able)}."
+            )
 
 
 def _check_reference(config: BenchConfig, variant: Variant, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,14 +15,18 @@ from fedmerge.experiment.bench.plan import Entry, StudyPlan
 from fedmerge.experiment.folder import results
 from fedmerge.experiment.folder.results import write_table
 from fedmerge.experiment.kinds import COEFFICIENTS
+from fedmerge.experiment.stages.evaluation import FINDING
 from fedmerge.experiment.target_supervised import ORACLE, best_source
+from fedmerge.tasks import MULTICLASS, TASKS
 
 Row = dict[str, Any]
 
 
-def columns(config: BenchConfig) -> list[str]:
-    """The columns of results.parquet, in order."""
-    of_runs = results.columns(METRICS.among(config.plugins))
+def columns(config: BenchConfig, rows: Sequence[Row] = ()) -> list[str]:
+    """The columns of results.parquet, in order. rows: of tasks, which have columns of their own."""
+    tasks = [TASKS[name] for name in dict.fromkeys(row.get("task", MULTICLASS.name) for row in rows)]
+    of_runs = results.columns(METRICS.among(config.plugins), tasks or (MULTICLASS,))
+    of_runs += dict.fromkeys(name for row in rows for name in row if name.startswith(FINDING))
     axes = [axis for axis in config.axes if axis not in of_runs]
     rest = [column for column in of_runs if column != "experiment"]
     middle = rest.index("seed")
@@ -40,12 +45,13 @@ def collect(config: BenchConfig, plan: StudyPlan, store: Store) -> None:
             read[entry.task] = _of(store, plan, entry, states)
         common, measured, binned = read[entry.task]
         if entry.columns["kind"] == ORACLE:
-            measured, binned = best_source(measured, binned)
+            task = next((row["task"] for row in measured if "task" in row), MULTICLASS.name)
+            measured, binned = best_source(measured, binned, TASKS[task].headline)
         place = {"study": config.name, "job": entry.task} | entry.columns | common
         rows += [place | row | _label(entry, row) for row in measured]
         where = {key: value for key, value in entry.columns.items() if key != "kind"}
         bins += [where | row | _label(entry, row) for row in binned]
-    table = pd.DataFrame(rows).reindex(columns=columns(config))
+    table = pd.DataFrame(rows).reindex(columns=columns(config, rows))
     numbers = [name for name in [*METRICS.names(), *results.NUMBERS] if name in table]
     table[numbers] = table[numbers].astype("float64")
     table["constant"] = table["constant"].astype("boolean")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import RESERVED, Experiment
 from fedmerge.experiment.configuration.federations import federations
-from fedmerge.experiment.configuration.needs import unmet_needs
+from fedmerge.experiment.configuration.needs import unfit, unmet_needs
 from fedmerge.federation.fault_injection import check_sites
 from fedmerge.models.zoo import check_network
 from fedmerge.schema.faults import Fault, faults_of, without
@@ -85,6 +85,10 @@ def _needs(experiment: Experiment, cohort: Any) -> Iterator[str]:
     yield from unmet_needs(experiment)
 
 
+def _task(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
+    yield from unfit(experiment, cohort.task)
+
+
 def _who(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
     yield from _said(lambda: federations(cohort, experiment))
 
@@ -119,6 +123,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment, Any], Iterator[str]]]
     (LISTS, _labels),
     (("model",), _network),
     (("fusion_data", "training"), _needs),
+    (("cohort", "selection"), _task),
     (("cohort", "unseen", "training", "evaluation"), _who),
     (("cohort", "unseen", "training", "evaluation"), _tuning),
     (("cohort", "federation"), _fault_injection),

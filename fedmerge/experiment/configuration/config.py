@@ -141,7 +141,8 @@ class Experiment(Strict):
     unseen: ``cohort``, the sites marked so; names; ``each`` in turn; or ``none``: every hospital trains, and
     each is a target with its own test split. fusion_data: the images of fusion methods that need some.
     plugins: modules or files, FILE.py, that add methods, networks, sources or metrics. trackers: programs
-    that are told what goes on in the run.
+    that are told what goes on in the run. selection: the validation score that choices rest on; where it is
+    not set and the cohort has another task than multiclass, that task's own (docs/tasks.md).
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
@@ -152,7 +153,7 @@ class Experiment(Strict):
     normalisation: Literal["default", "half", "imagenet", "none"] = "default"
     seeds: Annotated[tuple[Seed, ...], Distinct] = Field(default=(0,), min_length=1)
     training: TrainingConfig
-    selection: Literal["accuracy", "balanced_accuracy"] = "accuracy"
+    selection: Literal["accuracy", "balanced_accuracy", "auroc", "kappa"] = "accuracy"
     fusion: tuple[Annotated[MethodConfig, as_written(FUSION)], ...]
     fusion_data: FusionData | None = None
     testtime: tuple[Annotated[MethodConfig, as_written(TESTTIME)], ...] = ()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fedmerge.experiment.configuration.entries import CALIBRATION
 from fedmerge.merging import FUSION
 from fedmerge.registry import Needs
+from fedmerge.tasks import TASKS
 from fedmerge.testtime import TESTTIME
 
 if TYPE_CHECKING:
@@ -58,6 +59,31 @@ def unmet_needs(experiment: Experiment) -> Iterator[str]:
             yield from _no_rounds(experiment, entry)
         if entry.calibrated:
             yield from _calibrated(entry)
+
+
+def unfit(experiment: Experiment, name: str) -> Iterator[str]:
+    """Yield a sentence for each method, and for the selection, that is not for the cohort's task."""
+    task = TASKS[name]
+    for entry in experiment.testtime:
+        if why := TESTTIME[entry.method].misfit(name):
+            yield (
+                f"test-time method '{entry.method}' is not for task {name}, because {why}: take it out, or "
+                "choose another (docs/tasks.md)."
+            )
+    for entry in experiment.fusion:
+        if why := FUSION[entry.method].misfit(name):
+            yield f"fusion method '{entry.method}' is not for task {name}, because {why}: take it out."
+        elif needs_of(entry).fusion_labels and not task.class_outputs:
+            yield (
+                f"{_name(entry)} attributes the class of each fusion image to neurons, but with task {name} "
+                "an image has no class with an output of its own: set attribution: uniform."
+            )
+    able = dict.fromkeys((task.headline, "accuracy", "balanced_accuracy"))
+    if experiment.selection not in able:
+        yield (
+            f"selection: {experiment.selection} is no score that hospitals give with task {name}: set it to "
+            f"one of {', '.join(able)}."
+        )
 
 
 def _not_masked(entry: MethodConfig, needs: Needs) -> Iterator[str]:

@@ -15,6 +15,7 @@ from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.plugged import plug_in
 from fedmerge.schema.faults import faults_of
 from fedmerge.schema.validation import is_folder, is_there, load_yaml
+from fedmerge.tasks import TASKS
 
 
 def read_experiment(
@@ -39,6 +40,8 @@ def read_experiment(
     if isinstance(source, Experiment):
         data, where = source.model_dump(), "experiment"
         data |= {"cohort": source.cohort}
+        if "selection" not in source.model_fields_set:
+            del data["selection"]
     elif isinstance(source, dict):
         data, where = dict(source), "experiment"
     else:
@@ -70,8 +73,16 @@ def _checked(
     if isinstance(named, str):
         with faults.kept():
             cohort = read_cohort(named, near)
+    if experiment is not None and cohort is not None and "selection" not in data:
+        experiment = _selecting(experiment, TASKS[cohort.task].headline)
     faults.found += [f"{where}: {each}" for each in between_sections(experiment, data, wrong, cohort)]
     return experiment, cohort
+
+
+def _selecting(experiment: Experiment, headline: str) -> Experiment:
+    """Return an experiment that does not say by what it selects, with its task's own score."""
+    same = experiment.selection == headline
+    return experiment if same else experiment.model_copy(update={"selection": headline})
 
 
 def find_config(source: str | Path) -> Path:

@@ -17,6 +17,7 @@ from fedmerge.experiment.configuration.plugged import plug_in
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.schema.validation import load_yaml
 from fedmerge.storage.outside import check_table, read_json
+from fedmerge.tasks import TASKS
 
 NAMES = {"site": str, "federation": str}
 """Columns of text: a hospital named 007 keeps its zeros."""
@@ -57,6 +58,7 @@ def without_images(spec: CohortSpec) -> Cohort:
             class_names=spec.classes or (),
             unseen=site.unseen,
             scanner=site.scanner,
+            task=TASKS[spec.task],
         )
         for site in spec.sites
     ]

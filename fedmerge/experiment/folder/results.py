@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from fedmerge.analysis import METRICS, Answers, learning, ranking_metric
-from fedmerge.analysis.metrics import Metric, score_columns
+from fedmerge.analysis.metrics import Metric
 from fedmerge.data import Cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import Experiment
@@ -21,6 +21,7 @@ from fedmerge.experiment.kinds import KINDS, MAJORITY
 from fedmerge.experiment.summary.summary import answer, mean_label, receiver
 from fedmerge.storage.files import write, write_json, write_text
 from fedmerge.storage.manifest import warnings
+from fedmerge.tasks import MULTICLASS, Task
 
 BEFORE = [
     "experiment",
@@ -103,23 +104,30 @@ class Result:
     def summary(self) -> pd.DataFrame:
         """Scores by method, averaged over unseen sites, then over seeds.
 
-        Columns: ``kind``, accuracy on each stream (by the stream's name), then the other metrics
-        averaged over the streams, forward_passes, ``interval``: the half-width of the 95 % t
-        interval of the mean accuracy over seeds (NaN for fewer than two seeds); ``constant``: the share of
+        Columns: ``kind``, accuracy (or the task's ``headline``) on each stream (by the stream's name), then
+        the other metrics averaged over the streams, forward_passes, ``interval``: the half-width of the 95 %
+        t interval of the mean accuracy over seeds (NaN for fewer than two seeds); ``constant``: the share of
         measurements in which every image got one class (NaN where an older run did not say); ``learned`` and
         ``worth``: whether it is above chance, and may be called best (``analysis.learning``). Best first
         within a kind, by ``metric``.
         """
-        return summarise(self.table, by=self.metric)
+        return summarise(self.table, self.headline, by=self.metric)
+
+    @property
+    def headline(self) -> str:
+        """The score that tables and figures show first: accuracy, or the cohort's task's own."""
+        return self.cohort.task.headline
 
     @property
     def metric(self) -> str:
         """The score that methods are ranked by: accuracy, or balanced_accuracy where classes are uneven.
 
-        An experiment that selects by balanced accuracy is ranked by it, too.
+        An experiment that selects by balanced accuracy is ranked by it, too, and one whose cohort has another
+        task than multiclass by what it selects by.
         """
         chosen = self.experiment.selection
-        return ranking_metric(self.table, "auto" if chosen == "accuracy" else chosen)
+        plain = chosen == "accuracy" and self.cohort.task is MULTICLASS
+        return ranking_metric(self.table, "auto" if plain else chosen)
 
     @property
     def answer(self) -> str:
@@ -144,14 +152,22 @@ class Result:
         write_json(self.folder / "provenance.json", self.provenance)
 
 
-def columns(metrics: Sequence[Metric] | None = None) -> list[str]:
-    """Return the columns of results.parquet with these metrics, in order; None: with all."""
-    return [*BEFORE, *score_columns(metrics), *AFTER]
+def columns(metrics: Sequence[Metric] | None = None, tasks: Sequence[Task] = (MULTICLASS,)) -> list[str]:
+    """Return the columns of results.parquet with these metrics, in order; None: with all.
+
+    tasks: of the rows; of another than multiclass, a column says it. Scores of single findings come after
+    them.
+    """
+    chosen = list(METRICS) if metrics is None else metrics
+    fit = [metric for metric in chosen if any(task.name in metric.tasks for task in tasks)]
+    said = [] if list(tasks) == [MULTICLASS] else ["task"]
+    own = [column for metric in fit for column in (metric.name, *metric.beside)]
+    return [*BEFORE, *own, *AFTER, *said]
 
 
-def summary_metrics() -> list[str]:
-    """Return the metrics that stand in a run's tables beside accuracy, which has a column for each stream."""
-    return [metric.name for metric in METRICS if metric.name != "accuracy" and metric.scale.short is not None]
+def summary_metrics(headline: str = "accuracy") -> list[str]:
+    """Return the metrics in a run's tables beside the headline, which has a column for each stream."""
+    return [metric.name for metric in METRICS if metric.name != headline and metric.scale.short is not None]
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
@@ -184,7 +200,7 @@ def summarise(table: pd.DataFrame, score: str = "accuracy", by: str | None = Non
     )
     streams = list(dict.fromkeys(table["stream"]))
     scores = by_seed.pivot_table(index="method", columns="stream", values=score, sort=False)[streams]
-    beside = [name for name in (*METRICS.names()[1:], "forward_passes") if name in table]
+    beside = [name for name in (*METRICS.names(), "forward_passes") if name in table and name != score]
     rest = table.groupby("method", sort=False)[beside].mean()
     means = by_seed.groupby(["method", "seed"])[score].mean()
     interval = means.groupby("method").apply(_half_width)

@@ -21,10 +21,14 @@ from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
 from fedmerge.models.weights import write_weights
 from fedmerge.storage.files import make_folder
+from fedmerge.tasks import MULTICLASS, Task
+from fedmerge.tasks.scores import aurocs
 from fedmerge.testtime import Node
 
 Row = dict[str, Any]
 CLEAN = ("none", 0)
+FINDING = "auroc: "
+"""What the column of a finding's own AUROC begins with."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,9 @@ class TargetStreams:
 class EvaluationConditions:
     """How predictors are measured at a hospital.
 
-    sources: the names of the models behind a test-time method. metrics: those to compute; None: all.
+    sources: the names of the models behind a test-time method. metrics: those to compute; None: all. task:
+    what predictions mean. class_names: of findings, each of which has a score of its own where there are
+    several an image.
     """
 
     evaluation: EvaluationConfig
@@ -130,6 +136,8 @@ class EvaluationConditions:
     device: str
     sources: tuple[str, ...]
     metrics: tuple[Metric, ...] | None = None
+    task: Task = MULTICLASS
+    class_names: tuple[str, ...] = ()
 
 
 def save_streams(site: TargetStreams, folder: Path) -> None:
@@ -199,7 +207,7 @@ def _fixed(predictor: Predictor, site: TargetStreams, conditions: EvaluationCond
     logits = predict(predictor.model, site.split.images, conditions.normalisation, device=conditions.device)
     seconds = time.perf_counter() - began
     passes = predictor.forward_passes, 0.0
-    measured = _measured(predictor, conditions.metrics, logits, site.split.labels, *passes, seconds)
+    measured = _measured(predictor, conditions, logits, site.split.labels, *passes, seconds)
     for name in site.orders:
         yield _on(measured, name)
 
@@ -218,7 +226,7 @@ def _adapting(
             walked = walked.along(order)
         labels = site.split.labels[torch.as_tensor(order)]
         passes = walked.forward_passes, walked.backward_passes
-        seen = conditions.metrics, walked.logits, labels
+        seen = conditions, walked.logits, labels
         measured = _measured(predictor, *seen, *passes, walked.seconds, walked.trace)
         yield _on(measured, name)
 
@@ -263,7 +271,7 @@ def _walk(
 
 def _measured(
     predictor: Predictor,
-    metrics: tuple[Metric, ...] | None,
+    conditions: EvaluationConditions,
     logits: Tensor,
     labels: Tensor,
     forward: float,
@@ -273,10 +281,13 @@ def _measured(
 ) -> Measured:
     who = {"method": predictor.label, "kind": predictor.kind}
     failures: dict[str, str] = {}
+    task = conditions.task
     row = {
         **who,
-        **scores(logits, labels, metrics, failures),
-        **asdict(answers(logits, labels)),
+        **scores(logits, labels, conditions.metrics, failures, task),
+        **({} if task is MULTICLASS else {"task": task.name}),
+        **(_by_finding(logits, labels, conditions.class_names) if task.many else {}),
+        **asdict(answers(logits, labels, task)),
         "validation": predictor.validation,
         "training_accuracy": predictor.training,
         "initial_statistics": initial_statistics(predictor.model),
@@ -284,8 +295,13 @@ def _measured(
         "backward_passes": float(backward),
         "seconds": seconds,
     }
-    bins = [{**who, **bin} for bin in reliability(logits, labels).to_dict("records")]
+    bins = [{**who, **bin} for bin in reliability(logits, labels, task=task).to_dict("records")]
     return Measured(row, trace or [], bins, failures)
+
+
+def _by_finding(logits: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Return the AUROC of each finding, as columns ``auroc: NAME``; NaN where it has images of one kind."""
+    return {f"{FINDING}{name}": value for name, value in zip(names, aurocs(logits, labels), strict=True)}
 
 
 def _on(measured: Measured, stream: str) -> Measured:

@@ -197,7 +197,9 @@ def _tuned(setup: Setup, target: str, entry: MethodConfig) -> dict[str, Any]:
     if note is None:
         with setup.checkpoints.save(*name) as note:
             found = tune_entry(setup, target, entry)
-            setup.record.fusion(setup.seed, target, entry.label, tuning_log(found))
+            setup.record.fusion(
+                setup.seed, target, entry.label, tuning_log(found, setup.cohort.task.headline)
+            )
             note[found.option] = found.chosen
     return note
 
@@ -221,9 +223,9 @@ def _sources_training(setup: Setup, target: str) -> float:
 
 def _pooled_numbers(setup: Setup, model: nn.Module, target: str) -> dict[str, float]:
     """Return a card's numbers on validation images (``Setup.keep``), here those of all hospitals."""
-    split = setup.union(target, "val")
+    split, task = setup.union(target, "val"), setup.cohort.task
     logits = predict(model, split.images, setup.normalisation, device=setup.device)
     return {
-        "validation": scores(logits, split.labels)[setup.experiment.selection],
-        "temperature": fit_temperature(logits, split.labels),
+        "validation": scores(logits, split.labels, task=task)[setup.experiment.selection],
+        "temperature": fit_temperature(logits, split.labels, task),
     }

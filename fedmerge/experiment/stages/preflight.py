@@ -16,7 +16,8 @@ from fedmerge.federation.plan_checks import check_plan
 from fedmerge.federation.privacy.secure_sum import FEWEST
 from fedmerge.federation.sums.packing import MINIMUM
 from fedmerge.models.zoo import build
-from fedmerge.training import needs_batch_statistics
+from fedmerge.training import TrainingOptions, needs_batch_statistics
+from fedmerge.training.objective import check_weights
 
 
 def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> None:
@@ -37,6 +38,9 @@ def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> No
     with faults.kept():
         network = build(model_spec(experiment, cohort), seed=0)
         _check_batches(experiment, cohort, members, needs_batch_statistics(network)).say()
+    for field, options in _trainings(experiment):
+        with faults.kept():
+            check_weights(cohort.task, cohort.task.width(cohort.n_classes), options, field)
     with faults.kept():
         _check_round_sums(experiment, cohort, members)
     if experiment.fusion_data is not None:
@@ -59,15 +63,18 @@ def check_seeds(experiment: Experiment, spec: CohortSpec, first: Cohort, elsewhe
     faults.say()
 
 
+def _trainings(experiment: Experiment) -> list[tuple[str, TrainingOptions]]:
+    """Return the options of every training, each with its place in the configuration."""
+    tuned = experiment.training.fine_tune
+    more = [] if tuned == "none" else [("training.fine_tune", tuned)]
+    return [("training", experiment.training.local), *more]
+
+
 def _check_batches(experiment: Experiment, cohort: Cohort, members: set[str], normed: bool) -> Faults:
     """Find batch sizes that the network cannot train with, and hospitals that cannot fill a batch."""
     faults = Faults()
-    for options, field in (
-        (experiment.training.local, "training.batch_size"),
-        (experiment.training.fine_tune, "training.fine_tune.batch_size"),
-    ):
-        if options == "none":
-            continue
+    for where, options in _trainings(experiment):
+        field = f"{where}.batch_size"
         if options.batch_size == 1 and normed:
             faults.found.append(
                 f"{field} is 1, but '{experiment.model.name}' has batch norm, which cannot normalise one "

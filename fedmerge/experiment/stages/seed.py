@@ -86,9 +86,13 @@ def train_and_fuse(
         def record_events() -> None:
             setup.record.federation(setup.seed, federation.name, server.strategy)
 
-        counts = {member.name: list(member.class_counts) for member in server.clients}
+        tally = setup.cohort.task.tally
         class_counts.update(
-            {name: known for name, known in counts.items() if any(known)}
+            {
+                member.name: tally(member.class_counts, member.examples).tolist()
+                for member in server.clients
+                if any(member.class_counts)
+            }
         )  # all 0: a hospital hides its counts
         try:
             start = server.rounds(server.start(), setup.journal)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,9 +96,10 @@ class Setup:
     def conditions(self, target: str) -> EvaluationConditions:
         """Return the conditions under which predictors are measured at ``target``."""
         metrics = tuple(METRICS.among(self.experiment.plugins))
-        return EvaluationConditions(
+        conditions = EvaluationConditions(
             self.experiment.evaluation, self.normalisation, self.device, self.sources(target), metrics
         )
+        return replace(conditions, task=self.cohort.task, class_names=self.cohort.class_names)
 
     @property
     def start(self) -> ModelPool:
@@ -229,5 +230,6 @@ def model_spec(experiment: Experiment, cohort: Cohort) -> ModelSpec:
             f"cohort '{cohort.name}' has images of {height} x {width} px, but networks take square ones: "
             "set 'size' in the cohort."
         )
-    shape = {"in_channels": channels, "n_classes": cohort.n_classes, "image_size": height}
+    shape: dict[str, Any] = {"in_channels": channels, "n_classes": cohort.n_classes, "image_size": height}
+    shape |= {"task": cohort.task.name}
     return validate(ModelSpec, experiment.model.model_dump() | shape, "model")

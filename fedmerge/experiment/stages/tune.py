@@ -83,17 +83,17 @@ def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
     )
 
 
-def tuning_log(found: Tuning) -> list[dict[str, Any]]:
+def tuning_log(found: Tuning, scored: str = "accuracy") -> list[dict[str, Any]]:
     """Return a tuning as rows of a decision log, one per value and held-out source; ``chosen`` marks one.
 
-    Values are text, because JSON has no infinity.
+    scored: the name of the score. Values are text, because JSON has no infinity.
     """
     return [
         {
             "option": found.option,
             "value": as_text(score.value),
             "held_out": score.held_out,
-            "accuracy": score.accuracy,
+            scored: score.accuracy,
             "chosen": score.value == found.chosen,
         }
         for score in found.scores

@@ -12,9 +12,10 @@ import pandas as pd
 
 from fedmerge.analysis import learning, ranking_metric
 from fedmerge.analysis.cube import with_interval
+from fedmerge.analysis.metrics import scale_of
 from fedmerge.data import Cohort
 from fedmerge.experiment.configuration.config import Experiment
-from fedmerge.experiment.formatting import count, few, listing, percent
+from fedmerge.experiment.formatting import count, few, listing, percent, score_text
 from fedmerge.experiment.kinds import TRIED
 from fedmerge.experiment.summary.unlearned import lost_places, no_gain, nothing_learned, remark
 
@@ -205,14 +206,14 @@ def _references(
 
 def _head(table: pd.DataFrame, worth: pd.Series, tried: int, place: str, metric: str) -> str:
     """Say which model is best, where, with what score, and of how many models."""
-    best, score = worth.index[0], percent(worth.iloc[0])
+    best, score = worth.index[0], score_text(metric, worth.iloc[0])
     sites = list(dict.fromkeys(table["site"]))
     where = f"At {sites[0] if len(sites) == 1 else f'{len(sites)} {place}s'}, {best}"
     streams = f"on average over {count(table['stream'].nunique(), 'stream')}"
     models = f"{len(worth)} fused and adapted models{' above chance' if len(worth) < tried else ''}"
     alone = f"{where} alone is above chance of {tried} fused and adapted models"
     if metric != "accuracy":
-        of = metric.replace("_", " ")
+        of = scale_of(metric).words
         if len(worth) > 1:
             return f"{where} has the best {of} of {models}, {score}, {streams}"
         return f"{alone}: {of} {score} {streams}" if tried > 1 else f"{where} has {score} {of} {streams}"

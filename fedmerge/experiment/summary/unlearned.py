@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from fedmerge.analysis import learning, learning_at
+from fedmerge.analysis.chance import of_findings
 from fedmerge.experiment.formatting import few, listing, percent
 from fedmerge.experiment.kinds import REFERENCE
 
@@ -75,7 +76,8 @@ def _they(known: Sequence[tuple[str, Any]], verb: str) -> str:
 
 
 def _scores(known: Sequence[tuple[str, Any]]) -> str:
-    return f"balanced accuracy {_span([row['balanced'] for _, row in known])}"
+    named = "AUROC" if known[0][1].get("many", 0) else "balanced accuracy"
+    return f"{named} {_span([row['balanced'] for _, row in known])}"
 
 
 def _often(constant: Sequence[float]) -> str:
@@ -104,10 +106,8 @@ def nothing_learned(
     same = f"; {_how_many(len(constant), len(state))} every image one class" if len(constant) else ""
     same += _often(constant["constant"].tolist())
     sure = f", give or take {percent(2 * state['error'].mean())}" if state["balanced"].max() > chance else ""
-    what = (
-        f"of {what} none is above chance (balanced accuracy {_span(state['balanced'].tolist())}, chance "
-        f"{percent(chance)}{sure}){same}"
-    )
+    known = [(str(name), row) for name, row in state.iterrows()]
+    what = f"of {what} none is above chance ({_scores(known)}, chance {percent(chance)}{sure}){same}"
     others = every[every["learned"] & ~every.index.isin(levels)]
     others = others[~others.index.astype(str).str.startswith("alone:")]
     head = f"Nothing was learned at {sites}: {what}."
@@ -154,8 +154,9 @@ def reason(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "meth
     """Say the likely reason why these levels learned nothing; empty where the rows do not tell.
 
     It rests on three numbers: the accuracy in the last epoch of training and the validation score at the
-    hospitals that trained, both compared with the majority class, and the share left of batch norms' initial
-    statistics. Where a hospital alone is above chance, the reason is the merging.
+    hospitals that trained, both compared with the majority class (not where images have several findings,
+    most of which are absent), and the share left of batch norms' initial statistics. Where a hospital alone
+    is above chance, the reason is the merging.
     """
     if "training_accuracy" not in table:
         return ""
@@ -169,7 +170,7 @@ def reason(table: pd.DataFrame, levels: Sequence[Hashable], compare: str = "meth
             f"{'is' if len(alone) == 1 else 'are'} above chance there."
         )
     training, validation = rows["training_accuracy"].mean(), rows["validation"].mean()
-    if math.isnan(training):
+    if math.isnan(training) or of_findings(rows).any():
         return ""
     chance = (1 / rows["classes_present"].astype(float)).mean()
     floor = guess["training_accuracy"].mean() if len(guess) else chance

@@ -35,7 +35,7 @@ class Hospitals(Protocol):
         self,
         state: State,
         sites: Sequence[str] | None = None,
-        metric: Literal["accuracy", "balanced_accuracy"] = "accuracy",
+        metric: Literal["accuracy", "balanced_accuracy", "auroc", "kappa"] = "accuracy",
     ) -> float:
         """Return the validation score of a model on the images of ``sites``."""
 

@@ -21,6 +21,7 @@ from fedmerge.merging.matching.repair import After
 from fedmerge.models.loading import network_of
 from fedmerge.registry import Method
 from fedmerge.seeding import derive
+from fedmerge.tasks import MULTICLASS, TASKS
 
 SCORED = ("greedy", "greedy-v1", "greedy-v2")
 FROM_START = ("task-arithmetic", "ties", "dare", "model-stock")
@@ -76,7 +77,8 @@ def _needed(
     hospitals, sites = context.hospitals, [update.site for update in known]
     assert hospitals is not None
     if name in SCORED:
-        metric = options.get("metric", "accuracy")
+        task = MULTICLASS if context.model is None else TASKS[context.model.task]
+        metric = options.get("metric", task.headline)
         return {"score": lambda state: hospitals.score(state, sites, metric)}
     images = dict.fromkeys(sites, options.get("images", 64))
     states = {update.site: update.state for update in known}

@@ -11,11 +11,12 @@ from fedmerge.data import Site
 from fedmerge.errors import Faults, FedMergeError, short
 from fedmerge.federation.policy.proposal import Proposal, canonical, plugins_of
 from fedmerge.federation.policy.rules import FILE, Policy, read_policy
-from fedmerge.federation.policy.suppression import suppressed
+from fedmerge.federation.policy.suppression import suppressed, suppressed_findings
 from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.federation.privacy.options import LocalPrivacy
-from fedmerge.federation.schema.reading import METRICS
+from fedmerge.federation.schema.reading import METRICS, TEXTS
 from fedmerge.plugins import locate_plugins, restrict_plugins, title_of
+from fedmerge.tasks import TASKS
 
 NEEDED = {
     "query": ("num-examples", "num-validation"),
@@ -136,13 +137,23 @@ def check_group(policy: Policy, site: Site, kind: str) -> None:
         )
 
 
+def _hidden(reply: Message, counts: list[int], below: int) -> list[int]:
+    """Return the counts with 0 for those that must not leave: of classes, or of images with each finding."""
+    texts = reply.content.config_records.get(TEXTS)
+    named = None if texts is None else texts.get("task")
+    images = reply.content.metric_records[METRICS].get("num-examples")
+    if named is not None and TASKS[str(named)].many and isinstance(images, int):
+        return suppressed_findings(counts, images, below)
+    return suppressed(counts, below)
+
+
 def strip(reply: Message, policy: Policy) -> None:
     """Remove from a reply the numbers that must not leave, and hide small counts."""
     metrics = reply.content.metric_records.get(METRICS)
     if metrics is not None and COUNTS in metrics:
         counts = [int(count) for count in metrics[COUNTS]]  # type: ignore[union-attr]
         may = COUNTS in policy.numbers
-        metrics[COUNTS] = suppressed(counts, policy.suppress_below) if may else [0] * len(counts)
+        metrics[COUNTS] = _hidden(reply, counts, policy.suppress_below) if may else [0] * len(counts)
         if metrics[COUNTS] != counts:
             metrics[BELOW] = policy.suppress_below
     for record in reply.content.metric_records.values():

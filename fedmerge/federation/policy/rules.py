@@ -17,7 +17,7 @@ from fedmerge.storage.files import write_text
 FILE = "policy.yaml"
 NUMBERS = (
     "num-examples", "num-validation", "class-counts", "suppressed-below",
-    "loss", "accuracy", "balanced_accuracy", "temperature",
+    "loss", "accuracy", "balanced_accuracy", "auroc", "kappa", "temperature",
     "seconds", "steps", "merges", "forgot", "round", "known", "images", "delay",
 )  # fmt: skip
 """The names of all numbers in a hospital's replies."""

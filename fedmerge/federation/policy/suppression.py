@@ -21,3 +21,12 @@ def suppressed(counts: Sequence[int], below: int) -> list[int]:
         hidden.append(entry)
     places = {place for _, place in hidden}
     return [0 if place in places else count for place, count in enumerate(counts)]
+
+
+def suppressed_findings(counts: Sequence[int], images: int, below: int) -> list[int]:
+    """Return counts of images with each finding, with 0 for those that tell of fewer than ``below`` images.
+
+    Findings do not add up to the images, so none gives away another; but with the number of images known, a
+    count also tells how many are without: both must be 0 or at least ``below``.
+    """
+    return [0 if 0 < count < below or 0 < images - count < below else count for count in counts]

@@ -18,6 +18,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation.privacy.secure_sum import Words
 from fedmerge.models.entries import running_pairs
 from fedmerge.models.state import BatchNormPolicy, State
+from fedmerge.tasks import Task
 
 BITS = 30  # binary places of a weight
 PLACES, LIMB = 44, 48  # binary places of a wide number, and bits of its lower word
@@ -33,6 +34,11 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 class NoSum(FedMergeError):
     """A secure sum could not be formed, or is invalid: its round is void."""
+
+
+def scored(task: Task) -> tuple[str, ...]:
+    """Return the names of a hospital's scores of a model: ``SCORED``, and the task's own."""
+    return SCORED if task.headline in SCORED else (*SCORED, task.headline)
 
 
 def encode_weights(state: State, images: int, batch_norm: BatchNormPolicy) -> Words:
@@ -106,8 +112,9 @@ def decode_means(total: Words, names: Sequence[str]) -> dict[str, float]:
         raise NoSum(f"the sum says that it is over {images:g} images: {SPOILT}")
     means = {name: value / images for name, value in zip(sorted(names), sums, strict=True)}
     for name, value in means.items():
-        highest = 1.0 if name.endswith("accuracy") else 2.0**40
-        if not -1e-9 <= value <= highest + 1e-9:
+        highest = 1.0 if name.endswith("accuracy") or name in ("auroc", "kappa") else 2.0**40
+        lowest = -1.0 if name == "kappa" else 0.0
+        if not lowest - 1e-9 <= value <= highest + 1e-9:
             raise NoSum(f"the sum gives {name} {value:g}: {SPOILT}")
     return {"num-examples": int(images)} | means
 

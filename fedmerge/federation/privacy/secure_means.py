@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fedmerge.federation.checks import not_finite, update_norm
 from fedmerge.federation.privacy.masked import (
-    SCORED,
     TRAINED,
     NoSum,
     decode_means,
     decode_weights,
     floats,
+    scored,
 )
 from fedmerge.federation.privacy.secure_round import Total, secure_total
 from fedmerge.federation.requests import Reply, Request
 from fedmerge.models.state import State
+from fedmerge.tasks import TASKS
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -82,7 +83,8 @@ def secure_scores(
     calibrate: bool = False,
 ) -> dict[str, Any]:
     """Return the hospitals' mean scores of a model from a secure sum. Raises NoSum."""
-    names = (*SCORED, "temperature") if calibrate else SCORED
+    known = scored(TASKS[manager.plan.model.task])
+    names = (*known, "temperature") if calibrate else known
     offers = manager.replies(grid, request, replies)
     total = collect(manager, grid, request.round, label, offers, 2 * (1 + len(names)))
     numbers = decode_means(total.words, names)

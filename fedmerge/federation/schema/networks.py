@@ -20,6 +20,11 @@ def check_fits(spec: ModelSpec, site: Site) -> None:
     The check comes before the network is built.
     """
     held, taken = tuple(site.train.images.shape[1:]), (spec.in_channels, spec.image_size, spec.image_size)
+    if site.task.name != spec.task:
+        raise FedMergeError(
+            f"the labels of '{site.name}' are for task {site.task.name}, and the model is for {spec.task}: "
+            "set task: in the hospital's file as the others have it."
+        )
     if (held, site.n_classes) != (taken, spec.n_classes):
         raise FedMergeError(
             f"the images of '{site.name}' are {' x '.join(map(str, held))} (channels, height, width) of "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fedmerge.federation.schema.fields import Count, Images, Loss, Name, Round, Seconds, Share, StrictReply
+from fedmerge.tasks import TASKS, TaskName
 
 if TYPE_CHECKING:
     from fedmerge.federation.client_registry import Client
@@ -29,7 +30,8 @@ class ReplyBody(StrictReply):
 class Greeting(ReplyBody):
     """A hospital's name, and its images by split and class.
 
-    suppressed_below: if its policy hides smaller counts, which are 0 then.
+    suppressed_below: if its policy hides smaller counts, which are 0 then. task: where it is not multiclass;
+    with several findings an image, counts are of images with each.
     """
 
     name: Name
@@ -37,9 +39,16 @@ class Greeting(ReplyBody):
     validation: Images = Field(alias="num-validation")
     class_counts: list[Count] = Field(alias="class-counts", min_length=1, max_length=MOST_CLASSES)
     suppressed_below: Images | None = Field(None, alias="suppressed-below")
+    task: TaskName = "multiclass"
 
     @model_validator(mode="after")
     def _sum(self) -> Greeting:
+        if TASKS[self.task].many:
+            if (most := max(self.class_counts)) > self.examples:
+                raise ValueError(
+                    f"it counts {most} training images with a finding, but {self.examples} in all"
+                )
+            return self
         counted = sum(self.class_counts)
         if counted > self.examples or (counted < self.examples and self.suppressed_below is None):
             raise ValueError(f"it counts {counted} training images by class, but {self.examples} in all")
@@ -74,12 +83,17 @@ class Trained(ReplyBody):
 
 
 class Evaluated(ReplyBody):
-    """The numbers of a model on the validation images; temperature: if requested."""
+    """The numbers of a model on the validation images; temperature: if requested.
+
+    auroc, kappa: of tasks that these are the score of.
+    """
 
     examples: Images = Field(alias="num-examples")
     loss: Loss
     accuracy: Share
     balanced_accuracy: Share
+    auroc: Share | None = None
+    kappa: float | None = Field(None, ge=-1, le=1)
     temperature: float | None = Field(None, gt=0, le=1e9)
 
     def against(self, member: Client) -> str | None:

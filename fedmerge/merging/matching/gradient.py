@@ -165,7 +165,7 @@ class _Walk:
             kl = last and self.fitting.head_loss == "kl"
             weights = mixing(self.maps, end, self.shares[number])
             if kl:
-                targets = soft_targets(theirs, self.fitting.temperature).to(x.dtype)
+                targets = soft_targets(theirs, self.fitting.temperature, self.context.task).to(x.dtype)
             else:
                 targets = _mixed(theirs, weights, end.dim)
             if level.affine and self.fitting.closed_form and not kl:
@@ -253,7 +253,7 @@ class _Walk:
             indices = indices.to(x.device)
             y = Run(self.program, values, x[indices], start=level.start).until(level.stop)
             if kl:
-                return divergence(y, targets[indices], self.fitting.temperature)
+                return divergence(y, targets[indices], self.fitting.temperature, self.context.task)
             error = (y - targets[indices]).square().movedim(end.dim, -1)
             return (error if weights is None else error * weights).mean()
 

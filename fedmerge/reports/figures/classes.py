@@ -40,7 +40,8 @@ def class_shares(cohort: Cohort, width: float = WIDE) -> Figure:
         ],
     )
     axes.set_xticks(np.arange(columns) + 0.5, names, rotation=90 if upright else 0)
-    axes.set_xlabel("class; numbers: % of the hospital's images" if cell >= 0.16 else "class")
+    what = "finding" if cohort.task.many else "class"
+    axes.set_xlabel(f"{what}; numbers: % of the hospital's images" if cell >= 0.16 else what)
     axes.invert_yaxis()
     axes.tick_params(length=0)
     axes.grid(False)
@@ -54,7 +55,8 @@ def describe_class_shares(cohort: Cohort) -> Caption:
     row, column = np.unravel_index(int(shares.argmax()), shares.shape)
     other = int(shares[:, column].argmin())
     name = cohort.class_names[column]
-    title = f"{cohort.sites[row].name} has {percent(shares[row, column], 0)} of its images in class {name}"
+    has = "with" if cohort.task.many else "in class"
+    title = f"{cohort.sites[row].name} has {percent(shares[row, column], 0)} of its images {has} {name}"
     if len(cohort.sites) > 1 and other != row:
         title += f", {cohort.sites[other].name} {percent(shares[other, column], 0)}"
     tops = [
@@ -62,7 +64,8 @@ def describe_class_shares(cohort: Cohort) -> Caption:
         f"{percent(line.max(), 0)}"
         for site, line, total in zip(cohort.sites, shares, totals, strict=True)
     ]
-    return Caption(title, f"Largest class of each hospital, {'; '.join(tops)}.")
+    what = "Commonest finding" if cohort.task.many else "Largest class"
+    return Caption(title, f"{what} of each hospital, {'; '.join(tops)}.")
 
 
 def _number(share: float, cell: float) -> str:
@@ -73,12 +76,12 @@ def _number(share: float, cell: float) -> str:
 
 
 def _shares(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
-    """Return shares by hospital and class (rows sum to one), and the hospitals' numbers of images."""
+    """Return shares of a hospital's images by class or finding, and the hospitals' numbers of images."""
     counts = np.stack(
         [
             sum(split.class_counts(cohort.n_classes).numpy() for split in (site.train, site.val, site.test))
             for site in cohort.sites
         ]
     )
-    totals = counts.sum(axis=1)
+    totals = np.array([len(site.train) + len(site.val) + len(site.test) for site in cohort.sites])
     return counts / np.maximum(totals, 1)[:, None], totals

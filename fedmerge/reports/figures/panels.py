@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 
 from fedmerge.analysis.metrics import scale_of
 from fedmerge.errors import unknown
-from fedmerge.experiment.formatting import count, listing, percent
+from fedmerge.experiment.formatting import count, listing, score_text
 from fedmerge.experiment.summary.unlearned import CONSTANT, MARK, marked
 from fedmerge.reports.figures.style import MARKERS, TYPE, colours, figure, wrapped
 
@@ -157,7 +157,8 @@ def among(values: pd.Series, levels: Sequence[str]) -> pd.Series:
 
 def nothing_worth(metric: str, values: pd.Series) -> str:
     """Return a title where no level may be called best. values: the metric by level."""
-    return f"Nothing is above chance: {metric_words(metric)} of at most {percent(float(values.max()))}"
+    most = score_text(metric, float(values.max()))
+    return f"Nothing is above chance: {metric_words(metric)} of at most {most}"
 
 
 def metric_words(metric: str) -> str:

@@ -51,7 +51,8 @@ def samples(cohort: Cohort, per_site: int = 8, width: float = WIDE) -> Figure:
 def describe_samples(cohort: Cohort, per_site: int = 8) -> Caption:
     """Describe the sample images in words."""
     n = len(set(_columns(cohort, per_site)))
-    title = f"The same classes, as the scanners of {count(len(cohort.sites), 'hospital')} show them"
+    what = "findings" if cohort.task.many else "classes"
+    title = f"The same {what}, as the scanners of {count(len(cohort.sites), 'hospital')} show them"
     channels, height, wide = cohort.shape
     kind = "grey" if channels == 1 else "colour"
     shown = "all" if n == cohort.n_classes else f"{n} of the"
@@ -61,7 +62,7 @@ def describe_samples(cohort: Cohort, per_site: int = 8) -> Caption:
     scanners = f" Scanner effects, {'; '.join(shifts)}." if shifts else ""
     return Caption(
         title, f"Sample {kind} images of {height} x {wide} pixels, one row a hospital, "
-        f"{shown} {cohort.n_classes} classes by column.{marked}{scanners}"
+        f"{shown} {cohort.n_classes} {what} by column.{marked}{scanners}"
     )  # fmt: skip
 
 
@@ -84,7 +85,8 @@ def _first(site: Site, label: int, number: int) -> list[Tensor]:
     """Return up to ``number`` images of a class, without joining the splits in memory."""
     found: list[Tensor] = []
     for split in (site.train, site.val, site.test):
-        at = torch.nonzero(split.labels == label).flatten()[: number - len(found)]
+        has = split.labels[:, label] == 1 if split.labels.ndim == 2 else split.labels == label
+        at = torch.nonzero(has).flatten()[: number - len(found)]
         found += list(split.images[at])
     return found
 

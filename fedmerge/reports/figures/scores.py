@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedmerge.analysis.metrics import scale_of
 from fedmerge.experiment.folder.results import summarise
-from fedmerge.experiment.formatting import count, listing, percent
+from fedmerge.experiment.formatting import count, listing, score_text
 from fedmerge.experiment.kinds import KINDS, TRIED
 from fedmerge.experiment.summary.unlearned import CONSTANT, marked
 from fedmerge.reports.figures.panels import metric_words, nothing_worth
@@ -68,6 +69,7 @@ def accuracy(table: pd.DataFrame, width: float = WIDE, metric: str = "accuracy")
                 markerfacecolor="white" if reference else colour,
             )  # fmt: skip
     _labels(axes, rows, positions, width, 0.2 / step)
+    _limit(axes, metric)
     _legend(made, streams, width)
     numbers = {"seed": table["seed"].nunique(), "hospital": table["site"].nunique()}
     repeats = [count(number, thing) for thing, number in numbers.items() if number > 1]
@@ -93,22 +95,21 @@ def describe_accuracy(table: pd.DataFrame, metric: str = "accuracy") -> Caption:
         title = (
             f"{able.idxmax()} has the best {metric_words(metric)} of {len(tried)} fused and adapted models: "
         )
-        title += f"{percent(able.max())} {where}"
+        title += f"{score_text(metric, able.max())} {where}"
     elif len(tried) == 1:
-        title = f"{tried.index[0]} is right on {percent(tried.iloc[0])} of the images {where}"
+        title = f"{tried.index[0]} is right on {score_text(metric, tried.iloc[0])} of the images {where}"
     else:
         title = (
             f"{able.idxmax()} is the most accurate of {len(able)} fused and adapted models"
-            f"{' above chance' if len(able) < len(tried) else ''}: {percent(able.max())} {where}"
+            f"{' above chance' if len(able) < len(tried) else ''}: {score_text(metric, able.max())} {where}"
         )
     each = []
     for kind in KINDS:
         group = mean[summary["kind"] == kind]
         if len(group):
             names = {name: marked(str(name), summary.loc[name, "constant"]) for name in group.index}
-            each.append(
-                f"{HEADINGS[kind]}: {listing([f'{names[m]} {percent(v)}' for m, v in group.items()])}"
-            )
+            listed = listing([f"{names[m]} {score_text(metric, v)}" for m, v in group.items()])
+            each.append(f"{HEADINGS[kind]}: {listed}")
     return Caption(title, f"Mean {metric_words(metric)} over streams; {'; '.join(each)}.")
 
 
@@ -141,7 +142,6 @@ def _labels(axes: Axes, rows: pd.DataFrame, positions: dict[str, float], width: 
     letters = 24 if width >= 5.5 else 17
     names = [marked(shortened(name, letters), rows["constant"][name]) for name in positions]
     axes.set_yticks(list(positions.values()), names)
-    low, high = axes.get_xlim()
     for kind in dict.fromkeys(rows["kind"]):
         first = min(positions[str(m)] for m in rows.index[rows["kind"] == kind])
         axes.axhline(first - 0.5 - gap, color="#eceff2", linewidth=0.8)
@@ -150,10 +150,16 @@ def _labels(axes: Axes, rows: pd.DataFrame, positions: dict[str, float], width: 
             transform=axes.get_yaxis_transform(),
         )  # fmt: skip
     axes.set_ylim(max(positions.values()) + 0.6, min(positions.values()) - 0.5 - gap)
-    axes.set_xlim(max(low, -2.0), min(high, 102.0))
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+
+
+def _limit(axes: Axes, metric: str) -> None:
+    """Keep the axis within the range of the score, and a little beyond."""
+    low, high = axes.get_xlim()
+    least = 100 * (scale_of(metric).span or (0.0, 1.0))[0]
+    axes.set_xlim(max(low, least - 2), min(high, 102.0))
 
 
 def _legend(made: Figure, streams: list[str], width: float) -> None:

@@ -16,6 +16,7 @@ from fedmerge.models.plain import dressed, reparametrised
 from fedmerge.models.state import State, average, state_hash
 from fedmerge.models.wide import wide, wide_dtype
 from fedmerge.registry import Needs
+from fedmerge.tasks import task_of
 from fedmerge.testtime.baselines.adapted import Adapted, UnderAdam
 from fedmerge.testtime.baselines.start import (
     MergedBatchNorm,
@@ -35,6 +36,7 @@ from fedmerge.testtime.originals import Originals, agreeing, networks
     title="AdaMerging, online",
     paper="AdaMerging: adaptive model merging for multi-task learning, arXiv 2310.02575",
     needs=Needs(individual_models=True, unlabelled_batches=True),
+    misfits={},
 )
 class AdaMerging(UnderAdam):
     """Learn merging coefficients on the stream by minimising the entropy of the predictions.
@@ -89,6 +91,7 @@ class AdaMerging(UnderAdam):
         self.batch_norm = batch_norm
         self.originals = Originals(given, merged=True)
         self.model = faithful(found[0]).requires_grad_(False)
+        self.task = task_of(self.model)
         own = _own_keys(self.model)  # one name for a module that has two
         self.keys = [key for key, value in states[0].items() if value.is_floating_point() and key in own]
         for number, key in enumerate(self.keys):
@@ -106,7 +109,7 @@ class AdaMerging(UnderAdam):
         logits = adapt(
             self,
             lambda: ask(lambda x: functional_call(self.model, self.merged(), (x,), tie_weights=False), batch),
-            lambda logits: nats(logits).mean(),
+            lambda logits: nats(logits, self.task).mean(),
             self.adapted,
             self.steps,
             self.predict,

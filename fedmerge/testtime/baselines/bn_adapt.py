@@ -21,6 +21,7 @@ from fedmerge.testtime.online import apart
     title="BN-adapt",
     paper="Improving robustness against common corruptions by covariate shift adaptation, arXiv 2006.16971",
     needs=Needs(unlabelled_batches=True),
+    misfits={},
 )
 class BnAdapt(Start):
     """Predict with the mean-merged model, each batch norm on the statistics of the batch at hand.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -16,7 +17,7 @@ from fedmerge.testtime.baselines.adapted import Adapted
 from fedmerge.testtime.baselines.sources import traced
 from fedmerge.testtime.baselines.start import ask, check_step, nats
 from fedmerge.testtime.contract import Trace
-from fedmerge.testtime.entropy import normalised_entropy, sample_entropies
+from fedmerge.testtime.entropy import sample_entropies
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.norms import affine_parameters, use_batch_statistics
 from fedmerge.testtime.online import Online, apart
@@ -148,7 +149,7 @@ def stepped(z: Tensor, logits: Tensor) -> Tensor:
 
     def loss(z: Tensor) -> Tensor:
         mixture = (torch.softmax(z, dim=0)[:, None, None] * p).sum(dim=0)
-        return normalised_entropy(mixture).mean()
+        return -torch.special.xlogy(mixture, mixture).sum(dim=-1).mean() / math.log(logits.shape[-1])
 
     start = z.double()
     gradient = torch.func.grad(loss)(start)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -24,6 +23,7 @@ from fedmerge.testtime.online import apart
     title="DaWin",
     paper="DaWin: training-free dynamic weight interpolation, arXiv 2410.03782",
     needs=Needs(individual_models=True, unlabelled_batches=True),
+    misfits={},
 )
 class DaWin(Weighed):
     """Merge the sources by each image's own entropies: lambda_i(x) = softmax_i(-H_i(x) / T).
@@ -63,7 +63,7 @@ class DaWin(Weighed):
     def answer(self, batch: Tensor) -> tuple[Tensor, Trace]:
         """Return the logits N x C and the coefficients, by image their means."""
         logits = source_logits(self, self.sources, batch)
-        entropies = sample_entropies(logits)
-        by_image = softmin(entropies * math.log(logits.shape[-1]), self.temperature)
+        entropies = sample_entropies(logits, self.task)
+        by_image = softmin(entropies * self.task.most_nats(logits.shape[-1]), self.temperature)
         alpha = by_image if self.form == "sample" else by_image.mean(dim=1)
         return merged_logits(self, self.sources, alpha, batch), traced(alpha, entropies)

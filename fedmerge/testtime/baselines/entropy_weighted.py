@@ -22,6 +22,7 @@ from fedmerge.testtime.online import apart
     title="Entropy-weighted ensemble",
     paper="The Mean is the Mirage, arXiv 2602.21372 (its coefficients, without merging)",
     needs=Needs(individual_models=True, unlabelled_batches=True),
+    misfits={},
 )
 class EntropyWeighted(Weighed):
     """Average the sources' predictions, weighted by how sure each source is of the batch.
@@ -56,11 +57,12 @@ class EntropyWeighted(Weighed):
 
     @torch.no_grad()
     def answer(self, batch: Tensor) -> tuple[Tensor, Trace]:
-        """Return log p, N x C, and the weights."""
+        """Return log p, N x C (of another task, logits that mean p), and the weights."""
         logits = source_logits(self, self.sources, batch)
-        entropies = sample_entropies(logits)
+        entropies = sample_entropies(logits, self.task)
         scores = entropies.mean(dim=1) if self.form == "batch" else entropies
         alpha = softmin(scores, self.temperature)
-        weights = alpha.reshape(len(alpha), -1, 1)  # M x 1 x 1, or M x N x 1
-        log_p = (logits.log_softmax(dim=-1) + weights.log()).logsumexp(dim=0)
-        return log_p, traced(alpha, entropies)
+        log_p = self.task.log_p(logits)
+        weights = alpha.reshape(len(alpha), -1, *[1] * (log_p.ndim - 2))  # M x 1 x 1, or M x N x 1
+        log_p = (log_p + weights.log()).logsumexp(dim=0)
+        return self.task.logits(log_p), traced(alpha, entropies)

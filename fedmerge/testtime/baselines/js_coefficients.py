@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.registry import Needs
+from fedmerge.tasks import MULTICLASS, Task
 from fedmerge.testtime.baselines.sources import Weighed, merged_logits, softmin, source_logits, traced
 from fedmerge.testtime.baselines.start import MergedBatchNorm
 from fedmerge.testtime.contract import Trace
@@ -24,6 +25,7 @@ from fedmerge.testtime.online import apart
     title="Jensen-Shannon coefficients",
     paper="T3: test-time model merging in VLMs for zero-shot medical imaging analysis, arXiv 2510.27265",
     needs=Needs(individual_models=True, unlabelled_batches=True),
+    misfits={},
 )
 class JensenShannon(Weighed):
     """Merge the sources by the Jensen-Shannon divergence between their predictions, after T3.
@@ -77,10 +79,12 @@ class JensenShannon(Weighed):
     def answer(self, batch: Tensor) -> tuple[Tensor, Trace]:
         """Return the logits N x C and the coefficients, by image their means."""
         logits = source_logits(self, self.sources, batch)
-        entropies = sample_entropies(logits)
+        entropies = sample_entropies(logits, self.task)
         if self.rule == "consensus":
-            mean = logits.log_softmax(dim=-1).logsumexp(dim=0)  # up to a constant
-            alpha = softmin(self._pooled(jensen_shannon(logits, mean)) / math.log(2), self.temperature)
+            mean = self.task.logits(self.task.log_p(logits).logsumexp(dim=0))  # up to a constant
+            alpha = softmin(
+                self._pooled(jensen_shannon(logits, mean, self.task)) / math.log(2), self.temperature
+            )
         else:
             alpha = self._between(logits, entropies, batch)
         return merged_logits(self, self.sources, alpha, batch), traced(alpha, entropies)
@@ -92,7 +96,7 @@ class JensenShannon(Weighed):
         generalist = merged_logits(self, self.sources, uniform, batch)
         surest = self._pooled(entropies).argmin(dim=0)
         expert = torch.zeros_like(self._pooled(entropies)).scatter_(0, surest[None], 1.0)
-        divergence = self._pooled(jensen_shannon(logits, generalist))
+        divergence = self._pooled(jensen_shannon(logits, generalist, self.task))
         weight = torch.sigmoid(self.gamma * divergence.gather(0, surest[None]))
         return weight * share + (1 - weight) * expert
 
@@ -101,10 +105,14 @@ class JensenShannon(Weighed):
         return scores if self.form == "sample" else scores.mean(dim=1)
 
 
-def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
-    """The Jensen-Shannon divergence in nats of two logits (..., C), softmaxed: (...), within [0, log 2]."""
+def jensen_shannon(first: Tensor, second: Tensor, task: Task = MULTICLASS) -> Tensor:
+    """The Jensen-Shannon divergence in nats of two logits (..., C), softmaxed: (...), within [0, log 2].
+
+    Of several findings an image, its mean over findings.
+    """
     floor = torch.finfo(first.dtype).min
-    log_p, log_q = (logits.log_softmax(dim=-1).clamp(min=floor) for logits in (first, second))
+    log_p, log_q = (task.log_p(logits).clamp(min=floor) for logits in (first, second))
     log_m = torch.logaddexp(*torch.broadcast_tensors(log_p, log_q)) - math.log(2)
     terms = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
-    return (terms.sum(dim=-1) / 2).clamp(min=0, max=math.log(2))
+    each = (terms.sum(dim=-1) / 2).clamp(min=0, max=math.log(2))
+    return each.mean(dim=-1) if task.many else each

@@ -31,6 +31,9 @@ TOLERANCE = 1e-8
     title="LAME",
     paper="Parameter-free online test-time adaptation, arXiv 2201.05718",
     needs=Needs(features=True, unlabelled_batches=True),
+    misfits={
+        "multilabel": "it divides each image among classes that exclude one another, and findings do not"
+    },
 )
 class Lame(Normed):
     """Laplacian adjusted maximum likelihood: each batch's predictions, smoothed over a neighbour graph.
@@ -76,16 +79,15 @@ class Lame(Normed):
 
     @torch.no_grad()
     def answer(self, batch: Tensor) -> tuple[Tensor, None]:
-        """Return log y, N x C."""
+        """Return log y, N x C, or the logits of another task that mean y."""
         if not self._checked:
             ask(self.model, batch[:2])
             self.head_module = named_head(self.model, self.head_module, batch[:2])
             self._checked = True
         seen: list[Tensor] = []
         logits = self.pass_over(batch, lambda x: self._pass(x, seen))
-        return smoothed(
-            logits.log_softmax(dim=1), affinity(wide(seen[-1]), self.neighbours), self.steps
-        ), None
+        graph = affinity(wide(seen[-1]), self.neighbours)
+        return self.task.logits(smoothed(self.task.log_p(logits), graph, self.steps)), None
 
     def _pass(self, batch: Tensor, seen: list[Tensor]) -> Tensor:
         assert self.head_module is not None

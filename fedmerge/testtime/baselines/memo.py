@@ -29,6 +29,7 @@ from fedmerge.testtime.online import apart, carried
     title="MEMO",
     paper="MEMO: test time robustness via adaptation and augmentation, arXiv 2110.09506",
     needs=Needs(unlabelled_batches=True),
+    misfits={},
 )
 class Memo(Start):
     """Adapt all weights to one image, predict it, and restore them.
@@ -96,8 +97,9 @@ class Memo(Start):
         parameters = list(self.model.parameters())
         with torch.enable_grad():
             seen = ask(self.model, self.views(image))
-            log_mean = seen.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(seen))
-            gradients = torch.autograd.grad(nats(log_mean), parameters, allow_unused=True)
+            log_mean = self.task.log_p(seen).logsumexp(dim=0) - math.log(len(seen))
+            loss = nats(self.task.logits(log_mean), self.task)
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from fedmerge.testtime.baselines.start import MergedBatchNorm, Start, ask
 from fedmerge.testtime.norms import use_batch_statistics
 from fedmerge.testtime.options import Norms
-from fedmerge.testtime.stream_norms import Stream, use_stream_norms
+from fedmerge.testtime.stream_norms import Stream, shares_of, use_stream_norms
 
 Learn = Literal["before", "after"]
 """Whether a batch's moments are learned before it is answered (two passes) or after (one)."""
@@ -55,10 +54,10 @@ class Normed(Start):
         elif self.learn == "after":
             with self.stream.holding():
                 logits = ask(network, batch)
-            self.stream.absorb(torch.softmax(logits, dim=1))
+            self.stream.absorb(shares_of(self.task.p(logits)))
             self.forward_passes += 1
         else:
-            q = torch.softmax(ask(network, batch), dim=1)
+            q = shares_of(self.task.p(ask(network, batch)))
             with self.stream.learning(q):
                 logits = ask(network, batch)
             self.forward_passes += 2

@@ -31,6 +31,10 @@ from fedmerge.testtime.online import apart, as_bytes, as_text
     title="SHOT, online",
     paper="Do we really need to access the source data?, arXiv 2002.08546; online as compared in T3A",
     needs=Needs(features=True, unlabelled_batches=True),
+    misfits={
+        "multilabel": "its diversity term takes all classes for equally common: it would push each "
+        "finding to be there in half of the images"
+    },
 )
 class Shot(Start):
     """Adapt the encoder under a frozen head: sure of each image, diverse over the batch.
@@ -102,9 +106,9 @@ class Shot(Start):
 
     def loss(self, logits: Tensor) -> Tensor:
         """The loss of logits N x C, in nats; a scalar."""
-        log_p = logits.log_softmax(dim=1)
+        log_p = self.task.log_p(logits)
         mean = log_p.exp().mean(dim=0)
-        total = nats(logits).mean() + torch.special.xlogy(mean, mean.clamp(min=1e-12)).sum()
+        total = nats(logits, self.task).mean() + torch.special.xlogy(mean, mean.clamp(min=1e-12)).sum()
         surest, labels = log_p.detach().max(dim=1)
         confident = surest.exp() > self.confidence
         if bool(confident.any()):

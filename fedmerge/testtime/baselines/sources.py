@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.models.flat import FlatModels
+from fedmerge.tasks import task_of
 from fedmerge.testtime.baselines.start import MergedBatchNorm, ask
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import check_temperature
+from fedmerge.testtime.methods import check_fits
 from fedmerge.testtime.online import Online
 from fedmerge.testtime.originals import Originals, agreeing, networks
 
@@ -28,6 +30,8 @@ class Weighed(Online):
     ) -> None:
         super().__init__()
         found = networks(models)
+        self.task = task_of(found[0])
+        check_fits(type(self), self.task)
         if merged:
             agreeing(found)
         self.sources = FlatModels(found, found[0], head="", batch_norm=batch_norm)

@@ -20,9 +20,11 @@ from fedmerge.models.outputs import logits_of
 from fedmerge.models.plain import dressed
 from fedmerge.models.state import average, state_hash
 from fedmerge.models.wide import wide
+from fedmerge.tasks import MULTICLASS, Task, task_of
 from fedmerge.testtime.baselines.adapted import Adapted
 from fedmerge.testtime.batch import taking
 from fedmerge.testtime.entropy import sample_entropies
+from fedmerge.testtime.methods import check_fits
 from fedmerge.testtime.online import Online
 from fedmerge.testtime.originals import Originals, agreeing, networks
 
@@ -36,6 +38,8 @@ class Start(Online):
     def __init__(self, models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> None:
         super().__init__()
         self.model = mean_merged(models, batch_norm)
+        self.task = task_of(self.model)
+        check_fits(type(self), self.task)
         self.originals = Originals(networks(models), merged=True)
         self.hash = state_hash(entries(self.model))
 
@@ -75,9 +79,9 @@ def ask(model: Callable[[Tensor], Any], batch: Tensor, name: str = "the adapted 
     return logits
 
 
-def nats(logits: Tensor) -> Tensor:
+def nats(logits: Tensor, task: Task = MULTICLASS) -> Tensor:
     """The entropy of each prediction in nats, logits (..., C) to (...); differentiable."""
-    return sample_entropies(logits) * math.log(logits.shape[-1])
+    return sample_entropies(logits, task) * task.most_nats(logits.shape[-1])
 
 
 def named_head(model: nn.Module, given: str | None, example: Tensor) -> str:

@@ -31,6 +31,12 @@ SUPPORTS = ("z", "labels", "entropies")
     title="T3A",
     paper="Test-time classifier adjustment module for model-agnostic domain generalization, NeurIPS 2021",
     needs=Needs(features=True, unlabelled_batches=True),
+    misfits={
+        "multilabel": "each image supports the prototype of its one most likely class, and with several "
+        "findings an image has no such class",
+        "ordinal": "it takes each row of the head for a class's prototype; here rows stand between grades",
+        "binary": "it takes each row of the head for a class's prototype; here is one row for two",
+    },
 )
 class T3A(Normed):
     """Replace the linear head of the mean-merged model by prototypes of the features seen so far.

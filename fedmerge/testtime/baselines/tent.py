@@ -28,6 +28,7 @@ from fedmerge.testtime.online import apart
     title="Tent",
     paper="Tent: fully test-time adaptation by entropy minimization, arXiv 2006.10726",
     needs=Needs(unlabelled_batches=True),
+    misfits={},
 )
 class Tent(UnderAdam, Start):
     """Adapt scales and shifts of the norms by one step a batch on the mean entropy of its predictions.
@@ -76,7 +77,7 @@ class Tent(UnderAdam, Start):
         logits = adapt(
             self,
             lambda: ask(self.model, batch),
-            lambda logits: nats(logits).mean(),
+            lambda logits: nats(logits, self.task).mean(),
             self.adapted,
             self.steps,
             self.predict,
