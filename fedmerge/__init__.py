@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 from fedmerge.errors import FedMergeError
 
 if TYPE_CHECKING:
+    from fedmerge import analysis
     from fedmerge.analysis import METRICS, Predictions
+    from fedmerge.analysis.diagnosis import ANALYSES, Finding, Subject
     from fedmerge.cluster.config import BackendConfig
     from fedmerge.data import SOURCES, Arrays, SourceRequest, streams
+    from fedmerge.experiment.analyse import analyse
     from fedmerge.experiment.bench.bench import bench
     from fedmerge.experiment.bench.study import Study, open_study
     from fedmerge.experiment.folder.results import Result
@@ -53,6 +56,10 @@ _HOMES = {
     "StreamAdaptive": "fedmerge.testtime",
     "InMerge": "fedmerge.training",
     "ModelPool": "fedmerge.models",
+    "analyse": "fedmerge.experiment.analyse",
+    "ANALYSES": "fedmerge.analysis.diagnosis",
+    "Finding": "fedmerge.analysis.diagnosis",
+    "Subject": "fedmerge.analysis.diagnosis",
     "load_plugins": "fedmerge.plugins",
     # for plug-ins: registries, and what a function or class in one gets and gives
     "FUSION": "fedmerge.merging",
@@ -78,10 +85,15 @@ _HOMES = {
     "Tracker": "fedmerge.trackers",
 }
 
-_MODULES = {"figures": "fedmerge.reports.figures", "streams": "fedmerge.data.streams"}
+_MODULES = {
+    "analysis": "fedmerge.analysis",
+    "figures": "fedmerge.reports.figures",
+    "streams": "fedmerge.data.streams",
+}
 
 __all__ = [
     "AGGREGATORS",
+    "ANALYSES",
     "FIGURES",
     "FUSION",
     "METRICS",
@@ -96,6 +108,7 @@ __all__ = [
     "Context",
     "EntropyAdaptive",
     "FedMergeError",
+    "Finding",
     "InMerge",
     "MergeResult",
     "Merged",
@@ -108,9 +121,12 @@ __all__ = [
     "SourceRequest",
     "StreamAdaptive",
     "Study",
+    "Subject",
     "Trace",
     "Tracker",
     "Update",
+    "analyse",
+    "analysis",
     "bench",
     "figures",
     "load_plugins",

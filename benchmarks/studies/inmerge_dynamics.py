@@ -10,34 +10,18 @@ Run `python -m benchmarks.studies.inmerge_dynamics --tau 0.1 --figures figures`.
 from __future__ import annotations
 
 import argparse
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import pandas as pd
 import torch
-from torch import nn
 
 from benchmarks import RESULTS
-from fedmerge.analysis.filters import filter_frame, similarity_frame
+from fedmerge.analysis.diagnosis.dynamics import Course, Dynamics, dynamics
 from fedmerge.data import Split, build_cohort, concat, read_cohort
 from fedmerge.models import ModelSpec, Normalisation, build
 from fedmerge.reports.figures import merging, style
 from fedmerge.seeding import generator
-from fedmerge.training import FitResult, InMergeOptions, TrainingOptions, fit
-
-
-class Dynamics(NamedTuple):
-    """What was seen, one row per layer and epoch (and bin).
-
-    merges: epoch, layer, merges, filters. effective_rank: run ("with" or "without"), epoch, layer, rank,
-    filters. similarity, of the start and the last epoch: run, epoch, layer, low, high, share.
-    """
-
-    merges: pd.DataFrame
-    effective_rank: pd.DataFrame
-    similarity: pd.DataFrame
+from fedmerge.training import InMergeOptions
 
 
 def training_images(name: str, limit: int | None, seed: int) -> tuple[Split, int]:
@@ -46,55 +30,6 @@ def training_images(name: str, limit: int | None, seed: int) -> tuple[Split, int
     split = concat([site.train for site in cohort.training])
     order = torch.randperm(len(split), generator=generator(seed, "limit"))
     return split.select(order[:limit]), cohort.n_classes
-
-
-def dynamics(
-    network: nn.Module,
-    split: Split,
-    inmerge: InMergeOptions,
-    *,
-    epochs: int,
-    start_epochs: int,
-    seed: int,
-    report: Callable[[str], None] = lambda line: None,
-) -> Dynamics:
-    """Train ``network`` in place for ``start_epochs``, then copies of it with and without InMerge."""
-
-    def epoch(model: nn.Module, index: int, options: InMergeOptions | None) -> FitResult:
-        whole = start_epochs + epochs
-        return fit(
-            model,
-            split.images,
-            split.labels,
-            TrainingOptions(lr=0.05, batch_size=64, inmerge=options),
-            normalise=Normalisation.named("half"),
-            seed=seed,
-            round=index,
-            span=(index / whole, (index + 1) / whole),
-        )
-
-    for index in range(start_epochs):
-        report(f"start, epoch {index + 1}: loss {epoch(network, index, None).losses[0]:.4f}")
-    merges, ranks, similarity = [], [], []
-    for run, options in (("without", None), ("with", inmerge)):
-        model = copy.deepcopy(network)
-        ranks.append(filter_frame(model).assign(run=run, epoch=0))
-        similarity.append(similarity_frame(model).assign(run=run, epoch=0))
-        for number in range(1, epochs + 1):
-            result = epoch(model, start_epochs + number - 1, options)
-            ranks.append(filter_frame(model).assign(run=run, epoch=number))
-            counts = result.merges
-            merges.append(pd.DataFrame({"epoch": number, "layer": list(counts), "merges": counts.values()}))
-            report(f"{run}, epoch {number}: loss {result.losses[0]:.4f}, {sum(counts.values())} merges")
-        similarity.append(similarity_frame(model).assign(run=run, epoch=epochs))
-    rank, alike = pd.concat(ranks, ignore_index=True), pd.concat(similarity, ignore_index=True)
-    counted = pd.concat(merges, ignore_index=True)
-    counted["filters"] = counted["layer"].map(rank.drop_duplicates("layer").set_index("layer")["filters"])
-    return Dynamics(
-        counted[["epoch", "layer", "merges", "filters"]],
-        rank[["run", "epoch", "layer", "rank", "filters"]],
-        alike[["run", "epoch", "layer", "low", "high", "share"]],
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -108,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         build(spec, args.seed),
         split,
         InMergeOptions(tau=args.tau, skip=args.skip),
-        epochs=args.epochs,
-        start_epochs=args.start_epochs,
+        Course(args.epochs, args.start_epochs),
+        normalise=Normalisation.named("half"),
         seed=args.seed,
         report=print,
     )

@@ -1,6 +1,7 @@
 """The command line: ``fedmerge run``, ``bench``, ``merge``, ``deployment`` and the other commands."""
 
 from fedmerge.cli import (
+    analyse,
     bench,
     commands,
     compare,
@@ -18,6 +19,6 @@ from fedmerge.cli import (
 from fedmerge.cli.app import app, main
 
 __all__ = [
-    "app", "bench", "commands", "compare", "deployment", "doctor", "main", "merge", "models", "new", "report",
-    "results", "serve", "tune", "verify",
+    "analyse", "app", "bench", "commands", "compare", "deployment", "doctor", "main", "merge", "models",
+    "new", "report", "results", "serve", "tune", "verify",
 ]  # fmt: skip

@@ -180,7 +180,7 @@ def methods(
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """List methods (fusion, test-time, aggregators), what they need, and the networks; or explain one."""
+    """List methods (fusion, test-time, aggregators), their needs, networks and analyses; or explain one."""
     import fedmerge
     from fedmerge.cli.tables import entry_text, method_record, method_text, methods_table, other_doors
     from fedmerge.errors import unknown
@@ -193,9 +193,9 @@ def methods(
         say(out, f"{name}: a network of torchvision's (model); no options")
         return
     known = fedmerge.methods()
-    networks = [*zoo.NETWORKS]
+    further = [*zoo.NETWORKS, *fedmerge.ANALYSES]
     chosen = [
-        method for method in (known if name is None else [*known, *networks]) if name in (None, method.name)
+        method for method in (known if name is None else [*known, *further]) if name in (None, method.name)
     ]
     doors = other_doors()
     held = [(kind, known[name]) for kind, known in doors.items() if name is not None and name in known]
@@ -203,7 +203,7 @@ def methods(
         say(out, "\n\n".join(entry_text(kind.removesuffix("s"), entry) for kind, entry in held))
         return
     if not chosen:
-        raise unknown("method or network", str(name), {method.name for method in [*known, *networks]})
+        raise unknown("method or network", str(name), {method.name for method in [*known, *further]})
     if as_json:
         print_json([method_record(method) for method in chosen])
     elif name is not None:
@@ -212,6 +212,7 @@ def methods(
     else:
         out.print(methods_table(chosen))
         say(out, f"networks: {', '.join(zoo.names())}, torchvision:NAME, MODULE:FACTORY")
+        say(out, f"analyses: {', '.join(fedmerge.ANALYSES.names())}")
         for kind, registry in doors.items():
             if registry.names():
                 say(out, f"{kind}: {', '.join(registry.names())}")

@@ -11,6 +11,7 @@ MAJORITY = "majority-class"
 """The one method of the kind ``REFERENCE``: the commonest class for every image (``experiment.majority``)."""
 
 TRAINING, FINE_TUNE, FUSION, EVALUATION = "training", "fine-tune", "fusion", "evaluation"
+DIAGNOSIS = "diagnosis"
 """Words in the names of a run's checkpoints."""
 START = "start"
 """The model of the rounds, in a pool of that name where something evaluates it."""

@@ -10,27 +10,21 @@ from typing import Any
 
 import torch
 
-from fedmerge.data.fusion import balanced
-from fedmerge.data.images import Split, resize, to_channels
-from fedmerge.data.sources import load_source
+from fedmerge.data.images import Split
 from fedmerge.errors import Faults, FedMergeError, short
 from fedmerge.experiment.configuration.changes import apply_change
 from fedmerge.experiment.folder.machine import pick_device
+from fedmerge.experiment.model_files import alike, card_beside, drawn, images_of, names_of, spec_of
 from fedmerge.merging import FUSION, MergeResult, merge
 from fedmerge.models.bare import bare
-from fedmerge.models.cards import ModelCard, check_cards, read_card, write_model
+from fedmerge.models.cards import ModelCard, check_cards, write_model
 from fedmerge.models.copies import faithful, fill
 from fedmerge.models.entries import kinds
 from fedmerge.models.state import State, check_alike, state_hash, without_wrappers
 from fedmerge.models.weights import load_weights
-from fedmerge.models.zoo import NETWORKS, ModelSpec, build, default_normalisation, module_of
-from fedmerge.plugins import load_module
+from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.registry import Needs
-from fedmerge.schema.validation import is_folder, is_there, validate
-from fedmerge.schema.yaml_text import read_yaml
-from fedmerge.seeding import numpy_generator
-
-SHAPE = ("in_channels", "n_classes", "image_size")
+from fedmerge.schema.validation import is_folder, is_there
 
 
 def merge_files(
@@ -82,18 +76,18 @@ def merge_files(
             f"'{method}' is not one network, so there is nothing to write: use another method."
         )
     states = [load_weights(path) for path in models]
-    names = _names(models)
-    cards = [_card_beside(path) for path in models]
+    names = names_of(models)
+    cards = [card_beside(path) for path in models]
     options: dict[str, Any] = {}
     for change in changes:
         apply_change(options, change)
     registered.check(options)
     _check_given(registered.needs_with(options), method, data, labelled, start, after)
-    pool = _images(data, split)
+    pool = images_of(data, split)
     check_cards([card for card in cards if card is not None])
     begin = None if start is None else load_weights(start)
-    states, begin = _alike(states, begin)
-    spec = _spec(network, cards[0], states[0], pool)
+    states, begin = alike(states, begin)
+    spec = spec_of(network, cards[0], states[0], pool)
     template = bare(states[0]) if spec is None else build(spec, seed=0).eval()
     if states[0].keys() != template.state_dict().keys():
         states, begin = [without_wrappers(state) for state in states], begin and without_wrappers(begin)
@@ -133,28 +127,6 @@ def _check_given(
     faults.say()
 
 
-def _names(models: Sequence[Path]) -> list[str]:
-    """Name the files, with folders where names are alike, numbered where a file is given twice."""
-    names = [path.stem for path in models]
-    if len(set(names)) < len(names):
-        names = [str(path.with_suffix("")) for path in models]
-    seen = [names[:place].count(name) for place, name in enumerate(names)]
-    return [f"{name}#{count + 1}" if count else name for name, count in zip(names, seen, strict=True)]
-
-
-def _card_beside(path: Path) -> ModelCard | None:
-    card = path.with_suffix(".json")
-    return read_card(card) if card.is_file() else None
-
-
-def _alike(states: Sequence[State], start: State | None) -> tuple[list[State], State | None]:
-    """Return states under the same keys: without the prefixes of wrappers where only some have them."""
-    every = [*states, *([] if start is None else [start])]
-    if any(state.keys() != every[0].keys() for state in every):
-        every = [without_wrappers(state) for state in every]
-    return every[: len(states)], None if start is None else every[-1]
-
-
 def _check_names(method: str, states: Sequence[State]) -> None:
     """Raise FedMergeError where an entry may be a buffer as well as a parameter, and it matters."""
     first = states[0]
@@ -167,63 +139,15 @@ def _check_names(method: str, states: Sequence[State]) -> None:
             )
 
 
-def _images(data: str | None, split: str) -> Split | None:
-    if data is None:
-        return None
-    if split not in ("train", "val", "test"):
-        raise FedMergeError(f"unknown split '{split}'. Allowed: train, val, test.")
-    found: Split = getattr(load_source(data), split)
-    return found
-
-
-def _spec(text: str | None, card: ModelCard | None, state: State, images: Split | None) -> ModelSpec | None:
-    """Return the network: as given, or as the first card says; None where only weights are known."""
-    if text is None:
-        if card is not None:
-            return card.model
-        if images is not None:
-            raise FedMergeError("data is given, but not the network it goes through: name it with --model.")
-        return None
-    name, rest = _parts(text)
-    given: dict[str, Any] = {}
-    for pair in filter(None, rest.split(",")):
-        key, sign, value = pair.partition("=")
-        if not sign:
-            raise FedMergeError(f"--model {text}: write options as NAME=VALUE, not '{pair}'.")
-        given[key] = read_yaml(value, f"--model {text}")
-    shape = {key: given.pop(key) for key in SHAPE if key in given}
-    sizes = [value.shape[0] for value in state.values() if value.ndim > 0]
-    known: dict[str, int] = {"n_classes": sizes[-1]} if sizes else {}
-    if images is not None:
-        known |= {"in_channels": images.images.shape[1], "image_size": images.images.shape[2]}
-    for key in SHAPE:
-        if key not in shape | known:
-            raise FedMergeError(f"--model {text}: say {key} too, as in --model {name}:{key}=28.")
-    return validate(ModelSpec, {"name": name, "options": given} | known | shape, "--model")
-
-
-def _parts(text: str) -> tuple[str, str]:
-    """Return a network's name, also ``torchvision:NAME`` or ``MODULE:FACTORY``, and its options as text."""
-    name, _, rest = text.partition(":")
-    inner, _, options = rest.partition(":")
-    if not inner or "=" in inner or name in NETWORKS:
-        return name, rest
-    if module := module_of(f"{name}:{inner}"):
-        load_module(module)
-    return f"{name}:{inner}", options
-
-
 def _fusion_set(
     found: Split | None, spec: ModelSpec | None, card: ModelCard | None, count: int, labelled: bool, seed: int
 ) -> dict[str, Any]:
     """Return images as the network takes them, and their labels if the method may see them."""
     if found is None or spec is None:
         return {}
-    drawn = found.select(balanced(found.strata, count, numpy_generator(seed, "fusion-data")))
-    normalise = card.normalisation if card is not None else default_normalisation(spec)
-    images = resize(to_channels(drawn.images, spec.in_channels), spec.image_size)
-    given: dict[str, Any] = {"data": normalise(images)}
-    return given | {"labels": drawn.labels} if labelled else given
+    split, normalise = drawn(found, spec, card, count, seed)
+    given: dict[str, Any] = {"data": normalise(split.images)}
+    return given | {"labels": split.labels} if labelled else given
 
 
 def _card(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.analysis import METRICS
+from fedmerge.analysis.diagnosis.rows import ABOUT
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks import remarks, together
 from fedmerge.errors import FedMergeError
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from fedmerge.federation import Backend, BackendLike
 
 
-UNHASHED = ("seeds", "device", "plugins", "trackers")
+UNHASHED = ("seeds", "device", "plugins", "trackers", "diagnose")
 """Fields that are not in the hash of a run's configuration; of plug-ins their code is."""
 
 
@@ -260,4 +261,5 @@ def _result(
             "failures", ["seed", "where", "site", "reason", "attempt", "then", "kind", "injected"]
         ),
         reliability=record.frame("reliability", ["seed", "site", "method", "kind", "stream", "bin"]),
+        diagnosis=record.frame("diagnosis", ["seed", "federation", *ABOUT]),
     )

@@ -70,6 +70,12 @@ def check_self_contained(model: nn.Module, name: str) -> None:
             if attribute in _NOT_ASKED:
                 continue
             held = next((parts[id(v)] for f in _functions(value) for v in _held(f) if id(v) in parts), None)
+            if held is not None and type(module).__name__ == "OptimizedModule":
+                raise FedMergeError(
+                    f"'{path}' in '{name}' is compiled by itself, so a copy would run the weights of the "
+                    "original: give the module inside. Keys have '_orig_mod.' for it; that and 'module.' are "
+                    "taken out where they are around a whole network."
+                )
             if held is not None:
                 place = f"{path}.{attribute}" if path else attribute
                 raise FedMergeError(

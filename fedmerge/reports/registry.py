@@ -21,7 +21,7 @@ from fedmerge.reports.figures import NARROW, WIDE, Caption
 from fedmerge.reports.page import Picture
 
 F = TypeVar("F", bound=Callable[..., Any])
-Page = Literal["run", "study"]
+Page = Literal["run", "study", "analysis"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Drawing:
     """A registered figure. of: the page that it is on. call: ``(what, width) -> Figure``; None: nothing to
     show.
 
-    what: of a run's page its ``Result``, of a study's the ``Study``. width: in inches, once ``WIDE`` and once
-    ``NARROW``. describe: the same in words, for those who cannot see it.
+    what: of a run's page its ``Result``, of a study's the ``Study``, of an analysis's the ``Analysed``.
+    width: in inches, once ``WIDE`` and once ``NARROW``. describe: the same in words, for those who cannot see
+    it.
     """
 
     name: str

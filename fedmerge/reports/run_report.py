@@ -23,6 +23,7 @@ from fedmerge.reports.figures import NARROW
 from fedmerge.reports.leaderboard import RULES, by_site, score_notes, score_table
 from fedmerge.reports.page import Picture, picture, provenance_lines, records, write_page
 from fedmerge.reports.registry import FIGURES
+from fedmerge.reports.why import why_section
 
 
 def write_report(result: Result, path: Path | None = None, plugins: Sequence[str] = ()) -> Path:
@@ -59,6 +60,7 @@ def _contents(result: Result, plugins: Sequence[str]) -> dict[str, Any]:
         "accuracy": picture(figures.accuracy, figures.describe_accuracy, table, metric=metric),
         "forest": _forest(tried, board, mean, metric),
         "interval_rule": interval_rule(table),
+        "why": why_section(result.diagnosis),
         "cost": picture(figures.cost, figures.describe_cost, board, "method", metric=metric),
         "reliability": _reliability(result, board),
         "rounds": picture(figures.rounds, figures.describe_rounds, result.history),

@@ -104,7 +104,7 @@ class EntropyAdaptive(Online):
         ):
             raise FedMergeError(
                 "agreement and the statistic feature-separability ask for one class an image and an output "
-                f"for each, which task {self.task.name} does not have: take another statistic and agreement 1."
+                f"for each, which task {self.task.name} lacks: take another statistic and agreement 1."
             )
         self.weighting = Weighting(
             coefficients.statistic, coefficients.order, coefficients.normalised, self.task

@@ -372,6 +372,19 @@ def whole_study() -> Callable[[Path], SimpleNamespace]:
 
 
 @pytest.fixture
+def source_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A source of 30 grey images of 8 px, three classes, in MedMNIST's form; its name."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (30, 8, 8), dtype=np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(30) % 3).astype(np.uint8)[:, None]
+    np.savez(tmp_path / "small.npz", **arrays)
+    monkeypatch.setenv("FEDMERGE_DATA", str(tmp_path))
+    return "npz:small.npz"
+
+
+@pytest.fixture
 def site_files(tmp_path: Path, experiment: dict[str, Any]) -> Path:
     """The tiny experiment as files: a configuration, a cohort, and an .npz for each of its sites."""
     folder = tmp_path / "images"

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from facts import refused
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.merge_files import merge_files
+from fedmerge.experiment.model_files import spec_of
 from fedmerge.merging import merge
 from fedmerge.models import ModelPool, ModelSpec, Normalisation, build
 from fedmerge.models.cards import read_card
@@ -25,16 +26,9 @@ def files(tmp_path):
 
 
 @pytest.fixture
-def images(tmp_path, monkeypatch):
-    """A source of 30 grey images of 8 px, three classes, in MedMNIST's form; its name."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split in ("train", "val", "test"):
-        arrays[f"{split}_images"] = rng.integers(0, 256, (30, 8, 8), dtype=np.uint8)
-        arrays[f"{split}_labels"] = (np.arange(30) % 3).astype(np.uint8)[:, None]
-    np.savez(tmp_path / "small.npz", **arrays)
-    monkeypatch.setenv("FEDMERGE_DATA", str(tmp_path))
-    return "npz:small.npz"
+def images(source_of_images):
+    """The name of a source of images."""
+    return source_of_images
 
 
 def test_the_mean_needs_nothing_but_the_files(files, tmp_path):
@@ -210,3 +204,17 @@ def test_cards_that_disagree_are_refused(tmp_path):
     paths = [tmp_path / "pool" / "a.safetensors", tmp_path / "other" / "b.safetensors"]
     with pytest.raises(FedMergeError, match="'a' and 'b' have different classes on their cards"):
         merge_files(paths, tmp_path / "out.safetensors", "mean")
+
+
+def test_the_classes_are_those_of_the_head_wherever_it_stands_in_the_file():
+    """Files sort their entries: of a ResNet's the head, fc, is not the last."""
+    made = build(
+        ModelSpec(name="resnet18", in_channels=1, n_classes=7, image_size=8, options={"width": 4}), 0
+    )
+    state = dict(sorted(made.state_dict().items()))
+    assert not list(state)[-1].startswith("fc")
+    spec = spec_of("resnet18:width=4,in_channels=1,image_size=8", None, state, None)
+    assert spec is not None
+    assert spec.n_classes == 7
+    with refused("n_classes"):
+        spec_of("resnet18:width=4,in_channels=1,image_size=8", None, {}, None)

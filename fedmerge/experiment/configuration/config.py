@@ -140,6 +140,7 @@ class Experiment(Strict):
 
     unseen: ``cohort``, the sites marked so; names; ``each`` in turn; or ``none``: every hospital trains, and
     each is a target with its own test split. fusion_data: the images of fusion methods that need some.
+    diagnose: how much of the hospitals' models is looked at for the report's "Why".
     plugins: modules or files, FILE.py, that add methods, networks, sources or metrics. trackers: programs
     that are told what goes on in the run. selection: the validation score that choices rest on; where it is
     not set and the cohort has another task than multiclass, that task's own (docs/tasks.md).
@@ -159,6 +160,7 @@ class Experiment(Strict):
     testtime: tuple[Annotated[MethodConfig, as_written(TESTTIME)], ...] = ()
     evaluation: EvaluationConfig
     batch_norm: Literal["mixture", "average"] = "mixture"
+    diagnose: Literal["off", "quick", "full"] = "quick"
     federation: FederationOptions = FederationOptions()
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)

@@ -70,7 +70,8 @@ class Result:
     and ``head``. decisions: the fusion methods' logs.
     failures: hospitals and methods that failed, with the reason and what was done then, and all that fault
     injection did. reliability: one row per seed, site, method, stream and confidence bin (see
-    ``analysis.reliability``). cohort: that of the first seed.
+    ``analysis.reliability``). diagnosis: the tables of ``analysis.diagnosis``, one below the other
+    (``analysis.diagnosis.rows``). cohort: that of the first seed.
     provenance: versions, device, threads, hashes, the command that repeats the run, and when it was resumed.
     remarks: sentences about the hospitals' images (``data.checks``) and about a run that was resumed.
     """
@@ -85,6 +86,7 @@ class Result:
     provenance: dict[str, Any]
     folder: Path
     reliability: pd.DataFrame | None = None
+    diagnosis: pd.DataFrame | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -141,6 +143,7 @@ class Result:
             "results.parquet": self.table,
             "results.csv": self.table,
             "reliability.parquet": self.reliability,
+            "diagnosis.parquet": None if self.diagnosis is None or self.diagnosis.empty else self.diagnosis,
             "history.csv": self.history,
             "coefficients.parquet": self.coefficients,
             "decisions.json": self.decisions,
@@ -263,4 +266,5 @@ def open_result(folder: str | Path) -> Result:
         provenance=provenance,
         remarks=tuple(provenance.get("remarks", ())),
         reliability=read_table(folder / "reliability.parquet"),
+        diagnosis=read_table(folder / "diagnosis.parquet"),
     )

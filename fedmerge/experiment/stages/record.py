@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float, float], None]
 """``progress(stage, done, total)``: called often; a stage begins when its text changes."""
 
-LISTS = ("results", "history", "coefficients", "decisions", "failures", "reliability")
+LISTS = ("results", "history", "coefficients", "decisions", "failures", "reliability", "diagnosis")
 
 
 class Record(RowBuffer):
@@ -41,6 +41,7 @@ class Record(RowBuffer):
         self.results, self.history = self.rows["results"], self.rows["history"]
         self.coefficients, self.decisions = self.rows["coefficients"], self.rows["decisions"]
         self.failures, self.reliability = self.rows["failures"], self.rows["reliability"]
+        self.diagnosis = self.rows["diagnosis"]
         self.remarks: list[str] = []
         self.images: dict[str, str] = {}
         self._stage: tuple[str, int, int] = ("", 1, 0)

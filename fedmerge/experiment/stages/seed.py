@@ -18,6 +18,7 @@ from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.entries import MethodConfig
 from fedmerge.experiment.configuration.federations import Federation, federations
 from fedmerge.experiment.kinds import EVALUATION, FUSION, MAJORITY, TRAINING
+from fedmerge.experiment.stages.diagnosis import diagnose_pool
 from fedmerge.experiment.stages.evaluation import Predictor, TargetStreams, evaluation_tasks, save_streams
 from fedmerge.experiment.stages.fine_tuning import fine_tune
 from fedmerge.experiment.stages.majority import majority
@@ -98,6 +99,7 @@ def train_and_fuse(
             start = server.rounds(server.start(), setup.journal)
             record_events()
             fine_tune(setup, server, start, record_events)
+            diagnose_pool(setup, start)
             for target in federation.targets:
                 labels[target] = fuse_all(setup, server, target, start, ensembles, record_events)
         finally:

@@ -37,7 +37,7 @@ def corrected(merged: Merged, after: str, parents: Parents, context: Context) ->
     if after == "batch-norm":
         state, log = reestimated(networks, statistics, state)
     else:
-        maps = merged.correspondence or _in_place(networks, list(merged.coefficients.values()))
+        maps = merged.correspondence or in_place(networks, list(merged.coefficients.values()))
         state, log = repaired(networks, statistics, state, maps)
     return replace(merged, model=parents.module(state), decisions=[*merged.decisions, *log], fitted=True)
 
@@ -127,7 +127,7 @@ def _mean_and_variance(moments: Tensor, rows: float) -> tuple[Tensor, Tensor]:
     return mean, (moments[1].cpu() / rows - mean.square()).clamp(min=0)
 
 
-def _in_place(networks: Networks, weights: list[float]) -> Correspondence:
+def in_place(networks: Networks, weights: list[float]) -> Correspondence:
     """Every neuron stands for the parents' neurons in its own place, with the merge's coefficients."""
     total = sum(weights)
     maps = Correspondence(networks.neurons, networks.parents, tuple(w / total for w in weights))

@@ -6,8 +6,9 @@ import pandas as pd
 import torch
 
 from benchmarks.studies import inmerge_dynamics
+from fedmerge.analysis.diagnosis.dynamics import Course, dynamics
 from fedmerge.data import Split
-from fedmerge.models import ModelSpec, build
+from fedmerge.models import ModelSpec, Normalisation, build
 from fedmerge.training import InMergeOptions
 
 
@@ -17,7 +18,8 @@ def measured(inmerge: InMergeOptions) -> tuple[pd.DataFrame, ...]:
     images = torch.randint(0, 256, (130, 1, 8, 8), generator=draws).to(torch.uint8)
     network = build(ModelSpec(name="small-cnn", in_channels=1, n_classes=2, image_size=8), 0)
     split = Split(images, torch.arange(130) % 2)
-    return inmerge_dynamics.dynamics(network, split, inmerge, epochs=2, start_epochs=1, seed=0)
+    half = Normalisation.named("half")
+    return dynamics(network, split, inmerge, Course(epochs=2, start_epochs=1), normalise=half, seed=0)
 
 
 def of_run(frame: pd.DataFrame, run: str) -> pd.DataFrame:

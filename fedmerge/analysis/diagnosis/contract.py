@@ -1,0 +1,262 @@
+"""What an analysis receives and returns, and the registry of all analyses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from fedmerge.errors import FedMergeError
+from fedmerge.models.copies import faithful, unwrapped
+from fedmerge.models.entries import entries
+from fedmerge.models.heads import find_head, group_of
+from fedmerge.models.inputs import Normalisation
+from fedmerge.models.modes import evaluating
+from fedmerge.models.outputs import logits_of
+from fedmerge.models.plain import plain
+from fedmerge.models.state import State, average, check_alike, without_wrappers
+from fedmerge.registry import Needs, Registry
+
+ANALYSES = Registry("analysis", "analysis", "fedmerge.analyses")
+BATCH = 256
+"""Images in a forward pass."""
+SELDOM = ("settings", "inmerge")
+"""Analyses that train or fuse many times: they are made only where they are named."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an analysis found.
+
+    tables: pandas frames by name; the first is the main one, ``frame``. sentence: what it says, decided by
+    ``number``. arrays: further results that are no table, such as images, by name.
+    """
+
+    tables: Mapping[str, pd.DataFrame]
+    sentence: str
+    number: float
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The main table."""
+        return next(iter(self.tables.values()))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model on labelled images: cross-entropy in nats, accuracy, and the share of finite logit rows."""
+
+    loss: float
+    accuracy: float
+    finite: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """The models of a diagnosis, and the images it looks at.
+
+    models: two or more, by name, on one device; never changed. Most analyses want one architecture. images: N
+    x C x H x W as the models take them. labels: N class indices. owners: N, of which model each image is (an
+    index), where hospitals have images of their own. raw, normalise: the images as uint8, and how they were
+    normalised, for analyses that train. start: the weights from which all were trained. extra: further models
+    to set beside them (merged, pooled), as states by name. blends: weighted means of the models, as of single
+    batches at test time: by name, the models' weights in the encoder and in the head. head: the name of the
+    classification head; None: found on two images. seed: of what is drawn.
+
+    Raises FedMergeError for fewer than two models, models that are not alike, and labels or owners of another
+    number than the images.
+    """
+
+    models: Mapping[str, nn.Module]
+    images: Tensor | None = None
+    labels: Tensor | None = None
+    owners: Tensor | None = None
+    raw: Tensor | None = None
+    normalise: Normalisation | None = None
+    start: State | None = None
+    extra: Mapping[str, State] = field(default_factory=dict)
+    blends: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    head: str | None = None
+    seed: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        models: Mapping[str, nn.Module],
+        images: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        start: nn.Module | State | None = None,
+        **further: Any,
+    ) -> Subject:
+        """Return the subject of models as they are: wrappers and reparametrised weights are taken off."""
+        given = {name: plain(unwrapped(model)) for name, model in models.items()}
+        begin = None if start is None else _state_of(start)
+        return cls(given, images, labels, start=begin, **further)
+
+    def __post_init__(self) -> None:
+        if len(self.models) < 2:
+            raise FedMergeError(f"{len(self.models)} models were given: an analysis compares at least two.")
+        if self.alike:
+            begin = {} if self.start is None else {"the start": self.start}
+            beside = {**begin, **self.extra}
+            check_alike([*self.names, *beside], [*self.states, *beside.values()])
+        count = None if self.images is None else len(self.images)
+        for what, given in (("labels", self.labels), ("owners", self.owners)):
+            if given is not None and len(given) != count:
+                raise FedMergeError(f"there are {len(given)} {what} for {count or 0} images: give one each.")
+        if count == 0:
+            raise FedMergeError("there are no images to look at: give at least one.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models' names, in order."""
+        return tuple(self.models)
+
+    @cached_property
+    def states(self) -> tuple[State, ...]:
+        """The models' states, which share their memory."""
+        return tuple(entries(model) for model in self.models.values())
+
+    @cached_property
+    def alike(self) -> bool:
+        """Whether all models have the same entries in the same shapes."""
+        shapes = [{key: value.shape for key, value in state.items()} for state in self.states]
+        return all(each == shapes[0] for each in shapes)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return next((value.device for state in self.states for value in state.values()), torch.device("cpu"))
+
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """The keys of the parameters, in the order of the network; buffers are left out."""
+        return tuple(name for name, _ in next(iter(self.models.values())).named_parameters())
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """By key of a parameter, ``encoder`` or ``head``.
+
+        Without a named head and without images the head is the module of the last parameter.
+        """
+        head = self.head_name if self.head or self.images is not None else ""
+        head = head or self.parameters[-1].rpartition(".")[0]
+        return {key: group_of(key, head) for key in self.parameters}
+
+    @cached_property
+    def head_name(self) -> str:
+        """The name of the classification head."""
+        return self.head or find_head(next(iter(self.models.values())), self.pictures[:2])
+
+    @cached_property
+    def pictures(self) -> Tensor:
+        """The images on the models' device. Raises FedMergeError where there are none."""
+        if self.images is None:
+            raise FedMergeError("this analysis runs the models: give it images.")
+        return self.images.to(self.device)
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """The labels on the models' device. Raises FedMergeError where there are none, or one is no class."""
+        if self.labels is None:
+            raise FedMergeError("this analysis counts right answers: give it the images' labels.")
+        width = len(answers(next(iter(self.models.values())), self.pictures[:1])[0])
+        if self.labels.min() < 0 or self.labels.max() >= width:
+            raise FedMergeError(
+                f"the labels reach from {int(self.labels.min())} to {int(self.labels.max())}, but the models "
+                f"have {width} classes, from 0 to {width - 1}: give images of the models' classes."
+            )
+        return self.labels.to(self.device)
+
+    def check_alike(self) -> None:
+        """Raise FedMergeError where the models are not of one architecture."""
+        check_alike(self.names, self.states)
+
+    def mean(self) -> State:
+        """Return the plain mean of the models' weights, batch-norm moments as those of the mixture."""
+        return average(self.states)
+
+    @cached_property
+    def commonest(self) -> float:
+        """The accuracy of giving every image the commonest class of them all."""
+        return float(self.classes.bincount().max()) / len(self.classes)
+
+    def score(self, model: nn.Module) -> Score:
+        """Return a model's loss and accuracy on all images."""
+        return score(answers(model, self.pictures), self.classes)
+
+    def network(self) -> nn.Module:
+        """Return a copy of the first model, to be filled with other weights."""
+        return faithful(next(iter(self.models.values())))
+
+    def lacks(self, needs: Needs) -> str:
+        """Return what an analysis needs and is not here, in words; "" where all is."""
+        missing = {
+            "images": (needs.fusion_images or needs.fusion_labels) and self.images is None,
+            "the images' labels": needs.fusion_labels and self.labels is None,
+            "the weights from which the models were trained": needs.shared_start and self.start is None,
+        }
+        return " and ".join(what for what, lacking in missing.items() if lacking)
+
+
+@torch.no_grad()
+def answers(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits N x C of images, in evaluation mode, in equal batches of at most ``BATCH``."""
+    with evaluating(model):
+        return torch.cat([logits_of(model(x), model).flatten(1) for x in batches(images)])
+
+
+def batches(images: Tensor) -> tuple[Tensor, ...]:
+    """Return images in batches of at most ``BATCH`` that differ by one image at most."""
+    return images.tensor_split(max(1, -(-len(images) // BATCH)))
+
+
+def score(logits: Tensor, labels: Tensor) -> Score:
+    """Score logits N x C against labels N. A row that is not finite is wrong; the loss is NaN with one."""
+    finite = logits.isfinite().all(1)
+    hits = (logits.argmax(1) == labels) & finite
+    loss = nn.functional.cross_entropy(logits.double(), labels).item() if bool(finite.all()) else math.nan
+    return Score(loss, hits.double().mean().item(), finite.double().mean().item())
+
+
+def diagnose(
+    subject: Subject,
+    names: Sequence[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[dict[str, Finding], dict[str, str]]:
+    """Run analyses on a subject: the findings by name, and why others gave none.
+
+    names: which; None: the usual ones. options: of each, by its name. One that is refused or lacks
+    something does not stop the others. Raises FedMergeError for an unknown name or option.
+    """
+    chosen = [ANALYSES[name] for name in (usual() if names is None else names)]
+    checked = {each.name: each.check(dict((options or {}).get(each.name, {}))) for each in chosen}
+    findings: dict[str, Finding] = {}
+    left: dict[str, str] = {}
+    for each in chosen:
+        if missing := subject.lacks(each.needs):
+            left[each.name] = f"{each.title.lower()} needs {missing}."
+            continue
+        try:
+            findings[each.name] = each.call(subject, **checked[each.name])
+        except FedMergeError as error:
+            left[each.name] = str(error)
+    return findings, left
+
+
+def usual() -> list[str]:
+    """Return the analyses that are made where none are named."""
+    return [name for name in ANALYSES.names() if name not in SELDOM]
+
+
+def _state_of(given: nn.Module | State) -> State:
+    return entries(plain(unwrapped(given))) if isinstance(given, nn.Module) else without_wrappers(given)

@@ -1,0 +1,69 @@
+"""Whether heads fit encoders: every model's head on every encoder, and on the mean of the encoders."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, batches, score
+from fedmerge.analysis.diagnosis.words import points, share
+from fedmerge.models.copies import fill
+from fedmerge.models.heads import apply_head, features
+from fedmerge.models.modes import evaluating
+from fedmerge.registry import Needs
+
+MEAN = "mean"
+
+
+@ANALYSES.method(
+    "heads",
+    title="Heads on other encoders",
+    paper="The Mean is the Mirage, arXiv 2602.21372",
+    needs=Needs(individual_models=True, fusion_labels=True),
+)
+def heads(subject: Subject) -> Finding:
+    """Measure each head on each encoder; the mean of the encoders and that of the heads are named ``mean``.
+
+    Table ``heads``: encoder, head, loss, accuracy. Each encoder runs once: M + 1 passes over the images. A
+    head that fits its own encoder alone cannot be merged with others by averaging encoders; one that fails on
+    the mean though it fits all encoders says that the mean of the encoders is at fault. With ``owners`` a row
+    counts the images of all models alike.
+    """
+    subject.check_alike()
+    merged = fill(subject.network(), subject.mean())
+    networks = {**subject.models, MEAN: merged}
+    rows = []
+    for encoder, model in networks.items():
+        seen = _features(model, subject)
+        for head, owner in networks.items():
+            with torch.no_grad(), evaluating(owner):
+                found = score(apply_head(owner, subject.head_name, seen), subject.classes)
+            rows.append({"encoder": encoder, "head": head, "loss": found.loss, "accuracy": found.accuracy})
+    frame = pd.DataFrame(rows)
+    return Finding({"heads": frame}, *_said(frame, subject.commonest))
+
+
+@torch.no_grad()
+def _features(model: torch.nn.Module, subject: Subject) -> Tensor:
+    with evaluating(model):
+        parts = [features(model, subject.head_name, x).clone() for x in batches(subject.pictures)]
+    return torch.cat(parts)
+
+
+def _said(frame: pd.DataFrame, commonest: float) -> tuple[str, float]:
+    names = frame["encoder"] != MEAN, frame["head"] != MEAN
+    own = frame[names[0] & (frame["encoder"] == frame["head"])]["accuracy"].mean()
+    other = frame[names[0] & names[1] & (frame["encoder"] != frame["head"])]["accuracy"].mean()
+    moved = frame[~names[0] & names[1]]["accuracy"].mean()
+    both = frame[~names[0] & ~names[1]]["accuracy"].mean()
+    lost = float(own - moved)
+    text = (
+        f"A head has {share(own)} accuracy on its encoder, {share(other)} on others and {share(moved)} on "
+        f"the mean of the encoders, where the mean of the heads has {share(both)}: "
+    )
+    if own <= commonest + 0.02:
+        return f"{text}the models are no better than the commonest class here, so it says nothing.", lost
+    if lost > 0.02:
+        return f"{text}averaging the encoders costs a head {points(lost)}.", lost
+    return f"{text}heads and encoders of different models fit each other.", lost

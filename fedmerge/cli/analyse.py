@@ -1,0 +1,92 @@
+"""``fedmerge analyse``: why merging worked or failed, of a run or of models in files."""
+
+from __future__ import annotations
+
+import sys
+from math import isfinite
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedmerge.cli.app import FAILED, Json, Plugins, Seed, app, err, out, print_json, say
+from fedmerge.cli.progress import lines
+
+
+@app.command()
+def analyse(
+    paths: Annotated[
+        list[Path], typer.Argument(help="The folder of a run, or two .safetensors files or more.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Of files: the network, NAME or NAME:OPTION=VALUE,...; cards say it, too."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Of files: images, npz:FILE, medmnist:NAME, folder:DIR or digits.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split that is looked at: train, val or test.")] = "val",
+    images: Annotated[int, typer.Option(min=1, help="At most so many images.")] = 400,
+    start: Annotated[
+        Path | None, typer.Option(help="The weights from which all were trained, for angles around them.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME", help="An analysis; may be repeated.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME.OPTION=B", help="An analysis's option; may be repeated."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A new or empty folder. Default: runs/analysis-001 …")
+    ] = None,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    plugins: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Measure why models can be averaged or not: tables, a page, and a sentence for each analysis.
+
+    Without --only all analyses are made but those that train (settings, inmerge). The exit code is 1 where
+    one that was named gave nothing.
+    """
+    from fedmerge.experiment.analyse import analyse as analyse_models
+    from fedmerge.plugins import load_plugins
+    from fedmerge.reports.analysis_report import answer, write_analysis
+
+    load_plugins(plugins or [])
+    with lines(err, lambda: f"analysing {', '.join(map(str, paths))}"):
+        found = analyse_models(
+            paths,
+            network=model,
+            data=data,
+            split=split,
+            images=images,
+            start=start,
+            only=only or [],
+            changes=options or [],
+            out=folder,
+            seed=seed,
+            device=device,
+        )
+        page = write_analysis(found, ["fedmerge", *sys.argv[1:]], plugins or [])
+    if as_json:
+        print_json({
+            "folder": str(found.folder),
+            "about": found.about,
+            "findings": {
+                name: {"sentence": each.sentence, "number": each.number if isfinite(each.number) else None}
+                for name, each in found.findings.items()
+            },
+            "left_out": found.left,
+        })  # fmt: skip
+    else:
+        say(out, f"looked at: {found.about}")
+        for name, each in found.findings.items():
+            say(out, f"{name}: {each.sentence}")
+        for name, reason in found.left.items():
+            say(err, f"{name}: left out: {reason}")
+        say(out, f"answer: {answer(found)}")
+        say(out, f"report: {page}")
+    if only and found.left:
+        raise typer.Exit(FAILED)

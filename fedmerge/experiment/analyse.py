@@ -1,0 +1,244 @@
+"""``analyse``: why merging worked or failed, of a finished run or of weights in files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fedmerge.analysis.diagnosis import ANALYSES, Finding, Subject, diagnose
+from fedmerge.data.images import Split, concat
+from fedmerge.errors import FedMergeError, short
+from fedmerge.experiment.configuration.changes import apply_change
+from fedmerge.experiment.folder.folders import new_folder
+from fedmerge.experiment.folder.machine import pick_device
+from fedmerge.experiment.folder.reopen import read_saved, read_table
+from fedmerge.experiment.folder.results import write_table
+from fedmerge.experiment.model_files import alike, card_beside, drawn, images_of, names_of, spec_of
+from fedmerge.models.cards import check_cards
+from fedmerge.models.copies import faithful, fill
+from fedmerge.models.pool import ModelPool
+from fedmerge.models.state import State, check_alike, without_wrappers
+from fedmerge.models.weights import load_weights
+from fedmerge.models.zoo import build
+from fedmerge.schema.validation import is_folder
+from fedmerge.storage.files import write, write_json
+
+MOST_BATCHES = 20
+"""Merged models of single batches that are marked on a plane."""
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """What ``analyse`` found.
+
+    title, about: the page's heading, and what was looked at. findings: by analysis. left: why others gave
+    none. folder: where the tables lie.
+    """
+
+    title: str
+    about: str
+    findings: dict[str, Finding]
+    left: dict[str, str]
+    folder: Path
+
+
+def analyse(
+    paths: Sequence[str | Path],
+    *,
+    network: str | None = None,
+    data: str | None = None,
+    split: str = "val",
+    images: int = 400,
+    start: str | Path | None = None,
+    only: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    **places: Any,
+) -> Analysed:
+    """Diagnose the hospitals' models of a run, or models in safetensors files, and write tables and a page.
+
+    paths: the folder of one run, or two files or more. network, data, split, images: of files, as for
+    ``merge_files``; of a run the images are those of the training hospitals' ``split``, ``images`` in all.
+    start: the weights, in a file, from which the models were trained, for angles around them. only: names of
+    analyses; by default all but those that train. changes: their options, ``NAME.OPTION=VALUE``. places:
+    ``out`` (the folder, new or empty; by default ``runs/analysis-001``), ``seed``, ``device``.
+
+    Each table is written as NAME-TABLE.csv and .parquet, each sentence into findings.json. Raises
+    FedMergeError for what cannot be read or does not fit together.
+    """
+    names = list(only) or None
+    for name in only:
+        ANALYSES[name]
+    options: dict[str, Any] = {}
+    for change in changes:
+        apply_change(options, change)
+    for name, given in options.items():
+        if not isinstance(given, dict):
+            raise FedMergeError(
+                f"--set {name}: write options as ANALYSIS.OPTION=VALUE, as landscape.grid=21."
+            )
+        ANALYSES[name].check(given)
+    seed, device = int(places.pop("seed", 0)), pick_device(places.pop("device", "auto"))
+    out = places.pop("out", None)
+    if places:
+        raise FedMergeError(f"analyse has no option '{next(iter(places))}'.")
+    given, begin = [Path(path) for path in paths], None if start is None else load_weights(Path(start))
+    if len(given) == 1 and is_folder(given[0]):
+        title, about, subject = _of_run(given[0], split, images, begin, seed, device)
+    else:
+        title, about, subject = _of_files(given, network, data, split, images, begin, seed, device)
+    folder = new_folder("analysis", out)
+    findings, left = diagnose(subject, names, options)
+    found = Analysed(title, about, findings, left, folder)
+    _save(found)
+    return found
+
+
+def _of_run(
+    folder: Path, split: str, images: int, start: State | None, seed: int, device: str
+) -> tuple[str, str, Subject]:
+    """Return the subject of a run: the pool of its first seed and federation."""
+    if not (folder / "config.yaml").is_file():
+        raise FedMergeError(f"'{short(folder)}' is not the folder of a run: it has no config.yaml.")
+    _check_split(split)
+    experiment, cohort = read_saved(folder / "config.yaml")
+    pools = sorted(folder.glob("seed-*/*/pool"))
+    if not pools:
+        raise FedMergeError(
+            f"the run in '{short(folder)}' has no models yet: finish it with fedmerge run --resume."
+        )
+    pool = ModelPool(pools[0], create=False)
+    if len(pool) < 2:
+        raise FedMergeError(
+            f"the run in '{short(folder)}' has {len(pool)} model of its hospitals: an analysis compares two."
+        )
+    card = pool.card(pool.names[0])
+    models = {name: pool.model(name, device) for name in pool.names}
+    parts = {
+        name: getattr(cohort[name], split) for name in pool.names if name in {s.name for s in cohort.sites}
+    }
+    looked, owners = _shares([parts.get(name) for name in pool.names], images)
+    raw = None if looked is None else looked.images
+    subject = Subject.of(
+        models,
+        None if raw is None else card.normalisation(raw),
+        None if looked is None else looked.labels,
+        start=start, owners=owners, raw=raw, normalise=card.normalisation, seed=seed,
+        extra=_beside(pools[0].parent),
+        blends=_batches(folder, pool.names),
+    )  # fmt: skip
+    where = f"{len(pool)} hospitals of {pools[0].parent.parent.name}"
+    seen = "no images of theirs are here" if raw is None else f"{len(raw)} of their {split} images"
+    return experiment.title or experiment.name, f"{where}, {seen}", subject
+
+
+def _of_files(
+    paths: Sequence[Path],
+    network: str | None,
+    data: str | None,
+    split: str,
+    images: int,
+    start: State | None,
+    seed: int,
+    device: str,
+) -> tuple[str, str, Subject]:
+    if len(paths) < 2:
+        raise FedMergeError(
+            "give the folder of a run, or two files of weights or more: an analysis compares."
+        )
+    _check_split(split)
+    states, begin = alike([load_weights(path) for path in paths], start)
+    names, cards = names_of(paths), [card_beside(path) for path in paths]
+    check_cards([card for card in cards if card is not None])
+    pool = images_of(data, split)
+    spec = spec_of(network, cards[0], states[0], pool)
+    if spec is None:
+        raise FedMergeError("these files have no cards beside them: name their network with --model.")
+    template = build(spec, seed=0).eval()
+    if states[0].keys() != template.state_dict().keys():
+        states, begin = [without_wrappers(state) for state in states], begin and without_wrappers(begin)
+    check_alike((*names, "the network"), (*states, template.state_dict()))
+    models = {n: fill(faithful(template), s).to(device) for n, s in zip(names, states, strict=True)}
+    raw = None if pool is None else drawn(pool, spec, cards[0], images, seed)
+    subject = Subject.of(
+        models,
+        None if raw is None else raw[1](raw[0].images),
+        None if raw is None else raw[0].labels,
+        raw=None if raw is None else raw[0].images, normalise=None if raw is None else raw[1],
+        start=begin, seed=seed,
+    )  # fmt: skip
+    seen = "without images" if raw is None else f"on {len(raw[0])} {split} images of {data}"
+    return f"{len(names)} models", f"{spec.name}: {', '.join(names)}, {seen}", subject
+
+
+def _check_split(split: str) -> None:
+    if split not in ("train", "val", "test"):
+        raise FedMergeError(f"unknown split '{split}'. Allowed: train, val, test.")
+
+
+def _shares(parts: Sequence[Split | None], images: int) -> tuple[Split | None, torch.Tensor | None]:
+    """Return the first images of each hospital, of each as many as it has up to a like share; and owners."""
+    here = [(index, part) for index, part in enumerate(parts) if part is not None and len(part)]
+    if not here:
+        return None, None
+    each = max(1, images // len(here))
+    few = [(index, part.select(torch.arange(min(each, len(part))))) for index, part in here]
+    owners = torch.cat([torch.full((len(part),), index) for index, part in few])
+    return concat([part for _, part in few]), owners
+
+
+def _beside(folder: Path) -> dict[str, State]:
+    """Return the fused models of the first target, and the pooled one, as they are named; not the mean."""
+    found: dict[str, State] = {}
+    for place in ("fused", "references"):
+        for path in sorted(folder.glob(f"*/{place}")):
+            pool = ModelPool(path, create=False)
+            found |= {name: pool.state(name) for name in pool.names if name != "mean" and name not in found}
+    return found
+
+
+def _batches(folder: Path, names: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
+    """Return the coefficients of the first batches of a test-time method, for encoder and head."""
+    frame: pd.DataFrame = read_table(folder / "coefficients.parquet")
+    if frame.empty:
+        return {}
+    first = frame.iloc[0]
+    same = (frame[["seed", "site", "method", "stream"]] == first[["seed", "site", "method", "stream"]]).all(
+        axis=1
+    )
+    found = {}
+    for batch, rows in list(frame[same].groupby("batch", sort=True))[:MOST_BATCHES]:
+        by = rows.set_index("source")[["encoder", "head"]].reindex(list(names)).fillna(0.0)
+        found[f"{first['method']} {batch}"] = (by["encoder"].tolist(), by["head"].tolist())
+    return found
+
+
+def _save(found: Analysed) -> None:
+    for name, finding in found.findings.items():
+        for table, frame in finding.tables.items():
+            stem = name if table == name else f"{name}-{table}"
+            for kind in ("csv", "parquet"):
+                write_table(found.folder / f"{stem}.{kind}", frame)
+        if finding.arrays:
+            write(found.folder / f"{name}.npz", partial(_save_arrays, finding.arrays))
+    said = {
+        "about": found.about,
+        "findings": {
+            name: {"sentence": each.sentence, "number": each.number if isfinite(each.number) else None}
+            for name, each in found.findings.items()
+        },
+        "left out": found.left,
+    }
+    write_json(found.folder / "findings.json", said)
+
+
+def _save_arrays(arrays: Mapping[str, Any], path: Path) -> None:
+    with open(path, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)

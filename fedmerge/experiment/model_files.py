@@ -1,0 +1,121 @@
+"""Weights in files of one network: their names, cards, architecture, and images as the network takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedmerge.data.fusion import balanced
+from fedmerge.data.images import Split, resize, to_channels
+from fedmerge.data.sources import load_source
+from fedmerge.errors import FedMergeError
+from fedmerge.models.cards import ModelCard, read_card
+from fedmerge.models.inputs import Normalisation
+from fedmerge.models.state import State, without_wrappers
+from fedmerge.models.zoo import NETWORKS, ModelSpec, build, default_normalisation, module_of
+from fedmerge.plugins import load_module
+from fedmerge.schema.validation import validate
+from fedmerge.schema.yaml_text import read_yaml
+from fedmerge.seeding import numpy_generator
+
+SHAPE = ("in_channels", "n_classes", "image_size")
+
+
+def names_of(models: Sequence[Path]) -> list[str]:
+    """Name the files, with folders where names are alike, numbered where a file is given twice."""
+    names = [path.stem for path in models]
+    if len(set(names)) < len(names):
+        names = [str(path.with_suffix("")) for path in models]
+    seen = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{name}#{count + 1}" if count else name for name, count in zip(names, seen, strict=True)]
+
+
+def card_beside(path: Path) -> ModelCard | None:
+    """Return the card in NAME.json beside NAME.safetensors; None where there is none."""
+    card = path.with_suffix(".json")
+    return read_card(card) if card.is_file() else None
+
+
+def alike(states: Sequence[State], start: State | None) -> tuple[list[State], State | None]:
+    """Return states under the same keys: without the prefixes of wrappers where only some have them."""
+    every = [*states, *([] if start is None else [start])]
+    if any(state.keys() != every[0].keys() for state in every):
+        every = [without_wrappers(state) for state in every]
+    return every[: len(states)], None if start is None else every[-1]
+
+
+def images_of(data: str | None, split: str) -> Split | None:
+    """Return one split of a data source; None without one. Raises FedMergeError for an unknown split."""
+    if data is None:
+        return None
+    if split not in ("train", "val", "test"):
+        raise FedMergeError(f"unknown split '{split}'. Allowed: train, val, test.")
+    found: Split = getattr(load_source(data), split)
+    return found
+
+
+def spec_of(text: str | None, card: ModelCard | None, state: State, images: Split | None) -> ModelSpec | None:
+    """Return the network: as given, or as the first card says; None where only weights are known."""
+    if text is None:
+        if card is not None:
+            return card.model
+        if images is not None:
+            raise FedMergeError("data is given, but not the network it goes through: name it with --model.")
+        return None
+    name, rest = _parts(text)
+    given: dict[str, Any] = {}
+    for pair in filter(None, rest.split(",")):
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise FedMergeError(f"--model {text}: write options as NAME=VALUE, not '{pair}'.")
+        given[key] = read_yaml(value, f"--model {text}")
+    shape = {key: given.pop(key) for key in SHAPE if key in given}
+    known: dict[str, int] = {}
+    if images is not None:
+        known |= {"in_channels": images.images.shape[1], "image_size": images.images.shape[2]}
+    for key in SHAPE:
+        if key != "n_classes" and key not in shape | known:
+            raise FedMergeError(f"--model {text}: say {key} too, as in --model {name}:{key}=28.")
+    whole = {"name": name, "options": given, "n_classes": 2} | known | shape
+    spec = validate(ModelSpec, whole, "--model")
+    if "n_classes" in shape:
+        return spec
+    return spec.model_copy(update={"n_classes": _classes(spec, without_wrappers(state), text)})
+
+
+def _classes(spec: ModelSpec, state: State, text: str) -> int:
+    """Return how many classes weights have: the size of the first entry that grows with a network's classes.
+
+    Files keep no order of entries, so that the last one need not be the head's.
+    """
+    few, more = (build(spec.model_copy(update={"n_classes": n}), seed=0).state_dict() for n in (2, 3))
+    for key, value in few.items():
+        if value.shape != more[key].shape and key in state and state[key].ndim:
+            return int(state[key].shape[0])
+    raise FedMergeError(f"--model {text}: say n_classes too, as in --model {spec.name}:n_classes=10.")
+
+
+def drawn(
+    found: Split, spec: ModelSpec, card: ModelCard | None, count: int, seed: int
+) -> tuple[Split, Normalisation]:
+    """Draw at most ``count`` images, class-balanced, in the network's size and channels.
+
+    Returns them, uint8, with the normalisation that the card or the network says.
+    """
+    few = found.select(balanced(found.strata, count, numpy_generator(seed, "fusion-data")))
+    images = resize(to_channels(few.images, spec.in_channels), spec.image_size)
+    normalise = card.normalisation if card is not None else default_normalisation(spec)
+    return replace(few, images=images), normalise
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Return a network's name, also ``torchvision:NAME`` or ``MODULE:FACTORY``, and its options as text."""
+    name, _, rest = text.partition(":")
+    inner, _, options = rest.partition(":")
+    if not inner or "=" in inner or name in NETWORKS:
+        return name, rest
+    if module := module_of(f"{name}:{inner}"):
+        load_module(module)
+    return f"{name}:{inner}", options

@@ -1,0 +1,92 @@
+"""The diagnosis of a run's hospitals: whether their models can be averaged, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fedmerge.analysis.diagnosis import Subject, diagnose
+from fedmerge.analysis.diagnosis.blends import has_batch_norm
+from fedmerge.analysis.diagnosis.rows import rows_of
+from fedmerge.blame import blamed
+from fedmerge.data.images import Split, concat
+from fedmerge.experiment.kinds import DIAGNOSIS, TRAINING
+from fedmerge.experiment.stages.setup import Setup
+from fedmerge.models.state import State
+from fedmerge.plugins import said_of
+from fedmerge.storage.files import DiskError
+
+MOST_MODELS = 8
+"""Hospitals that are looked at, evenly spaced in their order."""
+POINTS, MOST_IMAGES, LEAST_IMAGES = 11, 256, 32
+SHARE = 0.02
+"""Of the training's passes: what the quick diagnosis may spend on a path, a backward pass counting as two."""
+
+
+def diagnose_pool(setup: Setup, start: State) -> None:
+    """Diagnose the hospitals' own models, as ``diagnose`` in the experiment says; a checkpoint of its own.
+
+    ``quick``: drift, and the path between the two models whose heads are furthest apart, over as many
+    validation images as ``SHARE`` of the training's passes allows; without a path where these are fewer than
+    32. ``full``: all validation images, all pairs of models, heads on other encoders, and the plane through
+    three models. A diagnosis that fails is a sentence in the table, and nothing else of the run changes.
+    start: the weights from which the hospitals fine-tuned.
+    """
+    names = setup.pool.names
+    if setup.experiment.diagnose == "off" or len(names) < 2:
+        return
+    if setup.checkpoints.load_if_done(TRAINING, DIAGNOSIS) is not None:
+        return
+    with setup.checkpoints.save(TRAINING, DIAGNOSIS):
+        setup.record.stage(f"seed {setup.seed}: diagnosis of {len(names)} models")
+        try:
+            found = diagnose(*_asked(setup, start))
+        except DiskError:
+            raise
+        except Exception as error:
+            reason = blamed(error, "the diagnosis") or f"the diagnosis failed: {said_of(error)}."
+            found = {}, {"drift": reason}
+        where = {"seed": setup.seed, "federation": setup.folder.name}
+        setup.record.diagnosis += [where | row for row in rows_of(*found)]
+
+
+def _asked(setup: Setup, start: State) -> tuple[Subject, list[str], dict[str, dict[str, Any]]]:
+    """Return the subject, the analyses and their options."""
+    full = setup.experiment.diagnose == "full"
+    every = setup.pool.names
+    names = [
+        every[i * len(every) // min(MOST_MODELS, len(every))] for i in range(min(MOST_MODELS, len(every)))
+    ]
+    models = {name: setup.pool.model(name, setup.device) for name in names}
+    parts = [(i, setup.cohort[name].val) for i, name in enumerate(names) if not setup.cohort[name].remote]
+    known: dict[str, Any] = {
+        "start": start if setup.experiment.training.start == "shared" else None,
+        "seed": setup.seed,
+    }
+    bare = Subject.of(models, **known)
+    each = _images(setup, bare, [part for _, part in parts], full)
+    if not each:
+        return bare, ["drift"], {}
+    split = concat([part.select(torch.arange(min(each, len(part)))) for _, part in parts])
+    owners = torch.cat([torch.full((min(each, len(part)),), i) for i, part in parts])
+    subject = Subject.of(models, setup.normalisation(split.images), split.labels, owners=owners, **known)
+    if full:
+        return subject, ["drift", "barriers", "heads", "landscape"], {}
+    return subject, ["drift", "barriers"], {"barriers": {"points": POINTS, "pairs": 1, "to_mean": False}}
+
+
+def _images(setup: Setup, subject: Subject, parts: list[Split], full: bool) -> int:
+    """Return how many images of each hospital are looked at; 0: none."""
+    here = [part for part in parts if len(part)]
+    if not here:
+        return 0
+    if full:
+        return max(map(len, here))
+    training = setup.experiment.training
+    own = 0 if training.fine_tune == "none" else training.fine_tune.epochs
+    epochs = training.rounds * training.local.epochs + own
+    seen = epochs * sum(len(setup.cohort[name].train) for name in setup.members)
+    points = POINTS * (2 if has_batch_norm(subject) else 1)
+    images = min(int(SHARE * 3 * seen) // points, MOST_IMAGES)
+    return 0 if images < LEAST_IMAGES else -(-images // len(here))

@@ -1,0 +1,146 @@
+"""Analyses of weights in files and of runs, and the diagnosis inside a run."""
+
+from __future__ import annotations
+
+import html
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from facts import refused
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from fedmerge import ANALYSES, analyse, run
+from fedmerge.cli.app import app
+from fedmerge.experiment.stages import diagnosis
+from fedmerge.models import ModelSpec, build
+from fedmerge.reports.analysis_report import write_analysis
+from fedmerge.reports.why import why_section
+
+SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})
+MODEL = "small-cnn:width=4"
+
+
+@pytest.fixture
+def files(tmp_path, source_of_images):
+    """Three files of weights without cards, and images: 30 of 8 px, three classes, as npz:small.npz."""
+    paths = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    for seed, path in enumerate(paths):
+        save_file(build(SPEC, seed).state_dict(), path)
+    return paths
+
+
+class Text(HTMLParser):
+    """The text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.feed(page)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_files_give_tables_sentences_and_a_page_that_says_them(files, tmp_path) -> None:
+    out = tmp_path / "why"
+    changes = ["landscape.grid=3", "barriers.points=3"]
+    found = analyse(
+        files, network=MODEL, data="npz:small.npz", out=out, changes=changes, device="cpu",
+        only=["drift", "barriers", "landscape", "templates"],
+    )  # fmt: skip
+    assert found.left == {}
+    assert len(pd.read_parquet(out / "landscape-plane.parquet")) == 9
+    assert (
+        len(pd.read_csv(out / "barriers.csv")) == 2 * 6
+    )  # three pairs, three to the mean, norms kept and anew
+    assert np.load(out / "templates.npz")["means"].shape == (3, 1, 8, 8)
+    said = json.loads((out / "findings.json").read_text())
+    page = html.unescape(write_analysis(found).read_text(encoding="utf-8"))  # sentences are the pictures' alt
+    text = " ".join(page.split())
+    for name, finding in found.findings.items():
+        assert said["findings"][name]["sentence"] == finding.sentence
+        assert " ".join(finding.sentence.rstrip(".").split()) in text
+        assert ANALYSES[name].title in text
+
+
+def test_the_command_prints_a_sentence_for_each_analysis_and_fails_where_one_named_gives_nothing(
+    files, tmp_path
+) -> None:
+    given = ["analyse", *map(str, files[:2]), "--model", f"{MODEL},in_channels=1,image_size=8"]
+    done = CliRunner().invoke(
+        app, [*given, "--only", "drift", "--out", str(tmp_path / "one"), "--device", "cpu"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "heads of a and b" in done.output
+    assert "answer" in done.output
+    lacking = CliRunner().invoke(app, [*given, "--only", "heads", "--out", str(tmp_path / "two"), "--json"])
+    assert lacking.exit_code == 1
+    assert "images" in json.loads(lacking.stdout)["left_out"]["heads"]
+
+
+def test_what_cannot_be_analysed_is_refused_before_anything_is_written(files, tmp_path) -> None:
+    out = tmp_path / "why"
+    with refused("two files"):
+        analyse(files[:1], network=MODEL, out=out)
+    with refused("--model"):
+        analyse(files, out=out)
+    with refused("drif", "drift"):
+        analyse(files, network=MODEL, only=["drif"], out=out)
+    with refused("drift", "ANALYSIS.OPTION"):
+        analyse(files, network=MODEL, changes=["drift=3"], out=out)
+    with refused("splits", "train, val, test"):
+        analyse(files, network=MODEL, split="splits", out=out)
+    with refused("config.yaml"):
+        analyse([tmp_path], out=out)
+    assert not out.exists()
+
+
+def test_a_run_is_diagnosed_and_its_report_says_why(experiment, tmp_path) -> None:
+    result = run(experiment | {"diagnose": "full"}, out=tmp_path / "full")
+    kept = pd.read_parquet(tmp_path / "full" / "diagnosis.parquet")
+    assert set(kept["analysis"]) == {"drift", "barriers", "heads", "landscape"}
+    why = why_section(result.diagnosis)
+    assert why is not None
+    assert len(why["pictures"]) == 4
+    text = " ".join(Text((tmp_path / "full" / "report.html").read_text(encoding="utf-8")).text.split())
+    assert " ".join(why["sentence"].split()) in text
+    angles = kept[(kept["analysis"] == "drift") & (kept["table"] == "pairs")]
+    assert angles["task_angle"].notna().all()  # the start of the fine-tuning is known
+
+    found = analyse([tmp_path / "full"], only=["drift", "heads"], out=tmp_path / "why", device="cpu")
+    pairs = found.findings["drift"].tables["pairs"]
+    np.testing.assert_allclose(pairs["angle"], angles["angle"])
+    assert "images" in found.left["heads"]  # they were arrays in memory
+    assert not (tmp_path / "full" / "report.html").samefile(write_analysis(found))
+
+
+def test_a_quick_diagnosis_spends_little_and_off_nothing(experiment, tmp_path, monkeypatch) -> None:
+    """36 images of 3 hospitals in 3 epochs: 2 % of three passes are 19 images, too few for a path."""
+    quick = run(experiment, out=tmp_path / "quick")
+    assert set(quick.diagnosis["analysis"]) == {"drift"}
+    off = run(experiment | {"diagnose": "off"}, out=tmp_path / "off")
+    assert off.diagnosis.empty
+    assert not (tmp_path / "off" / "diagnosis.parquet").exists()
+    assert quick.provenance["config_hash"] == off.provenance["config_hash"]
+    pd.testing.assert_frame_equal(
+        quick.table.drop(columns="seconds"), off.table.drop(columns="seconds"), check_like=True
+    )
+    monkeypatch.setattr(diagnosis, "SHARE", 1.0)
+    path = run(experiment, out=tmp_path / "path")
+    assert set(path.diagnosis["analysis"]) == {"drift", "barriers"}
+    paths = path.diagnosis[path.diagnosis["table"] == "paths"]
+    assert len(paths) == 2 * diagnosis.POINTS  # one pair, norms kept and anew
+
+
+def test_a_diagnosis_that_fails_is_a_sentence_and_the_run_goes_on(experiment, tmp_path, monkeypatch) -> None:
+    def broken(*given: object) -> None:
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(diagnosis, "diagnose", broken)
+    result = run(experiment, out=tmp_path / "run")
+    assert result.failures.empty
+    assert "no such thing" in why_section(result.diagnosis)["sentence"]
