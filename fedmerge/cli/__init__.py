@@ -2,6 +2,7 @@
 
 from fedmerge.cli import (
     bench,
+    cohorts,
     commands,
     compare,
     deployment,
@@ -18,6 +19,6 @@ from fedmerge.cli import (
 from fedmerge.cli.app import app, main
 
 __all__ = [
-    "app", "bench", "commands", "compare", "deployment", "doctor", "main", "merge", "models", "new", "report",
-    "results", "serve", "tune", "verify",
+    "app", "bench", "cohorts", "commands", "compare", "deployment", "doctor", "main", "merge", "models",
+    "new", "report", "results", "serve", "tune", "verify",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fedmerge.data.cache.stored import StoredImages, join
 from fedmerge.errors import FedMergeError
 
 
@@ -17,7 +18,8 @@ from fedmerge.errors import FedMergeError
 class Split:
     """Images with their labels.
 
-    images: uint8 Tensor, N x C x H x W, values 0-255, on the CPU. labels: int64 Tensor, N.
+    images: uint8 Tensor, N x C x H x W, values 0-255, on the CPU (or a ``StoredImages``, on disk). labels:
+    int64 Tensor, N; or, of several findings an image, uint8 Tensor of 0 and 1, N x F.
     groups: int64 Tensor, N, whose image each one is (patients); None where that is not known.
     Raises ``FedMergeError`` for another dtype or shape.
     """
@@ -32,7 +34,9 @@ class Split:
                 f"images should be a uint8 Tensor N x C x H x W, but are {self.images.dtype} "
                 f"of shape {tuple(self.images.shape)}."
             )
-        for name, given in (("labels", self.labels), ("groups", self.groups)):
+        several = self.labels.ndim == 2 and self.labels.dtype == torch.uint8
+        labels = None if several and len(self.labels) == len(self.images) else self.labels
+        for name, given in (("labels", labels), ("groups", self.groups)):
             if given is not None and (given.dtype != torch.int64 or given.shape != self.images.shape[:1]):
                 raise FedMergeError(
                     f"{name} should be an int64 Tensor of length {len(self.images)}, but are {given.dtype} "
@@ -43,13 +47,16 @@ class Split:
         return len(self.labels)
 
     def class_counts(self, n_classes: int) -> Tensor:
-        """How many samples each class has: int64 Tensor, n_classes."""
+        """How many samples each class, or each finding, has: int64 Tensor, n_classes."""
+        if self.labels.ndim == 2:
+            return self.labels.long().sum(0)
         return torch.bincount(self.labels, minlength=n_classes)
 
     def select(self, index: np.ndarray | Tensor) -> Split:
         """The samples at ``index`` (integers, or a mask), in that order."""
         at = torch.as_tensor(index)
-        return Split(self.images[at], self.labels[at], None if self.groups is None else self.groups[at])
+        images = self.images.pick(at) if isinstance(self.images, StoredImages) else self.images[at]
+        return Split(images, self.labels[at], None if self.groups is None else self.groups[at])
 
 
 def concat(splits: Sequence[Split], apart: bool = False) -> Split:
@@ -57,7 +64,7 @@ def concat(splits: Sequence[Split], apart: bool = False) -> Split:
 
     apart: groups of two splits are never the same, whatever their numbers; else equal numbers are one group.
     """
-    images, labels = torch.cat([s.images for s in splits]), torch.cat([s.labels for s in splits])
+    labels, images = torch.cat([s.labels for s in splits]), _joined([s.images for s in splits])
     groups = [s.groups for s in splits if s.groups is not None]
     if len(groups) < len(splits):
         return Split(images, labels)
@@ -66,6 +73,13 @@ def concat(splits: Sequence[Split], apart: bool = False) -> Split:
         first = np.cumsum([0, *(len(found) for found, _ in codes)])
         groups = [code + int(start) for (_, code), start in zip(codes, first[:-1], strict=True)]
     return Split(images, labels, torch.cat(groups))
+
+
+def _joined(images: Sequence[Tensor]) -> Tensor:
+    """Join images; where some are stored, nothing is read, and empty ones in memory are left out."""
+    if not any(isinstance(each, StoredImages) for each in images):
+        return torch.cat(list(images))
+    return join([each for each in images if len(each)] or [images[0]])
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -50,6 +50,8 @@ class RawSource:
         """The number of class names, or else the largest label plus one."""
         if self.class_names is not None:
             return len(self.class_names)
+        if self.train.labels.ndim == 2:
+            return self.train.labels.shape[1]
         return 1 + max(int(s.labels.max()) if len(s) else -1 for s in self.splits)
 
 
