@@ -3,6 +3,7 @@
 from fedmerge.cli import (
     analyse,
     bench,
+    cohorts,
     commands,
     compare,
     deployment,
@@ -19,6 +20,6 @@ from fedmerge.cli import (
 from fedmerge.cli.app import app, main
 
 __all__ = [
-    "analyse", "app", "bench", "commands", "compare", "deployment", "doctor", "main", "merge", "models",
-    "new", "report", "results", "serve", "tune", "verify",
+    "analyse", "app", "bench", "cohorts", "commands", "compare", "deployment", "doctor", "main", "merge",
+    "models", "new", "report", "results", "serve", "tune", "verify",
 ]  # fmt: skip

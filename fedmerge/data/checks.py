@@ -34,6 +34,7 @@ def remarks(cohort: Cohort) -> dict[str, str]:
     found |= dict(_classes(cohort, here))
     found |= dict(_copies(here, facts))
     found |= dict(_twice_in_a_site(here, facts))
+    found |= dict(_patients_across(here))
     return found
 
 
@@ -158,6 +159,29 @@ def _twice_in_a_site(here: Mapping[str, Site], facts: Mapping[str, Facts]) -> It
                 (
                     f"patients with images in both {first} and {second} of one hospital: "
                     f"{sum(patients.values())} ({_named(patients)})."
+                ),
+            )
+
+
+def _patients_across(here: Mapping[str, Site]) -> Iterator[tuple[str, str]]:
+    """Patients of an unseen hospital whom a hospital that trains has, too, as one source names them."""
+    for name, site in here.items():
+        own = site.everything.groups
+        if not site.unseen or own is None or not site.registry:
+            continue
+        shared = {}
+        for other, held in here.items():
+            theirs = held.everything.groups
+            if not held.unseen and held.registry == site.registry and theirs is not None:
+                shared[other] = len(np.intersect1d(own, theirs))
+        if any(shared.values()):
+            counts = {other: n for other, n in shared.items() if n}
+            yield (
+                f"patients {name}",
+                (
+                    f"patients of the unseen {name} of whom a hospital that trains has images: "
+                    f"{sum(counts.values())} ({_named(counts)}): for these, its scores are not those of new "
+                    "patients."
                 ),
             )
 

@@ -10,16 +10,20 @@ import numpy as np
 import torch
 
 from fedmerge.data import scanner
+from fedmerge.data.cache.stored import StoredImages
 from fedmerge.data.classes import check_task, check_taught, class_names, who_takes
 from fedmerge.data.enough import check_enough
 from fedmerge.data.facts import Facts, facts_of
-from fedmerge.data.images import Split, concat, resize, to_channels
-from fedmerge.data.partition import divide, draw_proportions
-from fedmerge.data.raw import RawSource, check_labels
+from fedmerge.data.files.fit import fitted
+from fedmerge.data.images import Split, concat, to_channels
+from fedmerge.data.labels import relabel, renamed
+from fedmerge.data.partition import draw_proportions
+from fedmerge.data.patients import divide_whole
+from fedmerge.data.raw import RawSource
 from fedmerge.data.scanner import Appearance
 from fedmerge.data.sources import REMOTE, load_source, medmnist_set, source_key
 from fedmerge.data.spec import CohortSpec, SiteSpec
-from fedmerge.errors import Faults, FedMergeError, nearest, unknown
+from fedmerge.errors import Faults, FedMergeError, unknown
 from fedmerge.seeding import numpy_generator
 from fedmerge.tasks import MULTICLASS, TASKS, Task
 from fedmerge.tasks.label_sets import strata
@@ -32,7 +36,8 @@ Names = tuple[str, ...]
 class Site:
     """One hospital: its images (train, val, test; see ``Split``) and where they come from.
 
-    facts: of all its images as they were before its scanner.
+    facts: of all its images as they were before its scanner. registry: names what numbers its patients;
+    patients of one number are one person where sites have one registry.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Site:
     scanner: tuple[Appearance, ...] = ()
     facts: Facts | None = None
     task: Task = MULTICLASS
+    registry: str = ""
 
     @property
     def remote(self) -> bool:
@@ -138,14 +144,17 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
         if spec.source_of(site) == REMOTE:
             continue
         with faults.kept():
-            key = source_key(spec.source_of(site), spec.folder, spec.size)
-            groups.setdefault(key, []).append(site)
+            labels = tuple(sorted((site.labels or {}).items()))
+            source = source_key(spec.source_of(site), spec.folder, spec.size)
+            groups.setdefault((source, spec.reading_of(site).key, labels), []).append(site)
     _check_one_size(spec, [members[0] for members in groups.values()])
     allow = spec.left_out == "allow"
     for key, members in groups.items():
         source = spec.source_of(members[0])
+        how, first = spec.reading_of(members[0]), members[0]
         with faults.kept():
-            raws[key] = load_source(source, spec.folder, spec.size, spec.channels, allow)
+            raw = load_source(source, spec.folder, spec.size, spec.channels, allow, how)
+            raws[key] = renamed(raw, first.labels, first.name)
     faults.say()
     owner = {members[0].name: raws[key] for key, members in groups.items()}
     check_task(spec, owner)
@@ -176,7 +185,7 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
             check_enough(spec, site, kept, shared[site.name], len(names))
             sites.append(_site(spec, site, kept, names, seed))
     faults.say()
-    reading = tuple(remark for raw in raws.values() for remark in raw.remarks)
+    reading = tuple(remark for raw in raws.values() for remark in (*raw.remarks, *_stretched(spec, raw)))
     return Cohort(spec.name, spec.title or spec.name, tuple(sites), spec.folder, reading)
 
 
@@ -208,32 +217,13 @@ def _nothing(spec: CohortSpec, owner: dict[str, RawSource], classes: int) -> Spl
     return Split(images, torch.empty(0, dtype=torch.int64))
 
 
-def relabel(raw: RawSource, names: Names, where: str) -> Splits:
-    """Return the splits with labels as positions in ``names``: by name for folders, else kept and checked.
-
-    Raises ``FedMergeError`` that begins with ``where`` for a class that is not in ``names``.
-    """
-    if not raw.by_name or raw.class_names is None:
-        for split in raw.splits:
-            check_labels(split, len(names), f"{where}, source '{raw.text}'")
-        return raw.splits
-    for name in raw.class_names:
-        if name not in names:
-            raise FedMergeError(
-                f"{where}: the folder '{name}' of {raw.text} is none of the classes {', '.join(names)}."
-                f"{nearest(name, names)} Rename the folder, or name it under classes:."
-            )
-    lookup = torch.tensor([names.index(name) for name in raw.class_names])
-    train, val, test = (replace(split, labels=lookup[split.labels]) for split in raw.splits)
-    return train, val, test
-
-
 def _share_out(
     spec: CohortSpec, splits: Splits, members: Sequence[SiteSpec], takes: np.ndarray, seed: int, text: str
 ) -> dict[str, Splits]:
     """Divide one source over its sites, each split in the same proportions. takes: ``who_takes``.
 
-    Where an image has several labels, its label set is divided as a class is (``tasks.label_sets``).
+    Where an image has several labels, its label set is divided as a class is (``tasks.label_sets``). A
+    patient's images in a split go to one site.
     """
     if len(members) == 1:
         return {members[0].name: splits}
@@ -246,7 +236,10 @@ def _share_out(
         takes = np.ones((len(members), int(codes.max(initial=0)) + 1), dtype=bool)
     proportions = draw_proportions(takes.shape[1], shares, skews, rng, takes)
     ends = np.cumsum([len(split) for split in splits])[:-1]
-    indices = [divide(part, proportions, rng) for part in np.split(codes, ends)]
+    pieces = np.split(codes, ends)
+    indices = [
+        divide_whole(split, part, proportions, rng) for split, part in zip(splits, pieces, strict=True)
+    ]
     return {
         site.name: (
             splits[0].select(indices[0][i]),
@@ -291,11 +284,30 @@ def _site(spec: CohortSpec, site: SiteSpec, splits: Splits, names: Names, seed: 
     lengths = [len(split) for split in (train, val, test)]
     whole = concat((train, val, test))  # shifted as one, so that a scanner's traits hold for all splits
     images = to_channels(whole.images, spec.channels) if spec.channels else whole.images
-    images = resize(images, spec.size) if spec.size else images
-    facts = facts_of(images)
+    images = fitted(images, spec.size, spec.reading_of(site).read.fit)
+    facts = images.facts() if isinstance(images, StoredImages) else facts_of(images)
     images = scanner.apply(images, site.scanner, seed, site.name)
     pieces = zip((train, val, test), images.split(lengths), strict=True)
     train, val, test = (replace(split, images=piece.contiguous()) for split, piece in pieces)
     source = str(spec.source_of(site))
     task = TASKS[spec.task]
-    return Site(site.name, source, train, val, test, names, site.unseen, site.scanner, facts, task)
+    registry = registry_of(spec, site) if whole.groups is not None else ""
+    return Site(site.name, source, train, val, test, names, site.unseen, site.scanner, facts, task, registry)
+
+
+def registry_of(spec: CohortSpec, site: SiteSpec) -> str:
+    """Return what numbers a site's patients: its source, however written, whichever rows it takes."""
+    return str(source_key(spec.source_of(site), spec.folder, spec.size))
+
+
+def _stretched(spec: CohortSpec, raw: RawSource) -> list[str]:
+    """Say that images of one size that is not square are stretched."""
+    _, height, width = raw.shape
+    if spec.size is None or height == width or not len(raw.train) or (spec.read and spec.read.fit):
+        return []
+    return [
+        f"{raw.text}: its images of {width} x {height} px were stretched to {spec.size} x {spec.size}: "
+        f"set read: "
+        "{fit: crop} or {fit: pad} in the cohort to keep their aspect ratio, or {fit: stretch} if it is "
+        "meant."
+    ]

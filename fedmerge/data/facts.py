@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,20 @@ class Facts:
     def flat(self) -> np.ndarray:
         """Which images have one value in all pixels and channels: bool, N."""
         return self.lowest == self.highest
+
+    def at(self, index: np.ndarray) -> Facts:
+        """Return the facts of the images at ``index``, integers."""
+        digests = tuple(self.digests[i] for i in index.tolist())
+        return Facts(digests, self.lowest[index], self.highest[index])
+
+
+def facts_together(facts: Sequence[Facts]) -> Facts:
+    """Return the facts of several sets of images as those of one, one after the other."""
+    if len(facts) == 1:
+        return facts[0]
+    digests = tuple(digest for each in facts for digest in each.digests)
+    lowest, highest = ([getattr(each, name) for each in facts] for name in ("lowest", "highest"))
+    return Facts(digests, np.concatenate(lowest), np.concatenate(highest))
 
 
 def facts_of(images: Tensor) -> Facts:

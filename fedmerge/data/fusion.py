@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_serializer, model_validator
 
-from fedmerge.data.cohort import Cohort, Site, relabel
+from fedmerge.data.cohort import Cohort, Site
 from fedmerge.data.images import Split, resize, to_channels
+from fedmerge.data.labels import relabel
 from fedmerge.data.partition import largest_remainder
 from fedmerge.data.raw import RawSource
 from fedmerge.data.sources import load_source, medmnist_set, source_key

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fedmerge.data.cache.stored import StoredImages, join
 from fedmerge.errors import FedMergeError
 from fedmerge.tasks.label_sets import strata
 
@@ -18,8 +19,8 @@ from fedmerge.tasks.label_sets import strata
 class Split:
     """Images with their labels.
 
-    images: uint8 Tensor, N x C x H x W, values 0-255, on the CPU. labels: int64 Tensor, N; or, of several
-    findings an image, uint8 Tensor of 0 and 1, N x F.
+    images: uint8 Tensor, N x C x H x W, values 0-255, on the CPU (or a ``StoredImages``, on disk). labels:
+    int64 Tensor, N; or, of several findings an image, uint8 Tensor of 0 and 1, N x F.
     groups: int64 Tensor, N, whose image each one is (patients); None where that is not known.
     Raises ``FedMergeError`` for another dtype or shape.
     """
@@ -71,7 +72,8 @@ class Split:
     def select(self, index: np.ndarray | Tensor) -> Split:
         """The samples at ``index`` (integers, or a mask), in that order."""
         at = torch.as_tensor(index)
-        return Split(self.images[at], self.labels[at], None if self.groups is None else self.groups[at])
+        images = self.images.pick(at) if isinstance(self.images, StoredImages) else self.images[at]
+        return Split(images, self.labels[at], None if self.groups is None else self.groups[at])
 
 
 def concat(splits: Sequence[Split], apart: bool = False) -> Split:
@@ -79,7 +81,7 @@ def concat(splits: Sequence[Split], apart: bool = False) -> Split:
 
     apart: groups of two splits are never the same, whatever their numbers; else equal numbers are one group.
     """
-    images, labels = torch.cat([s.images for s in splits]), torch.cat([s.labels for s in splits])
+    labels, images = torch.cat([s.labels for s in splits]), _joined([s.images for s in splits])
     groups = [s.groups for s in splits if s.groups is not None]
     if len(groups) < len(splits):
         return Split(images, labels)
@@ -88,6 +90,13 @@ def concat(splits: Sequence[Split], apart: bool = False) -> Split:
         first = np.cumsum([0, *(len(found) for found, _ in codes)])
         groups = [code + int(start) for (_, code), start in zip(codes, first[:-1], strict=True)]
     return Split(images, labels, torch.cat(groups))
+
+
+def _joined(images: Sequence[Tensor]) -> Tensor:
+    """Join images; where some are stored, nothing is read, and empty ones in memory are left out."""
+    if not any(isinstance(each, StoredImages) for each in images):
+        return torch.cat(list(images))
+    return join([each for each in images if len(each)] or [images[0]])
 
 
 def resize(images: Tensor, size: int) -> Tensor:

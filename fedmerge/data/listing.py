@@ -49,10 +49,10 @@ class Found:
             where = ", ".join(
                 f"{name or 'beside the classes'} {n.total()}" for name, n in self.lost.items() if n
             )
-            parts.append(f"{kinds.total()} files are left out ({_listed(kinds)}; {where})")
+            parts.append(f"{kinds.total()} files are left out ({counted(kinds)}; {where})")
         if self.skipped:
             parts.append(
-                f"{self.skipped.total()} files that are no images are skipped ({_listed(self.skipped)})"
+                f"{self.skipped.total()} files that are no images are skipped ({counted(self.skipped)})"
             )
         return f"{text}: {'; '.join(parts)}." if parts else ""
 
@@ -67,9 +67,9 @@ def find_pictures(path: Path, allow: bool = False) -> Found:
     folders that differ only in case or in how their letters are encoded.
     """
     found = Found()
-    splits = _splits(path)
+    splits = splits_in(path)
     for split, folder in splits.items():
-        classes = {_name(p): p for p in _folders(folder)}
+        classes = {class_of(p): p for p in folders_in(folder)}
         if not classes:
             raise FedMergeError(
                 f"{folder} has no subfolders: put the images of each class into a folder of its own."
@@ -85,9 +85,9 @@ def find_pictures(path: Path, allow: bool = False) -> Found:
     return found
 
 
-def _splits(path: Path) -> dict[str, Path]:
+def splits_in(path: Path) -> dict[str, Path]:
     """The folders of the splits, or the folder itself under an empty name."""
-    folders = list(_folders(path))
+    folders = list(folders_in(path))
     kinds = {p.name: SPLIT_NAMES.get(p.name.casefold()) for p in folders}
     named = [name for name, kind in kinds.items() if kind]
     if not named:
@@ -108,16 +108,16 @@ def _splits(path: Path) -> dict[str, Path]:
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
 
-def _folders(path: Path) -> Iterator[Path]:
-    return (p for p in sorted(path.iterdir()) if p.is_dir() and not _is_junk(p.name))
+def folders_in(path: Path) -> Iterator[Path]:
+    return (p for p in sorted(path.iterdir()) if p.is_dir() and not is_junk(p.name))
 
 
-def _name(folder: Path) -> str:
+def class_of(folder: Path) -> str:
     """Return a folder's class name in composed letters (NFC): macOS decomposes them."""
     return unicodedata.normalize("NFC", folder.name)
 
 
-def _is_junk(name: str) -> bool:
+def is_junk(name: str) -> bool:
     return name.startswith(".") or name.casefold() in JUNK
 
 
@@ -125,8 +125,8 @@ def _in_class(folder: Path, name: str, found: Found) -> list[Path]:
     """List the images of one class in order of name; count its other files in ``found``."""
     lost, pictures = found.lost.setdefault(name, Counter()), []
     for place in sorted(folder.iterdir()):
-        if _is_junk(place.name):
-            found.skipped[_junk_kind(place)] += 1
+        if is_junk(place.name):
+            found.skipped[junk_kind(place)] += 1
         elif place.is_dir():
             _count_deeper(place, lost, found.skipped)
         elif _is_image(place):
@@ -149,14 +149,14 @@ def _kind(place: Path) -> str:
     return place.suffix.lower() or "without a suffix" if place.is_file() else "no plain files"
 
 
-def _junk_kind(place: Path) -> str:
+def junk_kind(place: Path) -> str:
     return "._*" if place.name.startswith("._") else place.name
 
 
 def _count_deeper(folder: Path, lost: Counter[str], skipped: Counter[str]) -> None:
     for _, folders, files in os.walk(folder):
-        junk = [name for name in (*folders, *files) if _is_junk(name)]
-        skipped.update(_junk_kind(Path(name)) for name in junk)
+        junk = [name for name in (*folders, *files) if is_junk(name)]
+        skipped.update(junk_kind(Path(name)) for name in junk)
         folders[:] = [name for name in folders if name not in junk]
         rest = [Path(name).suffix.lower() for name in files if name not in junk]
         skipped.update(suffix for suffix in rest if suffix in NOTES)
@@ -168,8 +168,8 @@ def _beside(folder: Path, found: Found) -> None:
     """Count in ``found`` the files that lie beside the folders of classes or splits."""
     lost = found.lost.setdefault("", Counter())
     for place in sorted(folder.iterdir()):
-        if _is_junk(place.name):
-            found.skipped[_junk_kind(place)] += 1
+        if is_junk(place.name):
+            found.skipped[junk_kind(place)] += 1
         elif not place.is_dir():
             suffix = place.suffix.lower()
             known = suffix in SUFFIXES + OTHERS
@@ -186,8 +186,8 @@ def _check_names(path: Path, names: Iterable[str], folders: Iterable[Path]) -> N
                 "one class one folder."
             )
     for folder in folders:
-        places = list(_folders(folder))
-        if len({_name(place) for place in places}) < len(places):
+        places = list(folders_in(folder))
+        if len({class_of(place) for place in places}) < len(places):
             raise FedMergeError(f"{folder} has two folders of one name, encoded in two ways: leave one.")
 
 
@@ -203,7 +203,7 @@ def _check_lost(path: Path, found: Found, allow: bool) -> None:
                 (found.lost[_place(split, name)] for split in found.files if name in found.files[split]),
                 Counter(),
             )
-            was = f", but {_listed(kinds)}" if kinds else ""
+            was = f", but {counted(kinds)}" if kinds else ""
             raise FedMergeError(
                 f"{path}: the class '{name}' holds no images{was}: images are {KINDS}, directly in "
                 "the folder of their class. Add some, or remove the folder."
@@ -221,7 +221,7 @@ def _check_lost(path: Path, found: Found, allow: bool) -> None:
         more = f" and {len(over) - 5} more" if len(over) > 5 else ""
         raise FedMergeError(
             f"{path}: more than a tenth of the files would be left out ({', '.join(over[:5])}{more}): "
-            f"{_listed(kinds)}. Save them as {KINDS}, directly in the folder of their class, or set "
+            f"{counted(kinds)}. Save them as {KINDS}, directly in the folder of their class, or set "
             "left_out: allow in their cohort to go on without them."
         )
 
@@ -230,7 +230,7 @@ def _place(split: str, name: str) -> str:
     return f"{split}/{name}" if split else name
 
 
-def _listed(kinds: Counter[str]) -> str:
+def counted(kinds: Counter[str]) -> str:
     first = kinds.most_common(6)
     more = f", {len(kinds) - 6} more kinds" if len(kinds) > 6 else ""
     return ", ".join(f"{n} {kind}" for kind, n in first) + more

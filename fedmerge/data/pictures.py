@@ -12,6 +12,8 @@ import torch
 from PIL import Image, ImageCms, ImageFile, ImageOps
 from torch import Tensor
 
+from fedmerge.data.files.levels import ADVICE, to_bytes
+from fedmerge.data.reading import ReadOptions
 from fedmerge.errors import FedMergeError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
@@ -22,6 +24,8 @@ SUFFIXES = (
 KINDS = "PNG, JPEG, WebP, TIFF, BMP, GIF, PNM or JPEG 2000"
 GREY = ("1", "L", "LA", "La")
 COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+"""Grey of more than 8 bits, which a window or percentiles bring to 8."""
 SRGB_GAMMA = 1 / 2.2
 MOST_PIXELS = 100_000_000
 """Of one image; a header that says more is refused before anything is decoded."""
@@ -41,13 +45,17 @@ def is_picture(file: Path) -> bool:
         return False
 
 
-def read_picture(file: Path) -> Tensor:
+def read_picture(file: Path, read: ReadOptions | None = None) -> Tensor:
     """Read one image as uint8 1 x C x H x W, grey (C = 1) or RGB (C = 3); its content decides its kind.
+
+    read: its window or percentiles bring grey images of more than 8 bits to 8; images of 8 bits are left as
+    they are.
 
     EXIF orientation is applied (unreadable EXIF is ignored), a colour profile is converted to sRGB
     (one that says sRGB is left alone), alpha is dropped where every pixel is opaque. Raises ``FedMergeError``
     that begins with the file's name for a file that is empty, damaged or of too many pixels, several images
-    in one file, more than 8 bits a channel (also where Pillow would take the upper 8), transparent pixels,
+    in one file, more than 8 bits a channel without ``read`` (of colours in any case, also where Pillow would
+    take the upper 8), transparent pixels,
     colours other than grey and RGB (CMYK, Lab, YCbCr), a profile that cannot be applied, and a PNG of another
     gamma.
     """
@@ -55,13 +63,15 @@ def read_picture(file: Path) -> Tensor:
         raise FedMergeError(f"{file} is empty (0 bytes): replace or remove it.")
     try:
         with Image.open(file, formats=FORMATS) as image:
-            if fault := _too_large(image) or _fault(image):
+            deep = read is not None and (read.window or read.percentiles) and _is_deep(image)
+            if fault := _too_large(image) or _fault(image, bool(deep)):
                 raise FedMergeError(f"{file} {fault}")
+            limits, white = (_limits(image), _white_is_zero(image)) if deep else ((0.0, 255.0), False)
             image.load()
             upright = ImageOps.exif_transpose(image)
             if fault := _see_through(upright):
                 raise FedMergeError(f"{file} {fault}")
-            array = _pixels(upright)
+            array = _deep_pixels(file, upright, read, limits, white) if deep and read else _pixels(upright)
     except FedMergeError:
         raise
     except Image.DecompressionBombError as error:
@@ -82,14 +92,47 @@ def _too_large(image: ImageFile.ImageFile) -> str:
     return f"{TOO_LARGE} (it says {width:,} x {height:,})." if width * height > MOST_PIXELS else ""
 
 
-def _fault(image: ImageFile.ImageFile) -> str:
-    """Return why an image is refused by its header; empty where it is not."""
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    return image.mode in DEEP and (_bits(image) > 8 or _signed(image))
+
+
+def _limits(image: ImageFile.ImageFile) -> tuple[float, float]:
+    """Return the least and the greatest value that a deep image's bits can say; of floats 0 and 1."""
+    bits, kinds = _bits(image), ()
+    if image.format == "TIFF":
+        kinds = image.tag_v2.get(339, ())  # type: ignore[attr-defined]
+    if 3 in kinds or image.mode == "F":
+        return 0.0, 1.0
+    return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if 2 in kinds else (0.0, 2.0**bits - 1)
+
+
+def _white_is_zero(image: ImageFile.ImageFile) -> bool:
+    return image.format == "TIFF" and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
+
+
+def _deep_pixels(
+    file: Path, image: Image.Image, read: ReadOptions, limits: tuple[float, float], white: bool
+) -> np.ndarray:
+    """Return a deep image's pixels as uint8 H x W, black as 0. white: 0 is white in the file."""
+    options = read.model_copy(update={"window": None}) if read.window == "file" else read
+    try:
+        shown = to_bytes(np.asarray(image), options, limits)
+    except FedMergeError as error:
+        raise FedMergeError(f"{file} {error}") from None
+    return 255 - shown if white else shown
+
+
+def _fault(image: ImageFile.ImageFile, deep: bool) -> str:
+    """Return why an image is refused by its header; empty where it is not. deep: more bits are fine."""
     frames, bits = getattr(image, "n_frames", 1), _bits(image)
     if frames > 1:
         return f"holds {frames} images (frames or pages): save the one that is meant as a file of its own."
+    if deep:
+        return ""
     if bits > 8 or _signed(image):
         found = f"{bits} bits a channel" if bits > 8 else "values that are no bytes"
-        return f"is not an 8-bit image (mode {image.mode}, {found}): convert it to 8 bits."
+        advice = f"{ADVICE}, or convert it to 8 bits" if _is_deep(image) else "convert it to 8 bits"
+        return f"is not an 8-bit image (mode {image.mode}, {found}): {advice}."
     if image.mode not in GREY + COLOUR:
         return f"has the colours {image.mode}: save it as RGB or grey."
     gamma: float = image.info.get("gamma", SRGB_GAMMA)

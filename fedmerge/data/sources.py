@@ -1,8 +1,8 @@
 """Where a hospital's images come from: a source is one string in YAML, or arrays in memory.
 
 ``digits``, ``digit-pairs`` (embedded in scikit-learn), ``medmnist:NAME`` (or ``medmnist:NAME_64``, ``_128``,
-``_224``), ``npz:PATH``, ``folder:PATH``, or ``Arrays``; or ``remote``: the images are at the hospital and not
-here. ``SOURCES`` holds the kinds; a plug-in can add one.
+``_224``), ``npz:PATH``, ``folder:PATH``, ``csv:FILE``, ``parquet:FILE``, ``dicom:DIR``, or ``Arrays``; or
+``remote``: the images are at the hospital and not here. ``SOURCES`` holds the kinds; a plug-in can add one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ import numpy as np
 import torch
 
 from fedmerge.data import medmnist
+from fedmerge.data.dicom_folders import read_dicom_folder
 from fedmerge.data.digit_pairs import digit_pairs
 from fedmerge.data.digits import digits
+from fedmerge.data.files.many import Look
 from fedmerge.data.folders import read_folder
 from fedmerge.data.images import Split
+from fedmerge.data.listed import Listed, read_listed
 from fedmerge.data.npz import read_npz
 from fedmerge.data.raw import RawSource, raw_source, split_from_arrays, stratified
+from fedmerge.data.reading import Reading
 from fedmerge.data.source_kinds import SOURCES, Source, SourceRequest
+from fedmerge.data.tables import files_of, read_table
 from fedmerge.errors import FedMergeError, nearest, short
 from fedmerge.schema.validation import is_there
 
@@ -61,19 +66,22 @@ def load_source(
     size: int | None = None,
     channels: int | None = None,
     allow: bool = False,
+    how: Reading | None = None,
 ) -> RawSource:
     """Load a source: three splits, class names or None, images in their native size.
 
-    folder: where relative paths may also start (the folder of the YAML file). size, channels: given to image
-    folders, whose images may differ. Of ``medmnist:NAME`` with a size of 64, 128 or 224 MedMNIST's own file
-    of that size is read; where it cannot be had but the one of 28 px is here, that is read, with a remark.
-    allow: image folders may leave out files (see ``find_pictures``). Raises ``FedMergeError`` for an unknown
-    form, a missing or damaged file, labels outside the classes, and images that are not here.
+    folder: where relative paths may also start (the folder of the YAML file). size, channels: given to
+    sources of single files, whose images may differ. how: the hospital's options of pixels and columns. Of
+    ``medmnist:NAME`` with a size of 64, 128 or 224 MedMNIST's own file of that size is read; where it
+    cannot be had but the one of 28 px is here, that is read, with a remark. allow: image folders may leave
+    out files (see ``find_pictures``). Raises ``FedMergeError`` for an unknown form, a missing or damaged
+    file, labels outside the classes, and images that are not here.
     """
     if isinstance(source, Arrays):
         return _from_arrays(source)
     kind, rest = parse_source(source)
-    found = SOURCES[kind].call(SourceRequest(source, rest, folder, size, channels, allow))
+    asked = SourceRequest(source, rest, folder, size, channels, allow, how or Reading())
+    found = SOURCES[kind].call(asked)
     if isinstance(found, Arrays):
         return replace(_from_arrays(found), text=source)
     if not isinstance(found, RawSource):
@@ -189,7 +197,7 @@ def locate(name: str, folder: Path | None, source: str) -> Path:
             "set the environment variable FEDMERGE_DATA to the folder that has it."
         )
     kind = source.partition(":")[0]
-    if found.is_dir() != (kind == "folder"):
+    if found.is_dir() != (kind in ("folder", "dicom")):
         what, other = ("a folder", "folder") if found.is_dir() else ("a file", "npz")
         raise FedMergeError(f"source '{source}': {found} is {what}: write {other}:{name}.")
     return found
@@ -215,7 +223,49 @@ def _npz(asked: SourceRequest) -> RawSource:
 @SOURCES.source("folder", form="folder:PATH", key=_path)
 def _folder(asked: SourceRequest) -> RawSource:
     """A folder of images, a folder a class."""
-    return read_folder(_path(asked), asked.text, asked.size, asked.channels, asked.allow)
+    return read_folder(_path(asked), asked.text, _look(asked), asked.allow)
+
+
+@SOURCES.source("dicom", form="dicom:PATH", key=_path)
+def _dicom(asked: SourceRequest) -> RawSource:
+    """A folder of DICOM files, a folder a class, at any depth below it; patients as the files say."""
+    return read_dicom_folder(_path(asked), asked.text, _look(asked))
+
+
+def _listed_files(asked: SourceRequest) -> list[Path]:
+    return files_of(_path(asked), asked.how.table)
+
+
+def _table(asked: SourceRequest) -> RawSource:
+    path, table = _path(asked), asked.how.table
+    items, everybody = read_table(path, table, asked.how.site)
+    remarks: tuple[str, ...] = ()
+    there = [item for item in items if item.file.is_file()] if asked.allow else items
+    if len(there) < len(items):
+        gone = len(items) - len(there)
+        remarks = (
+            f"{asked.text}: {gone} of {len(items)} rows name a file that is not there, and are left out.",
+        )
+    if not there:
+        raise FedMergeError(f"{path}: none of the files that it names is there, such as {items[0].file}.")
+    listed = Listed(there, asked.text, path, "table", table.findings, everybody, remarks=remarks)
+    return read_listed(listed, _look(asked))
+
+
+@SOURCES.source("csv", form="csv:PATH", key=_path, files=_listed_files)
+def _csv(asked: SourceRequest) -> RawSource:
+    """A table of image files: a row an image, with its class or findings, split and patient."""
+    return _table(asked)
+
+
+@SOURCES.source("parquet", form="parquet:PATH", key=_path, files=_listed_files)
+def _parquet(asked: SourceRequest) -> RawSource:
+    """A table of image files, as csv, in a parquet file."""
+    return _table(asked)
+
+
+def _look(asked: SourceRequest) -> Look:
+    return Look(asked.how.read, asked.size, asked.channels)
 
 
 @SOURCES.source(REMOTE, form=REMOTE)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     InstanceOf,
@@ -21,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedmerge.data.reading import Reading, ReadOptions, TableOptions, over
 from fedmerge.data.scanner import Appearance
 from fedmerge.data.sources import REMOTE, Arrays, parse_source
 from fedmerge.errors import Faults, FedMergeError, short, unknown
@@ -56,6 +58,15 @@ ClassName = Annotated[str, AfterValidator(_composed)]
 Skew = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ClassLabel = Annotated[int, Field(ge=0)]
 Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+def _texts(given: Any) -> Any:
+    """Return a mapping with its keys as texts: YAML reads the class 0 as a number."""
+    numbers = isinstance(given, dict) and all(type(key) in (int, str) for key in given)
+    return {str(key): value for key, value in given.items()} if numbers else given
+
+
+Labels = Annotated[dict[str, ClassName], BeforeValidator(_texts), Field(min_length=1)]
 SourceText = Annotated[str, AfterValidator(_known_form)]
 SourceArrays = Annotated[InstanceOf[Arrays], PlainSerializer(str, return_type=str)]
 
@@ -66,6 +77,19 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Readable(Frozen):
+    """The sections ``read`` and ``table`` of a cohort or a site; written only where they are set."""
+
+    read: ReadOptions | None = None
+    table: TableOptions | None = None
+
+    @model_serializer(mode="wrap")
+    def _where_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        later = ("read", "table", "labels")
+        return {key: value for key, value in written.items() if key not in later or value is not None}
+
+
 class Minimum(Frozen):
     """The least training images and classes that a hospital must have."""
 
@@ -73,7 +97,7 @@ class Minimum(Frozen):
     classes: int = Field(default=2, ge=1)
 
 
-class SiteSpec(Frozen):
+class SiteSpec(Readable):
     """One hospital.
 
     source: default is the cohort's; ``remote``: the images are at the hospital, whose own file says the
@@ -83,7 +107,8 @@ class SiteSpec(Frozen):
     classes: by name or label, the only ones it takes of its source; a class that several list is divided
     by share, and one that nobody lists goes to the sites without a list. limit: at most so many training
     images. scanner: appearance shifts, applied in order. unseen: it does not train, it is where the fused
-    model is deployed.
+    model is deployed. labels: what the cohort calls a class that this hospital calls otherwise; several may
+    become one. read, table: how its files are read; what they do not set is the cohort's.
     """
 
     name: Name
@@ -97,6 +122,7 @@ class SiteSpec(Frozen):
     limit: int | None = Field(default=None, ge=1)
     scanner: tuple[Appearance, ...] = ()
     unseen: bool = False
+    labels: Labels | None = None
 
     @property
     def follows(self) -> bool:
@@ -111,7 +137,7 @@ def _named_apart(sites: tuple[SiteSpec, ...]) -> tuple[SiteSpec, ...]:
     return sites
 
 
-class CohortSpec(Frozen):
+class CohortSpec(Readable):
     """The hospitals of one experiment.
 
     source: default of the sites. size: all images as size x size. channels: all images grey (1) or RGB (3).
@@ -122,7 +148,8 @@ class CohortSpec(Frozen):
     drawn by the seed, are cut into as many groups as a source has such sites, and each takes one group; the
     other sites without a list of classes keep their share of every class. left_out: ``allow`` reads image
     folders although a class loses more than a tenth of its files, because they are none that can be read or
-    lie deeper. From Python, a source may be ``Arrays``.
+    lie deeper, and tables although files that they name are not there. read, table: how files are read, of
+    sites that do not say it. From Python, a source may be ``Arrays``.
     """
 
     name: Name
@@ -148,6 +175,11 @@ class CohortSpec(Frozen):
         source = site.source if site.source is not None else self.source
         assert source is not None
         return source
+
+    def reading_of(self, site: SiteSpec) -> Reading:
+        """Return how a site's files are read: what it does not set is the cohort's."""
+        read = over(ReadOptions, self.read, site.read)
+        return Reading(read, over(TableOptions, self.table, site.table), site.name)
 
     @model_validator(mode="after")
     def _sites_fit(self) -> CohortSpec:
@@ -185,7 +217,8 @@ class CohortSpec(Frozen):
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
-        return {key: value for key, value in written.items() if key != "task" or value != "multiclass"}
+        usual = {"task": "multiclass", "read": None, "table": None}
+        return {key: value for key, value in written.items() if key not in usual or value != usual[key]}
 
 
 def read_cohort(name_or_path: str | Path, near: Path | None = None) -> CohortSpec:

@@ -16,6 +16,7 @@ from fedmerge.analysis import METRICS
 from fedmerge.analysis.diagnosis.rows import ABOUT
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks import remarks, together
+from fedmerge.data.progress import telling
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.reading import read_experiment
@@ -91,7 +92,8 @@ def run(
         raise FedMergeError("give a configuration to run, or --resume with the folder of a run.")
     experiment, spec = read_experiment(config, changes, seed, device, plugins=plugins)
     where = pick_device(experiment.device)
-    first = build_cohort(spec, experiment.seeds[0])  # reports bad data before anything is written
+    with telling(progress):
+        first = build_cohort(spec, experiment.seeds[0])  # reports bad data before anything is written
     check_seeds(experiment, spec, first, elsewhere=getattr(backend, "remote", False))
     check_trackers(experiment.trackers)
     with open_backend(backend) as (place, threads), reproducible(experiment.threads or threads):
@@ -123,7 +125,8 @@ def _go_on(
             result = open_checked(folder)
             return replace(result, remarks=(finished, *result.remarks))
         where = pick_device(experiment.device)
-        first = build_cohort(spec, experiment.seeds[0])
+        with telling(progress):
+            first = build_cohort(spec, experiment.seeds[0])
         manifest.begin(folder, "run")
         threads = kept.threads if kept is not None else experiment.threads
         with open_backend(backend) as (place, own), reproducible(threads or own):

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 from flwr.app import Message
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from fedmerge.data import Site
 from fedmerge.data.facts import Facts, facts_of
@@ -72,7 +73,7 @@ def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM) -> Inspect
         test=sizes[2],
         shape=(images.shape[1], images.shape[2], images.shape[3]),
         classes=dict(zip(site.class_names, said, strict=True)),
-        intensities=_intensities(images.numpy(), wish.bins, least),
+        intensities=_intensities(images, wish.bins, least),
         duplicates=told([_copies(facts)], least)[0],
         flat=told([int(facts.flat.sum())], least)[0],
     )
@@ -99,13 +100,13 @@ def told_findings(counts: Sequence[int], images: int, least: int) -> list[Any]:
     return [f"<{least}" if 0 < n < least else "hidden" if 0 < images - n < least else n for n in counts]
 
 
-def _intensities(images: np.ndarray, bins: int, least: int) -> list[float | None]:
+def _intensities(images: Tensor, bins: int, least: int) -> list[float | None]:
     """Return the share of pixels in each bin; None for a bin of fewer than ``least`` images, but not of 0."""
     if len(images) < least:
         return []
     edges = np.arange(256) * bins // 256
     pixels, owners = np.zeros(bins, dtype=np.int64), np.zeros(bins, dtype=np.int64)
-    for image in images:
+    for image in (each for piece in images.split(256) for each in piece.numpy()):
         counts = np.bincount(image.reshape(-1), minlength=256)
         here = np.bincount(edges, weights=counts, minlength=bins).astype(np.int64)
         pixels += here

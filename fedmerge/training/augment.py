@@ -18,6 +18,8 @@ from fedmerge.errors import unknown
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 MAX_DEGREES = 15.0
+MAX_CHANGE = 1.2
+"""The largest factor by which ``zoom`` and ``contrast`` change an image, and the inverse of the smallest."""
 
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -48,7 +50,32 @@ def rotate(images: Tensor, generator: torch.Generator) -> Tensor:
     return turned.round_().clamp_(0, 255).to(images.dtype)
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift, "rotate": rotate}
+def zoom(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Scale each image about its centre by 1/1.2 to 1.2 (log-uniform), bilinear, reflecting at borders."""
+    scales, zero = 1 / _factors(len(images), generator), torch.zeros(len(images))
+    grow = torch.stack([scales, zero, zero, zero, scales, zero], dim=1).view(-1, 2, 3)
+    grid = affine_grid(grow.to(images.device), list(images.shape), align_corners=False)
+    scaled = grid_sample(
+        images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    return scaled.round_().clamp_(0, 255).to(images.dtype)
+
+
+def contrast(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Scale each image's values about its own mean by 1/1.2 to 1.2 (log-uniform); the mean stays."""
+    factors = _per_image(_factors(len(images), generator), images)
+    values = images.float()
+    mean = values.mean(dim=(1, 2, 3), keepdim=True)
+    return (mean + factors * (values - mean)).round_().clamp_(0, 255).to(images.dtype)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "flip": flip,
+    "shift": shift,
+    "rotate": rotate,
+    "zoom": zoom,
+    "contrast": contrast,
+}
 
 
 def augmentation(name: str) -> Augmentation:
@@ -63,6 +90,10 @@ def augment(images: Tensor, names: Iterable[str], generator: torch.Generator) ->
     for name in names:
         images = augmentation(name)(images, generator)
     return images
+
+
+def _factors(count: int, generator: torch.Generator) -> Tensor:
+    return MAX_CHANGE ** (2 * torch.rand(count, generator=generator) - 1)
 
 
 def _per_image(values: Tensor, images: Tensor) -> Tensor:

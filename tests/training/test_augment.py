@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedmerge.training.augment import AUGMENTATIONS, augment, flip, rotate, shift
+from fedmerge.training.augment import AUGMENTATIONS, augment, contrast, flip, rotate, shift, zoom
 from tests.facts import refused
 
 
@@ -58,6 +58,30 @@ def test_rotate_turns_without_stretching() -> None:
     assert (torch.hypot(across, down) - 4).abs().max() < 0.15
     assert 0.9 < down.abs().max() < 4 * 0.2589 + 0.1
     assert (turned[:, 15, 20] == 80).all()
+
+
+def test_zoom_scales_both_axes_alike() -> None:
+    """Ramps 4 x and 4 y, scaled by s, have the slope 4 / s, of one s an image from 1/1.2 to 1.2."""
+    ramp = (4 * torch.arange(41)).to(torch.uint8).expand(41, 41)
+    images = torch.stack([ramp, ramp.T]).expand(50, 2, 41, 41)
+    scaled = zoom(images, draws()).double()
+    across = (scaled[:, 0, 20, 25] - scaled[:, 0, 20, 15]) / 10
+    down = (scaled[:, 1, 25, 20] - scaled[:, 1, 15, 20]) / 10
+    assert (across - down).abs().max() < 0.15
+    assert 4 / 1.2 - 0.1 < across.min() < 3.6
+    assert 4.4 < across.max() < 4 * 1.2 + 0.1
+
+
+def test_contrast_scales_about_the_mean() -> None:
+    """Values 80 and 120 become 100 -+ 20 f, of one f an image from 1/1.2 to 1.2."""
+    images = torch.tensor([80, 120], dtype=torch.uint8).repeat(3, 8, 4).expand(100, 3, 8, 8)
+    changed = contrast(images, draws()).double()
+    low, high = changed[..., 0::2], changed[..., 1::2]
+    assert ((low + high) == 200).all()
+    spread = (high - low)[:, 0, 0, 0]
+    assert ((high - low) == spread.view(-1, 1, 1, 1)).all()
+    assert 32 <= spread.min() < 36
+    assert 44 < spread.max() <= 48
 
 
 @pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
