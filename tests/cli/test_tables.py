@@ -39,7 +39,11 @@ def result(streams: list[str], seeds: int):
     table = pd.DataFrame(rows).astype({"constant": "boolean"})
     experiment = SimpleNamespace(title="", name="many", plugins=())
     return SimpleNamespace(
-        table=table, experiment=experiment, metric="accuracy", summary=lambda: summarise(table, by="accuracy")
+        table=table,
+        experiment=experiment,
+        metric="accuracy",
+        headline="accuracy",
+        summary=lambda: summarise(table, by="accuracy"),
     )
 
 
