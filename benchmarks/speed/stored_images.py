@@ -1,10 +1,9 @@
-"""Images read from the cache's mapped file against images in memory: steps a second, and memory at the peak.
+"""Images read from the cache's file against images in memory: steps a second, and memory at the peak.
 
 Made images of noise, grey, written as an entry of the cache; a training of `small-cnn` over shuffled
 batches, the same bits both ways. Memory is this process's resident set at the peak, less that before the
-images were there; of mapped files it counts the pages that are mapped, too. Each side runs in a process of
-its own. Run `python -m benchmarks.speed.stored_images --images 20000 --out
-benchmarks/results/stored-images.json`.
+images were there. Each side runs in a process of its own. Run `python -m benchmarks.speed.stored_images
+--images 100000 --out benchmarks/results/stored-images.json`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import psutil
 import torch
 
 from benchmarks.speed.processes import told
-from fedmerge.data.cache.mapped import Mapped
+from fedmerge.data.cache.pixels import PixelFile
 from fedmerge.data.cache.stored import stored
 from fedmerge.data.facts import Facts
 from fedmerge.models.inputs import Normalisation
@@ -56,7 +55,7 @@ def side(path: Path, count: int, how: str, steps: int) -> dict[str, Any]:
     shape = (count, 1, SIDE, SIDE)
     if how == "stored":
         nothing = np.zeros(count, dtype=np.uint8)
-        images = stored(Mapped(path, shape, Facts((b"",) * count, nothing, nothing)))
+        images = stored(PixelFile(path, shape, Facts((b"",) * count, nothing, nothing)))
     else:
         images = torch.from_numpy(np.fromfile(path, dtype=np.uint8).reshape(shape))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
@@ -90,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--side", nargs=2, metavar=("FILE", "HOW"), help="one side, as the benchmark runs it")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")

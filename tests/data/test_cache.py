@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from fedmerge.data import CohortSpec, build_cohort
-from fedmerge.data.cache import made, mapped, place
+from fedmerge.data.cache import made, place
+from fedmerge.data.cache.pixels import PixelFile
 from fedmerge.data.cache.stored import StoredImages, join, stored
-from fedmerge.data.facts import facts_of
+from fedmerge.data.facts import Facts, facts_of
 from fedmerge.data.files import many
 from fedmerge.data.files.many import Look
 from fedmerge.data.files.one import Item
@@ -200,7 +201,6 @@ def test_a_cohort_from_the_cache_trains_to_the_same_bits(cache: Path, data_here:
     spec = CohortSpec(
         name="t", source="folder:clinic", size=12, sites=[{"name": "a"}, {"name": "b", "unseen": True}]
     )
-    monkeypatch.setattr(mapped, "HELD", 1000)  # pages are given back all the time
 
     def trained() -> list[torch.Tensor]:
         cohort = build_cohort(spec, 0)
@@ -222,3 +222,22 @@ def test_a_cohort_from_the_cache_trains_to_the_same_bits(cache: Path, data_here:
     assert type(build_cohort(spec, 0)["a"].train.images) is StoredImages
     monkeypatch.setenv(place.FOLDER, "off")
     assert all(torch.equal(one, other) for one, other in zip(kept, trained(), strict=True))
+
+
+def test_images_are_read_at_their_places_and_a_file_cut_short_is_a_sentence(tmp_path: Path) -> None:
+    pixels = np.arange(5 * 2 * 3, dtype=np.uint8).reshape(5, 1, 2, 3)
+    path = tmp_path / "pixels"
+    path.write_bytes(pixels.tobytes())
+    nothing = np.zeros(5, dtype=np.uint8)
+    facts = Facts((b"",) * 5, nothing, nothing)
+    file = PixelFile(path, (5, 1, 2, 3), facts)
+    for places in ([4, 0, 4, 2], [], [1]):
+        assert np.array_equal(file.take(torch.tensor(places, dtype=torch.int64)).numpy(), pixels[places])
+    with pytest.raises(IndexError):
+        file.take(torch.tensor([5]))
+    with refused(str(path), "30", "36"):
+        PixelFile(path, (6, 1, 2, 3), facts)
+    os.truncate(path, 20)
+    assert np.array_equal(file.take(torch.tensor([2])).numpy(), pixels[[2]])
+    with refused(str(path)):
+        file.take(torch.tensor([3]))

@@ -1,1 +1,1 @@
-"""Decoded images on disk: made once, mapped into memory, read where they are needed."""
+"""Decoded images on disk: made once, read where they are needed."""

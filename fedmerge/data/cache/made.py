@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from fedmerge.data.cache import place as places
-from fedmerge.data.cache.mapped import Mapped
+from fedmerge.data.cache.pixels import PixelFile
 from fedmerge.data.cache.place import ABOUT, PIXELS, STAMPS, TEXT
 from fedmerge.data.cache.stored import stored
 from fedmerge.data.facts import Facts, facts_of, facts_together
@@ -187,7 +187,7 @@ def _open(entry: Path) -> tuple[Tensor, About]:
             held = {name: kept[name] for name in kept.files}
         digests = tuple(row.tobytes() for row in held["digests"])
         facts = Facts(digests, held["lowest"], held["highest"])
-        mapped = Mapped(entry / PIXELS, (said["n"], *said["shape"]), facts)
+        pixels = PixelFile(entry / PIXELS, (said["n"], *said["shape"]), facts)
     except (OSError, ValueError, KeyError):
         raise FedMergeError(f"{entry} is damaged: `fedmerge cache clean` removes it.") from None
     about = About(
@@ -197,4 +197,4 @@ def _open(entry: Path) -> tuple[Tensor, About]:
         inverted=int(held["counts"][0]),
         burned=int(held["counts"][1]),
     )
-    return stored(mapped), about
+    return stored(pixels), about

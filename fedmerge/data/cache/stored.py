@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fedmerge.data.cache.mapped import Mapped
+from fedmerge.data.cache.pixels import PixelFile
 from fedmerge.data.facts import Facts, facts_of, facts_together
 
-Part = Mapped | Tensor
+Part = PixelFile | Tensor
 aten = torch.ops.aten
 FIXED = "images of a cohort cannot be changed: make a copy of them, images.clone()"
 
@@ -35,8 +35,7 @@ class StoredImages(Tensor):
 
     @staticmethod
     def __new__(cls, parts: Sequence[Part], which: Tensor, at: Tensor) -> StoredImages:
-        first = _images(parts[0])
-        made = Tensor._make_wrapper_subclass(cls, (len(at), *first.shape[1:]), dtype=torch.uint8)
+        made = Tensor._make_wrapper_subclass(cls, (len(at), *parts[0].shape[1:]), dtype=torch.uint8)
         made.parts, made.which, made.at = tuple(parts), which, at
         return made
 
@@ -57,7 +56,7 @@ class StoredImages(Tensor):
 
     def facts(self) -> Facts:
         """Return the facts of the images; those of files were kept when they were made."""
-        found = [part.facts if isinstance(part, Mapped) else facts_of(part) for part in self.parts]
+        found = [part.facts if isinstance(part, PixelFile) else facts_of(part) for part in self.parts]
         which, at = self.which.numpy(), self.at.numpy()
         starts = np.cumsum([0, *(len(each.digests) for each in found)])[:-1]
         return facts_together(found).at(starts[which] + at)
@@ -121,12 +120,8 @@ def join(images: Sequence[Tensor]) -> StoredImages:
     return StoredImages(parts, torch.cat(which), torch.cat(at))
 
 
-def _images(part: Part) -> Tensor:
-    return part.images if isinstance(part, Mapped) else part
-
-
 def _take(part: Part, at: Tensor) -> Tensor:
-    return part.take(at) if isinstance(part, Mapped) else part[at]
+    return part.take(at) if isinstance(part, PixelFile) else part[at]
 
 
 def _plain(value: Any) -> Any:
