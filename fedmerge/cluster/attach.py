@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from fedmerge.cluster.access import MODE, about_a_token, admit, no_token, set_mode
@@ -119,6 +120,14 @@ def _at_most(seconds: float, address: str | None) -> Iterator[None]:
         yield
         return
     main = threading.get_ident()
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:  # a shell's background job; what comes from elsewhere stays ignored
+
+        def ours(number: int, frame: FrameType | None) -> None:
+            if late:
+                raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, ours)
     timer = threading.Timer(seconds, interrupt)
     timer.daemon = True
     timer.start()
@@ -136,3 +145,5 @@ def _at_most(seconds: float, address: str | None) -> Iterator[None]:
         with lock:
             over = True
         timer.cancel()
+        if before is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, before)

@@ -1,5 +1,7 @@
 """policy.yaml: strict where nothing is written, its own explanation, all its faults at once."""
 
+from typing import get_args
+
 import pytest
 import yaml
 
@@ -62,8 +64,9 @@ def test_the_numbers_of_the_policy_are_those_that_the_schema_lets_through():
     kinds = {exchange.reply for exchange in MESSAGES.values()}
     answers = [kind for kind in kinds if issubclass(kind, ReplyBody)]
     fields = [(field.alias or name, field) for kind in answers for name, field in kind.model_fields.items()]
+    texts = {name for name, field in fields if {type(each) for each in get_args(field.annotation)} == {str}}
     words = {name for name, field in fields if field.annotation is str or "Json" in str(field.metadata)}
-    assert {name for name, _ in fields} - words == set(NUMBERS)
+    assert {name for name, _ in fields} - words - texts == set(NUMBERS)
 
 
 ROUNDS = 2
