@@ -64,7 +64,7 @@ docs: $(VENV)/.installed-docs
 
 # The tables of docs/options.md, from the types; what an option is for is written on the page by hand.
 docs-reference: $(VENV)/.installed-dev
-	$(BIN)/python -m fedmerge.experiment.reference.page
+	$(BIN)/python -m fedmerge.workflows.reference.page
 
 bench: $(VENV)/.installed-dev
 	set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.speed.$$name; done

@@ -15,10 +15,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.study import Study
 from fedmerge.experiment.formatting import listing
 from fedmerge.reports.figures import style
 from fedmerge.reports.figures.panels import signed
+from fedmerge.workflows.bench.study import Study
 
 DPI, DIGITS = 110, ".4g"
 CSV_ENDS = ["seed", "site", "stream", "shift", "severity"]

@@ -23,11 +23,7 @@ if TYPE_CHECKING:
     from fedmerge.analysis.diagnosis import ANALYSES, Finding, Subject
     from fedmerge.cluster.config import BackendConfig
     from fedmerge.data import SOURCES, Arrays, SourceRequest, streams
-    from fedmerge.experiment.analyse import analyse
-    from fedmerge.experiment.bench.bench import bench
-    from fedmerge.experiment.bench.study import Study, open_study
     from fedmerge.experiment.folder.results import Result
-    from fedmerge.experiment.run import run
     from fedmerge.federation.aggregators import AGGREGATORS, Aggregated, AggregationContext, Update
     from fedmerge.merging import FUSION, Context, Merged, Parents
     from fedmerge.merging.merge import MergeResult, merge
@@ -40,23 +36,27 @@ if TYPE_CHECKING:
     from fedmerge.testtime import TESTTIME, EntropyAdaptive, Node, StreamAdaptive, Trace
     from fedmerge.trackers import TRACKERS, Tracker
     from fedmerge.training import InMerge
+    from fedmerge.workflows.analyse import analyse
+    from fedmerge.workflows.bench.bench import bench
+    from fedmerge.workflows.bench.study import Study, open_study
+    from fedmerge.workflows.run import run
 
     __version__: str
 
 _HOMES = {
-    "run": "fedmerge.experiment.run",
+    "run": "fedmerge.workflows.run",
     "BackendConfig": "fedmerge.cluster.config",
     "Result": "fedmerge.experiment.folder.results",
-    "bench": "fedmerge.experiment.bench.bench",
-    "Study": "fedmerge.experiment.bench.study",
-    "open_study": "fedmerge.experiment.bench.study",
+    "bench": "fedmerge.workflows.bench.bench",
+    "Study": "fedmerge.workflows.bench.study",
+    "open_study": "fedmerge.workflows.bench.study",
     "merge": "fedmerge.merging",
     "MergeResult": "fedmerge.merging",
     "EntropyAdaptive": "fedmerge.testtime",
     "StreamAdaptive": "fedmerge.testtime",
     "InMerge": "fedmerge.training",
     "ModelPool": "fedmerge.models",
-    "analyse": "fedmerge.experiment.analyse",
+    "analyse": "fedmerge.workflows.analyse",
     "ANALYSES": "fedmerge.analysis.diagnosis",
     "Finding": "fedmerge.analysis.diagnosis",
     "Subject": "fedmerge.analysis.diagnosis",

@@ -13,8 +13,8 @@ from mkdocs.structure.files import File
 from pydantic.fields import FieldInfo
 
 import fedmerge
-from fedmerge.experiment.reference.fields import may_be
 from fedmerge.registry import Method
+from fedmerge.workflows.reference.fields import may_be
 
 ROOT = Path(__file__).parents[1]
 FOLDER = "reference/methods"

@@ -15,12 +15,12 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from fedmerge.cli import app
-from fedmerge.experiment.reference import fields
-from fedmerge.experiment.reference.fields import ROOTS, options, sections
-from fedmerge.experiment.reference.page import TO_WRITE, rewritten, rows
-from fedmerge.experiment.reference.schemas import FILES, schema
 from fedmerge.federation.policy.rules import Policy
 from fedmerge.schema.validation import validate
+from fedmerge.workflows.reference import fields
+from fedmerge.workflows.reference.fields import ROOTS, options, sections
+from fedmerge.workflows.reference.page import TO_WRITE, rewritten, rows
+from fedmerge.workflows.reference.schemas import FILES, schema
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "options.md"

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from fedmerge.data import CohortSpec, build_cohort
 from fedmerge.data.scanner import SHIFTS, Appearance, apply
-from fedmerge.experiment.served import Found, find_models, served
 from fedmerge.schema.validation import validate
 from fedmerge.serving.answers import mean_entropy
 from fedmerge.serving.drift import DriftAlarm
 from fedmerge.serving.served import Served
+from fedmerge.workflows.served import Found, find_models, served
 
 
 def arriving(found: Found) -> Tensor:

@@ -27,12 +27,12 @@ import numpy as np
 import pandas as pd
 
 from fedmerge.engine.store import Store
-from fedmerge.experiment.bench.bench import bench
-from fedmerge.experiment.bench.config import read_bench
-from fedmerge.experiment.bench.plan import make_plan
-from fedmerge.experiment.bench.rows import collect
-from fedmerge.experiment.bench.study import adopt, open_study
 from fedmerge.storage.files import write_text
+from fedmerge.workflows.bench.bench import bench
+from fedmerge.workflows.bench.config import read_bench
+from fedmerge.workflows.bench.plan import make_plan
+from fedmerge.workflows.bench.rows import collect
+from fedmerge.workflows.bench.study import adopt, open_study
 
 CLOCKS = ["seconds", "training_seconds"]
 STUDY: dict[str, Any] = {

@@ -28,12 +28,12 @@ import numpy as np
 import psutil
 import torch
 
-from fedmerge.experiment.served import find_models, served
 from fedmerge.models import ModelPool, ModelSpec, build
 from fedmerge.models.zoo import default_normalisation
 from fedmerge.serving.images import read_images
 from fedmerge.serving.limits import Limits
 from fedmerge.serving.tokens import add_token
+from fedmerge.workflows.served import find_models, served
 
 HOSPITALS = ("north", "south", "east", "west")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.pages import render
-from fedmerge.experiment.analyse import analyse
 from fedmerge.reports.figures.diagnosis import draw
+from fedmerge.workflows.analyse import analyse
 
 
 def main(argv: Sequence[str] | None = None) -> None:

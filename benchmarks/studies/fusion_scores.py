@@ -19,8 +19,8 @@ from benchmarks.pages import as_saved
 from benchmarks.studies.one_class import ONE, judged
 from fedmerge.analysis import difference, leaderboard
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.study import Study, open_study
 from fedmerge.reports.leaderboards import fold
+from fedmerge.workflows.bench.study import Study, open_study
 
 PARENTS, BEST, WORST, CHANCE = "parents (mean)", "parents (best)", "parents (worst)", "chance"
 ORACLES = (BEST, WORST)

@@ -23,8 +23,8 @@ from benchmarks.studies.fusion_scores import (
 )
 from benchmarks.studies.one_class import noted, paired, scored
 from fedmerge.analysis import interval_rule
-from fedmerge.experiment.bench.study import Study
 from fedmerge.experiment.formatting import count, listing
+from fedmerge.workflows.bench.study import Study
 
 HANDFUL = [
     PARENTS, BEST, WORST, "mean", "mean-repair", "rebasin", "ot", "hf", "kf", "kf-gradient", "distill",

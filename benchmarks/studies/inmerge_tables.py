@@ -18,12 +18,12 @@ from benchmarks.studies.one_class import NO_GAIN, judged, named, noted, paired, 
 from fedmerge.analysis import interval_rule, leaderboard, robustness
 from fedmerge.analysis.cube import finished, severities
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.study import Study, open_study
 from fedmerge.experiment.formatting import listing, percent
 from fedmerge.reports.figures.panels import metric_words
 from fedmerge.reports.leaderboards import Leaderboards, leaderboards
 from fedmerge.reports.study_summary import caution
 from fedmerge.training import InMergeOptions
+from fedmerge.workflows.bench.study import Study, open_study
 
 SCORES = ["accuracy", "balanced_accuracy", "auroc", "ece", "brier"]
 FIELD = "training.fine_tune.inmerge"

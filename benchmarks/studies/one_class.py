@@ -13,9 +13,9 @@ from dataclasses import replace
 import pandas as pd
 
 from benchmarks.pages import DIGITS, Picture
-from fedmerge.experiment.bench.study import Study
 from fedmerge.experiment.formatting import count, listing, percent, thousands
 from fedmerge.experiment.summary.unlearned import CONSTANT, MARK
+from fedmerge.workflows.bench.study import Study
 
 ONE, CLASSES = "one_class", "auroc_classes"
 RULE = "judged by a balanced accuracy of exactly 1 / K with K classes, in the four digits that are kept"

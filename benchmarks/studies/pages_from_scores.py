@@ -24,9 +24,9 @@ from benchmarks.studies import (
     testtime_page,
     testtime_scores,
 )
-from fedmerge.experiment.bench.config import BenchConfig
-from fedmerge.experiment.bench.study import Study
 from fedmerge.schema.validation import load_yaml, validate
+from fedmerge.workflows.bench.config import BenchConfig
+from fedmerge.workflows.bench.study import Study
 
 CONFIGS = ROOT / "configs"
 CLASSES = {"digits": 10, "pneumonia": 2, "pacs": 7, "wbc": 4, "breast": 2, "retina": 5}

@@ -12,7 +12,7 @@ from benchmarks.pages import as_saved
 from benchmarks.studies.one_class import judged
 from fedmerge.analysis import leaderboard
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.study import Study, open_study
+from fedmerge.workflows.bench.study import Study, open_study
 
 MEAN, ENSEMBLE, PAPER, OURS = "mean", "ensemble-logits", "entropy-adaptive", "stream-adaptive"
 TUNED = f"{OURS}-tuned"

@@ -50,9 +50,9 @@ def analyse(
     Without --only all analyses are made but those that train (settings, inmerge). The exit code is 1 where
     one that was named gave nothing.
     """
-    from fedmerge.experiment.analyse import analyse as analyse_models
     from fedmerge.plugins import load_plugins
     from fedmerge.reports.analysis_report import answer, write_analysis
+    from fedmerge.workflows.analyse import analyse as analyse_models
 
     load_plugins(plugins or [])
     with lines(err, lambda: f"analysing {', '.join(map(str, paths))}"):

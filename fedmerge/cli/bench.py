@@ -53,15 +53,15 @@ def bench(
 
     The exit code is 1 where rows failed, 2 for what you can put right, 130 after Ctrl-C.
     """
-    from fedmerge.experiment.bench import completion_cache
+    from fedmerge.workflows.bench import completion_cache
 
     local = backend == "local"
     where = {"kind": backend, "address": address, "cpus": cpus, "gpus": gpus}
     where |= {} if local else {"workers": workers}
     settled = _settled(config, changes or [], plugins or [], folder, retry)
     if settled is None:
-        from fedmerge.experiment.bench.bench import bench as run_bench
-        from fedmerge.reports.rewrite import write_again
+        from fedmerge.workflows.bench.bench import bench as run_bench
+        from fedmerge.workflows.rewrite import write_again
 
         try:
             with live_view(err, quiet=as_json) as watch:
@@ -112,7 +112,7 @@ def _settled(
     config: str, changes: list[str], plugins: list[str], folder: Path | None, retry: bool
 ) -> dict[str, Any] | None:
     """Return the receipt of this study if it is finished, without loading the training code; else None."""
-    from fedmerge.experiment.bench import completion_cache
+    from fedmerge.workflows.bench import completion_cache
 
     study_folder = folder if folder is not None else Path("runs") / Path(config).stem
     found = completion_cache.valid(study_folder, completion_cache.request_of(config, changes, plugins))

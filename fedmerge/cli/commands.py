@@ -70,7 +70,7 @@ def run(
     is 1 where a method failed, 2 for what you can put right, 130 after Ctrl-C.
     """
     from fedmerge.experiment.interrupt import Stopped
-    from fedmerge.experiment.run import run as run_experiment
+    from fedmerge.workflows.run import run as run_experiment
 
     if dry_run:
         if resume is not None or config is None:
@@ -111,7 +111,7 @@ def show_estimate(
     from dataclasses import asdict
 
     from fedmerge.cli.progress import clock
-    from fedmerge.experiment.estimate import estimate
+    from fedmerge.workflows.estimate import estimate
 
     with lines(err, lambda: "timing a few steps"):
         found = estimate(config, changes=changes, seed=seed, device=device, plugins=plugins)

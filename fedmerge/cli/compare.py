@@ -14,7 +14,7 @@ from fedmerge.cli.app import Json, app, err, out, print_json, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fedmerge.experiment.comparing import Comparison
+    from fedmerge.workflows.comparing import Comparison
 
 
 @app.command()
@@ -25,8 +25,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two runs or two studies: second minus first, paired, and what differs in configuration."""
-    from fedmerge.experiment.comparing import compare as compare_folders
     from fedmerge.storage.manifest import warnings
+    from fedmerge.workflows.comparing import compare as compare_folders
 
     for sentence in (*warnings(first), *warnings(second)):
         say(err, f"warning: {sentence}", style="red")

@@ -41,8 +41,8 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Fuse models of one network into one, and write it, with a card that names its parents."""
-    from fedmerge.experiment.merge_files import merge_files
     from fedmerge.plugins import load_plugins
+    from fedmerge.workflows.merge_files import merge_files
 
     load_plugins(plugins or [])
     with lines(err, lambda: f"merging {len(models)} models by {method}"):

@@ -16,7 +16,7 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Write a project that runs as it is: experiment, hospitals, an own method and an own metric."""
-    from fedmerge.experiment.new_project import new_project
+    from fedmerge.workflows.new_project import new_project
 
     made = new_project(folder)
     if as_json:
@@ -33,8 +33,8 @@ def schema(
     plugins: Plugins = None,
 ) -> None:
     """Print the JSON Schema of a kind of YAML file, for editors that check and complete what is written."""
-    from fedmerge.experiment.reference import schemas
     from fedmerge.plugins import load_plugins
+    from fedmerge.workflows.reference import schemas
 
     load_plugins(plugins or [])
     print_json(schemas.schema(kind))

@@ -22,7 +22,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the report of a run or a study again; of its folder only the manifest is changed besides."""
-    from fedmerge.reports.rewrite import doubts, unfinished, write_again
+    from fedmerge.workflows.rewrite import doubts, unfinished, write_again
 
     with lines(err, lambda: f"writing the report of {path}"):
         kind, written = write_again(path, target, plugins or [])

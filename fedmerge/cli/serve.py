@@ -87,13 +87,13 @@ def serve(
         import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     from fedmerge.experiment.folder.machine import settle
-    from fedmerge.experiment.served import find_models, served
-    from fedmerge.experiment.served import samples as samples_of
     from fedmerge.plugins import load_plugins
     from fedmerge.serving.serve import Address
     from fedmerge.serving.serve import serve as serve_until_told
     from fedmerge.serving.service import Service
     from fedmerge.serving.tokens import Tokens
+    from fedmerge.workflows.served import find_models, served
+    from fedmerge.workflows.served import samples as samples_of
 
     address = Address(host, port, certificate, key, client_ca)
     known = None if tokens is None else Tokens(tokens)

@@ -1,5 +1,5 @@
-"""One experiment, and studies of many experiments. A configuration goes in, a table comes out.
+"""One experiment: a configuration goes in, measurements come out.
 
-``config`` reads the configuration, ``experiment`` carries out one seed, ``run`` one configuration, ``bench``
-a study of many; ``results`` holds what a run leaves behind, from which ``reports`` makes the pages.
+``configuration`` reads and checks it, ``stages`` are its parts as tasks, ``folder`` holds what a run leaves
+behind, ``summary`` says it in sentences. ``fedmerge.workflows`` puts them together.
 """

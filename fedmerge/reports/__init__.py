@@ -2,8 +2,7 @@
 
 ``run_report`` writes a run's page, ``leaderboard`` its table. ``study_report`` writes a study's page:
 ``leaderboards`` computes its numbers, ``study_summary`` says them in sentences, ``leaderboard_tables`` sets
-them in tables. ``rewrite`` writes the report of a run's or a study's folder anew. ``figures`` draws the
-figures of both.
+them in tables. ``figures`` draws the figures of both.
 """
 
 from fedmerge.reports.study_report import write_study_report

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from fedmerge.analysis.diagnosis import ANALYSES, Finding, why
-from fedmerge.experiment.analyse import Analysed
+from fedmerge.experiment.folder.analysed import Analysed
 from fedmerge.experiment.folder.machine import describe as describe_machine
 from fedmerge.reports import page
 from fedmerge.reports.figures import NARROW, WIDE

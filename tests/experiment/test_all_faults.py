@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.config import read_bench
 from fedmerge.experiment.configuration.checks import CHECKS, PLAIN
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.workflows.bench.config import read_bench
 
 COHORT = """\
 source: digits

@@ -13,7 +13,7 @@ from facts import refused
 from typer.testing import CliRunner
 
 from fedmerge.cli import app
-from fedmerge.experiment.comparing import compare
+from fedmerge.workflows.comparing import compare
 
 CONFIG = {"name": "a", "training": {"rounds": 3}, "fusion": [{"method": "mean", "label": "mean"}]}
 

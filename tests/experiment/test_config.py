@@ -2,8 +2,8 @@ import pytest
 import yaml
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.config import read_bench
 from fedmerge.experiment.configuration.reading import find_config, read_experiment
+from fedmerge.workflows.bench.config import read_bench
 
 
 @pytest.fixture

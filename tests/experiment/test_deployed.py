@@ -14,9 +14,6 @@ import pytest
 import yaml
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.deployed import project, run_deployed
-from fedmerge.experiment.inspecting import inspect_deployed
-from fedmerge.experiment.run import run
 from fedmerge.federation.deployment.bundle import CLIENT
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.identity import renew
@@ -29,6 +26,9 @@ from fedmerge.federation.deployment.serving import free_port, keep_up, start_nod
 from fedmerge.federation.deployment.tasks import ANSWER
 from fedmerge.federation.policy.approvals import Approvals, Decision
 from fedmerge.federation.policy.audit import verify
+from fedmerge.workflows.deployed import project, run_deployed
+from fedmerge.workflows.inspecting import inspect_deployed
+from fedmerge.workflows.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["training.rounds=1", "fusion=[mean]", "testtime=[]", "evaluation.streams=[iid]"]
@@ -170,7 +170,7 @@ def test_code_that_comes_with_a_run_is_not_run_and_the_server_hears_why(
     app, proof = project(tmp_path / "app"), tmp_path / "proof"
     (app / "evil.py").write_text(
         f"open({str(proof)!r}, 'w').write('run')\n"
-        "from fedmerge.experiment import flower_app\n\nclient = flower_app.client\n"
+        "from fedmerge.workflows import flower_app\n\nclient = flower_app.client\n"
     )
     settings = (app / "pyproject.toml").read_text()
     (app / "pyproject.toml").write_text(settings.replace(CLIENT, "evil:client"))

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedmerge.experiment.run import run
 from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.processes import Program, Programs
 from fedmerge.federation.deployment.server_folder import ServerFolder
+from fedmerge.workflows.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 FEDMERGE = [sys.executable, "-m", "fedmerge"]

@@ -10,7 +10,7 @@ from facts import refused
 from typer.testing import CliRunner
 
 from fedmerge.cli import app
-from fedmerge.experiment.estimate import REPORT_BYTES, estimate
+from fedmerge.workflows.estimate import REPORT_BYTES, estimate
 
 EXPERIMENT = {
     "name": "counted",

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 import fedmerge as fm
 from fedmerge.cli import app
-from fedmerge.experiment import flower_app
-from fedmerge.experiment.flower_app import RunConfig
 from fedmerge.experiment.stages.setup import model_spec
 from fedmerge.models import build
+from fedmerge.workflows import flower_app
+from fedmerge.workflows.flower_app import RunConfig
 
 DOCS = Path(__file__).parents[2] / "docs" / "extending"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))

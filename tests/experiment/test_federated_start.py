@@ -7,8 +7,8 @@ import torch
 
 from fedmerge import ModelPool, run
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.bench import bench
 from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.workflows.bench.bench import bench
 
 FUSION = ["federated", "mean"]
 TESTTIME = [

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment import flower_app
-from fedmerge.experiment.flower_app import RunConfig
 from fedmerge.experiment.folder.machine import reproducible
-from fedmerge.experiment.run import run
 from fedmerge.federation import LocalGrid
 from fedmerge.federation.flower import FlowerPlace
+from fedmerge.workflows import flower_app
+from fedmerge.workflows.flower_app import RunConfig
+from fedmerge.workflows.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = "fusion=[mean];testtime=[];evaluation.streams=[iid]"
@@ -50,8 +50,8 @@ def test_pyproject_names_the_apps_and_its_configuration_is_whole():
     """Every field of RunConfig is there (Flower overrides only those that are), with a value it takes."""
     app = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     assert app["components"] == {
-        "serverapp": "fedmerge.experiment.flower_app:server",
-        "clientapp": "fedmerge.experiment.flower_app:client",
+        "serverapp": "fedmerge.workflows.flower_app:server",
+        "clientapp": "fedmerge.workflows.flower_app:client",
     }
     names = {info.alias or name for name, info in RunConfig.model_fields.items()}
     assert set(app["config"]) == names

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.run import run
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.processes import Programs, environment
 from fedmerge.federation.deployment.serving import free_port
+from fedmerge.workflows.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_RAY = importlib.util.find_spec("ray") is None

@@ -7,11 +7,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.merge_files import merge_files
-from fedmerge.experiment.model_files import spec_of
 from fedmerge.merging import merge
 from fedmerge.models import ModelPool, ModelSpec, Normalisation, build
 from fedmerge.models.cards import read_card
+from fedmerge.workflows.merge_files import merge_files
+from fedmerge.workflows.model_files import spec_of
 
 SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})
 

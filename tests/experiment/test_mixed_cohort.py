@@ -14,8 +14,8 @@ from fedmerge.data.cache import made, place
 from fedmerge.data.checks import remarks
 from fedmerge.data.cohort_check import check_cohort
 from fedmerge.data.export import export
-from fedmerge.experiment.run import run
 from fedmerge.reports.cohort_page import write_cohort_page
+from fedmerge.workflows.run import run
 
 pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'fedmerge[dicom]'")
 IDENTIFYING = (b"MADE-UP", b"Made^Up", b"patient-0")

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from fedmerge.cli import app
 from fedmerge.data import CohortSpec
 from fedmerge.experiment.configuration.config import Experiment
-from fedmerge.experiment.new_project import FILES, SCHEMAS, TEMPLATE, new_project
-from fedmerge.experiment.reference.fields import models_in
 from fedmerge.reports import page
 from fedmerge.schema.faults import faults_of
+from fedmerge.workflows.new_project import FILES, SCHEMAS, TEMPLATE, new_project
+from fedmerge.workflows.reference.fields import models_in
 
 OPTION = re.compile(r"^( *)# (\w+): (.*?)(  +#.*)?$")
 SMALL = ["training.rounds=1", "training.epochs=1", "training.fine_tune.epochs=1", "model.options.width=4"]

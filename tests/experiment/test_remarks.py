@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from fedmerge import run
 from fedmerge.cli.app import app
 from fedmerge.cli.commands import show_result
-from fedmerge.experiment import run as module
-from fedmerge.experiment.bench.bench import bench
-from fedmerge.experiment.bench.study import open_study
 from fedmerge.experiment.folder.results import open_result
 from fedmerge.experiment.interrupt import Stopped
-from fedmerge.reports.rewrite import write_again
+from fedmerge.workflows import run as module
+from fedmerge.workflows.bench.bench import bench
+from fedmerge.workflows.bench.study import open_study
+from fedmerge.workflows.rewrite import write_again
 
 BLACK = "images of one value in every pixel, which cannot teach: beta 3 of 48."
 COPIES = (

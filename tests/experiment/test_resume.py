@@ -20,7 +20,6 @@ import yaml
 
 from fedmerge import ModelPool, Result, run
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment import run as module
 from fedmerge.experiment.folder import run_manifest as begun
 from fedmerge.experiment.folder.results import WALL_CLOCK, open_result
 from fedmerge.experiment.folder.state import state_of
@@ -29,6 +28,7 @@ from fedmerge.models import weights
 from fedmerge.seeding import numpy_generator
 from fedmerge.storage import files
 from fedmerge.storage.files import locked, read_sealed, write_sealed
+from fedmerge.workflows import run as module
 
 KILLS = [6, pytest.param(20, marks=pytest.mark.slow)]
 TABLES = ("results", "reliability", "coefficients", "decisions", "failures", "history")

@@ -18,7 +18,7 @@ from fedmerge.cli.app import app
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder.results import open_result
 from fedmerge.experiment.folder.run_manifest import read_begun
-from fedmerge.reports.rewrite import write_again
+from fedmerge.workflows.rewrite import write_again
 
 SITES = [{"name": "007"}, {"name": "beta"}, {"name": "delta", "unseen": True}]
 DIGITS = {

@@ -10,12 +10,12 @@ import pytest
 
 from fedmerge import run
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment import run as module
 from fedmerge.experiment.folder.query import query
 from fedmerge.experiment.folder.results import open_result
 from fedmerge.experiment.folder.state import state_of, states
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.storage.files import read_sealed, write_sealed
+from fedmerge.workflows import run as module
 
 
 @pytest.fixture(autouse=True)

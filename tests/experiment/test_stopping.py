@@ -8,16 +8,16 @@ import threading
 import pytest
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment import stopping
 from fedmerge.experiment.folder.run_manifest import CONFIG, RunManifest, at_work
 from fedmerge.experiment.folder.state import state_of
-from fedmerge.experiment.stopping import mark_stopped, stop_deployed
 from fedmerge.federation.deployment.flower import Flower
 from fedmerge.federation.deployment.links import STOPPED, Task
 from fedmerge.federation.deployment.runs import note
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit_log
 from fedmerge.storage.living import Process, process
+from fedmerge.workflows import stopping
+from fedmerge.workflows.stopping import mark_stopped, stop_deployed
 
 
 @pytest.fixture

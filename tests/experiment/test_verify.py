@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 from fedmerge import FedMergeError, run
 from fedmerge.cli import app
-from fedmerge.experiment import run as module
 from fedmerge.experiment.folder.query import query
 from fedmerge.experiment.folder.verify import verify
 from fedmerge.models.pool import ModelPool
-from fedmerge.reports.rewrite import doubts
 from fedmerge.storage import files, manifest
 from fedmerge.storage.signature import check_signature, line_of, sign
+from fedmerge.workflows import run as module
+from fedmerge.workflows.rewrite import doubts
 
 POOL = "seed-0/federation/pool"
 

@@ -16,12 +16,8 @@ from fedmerge import run
 from fedmerge.cli.app import app
 from fedmerge.cli.deployment.state_text import state_text
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment import run as module
-from fedmerge.experiment import watching
 from fedmerge.experiment.configuration.undecided import undecided
-from fedmerge.experiment.deployed import _told
 from fedmerge.experiment.folder.state import RunState
-from fedmerge.experiment.watching import at_work, node_status, server_status, status_of
 from fedmerge.federation.admission import Admitted, write_admitted
 from fedmerge.federation.deployment.links import Task
 from fedmerge.federation.deployment.node_folder import NodeFolder
@@ -33,6 +29,10 @@ from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.policy.audit import audit_log
 from fedmerge.storage.chained_log import ChainedLog
 from fedmerge.storage.files import write_sealed
+from fedmerge.workflows import run as module
+from fedmerge.workflows import watching
+from fedmerge.workflows.deployed import _told
+from fedmerge.workflows.watching import at_work, node_status, server_status, status_of
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -192,7 +192,7 @@ def test_run_says_what_goes_on_when_it_changes_also_back_again(server, monkeypat
             progress(status)
         raise FedMergeError("enough")
 
-    monkeypatch.setattr("fedmerge.experiment.deployed.run_deployed", deployed)
+    monkeypatch.setattr("fedmerge.workflows.deployed.run_deployed", deployed)
     said = CliRunner().invoke(app, ["deployment", "run", str(server.path), "quickstart"])
     told = [line.removeprefix("the run is ") for line in said.output.splitlines() if "the run is" in line]
     assert told == ["running", "waiting for approval by north", "running"]

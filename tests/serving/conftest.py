@@ -12,12 +12,12 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from fedmerge.experiment.served import find_models, served
 from fedmerge.models import ModelPool, ModelSpec, build
 from fedmerge.models.inputs import Normalisation
 from fedmerge.seeding import seeded
 from fedmerge.serving.app import make_app
 from fedmerge.serving.service import Service
+from fedmerge.workflows.served import find_models, served
 
 CLASSES = ("cat", "=dog", "cow")
 HOSPITALS = ("north", "south", "east")

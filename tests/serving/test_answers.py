@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 import fedmerge as fm
-from fedmerge.experiment.served import find_models, served
 from fedmerge.merging import merge
 from fedmerge.models import ModelPool
 from fedmerge.serving.answers import mean_entropy
 from fedmerge.serving.app import make_app
 from fedmerge.serving.service import Service
 from fedmerge.testtime import TESTTIME, Static
+from fedmerge.workflows.served import find_models, served
 from tests.serving.conftest import CLASSES, HOSPITALS, drawn, npz
 
 BATCHES = [drawn(n, seed) for seed, n in enumerate((6, 1, 5))]

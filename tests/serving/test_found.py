@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 import fedmerge as fm
 from fedmerge.cli import app
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.served import find_models, samples, served
 from fedmerge.models import ModelPool
 from fedmerge.models.weights import load_weights, write_weights
 from fedmerge.serving.served import Served
+from fedmerge.workflows.served import find_models, samples, served
 from tests.facts import refused
 from tests.serving.conftest import HOSPITALS
 

@@ -19,10 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedmerge.experiment.served import find_models, served
 from fedmerge.serving.limits import Limits
 from fedmerge.serving.serve import Address, configured
 from fedmerge.serving.service import Service
+from fedmerge.workflows.served import find_models, served
 from tests.facts import refused
 from tests.serving.conftest import drawn, npz
 

@@ -8,13 +8,13 @@ from torch import nn
 
 import fedmerge as fm
 from fedmerge.data import Arrays, CohortSpec, build_cohort
-from fedmerge.experiment.bench.config import read_bench
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.serving.served import Served
 from fedmerge.tasks import MULTILABEL, mark, task_of
 from fedmerge.training import TrainingOptions, fit
+from fedmerge.workflows.bench.config import read_bench
 
 SITES = [{"name": "a"}, {"name": "b"}, {"name": "u", "unseen": True}]
 

@@ -75,7 +75,7 @@ def run(
 ) -> None:
     """Run an experiment with the connected hospitals; print the table, write the report."""
     from fedmerge.cli.commands import end, show_result
-    from fedmerge.experiment.deployed import run_deployed
+    from fedmerge.workflows.deployed import run_deployed
 
     remind(folder)
     seen = ["being sent"]

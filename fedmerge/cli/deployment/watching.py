@@ -23,7 +23,7 @@ def status(
 ) -> None:
     """Print the state: hospitals and when they were heard, runs, rounds, failures; also when all is down."""
     from fedmerge.cli.deployment.state_text import state_text
-    from fedmerge.experiment.watching import status_of
+    from fedmerge.workflows.watching import status_of
 
     while True:
         found = status_of(folder)
@@ -47,9 +47,9 @@ def watch_page(
     import socket
 
     from fedmerge.errors import FedMergeError
-    from fedmerge.experiment.watching import server_status
     from fedmerge.extras import extra
     from fedmerge.federation.deployment.server_folder import ServerFolder
+    from fedmerge.workflows.watching import server_status
 
     with extra("deployment", "the page of 'fedmerge deployment watch'", "look with 'deployment status'"):
         import uvicorn
@@ -80,9 +80,9 @@ def logs(
     run: Annotated[int | None, typer.Option(help="Lines of this run alone.")] = None,
 ) -> None:
     """Print the logs of a server's or a node's programs, in the order of time."""
-    from fedmerge.experiment.watching import logs_of
     from fedmerge.federation.deployment.logs import about, lines, moment
     from fedmerge.federation.deployment.logs import follow as new_lines
+    from fedmerge.workflows.watching import logs_of
 
     found = logs_of(folder)
     for line in lines(found, moment(since) if since else None):
@@ -107,9 +107,9 @@ def stop(
     import getpass
 
     from fedmerge.errors import FedMergeError
-    from fedmerge.experiment.stopping import stop_deployed
-    from fedmerge.experiment.watching import at_work, server_status
     from fedmerge.federation.deployment.server_folder import ServerFolder
+    from fedmerge.workflows.stopping import stop_deployed
+    from fedmerge.workflows.watching import at_work, server_status
 
     server = ServerFolder(folder)
     numbers = at_work(server_status(server)) if run is None else [run]
@@ -133,8 +133,8 @@ def inspect(
 ) -> None:
     """Ask the hospitals, before training, for sizes, classes, intensities and duplicates of their images."""
     from fedmerge.cli.deployment.state_text import inspection_text
-    from fedmerge.experiment.inspecting import inspect_deployed
     from fedmerge.storage.files import write_json
+    from fedmerge.workflows.inspecting import inspect_deployed
 
     found: list[dict[str, Any]] = inspect_deployed(folder, minimum, bins, patience)
     if file is not None:

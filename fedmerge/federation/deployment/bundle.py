@@ -9,7 +9,7 @@ from typing import Any
 
 from fedmerge.errors import FedMergeError, short
 
-SERVER, CLIENT = "fedmerge.experiment.flower_app:server", "fedmerge.experiment.flower_app:client"
+SERVER, CLIENT = "fedmerge.workflows.flower_app:server", "fedmerge.workflows.flower_app:client"
 """The apps of this package, as a Flower project names them."""
 PROJECT, CONTENT = "pyproject.toml", ".info/CONTENT"
 LARGEST = 64 * 1024

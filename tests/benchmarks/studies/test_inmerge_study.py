@@ -8,7 +8,7 @@ import pytest
 
 from fedmerge.data import load_source
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.bench import bench
+from fedmerge.workflows.bench.bench import bench
 
 SMALL = [
     "set.seeds=[0]",

@@ -16,11 +16,11 @@ import pytest
 from fedmerge.engine.executors.processes import Processes
 from fedmerge.engine.store import Store
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench import bench as benches
-from fedmerge.experiment.bench.bench import bench
-from fedmerge.experiment.bench.study import open_study
 from fedmerge.experiment.stages import tasks as stages
 from fedmerge.storage.files import DiskError
+from fedmerge.workflows.bench import bench as benches
+from fedmerge.workflows.bench.bench import bench
+from fedmerge.workflows.bench.study import open_study
 
 CLOCKS = ["seconds", "training_seconds"]
 

@@ -12,7 +12,7 @@ import pytest
 from ray_nodes import processes, two_nodes_up, user
 
 from fedmerge import ModelPool, open_study
-from fedmerge.experiment.bench.bench import bench
+from fedmerge.workflows.bench.bench import bench
 
 CLOCKS = ["seconds", "training_seconds"]
 

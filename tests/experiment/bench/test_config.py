@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.config import read_bench
+from fedmerge.workflows.bench.config import read_bench
 
 
 def written(place, study, name="given.yaml"):

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.config import read_bench
-from fedmerge.experiment.bench.plan import make_plan
+from fedmerge.workflows.bench.config import read_bench
+from fedmerge.workflows.bench.plan import make_plan
 
 
 @pytest.fixture

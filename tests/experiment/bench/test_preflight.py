@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from fedmerge.cli import app
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench import preflight
-from fedmerge.experiment.bench.bench import bench
-from fedmerge.experiment.bench.config import read_bench
-from fedmerge.experiment.bench.plan import make_plan
 from fedmerge.experiment.stages import tasks as stages
+from fedmerge.workflows.bench import preflight
+from fedmerge.workflows.bench.bench import bench
+from fedmerge.workflows.bench.config import read_bench
+from fedmerge.workflows.bench.plan import make_plan
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from fedmerge.cli import bench as command  # noqa: F401  (registers the command)
 from fedmerge.cli.app import app
-from fedmerge.experiment.bench import completion_cache as completion_cache
-from fedmerge.experiment.bench.bench import bench
-from fedmerge.experiment.bench.study import open_study
+from fedmerge.workflows.bench import completion_cache as completion_cache
+from fedmerge.workflows.bench.bench import bench
+from fedmerge.workflows.bench.study import open_study
 
 
 @pytest.fixture

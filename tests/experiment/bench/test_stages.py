@@ -9,15 +9,15 @@ from scipy.stats import norm
 from fedmerge import ModelPool
 from fedmerge.data import build_cohort, read_cohort
 from fedmerge.data.fusion import share
-from fedmerge.experiment.bench.bench import bench
-from fedmerge.experiment.bench.study import open_study
-from fedmerge.experiment.run import run
 from fedmerge.experiment.stages import predictors as candidates
 from fedmerge.federation import MergeStrategy
 from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.privacy.accounting import epsilon_of
 from fedmerge.merging import merge
 from fedmerge.models.state import state_hash
+from fedmerge.workflows.bench.bench import bench
+from fedmerge.workflows.bench.study import open_study
+from fedmerge.workflows.run import run
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from flwr.app import Context, RecordDict
 from flwr.cli.build import build_fab_from_disk
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.deployed import project
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.deployment import bundle, clientapp
 from fedmerge.federation.deployment.bundle import check_bundle
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit_log
 from fedmerge.federation.records import request_message
+from fedmerge.workflows.deployed import project
 
 
 def packed(files):
@@ -61,9 +61,9 @@ def test_another_file_is_refused_by_its_name(settings, name):
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("fedmerge.experiment.flower_app:client", "os:system"),
-        ("fedmerge.experiment.flower_app:server", "evil:server"),
-        ('clientapp = "fedmerge.experiment.flower_app:client"', ""),
+        ("fedmerge.workflows.flower_app:client", "os:system"),
+        ("fedmerge.workflows.flower_app:server", "evil:server"),
+        ('clientapp = "fedmerge.workflows.flower_app:client"', ""),
         ("[tool.flwr.app.components]", "[tool.flwr.app.components]\nagentapp = 'evil:agent'"),
         ("[tool.flwr.app.components]", "[tool.flwr.app.component]"),
     ],
@@ -151,7 +151,7 @@ def test_our_own_bundle_is_answered_by_the_installed_app(app, node, greeting, co
     own = client_app(lambda context: Hospital(cohort["alpha"]))
     said = clientapp.reply_of(own, greeting, context, build_fab_from_disk(app), clientapp.APP, node)
     assert not said.has_error()
-    assert clientapp.own_app() is __import__("fedmerge.experiment.flower_app", fromlist=["client"]).client
+    assert clientapp.own_app() is __import__("fedmerge.workflows.flower_app", fromlist=["client"]).client
 
 
 def test_a_node_starts_none_of_flower_s_programs_and_its_secret_is_its_owner_s_alone(node, tmp_path):

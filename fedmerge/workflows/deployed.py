@@ -13,17 +13,17 @@ from typing import Any
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.reading import find_config, read_experiment
 from fedmerge.experiment.configuration.undecided import undecided
-from fedmerge.experiment.flower_app import RunConfig
 from fedmerge.experiment.folder.folders import new_folder
 from fedmerge.experiment.folder.results import Result, open_checked
 from fedmerge.experiment.folder.run_manifest import CONFIG
 from fedmerge.experiment.folder.state import state_of
-from fedmerge.experiment.stopping import stop_deployed
 from fedmerge.federation.deployment.bundle import CLIENT, SERVER
 from fedmerge.federation.deployment.runs import note
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.policy.audit import audit
 from fedmerge.storage.files import make_folder, write_text
+from fedmerge.workflows.flower_app import RunConfig
+from fedmerge.workflows.stopping import stop_deployed
 
 
 def run_deployed(

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.experiment.reference.schemas import schema
 from fedmerge.schema.validation import LONGEST_NAME, is_there
 from fedmerge.storage.files import make_folder, write_text
+from fedmerge.workflows.reference.schemas import schema
 
 TEMPLATE = Path(__file__).parent / "project"
 FILES = (

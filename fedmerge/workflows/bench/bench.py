@@ -14,18 +14,18 @@ from fedmerge.engine.schedule import Schedule
 from fedmerge.engine.store import Store, states_in
 from fedmerge.engine.task import Assignment, Task
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench import completion_cache, preflight
-from fedmerge.experiment.bench.config import BenchConfig, Variant, read_bench
-from fedmerge.experiment.bench.plan import StudyPlan, make_plan
-from fedmerge.experiment.bench.remarks import write_remarks
-from fedmerge.experiment.bench.rows import collect, collect_traces
-from fedmerge.experiment.bench.spending import write_spending
-from fedmerge.experiment.bench.study import Study, adopt, open_study
 from fedmerge.experiment.folder.machine import pick_device, versions
 from fedmerge.experiment.kinds import RESUMING
 from fedmerge.plugins import loaded_plugins
 from fedmerge.schema.validation import noting_files
 from fedmerge.storage import manifest
+from fedmerge.workflows.bench import completion_cache, preflight
+from fedmerge.workflows.bench.config import BenchConfig, Variant, read_bench
+from fedmerge.workflows.bench.plan import StudyPlan, make_plan
+from fedmerge.workflows.bench.remarks import write_remarks
+from fedmerge.workflows.bench.rows import collect, collect_traces
+from fedmerge.workflows.bench.spending import write_spending
+from fedmerge.workflows.bench.study import Study, adopt, open_study
 
 if TYPE_CHECKING:
     from fedmerge.engine.executors import Executor

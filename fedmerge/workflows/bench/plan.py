@@ -18,7 +18,6 @@ from fedmerge.data.fusion import FusionData
 from fedmerge.engine.graph import Graph
 from fedmerge.engine.task import Task, task_of
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.bench.config import BenchConfig, Variant
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.entries import MethodConfig
 from fedmerge.experiment.configuration.federations import Federation, federations
@@ -26,6 +25,7 @@ from fedmerge.experiment.configuration.needs import needs_data, needs_of
 from fedmerge.experiment.configuration.plugged import code_of
 from fedmerge.experiment.kinds import MAJORITY, REFERENCE, VERSIONS
 from fedmerge.experiment.target_supervised import BEST_SOURCE, ORACLE
+from fedmerge.workflows.bench.config import BenchConfig, Variant
 
 Config = dict[str, Any]
 Case = tuple[Variant, int]

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from fedmerge.data.spec import PACKAGE
-from fedmerge.experiment.reference.fields import Option, options
+from fedmerge.workflows.reference.fields import Option, options
 
 PLACES = (PACKAGE / "_shipped" / "options.md", PACKAGE.parent / "docs" / "options.md")
 ROW = re.compile(r"\| `([^`|]+)` \| (.*?) \| (.*?) \| (.*?) \|$")

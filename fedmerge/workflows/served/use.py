@@ -12,13 +12,13 @@ from fedmerge.errors import FedMergeError, nearest, short
 from fedmerge.experiment.configuration.changes import apply_change
 from fedmerge.experiment.configuration.entries import MethodConfig, read_method
 from fedmerge.experiment.folder.machine import pick_device
-from fedmerge.experiment.served.places import Found, load_model
 from fedmerge.experiment.stages.nodes import node_of
 from fedmerge.merging import FUSION, merge
 from fedmerge.models.cards import ModelCard, read_card
 from fedmerge.registry import option_at
 from fedmerge.serving.served import Served
 from fedmerge.testtime import TESTTIME, Static
+from fedmerge.workflows.served.places import Found, load_model
 
 STATIC, RECOMMENDED = "static", "stream-adaptive"
 POLICY = "mixture"

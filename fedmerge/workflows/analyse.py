@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -13,15 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fedmerge.analysis.diagnosis import ANALYSES, Finding, Subject, diagnose
+from fedmerge.analysis.diagnosis import ANALYSES, Subject, diagnose
 from fedmerge.data.images import Split, concat
 from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.configuration.changes import apply_change
+from fedmerge.experiment.folder.analysed import Analysed
 from fedmerge.experiment.folder.folders import new_folder
 from fedmerge.experiment.folder.machine import pick_device
 from fedmerge.experiment.folder.reopen import read_saved, read_table
 from fedmerge.experiment.folder.results import write_table
-from fedmerge.experiment.model_files import alike, card_beside, drawn, images_of, names_of, spec_of
 from fedmerge.models.cards import check_cards
 from fedmerge.models.copies import faithful, fill
 from fedmerge.models.pool import ModelPool
@@ -30,24 +29,10 @@ from fedmerge.models.weights import load_weights
 from fedmerge.models.zoo import build
 from fedmerge.schema.validation import is_folder
 from fedmerge.storage.files import write, write_json
+from fedmerge.workflows.model_files import alike, card_beside, drawn, images_of, names_of, spec_of
 
 MOST_BATCHES = 20
 """Merged models of single batches that are marked on a plane."""
-
-
-@dataclass(frozen=True)
-class Analysed:
-    """What ``analyse`` found.
-
-    title, about: the page's heading, and what was looked at. findings: by analysis. left: why others gave
-    none. folder: where the tables lie.
-    """
-
-    title: str
-    about: str
-    findings: dict[str, Finding]
-    left: dict[str, str]
-    folder: Path
 
 
 def analyse(

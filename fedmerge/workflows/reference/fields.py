@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from fedmerge.experiment.bench.config import BenchConfig
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.federation.deployment.node_folder import NodeSettings
 from fedmerge.federation.policy.rules import Policy
+from fedmerge.workflows.bench.config import BenchConfig
 
 Option = tuple[str, str]
 """A section's heading, and the name of an option in it as YAML has it."""

@@ -10,14 +10,14 @@ import pandas as pd
 
 from fedmerge.analysis import METRICS
 from fedmerge.engine.store import Store, said
-from fedmerge.experiment.bench.config import BenchConfig
-from fedmerge.experiment.bench.plan import Entry, StudyPlan
 from fedmerge.experiment.folder import results
 from fedmerge.experiment.folder.results import write_table
 from fedmerge.experiment.kinds import COEFFICIENTS
 from fedmerge.experiment.stages.evaluation import FINDING
 from fedmerge.experiment.target_supervised import ORACLE, best_source
 from fedmerge.tasks import MULTICLASS, TASKS
+from fedmerge.workflows.bench.config import BenchConfig
+from fedmerge.workflows.bench.plan import Entry, StudyPlan
 
 Row = dict[str, Any]
 

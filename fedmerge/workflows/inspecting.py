@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.deployed import project
-from fedmerge.experiment.flower_app import RunConfig
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.inspection import MINIMUM
 from fedmerge.federation.schema.jobs import InspectJob
 from fedmerge.schema.validation import validate
+from fedmerge.workflows.deployed import project
+from fedmerge.workflows.flower_app import RunConfig
 
 
 def inspect_deployed(

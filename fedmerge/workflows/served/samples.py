@@ -10,9 +10,9 @@ from fedmerge.data.images import Split
 from fedmerge.data.medmnist import no_downloads
 from fedmerge.data.sources import load_source
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.served.places import Found
 from fedmerge.schema.validation import validate
 from fedmerge.seeding import numpy_generator
+from fedmerge.workflows.served.places import Found
 
 MOST = 32
 OF_RUN = "run"

@@ -13,13 +13,13 @@ import yaml
 
 from fedmerge.engine.store import said
 from fedmerge.errors import Faults, FedMergeError
-from fedmerge.experiment.bench.config import BenchConfig
-from fedmerge.experiment.bench.plan import StudyPlan
-from fedmerge.experiment.bench.remarks import read_remarks
-from fedmerge.experiment.bench.spending import read_spending
 from fedmerge.experiment.configuration.plugged import plug_in
 from fedmerge.schema.validation import differences, load_yaml, validate
 from fedmerge.storage.files import write_json, write_text
+from fedmerge.workflows.bench.config import BenchConfig
+from fedmerge.workflows.bench.plan import StudyPlan
+from fedmerge.workflows.bench.remarks import read_remarks
+from fedmerge.workflows.bench.spending import read_spending
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from fedmerge.engine.store import Store, said
-from fedmerge.experiment.bench.plan import StudyPlan
 from fedmerge.storage.files import write_json
+from fedmerge.workflows.bench.plan import StudyPlan
 
 NAME, KIND = "privacy.json", "rounds"
 """The file, and the kind of job that releases noised models: each trains a federation anew."""

@@ -14,7 +14,6 @@ from fedmerge.data.images import Split
 from fedmerge.errors import Faults, FedMergeError, short
 from fedmerge.experiment.configuration.changes import apply_change
 from fedmerge.experiment.folder.machine import pick_device
-from fedmerge.experiment.model_files import alike, card_beside, drawn, images_of, names_of, spec_of
 from fedmerge.merging import FUSION, MergeResult, merge
 from fedmerge.models.bare import bare
 from fedmerge.models.cards import ModelCard, check_cards, write_model
@@ -25,6 +24,7 @@ from fedmerge.models.weights import load_weights
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.registry import Needs
 from fedmerge.schema.validation import is_folder, is_there
+from fedmerge.workflows.model_files import alike, card_beside, drawn, images_of, names_of, spec_of
 
 
 def merge_files(

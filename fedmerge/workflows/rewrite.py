@@ -38,8 +38,8 @@ def write_again(path: Path, target: Path | None = None, plugins: Sequence[str] =
     if target is not None and target.is_dir():
         raise FedMergeError(f"'{target}' is a folder: give --out a file, such as '{target / 'report.html'}'.")
     if (folder / "study.yaml").is_file():
-        from fedmerge.experiment.bench.study import open_study
         from fedmerge.reports import write_study_report
+        from fedmerge.workflows.bench.study import open_study
 
         visit(folder)
         study = open_study(folder)

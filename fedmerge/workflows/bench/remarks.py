@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.engine.store import Store, said
-from fedmerge.experiment.bench.plan import StudyPlan
 from fedmerge.experiment.kinds import LOOKS
 from fedmerge.storage.files import write_json
+from fedmerge.workflows.bench.plan import StudyPlan
 
 NAME = "remarks.json"
 

@@ -85,10 +85,10 @@ class NodeConfig(BaseModel):
 
 
 def _serve(backend: Backend, run_config: Mapping[str, Any]) -> None:
-    from fedmerge.experiment.run import run  # not at a hospital, where each message starts a process
     from fedmerge.federation.admission import read_admitted
     from fedmerge.federation.inspecting import inspect_all
     from fedmerge.federation.schema.jobs import InspectJob
+    from fedmerge.workflows.run import run  # not at a hospital, where each message starts a process
 
     given = RunConfig.read(run_config)
     if given.inspect:

@@ -16,14 +16,14 @@ from fedmerge.data import SOURCES, CohortSpec
 from fedmerge.data.streams import KINDS, TAKES
 from fedmerge.errors import unknown
 from fedmerge.experiment.configuration.entries import EXTRA_OPTIONS
-from fedmerge.experiment.reference.fields import ROOTS, sections
-from fedmerge.experiment.reference.page import page, plain, rows
 from fedmerge.federation.aggregators import AGGREGATORS
 from fedmerge.merging import FUSION
 from fedmerge.models import zoo
 from fedmerge.registry import Registry
 from fedmerge.testtime import TESTTIME
 from fedmerge.trackers import TRACKERS
+from fedmerge.workflows.reference.fields import ROOTS, sections
+from fedmerge.workflows.reference.page import page, plain, rows
 
 Schema = dict[str, Any]
 FILES: dict[str, type[BaseModel]] = {

@@ -1,0 +1,23 @@
+"""What ``fedmerge analyse`` found, as its page needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedmerge.analysis.diagnosis import Finding
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """What ``analyse`` found.
+
+    title, about: the page's heading, and what was looked at. findings: by analysis. left: why others gave
+    none. folder: where the tables lie.
+    """
+
+    title: str
+    about: str
+    findings: dict[str, Finding]
+    left: dict[str, str]
+    folder: Path
