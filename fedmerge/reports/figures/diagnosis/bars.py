@@ -51,11 +51,18 @@ def features(finding: Finding, width: float = WIDE) -> Figure:
     for method, rows in frame.groupby("method", sort=False):
         left.plot(rows["models"], rows["accuracy"], markersize=4, linewidth=1.2, **look[str(method)])
     last = frame[frame["models"] == frame["models"].max()]
+    small = last["gflops"].max() < 1
     for row in last.to_dict("records"):
-        right.plot(row["gflops"], row["accuracy"], linestyle="", markersize=6, **look[row["method"]])
+        right.plot(
+            row["gflops"] * (1000 if small else 1),
+            row["accuracy"],
+            linestyle="",
+            markersize=6,
+            **look[row["method"]],
+        )
     left.set(xlabel="models", ylabel="accuracy, %")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set(xlabel=f"GFLOPs of an image, {int(frame['models'].max())} models")
+    right.set(xlabel=f"{'M' if small else 'G'}FLOPs of an image, {int(frame['models'].max())} models")
     for axes in (left, right):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     return made
