@@ -27,6 +27,7 @@ MEAN = "mean"
     title="Barriers between models",
     paper="The Mean is the Mirage, arXiv 2602.21372; Git Re-Basin, arXiv 2209.04836",
     needs=Needs(individual_models=True, fusion_labels=True),
+    misfits={},
 )
 def barriers(subject: Subject, *, points: int = 21, pairs: int = 6, to_mean: bool = True) -> Finding:
     """Follow straight paths (1 - t) theta_i + t theta_j; measure loss and accuracy at ``points`` values of t.

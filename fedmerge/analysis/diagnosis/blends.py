@@ -55,7 +55,9 @@ class Blends:
 
     def _one(self, weights: Sequence[float]) -> Score:
         self.put(weights)
-        return score(answers(self.flat.merged_model, self.subject.pictures), self.subject.classes)
+        return score(
+            answers(self.flat.merged_model, self.subject.pictures), self.subject.classes, self.subject.task
+        )
 
     @torch.no_grad()
     def together(self, weights: Sequence[Sequence[float]]) -> list[Score]:
@@ -74,7 +76,7 @@ class Blends:
                 vmap(run, in_dims=(0, 0, None))(parameters, buffers, x)
                 for x in self.subject.pictures.split(64)
             ], 1)  # fmt: skip
-        return [score(each, self.subject.classes) for each in logits]
+        return [score(each, self.subject.classes, self.subject.task) for each in logits]
 
 
 def has_batch_norm(subject: Subject) -> bool:

@@ -23,8 +23,9 @@ from fedmerge.models.outputs import logits_of
 from fedmerge.models.plain import plain
 from fedmerge.models.state import State, average, check_alike, without_wrappers
 from fedmerge.registry import Needs, Registry
+from fedmerge.tasks import MULTICLASS, Task, task_of
 
-ANALYSES = Registry("analysis", "analysis", "fedmerge.analyses")
+ANALYSES = Registry("analysis", "analysis", "fedmerge.analyses", any_task=False)
 BATCH = 256
 """Images in a forward pass."""
 SELDOM = ("settings", "inmerge")
@@ -63,13 +64,14 @@ class Score:
 class Subject:
     """The models of a diagnosis, and the images it looks at.
 
-    models: two or more, by name, on one device; never changed. Most analyses want one architecture. images: N
-    x C x H x W as the models take them. labels: N class indices. owners: N, of which model each image is (an
-    index), where hospitals have images of their own. raw, normalise: the images as uint8, and how they were
-    normalised, for analyses that train. start: the weights from which all were trained. extra: further models
-    to set beside them (merged, pooled), as states by name. blends: weighted means of the models, as of single
-    batches at test time: by name, the models' weights in the encoder and in the head. head: the name of the
-    classification head; None: found on two images. seed: of what is drawn.
+    models: two or more, by name, on one device; never changed. Most analyses want one architecture.
+    images: N x C x H x W as the models take them. labels: N class indices, or as the models' task has
+    them. owners: N, of which model each image is (an index), where hospitals have images of their own.
+    raw, normalise: the images as uint8, and how they were normalised, for analyses that train. start: the
+    weights from which all were trained. extra: further models to set beside them (merged, pooled), as
+    states by name. blends: weighted means of the models, as of single batches at test time: by name, the
+    models' weights in the encoder and in the head. head: the name of the classification head; None: found
+    on two images. seed: of what is drawn.
 
     Raises FedMergeError for fewer than two models, models that are not alike, and labels or owners of another
     number than the images.
@@ -133,6 +135,11 @@ class Subject:
         return all(each == shapes[0] for each in shapes)
 
     @cached_property
+    def task(self) -> Task:
+        """What the models' outputs mean."""
+        return task_of(next(iter(self.models.values())))
+
+    @cached_property
     def device(self) -> torch.device:
         """Where the models are."""
         return next((value.device for state in self.states for value in state.values()), torch.device("cpu"))
@@ -170,10 +177,11 @@ class Subject:
         if self.labels is None:
             raise FedMergeError("this analysis counts right answers: give it the images' labels.")
         width = len(answers(next(iter(self.models.values())), self.pictures[:1])[0])
-        if self.labels.min() < 0 or self.labels.max() >= width:
+        lacking = self.task.lacking(self.task.needed(self.labels), width)
+        if lacking or self.labels.min() < 0:
             raise FedMergeError(
                 f"the labels reach from {int(self.labels.min())} to {int(self.labels.max())}, but the models "
-                f"have {width} classes, from 0 to {width - 1}: give images of the models' classes."
+                f"have {width} outputs ({lacking or 'labels count from 0'}): give images of their classes."
             )
         return self.labels.to(self.device)
 
@@ -187,12 +195,15 @@ class Subject:
 
     @cached_property
     def commonest(self) -> float:
-        """The accuracy of giving every image the commonest class of them all."""
-        return float(self.classes.bincount().max()) / len(self.classes)
+        """The accuracy of giving every image the commonest class of them all, or every finding's answer."""
+        if self.task.many:
+            share = self.classes.double().mean(0)
+            return float(torch.maximum(share, 1 - share).mean())
+        return float(self.classes.long().bincount().max()) / len(self.classes)
 
     def score(self, model: nn.Module) -> Score:
         """Return a model's loss and accuracy on all images."""
-        return score(answers(model, self.pictures), self.classes)
+        return score(answers(model, self.pictures), self.classes, self.task)
 
     def network(self) -> nn.Module:
         """Return a copy of the first model, to be filled with other weights."""
@@ -220,12 +231,15 @@ def batches(images: Tensor) -> tuple[Tensor, ...]:
     return images.tensor_split(max(1, -(-len(images) // BATCH)))
 
 
-def score(logits: Tensor, labels: Tensor) -> Score:
-    """Score logits N x C against labels N. A row that is not finite is wrong; the loss is NaN with one."""
+def score(logits: Tensor, labels: Tensor, task: Task = MULTICLASS) -> Score:
+    """Score logits N x C against labels: the share of right answers, of findings too, and the task's loss.
+
+    A row that is not finite is wrong; the loss is NaN with one.
+    """
     finite = logits.isfinite().all(1)
-    hits = (logits.argmax(1) == labels) & finite
-    loss = nn.functional.cross_entropy(logits.double(), labels).item() if bool(finite.all()) else math.nan
-    return Score(loss, hits.double().mean().item(), finite.double().mean().item())
+    hits = (task.predicted(logits) == labels).double().reshape(len(labels), -1).mean(1) * finite
+    loss = task.loss(logits.double(), labels).item() if bool(finite.all()) else math.nan
+    return Score(loss, hits.mean().item(), finite.double().mean().item())
 
 
 def diagnose(
@@ -243,6 +257,9 @@ def diagnose(
     findings: dict[str, Finding] = {}
     left: dict[str, str] = {}
     for each in chosen:
+        if unfit := each.misfit(subject.task.name):
+            left[each.name] = f"{each.title.lower()} is not for task {subject.task.name}: {unfit}."
+            continue
         if missing := subject.lacks(each.needs):
             left[each.name] = f"{each.title.lower()} needs {missing}."
             continue

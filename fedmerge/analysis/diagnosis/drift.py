@@ -25,6 +25,7 @@ RIGHT = 60.0
     title="Drift of the weights",
     paper="The Mean is the Mirage, arXiv 2602.21372",
     needs=Needs(individual_models=True),
+    misfits={},
 )
 def drift(subject: Subject) -> Finding:
     """Measure angles between models, by layer and by hospital, and how much of their length the mean keeps.

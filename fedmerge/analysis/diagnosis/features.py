@@ -40,6 +40,7 @@ METHODS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     title="Averaging weights against averaging features",
     paper="Rethinking Weight-Averaged Model-merging, arXiv 2411.09263",
     needs=Needs(individual_models=True, fusion_labels=True),
+    misfits={},
 )
 def features(subject: Subject, *, counts: tuple[int, ...] = COUNTS, timed: bool = True) -> Finding:
     """Merge and ensemble the first 2, 3, 5, 7 and 10 models (``counts``, as far as there are, and all).
@@ -58,7 +59,7 @@ def features(subject: Subject, *, counts: tuple[int, ...] = COUNTS, timed: bool 
         raise FedMergeError("half of the images choose, the other half measures: give at least four.")
     chosen, kept = (part.to(subject.device) for part in (order[:half], order[half:]))
     own = [
-        score(answers(model, subject.pictures[kept]), subject.classes[kept])
+        score(answers(model, subject.pictures[kept]), subject.classes[kept], subject.task)
         for model in subject.models.values()
     ]
     one = cost(next(iter(subject.models.values())), subject.pictures[kept], timed)
@@ -71,7 +72,7 @@ def features(subject: Subject, *, counts: tuple[int, ...] = COUNTS, timed: bool 
         for label, method, options in METHODS:
             fused = _fused(few, method, options, subject, chosen)
             if fused is not None:
-                found = score(answers(fused, subject.pictures[kept]), subject.classes[kept])
+                found = score(answers(fused, subject.pictures[kept]), subject.classes[kept], subject.task)
                 row = {"models": number, "method": label, "accuracy": found.accuracy, "loss": found.loss}
                 rows.append(row | cost(fused, subject.pictures[kept], timed))
     frame = pd.DataFrame(rows)

@@ -23,6 +23,7 @@ MEAN = "mean"
     title="Alike filters",
     paper="In-Model Merging, arXiv 2502.20516",
     needs=Needs(individual_models=True),
+    misfits={},
 )
 def filters(subject: Subject, *, tau: float = 0.3) -> Finding:
     """Measure each convolution's effective rank, pairs of filters above ``tau``, and redundancy of its maps.

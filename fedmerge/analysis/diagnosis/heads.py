@@ -21,6 +21,7 @@ MEAN = "mean"
     title="Heads on other encoders",
     paper="The Mean is the Mirage, arXiv 2602.21372",
     needs=Needs(individual_models=True, fusion_labels=True),
+    misfits={},
 )
 def heads(subject: Subject) -> Finding:
     """Measure each head on each encoder; the mean of the encoders and that of the heads are named ``mean``.
@@ -38,7 +39,7 @@ def heads(subject: Subject) -> Finding:
         seen = _features(model, subject)
         for head, owner in networks.items():
             with torch.no_grad(), evaluating(owner):
-                found = score(apply_head(owner, subject.head_name, seen), subject.classes)
+                found = score(apply_head(owner, subject.head_name, seen), subject.classes, subject.task)
             rows.append({"encoder": encoder, "head": head, "loss": found.loss, "accuracy": found.accuracy})
     frame = pd.DataFrame(rows)
     return Finding({"heads": frame}, *_said(frame, subject.commonest))

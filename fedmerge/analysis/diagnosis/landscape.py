@@ -28,6 +28,7 @@ NOT_MEASURED = {"loss": torch.nan, "accuracy": torch.nan}
     title="The plane through three models",
     paper="The Mean is the Mirage, arXiv 2602.21372",
     needs=Needs(individual_models=True, fusion_labels=True),
+    misfits={},
 )
 def landscape(
     subject: Subject,

@@ -26,6 +26,7 @@ FACTORS = (0.01, 0.1, 0.5, 1.0, 2.0, 10.0, 50.0, 90.0, 100.0, 110.0, 200.0)
     title="All weights magnified",
     paper="Rethinking Weight-Averaged Model-merging, arXiv 2411.09263",
     needs=Needs(individual_models=True, fusion_labels=True),
+    misfits={},
 )
 def magnification(
     subject: Subject, *, factors: tuple[float, ...] = FACTORS, what: Literal["all", "weights"] = "all"
@@ -98,15 +99,15 @@ def _measured(subject: Subject, factor: float, precision: str, what: str) -> lis
 
     own = [logits(model) for model in subject.models.values()]
     merged = logits(fill(subject.network(), subject.mean()))
-    singles = [score(each, subject.classes) for each in own]
+    singles = [score(each, subject.classes, subject.task) for each in own]
     mean_single = Score(
         float("nan"), sum(s.accuracy for s in singles) / len(own), sum(s.finite for s in singles) / len(own)
     )
     together = torch.stack(own).mean(0)
     return [
         ("members", mean_single, max(_largest(each) for each in own)),
-        ("mean", score(merged, subject.classes), _largest(merged)),
-        ("ensemble", score(together, subject.classes), _largest(together)),
+        ("mean", score(merged, subject.classes, subject.task), _largest(merged)),
+        ("ensemble", score(together, subject.classes, subject.task), _largest(together)),
     ]
 
 
