@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedmerge.cli.app import Json, Plugins, Seed, app, err, out, print_json, say
+from fedmerge.cli.app import Json, Plugins, app, err, out, print_json, say
 from fedmerge.cli.commands import sites
 from fedmerge.cli.progress import clock, progress_bar
 from fedmerge.errors import FedMergeError
+
+if TYPE_CHECKING:
+    from fedmerge.data import Cohort
+    from fedmerge.data.cohort_check import CohortCheck
+    from fedmerge.experiment.configuration.config import Experiment
+    from fedmerge.workflows.estimate import Estimate
 
 cache = typer.Typer(help="Decoded images of folders, tables and DICOM files, on disk.", no_args_is_help=True)
 app.add_typer(cache, name="cache")
@@ -25,16 +32,24 @@ def check_sites(
         Path | None,
         typer.Option("--out", "-o", help="The page. Default: COHORT-check.html in the current folder."),
     ] = None,
-    seed: Seed = 0,
+    config: Annotated[
+        str | None,
+        typer.Option(help="An experiment: say what it would take, and whether it can run, on this cohort."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="Of what is drawn. Default: the experiment's seeds, or 0."),
+    ] = None,
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Check a cohort's images before training: counts, damaged files, copies, leaks, and what gives labels
-    away.
+    """Check a cohort's images before training: counts, damaged files, copies, leaks, what gives labels away,
+    and what an experiment with them would take.
 
     The exit code is 0 for notes at most, 1 for warnings, 2 for errors. Nothing leaves this machine.
     """
     from fedmerge.data import build_cohort, read_cohort
+    from fedmerge.cli.estimates import estimate_record
     from fedmerge.data.cohort_check import CohortCheck, Finding, check_cohort
     from fedmerge.data.progress import noting_refused, telling
     from fedmerge.plugins import load_plugins
@@ -42,10 +57,12 @@ def check_sites(
 
     load_plugins(plugins or [])
     spec, began = read_cohort(cohort), time.perf_counter()
-    built = None
+    experiment = None if config is None else _experiment(config, cohort, seed, plugins or [])
+    first = experiment.seeds[0] if experiment is not None else (seed or 0)
+    built = cost = None
     with progress_bar(err, quiet=as_json) as progress, telling(progress), noting_refused() as refused:
         try:
-            built = build_cohort(spec, seed)
+            built = build_cohort(spec, first)
         except FedMergeError as error:
             said = [
                 *refused,
@@ -55,12 +72,15 @@ def check_sites(
                 spec.name, (0, 0, 0), (), tuple(Finding("error", "not usable", text) for text in said), 0
             )
         else:
-            check = check_cohort(built, refused)
+            cost, why_not = (None, []) if experiment is None else _estimated(experiment, built)
+            check = check_cohort(built, refused, why_not)
+    needs = _needs(check, cost, experiment is None)
     path = (Path(f"{spec.name}-check.html") if page is None else page).absolute()
-    write_cohort_page(check, built, path)
+    write_cohort_page(check, built, path, needs)
     took = time.perf_counter() - began
     if as_json:
-        print_json(check.record() | {"seconds": round(took, 2), "page": str(path)})
+        said = {"estimate": None if cost is None else estimate_record(cost)}
+        print_json(check.record() | said | {"seconds": round(took, 2), "page": str(path)})
         raise typer.Exit(check.exit_code)
     for finding in check.findings:
         say(out, f"{finding.severity}: {finding.text}", style=STYLES[finding.severity])
@@ -69,6 +89,8 @@ def check_sites(
 
         out.print(cohort_table(built))
         say(out, f"{summary(check)} Read and checked in {clock(took)}.")
+    for line in needs:
+        say(out, line)
     say(out, f"page: {path}")
     raise typer.Exit(check.exit_code)
 
@@ -110,6 +132,39 @@ def new_sites(
     for site in written["sites"]:
         say(out, f"{site['name']}: {site['source']}{' (unseen)' if site.get('unseen') else ''}")
     say(out, f"written: {file}; look at it with: fedmerge sites check {file}")
+
+
+def _experiment(config: str, cohort: str, seed: int | None, plugins: list[str]) -> Experiment:
+    """Read an experiment as it would run with this cohort. Raises FedMergeError with all its faults."""
+    from fedmerge.experiment.configuration.reading import read_experiment
+
+    return read_experiment(config, [f"cohort={json.dumps(cohort)}"], seed, plugins=plugins)[0]
+
+
+def _estimated(experiment: Experiment, built: Cohort) -> tuple[Estimate | None, list[str]]:
+    """Return what an experiment would take, or why it cannot run on the cohort as built."""
+    from fedmerge.workflows.estimate import estimate
+
+    try:
+        return estimate(experiment, built=built), []
+    except FedMergeError as error:
+        return None, [str(each) for each in error.args]
+
+
+def _needs(check: CohortCheck, cost: Estimate | None, images_alone: bool) -> list[str]:
+    """Return lines about time and memory: of the experiment, or of the decoded images alone."""
+    from fedmerge.cli.estimates import estimate_lines
+
+    if cost is not None:
+        return estimate_lines(cost)
+    if not images_alone or not check.sites:
+        return []
+    held = (check.bytes - check.cached) / 2**20
+    on_disk = f", {check.cached / 2**20:,.1f} MiB in the cache on disk" if check.cached else ""
+    return [
+        f"decoded images: {held:,.1f} MiB in memory{on_disk}. Time and memory of an experiment with them: "
+        "add --config EXPERIMENT."
+    ]
 
 
 def _firsts(sentences: list[str]) -> set[str]:

@@ -108,27 +108,16 @@ def show_estimate(
     config: str, changes: list[str], seed: int | None, device: str | None, plugins: list[str], as_json: bool
 ) -> None:
     """Print what a run would do and cost; nothing is trained or written."""
-    from dataclasses import asdict
-
-    from fedmerge.cli.progress import clock
+    from fedmerge.cli.estimates import estimate_lines, estimate_record
     from fedmerge.workflows.estimate import estimate
 
     with lines(err, lambda: "timing a few steps"):
         found = estimate(config, changes=changes, seed=seed, device=device, plugins=plugins)
     if as_json:
-        print_json(asdict(found) | {"seconds": found.seconds})
+        print_json(estimate_record(found))
         return
-    seeds = "seed" if len(found.seeds) == 1 else "seeds"
-    say(
-        out, f"{found.name} on {found.device}, {seeds} {', '.join(map(str, found.seeds))}; nothing is written"
-    )
-    for part in found.parts:
-        took = "not known before" if part.seconds is None else f"about {clock(part.seconds)}"
-        say(out, f"  {took:>16}  {part.what}")
-    say(out, f"time:    about {clock(found.seconds)}, besides fusion, start and report")
-    say(out, f"memory:  about {found.memory / 2**20:,.0f} MiB; disk: about {found.disk / 2**20:,.1f} MiB")
-    for what, seconds in found.measured.items():
-        say(out, f"measured: {1000 * seconds:.3g} ms, {what.removeprefix('seconds ')}")
+    for line in estimate_lines(found):
+        say(out, line)
 
 
 def end(result: Result) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedmerge.data import Cohort
@@ -10,8 +11,13 @@ from fedmerge.reports import figures
 from fedmerge.reports.page import picture, write_page
 
 
-def write_cohort_page(check: CohortCheck, cohort: Cohort | None, path: Path) -> Path:
-    """Write one HTML file that stands alone; return its path. cohort: None leaves out the images."""
+def write_cohort_page(
+    check: CohortCheck, cohort: Cohort | None, path: Path, needs: Sequence[str] = ()
+) -> Path:
+    """Write one HTML file that stands alone; return its path.
+
+    cohort: None leaves out the images. needs: lines about the time and memory of an experiment.
+    """
     sheet = None if cohort is None else picture(figures.samples, figures.describe_samples, cohort)
     contents = {
         "title": check.cohort,
@@ -19,6 +25,7 @@ def write_cohort_page(check: CohortCheck, cohort: Cohort | None, path: Path) -> 
         "findings": check.findings,
         "sites": check.sites,
         "sheet": sheet,
+        "needs": needs,
     }
     return write_page("cohort.html.jinja", contents, path)
 

@@ -74,14 +74,15 @@ def estimate(
     seed: int | None = None,
     device: str | None = None,
     plugins: Sequence[str] = (),
+    built: Cohort | None = None,
 ) -> Estimate:
     """Check an experiment as ``run`` does, and estimate it (see the module); the arguments are ``run``'s.
 
-    Raises FedMergeError for whatever ``run`` refuses before it starts.
+    built: its cohort as ``build_cohort`` makes it with the first seed, where it is there already. Raises FedMergeError for whatever ``run`` refuses before it starts.
     """
     experiment, spec = read_experiment(config, changes, seed, device, plugins=plugins)
     where = pick_device(experiment.device)
-    cohort = build_cohort(spec, experiment.seeds[0])
+    cohort = build_cohort(spec, experiment.seeds[0]) if built is None else built
     check_seeds(experiment, spec, cohort)
     with reproducible(experiment.threads):
         bench = _Bench(experiment, cohort, where)

@@ -15,6 +15,7 @@ from fedmerge.cli import app
 from fedmerge.data import read_cohort
 from fedmerge.data.cache import made, place
 from fedmerge.errors import FedMergeError
+from fedmerge.training.local import batch_sizes
 
 
 def called(*words: object):
@@ -71,6 +72,49 @@ def test_damaged_files_are_errors_by_name(table: Path) -> None:
     texts = [finding["text"] for finding in json.loads(done.stdout)["findings"]]
     assert len(texts) == 2
     assert ["03.png" in texts[0], "41.png" in texts[1]] == [True, True]
+
+
+EXPERIMENT = {
+    "name": "small", "cohort": "nowhere.yaml", "model": {"name": "small-cnn", "options": {"width": 4}},
+    "training": {"rounds": 2, "epochs": 3, "batch_size": 8, "fine_tune": "none"}, "fusion": ["mean"],
+    "testtime": [], "evaluation": {"streams": ["iid"]}, "seeds": [3, 4], "threads": 1,
+}  # fmt: skip
+
+
+def test_an_experiment_is_estimated_on_the_cohort_that_is_checked(table: Path) -> None:
+    """Two rounds of three epochs; the experiment's own cohort does not count."""
+    called("sites", "new", "mine.yaml", f"all={table}", "--unseen", "south-bay", "--size", 16)
+    Path("e.yaml").write_text(json.dumps(EXPERIMENT))
+    plain = called("sites", "check", "mine.yaml")
+    assert plain.exit_code == 0, plain.output
+    assert "--config" in plain.stdout
+    assert json.loads(called("sites", "check", "mine.yaml", "--json").stdout)["estimate"] is None
+    done = called("sites", "check", "mine.yaml", "--config", "e.yaml", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    found = told["estimate"]
+    train = told["sites"][0]["images"]["train"]
+    steps = len(batch_sizes(train, 8)) * 2 * 3
+    assert f"1 hospitals, {steps:,} training steps" in found["parts"][0]["what"]
+    assert found["parts"][0]["seconds"] >= 2 * steps * found["measured"]["seconds a training step"]
+    assert (found["seeds"], found["memory"] > told["bytes"]) == ([3, 4], True)
+    assert "training steps" in Path(told["page"]).read_text()
+    one = called("sites", "check", "mine.yaml", "--config", "e.yaml", "--json", "--seed", 7)
+    assert json.loads(one.stdout)["estimate"]["seeds"] == [7]
+
+
+def test_an_experiment_that_cannot_run_on_the_cohort_is_an_error(table: Path) -> None:
+    called("sites", "new", "mine.yaml", f"all={table}", "--unseen", "south-bay", "--size", 16)
+    wrong = EXPERIMENT | {"training": EXPERIMENT["training"] | {"batch_size": 50}}
+    Path("e.yaml").write_text(json.dumps(wrong))
+    done = called("sites", "check", "mine.yaml", "--config", "e.yaml", "--json")
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["estimate"]) == (2, None)
+    (finding,) = [each for each in told["findings"] if each["severity"] == "error"]
+    assert finding["kind"] == "experiment"
+    assert "batch_size" in finding["text"]
+    Path("e.yaml").write_text("model: {")
+    assert isinstance(called("sites", "check", "mine.yaml", "--config", "e.yaml").exception, FedMergeError)
 
 
 def test_the_cache_is_listed_and_cleaned(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
