@@ -48,8 +48,8 @@ def check_sites(
 
     The exit code is 0 for notes at most, 1 for warnings, 2 for errors. Nothing leaves this machine.
     """
-    from fedmerge.data import build_cohort, read_cohort
     from fedmerge.cli.estimates import estimate_record
+    from fedmerge.data import build_cohort, read_cohort
     from fedmerge.data.cohort_check import CohortCheck, Finding, check_cohort
     from fedmerge.data.progress import noting_refused, telling
     from fedmerge.plugins import load_plugins
@@ -79,8 +79,8 @@ def check_sites(
     write_cohort_page(check, built, path, needs)
     took = time.perf_counter() - began
     if as_json:
-        said = {"estimate": None if cost is None else estimate_record(cost)}
-        print_json(check.record() | said | {"seconds": round(took, 2), "page": str(path)})
+        more = {"estimate": None if cost is None else estimate_record(cost), "page": str(path)}
+        print_json(check.record() | more | {"seconds": round(took, 2)})
         raise typer.Exit(check.exit_code)
     for finding in check.findings:
         say(out, f"{finding.severity}: {finding.text}", style=STYLES[finding.severity])

@@ -14,6 +14,7 @@ from fedmerge.data.cache.stored import StoredImages
 from fedmerge.data.classes import check_task, check_taught, class_names, who_takes
 from fedmerge.data.enough import check_enough
 from fedmerge.data.facts import Facts, facts_of
+from fedmerge.data.file_facts import FileFacts
 from fedmerge.data.files.fit import fitted
 from fedmerge.data.images import Split, concat, to_channels
 from fedmerge.data.labels import relabel, renamed
@@ -37,7 +38,8 @@ class Site:
     """One hospital: its images (train, val, test; see ``Split``) and where they come from.
 
     facts: of all its images as they were before its scanner. registry: names what numbers its patients;
-    patients of one number are one person where sites have one registry.
+    patients of one number are one person where sites have one registry. files: of its source, where no other
+    site divides it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Site:
     facts: Facts | None = None
     task: Task = MULTICLASS
     registry: str = ""
+    files: FileFacts | None = None
 
     @property
     def remote(self) -> bool:
@@ -174,6 +177,7 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
     shared = {
         site.name: [parts[each.name] for each in members] for members in groups.values() for site in members
     }
+    alone = {members[0].name: raws[key].files for key, members in groups.items() if len(members) == 1}
     sites: list[Site] = []
     for site in spec.sites:
         if site.name not in parts:
@@ -183,7 +187,7 @@ def build_cohort(spec: CohortSpec, seed: int) -> Cohort:
         with faults.kept():
             kept = _limited(site, parts[site.name], seed)
             check_enough(spec, site, kept, shared[site.name], len(names))
-            sites.append(_site(spec, site, kept, names, seed))
+            sites.append(replace(_site(spec, site, kept, names, seed), files=alone.get(site.name)))
     faults.say()
     reading = tuple(remark for raw in raws.values() for remark in (*raw.remarks, *_stretched(spec, raw)))
     return Cohort(spec.name, spec.title or spec.name, tuple(sites), spec.folder, reading)

@@ -73,9 +73,7 @@ class CohortCheck:
         return asdict(self) | {"exit_code": self.exit_code}
 
 
-def check_cohort(
-    cohort: Cohort, refused: Sequence[str] = (), cannot_run: Sequence[str] = ()
-) -> CohortCheck:
+def check_cohort(cohort: Cohort, refused: Sequence[str] = (), cannot_run: Sequence[str] = ()) -> CohortCheck:
     """Return counts and findings of a cohort whose images are here, the worst findings first.
 
     refused: sentences on files that could not be read; cannot_run: on why an experiment cannot run on the

@@ -10,7 +10,7 @@ from fedmerge.data.files.dicom import SUFFIXES, is_dicom
 from fedmerge.data.files.many import Look
 from fedmerge.data.files.one import Item
 from fedmerge.data.listed import Listed, read_listed
-from fedmerge.data.listing import NOTES, class_of, counted, folders_in, is_junk, splits_in
+from fedmerge.data.listing import NO_SUFFIX, NOTES, class_of, counted, folders_in, is_junk, splits_in
 from fedmerge.data.raw import RawSource
 from fedmerge.errors import FedMergeError
 
@@ -33,7 +33,10 @@ def read_dicom_folder(path: Path, text: str, look: Look) -> RawSource:
         if others
         else ""
     )
-    return read_listed(Listed(items, text, path, "folder", named=True, remarks=(said,) if said else ()), look)
+    remarks = (said,) if said else ()
+    return read_listed(
+        Listed(items, text, path, "folder", named=True, remarks=remarks, left_out=others), look
+    )
 
 
 def _find(path: Path) -> tuple[list[Item], Counter[str]]:
@@ -67,5 +70,5 @@ def _below(folder: Path, others: Counter[str]) -> list[Path]:
             if file.suffix.lower() in SUFFIXES or is_dicom(file):
                 found.append(file)
             else:
-                others[file.suffix.lower() or "without a suffix"] += 1
+                others[file.suffix.lower() or NO_SUFFIX] += 1
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from fedmerge.data.files.many import Look
@@ -33,4 +34,5 @@ def read_folder(path: Path, text: str, look: Look, allow: bool = False) -> RawSo
         for file in files.get(name, ())
     ]
     remarks = tuple(filter(None, [found.remark(text)]))
-    return read_listed(Listed(items, text, path, "folder", named=True, remarks=remarks), look)
+    lost: Counter[str] = sum(found.lost.values(), Counter())
+    return read_listed(Listed(items, text, path, "folder", named=True, remarks=remarks, left_out=lost), look)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -36,6 +37,21 @@ def statistics_of(images: Tensor) -> Statistics:
         total += adaptive_avg_pool2d(pixels.mean(1, keepdim=True), SIDE).double().sum((0, 1)).numpy()
     picture = total / max(len(images), 1)
     return Statistics(np.concatenate(means), np.concatenate(deviations), np.concatenate(dark), picture)
+
+
+def correlations(images: Tensor, picture: np.ndarray) -> np.ndarray:
+    """Return how much each image is like a picture, 16 x 16: N correlations of light and dark, -1 to 1.
+
+    images: uint8 N x C x H x W. An image, or picture, of one value is like nothing: 0.
+    """
+    wanted = torch.from_numpy(picture - picture.mean()).reshape(-1)
+    found = []
+    for piece in images.split(PIECE):
+        rows = adaptive_avg_pool2d(piece.float().mean(1, keepdim=True), SIDE).double().flatten(1)
+        rows = rows - rows.mean(1, keepdim=True)
+        length = rows.norm(dim=1) * wanted.norm()
+        found.append(torch.where(length > 0, rows @ wanted / length, torch.zeros_like(length)).numpy())
+    return np.concatenate(found)
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:

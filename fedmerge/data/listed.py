@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fedmerge.data.cache.made import read_items
+from fedmerge.data.file_facts import FileFacts
 from fedmerge.data.files.many import About, Look, squares
 from fedmerge.data.files.one import Item
 from fedmerge.data.images import Split
@@ -29,7 +30,7 @@ class Listed:
 
     findings: names of the findings, where labels are several. purpose: names the draw of the splits.
     everybody: the patients of the whole table, which number them alike for several hospitals. named: classes
-    are names even where all are numbers.
+    are names even where all are numbers. left_out: files beside the items that are not read, by kind.
     """
 
     items: Sequence[Item]
@@ -40,6 +41,7 @@ class Listed:
     everybody: Sequence[str] = ()
     named: bool = False
     remarks: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_listed(listed: Listed, look: Look) -> RawSource:
@@ -59,7 +61,9 @@ def read_listed(listed: Listed, look: Look) -> RawSource:
     splits, divided = _splits(listed, whole)
     remarks = [*listed.remarks, *divided, *_remarks(listed.text, about, look)]
     said = tuple(filter(None, remarks))
-    return raw_source(listed.text, splits, names, str(listed.where), by_name=by_name, remarks=said)
+    raw = raw_source(listed.text, splits, names, str(listed.where), by_name=by_name, remarks=said)
+    sizes = Counter((width, height) for height, width in about.sizes)
+    return replace(raw, files=FileFacts(sizes, listed.left_out))
 
 
 def _labels(listed: Listed) -> tuple[torch.Tensor, tuple[str, ...] | None, bool]:

@@ -26,6 +26,11 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 DEEPER = "in deeper folders"
+NO_SUFFIX, NO_TARGET, NO_FILE, NOT_THERE = (
+    "without a suffix", "links to nothing", "no plain files", "not there",
+)  # fmt: skip
+KINDS_LEFT_OUT = frozenset((*NOTES, *OTHERS, DEEPER, NO_SUFFIX, NO_TARGET, NO_FILE, NOT_THERE))
+"""Kinds of left-out files whose names say nothing of a hospital's own: any other suffix might."""
 MOST_LOST = 0.1
 
 
@@ -145,8 +150,8 @@ def _is_image(place: Path) -> bool:
 
 def _kind(place: Path) -> str:
     if not place.exists():
-        return "links to nothing"
-    return place.suffix.lower() or "without a suffix" if place.is_file() else "no plain files"
+        return NO_TARGET
+    return place.suffix.lower() or NO_SUFFIX if place.is_file() else NO_FILE
 
 
 def junk_kind(place: Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,9 +36,48 @@ def look_alikes(sites: Sequence[Site]) -> list[str]:
             import imagehash
     except FedMergeError as error:
         return [str(error)]
+    looked = _looked_at(sites, imagehash.phash)
+    where, total = looked.where, sum(len(site.everything) for site in sites)
+    apart = ((where[i], where[j]) for i, j in _pairs(looked, lambda i, j: where[i] != where[j]))
+    pairs = Counter(apart)
+    compared = f", of {len(where):,} of {total:,} images" if total > MOST else ""
+    return [
+        f"images that look alike though their pixels differ: {n} pairs between {first} and "
+        f"{second}{compared}."
+        for (first, second), n in pairs.most_common(5)
+    ]
+
+
+def near_copies(site: Site) -> int | None:
+    """Return how many of a hospital's images look like an earlier one; None without the extra ``checks``.
+
+    Where there are more than 5,000, of as many that are evenly spread.
+    """
+    try:
+        with extra("checks", "comparing how images look"):
+            import imagehash
+    except FedMergeError:
+        return None
+    found: set[int] = set()
+    for _, later in _pairs(_looked_at([site], imagehash.phash), lambda _, j: j not in found):
+        found.add(later)
+    return len(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Looked:
+    """N images that are compared. hashes: bits, uint8 N x 8. where: hospital and split. held: images, and
+    the number of one among them."""
+
+    hashes: np.ndarray
+    where: Sequence[str]
+    held: Sequence[tuple[Tensor, int]]
+
+
+def _looked_at(sites: Sequence[Site], phash: Callable[..., Any]) -> _Looked:
+    """Hash at most ``MOST`` images of the hospitals, without those of one value."""
     hashes, where, held_at = [], [], []
-    total = sum(len(site.everything) for site in sites)
-    step = max(1, -(-total // MOST))
+    step = max(1, -(-sum(len(site.everything) for site in sites) // MOST))
     for site in sites:
         for split in ("train", "val", "test"):
             held = getattr(site, split).images[::step]
@@ -48,29 +89,20 @@ def look_alikes(sites: Sequence[Site]) -> list[str]:
                 shown = Image.fromarray(
                     pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
                 )
-                hashes.append(np.packbits(imagehash.phash(shown, hash_size=8).hash.reshape(-1)))
+                hashes.append(np.packbits(phash(shown, hash_size=8).hash.reshape(-1)))
                 where.append(f"{site.name} {split}")
                 held_at.append((held, i))
-    pairs = _pairs(np.array(hashes, dtype=np.uint8).reshape(-1, BITS // 8), where, held_at)
-    compared = f", of {len(hashes):,} of {total:,} images" if step > 1 else ""
-    return [
-        f"images that look alike though their pixels differ: {n} pairs between {first} and "
-        f"{second}{compared}."
-        for (first, second), n in pairs.most_common(5)
-    ]
+    return _Looked(np.array(hashes, dtype=np.uint8).reshape(-1, BITS // 8), where, held_at)
 
 
-def _pairs(
-    hashes: np.ndarray, where: Sequence[str], held_at: Sequence[tuple[Tensor, int]]
-) -> Counter[tuple[str, str]]:
-    """Count pairs of look-alikes in different parts. held_at: where each image is."""
-    found: Counter[tuple[str, str]] = Counter()
+def _pairs(looked: _Looked, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, int]]:
+    """Yield the places i < j of look-alikes, of the pairs that are wanted."""
+    hashes, held = looked.hashes, looked.held
     for i in range(len(hashes) - 1):
         apart = np.bitwise_count(hashes[i + 1 :] ^ hashes[i]).sum(axis=1)
         for j in (np.flatnonzero(apart <= APART) + i + 1).tolist():
-            if where[i] != where[j] and 0 < _difference(held_at[i], held_at[j]) <= NEAR:
-                found[where[i], where[j]] += 1
-    return found
+            if wanted(i, j) and 0 < _difference(held[i], held[j]) <= NEAR:
+                yield i, j
 
 
 def _difference(one: tuple[Tensor, int], other: tuple[Tensor, int]) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedmerge.data.file_facts import FileFacts
 from fedmerge.data.images import Split
 from fedmerge.data.partition import divide
 from fedmerge.errors import FedMergeError
@@ -23,7 +24,7 @@ class RawSource:
 
     text: the source in words. class_names: by label, or None where the source does not name them.
     by_name: the labels follow from the names (folders), so another order of classes reorders the labels.
-    remarks: on how it was read (files that were left out), in sentences.
+    remarks: on how it was read (files that were left out), in sentences. files: None where it is not files.
     """
 
     text: str
@@ -33,6 +34,7 @@ class RawSource:
     class_names: tuple[str, ...] | None
     by_name: bool = False
     remarks: tuple[str, ...] = ()
+    files: FileFacts | None = None
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:

@@ -24,6 +24,7 @@ from fedmerge.data.files.many import Look
 from fedmerge.data.folders import read_folder
 from fedmerge.data.images import Split
 from fedmerge.data.listed import Listed, read_listed
+from fedmerge.data.listing import NOT_THERE
 from fedmerge.data.npz import read_npz
 from fedmerge.data.raw import RawSource, raw_source, split_from_arrays, stratified
 from fedmerge.data.reading import Reading
@@ -242,13 +243,16 @@ def _table(asked: SourceRequest) -> RawSource:
     remarks: tuple[str, ...] = ()
     there = [item for item in items if item.file.is_file()] if asked.allow else items
     if len(there) < len(items):
-        gone = len(items) - len(there)
         remarks = (
-            f"{asked.text}: {gone} of {len(items)} rows name a file that is not there, and are left out.",
+            f"{asked.text}: {len(items) - len(there)} of {len(items)} rows name a file that is not there, "
+            "and are left out.",
         )
     if not there:
         raise FedMergeError(f"{path}: none of the files that it names is there, such as {items[0].file}.")
-    listed = Listed(there, asked.text, path, "table", table.findings, everybody, remarks=remarks)
+    gone = {NOT_THERE: len(items) - len(there)} if len(there) < len(items) else {}
+    listed = Listed(
+        there, asked.text, path, "table", table.findings, everybody, remarks=remarks, left_out=gone
+    )
     return read_listed(listed, _look(asked))
 
 

@@ -101,8 +101,10 @@ class Hospital:
 
     def inspect(self, message: Message) -> Message:
         """Reply with a description of its images before training: sizes, classes, intensities, copies."""
-        own = LEAST if self.guard is None else self.guard.policy.suppress_below
-        return reply_with(message, self.site, own)
+        if self.guard is None:
+            return reply_with(message, self.site, LEAST)
+        policy = self.guard.policy
+        return reply_with(message, self.site, policy.suppress_below, policy.inspection_checks)
 
     def train(self, message: Message) -> Message:
         """Train the received weights, or an initialisation of its own; reply with new weights and numbers.

@@ -38,7 +38,8 @@ def _ask(grid: Grid, names: Mapping[int, str], wish: InspectJob, patience: float
         time.sleep(POLL)
     found = [{"hospital": names[node], "reason": "its node did not come"} for node in missing]
     nodes = [node for node in names if node not in missing]
-    messages = [request_message(ACTION, node, "inspection", wish.model_dump(), None) for node in nodes]
+    asked = wish.model_dump(exclude=None if wish.checks else {"checks"})  # older hospitals do not know them
+    messages = [request_message(ACTION, node, "inspection", asked, None) for node in nodes]
     answered = set()
     for reply_message in grid.send_and_receive(messages, timeout=max(patience, 60.0)):
         node = reply_message.metadata.src_node_id

@@ -8,18 +8,21 @@ hashes of them would tell others who has the same patient.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any
 
 import numpy as np
 from flwr.app import Message
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from fedmerge.data import Site
 from fedmerge.data.facts import Facts, facts_of
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.image_checks import ImageChecks, check_images
+from fedmerge.federation.policy.suppression import told, told_findings
 from fedmerge.federation.records import reply_message
+from fedmerge.federation.schema.fields import ClassName as Name
+from fedmerge.federation.schema.fields import Share
+from fedmerge.federation.schema.fields import ToldCount as Count
 from fedmerge.federation.schema.jobs import InspectJob
 from fedmerge.federation.schema.reading import read_job, read_reply, read_tensors
 from fedmerge.federation.schema.replies import Inspected
@@ -28,10 +31,6 @@ from fedmerge.schema.validation import validate
 
 ACTION = "query.inspect"
 MINIMUM = 5
-MOST = 10**9  # the largest number of images that a hospital may report
-Count = Annotated[int, Field(ge=0, le=MOST)] | Annotated[str, Field(pattern=r"^(<\d{1,7}|hidden)$")]
-Name = Annotated[str, Field(max_length=200)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Inspection(BaseModel):
@@ -40,7 +39,8 @@ class Inspection(BaseModel):
 
     intensities: the share of all pixels in each bin of 0 to 255; None for a bin with pixels of fewer images
     than the minimum; empty if the hospital has too few images. duplicates: images that occur more than once,
-    without their first copy. flat: images of one value.
+    without their first copy. flat: images of one value. checks: None where they were not asked for or the
+    hospital does not tell them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,10 +55,18 @@ class Inspection(BaseModel):
     intensities: list[Share | None] = Field(max_length=64)
     duplicates: Count
     flat: Count
+    checks: ImageChecks | None = None
+
+    @model_validator(mode="after")
+    def _of_known_classes(self) -> Inspection:
+        told = (self.checks and self.checks.brightness) or {}
+        if not set(told) <= set(self.classes):
+            raise ValueError("checks: brightness is told of a class that is not among the classes")
+        return self
 
 
-def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM) -> Inspection:
-    """Return the inspection of a hospital's images."""
+def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM, may_check: bool = True) -> Inspection:
+    """Return the inspection of a hospital's images. may_check: whether the hospital tells its checks."""
     least = max(wish.minimum, own_minimum)
     images, facts = site.everything.images, site.facts or facts_of(site.everything.images)
     everything = site.everything
@@ -76,28 +84,8 @@ def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM) -> Inspect
         intensities=_intensities(images, wish.bins, least),
         duplicates=told([_copies(facts)], least)[0],
         flat=told([int(facts.flat.sum())], least)[0],
+        checks=check_images(site, least) if wish.checks and may_check else None,
     )
-
-
-def told(counts: Sequence[int], least: int) -> list[Any]:
-    """Return counts with those from 1 to ``least`` - 1 as "<least", and others "hidden" where necessary.
-
-    Whoever knows the sum of all counts knows the sum of those not told: these must be at least two, and their
-    sum at least ``least``.
-    """
-    order = sorted((count, place) for place, count in enumerate(counts) if count)
-    hidden = {place for count, place in order if count < least}
-    small = bool(hidden) and len(counts) > 1
-    for _, place in order:
-        if not small or (len(hidden) > 1 and sum(counts[each] for each in hidden) >= least):
-            break
-        hidden.add(place)
-    return [f"<{least}" if 0 < n < least else "hidden" if i in hidden else n for i, n in enumerate(counts)]
-
-
-def told_findings(counts: Sequence[int], images: int, least: int) -> list[Any]:
-    """Return counts of images by finding: small ones as "<least", "hidden" where few are without."""
-    return [f"<{least}" if 0 < n < least else "hidden" if 0 < images - n < least else n for n in counts]
 
 
 def _intensities(images: Tensor, bins: int, least: int) -> list[float | None]:
@@ -121,11 +109,13 @@ def _copies(facts: Facts) -> int:
     return len(real) - len(set(real))
 
 
-def reply_with(message: Message, site: Site, own_minimum: int = MINIMUM) -> Message:
+def reply_with(message: Message, site: Site, own_minimum: int = MINIMUM, may_check: bool = True) -> Message:
     """Return a hospital's reply to ``query.inspect``. Raises FedMergeError for an invalid request."""
     wish = read_job(message, InspectJob)
     read_tensors(message, NO_TENSORS)
-    return reply_message(message, {}, texts={"json": inspect(site, wish, own_minimum).model_dump_json()})
+    found = inspect(site, wish, own_minimum, may_check)
+    left_out = {"checks"} if found.checks is None else None  # a server that does not know them refuses them
+    return reply_message(message, {}, texts={"json": found.model_dump_json(exclude=left_out)})
 
 
 def read(message: Message) -> Inspection:

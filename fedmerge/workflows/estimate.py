@@ -78,7 +78,8 @@ def estimate(
 ) -> Estimate:
     """Check an experiment as ``run`` does, and estimate it (see the module); the arguments are ``run``'s.
 
-    built: its cohort as ``build_cohort`` makes it with the first seed, where it is there already. Raises FedMergeError for whatever ``run`` refuses before it starts.
+    built: its cohort as ``build_cohort`` makes it with the first seed, where it is there already.
+    Raises FedMergeError for whatever ``run`` refuses before it starts.
     """
     experiment, spec = read_experiment(config, changes, seed, device, plugins=plugins)
     where = pick_device(experiment.device)

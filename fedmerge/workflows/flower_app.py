@@ -36,7 +36,7 @@ class RunConfig(BaseModel):
     run's folder on the server, absolute, new or empty; "" for the next free runs/NAME-001 where the server
     was started. resume: the folder of an interrupted run that is to go on. patience: seconds that the server
     waits for hospitals to come. admitted: a deployment's file of the admitted hospitals. inspect: the file
-    for what hospitals report of their images, in a run that does nothing else; minimum, bins: see
+    for what hospitals report of their images, in a run that does nothing else; minimum, bins, checks: see
     ``federation.inspection``.
     """
 
@@ -53,6 +53,7 @@ class RunConfig(BaseModel):
     inspect: str = ""
     minimum: int = 5
     bins: int = 16
+    checks: bool = False
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> RunConfig:
@@ -93,7 +94,7 @@ def _serve(backend: Backend, run_config: Mapping[str, Any]) -> None:
     given = RunConfig.read(run_config)
     if given.inspect:
         names = {node: hospital.name for node, hospital in (read_admitted(given.admitted) or {}).items()}
-        wish = InspectJob(minimum=given.minimum, bins=given.bins)
+        wish = InspectJob(minimum=given.minimum, bins=given.bins, checks=given.checks)
         write_json(Path(given.inspect), inspect_all(backend, names, wish, given.patience))
         return
     if given.resume:

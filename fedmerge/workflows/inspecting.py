@@ -17,12 +17,13 @@ from fedmerge.workflows.flower_app import RunConfig
 
 
 def inspect_deployed(
-    server: Path, minimum: int = MINIMUM, bins: int = 16, patience: float = 300.0
+    server: Path, minimum: int = MINIMUM, bins: int = 16, patience: float = 300.0, checks: bool = False
 ) -> list[dict[str, Any]]:
     """Ask the admitted hospitals of a server; return what each reported, or the reason why not, by name.
 
-    server: its folder; SuperLink and gate must be up. minimum: counts below it are not reported. Raises
-    FedMergeError where no hospital was admitted, and where the run fails.
+    server: its folder; SuperLink and gate must be up. minimum: counts below it are not reported.
+    checks: ask for what checks of the images find, too. Raises FedMergeError where no hospital was admitted,
+    and where the run fails.
     """
     folder = ServerFolder(server)
     validate(InspectJob, {"minimum": minimum, "bins": bins}, "inspect")
@@ -30,7 +31,14 @@ def inspect_deployed(
         raise FedMergeError("no hospital was admitted yet: `fedmerge deployment admit` lets one in.")
     with tempfile.TemporaryDirectory(dir=folder.path) as place:
         file = Path(place) / "inspection.json"
-        given = {"config": "", "inspect": str(file), "minimum": minimum, "bins": bins, "patience": patience}
+        given: dict[str, Any] = {
+            "config": "",
+            "inspect": str(file),
+            "minimum": minimum,
+            "bins": bins,
+            "patience": patience,
+        }
+        given |= {"checks": True} if checks else {}
         told = RunConfig.read(given | {"admitted": str(folder.admitted)}).model_dump(by_alias=True)
         run = folder.flower.submit(project(folder.path / "app"), told)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,27 @@ def lut(values: list[int], bits: int, first: int = 0) -> pydicom.Sequence:
     item.add_new("LUTDescriptor", "US", [len(values), first, bits])
     item.add_new("LUTData", "US", values)
     return pydicom.Sequence([item])
+
+
+def lossless_jpeg(pixels: np.ndarray, precision: int) -> bytes:
+    """Return grey pixels, H x W of ``precision`` bits, as a lossless JPEG (ITU-T T.81, process 14).
+
+    Each pixel is predicted by its left neighbour (predictor 1), the first of a row by the one above, the very
+    first by half the range. The Huffman code of a difference's 17 sizes is their number in 5 bits.
+    """
+    values, bits = pixels.astype(int), ""
+    for (row, column), value in np.ndenumerate(values):
+        above = values[row - 1, 0] if row else 2 ** (precision - 1)
+        off = int(value - (values[row, column - 1] if column else above))
+        size = abs(off).bit_length()
+        rest = off if off > 0 else off + 2**size - 1
+        bits += f"{size:05b}" + (f"{rest:0{size}b}" if size else "")
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    parts = {
+        0xC3: bytes([precision]) + struct.pack(">HH", *pixels.shape) + b"\1\1\x11\0",
+        0xC4: b"\0" + bytes([0, 0, 0, 0, 17, *[0] * 11, *range(17)]),
+        0xDA: b"\1\1\0\1\0\0",
+    }
+    heads = (bytes([0xFF, mark]) + struct.pack(">H", len(part) + 2) + part for mark, part in parts.items())
+    return b"\xff\xd8" + b"".join(heads) + scan + b"\xff\xd9"

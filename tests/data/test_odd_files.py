@@ -27,10 +27,11 @@ from pydicom.uid import (  # noqa: E402
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLossless,
+    JPEGLosslessSV1,
     RLELossless,
 )
 
-from tests.data.dicoms import dicom, lut  # noqa: E402
+from tests.data.dicoms import dicom, lossless_jpeg, lut  # noqa: E402
 
 GREY = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)
 DEEP = np.array([[0, 1000, 2000], [3000, 4000, 4095]], np.uint16)
@@ -211,6 +212,20 @@ def _jpeg(path: Path) -> None:
     Image.fromarray(FLAT).save(path.with_suffix(".jpg"), quality=100)
     content = encapsulate([path.with_suffix(".jpg").read_bytes()])
     dicom(path, FLAT, syntax=JPEGBaseline8Bit, PixelData=content)
+
+
+def _lossless(path: Path, pixels: np.ndarray, syntax: str, bits: int, **tags: Any) -> None:
+    dicom(path, pixels, syntax=syntax, PixelData=encapsulate([lossless_jpeg(pixels, bits)]), **tags)
+
+
+odd("JPEG Lossless of 12 bits", AS_WINDOW)(of(_lossless, DEEP, JPEGLossless, 12, **TWELVE, **WINDOW))
+odd("JPEG Lossless of 8 bits", LARGE)(of(_lossless, LARGE, JPEGLosslessSV1, 8))
+
+
+@odd("JPEG Lossless that ends early", ("decoded", "compressed"))
+def _cut_lossless(path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    dicom(path, noise, syntax=JPEGLossless, PixelData=encapsulate([lossless_jpeg(noise, 8)[:40]]))
 
 
 @odd("JPEG that is none", ("decoded", "compressed"))

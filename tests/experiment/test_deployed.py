@@ -288,7 +288,8 @@ def test_sums_under_masks_over_three_hospitals_give_the_same_bits_and_they_can_b
         with contextlib.suppress(FedMergeError):  # of a test before: another key of the same hospital
             server.revoke(folder.settings.site)
         (folder.path / "policy.yaml").write_text(
-            "approval: any\nsuppress_below: 1\nsums: true\ninspection: true\npeers: first-use\n"
+            "approval: any\nsuppress_below: 1\nsums: true\ninspection: true\ninspection_checks: true\n"
+            "peers: first-use\n"
         )
         node = yaml.safe_load((folder.path / "node.yaml").read_text())  # too few images for their layers
         (folder.path / "node.yaml").write_text(yaml.safe_dump(node | {"sums": {"rows": "pixels"}}))
@@ -305,6 +306,7 @@ def test_sums_under_masks_over_three_hospitals_give_the_same_bits_and_they_can_b
     expected = {k: v for k, v in hashes(local.folder).items() if not k.endswith("pooled.safetensors")}
     assert hashes(deployed.folder) == expected
     assert any(Path(name).stem == "hf" for name in expected)
-    found = inspect_deployed(server.path, minimum=5, bins=8, patience=600)
+    found = inspect_deployed(server.path, minimum=5, bins=8, patience=600, checks=True)
     assert [told["hospital"] for told in found] == ["alpha", "beta", "gamma"]
     assert all(len(told["intensities"]) == 8 and told["classes"] for told in found), found
+    assert all(told["checks"]["middle"] is not None for told in found), found

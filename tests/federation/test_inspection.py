@@ -13,7 +13,8 @@ from fedmerge.data import Site, Split
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.inspecting import _ask
-from fedmerge.federation.inspection import inspect, read, told
+from fedmerge.federation.inspection import inspect, read, reply_with
+from fedmerge.federation.policy.suppression import told
 from fedmerge.federation.records import request_message
 from fedmerge.federation.schema.jobs import InspectJob as Wish
 from fedmerge.federation.schema.reading import TEXTS
@@ -118,6 +119,24 @@ def test_the_server_takes_what_fits_and_refuses_the_rest(cohort):
     for text in ("", "[]", "null", "{", "[" * 100_000, "x" * 3_000_000):
         with pytest.raises(FedMergeError):
             read(answer(text))
+    checked = good | {"checks": {"near_duplicates": 3, "middle": -40, "sizes": {"64x64": 16, "other": "<5"}}}
+    assert read(answer(json.dumps(checked))).checks.middle == -40
+    wrong_checks = [
+        {"near_duplicates": -1}, {"near_duplicates": "some"}, {"negatives": 1e300}, {"negatives": [1]},
+        {"middle": 256}, {"middle": 1.5}, {"middle": "<b>"}, {"middle": float("nan")},
+        {"brightness": {"a": 1.01}}, {"brightness": {"a": float("nan")}}, {"brightness": {"c": 0.5}},
+        {"brightness": [0.5]}, {"brightness": {"a": "\u001b[2J"}},
+        {"sizes": {"64": 1}}, {"sizes": {"0x5": 1}}, {"sizes": {"64x64": "5"}}, {"sizes": {"<i>": 9}},
+        {"sizes": {f"{i}x{i}": 1 for i in range(1, 99)}},
+        {"left_out": {"\u001b[2J": 9}}, {"left_out": {".x" * 40: 9}}, {"left_out": {".Smith": 9}},
+        {"left_out": {f".{i}": 9 for i in range(99)}}, {"more": 1},
+    ]  # fmt: skip
+    for wrong in wrong_checks:
+        with pytest.raises(FedMergeError):
+            read(answer(json.dumps(good | {"checks": wrong})))
+    for wrong in ([], "all", 1, {"sizes": {"1x1": {"1x1": {}}}}):
+        with pytest.raises(FedMergeError):
+            read(answer(json.dumps(good | {"checks": wrong})))
     with pytest.raises(FedMergeError):
         read(Message(RecordDict(), reply_to=request_message("query.inspect", FIRST, "g", {}, None)))
 
@@ -138,6 +157,31 @@ def test_every_hospital_is_asked_and_one_that_is_another_is_not_heard(cohort):
     mine = hospitals[0].site
     assert found[mine.name]["train"] == told([len(mine.train), len(mine.val), len(mine.test)], 5)[0]
     assert set(found) == set(names.values())
+
+
+class Silent:
+    """A grid whose nodes never answer; it keeps what they are asked."""
+
+    def get_node_ids(self):
+        return [FIRST]
+
+    def send_and_receive(self, messages, timeout):
+        self.asked = [dict(message.content["config"]) for message in messages]
+        return []
+
+
+def test_hospitals_and_servers_without_checks_hear_nothing_of_them(cohort):
+    """A job, and a reply, have the new field only where it is asked for."""
+    LocalGrid(client_app(lambda context: Hospital(cohort.training[0])), 1)
+    grid = Silent()
+    for checks in (False, True):
+        _ask(grid, {FIRST: "north"}, Wish(checks=checks), 0.0)
+        (job,) = grid.asked
+        assert ("checks" in json.dumps(job)) is checks
+        question = request_message("query.inspect", FIRST, "g", {"checks": True} if checks else {}, None)
+        reply = reply_with(question, cohort.training[0])
+        assert ("checks" in json.loads(reply.content[TEXTS]["json"])) is checks
+        assert (read(reply).checks is not None) is checks
 
 
 @pytest.mark.parametrize("wish", [{"minimum": 0}, {"bins": 1}, {"bins": 65}, {"bins": "x"}, {"more": 1}])

@@ -6,8 +6,7 @@ from pydantic import ValidationError
 
 from fedmerge.data import CohortSpec, build_cohort
 from fedmerge.data.export import export
-from fedmerge.federation.inspection import told_findings
-from fedmerge.federation.policy.suppression import suppressed_findings
+from fedmerge.federation.policy.suppression import suppressed_findings, told_findings
 from fedmerge.federation.privacy.masked import SCORED, decode_means, encode_means, scored
 from fedmerge.federation.schema.replies import Greeting
 from fedmerge.models.zoo import ModelSpec, build

@@ -98,6 +98,24 @@ def inspection_text(found: Sequence[Told]) -> str:
         top = max((share for share in shares if share is not None), default=0) or 1
         drawn = "".join("?" if share is None else BLOCKS[round(8 * share / top)] for share in shares)
         parts.append(f"  intensities 0 to 255: {drawn or 'not told'}")
+        parts += [f"  {line}" for line in _checks(each.get("checks"))]
         parts.append("")
     text = "\n".join(parts).rstrip()
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def _checks(found: Told | None) -> list[str]:
+    """Return what a hospital told of its checks, in lines; nothing where it told none."""
+    if found is None:
+        return []
+    told = {name: "not told" if value is None else value for name, value in found.items()}
+    middle = told["middle"]
+    parts = [
+        f"near duplicates: {told['near_duplicates']}; like a negative: {told['negatives']}; "
+        f"middle against edge: {f'{middle:+d}' if isinstance(middle, int) else middle}"
+    ]
+    for title, name in (("brightness alone", "brightness"), ("sizes", "sizes"), ("left out", "left_out")):
+        value = told[name]
+        said = ", ".join(f"{key} {n}" for key, n in value.items()) if isinstance(value, dict) else value
+        parts.append(f"{title}: {said or 'none'}")
+    return parts

@@ -59,6 +59,7 @@ class Policy(Section):
     minimum_images: int = Field(default=16, ge=1)
     suppress_below: int = Field(default=5, ge=1)
     inspection: bool = False
+    inspection_checks: bool = False
     numbers: Names = NUMBERS
     secure: Literal["only", "allow"] = "allow"
     secure_hospitals: int = Field(default=FEWEST, ge=FEWEST)
@@ -129,6 +130,9 @@ suppress_below: 5
 # May the server ask, before any experiment, for sizes, classes, a histogram of intensities and the number of
 # duplicates (`fedmerge deployment inspect`)? Small counts stay hidden, as above.
 inspection: false
+# … and what the checks of the images find: near duplicates, negatives, sizes and kinds of files, and how well
+# brightness alone tells each class? (`fedmerge deployment inspect --checks`)
+inspection_checks: false
 
 # The numbers that may leave, by name. Take out what must stay; what a request cannot do without is refused.
 numbers: [{", ".join(NUMBERS[:8])},

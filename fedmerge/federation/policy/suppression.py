@@ -1,8 +1,10 @@
-"""Suppress small counts: report them as 0, and enough others that the total does not reveal them."""
+"""Suppress small counts: as 0 (``suppressed``) or in words (``told``), and enough others that the total does
+not reveal them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def suppressed(counts: Sequence[int], below: int) -> list[int]:
@@ -30,3 +32,24 @@ def suppressed_findings(counts: Sequence[int], images: int, below: int) -> list[
     count also tells how many are without: both must be 0 or at least ``below``.
     """
     return [0 if 0 < count < below or 0 < images - count < below else count for count in counts]
+
+
+def told(counts: Sequence[int], least: int) -> list[Any]:
+    """Return counts with those from 1 to ``least`` - 1 as "<least", and others "hidden" where necessary.
+
+    Whoever knows the sum of all counts knows the sum of those not told: these must be at least two, and their
+    sum at least ``least``.
+    """
+    order = sorted((count, place) for place, count in enumerate(counts) if count)
+    hidden = {place for count, place in order if count < least}
+    small = bool(hidden) and len(counts) > 1
+    for _, place in order:
+        if not small or (len(hidden) > 1 and sum(counts[each] for each in hidden) >= least):
+            break
+        hidden.add(place)
+    return [f"<{least}" if 0 < n < least else "hidden" if i in hidden else n for i, n in enumerate(counts)]
+
+
+def told_findings(counts: Sequence[int], images: int, least: int) -> list[Any]:
+    """Return counts of images by finding: small ones as "<least", "hidden" where few are without."""
+    return [f"<{least}" if 0 < n < least else "hidden" if 0 < images - n < least else n for n in counts]

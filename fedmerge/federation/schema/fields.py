@@ -10,6 +10,7 @@ from fedmerge.data.spec import Name
 
 __all__ = [
     "MOST_IMAGES",
+    "ClassName",
     "Count",
     "Digest",
     "Hex",
@@ -21,6 +22,7 @@ __all__ = [
     "Share",
     "StrictReply",
     "Told",
+    "ToldCount",
 ]
 
 MOST_IMAGES = 10**9
@@ -28,6 +30,12 @@ MOST_IMAGES = 10**9
 LARGEST_LOSS = 3.5e38
 """A loss is a float32."""
 
+ToldCount = (
+    Annotated[int, Field(strict=True, ge=0, le=MOST_IMAGES)]
+    | Annotated[str, Field(pattern=r"^(<\d{1,7}|hidden)$")]
+)
+"""A number of images, or what is told in its place."""
+ClassName = Annotated[str, Field(max_length=200)]
 Images = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Round = Annotated[int, Field(ge=0, le=10**6)]

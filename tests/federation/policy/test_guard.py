@@ -390,3 +390,12 @@ def test_an_inspection_is_answered_where_the_policy_says_so_and_hides_small_coun
     told = json.loads(asker.ask("query.inspect", job).content["texts"]["json"])
     assert told["train"] == len(asker.site.train)
     assert [entry["event"] for entry in asker.log] == ["refused", "answered", "answered"]
+
+
+def test_checks_of_images_are_told_only_where_the_policy_says_so_too(asker):
+    job = {"minimum": 1, "bins": 4, "checks": True}
+    asker.start(inspection=True, suppress_below=1)
+    assert "checks" not in json.loads(asker.ask("query.inspect", job).content["texts"]["json"])
+    asker.start(inspection=True, inspection_checks=True, suppress_below=1000)
+    told = json.loads(asker.ask("query.inspect", job).content["texts"]["json"])["checks"]
+    assert (told["middle"], told["brightness"]) == (None, None)
