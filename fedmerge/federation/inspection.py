@@ -59,8 +59,8 @@ class Inspection(BaseModel):
 
     @model_validator(mode="after")
     def _of_known_classes(self) -> Inspection:
-        told = (self.checks and self.checks.brightness) or {}
-        if not set(told) <= set(self.classes):
+        by_class = None if self.checks is None else self.checks.brightness
+        if not set(by_class or ()) <= set(self.classes):
             raise ValueError("checks: brightness is told of a class that is not among the classes")
         return self
 

@@ -131,3 +131,4 @@ def test_a_terminal_shows_what_is_told_and_what_is_not(folder: Path) -> None:
         [told]
     )
     assert inspection_text([told | {"checks": None}]).count("not told") == 0
+    assert "checks: not told" in inspection_text([told | {"checks": None}], checks=True)

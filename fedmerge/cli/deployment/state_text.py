@@ -82,8 +82,8 @@ def _endings(status: Told) -> list[str]:
     return ["", "certificates that end soon", *parts] if parts else []
 
 
-def inspection_text(found: Sequence[Told]) -> str:
-    """Return a block of lines for each hospital."""
+def inspection_text(found: Sequence[Told], checks: bool = False) -> str:
+    """Return a block of lines for each hospital. checks: whether they were asked for."""
     parts: list[str] = []
     for each in found:
         parts.append(each["hospital"])
@@ -98,16 +98,16 @@ def inspection_text(found: Sequence[Told]) -> str:
         top = max((share for share in shares if share is not None), default=0) or 1
         drawn = "".join("?" if share is None else BLOCKS[round(8 * share / top)] for share in shares)
         parts.append(f"  intensities 0 to 255: {drawn or 'not told'}")
-        parts += [f"  {line}" for line in _checks(each.get("checks"))]
+        parts += [f"  {line}" for line in _checks(each.get("checks"), checks)]
         parts.append("")
     text = "\n".join(parts).rstrip()
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
-def _checks(found: Told | None) -> list[str]:
-    """Return what a hospital told of its checks, in lines; nothing where it told none."""
+def _checks(found: Told | None, asked: bool) -> list[str]:
+    """Return what a hospital told of its checks, in lines."""
     if found is None:
-        return []
+        return ["checks: not told"] if asked else []
     told = {name: "not told" if value is None else value for name, value in found.items()}
     middle = told["middle"]
     parts = [

@@ -145,4 +145,4 @@ def inspect(
     if as_json:
         print_json(found)
     else:
-        say(out, inspection_text(found))
+        say(out, inspection_text(found, checks))
