@@ -42,7 +42,7 @@ def alarm_at(what: Served, images: Tensor, later: Tensor, args: argparse.Namespa
         drawn = torch.from_numpy(rng.integers(0, len(images), args.images))
         batch = what.prepare([(images if number < args.change else later)[drawn]])
         logits, trace = node.observe(batch)
-        alarm.see(mean_entropy(logits), what.names, None if trace is None else trace.encoder)
+        alarm.see(mean_entropy(logits, what.task), what.names, None if trace is None else trace.encoder)
         if alarm.since is not None:
             return alarm.since
     return None

@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from benchmarks.simulations.hostile_dicom import DICOM_KINDS
 from benchmarks.speed.serving import Running, models_in, npz
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -162,6 +163,7 @@ KINDS: dict[str, Callable[[Draw], Hostile | bytes]] = {
     "PNG with transparent pixels": lambda rng: picture(rng, shape=(9, 9, 4)),
     "PNG of many frames": lambda rng: _frames(rng),
     "JPEG of inks": lambda rng: _inks(rng),
+    **DICOM_KINDS,
     "form without an end": lambda rng: Hostile("", form(picture(rng), end=b""), FORM),
     "form cut": lambda rng: Hostile("", cut(rng, form(picture(rng), picture(rng))), FORM),
     "form without parts": lambda rng: Hostile("", b"--b--\r\n", FORM),

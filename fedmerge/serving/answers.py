@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from fedmerge.tasks import Task
 from fedmerge.testtime.contract import Trace
 from fedmerge.testtime.entropy import sample_entropies
 
@@ -22,10 +22,20 @@ class Prediction(Told):
     """One image's answer; numbers are the node's own float32, written so that they read back to the bit."""
 
     name: str = Field(description="The image's file, or its place in the npz.")
-    predicted: str = Field(description="The class of the largest probability.")
-    confidence: float = Field(description="That probability: the softmax of the logits.")
-    probabilities: dict[str, float] = Field(description="By class, in the order of the logits.")
-    logits: list[float]
+    predicted: str | list[str] = Field(
+        description="The class; of several findings an image, those of a probability above one half."
+    )
+    confidence: float = Field(
+        description="The probability of what is predicted; of findings the mean, where an absent one counts "
+        "with the probability of its absence."
+    )
+    probabilities: dict[str, float] = Field(description="By class, or by finding, in their order.")
+    logits: list[float] = Field(description="The network's outputs; the task says what they mean.")
+
+    @property
+    def said(self) -> list[str]:
+        """What is predicted: one class, or any number of findings."""
+        return [self.predicted] if isinstance(self.predicted, str) else self.predicted
 
 
 class Leaning(Told):
@@ -96,18 +106,24 @@ class Fault(Told):
     error: str
 
 
-def predictions(names: Sequence[str], classes: Sequence[str], logits: Tensor) -> list[Prediction]:
-    """Return the answer of each image. logits: N x C."""
-    shares = torch.softmax(logits, dim=-1)
-    best = shares.argmax(dim=-1).tolist()
-    rows = zip(names, best, shares.tolist(), logits.tolist(), strict=True)
+def predictions(names: Sequence[str], classes: Sequence[str], logits: Tensor, task: Task) -> list[Prediction]:
+    """Return the answer of each image. classes: their names, or the findings'. logits: N x D."""
+    best = task.predicted(logits)
+    sure = task.p(logits).gather(-1, best[..., None])[..., 0]
+    sure = sure.mean(dim=-1) if task.many else sure
+    numbers = (best.tolist(), sure.tolist(), task.probabilities(logits).tolist(), logits.tolist())
     return [
         Prediction(
-            name=name, predicted=classes[at], confidence=share[at], logits=row,
-            probabilities=dict(zip(classes, share, strict=True)),
+            name=name,
+            predicted=[each for each, found in zip(classes, at, strict=True) if found]
+            if task.many
+            else classes[at],
+            confidence=confidence,
+            probabilities=dict(zip(classes, shares, strict=True)),
+            logits=row,
         )
-        for name, at, share, row in rows
-    ]  # fmt: skip
+        for name, at, confidence, shares, row in zip(names, *numbers, strict=True)
+    ]
 
 
 def leaning(names: Sequence[str], trace: Trace | None) -> Leaning | None:
@@ -129,9 +145,9 @@ def leaning(names: Sequence[str], trace: Trace | None) -> Leaning | None:
     )
 
 
-def mean_entropy(logits: Tensor) -> float:
-    """Return the mean normalised entropy of the answers, 0 to 1. logits: N x C."""
-    return float(sample_entropies(logits).mean())
+def mean_entropy(logits: Tensor, task: Task) -> float:
+    """Return the mean normalised entropy of the answers, 0 to 1. logits: N x D."""
+    return float(sample_entropies(logits, task).mean())
 
 
 def _known(values: dict[str, float]) -> dict[str, float | None]:

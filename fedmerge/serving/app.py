@@ -36,7 +36,7 @@ FORM = {"schema": {
 }}  # fmt: skip
 TAKES = {"requestBody": {"required": True, "content": {
     "multipart/form-data": FORM, "image/png": BINARY, "image/jpeg": BINARY,
-    "application/octet-stream": BINARY,
+    "application/dicom": BINARY, "application/octet-stream": BINARY,
 }}}  # fmt: skip
 FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": Fault, "description": what}
@@ -87,7 +87,7 @@ def _batches(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/batches", response_model=Answer, responses=FAULTS, openapi_extra=TAKES)
     async def batches(request: Request, stream: Stream = "default", caller: str = asking) -> Response:
-        """Answer a batch: one image, an npz, or several files as multipart/form-data."""
+        """Answer a batch: one image, a DICOM file, an npz, or several files as multipart/form-data."""
 
         async def body() -> bytes:
             try:
@@ -135,6 +135,7 @@ def _looks(app: FastAPI, service: Service) -> None:
             "coefficients": served.coefficients,
             "fingerprint": service.fingerprint,
             "device": served.device,
+            "task": served.task.name,
             "class_names": served.class_names,
             "network": first.model.model_dump(),
             "normalisation": first.normalisation.to_dict(),

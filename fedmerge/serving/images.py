@@ -17,31 +17,39 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedmerge.data.files.dicom import read_dicom
+from fedmerge.data.files.dicom_size import dicom_size
+from fedmerge.data.files.one import as_tensor
 from fedmerge.data.npz_sizes import check_sizes
 from fedmerge.data.pictures import read_picture
+from fedmerge.data.reading import ReadOptions
 from fedmerge.errors import FedMergeError
+from fedmerge.extras import extra
 from fedmerge.serving.limits import MIB, Limits
 from fedmerge.serving.refusal import Refusal
 
 T = TypeVar("T")
-KINDS = "PNG, JPEG or npz"
+Reader = Callable[[str, bytes, Limits, ReadOptions], Tensor]
+KINDS = "PNG, JPEG, DICOM or npz"
 KEY = "images"
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_ARRAYS = 16
 
 
-def read_images(parts: Sequence[tuple[str, bytes]], limits: Limits) -> tuple[list[str], list[Tensor]]:
+def read_images(
+    parts: Sequence[tuple[str, bytes]], limits: Limits, read: ReadOptions
+) -> tuple[list[str], list[Tensor]]:
     """Return a name for each image, and the pictures, uint8 n x C x H x W each, in the order of the parts.
 
-    PNG and JPEG are read as a cohort's files are (``data.pictures``). An npz has one array, ``images``, uint8
-    N x H x W or N x H x W x 3. Raises Refusal: 413 for too many, too large or too packed images, 415 for
-    other files, 422 for damaged ones.
+    PNG, JPEG and DICOM are read as a cohort's files are (``data.files``), by ``read``. An npz has one array,
+    ``images``, uint8 N x H x W or N x H x W x 3. Raises Refusal: 413 for too many, too large or too packed
+    images, 415 for other files, 422 for damaged ones.
     """
     names: list[str] = []
     pictures: list[Tensor] = []
     room = limits.unpacked_bytes
     for name, content in parts:
-        found = _reader_of(name, content)(name, content, limits)
+        found = _reader_of(name, content)(name, content, limits, read)
         room -= found.numel()
         if len(names) + len(found) > limits.images:
             raise Refusal(413, f"the body has more than {limits.images} images: send smaller batches.")
@@ -56,17 +64,17 @@ def read_images(parts: Sequence[tuple[str, bytes]], limits: Limits) -> tuple[lis
     return names, pictures
 
 
-def _reader_of(name: str, content: bytes) -> Callable[[str, bytes, Limits], Tensor]:
+def _reader_of(name: str, content: bytes) -> Reader:
     if content.startswith((PNG, b"\xff\xd8\xff")):
         return _picture
     if content.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _arrays
     if content[128:132] == b"DICM":
-        raise Refusal(415, f"{name} is DICOM, which this service does not read: send {KINDS}.")
+        return _dicom
     raise Refusal(415, f"{name} is not {KINDS} by its content: send one of these.")
 
 
-def _picture(name: str, content: bytes, limits: Limits) -> Tensor:
+def _picture(name: str, content: bytes, limits: Limits, read: ReadOptions) -> Tensor:
     """Read a PNG or a JPEG whose end is there: decoders fill in what is missing, and say nothing."""
     png = content.startswith(PNG)
     whole = _is_whole_png(content) if png else content.rstrip(b"\0").endswith(b"\xff\xd9")
@@ -83,7 +91,19 @@ def _picture(name: str, content: bytes, limits: Limits) -> Tensor:
         raise Refusal(422, f"{name} cannot be read as an image: send it anew.") from None
     _check_size(name, height, width, limits)
     with in_memory(content) as file:
-        return _refusing(lambda: read_picture(file), name, str(file))
+        return _refusing(lambda: read_picture(file, read), name, str(file))
+
+
+def _dicom(name: str, content: bytes, limits: Limits, read: ReadOptions) -> Tensor:
+    """Read a DICOM file, whose size is checked before it is decoded; of the patient nothing is kept."""
+    try:
+        with extra("dicom", f"{name} is DICOM, which", "send PNG, JPEG or npz"):
+            import pydicom  # noqa: F401
+    except FedMergeError as error:
+        raise Refusal(415, str(error)) from None
+    with in_memory(content) as file:
+        _check_size(name, *_refusing(lambda: dicom_size(file), name, str(file)), limits)
+        return as_tensor(_refusing(lambda: read_dicom(file, read), name, str(file)).pixels)
 
 
 def _is_whole_png(content: bytes) -> bool:
@@ -100,7 +120,7 @@ def _is_whole_png(content: bytes) -> bool:
     return False
 
 
-def _arrays(name: str, content: bytes, limits: Limits) -> Tensor:
+def _arrays(name: str, content: bytes, limits: Limits, read: ReadOptions) -> Tensor:
     """Read the array ``images`` of an npz; nothing is unpickled, and sizes are checked before unpacking."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedmerge.data.images import resize, to_channels
-from fedmerge.errors import FedMergeError
+from fedmerge.data.files.fit import fitted
+from fedmerge.data.images import to_channels
+from fedmerge.data.reading import ReadOptions
 from fedmerge.models.cards import ModelCard
-from fedmerge.tasks import TASKS
+from fedmerge.tasks import TASKS, Task
 from fedmerge.testtime.contract import Node
 
 
@@ -25,8 +26,7 @@ class Served:
     cards: of the models, in the order of the node's coefficients. method, title, options: how they are used.
     build: makes a node that has met no batch. coefficients: of a fusion that was done before, by model; empty
     where the node decides for each batch. device: where nodes compute. samples: images to try, uint8
-    N x C x H x W; None where there are none. Raises FedMergeError for models of another task than one
-    class an image, whose answers have another form.
+    N x C x H x W; None where there are none. read: how files of images are read.
     """
 
     cards: tuple[ModelCard, ...]
@@ -37,14 +37,7 @@ class Served:
     coefficients: Mapping[str, float] = field(default_factory=dict)
     device: str = "cpu"
     samples: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        task = self.cards[0].model.task
-        if not TASKS[task].class_outputs:
-            raise FedMergeError(
-                f"'{self.cards[0].name}' is for task {task}, and a service answers with one class an image: "
-                "use the models in Python (docs/tasks.md)."
-            )
+    read: ReadOptions = field(default_factory=ReadOptions)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,23 +45,30 @@ class Served:
         return tuple(card.name for card in self.cards)
 
     @property
+    def task(self) -> Task:
+        """What the models' outputs mean."""
+        return TASKS[self.cards[0].model.task]
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the logits."""
+        """The names of the classes, or of the findings, in the order of their labels."""
         return self.cards[0].class_names
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what decides the answers: the models' hashes in order, the method and its options."""
         decides = [[card.sha256 for card in self.cards], self.method, dict(self.options)]
+        decides += [self.read.model_dump()] if self.read != ReadOptions() else []
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
     def prepare(self, pictures: list[Tensor]) -> Tensor:
         """Return the batch that the network takes, float32 N x C x S x S on ``device``.
 
         pictures: uint8 n x C x H x W each, of any size and with 1 or 3 channels. Each is brought to the
-        network's channels and size as a cohort's images are (``data.images``), then normalised as the cards
-        say.
+        network's channels and size as a cohort's images are (``data.files.fit``), then normalised as the
+        cards say.
         """
         spec, normalise = self.cards[0].model, self.cards[0].normalisation
-        fitted = [resize(to_channels(each, spec.in_channels), spec.image_size) for each in pictures]
-        return normalise(torch.cat(fitted).to(self.device))
+        shape = (spec.image_size, self.read.fit)
+        ready = [fitted(to_channels(each, spec.in_channels), *shape) for each in pictures]
+        return normalise(torch.cat(ready).to(self.device))

@@ -96,8 +96,9 @@ class Service:
             content = await body()
             times.append(time.perf_counter())
             parts = parts_of(content_type, content, self.limits)
-            names, pictures = await self.streams.read(lambda: read_images(parts, self.limits))
-            batch = await self.streams.read(lambda: self.served.prepare(pictures))
+            read, prepare = self.served.read, self.served.prepare
+            names, pictures = await self.streams.read(lambda: read_images(parts, self.limits, read))
+            batch = await self.streams.read(lambda: prepare(pictures))
             times.append(time.perf_counter())
             logits, trace, begun = await self.streams.compute(lambda: self._observe(stream, batch))
             times += [begun, time.perf_counter()]
@@ -137,13 +138,13 @@ class Service:
     ) -> Answer:
         """Make the answer, and note it in history and metrics."""
         served, leans = self.served, leaning(self.served.names, trace)
-        entropy, before = mean_entropy(logits), stream.drift.since
+        entropy, before = mean_entropy(logits, served.task), stream.drift.since
         reasons = stream.drift.see(entropy, served.names, None if trace is None else trace.encoder)
         answer = Answer(
             stream=stream.name,
             batch=stream.batches,
             method=served.method,
-            images=predictions(names, served.class_names, logits),
+            images=predictions(names, served.class_names, logits, served.task),
             leaning=leans,
             entropy=entropy,
             guard=GuardState(
@@ -201,7 +202,7 @@ def _row(stream: Stream, answer: Answer) -> dict[str, Any]:
         "source_entropies": None if leans is None else leans.source_entropies,
         "entropy": answer.entropy,
         "confidence": sum(each.confidence for each in images) / len(images),
-        "predicted": dict(Counter(each.predicted for each in images)),
+        "predicted": dict(Counter(name for each in images for name in each.said)),
         "fallback": answer.guard.fallback,
         "drift": answer.drift.reasons,
         "seconds": sum(answer.seconds.model_dump().values()),

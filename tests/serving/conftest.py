@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
+from fedmerge.data.reading import ReadOptions
 from fedmerge.models import ModelPool, ModelSpec, build
 from fedmerge.models.inputs import Normalisation
 from fedmerge.seeding import seeded
@@ -26,10 +28,14 @@ SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, opt
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pool_of(tmp_path_factory.mktemp("models"), SPEC)
+
+
+def pool_of(place: Path, spec: ModelSpec, classes: tuple[str, ...] = CLASSES) -> Path:
     """Models of three hospitals, whose statistics are drawn too."""
-    pool = ModelPool(tmp_path_factory.mktemp("models"))
+    pool = ModelPool(place)
     for number, name in enumerate(HOSPITALS):
-        model = build(SPEC, seed=number)
+        model = build(spec, seed=number)
         with seeded(number, "test"), torch.no_grad():
             for key, value in model.state_dict().items():
                 if value.is_floating_point():
@@ -37,9 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pool.add(
             name,
             model.state_dict(),
-            model=SPEC,
+            model=spec,
             normalisation=Normalisation.named("half"),
-            class_names=CLASSES,
+            class_names=classes,
             method="local training",
         )
     return pool.folder
@@ -62,11 +68,19 @@ Start = Callable[..., TestClient]
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """A client of a service; ``start(method=…, changes=…)``, the rest as ``Service`` takes it."""
+    """A client of a service; ``start(method=…, changes=…, place=…, read=…)``, the rest as ``Service`` takes
+    it."""
     begun: list[TestClient] = []
 
-    def make(method: str | None = None, changes: tuple[str, ...] = (), **service: Any) -> TestClient:
-        what = served(find_models([folder]), method, changes, device="cpu")
+    def make(
+        method: str | None = None,
+        changes: tuple[str, ...] = (),
+        place: Path = folder,
+        read: ReadOptions | None = None,
+        **service: Any,
+    ) -> TestClient:
+        found = replace(find_models([place]), read=read or ReadOptions())
+        what = served(found, method, changes, device="cpu")
         app = make_app(Service(what, **service), ("testserver",))
         client = TestClient(app).__enter__()
         begun.append(client)

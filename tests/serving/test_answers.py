@@ -17,6 +17,7 @@ from fedmerge.models import ModelPool
 from fedmerge.serving.answers import mean_entropy
 from fedmerge.serving.app import make_app
 from fedmerge.serving.service import Service
+from fedmerge.tasks import MULTICLASS
 from fedmerge.testtime import TESTTIME, Static
 from fedmerge.workflows.served import find_models, served
 from tests.serving.conftest import CLASSES, HOSPITALS, drawn, npz
@@ -56,7 +57,7 @@ def test_every_method_answers_as_in_python_to_the_bit(folder, start, name):
         assert torch.equal(torch.tensor(found, dtype=shares.dtype), shares)
         assert [each["predicted"] for each in told] == [CLASSES[k] for k in logits.argmax(dim=1)]
         assert [each["confidence"] for each in told] == shares.amax(dim=1).tolist()
-        assert answer["entropy"] == mean_entropy(logits)
+        assert answer["entropy"] == mean_entropy(logits, MULTICLASS)
         if trace is None:
             assert answer["leaning"] is None
         else:

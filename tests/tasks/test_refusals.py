@@ -9,9 +9,6 @@ from torch import nn
 import fedmerge as fm
 from fedmerge.data import Arrays, CohortSpec, build_cohort
 from fedmerge.experiment.configuration.reading import read_experiment
-from fedmerge.models.inputs import Normalisation
-from fedmerge.models.zoo import ModelSpec, build
-from fedmerge.serving.served import Served
 from fedmerge.tasks import MULTILABEL, mark, task_of
 from fedmerge.training import TrainingOptions, fit
 from fedmerge.workflows.bench.config import read_bench
@@ -168,17 +165,3 @@ def test_weights_of_another_number_are_refused_before_the_run(tmp_path):
     with refused("training.class_weights", "3 numbers", "10"):
         fm.run(experiment("multilabel", training=weighed), out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
-
-
-def test_a_service_answers_with_one_class_an_image(tmp_path):
-    spec = ModelSpec(name="small-cnn", in_channels=1, n_classes=2, image_size=8, task="multilabel")
-    card = fm.ModelPool(tmp_path / "pool").add(
-        "north",
-        build(spec, 0).state_dict(),
-        model=spec,
-        normalisation=Normalisation.named("half"),
-        class_names=("nodule", "effusion"),
-        method="local training",
-    )
-    with refused("'north'", "multilabel", "one class an image"):
-        Served((card,), "mean", "Mean", lambda: None)

@@ -52,14 +52,15 @@ def read_image(item: Item, read: ReadOptions) -> Decoded:
         raise FedMergeError(f"{file} is not there, or is no file: correct its path, or take out its row.")
     if is_nifti(file):
         plane, spacing = read_nifti(file, read, item.plane)
-        return Decoded(_tensor(plane), spacing=spacing)
+        return Decoded(as_tensor(plane), spacing=spacing)
     if is_dicom(file) or file.suffix.lower() in DICOM_SUFFIXES:
         found = read_dicom(file, read)
         about = (found.patient, found.spacing, found.inverted, found.burned)
-        return Decoded(_tensor(found.pixels), *about)
+        return Decoded(as_tensor(found.pixels), *about)
     return Decoded(read_picture(file, read))
 
 
-def _tensor(pixels: np.ndarray) -> Tensor:
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    """Return pixels H x W or H x W x 3 as 1 x C x H x W."""
     given = torch.from_numpy(np.ascontiguousarray(pixels))
     return given[None, None] if given.ndim == 2 else given.permute(2, 0, 1)[None]

@@ -4,6 +4,7 @@ const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00
 const at = id => document.getElementById(id);
 const state = { token: "", about: null, rows: [], answers: [], picked: new Set(), sending: Promise.resolve() };
 const percent = share => (100 * share).toFixed(1) + " %";
+const said = image => [].concat(image.predicted);
 const stream = () => at("stream").value;
 
 function make(tag, content, attributes = {}) {
@@ -44,7 +45,7 @@ async function begin() {
   const names = about.models.map(model => model.name);
   at("about").textContent = `${about.title} over ${names.length} model${names.length > 1 ? "s" : ""}: ${names.join(", ")}`;
   const limits = about.limits;
-  at("limits").textContent = `PNG, JPEG or npz (array "images"); up to ${limits.images} images and ` +
+  at("limits").textContent = `PNG, JPEG, DICOM or npz (array "images"); up to ${limits.images} images and ` +
     `${limits.body_mib} MiB a batch. One batch is what you drop at once.`;
   await Promise.all([showSamples(about.samples), past()]);
 }
@@ -82,8 +83,8 @@ function send(files) {
     show(answer, files);
     await past();
     const counts = {};
-    for (const image of answer.images) counts[image.predicted] = (counts[image.predicted] || 0) + 1;
-    const told = Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([name, n]) => `${name} (${n})`).join(", ");
+    for (const image of answer.images) for (const name of said(image)) counts[name] = (counts[name] || 0) + 1;
+    const told = Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([name, n]) => `${name} (${n})`).join(", ") || "no finding";
     say(`Batch ${answer.batch} of ${answer.stream}: ${answer.images.length} images in ` +
       `${(1000 * answer.seconds.node).toFixed(0)} ms; predicted: ${told}.`);
   }));
@@ -101,13 +102,15 @@ function show(answer, files) {
   at("result").hidden = false;
   for (const old of at("predictions").querySelectorAll("img")) URL.revokeObjectURL(old.src);
   const pictures = new Map(files.filter(file => /^image\//.test(file.type)).map(file => [file.name, file]));
+  at("others").textContent = state.about.task === "multilabel" ? "each finding" : "next likely";
   const rows = answer.images.map(image => {
     const cell = make("td", image.name, { class: "name" });
     const file = pictures.get(image.name);
     if (file) cell.prepend(make("img", null, { src: URL.createObjectURL(file), alt: "" }));
-    const others = Object.entries(image.probabilities).filter(([name]) => name !== image.predicted)
-      .sort((a, b) => b[1] - a[1]).slice(0, 2).map(([name, share]) => `${name} ${percent(share)}`).join(", ");
-    return make("tr", [cell, make("td", make("strong", image.predicted)),
+    const several = Array.isArray(image.predicted);
+    const others = Object.entries(image.probabilities).filter(([name]) => several || name !== image.predicted)
+      .sort((a, b) => b[1] - a[1]).slice(0, several ? undefined : 2).map(([name, share]) => `${name} ${percent(share)}`).join(", ");
+    return make("tr", [cell, make("td", make("strong", said(image).join(", ") || "no finding")),
       make("td", [bar(image.confidence), percent(image.confidence)]), make("td", others)]);
   });
   at("predictions").tBodies[0].replaceChildren(...rows);
@@ -213,7 +216,7 @@ function predictionsCsv() {
   const { class_names: classes, models } = state.about, names = models.map(model => model.name);
   const heads = ["stream", "batch", "image", "predicted", "confidence", ...classes.map(name => "p " + name),
     ...names.map(name => "encoder " + name), ...names.map(name => "head " + name), "fallback", "drift", "models"];
-  const rows = state.answers.flatMap(answer => answer.images.map(image => [answer.stream, answer.batch, image.name, image.predicted,
+  const rows = state.answers.flatMap(answer => answer.images.map(image => [answer.stream, answer.batch, image.name, said(image).join("; "),
     image.confidence, ...classes.map(name => image.probabilities[name]), ...names.map(name => answer.leaning?.encoder[name]),
     ...names.map(name => answer.leaning?.head[name]), answer.guard.fallback.join("; "), answer.drift.reasons.join("; "), answer.fingerprint]));
   return [heads, ...rows].map(row => row.map(cell).join(",")).join("\r\n") + "\r\n";

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from fedmerge.data.reading import ReadOptions, over
 from fedmerge.errors import FedMergeError, short, unknown
 from fedmerge.models.cards import ModelCard, check_cards, read_card
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import state_hash
 from fedmerge.models.weights import load_weights
-from fedmerge.schema.validation import is_folder, is_there, load_yaml
+from fedmerge.schema.validation import is_folder, is_there, load_yaml, validate
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +23,15 @@ class Found:
     """Models with their cards, in order; of a run also its configuration, as it is in the file.
 
     config: empty where it is no run's. fused: the run's fused networks for the target, by label. target: the
-    unseen hospital; None where none was named, or there are several.
+    unseen hospital; None where none was named, or there are several. read: how the run reads the target's
+    images, or the cohort's.
     """
 
     models: tuple[tuple[ModelCard, Path], ...]
     config: dict[str, Any] = field(default_factory=dict)
     fused: dict[str, Path] = field(default_factory=dict)
     target: str | None = None
+    read: ReadOptions = field(default_factory=ReadOptions)
 
     def load(self) -> dict[str, nn.Module]:
         """Return the networks by name. Raises FedMergeError for weights that are not as their card says."""
@@ -110,7 +113,18 @@ def _of_run(run: Path, target: str | None, seed: int | None) -> Found:
     fused = (
         {} if chosen is None else {p.stem: p for p in (federation / chosen / "fused").glob("*.safetensors")}
     )
-    return Found(tuple(map(_card, others)), config, fused, chosen)
+    return Found(tuple(map(_card, others)), config, fused, chosen, _reading(config, chosen))
+
+
+def _reading(config: dict[str, Any], target: str | None) -> ReadOptions:
+    """Return a run's options ``read``, with those of the target's site over the cohort's."""
+    cohort = config.get("cohort")
+    if not isinstance(cohort, dict):
+        return ReadOptions()
+    sites = [each for each in cohort.get("sites") or () if isinstance(each, dict)]
+    own = next((each for each in sites if each.get("name") == target), {})
+    common, its = _read_in(cohort, "cohort"), _read_in(own, f"cohort, site '{target}'")
+    return over(ReadOptions, common, its)
 
 
 def _federation(seed: Path, target: str | None) -> Path:
@@ -132,3 +146,9 @@ def _federation(seed: Path, target: str | None) -> Path:
     raise FedMergeError(
         f"the run has {len(found)} federations, one for each target: give --target: {', '.join(held)}."
     )
+
+
+def _read_in(given: dict[str, Any], where: str) -> ReadOptions | None:
+    if given.get("read") is None:
+        return None
+    return validate(ReadOptions, given["read"], f"config.yaml, {where}: read")

@@ -12,6 +12,7 @@ from fedmerge.data.sources import load_source
 from fedmerge.errors import FedMergeError
 from fedmerge.schema.validation import validate
 from fedmerge.seeding import numpy_generator
+from fedmerge.tasks.label_sets import strata
 from fedmerge.workflows.served.places import Found
 
 MOST = 32
@@ -28,7 +29,7 @@ def samples(found: Found, source: str) -> Tensor:
     if not len(split):
         raise FedMergeError(f"'{source}' has no images to try: give another source with --samples.")
     rng = numpy_generator(0, "samples")
-    chosen = balanced(split.labels.numpy(), MOST, rng)
+    chosen = balanced(strata(split.labels.numpy()), MOST, rng)
     return split.select(rng.permutation(chosen)).images
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,16 +44,21 @@ def served(
     options: dict[str, Any] = {}
     for change in changes:
         apply_change(options, change)
-    where = pick_device(device)
+    what = _used(found, name, options, pick_device(device))
+    return replace(what, samples=samples, read=found.read)
+
+
+def _used(found: Found, name: str, options: dict[str, Any], where: str) -> Served:
+    """Return the models as what ``name`` means makes use of them."""
     entry = _entry(found, name, options)
     if entry is not None:
-        return _adapting(found, entry, where, samples)
+        return _adapting(found, entry, where)
     if name in found.fused:
-        return _fused(found, name, options, where, samples)
+        return _fused(found, name, options, where)
     if name == STATIC:
-        return _static(found, options, where, samples)
+        return _static(found, options, where)
     if name in FUSION:
-        return _fusing(found, name, options, where, samples)
+        return _fusing(found, name, options, where)
     known = [*TESTTIME.names(), *found.fused, *FUSION.names(), STATIC]
     raise FedMergeError(
         f"unknown method '{short(name)}'.{nearest(name, known)} See fedmerge methods; of this run: "
@@ -105,7 +111,7 @@ def _check_plain(given: Mapping[str, Any]) -> None:
         )
 
 
-def _adapting(found: Found, entry: MethodConfig, device: str, samples: Tensor | None) -> Served:
+def _adapting(found: Found, entry: MethodConfig, device: str) -> Served:
     cards = {card.name: card for card, _ in found.models}
     models = {name: model.to(device) for name, model in found.load().items()}
     policy = str(found.config.get("batch_norm", POLICY))
@@ -117,11 +123,10 @@ def _adapting(found: Found, entry: MethodConfig, device: str, samples: Tensor | 
         lambda: node_of(entry, models, policy, cards.__getitem__),
         options=entry.choices,
         device=device,
-        samples=samples,
     )
 
 
-def _fused(found: Found, label: str, options: dict[str, Any], device: str, samples: Tensor | None) -> Served:
+def _fused(found: Found, label: str, options: dict[str, Any], device: str) -> Served:
     """Serve a network that the run fused."""
     _no_options(label, options)
     path = found.fused[label]
@@ -133,10 +138,10 @@ def _fused(found: Found, label: str, options: dict[str, Any], device: str, sampl
         if key.startswith("coefficient:")
     }
     title = f"fused by {card.method} of {', '.join(names.get(each, each[:12]) for each in card.parents)}"
-    return _as_it_is(load_model(card, path), (card,), label, title, device, samples, shares)
+    return _as_it_is(load_model(card, path), (card,), label, title, device, shares)
 
 
-def _static(found: Found, options: dict[str, Any], device: str, samples: Tensor | None) -> Served:
+def _static(found: Found, options: dict[str, Any], device: str) -> Served:
     _no_options(STATIC, options)
     if len(found.models) > 1:
         raise FedMergeError(
@@ -144,10 +149,10 @@ def _static(found: Found, options: dict[str, Any], device: str, samples: Tensor 
             "--method."
         )
     ((card, path),) = found.models
-    return _as_it_is(load_model(card, path), (card,), STATIC, f"{card.method}, as it is", device, samples, {})
+    return _as_it_is(load_model(card, path), (card,), STATIC, f"{card.method}, as it is", device, {})
 
 
-def _fusing(found: Found, name: str, options: dict[str, Any], device: str, samples: Tensor | None) -> Served:
+def _fusing(found: Found, name: str, options: dict[str, Any], device: str) -> Served:
     """Fuse the models now, by a method that takes nothing but them, and serve the result."""
     method, cards = FUSION[name], tuple(card for card, _ in found.models)
     checked, needs = method.check(options), method.needs_with(options)
@@ -167,7 +172,7 @@ def _fusing(found: Found, name: str, options: dict[str, Any], device: str, sampl
         **checked,
     )
     title, shares = f"{method.title}, fused when the service began", result.coefficients
-    return _as_it_is(result.model, cards, name, title, device, samples, shares, options)
+    return _as_it_is(result.model, cards, name, title, device, shares, options)
 
 
 def _as_it_is(
@@ -176,12 +181,11 @@ def _as_it_is(
     method: str,
     title: str,
     device: str,
-    samples: Tensor | None,
     shares: Mapping[str, float],
     options: Mapping[str, Any] | None = None,
 ) -> Served:
     fixed = model.to(device).eval()
-    return Served(cards, method, title, lambda: Static(fixed), options or {}, shares, device, samples)
+    return Served(cards, method, title, lambda: Static(fixed), options or {}, shares, device)
 
 
 def _no_options(name: str, options: Mapping[str, Any]) -> None:
