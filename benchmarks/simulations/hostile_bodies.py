@@ -268,8 +268,8 @@ def steady(client: httpx.Client, process: psutil.Process, honest: bytes, batches
 def main() -> None:
     """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=500)
-    parser.add_argument("--batches", type=int, default=5000)
+    parser.add_argument("--calls", type=int, default=580)
+    parser.add_argument("--batches", type=int, default=2500)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     text = json.dumps(measure(args.calls, args.batches), indent=1)
