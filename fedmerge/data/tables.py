@@ -79,6 +79,26 @@ def columns_of(path: Path) -> pd.DataFrame:
     return _load(path)
 
 
+def _text_table(path: Path, mark: str) -> pd.DataFrame:
+    """Read text whose first row names the columns; pandas would rename doubled names, and guess an index."""
+    table = pd.read_csv(
+        path,
+        sep=mark,
+        dtype=str,
+        header=None,
+        keep_default_na=False,
+        encoding="utf-8-sig",
+        skip_blank_lines=True,
+    )
+    lacking = table.isna().any(axis=1).to_numpy().nonzero()[0]
+    if len(lacking):
+        raise FedMergeError(
+            f"{path}: {len(lacking)} rows have fewer fields than the first (row {int(lacking[0]) + 1}): "
+            "correct them or take them out."
+        )
+    return table.iloc[1:].reset_index(drop=True).set_axis([*table.iloc[0]], axis=1)
+
+
 def _load(path: Path) -> pd.DataFrame:
     """Read a table with every value as text, "" for none."""
     try:
@@ -91,9 +111,7 @@ def _load(path: Path) -> pd.DataFrame:
         else:
             first = path.open(encoding="utf-8-sig").readline()
             mark = max(",;\t", key=first.count)
-            table = pd.read_csv(
-                path, sep=mark, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=True
-            )
+            table = _text_table(path, mark)
     except FedMergeError:
         raise
     except UnicodeDecodeError:

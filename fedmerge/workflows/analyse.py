@@ -102,7 +102,7 @@ def _of_run(
     pool = ModelPool(pools[0], create=False)
     if len(pool) < 2:
         raise FedMergeError(
-            f"the run in '{short(folder)}' has {len(pool)} model of its hospitals: an analysis compares two."
+            f"the run in '{short(folder)}' keeps models of {len(pool)} hospitals: an analysis compares two."
         )
     card = pool.card(pool.names[0])
     models = {name: pool.model(name, device) for name in pool.names}

@@ -215,3 +215,19 @@ def test_the_page_on_data_has_every_source_and_every_field() -> None:
     for word, model in (("read", ReadOptions), ("table", TableOptions)):
         rows = set(re.findall(rf"^\| `(\w+)` \| `{word}` \|", page, re.MULTILINE))
         assert rows == set(model.model_fields)
+
+
+def test_a_table_whose_rows_are_not_those_of_its_header_is_refused(data_here: Path) -> None:
+    """pandas would rename a doubled name, take a column for an index, and fill short rows."""
+    table(data_here)
+    rows = (data_here / "all.csv").read_text().splitlines()
+    doubled = ["path,label,label", *(f"{row},ill" for row in rows[1:])]
+    (data_here / "doubled.csv").write_text("\n".join(doubled))
+    with refused("two columns", "label"):
+        load(name="csv:doubled.csv")
+    (data_here / "longer.csv").write_text("\n".join([rows[0], *(f"{row}," for row in rows[1:])]))
+    with refused("longer.csv", "line 2"):
+        load(name="csv:longer.csv")
+    (data_here / "shorter.csv").write_text("\n".join([*rows[:6], rows[6].split(",")[0], *rows[7:]]))
+    with refused("shorter.csv", "1 rows", "row 7"):
+        load(name="csv:shorter.csv")

@@ -50,7 +50,7 @@ def schema(name: str) -> Schema:
     plug-in may bring it.
     """
     if name not in FILES:
-        raise unknown("file", name, FILES)
+        raise unknown("kind of file", name, FILES)
     made = FILES[name].model_json_schema(schema_generator=_Written)
     definitions: dict[str, Schema] = made.setdefault("$defs", {})
     of: dict[str, Schema] = {**definitions, FILES[name].__name__: made}
