@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from benchmarks.pages import save_scores
-from fedmerge.analysis import leaderboard, paired_tests, source_choice
+from benchmarks.pages import DIGITS
+from fedmerge.analysis import leaderboard
+from fedmerge.analysis.paired_tests import paired_tests
+from fedmerge.analysis.source_choice import source_choice
 from fedmerge.errors import FedMergeError
-from fedmerge.workflows.bench.study import Study, open_study
+from fedmerge.workflows.bench.study import open_study
 
 FEDERATED, MEAN, ENSEMBLE, DEFAULT = "federated", "mean", "ensemble-logits", "stream-adaptive"
 REFERENCES = (MEAN, FEDERATED, ENSEMBLE)
@@ -28,7 +30,6 @@ COHORTS = {
 }
 HEADLINE, DEVELOPMENT = ("wbc4", "melanoma4", "pacs"), ("digits", "pneumonia", "tinyimagenet")
 PLACE = ["cohort", "seed", "site"]
-LABELS = ("method", "site", "stream", "cohort", "part")
 
 
 class Seen(NamedTuple):
@@ -71,14 +72,15 @@ def broken(rows: pd.DataFrame) -> set[str]:
 def keep(folder: Path, results: Path) -> None:
     """Write a finished study's scores, and what its coefficients chose, as CSV into ``results``."""
     study = open_study(folder)
-    save_scores(study, SCORES, results)
+    results.mkdir(parents=True, exist_ok=True)
+    kept = study.done[[*study.config.axes, "seed", "site", "stream", "method", *SCORES]]
+    kept.to_csv(
+        results / f"{study.config.name}.csv", index=False, float_format=f"%{DIGITS}", lineterminator="\n"
+    )
     coefficients = pd.read_parquet(folder / "coefficients.parquet")
     chosen = source_choice(coefficients, study.done, METRIC, within=[*study.config.axes])
-    choice_file(results, study.config.name).write_text(
-        chosen.drop(columns=["cohort", "model"], errors="ignore").to_csv(
-            index=False, float_format="%.4g", lineterminator="\n"
-        ),
-        encoding="utf-8",
+    chosen.drop(columns=["cohort", "model"], errors="ignore").to_csv(
+        choice_file(results, study.config.name), index=False, float_format=f"%{DIGITS}", lineterminator="\n"
     )
 
 
@@ -96,23 +98,13 @@ def read(results: Path, cohorts: Sequence[str] = tuple(COHORTS)) -> Seen:
             continue
         for table, file in ((rows, results / f"{name}.csv"), (choice, choice_file(results, name))):
             read_in = pd.read_csv(file)
-            read_in = read_in.assign(
-                cohort=cohort,
-                site=cohort + " " + read_in["site"],
-                part=read_in.get("part", "all"),
-                seed=read_in.get("seed", 0),
-            )
-            table.append(read_in)
+            read_in = read_in.assign(cohort=cohort, site=cohort + " " + read_in["site"])
+            table.append(read_in.drop_duplicates([*PLACE, "stream", "method"]))
     if not rows:
         raise FedMergeError(f"'{results}' has no scores of this study: give the folders of its runs first.")
     table = pd.concat(rows, ignore_index=True)
-    table = table[~table["method"].str.startswith("alone:")].drop_duplicates([*PLACE, "stream", "method"])
+    table = table[~table["method"].str.startswith("alone:")]
     return Seen(table.assign(status="done", severity=0), pd.concat(choice, ignore_index=True))
-
-
-def study_rows(study: Study) -> pd.DataFrame:
-    """Return a study's finished rows as ``read`` has them."""
-    return study.done
 
 
 def board(seen: Seen, reference: str | None = None, metric: str = METRIC) -> pd.DataFrame:
