@@ -1,9 +1,10 @@
 """The pages of the studies, written again from the scores in benchmarks/results.
 
-The studies take hours, their pages seconds; so after a change of tables, sentences or figures run `python -m
-benchmarks.studies.pages_from_scores`, or name some of the pages: fusion, test-time, test-time-first, in-model-merging. Tables,
-sentences and figures are made anew. What only the jobs have on record stays as it is: how many images there
-were, what failed, devices and versions. A study's own script writes the same page from its folder.
+The studies take hours, their pages seconds; so after a change of tables, sentences or figures run `python
+-m benchmarks.studies.pages_from_scores`, or name some of the pages: fusion, test-time, test-time-first,
+in-model-merging. Tables, sentences and figures are made anew. What only the jobs have on record stays as it
+is: how many images there were, what failed, devices and versions. A study's own script writes the same page
+from its folder.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The page of the first study on test-time methods: its numbers, tables and figures, written anew from finished studies.
+"""The page of the first study on test-time methods, written anew from finished studies.
 
 Give the folders that `fedmerge bench` left for bench-testtime-pacs, -digits, -pneumonia, -wbc and -mixed:
 `python -m benchmarks.studies.testtime_page PACS DIGITS PNEUMONIA WBC MIXED --out docs/studies`. What stands
-between
-<!-- begin NAME --> and <!-- end NAME --> in test-time-first.md is replaced; figures go into the folder of that
-name, each study's scores as CSV into benchmarks/results, where testtime-speed.json is read from.
+between <!-- begin NAME --> and <!-- end NAME --> in test-time-first.md is replaced; figures go into the
+folder of that name, each study's scores as CSV into benchmarks/results, where testtime-speed.json is read
+from.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The page on unseen hospitals: its tables, sentences and figures, from the rows in benchmarks/results.
 
-`python -m benchmarks.studies.unseen_page` writes what stands between <!-- begin NAME --> and <!-- end NAME --> in
-docs/studies/test-time.md anew. Give folders that `fedmerge bench` left for bench-unseen-* to take their scores over into
-benchmarks/results first.
+`python -m benchmarks.studies.unseen_page` writes what stands between <!-- begin NAME --> and <!-- end NAME
+--> in docs/studies/test-time.md anew. Give folders that `fedmerge bench` left for bench-unseen-* to take
+their scores over into benchmarks/results first.
 """
 
 from __future__ import annotations

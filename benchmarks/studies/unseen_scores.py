@@ -1,4 +1,4 @@
-"""The scores of the study on unseen hospitals: kept rows, cells left out, averages in which hospitals count alike."""
+"""The scores of the study on unseen hospitals: kept rows, cells left out, averages by hospital."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def against(seen: Seen, method: str, reference: str) -> pd.Series:
     return found
 
 
-def tests(seen: Seen, reference: str, levels: Sequence[str] | None = None) -> pd.DataFrame:
+def random_signs(seen: Seen, reference: str, levels: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the paired tests of these levels, or of all methods, against the reference, by level."""
     rows = seen.working.rows
     rows = rows[~rows["method"].isin(["majority-class", "oracle-best-source"])]
