@@ -182,7 +182,7 @@ def left_out(seen: Seen) -> str:
         constant = int((rows["constant"].astype(float) > 0).sum())
         which = f" ({', '.join(gone)})" if gone else ""
         lines.append(
-            f"- {COHORTS[cohort]}: {len(gone)} of {len(places)} pairs of hospital and seed left out{which}; one "
+            f"- {COHORTS[cohort]}: {len(gone)} of {len(places)} hospitals and seeds left out{which}; one "
             f"class for every image in {constant} of {len(rows)} rows of all methods."
         )
     return "\n".join(lines)

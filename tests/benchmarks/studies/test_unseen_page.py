@@ -1,4 +1,4 @@
-"""The page on unseen hospitals: from made-up rows whose numbers are known, and from the study itself, small."""
+"""The page on unseen hospitals: from made-up rows whose numbers are known, and from the study, small."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_a_place_whose_mean_is_constant_is_left_out_for_all_and_counted(seen: un
     kept = seen.working.rows
     assert len(kept) == len(seen.rows) - 2 * len(GAIN)  # two streams
     text = unseen_tables.left_out(seen)
-    assert "melanoma: 1 of 4 pairs" in text
-    assert "blood cells: 0 of 4 pairs" in text
+    assert "melanoma: 1 of 4 hospitals" in text
+    assert "blood cells: 0 of 4 hospitals" in text
 
 
 def test_averages_are_of_hospitals_then_cohorts(seen: unseen_scores.Seen) -> None:
