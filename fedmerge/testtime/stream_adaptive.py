@@ -28,11 +28,12 @@ NORMS, PROBE = Norms("stream", prior=64.0, learn="all"), Probe(images=8)
 class StreamAdaptive(EntropyAdaptive):
     """Entropy-adaptive merging with the batch-norm statistics of the stream.
 
-    :class:`EntropyAdaptive` with other defaults: norms of the stream, sources that are asked about 8 images of
-    a batch, and a guard. The merged model's batch norms start from the merged statistics of the sources and learn those of the site, class by class by what
-    the sources say, as far as the stream has shown more than one class (``stream_norms``): coefficients
-    choose among the sources' scanners, statistics reach one that no source has. A network without batch norm
-    is merged as the paper does, with the guard.
+    :class:`EntropyAdaptive` with other defaults: norms of the stream, sources that are asked about 8 images
+    of a batch, and a guard. The merged model's batch norms start from the merged statistics of the sources
+    and learn those of the site, class by class by what the sources and the merged model say, as far as the
+    stream has shown more than one class (``stream_norms``): coefficients choose among the sources' scanners,
+    statistics reach one that no source has. A network without batch norm is merged as the paper does, with
+    the probe and the guard.
 
     All options are as :class:`EntropyAdaptive` has them. In a configuration a group that names some fields
     keeps these defaults in the others; in Python ``dataclasses.replace(NORMS, prior=16)`` does.
