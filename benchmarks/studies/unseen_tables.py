@@ -33,6 +33,8 @@ STREAMS = {"iid": "any order", "note-0.1": "bursts (NOTE 0.1)", "temporal": "one
 MARGIN, HALF = -0.02, 0.5
 """The most that a candidate may be below the federated model in a cell; its share of M + 1 passes."""
 LOOKED_UP = ("oracle-best-source",)
+CHOOSERS = ("entropy-adaptive", "dawin-batch", "node", "node-norm-distance", "node-probe-8", DEFAULT)
+"""Methods with coefficients of their own; the others share theirs with one of these."""
 
 
 def share(value: float) -> str:
@@ -160,10 +162,11 @@ def choice(seen: Seen) -> str:
     """How well coefficients choose among the sources (``analysis.source_choice``)."""
     table = seen.choice
     place = place_of(table)
-    table = table[~place.isin(broken(seen.rows))]
+    table = table[~place.isin(broken(seen.rows)) & table["method"].isin(CHOOSERS)]
     head = ["method", "cohort", "rank correlation", "positive in", "gain, points", "regret, points"]
     body = []
-    for (method, cohort), rows in table.groupby(["method", "cohort"], sort=False):
+    shown = table.assign(method=pd.Categorical(table["method"], CHOOSERS))
+    for (method, cohort), rows in shown.groupby(["method", "cohort"], sort=True, observed=True):
         known = rows["correlation"].dropna()
         often = f"{(known > 0).sum()} of {len(known)}" if len(known) else "none differ"
         mean = f"{known.mean():.2f}".replace("-", "−") if len(known) else "–"
