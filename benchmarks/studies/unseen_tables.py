@@ -23,6 +23,7 @@ from benchmarks.studies.unseen_scores import (
     cost,
     place_of,
     random_signs,
+    seeds_as_one,
 )
 from fedmerge.analysis import interval_rule
 from fedmerge.experiment.formatting import listing
@@ -193,7 +194,7 @@ def left_out(seen: Seen) -> str:
 
 def rules(seen: Seen) -> str:
     """How intervals are made."""
-    return interval_rule(seen.working.rows)
+    return interval_rule(seeds_as_one(seen.working.rows))
 
 
 def _ordered(table: pd.DataFrame) -> list[str]:
