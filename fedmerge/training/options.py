@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from fedmerge.errors import unknown
+from fedmerge.schema.validation import off_as_written
 from fedmerge.training.augment import AUGMENTATIONS
 from fedmerge.training.inmerge_options import InMergeOptions
 from fedmerge.training.schedule import Schedule
@@ -65,6 +66,8 @@ class TrainingOptions(BaseModel):
     norm_momentum: float | None = Field(None, ge=0, le=1)
     first_layer_rate: float = Field(1.0, gt=0, le=1)
     class_weights: Literal["none", "balanced", "sqrt"] | tuple[ClassWeight, ...] = "none"
+
+    _off = field_validator("amp", mode="before")(off_as_written)
 
     @field_validator("augment")
     @classmethod

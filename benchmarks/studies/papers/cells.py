@@ -41,11 +41,19 @@ class Cell:
     make: Callable[[], Iterable[Row]]
 
 
-def computed(cells: Iterable[Cell], folder: Path, report: Callable[[str], None] = print) -> Iterator[Row]:
-    """Yield the rows of all cells; those that lie in the folder are read, the others made and kept there."""
+def computed(
+    cells: Iterable[Cell], folder: Path, report: Callable[[str], None] = print, only_kept: bool = False
+) -> Iterator[Row]:
+    """Yield the rows of all cells; those that lie in the folder are read, the others made and kept there.
+
+    only_kept: what is not there is left out, and named.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for cell in cells:
         path = folder / f"{cell.name}.json"
+        if only_kept and not path.is_file():
+            report(f"{cell.name}: not there")
+            continue
         if not path.is_file():
             began = time.process_time()
             rows = [row._asdict() for row in cell.make()]

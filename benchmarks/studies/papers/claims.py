@@ -17,6 +17,8 @@ HOLDS, PART, NOT, OPEN = "holds", "holds in part", "does not hold here", "open"
 UNTESTABLE, UNTESTED = "cannot be tested here", "not tested yet"
 VERDICTS = (HOLDS, PART, NOT, OPEN, UNTESTABLE, UNTESTED)
 MARGIN = ["setting", "seed", "value"]
+LEAST = 3
+"""Seeds of a setting that counts."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Claim:
     above zero where the claim is right. margin: the rows' function, a frame with ``MARGIN``; None: no rows,
     and ``why`` says why. unit: of the margin, and what it is multiplied by for it. every: the margin is 1
     where a statement held and 0 where not; it must always hold. untested: nothing forbids a test, there is
-    none yet.
+    none yet. key: what it comes to, for the first lines of the page; "": not among them.
     """
 
     place: str
@@ -38,6 +40,7 @@ class Claim:
     every: bool = False
     why: str = ""
     untested: bool = False
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,11 @@ class Rows:
         self._read: dict[str, pd.DataFrame] = {}
 
     def of(self, name: str) -> pd.DataFrame:
-        """Return papers-NAME.csv."""
+        """Return papers-NAME.csv; no rows where it is not there."""
         if name not in self._read:
-            self._read[name] = cells.read(self.folder / f"papers-{name}.csv")
+            path = self.folder / f"papers-{name}.csv"
+            there = path.is_file()
+            self._read[name] = cells.read(path) if there else pd.DataFrame(columns=list(cells.Row._fields))
         return self._read[name]
 
     def bench(self, name: str) -> pd.DataFrame:
@@ -78,18 +83,20 @@ class Rows:
         return self._read[name]
 
 
-def decide(claim: Claim, rows: Rows) -> Decided:
+def decide(claim: Claim, rows: Rows, least: int = LEAST) -> Decided:
     """Decide a claim.
 
     Every setting has a t interval over its seeds; all together one over seeds crossed with settings
     (``crossed_interval``), 95 % each. Holds: all together above zero, and no setting below. Does not hold:
     all together below, or some setting below and none above. Holds in part: some setting above. Open: none
     above or below, so seeds are too few to say. A claim about every case holds where it always held, does
-    not where it never did, and holds in part between.
+    not where it never did, and holds in part between. A setting of fewer than ``least`` seeds is left out.
     """
     if claim.margin is None:
         return Decided(claim, UNTESTED if claim.untested else UNTESTABLE)
     table = claim.margin(rows).pivot_table(index="seed", columns="setting", values="value")
+    if not claim.every:
+        table = table.loc[:, table.notna().sum() >= least].dropna(how="all")
     values = table.to_numpy(dtype=float)
     if not values.size:
         return Decided(claim, UNTESTED)
@@ -132,7 +139,9 @@ def framed(series: pd.Series) -> pd.DataFrame:
     return series.dropna().rename("value").reset_index()[MARGIN]
 
 
-def less(name: str, part: str, metric: str, first: str, second: str, **at: object) -> Callable[[Rows], pd.DataFrame]:
+def less(
+    name: str, part: str, metric: str, first: str, second: str, **at: object
+) -> Callable[[Rows], pd.DataFrame]:
     """The margin ``first`` minus ``second``, two cases of one part. within: settings whose name holds it."""
     within = str(at.pop("within", ""))
 
@@ -168,21 +177,34 @@ def near(within: float, made: Callable[[Rows], pd.DataFrame]) -> Callable[[Rows]
 
 
 def benched(
-    studies: Sequence[str], first: str, second: str, by: Sequence[str] = (), score: str = "accuracy", **levels: str
+    studies: Sequence[str],
+    first: str,
+    second: str,
+    by: Sequence[str] = (),
+    score: str = "accuracy",
+    **levels: str,
 ) -> Callable[[Rows], pd.DataFrame]:
-    """The margin of two methods in studies of the bench, over sites; a setting is a study and the levels ``by``.
+    """The margin of two methods in studies of the bench, over sites; a setting: a study, and levels ``by``.
 
     ``parents`` are the mean of the models' own scores (methods ``alone:NAME``).
     """
 
     def margin(rows: Rows) -> pd.DataFrame:
-        return pd.concat([_bench(rows.bench(name), name, first, second, by, score, levels) for name in studies])
+        return pd.concat(
+            [_bench(rows.bench(name), name, first, second, by, score, levels) for name in studies]
+        )
 
     return margin
 
 
 def _bench(
-    frame: pd.DataFrame, name: str, first: str, second: str, by: Sequence[str], score: str, levels: dict[str, str]
+    frame: pd.DataFrame,
+    name: str,
+    first: str,
+    second: str,
+    by: Sequence[str],
+    score: str,
+    levels: dict[str, str],
 ) -> pd.DataFrame:
     for column, level in levels.items():
         frame = frame[frame[column] == level]

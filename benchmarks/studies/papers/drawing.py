@@ -40,7 +40,9 @@ def lines(
             by = part[part["case"] == case].groupby("x")["value"]
             mean = by.mean()
             axes.plot(mean.index, mean, markersize=3.5, linewidth=1.1, **look[case])
-            axes.fill_between(mean.index, by.min(), by.max(), color=look[case]["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(
+                mean.index, by.min(), by.max(), color=look[case]["color"], alpha=0.15, linewidth=0
+            )
         head(axes, setting, WIDE, len(settings), columns)
         if log:
             axes.set_xscale("log")

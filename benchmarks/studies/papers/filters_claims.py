@@ -13,7 +13,9 @@ SCRATCH = "networks from scratch, five seeds (docs/studies/in-model-merging.md)"
 AREA = ("points of AUROC", 100.0)
 
 
-def bench(first: str, second: str, score: str = "auroc", shift: bool = False) -> Callable[[Rows], pd.DataFrame]:
+def bench(
+    first: str, second: str, score: str = "auroc", shift: bool = False
+) -> Callable[[Rows], pd.DataFrame]:
     """The margin of two ways of training in bench-inmerge, a setting a data set and a network."""
 
     def margin(rows: Rows) -> pd.DataFrame:
@@ -82,24 +84,32 @@ def same_size(rows: Rows) -> pd.DataFrame:
 
 SHARE = ("points of the pairs", 100.0)
 CLAIMS = [
-    Claim("Section 1", "deep layers of a trained CNN hold many alike kernels: more than 1 % of the pairs above 0.3",
-          "share of pairs above 0.3 in the layers that are merged, less 1 %, before merging", share_above, SHARE),
+    Claim("Section 1", "deep layers of a trained CNN hold many alike kernels: more than 1 % of the pairs "
+          "above 0.3",
+          "share of pairs above 0.3 in the layers that are merged, less 1 %, before merging", share_above,
+          SHARE,
+          key="pairs of alike filters above 1 %"),
     Claim("Eq. 1-2", "merging at the paper's threshold, 0.3, changes what the network learns",
           f"how far AUROC is from plain, less 0.1 points; {SCRATCH}", changed, AREA),
     Claim("Section 3", "no cost at inference: size and operations stay the same",
           "whether they did, each run", same_size, ("", 1.0), every=True),
     Claim("main table", "better than fine-tuning without merging: a threshold at which something is merged",
-          "AUROC, inmerge less plain; a start from photographs, or from ImageNet", scored("inmerge", "plain"), AREA),
+          "AUROC, inmerge less plain; a start from photographs, or from ImageNet", scored("inmerge",
+          "plain"), AREA,
+          key="merging above plain fine-tuning, where something is merged"),
     Claim("main table", "the same, threshold 0.1", f"AUROC, inmerge-0.1 less plain; {SCRATCH}",
           bench("inmerge-0.1", "plain"), AREA),
     Claim("main table", "the same, threshold 0.05", f"AUROC, inmerge-0.05 less plain; {SCRATCH}",
           bench("inmerge-0.05", "plain"), AREA),
     Claim("main table", "it is the alike kernel that helps (our control: random partners)",
-          "AUROC, inmerge less random partners", scored("inmerge", "random"), AREA),
-    Claim("main table", "the same control, threshold 0.05", f"AUROC, inmerge-0.05 less random-0.05; {SCRATCH}",
+          "AUROC, inmerge less random partners", scored("inmerge", "random"), AREA,
+          key="alike partners above random ones"),
+    Claim("main table", "the same control, threshold 0.05", f"AUROC, inmerge-0.05 less random-0.05; "
+          f"{SCRATCH}",
           bench("inmerge-0.05", "random-0.05"), AREA),
     Claim("robustness", "more robust than without merging: under noise of severity 3",
-          "AUROC under noise, inmerge less plain", scored("inmerge", "plain", "auroc noise"), AREA),
+          "AUROC under noise, inmerge less plain", scored("inmerge", "plain", "auroc noise"), AREA,
+          key="merging above plain, under noise"),
     Claim("robustness", "the same, noise and blur at five severities, threshold 0.1",
           f"balanced accuracy, inmerge-0.1 less plain; {SCRATCH}",
           bench("inmerge-0.1", "plain", "balanced_accuracy", True)),
@@ -114,11 +124,13 @@ CLAIMS = [
     Claim("ablation, tau", "the threshold matters: 0.05 differs from 0.3 by more than half a point",
           "difference in AUROC less 0.5; breast, small CNN, five seeds", apart("tau-0.05", "tau-0.3"), AREA),
     Claim("ablation, alpha", "alpha matters: 0.5 differs from 0.9 by more than half a point",
-          "difference in AUROC less 0.5; breast, small CNN, five seeds", apart("alpha-0.5", "alpha-0.9"), AREA),
+          "difference in AUROC less 0.5; breast, small CNN, five seeds", apart("alpha-0.5", "alpha-0.9"),
+          AREA),
     Claim("ablation, p", "p matters: 1 differs from 0.1 by more than half a point",
           "difference in AUROC less 0.5; breast, small CNN, five seeds", apart("p-1", "p-0.1"), AREA),
     Claim("ablation, depth", "merging deep layers alone is better than merging all",
-          "AUROC, two layers left alone less none; breast, small CNN, five seeds", grid("skip-2", "skip-0"), AREA),
+          "AUROC, two layers left alone less none; breast, small CNN, five seeds", grid("skip-2",
+          "skip-0"), AREA),
     Claim("main table", "ChestXRay14, 112,120 images at 224 px, VGG-16/19, ResNet-18/34/50, DenseNet-121", "",
           why="the images are not here and training takes GPU days; none of its numbers could be read"),
 ]  # fmt: skip

@@ -57,7 +57,9 @@ def pictures(name: str, seed: int, most: int, tested: int) -> Pictures:
         for part in ("train", "val", "test")
     ]
     limits = zip(("train", "val", "test"), parts, (most, tested, tested), strict=True)
-    return Pictures(*(_few(split, limit, f"{name} {part}", seed) for part, split, limit in limits), len(chosen))
+    return Pictures(
+        *(_few(split, limit, f"{name} {part}", seed) for part, split, limit in limits), len(chosen)
+    )
 
 
 def _classes(name: str, count: int, seed: int) -> Tensor:

@@ -43,14 +43,18 @@ def cells(shop: Workshop, seeds: int) -> Iterator[Cell]:
 
 
 def _cell(shop: Workshop, cohort: str, network: str, seed: int) -> Iterator[Row]:
-    sites = {
-        name: pictures(name, seed, shop.sizes.images, shop.sizes.tested) for name in COHORTS[cohort]
-    }
+    sites = {name: pictures(name, seed, shop.sizes.images, shop.sizes.tested) for name in COHORTS[cohort]}
     for heads in HEADS:
         setting = f"{cohort} {network} {heads}"
         models = {
             name: shop.tuned(
-                network, name, found.train, found.classes, seed, site=name, head="" if heads == "shared" else name
+                network,
+                name,
+                found.train,
+                found.classes,
+                seed,
+                site=name,
+                head="" if heads == "shared" else name,
             )
             for name, found in sites.items()
         }
@@ -78,12 +82,17 @@ def _drift(
             for metric in ("angle", "task_angle", "directional", "scale", "retained"):
                 if metric.startswith("task") and row["part"] == "head":
                     continue  # heads begin elsewhere
-                yield Row(f"drift-{table}", setting, seed, name, metric, row[metric], row.get("depth", float("nan")))
+                yield Row(
+                    f"drift-{table}", setting, seed, name, metric, row[metric], row.get("depth", float("nan"))
+                )
 
 
 def _looked(sites: Mapping[str, Pictures], names: Mapping[str, object], most: int) -> tuple[Tensor, Tensor]:
     """Validation images of sites, as many of each."""
-    parts = [seen(sites[name].val.select(torch.arange(len(sites[name].val))[: most // len(names)])) for name in names]
+    parts = [
+        seen(sites[name].val.select(torch.arange(len(sites[name].val))[: most // len(names)]))
+        for name in names
+    ]
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
 
@@ -100,7 +109,14 @@ def _heads(
             "head on mean encoder": mean[0] & ~mean[1], "mean head on mean encoder": mean[0] & mean[1],
         }  # fmt: skip
         for case, part in groups.items():
-            yield Row(f"heads-{where}", f"{setting} {target}", seed, case, "accuracy", frame[part]["accuracy"].mean())
+            yield Row(
+                f"heads-{where}",
+                f"{setting} {target}",
+                seed,
+                case,
+                "accuracy",
+                frame[part]["accuracy"].mean(),
+            )
 
 
 def _barriers(
@@ -120,7 +136,10 @@ def _barriers(
     mean = merge(list(models.values()), "mean").model
     ends = Subject.of({"mean": mean, "optimum": optimum}, x, y)
     yield from _ways(
-        ANALYSES["barriers"].call(ends, points=points, to_mean=False), "barriers-optimum", f"{setting} {target}", seed
+        ANALYSES["barriers"].call(ends, points=points, to_mean=False),
+        "barriers-optimum",
+        f"{setting} {target}",
+        seed,
     )
 
 
@@ -129,7 +148,9 @@ def _ways(found: Finding, part: str, setting: str, seed: int) -> Iterator[Row]:
         for metric in ("lost", "barrier"):
             yield Row(part, setting, seed, f"{end} {norms}", metric, float(rows[metric].mean()))
     for (end, norms, t), rows in found.tables["paths"].groupby(["end", "norms", "t"], sort=False):
-        yield Row(f"{part}-path", setting, seed, f"{end} {norms}", "accuracy", float(rows["accuracy"].mean()), t)
+        yield Row(
+            f"{part}-path", setting, seed, f"{end} {norms}", "accuracy", float(rows["accuracy"].mean()), t
+        )
 
 
 def _streams(

@@ -76,13 +76,21 @@ class Workshop:
         else:
             size = min(BATCH, len(split))
             chosen = TrainingOptions.model_validate(dict(options) | {"batch_size": size})
-            fit(model, split.images, split.labels, chosen, normalise=HALF, seed=seed, site=str(recipe.get("site", "")))
+            fit(
+                model,
+                split.images,
+                split.labels,
+                chosen,
+                normalise=HALF,
+                seed=seed,
+                site=str(recipe.get("site", "")),
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
         return model.eval()
 
     def start(self, network: str, seed: int) -> State:
-        """Return the encoder that all models of a seed begin with, trained on classes that none of them has."""
+        """Return the encoder that all models of a seed begin with, trained on classes of its own."""
         most, epochs = self.sizes.start
         found = pictures("tiny-start", seed, most, 1)
         model = self.trained(
@@ -92,7 +100,16 @@ class Workshop:
         return encoder_of(model)
 
     def tuned(
-        self, network: str, data: str, split: Split, classes: int, seed: int, *, site: str, head: str = "", **more: Any
+        self,
+        network: str,
+        data: str,
+        split: Split,
+        classes: int,
+        seed: int,
+        *,
+        site: str,
+        head: str = "",
+        **more: Any,
     ) -> nn.Module:
         """Return a network trained on a split from the start; head: whose initial head ("": one for all)."""
         model = begun(network, classes, seed, self.start(network, seed), head)

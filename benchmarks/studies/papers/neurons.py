@@ -7,7 +7,7 @@ parent sees all images, in another order. The fusion set are validation images, 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -42,13 +42,15 @@ PARENTS = 2
 
 
 def cells(shop: Workshop, seeds: int) -> Iterator[Cell]:
-    """Yield a cell for each setting and seed, and those of widths and of the gradient variant's settings."""
-    for seed in range(seeds):
-        for data, network, split in SETTINGS:
-            yield Cell(f"{data}-{network}-{split}-{seed}", partial(_fused, shop, data, network, split, seed))
-        yield Cell(f"widths-{seed}", partial(_widths, shop, seed))
-        for data in ("digits",):
-            yield Cell(f"settings-{data}-{seed}", partial(_settings, shop, data, seed))
+    """Yield a cell for each setting, for widths and for the gradient variant's settings; seeds together."""
+    asked: dict[str, Callable[[int], Iterable[Row]]] = {
+        **{"-".join(setting): partial(_fused, shop, *setting) for setting in SETTINGS},
+        "widths": partial(_widths, shop),
+        "settings-digits": partial(_settings, shop, "digits"),
+    }
+    for name, make in asked.items():
+        for seed in range(seeds):
+            yield Cell(f"{name}-{seed}", partial(make, seed))
 
 
 def parents_of(
@@ -77,7 +79,13 @@ def _parent(
 ) -> nn.Module:  # fmt: skip
     name, usual = NETWORKS[network]
     spec = ModelSpec(name=name, in_channels=3, n_classes=classes, image_size=32, options=options or usual)
-    recipe = {"what": "parent", "network": spec.model_dump(), "data": data, "site": f"{number}", "split": split}
+    recipe = {
+        "what": "parent",
+        "network": spec.model_dump(),
+        "data": data,
+        "site": f"{number}",
+        "split": split,
+    }
     chosen = rates(network) | {"epochs": 2 * shop.sizes.epochs}
     return shop.trained(build(spec, 10 * seed + number), part, chosen, seed, recipe)
 
@@ -113,9 +121,11 @@ def _fused(shop: Workshop, data: str, network: str, split: str, seed: int) -> It
     if split == "whole":
         yield from _tuned(shop, made_of, models, found, (setting, network), seed)
     subject = Subject.of(models, fx, fy, seed=seed)
-    tables = ANALYSES["neurons"].call(
-        subject, methods=("mean", "ot", "rebasin", "hf", "kf"), attribution="conductance"
-    ).tables
+    tables = (
+        ANALYSES["neurons"]
+        .call(subject, methods=("mean", "ot", "rebasin", "hf", "kf"), attribution="conductance")
+        .tables
+    )
     for row in tables["neurons"].to_dict("records"):
         for metric in ("grouping", "approximation"):
             yield Row("errors", setting, seed, row["method"], metric, row[metric], row["depth"])
@@ -124,7 +134,9 @@ def _fused(shop: Workshop, data: str, network: str, split: str, seed: int) -> It
             yield Row("methods", setting, seed, row["method"], metric, row[metric])
     depths = {name: depth for depth, name in enumerate(dict.fromkeys(tables["importance"]["layer"]))}
     for row in tables["importance"].to_dict("records"):
-        yield Row("importance", setting, seed, row["model"], "top_tenth", row["top_tenth"], depths[row["layer"]])
+        yield Row(
+            "importance", setting, seed, row["model"], "top_tenth", row["top_tenth"], depths[row["layer"]]
+        )
 
 
 def _tuned(
@@ -134,7 +146,10 @@ def _tuned(
     """Fused networks and the better parent, trained on for as many epochs on all images."""
     setting, network = of
     x, y = seen(found.test)
-    best = max(models.values(), key=lambda model: score(answers(model, *seen(found.val)[:1]), seen(found.val)[1]).accuracy)
+    best = max(
+        models.values(),
+        key=lambda model: score(answers(model, *seen(found.val)[:1]), seen(found.val)[1]).accuracy,
+    )
     for case in ("best parent", "mean", "kf"):
         begin = best if case == "best parent" else made_of.get(case)
         if begin is None:
@@ -154,15 +169,34 @@ def _widths(shop: Workshop, seed: int) -> Iterator[Row]:
     for number, width in enumerate((8, 16)):
         options = {"width": width, "norm": "none"}
         networks.append(
-            _parent(shop, "digits", "small-cnn-plain", parts[number], found.classes, seed, number, f"width {width}", options)
+            _parent(
+                shop,
+                "digits",
+                "small-cnn-plain",
+                parts[number],
+                found.classes,
+                seed,
+                number,
+                f"width {width}",
+                options,
+            )
         )
     fx = seen(found.val)[0][: shop.sizes.fusion]
     x, y = seen(found.test)
     for number, width in enumerate((8, 16)):
-        yield Row("widths", "digits", seed, f"parent of width {width}", "accuracy", score(answers(networks[number], x), y).accuracy)
+        yield Row(
+            "widths",
+            "digits",
+            seed,
+            f"parent of width {width}",
+            "accuracy",
+            score(answers(networks[number], x), y).accuracy,
+        )
     for width, model in zip((8, 16), networks, strict=True):
         fused = merge(networks, "kf", data=fx, into=model, seed=seed).model
-        yield Row("widths", "digits", seed, f"kf into {width}", "accuracy", score(answers(fused, x), y).accuracy)
+        yield Row(
+            "widths", "digits", seed, f"kf into {width}", "accuracy", score(answers(fused, x), y).accuracy
+        )
     mean = torch.stack([answers(model, x) for model in networks]).mean(0)
     yield Row("widths", "digits", seed, "ensemble", "accuracy", score(mean, y).accuracy)
 

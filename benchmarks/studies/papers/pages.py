@@ -15,9 +15,19 @@ from pathlib import Path
 from benchmarks import RESULTS, ROOT
 from benchmarks.pages import markdown, write_page
 from benchmarks.studies.papers.claims import (
-    OPEN, PART, HOLDS, NOT, UNTESTABLE, UNTESTED, VERDICTS, Claim, Decided, Rows, decide,
+    HOLDS,
+    NOT,
+    OPEN,
+    PART,
+    UNTESTABLE,
+    UNTESTED,
+    VERDICTS,
+    Claim,
+    Decided,
+    Rows,
+    decide,
 )  # fmt: skip
-from benchmarks.studies.papers.figures import FIGURES
+from benchmarks.studies.papers.figures import pictures_of
 from benchmarks.studies.papers.study import STUDIES
 from fedmerge.experiment.formatting import listing
 
@@ -41,29 +51,45 @@ def tally(found: Sequence[Decided]) -> str:
     words = {HOLDS: "hold here", PART: "hold in part", NOT: "do not hold here", OPEN: "stay open"}
     fared = listing([f"{counts[verdict]} {word}" for verdict, word in words.items()])
     return (
-        f"Of {len(found)} claims {tested} were tested: {fared}. {counts[UNTESTABLE]} cannot be tested here, "
-        f"{counts[UNTESTED]} are not tested yet."
+        f"**Of {len(found)} claims {tested} were tested: {fared}.** {counts[UNTESTABLE]} more cannot be tested "
+        f"here, {counts[UNTESTED]} not yet."
     )
+
+
+def answer(found: Sequence[Decided]) -> str:
+    """Return the outcome of the claims that count most, a line each."""
+    lines = [f"- {each.claim.key}: {_margin(each)}; {each.verdict}" for each in found if each.claim.key and each.seeds]
+    return "\n".join([tally(found), "", *lines])
 
 
 def table(found: Sequence[Decided]) -> str:
     """Return a line a claim."""
-    head = ["the paper", "it says", "measured here", "margin", "settings above / below / all", "seeds", "verdict"]
+    head = [
+        "the paper",
+        "it says",
+        "measured here",
+        "margin",
+        "settings above / below / all",
+        "seeds",
+        "verdict",
+    ]
     return markdown(head, [_line(each) for each in found], 3)
 
 
 def _line(found: Decided) -> list[str]:
-    claim = found.claim
-    here = claim.here or claim.why
+    claim, told = found.claim, f"**{found.verdict}**"
     if claim.margin is None:
-        return [claim.place, claim.says, claim.why, "", "", "", f"**{found.verdict}**"]
-    if claim.every:
-        return [claim.place, claim.says, here, f"{100 * found.mean:.1f} % of cases", "", str(found.seeds), f"**{found.verdict}**"]
-    name, factor = claim.unit
+        return [claim.place, claim.says, claim.why, "", "", "", told]
+    settings = "" if claim.every else f"{found.above} / {found.below} / {found.settings}"
+    return [claim.place, claim.says, claim.here, _margin(found), settings, str(found.seeds), told]
+
+
+def _margin(found: Decided) -> str:
+    if found.claim.every:
+        return f"{100 * found.mean:.1f} % of cases"
+    name, factor = found.claim.unit
     mean, low, high = (_number(factor * value) for value in (found.mean, found.low, found.high))
-    settings = f"{found.above} / {found.below} / {found.settings}"
-    margin = f"{mean} ({low} to {high})" + (f" {name}" if name else "")
-    return [claim.place, claim.says, here, margin, settings, str(found.seeds), f"**{found.verdict}**"]
+    return f"{mean} ({low} to {high}) {name}".strip()
 
 
 def _number(value: float) -> str:
@@ -76,7 +102,9 @@ def counts(pages: dict[str, list[Decided]]) -> str:
     rows = []
     for name, found in pages.items():
         by = Counter(each.verdict for each in found)
-        rows.append([f"[{TITLES[name]}]({name}.md)", *(str(by[verdict]) for verdict in VERDICTS), str(len(found))])
+        rows.append(
+            [f"[{TITLES[name]}]({name}.md)", *(str(by[verdict]) for verdict in VERDICTS), str(len(found))]
+        )
     every = Counter(each.verdict for found in pages.values() for each in found)
     rows.append(["all", *(str(every[verdict]) for verdict in VERDICTS), str(sum(every.values()))])
     return markdown(["paper", *VERDICTS, "claims"], rows)
@@ -90,8 +118,8 @@ def write(name: str, out: Path, rows: Rows) -> None:
         write_page(out / "index.md", {"tally": tally(every), "counts": counts(pages)}, {})
         return
     found = decided(name, rows)
-    pictures = {each: draw(rows) for each, draw in FIGURES[name].items()}
-    write_page(out / f"{name}.md", {"tally": tally(found), "claims": table(found)}, pictures)
+    pictures, missing = pictures_of(name, rows)
+    write_page(out / f"{name}.md", {"answer": answer(found), "claims": table(found), **missing}, pictures)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -49,6 +49,12 @@ def test_one_setting_below_is_never_called_to_hold() -> None:
     assert verdict(rows).verdict == claims.PART
 
 
+def test_a_setting_of_two_seeds_does_not_count() -> None:
+    assert verdict([[0.1, 0.1]]).verdict == claims.UNTESTED
+    found = verdict([[0.1, 0.1], [0.1, 0.11, 0.12]])
+    assert (found.settings, found.seeds) == (1, 3)
+
+
 def test_a_claim_about_every_case_counts_cases() -> None:
     assert verdict([[1, 1], [1, 1]], every=True).verdict == claims.HOLDS
     half = verdict([[1, 1], [1, 0]], every=True)
@@ -113,11 +119,18 @@ def test_images_are_32_pixels_in_colour(tmp_path: Path, monkeypatch: pytest.Monk
         ("tinyimagenet100_32", many, range(100)),
     ):  # fmt: skip
         given = {f"{part}_images": pixels for part in ("train", "val", "test")}
-        given |= {f"{part}_labels": np.array(list(labels), np.uint8)[:, None] for part in ("train", "val", "test")}
+        given |= {
+            f"{part}_labels": np.array(list(labels), np.uint8)[:, None] for part in ("train", "val", "test")
+        }
         np.savez(tmp_path / f"{name}.npz", **given)
     monkeypatch.setenv("FEDMERGE_DATA", str(tmp_path))
-    grey, coarse, own, start = (images.pictures(name, 0, 100, 100) for name in ("breast", "melanoma", "tiny", "tiny-start"))
-    assert grey.train.images.shape == (4, 3, 32, 32) and (grey.train.images == 7).all()
+    grey, coarse, own, start = (
+        images.pictures(name, 0, 100, 100) for name in ("breast", "melanoma", "tiny", "tiny-start")
+    )
+    assert grey.train.images.shape == (4, 3, 32, 32)
+    assert (grey.train.images == 7).all()
     assert (coarse.test.images == 50).all()
-    assert own.classes == 20 and sorted(own.train.labels.tolist()) == list(range(20))
-    assert start.classes == 50 and len(start.train) == 50
+    assert own.classes == 20
+    assert sorted(own.train.labels.tolist()) == list(range(20))
+    assert start.classes == 50
+    assert len(start.train) == 50
