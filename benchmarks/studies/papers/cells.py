@@ -74,3 +74,9 @@ def read(path: Path) -> pd.DataFrame:
     """Read the rows of a study."""
     empty = {name: [""] for name in ("value", "x", "y")}
     return pd.read_csv(path, keep_default_na=False, na_values=empty, dtype={"part": str, "case": str})
+
+
+def empty() -> pd.DataFrame:
+    """Return the rows of a study that was not computed: none."""
+    numbers = {"seed": int, "value": float, "x": float, "y": float}
+    return pd.DataFrame(columns=list(Row._fields)).astype(numbers)

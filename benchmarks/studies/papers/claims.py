@@ -72,8 +72,7 @@ class Rows:
         """Return papers-NAME.csv; no rows where it is not there."""
         if name not in self._read:
             path = self.folder / f"papers-{name}.csv"
-            there = path.is_file()
-            self._read[name] = cells.read(path) if there else pd.DataFrame(columns=list(cells.Row._fields))
+            self._read[name] = cells.read(path) if path.is_file() else cells.empty()
         return self._read[name]
 
     def bench(self, name: str) -> pd.DataFrame:
@@ -94,7 +93,10 @@ def decide(claim: Claim, rows: Rows, least: int = LEAST) -> Decided:
     """
     if claim.margin is None:
         return Decided(claim, UNTESTED if claim.untested else UNTESTABLE)
-    table = claim.margin(rows).pivot_table(index="seed", columns="setting", values="value")
+    margins = claim.margin(rows)
+    if margins.empty:
+        return Decided(claim, UNTESTED)
+    table = margins.pivot_table(index="seed", columns="setting", values="value")
     if not claim.every:
         table = table.loc[:, table.notna().sum() >= least].dropna(how="all")
     values = table.to_numpy(dtype=float)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.studies.papers.cells import Cell, Row
 from benchmarks.studies.papers.images import Pictures, pictures
-from benchmarks.studies.papers.networks import HALF, NETWORKS, Sizes, Workshop, begun, made
+from benchmarks.studies.papers.networks import HALF, NETWORKS, Sizes, Workshop, begun
 from fedmerge.analysis.diagnosis.contract import answers
 from fedmerge.analysis.diagnosis.features import cost
 from fedmerge.analysis.diagnosis.filters import redundancy
@@ -32,24 +32,23 @@ SIZES = Sizes(images=600, tested=400, epochs=4, start=(1500, 3))
 SETS = ("pneumonia", "breast", "retina", "cells", "melanoma")
 FAMILIES = {"vgg11": SETS, "resnet18": ("breast",)}
 """Families with their sets; a start from 50 classes of small photographs."""
-LARGE = ("densenet121", "efficientnet-lite0")
-"""DenseNet from random weights, whose filters alone are looked at; EfficientNet-Lite0 from ImageNet at 64 px,
-with one set and fewer images."""
+LARGE = "efficientnet-lite0"
+"""From ImageNet at 64 px, with one set and fewer images."""
 RUNS = ("plain", "inmerge", "random")
 RATE, QUANTILE, PAPER = 0.02, 0.9, 0.3
 
 
 def cells(shop: Workshop, seeds: int) -> Iterator[Cell]:
     """Yield a cell for the starts, and for each set, network and seed; all seeds of one before the next."""
-    yield Cell("starts", partial(_starts, shop))
-    pairs = [("breast", LARGE[1]), *((data, name) for name, sets in FAMILIES.items() for data in sets)]
+    yield Cell("starts", partial(_starts, seeds))
+    pairs = [("breast", LARGE), *((data, name) for name, sets in FAMILIES.items() for data in sets)]
     for data, network in pairs:
         for seed in range(seeds):
             yield Cell(f"{data}-{network}-{seed}", partial(_cell, shop, data, network, seed))
 
 
 def _cell(shop: Workshop, data: str, network: str, seed: int) -> Iterator[Row]:
-    large = network in LARGE
+    large = network == LARGE
     most = min(shop.sizes.images // 2, 100 if large else 300)
     found, epochs = pictures(data, seed, most, shop.sizes.tested), shop.sizes.epochs - large * 2
     if large:
@@ -78,10 +77,7 @@ def started(shop: Workshop, network: str, classes: int, seed: int) -> nn.Module:
     """Return a network at its start, with a new head."""
     if network in NETWORKS:
         return begun(network, classes, seed, shop.start(network, seed))
-    name = {"densenet121": "torchvision:densenet121"}.get(network, network)
-    spec = ModelSpec(
-        name=name, in_channels=3, n_classes=classes, image_size=64, pretrained=network == "efficientnet-lite0"
-    )
+    spec = ModelSpec(name=network, in_channels=3, n_classes=classes, image_size=64, pretrained=True)
     return build(spec, seed)
 
 
@@ -132,24 +128,19 @@ def _ranks(model: nn.Module, setting: str, seed: int, run: str, kind: str, epoch
     yield Row("rank", setting, seed, run, "rank", float((frame["rank"] / frame["filters"]).mean()), epoch)
 
 
-def _starts(shop: Workshop) -> Iterator[Row]:
-    """Pairs above the paper's threshold by layer: of starts, and of random weights."""
-    for network in (*FAMILIES, *LARGE):
-        for run in ("start", "random weights"):
-            fresh = network == "densenet121" or run == "random weights"
-            if network in NETWORKS:
-                model = made(network, 2, 0) if fresh else started(shop, network, 2, 0)
-            else:
-                model = started(shop, network, 2, 0) if not fresh else _drawn(network)
-            frame = filter_frame(model, PAPER)
+def _starts(seeds: int) -> Iterator[Row]:
+    """Alike pairs by layer in EfficientNet-Lite0 with ImageNet's weights, and with random ones by the seed."""
+    spec = ModelSpec(name=LARGE, in_channels=3, n_classes=2, image_size=64)
+    for seed in range(seeds):
+        pretrained = spec.model_copy(update={"pretrained": True})
+        for run, chosen in (("start", pretrained), ("random weights", spec)):
+            if run == "start" and seed:
+                continue
+            model = build(chosen, seed)
+            frame = filter_frame(model, PAPER).set_index("layer").loc[list(select_convs(model, "all", 0))]
             for depth, row in enumerate(frame.to_dict("records")):
-                yield Row("pairs", network, 0, run, "share", row["share"], depth)
-                yield Row("pairs", network, 0, run, "rank", row["rank"] / row["filters"], depth)
-
-
-def _drawn(network: str) -> nn.Module:
-    name = {"densenet121": "torchvision:densenet121"}.get(network, network)
-    return build(ModelSpec(name=name, in_channels=3, n_classes=2, image_size=64), 0)
+                yield Row("pairs", LARGE, seed, run, "share", row["share"], depth)
+                yield Row("pairs", LARGE, seed, run, "rank", row["rank"] / row["filters"], depth)
 
 
 def _size(model: nn.Module, found: Pictures) -> tuple[float, float]:

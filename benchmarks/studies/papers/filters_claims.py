@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from benchmarks.studies.papers.claims import MARGIN, Claim, Rows, framed, less, over, pick
+from fedmerge.training.conv_layers import PAPER_FRACTION
 
 NAME = "in-model-merging"
 SCRATCH = "networks from scratch, five seeds (docs/studies/in-model-merging.md)"
@@ -60,6 +61,16 @@ def filters(metric: str, first: str, second: str) -> Callable[[Rows], pd.DataFra
     return less(NAME, "filters", metric, first, second)
 
 
+def imagenet(rows: Rows) -> pd.DataFrame:
+    """Whether each layer that would be merged has more than 1 % of its pairs above the paper's threshold."""
+    frame = rows.of(NAME)
+    frame = frame[(frame["part"] == "pairs") & (frame["metric"] == "share") & (frame["case"] == "start")]
+    frame = frame[frame["x"] >= int(PAPER_FRACTION * (frame["x"].max() + 1))] if len(frame) else frame
+    return frame.assign(
+        setting=frame["x"].astype(str), value=(frame["value"].astype(float) > 0.01).astype(float)
+    )[MARGIN]
+
+
 def share_above(rows: Rows) -> pd.DataFrame:
     return over(NAME, "filters", "above the paper's threshold", "start", 0.01)(rows)
 
@@ -84,6 +95,9 @@ def same_size(rows: Rows) -> pd.DataFrame:
 
 SHARE = ("points of the pairs", 100.0)
 CLAIMS = [
+    Claim("Section 1", "deep layers of a network pretrained on ImageNet hold alike kernels, above 0.3",
+          "layers of EfficientNet-Lite0 that would be merged with more than 1 % of their pairs above 0.3", imagenet,
+          ("", 1.0), every=True, key="deep layers of a pretrained network with over 1 % of alike pairs"),
     Claim("Section 1", "deep layers of a trained CNN hold many alike kernels: more than 1 % of the pairs "
           "above 0.3",
           "share of pairs above 0.3 in the layers that are merged, less 1 %, before merging", share_above,

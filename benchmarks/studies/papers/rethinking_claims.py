@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from benchmarks.studies.papers.claims import Claim, Rows, benched, framed, less, near, over, pick
+from benchmarks.studies.papers.claims import MARGIN, Claim, Rows, benched, framed, less, near, over, pick
 from benchmarks.studies.papers.rethinking import FEW, MAIN, TABLE8
 from benchmarks.studies.papers.rethinking import PAPERS as PLAIN
 
@@ -81,6 +81,8 @@ def bounds(upper: str, value: str) -> Callable[[Rows], pd.DataFrame]:
     def margin(rows: Rows) -> pd.DataFrame:
         frame = rows.of(NAME)
         frame = frame[frame["part"] == "bounds"]
+        if frame.empty:
+            return pd.DataFrame(columns=MARGIN)
         wide = frame.pivot_table(index=["setting", "seed", "case"], columns="metric", values="value")
         held = (wide[value] <= wide[upper] * (1 + 1e-4)).astype(float).rename("value").reset_index()
         return held.assign(setting=held["setting"] + " " + held["case"])[["setting", "seed", "value"]]
