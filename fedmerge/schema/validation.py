@@ -42,7 +42,7 @@ def _no_boolean(value: Any) -> Any:
 
 
 def off_as_written(value: Any) -> Any:
-    """Return ``off`` for False, as which YAML 1.1 reads it: for fields that have ``off`` among their words."""
+    """Return ``off`` for False, as which YAML 1.1 reads it: for fields with ``off`` among their words."""
     return "off" if value is False else value
 
 

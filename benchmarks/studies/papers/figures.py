@@ -28,10 +28,12 @@ def drift(rows: Rows) -> Picture:
     ends = frame.groupby(["setting", "x"])["value"].mean()
     body = frame[frame["case"].str.startswith("encoder")]["value"].mean()
     heads = frame[frame["case"].str.startswith("head")]
-    one, own = (heads[heads["setting"].str.endswith(end)]["value"].mean() for end in ("shared", "independent"))
+    one, own = (
+        heads[heads["setting"].str.endswith(end)]["value"].mean() for end in ("shared", "independent")
+    )
     title = (
-        f"Encoders of sites are {body:.0f} degrees apart, heads {one:.0f} from one initial head and {own:.0f} "
-        "drawn apart"
+        f"Encoders of sites are {body:.0f} degrees apart, heads {one:.0f} from one initial head and "
+        f"{own:.0f} drawn apart"
     )
     made = lines(
         frame, title, ("depth of the weight in the network", "degrees"), percent=False,
@@ -321,14 +323,17 @@ def _share(value: float) -> str:
 
 FIGURES: dict[str, dict[str, tuple[Callable[[Rows], Picture], str]]] = {
     "mirage": {
-        "drift": (drift, "drift-layers"), "paths": (paths, "barriers-optimum-path"), "plane": (plane, "plane"),
+        "drift": (drift, "drift-layers"), "paths": (paths, "barriers-optimum-path"),
+        "plane": (plane, "plane"),
         "gains": (gains, ""),
     },
     "rethinking": {
         "averages": (averages, "averages"), "magnified": (magnified, "magnified"),
         "templates": (templates, "templates"),
     },
-    "neuron-interpolation": {"fused": (fused, "fused"), "errors": (errors, "errors"), "cost": (cost, "fused")},
+    "neuron-interpolation": {
+        "fused": (fused, "fused"), "errors": (errors, "errors"), "cost": (cost, "fused"),
+    },
     "in-model-merging": {"scores": (scores, "scores"), "pairs": (pairs, "pairs"), "ranks": (ranks, "rank")},
 }  # fmt: skip
 """By page, the figures by name, in order, each with the part of the page's rows that it draws."""

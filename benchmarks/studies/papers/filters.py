@@ -129,7 +129,7 @@ def _ranks(model: nn.Module, setting: str, seed: int, run: str, kind: str, epoch
 
 
 def _starts(seeds: int) -> Iterator[Row]:
-    """Alike pairs by layer in EfficientNet-Lite0 with ImageNet's weights, and with random ones by the seed."""
+    """Alike pairs by layer in EfficientNet-Lite0 with ImageNet's weights, and random ones by the seed."""
     spec = ModelSpec(name=LARGE, in_channels=3, n_classes=2, image_size=64)
     for seed in range(seeds):
         pretrained = spec.model_copy(update={"pretrained": True})

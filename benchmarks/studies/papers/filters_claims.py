@@ -96,7 +96,8 @@ def same_size(rows: Rows) -> pd.DataFrame:
 SHARE = ("points of the pairs", 100.0)
 CLAIMS = [
     Claim("Section 1", "deep layers of a network pretrained on ImageNet hold alike kernels, above 0.3",
-          "layers of EfficientNet-Lite0 that would be merged with more than 1 % of their pairs above 0.3", imagenet,
+          "layers of EfficientNet-Lite0 that would be merged with more than 1 % of their pairs above 0.3",
+          imagenet,
           ("", 1.0), every=True, key="deep layers of a pretrained network with over 1 % of alike pairs"),
     Claim("Section 1", "deep layers of a trained CNN hold many alike kernels: more than 1 % of the pairs "
           "above 0.3",

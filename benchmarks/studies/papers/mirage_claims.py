@@ -146,7 +146,7 @@ CLAIMS = [
     *(
         Claim("Tables 1-3", f"better than {name}", f"accuracy, entropy-adaptive less {name}, Dirichlet 0.05",
               beside(method, "dirichlet-0.05"),
-              key="entropy-adaptive merging above the logit ensemble" if method.startswith("ensemble") else "")
+              key="entropy-adaptive above the logit ensemble" if method.startswith("ensemble") else "")
         for method, name in (
             ("ensemble-logits", "the logit ensemble"), ("greedy", "a greedy soup"), ("ties", "TIES"),
             ("model-stock", "Model Stock"), ("dawin", "DaWin"), ("tent", "Tent from the mean"), ("t3a",

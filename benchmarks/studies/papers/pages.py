@@ -51,14 +51,18 @@ def tally(found: Sequence[Decided]) -> str:
     words = {HOLDS: "hold here", PART: "hold in part", NOT: "do not hold here", OPEN: "stay open"}
     fared = listing([f"{counts[verdict]} {word}" for verdict, word in words.items()])
     return (
-        f"**Of {len(found)} claims {tested} were tested: {fared}.** {counts[UNTESTABLE]} more cannot be tested "
-        f"here, {counts[UNTESTED]} not yet."
+        f"**Of {len(found)} claims {tested} were tested: {fared}.** {counts[UNTESTABLE]} more cannot be "
+        f"tested here, {counts[UNTESTED]} not yet."
     )
 
 
 def answer(found: Sequence[Decided]) -> str:
     """Return the outcome of the claims that count most, a line each."""
-    lines = [f"- {each.claim.key}: {_margin(each)}; {each.verdict}" for each in found if each.claim.key and each.seeds]
+    lines = [
+        f"- {each.claim.key}: {_margin(each)}; {each.verdict}"
+        for each in found
+        if each.claim.key and each.seeds
+    ]
     return "\n".join([tally(found), "", *lines])
 
 

@@ -106,7 +106,7 @@ def kernels(rows: Rows) -> pd.DataFrame:
 
 
 def hospitals(first: str, second: str) -> Callable[[Rows], pd.DataFrame]:
-    """The margin of two methods in bench-fusion, models of hospitals from one start; over numbers of models."""
+    """The margin of two methods in bench-fusion, models of hospitals from one start."""
     return benched(("fusion",), first, second, ("data", "split"), start="shared")
 
 
@@ -167,7 +167,8 @@ CLAIMS = [
     Claim("Tables 1, 4-7", "a greedy ensemble is near the greedy soup: within 2 points",
           "2 points less the distance", near(0.02, at(MOST, "ensemble-greedy", GREEDY))),
     *(
-        Claim("Tables 1, 4-7", f"of models of different hospitals: {says}", f"accuracy, {here}; {THERE}", margin, key=key)
+        Claim("Tables 1, 4-7", f"of models of different hospitals: {says}", f"accuracy, {here}; {THERE}",
+              margin, key=key)
         for says, here, margin, key in (
             ("the logit ensemble above the models", "ensemble less models", hospitals(LOGITS, "parents"), ""),
             ("the logit ensemble above the uniform soup", "ensemble less mean of weights",
@@ -178,7 +179,8 @@ CLAIMS = [
              "hospitals' models: themselves above the uniform soup"),
             ("the greedy soup above the uniform soup", "greedy soup less mean of weights",
              hospitals(GREEDY, "mean"), ""),
-            ("the gap of soup and ensemble grows, 2 to 8 models", "gap of 8 less gap of 2", more_hospitals, ""),
+            ("the gap of soup and ensemble grows, 2 to 8 models", "gap of 8 less gap of 2", more_hospitals,
+                ""),
         )
     ),
     Claim("Fig. 3", "the gap between uniform soup and ensemble grows with the models, 2 to 10",

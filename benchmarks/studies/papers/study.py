@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             run(name, args.work, args.seeds, args.out, only_kept=args.kept)
 
 
-def run(name: str, work: Path, seeds: int, out: Path, sizes: Sizes | None = None, only_kept: bool = False) -> None:
+def run(
+    name: str, work: Path, seeds: int, out: Path, sizes: Sizes | None = None, only_kept: bool = False
+) -> None:
     """Compute one study at its own sizes, or at others, and write its rows."""
     study = importlib.import_module(f"benchmarks.studies.papers.{STUDIES[name]}")
     shop = Workshop(work, sizes or study.SIZES)

@@ -16,8 +16,13 @@ from benchmarks.studies.papers.mirage_claims import target
 from benchmarks.studies.papers.networks import SMALL, Workshop, begun, encoder_of
 from benchmarks.studies.papers.study import STUDIES
 
-CLASSES = {"digits_usps": 10, "wbc_barcelona_28": 4, "breastmnist": 2, "tinyimagenet100_32": 100,
-    "retinamnist": 5}
+CLASSES = {
+    "digits_usps": 10,
+    "wbc_barcelona_28": 4,
+    "breastmnist": 2,
+    "tinyimagenet100_32": 100,
+    "retinamnist": 5,
+}
 LESS: dict[str, dict[str, Any]] = {
     "mirage": {"SETTINGS": (("pacs", "small-cnn"),), "HEADS": ("shared",), "STREAMS": ("iid",)},
     "rethinking": {
@@ -30,8 +35,14 @@ LESS: dict[str, dict[str, Any]] = {
 """What is left of each study."""
 SLOW = ("efficientnet", "magnified-vgg11", "starts", "own-heads", "widths", "settings")
 PARTS = {
-    "mirage": {"drift-layers", "heads-target", "barriers-sources", "barriers-optimum-path", "target",
-    "plane"},
+    "mirage": {
+        "drift-layers",
+        "heads-target",
+        "barriers-sources",
+        "barriers-optimum-path",
+        "target",
+        "plane",
+    },
     "rethinking": {"averages", "magnified", "bounds", "templates", "pixels-merged", "tasks", "sizes"},
     "neurons": {"fused", "errors", "methods", "importance"},
     "filters": {"scores", "filters", "merges", "rank", "threshold", "size"},
@@ -61,10 +72,14 @@ def test_a_small_study_has_rows_for_its_claims(
     study = importlib.import_module(f"benchmarks.studies.papers.{name}")
     for what, value in LESS[name].items():
         monkeypatch.setattr(study, what, value)
-    some = [each for each in study.cells(Workshop(tmp_path / "work", SMALL),
-        1) if not any(word in each.name for word in SLOW)]
-    cells.save(cells.computed(some, tmp_path / "work" / name, lambda line: None),
-        tmp_path / f"papers-{page}.csv")
+    some = [
+        each
+        for each in study.cells(Workshop(tmp_path / "work", SMALL), 1)
+        if not any(word in each.name for word in SLOW)
+    ]
+    cells.save(
+        cells.computed(some, tmp_path / "work" / name, lambda line: None), tmp_path / f"papers-{page}.csv"
+    )
     frame = Rows(tmp_path).of(page)
     assert set(frame["part"]) >= PARTS[name]
     assert frame["value"].notna().mean() > 0.9
