@@ -168,8 +168,8 @@ def templates(rows: Rows) -> Picture:
 
 @styled
 def _pictures(frame: pd.DataFrame, title: str) -> Figure:
-    made = figure(WIDE, 2.9, title)
-    grid = made.subplots(2, 5)
+    made = figure(WIDE, 1.5 * len(MERGED), title)
+    grid = made.subplots(len(MERGED), 5, squeeze=False)
     for line, (data, other) in zip(grid, MERGED.items(), strict=True):
         shown = [
             ("means", "0"),

@@ -48,8 +48,8 @@ def tally(found: Sequence[Decided]) -> str:
     """Say how many claims were tested, and how they fared."""
     counts = Counter(each.verdict for each in found)
     tested = len(found) - counts[UNTESTABLE] - counts[UNTESTED]
-    words = {HOLDS: "hold here", PART: "hold in part", NOT: "do not hold here", OPEN: "stay open"}
-    fared = listing([f"{counts[verdict]} {word}" for verdict, word in words.items()])
+    words = {HOLDS: "hold", PART: "hold in part", NOT: "do not hold here", OPEN: "open"}
+    fared = listing([f"{word} {counts[verdict]}" for verdict, word in words.items()])
     return (
         f"**Of {len(found)} claims {tested} were tested: {fared}.** {counts[UNTESTABLE]} more cannot be "
         f"tested here, {counts[UNTESTED]} not yet."
@@ -82,8 +82,8 @@ def table(found: Sequence[Decided]) -> str:
 
 def _line(found: Decided) -> list[str]:
     claim, told = found.claim, f"**{found.verdict}**"
-    if claim.margin is None:
-        return [claim.place, claim.says, claim.why, "", "", "", told]
+    if not found.seeds:
+        return [claim.place, claim.says, claim.why or claim.here, "", "", "", told]
     settings = "" if claim.every else f"{found.above} / {found.below} / {found.settings}"
     return [claim.place, claim.says, claim.here, _margin(found), settings, str(found.seeds), told]
 
