@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from fedmerge.data.enough import check_enough
 from fedmerge.data.facts import Facts, facts_of
 from fedmerge.data.file_facts import FileFacts
 from fedmerge.data.files.fit import fitted
-from fedmerge.data.images import Split, concat, to_channels
+from fedmerge.data.images import Split, channel_levels, concat, to_channels
 from fedmerge.data.labels import relabel, renamed
 from fedmerge.data.partition import draw_proportions
 from fedmerge.data.patients import divide_whole
@@ -64,6 +65,19 @@ class Site:
     def n_classes(self) -> int:
         """Number of classes of the task, whether or not this site has all of them."""
         return len(self.class_names)
+
+    @cached_property
+    def levels(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Means and standard deviations of its training images by channel, in units of the range [0, 1].
+
+        Raises FedMergeError where it has none here.
+        """
+        if not len(self.train):
+            raise FedMergeError(
+                f"site '{self.name}' has no training images here, so they have no mean and deviation: choose "
+                "another normalisation than per-site."
+            )
+        return channel_levels(self.train.images)
 
     @property
     def everything(self) -> Split:

@@ -147,7 +147,7 @@ class Hospital:
             self.site.train.images,
             self.site.train.labels,
             job.training,
-            normalise=job.normalisation,
+            normalise=job.normalisation.at(self.site),
             seed=job.seed,
             site=self.site.name,
             round=job.round,
@@ -213,7 +213,7 @@ class Hospital:
         """Return the scores of the weights in an evaluation message."""
         val = self.site.val
         model = self._load(message, job, self._kept(job.personal))
-        logits = predict(model, val.images, job.normalisation, device=self.device)
+        logits = predict(model, val.images, job.normalisation.at(self.site), device=self.device)
         task = self.site.task
         accuracy, balanced = rates(logits, val.labels, task)
         metrics: dict[str, float] = {

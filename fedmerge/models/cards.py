@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedmerge.errors import FedMergeError
-from fedmerge.models.inputs import Normalisation
+from fedmerge.models.inputs import Inputs
 from fedmerge.models.state import State
 from fedmerge.models.weights import write_weights
 from fedmerge.models.zoo import ModelSpec
@@ -32,7 +32,7 @@ class ModelCard(BaseModel):
     name: str
     position: int
     model: ModelSpec
-    normalisation: Normalisation
+    normalisation: Inputs
     class_names: tuple[str, ...]
     parents: tuple[str, ...] = ()
     method: str

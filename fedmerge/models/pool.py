@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError, nearest
 from fedmerge.models.cards import ModelCard, read_card, write_model
-from fedmerge.models.inputs import Normalisation
+from fedmerge.models.inputs import Inputs
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import State, check_alike, non_finite, state_hash
 from fedmerge.models.weights import read_file, tensors
@@ -91,7 +91,7 @@ class ModelPool:
         state: State,
         *,
         model: ModelSpec,
-        normalisation: Normalisation,
+        normalisation: Inputs,
         class_names: Sequence[str],
         method: str,
         parents: Sequence[str] = (),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.inputs import only
 from fedmerge.models.modes import evaluating
 from fedmerge.models.outputs import logits_of
 
@@ -37,8 +38,9 @@ def predict(
     logits: list[Tensor] = []
     with evaluating(model):
         for start in range(0, total, batch_size):
-            batch = images[start : start + batch_size].to(device, non_blocking=True)
-            logits.append(logits_of(model(normalise(batch)), model).float())
+            part = slice(start, start + batch_size)
+            batch = only(normalise, part)(images[part].to(device, non_blocking=True))
+            logits.append(logits_of(model(batch), model).float())
             if progress is not None:
                 progress(min(start + batch_size, total), total)
     return torch.cat(logits).cpu()

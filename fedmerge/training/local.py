@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.inputs import only
 from fedmerge.models.modes import training
 from fedmerge.models.outputs import logits_of
 from fedmerge.seeding import derive, generator, seeded
@@ -98,7 +99,7 @@ def fit(
     step_losses = torch.empty(len(sizes), device=device)
     losses, accuracies = [], []
 
-    example = normalise(images[:2]) if options.recipe != "finetune" else None
+    example = only(normalise, slice(2))(images[:2]) if options.recipe != "finetune" else None
     with (
         recipe_of(model, options, example) as recipe,
         training(model),
@@ -108,11 +109,12 @@ def fit(
             if recipe is not None:
                 recipe.begin(epoch)
             hits = torch.zeros((), dtype=torch.int64, device=device)
-            shuffled = torch.randperm(len(images), generator=order).to(device)
-            for step, index in enumerate(shuffled.split(sizes)):
+            shuffled = torch.randperm(len(images), generator=order)
+            for step, chosen in enumerate(shuffled.split(sizes)):
+                index = chosen.to(device)
                 done = epoch * len(sizes) + step
                 _set_rate(optimizer, rates[done])
-                batch = normalise(augment(images[index], options.augment, changes))
+                batch = only(normalise, chosen)(augment(images[index], options.augment, changes))
                 target = targets[index]
                 loss, logits = _step(model, optimizer, proximal, batch, target, options, objective)
                 step_losses[step] = loss

@@ -123,7 +123,8 @@ class _Bench:
         self.network = build(self.plan.model, seed=0)
         self.weights = sum(t.numel() * t.element_size() for t in self.network.state_dict().values())
         self.measured: dict[str, float] = {}
-        images = next(site.train for site in cohort.sites if len(site.train))
+        first = next(site for site in cohort.sites if len(site.train))
+        images, self.normalise = first.train, self.plan.normalisation.at(first)
         self.step = self._timed("seconds a training step", lambda: self._train(images))
         few = images.images[: experiment.evaluation.batch_size]
         self.image = self._timed("seconds a prediction", lambda: self._predict(few)) / len(few)
@@ -203,7 +204,7 @@ class _Bench:
             method = TESTTIME[entry.method]
             models = [build(spec, seed=number).to(self.device).eval() for number in range(sources)]
             node = method.call(models, **method.check(entry.options))
-            batch = self.plan.normalisation(images.to(self.device))
+            batch = self.normalise(images.to(self.device))
             return self._timed(f"seconds a batch of {entry.label}", lambda: _observe(node, batch)) / 2
         except FedMergeError:
             return None
@@ -219,13 +220,13 @@ class _Bench:
         some = images.select(torch.arange(count).numpy())
         network = build(self.plan.model, seed=0)
         done = fit(
-            network, some.images, some.labels, options, normalise=self.plan.normalisation, seed=0,
+            network, some.images, some.labels, options, normalise=self.normalise, seed=0,
             device=self.device,
         )  # fmt: skip
         return done.steps
 
     def _predict(self, images: Tensor) -> int:
-        predict(self.network, images, self.plan.normalisation, device=self.device)
+        predict(self.network, images, self.normalise, device=self.device)
         return 1
 
     def _timed(self, what: str, work: Callable[[], int]) -> float:

@@ -28,7 +28,9 @@ from fedmerge.storage.disk import saying, sync
 VERSION = 1
 """Raised whenever the same files would be decoded to other pixels."""
 SMALL = 16 * 2**20
-"""Bytes of files below which images are decoded anew each time, and held in memory."""
+"""Bytes of files below which images are decoded anew each time, and held in memory …"""
+SMALL_DECODED = 64 * 2**20
+"""… unless they have more bytes than this once they are decoded to the cohort's size."""
 
 
 def read_items(items: Sequence[Item], look: Look, text: str) -> tuple[Tensor, About]:
@@ -39,8 +41,7 @@ def read_items(items: Sequence[Item], look: Look, text: str) -> tuple[Tensor, Ab
     progress and list. Raises FedMergeError as ``decode`` does, and DiskError.
     """
     folder = places.place()
-    sizes = sum(item.file.stat().st_size for item in items if item.file.is_file())
-    if folder is None or sizes < SMALL or not _usable(folder):
+    if folder is None or _are_small(items, look) or not _usable(folder):
         return in_memory(items, look, text)
     from filelock import FileLock
 
@@ -58,6 +59,13 @@ def read_items(items: Sequence[Item], look: Look, text: str) -> tuple[Tensor, Ab
             os.replace(part, stamp)
     places.touch(folder / key)
     return _open(folder / key)
+
+
+def _are_small(items: Sequence[Item], look: Look) -> bool:
+    decoded = 0 if look.size is None else len(items) * (look.channels or 1) * look.size**2
+    if decoded >= SMALL_DECODED:
+        return False
+    return sum(item.file.stat().st_size for item in items if item.file.is_file()) < SMALL
 
 
 def content_key(items: Sequence[Item], look: Look) -> str:

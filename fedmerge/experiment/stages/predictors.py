@@ -59,7 +59,7 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
             images.images,
             images.labels,
             options,
-            normalise=setup.normalisation,
+            normalise=setup.normalise_union(target),
             seed=setup.seed,
             site=f"pooled for {target}",
             purpose=purpose,
@@ -224,7 +224,7 @@ def _sources_training(setup: Setup, target: str) -> float:
 def _pooled_numbers(setup: Setup, model: nn.Module, target: str) -> dict[str, float]:
     """Return a card's numbers on validation images (``Setup.keep``), here those of all hospitals."""
     split, task = setup.union(target, "val"), setup.cohort.task
-    logits = predict(model, split.images, setup.normalisation, device=setup.device)
+    logits = predict(model, split.images, setup.normalise_union(target, "val"), device=setup.device)
     return {
         "validation": scores(logits, split.labels, task=task)[setup.experiment.selection],
         "temperature": fit_temperature(logits, split.labels, task),
