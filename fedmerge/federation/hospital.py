@@ -87,15 +87,19 @@ class Hospital:
         self.secure = SecureHospital(site.name, folder, SecureRules.of(folder), self.sums.ledger)
 
     def describe(self, message: Message) -> Message:
-        """Reply with the hospital's name and its number of images by split and class."""
+        """Reply with its name, its number of images by split and class, and their pixel spacing if known."""
         read_job(message, GreetingJob)
         read_tensors(message, NO_TENSORS)
         site = self.site
-        numbers: dict[str, int | list[int]] = {
+        numbers: dict[str, int | list[int] | list[float]] = {
             "num-examples": len(site.train),
             "num-validation": len(site.val),
             "class-counts": site.train.class_counts(site.n_classes).tolist(),
         }
+        known = None if site.files is None else site.files.spacing
+        least = 1 if self.guard is None else self.guard.policy.suppress_below
+        if known is not None and known.images >= least:
+            numbers["pixel-spacing"] = [known.rows, known.columns, float(known.varies)]
         task = {} if site.task is MULTICLASS else {"task": site.task.name}
         return reply_message(message, numbers, texts={"name": site.name} | task)
 

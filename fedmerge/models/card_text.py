@@ -35,6 +35,7 @@ def card_text(card: ModelCard, ancestors: Iterable[tuple[int, str]]) -> str:
         "",
         f"Images of {network.in_channels} x {network.image_size} x {network.image_size}, uint8. The network "
         f"gets (x / 255 - mean) / std with {_numbers(inputs)}, and gives one logit a class.",
+        *_spacing(card),
         "",
         "## Where it comes from",
         "",
@@ -53,6 +54,17 @@ def card_text(card: ModelCard, ancestors: Iterable[tuple[int, str]]) -> str:
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _spacing(card: ModelCard) -> list[str]:
+    if card.pixel_spacing is None:
+        return []
+    found = card.pixel_spacing
+    varies = "; they differ between images" if found.varies else ""
+    return [
+        f"In the files that it was trained on, before they were resized, pixels are {found.rows:g} mm (rows) and "
+        f"{found.columns:g} mm (columns) apart, as a median{varies}."
+    ]
 
 
 def _numbers(inputs: Inputs) -> str:

@@ -6,8 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.inputs import Inputs
@@ -18,12 +25,26 @@ from fedmerge.storage.files import write_text
 from fedmerge.storage.outside import LARGEST_CARD, read_bounded
 
 
+class PixelSpacing(BaseModel):
+    """How far apart the pixels of a hospital's files are, before images are resized: medians, mm.
+
+    varies: whether an image differs from them by more than 1 %.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: float
+    columns: float
+    varies: bool
+
+
 class ModelCard(BaseModel):
     """What a model is and where it comes from; it stands beside the weights as NAME.json.
 
     position: its place in the order of addition. parents: the ``sha256`` of the models it was made of.
     method: how it was made ("local training", "mean", ...). metrics: scores by name. batch_norm: the
     policy for batch-norm statistics, in words. sha256: :func:`~fedmerge.models.state.state_hash`.
+    pixel_spacing: of the images that a hospital trained on, where files say it; written only there.
     file_sha256: of the file with the weights. seal: of this card's text without it.
     """
 
@@ -43,6 +64,12 @@ class ModelCard(BaseModel):
     sha256: str
     file_sha256: str = ""
     seal: str = ""
+    pixel_spacing: PixelSpacing | None = None
+
+    @model_serializer(mode="wrap")
+    def _where_known(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if key != "pixel_spacing" or value is not None}
 
     def sealed(self, file_sha256: str) -> ModelCard:
         """Return the card as it is written beside a file of weights."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError, nearest
-from fedmerge.models.cards import ModelCard, read_card, write_model
+from fedmerge.models.cards import ModelCard, PixelSpacing, read_card, write_model
 from fedmerge.models.inputs import Inputs
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import State, check_alike, non_finite, state_hash
@@ -99,6 +99,7 @@ class ModelPool:
         seed: int | None = None,
         config_hash: str = "",
         batch_norm: str = "",
+        pixel_spacing: PixelSpacing | None = None,
     ) -> ModelCard:
         """Write a model and return its card; each file is written whole or not at all.
 
@@ -118,6 +119,7 @@ class ModelPool:
             seed=seed,
             config_hash=config_hash,
             batch_norm=batch_norm,
+            pixel_spacing=pixel_spacing,
             sha256=state_hash(state),
         )
         written = write_model(self._weights(name), state, card)

@@ -22,6 +22,7 @@ from fedmerge.experiment.stages.evaluation import EvaluationConditions
 from fedmerge.experiment.stages.record import Record
 from fedmerge.federation import LOCAL, FederationPlan
 from fedmerge.federation.journal import RoundJournal
+from fedmerge.models.cards import PixelSpacing
 from fedmerge.models.inputs import PER_SITE, Inputs, Normalisation, Normalise, PerImage, PerSite
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
@@ -34,6 +35,7 @@ FEDERATED = "federated"
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, Server
+    from fedmerge.federation.client_registry import Client
     from fedmerge.federation.policy.proposal import Proposal
 
 
@@ -145,7 +147,9 @@ class Setup:
         named = plugins_of(self.plan)
         return Proposal(experiment=self.experiment.name, plan=self.plan, sums=sums, plugins=named)
 
-    def keep(self, name: str, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
+    def keep(
+        self, client: Client, state: State, metrics: dict[str, Any], own: dict[str, Any]
+    ) -> None:
         """Put a hospital's own model into the pool, with the numbers of its training on the card.
 
         own: its numbers on its own validation images. The score that the experiment selects by goes onto the
@@ -154,7 +158,7 @@ class Setup:
         numbers = {key: float(metrics[key]) for key in ("loss", "accuracy", "num-examples")}
         numbers |= {"validation": float(own[self.experiment.selection])}
         numbers |= {"temperature": float(own["temperature"])}
-        self.keep_in(self.pool, name, state, "local training", (), numbers)
+        self.keep_in(self.pool, client.name, state, "local training", (), numbers, client.spacing)
 
     def keep_federated(self, state: State, numbers: dict[str, float], training: float) -> None:
         """Put the model of the rounds into the pool.
@@ -174,8 +178,12 @@ class Setup:
         method: str,
         parents: tuple[str, ...],
         metrics: dict[str, float],
+        spacing: tuple[float, ...] = (),
     ) -> None:
-        """Add a model and its card to a pool of this federation."""
+        """Add a model and its card to a pool of this federation. spacing: as ``Client`` has it."""
+        apart = None
+        if spacing:
+            apart = PixelSpacing(rows=spacing[0], columns=spacing[1], varies=bool(spacing[2]))
         pool.add(
             name=name,
             state=state,
@@ -188,6 +196,7 @@ class Setup:
             seed=self.seed,
             config_hash=str(self.record.common["config_hash"]),
             batch_norm=self.plan.batch_norm,
+            pixel_spacing=apart,
         )
         self.checkpoints.register(*(pool.folder / f"{name}.{ending}" for ending in ("safetensors", "json")))
 
