@@ -101,7 +101,9 @@ def export_model(
     output: Annotated[Path, typer.Option("--out", "-o", help="FILE.pt (TorchScript) or FILE.onnx; new.")],
     normalise: Annotated[
         str | None,
-        typer.Option(help="This hospital's images, for a model of normalisation: per-site: npz:FILE, folder:DIR."),
+        typer.Option(
+            help="This hospital's images, for a model of normalisation: per-site: npz:FILE, folder:DIR."
+        ),
     ] = None,
     plugins: Plugins = None,
     as_json: Json = False,

@@ -122,7 +122,7 @@ def channel_levels(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]
     whatever the order of images, threads and pieces.
     """
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    for piece in images.split(256):
+    for piece in images.split(64):
         for channel, values in enumerate(piece.transpose(0, 1)):
             counts[channel] += torch.bincount(values.reshape(-1), minlength=256)
     means, deviations = [], []

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.feeding import batches
 from fedmerge.models.inputs import only
 from fedmerge.models.modes import evaluating
 from fedmerge.models.outputs import logits_of
@@ -37,10 +38,10 @@ def predict(
     model.to(device)
     logits: list[Tensor] = []
     with evaluating(model):
-        for start in range(0, total, batch_size):
-            part = slice(start, start + batch_size)
-            batch = only(normalise, part)(images[part].to(device, non_blocking=True))
-            logits.append(logits_of(model(batch), model).float())
+        done = 0
+        for part, seen in batches(images, torch.arange(total).split(batch_size), torch.device(device)):
+            logits.append(logits_of(model(only(normalise, part)(seen)), model).float())
+            done += len(part)
             if progress is not None:
-                progress(min(start + batch_size, total), total)
+                progress(done, total)
     return torch.cat(logits).cpu()

@@ -185,9 +185,7 @@ class Augmentation(BaseModel):
         if probability == 1:
             return kind.change(images, generator, self.amount)
         chosen = torch.rand(len(images), generator=generator) < probability
-        return torch.where(
-            _per_image(chosen, images), kind.change(images, generator, self.amount), images
-        )
+        return torch.where(_per_image(chosen, images), kind.change(images, generator, self.amount), images)
 
 
 def known(name: str) -> str:
@@ -207,9 +205,7 @@ def augment(images: Tensor, entries: Iterable[str | Augmentation], generator: to
 def _sampled(images: Tensor, maps: Tensor) -> Tensor:
     """Return images through affine maps of their own, N x 2 x 3, bilinear, reflecting at borders."""
     grid = affine_grid(maps.to(images.device), list(images.shape), align_corners=False)
-    found = grid_sample(
-        images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
-    )
+    found = grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return found.round_().clamp_(0, 255).to(images.dtype)
 
 

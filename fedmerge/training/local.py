@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.feeding import batches, on_device
 from fedmerge.models.inputs import only
 from fedmerge.models.modes import training
 from fedmerge.models.outputs import logits_of
@@ -66,7 +67,8 @@ def fit(
 
     The task is the model's (``fedmerge.tasks.task_of``): cross entropy of one class an image, where the model
     is not marked with another. split_images: uint8, N x C x H x W; labels: int64, N, or of several findings
-    an image 0 and 1, N x F. They are copied to ``device`` once; each batch is augmented (as uint8) and then
+    an image 0 and 1, N x F. They are copied to ``device`` once, but stored images are read
+    batch by batch (``models.feeding``); each batch is augmented (as uint8) and then
     normalised there. The order of the images, the augmentations, dropout and InMerge draw from generators of
     (seed, purpose, round, site). span: the part of the learning-rate schedule that this call covers. A last
     batch of a single image is joined to the one before it, because batch norm cannot normalise one value. The
@@ -82,7 +84,7 @@ def fit(
     check_trainable(model, split_images, labels, options.batch_size, where)
     device = torch.device(device)
     model.to(device)
-    images, targets = split_images.to(device), labels.to(device=device, dtype=torch.int64)
+    images, targets = on_device(split_images, device), labels.to(device=device, dtype=torch.int64)
     task = task_of(model)
     objective = Objective(task, labels, options, where)
     sizes = batch_sizes(len(images), options.batch_size)
@@ -99,7 +101,7 @@ def fit(
     step_losses = torch.empty(len(sizes), device=device)
     losses, accuracies = [], []
 
-    example = only(normalise, slice(2))(images[:2]) if options.recipe != "finetune" else None
+    example = only(normalise, slice(2))(images[:2].to(device)) if options.recipe != "finetune" else None
     with (
         recipe_of(model, options, example) as recipe,
         training(model),
@@ -110,12 +112,11 @@ def fit(
                 recipe.begin(epoch)
             hits = torch.zeros((), dtype=torch.int64, device=device)
             shuffled = torch.randperm(len(images), generator=order)
-            for step, chosen in enumerate(shuffled.split(sizes)):
-                index = chosen.to(device)
+            for step, (chosen, seen) in enumerate(batches(images, shuffled.split(sizes), device)):
                 done = epoch * len(sizes) + step
                 _set_rate(optimizer, rates[done])
-                batch = only(normalise, chosen)(augment(images[index], options.augment, changes))
-                target = targets[index]
+                batch = only(normalise, chosen)(augment(seen, options.augment, changes))
+                target = targets[chosen.to(device)]
                 loss, logits = _step(model, optimizer, proximal, batch, target, options, objective)
                 step_losses[step] = loss
                 hits += (task.predicted(logits) == target).sum()

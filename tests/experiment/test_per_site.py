@@ -43,7 +43,9 @@ def by_hand(images: torch.Tensor) -> Normalisation:
 
 
 def test_levels_are_mean_and_deviation_of_all_pixels():
-    images = torch.randint(0, 256, (300, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = torch.randint(
+        0, 256, (300, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     mean, std = channel_levels(images)
     expected = by_hand(images)
     np.testing.assert_allclose(mean, expected.mean, rtol=1e-12)
@@ -56,7 +58,9 @@ def test_images_of_one_value_have_the_least_deviation():
 
 
 def test_images_of_several_hospitals_are_each_normalised_as_their_owner_s():
-    images = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    images = torch.randint(
+        0, 256, (6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
     dark, light = Normalisation((0.2,), (0.5,)), Normalisation((0.7,), (0.1,))
     both = PerImage((dark, light), torch.tensor([0, 1, 1, 0, 1, 0]))
     for i, normalise in enumerate((dark, light, light, dark, light, dark)):
@@ -125,7 +129,9 @@ def test_what_could_not_be_honest_is_refused(own):
     everything = own | {"evaluation": own["evaluation"] | {"split": "all", "mixed": True}}
     with refused("per-site", "evaluation.split: test", "evaluation.mixed"):
         read_experiment(everything)
-    assert read_experiment(everything | {"unseen": "none", "evaluation": own["evaluation"] | {"split": "all"}})
+    assert read_experiment(
+        everything | {"unseen": "none", "evaluation": own["evaluation"] | {"split": "all"}}
+    )
 
 
 def test_a_hospital_without_training_images_has_no_levels():

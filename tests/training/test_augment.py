@@ -155,7 +155,9 @@ def test_rotate_is_torchvision_s_with_a_border_that_reflects() -> None:
 def test_zoom_is_torchvision_s_with_a_border_that_reflects() -> None:
     images = noise(12, 1, 24, 24)
     for image, factor, found in zip(images, factors(12, 1.2), zoom(images, draws()), strict=True):
-        scaled = functional.affine(padded(image[None], 8), 0, [0, 0], factor, [0, 0], InterpolationMode.BILINEAR)
+        scaled = functional.affine(
+            padded(image[None], 8), 0, [0, 0], factor, [0, 0], InterpolationMode.BILINEAR
+        )
         expected = functional.center_crop(scaled, [24, 24])[0]
         assert (expected.int() - found.int()).abs().max() <= 1, factor
 

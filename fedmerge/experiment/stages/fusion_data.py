@@ -57,7 +57,9 @@ def gather(setup: Setup, server: Server, target: str, entry: MethodConfig, start
 
 def _normalise(setup: Setup, place: str) -> Normalise:
     """Return the normalisation of a share; the server's public set is a place of its own."""
-    return setup.normalise(place) if place != SERVER else lambda images: setup.normalisation.of(images)(images)
+    return (
+        setup.normalise(place) if place != SERVER else lambda images: setup.normalisation.of(images)(images)
+    )
 
 
 def givers(setup: Setup, data: FusionData, target: str) -> Sequence[str]:

@@ -147,9 +147,7 @@ class Setup:
         named = plugins_of(self.plan)
         return Proposal(experiment=self.experiment.name, plan=self.plan, sums=sums, plugins=named)
 
-    def keep(
-        self, client: Client, state: State, metrics: dict[str, Any], own: dict[str, Any]
-    ) -> None:
+    def keep(self, client: Client, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
         """Put a hospital's own model into the pool, with the numbers of its training on the card.
 
         own: its numbers on its own validation images. The score that the experiment selects by goes onto the
