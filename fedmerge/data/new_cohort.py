@@ -79,7 +79,8 @@ def _of_table(name: str, path: Path, told: Mapping[str, str]) -> list[dict[str, 
             f"{path}: {len(rows)} rows have no hospital in column '{seen['site']}' (row {rows[0]} first): write "
             "one, or take them out."
         )
-    names = _apart([_plain(value) for value in (values := sorted(set(held)))])
+    values = sorted(set(held))
+    names = _apart([_plain(value) for value in values])
     return [
         {"name": name, "source": source, "table": options | {"value": value}}
         for name, value in zip(names, values, strict=True)
