@@ -1,4 +1,4 @@
-"""Build a cohort: load sources, divide them over hospitals, prepare the images of each, and check the result."""
+"""Build a cohort: load sources, divide them over hospitals, prepare each one's images, check the result."""
 
 from __future__ import annotations
 

@@ -76,8 +76,8 @@ def _of_table(name: str, path: Path, told: Mapping[str, str]) -> list[dict[str, 
     if (held == "").any():
         rows = [int(row) + 2 for row in table.index[held == ""]]
         raise FedMergeError(
-            f"{path}: {len(rows)} rows have no hospital in column '{seen['site']}' (row {rows[0]} first): write "
-            "one, or take them out."
+            f"{path}: {len(rows)} rows have no hospital in column '{seen['site']}' (row {rows[0]} first): "
+            "write one, or take them out."
         )
     values = sorted(set(held))
     names = _apart([_plain(value) for value in values])

@@ -1,4 +1,4 @@
-"""Prepare one hospital's images: fewer of them, in the cohort's channels and size, as its scanner shows them."""
+"""Prepare one hospital's images: as many, and as large, as the cohort says, as its scanner shows them."""
 
 from __future__ import annotations
 
@@ -49,10 +49,11 @@ def _brought_to(images: Tensor, channels: int | None, size: int | None, fit: Fit
 
     if not isinstance(images, StoredImages):
         return change(images)
-    square = images.shape[2] == images.shape[3]
-    if images.shape[1] == (channels or images.shape[1]) and (fit in (None, "stretch") or square):
-        if size in (None, images.shape[2]) and (size is None or square):
-            return images
+    found, height, width = images.shape[1:]
+    square = height == width
+    fits = square or (size is None and fit in (None, "stretch"))
+    if fits and channels in (None, found) and size in (None, height):
+        return images
     how = f"channels {channels} size {size} fit {fit}"
     return derived(images, how, lambda: in_pieces(images, change), name)
 

@@ -82,7 +82,7 @@ def files_of(path: Path, options: TableOptions) -> list[Path]:
 
 
 def _file(root: Path, text: str) -> Path:
-    """Return the file that a table names; with slashes for backslashes where there is none as it is written."""
+    """Return the file that a table names; with slashes for backslashes where none has that name."""
     file = root / Path(text).expanduser()
     if "\\" in text and not file.exists():
         return root / text.replace("\\", "/")
@@ -193,8 +193,8 @@ def _alike(names: Sequence[str], column: str) -> list[str]:
     known: dict[str, str] = {}
     pairs = [(known.setdefault(name.casefold(), name), name) for name in names]
     return [
-        f"column '{column}' has the classes '{short(first)}' and '{short(other)}', which differ in case alone: "
-        "write one of them."
+        f"column '{column}' has the classes '{short(first)}' and '{short(other)}', which differ in case "
+        "alone: write one of them."
         for first, other in pairs
         if first != other
     ]

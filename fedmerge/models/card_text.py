@@ -62,8 +62,8 @@ def _spacing(card: ModelCard) -> list[str]:
     found = card.pixel_spacing
     varies = "; they differ between images" if found.varies else ""
     return [
-        f"In the files that it was trained on, before they were resized, pixels are {found.rows:g} mm (rows) and "
-        f"{found.columns:g} mm (columns) apart, as a median{varies}."
+        f"In the files that it was trained on, before they were resized, pixels are {found.rows:g} mm (rows) "
+        f"and {found.columns:g} mm (columns) apart, as a median{varies}."
     ]
 
 

@@ -64,8 +64,8 @@ def export(weights: Path, card: ModelCard, output: Path) -> float:
         )
     if not isinstance(card.normalisation, Normalisation):
         raise FedMergeError(
-            f"'{card.name}' takes images by each hospital's own mean and deviation, and an export has those of "
-            "one: give images of it with --normalise SOURCE."
+            f"'{card.name}' takes images by each hospital's own mean and deviation, and an export has those "
+            "of one: give images of it with --normalise SOURCE."
         )
     model = Deployed(network_of(card.model, load_weights(weights), card.name), card.normalisation).eval()
     first, second = (_images(card, count) for count in BATCHES)

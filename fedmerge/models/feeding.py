@@ -16,7 +16,7 @@ AHEAD = 2
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:
-    """Return images as training reads its batches from: copied to the device whole, or, stored, as they are."""
+    """Return images for training to take batches from: copied to the device whole; stored, as they are."""
     return images if isinstance(images, StoredImages) else images.to(device)
 
 
@@ -39,7 +39,7 @@ def batches(
 def read_ahead(
     read: Callable[[Tensor], Tensor], indices: Iterable[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each index with what ``read`` gives for it, in order; ``AHEAD`` more are read in a thread meanwhile.
+    """Yield each index with what ``read`` gives for it, in order; a thread reads ``AHEAD`` more meanwhile.
 
     An error of ``read`` is raised where its batch would come. The thread ends with the iterator.
     """

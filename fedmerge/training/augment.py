@@ -1,10 +1,10 @@
 """Random changes of a batch of images that keep what a medical image shows, by name, done on its device.
 
-Each takes uint8 images (N x C x H x W), a CPU generator, so that the draws do not depend on the device, and how
-far it may go; it returns images of the same shape and dtype. Every image has a draw of its own. torchvision's
-``v2`` transforms draw from the global random state, one draw a batch, so ``v2.functional`` gets our draws here,
-image by image. Where it cannot do the same (a border that reflects) a batch goes through one ``grid_sample``:
-the tests hold it against ``v2.functional``.
+Each takes uint8 images (N x C x H x W), a CPU generator, so that the draws do not depend on the device, and
+how far it may go; it returns images of the same shape and dtype. Every image has a draw of its own.
+torchvision's ``v2`` transforms draw from the global random state, one draw a batch, so ``v2.functional`` gets
+our draws here, image by image. Where it cannot do the same (a border that reflects) a batch goes through one
+``grid_sample``: the tests hold it against ``v2.functional``.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ class TrainingOptions(BaseModel):
 
     lr: the peak learning rate, which ``schedule`` scales. momentum, nesterov: of "sgd" alone ("adamw" keeps
     PyTorch's betas). batch_size: images per step. epochs: passes over the site's images per call. augment:
-    names from ``AUGMENTATIONS``, or ``Augmentation``, applied in order. amp "auto": bfloat16 autocast on CUDA, nothing elsewhere.
-    inmerge: settings of In-Model Merging, or None for plain training. proximal: mu of FedProx, how strongly
-    the weights are held near those they began from; 0: not at all.
+    names from ``AUGMENTATIONS``, or ``Augmentation``, applied in order. amp "auto": bfloat16 autocast on
+    CUDA, nothing elsewhere. inmerge: settings of In-Model Merging, or None for plain training. proximal: mu
+    of FedProx, how strongly the weights are held near those they began from; 0: not at all.
 
     recipe: what learns when (``recipe``): everything, the head alone, or first the head for ``probe_epochs``
     (None: half of the epochs, rounded up), then everything. norm_momentum: how fast batch norms' running

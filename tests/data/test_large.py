@@ -1,4 +1,4 @@
-"""Large arrays and simulated scanners: the same bits as in memory, and memory that does not grow with images."""
+"""Large arrays and simulated scanners: the bits of those in memory, and memory that does not grow."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def npz(
 def test_a_scanner_shows_stored_images_as_it_shows_those_in_memory(
     kind: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the last piece is one image: noise is drawn for all pixels in one go there, here in pieces."""
+    """Also where the last piece is one image: noise is drawn for all pixels at once there, here in pieces."""
     images = torch.randint(
         0, 256, (count, 3, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
     )

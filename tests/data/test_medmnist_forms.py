@@ -20,7 +20,7 @@ FINDINGS = tuple(medmnist.INFO["chestmnist"]["label"].values())
 
 
 def chest(folder: Path, side: int, counts: tuple[int, int, int] = (200, 40, 60)) -> Path:
-    """chestmnist.npz as MedMNIST writes it: uint8 N x side x side, uint8 N x 14; most images without findings."""
+    """chestmnist.npz as MedMNIST writes it: uint8 N x side x side, uint8 N x 14, few findings an image."""
     rng = np.random.default_rng(side)
     held = {}
     for name, n in zip(("train", "val", "test"), counts, strict=True):

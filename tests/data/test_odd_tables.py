@@ -32,7 +32,14 @@ def rows(data_here: Path) -> list[list[str]]:
     return [[f"images/{i:02}.png", ("ill", "well")[i % 2], split[i]] for i in range(N)]
 
 
-def write(folder: Path, rows: list[list[str]], header: str = "path,label,split", end: str = "\n", mark: str = ",", begin: bytes = b"") -> None:  # fmt: skip
+def write(
+    folder: Path,
+    rows: list[list[str]],
+    header: str = "path,label,split",
+    end: str = "\n",
+    mark: str = ",",
+    begin: bytes = b"",
+) -> None:
     lines = [header.replace(",", mark), *(mark.join(row) for row in rows)]
     (folder / "all.csv").write_bytes(begin + (end.join(lines) + end).encode())
 
@@ -115,8 +122,8 @@ def test_words_for_nobody_are_no_patient(data_here: Path, rows) -> None:
 
 
 def test_words_for_nothing_are_no_finding_and_no_split(data_here: Path, rows) -> None:
-    write(data_here, [[path, "nan" if i == 2 else str(i % 2), split] for i, (path, _, split) in enumerate(rows)],
-          "path,mass,split")  # fmt: skip
+    masses = [[path, "nan" if i == 2 else str(i % 2), split] for i, (path, _, split) in enumerate(rows)]
+    write(data_here, masses, "path,mass,split")
     with refused("column 'mass'", "row 4"):
         load(findings=("mass",))
     rows[5][2] = "NaN"

@@ -1,4 +1,4 @@
-"""Hospitals as they are, each a node with its own files: DICOM, a table, 16-bit TIFF; the bits of one place."""
+"""Hospitals as they are, each a node with its own files: DICOM, a table, TIFF; the bits of one place."""
 
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,26 @@ CONFIG: dict[str, Any] = {
     "normalisation": "per-site",
     "seeds": [3],
     "threads": 1,
-    "training": {"rounds": 1, "epochs": 1, "batch_size": 12, "augment": ["shift"], "fine_tune": {"epochs": 1}},
+    "training": {
+        "rounds": 1,
+        "epochs": 1,
+        "batch_size": 12,
+        "augment": ["shift"],
+        "fine_tune": {"epochs": 1},
+    },
     "fusion": ["mean", "greedy"],
     "testtime": ["entropy-adaptive"],
     "evaluation": {"streams": ["iid"], "batch_size": 12, "split": "test"},
 }
 
 
-def taken_apart(path: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def taken_apart(file: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The server's cohort, and a file for each hospital that trains, beside its own files."""
-    cohort = yaml.safe_load(path.read_text())
+    cohort = yaml.safe_load(file.read_text())
     nodes = []
     for i, site in enumerate(cohort["sites"]):
         if not site.get("unseen"):
-            own = path.parent / f"{site['name']}.yaml"
+            own = file.parent / f"{site['name']}.yaml"
             own.write_text(yaml.safe_dump(cohort | {"sites": [site]}))
             nodes.append({"site": site["name"], "cohort": str(own)})
             cohort["sites"][i] = {"name": site["name"], "source": "remote"}
@@ -63,7 +69,8 @@ def test_they_train_fuse_and_adapt_on_their_own_machines(server, programs, path,
     assert hashes(deployed.folder) == expected
     tried = {"mean", "greedy", "entropy-adaptive"}
     frames = [
-        run.table[run.table["method"].isin(tried)].set_index("method")["accuracy"] for run in (deployed, local)
+        run.table[run.table["method"].isin(tried)].set_index("method")["accuracy"]
+        for run in (deployed, local)
     ]
     assert frames[0].to_dict() == frames[1].to_dict()
     assert set(frames[0].index) == tried

@@ -1,4 +1,4 @@
-"""Normalisation by each hospital's own images: everywhere the hospital's, never in a message, the same bits."""
+"""Normalisation by each hospital's own images: everywhere the hospital's, in no message, the same bits."""
 
 import json
 
@@ -113,7 +113,11 @@ def test_pooled_training_normalises_each_image_as_its_hospital_does(own):
     one, two = build(plan.model, 0), build(plan.model, 0)
     options = plan.local.model_copy(update={"batch_size": len(both)})
     fit(one, both.images, both.labels, options, normalise=normalise, seed=0)
-    fit(two, both.images, both.labels, options, normalise=lambda x: torch.stack([where[i.numpy().tobytes()][0] for i in x]), seed=0)  # fmt: skip
+
+    def looked_up(batch):
+        return torch.stack([where[image.numpy().tobytes()][0] for image in batch])
+
+    fit(two, both.images, both.labels, options, normalise=looked_up, seed=0)
     for key, value in one.state_dict().items():
         assert torch.equal(value, two.state_dict()[key]), key
 

@@ -40,7 +40,9 @@ def base(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def test_a_study_has_the_rows_of_one_process_with_two_workers_and_on_ray(base, own_ray, tmp_path: Path) -> None:
+def test_a_study_has_the_rows_of_one_process_with_two_workers_and_on_ray(
+    base, own_ray, tmp_path: Path
+) -> None:
     study = tmp_path / "study.yaml"
     axes = {"training": {"slow": {"training.lr": 0.01}, "fast": {"training.lr": 0.05}}}
     base |= {"testtime": ["entropy-adaptive"]}
@@ -57,7 +59,10 @@ def test_sums_and_updates_under_masks_give_the_rows_of_the_open_ones(base, own_r
     data = {"from": "hospitals", "images": 54, "split": "train"}
     fused = base | {"fusion": ["hf"], "fusion_data": data}
     rounds = base | {"fusion": ["federated"], "training": base["training"] | {"fine_tune": "none"}}
-    for name, given, option in (("sums", fused, "secure_statistics"), ("updates", rounds, "secure_aggregation")):
+    for name, given, option in (
+        ("sums", fused, "secure_statistics"),
+        ("updates", rounds, "secure_aggregation"),
+    ):
         masked = given | {"federation": {option: True}}
         plain = fm.run(given, out=tmp_path / f"{name}-open")
         local = fm.run(masked, out=tmp_path / f"{name}-masked")

@@ -108,8 +108,8 @@ def stored(part: Part) -> StoredImages:
 def pieces_of(images: StoredImages) -> Iterator[StoredImages]:
     """Yield images some at a time, so that a piece in float32 has about 16 MB; nothing is read.
 
-    Their number is a multiple of 16 (but the last): a generator draws 16 numbers at once, so it draws the same
-    for one piece after the other as for all at once.
+    Their number is a multiple of 16 (but the last): a generator draws 16 numbers at once, so it draws the
+    same for one piece after the other as for all at once.
     """
     each = max(1, math.prod(images.shape[1:]))
     size = max(16, AT_ONCE // each // 16 * 16)

@@ -148,11 +148,11 @@ def _check_bits(header: Dataset) -> None:
     stored = int(header.get("BitsStored", allocated))
     if allocated not in (1, 8, 16, 32) or not 0 < stored <= allocated:
         raise FedMergeError(
-            f"has {stored} bits a pixel in words of {allocated}, which cannot be: correct its header."
+            f"has {stored} bits a pixel in words of {allocated}, which cannot be: correct the header."
         )
     if (high := int(header.get("HighBit", stored - 1))) != stored - 1:
         raise FedMergeError(
-            f"has its {stored} bits below HighBit {high}, and not at the lower end of each word: save it anew."
+            f"has its {stored} bits below HighBit {high}, not at the lower end of each word: save it anew."
         )
 
 

@@ -56,7 +56,7 @@ def read_nifti(
             raise FedMergeError(f"{file} has the shape {shape}, so there is nothing in it: replace it.")
         index = tuple(at if axis == read.axis else slice(None) for axis in range(3)) + (0,) * max(more, 0)
         if volume.get_data_dtype().kind not in "iuf":
-            raise FedMergeError(f"{file} holds no plain numbers ({volume.get_data_dtype()}): save it as such.")
+            raise FedMergeError(f"{file} holds no plain numbers ({volume.get_data_dtype()}): save them.")
         values = np.asarray(volume.dataobj[index], dtype=np.float64)
     except FedMergeError:
         raise

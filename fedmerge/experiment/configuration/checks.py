@@ -115,12 +115,13 @@ def _normalisation(experiment: Experiment, cohort: Any) -> Iterator[str]:
     if experiment.evaluation.split == "all":
         yield (
             f"normalisation: {PER_SITE} takes an unseen hospital's mean and deviation from its own training "
-            "images (without labels), so these must not arrive as test images, too: set evaluation.split: test."
+            "images (without labels), so these must not arrive as test images, too: set evaluation.split: "
+            "test."
         )
     if experiment.evaluation.mixed:
         yield (
-            f"evaluation.mixed shows images of several hospitals as those of one, so normalisation: {PER_SITE} "
-            "does not say by whose mean and deviation: take one of them out."
+            f"evaluation.mixed shows images of several hospitals as those of one, so normalisation: "
+            f"{PER_SITE} does not say by whose mean and deviation: take one of them out."
         )
 
 

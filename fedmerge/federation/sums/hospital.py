@@ -200,7 +200,7 @@ class HospitalSums:
         if self.rules.noise is not None and isinstance(job.normalisation, PerSite):
             raise FedMergeError(
                 f"site '{self.site.name}' adds noise that hides one image in a sum, but with normalisation: "
-                f"{PER_SITE} every image changes what all others are divided by: choose another normalisation."
+                f"{PER_SITE} every image changes what all others are divided by: choose another one."
             )
         return job.normalisation.at(self.site)
 

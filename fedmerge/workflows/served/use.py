@@ -41,7 +41,8 @@ def served(
     one of the run's fused networks, a fusion method that needs no images, or ``static``, one model as it is;
     by default ``stream-adaptive``, and ``static`` for one model alone. changes: the method's options,
     ``name=value``, the value read as YAML. normalise: a source of this hospital's images, or ``run``, for
-    models that take images by each hospital's own mean and deviation. Options and models that do not fit are refused here.
+    models that take images by each hospital's own mean and deviation. Options and models that do not fit are
+    refused here.
     """
     name = method or (STATIC if len(found.models) == 1 else RECOMMENDED)
     options: dict[str, Any] = {}
