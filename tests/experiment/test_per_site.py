@@ -87,8 +87,8 @@ def test_every_hospital_s_own_in_training_fusion_and_at_the_unseen_one(own, tmp_
         again = scores(predict(model, delta.test.images, look), delta.test.labels)
         assert table.loc[method, "accuracy"] == again["accuracy"]
         assert table.loc[method, "brier"] == pytest.approx(again["brier"])
-    beta = scores(predict(pool.model("beta"), cohort["beta"].val.images, by_hand(cohort["beta"].train.images)),
-                  cohort["beta"].val.labels)  # fmt: skip
+    held, own_look = cohort["beta"].val, by_hand(cohort["beta"].train.images)
+    beta = scores(predict(pool.model("beta"), held.images, own_look), held.labels)
     assert table.loc["alone:beta", "validation"] == beta["accuracy"]
     shared = run(own | {"normalisation": "half"}, out=tmp_path / "half")
     assert not np.array_equal(shared.table["brier"], first.table["brier"])
