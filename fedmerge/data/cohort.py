@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from fedmerge.data.facts import Facts
 from fedmerge.data.file_facts import FileFacts
-from fedmerge.data.images import Split, channel_levels, concat
+from fedmerge.data.images import Split, concat
 from fedmerge.data.scanner import Appearance
 from fedmerge.data.sources import REMOTE
 from fedmerge.errors import FedMergeError, unknown
@@ -49,19 +48,6 @@ class Site:
     def n_classes(self) -> int:
         """Number of classes of the task, whether or not this site has all of them."""
         return len(self.class_names)
-
-    @cached_property
-    def levels(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Means and standard deviations of its training images by channel, in units of the range [0, 1].
-
-        Raises FedMergeError where it has none here.
-        """
-        if not len(self.train):
-            raise FedMergeError(
-                f"site '{self.name}' has no training images here, so they have no mean and deviation: choose "
-                "another normalisation than per-site."
-            )
-        return channel_levels(self.train.images)
 
     @property
     def everything(self) -> Split:

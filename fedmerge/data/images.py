@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -113,25 +112,6 @@ def resize(images: Tensor, size: int) -> Tensor:
         piece = functional.interpolate(piece, (size, size), mode="bilinear", antialias=True)
         out[start : start + 1024] = piece.round().clamp(0, 255).to(torch.uint8)
     return out
-
-
-def channel_levels(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return means and standard deviations of all pixels by channel, in units of the range [0, 1].
-
-    images: uint8 N x C x H x W, at least one. Sums are of whole numbers, so the result is the same bits
-    whatever the order of images, threads and pieces.
-    """
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    for piece in images.split(64):
-        for channel, values in enumerate(piece.transpose(0, 1)):
-            counts[channel] += torch.bincount(values.reshape(-1), minlength=256)
-    means, deviations = [], []
-    for row in counts.tolist():
-        n, total = sum(row), sum(value * count for value, count in enumerate(row))
-        squares = sum(value * value * count for value, count in enumerate(row))
-        means.append(total / (255 * n))
-        deviations.append(math.sqrt(n * squares - total * total) / (255 * n))
-    return tuple(means), tuple(deviations)
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:

@@ -9,15 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from fedmerge.data.cache.stored import StoredImages
-
 AHEAD = 2
 """Batches that are read while the device computes with one."""
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:
     """Return images for training to take batches from: copied to the device whole; stored, as they are."""
-    return images if isinstance(images, StoredImages) else images.to(device)
+    return images if are_stored(images) else images.to(device)
+
+
+def are_stored(images: Tensor) -> bool:
+    """Whether images are on the disk until they are read (``fedmerge.data.cache.stored.StoredImages``)."""
+    return hasattr(images, "read")
 
 
 def batches(
@@ -28,8 +31,9 @@ def batches(
     Stored images for a GPU are read ahead by a thread into pinned memory, and copied while the GPU computes.
     The batches are the same, to the bit and in order, however they come.
     """
-    if isinstance(images, StoredImages) and device.type == "cuda":
-        for index, batch in read_ahead(lambda index: images.read(index).pin_memory(), indices):
+    read: Callable[[Tensor], Tensor] | None = getattr(images, "read", None)
+    if read is not None and device.type == "cuda":
+        for index, batch in read_ahead(lambda index: read(index).pin_memory(), indices):
             yield index, batch.to(device, non_blocking=True)
     else:
         for index in indices:

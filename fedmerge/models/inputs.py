@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from fedmerge.data.images import channel_levels
 from fedmerge.errors import FedMergeError, unknown
 
 PER_SITE = "per-site"
@@ -69,7 +69,7 @@ class Normalisation:
         mean, std = _per_channel(self.mean, images), _per_channel(self.std, images)
         return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
-    def at(self, site: HasLevels) -> Normalisation:
+    def at(self, site: Trains) -> Normalisation:
         """Return the normalisation at a hospital: this one, at all of them."""
         return self
 
@@ -98,13 +98,31 @@ class Normalisation:
         return cls(tuple(fields["mean"]), tuple(fields["std"]))
 
 
-class HasLevels(Protocol):
-    """A hospital (``fedmerge.data.Site``): mean and deviation of its training images by channel."""
+class Trained(Protocol):
+    """What a split of a hospital is asked for (``fedmerge.data.Split``)."""
 
     @property
-    def levels(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Means and deviations, in units of the range [0, 1]."""
+    def images(self) -> Tensor:
+        """Images, uint8 N x C x H x W."""
         ...
+
+
+class Trains(Protocol):
+    """What a hospital is asked for (``fedmerge.data.Site``)."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def train(self) -> Trained:
+        """Its training images."""
+        ...
+
+
+_KNOWN: WeakKeyDictionary[Any, Normalisation] = WeakKeyDictionary()
+"""Hospitals' own normalisations, computed once in a process."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +141,16 @@ class PerSite:
             "(--normalise SOURCE, or normalisation.of(images) in Python)."
         )
 
-    def at(self, site: HasLevels) -> Normalisation:
+    def at(self, site: Trains) -> Normalisation:
         """Return a hospital's own. Raises FedMergeError where it has no training images here."""
-        return _own(*site.levels)
+        if site not in _KNOWN:
+            if not len(site.train.images):
+                raise FedMergeError(
+                    f"site '{site.name}' has no training images here, so they have no mean and deviation: "
+                    f"choose another normalisation than {PER_SITE}."
+                )
+            _KNOWN[site] = self.of(site.train.images)
+        return _KNOWN[site]
 
     def of(self, images: Tensor) -> Normalisation:
         """Return that of a set of images, uint8 N x C x H x W; one of them at least."""
@@ -166,6 +191,25 @@ Normalise = Callable[[Tensor], Tensor]
 def only(normalise: Normalise, index: Tensor | slice) -> Normalise:
     """Return the normalisation of the images at ``index`` (on the CPU) of those that ``normalise`` is for."""
     return normalise.only(index) if isinstance(normalise, PerImage) else normalise
+
+
+def channel_levels(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return means and standard deviations of all pixels by channel, in units of the range [0, 1].
+
+    images: uint8 N x C x H x W, at least one. Sums are of whole numbers, so the result is the same bits
+    whatever the order of images, threads and pieces.
+    """
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for piece in images.split(64):
+        for channel, values in enumerate(piece.transpose(0, 1)):
+            counts[channel] += torch.bincount(values.reshape(-1), minlength=256)
+    means, deviations = [], []
+    for row in counts.tolist():
+        n, total = sum(row), sum(value * count for value, count in enumerate(row))
+        squares = sum(value * value * count for value, count in enumerate(row))
+        means.append(total / (255 * n))
+        deviations.append(math.sqrt(n * squares - total * total) / (255 * n))
+    return tuple(means), tuple(deviations)
 
 
 def _own(mean: tuple[float, ...], std: tuple[float, ...]) -> Normalisation:

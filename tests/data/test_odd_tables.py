@@ -170,7 +170,7 @@ def test_two_hospitals_that_share_patients_are_said_where_one_is_unseen(data_her
     table = {"site": "clinic"}
     spec = CohortSpec.model_validate(
         {"name": "c", "source": "csv:all.csv", "table": table, "label_skew": None, "classes": ["ill", "well"],
-         "minimum": {"training": 1, "classes": 1},
+         "minimum": {"samples": 1, "classes": 1},
          "sites": [{"name": "north"}, {"name": "coast", "unseen": True}]}
     )  # fmt: skip
     said = remarks(build_cohort(spec, 0))

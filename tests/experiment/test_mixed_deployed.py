@@ -9,6 +9,7 @@ import yaml
 from fedmerge.data import build_cohort, read_cohort
 from fedmerge.federation.deployment.serving import start_node
 from fedmerge.models.cards import PixelSpacing
+from fedmerge.models.inputs import PerSite
 from fedmerge.models.pool import ModelPool
 from fedmerge.workflows.deployed import run_deployed
 from fedmerge.workflows.run import run
@@ -76,7 +77,7 @@ def test_they_train_fuse_and_adapt_on_their_own_machines(server, programs, path,
     assert set(frames[0].index) == tried
     pool = ModelPool(next(deployed.folder.glob("seed-3/*/pool")), create=False)
     assert pool.card("guangzhou").pixel_spacing == PixelSpacing(rows=0.7, columns=0.7, varies=False)
-    mean, _ = build_cohort(read_cohort(path), 3)["guangzhou"].levels
-    told = [str(mean[0])[:8].encode(), *IDENTIFYING]
+    own = PerSite("site").at(build_cohort(read_cohort(path), 3)["guangzhou"])
+    told = [str(own.mean[0])[:8].encode(), *IDENTIFYING]
     for file in (each for each in deployed.folder.rglob("*") if each.is_file()):
         assert not [word for word in told if word in file.read_bytes()], file

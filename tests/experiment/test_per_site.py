@@ -10,14 +10,14 @@ from fedmerge import ModelPool, run
 from fedmerge.analysis import scores
 from fedmerge.data import Split, build_cohort
 from fedmerge.data.cohort import Site
-from fedmerge.data.images import channel_levels, concat
+from fedmerge.data.images import concat
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages.setup import plan_of
 from fedmerge.federation.sums.hospital import HospitalSums
 from fedmerge.federation.sums.rules import SumRules
 from fedmerge.federation.train_config import common_config
 from fedmerge.models import predict
-from fedmerge.models.inputs import LEAST_STD, Normalisation, PerImage, PerSite
+from fedmerge.models.inputs import LEAST_STD, Normalisation, PerImage, PerSite, channel_levels
 from fedmerge.models.zoo import build
 from fedmerge.training import fit
 from fedmerge.workflows.model_files import at_hospital
