@@ -13,9 +13,9 @@ from fedmerge.data.cohort import Site
 from fedmerge.data.images import concat
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages.setup import plan_of
-from fedmerge.federation.sums.hospital import HospitalSums
-from fedmerge.federation.sums.rules import SumRules
-from fedmerge.federation.train_config import common_config
+from fedmerge.federation.hospital.sums.answer import HospitalSums
+from fedmerge.federation.hospital.sums.rules import SumRules
+from fedmerge.federation.plan.train_config import common_config
 from fedmerge.models import predict
 from fedmerge.models.inputs import LEAST_STD, Normalisation, PerImage, PerSite, channel_levels
 from fedmerge.models.zoo import build
