@@ -18,12 +18,17 @@ SUSPECT, USUAL = 256 * 2**20, 200
 READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def check_sizes(path: Path, archive: zipfile.ZipFile, keys: Sequence[str], in_memory: Sequence[str]) -> None:
-    """Raise FedMergeError for arrays larger than their file can hold, zip bombs, or arrays beyond memory."""
+def check_sizes(
+    path: Path, archive: zipfile.ZipFile, keys: Sequence[str], in_memory: Sequence[str] | None = None
+) -> None:
+    """Raise FedMergeError for arrays larger than their file can hold, zip bombs, or arrays beyond memory.
+
+    in_memory: those that will be unpacked into memory; None: all.
+    """
     total = 0
     for key in keys:
         size = _bytes(path, archive, member(archive, key), key)
-        total += size if key in in_memory else 0
+        total += size if in_memory is None or key in in_memory else 0
     check_memory(total, f"{path}")
 
 

@@ -24,7 +24,7 @@ from fedmerge.errors import FedMergeError
 
 VERSION = 1
 """Raised whenever the same file would give other pixels."""
-AT_ONCE = 2**22
+AT_ONCE = 2**20
 """Bytes that are unpacked at a time."""
 
 

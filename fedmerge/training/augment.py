@@ -144,7 +144,7 @@ class Augmentation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
-    probability: float | None = Field(None, gt=0, le=1)
+    probability: float | None = Field(default=None, gt=0, le=1)
     share: float | None = None
     degrees: float | None = None
     factor: float | None = None

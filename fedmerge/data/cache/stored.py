@@ -21,7 +21,7 @@ from fedmerge.data.facts import Facts, facts_of, facts_together
 
 Part = PixelFile | Tensor
 aten = torch.ops.aten
-AT_ONCE = 2**22
+AT_ONCE = 2**20
 """Values of images that are in memory at a time where all are gone through."""
 FIXED = "images of a cohort cannot be changed: make a copy of them, images.clone()"
 
@@ -106,7 +106,7 @@ def stored(part: Part) -> StoredImages:
 
 
 def pieces_of(images: StoredImages) -> Iterator[StoredImages]:
-    """Yield images some at a time, so that a piece in float32 has about 16 MB; nothing is read.
+    """Yield images some at a time, so that a piece in float32 has about 4 MB; nothing is read.
 
     Their number is a multiple of 16 (but the last): a generator draws 16 numbers at once, so it draws the
     same for one piece after the other as for all at once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def read_nifti(
             f"{file} is a volume: set read: {{slice: middle}} or a number, or give the table a column slice."
         )
     try:
-        loaded = nibabel.load(file)  # type: ignore[no-untyped-call]
+        loaded: Any = nibabel.load(file)
         slope, inter = float(loaded.dataobj.slope), float(loaded.dataobj.inter)
         volume = nibabel.as_closest_canonical(loaded)  # type: ignore[no-untyped-call]
         shape, zooms = volume.shape, volume.header.get_zooms()
