@@ -21,6 +21,7 @@ from fedmerge.models.inputs import LEAST_STD, Normalisation, PerImage, PerSite, 
 from fedmerge.models.zoo import build
 from fedmerge.training import fit
 from fedmerge.workflows.model_files import at_hospital
+from fedmerge.workflows.served import find_models, served
 from tests.experiment.test_resume import interrupt, outcome, same
 from tests.facts import refused
 
@@ -33,6 +34,14 @@ def own(experiment):
     evaluation = experiment["evaluation"] | {"streams": ["iid"], "split": "test"}
     more = {"fusion": ["mean", "hf"], "fusion_data": {"from": "union", "images": 12}}
     return experiment | {"normalisation": "per-site", "evaluation": evaluation} | more
+
+
+def saved(images, path):
+    """Write images as an .npz of the usual keys."""
+    arrays = {f"{name}_images": images.numpy()[:, 0] for name in ("train", "val", "test")}
+    arrays |= {f"{name}_labels": np.zeros(len(images), dtype=np.int64) for name in ("train", "val", "test")}
+    np.savez(path, **arrays)
+    return path
 
 
 def by_hand(images: torch.Tensor) -> Normalisation:
@@ -90,6 +99,12 @@ def test_every_hospital_s_own_in_training_fusion_and_at_the_unseen_one(own, tmp_
     held, own_look = cohort["beta"].val, by_hand(cohort["beta"].train.images)
     beta = scores(predict(pool.model("beta"), held.images, own_look), held.labels)
     assert table.loc["alone:beta", "validation"] == beta["accuracy"]
+    found, file = find_models([folder / "pool"]), saved(delta.train.images, tmp_path / "delta.npz")
+    with refused("'alpha'", "--normalise"):
+        served(found, "mean", device="cpu")
+    what = served(found, "mean", device="cpu", normalise=f"npz:{file}")
+    assert torch.equal(what.prepare([delta.test.images]), RULE.of(delta.train.images)(delta.test.images))
+    assert what.fingerprint != served(found, "mean", device="cpu", normalise="digits").fingerprint
     shared = run(own | {"normalisation": "half"}, out=tmp_path / "half")
     assert not np.array_equal(shared.table["brier"], first.table["brier"])
 
@@ -159,9 +174,7 @@ def test_files_of_models_need_images_of_the_hospital_where_they_are_used(own, tm
         class_names=cohort.class_names, method="local training",
     )  # fmt: skip
     images = cohort["delta"].train.images
-    arrays = {f"{name}_images": images.numpy()[:, 0] for name in ("train", "val", "test")}
-    arrays |= {f"{name}_labels": np.zeros(len(images), dtype=np.int64) for name in ("train", "val", "test")}
-    np.savez(tmp_path / "delta.npz", **arrays)
+    saved(images, tmp_path / "delta.npz")
     with refused("'one'", "--normalise"):
         at_hospital(card, None)
     found = at_hospital(card, f"npz:{tmp_path / 'delta.npz'}").normalisation
