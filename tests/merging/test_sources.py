@@ -18,7 +18,7 @@ from fedmerge.models import ModelPool, ModelSpec, Normalisation, build
 from fedmerge.models.outputs import logits_of
 from tests.facts import refused
 
-QUICK = {"kf-gradient": {"epochs": 1}, "distill": {"epochs": 1}, "refit-head": {"epochs": 1}}
+QUICK = {name: {"descent": {"epochs": 1}} for name in ("kf-gradient", "distill", "refit-head")}
 ENSEMBLES = [name for name in FUSION.names() if name.startswith("ensemble")]
 MERGES = [name for name in FUSION.names() if name not in ENSEMBLES]
 OWN = ["ensemble-logits", "ensemble-probabilities", "ensemble-features", "distill", "refit-head"]

@@ -89,7 +89,8 @@ def test_the_last_fit_is_to_the_weighted_logits(
 def test_the_gradient_variant_fits_the_weighted_logits(network: Make, images: Tensor) -> None:
     parents = [network("mlp", seed) for seed in range(2)]
     scores = [logit_scores(parent, images, Y, "mean1") for parent in parents]
-    fused = fm.merge(parents, "kf-gradient", data=images, labels=Y, attribution="ablation", ridge=1e-10).model
+    options = {"attribution": "ablation", "closed_form": {"ridge": 1e-10}}
+    fused = fm.merge(parents, "kf-gradient", data=images, labels=Y, **options).model
     with torch.no_grad():
         rows = torch.cat([fused[:5](images), torch.ones(len(images), 1)], 1).double()
         residual = fused(images).double() - weighted(scores, [parent(images) for parent in parents])
