@@ -105,7 +105,8 @@ def _new(
     experiment, cohort = read_experiment(file, changes, seed, plugins=plugins)
     changes = list(changes)
     if plugins:
-        changes.append(f"plugins={json.dumps(experiment.plugins)}")  # found, whole paths
+        found = [path.replace("'", "''") for path in experiment.plugins]
+        changes.append("plugins=[{}]".format(", ".join(f"'{path}'" for path in found)))  # whole paths
     if isinstance(experiment.cohort, str) and Path(experiment.cohort).suffix and cohort.folder:
         where = cohort.folder / Path(experiment.cohort).name  # for a server that was started elsewhere
         changes.append(f"cohort={where}")

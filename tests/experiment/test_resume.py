@@ -456,9 +456,9 @@ def test_one_ctrl_c_lets_the_message_in_flight_end(experiment, whole, tmp_path, 
     asked = []
 
     def pressed(*args, **kwargs):
-        if kwargs["purpose"] == "fine-tune":
-            asked.append(kwargs["site"])
-            if kwargs["site"] == "beta":
+        if kwargs["draws"].purpose == "fine-tune":
+            asked.append(kwargs["draws"].site)
+            if asked[-1] == "beta":
                 signal.raise_signal(signal.SIGINT)
         return fit(*args, **kwargs)
 

@@ -174,7 +174,8 @@ def test_a_hospital_that_diverges_is_recorded_and_the_run_goes_on(experiment, tm
     from fedmerge.training import TrainingDiverged, fit
 
     def diverge_at_beta(*args, **kwargs):
-        if kwargs["site"] == "beta" and kwargs["purpose"] == "round":
+        draws = kwargs["draws"]
+        if (draws.site, draws.purpose) == ("beta", "round"):
             raise TrainingDiverged("training diverged at site 'beta': the loss is nan; lower training.lr.")
         return fit(*args, **kwargs)
 

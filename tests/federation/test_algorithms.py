@@ -17,6 +17,7 @@ from fedmerge.federation.privacy.central import private_mean
 from fedmerge.federation.privacy.noise import from_the_seed
 from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models import average, build, state_hash
+from fedmerge.seeding import Draws
 from fedmerge.training import TrainingOptions, fit
 
 PRIVATE, SECURE = {"clip": 1.0, "noise": 1.0}, {"secure_aggregation": True}
@@ -47,10 +48,7 @@ def trained(plan, site, state, round):
         site.train.labels,
         plan.fine_tune if last else plan.local,
         normalise=plan.normalisation,
-        seed=plan.seed,
-        site=site.name,
-        round=round,
-        purpose="fine-tune" if last else "round",
+        draws=Draws(plan.seed, purpose="fine-tune" if last else "round", round=round, site=site.name),
         span=(0.0, 1.0) if last else ((round - 1) / plan.rounds, round / plan.rounds),
     )
     return model.state_dict()

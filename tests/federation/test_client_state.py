@@ -13,6 +13,7 @@ from fedmerge.federation.messages.records import request_message
 from fedmerge.federation.plan.personal import personal_entries
 from fedmerge.federation.plan.train_config import common_config, train_config
 from fedmerge.models import ModelSpec, build, state_hash
+from fedmerge.seeding import Draws
 from fedmerge.training import fit
 
 
@@ -106,8 +107,10 @@ def test_each_round_begins_with_the_global_model_and_the_hospital_s_own_part(
         told = state_of(hospital.train(training(round, state, personal)))
         model = build(plan.model, 0)
         model.load_state_dict(state | own)
-        where = {"seed": plan.seed, "site": site.name, "round": round, "purpose": "round"}
-        fit(model, site.train.images, site.train.labels, plan.local, normalise=plan.normalisation, **where)
+        where = Draws(plan.seed, "round", round, site.name)
+        fit(
+            model, site.train.images, site.train.labels, plan.local, normalise=plan.normalisation, draws=where
+        )
         assert state_hash(told) == state_hash(model.state_dict())
         own = {key: model.state_dict()[key].clone() for key in personal_entries(plan.model, personal)}
 

@@ -10,6 +10,7 @@ from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.checks import trained
 from fedmerge.federation.plan.fault_injection import KINDS, Fault, check_sites, faults_for
 from fedmerge.models import average, build, state_hash
+from fedmerge.seeding import Draws
 from fedmerge.training import fit
 
 ROUND = 1
@@ -43,8 +44,8 @@ def parts(once, cohort):
 def trained_by(plan, site, state):
     model = build(plan.model, plan.seed)
     model.load_state_dict(state)
-    options = {"normalise": plan.normalisation, "seed": plan.seed, "site": site.name, "round": ROUND}
-    fit(model, site.train.images, site.train.labels, plan.local, purpose="round", span=(0.0, 1.0), **options)
+    draws = Draws(plan.seed, "round", ROUND, site.name)
+    fit(model, site.train.images, site.train.labels, plan.local, normalise=plan.normalisation, draws=draws)
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 

@@ -14,7 +14,7 @@ from fedmerge.federation.plan.participation import Participation, participants
 from fedmerge.merging import merge
 from fedmerge.merging.methods import Merged
 from fedmerge.models import build, predict, state_hash
-from fedmerge.seeding import derive
+from fedmerge.seeding import Draws, derive
 from fedmerge.training import fit
 
 
@@ -36,8 +36,10 @@ def trained(plan, cohort, names):
     networks = []
     for name in names:
         model, site = build(plan.model, plan.seed), cohort[name]
-        where = {"seed": plan.seed, "site": name, "round": 1, "purpose": "round"}
-        fit(model, site.train.images, site.train.labels, plan.local, normalise=plan.normalisation, **where)
+        where = Draws(plan.seed, "round", 1, name)
+        fit(
+            model, site.train.images, site.train.labels, plan.local, normalise=plan.normalisation, draws=where
+        )
         networks.append(model.eval())
     return networks
 

@@ -191,7 +191,8 @@ def test_failures_of_an_earlier_process_stay(four, cohort, tmp_path, monkeypatch
     from fedmerge.training import fit
 
     def fail_at_beta(*args, **kwargs):
-        if kwargs["site"] == "beta" and kwargs["round"] in (1, 3):
+        draws = kwargs["draws"]
+        if draws.site == "beta" and draws.round in (1, 3):
             raise FedMergeError("the power failed.")
         return fit(*args, **kwargs)
 

@@ -13,7 +13,7 @@ from fedmerge.federation import FederationOptions, Hospital, server_app, simulat
 from fedmerge.federation.messages.records import request_message
 from fedmerge.federation.server import client_manager
 from fedmerge.models import average, build, predict, state_hash
-from fedmerge.seeding import derive
+from fedmerge.seeding import Draws, derive
 from fedmerge.training import fit
 
 
@@ -33,10 +33,7 @@ def trained(plan, site, state, options, round, purpose, span):
         site.train.labels,
         options,
         normalise=plan.normalisation,
-        seed=plan.seed,
-        site=site.name,
-        round=round,
-        purpose=purpose,
+        draws=Draws(plan.seed, purpose=purpose, round=round, site=site.name),
         span=span,
     )
     return model.state_dict()
