@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,23 @@ from fedmerge.models.weights import write_weights
 from fedmerge.models.zoo import ModelSpec
 from fedmerge.storage.files import write_text
 from fedmerge.storage.outside import LARGEST_CARD, read_bounded
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from, beside how it was made.
+
+    parents: the ``sha256`` of the models it was made of. seed, config_hash: of the run. batch_norm: the
+    policy for batch-norm statistics, in words.
+    """
+
+    parents: Sequence[str] = ()
+    seed: int | None = None
+    config_hash: str = ""
+    batch_norm: str = ""
+
+
+UNKNOWN = Origin()
 
 
 class ModelCard(BaseModel):

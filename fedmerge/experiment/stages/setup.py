@@ -21,6 +21,7 @@ from fedmerge.experiment.stages.evaluation import EvaluationConditions
 from fedmerge.experiment.stages.record import Record
 from fedmerge.federation import LOCAL, FederationPlan
 from fedmerge.federation.server.journal import RoundJournal
+from fedmerge.models.cards import Origin
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
@@ -165,12 +166,9 @@ class Setup:
             model=self.plan.model,
             normalisation=self.normalisation,
             class_names=self.cohort.class_names,
-            parents=parents,
             method=method,
+            origin=Origin(parents, self.seed, str(self.record.common["config_hash"]), self.plan.batch_norm),
             metrics=metrics,
-            seed=self.seed,
-            config_hash=str(self.record.common["config_hash"]),
-            batch_norm=self.plan.batch_norm,
         )
         self.checkpoints.register(*(pool.folder / f"{name}.{ending}" for ending in ("safetensors", "json")))
 
