@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from facts import refused
 from flwr.app import Context, RecordDict
 
-from fedmerge.errors import FedMergeError
 from fedmerge.federation import LocalGrid, client_app
 from fedmerge.federation.arrays import borrow
 from fedmerge.federation.hospital.hospital import Hospital
@@ -48,7 +48,7 @@ def test_the_head_is_the_layer_that_gives_the_logits():
 
 def test_nothing_is_personal_by_default_and_group_norm_is_no_batch_norm():
     assert personal_entries(spec(), "none") == ()
-    with pytest.raises(FedMergeError, match="'small-cnn' has none: choose a model with batch norm"):
+    with refused("small-cnn", "choose", "model"):
         personal_entries(spec(norm="group"), "norms")
 
 

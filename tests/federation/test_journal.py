@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from facts import refused
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
@@ -139,7 +140,7 @@ def test_a_full_disk_ends_the_rounds_with_the_last_one_intact(four, cohort, tmp_
         save(tensors, path, metadata=metadata)
 
     monkeypatch.setattr(weights, "save_file", fill_up)
-    with pytest.raises(DiskError, match="the disk is full"):
+    with refused("disk", "full", kind=DiskError):
         train(four, cohort, RoundJournal(tmp_path))
     monkeypatch.setattr(weights, "save_file", save)
     assert RoundJournal(tmp_path).newest().round == 2
