@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from fedmerge.errors import FedMergeError
 from fedmerge.models.cards import Origin
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
@@ -240,7 +239,7 @@ def test_a_read_only_folder_can_be_read_but_not_written(pool: ModelPool) -> None
     pool.folder.chmod(0o555)
     try:
         assert len(ModelPool(pool.folder)) == 2
-        with pytest.raises(FedMergeError, match="Permission denied"):
+        with refused("Permission", "denied"):
             pool.add("west", weights(2), **GIVEN)
     finally:
         pool.folder.chmod(0o755)
