@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from facts import refused
 
-from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.processes import Programs, environment
 from fedmerge.federation.deployment.serving import free_port
@@ -109,5 +109,5 @@ def test_plug_ins_beside_a_configuration_work_in_flwr_run_with_the_same_bits(
 def test_a_run_that_fails_is_told_apart_from_one_that_ended_well(simulation):
     """``flwr run`` itself says nothing of it and exits with 0."""
     submitted = simulation.submit(ROOT, {"config": "quick-start"}, {"num-supernodes": 1})
-    with pytest.raises(FedMergeError, match="there is no configuration 'quick-start'"):
+    with refused("quick-start", "configuration"):
         simulation.wait(submitted, patience=300)
