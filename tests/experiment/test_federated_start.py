@@ -70,7 +70,7 @@ def test_a_study_starts_from_the_rounds_of_its_own_task(chosen, tmp_path):
         ),
         (
             ["fusion=[]", "testtime=[{method: tent, start: federated}]", "training.fine_tune=none"],
-            ("tent", "federated"),
+            ("tent", "fine_tune: none"),
         ),
     ],
 )
