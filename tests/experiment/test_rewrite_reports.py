@@ -91,7 +91,7 @@ def test_without_its_data_a_run_keeps_its_numbers(folder, source, monkeypatch, t
 
 def test_what_is_neither_is_a_sentence(tmp_path, folder):
     (tmp_path / "notes.txt").write_text("nothing")
-    with refused("notes.txt", "run", "study"):
+    with refused(tmp_path, "run", "study"):
         write_again(tmp_path / "notes.txt")
     with refused("there is no", "nowhere"):
         write_again(tmp_path / "nowhere")

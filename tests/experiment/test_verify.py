@@ -137,7 +137,7 @@ def test_a_manifest_that_is_gone_or_damaged_is_a_word(small, finished):
     better(finished)
     assert list(verify(finished).check.changed) == ["results.parquet"]  # by the list of what was made
     (finished / "made.jsonl").unlink()
-    with refused("results.parquet", "written"):
+    with refused(finished, "manifest.json"):
         verify(finished)
     assert "cannot be checked" in run(small, resume=finished).remarks[1]
 
