@@ -39,6 +39,9 @@ Plugins = Annotated[
     list[str] | None,
     typer.Option("--plugin", metavar="FILE.py", help="A file or module that adds methods; may be repeated."),
 ]
+Trackers = Annotated[
+    list[str] | None, typer.Option("--tracker", help="tensorboard, mlflow or wandb; may be repeated.")
+]
 RunFolder = Annotated[
     Path | None, typer.Option("--out", help="The run's folder, new or empty. Default: runs/NAME-001 …")
 ]
@@ -89,3 +92,8 @@ def say(console: Console, text: str, style: str | None = None) -> None:
 def print_json(data: Any) -> None:
     """Print data as JSON on stdout."""
     sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def with_trackers(changes: list[str] | None, trackers: list[str] | None) -> list[str]:
+    """Return the changes of a configuration, with that of --tracker among them."""
+    return [*(changes or []), *([f"trackers=[{', '.join(trackers)}]"] if trackers else [])]

@@ -17,11 +17,13 @@ from fedmerge.cli.app import (
     Resume,
     RunFolder,
     Seed,
+    Trackers,
     app,
     err,
     out,
     print_json,
     say,
+    with_trackers,
 )
 from fedmerge.cli.progress import lines, progress_bar
 from fedmerge.errors import FedMergeError
@@ -52,10 +54,7 @@ def run(
     gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None,
     resume: Resume = None,
     plugins: Plugins = None,
-    trackers: Annotated[
-        list[str] | None,
-        typer.Option("--tracker", help="tensorboard, mlflow or wandb; may be repeated."),
-    ] = None,
+    trackers: Trackers = None,
     sign: Annotated[
         Path | None, typer.Option("--sign", help="A private Ed25519 key that signs the finished run.")
     ] = None,
@@ -86,7 +85,7 @@ def run(
         with progress_bar(err, quiet=as_json) as progress:
             result = run_experiment(
                 config,
-                changes=[*(changes or []), *([f"trackers=[{', '.join(trackers)}]"] if trackers else [])],
+                changes=with_trackers(changes, trackers),
                 out=folder,
                 seed=seed,
                 device=device,

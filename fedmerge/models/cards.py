@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,24 @@ class PixelSpacing(BaseModel):
     rows: float
     columns: float
     varies: bool
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from, beside how it was made.
+
+    parents: the ``sha256`` of the models it was made of. seed, config_hash: of the run. batch_norm: the
+    policy for batch-norm statistics, in words. pixel_spacing: of the images that it was trained on.
+    """
+
+    parents: Sequence[str] = ()
+    seed: int | None = None
+    config_hash: str = ""
+    batch_norm: str = ""
+    pixel_spacing: PixelSpacing | None = None
+
+
+UNKNOWN = Origin()
 
 
 class ModelCard(BaseModel):

@@ -30,6 +30,7 @@ from fedmerge.experiment.stages.setup import plan_of
 from fedmerge.federation import FederationPlan
 from fedmerge.models.predict import predict
 from fedmerge.models.zoo import build
+from fedmerge.seeding import Draws
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions, fit
 from fedmerge.training.local import batch_sizes
@@ -218,10 +219,9 @@ class _Bench:
         options = self.plan.local.model_copy(update={"epochs": 1})
         count = min(len(images), STEPS * options.batch_size)
         some = images.select(torch.arange(count).numpy())
-        network = build(self.plan.model, seed=0)
+        network = build(self.plan.model, seed=0).to(self.device)
         done = fit(
-            network, some.images, some.labels, options, normalise=self.normalise, seed=0,
-            device=self.device,
+            network, some.images, some.labels, options, normalise=self.normalise, draws=Draws(0)
         )  # fmt: skip
         return done.steps
 

@@ -10,7 +10,6 @@ from PIL import Image
 
 from fedmerge.data import CohortSpec, SiteSpec, build_cohort, medmnist
 from fedmerge.data.sources import Arrays, load_source, source_key
-from fedmerge.errors import FedMergeError
 from tests.facts import refused
 
 Writer = Callable[..., Path]
@@ -81,27 +80,27 @@ def test_a_path_may_start_at_the_yaml_folder(write_npz: Writer, monkeypatch: pyt
 
 two = np.zeros((12, 9, 9), np.uint8)
 FAULTS = {
-    "missing keys": ({"val_images": None, "test_labels": None}, "lacks val_images, test_labels"),
-    "floats": ({"train_images": two.astype(np.float32)}, "train_images should be uint8.*float32"),
-    "16 bit": ({"train_images": two.astype(np.uint16)}, "train_images should be uint8.*uint16"),
-    "flat": ({"val_images": np.zeros((12, 81), np.uint8)}, r"val_images .*shape \(12, 81\)"),
-    "two channels": ({"val_images": np.zeros((12, 9, 9, 2), np.uint8)}, "val_images"),
-    "volumes": ({"val_images": np.zeros((12, 9, 9, 9), np.uint8)}, "val_images"),
-    "sizes differ": ({"test_images": np.zeros((12, 8, 9), np.uint8)}, "differ in size between splits"),
-    "several labels": ({"train_labels": np.zeros((12, 14), np.uint8)}, "14 columns"),
+    "missing keys": ({"val_images": None, "test_labels": None}, ("val_images", "test_labels")),
+    "floats": ({"train_images": two.astype(np.float32)}, ("train_images", "uint8", "float32")),
+    "16 bit": ({"train_images": two.astype(np.uint16)}, ("train_images", "uint8", "uint16")),
+    "flat": ({"val_images": np.zeros((12, 81), np.uint8)}, ("val_images", "(12, 81)")),
+    "two channels": ({"val_images": np.zeros((12, 9, 9, 2), np.uint8)}, ("val_images", "N x H x W x 3")),
+    "volumes": ({"val_images": np.zeros((12, 9, 9, 9), np.uint8)}, ("val_images", "N x H x W x 3")),
+    "sizes differ": ({"test_images": np.zeros((12, 8, 9), np.uint8)}, ("size", "splits")),
+    "several labels": ({"train_labels": np.zeros((12, 14), np.uint8)}, ("14 columns",)),
     "findings that are no 0 and 1": (
         {f"{name}_labels": np.full((12, 3), 2, np.uint8) for name in ("train", "val", "test")},
-        "rows of 0 and 1, a column a finding.*up to 2",
+        ("rows", "0", "1", "2"),
     ),
-    "float labels": ({"train_labels": np.zeros(12)}, "should be 12 integers.*float64"),
-    "too few labels": ({"train_labels": np.zeros((11, 1), int)}, r"should be 12 integers.*\(11, 1\)"),
-    "negative": ({"test_labels": np.full(12, -1)}, "test_labels hold -1"),
-    "patients of one split": ({"val_patients": two[:, 0, 0]}, "has val_patients alone.*three keys"),
-    "float patients": (dict.fromkeys(KEYS, np.zeros(12)), "train_patients should be 12 integers.*float64"),
-    "too few patients": (dict.fromkeys(KEYS, np.zeros(9, int)), r"train_patients should be 12.*\(9,\)"),
-    "named patients": (dict.fromkeys(KEYS, np.array(["a"] * 12, dtype=object)), "holds pickled arrays"),
-    "pickled": ({"train_labels": np.array([0, "a"] * 6, dtype=object)}, "holds pickled arrays"),
-    "text": ({"train_images": np.array(["a"] * 12)}, "train_images should be uint8"),
+    "float labels": ({"train_labels": np.zeros(12)}, ("12 integers", "float64")),
+    "too few labels": ({"train_labels": np.zeros((11, 1), int)}, ("12 integers", "(11, 1)")),
+    "negative": ({"test_labels": np.full(12, -1)}, ("test_labels", "-1")),
+    "patients of one split": ({"val_patients": two[:, 0, 0]}, ("val_patients", "three")),
+    "float patients": (dict.fromkeys(KEYS, np.zeros(12)), ("train_patients", "12 integers", "float64")),
+    "too few patients": (dict.fromkeys(KEYS, np.zeros(9, int)), ("train_patients", "12", "(9,)")),
+    "named patients": (dict.fromkeys(KEYS, np.array(["a"] * 12, dtype=object)), ("pickled",)),
+    "pickled": ({"train_labels": np.array([0, "a"] * 6, dtype=object)}, ("pickled",)),
+    "text": ({"train_images": np.array(["a"] * 12)}, ("train_images", "uint8")),
 }
 
 
@@ -109,7 +108,7 @@ FAULTS = {
 def test_a_wrong_array_is_a_sentence(write_npz: Writer, fault: str) -> None:
     replace, words = FAULTS[fault]
     path = write_npz(**replace)
-    with pytest.raises(FedMergeError, match=words) as caught:
+    with refused(*words) as caught:
         load_source("npz:set.npz")
     assert str(caught.value).startswith(str(path.resolve()))
 
@@ -314,36 +313,36 @@ def test_real_retinamnist(real: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ([0.0, 1.0, 0.0, 1.0], "labels should be 4 integers.*float64.*number the classes"),
-        ([0.0, 1.0, float("nan"), 1.0], "labels should be 4 integers.*float64"),
-        ([True, False, True, False], "labels should be 4 integers.*bool"),
-        (["cat", "dog", "cat", "dog"], "labels should be 4 integers.*<U3.*number the classes"),
-        ([None, 1, 0, 1], "labels should be 4 integers.*object"),
-        ([-1, 0, 1, 0], "labels hold -1, but classes count from 0"),
-        ([[0], [1], [0, 1], [1]], "labels are no array of one shape"),
-        (np.array([0, 1, 2**63, 0], dtype=np.uint64), "labels hold 9223372036854775808"),
+        ([0.0, 1.0, 0.0, 1.0], ("train_labels", "4 integers", "float64", "number")),
+        ([0.0, 1.0, float("nan"), 1.0], ("train_labels", "4 integers", "float64")),
+        ([True, False, True, False], ("train_labels", "4 integers", "bool")),
+        (["cat", "dog", "cat", "dog"], ("train_labels", "4 integers", "<U3", "number")),
+        ([None, 1, 0, 1], ("train_labels", "4 integers", "object")),
+        ([-1, 0, 1, 0], ("train_labels", "-1", "0")),
+        ([[0], [1], [0, 1], [1]], ("train_labels", "shape")),
+        (np.array([0, 1, 2**63, 0], dtype=np.uint64), ("train_labels", "9223372036854775808")),
     ],
 )
-def test_labels_that_are_no_classes_are_sentences(labels: object, words: str) -> None:
+def test_labels_that_are_no_classes_are_sentences(labels: object, words: tuple[str, ...]) -> None:
     images = np.zeros((4, 8, 8), np.uint8)
-    with pytest.raises(FedMergeError, match=f"arrays: train_{words}"):
+    with refused("arrays", *words):
         load_source(Arrays(images, labels))
 
 
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (np.full((4, 8, 8), np.nan), "images should be uint8.*float64"),
-        (np.zeros((4, 8, 8), np.float16), "images should be uint8.*float16"),
-        (np.zeros((4, 8, 8), np.int8), "images should be uint8.*int8"),
-        (np.zeros((4, 8, 8, 4), np.uint8), "images should be uint8"),
-        (np.zeros((4, 0, 8), np.uint8), "images should be uint8"),
-        ([np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)], "images are no array of one shape"),
-        (np.array([None] * 4), "images should be uint8.*object"),
+        (np.full((4, 8, 8), np.nan), ("train_images", "uint8", "float64")),
+        (np.zeros((4, 8, 8), np.float16), ("train_images", "uint8", "float16")),
+        (np.zeros((4, 8, 8), np.int8), ("train_images", "uint8", "int8")),
+        (np.zeros((4, 8, 8, 4), np.uint8), ("train_images", "uint8")),
+        (np.zeros((4, 0, 8), np.uint8), ("train_images", "uint8")),
+        ([np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)], ("train_images", "shape")),
+        (np.array([None] * 4), ("train_images", "uint8", "object")),
     ],
 )
-def test_images_that_are_none_are_sentences(images: object, words: str) -> None:
-    with pytest.raises(FedMergeError, match=f"arrays: train_{words}"):
+def test_images_that_are_none_are_sentences(images: object, words: tuple[str, ...]) -> None:
+    with refused("arrays", *words):
         load_source(Arrays(images, [0, 1, 0, 1]))
 
 

@@ -15,6 +15,7 @@ from fedmerge.models.feeding import AHEAD, batches, read_ahead
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.state import state_hash
 from fedmerge.models.zoo import ModelSpec, build
+from fedmerge.seeding import Draws
 from fedmerge.training import TrainingOptions, fit
 from tests.facts import refused
 
@@ -103,7 +104,14 @@ def test_a_training_that_reads_ahead_ends_with_the_same_bits(pinned, monkeypatch
                 lambda images, parts, device: batches(images, parts, Gpu("cpu")),  # type: ignore[arg-type]
             )
         model = build(spec, 0)
-        fit(model, images, torch.arange(50) % 2, options, normalise=Normalisation.named("half"), seed=3)
+        fit(
+            model,
+            images,
+            torch.arange(50) % 2,
+            options,
+            normalise=Normalisation.named("half"),
+            draws=Draws(3),
+        )
         hashes.append(state_hash(model.state_dict()))
     assert len(set(hashes)) == 1
     assert len(pinned) == 2 * 5

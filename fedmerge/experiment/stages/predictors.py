@@ -23,6 +23,7 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
+from fedmerge.seeding import Draws
 from fedmerge.training import fit
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
     holds hospitals together, is left out: there is one model.
     """
     images = setup.union(target)
-    model = build(setup.plan.model, setup.seed)
+    model = build(setup.plan.model, setup.seed).to(setup.device)
     training = setup.experiment.training
     phases = [] if training.fine_tune == "none" else [("pooled-fine-tune", training.fine_tune)]
     if training.rounds:
@@ -60,10 +61,7 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
             images.labels,
             options,
             normalise=setup.normalise_union(target),
-            seed=setup.seed,
-            site=f"pooled for {target}",
-            purpose=purpose,
-            device=setup.device,
+            draws=Draws(setup.seed, purpose=purpose, site=f"pooled for {target}"),
             progress=lambda done, total: setup.record.step("all images", done, total),
         )
     numbers = {"loss": result.losses[-1], "accuracy": result.accuracies[-1]}

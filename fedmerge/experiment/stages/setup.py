@@ -22,7 +22,7 @@ from fedmerge.experiment.stages.evaluation import EvaluationConditions
 from fedmerge.experiment.stages.record import Record
 from fedmerge.federation import LOCAL, FederationPlan
 from fedmerge.federation.server.journal import RoundJournal
-from fedmerge.models.cards import PixelSpacing
+from fedmerge.models.cards import Origin, PixelSpacing
 from fedmerge.models.inputs import PER_SITE, Inputs, Normalisation, Normalise, PerImage, PerSite
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
@@ -188,13 +188,11 @@ class Setup:
             model=self.plan.model,
             normalisation=self.normalisation,
             class_names=self.cohort.class_names,
-            parents=parents,
             method=method,
+            origin=Origin(
+                parents, self.seed, str(self.record.common["config_hash"]), self.plan.batch_norm, apart
+            ),
             metrics=metrics,
-            seed=self.seed,
-            config_hash=str(self.record.common["config_hash"]),
-            batch_norm=self.plan.batch_norm,
-            pixel_spacing=apart,
         )
         self.checkpoints.register(*(pool.folder / f"{name}.{ending}" for ending in ("safetensors", "json")))
 

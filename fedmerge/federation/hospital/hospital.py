@@ -47,7 +47,7 @@ from fedmerge.federation.privacy.secure_keys import no_keys
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State, state_hash
 from fedmerge.models.zoo import ModelSpec, build
-from fedmerge.seeding import derive
+from fedmerge.seeding import Draws, derive
 from fedmerge.tasks import MULTICLASS
 from fedmerge.training import fit
 
@@ -148,17 +148,13 @@ class Hospital:
         else:
             model = self._load(message, job, self._kept(job.personal, job.round))
         result = fit(
-            model,
+            model.to(self.device),
             self.site.train.images,
             self.site.train.labels,
             job.training,
             normalise=job.normalisation.at(self.site),
-            seed=job.seed,
-            site=self.site.name,
-            round=job.round,
-            purpose=job.purpose,
+            draws=Draws(job.seed, purpose=job.purpose, round=job.round, site=self.site.name),
             span=job.span,
-            device=self.device,
             progress=self.progress,
         )
         metrics: dict[str, float] = {

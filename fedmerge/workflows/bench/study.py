@@ -122,7 +122,10 @@ def adopt(folder: Path, config: BenchConfig, plan: StudyPlan, extend: bool) -> N
     path = folder / "study.yaml"
     written = config.model_dump(mode="json")
     if path.is_file() and not extend:
-        changed = list(differences(load_yaml(path), written))
+        earlier, given = load_yaml(path), dict(written)
+        for each in (earlier, given):
+            each.pop("trackers", None)  # they decide nothing
+        changed = list(differences(earlier, given))
         advice = "give --out another folder, or --extend to keep the finished jobs that are still needed."
         if changed:
             field, before, now = changed[0]
