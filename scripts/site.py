@@ -1,7 +1,8 @@
-"""Hooks of the documentation's site: a page for each method of the registries, and links out of docs/."""
+"""Hooks of the documentation's site: pages of methods and notebooks, and links out of docs/."""
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from mkdocs.structure.files import File
 
 from benchmarks.method_pages import method_pages
+from scripts.notebooks import FOLDER as NOTEBOOKS
+from scripts.notebooks import as_markdown
 
 ROOT = Path(__file__).parents[1]
 FOLDER = "reference/methods"
@@ -17,15 +20,19 @@ LINK = re.compile(r"(?<!!)\[([^]]*)\]\(((?:\.\./)+[^)#\s]*|[^):#\s]*)(#[^)\s]*)?
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages of methods."""
+    """Add the pages of methods and of notebooks."""
     for name, text in method_pages():
         files.append(File.generated(config, f"{FOLDER}/{name}.md", content=text))
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        page = as_markdown(json.loads(path.read_text(encoding="utf-8")))
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Turn links to what is not on the site into the name of the file in the repository."""
+    """Lead links to notebooks to their pages, and name files that are not on the site."""
     here = posixpath.dirname(page.file.src_uri)
+    markdown = re.sub(r"\(([\w./-]*)\.ipynb\)", r"(\1.md)", markdown)
 
     def kept(found: re.Match[str]) -> str:
         words, path = found[1], found[2]

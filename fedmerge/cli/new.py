@@ -40,8 +40,8 @@ def new(
         return
     for path in made:
         say(out, str(path))
-    look = "fedmerge sites check sites/hospitals.yaml && " if own else ""
-    say(out, f"now: cd {folder} && {look}fedmerge run experiment.yaml")
+    look = "     fedmerge sites check sites/hospitals.yaml\n" if own else ""
+    say(out, f"now: cd {folder}\n{look}     fedmerge run experiment.yaml")
 
 
 @app.command()

@@ -17,11 +17,15 @@ from typer.testing import CliRunner
 from fedmerge.cli import app
 from fedmerge.data import CohortSpec, build_cohort, read_cohort
 from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.experiment.folder.reopen import read_saved
 from fedmerge.reports import page
 from fedmerge.schema.faults import faults_of
 from fedmerge.workflows.new_project import FILES, SCHEMAS, TEMPLATE, new_project
 from fedmerge.workflows.own_hospitals import USUAL_SIZE, Hospitals, cohort_text
 from fedmerge.workflows.reference.fields import models_in
+from fedmerge.workflows.run import run
+from fedmerge.workflows.served import find_models, samples
 
 OPTION = re.compile(r"^( *)# (\w+): (.*?)(  +#.*)?$")
 SMALL = ["training.rounds=1", "training.epochs=1", "training.fine_tune.epochs=1", "model.options.width=4"]
@@ -142,3 +146,22 @@ def test_an_experiment_of_six_lines_is_shipped():
     read, faults = faults_of(Experiment, yaml.safe_load(path.read_text()))
     assert read is not None
     assert not faults
+
+
+def test_a_run_finds_images_beside_the_project_again(tmp_path, monkeypatch):
+    """Its config.yaml is repeated, its report's hospitals have their images, its service has samples."""
+    monkeypatch.setattr(page, "image_of", lambda *what, **options: "data:image/svg+xml;base64,")
+    for name in ("north", "coast"):
+        pictures(tmp_path / "images" / name, (30,) * 12)
+    new_project(
+        tmp_path / "study", Hospitals({name: tmp_path / "images" / name for name in ("north", "coast")})
+    )
+    monkeypatch.chdir(tmp_path / "study")
+    run("experiment.yaml", changes=[*SMALL, "fusion=[mean]", "testtime=[]", "plugins=[]"], out="done")
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "study" / "done" / "config.yaml"
+    _, spec = read_experiment(config)
+    assert build_cohort(spec, 0).shape == (1, 30, 30)
+    _, cohort = read_saved(config)
+    assert len(cohort["coast"].everything.labels) == 24
+    assert samples(find_models([config.parent]), "run").shape == (24, 1, 30, 30)
