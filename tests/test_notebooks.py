@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from pathlib import Path
 
 import pytest
 
+from fedmerge.reports.figures import style
 from scripts.notebooks import FOLDER, as_markdown, executed
 
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SMALL = {
-    "quickstart": "ROUNDS = EPOCHS = 1",
+    "quickstart": "changes = "
+    "['training.rounds=1', 'training.epochs=1', 'training.fine_tune.epochs=1', 'model.options.width=4', "
+    "'evaluation.streams=[iid, temporal]', 'diagnose=\"off\"']",
     "merge-your-own-models": "EPOCHS = 2",
     "adapt-on-a-stream": "ROUNDS = EPOCHS = 1",
 }
@@ -57,3 +61,10 @@ def test_it_runs_and_shows_what_it_shows(path):
             for outputs in (cell["outputs"], kept["outputs"])
         )
         assert [each for each in shown if each[0] != "stream"] == [each for each in before if each[0] != "stream"]
+
+
+def test_a_figure_shows_itself_without_pyplot():
+    for made in (style.figure(4.0, 1.0, "One"), style.drawing(4.0, 1.0, "Two")[0]):
+        shown = made._repr_png_()
+        assert shown[1:4] == b"PNG"
+        assert struct.unpack(">I", shown[16:20])[0] == round(4.0 * style.SCREEN)
