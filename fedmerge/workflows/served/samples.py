@@ -39,6 +39,7 @@ def _of_run(found: Found) -> Split:
             "--samples run takes the folder of a run and one target: give --target, or a source of images."
         )
     spec = validate(CohortSpec, found.config["cohort"], "cohort")
+    spec._folder = found.sources
     with no_downloads():
         site = build_cohort(spec, 0)[found.target]
     return site.everything
