@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from fedmerge.seeding import derive, generator, seeded
 from fedmerge.tasks import task_of
 from fedmerge.training.augment import augment
 from fedmerge.training.checks import check_trainable
+from fedmerge.training.correction import Correction
 from fedmerge.training.inmerge import InMerge
 from fedmerge.training.objective import Objective
 from fedmerge.training.options import TrainingOptions
@@ -60,6 +61,7 @@ def fit(
     span: tuple[float, float] = (0.0, 1.0),
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    correction: Mapping[str, Tensor] | None = None,
 ) -> FitResult:
     """Train ``model`` in place with its task's loss for ``options.epochs`` passes over the images.
 
@@ -70,8 +72,9 @@ def fit(
     (seed, purpose, round, site). span: the part of the learning-rate schedule that this call covers. A last
     batch of a single image is joined to the one before it, because batch norm cannot normalise one value. The
     model is moved to ``device``, and left there in the mode it came in. FedProx's term holds the weights near
-    those the model came with; it is not in the losses. progress: called with (steps done, steps in all) after
-    each step.
+    those the model came with; it is not in the losses. correction: added to every gradient of the parameters
+    of these names, before the optimizer's step. progress: called with (steps done, steps in all) after each
+    step.
 
     Raises FedMergeError for unusable images, labels or batch size, and TrainingDiverged, at the end of the
     epoch, where a loss was not finite.
@@ -87,7 +90,9 @@ def fit(
     sizes = batch_sizes(len(images), options.batch_size)
     rates = learning_rates(options.schedule, options.lr, options.epochs * len(sizes), span)
     optimizer = make_optimizer(model, options)
-    proximal = Proximal(model, options.proximal) if options.proximal else None
+    pulls: list[Proximal | Correction] = []
+    pulls += [Proximal(model, options.proximal)] if options.proximal else []
+    pulls += [Correction(model, correction)] if correction else []
     inmerge = None
     if options.inmerge is not None:
         inmerge_seed = derive(seed, f"{purpose}-inmerge", round, site)
@@ -114,7 +119,7 @@ def fit(
                 _set_rate(optimizer, rates[done])
                 batch = normalise(augment(images[index], options.augment, changes))
                 target = targets[index]
-                loss, logits = _step(model, optimizer, proximal, batch, target, options, objective)
+                loss, logits = _step(model, optimizer, pulls, batch, target, options, objective)
                 step_losses[step] = loss
                 hits += (task.predicted(logits) == target).sum()
                 if progress is not None:
@@ -160,7 +165,7 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Op
 def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    proximal: Proximal | None,
+    pulls: Sequence[Proximal | Correction],
     batch: Tensor,
     target: Tensor,
     options: TrainingOptions,
@@ -172,8 +177,8 @@ def _step(
         loss = objective(logits, target)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if proximal is not None:
-        proximal.pull()
+    for each in pulls:
+        each.pull()
     optimizer.step()
     return loss.detach(), logits.detach()
 

@@ -61,8 +61,9 @@ class TrainJob(NetworkJob):
 
     span: the part of the learning-rate schedule that this round covers. start: ``own`` trains from an
     initialisation of the hospital's own; no weights are sent then. personal: the part of the model that the
-    hospital keeps to itself; since: the last round after which it should have one. privacy: the local noise
-    on the hospital's update.
+    hospital keeps to itself; since: the last round after which it should have one. control: the arrays have
+    the server's control variate, too, and the hospital's own is that after ``since``. privacy: the local
+    noise on the hospital's update.
     """
 
     training: TrainingOptions
@@ -72,6 +73,7 @@ class TrainJob(NetworkJob):
     start: Literal["shared", "own"] = "shared"
     personal: Personal = "none"
     since: Round = 0
+    control: bool = False
     privacy: LocalPrivacy | None = None
     faults: tuple[InjectedFault, ...] = Field((), max_length=100)
 
@@ -93,6 +95,7 @@ class RestoreJob(NetworkJob):
     """Load the client state from the server's journal; without arrays: clear it."""
 
     personal: Personal = "none"
+    control: bool = False
 
 
 class SumsBeginJob(NetworkJob):
