@@ -83,6 +83,12 @@ class TrainJob(NetworkJob):
             raise ValueError("span must begin before it ends")
         return self
 
+    @model_validator(mode="after")
+    def _one_thing_is_kept(self) -> TrainJob:
+        if self.control and (self.start, self.personal, self.privacy) != ("shared", "none", None):
+            raise ValueError("control goes with a shared start alone, without personal and privacy")
+        return self
+
 
 class EvaluateJob(NetworkJob):
     """Score a model. calibrate: fit a temperature, too. personal: with the hospital's own part in it."""
