@@ -32,8 +32,8 @@ from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationPlan, Hospital, LocalGrid, Server, client_app
-from fedmerge.federation.sums.packing import MINIMUM
-from fedmerge.federation.sums.rules import SumRules
+from fedmerge.federation.hospital.sums.rules import SumRules
+from fedmerge.federation.packing import MINIMUM
 from fedmerge.merging.matching.statistics import Sums
 from fedmerge.models import ModelSpec, Normalisation, build
 from fedmerge.models.state import State

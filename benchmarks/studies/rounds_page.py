@@ -27,7 +27,12 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.workflows.bench.study import Study, open_study
 
 PAGE, NAME = "round-algorithms", "round-algorithms"
-METHODS = {"federated": "federated", "mean": "mean", "ensemble-logits": "ensemble", "stream-adaptive": "adaptive"}
+METHODS = {
+    "federated": "federated",
+    "mean": "mean",
+    "ensemble-logits": "ensemble",
+    "stream-adaptive": "adaptive",
+}
 """What an unseen hospital may run, and its column."""
 COHORTS = {"wbc4-small": "blood cells", "melanoma4-small": "melanoma"}
 REFERENCE = {"SCAFFOLD": "FedAvg-SGD"}
@@ -60,7 +65,9 @@ def drift_of(study: Study) -> Iterator[dict[str, Any]]:
         subject = Subject.of({name: pool.model(name) for name in pool.names}, images)
         parts = ANALYSES["drift"].call(subject).tables["parts"].set_index("part")
         found = {
-            f"{part}_{name}": parts.loc[part, name] for part in ("encoder", "head") for name in ("angle", "retained")
+            f"{part}_{name}": parts.loc[part, name]
+            for part in ("encoder", "head")
+            for name in ("angle", "retained")
         }
         yield {key: row[key] for key in KEYS} | found
 
@@ -112,7 +119,8 @@ def pool_table(rows: pd.DataFrame, drift: pd.DataFrame) -> str:
         for name in [name for name in algorithms(part) if name not in BEYOND]:
             mine = part[part["algorithm"] == name]
             scores = [
-                number(mine.loc[mine["method"] == method, "validation"]) for method in (OWN, "federated", "mean")
+                number(mine.loc[mine["method"] == method, "validation"])
+                for method in (OWN, "federated", "mean")
             ]
             moved = apart[apart["algorithm"] == name]
             angles = [f"{moved[f'{p}_angle'].mean():.1f}" if len(moved) else "" for p in ("encoder", "head")]

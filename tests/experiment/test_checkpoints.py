@@ -13,7 +13,8 @@ from fedmerge.experiment.kinds import MODELS
 from fedmerge.experiment.stages.evaluation import Measured
 from fedmerge.experiment.stages.record import LISTS, Record
 from fedmerge.experiment.stages.seed import run_seed
-from fedmerge.federation import hospital, journal
+from fedmerge.federation.hospital import hospital
+from fedmerge.federation.server import journal
 from fedmerge.models import ModelPool
 from fedmerge.storage.files import read_sealed, write_text
 from fedmerge.training import fit

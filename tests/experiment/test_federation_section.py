@@ -12,8 +12,8 @@ from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.summary.federation_summary import federation_in_words
 from fedmerge.experiment.summary.privacy_summary import privacy_in_words, study_privacy_in_words
 from fedmerge.federation import FederationOptions
+from fedmerge.federation.plan.privacy import CentralPrivacy
 from fedmerge.federation.privacy.accounting import NOT_COVERED, SIMULATED, epsilon, epsilon_of
-from fedmerge.federation.privacy.options import CentralPrivacy
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from fedmerge.analysis import scores
 from fedmerge.data import build_cohort, concat
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.federation.plan.privacy import CentralPrivacy
 from fedmerge.federation.privacy.accounting import epsilon
-from fedmerge.federation.privacy.options import CentralPrivacy
 from fedmerge.models import predict
 from fedmerge.workflows.bench.bench import bench
 

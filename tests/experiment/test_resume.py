@@ -23,7 +23,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder import run_manifest as begun
 from fedmerge.experiment.folder.results import WALL_CLOCK, open_result
 from fedmerge.experiment.folder.state import state_of
-from fedmerge.federation import server
+from fedmerge.federation.server import server
 from fedmerge.models import weights
 from fedmerge.seeding import numpy_generator
 from fedmerge.storage import files
@@ -450,7 +450,7 @@ def test_ctrl_c_ends_it_with_everything_kept(tmp_path, place, presses):
 
 def test_one_ctrl_c_lets_the_message_in_flight_end(experiment, whole, tmp_path, monkeypatch):
     """It comes while beta fine-tunes: beta's model is kept, gamma's is not begun."""
-    from fedmerge.federation import hospital
+    from fedmerge.federation.hospital import hospital
     from fedmerge.training import fit
 
     asked = []

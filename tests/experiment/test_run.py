@@ -170,7 +170,7 @@ def test_the_summary_averages_sites_then_seeds():
 
 
 def test_a_hospital_that_diverges_is_recorded_and_the_run_goes_on(experiment, tmp_path, monkeypatch):
-    from fedmerge.federation import hospital
+    from fedmerge.federation.hospital import hospital
     from fedmerge.training import TrainingDiverged, fit
 
     def diverge_at_beta(*args, **kwargs):

@@ -13,7 +13,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder.query import query
 from fedmerge.experiment.folder.results import open_result
 from fedmerge.experiment.folder.state import state_of, states
-from fedmerge.federation.journal import RoundJournal
+from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.storage.files import read_sealed, write_sealed
 from fedmerge.workflows import run as module
 

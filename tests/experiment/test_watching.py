@@ -25,8 +25,8 @@ from fedmerge.federation.deployment.processes import Programs
 from fedmerge.federation.deployment.runs import note, runs
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import STARTED, at_service
-from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.policy.audit import audit_log
+from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.storage.chained_log import ChainedLog
 from fedmerge.storage.files import write_sealed
 from fedmerge.workflows import run as module

@@ -6,16 +6,16 @@ import torch
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.client_registry import Client, ClientRegistry
-from fedmerge.federation.client_state import personal_entries
-from fedmerge.federation.journal import RoundJournal
-from fedmerge.federation.participation import Participation, participants
+from fedmerge.federation.hospital.secure.rounds import SecureHospital
+from fedmerge.federation.messages.reading import job_of
+from fedmerge.federation.plan.participation import Participation, participants
+from fedmerge.federation.plan.personal import personal_entries
+from fedmerge.federation.plan.privacy import CentralPrivacy
+from fedmerge.federation.plan.server_optimizer import ServerOptimizer, ServerOptimizerOptions
 from fedmerge.federation.privacy.accounting import epsilon
 from fedmerge.federation.privacy.central import private_mean
 from fedmerge.federation.privacy.noise import from_the_seed
-from fedmerge.federation.privacy.options import CentralPrivacy
-from fedmerge.federation.privacy.secure_hospital import SecureHospital
-from fedmerge.federation.schema.reading import job_of
-from fedmerge.federation.server_optimizer import ServerOptimizer, ServerOptimizerOptions
+from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models import average, build, state_hash
 from fedmerge.training import TrainingOptions, fit
 

@@ -9,7 +9,7 @@ import pytest
 import fedmerge as fm
 from fedmerge.cluster.config import BackendConfig
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.backends import open_backend
+from fedmerge.federation.grids.backends import open_backend
 
 
 def test_a_backend_is_local_unless_said_otherwise():

@@ -7,10 +7,11 @@ from flwr.app import Context, RecordDict
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import LocalGrid, client_app
 from fedmerge.federation.arrays import borrow
-from fedmerge.federation.client_state import ClientState, personal_entries
-from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.records import request_message
-from fedmerge.federation.train_config import common_config, train_config
+from fedmerge.federation.hospital.hospital import Hospital
+from fedmerge.federation.messages.client_state import ClientState
+from fedmerge.federation.messages.records import request_message
+from fedmerge.federation.plan.personal import personal_entries
+from fedmerge.federation.plan.train_config import common_config, train_config
 from fedmerge.models import ModelSpec, build, state_hash
 from fedmerge.training import fit
 

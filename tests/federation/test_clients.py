@@ -5,9 +5,9 @@ from flwr.app import Error, Message
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, Hospital, LocalGrid, client_app, server_app
-from fedmerge.federation import clients as clients
-from fedmerge.federation.clients import wait_for_clients
-from fedmerge.federation.records import reason_of, request_message
+from fedmerge.federation.messages.records import reason_of, request_message
+from fedmerge.federation.server import clients
+from fedmerge.federation.server.clients import wait_for_clients
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.checks import trained
-from fedmerge.federation.fault_injection import KINDS, Fault, check_sites, faults_for
+from fedmerge.federation.plan.fault_injection import KINDS, Fault, check_sites, faults_for
 from fedmerge.models import average, build, state_hash
 from fedmerge.training import fit
 

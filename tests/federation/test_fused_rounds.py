@@ -10,7 +10,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.aggregators.fused import _decisions
 from fedmerge.federation.client_registry import Client, ClientRegistry
-from fedmerge.federation.participation import Participation, participants
+from fedmerge.federation.plan.participation import Participation, participants
 from fedmerge.merging import merge
 from fedmerge.merging.methods import Merged
 from fedmerge.models import build, predict, state_hash

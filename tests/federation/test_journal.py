@@ -8,7 +8,7 @@ import torch
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
-from fedmerge.federation.journal import Position, RoundJournal
+from fedmerge.federation.server.journal import Position, RoundJournal
 from fedmerge.models import state_hash, weights
 from fedmerge.storage.files import DiskError
 
@@ -187,7 +187,7 @@ def test_a_round_whose_memories_are_gone_is_done_again(personal, cohort, tmp_pat
 
 
 def test_failures_of_an_earlier_process_stay(four, cohort, tmp_path, monkeypatch):
-    from fedmerge.federation import hospital
+    from fedmerge.federation.hospital import hospital
     from fedmerge.training import fit
 
     def fail_at_beta(*args, **kwargs):

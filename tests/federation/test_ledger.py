@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.sums.ledger import Ledger
-from fedmerge.federation.sums.rules import SumRules
+from fedmerge.federation.hospital.sums.ledger import Ledger
+from fedmerge.federation.hospital.sums.rules import SumRules
 from fedmerge.storage.chained_log import BrokenChain
 
 LEAST = 3

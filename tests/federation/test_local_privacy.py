@@ -10,15 +10,16 @@ import torch
 from flwr.app import Context, RecordDict
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import FederationOptions, LocalGrid, client_app, hospital, server_app, simulate
+from fedmerge.federation import FederationOptions, LocalGrid, client_app, server_app, simulate
 from fedmerge.federation.arrays import borrow
-from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.privacy import local
+from fedmerge.federation.hospital import hospital
+from fedmerge.federation.hospital import private_training as local
+from fedmerge.federation.hospital.hospital import Hospital
+from fedmerge.federation.hospital.private_training import Demand, LocalNoise, local_update
+from fedmerge.federation.messages.jobs import TrainJob
+from fedmerge.federation.plan.privacy import LocalPrivacy
 from fedmerge.federation.privacy.accounting import epsilon
-from fedmerge.federation.privacy.local import Demand, LocalNoise, local_update
 from fedmerge.federation.privacy.noise import norm
-from fedmerge.federation.privacy.options import LocalPrivacy
-from fedmerge.federation.schema.jobs import TrainJob
 from fedmerge.models import average, build, state_hash
 from fedmerge.models.weights import write_weights
 

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.client_registry import Client, ClientRegistry
-from fedmerge.federation.participation import Participation, participants
+from fedmerge.federation.plan.participation import Participation, participants
 
 
 def clients(names: str, first_node: int = 10) -> ClientRegistry:

@@ -13,10 +13,10 @@ from scipy.optimize import brentq
 from scipy.stats import norm as normal
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.plan.privacy import AdaptivePrivacy, CentralPrivacy, LocalPrivacy, Privacy
 from fedmerge.federation.privacy.accounting import epsilon, epsilon_of
 from fedmerge.federation.privacy.central import private_mean
 from fedmerge.federation.privacy.noise import from_the_seed, norm
-from fedmerge.federation.privacy.options import AdaptivePrivacy, CentralPrivacy, LocalPrivacy, Privacy
 from fedmerge.seeding import generator
 
 

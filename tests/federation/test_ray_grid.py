@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedmerge.cluster.config import BackendConfig
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.grids.ray.grid import RayGrid, shares
-from fedmerge.federation.grids.simulated import LATE
+from fedmerge.federation.simulated import LATE
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test

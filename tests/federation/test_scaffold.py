@@ -10,13 +10,15 @@ from fedmerge.data import Cohort
 from fedmerge.federation import FederationOptions, FederationPlan, server_app, simulate
 from fedmerge.federation.aggregators import AGGREGATORS, AggregationContext, Update
 from fedmerge.federation.client_registry import Client, ClientRegistry
-from fedmerge.federation.client_state import ClientState
-from fedmerge.federation.control_variates import HospitalControl, ServerControl, change, rate_sums
-from fedmerge.federation.participation import Participation, participants
+from fedmerge.federation.hospital.control import HospitalControl
+from fedmerge.federation.messages.client_state import ClientState
+from fedmerge.federation.messages.control_variates import change, rate_sums
+from fedmerge.federation.messages.jobs import TrainJob
+from fedmerge.federation.plan.participation import Participation, participants
+from fedmerge.federation.plan.train_config import fine_tune_config, round_config
 from fedmerge.federation.policy.derived import check_job
 from fedmerge.federation.policy.proposal import Proposal
-from fedmerge.federation.schema.jobs import TrainJob
-from fedmerge.federation.train_config import fine_tune_config, round_config
+from fedmerge.federation.server.control import ServerControl
 from fedmerge.models import average, build
 from fedmerge.training import TrainingOptions, fit
 from tests.facts import refused
@@ -41,9 +43,7 @@ def uneven(cohort: Cohort) -> Cohort:
 
 def having(plan, local=(), **options):
     options = FederationOptions(**options)
-    return plan.model_copy(
-        update={"federation": options, "local": plan.local.model_copy(update=dict(local))}
-    )
+    return plan.model_copy(update={"federation": options, "local": plan.local.model_copy(update=dict(local))})
 
 
 def served(plan, sites):
@@ -163,7 +163,7 @@ def quadratic(method, rounds=400, lr=0.1, steps=10, step=1.0):
     """f_1 = (y - 1)^2 / 2 and f_2 = 4 (y + 1)^2 / 2 at two hospitals of equal size, by hand."""
     hospitals = {"one": (1.0, 1.0), "two": (4.0, -1.0)}
     x, c = torch.tensor([3.0], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    own = {name: c for name in hospitals}
+    own = dict.fromkeys(hospitals, c)
     for round in range(rounds):
         updates = []
         for name, (a, b) in hospitals.items():
@@ -261,7 +261,9 @@ def test_a_control_variate_that_is_not_finite_is_refused_by_the_hospital(plan):
     name = next(iter(control))
     control[name] = control[name] + float("nan")
     with refused(f"'{name}'", "not finite"):
-        HospitalControl(TrainJob.model_validate_json(json.dumps(job_of(changed))), start, control, ClientState(), 36)
+        HospitalControl(
+            TrainJob.model_validate_json(json.dumps(job_of(changed))), start, control, ClientState(), 36
+        )
 
 
 def test_a_parameter_s_rates_are_those_of_the_steps_in_which_it_learns(plan):
@@ -306,16 +308,19 @@ def test_what_it_cannot_follow_is_refused(plan, cohort, local, options, facts):
 def test_a_hospital_s_rules_know_its_jobs_and_no_other(plan):
     """In an approved experiment with it: the round's job, the client state; not in fine-tuning, nor without."""
     tuned = plan.model_copy(update={"fine_tune": plan.local})
-    with_it, without = (
-        Proposal(plan=having(tuned, aggregate=name)) for name in ("scaffold", "mean")
-    )
+    with_it, without = (Proposal(plan=having(tuned, aggregate=name)) for name in ("scaffold", "mean"))
     job = job_of(with_it.plan)
     assert check_job(with_it, "train", job, "alpha") == "train 2"
     assert check_job(with_it, "query.memory", {}, "alpha") == "memory"
     with refused("control"):
         check_job(without, "train", {k: v for k, v in job.items() if k != "since"}, "alpha")
     with refused("control"):
-        check_job(with_it, "train", json.loads(json.dumps(fine_tune_config(with_it.plan))) | {"control": True}, "alpha")
+        check_job(
+            with_it,
+            "train",
+            json.loads(json.dumps(fine_tune_config(with_it.plan))) | {"control": True},
+            "alpha",
+        )
     with refused("since"):
         check_job(with_it, "train", job | {"since": 2}, "alpha")
 

@@ -9,8 +9,9 @@ import pytest
 from fedmerge.analysis import fit_temperature, scores
 from fedmerge.data import concat
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import FederationOptions, Hospital, client_manager, server_app, simulate
-from fedmerge.federation.records import request_message
+from fedmerge.federation import FederationOptions, Hospital, server_app, simulate
+from fedmerge.federation.messages.records import request_message
+from fedmerge.federation.server import client_manager
 from fedmerge.models import average, build, predict, state_hash
 from fedmerge.seeding import derive
 from fedmerge.training import fit

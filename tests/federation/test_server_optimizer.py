@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.server_optimizer import ServerOptimizer, ServerOptimizerOptions
+from fedmerge.federation.plan.server_optimizer import ServerOptimizer, ServerOptimizerOptions
 
 ADAPTIVE = ["fedadam", "fedyogi", "fedadagrad"]
 

@@ -9,9 +9,9 @@ from fedmerge.data import concat
 from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
-from fedmerge.federation.grids.simulated import FIRST_CLIENT_NODE
-from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.sums.hospital import program_of
+from fedmerge.federation.hospital.hospital import Hospital
+from fedmerge.federation.hospital.sums.answer import program_of
+from fedmerge.federation.simulated import FIRST_CLIENT_NODE
 from fedmerge.merging import merge
 from fedmerge.merging.matching.statistics import LocalStatistics
 from fedmerge.models import build

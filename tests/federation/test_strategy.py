@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, MergeStrategy
 from fedmerge.federation.client_registry import Client, ClientRegistry
-from fedmerge.federation.participation import Participation, participants
+from fedmerge.federation.plan.participation import Participation, participants
 from fedmerge.models import average, state_hash
 
 NODES = {10 + i: name for i, name in enumerate("abc")}

@@ -8,11 +8,11 @@ import torch
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, Server, client_app
-from fedmerge.federation.sums.hospital import program_of
-from fedmerge.federation.sums.noise import add_noise, gaussian, request_digest
-from fedmerge.federation.sums.rank import check_rows, effective_rows, reads_pixels
-from fedmerge.federation.sums.rules import SIMULATED, SumRules, rules_of
-from fedmerge.federation.sums.session_store import SessionStore
+from fedmerge.federation.hospital.sums.answer import program_of
+from fedmerge.federation.hospital.sums.noise import add_noise, gaussian, request_digest
+from fedmerge.federation.hospital.sums.rank import check_rows, effective_rows, reads_pixels
+from fedmerge.federation.hospital.sums.rules import SIMULATED, SumRules, rules_of
+from fedmerge.federation.hospital.sums.session_store import SessionStore
 from fedmerge.merging import merge
 from fedmerge.models import ModelSpec, build
 

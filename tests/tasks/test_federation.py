@@ -6,9 +6,9 @@ from pydantic import ValidationError
 
 from fedmerge.data import CohortSpec, build_cohort
 from fedmerge.data.export import export
+from fedmerge.federation.messages.replies import Greeting
 from fedmerge.federation.policy.suppression import suppressed_findings, told_findings
 from fedmerge.federation.privacy.masked import SCORED, decode_means, encode_means, scored
-from fedmerge.federation.schema.replies import Greeting
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.tasks import MULTICLASS, MULTILABEL, ORDINAL, task_of
 

@@ -10,7 +10,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import RESERVED, Experiment
 from fedmerge.experiment.configuration.federations import federations
 from fedmerge.experiment.configuration.needs import unfit, unmet_needs
-from fedmerge.federation.fault_injection import check_sites
+from fedmerge.federation.plan.fault_injection import check_sites
 from fedmerge.models.zoo import check_network
 from fedmerge.schema.faults import Fault, faults_of, without
 from fedmerge.testtime.tuning import check_enough

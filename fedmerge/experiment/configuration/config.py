@@ -21,7 +21,7 @@ from fedmerge.errors import unknown
 from fedmerge.experiment.configuration.entries import MethodConfig, Strict, TrackerConfig, as_written
 from fedmerge.experiment.kinds import MAJORITY
 from fedmerge.experiment.target_supervised import BEST_SOURCE
-from fedmerge.federation.options import FederationOptions
+from fedmerge.federation.plan.options import FederationOptions
 from fedmerge.merging import FUSION
 from fedmerge.schema.validation import LONGEST_NAME, Distinct, Seed
 from fedmerge.testtime import TESTTIME

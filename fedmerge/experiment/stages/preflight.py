@@ -12,9 +12,9 @@ from fedmerge.experiment.configuration.federations import Federation, federation
 from fedmerge.experiment.configuration.needs import needs_of
 from fedmerge.experiment.stages.setup import model_spec, plan_of
 from fedmerge.federation.aggregators.fused import SUMMED
-from fedmerge.federation.plan_checks import check_plan
+from fedmerge.federation.packing import MINIMUM
 from fedmerge.federation.privacy.secure_sum import FEWEST
-from fedmerge.federation.sums.packing import MINIMUM
+from fedmerge.federation.server.plan_checks import check_plan
 from fedmerge.models.zoo import build
 from fedmerge.training import TrainingOptions, needs_batch_statistics
 from fedmerge.training.objective import check_weights
@@ -110,7 +110,7 @@ def _check_round_sums(experiment: Experiment, cohort: Cohort, members: set[str])
     method, options = experiment.federation.aggregate.method, experiment.federation.aggregate.options
     if method not in SUMMED or not experiment.training.rounds:
         return
-    from fedmerge.federation.sums.hospital import program_of  # it imports Flower
+    from fedmerge.federation.hospital.sums.answer import program_of  # it imports Flower
 
     program_of(model_spec(experiment, cohort))
     split = options.get("split", "train")

@@ -20,7 +20,7 @@ from fedmerge.experiment.kinds import MODELS, START
 from fedmerge.experiment.stages.evaluation import EvaluationConditions
 from fedmerge.experiment.stages.record import Record
 from fedmerge.federation import LOCAL, FederationPlan
-from fedmerge.federation.journal import RoundJournal
+from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State

@@ -5,7 +5,13 @@ function like those in ``means`` and import its file here: its options are its k
 """
 
 from fedmerge.federation.aggregators import fused, krum, means, order, scaffold
-from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Control, Update
+from fedmerge.federation.aggregators.contract import (
+    AGGREGATORS,
+    Aggregated,
+    AggregationContext,
+    Control,
+    Update,
+)
 from fedmerge.federation.aggregators.krum import fewest_updates
 
 __all__ = [

@@ -23,7 +23,7 @@ def scaffold(updates: Iterable[Update], context: AggregationContext) -> Aggregat
 
     S: the hospitals of the round, with n_S images; n: the images of all hospitals of the federation, so that c
     stays the mean by images of all c_m, whoever takes part. d_m: the change of c_m
-    (``federation.control_variates``), option II of the paper, computed from the update. With as many images
+    (``federation.messages.control_variates``), option II of the paper, computed from the update. With as many images
     everywhere these are the paper's 1 / |S| and |S| / N. The paper's server step size is the learning rate of
     ``federation.optimizer: {method: fedavgm, momentum: 0, lr: ...}``; its default is the paper's 1.
 

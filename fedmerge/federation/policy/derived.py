@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.federation.fault_injection import faults_for
-from fedmerge.federation.policy.proposal import Proposal, canonical
-from fedmerge.federation.train_config import (
+from fedmerge.federation.plan.fault_injection import faults_for
+from fedmerge.federation.plan.train_config import (
     common_config,
     control_config,
     fine_tune_config,
     personal_config,
     round_config,
 )
+from fedmerge.federation.policy.proposal import Proposal, canonical
 from fedmerge.schema.validation import differences
 
 Job = Mapping[str, Any]

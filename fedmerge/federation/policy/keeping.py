@@ -9,12 +9,12 @@ from flwr.app import Message
 
 from fedmerge.data import Site
 from fedmerge.errors import Faults, FedMergeError, short
+from fedmerge.federation.messages.reading import METRICS, TEXTS
+from fedmerge.federation.plan.privacy import LocalPrivacy
 from fedmerge.federation.policy.proposal import Proposal, canonical, plugins_of
 from fedmerge.federation.policy.rules import FILE, Policy, read_policy
 from fedmerge.federation.policy.suppression import suppressed, suppressed_findings
 from fedmerge.federation.privacy.accounting import epsilon_of
-from fedmerge.federation.privacy.options import LocalPrivacy
-from fedmerge.federation.schema.reading import METRICS, TEXTS
 from fedmerge.plugins import locate_plugins, restrict_plugins, title_of
 from fedmerge.tasks import TASKS
 

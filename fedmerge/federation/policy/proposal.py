@@ -11,9 +11,9 @@ from pydantic import Field, ValidationError
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import AGGREGATORS
-from fedmerge.federation.plan import FederationPlan
+from fedmerge.federation.plan.plan import FederationPlan
+from fedmerge.federation.plan.section import Section
 from fedmerge.federation.policy.installed import code_version
-from fedmerge.federation.section import Section
 from fedmerge.models.zoo import plugin_of
 from fedmerge.plugins import loaded_code
 from fedmerge.schema.validation import LONGEST_NAME, validate

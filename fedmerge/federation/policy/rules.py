@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from fedmerge.errors import unknown
+from fedmerge.federation.plan.section import Section
 from fedmerge.federation.privacy.secure_sum import FEWEST
-from fedmerge.federation.section import Section
 from fedmerge.schema.validation import Distinct, is_there, load_yaml, validate
 from fedmerge.storage.files import write_text
 

@@ -13,8 +13,8 @@ from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.deployment import bundle, clientapp
 from fedmerge.federation.deployment.bundle import check_bundle
 from fedmerge.federation.deployment.server_folder import ServerFolder
+from fedmerge.federation.messages.records import request_message
 from fedmerge.federation.policy.audit import audit_log
-from fedmerge.federation.records import request_message
 from fedmerge.workflows.deployed import project
 
 

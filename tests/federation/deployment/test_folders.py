@@ -6,7 +6,7 @@ import yaml
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.server_folder import ServerFolder
-from fedmerge.federation.sums.rules import SumRules, rules_of
+from fedmerge.federation.hospital.sums.rules import SumRules, rules_of
 
 
 @pytest.fixture

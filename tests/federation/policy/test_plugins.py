@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.options import FederationOptions
+from fedmerge.federation.plan.options import FederationOptions
 from fedmerge.federation.policy.keeping import admit_plugins, check_proposal
 from fedmerge.federation.policy.proposal import Proposal, plugins_of, proposal_hash
 from fedmerge.federation.policy.rules import Policy

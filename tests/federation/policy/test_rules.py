@@ -7,13 +7,13 @@ import yaml
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions
-from fedmerge.federation.fault_injection import Fault
+from fedmerge.federation.messages.replies import ReplyBody
+from fedmerge.federation.messages.table import MESSAGES
+from fedmerge.federation.plan.fault_injection import Fault
 from fedmerge.federation.policy.keeping import check_proposal
 from fedmerge.federation.policy.proposal import Proposal, SumsAsked
 from fedmerge.federation.policy.rules import NUMBERS, Policy, policy_hash, read_policy, write_policy
 from fedmerge.federation.privacy.accounting import epsilon_of
-from fedmerge.federation.schema.messages import MESSAGES
-from fedmerge.federation.schema.replies import ReplyBody
 from fedmerge.models import ModelSpec
 from fedmerge.training import TrainingOptions
 

@@ -9,13 +9,13 @@ from flwr.app import ConfigRecord
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, client_app
-from fedmerge.federation import clients as clients
 from fedmerge.federation.admission import Admitted, write_admitted
-from fedmerge.federation.clients import wait_for_clients
 from fedmerge.federation.grids.audited import AuditedGrid
+from fedmerge.federation.messages.records import request_message
 from fedmerge.federation.policy.audit import verify
 from fedmerge.federation.policy.proposal import Proposal, proposal_hash
-from fedmerge.federation.records import request_message
+from fedmerge.federation.server import clients
+from fedmerge.federation.server.clients import wait_for_clients
 from fedmerge.models import state_hash
 
 
@@ -67,7 +67,7 @@ def test_the_server_s_log_has_what_went_out_and_what_came_back(approved, proposa
     (folder / "server.yaml").write_text("")
     grid = AuditedGrid(approved.grid, folder, 9)
     (node,) = grid.get_node_ids()
-    from fedmerge.federation.train_config import round_config
+    from fedmerge.federation.plan.train_config import round_config
 
     asked = [
         request_message("query", node, "greeting", proposal.job(), None),

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedmerge.federation.plan.train_config import common_config
 from fedmerge.federation.policy.proposal import Proposal
 from fedmerge.federation.policy.suppression import suppressed
-from fedmerge.federation.train_config import common_config
 
 COUNTS = st.lists(st.integers(0, 60), min_size=1, max_size=12)
 
@@ -54,7 +54,7 @@ def test_a_number_that_must_stay_stays_and_what_needs_it_is_refused(asker, plan,
     )
     greeted = asker.wait_for_clients(Proposal(plan=plan)).content["metrics"]
     assert not any(greeted["class-counts"])
-    from fedmerge.federation.train_config import round_config
+    from fedmerge.federation.plan.train_config import round_config
 
     trained = asker.ask("train", round_config(plan, 1), start).content["metrics"]
     assert set(trained) == {"num-examples", "loss", "accuracy"}

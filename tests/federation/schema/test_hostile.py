@@ -8,7 +8,7 @@ from benchmarks.simulations.hostile_answers import ERRORS, EVALUATE, GREETING, T
 from benchmarks.simulations.hostile_changes import error, say, texts
 from benchmarks.simulations.hostile_messages import HONEST, HOSTILE, PHASES, federate, untouched
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.schema.text import LONGEST
+from fedmerge.federation.messages.text import LONGEST
 from fedmerge.models import state_hash
 
 CASES = [

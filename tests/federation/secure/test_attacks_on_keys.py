@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.hospital.secure.rules import SecureRules
+from fedmerge.federation.messages.secure import Offered
 from fedmerge.federation.privacy.identity import Identity
 from fedmerge.federation.privacy.secure_keys import make_advert
-from fedmerge.federation.privacy.secure_round import check_offer
-from fedmerge.federation.privacy.secure_rules import SecureRules
 from fedmerge.federation.privacy.secure_sum import new_secret, public_of
-from fedmerge.federation.requests import Reply
-from fedmerge.federation.schema.secure import Offered
+from fedmerge.federation.server.requests import Reply
+from fedmerge.federation.server.secure_round import check_offer
 from tests.federation.secure.steps import LABEL, masked, share
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.keys import make_node_key, read_public
 from fedmerge.federation.privacy.masked import NoSum
-from fedmerge.federation.privacy.secure_round import check_offer
+from fedmerge.federation.server.secure_round import check_offer
 from tests.federation.secure.steps import LABEL, masked, share, up_to_masked
 
 

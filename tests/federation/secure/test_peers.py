@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from fedmerge.cli.app import app
 from fedmerge.federation.deployment.keys import make_node_key, read_public
+from fedmerge.federation.hospital.secure.peers import Peers
+from fedmerge.federation.hospital.secure.rules import SecureRules
 from fedmerge.federation.privacy.identity import fingerprint
-from fedmerge.federation.privacy.peers import Peers
-from fedmerge.federation.privacy.secure_rules import SecureRules
 
 
 @pytest.fixture

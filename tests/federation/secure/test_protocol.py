@@ -64,7 +64,7 @@ def test_two_hospitals_have_no_sum(net):
 
 def test_every_state_between_two_messages_may_be_another_process(net):
     """What waits is taken along by ``state_dict``: the same total."""
-    from fedmerge.federation.privacy.secure_hospital import SecureHospital
+    from fedmerge.federation.hospital.secure.rounds import SecureHospital
 
     them = net(4)
     carry = them.carry

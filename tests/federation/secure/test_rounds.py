@@ -9,12 +9,12 @@ import torch
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
 from fedmerge.federation.deployment.keys import make_node_key, read_public
-from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.hospital_app import SECURE
-from fedmerge.federation.journal import RoundJournal
+from fedmerge.federation.hospital.app import SECURE
+from fedmerge.federation.hospital.hospital import Hospital
+from fedmerge.federation.hospital.secure.rounds import SecureHospital
+from fedmerge.federation.messages.records import request_message
 from fedmerge.federation.privacy.masked import encode_weights
-from fedmerge.federation.privacy.secure_hospital import SecureHospital
-from fedmerge.federation.records import request_message
+from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models import state_hash
 
 NUMBERS = ("num-examples", "loss", "accuracy", "balanced_accuracy", "steps", "merges")
@@ -227,7 +227,7 @@ def test_garbage_makes_a_void_round_not_a_broken_model(secure, cohort, monkeypat
 
 def test_a_hospital_that_counts_other_images_than_it_has_makes_a_void_round(secure, cohort, monkeypatch):
     """It says that it has 60,000,000,000 images, so that the mean would be its own."""
-    from fedmerge.federation import hospital
+    from fedmerge.federation.hospital import hospital
 
     encode = hospital.encode_means
 

@@ -8,15 +8,15 @@ from fedmerge.data.fusion import share
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
 from fedmerge.federation.deployment.keys import make_node_key, read_public
-from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.participation import Participation
-from fedmerge.federation.plan_checks import check_plan
-from fedmerge.federation.privacy.secure_hospital import SecureHospital
-from fedmerge.federation.sums.hospital import program_of
-from fedmerge.federation.sums.masks import to_words
-from fedmerge.federation.sums.packing import pack
-from fedmerge.federation.sums.rules import SIMULATED
-from fedmerge.federation.sums.session_store import SessionStore
+from fedmerge.federation.hospital.hospital import Hospital
+from fedmerge.federation.hospital.secure.rounds import SecureHospital
+from fedmerge.federation.hospital.sums.answer import program_of
+from fedmerge.federation.hospital.sums.masks import to_words
+from fedmerge.federation.hospital.sums.rules import SIMULATED
+from fedmerge.federation.hospital.sums.session_store import SessionStore
+from fedmerge.federation.packing import pack
+from fedmerge.federation.plan.participation import Participation
+from fedmerge.federation.server.plan_checks import check_plan
 from fedmerge.merging import merge
 from fedmerge.merging.matching.statistics import LocalStatistics
 from fedmerge.models import build
@@ -226,7 +226,7 @@ def test_what_one_hospital_answers_alone_is_refused_by_name(ward, states, sums_a
 @pytest.mark.parametrize("kind", ["inputs", "importance"])
 def test_a_hospital_refuses_it_too(ward, states, monkeypatch, kind):
     """A server that asks all the same, for a sum of which the others have no part."""
-    from fedmerge.federation.sums import masked
+    from fedmerge.federation.server import masked_sums as masked
 
     monkeypatch.setattr(masked, "OWN", ())
     with pytest.raises(FedMergeError, match=f"'{kind}' is answered by one hospital"):
@@ -438,7 +438,7 @@ def test_models_without_weights_for_the_others_give_no_sum(ward, states):
             message.content["arrays"] = other._weights
 
     server.grid.before = swap
-    from fedmerge.federation.sums import hospital
+    from fedmerge.federation.hospital.sums import answer as hospital
 
     hospital._HELD.clear()
     server.kept[0].sums.session = None
@@ -449,7 +449,7 @@ def test_models_without_weights_for_the_others_give_no_sum(ward, states):
 
 def hospital_states_apart(statistics):
     """Hospitals of one process share the models of a session; here each reads those that it was sent."""
-    from fedmerge.federation.sums import hospital
+    from fedmerge.federation.hospital.sums import answer as hospital
 
     class Nothing(dict):
         def __setitem__(self, key, value):
