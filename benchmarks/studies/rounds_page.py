@@ -1,9 +1,9 @@
 """The page on round algorithms: its tables, written anew from finished studies or from the kept rows.
 
-Give the folders that `fedmerge bench` left for bench-round-algorithms and bench-round-algorithms-others: `python -m
-benchmarks.studies.rounds_page MAIN OTHERS`. Scores and drift then go into benchmarks/results as round-algorithms.csv
-and round-algorithms-drift.csv. Without folders the page is written from these files. What stands between <!-- begin
-NAME --> and <!-- end NAME --> in docs/studies/round-algorithms.md is replaced.
+Give the folders that `fedmerge bench` left for bench-round-algorithms and bench-round-algorithms-others:
+`python -m benchmarks.studies.rounds_page MAIN OTHERS`. Scores and drift then go into benchmarks/results as
+round-algorithms.csv and round-algorithms-drift.csv. Without folders the page is written from these files.
+What stands between <!-- begin NAME --> and <!-- end NAME --> in docs/studies/round-algorithms.md is replaced.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def rows_of(studies: Sequence[Study]) -> pd.DataFrame:
 
 
 def drift_of(study: Study) -> Iterator[dict[str, Any]]:
-    """Yield a row for each pool: angles between the hospitals' own models, what their mean keeps, per part."""
+    """Yield a row for each pool: angles between the hospitals' models, what their mean keeps, per part."""
     mean = study.done[study.done["method"] == "mean"]
     for row in mean.to_dict("records"):
         job = json.loads((study.folder / "jobs" / row["config_hash"] / "job.json").read_text("utf-8"))
@@ -169,8 +169,8 @@ def sizes(rows: pd.DataFrame) -> str:
     constant = rows[rows["method"].isin(METHODS)]
     n, m = int(constant["constant"].sum()), len(constant)
     return (
-        f"{thousands(usual)} federations of each algorithm (seeds times unseen hospitals){lack}. {MARK}: one class for "
-        f"every image; n/m: in n of m measurements, {percent(n / m)} of all."
+        f"{thousands(usual)} federations of each algorithm (seeds times unseen hospitals){lack}. {MARK}: one class "
+        f"for every image; n/m: in n of m measurements, {percent(n / m)} of all."
     )
 
 

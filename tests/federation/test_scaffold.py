@@ -150,7 +150,7 @@ def test_one_full_step_a_round_is_gradient_descent_on_the_mean_objective(plan, c
 
 
 def test_with_the_same_images_everywhere_it_is_federated_averaging(plan, cohort):
-    """Full batches, so that the order of images is nothing: c_i = c in every round, and nothing is corrected."""
+    """Full batches, so the order of images is nothing: c_i = c in every round; nothing is corrected."""
     sites = [replace(cohort.training[0], name=site.name) for site in cohort.training]
     full = {"batch_size": 36, "epochs": 4}
     state, control, own, _ = served(having(plan, full, aggregate="scaffold"), sites)
@@ -267,7 +267,7 @@ def test_a_control_variate_that_is_not_finite_is_refused_by_the_hospital(plan):
 
 
 def test_a_parameter_s_rates_are_those_of_the_steps_in_which_it_learns(plan):
-    """30 images in batches of 12 are three steps an epoch; cosine's factor of step s of n is (1 + cos) / 2."""
+    """30 images in batches of 12 are three steps an epoch; the rate of step s of 9 is half of 1 + cos."""
     options = TrainingOptions(
         lr=0.1, batch_size=12, epochs=3, recipe="lp-ft", **PLAIN | {"schedule": "cosine"}
     )
@@ -306,7 +306,7 @@ def test_what_it_cannot_follow_is_refused(plan, cohort, local, options, facts):
 
 
 def test_a_hospital_s_rules_know_its_jobs_and_no_other(plan):
-    """In an approved experiment with it: the round's job, the client state; not in fine-tuning, nor without."""
+    """In an approved experiment with it: the round's job, the client state; not in fine-tuning."""
     tuned = plan.model_copy(update={"fine_tune": plan.local})
     with_it, without = (Proposal(plan=having(tuned, aggregate=name)) for name in ("scaffold", "mean"))
     job = job_of(with_it.plan)

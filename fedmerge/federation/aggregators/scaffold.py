@@ -17,15 +17,15 @@ from fedmerge.registry import Needs
     needs=Needs(individual_models=True, control_variates=True),
 )
 def scaffold(updates: Iterable[Update], context: AggregationContext) -> Aggregated:
-    """The mean by images of updates whose steps were corrected, and the change of the server's control variate.
+    """The mean by images of updates with corrected steps, and the change of the server's control variate.
 
     theta <- sum_{m in S} (n_m / n_S) theta_m          c <- c + sum_{m in S} (n_m / n) d_m
 
-    S: the hospitals of the round, with n_S images; n: the images of all hospitals of the federation, so that c
-    stays the mean by images of all c_m, whoever takes part. d_m: the change of c_m
-    (``federation.messages.control_variates``), option II of the paper, computed from the update. With as many images
-    everywhere these are the paper's 1 / |S| and |S| / N. The paper's server step size is the learning rate of
-    ``federation.optimizer: {method: fedavgm, momentum: 0, lr: ...}``; its default is the paper's 1.
+    S: the hospitals of the round, with n_S images; n: the images of all hospitals of the federation, so that
+    c stays the mean by images of all c_m, whoever takes part. d_m: the change of c_m
+    (``federation.messages.control_variates``), option II of the paper, computed from the update. With as many
+    images everywhere these are the paper's 1 / |S| and |S| / N. The paper's server step size is the learning
+    rate of ``federation.optimizer: {method: fedavgm, momentum: 0, lr: ...}``; its default is the paper's 1.
 
     Hospitals train by plain SGD. As with the mean, one hostile update can move theta and c anywhere.
     """

@@ -1,4 +1,4 @@
-"""A hospital's side of control variates: the correction of its gradients, and what it keeps between rounds."""
+"""A hospital's side of control variates: the correction of its gradients, and what it keeps."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class HospitalControl:
         """start, control: x and c. Raises FedMergeError if c is not finite."""
         if broken := non_finite(control):
             raise FedMergeError(
-                f"the server's control variate is not finite in '{broken[0]}', so no step is taken by it: the "
-                "rounds before diverged (lower training.lr), or the server is hostile."
+                f"the server's control variate is not finite in '{broken[0]}', so no step is taken by it: "
+                "the rounds before diverged (lower training.lr), or the server is hostile."
             )
         kept = memory.after(job.since)
         self.lost = kept is None

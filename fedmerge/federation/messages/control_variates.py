@@ -9,11 +9,11 @@ with c the server's control variate and c_i its own, and then, with the steps' l
 
     c_i <- c_i + d_i,       d_i = (x - y_i) / sum_k eta_k - c,
 
-which makes c_i the mean of its gradients along the way. The server knows x, c, y_i and the learning rates, so it
-computes d_i itself and none is sent: a message to a hospital is twice as long as without, a reply is not.
+which makes c_i the mean of its gradients along the way. The server knows x, c, y_i and the learning rates, so
+it computes d_i itself and none is sent: a message to a hospital is twice as long as without, a reply is not.
 
-A parameter that learns in some of the steps alone (an encoder while the head is probed) has the sum over those,
-and one that does not learn has d_i = 0. Batch-norm statistics have no control variate.
+A parameter that learns in some of the steps alone (an encoder while the head is probed) has the sum over
+those, and one that does not learn has d_i = 0. Batch-norm statistics have no control variate.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def sent_tensors(job: TrainJob) -> Tensors:
 
 
 def divided(sent: State) -> tuple[State, State]:
-    """Divide the arrays of a training job into the weights and the server's control variate, by plain names."""
+    """Divide the arrays of a training job into the weights and the server's control variate."""
     control = {key.removeprefix(PREFIX): value for key, value in sent.items() if key.startswith(PREFIX)}
     return {key: value for key, value in sent.items() if not key.startswith(PREFIX)}, control
 

@@ -101,8 +101,8 @@ def _memory(proposal: Proposal, job: dict[str, Any], site: str) -> str:
     plan = proposal.plan
     if not plan.federation.keeps_client_state:
         raise FedMergeError(
-            "the server asks for what a hospital keeps between rounds, and in the approved experiment it keeps "
-            "nothing."
+            "the server asks for what a hospital keeps between rounds, and in the approved experiment it "
+            "keeps nothing."
         )
     restored = common_config(plan) | personal_config(plan) | control_config(plan)
     _same(job, {} if "model" not in job else restored)

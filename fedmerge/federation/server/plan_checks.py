@@ -51,7 +51,7 @@ def check_plan(plan: FederationPlan, hospitals: int) -> None:
 
 
 def _check_control(plan: FederationPlan) -> None:
-    """Refuse what control variates cannot follow: they are means of gradients, and tell of each hospital's."""
+    """Refuse what control variates do not go with: they are means of each hospital's gradients."""
     rules, local = plan.federation, plan.local
     what = f"federation.aggregate {rules.aggregate.method}"
     clash = [
@@ -70,15 +70,15 @@ def _check_control(plan: FederationPlan) -> None:
             else "they are computed from each hospital's update as it is, and the journal takes each one's"
         )
         raise FedMergeError(
-            f"{what} keeps control variates, which do not go with federation.{name}: {why}. Take one of the two "
-            "out."
+            f"{what} keeps control variates, which do not go with federation.{name}: {why}. Take one of the "
+            "two out."
         )
     if local.optimizer != "sgd" or local.momentum:
         given = local.optimizer if local.optimizer != "sgd" else f"sgd with momentum: {local.momentum:g}"
         raise FedMergeError(
-            f"{what} reads a hospital's mean gradient off the way it went, which takes steps of plain SGD, but the "
-            f"rounds train with {given}: set training.optimizer: sgd and training.momentum: 0 (and lr to fit; "
-            "fine_tune may have others)."
+            f"{what} reads a hospital's mean gradient off the way it went, which takes steps of plain SGD, but "
+            f"the rounds train with {given}: set training.optimizer: sgd and training.momentum: 0 (and lr to "
+            "fit; fine_tune may have others)."
         )
     for name, there in (
         ("proximal", local.proximal > 0),

@@ -1,4 +1,4 @@
-"""The page on round algorithms: numbers by hand, and a small version of its studies, from training to tables."""
+"""The page on round algorithms: numbers by hand, and its studies, small, from training to tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIGS = ROOT / "configs"
 
 
 def made_up() -> pd.DataFrame:
-    """Two hospitals, three seeds: SCAFFOLD has 4 points more than FedAvg-SGD, which has 6 less than FedAvg."""
+    """Two hospitals, three seeds: SCAFFOLD is 4 points above FedAvg-SGD, which is 6 below FedAvg."""
     score = {"FedAvg": 0.60, "FedAvg-SGD": 0.54, "SCAFFOLD": 0.58, "pooled": 0.7}
     rows = []
     for name, value in score.items():
@@ -83,7 +83,7 @@ SMALL: dict[str, Any] = {"model": {"name": "small-cnn", "options": {"width": 4}}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The shipped studies on digits of three hospitals, one of them unseen, two rounds of one small network."""
+    """The shipped studies on digits of three hospitals, one of them unseen, two rounds of a small network."""
     work, made = tmp_path_factory.mktemp("rounds"), []
     base = load_yaml(CONFIGS / "round-algorithms.yaml") | SMALL | {"cohort": COHORT}
     base["training"] |= {"rounds": 2}
