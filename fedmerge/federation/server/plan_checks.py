@@ -76,7 +76,7 @@ def _check_control(plan: FederationPlan) -> None:
     if local.optimizer != "sgd" or local.momentum:
         given = local.optimizer if local.optimizer != "sgd" else f"sgd with momentum: {local.momentum:g}"
         raise FedMergeError(
-            f"{what} reads a hospital's mean gradient off the way it went, which takes steps of plain SGD, but "
+            f"{what} reads a hospital's mean gradient off the way it went, which takes plain SGD, but "
             f"the rounds train with {given}: set training.optimizer: sgd and training.momentum: 0 (and lr to "
             "fit; fine_tune may have others)."
         )
