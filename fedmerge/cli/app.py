@@ -12,11 +12,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from click import Context
 from rich.console import Console
+from typer.core import TyperGroup
 
 from fedmerge.errors import FedMergeError, short
 
+FIRST = ("new", "sites", "run", "report", "serve", "compare", "bench", "methods", "doctor")
+"""The commands that a newcomer looks for, in the order of need; the others follow."""
+
+
+class InOrder(TyperGroup):
+    """The commands, the first ones first."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        """Return the names in the order of the help."""
+        known = super().list_commands(ctx)
+        return [name for name in FIRST if name in known] + [name for name in known if name not in FIRST]
+
+
 app = typer.Typer(
+    cls=InOrder,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from fedmerge.seeding import Draws, seeded_with
 from fedmerge.tasks import task_of
 from fedmerge.training.augment import augment
 from fedmerge.training.checks import check_trainable
+from fedmerge.training.correction import Correction
 from fedmerge.training.inmerge import InMerge
 from fedmerge.training.objective import Objective
 from fedmerge.training.options import TrainingOptions
@@ -58,6 +59,7 @@ def fit(
     draws: Draws,
     span: tuple[float, float] = (0.0, 1.0),
     progress: Callable[[int, int], None] | None = None,
+    correction: Mapping[str, Tensor] | None = None,
 ) -> FitResult:
     """Train ``model`` in place with its task's loss for ``options.epochs`` passes over the images.
 
@@ -68,7 +70,8 @@ def fit(
     the order of the images, the augmentations, dropout and InMerge draw. span: the part of the learning-rate
     schedule that this call covers. A last batch of a single image is joined to the one before it, because
     batch norm cannot normalise one value. The model stays on its device, and is left in the mode it came in.
-    FedProx's term holds the weights near those the model came with; it is not in the losses. progress: called
+    FedProx's term holds the weights near those the model came with; it is not in the losses. correction:
+    added to every gradient of the parameters of these names, before the optimizer's step. progress: called
     with (steps done, steps in all) after each step.
 
     Raises FedMergeError for unusable images, labels or batch size, and TrainingDiverged, at the end of the
@@ -84,7 +87,9 @@ def fit(
     sizes = batch_sizes(len(images), options.batch_size)
     rates = learning_rates(options.schedule, options.lr, options.epochs * len(sizes), span)
     optimizer = make_optimizer(model, options)
-    proximal = Proximal(model, options.proximal) if options.proximal else None
+    pulls: list[Proximal | Correction] = []
+    pulls += [Proximal(model, options.proximal)] if options.proximal else []
+    pulls += [Correction(model, correction)] if correction else []
     inmerge = None
     if options.inmerge is not None:
         inmerge = InMerge(model, **options.inmerge.model_dump(), seed=draws.derive("inmerge")).attach(
@@ -111,7 +116,7 @@ def fit(
                 _set_rate(optimizer, rates[done])
                 batch = only(normalise, chosen)(augment(seen, options.augment, changes))
                 target = targets[chosen.to(device)]
-                loss, logits = _step(model, optimizer, proximal, batch, target, options, objective)
+                loss, logits = _step(model, optimizer, pulls, batch, target, options, objective)
                 step_losses[step] = loss
                 hits += (task.predicted(logits) == target).sum()
                 if progress is not None:
@@ -157,7 +162,7 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Op
 def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    proximal: Proximal | None,
+    pulls: Sequence[Proximal | Correction],
     batch: Tensor,
     target: Tensor,
     options: TrainingOptions,
@@ -169,8 +174,8 @@ def _step(
         loss = objective(logits, target)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if proximal is not None:
-        proximal.pull()
+    for each in pulls:
+        each.pull()
     optimizer.step()
     return loss.detach(), logits.detach()
 

@@ -58,9 +58,17 @@ def test_pyproject_names_the_apps_and_its_configuration_is_whole():
     assert RunConfig.read(app["config"]).overrides == ["threads=1"]
 
 
-@pytest.mark.parametrize("unseen", ["cohort", f"each;federation.personal=norms;{SHORT}"])
+@pytest.mark.parametrize(
+    "unseen",
+    [
+        "cohort",
+        f"each;federation.personal=norms;{SHORT}",
+        f"each;federation.aggregate=scaffold;training.momentum=0;{SHORT}",
+    ],
+)
 def test_the_apps_do_what_run_does_bit_for_bit(site_files, hashes, tmp_path, unseen):
-    """With one site unseen, and with a federation for each site left out in turn, each keeping its norms."""
+    """With one site unseen, and with a federation for each site left out in turn, each keeping its norms, or
+    its control variate."""
     n_nodes = 3 if unseen == "cohort" else 4
     local = run(site_files, changes=f"unseen={unseen}".split(";"), out=tmp_path / "local", seed=3)
     out = tmp_path / "flower"

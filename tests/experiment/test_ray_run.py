@@ -56,13 +56,14 @@ def test_ray_with_two_workers_and_masked_sums_gives_the_bits_of_one_process(expe
     ("federation", "training"),
     [
         ({"personal": "norms", "optimizer": "fedadam", "participation": {"number": 2}}, {}),
+        ({"aggregate": "scaffold", "participation": {"number": 2}}, {"momentum": 0.0, "rounds": 3}),
         ({"secure_aggregation": True}, {"fine_tune": "none"}),
     ],
 )
 def test_what_hospitals_keep_between_messages_follows_them_over_workers(
     experiment, own_ray, tmp_path, federation, training
 ):
-    """Their own norms, between rounds; the weights under a mask, between training and summing."""
+    """Norms or control variates, between rounds; weights under a mask, between training and summing."""
     given = experiment | {"threads": 1, "fusion": ["mean"], "testtime": [], "federation": federation}
     given["training"] = given["training"] | training
     local = fm.run(given, out=tmp_path / "local")

@@ -291,6 +291,7 @@ def test_a_plan_that_cannot_be_is_refused_before_the_first_round(plan, cohort, c
     [
         {"personal": "norms", "optimizer": "fedadam", "participation": {"number": 2}},
         {"personal": "head", "aggregate": "greedy"},
+        {"aggregate": "scaffold", "participation": {"number": 2}},
         {"privacy": SIMULATED, "optimizer": "fedadam"},
         {"privacy": ADAPTIVE | {"simulate": True}},
         {"privacy": LOCAL | {"simulate": True}},
@@ -303,7 +304,8 @@ def test_interrupted_rounds_go_on_with_the_same_bits(plan, cohort, tmp_path, opt
     Masks are drawn anew, but they cancel exactly, so secure rounds are equal bit for bit too.
     """
     changed = (protected if "privacy" in options or options is SECURE else having)(plan, **options)
-    changed = changed.model_copy(update={"rounds": 4})
+    plain = {"momentum": 0.0} if "scaffold" in options.values() else {}
+    changed = changed.model_copy(update={"rounds": 4, "local": plan.local.model_copy(update=plain)})
     whole, tuned = serve(changed, cohort, both)
 
     def killed(server):

@@ -23,6 +23,11 @@ def personal_config(plan: FederationPlan) -> dict[str, Any]:
     return {} if personal == "none" else {"personal": personal}
 
 
+def control_config(plan: FederationPlan) -> dict[str, Any]:
+    """Return a job's field about control variates; empty without them."""
+    return {"control": True} if plan.federation.control_variates else {}
+
+
 def private_config(plan: FederationPlan) -> dict[str, Any]:
     """Return a job's field about local privacy; empty without it."""
     privacy = plan.federation.privacy
@@ -42,10 +47,15 @@ def train_config(
     return common_config(plan) | personal_config(plan) | own
 
 
+def round_span(plan: FederationPlan, round: int) -> tuple[float, float]:
+    """Return the part of the learning-rate schedule that a round covers."""
+    return (round - 1) / plan.rounds, round / plan.rounds
+
+
 def round_config(plan: FederationPlan, round: int) -> dict[str, Any]:
     """Return the job of a federated round, which covers its part of the learning-rate schedule."""
-    span = ((round - 1) / plan.rounds, round / plan.rounds)
-    return train_config(plan, round, "round", plan.local, span) | private_config(plan)
+    span = round_span(plan, round)
+    return train_config(plan, round, "round", plan.local, span) | private_config(plan) | control_config(plan)
 
 
 def fine_tune_config(plan: FederationPlan) -> dict[str, Any]:

@@ -53,5 +53,6 @@ def _site(found: Found, option: str) -> Site:
             f"{option} run takes the folder of a run and one target: give --target, or a source of images."
         )
     spec = validate(CohortSpec, found.config["cohort"], "cohort")
+    spec._folder = found.sources
     with no_downloads():
         return build_cohort(spec, 0)[found.target]
