@@ -60,9 +60,7 @@ def test_it_runs_and_shows_what_it_shows(path):
             [(each["output_type"], sorted(each.get("data", ()))) for each in outputs]
             for outputs in (cell["outputs"], kept["outputs"])
         )
-        assert [each for each in shown if each[0] != "stream"] == [
-            each for each in before if each[0] != "stream"
-        ]
+        assert [each for each in shown if each[0] != "stream"] == [each for each in before if each[0] != "stream"]
 
 
 def test_a_figure_shows_itself_without_pyplot():
