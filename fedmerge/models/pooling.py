@@ -20,9 +20,11 @@ class MaxPool2d(nn.MaxPool2d):
         """N x C x h x w of N x C x H x W."""
         if self.return_indices or not _plain(x):
             return super().forward(x)
-        window = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        sizes: tuple[Any, ...] = (self.kernel_size, self.stride, self.padding, self.dilation)
+        window: Any = (*map(_pair, sizes), self.ceil_mode)
         if torch.is_grad_enabled() and x.requires_grad:
-            return _Pooled.apply(x, *map(_pair, window[:4]), self.ceil_mode)
+            pooled: Tensor = _Pooled.apply(x, *window)
+            return pooled
         return _planes(max_pool2d(x.contiguous(memory_format=torch.channels_last), *window))
 
 
@@ -50,7 +52,7 @@ def _plain(x: Tensor) -> bool:
         x.is_cpu
         and x.ndim == 4
         and x.is_contiguous()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
     )

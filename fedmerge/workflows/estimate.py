@@ -1,13 +1,12 @@
 """What a run would do, how long, and how much memory and disk: measured on a few steps, then counted.
 
-Seconds: a training step is timed on images of the first hospital, a prediction on as many images as arrive at
-once, and a test-time method on two batches, all with the experiment's network on its device; the steps,
-images and batches of the run are then counted exactly. Starting Python, reading images, fusing, writing files
+Seconds: a training step is timed on images of the first hospital, a prediction on a full batch, and a
+test-time method on two batches, all with the experiment's network on its device; the steps, images and
+batches of the run are then counted exactly. Starting Python, reading images, fusing, writing files
 and drawing the report are not counted. Nothing is written.
 
 Memory: what this process took at most, with all modules that a run imports, the experiment's images, and
-those steps and predictions; and what a run holds besides: the models of one federation, its pooled images, and
-the pictures of its report.
+those steps and predictions; and what a run holds besides: the models of one federation and its pooled images.
 """
 
 from __future__ import annotations
@@ -44,8 +43,6 @@ STEPS = 12
 """Training steps that are timed, after one epoch of as many that is not."""
 REPORT_BYTES = 2**20
 """The disk that a run's report and tables take: about a megabyte."""
-DRAWING_BYTES = 32 * 2**20
-"""The memory of matplotlib while it draws a report, and of the tables: about the size of two figures' rasters."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def estimate(
         experiment.seeds,
         tuple(found),
         tuple(parts),
-        _most_memory() + max(bench.held(each) for each in found) + DRAWING_BYTES,
+        _most_memory() + max(bench.held(each) for each in found),
         times * bench.weights * models + REPORT_BYTES,
         bench.measured,
     )
@@ -125,9 +122,8 @@ def _models(experiment: Experiment, federation: Federation) -> int:
 
 def _import_what_a_run_imports() -> None:
     """Import the modules that only a run needs, for their memory."""
-    import fedmerge.federation.clients
     import fedmerge.federation.grids.local
-    import fedmerge.federation.remote_evaluation
+    import fedmerge.federation.server
     import fedmerge.reports.run_report  # noqa: F401
 
 

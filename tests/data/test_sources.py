@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fedmerge.data import CohortSpec, SiteSpec, build_cohort, medmnist
+from fedmerge.data import CohortSpec, SiteSpec, build_cohort
 from fedmerge.data.sources import Arrays, load_source, source_key
 from tests.facts import refused
 
@@ -170,16 +170,6 @@ def test_an_unknown_source_is_a_sentence(source: str, words: tuple[object, ...])
         load_source(source)
 
 
-
-
-
-
-
-
-
-
-
-
 @pytest.fixture
 def pictures(data_here: Path) -> Path:
     """Ten grey PNGs of each of the classes ``b-cell`` and ``a-cell``, 9 wide and 8 high, of value 10 i."""
@@ -266,8 +256,6 @@ def test_arrays_need_val_and_test_together() -> None:
         load_source(Arrays(images, [0, 1, 0, 1], val=(images, [0, 1, 0, 1])))
 
 
-
-
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
@@ -302,19 +290,3 @@ def test_labels_that_are_no_classes_are_sentences(labels: object, words: tuple[s
 def test_images_that_are_none_are_sentences(images: object, words: tuple[str, ...]) -> None:
     with refused("arrays", *words):
         load_source(Arrays(images, [0, 1, 0, 1]))
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -39,9 +39,11 @@ def test_values_and_gradients_are_those_of_pytorch(
     weights = torch.randn(expected.shape, generator=generator)
     got.backward(weights)
     expected.backward(weights)
-    assert a.grad is not None and b.grad is not None
+    assert a.grad is not None
+    assert b.grad is not None
     assert bits(got) == bits(expected) == bits(ours(x))
-    assert bits(a.grad) == bits(b.grad) and a.grad.stride() == b.grad.stride()
+    assert bits(a.grad) == bits(b.grad)
+    assert a.grad.stride() == b.grad.stride()
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])

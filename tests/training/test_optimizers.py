@@ -39,7 +39,8 @@ def trained(kind: type[Optimizer], options: dict[str, Any]) -> tuple[list[torch.
 def test_steps_state_and_hooks_are_those_of_pytorch(kind: type[Optimizer], options: dict[str, Any]) -> None:
     found, stepped = trained(eager(kind), options)
     expected, _ = trained(kind, options)
-    assert len(stepped) == 4 and isinstance(stepped[0], kind)
+    assert len(stepped) == 4
+    assert isinstance(stepped[0], kind)
     assert len(found) == len(expected)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 

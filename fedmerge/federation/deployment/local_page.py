@@ -1,4 +1,4 @@
-"""What pages for this machine alone share: headers, the names that they answer to, and how they are served."""
+"""What pages for this machine alone share: headers, the names that they answer to, how they are served."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def live_app(status: Callable[[], dict[str, Any]], clock: Callable[[float], str]
     """Return an ASGI app that shows ``status()`` (``live_status``) at ``/`` and ``/status.json``, read-only.
 
     clock: seconds in words. The page loads nothing from elsewhere; its one script fetches it again every few
-    seconds, and without scripts the browser does. A folder that is gone or cannot be read is said on the page.
+    seconds, and without scripts the browser does. It says so where the folder cannot be read.
     """
     script = (HERE / "live.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import time
@@ -137,7 +138,7 @@ def _record(job: Path) -> Told:
 def _rounds_left(rounds: Path, number: int) -> float | None:
     """Return the seconds of so many rounds, each as long as the middle one of the latest."""
     ends = sorted(_newest([path]) for path in rounds.glob("[0-9]*.json"))[-RECENT - 1 :]
-    gaps = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(ends)]
     return statistics.median(gaps) * number if gaps else None
 
 
