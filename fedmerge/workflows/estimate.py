@@ -1,8 +1,8 @@
 """What a run would do, how long, and how much memory and disk: measured on a few steps, then counted.
 
-Seconds: a training step is timed on images of the first hospital, a prediction on a full batch, and a
-test-time method on two batches, all with the experiment's network on its device; the steps, images and
-batches of the run are then counted exactly. Starting Python, reading images, fusing, writing files
+Seconds: a training step is timed on images of the first hospital, a prediction on as many images as arrive at
+once, and a test-time method on two batches, all with the experiment's network on its device; the steps,
+images and batches of the run are then counted exactly. Starting Python, reading images, fusing, writing files
 and drawing the report are not counted. Nothing is written.
 
 Memory: what this process took at most, with all modules that a run imports, the experiment's images, and
@@ -144,7 +144,8 @@ class _Bench:
         self.measured: dict[str, float] = {}
         images = next(site.train for site in cohort.sites if len(site.train))
         self.step = self._timed("seconds a training step", lambda: self._train(images))
-        few = self._some(AT_ONCE)
+        self._predict(self._some(AT_ONCE))  # for its memory
+        few = images.images[: experiment.evaluation.batch_size]
         self.image = self._timed("seconds a prediction", lambda: self._predict(few)) / len(few)
         self.measured["seconds a prediction"] = self.image
 
