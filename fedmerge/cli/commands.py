@@ -25,6 +25,7 @@ from fedmerge.cli.app import (
     say,
     with_trackers,
 )
+from fedmerge.cli.importing import importing
 from fedmerge.cli.progress import lines, progress_bar
 from fedmerge.errors import FedMergeError
 from fedmerge.storage.files import write
@@ -68,8 +69,9 @@ def run(
     Ctrl-C ends the run after what is in flight, a second one at once; --resume goes on with it. The exit code
     is 1 where a method failed, 2 for what you can put right, 130 after Ctrl-C.
     """
-    from fedmerge.experiment.interrupt import Stopped
-    from fedmerge.workflows.run import run as run_experiment
+    with importing("fedmerge.workflows.run"):
+        from fedmerge.experiment.interrupt import Stopped
+        from fedmerge.workflows.run import run as run_experiment
 
     if dry_run:
         if resume is not None or config is None:

@@ -13,6 +13,9 @@ from fedmerge.models.inputs import only
 from fedmerge.models.modes import evaluating
 from fedmerge.models.outputs import logits_of
 
+AT_ONCE = 256
+"""Images of a batch, where nothing else is asked for."""
+
 
 @torch.no_grad()
 def predict(
@@ -20,7 +23,7 @@ def predict(
     images: Tensor,
     normalise: Callable[[Tensor], Tensor],
     *,
-    batch_size: int = 256,
+    batch_size: int = AT_ONCE,
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD, AdamW
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.feeding import batches, on_device
@@ -22,6 +23,7 @@ from fedmerge.training.checks import check_trainable
 from fedmerge.training.correction import Correction
 from fedmerge.training.inmerge import InMerge
 from fedmerge.training.objective import Objective
+from fedmerge.training.optimizers import eager
 from fedmerge.training.options import TrainingOptions
 from fedmerge.training.proximal import Proximal
 from fedmerge.training.recipe import parameter_groups, recipe_of
@@ -148,8 +150,8 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Op
     late = options.recipe == "lp-ft"  # the fused kernel cannot take up parameters in the middle
     fused = not late and all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
-    return torch.optim.SGD(
+        return eager(AdamW)(groups, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
+    return eager(SGD)(
         groups,
         lr=options.lr,
         momentum=options.momentum,

@@ -142,7 +142,8 @@ def adopt(folder: Path, config: BenchConfig, plan: StudyPlan, extend: bool) -> N
             )
     with said(folder):
         write_text(path, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
-        write_json(folder / "plan.json", {"hash": _hash(plan), "jobs": list(plan.tasks)})
+        labels = [task.label for task in plan.tasks.values()]
+        write_json(folder / "plan.json", {"hash": _hash(plan), "jobs": list(plan.tasks), "labels": labels})
 
 
 def _hash(plan: StudyPlan) -> str:
