@@ -34,12 +34,13 @@ def fine_tune(
             history = [*rounds, *server.strategy.history]
             setup.keep_federated(start, server.numbers(start), last_training(history))
     _keep_start(setup, start)
-    names = [member.name for member in server.clients]
+    clients = {member.name: member for member in server.clients}
+    names = list(clients)
     done = [name for name in names if setup.checkpoints.load_if_done(TRAINING, FINE_TUNE, name) is not None]
     settled = names[: names.index(done[-1]) + 1] if done else []
     for name, state, metrics in server.fine_tune(start, settled, len(done)):
         with setup.checkpoints.save(TRAINING, FINE_TUNE, name):
-            setup.keep(name, state, metrics, server.own_numbers(state, name))
+            setup.keep(clients[name], state, metrics, server.own_numbers(state, name))
             record_events()
 
 

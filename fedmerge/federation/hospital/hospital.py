@@ -49,7 +49,7 @@ from fedmerge.federation.privacy.secure_keys import no_keys
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State, state_hash
 from fedmerge.models.zoo import ModelSpec, build
-from fedmerge.seeding import derive
+from fedmerge.seeding import Draws, derive
 from fedmerge.tasks import MULTICLASS
 from fedmerge.training import fit
 
@@ -90,15 +90,19 @@ class Hospital:
         self.secure = SecureHospital(site.name, folder, SecureRules.of(folder), self.sums.ledger)
 
     def describe(self, message: Message) -> Message:
-        """Reply with the hospital's name and its number of images by split and class."""
+        """Reply with its name, its number of images by split and class, and their pixel spacing if known."""
         read_job(message, GreetingJob)
         read_tensors(message, NO_TENSORS)
         site = self.site
-        numbers: dict[str, int | list[int]] = {
+        numbers: dict[str, int | list[int] | list[float]] = {
             "num-examples": len(site.train),
             "num-validation": len(site.val),
             "class-counts": site.train.class_counts(site.n_classes).tolist(),
         }
+        known = None if site.files is None else site.files.spacing
+        least = 1 if self.guard is None else self.guard.policy.suppress_below
+        if known is not None and known.images >= least:
+            numbers["pixel-spacing"] = [known.rows, known.columns, float(known.varies)]
         task = {} if site.task is MULTICLASS else {"task": site.task.name}
         return reply_message(message, numbers, texts={"name": site.name} | task)
 
@@ -150,17 +154,13 @@ class Hospital:
             if job.control:
                 control = HospitalControl(job, sent, c, self.memory, len(self.site.train))
         result = fit(
-            model,
+            model.to(self.device),
             self.site.train.images,
             self.site.train.labels,
             job.training,
-            normalise=job.normalisation,
-            seed=job.seed,
-            site=self.site.name,
-            round=job.round,
-            purpose=job.purpose,
+            normalise=job.normalisation.at(self.site),
+            draws=Draws(job.seed, purpose=job.purpose, round=job.round, site=self.site.name),
             span=job.span,
-            device=self.device,
             progress=self.progress,
             correction=None if control is None else control.correction,
         )
@@ -223,7 +223,7 @@ class Hospital:
         """Return the scores of the weights in an evaluation message."""
         val = self.site.val
         model = self._load(message, job, self._kept(job.personal))
-        logits = predict(model, val.images, job.normalisation, device=self.device)
+        logits = predict(model, val.images, job.normalisation.at(self.site), device=self.device)
         task = self.site.task
         accuracy, balanced = rates(logits, val.labels, task)
         metrics: dict[str, float] = {

@@ -11,7 +11,7 @@ from fedmerge.federation.plan.fault_injection import Kind as FaultKind
 from fedmerge.federation.plan.personal import Personal
 from fedmerge.federation.plan.privacy import LocalPrivacy
 from fedmerge.merging.attribution.importance import Kind as Importance
-from fedmerge.models.inputs import Normalisation
+from fedmerge.models.inputs import Inputs
 from fedmerge.models.zoo import ModelSpec
 from fedmerge.schema.validation import Seed
 from fedmerge.training import TrainingOptions
@@ -44,7 +44,7 @@ class NetworkJob(Told):
     """The base of all jobs about a model: the network, how images become its input, the run's seed."""
 
     model: ModelSpec
-    normalisation: Normalisation
+    normalisation: Inputs
     seed: Seed
 
 

@@ -10,10 +10,9 @@ from fedmerge.training import TrainingOptions
 
 def common_config(plan: FederationPlan) -> dict[str, Any]:
     """Return the fields of every job: the network, how images become its input, the run's seed."""
-    normalisation = plan.normalisation
     return {
         "model": plan.model.model_dump(),
-        "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
+        "normalisation": plan.normalisation.to_dict(),
         "seed": plan.seed,
     }
 
