@@ -161,14 +161,14 @@ def number(values: pd.Series) -> str:
 
 
 def answer(rows: pd.DataFrame) -> str:
-    """Say which algorithms differ from FedAvg beyond the interval, by what the unseen hospital runs."""
+    """Say which algorithms differ from FedAvg beyond their intervals, by what an unseen hospital runs."""
     mean = rows[rows["method"] == "mean"]
     seeds, sites = mean["seed"].nunique(), mean["site"].nunique()
     if seeds == sites == 1:
         (site,) = mean["site"].unique()
         return (
-            f"**So far one seed and one unseen hospital (`{site}`) have been run.** There is no interval, and "
-            "nothing can be concluded: the tables show what the study measures."
+            f"**So far one seed and one unseen hospital (`{site}`) have been run.** There is no interval, "
+            "and nothing can be concluded: the tables show what the study measures."
         )
     lines = []
     for method, name in METHODS.items():
@@ -191,8 +191,8 @@ def sizes(rows: pd.DataFrame) -> str:
     constant = rows[rows["method"].isin(METHODS)]
     n, m = int(constant["constant"].sum()), len(constant)
     return (
-        f"{count_of(usual, 'federation')} of each algorithm (seeds times unseen hospitals){lack}. {MARK}: one class "
-        f"for every image; n/m: in n of m measurements, {percent(n / m)} of all."
+        f"{count_of(usual, 'federation')} of each algorithm (seeds times unseen hospitals){lack}. {MARK}: "
+        f"one class for every image; n/m: in n of m measurements, {percent(n / m)} of all."
     )
 
 
