@@ -21,7 +21,8 @@ from benchmarks import RESULTS
 from benchmarks.pages import DIGITS, fill, kept, markdown, marked, provenance
 from fedmerge.analysis import interval_rule, leaderboard
 from fedmerge.analysis.diagnosis import ANALYSES, Subject
-from fedmerge.experiment.formatting import percent, thousands
+from fedmerge.experiment.formatting import count as count_of
+from fedmerge.experiment.formatting import percent
 from fedmerge.experiment.summary.unlearned import MARK
 from fedmerge.models.pool import ModelPool
 from fedmerge.workflows.bench.study import Study, open_study
@@ -159,6 +160,27 @@ def number(values: pd.Series) -> str:
     return f"{100 * values.mean():.1f}" if values.notna().any() else ""
 
 
+def answer(rows: pd.DataFrame) -> str:
+    """Say which algorithms differ from FedAvg beyond their intervals, by what an unseen hospital runs."""
+    mean = rows[rows["method"] == "mean"]
+    seeds, sites = mean["seed"].nunique(), mean["site"].nunique()
+    if seeds == sites == 1:
+        (site,) = mean["site"].unique()
+        return (
+            f"**So far one seed and one unseen hospital (`{site}`) have been run.** There is no interval, "
+            "and nothing can be concluded: the tables show what the study measures."
+        )
+    lines = []
+    for method, name in METHODS.items():
+        sure = {k: v for k, v in differences(rows[rows["method"] == method]).items() if v.startswith("**")}
+        told = ", ".join(f"{k} {v.strip('*')}" for k, v in sure.items())
+        lines.append(f"- *{name}*: {told or 'no algorithm differs from FedAvg beyond its interval'}.")
+    head = (
+        f"Over {seeds} seeds and {sites} unseen hospitals, in points of balanced accuracy at the unseen one:"
+    )
+    return "\n".join([head, "", *lines])
+
+
 def sizes(rows: pd.DataFrame) -> str:
     """Say how many measurements there are, by algorithm where they differ."""
     there = rows[rows["method"].isin(METHODS)].drop_duplicates(KEYS).groupby("algorithm", sort=False)
@@ -169,8 +191,8 @@ def sizes(rows: pd.DataFrame) -> str:
     constant = rows[rows["method"].isin(METHODS)]
     n, m = int(constant["constant"].sum()), len(constant)
     return (
-        f"{thousands(usual)} federations of each algorithm (seeds times unseen hospitals){lack}. {MARK}: one class "
-        f"for every image; n/m: in n of m measurements, {percent(n / m)} of all."
+        f"{count_of(usual, 'federation')} of each algorithm (seeds times unseen hospitals){lack}. {MARK}: "
+        f"one class for every image; n/m: in n of m measurements, {percent(n / m)} of all."
     )
 
 
@@ -178,6 +200,7 @@ def blocks_of(rows: pd.DataFrame, drift: pd.DataFrame) -> dict[str, str]:
     """Return the page's blocks that follow from the kept rows."""
     rule = rows[rows["method"] == "mean"].assign(status="done")
     return {
+        "answer": answer(rows),
         "sizes": sizes(rows),
         "unseen": unseen_table(rows),
         "pool": pool_table(rows, drift),

@@ -51,6 +51,16 @@ def test_differences_are_from_fedavg_with_the_same_optimizer() -> None:
     assert "pooled" not in table
 
 
+def test_the_answer_names_what_is_sure_and_says_where_nothing_is() -> None:
+    said = rounds_page.answer(made_up()).splitlines()
+    assert said[0].startswith("Over 3 seeds and 2 unseen hospitals")
+    assert "SCAFFOLD +4.00 (+4.00 to +4.00)" in said[2]
+    one = made_up()
+    said = [rounds_page.answer(one[(one["seed"] == 0) & (one["site"] == "tecom")])]
+    assert "`tecom`" in said[0]
+    assert "no interval" in said[0]
+
+
 def test_constant_classifiers_are_marked_and_pooled_stands_beside() -> None:
     """0.54, 0.55 and 0.56; one class with seed 0 at both hospitals."""
     table = rounds_page.unseen_table(made_up())
