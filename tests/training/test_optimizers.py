@@ -67,6 +67,7 @@ import fedmerge.workflows.run
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.loading import network_of
 from fedmerge.models.zoo import ModelSpec, build
+from fedmerge.seeding import Draws
 from fedmerge.training import TrainingOptions, fit
 from fedmerge.seeding import Draws
 spec = ModelSpec(name="small-cnn", in_channels=1, n_classes=2, image_size=8, options={"width": 2})
