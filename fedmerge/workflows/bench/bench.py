@@ -65,6 +65,7 @@ def bench(
     place = _backend(workers, backend)
     with noting_files() as files:
         config, variants = read_bench(source, changes, plugins)
+        read = completion_cache.digests(files)
     plan = make_plan(config, variants)
     folder = Path(out) if out is not None else Path("runs") / config.name
     wanted = [entry.task for entry in plan.entries]
@@ -96,7 +97,7 @@ def bench(
             settled = [name for name, state in store.states(plan.tasks).items() if state != "missing"]
             data = [path for variant in variants for path in files_of(variant.cohort)]
             request = completion_cache.request_of(source, changes, plugins)
-            completion_cache.write(folder, request, files, data, settled, study.summary)
+            completion_cache.write(folder, request, read, data, settled, study.summary)
         manifest.close(folder, "study")
     return study
 

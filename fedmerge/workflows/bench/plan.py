@@ -187,7 +187,7 @@ def _stage(
     local = training.local.model_dump(mode="json")
     own: Any = training.fine_tune
     if own != "none":
-        own = local if stage == "rounds" else own.model_dump(mode="json")
+        own = local if stage == "rounds" else training.model_dump(mode="json")["fine_tune"]
     phases: Config = {"rounds": training.rounds, "fine_tune": own}
     if stage == "pooled":
         local.pop("proximal", None)  # it holds hospitals together
