@@ -95,6 +95,17 @@ def check_sites(
     raise typer.Exit(check.exit_code)
 
 
+def named_places(places: list[str]) -> dict[str, Path]:
+    """Read NAME=PLACE words. Raises FedMergeError for one that is not so, and for a name given twice."""
+    named: dict[str, Path] = {}
+    for each in places:
+        name, mark, where = each.partition("=")
+        if not (name and mark and where) or name in named:
+            raise FedMergeError(f"'{each}': write NAME=PLACE, each name once, such as north=scans/north.csv.")
+        named[name] = Path(where).expanduser().absolute()
+    return named
+
+
 @sites.command("new")
 def new_sites(
     file: Annotated[Path, typer.Argument(help="The cohort's file, a new one.")],
@@ -120,12 +131,7 @@ def new_sites(
 
     if file.exists():
         raise FedMergeError(f"'{file}' is already there: choose a new name.")
-    named: dict[str, Path] = {}
-    for each in places:
-        name, mark, where = each.partition("=")
-        if not (name and mark and where) or name in named:
-            raise FedMergeError(f"'{each}': write NAME=PLACE, each name once, such as north=scans/north.csv.")
-        named[name] = Path(where).expanduser().absolute()
+    named = named_places(places)
     columns = {key: column for key, column in (("path", path), ("label", label)) if column}
     written = new_cohort(named, unseen or [], size, columns)
     write_text(file, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))

@@ -5,7 +5,8 @@ is uint8 images and int64 labels on the CPU; nothing here knows about networks.
 """
 
 from fedmerge.data import streams
-from fedmerge.data.cohort import Cohort, Site, build_cohort
+from fedmerge.data.building import build_cohort
+from fedmerge.data.cohort import Cohort, Site
 from fedmerge.data.fusion import FusionData
 from fedmerge.data.images import Split, concat
 from fedmerge.data.partition import partition

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -56,6 +55,8 @@ def correlations(images: Tensor, picture: np.ndarray) -> np.ndarray:
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
     """Return the area under the ROC curve, ties counted half (Mann and Whitney); 0.5 without both classes."""
+    from scipy.stats import rankdata  # slow to import, and a run does without
+
     n, m = int(positive.sum()), int((~positive).sum())
     if not n or not m:
         return 0.5

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedmerge.data.cache.made import read_items
-from fedmerge.data.file_facts import FileFacts
+from fedmerge.data.file_facts import FileFacts, spacing_of
 from fedmerge.data.files.many import About, Look, squares
 from fedmerge.data.files.one import Item
 from fedmerge.data.images import Split
@@ -63,7 +63,7 @@ def read_listed(listed: Listed, look: Look) -> RawSource:
     said = tuple(filter(None, remarks))
     raw = raw_source(listed.text, splits, names, str(listed.where), by_name=by_name, remarks=said)
     sizes = Counter((width, height) for height, width in about.sizes)
-    return replace(raw, files=FileFacts(sizes, listed.left_out))
+    return replace(raw, files=FileFacts(sizes, listed.left_out, spacing_of(about.spacing)))
 
 
 def _labels(listed: Listed) -> tuple[torch.Tensor, tuple[str, ...] | None, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,18 @@ def _of_table(name: str, path: Path, told: Mapping[str, str]) -> list[dict[str, 
     options = {key: column for key, column in seen.items() if column != usual.get(key)}
     if "site" not in seen:
         return [{"name": name, "source": source} | ({"table": options} if options else {})]
-    values = sorted(set(table[seen["site"]].str.strip()))
+    held = table[seen["site"]].str.strip()
+    if (held == "").any():
+        rows = [int(row) + 2 for row in table.index[held == ""]]
+        raise FedMergeError(
+            f"{path}: {len(rows)} rows have no hospital in column '{seen['site']}' (row {rows[0]} first): "
+            "write one, or take them out."
+        )
+    values = sorted(set(held))
+    names = _apart([_plain(value) for value in values])
     return [
-        {"name": _plain(value), "source": source, "table": options | {"value": value}} for value in values
+        {"name": name, "source": source, "table": options | {"value": value}}
+        for name, value in zip(names, values, strict=True)
     ]
 
 
@@ -93,6 +103,12 @@ def _columns(table: pd.DataFrame, path: Path, told: Mapping[str, str]) -> dict[s
     for column in table:
         if set(table[column].str.strip().str.casefold()) <= set(SPLIT_NAMES):
             seen["split"] = str(column)
+    for column in told.values():
+        if column not in table:
+            raise FedMergeError(
+                f"{path} has no column '{column}'.{nearest(column, table.columns)} It has "
+                f"{', '.join(table.columns)}."
+            )
     seen |= told
     if "site" in seen and table[seen["site"]].nunique() > MOST_SITES:
         del seen["site"]
@@ -104,6 +120,16 @@ def _columns(table: pd.DataFrame, path: Path, told: Mapping[str, str]) -> dict[s
                 f"cannot be seen: say it with {option} COLUMN."
             )
     return seen
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Return names with a number after each that an earlier one is equal to."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return found
 
 
 def _plain(value: str) -> str:

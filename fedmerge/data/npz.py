@@ -5,11 +5,13 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedmerge.data.images import Split
 from fedmerge.data.npz_sizes import check_sizes
+from fedmerge.data.npz_stored import stored_images
 from fedmerge.data.raw import SPLITS, RawSource, raw_source, split_from_arrays
 from fedmerge.errors import FedMergeError
 
@@ -25,7 +27,8 @@ def read_npz(path: Path, text: str, class_names: tuple[str, ...] | None = None) 
     ``class_names``, F texts, may name these. ``train_patients``,
     ``val_patients`` and ``test_patients``, all three or none: integers likewise, whose image each one is,
     numbered alike in all splits. Nothing is unpickled. Raises ``FedMergeError`` where the file is damaged,
-    not an .npz, holds pickled arrays, lacks a key, or an array has another type or shape.
+    not an .npz, holds pickled arrays, lacks a key, or an array has another type or shape. Images of more than
+    64 MiB in all come from the disk cache, image by image.
     """
     arrays = _arrays(path)
     splits: dict[str, Split] = {}
@@ -42,7 +45,8 @@ def _are_texts(archive: np.lib.npyio.NpzFile) -> bool:
     return NAMES in archive.files and archive[NAMES].dtype.kind == "U" and archive[NAMES].ndim == 1
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _arrays(path: Path) -> dict[str, Any]:
+    """Return the arrays of a file; large images are a ``StoredImages`` each."""
     try:
         with path.open("rb") as file:
             is_zip = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
@@ -59,9 +63,12 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                 raise FedMergeError(
                     f"{path} has {', '.join(some)} alone: patients need the three keys {', '.join(PATIENTS)}."
                 )
-            check_sizes(path, archive.zip, (*KEYS, *some))
+            many = stored_images(path, archive.zip)
+            in_memory = [key for key in (*KEYS, *some) if key not in many]
+            check_sizes(path, archive.zip, (*KEYS, *some), in_memory)
             named = [NAMES] if _are_texts(archive) else []
-            return {key: archive[key] for key in (*KEYS, *some, *named)}
+            found = {key: archive[key] for key in (*in_memory, *named)}
+            return found | {key: read() for key, read in many.items()}
     except FedMergeError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):

@@ -18,12 +18,23 @@ SUSPECT, USUAL = 256 * 2**20, 200
 READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def check_sizes(path: Path, archive: zipfile.ZipFile, keys: Sequence[str]) -> None:
-    """Raise FedMergeError for arrays larger than their file can hold, zip bombs, or arrays beyond memory."""
-    names, total = set(archive.namelist()), 0
+def check_sizes(
+    path: Path, archive: zipfile.ZipFile, keys: Sequence[str], in_memory: Sequence[str] | None = None
+) -> None:
+    """Raise FedMergeError for arrays larger than their file can hold, zip bombs, or arrays beyond memory.
+
+    in_memory: those that will be unpacked into memory; None: all.
+    """
+    total = 0
     for key in keys:
-        total += _bytes(path, archive, key if key in names else f"{key}.npy", key)
+        size = _bytes(path, archive, member(archive, key), key)
+        total += size if in_memory is None or key in in_memory else 0
     check_memory(total, f"{path}")
+
+
+def member(archive: zipfile.ZipFile, key: str) -> str:
+    """Return the name in the archive of an array."""
+    return key if key in archive.namelist() else f"{key}.npy"
 
 
 def _bytes(path: Path, archive: zipfile.ZipFile, name: str, key: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +20,8 @@ MOST_NAMED = 5
 LARGEST = 2**30
 YES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
 SLICE = "slice"
+NOTHING = ("", "nan", "na", "n/a", "#n/a", "<na>", "null", "nat")
+"""What programs write where there is no value, in any case."""
 
 
 def read_table(path: Path, options: TableOptions, site: str) -> tuple[list[Item], list[str]]:
@@ -41,7 +45,9 @@ def read_table(path: Path, options: TableOptions, site: str) -> tuple[list[Item]
                 f"{path} has no column '{short(column)}'.{nearest(column, table.columns)} It has "
                 f"{short(', '.join(table.columns))}: say under table: which column is what."
             )
-    everybody = list(filter(None, table[patient].str.strip())) if patient else []
+    for column in filter(None, named[:-1]):
+        table[column] = table[column].str.strip().map(_where_said)
+    everybody = list(filter(None, table[patient])) if patient else []
     if options.site:
         table = _rows_of(table, path, options, site)
     root = (path.parent / options.root).expanduser() if options.root else path.parent
@@ -51,15 +57,16 @@ def read_table(path: Path, options: TableOptions, site: str) -> tuple[list[Item]
         _splits(table, split, faults),
         _planes(table, faults),
     )
-    people = table[patient].str.strip().tolist() if patient else [""] * len(table)
-    files = [root / Path(each.strip()).expanduser() for each in table[options.path]]
-    nameless = table[options.path].str.strip() == ""
+    people = table[patient].tolist() if patient else [""] * len(table)
+    files = [_file(root, each) for each in table[options.path]]
+    nameless = table[options.path] == ""
     _note(faults, f"no file in column '{options.path}'", _where(table, nameless))
     items = [
         Item(file, label, part, person, plane)
         for file, label, part, person, plane in zip(files, labels, splits, people, planes, strict=True)
     ]
-    doubled = pd.Series([f"{item.file}\0{item.plane}" for item in items], index=table.index).duplicated()
+    places = [f"{os.path.normpath(item.file)}\0{item.plane}" for item in items]
+    doubled = pd.Series(places, index=table.index).duplicated()
     _note(faults, "a file that an earlier row has", _where(table, doubled))
     if faults:
         raise FedMergeError(*(f"{path}: {fault}" for fault in faults))
@@ -71,7 +78,19 @@ def files_of(path: Path, options: TableOptions) -> list[Path]:
     table = _load(path)
     root = (path.parent / options.root).expanduser() if options.root else path.parent
     given: list[str] = list(table.get(options.path, []))
-    return [root / Path(each.strip()).expanduser() for each in given if each.strip()]
+    return [_file(root, each.strip()) for each in given if _where_said(each.strip())]
+
+
+def _file(root: Path, text: str) -> Path:
+    """Return the file that a table names; with slashes for backslashes where none has that name."""
+    file = root / Path(text).expanduser()
+    if "\\" in text and not file.exists():
+        return root / text.replace("\\", "/")
+    return file
+
+
+def _where_said(text: str) -> str:
+    return "" if text.casefold() in NOTHING else text
 
 
 def columns_of(path: Path) -> pd.DataFrame:
@@ -149,9 +168,12 @@ def _rows_of(table: pd.DataFrame, path: Path, options: TableOptions, site: str) 
 
 def _labels(table: pd.DataFrame, options: TableOptions, faults: list[str]) -> Sequence[str | tuple[int, ...]]:
     if options.findings is None:
-        labels = table[options.label].str.strip()
-        _note(faults, f"no class in column '{options.label}'", _where(table, labels == ""))
-        return [str(each) for each in labels]
+        labels = [unicodedata.normalize("NFC", each) for each in table[options.label]]
+        _note(faults, f"no class in column '{options.label}'", _where(table, table[options.label] == ""))
+        if all(re.fullmatch(r"\d{1,9}(\.0+)?", each) for each in set(labels)):
+            return [each.partition(".")[0] for each in labels]
+        faults += _alike(sorted(set(labels)), options.label)
+        return labels
     numbers = []
     for column in options.findings:
         found = table[column].str.strip().str.lower().map(YES)
@@ -164,6 +186,18 @@ def _labels(table: pd.DataFrame, options: TableOptions, faults: list[str]) -> Se
         )
         numbers.append(found.fillna(0).astype(int).tolist())
     return list(zip(*numbers, strict=True))
+
+
+def _alike(names: Sequence[str], column: str) -> list[str]:
+    """Say which classes differ in the case of letters alone."""
+    known: dict[str, str] = {}
+    pairs = [(known.setdefault(name.casefold(), name), name) for name in names]
+    return [
+        f"column '{column}' has the classes '{short(first)}' and '{short(other)}', which differ in case "
+        "alone: write one of them."
+        for first, other in pairs
+        if first != other
+    ]
 
 
 def _splits(table: pd.DataFrame, column: str | None, faults: list[str]) -> list[str]:

@@ -25,6 +25,7 @@ from fedmerge.experiment.folder.results import write_table
 from fedmerge.merging.images import Given
 from fedmerge.models.cards import check_cards
 from fedmerge.models.copies import faithful, fill
+from fedmerge.models.inputs import Normalisation, PerImage
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State, check_alike, without_wrappers
 from fedmerge.models.weights import load_weights
@@ -33,6 +34,8 @@ from fedmerge.schema.validation import is_folder
 from fedmerge.storage.files import write, write_json
 from fedmerge.workflows.model_files import alike, card_beside, drawn, images_of, names_of, spec_of
 
+PLAIN = Normalisation.named("none")
+"""Stands for hospitals whose images are not here."""
 MOST_BATCHES = 20
 """Merged models of single batches that are marked on a plane."""
 
@@ -138,12 +141,16 @@ def _of_run(
         name: getattr(cohort[name], split) for name in pool.names if name in {s.name for s in cohort.sites}
     }
     looked, owners = _shares([parts.get(name) for name in pool.names], images)
-    raw = None if looked is None else looked.images
+    raw, inputs, seen_as = None if looked is None else looked.images, card.normalisation, None
+    if owners is not None and raw is not None:
+        each = [inputs.at(cohort[name]) if parts.get(name) else PLAIN for name in pool.names]
+        seen_as = PerImage(tuple(each), owners)(raw)
+    one = isinstance(inputs, Normalisation)  # what trains normalises all images alike
     subject = Subject.of(
         models,
-        None if raw is None else card.normalisation(raw),
+        seen_as,
         None if looked is None else looked.labels,
-        start=start, owners=owners, raw=raw, normalise=card.normalisation, seed=seed,
+        start=start, owners=owners, raw=raw if one else None, normalise=inputs if one else None, seed=seed,
         extra=_beside(pools[0].parent),
         blends=_batches(folder, pool.names),
     )  # fmt: skip

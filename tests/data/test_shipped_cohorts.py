@@ -19,6 +19,7 @@ SHIPPED = [
     "digits-four",
     "digits-scanners",
     "melanoma4",
+    "melanoma4-small",
     "pacs32",
     "pacs96",
     "pneumonia",
@@ -31,6 +32,7 @@ SHIPPED = [
     "wbc-labs",
     "wbc-shifted",
     "wbc4",
+    "wbc4-small",
 ]
 
 

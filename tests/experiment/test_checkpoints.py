@@ -118,9 +118,9 @@ def test_a_hospital_that_failed_is_not_asked_again(experiment, cohort, tmp_path,
     asked: list[str] = []
 
     def fail_at_beta(*args, **kwargs):
-        if kwargs["purpose"] == "fine-tune":
-            asked.append(kwargs["site"])
-            if kwargs["site"] == "beta":
+        if kwargs["draws"].purpose == "fine-tune":
+            asked.append(kwargs["draws"].site)
+            if asked[-1] == "beta":
                 raise FedMergeError("the power failed.")
         return fit(*args, **kwargs)
 

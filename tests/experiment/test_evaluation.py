@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from facts import refused
 from safetensors.torch import load_file
 from torch import nn
 
 from fedmerge import run
 from fedmerge.data import Split, scanner, streams
 from fedmerge.data.scanner import Appearance
-from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import EvaluationConfig
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages.evaluation import (
@@ -198,7 +198,7 @@ def test_a_limit_is_written_only_where_it_is_set():
     given = {"streams": ["iid"], "images": 3}
     assert EvaluationConfig(**given).model_dump()["images"] == 3
     assert "images" not in EvaluationConfig(streams=["iid"]).model_dump(mode="json")
-    with pytest.raises(FedMergeError, match="images"):
+    with refused("evaluation", "images", "0"):
         validate(EvaluationConfig, given | {"images": 0}, "evaluation")
 
 

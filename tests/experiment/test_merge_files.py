@@ -6,7 +6,6 @@ from facts import refused
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.merging import merge
 from fedmerge.models import ModelPool, ModelSpec, Normalisation, build
 from fedmerge.models.cards import read_card
@@ -107,33 +106,39 @@ def test_faults_are_sentences_and_nothing_is_written(files, images, tmp_path):
     broken, given = tmp_path / "broken.safetensors", FusionImages(images)
     broken.write_bytes(b"nothing")
     for models, output, method, options, words in [
-        (files, files[0], "mean", {}, "must be a new file"),
-        (files, tmp_path / "new.pt", "mean", {}, "ends in .safetensors"),
-        (files, out, "ensemble-logits", {}, "is not one network"),
-        (files, out, "maen", {}, "Did you mean 'mean'"),
-        (files, out, {"method": "mean", "weigths": "uniform"}, {}, "Did you mean 'weights'"),
-        ([files[0], tmp_path / "c.safetensors"], out, "mean", {}, "there is no file"),
-        ([files[0], broken], out, "mean", {}, "not a whole safetensors file"),
-        (files, out, "kf", {}, "give them with --data"),
-        (files, out, "kf", {"data": given}, "name it with --model"),
-        (files, out, "kf", {"data": given, "network": "small-cnn:width"}, "NAME=VALUE"),
-        (files, out, "mean", {"network": SMALL}, "say in_channels too"),
-        (files, out, "greedy", {"data": given}, "--labelled"),
-        (files, out, "task-arithmetic", {}, "give --start"),
-        (files, tmp_path / "nowhere" / "new.safetensors", "mean", {}, "there is no folder"),
-        (files, tmp_path / f"{'x' * 5000}.safetensors", "mean", {}, "File name too long"),
-        (files, out, "kf", {"data": given, "network": "small-cnn:width=8"}, "not of one architecture"),
-        (files, out, "kf", {"data": given, "network": "smal-cnn"}, "small-cnn"),
-        (files, out, "kf", {"data": FusionImages(images, "all"), "network": SMALL}, "unknown split"),
+        (files, files[0], "mean", {}, ("new", "file")),
+        (files, tmp_path / "new.pt", "mean", {}, ("new.pt", "safetensors")),
+        (files, out, "ensemble-logits", {}, ("network",)),
+        (files, out, "maen", {}, ("maen", "mean")),
+        (files, out, {"method": "mean", "weigths": "uniform"}, {}, ("weights", "mean")),
+        ([files[0], tmp_path / "c.safetensors"], out, "mean", {}, ("file",)),
+        ([files[0], broken], out, "mean", {}, ("whole", "safetensors", "file")),
+        (files, out, "kf", {}, ("--data",)),
+        (files, out, "kf", {"data": given}, ("name", "--model")),
+        (files, out, "kf", {"data": given, "network": "small-cnn:width"}, ("NAME=VALUE",)),
+        (files, out, "mean", {"network": SMALL}, ("in_channels",)),
+        (files, out, "greedy", {"data": given}, ("--labelled",)),
+        (files, out, "task-arithmetic", {}, ("--start",)),
+        (files, tmp_path / "nowhere" / "new.safetensors", "mean", {}, ("folder",)),
+        (files, tmp_path / f"{'x' * 5000}.safetensors", "mean", {}, ("File", "name", "long")),
+        (files, out, "kf", {"data": given, "network": "small-cnn:width=8"}, ("architecture",)),
+        (files, out, "kf", {"data": given, "network": "smal-cnn"}, ("small-cnn",)),
+        (
+            files,
+            out,
+            "kf",
+            {"data": FusionImages(images, "all"), "network": SMALL},
+            ("unknown", "split"),
+        ),
         (
             files,
             out,
             {"method": "mean", "after": "repair"},
             {},
-            "with --after repair needs fusion images: give them with --data",
+            ("--after", "repair", "--data"),
         ),
     ]:
-        with pytest.raises(FedMergeError, match=words):
+        with refused(*words):
             merge_files(models, output, method, **options)
     assert not out.exists()
 
@@ -161,9 +166,7 @@ def test_one_rule_for_buffers_in_files_and_in_modules(tmp_path):
     assert (fused.weight.item(), fused.offset.item()) == (pytest.approx(1.2), 2.0)
     out = tmp_path / "out.safetensors"
     for method in ("task-arithmetic", "ties", "dare", "model-stock"):
-        with pytest.raises(
-            FedMergeError, match=r"'offset' may be a parameter, .*'" + method + "'.*or a buffer"
-        ):
+        with refused("offset", method, "parameter", "buffer"):
             merge_files(files, out, method, start=begin)
     merge_files(files, tmp_path / "mean.safetensors", "mean")
     mean = load_file(tmp_path / "mean.safetensors")
@@ -196,15 +199,15 @@ def test_files_of_wrapped_models_are_taken_and_their_keys_put_right(files, tmp_p
 
 def test_entries_that_no_merge_knows_are_refused_by_name(tmp_path):
     odd = {
-        "index": ({"w": torch.ones(1), "index": torch.tensor([1])}, "'index' holds int64 values that differ"),
-        "float8": ({"w": torch.ones(1).to(torch.float8_e5m2)}, "'w' .*float8_e5m2"),
-        "norm": ({"weight_g": torch.ones(2, 1), "weight_v": torch.ones(2, 3)}, "'weight_g' .*weight norm"),
+        "index": ({"w": torch.ones(1), "index": torch.tensor([1])}, ("index", "int64")),
+        "float8": ({"w": torch.ones(1).to(torch.float8_e5m2)}, ("w", "float8_e5m2")),
+        "norm": ({"weight_g": torch.ones(2, 1), "weight_v": torch.ones(2, 3)}, ("weight_g", "weight norm")),
     }
     for name, (state, words) in odd.items():
         first, second = tmp_path / f"{name}1.safetensors", tmp_path / f"{name}2.safetensors"
         save_file(state, first)
         save_file(state | ({"index": torch.tensor([2])} if "index" in state else {}), second)
-        with pytest.raises(FedMergeError, match=words):
+        with refused(*words):
             merge_files([first, second], tmp_path / f"{name}.safetensors", "mean")
 
 
@@ -217,7 +220,7 @@ def test_cards_that_disagree_are_refused(tmp_path):
             normalisation=Normalisation.named("half"), class_names=classes,
         )  # fmt: skip
     paths = [tmp_path / "pool" / "a.safetensors", tmp_path / "other" / "b.safetensors"]
-    with pytest.raises(FedMergeError, match="'a' and 'b' have different classes on their cards"):
+    with refused("a", "b", "different"):
         merge_files(paths, tmp_path / "out.safetensors", "mean")
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from facts import refused
 from pydantic import ValidationError
 
 from fedmerge.data import CohortSpec, build_cohort
@@ -16,9 +17,9 @@ from fedmerge.tasks import MULTICLASS, MULTILABEL, ORDINAL, task_of
 def test_counts_of_findings_need_not_add_up():
     said = {"name": "a", "num-examples": 10, "num-validation": 3, "class-counts": [9, 8]}
     assert Greeting.model_validate(said | {"task": "multilabel"}).class_counts == [9, 8]
-    with pytest.raises(ValidationError, match="17 training images"):
+    with refused("17", "training", "images", kind=ValidationError):
         Greeting.model_validate(said)
-    with pytest.raises(ValidationError, match="11 training images"):
+    with refused("11", "training", "images", kind=ValidationError):
         Greeting.model_validate(said | {"task": "multilabel", "class-counts": [11, 0]})
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedmerge.data import streams
-from fedmerge.data.cohort import build_cohort
+from fedmerge.data.building import build_cohort
 from fedmerge.data.spec import CohortSpec
 from fedmerge.data.streams import StreamSpec
 from fedmerge.tasks.label_sets import RARE, strata

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, answers, score
 from fedmerge.analysis.diagnosis.words import NOTHING, guessing, points
@@ -83,6 +82,10 @@ def features(subject: Subject, *, counts: tuple[int, ...] = COUNTS, timed: bool 
 
 def cost(model: nn.Module, images: Tensor, timed: bool = True, batch: int = 64) -> dict[str, float]:
     """Return parameters kept, GFLOPs of an image, milliseconds of an image in a batch (NaN if not timed)."""
+    from torch.utils.flop_counter import (
+        FlopCounterMode,
+    )  # slow to import, and a run without analysis does without
+
     x = images[:batch]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         answers(model, x[:1])

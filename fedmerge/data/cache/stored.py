@@ -7,7 +7,8 @@ Tensor. The bits are those of the same images in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from fedmerge.data.facts import Facts, facts_of, facts_together
 
 Part = PixelFile | Tensor
 aten = torch.ops.aten
+AT_ONCE = 2**20
+"""Values of images that are in memory at a time where all are gone through."""
 FIXED = "images of a cohort cannot be changed: make a copy of them, images.clone()"
 
 
@@ -100,6 +103,17 @@ def stored(part: Part) -> StoredImages:
     """Return all images of one part."""
     n = len(part)
     return StoredImages([part], torch.zeros(n, dtype=torch.int16), torch.arange(n))
+
+
+def pieces_of(images: StoredImages) -> Iterator[StoredImages]:
+    """Yield images some at a time, so that a piece in float32 has about 4 MB; nothing is read.
+
+    Their number is a multiple of 16 (but the last): a generator draws 16 numbers at once, so it draws the
+    same for one piece after the other as for all at once.
+    """
+    each = max(1, math.prod(images.shape[1:]))
+    size = max(16, AT_ONCE // each // 16 * 16)
+    return (images.pick(index) for index in torch.arange(len(images)).split(size))
 
 
 def join(images: Sequence[Tensor]) -> StoredImages:

@@ -151,7 +151,7 @@ class Experiment(Strict):
     cohort: str | CohortSpec
     unseen: Literal["cohort", "each", "none"] | Annotated[tuple[str, ...], Distinct] = "cohort"
     model: Annotated[ModelConfig, BeforeValidator(_named)]
-    normalisation: Literal["default", "half", "imagenet", "none"] = "default"
+    normalisation: Literal["default", "half", "imagenet", "none", "per-site"] = "default"
     seeds: Annotated[tuple[Seed, ...], Distinct] = Field(default=(0,), min_length=1)
     training: TrainingConfig
     selection: Literal["accuracy", "balanced_accuracy", "auroc", "kappa"] = "accuracy"

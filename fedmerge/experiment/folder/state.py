@@ -26,7 +26,7 @@ class RunState:
     stage: what it does, or did last: ``rounds``, ``fine-tune``, ``evaluation``. round: the
     current one, of ``rounds`` in all. part: its federation's folder, with the seed. failures: those of
     hospitals, from the journal. heard: for each hospital, the last round in which its answer counted.
-    changed: when its run manifest or journal was last written.
+    changed: when its run manifest or journal was last written. history: rows of the rounds of ``part``.
     """
 
     folder: Path
@@ -42,6 +42,7 @@ class RunState:
     resumed: int = 0
     failures: list[Row] = field(default_factory=list)
     heard: dict[str, int] = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
 
     @property
     def words(self) -> str:
@@ -88,6 +89,7 @@ def state_of(folder: Path) -> RunState | None:
         len(begun.resumed),
         [failure for body in bodies for failure in body["failures"]],
         {row["site"]: row["round"] for row in rows if row.get("phase") == "train"},
+        rows,
     )
 
 
@@ -169,6 +171,11 @@ def _rounds(journal: Path) -> Iterator[Row]:
             return
         yield body
         number += 1
+
+
+def journal_rows(journal: Path) -> list[Row]:
+    """Return what each finished round of a journal measured, as far as it can be read."""
+    return [row for body in _rounds(journal) for row in body["history"]]
 
 
 def _touched(path: Path) -> float:

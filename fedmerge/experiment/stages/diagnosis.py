@@ -69,9 +69,11 @@ def _asked(setup: Setup, start: State) -> tuple[Subject, list[str], dict[str, di
     each = _images(setup, bare, [part for _, part in parts], full)
     if not each:
         return bare, ["drift"], {}
-    split = concat([part.select(torch.arange(min(each, len(part)))) for _, part in parts])
+    few = [(names[i], part.select(torch.arange(min(each, len(part))))) for i, part in parts]
+    labels = concat([part for _, part in few]).labels
+    images = torch.cat([setup.normalise(name)(part.images) for name, part in few])
     owners = torch.cat([torch.full((min(each, len(part)),), i) for i, part in parts])
-    subject = Subject.of(models, setup.normalisation(split.images), split.labels, owners=owners, **known)
+    subject = Subject.of(models, images, labels, owners=owners, **known)
     if full:
         return subject, ["drift", "barriers", "heads", "landscape"], {}
     return subject, ["drift", "barriers"], {"barriers": {"points": POINTS, "pairs": 1, "to_mean": False}}

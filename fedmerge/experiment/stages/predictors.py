@@ -21,6 +21,7 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
+from fedmerge.seeding import Draws
 from fedmerge.training import fit
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
     holds hospitals together, is left out: there is one model.
     """
     images = setup.union(target)
-    model = build(setup.plan.model, setup.seed)
+    model = build(setup.plan.model, setup.seed).to(setup.device)
     training = setup.experiment.training
     phases = [] if training.fine_tune == "none" else [("pooled-fine-tune", training.fine_tune)]
     if training.rounds:
@@ -55,11 +56,8 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
             images.images,
             images.labels,
             options,
-            normalise=setup.normalisation,
-            seed=setup.seed,
-            site=f"pooled for {target}",
-            purpose=purpose,
-            device=setup.device,
+            normalise=setup.normalise_union(target),
+            draws=Draws(setup.seed, purpose=purpose, site=f"pooled for {target}"),
             progress=lambda done, total: setup.record.step("all images", done, total),
         )
     numbers = {"loss": result.losses[-1], "accuracy": result.accuracies[-1]}
@@ -201,7 +199,7 @@ def _sources_training(setup: Setup, target: str) -> float:
 def _pooled_numbers(setup: Setup, model: nn.Module, target: str) -> dict[str, float]:
     """Return a card's numbers on validation images (``Setup.keep``), here those of all hospitals."""
     split, task = setup.union(target, "val"), setup.cohort.task
-    logits = predict(model, split.images, setup.normalisation, device=setup.device)
+    logits = predict(model, split.images, setup.normalise_union(target, "val"), device=setup.device)
     return {
         "validation": scores(logits, split.labels, task=task)[setup.experiment.selection],
         "temperature": fit_temperature(logits, split.labels, task),

@@ -15,6 +15,7 @@ from fedmerge.federation.aggregators.fused import SUMMED
 from fedmerge.federation.packing import MINIMUM
 from fedmerge.federation.privacy.secure_sum import FEWEST
 from fedmerge.federation.server.plan_checks import check_plan
+from fedmerge.models.inputs import PER_SITE, PerSite
 from fedmerge.models.zoo import build
 from fedmerge.training import TrainingOptions, needs_batch_statistics
 from fedmerge.training.objective import check_weights
@@ -32,6 +33,10 @@ def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> No
     visited |= {site.name for site in cohort.sites if site.name not in members}
     with faults.kept():
         _check_here(cohort, visited, elsewhere)
+    if experiment.normalisation == PER_SITE:
+        for name in sorted(visited & {site.name for site in cohort.sites if not site.remote}):
+            with faults.kept():
+                PerSite("site").at(cohort[name])
     for size in dict.fromkeys(len(federation.members) for federation in who):
         with faults.kept():
             check_plan(plan_of(experiment, cohort, experiment.seeds[0]), size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
 from fedmerge.analysis import METRICS
 from fedmerge.data import Cohort, Split
@@ -22,7 +23,8 @@ from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.target_streams import TargetStreams
 from fedmerge.federation import LOCAL, FederationPlan
 from fedmerge.federation.server.journal import RoundJournal
-from fedmerge.models.inputs import Normalisation
+from fedmerge.models.cards import Origin, PixelSpacing
+from fedmerge.models.inputs import PER_SITE, Inputs, Normalisation, Normalise, PerImage, PerSite
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, default_normalisation
@@ -34,6 +36,7 @@ FEDERATED = "federated"
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, Server
+    from fedmerge.federation.client_registry import Client
     from fedmerge.federation.policy.proposal import Proposal
 
 
@@ -64,9 +67,15 @@ class Setup:
         return self.plan.seed
 
     @property
-    def normalisation(self) -> Normalisation:
-        """The normalisation of images before the network."""
+    def normalisation(self) -> Inputs:
+        """The normalisation of images before the network, or the rule that each hospital has its own."""
         return self.plan.normalisation
+
+    def normalise(self, name: str) -> Normalisation:
+        """Return the normalisation of a hospital's images; of an unseen one, too, by its training images."""
+        if isinstance(self.normalisation, Normalisation):
+            return self.normalisation
+        return self.normalisation.at(self.cohort.here(name))
 
     def arriving_images(self, target: str) -> Split:
         """Return the images that arrive at a hospital: of one that trained, its test images alone.
@@ -103,15 +112,25 @@ class Setup:
 
     def union(self, target: str, split: Literal["train", "val"] = "train") -> Split:
         """Return all images that pooled training for ``target`` may see, from one split."""
-        return concat(
-            [getattr(self.cohort.here(name), split) for name in self.experiment.sources(target, self.members)]
-        )
+        return concat([getattr(self.cohort.here(name), split) for name in self._pooled(target)])
+
+    def normalise_union(self, target: str, split: Literal["train", "val"] = "train") -> Normalise:
+        """Return the normalisation of the images of ``union``, in their order."""
+        if isinstance(self.normalisation, Normalisation):
+            return self.normalisation
+        names = self._pooled(target)
+        counts = torch.tensor([len(getattr(self.cohort[name], split)) for name in names])
+        owners = torch.arange(len(names)).repeat_interleave(counts)
+        return PerImage(tuple(map(self.normalise, names)), owners)
+
+    def _pooled(self, target: str) -> tuple[str, ...]:
+        return self.experiment.sources(target, self.members)
 
     def conditions(self, target: str) -> EvaluationConditions:
         """Return the conditions under which predictors are measured at ``target``."""
         metrics = tuple(METRICS.among(self.experiment.plugins))
         conditions = EvaluationConditions(
-            self.experiment.evaluation, self.normalisation, self.device, self.sources(target), metrics
+            self.experiment.evaluation, self.normalise(target), self.device, self.sources(target), metrics
         )
         return replace(conditions, task=self.cohort.task, class_names=self.cohort.class_names)
 
@@ -148,7 +167,7 @@ class Setup:
         named = plugins_of(self.plan)
         return Proposal(experiment=self.experiment.name, plan=self.plan, sums=sums, plugins=named)
 
-    def keep(self, name: str, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
+    def keep(self, client: Client, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
         """Put a hospital's own model into the pool, with the numbers of its training on the card.
 
         own: its numbers on its own validation images. The score that the experiment selects by goes onto the
@@ -157,7 +176,7 @@ class Setup:
         numbers = {key: float(metrics[key]) for key in ("loss", "accuracy", "num-examples")}
         numbers |= {"validation": float(own[self.experiment.selection])}
         numbers |= {"temperature": float(own["temperature"])}
-        self.keep_in(self.pool, name, state, "local training", (), numbers)
+        self.keep_in(self.pool, client.name, state, "local training", (), numbers, client.spacing)
 
     def keep_federated(self, state: State, numbers: dict[str, float], training: float) -> None:
         """Put the model of the rounds into the pool.
@@ -177,20 +196,23 @@ class Setup:
         method: str,
         parents: tuple[str, ...],
         metrics: dict[str, float],
+        spacing: tuple[float, ...] = (),
     ) -> None:
-        """Add a model and its card to a pool of this federation."""
+        """Add a model and its card to a pool of this federation. spacing: as ``Client`` has it."""
+        apart = None
+        if spacing:
+            apart = PixelSpacing(rows=spacing[0], columns=spacing[1], varies=bool(spacing[2]))
         pool.add(
             name=name,
             state=state,
             model=self.plan.model,
             normalisation=self.normalisation,
             class_names=self.cohort.class_names,
-            parents=parents,
             method=method,
+            origin=Origin(
+                parents, self.seed, str(self.record.common["config_hash"]), self.plan.batch_norm, apart
+            ),
             metrics=metrics,
-            seed=self.seed,
-            config_hash=str(self.record.common["config_hash"]),
-            batch_norm=self.plan.batch_norm,
         )
         self.checkpoints.register(*(pool.folder / f"{name}.{ending}" for ending in ("safetensors", "json")))
 
@@ -225,10 +247,9 @@ def set_up(
 def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> FederationPlan:
     """Return the plan of a federation's server. Raises FedMergeError for images that no network takes."""
     spec = model_spec(experiment, cohort)
-    named = experiment.normalisation
     return FederationPlan(
         model=spec,
-        normalisation=default_normalisation(spec) if named == "default" else Normalisation.named(named),
+        normalisation=_inputs(experiment.normalisation, spec),
         seed=seed,
         rounds=experiment.training.rounds,
         start=experiment.training.start,
@@ -237,6 +258,12 @@ def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> FederationPlan
         batch_norm=experiment.batch_norm,
         federation=experiment.federation,
     )
+
+
+def _inputs(named: str, spec: ModelSpec) -> Inputs:
+    if named == PER_SITE:
+        return PerSite("site")
+    return default_normalisation(spec) if named == "default" else Normalisation.named(named)
 
 
 def model_spec(experiment: Experiment, cohort: Cohort) -> ModelSpec:

@@ -48,14 +48,13 @@ def fine_tune(stage: Stage) -> Note:
         try:
             if setup.plan.fine_tune is None:
                 setup.keep_federated(start, server.numbers(start), last_training(stage.history()))
-            names = [client.name for client in server.clients]
-            done = [
-                name for name in names if setup.checkpoints.load_if_done(*stage.step.words, name) is not None
-            ]
+            clients = {client.name: client for client in server.clients}
+            names, words = list(clients), stage.step.words
+            done = [name for name in names if setup.checkpoints.load_if_done(*words, name) is not None]
             settled = names[: names.index(done[-1]) + 1] if done else []
             for name, state, metrics in server.fine_tune(start, settled, len(done)):
-                with setup.checkpoints.save(*stage.step.words, name):
-                    setup.keep(name, state, metrics, server.own_numbers(state, name))
+                with setup.checkpoints.save(*words, name):
+                    setup.keep(clients[name], state, metrics, server.own_numbers(state, name))
                     stage.record_events(server)
         finally:
             stage.record_events(server)

@@ -51,7 +51,7 @@ def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
             LabelledSource(
                 name=name,
                 model=setup.pool.model(name, setup.device),
-                images=setup.normalisation(held.images.to(setup.device)),
+                images=setup.normalise(name)(held.images.to(setup.device)),
                 labels=held.labels,
                 orders={stream: torch.from_numpy(order) for stream, order in orders.items()},
             )

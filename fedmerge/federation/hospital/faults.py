@@ -15,8 +15,8 @@ from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.arrays import borrow, lend
 from fedmerge.federation.checks import trained
+from fedmerge.federation.messages.control_variates import divided, sent_tensors
 from fedmerge.federation.messages.jobs import InjectedFault, TrainJob
-from fedmerge.federation.messages.networks import tensors_of
 from fedmerge.federation.messages.reading import ARRAYS, METRICS, read_job, read_tensors
 from fedmerge.federation.messages.records import reply_message
 from fedmerge.federation.messages.secure import SecureTrainJob
@@ -68,7 +68,7 @@ def _train(
             return reply_message(message, {DELAY: math.inf}, texts=no_keys(hospital.site.name))
         return reply_message(message, {"num-examples": len(hospital.site.train), **never})
     reply = training(_flipped(hospital) if "label-flip" in faults else hospital, message)
-    sent = read_tensors(message, tensors_of(job.model)) if job.start == "shared" else {}
+    sent = divided(read_tensors(message, sent_tensors(job)))[0] if job.start == "shared" else {}
     if not secure:
         reply.content[ARRAYS] = lend(_spoilt(borrow(reply.content.array_records[ARRAYS]), sent, faults))
     if "slow" in faults:

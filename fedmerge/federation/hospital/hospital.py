@@ -16,6 +16,7 @@ from torch import nn
 
 from fedmerge.analysis import fit_temperature, rates
 from fedmerge.data import Site
+from fedmerge.federation.hospital.control import HospitalControl
 from fedmerge.federation.hospital.inspection import MINIMUM as LEAST
 from fedmerge.federation.hospital.inspection import reply_with
 from fedmerge.federation.hospital.private_training import LocalNoise
@@ -27,6 +28,7 @@ from fedmerge.federation.hospital.sums.masks import check_label, to_words
 from fedmerge.federation.hospital.sums.rules import SumRules, rules_of
 from fedmerge.federation.hospital.sums.session_store import SessionStore
 from fedmerge.federation.messages.client_state import ClientState, client_state_tensors
+from fedmerge.federation.messages.control_variates import divided, sent_tensors
 from fedmerge.federation.messages.jobs import (
     EvaluateJob,
     GreetingJob,
@@ -47,7 +49,7 @@ from fedmerge.federation.privacy.secure_keys import no_keys
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State, state_hash
 from fedmerge.models.zoo import ModelSpec, build
-from fedmerge.seeding import derive
+from fedmerge.seeding import Draws, derive
 from fedmerge.tasks import MULTICLASS
 from fedmerge.training import fit
 
@@ -88,15 +90,19 @@ class Hospital:
         self.secure = SecureHospital(site.name, folder, SecureRules.of(folder), self.sums.ledger)
 
     def describe(self, message: Message) -> Message:
-        """Reply with the hospital's name and its number of images by split and class."""
+        """Reply with its name, its number of images by split and class, and their pixel spacing if known."""
         read_job(message, GreetingJob)
         read_tensors(message, NO_TENSORS)
         site = self.site
-        numbers: dict[str, int | list[int]] = {
+        numbers: dict[str, int | list[int] | list[float]] = {
             "num-examples": len(site.train),
             "num-validation": len(site.val),
             "class-counts": site.train.class_counts(site.n_classes).tolist(),
         }
+        known = None if site.files is None else site.files.spacing
+        least = 1 if self.guard is None else self.guard.policy.suppress_below
+        if known is not None and known.images >= least:
+            numbers["pixel-spacing"] = [known.rows, known.columns, float(known.varies)]
         task = {} if site.task is MULTICLASS else {"task": site.task.name}
         return reply_message(message, numbers, texts={"name": site.name} | task)
 
@@ -137,25 +143,26 @@ class Hospital:
 
     def _trained(self, message: Message, job: TrainJob) -> tuple[dict[str, float], State, State]:
         """Train as a message says; return the metrics, the weights, and the weights that may leave."""
-        private = self.local.options(job)
+        private, sent, control = self.local.options(job), State(), None
         if job.start == "own":
             read_tensors(message, NO_TENSORS)
             model = self._own_start(job)
         else:
-            model = self._load(message, job, self._kept(job.personal, job.round))
+            check_fits(job.model, self.site)
+            sent, c = divided(read_tensors(message, sent_tensors(job)))
+            model = self._loaded(job, sent | self._kept(job.personal, job.round))
+            if job.control:
+                control = HospitalControl(job, sent, c, self.memory, len(self.site.train))
         result = fit(
-            model,
+            model.to(self.device),
             self.site.train.images,
             self.site.train.labels,
             job.training,
-            normalise=job.normalisation,
-            seed=job.seed,
-            site=self.site.name,
-            round=job.round,
-            purpose=job.purpose,
+            normalise=job.normalisation.at(self.site),
+            draws=Draws(job.seed, purpose=job.purpose, round=job.round, site=self.site.name),
             span=job.span,
-            device=self.device,
             progress=self.progress,
+            correction=None if control is None else control.correction,
         )
         metrics: dict[str, float] = {
             "num-examples": len(self.site.train),
@@ -171,9 +178,11 @@ class Hospital:
                 metrics["forgot"] = 1
             entries = personal_entries(job.model, job.personal)
             self.memory.keep(job.round, {key: state[key] for key in entries})
+        if control is not None:
+            metrics |= {"forgot": 1} if control.lost else {}
+            control.keep(state)
         if private is None:
             return metrics, state, state
-        sent = {} if job.start == "own" else read_tensors(message, tensors_of(job.model))
         return metrics, state, self.local.reply(private, job, sent, state)
 
     def evaluate(self, message: Message) -> Message:
@@ -214,7 +223,7 @@ class Hospital:
         """Return the scores of the weights in an evaluation message."""
         val = self.site.val
         model = self._load(message, job, self._kept(job.personal))
-        logits = predict(model, val.images, job.normalisation, device=self.device)
+        logits = predict(model, val.images, job.normalisation.at(self.site), device=self.device)
         task = self.site.task
         accuracy, balanced = rates(logits, val.labels, task)
         metrics: dict[str, float] = {
@@ -240,7 +249,8 @@ class Hospital:
         """Load the client state from the server's journal; a message without one clears it."""
         job = read_job(message, RestoreJob)
         check_fits(job.model, self.site)
-        self.memory.load_state_dict(read_tensors(message, client_state_tensors(job.model, job.personal)))
+        forms = client_state_tensors(job.model, job.personal, job.control)
+        self.memory.load_state_dict(read_tensors(message, forms))
         return reply_message(message, {"round": self.memory.round})
 
     def _kept(self, personal: Personal, round: int | None = None) -> State:
@@ -257,9 +267,11 @@ class Hospital:
     def _load(self, message: Message, job: NetworkJob, own: State) -> nn.Module:
         """Return the network with the received weights, except for the entries in ``own``."""
         check_fits(job.model, self.site)
-        state = read_tensors(message, tensors_of(job.model))
+        return self._loaded(job, read_tensors(message, tensors_of(job.model)) | own)
+
+    def _loaded(self, job: NetworkJob, state: State) -> nn.Module:
         model = _network(job.model.model_copy(update={"pretrained": False}).model_dump_json(), self.device)
-        model.load_state_dict(state | own)
+        model.load_state_dict(state)
         return model
 
 

@@ -4,7 +4,7 @@
 ``jobs``, ``replies`` and ``secure``, of types from ``fields``. ``tensors`` declares and reads the arrays of a
 message, ``networks`` derives them from a network's description, ``reading`` parses a message, ``text`` cleans
 text from outside, ``records`` makes and opens Flower's records. ``client_state`` is what a hospital keeps
-between rounds.
+between rounds, ``control_variates`` what both sides compute of them.
 
 To add a field, write it into the class of its job or reply, with a type from ``fields`` that has its range;
 give it a default if not every message has it. To add a message, write both classes and one line of the table.

@@ -11,7 +11,7 @@ from fedmerge.federation.plan.fault_injection import Kind as FaultKind
 from fedmerge.federation.plan.personal import Personal
 from fedmerge.federation.plan.privacy import LocalPrivacy
 from fedmerge.merging.attribution.importance import Kind as Importance
-from fedmerge.models.inputs import Normalisation
+from fedmerge.models.inputs import Inputs
 from fedmerge.models.zoo import ModelSpec
 from fedmerge.schema.validation import Seed
 from fedmerge.training import TrainingOptions
@@ -44,7 +44,7 @@ class NetworkJob(Told):
     """The base of all jobs about a model: the network, how images become its input, the run's seed."""
 
     model: ModelSpec
-    normalisation: Normalisation
+    normalisation: Inputs
     seed: Seed
 
 
@@ -61,8 +61,9 @@ class TrainJob(NetworkJob):
 
     span: the part of the learning-rate schedule that this round covers. start: ``own`` trains from an
     initialisation of the hospital's own; no weights are sent then. personal: the part of the model that the
-    hospital keeps to itself; since: the last round after which it should have one. privacy: the local noise
-    on the hospital's update.
+    hospital keeps to itself; since: the last round after which it should have one. control: the arrays have
+    the server's control variate, too, and the hospital's own is that after ``since``. privacy: the local
+    noise on the hospital's update.
     """
 
     training: TrainingOptions
@@ -72,6 +73,7 @@ class TrainJob(NetworkJob):
     start: Literal["shared", "own"] = "shared"
     personal: Personal = "none"
     since: Round = 0
+    control: bool = False
     privacy: LocalPrivacy | None = None
     faults: tuple[InjectedFault, ...] = Field((), max_length=100)
 
@@ -79,6 +81,12 @@ class TrainJob(NetworkJob):
     def _span_goes_on(self) -> TrainJob:
         if self.span[0] >= self.span[1]:
             raise ValueError("span must begin before it ends")
+        return self
+
+    @model_validator(mode="after")
+    def _one_thing_is_kept(self) -> TrainJob:
+        if self.control and (self.start, self.personal, self.privacy) != ("shared", "none", None):
+            raise ValueError("control goes with a shared start alone, without personal and privacy")
         return self
 
 
@@ -93,6 +101,7 @@ class RestoreJob(NetworkJob):
     """Load the client state from the server's journal; without arrays: clear it."""
 
     personal: Personal = "none"
+    control: bool = False
 
 
 class SumsBeginJob(NetworkJob):

@@ -29,7 +29,7 @@ def request_message(
 
 def reply_message(
     message: Message,
-    numbers: Mapping[str, float | int | list[int]],
+    numbers: Mapping[str, float | int | list[int] | list[float]],
     state: State | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> Message:

@@ -12,6 +12,7 @@ from fedmerge.tasks import TASKS, TaskName
 if TYPE_CHECKING:
     from fedmerge.federation.client_registry import Client
 
+Millimetres = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 MOST_CLASSES = 100_000
 
 
@@ -31,7 +32,8 @@ class Greeting(ReplyBody):
     """A hospital's name, and its images by split and class.
 
     suppressed_below: if its policy hides smaller counts, which are 0 then. task: where it is not multiclass;
-    with several findings an image, counts are of images with each.
+    with several findings an image, counts are of images with each. spacing: medians of the mm between rows
+    and between columns, and 1 where images differ, else 0.
     """
 
     name: Name
@@ -40,6 +42,7 @@ class Greeting(ReplyBody):
     class_counts: list[Count] = Field(alias="class-counts", min_length=1, max_length=MOST_CLASSES)
     suppressed_below: Images | None = Field(None, alias="suppressed-below")
     task: TaskName = "multiclass"
+    spacing: list[Millimetres] | None = Field(None, alias="pixel-spacing", min_length=3, max_length=3)
 
     @model_validator(mode="after")
     def _sum(self) -> Greeting:

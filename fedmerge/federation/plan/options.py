@@ -101,6 +101,16 @@ class FederationOptions(Section):
         """Whether sums over images are masked."""
         return self.secure_aggregation if self.secure_statistics is None else self.secure_statistics
 
+    @property
+    def control_variates(self) -> bool:
+        """Whether hospitals correct their steps by control variates."""
+        return AGGREGATORS[self.aggregate.method].needs.control_variates
+
+    @property
+    def keeps_client_state(self) -> bool:
+        """Whether hospitals keep something between rounds."""
+        return self.personal != "none" or self.control_variates
+
     def written(self) -> dict[str, Any]:
         """Return only what differs from the defaults, as JSON values."""
         return self.model_dump(mode="json", exclude_defaults=True)

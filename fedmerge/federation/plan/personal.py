@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.heads import find_head, group_of
+from fedmerge.models.meta import on_meta
 from fedmerge.models.zoo import ModelSpec, build
 
 Personal = Literal["none", "norms", "head"]
@@ -25,6 +26,17 @@ def personal_entries(spec: ModelSpec, personal: Personal) -> tuple[str, ...]:
     """
     plain = spec.model_copy(update={"pretrained": False})
     return _entries(plain.model_dump_json(), personal)
+
+
+def parameters_of(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the names of a network's parameters, which have a control variate."""
+    return _parameters(spec.model_copy(update={"pretrained": False}).model_dump_json())
+
+
+@lru_cache(maxsize=8)
+def _parameters(spec: str) -> tuple[str, ...]:
+    with on_meta():
+        return tuple(name for name, _ in build(ModelSpec.model_validate_json(spec), 0).named_parameters())
 
 
 @lru_cache(maxsize=8)

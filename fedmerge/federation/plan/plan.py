@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from fedmerge.federation.plan.options import FederationOptions
-from fedmerge.models.inputs import Normalisation
+from fedmerge.models.inputs import Inputs
 from fedmerge.models.state import BatchNormPolicy
 from fedmerge.models.zoo import ModelSpec
 from fedmerge.training import TrainingOptions
@@ -27,7 +27,7 @@ class FederationPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     model: ModelSpec
-    normalisation: Normalisation
+    normalisation: Inputs
     seed: int
     rounds: int
     start: Start = "shared"

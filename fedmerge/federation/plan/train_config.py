@@ -10,10 +10,9 @@ from fedmerge.training import TrainingOptions
 
 def common_config(plan: FederationPlan) -> dict[str, Any]:
     """Return the fields of every job: the network, how images become its input, the run's seed."""
-    normalisation = plan.normalisation
     return {
         "model": plan.model.model_dump(),
-        "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
+        "normalisation": plan.normalisation.to_dict(),
         "seed": plan.seed,
     }
 
@@ -22,6 +21,11 @@ def personal_config(plan: FederationPlan) -> dict[str, Any]:
     """Return a job's field about the personal part of the model; empty without one."""
     personal = plan.federation.personal
     return {} if personal == "none" else {"personal": personal}
+
+
+def control_config(plan: FederationPlan) -> dict[str, Any]:
+    """Return a job's field about control variates; empty without them."""
+    return {"control": True} if plan.federation.control_variates else {}
 
 
 def private_config(plan: FederationPlan) -> dict[str, Any]:
@@ -43,10 +47,15 @@ def train_config(
     return common_config(plan) | personal_config(plan) | own
 
 
+def round_span(plan: FederationPlan, round: int) -> tuple[float, float]:
+    """Return the part of the learning-rate schedule that a round covers."""
+    return (round - 1) / plan.rounds, round / plan.rounds
+
+
 def round_config(plan: FederationPlan, round: int) -> dict[str, Any]:
     """Return the job of a federated round, which covers its part of the learning-rate schedule."""
-    span = ((round - 1) / plan.rounds, round / plan.rounds)
-    return train_config(plan, round, "round", plan.local, span) | private_config(plan)
+    span = round_span(plan, round)
+    return train_config(plan, round, "round", plan.local, span) | private_config(plan) | control_config(plan)
 
 
 def fine_tune_config(plan: FederationPlan) -> dict[str, Any]:

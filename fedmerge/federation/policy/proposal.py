@@ -108,6 +108,7 @@ def in_words(proposal: Proposal) -> dict[str, str]:
     leaves = [f"its update of the model in each round, {hidden}"] if plan.rounds else []
     leaves += ["the model that it tuned for itself"] if plan.fine_tune is not None else []
     leaves += [f"its own part of the model ({rules.personal})"] if rules.personal != "none" else []
+    leaves += ["its control variate, which follows from its updates"] if rules.control_variates else []
     if proposal.sums is not None:
         masked = "under masks" if rules.masks_statistics else "as they are"
         leaves.append(

@@ -145,7 +145,8 @@ class ClientManager:
             return faults_for(rules.faults, self.plan.seed, round, client.name, attempt)
 
         def ask(client: Client, attempt: int) -> Message:
-            own: dict[str, Any] = {"since": last.get(client.name, 0)} if "personal" in job else {}
+            stateful = "personal" in job or "control" in job
+            own: dict[str, Any] = {"since": last.get(client.name, 0)} if stateful else {}
             spoilt = [fault.told() for fault in faults(client, attempt)]
             own |= {"faults": spoilt} if spoilt else {}
             return request_message(kind, client.node_id, str(round), job | own, arrays)

@@ -135,7 +135,8 @@ class _Heard:
                     f"two hospitals call themselves '{said.name}': give each site a name of its own."
                 )
             return Wrong("refused", f"another node that was admitted as '{said.name}' takes part already")
-        return Client(node, said.name, said.examples, said.validation, tuple(said.class_counts))
+        spacing = tuple(said.spacing or ())
+        return Client(node, said.name, said.examples, said.validation, tuple(said.class_counts), spacing)
 
     def _forget(self, node: int) -> None:
         """Forget what a node replied before."""

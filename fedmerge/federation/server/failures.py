@@ -79,9 +79,12 @@ class Failures:
 
     def began_anew(self, round: int, phase: str, site: str, since: int) -> None:
         """Record a hospital that lost its own part of the model, which it had after round ``since``."""
+        what, anew = "part of the model", "the federation's"
+        if self.rules.control_variates:
+            what, anew = "control variate", "zero, and the server's keeps what it had of it"
         reason = (
-            f"it no longer has its own part of the model, as it was after round {since}, because its process "
-            "was started anew: it began with the federation's"
+            f"it no longer has its own {what}, as it was after round {since}, because its process "
+            f"was started anew: it began with {anew}"
         )
         self.records.append(Failure(round, phase, site, reason, then="began anew", kind="forgot"))
 

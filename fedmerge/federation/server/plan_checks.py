@@ -40,12 +40,56 @@ def check_plan(plan: FederationPlan, hospitals: int) -> None:
                 "training.rounds is 0: set it to at least 1, or take personal out."
             )
         personal_entries(plan.model, rules.personal)
+    if rules.control_variates:
+        _check_control(plan)
     if rules.privacy is not None:
         _check_privacy(plan, rules.privacy)
     if rules.secure_aggregation:
         _check_secure(plan, in_a_round)
     if rules.secure_statistics:
         _check_statistics(plan, hospitals)
+
+
+def _check_control(plan: FederationPlan) -> None:
+    """Refuse what control variates do not go with: they are means of each hospital's gradients."""
+    rules, local = plan.federation, plan.local
+    what = f"federation.aggregate {rules.aggregate.method}"
+    clash = [
+        name
+        for name, there in (
+            ("personal", rules.personal != "none"),
+            ("privacy", rules.privacy is not None),
+            ("secure_aggregation", rules.secure_aggregation),
+        )
+        if there
+    ]
+    for name in clash:
+        why = (
+            "a hospital keeps one thing between rounds"
+            if name == "personal"
+            else "they are computed from each hospital's update as it is, and the journal takes each one's"
+        )
+        raise FedMergeError(
+            f"{what} keeps control variates, which do not go with federation.{name}: {why}. Take one of the "
+            "two out."
+        )
+    if local.optimizer != "sgd" or local.momentum:
+        given = local.optimizer if local.optimizer != "sgd" else f"sgd with momentum: {local.momentum:g}"
+        raise FedMergeError(
+            f"{what} reads a hospital's mean gradient off the way it went, which takes plain SGD, but "
+            f"the rounds train with {given}: set training.optimizer: sgd and training.momentum: 0 (and lr to "
+            "fit; fine_tune may have others)."
+        )
+    for name, there in (
+        ("proximal", local.proximal > 0),
+        ("inmerge", local.inmerge is not None),
+        ("first_layer_rate", local.first_layer_rate != 1),
+    ):
+        if there:
+            raise FedMergeError(
+                f"{what} takes steps along the corrected gradient alone, with one learning rate, but "
+                f"training.{name} makes the rounds' steps others: take one of the two out."
+            )
 
 
 def _check_privacy(plan: FederationPlan, privacy: Options) -> None:

@@ -15,7 +15,12 @@ from fedmerge.federation.messages.client_state import client_state_tensors
 from fedmerge.federation.messages.records import request_message
 from fedmerge.federation.messages.tensors import NO_TENSORS
 from fedmerge.federation.plan.plan import FederationPlan
-from fedmerge.federation.plan.train_config import common_config, fine_tune_config, personal_config
+from fedmerge.federation.plan.train_config import (
+    common_config,
+    control_config,
+    fine_tune_config,
+    personal_config,
+)
 from fedmerge.federation.policy.proposal import Proposal
 from fedmerge.federation.server.clients import wait_for_clients
 from fedmerge.federation.server.journal import Position, RoundJournal
@@ -174,16 +179,16 @@ class Server(RemoteEvaluation):
             yield reply.client.name, reply.state, reply.metrics
 
     def memories(self) -> dict[str, State]:
-        """Return the client states by name, for a journal; empty if nothing is personal."""
-        if self.plan.federation.personal == "none":
+        """Return the client states by name, for a journal; empty if hospitals keep nothing."""
+        if not self.plan.federation.keeps_client_state:
             return {}
         request = self._about_memory("query.memory", {}, {})
         return {reply.client.name: reply.state or {} for reply in self.strategy.ask(self.grid, request)}
 
     def restore(self, memories: Mapping[str, State]) -> None:
         """Send the hospitals their client states; a hospital without one clears that of an earlier run."""
-        if self.plan.federation.personal != "none":
-            job = common_config(self.plan) | personal_config(self.plan)
+        if self.plan.federation.keeps_client_state:
+            job = common_config(self.plan) | personal_config(self.plan) | control_config(self.plan)
             for _ in self.strategy.ask(self.grid, self._about_memory("query.restore", job, memories)):
                 pass
 
@@ -193,7 +198,8 @@ class Server(RemoteEvaluation):
 
         retained = NO_TENSORS
         if action == "query.memory":
-            retained = client_state_tensors(self.plan.model, self.plan.federation.personal)
+            rules = self.plan.federation
+            retained = client_state_tensors(self.plan.model, rules.personal, rules.control_variates)
         return Request(action, 0, "memory", self.clients, ask, lambda client: retained)
 
 

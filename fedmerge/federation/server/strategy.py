@@ -20,6 +20,7 @@ from fedmerge.federation.plan.train_config import round_config
 from fedmerge.federation.privacy.masked import NoSum
 from fedmerge.federation.privacy.round import PrivateRounds
 from fedmerge.federation.server.client_manager import ClientManager
+from fedmerge.federation.server.control import RoundControl, ServerControl
 from fedmerge.federation.server.remote_evaluation import RemoteEvaluation
 from fedmerge.federation.server.requests import Reply, Request
 from fedmerge.federation.server.secure_means import EVERYONE, collect, mean_of, secure_scores, words_of
@@ -40,6 +41,7 @@ class MergeStrategy(ClientManager, Strategy):
         self.optimizer = ServerOptimizer.of(plan.federation.optimizer, plan.model, plan.federation.personal)
         privacy = plan.federation.privacy
         self.private = None if privacy is None else PrivateRounds(privacy, plan.seed)
+        self.control = ServerControl(plan.model) if plan.federation.control_variates else None
         self.release: Callable[[int, State], None] = lambda number, state: None  # before a model is sent
         self._asked: tuple[Grid, Request, State] | None = None
         self.kept_sum: Callable[[int], Total | None] = lambda round: None  # of an earlier process
@@ -53,6 +55,8 @@ class MergeStrategy(ClientManager, Strategy):
         sent = borrow(arrays)
         chosen = participants(self.clients, self.plan.federation.participation, self.plan.seed, server_round)
         label = self._label("train", server_round)
+        if self.control is not None:
+            arrays = self.control.lent(sent)
         request = self.training(server_round, "train", job, arrays, sent, chosen, label)
         self._asked = (grid, request, sent)
         return request.messages()
@@ -72,6 +76,8 @@ class MergeStrategy(ClientManager, Strategy):
             return lend(sent), None
         here = {"round": server_round, "phase": "aggregate"}
         self.history.extend(here | decision for decision in merged.decisions)
+        if self.control is not None and merged.control is not None:
+            self.control.add(merged.control)
         new = merged.state if self.optimizer is None else self.optimizer.step(sent, merged.state)
         wrong = not_finite(new)
         if wrong:
@@ -92,12 +98,25 @@ class MergeStrategy(ClientManager, Strategy):
             states = (update.state for update in updates)
             return Aggregated(self.private.mean(round, sent, states, len(asked.clients)))
         context = AggregationContext(
-            sent, round, seed, batch_norm, self.plan.model, RemoteEvaluation(grid, self)
+            sent,
+            round,
+            seed,
+            batch_norm,
+            self.plan.model,
+            RemoteEvaluation(grid, self),
+            self._control(round, sent),
         )
         merged: Aggregated = AGGREGATORS[rules.aggregate.method].call(
             updates, context, **rules.aggregate.options
         )
         return merged
+
+    def _control(self, round: int, sent: State) -> RoundControl | None:
+        """Return the control variates of a round for the aggregator; None without them."""
+        if self.control is None:
+            return None
+        images = float(sum(client.examples for client in self.clients))
+        return RoundControl(self.plan, round, sent, self.control.sent(sent), images)
 
     def _secure(self, grid: Grid, round: int, sent: State, replies: Iterable[Reply]) -> Aggregated | None:
         """Return the mean from a secure sum, which is kept before it is used; None without a sum."""
@@ -164,13 +183,15 @@ class MergeStrategy(ClientManager, Strategy):
         return state
 
     def state_dict(self) -> State:
-        """Return the server's state over the rounds: the server optimizer's moments, an adaptive clip."""
+        """Return the server's state over the rounds: the server optimizer's moments, c, an adaptive clip."""
         kept = {} if self.optimizer is None else self.optimizer.state_dict()
+        kept |= {} if self.control is None else self.control.state_dict()
         return kept | ({} if self.private is None else self.private.state_dict())
 
     def load_state_dict(self, state: State) -> None:
         """Load a state from ``state_dict``."""
         rest = state if self.private is None else self.private.load_state_dict(state)
+        rest = rest if self.control is None else self.control.load_state_dict(rest)
         if self.optimizer is not None:
             self.optimizer.load_state_dict(rest)
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 Cost = Literal["squared", "l2"]
+MAX_STEPS = 100
+"""Of one try."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,22 @@ class Clusters:
     assignment: Tensor
     cost: float
     steps: int
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Where tries begin: at farthest-first draws, or at given centroids.
+
+    tries: how many draws. first: how many of the leading neurons the first centroid is drawn from; None: all.
+    given: indices of the first centroids; then one try is made.
+    """
+
+    tries: int = 10
+    first: int | None = None
+    given: Tensor | None = None
+
+
+STARTS = Starts()
 
 
 def averaging(assignment: Tensor, scores: Tensor, width: int) -> Tensor:
@@ -34,20 +52,15 @@ def kmeans(
     width: int,
     *,
     rng: torch.Generator,
-    first: int | None = None,
-    tries: int = 10,
-    start: Tensor | None = None,
+    starts: Starts = STARTS,
     cost: Cost = "l2",
     gain: float = 0.05,
-    max_steps: int = 100,
 ) -> Clusters:
     """Cluster n neurons into ``width`` groups, none empty; the cheapest of several tries.
 
     outer: n x n, ``K = Z^T Z`` of the neurons' activations. projected: n x n, ``Kh = Z^T P Z`` with P the
     projection onto what the fused model's layer can express (``K`` itself where nothing is projected).
-    scores: n importances s_j > 0. first: how many of the leading neurons the first centroid is drawn from
-    (all for None). start: indices of the first centroids, in place of farthest-first draws; then one try is
-    made.
+    scores: n importances s_j > 0.
 
     The squared distance of neuron i to the projected mean of cluster k, whose weighted mean is Z R_k, is
 
@@ -59,10 +72,10 @@ def kmeans(
     d_i`` of a cluster with more than one member, before a try may end: the authors' program may end first and
     leave neurons zero. Ties go to the lowest index. Source: arXiv 2507.00037; each step costs O(n^2).
     """
-    starts = [start] if start is not None else _farthest_first(outer, projected, width, first, tries, rng)
     best: Clusters | None = None
-    for seeds in starts:
-        found = _lloyd(outer, projected, scores, width, seeds, cost, gain, max_steps)
+    given = starts.given
+    for seeds in _farthest_first(outer, projected, width, starts, rng) if given is None else [given]:
+        found = _lloyd(outer, projected, scores, width, seeds, cost, gain)
         if best is None or found.cost < best.cost:
             best = found
     assert best is not None
@@ -70,16 +83,16 @@ def kmeans(
 
 
 def _farthest_first(
-    outer: Tensor, projected: Tensor, width: int, first: int | None, tries: int, rng: torch.Generator
+    outer: Tensor, projected: Tensor, width: int, starts: Starts, rng: torch.Generator
 ) -> Tensor:
     """For each try, a random neuron, then again and again the one farthest from those chosen; none twice.
 
     Returns tries x width; all tries advance side by side, which takes no longer than one.
     """
     own, own_projected = outer.diagonal(), projected.diagonal()
-    draws = [int(torch.randint(first or len(own), (1,), generator=rng)) for _ in range(tries)]
-    index, each = torch.tensor(draws, device=outer.device), torch.arange(tries, device=outer.device)
-    chosen, nearest = [index], torch.full((tries, len(own)), torch.inf).to(outer)
+    draws = [int(torch.randint(starts.first or len(own), (1,), generator=rng)) for _ in range(starts.tries)]
+    index, each = torch.tensor(draws, device=outer.device), torch.arange(starts.tries, device=outer.device)
+    chosen, nearest = [index], torch.full((starts.tries, len(own)), torch.inf).to(outer)
     for _ in range(width - 1):
         nearest = torch.minimum(nearest, own - 2 * projected[index] + own_projected[index][:, None])
         nearest[each, index] = -torch.inf
@@ -96,13 +109,12 @@ def _lloyd(
     seeds: Tensor,
     cost: Cost,
     gain: float,
-    max_steps: int,
 ) -> Clusters:
     own, weighted = outer.diagonal(), projected * scores[:, None]
     assignment = (projected.diagonal()[seeds][:, None] - 2 * projected[seeds]).argmin(0)
     history: list[float] = []
     step = 0
-    for step in range(1, max_steps + 1):  # noqa: B007
+    for step in range(1, MAX_STEPS + 1):  # noqa: B007
         assignment = _refill(assignment, torch.zeros_like(own), scores, width)
         distances = _distances(own, weighted, assignment, scores, width)
         new = distances.argmin(1)

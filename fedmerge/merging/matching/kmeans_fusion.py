@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedmerge.merging.matching.hungarian_fusion import match_one_to_one
 from fedmerge.merging.matching.importances import Attribution, Normalisation, attribution_needs
-from fedmerge.merging.matching.kmeans import Cost, kmeans
+from fedmerge.merging.matching.kmeans import Cost, Starts, kmeans
 from fedmerge.merging.matching.linear import Fit, Towards, fuse_layers
 from fedmerge.merging.matching.maps import Maps, clustered
 from fedmerge.merging.matching.networks import Networks
@@ -69,8 +69,7 @@ def kmeans_fusion(
             scores,
             form.size,
             rng=generator(context.seed, f"k-means of {form.name}"),
-            first=min(form.size, networks.sizes(group)[0]),
-            tries=tries,
+            starts=Starts(tries, first=min(form.size, networks.sizes(group)[0])),
             cost=cost,
         )
         sizes = networks.sizes(group)

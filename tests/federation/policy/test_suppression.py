@@ -3,8 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedmerge.data.file_facts import FileFacts, Spacing
 from fedmerge.federation.plan.train_config import common_config
 from fedmerge.federation.policy.proposal import Proposal
+from fedmerge.federation.policy.rules import Policy
 from fedmerge.federation.policy.suppression import suppressed
 
 COUNTS = st.lists(st.integers(0, 60), min_size=1, max_size=12)
@@ -46,6 +48,20 @@ def test_a_greeting_hides_them_and_says_so(asker, proposal, cohort):
     metrics = asker.wait_for_clients(proposal).content["metrics"]
     assert metrics["class-counts"] == suppressed(counts, below) != counts
     assert metrics["suppressed-below"] == below
+
+
+def test_pixel_spacing_leaves_where_the_policy_names_it_and_enough_images_say_it(asker, proposal, cohort):
+    site, policy = cohort["alpha"], ["num-examples", "num-validation", "class-counts"]
+    object.__setattr__(site, "files", FileFacts({}, {}, Spacing(0.7, 0.8, True, images=20)))
+    for numbers, below, leaves in (
+        ([*policy, "pixel-spacing"], 20, True), (policy, 20, False), ([*policy, "pixel-spacing"], 21, False)
+    ):  # fmt: skip
+        asker.start(approval="any", suppress_below=below, numbers=numbers)
+        metrics = asker.wait_for_clients(proposal).content["metrics"]
+        assert (list(metrics["pixel-spacing"]) if "pixel-spacing" in metrics else None) == (
+            [0.7, 0.8, 1.0] if leaves else None
+        )
+    assert "pixel-spacing" not in Policy().numbers
 
 
 def test_a_number_that_must_stay_stays_and_what_needs_it_is_refused(asker, plan, start):

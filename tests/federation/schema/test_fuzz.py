@@ -184,7 +184,7 @@ SESSION = {"session": "0" * 64}
 BEGIN = COMMON | SESSION | {"parents": ["alpha", "beta"], "images": {"alpha": 16}, "split": "train"}
 JOBS = {
     "query": {},
-    "train": TRAIN,
+    "train": TRAIN | {"control": True, "since": 0},
     "evaluate": COMMON,
     "query.memory": {},
     "query.restore": COMMON | {"personal": "norms"},

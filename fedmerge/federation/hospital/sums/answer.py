@@ -33,6 +33,7 @@ from fedmerge.federation.messages.tensors import Tensors
 from fedmerge.federation.packing import WALKING, pack
 from fedmerge.merging.matching.statistics import LocalStatistics, Sums
 from fedmerge.models.graph import Program, follow
+from fedmerge.models.inputs import PER_SITE, Normalisation, PerSite
 from fedmerge.models.zoo import ModelSpec, build
 
 _HELD: WeakValueDictionary[str, Parents] = WeakValueDictionary()
@@ -173,7 +174,7 @@ class HospitalSums:
         self.ledger.check(names)
         program = program_of(job.model)
         own = job.parents.index(self.site.name) if self.site.name in job.parents else None
-        images = job.normalisation(held.images.to(self.device))
+        images = self._normalisation(job)(held.images.to(self.device))
         labels = held.labels.to(self.device)
         size = len(held) if self.rules.noise is None else 1
         statistics = [
@@ -193,6 +194,15 @@ class HospitalSums:
             about |= {"images": sorted(names), "own": own}
             session.start_digest = request_digest("", "begin", about, join_models(parents.states))
         return session
+
+    def _normalisation(self, job: SumsBeginJob) -> Normalisation:
+        """Return this hospital's normalisation. Raises FedMergeError where noise could not cover it."""
+        if self.rules.noise is not None and isinstance(job.normalisation, PerSite):
+            raise FedMergeError(
+                f"site '{self.site.name}' adds noise that hides one image in a sum, but with normalisation: "
+                f"{PER_SITE} every image changes what all others are divided by: choose another one."
+            )
+        return job.normalisation.at(self.site)
 
     def _share(self, job: SumsBeginJob) -> Split:
         if self.site.name not in job.images:
