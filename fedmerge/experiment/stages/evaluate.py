@@ -16,13 +16,14 @@ from fedmerge.experiment.kinds import (
     MAJORITY,
     POOLED,
     ROUNDS,
+    START,
 )
 from fedmerge.experiment.stages.diagnosis import diagnose_pool
 from fedmerge.experiment.stages.evaluation import Predictor, evaluation_tasks
 from fedmerge.experiment.stages.majority import majority
 from fedmerge.experiment.stages.predictors import adapt, alone, fuse, fused_network, keep_fused, pooled
 from fedmerge.experiment.stages.record import Record
-from fedmerge.experiment.stages.stage import Note, Stage
+from fedmerge.experiment.stages.stage import FUSED, REFERENCES, Note, Stage
 from fedmerge.experiment.stages.training import fine_tune, rounds
 from fedmerge.experiment.stages.training import pooled as train_pooled
 
@@ -56,17 +57,18 @@ def _predictors(stage: Stage) -> Iterator[tuple[str, Callable[[], Predictor]]]:
     assert entry is not None
     match stage.step.rows:
         case "reference":
-            yield MAJORITY, lambda: majority(setup, target, stage.class_counts())
+            told = stage.left_by(FINE_TUNE).get("told", {})
+            yield MAJORITY, lambda: majority(setup, target, told)
         case "alone" | "oracle":
             yield from ((f"alone:{name}", partial(alone, setup, name)) for name in setup.sources(target))
         case "pooled":
-            if POOLED in stage.references:  # else its training has failed, and is in the failures
-                yield POOLED, lambda: pooled(setup, stage.references)
+            if POOLED in stage.pool(REFERENCES):  # else its training has failed, and is in the failures
+                yield POOLED, lambda: pooled(setup, stage.pool(REFERENCES))
         case "fusion":
             yield entry.label, lambda: fused(stage)
         case _:
-            start = stage.start if entry.needs_federated else None
-            yield entry.label, lambda: adapt(setup, target, entry, stage.references, start)
+            start = stage.pool(START) if entry.needs_federated else None
+            yield entry.label, lambda: adapt(setup, target, entry, stage.pool(REFERENCES), start)
 
 
 def fused(stage: Stage) -> Predictor:
@@ -74,8 +76,9 @@ def fused(stage: Stage) -> Predictor:
 
     An ensemble is not written to the disk: it is made once more, and nothing of that recorded.
     """
-    setup, target, entry, pool = stage.setup, stage.step.target, stage.step.entry, stage.fused
+    setup, target, entry = stage.setup, stage.step.target, stage.step.entry
     assert entry is not None
+    pool = stage.pool(FUSED) if stage.keeps_fused else None
     part, made = (*stage.step.words, FUSION), list[Predictor]()
     again = setup.checkpoints.load_if_done(*part) is not None
     if not again or pool is None or entry.label not in pool:

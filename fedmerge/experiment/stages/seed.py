@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedmerge.data import Cohort
 from fedmerge.engine.executors.processes import InProcess
 from fedmerge.engine.graph import Graph
-from fedmerge.engine.rows import Row, Rows
+from fedmerge.engine.rows import Rows
 from fedmerge.engine.schedule import Schedule
 from fedmerge.engine.store import State
 from fedmerge.engine.task import Assignment, Outcome, Task
 from fedmerge.experiment.cell import Step, steps
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.federations import Federation, federations
-from fedmerge.experiment.kinds import FINE_TUNE, ROUNDS, START
+from fedmerge.experiment.kinds import ROUNDS, START
 from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.setup import Setup, set_up
@@ -129,7 +129,7 @@ class RunStage(Stage):
     """A step of a run at work: models lie in the federation's folder, rounds in its journal."""
 
     session: Session
-    isolates = True
+    isolates = keeps_fused = True
 
     def begin(self, server: Server) -> Weights:
         """Hold the rounds, or take them up after the last one that an earlier process has held."""
@@ -139,29 +139,14 @@ class RunStage(Stage):
                 self.setup.record.skip(server.strategy, server.journalled)
         return self.session.start
 
-    def history(self) -> Sequence[Row]:
+    def left_by(self, kind: str) -> Mapping[str, Any]:
         """See ``Stage``."""
-        return self.session.cell.rows.get(Step(ROUNDS).name, {}).get("history", [])
+        name, cell = Step(kind).name, self.session.cell
+        return {**cell.rows.get(name, {}), **cell.notes.get(name, {})}
 
-    def class_counts(self) -> Mapping[str, Sequence[int]]:
+    def pool(self, name: str) -> ModelPool:
         """See ``Stage``."""
-        told: dict[str, list[int]] = self.session.cell.notes[Step(FINE_TUNE).name]["told"]
-        return told
-
-    @property
-    def start(self) -> ModelPool:
-        """See ``Stage``."""
-        return self.setup.models(START)
-
-    @property
-    def references(self) -> ModelPool:
-        """See ``Stage``."""
-        return self.setup.models(self.step.target, "references")
-
-    @property
-    def fused(self) -> ModelPool:
-        """See ``Stage``."""
-        return self.setup.models(self.step.target, "fused")
+        return self.setup.models(name) if name == START else self.setup.models(self.step.target, name)
 
     def streams(self) -> TargetStreams:
         """Return the streams of the target, and write the orders of their images."""

@@ -6,13 +6,12 @@ They differ in where models lie and what is kept in between: ``seed`` and ``task
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedmerge.blame import blamed
-from fedmerge.engine.rows import Row
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.cell import Step
 from fedmerge.experiment.kinds import START
@@ -25,6 +24,10 @@ from fedmerge.storage.files import DiskError
 if TYPE_CHECKING:
     from fedmerge.federation import Server
 
+Note = dict[str, Any]
+"""What a step leaves besides its rows and models, as JSON."""
+REFERENCES, FUSED = "references", "fused"
+
 
 @dataclass(frozen=True)
 class Stage(ABC):
@@ -36,6 +39,8 @@ class Stage(ABC):
 
     isolates: ClassVar[bool]
     """Whether a method that fails is a row of failures, and the step is done all the same."""
+    keeps_fused: ClassVar[bool]
+    """Whether a fused network is kept."""
 
     @abstractmethod
     def begin(self, server: Server) -> State:
@@ -45,27 +50,12 @@ class Stage(ABC):
         """
 
     @abstractmethod
-    def history(self) -> Sequence[Row]:
-        """Return the rows of history of the rounds."""
+    def left_by(self, kind: str) -> Mapping[str, Any]:
+        """Return note and rows that a needed step of this kind has left; empty where there is none."""
 
     @abstractmethod
-    def class_counts(self) -> Mapping[str, Sequence[int]]:
-        """Return the training images per class that hospitals told in their fine-tuning."""
-
-    @property
-    @abstractmethod
-    def start(self) -> ModelPool:
-        """The pool of the model of the rounds, under the name ``START``."""
-
-    @property
-    @abstractmethod
-    def references(self) -> ModelPool:
-        """The pool of the network of pooled training."""
-
-    @property
-    def fused(self) -> ModelPool | None:
-        """The pool that keeps fused networks; None where they are not kept."""
-        return None
+    def pool(self, name: str) -> ModelPool:
+        """Return a pool: ``START``, of the rounds; ``REFERENCES``, of pooled training; or ``FUSED``."""
 
     def streams(self) -> TargetStreams:
         """Return the streams of images that arrive at the target."""
@@ -74,7 +64,7 @@ class Stage(ABC):
     def keep_rounds(self, server: Server, state: State) -> None:
         """Keep the model of the rounds where a test-time method asks for it."""
         if any(entry.needs_federated for entry in self.setup.experiment.testtime):
-            self.setup.keep_in(self.start, START, state, "federated rounds", (), {})
+            self.setup.keep_in(self.pool(START), START, state, "federated rounds", (), {})
 
     def record_events(self, server: Server) -> None:
         """Record the new rows in history and failures of the federation."""
@@ -95,6 +85,3 @@ class Stage(ABC):
             if not self.isolates or said is None:
                 raise
             self.setup.record.failure(self.setup.seed, label, self.step.target, said)
-
-
-Note = dict[str, Any]

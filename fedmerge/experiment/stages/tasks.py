@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,6 @@ from fedmerge.blame import blamed
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks import remarks
 from fedmerge.engine.attempt import Attempt
-from fedmerge.engine.rows import Row
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.cell import Step
 from fedmerge.experiment.configuration.config import Experiment
@@ -37,7 +36,7 @@ from fedmerge.experiment.kinds import FUSION as FUSED
 from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.setup import set_up
-from fedmerge.experiment.stages.stage import Stage
+from fedmerge.experiment.stages.stage import REFERENCES, Stage
 from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
@@ -116,7 +115,7 @@ class TaskStage(Stage):
     """A stage at work as a task: what it needs lies in the folders of other tasks."""
 
     attempt: Attempt
-    isolates = False
+    isolates = keeps_fused = False
 
     def begin(self, server: Server) -> State:
         """Hold the rounds, or return where those of another task ended; a fine-tuning restores hospitals."""
@@ -124,34 +123,25 @@ class TaskStage(Stage):
             return server.rounds(server.start(), self.setup.journal)
         if self.step.kind == FINE_TUNE:
             server.restore(self._memories())
-        return self.start.state(START) if ROUNDS in self._needs else server.start()
+        return self.pool(START).state(START) if ROUNDS in self._needs else server.start()
 
-    def history(self) -> Sequence[Row]:
+    def left_by(self, kind: str) -> Mapping[str, Any]:
         """See ``Stage``."""
-        rows: list[Row] = self._read(ROUNDS)["history"] if ROUNDS in self._needs else []
-        return rows
+        return self.attempt.store.read(self._needs[kind], "job.json") if kind in self._needs else {}
 
-    def class_counts(self) -> Mapping[str, Sequence[int]]:
-        """Return nothing: a study's images are all here."""
-        return {}
-
-    @property
-    def start(self) -> ModelPool:
+    def pool(self, name: str) -> ModelPool:
         """See ``Stage``."""
+        if name == REFERENCES:
+            return self.setup.pool
         if self.step.kind == ROUNDS:
             return ModelPool(self.attempt.folder / START)
         return ModelPool(self._folder(ROUNDS) / START, create=False)
-
-    @property
-    def references(self) -> ModelPool:
-        """See ``Stage``."""
-        return self.setup.pool
 
     def keep_rounds(self, server: Server, state: State) -> None:
         """Keep the model of the rounds, and what hospitals keep to themselves, for other tasks."""
         for left_over in (START, MEMORIES):
             self.attempt.store.room.remove_tree(self.attempt.folder / left_over)
-        self.setup.keep_in(self.start, START, state, "federated rounds", (), {})
+        self.setup.keep_in(self.pool(START), START, state, "federated rounds", (), {})
         for name, kept in server.memories().items():
             make_folder(self.attempt.folder / MEMORIES)
             write_weights(self.attempt.folder / MEMORIES / f"{name}.safetensors", kept)
@@ -180,10 +170,6 @@ class TaskStage(Stage):
 
     def _folder(self, kind: str) -> Path:
         return self.attempt.store.jobs / self._needs[kind]
-
-    def _read(self, kind: str) -> dict[str, Any]:
-        job: dict[str, Any] = self.attempt.store.read(self._needs[kind], "job.json")
-        return job
 
     def _memories(self) -> dict[str, State]:
         """Return the client state of each hospital after the rounds, by name."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedmerge.engine.rows import Row
-from fedmerge.experiment.kinds import POOLED
+from fedmerge.experiment.kinds import POOLED, ROUNDS
 from fedmerge.experiment.stages.predictors import train_pooled
-from fedmerge.experiment.stages.stage import Note, Stage
+from fedmerge.experiment.stages.stage import REFERENCES, Note, Stage
 
 if TYPE_CHECKING:
     from fedmerge.federation import Server
@@ -47,7 +47,9 @@ def fine_tune(stage: Stage) -> Note:
         start = stage.begin(server)
         try:
             if setup.plan.fine_tune is None:
-                setup.keep_federated(start, server.numbers(start), last_training(stage.history()))
+                setup.keep_federated(
+                    start, server.numbers(start), last_training(stage.left_by(ROUNDS).get("history", []))
+                )
             clients = {client.name: client for client in server.clients}
             names, words = list(clients), stage.step.words
             done = [name for name in names if setup.checkpoints.load_if_done(*words, name) is not None]
@@ -66,7 +68,7 @@ def fine_tune(stage: Stage) -> Note:
 def pooled(stage: Stage) -> Note:
     """Train one network on the union of the images."""
     with stage.isolated(POOLED):
-        train_pooled(stage.setup, stage.step.target, stage.references)
+        train_pooled(stage.setup, stage.step.target, stage.pool(REFERENCES))
     return {}
 
 
