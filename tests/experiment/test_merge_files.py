@@ -54,26 +54,15 @@ def test_task_vectors_take_a_start_from_a_file(files, tmp_path):
 
 def test_a_network_by_name_and_images_give_what_the_function_gives(files, images, tmp_path):
     out = tmp_path / "kf.safetensors"
-    merge_files(
-        files,
-        out,
-        {"method": "kf", "tries": 2},
-        network=SMALL,
-        data=FusionImages(images, images=12),
-    )
+    method, data = {"method": "kf", "tries": 2}, FusionImages(images, images=12)
+    merge_files(files, out, method, network=SMALL, data=data)
     fused = build(SPEC, 0).eval()
     fused.load_state_dict(load_file(out))
     nets = [build(SPEC, seed).eval() for seed in (0, 1)]
     x = torch.rand(5, 1, 8, 8)
     assert not torch.allclose(fused(x), nets[0](x))
     again = tmp_path / "again.safetensors"
-    merge_files(
-        files,
-        again,
-        {"method": "kf", "tries": 2},
-        network=SMALL,
-        data=FusionImages(images, images=12),
-    )
+    merge_files(files, again, method, network=SMALL, data=data)
     assert again.read_bytes() == out.read_bytes()
 
 
