@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fedmerge.data.images import Split
+from fedmerge.data.images.images import Split
 from fedmerge.errors import Faults, FedMergeError, short
 from fedmerge.experiment.configuration.entries import MethodConfig, asked_method
 from fedmerge.experiment.configuration.needs import needs_of

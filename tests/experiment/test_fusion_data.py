@@ -7,7 +7,7 @@ import torch
 from facts import refused
 
 from fedmerge.data import concat
-from fedmerge.data.fusion import share
+from fedmerge.data.cohort.fusion import share
 from fedmerge.experiment.configuration.federations import federations
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages import predictors as candidates

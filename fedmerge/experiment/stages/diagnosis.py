@@ -10,7 +10,7 @@ from fedmerge.analysis.diagnosis import Subject, diagnose
 from fedmerge.analysis.diagnosis.blends import has_batch_norm
 from fedmerge.analysis.diagnosis.rows import rows_of
 from fedmerge.blame import blamed
-from fedmerge.data.images import Split, concat
+from fedmerge.data.images.images import Split, concat
 from fedmerge.experiment.stages.setup import Setup
 from fedmerge.experiment.stages.stage import Note, Stage
 from fedmerge.models.state import State

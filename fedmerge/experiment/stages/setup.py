@@ -12,7 +12,7 @@ import torch
 
 from fedmerge.analysis import METRICS
 from fedmerge.data import Cohort, Split
-from fedmerge.data.images import concat
+from fedmerge.data.images.images import concat
 from fedmerge.engine.checkpoints import Checkpoints
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import Experiment

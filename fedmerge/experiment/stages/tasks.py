@@ -13,7 +13,7 @@ import pandas as pd
 
 from fedmerge.blame import blamed
 from fedmerge.data import Cohort, CohortSpec, build_cohort
-from fedmerge.data.checks import remarks
+from fedmerge.data.checks.checks import remarks
 from fedmerge.engine.attempt import Attempt
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.cell import Step

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.cluster.config import BackendConfig
-from fedmerge.data.content import files_of
+from fedmerge.data.cohort.content import files_of
 from fedmerge.engine.events import Subscriber
 from fedmerge.engine.schedule import Schedule
 from fedmerge.engine.store import Store, states_in

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedmerge.data import CohortSpec
-from fedmerge.data.content import cohort_content, content_of
-from fedmerge.data.fusion import FusionData
+from fedmerge.data.cohort.content import cohort_content, content_of
+from fedmerge.data.cohort.fusion import FusionData
 from fedmerge.engine.graph import Graph
 from fedmerge.engine.task import Task, task_of
 from fedmerge.errors import FedMergeError

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmerge.data.file_facts import FileFacts, Spacing
+from fedmerge.data.sources.file_facts import FileFacts, Spacing
 from fedmerge.federation.plan.train_config import common_config
 from fedmerge.federation.policy.proposal import Proposal
 from fedmerge.federation.policy.rules import Policy
