@@ -29,7 +29,7 @@ from fedmerge.errors import Faults, FedMergeError, short, unknown
 from fedmerge.schema.validation import LONGEST_NAME, Distinct, is_folder, is_there, load_yaml, validate
 from fedmerge.tasks import TASKS, TaskName
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parents[2]
 SHIPPED = (PACKAGE / "_shipped" / "sites", PACKAGE.parent / "sites")
 
 
