@@ -1,7 +1,7 @@
 """The page docs/concepts.md: three ways of merging, a picture each, with what our studies measured.
 
-``python -m benchmarks.concepts --out docs/concepts.md`` draws the pictures and writes the sentences with numbers,
-in seconds, from the kept scores: benchmarks/results, and docs/studies/in-model-merging/numbers.json.
+``python -m benchmarks.concepts --out docs/concepts.md`` draws the pictures and writes the numbers in seconds,
+from the kept scores: benchmarks/results, and docs/studies/in-model-merging/numbers.json.
 """
 
 from __future__ import annotations

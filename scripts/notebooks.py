@@ -23,7 +23,7 @@ SECONDS, COLOURS = 1200, 64
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Execute the named notebooks, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="without .ipynb; all by default")
     for name in parser.parse_args(argv).names or sorted(path.stem for path in FOLDER.glob("*.ipynb")):
         path = FOLDER / f"{name}.ipynb"

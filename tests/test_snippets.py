@@ -80,11 +80,12 @@ def there(tmp_path, monkeypatch) -> dict[str, Any]:
     monkeypatch.setattr(fm, "run", run, raising=False)
     monkeypatch.setattr(fm, "bench", bench, raising=False)
     net_0, net_a, net_b = copy.deepcopy(start), *models[:2]
+    deep = nn.Sequential(*models, copy.deepcopy(start))  # twelve convolutions
     return {
         "fm": fm, "models": models, "pool": models[:2], "pretrained": start.state_dict(), "x": x, "y": y,
-        "images": x, "labels": y, "batch": x[:16], "stream": x.split(16), "model": nn.Sequential(*models, copy.deepcopy(start)),
+        "images": x, "labels": y, "batch": x[:16], "stream": x.split(16), "model": deep,
         "net_0": net_0.state_dict(), "net_a": net_a, "net_b": net_b,
-        "optimizer": torch.optim.SGD(models[0].parameters(), lr=0.1), "result": None,
+        "optimizer": torch.optim.SGD(deep.parameters(), lr=0.1), "result": None,
     }  # fmt: skip
 
 

@@ -21,9 +21,9 @@ import psutil
 import torch
 
 from benchmarks.speed.processes import told
-from fedmerge.data.cache.pixels import PixelFile
-from fedmerge.data.cache.stored import stored
-from fedmerge.data.facts import Facts
+from fedmerge.data.images.facts import Facts
+from fedmerge.data.images.pixels import PixelFile
+from fedmerge.data.images.stored import stored
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.seeding import Draws

@@ -16,7 +16,7 @@ from fedmerge.errors import FedMergeError
 
 if TYPE_CHECKING:
     from fedmerge.data import Cohort
-    from fedmerge.data.cohort_check import CohortCheck
+    from fedmerge.data.checks.report import CohortCheck
     from fedmerge.experiment.configuration.config import Experiment
     from fedmerge.workflows.estimate import Estimate
 
@@ -50,7 +50,7 @@ def check_sites(
     """
     from fedmerge.cli.estimates import estimate_record
     from fedmerge.data import build_cohort, read_cohort
-    from fedmerge.data.cohort_check import CohortCheck, Finding, check_cohort
+    from fedmerge.data.checks.report import CohortCheck, Finding, check_cohort
     from fedmerge.data.progress import noting_refused, telling
     from fedmerge.plugins import load_plugins
     from fedmerge.reports.cohort_page import summary, write_cohort_page
@@ -126,7 +126,7 @@ def new_sites(
     """Write a cohort's file from folders, tables and DICOM files; check it with sites check."""
     import yaml
 
-    from fedmerge.data.new_cohort import new_cohort
+    from fedmerge.data.sources.new_cohort import new_cohort
     from fedmerge.storage.files import write_text
 
     if file.exists():

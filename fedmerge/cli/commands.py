@@ -238,7 +238,7 @@ def show_cohort(
     """Show a cohort: its hospitals, their images by class, remarks on them, and a contact sheet."""
     from fedmerge.cli.tables import cohort_table, site_record
     from fedmerge.data import build_cohort, read_cohort
-    from fedmerge.data.checks import remarks
+    from fedmerge.data.checks.checks import remarks
     from fedmerge.plugins import load_plugins
     from fedmerge.reports import figures
 

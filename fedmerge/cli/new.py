@@ -27,7 +27,8 @@ def new(
 ) -> None:
     """Write a project that runs as it is, with your images or digits: experiment, hospitals, plug-ins."""
     from fedmerge.cli.cohorts import named_places
-    from fedmerge.workflows.new_project import Hospitals, new_project
+    from fedmerge.workflows.new_project import new_project
+    from fedmerge.workflows.own_hospitals import Hospitals
 
     own = Hospitals(named_places(places), tuple(unseen or ()), size) if places else None
     if own is None and (unseen or size):

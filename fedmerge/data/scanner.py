@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from fedmerge.data.cache.stored import StoredImages, pieces_of
+from fedmerge.data.images.stored import StoredImages, pieces_of
 from fedmerge.errors import FedMergeError, unknown
 from fedmerge.seeding import generator
 

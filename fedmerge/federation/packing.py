@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from fedmerge.merging.matching.statistics import norms
-from fedmerge.merging.matching.sums import has_offset
+from fedmerge.merging.neurons.statistics import norms
+from fedmerge.merging.neurons.sums import has_offset
 from fedmerge.models.graph import Layer, Program
 
 MINIMUM = 16

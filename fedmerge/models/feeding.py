@@ -19,7 +19,7 @@ def on_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 def are_stored(images: Tensor) -> bool:
-    """Whether images are on the disk until they are read (``fedmerge.data.cache.stored.StoredImages``)."""
+    """Whether images are on the disk until they are read (``fedmerge.data.images.stored.StoredImages``)."""
     return hasattr(images, "read")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedmerge.data.files.fit import fitted
-from fedmerge.data.images import to_channels
+from fedmerge.data.images.images import to_channels
 from fedmerge.data.reading import ReadOptions
 from fedmerge.models.cards import ModelCard
 from fedmerge.models.inputs import Inputs, Normalisation

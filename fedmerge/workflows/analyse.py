@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.analysis.diagnosis import ANALYSES, Subject, diagnose
-from fedmerge.data.images import Split, concat
+from fedmerge.data.images.images import Split, concat
 from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.configuration.changes import apply_change
 from fedmerge.experiment.folder.analysed import Analysed

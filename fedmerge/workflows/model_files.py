@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmerge.data.fusion import balanced
-from fedmerge.data.images import Split, resize, to_channels
-from fedmerge.data.sources import load_source
+from fedmerge.data.cohort.fusion import balanced
+from fedmerge.data.images.images import Split, resize, to_channels
+from fedmerge.data.sources.sources import load_source
 from fedmerge.errors import FedMergeError, short
 from fedmerge.models.cards import ModelCard, read_card
 from fedmerge.models.inputs import Normalisation

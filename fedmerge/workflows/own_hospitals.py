@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from fedmerge.data.new_cohort import new_cohort
-from fedmerge.data.pictures import SUFFIXES
+from fedmerge.data.files.pictures import SUFFIXES
+from fedmerge.data.sources.new_cohort import new_cohort
 from fedmerge.errors import FedMergeError
 
 TEXT = """\

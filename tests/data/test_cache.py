@@ -14,12 +14,12 @@ from PIL import Image
 
 from fedmerge.data import CohortSpec, build_cohort
 from fedmerge.data.cache import made, place
-from fedmerge.data.cache.pixels import PixelFile
-from fedmerge.data.cache.stored import StoredImages, join, stored
-from fedmerge.data.facts import Facts, facts_of
 from fedmerge.data.files import many
 from fedmerge.data.files.many import Look
 from fedmerge.data.files.one import Item
+from fedmerge.data.images.facts import Facts, facts_of
+from fedmerge.data.images.pixels import PixelFile
+from fedmerge.data.images.stored import StoredImages, join, stored
 from fedmerge.data.progress import telling
 from fedmerge.models.inputs import Normalisation
 from fedmerge.seeding import Draws

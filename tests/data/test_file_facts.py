@@ -1,6 +1,6 @@
 """What files say of themselves beside their pixels."""
 
-from fedmerge.data.file_facts import Spacing, spacing_of
+from fedmerge.data.sources.file_facts import Spacing, spacing_of
 
 
 def test_spacing_is_the_median_to_three_digits_and_says_whether_images_differ():

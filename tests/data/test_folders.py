@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fedmerge.data import CohortSpec, build_cohort
-from fedmerge.data.sources import load_source
+from fedmerge.data.sources.sources import load_source
 from tests.facts import refused
 
 

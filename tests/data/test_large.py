@@ -14,10 +14,10 @@ import torch
 
 from fedmerge.data import CohortSpec, build_cohort, scanner
 from fedmerge.data.cache import made, place
-from fedmerge.data.cache import stored as stored_module
-from fedmerge.data.cache.stored import StoredImages, stored
-from fedmerge.data.npz import read_npz
+from fedmerge.data.images import stored as stored_module
+from fedmerge.data.images.stored import StoredImages, stored
 from fedmerge.data.scanner import SHIFTS, Appearance
+from fedmerge.data.sources.npz import read_npz
 from tests.facts import refused
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedmerge.data import CohortSpec, SiteSpec, build_cohort, medmnist
-from fedmerge.data.sources import load_source, source_key
+from fedmerge.data import CohortSpec, SiteSpec, build_cohort
+from fedmerge.data.sources import medmnist
+from fedmerge.data.sources.sources import load_source, source_key
 from tests.facts import refused
 
 Writer = Callable[..., Path]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fedmerge.data import build_cohort, read_cohort
-from fedmerge.data.images import resize
-from fedmerge.data.sources import load_source
+from fedmerge.data.images.images import resize
+from fedmerge.data.sources.sources import load_source
 from fedmerge.tasks import MULTILABEL
 from tests.facts import refused
 

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from fedmerge.cli import app
 from fedmerge.data import CohortSpec, build_cohort
-from fedmerge.data.checks import remarks
-from fedmerge.data.new_cohort import new_cohort
+from fedmerge.data.checks.checks import remarks
 from fedmerge.data.reading import Reading, TableOptions
-from fedmerge.data.sources import load_source
+from fedmerge.data.sources.new_cohort import new_cohort
+from fedmerge.data.sources.sources import load_source
 from tests.facts import refused
 
 N = 20

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from fedmerge.data.pictures import is_picture, read_picture
+from fedmerge.data.files.pictures import is_picture, read_picture
 from fedmerge.errors import FedMergeError
 from tests.facts import refused
 

@@ -9,9 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from fedmerge.data import Split, scanner
-from fedmerge.data.images import resize, to_channels
+from fedmerge.data.images.images import resize, to_channels
 from fedmerge.data.scanner import SHIFTS, Appearance
-from fedmerge.data.sources import load_source
+from fedmerge.data.sources.sources import load_source
 from fedmerge.seeding import generator
 from tests.facts import refused
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedmerge.data import build_cohort, cohort_names, read_cohort
-from fedmerge.data.cohort import Cohort
+from fedmerge.data.cohort.cohort import Cohort
 
 SHIPPED = [
     "breast",

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fedmerge.data import CohortSpec, SiteSpec, build_cohort
-from fedmerge.data.sources import Arrays, load_source, source_key
+from fedmerge.data.sources.sources import Arrays, load_source, source_key
 from tests.facts import refused
 
 Writer = Callable[..., Path]

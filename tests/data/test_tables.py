@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from fedmerge.data import SOURCES, CohortSpec, build_cohort
-from fedmerge.data.checks import remarks
-from fedmerge.data.content import cohort_content
+from fedmerge.data.checks.checks import remarks
+from fedmerge.data.cohort.content import cohort_content
+from fedmerge.data.cohort.spec import SiteSpec
 from fedmerge.data.reading import Reading, ReadOptions, TableOptions
-from fedmerge.data.sources import load_source
-from fedmerge.data.spec import SiteSpec
+from fedmerge.data.sources.sources import load_source
 from tests.facts import refused
 
 

@@ -19,11 +19,11 @@ from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages.evaluation import (
     EvaluationConditions,
     Predictor,
-    TargetStreams,
-    evaluate_predictor,
+    evaluation_tasks,
 )
 from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.setup import set_up
+from fedmerge.experiment.stages.target_streams import TargetStreams
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.schema.validation import validate
@@ -54,7 +54,8 @@ def split():
 def rows(model, split, evaluation):
     site = TargetStreams.of("north", split, evaluation, seed=0)
     conditions = EvaluationConditions(evaluation, Normalisation.named("none"), "cpu", ("a",))
-    measured = [each.row for each in evaluate_predictor(Predictor("flat", "fusion", model), site, conditions)]
+    tasks = evaluation_tasks(Predictor("flat", "fusion", model), site, conditions)
+    measured = [each.row for task in tasks for each in task.measure()]
     assert len(measured) == site.parts(evaluation.shifted)
     return {(row["stream"], row["shift"], row["severity"]): row["accuracy"] for row in measured}
 
@@ -233,7 +234,8 @@ def measured(node, split, sources=("a",), **evaluation):
     given = EvaluationConfig(**({"batch_size": 7, "streams": forms} | evaluation))
     site = TargetStreams.of("north", split, given, seed=0)
     conditions = EvaluationConditions(given, Normalisation.named("half"), "cpu", sources)
-    return list(evaluate_predictor(Predictor("node", "test-time", node), site, conditions))
+    tasks = evaluation_tasks(Predictor("node", "test-time", node), site, conditions)
+    return [each for task in tasks for each in task.measure()]
 
 
 def assert_same(some, others):

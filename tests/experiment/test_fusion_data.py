@@ -7,13 +7,13 @@ import torch
 from facts import refused
 
 from fedmerge.data import concat
-from fedmerge.data.fusion import share
+from fedmerge.data.cohort.fusion import share
 from fedmerge.experiment.configuration.federations import federations
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages import predictors as candidates
 from fedmerge.experiment.stages.preflight import check
 from fedmerge.experiment.stages.record import Record
-from fedmerge.experiment.stages.seed import train_and_fuse
+from fedmerge.experiment.stages.seed import Cell
 from fedmerge.experiment.stages.setup import model_spec, set_up
 from fedmerge.federation import Server
 from fedmerge.merging import merge
@@ -50,7 +50,7 @@ def fused(needy, calls, experiment, cohort, tmp_path):
         (federation,) = federations(cohort, checked)
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         setup = set_up(checked, cohort, federation.members, 0, folder, record, "cpu")
-        train_and_fuse(setup, federation)
+        Cell(setup, federation).execute()
         return list(calls), record
 
     return go

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.mixed_cohort import _drawn, make
 from fedmerge.data import Cohort, build_cohort, read_cohort
 from fedmerge.data.cache import made, place
-from fedmerge.data.checks import remarks
-from fedmerge.data.cohort_check import check_cohort
+from fedmerge.data.checks.checks import remarks
+from fedmerge.data.checks.report import check_cohort
 from fedmerge.data.export import export
 from fedmerge.models.cards import PixelSpacing
 from fedmerge.models.pool import ModelPool

@@ -8,6 +8,7 @@ import yaml
 
 from fedmerge.data import build_cohort, read_cohort
 from fedmerge.federation.deployment.serving import start_node
+from fedmerge.federation.policy.rules import NUMBERS
 from fedmerge.models.cards import PixelSpacing
 from fedmerge.models.inputs import PerSite
 from fedmerge.models.pool import ModelPool
@@ -58,13 +59,13 @@ def test_they_train_fuse_and_adapt_on_their_own_machines(server, programs, path,
     for folder in folders:
         server.admit(folder.settings.site, folder.public_key)
         start_node(programs, folder)
-    numbers = ["num-examples", "num-validation", "loss", "accuracy", "balanced_accuracy", "temperature"]
-    (folders[0].path / "policy.yaml").write_text(
-        yaml.safe_dump({"approval": "any", "numbers": [*numbers, "pixel-spacing"]})
-    )
+    rules = {"approval": "any", "suppress_below": 1, "numbers": list(NUMBERS)}
+    (folders[0].path / "policy.yaml").write_text(yaml.safe_dump(rules))
     config = tmp_path / "mixed.yaml"
     config.write_text(yaml.safe_dump(CONFIG | {"cohort": str(path.parent / "server.yaml")}))
     deployed = run_deployed(server.path, config, out=tmp_path / "deployed", patience=1000)
+    failed = deployed.failures[deployed.failures["where"] != "pooled"]  # images stay at the hospitals
+    assert failed.empty, "; ".join(failed["reason"])
     local = run(CONFIG | {"cohort": str(path)}, out=tmp_path / "local")
     expected = {k: v for k, v in hashes(local.folder).items() if not k.endswith("pooled.safetensors")}
     assert hashes(deployed.folder) == expected

@@ -9,8 +9,8 @@ import torch
 from fedmerge import ModelPool, run
 from fedmerge.analysis import scores
 from fedmerge.data import Split, build_cohort
-from fedmerge.data.cohort import Site
-from fedmerge.data.images import concat
+from fedmerge.data.cohort.cohort import Site
+from fedmerge.data.images.images import concat
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages.setup import plan_of
 from fedmerge.federation.hospital.sums.answer import HospitalSums

@@ -347,7 +347,7 @@ def test_a_full_disk_ends_with_a_sentence_and_what_is_finished_is_kept(
     assert files.write_text is write
     journal = tmp_path / "run" / "seed-0" / "federation" / "journal"
     assert sorted(path.name for path in journal.rglob("*.json")) == [
-        "0001.json", "0002.json", "alpha.json", "beta.json",
+        "0001.json", "0002.json", "alpha.json", "beta.json", "rounds.json",
     ]  # fmt: skip
     run(experiment, resume=tmp_path / "run")
     same(outcome(tmp_path / "run"), whole)

@@ -195,7 +195,7 @@ def test_what_was_measured_before_an_error_is_saved(experiment, tmp_path, monkey
     def stop(*args):
         raise FedMergeError("the roof fell in.")
 
-    monkeypatch.setattr(module, "evaluate_all", stop)
+    monkeypatch.setitem(module.STAGES, "evaluate", stop)
     with refused("roof", "fell"):
         run(experiment, out=tmp_path / "run")
     assert len(ModelPool(tmp_path / "run/seed-0/federation/pool")) == 3

@@ -18,10 +18,11 @@ from fedmerge.experiment.configuration.entries import read_method
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages import predictors as candidates
 from fedmerge.experiment.stages import tune
-from fedmerge.experiment.stages.tune import tune_run
 from fedmerge.models import predict
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import Tuning, as_text
+from fedmerge.workflows.tune import _reopen as reopen
+from fedmerge.workflows.tune import tune_run
 from tests.testtime.grouped import adaptive
 
 VALUES = [0.01, math.inf]
@@ -120,12 +121,14 @@ def test_the_run_s_configuration_reads_back_with_infinity(done):
 
 
 def test_a_finished_run_is_tuned_from_its_folder(done):
-    entry, found = tune_run(done.folder, values=VALUES)
+    entry, found = tune_run(done.folder, option={"option": "coefficients.temperature", "values": VALUES})
     log = done.decisions.dropna(subset=["held_out"])
     assert [score.accuracy for score in found.scores] == log["accuracy"].tolist()
     assert as_text(found.chosen) == log.loc[log["chosen"].eq(True), "value"].iloc[0]
     assert entry.method == METHOD
-    _, words = tune_run(done.folder, method="tent", option="steps", values=[1, 2], stream="iid")
+    _, words = tune_run(
+        done.folder, method="tent", option={"option": "steps", "values": [1, 2]}, stream="iid"
+    )
     assert (words.option, list(words.means)) == ("steps", [1, 2])
 
 
@@ -144,7 +147,7 @@ def test_cards_carry_the_temperature_of_the_validation_images(done):
 @pytest.fixture
 def setup(done):
     """The run's federation as it left it, its cards with temperatures of their own: 0.5, 1.5, 2.5."""
-    setup, _ = tune._reopen(done.folder, done.experiment, done.cohort, 0, "delta", "cpu")
+    setup, _ = reopen(done.folder, done.experiment, done.cohort, 0, "delta", "cpu")
     for index, (name, card) in enumerate(setup.pool._cards.items()):
         numbers = card.metrics | {"temperature": index + 0.5}
         setup.pool._cards[name] = card.model_copy(update={"metrics": numbers})
@@ -179,7 +182,10 @@ def test_a_card_without_a_temperature_is_a_sentence(setup, calibrated):
     [
         ({"target": "dleta"}, ["unknown target 'dleta'", "Did you mean 'delta'"]),
         ({"method": "entropy-adaptiv"}, ["entropy-adaptiv", "Did you mean 'entropy-adaptive'"]),
-        ({"option": "coefficients.temprature", "values": [1]}, ["temprature", "Did you mean 'temperature'"]),
+        (
+            {"option": {"option": "coefficients.temprature", "values": [1]}},
+            ["temprature", "Did you mean 'temperature'"],
+        ),
         ({"method": "tent", "option": "steps"}, ["cannot tune 'steps' without candidates"]),
         ({"stream": "drift"}, ["unknown stream 'drift'", "iid"]),
         ({"seed": 3}, ["unknown seed '3'", "Allowed: 0"]),

@@ -18,6 +18,7 @@ from fedmerge import FedMergeError, run
 from fedmerge.cli import app
 from fedmerge.experiment.folder.query import query
 from fedmerge.experiment.folder.verify import verify
+from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.models.pool import ModelPool
 from fedmerge.storage import files, manifest
 from fedmerge.storage.signature import check_signature, line_of, sign
@@ -291,7 +292,7 @@ def interrupted(small, folder, monkeypatch):
         raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedmerge.experiment.stages.seed.evaluate_all", dies)
+        patch.setitem(STAGES, "evaluate", dies)
         with pytest.raises(Died):
             run(small, out=folder)
 

@@ -6,7 +6,7 @@ from facts import refused
 from pydantic import ValidationError
 
 from fedmerge.data import concat
-from fedmerge.data.fusion import share
+from fedmerge.data.cohort.fusion import share
 from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.aggregators.fused import _decisions
 from fedmerge.federation.client_registry import Client, ClientRegistry

@@ -20,6 +20,7 @@ from fedmerge.federation.policy.derived import check_job
 from fedmerge.federation.policy.proposal import Proposal
 from fedmerge.federation.server.control import ServerControl
 from fedmerge.models import average, build
+from fedmerge.seeding import Draws
 from fedmerge.training import TrainingOptions, fit
 from tests.facts import refused
 
@@ -96,10 +97,7 @@ def rounds_by_hand(plan, cohort, chosen):
                 site.train.labels,
                 plan.local,
                 normalise=plan.normalisation,
-                seed=plan.seed,
-                site=site.name,
-                round=round,
-                purpose="round",
+                draws=Draws(plan.seed, "round", round, site.name),
                 correction={name: c[name] - c_i[name] for name in names},
             )
             after[site.name] = y = model.state_dict()

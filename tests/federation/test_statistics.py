@@ -7,13 +7,13 @@ import torch
 from facts import refused
 
 from fedmerge.data import concat
-from fedmerge.data.fusion import share
+from fedmerge.data.cohort.fusion import share
 from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
 from fedmerge.federation.hospital.hospital import Hospital
 from fedmerge.federation.hospital.sums.answer import program_of
 from fedmerge.federation.simulated import FIRST_CLIENT_NODE
 from fedmerge.merging import merge
-from fedmerge.merging.matching.statistics import LocalStatistics
+from fedmerge.merging.neurons.statistics import LocalStatistics
 from fedmerge.models import build
 
 IMAGES = {"alpha": 18, "beta": 20, "gamma": 17}

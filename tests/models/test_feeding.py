@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedmerge.data.cache.stored import StoredImages, stored
+from fedmerge.data.images.stored import StoredImages, stored
 from fedmerge.errors import FedMergeError
 from fedmerge.models import feeding
 from fedmerge.models.feeding import AHEAD, batches, read_ahead

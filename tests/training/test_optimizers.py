@@ -67,11 +67,13 @@ import fedmerge.workflows.run
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.loading import network_of
 from fedmerge.models.zoo import ModelSpec, build
+from fedmerge.seeding import Draws
 from fedmerge.training import TrainingOptions, fit
+from fedmerge.seeding import Draws
 spec = ModelSpec(name="small-cnn", in_channels=1, n_classes=2, image_size=8, options={"width": 2})
 model, images = build(spec, 0), torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
 options = TrainingOptions(epochs=1, batch_size=2)
-fit(model, images, torch.tensor([0, 1, 0, 1]), options, normalise=Normalisation.named("half"), seed=0)
+fit(model, images, torch.tensor([0, 1, 0, 1]), options, normalise=Normalisation.named("half"), draws=Draws(0))
 network_of(spec, model.state_dict(), "it")
 print(*(name for name in ("torch._dynamo", "sympy", "scipy.stats") if name in sys.modules))
 """

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fedmerge.data.cache import place as places
 from fedmerge.data.cache.made import Take, Work, kept, usable
-from fedmerge.data.cache.stored import StoredImages, pieces_of
 from fedmerge.data.files.many import About
+from fedmerge.data.images.stored import StoredImages, pieces_of
 from fedmerge.data.progress import tell
 
 VERSION = 1

@@ -17,12 +17,12 @@ import numpy as np
 from torch import Tensor
 
 from fedmerge.data.cache import place as places
-from fedmerge.data.cache.pixels import PixelFile
 from fedmerge.data.cache.place import ABOUT, PIXELS, STAMPS, TEXT
-from fedmerge.data.cache.stored import stored
-from fedmerge.data.facts import Facts, facts_of, facts_together
 from fedmerge.data.files.many import About, Look, decode, in_memory
 from fedmerge.data.files.one import Item
+from fedmerge.data.images.facts import Facts, facts_of, facts_together
+from fedmerge.data.images.pixels import PixelFile
+from fedmerge.data.images.stored import stored
 from fedmerge.errors import FedMergeError
 from fedmerge.storage.disk import saying, sync
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedmerge.data.files.fit import fitted
 from fedmerge.data.files.one import Decoded, Item, read_image
-from fedmerge.data.images import to_channels
+from fedmerge.data.images.images import to_channels
 from fedmerge.data.progress import note_refused, tell
 from fedmerge.data.reading import ReadOptions
 from fedmerge.errors import FedMergeError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.data import CohortSpec, read_cohort
-from fedmerge.data.spec import PACKAGE
+from fedmerge.data.cohort.spec import PACKAGE
 from fedmerge.errors import Faults, FedMergeError, nearest, short
 from fedmerge.experiment.configuration.changes import apply_change
 from fedmerge.experiment.configuration.checks import between_sections

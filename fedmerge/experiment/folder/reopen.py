@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 
 from fedmerge.data import Cohort, CohortSpec, Site, Split, build_cohort
-from fedmerge.data.medmnist import no_downloads
-from fedmerge.data.sources import parse_source
+from fedmerge.data.sources.medmnist import no_downloads
+from fedmerge.data.sources.sources import parse_source
 from fedmerge.errors import Faults, FedMergeError
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.plugged import plug_in

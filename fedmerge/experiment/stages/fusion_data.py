@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedmerge.data import FusionData, concat
-from fedmerge.data.fusion import portions, server_set, share
+from fedmerge.data.cohort.fusion import portions, server_set, share
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.entries import MethodConfig
 from fedmerge.experiment.configuration.needs import needs_data, needs_of

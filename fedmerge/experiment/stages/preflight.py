@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedmerge.data import Cohort, CohortSpec, FusionData, build_cohort
-from fedmerge.data.fusion import server_set
+from fedmerge.data.cohort.fusion import server_set
 from fedmerge.errors import Faults, FedMergeError, nearest
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.federations import Federation, federations

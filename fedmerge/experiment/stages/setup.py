@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,14 +12,15 @@ import torch
 
 from fedmerge.analysis import METRICS
 from fedmerge.data import Cohort, Split
-from fedmerge.data.images import concat
+from fedmerge.data.images.images import concat
 from fedmerge.engine.checkpoints import Checkpoints
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.federations import MIXED
-from fedmerge.experiment.kinds import MODELS, START
+from fedmerge.experiment.kinds import MODELS
 from fedmerge.experiment.stages.evaluation import EvaluationConditions
 from fedmerge.experiment.stages.record import Record
+from fedmerge.experiment.stages.target_streams import TargetStreams
 from fedmerge.federation import LOCAL, FederationPlan
 from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models.cards import Origin, PixelSpacing
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setup:
-    """One federation of one seed: its members, plan, pool, folder, record, device and backend."""
+    """One federation of one seed: its members, plan, pool, folder, record, device and backend.
+
+    server: the server whose hospitals are here already; None: each programme waits for them.
+    """
 
     experiment: Experiment
     cohort: Cohort
@@ -54,6 +58,8 @@ class Setup:
     backend: Backend
     checkpoints: Checkpoints
     journal: RoundJournal | None
+    server: Server | None = None
+    _streams: dict[str, TargetStreams] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -82,6 +88,14 @@ class Setup:
             return split
         rng = numpy_generator(self.seed, "arrivals", site=target)
         return split.select(np.sort(rng.choice(len(split), limit, replace=False)))
+
+    def target_streams(self, target: str) -> TargetStreams:
+        """Return the streams of the images that arrive at a hospital; those of the last one are kept."""
+        if target not in self._streams:
+            self._streams.clear()
+            images = self.arriving_images(target)
+            self._streams[target] = TargetStreams.of(target, images, self.experiment.evaluation, self.seed)
+        return self._streams[target]
 
     def _everything_at(self, target: str) -> Split:
         names = [site.name for site in self.cohort.sites]
@@ -120,21 +134,27 @@ class Setup:
         )
         return replace(conditions, task=self.cohort.task, class_names=self.cohort.class_names)
 
-    @property
-    def start(self) -> ModelPool:
-        """The pool of the model of the rounds, kept where something evaluates it."""
-        return ModelPool(self.folder / START, counts=self.checkpoints.has)
-
-    def models(self, target: str, name: str) -> ModelPool:
-        """Return the pool ``name`` of a target: ``fused``, ``references``."""
-        return ModelPool(self.folder / target / name, counts=self.checkpoints.has)
+    def models(self, *place: str) -> ModelPool:
+        """Return the pool at a place in the federation's folder: ``start``; ``TARGET``, ``fused``."""
+        return ModelPool(self.folder.joinpath(*place), counts=self.checkpoints.has)
 
     def with_server(self, programme: Callable[[Server], None]) -> None:
-        """Run a server's programme with the members as its hospitals, on the run's backend."""
+        """Run a server's programme with the members as its hospitals, on the run's backend.
+
+        The programme may end between two messages, where the record's ``pause`` says so.
+        """
         from fedmerge.federation import server_app
 
+        if self.server is not None:
+            programme(self.server)
+            return
+
+        def pausing(server: Server) -> None:
+            server.strategy.between = self.record.pause
+            programme(server)
+
         members = [self.cohort[name] for name in self.members]
-        app = server_app(self.plan, programme, self.members, self.proposal())
+        app = server_app(self.plan, pausing, self.members, self.proposal())
         self.backend.simulate(app, members, device=self.device, progress=self.record.step)
 
     def proposal(self) -> Proposal:
@@ -205,11 +225,10 @@ def set_up(
     folder: Path,
     record: Record,
     device: str,
-    backend: Backend = LOCAL,
     *,
     journalled: bool = False,
 ) -> Setup:
-    """Derive the plan from the experiment and the cohort; open the pool.
+    """Derive the plan from the experiment and the cohort; open the pool. Its backend is this process.
 
     journalled: checkpoints are kept in ``folder/journal`` as soon as they are finished, and those of an
     earlier process there count.
@@ -222,9 +241,7 @@ def set_up(
     kept, rounds = experiment.federation.keep, folder / "journal" / "rounds"
     journal = RoundJournal(rounds, kept, record.remarks) if journalled else None
     plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool", counts=checkpoints.has)
-    return Setup(
-        experiment, cohort, plan, members, pool, folder, record, device, backend, checkpoints, journal
-    )
+    return Setup(experiment, cohort, plan, members, pool, folder, record, device, LOCAL, checkpoints, journal)
 
 
 def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> FederationPlan:

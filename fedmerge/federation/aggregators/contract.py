@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from fedmerge.merging.matching.statistics import Statistics
+from fedmerge.merging.neurons.statistics import Statistics
 from fedmerge.models.state import BatchNormPolicy, State
 from fedmerge.models.zoo import ModelSpec
 from fedmerge.registry import Registry

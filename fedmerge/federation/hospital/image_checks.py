@@ -13,9 +13,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmerge.data import Site
-from fedmerge.data.intensity import Statistics, auroc, correlations, statistics_of
-from fedmerge.data.listing import KINDS_LEFT_OUT
-from fedmerge.data.lookalikes import near_copies
+from fedmerge.data.checks.intensity import Statistics, auroc, correlations, statistics_of
+from fedmerge.data.checks.lookalikes import near_copies
+from fedmerge.data.sources.listing import KINDS_LEFT_OUT
 from fedmerge.federation.messages.fields import ClassName, Share, ToldCount
 from fedmerge.federation.policy.suppression import told
 

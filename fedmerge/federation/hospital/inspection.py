@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from fedmerge.data import Site
-from fedmerge.data.facts import Facts, facts_of
+from fedmerge.data.images.facts import Facts, facts_of
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.hospital.image_checks import ImageChecks, check_images
 from fedmerge.federation.messages.fields import ClassName as Name

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedmerge.data.spec import Name
+from fedmerge.data.cohort.spec import Name
 
 __all__ = [
     "MOST_IMAGES",

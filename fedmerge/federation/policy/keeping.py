@@ -148,7 +148,10 @@ def _hidden(reply: Message, counts: list[int], below: int) -> list[int]:
 
 
 def strip(reply: Message, policy: Policy) -> None:
-    """Remove from a reply the numbers that must not leave, and hide small counts."""
+    """Remove from a reply the numbers that must not leave, and hide small counts.
+
+    That counts are hidden always leaves with them: without it they would contradict the number of images.
+    """
     metrics = reply.content.metric_records.get(METRICS)
     if metrics is not None and COUNTS in metrics:
         counts = [int(count) for count in metrics[COUNTS]]  # type: ignore[union-attr]
@@ -157,5 +160,5 @@ def strip(reply: Message, policy: Policy) -> None:
         if metrics[COUNTS] != counts:
             metrics[BELOW] = policy.suppress_below
     for record in reply.content.metric_records.values():
-        for name in [name for name in record if name not in (*policy.numbers, COUNTS)]:
+        for name in [name for name in record if name not in (*policy.numbers, COUNTS, BELOW)]:
             del record[name]

@@ -32,7 +32,7 @@ from fedmerge.federation.server.requests import Reply, Request, no_tensors
 from fedmerge.federation.server.secure_round import PHASE as MASKS
 from fedmerge.federation.server.secure_round import check_offer, secure_total
 from fedmerge.federation.server.sums import PHASE, FederatedStatistics
-from fedmerge.merging.matching.statistics import Sums
+from fedmerge.merging.neurons.statistics import Sums
 from fedmerge.models.state import State
 
 

@@ -98,7 +98,7 @@ class RemoteEvaluation:
         """Return the remote statistics for a fusion of ``parents``, in their order; images do not leave.
 
         images: by hospital, the number of images of its ``split`` in the sums; the hospital draws them as
-        ``fedmerge.data.fusion.share(site, n, split, seed)`` does. Raises FedMergeError for an unknown
+        ``fedmerge.data.cohort.fusion.share(site, n, split, seed)`` does. Raises FedMergeError for an unknown
         hospital. The sums are masked with ``federation.secure_statistics``.
         """
         states = {

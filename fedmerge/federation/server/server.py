@@ -63,7 +63,7 @@ class Server(RemoteEvaluation):
         self.strategy.keys = keys or {}
         super().__init__(grid, self.strategy)
         self.strategy.mark_absent(absent)
-        self._journalled = 0, 0  # rows of history and failures that are in the journal
+        self.journalled = 0, 0  # rows of history and failures that are in the journal
 
     def start(self) -> State:
         """Return the shared initialisation of all hospitals, the same for the same plan."""
@@ -124,7 +124,7 @@ class Server(RemoteEvaluation):
         assert private is not None
         state = {key: begun.state[key] for key in start}
         self.strategy.load_state_dict(begun.strategy)
-        self.strategy.take_rows(begun.history, begun.failures, self._journalled)
+        self.strategy.take_rows(begun.history, begun.failures, self.journalled)
         private.asked = begun.asked
         private.released(begun.round, state)
         return self.strategy.validate(self.grid, begun.round, state)
@@ -144,18 +144,18 @@ class Server(RemoteEvaluation):
         self, number: int, state: State, memories: dict[str, State], asked: Sequence[str] = ()
     ) -> Position:
         """Return the position after a round, with the rows added since the last kept round."""
-        rows = self.strategy.rows(self._journalled)
+        rows = self.strategy.rows(self.journalled)
         return Position(number, state, self.strategy.state_dict(), memories, *rows, asked=tuple(asked))
 
     def _keep(self, number: int, state: State, journal: RoundJournal) -> None:
         journal.write(self._position(number, state, self.memories()))
-        self._journalled = len(self.strategy.history), len(self.strategy.failures)
+        self.journalled = len(self.strategy.history), len(self.strategy.failures)
 
     def _take_up(self, retained: Position) -> None:
         """Restore the state of server and hospitals after the round of ``retained``."""
         self.strategy.load_state_dict(retained.strategy)
         self.strategy.take_rows(retained.history, retained.failures)
-        self._journalled = len(retained.history), len(retained.failures)
+        self.journalled = len(retained.history), len(retained.failures)
         self.restore(retained.memories)
 
     def fine_tune(

@@ -28,7 +28,7 @@ from fedmerge.federation.packing import WALKING, Shapes, packed_shapes, shapes, 
 from fedmerge.federation.plan.train_config import common_config
 from fedmerge.federation.server.client_manager import ClientManager
 from fedmerge.federation.server.requests import Reply, Request, no_tensors, usable
-from fedmerge.merging.matching.statistics import Sums
+from fedmerge.merging.neurons.statistics import Sums
 from fedmerge.models.state import State, check_alike, state_hash
 
 PHASE = "sums"

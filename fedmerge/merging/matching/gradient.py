@@ -12,7 +12,6 @@ from torch import Tensor
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.attribution import importance, normalise
 from fedmerge.merging.fitting import DESCENT, Descent, descend, divergence, soft_targets
-from fedmerge.merging.matching import sums
 from fedmerge.merging.matching.affine import fitted
 from fedmerge.merging.matching.gradient_options import (
     CLOSED_FORM,
@@ -29,11 +28,12 @@ from fedmerge.merging.matching.importances import (
     attribution_needs,
     shares_of,
 )
-from fedmerge.merging.matching.maps import Correspondence
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.prior import matched_columns
 from fedmerge.merging.matching.solve import solve
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.merging.neurons import sums
+from fedmerge.merging.neurons.maps import Correspondence
 from fedmerge.models.graph import Level, Run, levels
 from fedmerge.models.state import State
 from fedmerge.registry import Needs

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fedmerge.merging.matching.assignment import pair
 from fedmerge.merging.matching.hungarian_fusion import pair_all
-from fedmerge.merging.matching.kmeans import Starts, averaging, kmeans
-from fedmerge.merging.matching.maps import Correspondence, Maps, clustered, one_to_one
+from fedmerge.merging.neurons.kmeans import Starts, averaging, kmeans
+from fedmerge.merging.neurons.maps import Correspondence, Maps, clustered, one_to_one
 from fedmerge.models.graph import Group, Level, Neurons, Part, Program, Run
 
 Centroids = Literal["second", "first", "farthest"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.cluster.config import BackendConfig
-from fedmerge.data.content import files_of
+from fedmerge.data.cohort.content import files_of
 from fedmerge.engine.events import Subscriber
 from fedmerge.engine.schedule import Schedule
 from fedmerge.engine.store import Store, states_in
@@ -65,6 +65,7 @@ def bench(
     place = _backend(workers, backend)
     with noting_files() as files:
         config, variants = read_bench(source, changes, plugins)
+        read = completion_cache.digests(files)
     plan = make_plan(config, variants)
     folder = Path(out) if out is not None else Path("runs") / config.name
     wanted = [entry.task for entry in plan.entries]
@@ -96,7 +97,7 @@ def bench(
             settled = [name for name, state in store.states(plan.tasks).items() if state != "missing"]
             data = [path for variant in variants for path in files_of(variant.cohort)]
             request = completion_cache.request_of(source, changes, plugins)
-            completion_cache.write(folder, request, files, data, settled, study.summary)
+            completion_cache.write(folder, request, read, data, settled, study.summary)
         manifest.close(folder, "study")
     return study
 

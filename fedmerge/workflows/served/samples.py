@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedmerge.data import CohortSpec, Site, build_cohort
-from fedmerge.data.fusion import balanced
-from fedmerge.data.medmnist import no_downloads
-from fedmerge.data.sources import load_source
+from fedmerge.data.cohort.fusion import balanced
+from fedmerge.data.sources.medmnist import no_downloads
+from fedmerge.data.sources.sources import load_source
 from fedmerge.errors import FedMergeError
 from fedmerge.models.inputs import Normalisation
 from fedmerge.schema.validation import validate

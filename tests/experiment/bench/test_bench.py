@@ -18,6 +18,7 @@ from fedmerge.engine.executors.processes import Processes
 from fedmerge.engine.store import Store
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.stages import tasks as stages
+from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.storage.files import DiskError
 from fedmerge.workflows.bench import bench as benches
 from fedmerge.workflows.bench.bench import bench
@@ -147,14 +148,14 @@ def test_a_job_that_fails_is_rows_with_a_reason(place, tmp_path, study, monkeypa
     monkeypatch.chdir(place)
     study["axes"]["training"]["fast"] = {"training.fine_tune.lr": 10.0, "training.fine_tune.momentum": 0.99}
     study["base"] = study["base"] | {"seeds": [0], "federation": {"quorum": 2}}
-    original = stages.fine_tune
+    original = STAGES["fine-tune"]
 
-    def diverge(setup, server, start):
-        if setup.plan.fine_tune.lr == 10.0:
+    def diverge(stage):
+        if stage.setup.plan.fine_tune.lr == 10.0:
             raise FedMergeError("training diverged at site 'beta'.")
-        original(setup, server, start)
+        return original(stage)
 
-    monkeypatch.setattr(stages, "fine_tune", diverge)
+    monkeypatch.setitem(STAGES, "fine-tune", diverge)
     result = bench(study, out=tmp_path / "study")
     failed = result.table[result.table["status"] == "failed"]
     assert list(failed["method"]) == ["alone", "mean", "entropy-adaptive"]
@@ -162,7 +163,7 @@ def test_a_job_that_fails_is_rows_with_a_reason(place, tmp_path, study, monkeypa
     assert failed["reason"].str.contains("fast, seed 0: fine-tuning.*training diverged at site 'beta'").all()
     assert failed["accuracy"].isna().all()
     assert set(result.done["training"]) == {"slow", "fast"}  # pooled training does not stand on the hospitals
-    monkeypatch.setattr(stages, "fine_tune", original)
+    monkeypatch.setitem(STAGES, "fine-tune", original)
     assert (bench(study, out=tmp_path / "study").table["status"] == "failed").sum() == 3
     assert (bench(study, out=tmp_path / "study", retry=True).table["status"] == "done").all()
 
@@ -226,7 +227,7 @@ def test_a_disk_that_fills_up_while_models_are_written_is_no_failed_job(place, t
     def no_room(*args):
         raise DiskError(Path("pool"), "No space left on device", full=True)
 
-    monkeypatch.setattr(stages, "fine_tune", no_room)
+    monkeypatch.setitem(STAGES, "fine-tune", no_room)
     with refused("disk", "full", "finished job"):
         bench(place / "study.yaml", out=tmp_path / "study")
     assert not list((tmp_path / "study" / "jobs").glob("*/failed"))

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from fedmerge import ModelPool
 from fedmerge.data import build_cohort, read_cohort
-from fedmerge.data.fusion import share
+from fedmerge.data.cohort.fusion import share
 from fedmerge.experiment.stages import predictors as candidates
 from fedmerge.federation import MergeStrategy
 from fedmerge.federation.privacy.accounting import epsilon_of

@@ -1,9 +1,10 @@
 """Small counts: hidden, and not to be worked out from the total, which is known."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmerge.data.file_facts import FileFacts, Spacing
+from fedmerge.data.sources.file_facts import FileFacts, Spacing
 from fedmerge.federation.plan.train_config import common_config
 from fedmerge.federation.policy.proposal import Proposal
 from fedmerge.federation.policy.rules import Policy
@@ -48,6 +49,21 @@ def test_a_greeting_hides_them_and_says_so(asker, proposal, cohort):
     metrics = asker.wait_for_clients(proposal).content["metrics"]
     assert metrics["class-counts"] == suppressed(counts, below) != counts
     assert metrics["suppressed-below"] == below
+
+
+@pytest.mark.parametrize("counts_leave", [True, False])
+def test_that_counts_are_hidden_is_said_also_where_the_policy_does_not_name_it(
+    asker, proposal, cohort, counts_leave
+):
+    numbers = ["num-examples", "num-validation", *(["class-counts"] if counts_leave else [])]
+    counts = cohort["alpha"].train.class_counts(3).tolist()
+    below = min(count for count in counts if count) + 1
+    asker.start(approval="any", suppress_below=below, numbers=numbers)
+    greeted = asker.wait_for_clients(proposal)
+    assert greeted.content["metrics"]["suppressed-below"] == below
+    shown = list(greeted.content["metrics"]["class-counts"])
+    assert shown == (suppressed(counts, below) if counts_leave else [0] * 3)
+    assert sum(shown) < sum(counts)  # it would contradict num-examples without the number above
 
 
 def test_pixel_spacing_leaves_where_the_policy_names_it_and_enough_images_say_it(asker, proposal, cohort):

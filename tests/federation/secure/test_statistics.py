@@ -5,7 +5,7 @@ import pytest
 import torch
 from facts import refused
 
-from fedmerge.data.fusion import share
+from fedmerge.data.cohort.fusion import share
 from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
 from fedmerge.federation.deployment.keys import make_node_key, read_public
 from fedmerge.federation.hospital.hospital import Hospital
@@ -18,7 +18,7 @@ from fedmerge.federation.packing import pack
 from fedmerge.federation.plan.participation import Participation
 from fedmerge.federation.server.plan_checks import check_plan
 from fedmerge.merging import merge
-from fedmerge.merging.matching.statistics import LocalStatistics
+from fedmerge.merging.neurons.statistics import LocalStatistics
 from fedmerge.models import build
 
 NAMES = ["alpha", "beta", "gamma", "delta"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedmerge.merging.matching.kmeans import Starts, averaging, kmeans
+from fedmerge.merging.neurons.kmeans import Starts, averaging, kmeans
 
 
 def rng(seed: int = 0) -> torch.Generator:

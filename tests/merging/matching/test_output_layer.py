@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import fedmerge as fm
-from fedmerge.merging.matching.maps import Correspondence
+from fedmerge.merging.neurons.maps import Correspondence
 from fedmerge.models.graph import Neurons
 from tests.facts import refused
 

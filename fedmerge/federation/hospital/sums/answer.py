@@ -15,7 +15,7 @@ from flwr.app import Message
 from torch import Tensor
 
 from fedmerge.data import Site, Split
-from fedmerge.data.fusion import share
+from fedmerge.data.cohort.fusion import share
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.hospital.sums.ledger import Ledger
 from fedmerge.federation.hospital.sums.noise import add_noise, clipped_sums, noise_seed, request_digest
@@ -31,7 +31,7 @@ from fedmerge.federation.messages.records import reply_message
 from fedmerge.federation.messages.secure import SecureSumsJob
 from fedmerge.federation.messages.tensors import Tensors
 from fedmerge.federation.packing import WALKING, pack
-from fedmerge.merging.matching.statistics import LocalStatistics, Sums
+from fedmerge.merging.neurons.statistics import LocalStatistics, Sums
 from fedmerge.models.graph import Program, follow
 from fedmerge.models.inputs import PER_SITE, Normalisation, PerSite
 from fedmerge.models.zoo import ModelSpec, build

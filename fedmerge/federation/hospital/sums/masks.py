@@ -22,7 +22,7 @@ from fedmerge.federation.messages.jobs import SumsBeginJob
 from fedmerge.federation.packing import WALKING, Shapes
 from fedmerge.federation.privacy.masked import decode_wide, encode_wide
 from fedmerge.federation.privacy.secure_sum import Words
-from fedmerge.merging.matching.statistics import Sums
+from fedmerge.merging.neurons.statistics import Sums
 
 Entries = dict[str, str]
 """A digest of each entry of the current fused model."""

@@ -28,7 +28,7 @@ from torch import Tensor
 from fedmerge.federation.hospital.sums.rank import positions
 from fedmerge.federation.hospital.sums.rules import SumRules
 from fedmerge.federation.packing import pack
-from fedmerge.merging.matching.statistics import LocalStatistics, Sums, norms
+from fedmerge.merging.neurons.statistics import LocalStatistics, Sums, norms
 from fedmerge.models.graph import Program
 
 

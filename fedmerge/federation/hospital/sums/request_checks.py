@@ -8,7 +8,7 @@ from typing import Any
 from fedmerge.errors import FedMergeError, short
 from fedmerge.federation.messages.tensors import NO_TENSORS, Form, Tensors
 from fedmerge.federation.packing import WALKING
-from fedmerge.merging.matching.statistics import LocalStatistics, norms
+from fedmerge.merging.neurons.statistics import LocalStatistics, norms
 
 MIX = ".mix"
 

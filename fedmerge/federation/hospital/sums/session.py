@@ -14,7 +14,7 @@ from fedmerge.federation.hospital.sums.masks import Entries, entries_of, masked_
 from fedmerge.federation.hospital.sums.noise import request_digest
 from fedmerge.federation.messages.jobs import SumsBeginJob
 from fedmerge.federation.packing import WALKING
-from fedmerge.merging.matching.statistics import LocalStatistics
+from fedmerge.merging.neurons.statistics import LocalStatistics
 from fedmerge.models.graph import Program
 from fedmerge.models.state import State
 
