@@ -101,7 +101,7 @@ def trained(plan: FederationPlan, cohort: Cohort) -> tuple[State, dict[str, Stat
 
     def programme(server: Server) -> None:
         kept["state"] = server.rounds(server.start())
-        memories = server.memories()
+        memories = {} if plan.federation.personal == "none" else server.memories()
         kept["own"] = {
             name: {key.removeprefix("now/"): value for key, value in m.items() if key.startswith("now/")}
             for name, m in memories.items()
