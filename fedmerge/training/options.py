@@ -10,10 +10,12 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
+from fedmerge.schema.validation import off_as_written
 from fedmerge.training.augment import Augmentation, known
 from fedmerge.training.inmerge_options import InMergeOptions
 from fedmerge.training.schedule import Schedule
@@ -65,6 +67,8 @@ class TrainingOptions(BaseModel):
     norm_momentum: float | None = Field(None, ge=0, le=1)
     first_layer_rate: float = Field(1.0, gt=0, le=1)
     class_weights: Literal["none", "balanced", "sqrt"] | tuple[ClassWeight, ...] = "none"
+
+    _off = field_validator("amp", mode="before")(off_as_written)
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> TrainingOptions:

@@ -189,7 +189,7 @@ def test_a_quick_diagnosis_spends_little_and_off_nothing(experiment, tmp_path, m
     """36 images of 3 hospitals in 3 epochs: 2 % of three passes are 19 images, too few for a path."""
     quick = run(experiment, out=tmp_path / "quick")
     assert set(quick.diagnosis["analysis"]) == {"drift"}
-    off = run(experiment | {"diagnose": "off"}, out=tmp_path / "off")
+    off = run(experiment | {"diagnose": False}, out=tmp_path / "off")  # as YAML reads off
     assert off.diagnosis.empty
     assert not (tmp_path / "off" / "diagnosis.parquet").exists()
     assert quick.provenance["config_hash"] == off.provenance["config_hash"]

@@ -6,6 +6,7 @@ import pytest
 from facts import refused
 from pydantic import ValidationError
 
+from fedmerge.schema.yaml_text import read_yaml
 from fedmerge.training.options import TrainingOptions
 
 
@@ -37,3 +38,12 @@ def test_inmerge_is_read_from_plain_values(skip: Any, kind: type) -> None:
     assert options.inmerge.skip == skip
     assert type(options.inmerge.skip) is kind
     assert TrainingOptions.model_validate_json(options.model_dump_json()) == options
+
+
+def test_off_needs_no_quotes_in_yaml() -> None:
+    """YAML 1.1 reads ``off`` as False."""
+    given = read_yaml("amp: off", "a file")
+    assert given == {"amp": False}
+    assert TrainingOptions.model_validate(given).amp == "off"
+    with pytest.raises(ValidationError, match="'auto' or 'off'"):
+        TrainingOptions.model_validate({"amp": True})

@@ -23,7 +23,7 @@ from fedmerge.experiment.kinds import MAJORITY
 from fedmerge.experiment.target_supervised import BEST_SOURCE
 from fedmerge.federation.plan.options import FederationOptions
 from fedmerge.merging import FUSION
-from fedmerge.schema.validation import LONGEST_NAME, Distinct, Seed
+from fedmerge.schema.validation import LONGEST_NAME, Distinct, Seed, off_as_written
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions
 
@@ -177,6 +177,8 @@ class Experiment(Strict):
     threads: int | None = Field(default=None, ge=1)
     plugins: Annotated[tuple[str, ...], Distinct] = ()
     trackers: Annotated[tuple[TrackerConfig, ...], Distinct] = ()
+
+    _off = field_validator("diagnose", mode="before")(off_as_written)
 
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -152,7 +152,7 @@ SUMS_OPTIONS: dict[str, type[Told]] = {
     "fused-moments": LayerOptions,
     "norm-moments": NormOptions,
 }
-"""The options of each request about sums (``merging.matching.statistics.Statistics``)."""
+"""The options of each request about sums (``merging.neurons.statistics.Statistics``)."""
 
 
 class SumsJob(Told):
