@@ -1,9 +1,10 @@
-"""The pages of the three studies, written again from the scores in benchmarks/results.
+"""The pages of the studies, written again from the scores in benchmarks/results.
 
-The studies take hours, their pages seconds; so after a change of tables, sentences or figures run `python -m
-benchmarks.studies.pages_from_scores`, or name some of the pages: fusion, test-time, in-model-merging. Tables,
-sentences and figures are made anew. What only the jobs have on record stays as it is: how many images there
-were, what failed, devices and versions. A study's own script writes the same page from its folder.
+The studies take hours, their pages seconds; so after a change of tables, sentences or figures run `python
+-m benchmarks.studies.pages_from_scores`, or name some of the pages: fusion, test-time, test-time-first,
+in-model-merging. Tables, sentences and figures are made anew. What only the jobs have on record stays as it
+is: how many images there were, what failed, devices and versions. A study's own script writes the same page
+from its folder.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from benchmarks.studies import (
     inmerge_tables,
     testtime_page,
     testtime_scores,
+    unseen_page,
+    unseen_scores,
 )
 from fedmerge.schema.validation import load_yaml, validate
 from fedmerge.workflows.bench.config import BenchConfig
@@ -88,6 +91,10 @@ def test_time(results: Path, out: Path) -> None:
     rewrite(out / f"{testtime_page.PAGE}.md", blocks, testtime_page.pictures_of(seen))
 
 
+def unseen(results: Path, out: Path) -> None:
+    unseen_page.write(unseen_scores.read(results), out)
+
+
 def in_model_merging(results: Path, out: Path) -> None:
     seen = []
     for name in ("bench-inmerge", "bench-inmerge-grid", "bench-inmerge-federation"):
@@ -105,6 +112,7 @@ def rewrite(path: Path, blocks: dict[str, str], pictures: dict[str, Picture]) ->
 PAGES: dict[str, Callable[[Path, Path], None]] = {
     fusion_page.PAGE: fusion,
     testtime_page.PAGE: test_time,
+    unseen_page.PAGE: unseen,
     inmerge_page.PAGE: in_model_merging,
 }
 

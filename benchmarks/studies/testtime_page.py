@@ -1,10 +1,10 @@
-"""The page on test-time methods: its numbers, tables and figures, written anew from finished studies.
+"""The page of the first study on test-time methods, written anew from finished studies.
 
 Give the folders that `fedmerge bench` left for bench-testtime-pacs, -digits, -pneumonia, -wbc and -mixed:
 `python -m benchmarks.studies.testtime_page PACS DIGITS PNEUMONIA WBC MIXED --out docs/studies`. What stands
-between
-<!-- begin NAME --> and <!-- end NAME --> in test-time.md is replaced; figures go into the folder of that
-name, each study's scores as CSV into benchmarks/results, where testtime-speed.json is read from.
+between <!-- begin NAME --> and <!-- end NAME --> in test-time-first.md is replaced; figures go into the
+folder of that name, each study's scores as CSV into benchmarks/results, where testtime-speed.json is read
+from.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedmerge.reports.figures import cost, forest
 from fedmerge.reports.figures.cost import describe_cost
 from fedmerge.reports.figures.forest import describe_forest
 
-PAGE = "test-time"
+PAGE = "test-time-first"
 BENCHES = ("pacs", "digits", "pneumonia", "wbc")
 CHOSEN, PROBED = ("digits", "wbc"), ("pacs", "digits")
 """The studies with the node's other choices, and with its probes."""

@@ -165,6 +165,8 @@ class EntropyAdaptive(Online):
             scored.predictions = self.task.p(headed.logits).mean(dim=0)
         self.scored = scored
         logits = headed.logits
+        asked, chosen = answers is not None, None if answers is None else answers.chosen
+        self.merged.learn_others(shares_of(self.task.p(logits)), asked, chosen)
         if self.predict.answer == "together" and answers is not None:
             logits = together(logits, answers, scored.alpha)
         faults: tuple[str, ...] = ()

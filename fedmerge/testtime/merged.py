@@ -63,6 +63,7 @@ class MergedModel(nn.Module):
             agreeing([models[0], unwrapped(anchor)], ("models[0]", "anchor"))
         self.anchor = self.sources.row_of(_state(self.sources.merged if anchor == "mean" else anchor))
         self.stream = Stream(norms.prior, norms.by_class)
+        self.learns_all = norms.statistics == "stream" and norms.learn == "all"
         if norms.statistics == "batch":
             self.sources.change_merged(use_batch_statistics)
         elif norms.statistics == "stream":
@@ -110,12 +111,23 @@ class MergedModel(nn.Module):
         q: class probabilities of the images, n x C, of the ``chosen`` ones or all; None: nothing is learned.
         """
 
-        def encode(images: Tensor, *learning: Tensor) -> tuple[Tensor]:
-            with taking(images, "the merged model"), self.stream.learning(*learning):
-                return (features_and_logits(self.sources.merged_model, self.head, images)[0],)
+        def encode(images: Tensor, *learning: Tensor) -> tuple[Tensor, ...]:
+            with taking(images, "the merged model"), self.stream.learning(*learning, noting=self.learns_all):
+                features = features_and_logits(self.sources.merged_model, self.head, images)[0]
+            return (features, *self.stream.noted_moments())
 
         given = [value for value in (batch, q, chosen) if value is not None]
-        return self.passes(f"encoder of {len(given)}", encode, *given)[0]
+        features, *noted = self.passes(f"encoder of {len(given)}", encode, *given)
+        self.stream.note(noted)
+        return features
+
+    def learn_others(self, p: Tensor, asked: bool, chosen: Tensor | None) -> None:
+        """Let the norms learn from the images that the last ``features`` did not learn from, where they do.
+
+        p: class probabilities of all images, n x C. asked, chosen: as the sources were asked.
+        """
+        if self.learns_all and not (asked and chosen is None):
+            self.stream.learn_others(p, chosen if asked else None)
 
     def predict(self, images: Tensor) -> Tensor:
         """The merged model's logits, N x C, float32 or wider; nothing learned."""

@@ -15,6 +15,8 @@ from fedmerge.testtime.passes import Precision
 from fedmerge.testtime.scoring import INSIDE, Statistic
 from fedmerge.testtime.weighting import EncoderRule, HeadRule, MemoryOf, Order, check_word
 
+Teacher = Literal["asked", "all"]
+"""From which images norms learn: those about which the sources were ``asked``; ``all``."""
 NormStatistics = Literal["sources", "batch", "stream"]
 """Whose batch-norm statistics: merged from the ``sources``; of the ``batch``; learned from the ``stream``."""
 Answering = Literal["merged", "together"]
@@ -81,14 +83,19 @@ class Norms:
         (``stream_norms``). prior: for how many images the sources' statistics count beside the stream's;
         infinity learns nothing. by_class: whether the stream's moments are kept class by class and averaged
         over classes; else over all images alike.
+    learn: the stream's are learned from the images about which the sources are ``"asked"`` (``Probe``), by
+        what they say; or from ``"all"``: from the others after the answer, by what the merged model says of
+        them, which costs no pass.
     """
 
     statistics: NormStatistics = "sources"
     prior: float = 16.0
     by_class: bool = True
+    learn: Teacher = "asked"
 
     def __post_init__(self) -> None:
         check_word("batch-norm statistics", self.statistics, NormStatistics)
+        check_word("images to learn norms from", self.learn, Teacher)
         if not self.prior > 0:
             raise FedMergeError(f"the norms' prior is {self.prior}; it must be a number of images above 0.")
 

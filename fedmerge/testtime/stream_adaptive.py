@@ -12,9 +12,10 @@ from fedmerge.testtime.entropy_adaptive import PREDICTION, EntropyAdaptive
 from fedmerge.testtime.guard import Guard
 from fedmerge.testtime.methods import TESTTIME
 from fedmerge.testtime.options import Coefficients, Norms, Prediction
-from fedmerge.testtime.probe import FULL, Probe
+from fedmerge.testtime.probe import Probe
 
-COEFFICIENTS, NORMS, GUARD = Coefficients(temperature=0.3), Norms("stream", prior=1.0), Guard()
+COEFFICIENTS, GUARD = Coefficients(temperature=0.3), Guard()
+NORMS, PROBE = Norms("stream", prior=64.0, learn="all"), Probe(images=8)
 
 
 @TESTTIME.method(
@@ -27,20 +28,22 @@ COEFFICIENTS, NORMS, GUARD = Coefficients(temperature=0.3), Norms("stream", prio
 class StreamAdaptive(EntropyAdaptive):
     """Entropy-adaptive merging with the batch-norm statistics of the stream.
 
-    :class:`EntropyAdaptive` with other defaults: norms of the stream, and a guard. The merged model's batch
-    norms start from the merged statistics of the sources and learn those of the site, class by class by what
-    the sources say, as far as the stream has shown more than one class (``stream_norms``): coefficients
-    choose among the sources' scanners, statistics reach one that no source has. A network without batch norm
-    is merged as the paper does, with the guard.
+    :class:`EntropyAdaptive` with other defaults: norms of the stream, sources that are asked about 8 images
+    of a batch, and a guard. The merged model's batch norms start from the merged statistics of the sources
+    and learn those of the site, class by class by what the sources and the merged model say, as far as the
+    stream has shown more than one class (``stream_norms``): coefficients choose among the sources' scanners,
+    statistics reach one that no source has. A network without batch norm is merged as the paper does, with
+    the probe and the guard.
 
     All options are as :class:`EntropyAdaptive` has them. In a configuration a group that names some fields
     keeps these defaults in the others; in Python ``dataclasses.replace(NORMS, prior=16)`` does.
 
-    M + 1 forward passes of an encoder a batch, none backward. The stream is carried from batch to batch until
-    ``reset()``. Where the sources' statistics already fit, as those of pretrained networks may, learning
-    hurts: a norms' prior of infinity learns nothing, and the hold-one-source-out tuner chooses between the
-    two. Its defaults were chosen on development runs of three cohorts with one hospital that trained held out
-    in turn, before the first look at a benchmark's targets.
+    1 + 8 M / N forward passes of an encoder for a batch of N images, none backward; M + 1 with 8 images and
+    fewer. The stream is carried from batch to batch until ``reset()``. Where the sources' statistics already
+    fit, learning hurts: a norms' prior of infinity learns nothing, and the hold-one-source-out tuner chooses
+    between the two. Its defaults were chosen on three development cohorts (``docs/studies/test-time.md``).
+    What it was before: prior 1, learned from the images asked about, which were all
+    (``Norms("stream", 1.0)``, ``Probe()``).
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class StreamAdaptive(EntropyAdaptive):
         *,
         coefficients: Coefficients = COEFFICIENTS,
         norms: Norms = NORMS,
-        probe: Probe = FULL,
+        probe: Probe = PROBE,
         guard: Guard | None = GUARD,
         predict: Prediction = PREDICTION,
         batch_norm: MergedBatchNorm = "mixture",

@@ -22,7 +22,7 @@ all alike. Nothing seen: b = 0, the running statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -59,6 +59,8 @@ class Stream:
         self.q: Tensor | None = None
         self.chosen: Tensor | None = None
         self.held: dict[str, tuple[Tensor, Tensor]] | None = None
+        self.noting = False
+        self.noted: dict[str, tuple[Tensor, Tensor]] = {}
 
     def reset(self) -> None:
         """Forget the stream."""
@@ -83,14 +85,39 @@ class Stream:
         self.sums = {name: (state[f"{name}.0"], state[f"{name}.1"], state[f"{name}.2"]) for name in names}
 
     @contextmanager
-    def learning(self, q: Tensor | None = None, chosen: Tensor | None = None) -> Iterator[None]:
-        """Let passes inside learn from ``chosen`` images, or all; q, n x C: their class probabilities."""
+    def learning(
+        self, q: Tensor | None = None, chosen: Tensor | None = None, *, noting: bool = False
+    ) -> Iterator[None]:
+        """Let passes inside learn from ``chosen`` images, or all; q, n x C: their class probabilities.
+
+        noting: whether to note the moments of all images, for :meth:`learn_others`.
+        """
         self.q = q if q is None or self.by_class else torch.ones_like(q[:, :1])
-        self.chosen = chosen
+        self.chosen, self.noting = chosen, noting
         try:
             yield
         finally:
-            self.q = self.chosen = None
+            self.q, self.chosen, self.noting = None, None, False
+
+    def noted_moments(self) -> list[Tensor]:
+        """The moments that were noted, norm by norm."""
+        return [value for pair in self.noted.values() for value in pair]
+
+    def note(self, moments: Sequence[Tensor]) -> None:
+        """Note moments in the order of :meth:`noted_moments`: of a recorded pass they are its outputs."""
+        self.noted = dict(zip(self.noted, zip(moments[::2], moments[1::2], strict=True), strict=True))
+
+    def learn_others(self, p: Tensor, chosen: Tensor | None) -> None:
+        """Learn from the images of the last noted pass that it did not learn from.
+
+        p: class probabilities of all images, N x C. chosen: those that were learned from; None: none.
+        """
+        others = torch.ones(len(p), dtype=torch.bool, device=p.device)
+        if chosen is not None:
+            others[chosen] = False
+        q = p[others] if self.by_class else torch.ones_like(p[others][:, :1])
+        for name, (z, z2) in self.noted.items():
+            self.add(name, q, z[others], z2[others])
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -147,6 +174,8 @@ class StreamNorm(nn.Module):
             self.stream.add(self.name, self.stream.q, *self._moments(seen))
         elif self.stream.held is not None:
             self.stream.held[self.name] = self._moments(x)
+        if self.stream.noting:
+            self.stream.noted[self.name] = self._moments(x)
         sums = self.stream.sums.get(self.name)
         mean, variance = wide(self.running_mean), wide(self.running_var) + self.eps
         if sums is not None:

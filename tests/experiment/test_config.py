@@ -40,6 +40,15 @@ def test_fine_tuning_inherits_what_it_does_not_set(file):
     assert off.fine_tune.inmerge is None
 
 
+def test_fine_tuning_as_usual_after_rounds_of_another_recipe_is_written_down(file):
+    """A written configuration is inherited from again where it is read: nothing set apart may be left out."""
+    changes = ["training.recipe=linear-probe", "training.fine_tune.recipe=finetune"]
+    experiment, _ = read_experiment(file, changes)
+    written = experiment.model_dump(mode="json") | {"cohort": "digits-scanners"}
+    for training in (experiment.training, read_experiment(written)[0].training):
+        assert (training.local.recipe, training.fine_tune.recipe) == ("linear-probe", "finetune")
+
+
 def test_fedprox_is_of_the_rounds_and_not_inherited_by_fine_tuning(file):
     """Also when the written configuration is read again, as a run is repeated."""
     experiment, _ = read_experiment(file, ["training.proximal=0.1"])

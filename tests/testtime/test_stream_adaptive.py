@@ -8,6 +8,7 @@ from fedmerge.seeding import generator
 from fedmerge.testtime import TESTTIME, EntropyAdaptive, StreamAdaptive
 from fedmerge.testtime.guard import Guard
 from fedmerge.testtime.options import Norms
+from fedmerge.testtime.probe import Probe
 from tests.testtime.grouped import adaptive
 
 
@@ -16,13 +17,15 @@ def test_it_is_entropy_adaptive_with_the_streams_norms_and_a_guard(
 ) -> None:
     node = StreamAdaptive(models)
     own = node.coefficients.temperature
+    prior = node.merged.stream.prior
     same = adaptive(
-        models, temperature=own, statistics="stream", prior=node.merged.stream.prior, guard=Guard()
+        models, temperature=own, statistics="stream", prior=prior, learn="all", guard=Guard(), probe=Probe(8)
     )
-    for each in (batch, batch.flip(0) * 2, batch[:3]):
+    twelve = torch.cat([batch, batch.flip(0) * 2])[:12]
+    for each in (twelve, batch.flip(0) * 2, batch[:3]):
         assert torch.equal(node(each), same(each))
     assert node.monitor is not None
-    assert node.forward_passes == 3 * 4
+    assert node.forward_passes == (1 + 3 * 8 / 12) + sum(1 + 3 * min(1, 8 / n) for n in (len(batch), 3))
 
 
 def test_it_learns_the_scanner_that_no_source_has() -> None:
@@ -57,6 +60,6 @@ def test_it_is_known_by_name_and_from_the_top() -> None:
 
 
 def test_a_group_in_a_file_says_what_is_not_as_in_its_defaults() -> None:
-    checked = TESTTIME["stream-adaptive"].check({"norms": {"prior": 16}, "coefficients": {"head": "shared"}})
-    assert checked["norms"] == Norms("stream", prior=16.0)
+    checked = TESTTIME["stream-adaptive"].check({"norms": {"prior": 5}, "coefficients": {"head": "shared"}})
+    assert checked["norms"] == Norms("stream", prior=5.0, learn="all")
     assert (checked["coefficients"].temperature, checked["coefficients"].head) == (0.3, "shared")

@@ -165,5 +165,5 @@ CLAIMS = [
           "not named in "
           "what could be read, and CT organs are not here; PACS, digits, X-rays and blood cells are above"),
     Claim("Tables 1-3", "better than MEMO and AdaMerging, on PACS", "", untested=True,
-          why="MEMO and AdaMerging ran on digits and blood cells alone (docs/studies/test-time.md)"),
+          why="MEMO and AdaMerging ran on digits and blood cells alone (docs/studies/test-time-first.md)"),
 ]  # fmt: skip

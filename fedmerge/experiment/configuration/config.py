@@ -21,7 +21,7 @@ from fedmerge.errors import unknown
 from fedmerge.experiment.configuration.entries import MethodConfig, Strict, TrackerConfig, as_written
 from fedmerge.experiment.kinds import MAJORITY
 from fedmerge.experiment.target_supervised import BEST_SOURCE
-from fedmerge.federation.options import FederationOptions
+from fedmerge.federation.plan.options import FederationOptions
 from fedmerge.merging import FUSION
 from fedmerge.schema.validation import LONGEST_NAME, Distinct, Seed, off_as_written
 from fedmerge.testtime import TESTTIME
@@ -31,6 +31,8 @@ RESERVED = ("alone", "pooled", BEST_SOURCE, MAJORITY)
 """Labels of references, which no method may have."""
 SELDOM = ("plugins", "trackers")
 """Fields that are written only where they are set."""
+INHERITED = tuple(name for name in TrainingOptions.model_fields if name != "proximal")
+"""Fields that ``fine_tune`` takes from the rounds where it does not set them."""
 
 
 class ModelConfig(Strict):
@@ -60,8 +62,7 @@ class TrainingConfig(TrainingOptions):
     def _inherit(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        inherited = TrainingOptions.model_fields.keys() - {"proximal"}
-        local = {key: value for key, value in given.items() if key in inherited}
+        local = {key: value for key, value in given.items() if key in INHERITED}
         own = given.get("fine_tune") or {}
         return given | {"fine_tune": local | own if isinstance(own, dict) else own}
 
@@ -88,6 +89,16 @@ class TrainingConfig(TrainingOptions):
                 "rounds: set rounds to at least 1, or, to hold the fine-tuning, fine_tune.proximal"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write, in ``fine_tune``, also what is as usual there and would be inherited otherwise."""
+        written: dict[str, Any] = super()._as_written(write)
+        if self.fine_tune != "none":
+            set_apart = [key for key in INHERITED if key in written and key not in written["fine_tune"]]
+            own = {key: getattr(self.fine_tune, key) for key in set_apart}
+            written["fine_tune"] = written["fine_tune"] | own
+        return written
 
     @property
     def local(self) -> TrainingOptions:
@@ -151,7 +162,7 @@ class Experiment(Strict):
     cohort: str | CohortSpec
     unseen: Literal["cohort", "each", "none"] | Annotated[tuple[str, ...], Distinct] = "cohort"
     model: Annotated[ModelConfig, BeforeValidator(_named)]
-    normalisation: Literal["default", "half", "imagenet", "none"] = "default"
+    normalisation: Literal["default", "half", "imagenet", "none", "per-site"] = "default"
     seeds: Annotated[tuple[Seed, ...], Distinct] = Field(default=(0,), min_length=1)
     training: TrainingConfig
     selection: Literal["accuracy", "balanced_accuracy", "auroc", "kappa"] = "accuracy"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,27 @@ def request_of(source: str | Path, changes: Sequence[str], plugins: Sequence[str
     return json.dumps([str(source), list(changes), list(plugins), str(Path.cwd()), package_version()])
 
 
+def digests(files: Iterable[Path]) -> dict[str, str]:
+    """Return the content of configurations, by their paths."""
+    return {str(path.resolve()): _digest(path) for path in files}
+
+
 def write(
     folder: Path,
     request: str,
-    read: Iterable[Path],
+    read: Mapping[str, str],
     data: Iterable[Path],
     jobs: Iterable[str],
     summary: CompletionCache,
 ) -> None:
     """Write the receipt: the request, the configurations read, the images, the jobs settled and the summary.
 
-    read: by content. data: files and folders of images, by their stamps: looking at each is quick.
+    read: what ``digests`` gave when they were read: they may have changed meanwhile. data: files and folders
+    of images, by their stamps: looking at each is quick.
     """
     completion_cache = {
         "request": request,
-        "files": {str(path.resolve()): _digest(path) for path in read},
+        "files": dict(read),
         "data": {str(path): stamp_of(path) for path in dict.fromkeys(data)},
         "settled": sorted(jobs),
         "results": _state(folder / "results.parquet"),

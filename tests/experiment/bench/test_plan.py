@@ -3,8 +3,10 @@
 from collections import Counter
 
 import pytest
+from facts import refused
 
 from fedmerge.errors import FedMergeError
+from fedmerge.experiment.configuration.config import TrainingConfig
 from fedmerge.workflows.bench.config import read_bench
 from fedmerge.workflows.bench.plan import make_plan
 
@@ -40,6 +42,13 @@ def test_the_majority_class_is_always_there_stands_on_nothing_and_is_one_whateve
     other = planned(study, "set.model.options.width=5", "set.training.lr=0.01", "set.batch_norm=average")
     assert {entry.task for entry in entries} < set(other.tasks)
     assert not {entry.task for entry in entries} & set(planned(study, "set.evaluation.images=5").tasks)
+
+
+def test_a_job_fine_tunes_by_its_own_recipe(planned, study):
+    changes = ["set.training.recipe=linear-probe", "set.training.fine_tune.recipe=finetune"]
+    stages = [t.config["experiment"]["training"] for t in planned(study, *changes).tasks.values()]
+    read = [TrainingConfig(**training) for training in stages if training.get("recipe") == "linear-probe"]
+    assert {training.fine_tune.recipe for training in read} == {"linear-probe", "finetune"}  # rounds: any
 
 
 def test_a_new_method_adds_deployments_alone(planned, study):
@@ -152,7 +161,7 @@ def test_a_method_that_needs_the_start_stands_on_the_rounds_as_well(planned, stu
 
 def test_arrays_in_memory_are_refused(experiment):
     study = {"name": "s", "base": experiment}
-    with pytest.raises(FedMergeError, match="npz:PATH"):
+    with refused("npz", "PATH"):
         make_plan(*read_bench(study))
 
 

@@ -81,6 +81,24 @@ def test_a_changed_file_a_lost_job_or_other_rows_undo_it(settled, place):
     assert not holds(path, folder)
 
 
+def test_a_configuration_that_changed_while_jobs_ran_is_not_settled(place, tmp_path, study, monkeypatch):
+    """The change comes after the last job and before the receipt."""
+    import yaml
+
+    monkeypatch.chdir(place)
+    study["base"] = study["base"] | {"seeds": [0], "testtime": []}
+    path = tmp_path / "few.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+
+    def change(folder):
+        path.write_text(path.read_text() + "title: another\n")
+        return open_study(folder)
+
+    monkeypatch.setattr("fedmerge.workflows.bench.bench.open_study", change)
+    bench(path, out=tmp_path / "study")
+    assert not holds(path, tmp_path / "study")
+
+
 def test_images_written_anew_are_looked_at_again(settled, place):
     """Their content decides: as it is the same, nothing is done again, and the receipt counts again."""
     path, folder = settled

@@ -1,0 +1,156 @@
+"""The scores of the study on unseen hospitals: kept rows, cells left out, averages by hospital."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from benchmarks.pages import DIGITS
+from fedmerge.analysis import leaderboard
+from fedmerge.analysis.paired_tests import paired_tests
+from fedmerge.analysis.source_choice import source_choice
+from fedmerge.errors import FedMergeError
+from fedmerge.workflows.bench.study import open_study
+
+FEDERATED, MEAN, ENSEMBLE, DEFAULT = "federated", "mean", "ensemble-logits", "stream-adaptive"
+REFERENCES = (MEAN, FEDERATED, ENSEMBLE)
+"""What the default has to be above: the three tests of the headline."""
+METRIC = "balanced_accuracy"
+SCORES = [METRIC, "auroc", "accuracy", "ece", "constant", "forward_passes", "backward_passes", "seconds", "n"]
+COHORTS = {
+    "wbc4": "blood cells",
+    "melanoma4": "melanoma",
+    "pacs": "PACS",
+    "digits": "digits",
+    "pneumonia": "pneumonia",
+    "tinyimagenet": "Tiny ImageNet",
+}
+HEADLINE, DEVELOPMENT = ("wbc4", "melanoma4", "pacs"), ("digits", "pneumonia", "tinyimagenet")
+PLACE = ["cohort", "seed", "site"]
+
+
+class Seen(NamedTuple):
+    """Rows of finished measurements, and what coefficients chose (``analysis.source_choice``).
+
+    A site's name holds its cohort's. Rows of all cells; ``working`` leaves out those that the protocol does.
+    """
+
+    rows: pd.DataFrame
+    choice: pd.DataFrame
+
+    def of(self, *cohorts: str) -> Seen:
+        """Return the rows of these cohorts."""
+        return Seen(*(table[table["cohort"].isin(cohorts)] for table in self))
+
+    @property
+    def cohorts(self) -> list[str]:
+        """The cohorts there are, in the protocol's order."""
+        return [name for name in COHORTS if name in set(self.rows["cohort"])]
+
+    @property
+    def working(self) -> Seen:
+        """Return the rows at hospitals and seeds whose shared models work."""
+        keep = ~place_of(self.rows).isin(broken(self.rows))
+        return self._replace(rows=self.rows[keep])
+
+
+def place_of(rows: pd.DataFrame) -> pd.Series:
+    """Name the cohort, seed and site of each row."""
+    named: pd.Series = rows[PLACE].astype(str).agg(" ".join, axis=1)
+    return named
+
+
+def broken(rows: pd.DataFrame) -> set[str]:
+    """Return the places where the federated model or the mean gives every image one class."""
+    shared = rows[rows["method"].isin((FEDERATED, MEAN)) & (rows["constant"].astype(float) > 0)]
+    return set(place_of(shared))
+
+
+def keep(folder: Path, results: Path) -> None:
+    """Write a finished study's scores, and what its coefficients chose, as CSV into ``results``."""
+    study = open_study(folder)
+    results.mkdir(parents=True, exist_ok=True)
+    kept = study.done[[*study.config.axes, "seed", "site", "stream", "method", *SCORES]]
+    kept.to_csv(
+        results / f"{study.config.name}.csv", index=False, float_format=f"%{DIGITS}", lineterminator="\n"
+    )
+    coefficients = pd.read_parquet(folder / "coefficients.parquet")
+    chosen = source_choice(coefficients, study.done, METRIC, within=[*study.config.axes])
+    chosen.drop(columns=["cohort", "model"], errors="ignore").to_csv(
+        choice_file(results, study.config.name), index=False, float_format=f"%{DIGITS}", lineterminator="\n"
+    )
+
+
+def choice_file(results: Path, study: str) -> Path:
+    """Where a study's choices are."""
+    return results / f"{study}-choice.csv"
+
+
+def read(results: Path, cohorts: Sequence[str] = tuple(COHORTS)) -> Seen:
+    """Read what ``keep`` wrote of the cohorts that ran. Raises FedMergeError where there is none."""
+    rows, choice = [], []
+    for cohort in cohorts:
+        name = f"bench-unseen-{cohort}"
+        if not (results / f"{name}.csv").is_file():
+            continue
+        for table, file in ((rows, results / f"{name}.csv"), (choice, choice_file(results, name))):
+            read_in = pd.read_csv(file)
+            read_in = read_in.assign(cohort=cohort, site=cohort + " " + read_in["site"])
+            table.append(read_in.drop_duplicates([*PLACE, "stream", "method"]))
+    if not rows:
+        raise FedMergeError(f"'{results}' has no scores of this study: give the folders of its runs first.")
+    table = pd.concat(rows, ignore_index=True)
+    table = table[~table["method"].str.startswith("alone:")]
+    return Seen(table.assign(status="done", severity=0), pd.concat(choice, ignore_index=True))
+
+
+def board(seen: Seen, reference: str | None = None, metric: str = METRIC) -> pd.DataFrame:
+    """Return the leaderboard of the working cells by method; hospitals count alike."""
+    return leaderboard(seen.working.rows, "method", reference, metric).set_index("level")
+
+
+def average(seen: Seen) -> pd.DataFrame:
+    """Return the balanced accuracy by method (rows) and cohort: streams and seeds first, then hospitals.
+
+    The column ``average`` is the mean of the cohorts; NaN where a method was not run everywhere.
+    """
+    rows = seen.working.rows
+    sites = rows.groupby(["method", "cohort", "site"], sort=False)[METRIC].mean()
+    table = sites.groupby(["method", "cohort"], sort=False).mean().unstack("cohort")
+    table = table[[name for name in seen.cohorts if name in table]]
+    return table.assign(average=table.mean(axis=1, skipna=False))
+
+
+def against(seen: Seen, method: str, reference: str) -> pd.Series:
+    """Return differences by hospital and stream, averaged over the seeds in which both were measured."""
+    keys = ["site", "stream", "seed"]
+    rows = seen.working.rows
+    first, second = (rows[rows["method"] == name].set_index(keys)[METRIC] for name in (method, reference))
+    found: pd.Series = (first - second).dropna().groupby(["site", "stream"], sort=False).mean()
+    return found
+
+
+def random_signs(seen: Seen, reference: str, levels: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the paired tests of these levels, or of all methods, against the reference, by level."""
+    rows = seen.working.rows
+    rows = rows[~rows["method"].isin(["majority-class", "oracle-best-source"])]
+    if levels is not None:
+        rows = rows[rows["method"].isin([*levels, reference])]
+    return paired_tests(rows, reference, metric=METRIC).set_index("level")
+
+
+def sources_of(cohort: str, seen: Seen) -> int:
+    """Return how many hospitals a cohort's ensemble has: its forward passes."""
+    rows = seen.of(cohort).rows
+    return round(float(rows[rows["method"] == ENSEMBLE]["forward_passes"].mean()))
+
+
+def cost(seen: Seen) -> pd.Series:
+    """Return each method's forward passes a batch as a share of M + 1, averaged over cohorts."""
+    rows = seen.working.rows
+    whole = rows["cohort"].map({cohort: sources_of(cohort, seen) + 1 for cohort in seen.cohorts})
+    shares: pd.Series = (rows["forward_passes"] / whole).groupby(rows["method"], sort=False).mean()
+    return shares

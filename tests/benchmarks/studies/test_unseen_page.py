@@ -1,0 +1,100 @@
+"""The page on unseen hospitals: from made-up rows whose numbers are known, and from the study, small."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmarks.studies import unseen_scores, unseen_tables
+from fedmerge.workflows.bench.bench import bench
+
+GAIN = {"federated": 0.0, "mean": -0.015, "ensemble-logits": 0.01, "stream-adaptive": 0.03, "kf": -0.1}
+PASSES = {"ensemble-logits": 3.0, "stream-adaptive": 1.75}
+COHORTS = ("wbc4", "melanoma4")
+LOST = ("melanoma4", "south", 1)
+"""Here the mean gives every image one class."""
+
+
+def rows_of(cohort: str) -> list[dict[str, Any]]:
+    """Two hospitals of 0.6 and 0.4, two seeds, two streams; on temporal the default has 0.08 less."""
+    rows = []
+    for site, seed, stream, method in itertools.product(
+        ("north", "south"), (0, 1), ("iid", "temporal"), GAIN
+    ):
+        less = 0.08 if (method, stream) == ("stream-adaptive", "temporal") else 0.0
+        score = {"north": 0.6, "south": 0.4}[site] + GAIN[method] - less
+        row = {"seed": seed, "site": site, "stream": stream, "method": method, "balanced_accuracy": score}
+        row |= {"auroc": 0.8, "accuracy": score, "ece": 0.1, "seconds": 1.0, "n": 50, "backward_passes": 0.0}
+        row |= {"forward_passes": PASSES.get(method, 1.0)}
+        row |= {"constant": method == "mean" and (cohort, site, seed) == LOST}
+        rows.append(row)
+    return rows
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> unseen_scores.Seen:
+    for cohort in COHORTS:
+        name = f"bench-unseen-{cohort}"
+        pd.DataFrame(rows_of(cohort)).to_csv(tmp_path / f"{name}.csv", index=False)
+        chosen = {"site": "north", "seed": 0, "stream": "iid", "method": "stream-adaptive", "sources": 3}
+        chosen |= {"correlation": -0.5, "gain": -0.01, "regret": 0.1}
+        pd.DataFrame([chosen]).to_csv(unseen_scores.choice_file(tmp_path, name), index=False)
+    return unseen_scores.read(tmp_path)
+
+
+def line(table: str, start: str) -> list[str]:
+    """The cells of the row that begins so."""
+    (found,) = [row for row in table.splitlines() if row.startswith(f"| {start} ")]
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def test_a_place_whose_mean_is_constant_is_left_out_for_all_and_counted(seen: unseen_scores.Seen) -> None:
+    assert unseen_scores.broken(seen.rows) == {"melanoma4 1 melanoma4 south"}
+    kept = seen.working.rows
+    assert len(kept) == len(seen.rows) - 2 * len(GAIN)  # two streams
+    text = unseen_tables.left_out(seen)
+    assert "melanoma: 1 of 4 hospitals" in text
+    assert "blood cells: 0 of 4 hospitals" in text
+
+
+def test_averages_are_of_hospitals_then_cohorts(seen: unseen_scores.Seen) -> None:
+    """South has one seed left in melanoma and still counts as much as north: 0.5 in both cohorts."""
+    table = unseen_scores.average(seen)
+    assert table.loc["federated"].tolist() == pytest.approx([0.5, 0.5, 0.5])
+    assert table.loc["stream-adaptive", "average"] == pytest.approx(0.49)  # 0.53 and 0.45
+    assert line(unseen_tables.overall(seen), "`kf`")[3] == "40.0"
+
+
+def test_the_headline_counts_cells_more_than_two_points_below(seen: unseen_scores.Seen) -> None:
+    """+3 points on i.i.d. and -5 on temporal at four hospitals; 1.75 of 4 passes; p is 3 times 2 / 2^4."""
+    text = unseen_tables.headline(seen)
+    assert "44 % of the M + 1 passes" in text
+    assert "below the federated model in 4 of 8 cells of hospital and stream, at worst by −5.0" in text
+    assert "−1.0 (−1.0 to −1.0; p = 0.375) against the federated model" in text
+
+
+def test_a_candidate_must_be_cheap_and_near_the_federated_model(seen: unseen_scores.Seen) -> None:
+    table = unseen_tables.development(seen)
+    assert line(table, "`stream-adaptive`")[-3:] == ["−5.0", "44", ""]  # too far below in a cell
+    assert line(table, "`mean`")[-3:] == ["−1.5", "25", "yes"]
+    assert line(table, "`ensemble-logits`")[-3:] == ["+1.0", "75", ""]  # too dear
+
+
+def test_the_study_small(tmp_path: Path) -> None:
+    """Its base on scikit-learn's digits: every method gives a row, and the page's tables are made of it."""
+    small = ["set.cohort=digits-scanners", "set.unseen=cohort", "set.seeds=[0]", "set.training.rounds=1"]
+    small += ["set.training.fine_tune.epochs=1", "set.model={name: small-cnn, options: {width: 4}}"]
+    small += ["set.evaluation={batch_size: 16, images: 32, streams: [iid]}", "set.fusion_data.images=16"]
+    study = bench("bench-unseen-digits", changes=small, out=tmp_path / "study")
+    assert set(study.table["status"]) == {"done"}
+    unseen_scores.keep(study.folder, tmp_path)
+    seen = unseen_scores.read(tmp_path)
+    methods = set(seen.rows["method"])
+    assert {"node", "node-probe-8", "stream-norms-from-federated", "federated", "majority-class"} <= methods
+    if not unseen_scores.broken(seen.rows):
+        assert "| `node` |" in unseen_tables.development(seen)
+    assert "`node`" in unseen_tables.choice(seen) or unseen_scores.broken(seen.rows)
