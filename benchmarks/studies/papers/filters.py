@@ -25,6 +25,7 @@ from fedmerge.analysis.filters import filter_frame, pair_cosines
 from fedmerge.analysis.metrics import METRICS, Predictions
 from fedmerge.data import Appearance, Split, scanner
 from fedmerge.models import ModelSpec, build
+from fedmerge.seeding import Draws
 from fedmerge.training import InMergeOptions, TrainingOptions, fit
 from fedmerge.training.conv_layers import select_convs
 
@@ -98,7 +99,8 @@ def _epoch(
 ) -> dict[str, int]:
     options: dict[str, Any] = {"lr": RATE, "batch_size": min(32, len(split)), "inmerge": inmerge}
     chosen, span = TrainingOptions.model_validate(options), (number / whole, (number + 1) / whole)
-    done = fit(model, split.images, split.labels, chosen, normalise=HALF, seed=seed, round=number, span=span)
+    draws = Draws(seed, round=number)
+    done = fit(model, split.images, split.labels, chosen, normalise=HALF, draws=draws, span=span)
     return done.merges
 
 

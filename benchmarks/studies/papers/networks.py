@@ -16,6 +16,7 @@ from benchmarks.studies.papers.images import SIDE, pictures
 from fedmerge.data import Split
 from fedmerge.models import ModelSpec, Normalisation, build
 from fedmerge.models.state import State
+from fedmerge.seeding import Draws
 from fedmerge.training import TrainingOptions, fit
 
 BATCH = 32
@@ -82,8 +83,7 @@ class Workshop:
                 split.labels,
                 chosen,
                 normalise=HALF,
-                seed=seed,
-                site=str(recipe.get("site", "")),
+                draws=Draws(seed, site=str(recipe.get("site", ""))),
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
