@@ -41,7 +41,9 @@ class StreamAdaptive(EntropyAdaptive):
     1 + 8 M / N forward passes of an encoder for a batch of N images, none backward; M + 1 with 8 images and
     fewer. The stream is carried from batch to batch until ``reset()``. Where the sources' statistics already
     fit, learning hurts: a norms' prior of infinity learns nothing, and the hold-one-source-out tuner chooses
-    between the two. Its defaults were chosen on three development cohorts (``docs/studies/test-time.md``).
+    between the two. Its defaults were chosen on three development cohorts, mostly of small networks trained
+    from scratch; on three cohorts of pretrained networks it lost to models left as they are
+    (``docs/studies/test-time.md``).
     What it was before: prior 1, learned from the images asked about, which were all
     (``Norms("stream", 1.0)``, ``Probe()``).
     """
