@@ -59,8 +59,9 @@ coverage: $(VENV)/.installed-dev
 		$(addprefix --cov=fedmerge/,$(COVERED)) --cov-report=term-missing --cov-fail-under=$(FLOOR)
 
 # The documentation as a site, in site/, with warnings as errors.
+SITE ?= site
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir "$(abspath $(SITE))"
 
 # The tables of docs/options.md, from the types; what an option is for is written on the page by hand.
 docs-reference: $(VENV)/.installed-dev
@@ -91,7 +92,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-docs: pyproject.toml | $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[docs]'
+	test $(VENV)/.installed-dev -nt pyproject.toml || $(BIN)/python -m pip install --quiet --no-compile --editable '.[docs]'
 	touch $@
 
 clean:

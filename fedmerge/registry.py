@@ -38,6 +38,7 @@ class Needs:
     own_sums: sums over each hospital's images for its own model, which cannot be added to other hospitals'.
     shared_start: the weights from which all models were trained.
     unlabelled_batches: images of the target, without labels.
+    control_variates: hospitals that correct their steps (``federation.messages.control_variates``).
     """
 
     individual_models: bool = False
@@ -49,6 +50,7 @@ class Needs:
     own_sums: bool = False
     shared_start: bool = False
     unlabelled_batches: bool = False
+    control_variates: bool = False
 
     def names(self) -> list[str]:
         """Return the needs that are set, in words."""

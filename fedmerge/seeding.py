@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,9 +32,37 @@ def numpy_generator(seed: int, purpose: str, round: int = 0, site: str = "") -> 
     return np.random.default_rng(derive(seed, purpose, round, site))
 
 
+@dataclass(frozen=True)
+class Draws:
+    """All that one piece of work draws: a generator a purpose, of the same seed, round and site.
+
+    purpose: of the whole; ``generator("order")`` is for the purpose "PURPOSE-order".
+    """
+
+    seed: int
+    purpose: str = "train"
+    round: int = 0
+    site: str = ""
+
+    def derive(self, what: str) -> int:
+        """Return the integer that the draws of ``what`` begin with."""
+        return derive(self.seed, f"{self.purpose}-{what}", self.round, self.site)
+
+    def generator(self, what: str) -> torch.Generator:
+        """Return the generator of ``what``, on the CPU."""
+        return torch.Generator().manual_seed(self.derive(what))
+
+
 @contextmanager
 def seeded(seed: int, purpose: str, round: int = 0, site: str = "") -> Iterator[None]:
     """Seed torch's global generators inside the block (initialisation, dropout); restore them after it."""
+    with seeded_with(derive(seed, purpose, round, site)):
+        yield
+
+
+@contextmanager
+def seeded_with(start: int) -> Iterator[None]:
+    """Seed torch's global generators with what ``derive`` gave inside the block; restore them after it."""
     with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, purpose, round, site))
+        torch.manual_seed(start)
         yield

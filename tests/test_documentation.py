@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
 SMALL = ["--set", "model.options.width=4", "--set", "training.epochs=1"]
 """What makes the tutorial's runs quick."""
-GENERATED = "reference/methods/"
+GENERATED = ("reference/methods/", "notebooks/")
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)")
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 

@@ -91,7 +91,8 @@ def matching(case: Case) -> Iterator[Row]:
         wanted = formulas.matched_fit(alike, x, s, 2).logits(x)
         fused = case.merge(alike, "kf", **THEIRS, **options)
         yield compare(f"kf, three parents, {words}", fused.logits(x), wanted, FIT)
-        fused = case.merge(alike, "kf-gradient", ridge=1e-12, towards="zero", **options)
+        closed = {"ridge": 1e-12, "towards": "zero"}
+        fused = case.merge(alike, "kf-gradient", closed_form=closed, **options)
         yield compare(f"kf-gradient, closed form, {words}", fused.logits(x), wanted, FIT)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort, concat
-from fedmerge.data.fusion import share
+from fedmerge.data.cohort.fusion import share
 from fedmerge.federation import FederationPlan, Server, server_app, simulate
 from fedmerge.merging import merge
 from fedmerge.models import ModelSpec, Normalisation, build

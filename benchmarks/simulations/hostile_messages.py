@@ -23,7 +23,7 @@ from benchmarks.simulations.hostile_answers import EVALUATE, GREETING, TRAIN
 from benchmarks.simulations.hostile_changes import Spoil
 from fedmerge.data import Arrays, CohortSpec, Site, SiteSpec, build_cohort
 from fedmerge.federation import FederationOptions, FederationPlan, Hospital, LocalGrid, Server, client_app
-from fedmerge.federation.failures import Failure
+from fedmerge.federation.server.failures import Failure
 from fedmerge.models import ModelSpec, Normalisation, state_hash
 from fedmerge.training import TrainingOptions
 

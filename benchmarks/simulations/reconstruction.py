@@ -29,12 +29,12 @@ from sklearn.decomposition import FastICA
 from torch import Tensor, nn
 
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
-from fedmerge.data.fusion import share
+from fedmerge.data.cohort.fusion import share
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationPlan, Hospital, LocalGrid, Server, client_app
-from fedmerge.federation.sums.packing import MINIMUM
-from fedmerge.federation.sums.rules import SumRules
-from fedmerge.merging.matching.statistics import Sums
+from fedmerge.federation.hospital.sums.rules import SumRules
+from fedmerge.federation.packing import MINIMUM
+from fedmerge.merging.neurons.statistics import Sums
 from fedmerge.models import ModelSpec, Normalisation, build
 from fedmerge.models.state import State
 from fedmerge.models.zoo import NETWORKS

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedmerge.federation.journal import Position, RoundJournal
+from fedmerge.federation.server.journal import Position, RoundJournal
 from fedmerge.models.state import RunningMean, non_finite
 
 

@@ -1,8 +1,10 @@
 """What each analysis takes, against bare forward passes of the images that it sends through the networks.
 
 Four small CNNs of width 16 with batch norm (random weights), 100 images of 28 x 28 px. A hook counts the
-images that pass through any of the networks, by precision; the bare passes are those of as many images, timed
-on one network in the same batches, before and after. Matching neurons runs networks operation by operation
+images that pass through any of the networks, by precision and by whose statistics batch norms take; the bare
+passes are those of as many images of each kind, timed on one network in the same batches, before and after. A
+pass in which norms take the images' own statistics costs more than one with running ones, whoever makes it:
+``batch_statistics`` says how much more. Matching neurons runs networks operation by operation
 and fits layers, which no hook sees: its ratio, like those of drift and templates, is to one bare pass over
 the images. Writes analyses.json into benchmarks/results.
 """
@@ -28,9 +30,12 @@ from fedmerge.analysis.diagnosis import ANALYSES, Subject
 from fedmerge.analysis.diagnosis.contract import answers
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.zoo import ModelSpec, build
+from fedmerge.testtime.norms import BatchStatistics, use_batch_statistics
 
 SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=10, image_size=28, options={"width": 16})
 IMAGES, MODELS = 100, 4
+Kind = tuple[torch.dtype, bool]
+"""Of a pass: its precision, and whether batch norms take the images' own statistics."""
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "drift": ("drift", MODELS, {}),
     "heads": ("heads", MODELS, {}),
@@ -62,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         found.append(measure(name, args.repeats))
         line = "{case}: {seconds:.3f} s, {passed} images passed, {ratio:.2f} x bare"
         print(line.format(**found[-1]), flush=True)
+    found.append(batch_statistics(args.repeats))
+    print("{case}: {ratio:.2f} x bare".format(**found[-1]), flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "analyses.json").write_text(json.dumps(found, indent=1) + "\n")
 
@@ -70,12 +77,12 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
     """Return a case's median seconds, the images that passed, and the ratio to bare passes of as many."""
     name, models, options = CASES[case]
     subject = made(models, "group" if "group norm" in case else "batch")
-    counts: Counter[torch.dtype] = Counter()
+    counts: Counter[Kind] = Counter()
     if name != "neurons":  # its graph cannot be followed under a hook
         with passed() as counts:
             ANALYSES[name].call(subject, **options)
     if sum(counts.values()) < IMAGES:  # nothing but a head was looked for: one pass over the images
-        counts = Counter({torch.float32: IMAGES})
+        counts = Counter({(torch.float32, False): IMAGES})
     ratios, seconds = [], []
     for _ in range(repeats):
         before = bare(subject, counts)
@@ -92,6 +99,23 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
     }
 
 
+def batch_statistics(repeats: int) -> dict[str, Any]:
+    """Return what a bare pass costs whose batch norms take the images' statistics, against running ones."""
+    subject, whole = made(2, "batch"), 20 * IMAGES
+    pairs = [
+        tuple(bare(subject, Counter({(torch.float32, anew): whole})) for anew in (True, False))
+        for _ in range(repeats)
+    ]
+    ratio = statistics.median(anew / kept for anew, kept in pairs)
+    seconds = statistics.median(anew for anew, _ in pairs)
+    return {
+        "case": "bare passes with the images' statistics",
+        "seconds": seconds,
+        "passed": whole,
+        "ratio": ratio,
+    }
+
+
 def made(models: int, norm: str) -> Subject:
     """The models, images and labels of a case."""
     raw = torch.randint(0, 256, (IMAGES, 1, 28, 28), generator=torch.Generator().manual_seed(0))
@@ -102,14 +126,15 @@ def made(models: int, norm: str) -> Subject:
 
 
 @contextmanager
-def passed() -> Iterator[Counter[torch.dtype]]:
-    """Count the images that pass through networks of the zoo's class inside the block, by precision."""
-    counts: Counter[torch.dtype] = Counter()
+def passed() -> Iterator[Counter[Kind]]:
+    """Count the images that pass through networks of the zoo's class inside the block, by kind of pass."""
+    counts: Counter[Kind] = Counter()
     kind = type(build(SPEC, 0))
 
     def hook(module: nn.Module, given: Any, output: Any) -> None:
         if type(module) is kind:
-            counts[given[0].dtype] += len(given[0])
+            anew = any(isinstance(each, BatchStatistics) for each in module.modules())
+            counts[given[0].dtype, anew] += len(given[0])
 
     handle = register_module_forward_hook(hook)
     try:
@@ -118,11 +143,13 @@ def passed() -> Iterator[Counter[torch.dtype]]:
         handle.remove()
 
 
-def bare(subject: Subject, counts: Counter[torch.dtype]) -> float:
+def bare(subject: Subject, counts: Counter[Kind]) -> float:
     """CPU seconds of bare passes of as many images, in whole sets."""
     total, images = 0.0, subject.pictures
-    for dtype, number in counts.items():
+    for (dtype, anew), number in counts.items():
         given, model = images.to(dtype), subject.network().to(dtype)
+        if anew:
+            use_batch_statistics(model)
         sets = max(1, min(20, number // len(images)))
         answers(model, given)
         began = time.process_time()

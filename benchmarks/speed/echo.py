@@ -12,9 +12,9 @@ from flwr.app import Message
 
 from fedmerge.data import Arrays, CohortSpec, Site, SiteSpec, build_cohort
 from fedmerge.federation import FederationPlan, Hospital, client_app
-from fedmerge.federation.records import reply_message
-from fedmerge.federation.schema.jobs import EvaluateJob, TrainJob
-from fedmerge.federation.schema.reading import read_job
+from fedmerge.federation.messages.jobs import EvaluateJob, TrainJob
+from fedmerge.federation.messages.reading import read_job
+from fedmerge.federation.messages.records import reply_message
 from fedmerge.models import ModelSpec, Normalisation
 from fedmerge.training import TrainingOptions
 

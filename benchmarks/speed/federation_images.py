@@ -46,7 +46,7 @@ class Holder:
     """A worker that takes hospitals up, one way or the other."""
 
     def __init__(self) -> None:
-        import fedmerge.federation.hospital_app  # noqa: F401  (what both ways need is not timed)
+        import fedmerge.federation.hospital.app  # noqa: F401  (what both ways need is not timed)
 
         self.before = psutil.Process().memory_full_info().uss
         self.held: Any = None

@@ -23,7 +23,7 @@ import torch
 from benchmarks.speed.echo import grid_of, plan_of
 from benchmarks.speed.processes import told
 from fedmerge.federation import Server, server_app
-from fedmerge.federation.grids.simulated import serve
+from fedmerge.federation.simulated import serve
 
 SIDES = ("local", "ray")
 MB = 1e6

@@ -27,8 +27,8 @@ from flwr.clientapp import ClientApp
 from benchmarks.speed.echo import grid_of, plan_of
 from benchmarks.speed.processes import told
 from fedmerge.federation.arrays import borrow, lend
-from fedmerge.federation.records import request_message
-from fedmerge.federation.train_config import round_config
+from fedmerge.federation.messages.records import request_message
+from fedmerge.federation.plan.train_config import round_config
 from fedmerge.models import State, average, build
 
 PLAN = plan_of("torchvision:resnet18")

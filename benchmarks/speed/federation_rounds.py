@@ -26,6 +26,7 @@ from fedmerge.analysis import rates
 from fedmerge.data import Arrays, Cohort, CohortSpec, Site, SiteSpec, build_cohort
 from fedmerge.federation import FederationPlan, Server, open_backend, server_app
 from fedmerge.models import ModelSpec, Normalisation, State, average, build, predict, state_hash
+from fedmerge.seeding import Draws
 from fedmerge.training import TrainingOptions, fit
 
 ROUNDS = 1000  # of the plan, so that every measured round is an ordinary one
@@ -122,10 +123,7 @@ def work(pipe: Any, plan: FederationPlan, hospitals: list[tuple[int, Site, State
                 site.train.labels,
                 plan.local,
                 normalise=plan.normalisation,
-                seed=plan.seed,
-                site=site.name,
-                round=number,
-                purpose="round",
+                draws=Draws(plan.seed, purpose="round", round=number, site=site.name),
                 span=((number - 1) / plan.rounds, number / plan.rounds),
             )
             for key, value in model.state_dict().items():

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from fedmerge.models import ModelSpec, Normalisation, build
-from fedmerge.seeding import generator
+from fedmerge.seeding import Draws, generator
 from fedmerge.training import TrainingOptions, fit
 
 NETWORKS = {"small-cnn": 28, "resnet18": 28}
@@ -49,11 +49,7 @@ def work(pipe: Connection, hospitals: list[int], name: str, images: int, device:
                 labels,
                 options,
                 normalise=Normalisation.named("half"),
-                seed=0,
-                site=str(hospital),
-                round=1,
-                purpose="round",
-                device=device,
+                draws=Draws(0, purpose="round", round=1, site=str(hospital)),
             )
         pipe.send(True)
 

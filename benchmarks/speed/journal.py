@@ -19,7 +19,7 @@ import torch
 
 from fedmerge.data import Cohort, CohortSpec, SiteSpec, build_cohort
 from fedmerge.federation import FederationPlan, server_app, simulate
-from fedmerge.federation.journal import RoundJournal
+from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models import ModelSpec, Normalisation
 from fedmerge.training import TrainingOptions
 

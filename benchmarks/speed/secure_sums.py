@@ -22,13 +22,13 @@ from flwr.supercore.task_identity import TaskIdentity
 from benchmarks import RESULTS
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.client_registry import Client
-from fedmerge.federation.grids.simulated import failed
-from fedmerge.federation.privacy.ledger import Subject
+from fedmerge.federation.hospital.secure.ledger import Subject
+from fedmerge.federation.hospital.secure.rounds import SecureHospital
+from fedmerge.federation.messages.secure import Offered
 from fedmerge.federation.privacy.masked import decode_weights, encode_weights
-from fedmerge.federation.privacy.secure_hospital import SecureHospital
-from fedmerge.federation.privacy.secure_round import secure_total
-from fedmerge.federation.requests import Reply, Request, read
-from fedmerge.federation.schema.secure import Offered
+from fedmerge.federation.server.requests import Reply, Request, read
+from fedmerge.federation.server.secure_round import secure_total
+from fedmerge.federation.simulated import failed
 from fedmerge.models import average
 
 NUMBERS = 11_699_122

@@ -21,11 +21,12 @@ import psutil
 import torch
 
 from benchmarks.speed.processes import told
-from fedmerge.data.cache.pixels import PixelFile
-from fedmerge.data.cache.stored import stored
-from fedmerge.data.facts import Facts
+from fedmerge.data.images.facts import Facts
+from fedmerge.data.images.pixels import PixelFile
+from fedmerge.data.images.stored import stored
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.zoo import ModelSpec, build
+from fedmerge.seeding import Draws
 from fedmerge.training import TrainingOptions, fit
 
 SIDE, BATCH, PIECE = 224, 64, 500
@@ -72,7 +73,7 @@ def side(path: Path, count: int, how: str, steps: int) -> dict[str, Any]:
         began_gather += time.perf_counter() - t
         options = TrainingOptions(batch_size=BATCH)
         loss = fit(
-            model, batch, labels[index], options, normalise=Normalisation.named("half"), seed=0
+            model, batch, labels[index], options, normalise=Normalisation.named("half"), draws=Draws(0)
         ).losses[-1]
     took = time.perf_counter() - began
     ended.set()

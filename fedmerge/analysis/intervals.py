@@ -56,6 +56,9 @@ def crossed_interval(values: Array, *, level: float = 0.95, over: Array | None =
     there = np.isfinite(x) & np.isfinite(o)
     mean, z = _linearised(x, o, there)
     seeds, sites = _factor(z.sum(axis=1), there.sum(axis=1)), _factor(z.sum(axis=0), there.sum(axis=0))
+    if not (seeds.several | sites.several).any():
+        unknown = np.full_like(mean, math.nan)
+        return Interval(mean, unknown, unknown)
     half = np.maximum.reduce(
         [
             np.where(seeds.several, _half(level, seeds.variance, seeds.free), 0),

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from fedmerge.errors import FedMergeError
 
@@ -59,6 +58,8 @@ def source_choice(
 
 
 def _judged(encoder: pd.Series, score: pd.Series) -> dict[str, float]:
+    from scipy.stats import spearmanr  # slow to import, and seldom needed
+
     weights, values = encoder.to_numpy(dtype=float), score.to_numpy(dtype=float)
     alike = len(values) < 2 or np.ptp(weights.round(9)) == 0 or np.ptp(values) == 0
     rho = math.nan if alike else float(spearmanr(weights.round(9), values).statistic)

@@ -12,11 +12,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from click import Context
 from rich.console import Console
+from typer.core import TyperGroup
 
 from fedmerge.errors import FedMergeError, short
 
+FIRST = ("new", "sites", "run", "report", "serve", "compare", "bench", "methods", "doctor")
+"""The commands that a newcomer looks for, in the order of need; the others follow."""
+
+
+class InOrder(TyperGroup):
+    """The commands, the first ones first."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        """Return the names in the order of the help."""
+        known = super().list_commands(ctx)
+        return [name for name in FIRST if name in known] + [name for name in known if name not in FIRST]
+
+
 app = typer.Typer(
+    cls=InOrder,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -38,6 +54,9 @@ Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of every
 Plugins = Annotated[
     list[str] | None,
     typer.Option("--plugin", metavar="FILE.py", help="A file or module that adds methods; may be repeated."),
+]
+Trackers = Annotated[
+    list[str] | None, typer.Option("--tracker", help="tensorboard, mlflow or wandb; may be repeated.")
 ]
 RunFolder = Annotated[
     Path | None, typer.Option("--out", help="The run's folder, new or empty. Default: runs/NAME-001 …")
@@ -89,3 +108,8 @@ def say(console: Console, text: str, style: str | None = None) -> None:
 def print_json(data: Any) -> None:
     """Print data as JSON on stdout."""
     sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def with_trackers(changes: list[str] | None, trackers: list[str] | None) -> list[str]:
+    """Return the changes of a configuration, with that of --tracker among them."""
+    return [*(changes or []), *([f"trackers=[{', '.join(trackers)}]"] if trackers else [])]

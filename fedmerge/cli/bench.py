@@ -15,7 +15,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedmerge.cli.app import FAILED, Changes, Json, Plugins, app, err, out, print_json, say
+from fedmerge.cli.app import (
+    FAILED,
+    Changes,
+    Json,
+    Plugins,
+    Trackers,
+    app,
+    err,
+    out,
+    print_json,
+    say,
+    with_trackers,
+)
 from fedmerge.cli.progress import clock, lines
 
 if TYPE_CHECKING:
@@ -47,6 +59,7 @@ def bench(
         bool, typer.Option("--extend", help="Accept a changed configuration; keep what it still needs.")
     ] = False,
     plugins: Plugins = None,
+    trackers: Trackers = None,
     as_json: Json = False,
 ) -> None:
     """Run a study: a matrix of experiments, each job once. If interrupted, the same command goes on.
@@ -55,10 +68,10 @@ def bench(
     """
     from fedmerge.workflows.bench import completion_cache
 
-    local = backend == "local"
+    local, changes = backend == "local", with_trackers(changes, trackers)
     where = {"kind": backend, "address": address, "cpus": cpus, "gpus": gpus}
     where |= {} if local else {"workers": workers}
-    settled = _settled(config, changes or [], plugins or [], folder, retry)
+    settled = _settled(config, changes, plugins or [], folder, retry)
     if settled is None:
         from fedmerge.workflows.bench.bench import bench as run_bench
         from fedmerge.workflows.rewrite import write_again
@@ -67,7 +80,7 @@ def bench(
             with live_view(err, quiet=as_json) as watch:
                 study = run_bench(
                     config,
-                    changes=changes or [],
+                    changes=changes,
                     out=folder,
                     workers=workers if local and workers is not None else 1,
                     backend={key: value for key, value in where.items() if value is not None},

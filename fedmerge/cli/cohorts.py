@@ -16,7 +16,7 @@ from fedmerge.errors import FedMergeError
 
 if TYPE_CHECKING:
     from fedmerge.data import Cohort
-    from fedmerge.data.cohort_check import CohortCheck
+    from fedmerge.data.checks.report import CohortCheck
     from fedmerge.experiment.configuration.config import Experiment
     from fedmerge.workflows.estimate import Estimate
 
@@ -50,7 +50,7 @@ def check_sites(
     """
     from fedmerge.cli.estimates import estimate_record
     from fedmerge.data import build_cohort, read_cohort
-    from fedmerge.data.cohort_check import CohortCheck, Finding, check_cohort
+    from fedmerge.data.checks.report import CohortCheck, Finding, check_cohort
     from fedmerge.data.progress import noting_refused, telling
     from fedmerge.plugins import load_plugins
     from fedmerge.reports.cohort_page import summary, write_cohort_page
@@ -95,6 +95,17 @@ def check_sites(
     raise typer.Exit(check.exit_code)
 
 
+def named_places(places: list[str]) -> dict[str, Path]:
+    """Read NAME=PLACE words. Raises FedMergeError for one that is not so, and for a name given twice."""
+    named: dict[str, Path] = {}
+    for each in places:
+        name, mark, where = each.partition("=")
+        if not (name and mark and where) or name in named:
+            raise FedMergeError(f"'{each}': write NAME=PLACE, each name once, such as north=scans/north.csv.")
+        named[name] = Path(where).expanduser().absolute()
+    return named
+
+
 @sites.command("new")
 def new_sites(
     file: Annotated[Path, typer.Argument(help="The cohort's file, a new one.")],
@@ -115,17 +126,12 @@ def new_sites(
     """Write a cohort's file from folders, tables and DICOM files; check it with sites check."""
     import yaml
 
-    from fedmerge.data.new_cohort import new_cohort
+    from fedmerge.data.sources.new_cohort import new_cohort
     from fedmerge.storage.files import write_text
 
     if file.exists():
         raise FedMergeError(f"'{file}' is already there: choose a new name.")
-    named: dict[str, Path] = {}
-    for each in places:
-        name, mark, where = each.partition("=")
-        if not (name and mark and where) or name in named:
-            raise FedMergeError(f"'{each}': write NAME=PLACE, each name once, such as north=scans/north.csv.")
-        named[name] = Path(where).expanduser().absolute()
+    named = named_places(places)
     columns = {key: column for key, column in (("path", path), ("label", label)) if column}
     written = new_cohort(named, unseen or [], size, columns)
     write_text(file, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))

@@ -17,12 +17,15 @@ from fedmerge.cli.app import (
     Resume,
     RunFolder,
     Seed,
+    Trackers,
     app,
     err,
     out,
     print_json,
     say,
+    with_trackers,
 )
+from fedmerge.cli.importing import importing
 from fedmerge.cli.progress import lines, progress_bar
 from fedmerge.errors import FedMergeError
 from fedmerge.storage.files import write
@@ -52,10 +55,7 @@ def run(
     gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None,
     resume: Resume = None,
     plugins: Plugins = None,
-    trackers: Annotated[
-        list[str] | None,
-        typer.Option("--tracker", help="tensorboard, mlflow or wandb; may be repeated."),
-    ] = None,
+    trackers: Trackers = None,
     sign: Annotated[
         Path | None, typer.Option("--sign", help="A private Ed25519 key that signs the finished run.")
     ] = None,
@@ -69,8 +69,9 @@ def run(
     Ctrl-C ends the run after what is in flight, a second one at once; --resume goes on with it. The exit code
     is 1 where a method failed, 2 for what you can put right, 130 after Ctrl-C.
     """
-    from fedmerge.experiment.interrupt import Stopped
-    from fedmerge.workflows.run import run as run_experiment
+    with importing("fedmerge.workflows.run"):
+        from fedmerge.experiment.interrupt import Stopped
+        from fedmerge.workflows.run import run as run_experiment
 
     if dry_run:
         if resume is not None or config is None:
@@ -86,7 +87,7 @@ def run(
         with progress_bar(err, quiet=as_json) as progress:
             result = run_experiment(
                 config,
-                changes=[*(changes or []), *([f"trackers=[{', '.join(trackers)}]"] if trackers else [])],
+                changes=with_trackers(changes, trackers),
                 out=folder,
                 seed=seed,
                 device=device,
@@ -237,7 +238,7 @@ def show_cohort(
     """Show a cohort: its hospitals, their images by class, remarks on them, and a contact sheet."""
     from fedmerge.cli.tables import cohort_table, site_record
     from fedmerge.data import build_cohort, read_cohort
-    from fedmerge.data.checks import remarks
+    from fedmerge.data.checks.checks import remarks
     from fedmerge.plugins import load_plugins
     from fedmerge.reports import figures
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,23 +41,22 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Fuse models of one network into one, and write it, with a card that names its parents."""
+    from fedmerge.experiment.configuration.changes import apply_change
     from fedmerge.plugins import load_plugins
-    from fedmerge.workflows.merge_files import merge_files
+    from fedmerge.workflows.merge_files import FusionImages, merge_files
 
     load_plugins(plugins or [])
+    entry: dict[str, Any] = {"method": method, "after": after}
+    for change in options or []:
+        apply_change(entry, change)
     with lines(err, lambda: f"merging {len(models)} models by {method}"):
         result = merge_files(
             models,
             output,
-            method,
+            entry,
             network=model,
-            data=data,
-            split=split,
-            images=images,
-            labelled=labelled,
+            data=None if data is None else FusionImages(data, split, images, labelled),
             start=start,
-            changes=options or [],
-            after=after,
             seed=seed,
             device=device,
         )

@@ -99,6 +99,12 @@ def show_model(
 def export_model(
     model: Model,
     output: Annotated[Path, typer.Option("--out", "-o", help="FILE.pt (TorchScript) or FILE.onnx; new.")],
+    normalise: Annotated[
+        str | None,
+        typer.Option(
+            help="This hospital's images, for a model of normalisation: per-site: npz:FILE, folder:DIR."
+        ),
+    ] = None,
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
@@ -106,11 +112,12 @@ def export_model(
     from fedmerge.models.export import BATCHES, FORMATS, export
     from fedmerge.models.lineage import find_model
     from fedmerge.plugins import load_plugins
+    from fedmerge.workflows.model_files import at_hospital
 
     load_plugins(plugins or [])
     found = find_model(model)
     with lines(err, lambda: f"exporting {found.card.name}"):
-        worst = export(found.path, found.card, output)
+        worst = export(found.path, at_hospital(found.card, normalise), output)
     if as_json:
         print_json({"file": str(output), "format": FORMATS[output.suffix], "difference": worst})
         return

@@ -8,23 +8,41 @@ from typing import Annotated
 import typer
 
 from fedmerge.cli.app import Json, Plugins, app, out, print_json, say
+from fedmerge.errors import FedMergeError
 
 
 @app.command()
 def new(
     folder: Annotated[Path, typer.Argument(help="The project's folder, new or empty.")],
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=PLACE…]", help="Your hospitals: a folder, table or .npz file each."),
+    ] = None,
+    unseen: Annotated[
+        list[str] | None,
+        typer.Option(help="A hospital that does not train; may be repeated. Default: the last."),
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=8, help="Your images as SIZE x SIZE pixels.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a project that runs as it is: experiment, hospitals, an own method and an own metric."""
+    """Write a project that runs as it is, with your images or digits: experiment, hospitals, plug-ins."""
+    from fedmerge.cli.cohorts import named_places
     from fedmerge.workflows.new_project import new_project
+    from fedmerge.workflows.own_hospitals import Hospitals
 
-    made = new_project(folder)
+    own = Hospitals(named_places(places), tuple(unseen or ()), size) if places else None
+    if own is None and (unseen or size):
+        raise FedMergeError(
+            "--unseen and --size are for hospitals of your own: name them, north=images/north."
+        )
+    made = new_project(folder, own)
     if as_json:
         print_json({"folder": str(folder), "files": [str(path) for path in made]})
         return
     for path in made:
         say(out, str(path))
-    say(out, f"now: cd {folder} && fedmerge run experiment.yaml")
+    look = "     fedmerge sites check sites/hospitals.yaml\n" if own else ""
+    say(out, f"now: cd {folder}\n{look}     fedmerge run experiment.yaml")
 
 
 @app.command()

@@ -36,6 +36,12 @@ def serve(
             help="Images to try on the page: run (of its unseen hospital), npz:FILE, folder:DIR, digits."
         ),
     ] = None,
+    normalise: Annotated[
+        str | None,
+        typer.Option(
+            help="This hospital's images, for models of normalisation: per-site: run, npz:FILE, folder:DIR."
+        ),
+    ] = None,
     host: Annotated[
         str,
         typer.Option(
@@ -102,7 +108,7 @@ def serve(
     settle(threads)
     found = find_models(models, target, seed)
     images = None if samples is None else samples_of(found, samples)
-    what = served(found, method, options or [], device, images)
+    what = served(found, method, options or [], device, images, normalise)
     service = Service(what, _limits(limits or []), known, history, keep_images)
     say(err, f"{what.title}: {', '.join(what.names)}")
     say(err, "research use, not a medical device")

@@ -41,19 +41,21 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Tune an option on the run's training hospitals, each held out once, without any data of the target."""
-    from fedmerge.experiment.stages.tune import tune_run, tuning_log
+    from fedmerge.experiment.stages.tune import tuning_log
     from fedmerge.plugins import load_plugins
     from fedmerge.schema.yaml_text import read_yaml
+    from fedmerge.workflows.tune import tune_run
 
     load_plugins(plugins or [])
-    given = None if values is None else [read_yaml(part, "--values") for part in values.split(",")]
+    asked: dict[str, Any] = {"option": option}
+    if values is not None:
+        asked["values"] = [read_yaml(part, "--values") for part in values.split(",")]
     with progress_bar(err, quiet=as_json) as progress:
         entry, found = tune_run(
             run,
             target=target,
             method=method,
-            option=option,
-            values=given,
+            option=asked,
             stream=stream,
             seed=seed,
             device=device,

@@ -5,14 +5,15 @@ is uint8 images and int64 labels on the CPU; nothing here knows about networks.
 """
 
 from fedmerge.data import streams
-from fedmerge.data.cohort import Cohort, Site, build_cohort
-from fedmerge.data.fusion import FusionData
-from fedmerge.data.images import Split, concat
+from fedmerge.data.cohort.building import build_cohort
+from fedmerge.data.cohort.cohort import Cohort, Site
+from fedmerge.data.cohort.fusion import FusionData
+from fedmerge.data.cohort.spec import CohortSpec, Minimum, SiteSpec, cohort_names, read_cohort
+from fedmerge.data.images.images import Split, concat
 from fedmerge.data.partition import partition
 from fedmerge.data.scanner import Appearance
-from fedmerge.data.source_kinds import SOURCES, SourceRequest
-from fedmerge.data.sources import Arrays, load_source
-from fedmerge.data.spec import CohortSpec, Minimum, SiteSpec, cohort_names, read_cohort
+from fedmerge.data.sources.source_kinds import SOURCES, SourceRequest
+from fedmerge.data.sources.sources import Arrays, load_source
 from fedmerge.data.streams import StreamSpec
 
 __all__ = [

@@ -10,10 +10,10 @@ import numpy as np
 import yaml
 
 import fedmerge.storage.own_files as own_files
-from fedmerge.data.cohort import Cohort, Site
-from fedmerge.data.images import Split
-from fedmerge.data.raw import SPLITS
-from fedmerge.data.sources import REMOTE
+from fedmerge.data.cohort.cohort import Cohort, Site
+from fedmerge.data.images.images import Split
+from fedmerge.data.sources.raw import SPLITS
+from fedmerge.data.sources.sources import REMOTE
 from fedmerge.errors import FedMergeError
 from fedmerge.schema.validation import is_there
 from fedmerge.storage.files import make_folder, saying, write, write_text

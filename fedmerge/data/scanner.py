@@ -9,7 +9,7 @@ In the spirit of ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261), f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import torch
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from fedmerge.data.images.stored import StoredImages, pieces_of
 from fedmerge.errors import FedMergeError, unknown
 from fedmerge.seeding import generator
 
@@ -31,9 +32,27 @@ def apply(images: Tensor, appearances: Sequence[Appearance], seed: int, site: st
     """
     if not appearances or not len(images):
         return images
+    if isinstance(images, StoredImages):
+        return torch.cat(list(seen(images, appearances, seed, site)))
+    rngs = [_rng(look, position, seed, site) for position, look in enumerate(appearances)]
+    return _shown(images, appearances, rngs, site)
+
+
+def seen(images: StoredImages, appearances: Sequence[Appearance], seed: int, site: str) -> Iterator[Tensor]:
+    """Yield what ``apply`` returns, some images at a time, so that no more are in memory."""
+    drawing = {p: _rng(look, p, seed, site) for p, look in enumerate(appearances) if look.kind in BY_PIXEL}
+    for piece in pieces_of(images):  # traits of a scanner are drawn anew for every piece, and so the same
+        rngs = [drawing.get(p) or _rng(look, p, seed, site) for p, look in enumerate(appearances)]
+        yield _shown(piece.read(), appearances, rngs, site)
+
+
+def _rng(look: Appearance, position: int, seed: int, site: str) -> Generator:
+    return generator(seed, f"scanner-{position}-{look.kind}", site=site)
+
+
+def _shown(images: Tensor, appearances: Sequence[Appearance], rngs: Sequence[Generator], site: str) -> Tensor:
     shifted = images.float() / 255
-    for position, look in enumerate(appearances):
-        rng = generator(seed, f"scanner-{position}-{look.kind}", site=site)
+    for look, rng in zip(appearances, rngs, strict=True):
         try:
             shifted = SHIFTS[look.kind](shifted, look.severity, rng).clamp(0, 1)
         except FedMergeError as error:
@@ -116,6 +135,8 @@ SHIFTS: dict[str, Shift] = {
     "pixelate": pixelate,
     "tint": tint,
 }
+BY_PIXEL = ("noise",)
+"""Kinds that draw for every pixel; the others draw a trait of the scanner."""
 
 
 def _blocks(images: Tensor, size: int) -> Tensor:

@@ -19,15 +19,16 @@ TICK = 0.5  # seconds
 class Schedule:
     """One execution of a graph's tasks.
 
-    states: of all tasks; it is kept up to date. keep: whether the models of a task stay when nothing needs
-    them any more. sort: tasks of one sort take about the same time.
+    states: of all tasks; it is kept up to date. store: takes the record of a task whose worker died; None
+    where all are done in this process. keep: whether the models of a task stay when nothing needs them any
+    more. sort: tasks of one sort take about the same time.
     """
 
     def __init__(
         self,
         graph: Graph,
         states: dict[str, State],
-        store: Store,
+        store: Store | None = None,
         subscribers: Sequence[Subscriber] = (),
         *,
         keep: bool = True,
@@ -79,7 +80,7 @@ class Schedule:
     def _ended(self, task: Task, outcome: Outcome, clock: Clock, executor: Executor) -> None:
         if outcome.stop:
             raise StoreStopped(outcome.stop)
-        if outcome.status == "lost":
+        if outcome.status == "lost" and self.store is not None:
             lost = {"label": task.label, "config": task.config, "reason": outcome.reason}
             self.store.finish(task.name, self.store.part(task.name), lost, "failed")
         good = outcome.status == "done"
@@ -99,7 +100,7 @@ class Schedule:
         for need in task.needs:
             if all(self.states[user] != "missing" for user in self._users[need]):
                 executor.forget(need)
-                if not self.keep and self.states[need] == "done":
+                if self.store is not None and not self.keep and self.states[need] == "done":
                     self.store.drop_models(need)
                     self.states[need] = "dropped"
 

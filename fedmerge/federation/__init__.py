@@ -1,12 +1,11 @@
 """Federation: server, clients and the messages between them. The only package that imports Flower.
 
-``hospital_app`` answers messages in a hospital; ``client_manager`` sends requests and checks the replies.
-``strategy`` is a round, ``server`` a run, ``options`` what a user may choose. ``grids`` carry messages
-(``backends`` chooses the grid), ``flower`` is for Flower's own runtimes, ``deployment`` for hospitals on
-machines of their own. ``arrays`` puts tensors into messages without a copy. ``aggregators`` make one model
-of many updates, ``privacy`` noises or masks updates, ``sums`` computes remote statistics for a fusion.
-``fault_injection`` draws the faults of a run, ``faults`` applies them. Flower's telemetry and update check
-are switched off before its import; it is imported at first use, because that takes a second.
+``plan`` is what a user may choose, ``messages`` the schema of all that is sent, ``hospital`` answers,
+``server`` asks and makes one model of many updates by one of the ``aggregators``. ``privacy`` has the
+mechanisms that both share, ``policy`` a hospital's own rules. ``grids`` carry messages, ``flower`` is for
+Flower's own runtimes, ``deployment`` for hospitals on machines of their own. ``arrays`` puts tensors into
+messages without a copy, ``packing`` sums. Flower's telemetry and update check are switched off before its
+import; it is imported at first use, because that takes a second.
 """
 
 from __future__ import annotations
@@ -20,32 +19,32 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 if TYPE_CHECKING:
-    from fedmerge.federation.backends import LOCAL, Backend, BackendLike, open_backend
-    from fedmerge.federation.failures import Failure
     from fedmerge.federation.flower import client_of, server_of
+    from fedmerge.federation.grids.backends import LOCAL, Backend, BackendLike, open_backend
     from fedmerge.federation.grids.local import LocalGrid, simulate
-    from fedmerge.federation.hospital import Hospital
-    from fedmerge.federation.hospital_app import client_app
-    from fedmerge.federation.options import FederationOptions
-    from fedmerge.federation.plan import FederationPlan
-    from fedmerge.federation.server import Server, server_app
-    from fedmerge.federation.strategy import MergeStrategy
+    from fedmerge.federation.hospital.app import client_app
+    from fedmerge.federation.hospital.hospital import Hospital
+    from fedmerge.federation.plan.options import FederationOptions
+    from fedmerge.federation.plan.plan import FederationPlan
+    from fedmerge.federation.server.failures import Failure
+    from fedmerge.federation.server.server import Server, server_app
+    from fedmerge.federation.server.strategy import MergeStrategy
 
 _HOMES = {
-    "Failure": "failures",
-    "FederationOptions": "options",
-    "LOCAL": "backends",
-    "Hospital": "hospital",
+    "Failure": "server.failures",
+    "FederationOptions": "plan.options",
+    "LOCAL": "grids.backends",
+    "Hospital": "hospital.hospital",
     "LocalGrid": "grids.local",
-    "MergeStrategy": "strategy",
-    "Backend": "backends",
-    "FederationPlan": "plan",
-    "Server": "server",
-    "BackendLike": "backends",
-    "client_app": "hospital_app",
+    "MergeStrategy": "server.strategy",
+    "Backend": "grids.backends",
+    "FederationPlan": "plan.plan",
+    "Server": "server.server",
+    "BackendLike": "grids.backends",
+    "client_app": "hospital.app",
     "client_of": "flower",
-    "open_backend": "backends",
-    "server_app": "server",
+    "open_backend": "grids.backends",
+    "server_app": "server.server",
     "server_of": "flower",
     "simulate": "grids.local",
 }

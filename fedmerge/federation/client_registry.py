@@ -11,13 +11,17 @@ from flwr.app import Message
 
 @dataclass(frozen=True)
 class Client:
-    """What the server knows of one hospital: numbers, never images."""
+    """What the server knows of one hospital: numbers, never images.
+
+    spacing: of pixels, as the greeting says it (``schema.replies.Greeting``); empty where it does not.
+    """
 
     node_id: int
     name: str
     examples: int
     validation: int
     class_counts: tuple[int, ...]
+    spacing: tuple[float, ...] = ()
 
     def held(self, split: Literal["val", "train"]) -> int:
         """Return the number of images in a split."""

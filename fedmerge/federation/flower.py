@@ -17,13 +17,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.data import Site
-from fedmerge.federation.backends import Backend
 from fedmerge.federation.deployment.links import lost
 from fedmerge.federation.grids.audited import AuditedGrid
+from fedmerge.federation.grids.backends import Backend
 from fedmerge.federation.grids.busy import be_patient
 from fedmerge.federation.grids.flower import FlowerGrid
-from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.hospital_app import client_app
+from fedmerge.federation.hospital.app import client_app
+from fedmerge.federation.hospital.hospital import Hospital
 
 Config = Mapping[str, Any]
 DATABASE = "superlink.db"  # of a deployment's server, beside its admission file

@@ -10,10 +10,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.backends import Backend
-from fedmerge.federation.inspection import ACTION, read
-from fedmerge.federation.records import reason_of, request_message
-from fedmerge.federation.schema.jobs import InspectJob
+from fedmerge.federation.grids.backends import Backend
+from fedmerge.federation.hospital.inspection import ACTION, read
+from fedmerge.federation.messages.jobs import InspectJob
+from fedmerge.federation.messages.records import reason_of, request_message
 
 POLL = 1.0
 Told = dict[str, Any]

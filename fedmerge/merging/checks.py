@@ -21,12 +21,16 @@ def check_finite(parents: Parents) -> None:
     Every parent is read once, one at a time.
     """
     for name, state in zip(parents.names, parents.states(), strict=True):
-        broken = non_finite(state)
-        if broken:
-            raise FedMergeError(
-                f"the weights of '{name}' hold NaN or infinity in '{broken[0]}' ({len(broken)} of "
-                f"{len(state)} entries): leave that model out, or train it again."
-            )
+        check_weights(name, state)
+
+
+def check_weights(name: str, state: State) -> None:
+    """Raise FedMergeError naming the model and the entry where a state holds a NaN or an infinity."""
+    if broken := non_finite(state):
+        raise FedMergeError(
+            f"the weights of '{name}' hold NaN or infinity in '{broken[0]}' ({len(broken)} of {len(state)} "
+            "entries): leave that model out, or train it again."
+        )
 
 
 def start_of(start: nn.Module | State | None, parents: Parents) -> State | None:

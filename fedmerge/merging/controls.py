@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging.fitting import Descent, descend, divergence, in_float32, soft_targets
+from fedmerge.merging.fitting import DESCENT, Descent, descend, divergence, in_float32, soft_targets
 from fedmerge.merging.matching.solve import solve
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
 from fedmerge.models.copies import fill
@@ -36,21 +36,17 @@ def distill(
     *,
     student: Student = "first",
     temperature: float = 2.0,
-    lr: float = 1e-3,
-    epochs: int = 100,
-    patience: int = 15,
-    batch_size: int = 32,
-    weight_decay: float = 1e-4,
+    descent: Descent = DESCENT,
 ) -> Merged:
     """Train one network, on the fusion images, to the mean of the parents' probabilities.
 
         minimise T^2 mean_n KL((1/M) sum_m softmax(z_m(x_n) / T) | softmax(z(x_n) / T))
 
-    student: begin as the first parent, or as the mean of all. No label is used. Adam on four fifths of the
-    images, stopped after ``patience`` epochs without improvement on the last fifth, the best weights
-    restored: the start is one of them. Batch norms train on their batches (batches of one excepted); dropout
-    is off and images are not augmented, so small sets over-fit sooner than in common distillation. The
-    images and M times their logits are held in memory. Raises FedMergeError for fewer than two images.
+    student: begin as the first parent, or as the mean of all. No label is used. descent: Adam on four
+    fifths of the images, stopped after ``patience`` epochs without improvement on the last fifth, the best
+    weights restored: the start is one of them. Batch norms train on their batches (batches of one excepted);
+    dropout is off and images are not augmented, so small sets over-fit sooner than in common distillation.
+    The images and M times their logits are held in memory. Raises FedMergeError for fewer than two images.
     """
     images, task = _images(context, "distill"), context.task
     targets = soft_targets(_logits(parents, context, images), temperature, task).float()
@@ -61,7 +57,6 @@ def distill(
         logits = logits_of(module(images[indices].to(context.device)), module).flatten(1)
         return divergence(logits, targets[indices].to(logits), temperature, task)
 
-    descent = Descent(lr, epochs, patience, batch_size, weight_decay)
     rng = generator(context.seed, "distill")
     fit = descend(
         list(module.parameters()), loss, len(images), descent, rng=rng, buffers=list(module.buffers())
@@ -85,11 +80,7 @@ def refit_head(
     fit: Literal["distill", "ridge"] = "distill",
     temperature: float = 1.0,
     ridge: float = 1e-3,
-    lr: float = 1e-3,
-    epochs: int = 100,
-    patience: int = 15,
-    batch_size: int = 32,
-    weight_decay: float = 1e-4,
+    descent: Descent = DESCENT,
 ) -> Merged:
     """Keep one parent's encoder and fit its head alone to what all parents answer together.
 
@@ -116,7 +107,6 @@ def refit_head(
         indices = indices.to(inputs.device)
         return divergence(apply_head(module, head, inputs[indices]), targets[indices], temperature, task)
 
-    descent = Descent(lr, epochs, patience, batch_size, weight_decay)
     found = descend(
         list(part.parameters()), loss, len(images), descent, rng=generator(context.seed, "refit-head")
     )

@@ -17,13 +17,16 @@ Loss = Callable[[Tensor, bool], Tensor]
 
 @dataclass(frozen=True)
 class Descent:
-    """How to descend: Adam with weight decay added to the gradient; patience in epochs."""
+    """How to descend: Adam at learning rate lr, weight decay added to the gradient; patience in epochs."""
 
     lr: float = 1e-3
     epochs: int = 100
     patience: int = 15
     batch_size: int = 32
     weight_decay: float = 1e-4
+
+
+DESCENT = Descent()
 
 
 @dataclass(frozen=True)

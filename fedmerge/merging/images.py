@@ -60,13 +60,17 @@ def fitting(
         return None
     for index in range(len(parents) if each else 1):
         network, name = parents.network(index) if each else parents.template, parents.names[index]
-        images, logits = _tried(network, images, name)
+        images, logits = taken(network, images, name)
         if labels is not None:
             _check_labels(task_of(network), labels, logits, name)
     return images
 
 
-def _tried(network: nn.Module, images: Tensor, name: str) -> tuple[Tensor, Tensor]:
+def taken(network: nn.Module, images: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Return the images in a precision that a model takes, and its logits of two; its modes are kept.
+
+    Raises FedMergeError where it does not take them.
+    """
     weight = next(network.parameters(), images)
     failure = None
     for dtype in dict.fromkeys([images.dtype, weight.dtype]):

@@ -15,8 +15,8 @@ from fedmerge.errors import FedMergeError
 from fedmerge.merging.checks import check_finite, start_of
 from fedmerge.merging.images import Given, collected, fitting
 from fedmerge.merging.matching.repair import corrected
-from fedmerge.merging.matching.statistics import Statistics
 from fedmerge.merging.methods import FUSION, Context, Parents
+from fedmerge.merging.neurons.statistics import Statistics
 from fedmerge.models.copies import faithful, fill
 from fedmerge.models.entries import entries, kinds
 from fedmerge.models.outputs import logits_of

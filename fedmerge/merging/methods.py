@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging.matching.statistics import Statistics
+from fedmerge.merging.neurons.statistics import Statistics
 from fedmerge.models.cards import check_cards
 from fedmerge.models.copies import check_copy, check_self_contained, faithful, fill, unwrapped
 from fedmerge.models.entries import entries, kinds
@@ -28,7 +28,7 @@ from fedmerge.registry import Registry
 from fedmerge.tasks import MULTICLASS, TASKS, Task, task_of
 
 if TYPE_CHECKING:
-    from fedmerge.merging.matching.maps import Correspondence
+    from fedmerge.merging.neurons.maps import Correspondence
 
 FUSION = Registry("fusion", "fusion method", "fedmerge.fusion")
 

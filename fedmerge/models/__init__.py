@@ -5,7 +5,7 @@ specification, averages weights under one stated batch-norm policy, and keeps mo
 read without running anything.
 """
 
-from fedmerge.models.cards import ModelCard
+from fedmerge.models.cards import ModelCard, Origin
 from fedmerge.models.entries import running_pairs
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
@@ -27,6 +27,7 @@ __all__ = [
     "ModelPool",
     "ModelSpec",
     "Normalisation",
+    "Origin",
     "RunningMean",
     "State",
     "average",

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import yaml
 
 from fedmerge.models.cards import ModelCard
+from fedmerge.models.inputs import Inputs, Normalisation
 from fedmerge.version import package_version
 
 HEAD = {"library_name": "fedmerge", "pipeline_tag": "image-classification"}
@@ -33,8 +34,8 @@ def card_text(card: ModelCard, ancestors: Iterable[tuple[int, str]]) -> str:
         "## Input and output",
         "",
         f"Images of {network.in_channels} x {network.image_size} x {network.image_size}, uint8. The network "
-        f"gets (x / 255 - mean) / std with mean {list(inputs.mean)} and std {list(inputs.std)}, and gives "
-        "one logit a class.",
+        f"gets (x / 255 - mean) / std with {_numbers(inputs)}, and gives one logit a class.",
+        *_spacing(card),
         "",
         "## Where it comes from",
         "",
@@ -53,3 +54,20 @@ def card_text(card: ModelCard, ancestors: Iterable[tuple[int, str]]) -> str:
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _spacing(card: ModelCard) -> list[str]:
+    if card.pixel_spacing is None:
+        return []
+    found = card.pixel_spacing
+    varies = "; they differ between images" if found.varies else ""
+    return [
+        f"In the files that it was trained on, before they were resized, pixels are {found.rows:g} mm (rows) "
+        f"and {found.columns:g} mm (columns) apart, as a median{varies}."
+    ]
+
+
+def _numbers(inputs: Inputs) -> str:
+    if isinstance(inputs, Normalisation):
+        return f"mean {list(inputs.mean)} and std {list(inputs.std)}"
+    return "the mean and std of each hospital's own training images, channel by channel"

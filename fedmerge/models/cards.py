@@ -4,18 +4,57 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from fedmerge.errors import FedMergeError
-from fedmerge.models.inputs import Normalisation
+from fedmerge.models.inputs import Inputs
 from fedmerge.models.state import State
 from fedmerge.models.weights import write_weights
 from fedmerge.models.zoo import ModelSpec
 from fedmerge.storage.files import write_text
 from fedmerge.storage.outside import LARGEST_CARD, read_bounded
+
+
+class PixelSpacing(BaseModel):
+    """How far apart the pixels of a hospital's files are, before images are resized: medians, mm.
+
+    varies: whether an image differs from them by more than 1 %.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: float
+    columns: float
+    varies: bool
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from, beside how it was made.
+
+    parents: the ``sha256`` of the models it was made of. seed, config_hash: of the run. batch_norm: the
+    policy for batch-norm statistics, in words. pixel_spacing: of the images that it was trained on.
+    """
+
+    parents: Sequence[str] = ()
+    seed: int | None = None
+    config_hash: str = ""
+    batch_norm: str = ""
+    pixel_spacing: PixelSpacing | None = None
+
+
+UNKNOWN = Origin()
 
 
 class ModelCard(BaseModel):
@@ -24,6 +63,7 @@ class ModelCard(BaseModel):
     position: its place in the order of addition. parents: the ``sha256`` of the models it was made of.
     method: how it was made ("local training", "mean", ...). metrics: scores by name. batch_norm: the
     policy for batch-norm statistics, in words. sha256: :func:`~fedmerge.models.state.state_hash`.
+    pixel_spacing: of the images that a hospital trained on, where files say it; written only there.
     file_sha256: of the file with the weights. seal: of this card's text without it.
     """
 
@@ -32,7 +72,7 @@ class ModelCard(BaseModel):
     name: str
     position: int
     model: ModelSpec
-    normalisation: Normalisation
+    normalisation: Inputs
     class_names: tuple[str, ...]
     parents: tuple[str, ...] = ()
     method: str
@@ -43,6 +83,12 @@ class ModelCard(BaseModel):
     sha256: str
     file_sha256: str = ""
     seal: str = ""
+    pixel_spacing: PixelSpacing | None = None
+
+    @model_serializer(mode="wrap")
+    def _where_known(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if key != "pixel_spacing" or value is not None}
 
     def sealed(self, file_sha256: str) -> ModelCard:
         """Return the card as it is written beside a file of weights."""

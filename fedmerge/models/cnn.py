@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fedmerge.models.layers import Norm, check_positive, check_rate, initialise_convs, norm2d
+from fedmerge.models.pooling import MaxPool2d
 
 
 class SmallCnn(nn.Module):
@@ -14,9 +15,9 @@ class SmallCnn(nn.Module):
         super().__init__()
         self.features = nn.Sequential(
             *_block(in_channels, width, norm),
-            nn.MaxPool2d(2),
+            MaxPool2d(2),
             *_block(width, 2 * width, norm),
-            nn.MaxPool2d(2),
+            MaxPool2d(2),
             *_block(2 * width, 4 * width, norm),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),

@@ -62,6 +62,11 @@ def export(weights: Path, card: ModelCard, output: Path) -> float:
         raise FedMergeError(
             f"'{short(output)}' must be a new file in a folder that is there: choose another."
         )
+    if not isinstance(card.normalisation, Normalisation):
+        raise FedMergeError(
+            f"'{card.name}' takes images by each hospital's own mean and deviation, and an export has those "
+            "of one: give images of it with --normalise SOURCE."
+        )
     model = Deployed(network_of(card.model, load_weights(weights), card.name), card.normalisation).eval()
     first, second = (_images(card, count) for count in BATCHES)
     made = (_torchscript if output.suffix == ".pt" else _onnx)(model, first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.models.meta import on_meta
+from fedmerge.models.meta import allocate, on_meta
 from fedmerge.models.state import State, check_alike
 from fedmerge.models.zoo import ModelSpec, build
 
@@ -24,7 +24,7 @@ def network_of(spec: ModelSpec, state: State, name: str) -> nn.Module:
         network = build(plain, seed=0)
     check_alike((f"{spec.name} as its card says", name), (network.state_dict(), state))
     if any(value.is_meta for value in network.state_dict().values()):
-        network.to_empty(device="cpu")
+        allocate(network)
     network.load_state_dict(state)
     return network.eval()
 

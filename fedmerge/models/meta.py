@@ -24,6 +24,14 @@ def on_meta() -> Iterator[None]:
         yield
 
 
+def allocate(network: nn.Module) -> None:
+    """Give a network that was built without memory its memory, on the CPU; its values are arbitrary.
+
+    As ``network.to_empty(device="cpu")``, which imports PyTorch's compiler and symbolic algebra to do it.
+    """
+    network._apply(lambda tensor: torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype))
+
+
 class _Undrawn(TorchFunctionMode):
     """Return a tensor of the meta device as it is where it would be initialised."""
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError, nearest
-from fedmerge.models.cards import ModelCard, read_card, write_model
-from fedmerge.models.inputs import Normalisation
+from fedmerge.models.cards import UNKNOWN, ModelCard, Origin, read_card, write_model
+from fedmerge.models.inputs import Inputs
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import State, check_alike, non_finite, state_hash
 from fedmerge.models.weights import read_file, tensors
@@ -91,14 +91,11 @@ class ModelPool:
         state: State,
         *,
         model: ModelSpec,
-        normalisation: Normalisation,
+        normalisation: Inputs,
         class_names: Sequence[str],
         method: str,
-        parents: Sequence[str] = (),
+        origin: Origin = UNKNOWN,
         metrics: Mapping[str, float] | None = None,
-        seed: int | None = None,
-        config_hash: str = "",
-        batch_norm: str = "",
     ) -> ModelCard:
         """Write a model and return its card; each file is written whole or not at all.
 
@@ -112,12 +109,13 @@ class ModelPool:
             model=model,
             normalisation=normalisation,
             class_names=tuple(class_names),
-            parents=tuple(parents),
+            parents=tuple(origin.parents),
             method=method,
             metrics=dict(metrics or {}),
-            seed=seed,
-            config_hash=config_hash,
-            batch_norm=batch_norm,
+            seed=origin.seed,
+            config_hash=origin.config_hash,
+            batch_norm=origin.batch_norm,
+            pixel_spacing=origin.pixel_spacing,
             sha256=state_hash(state),
         )
         written = write_model(self._weights(name), state, card)

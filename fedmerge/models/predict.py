@@ -8,8 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.feeding import batches
+from fedmerge.models.inputs import only
 from fedmerge.models.modes import evaluating
 from fedmerge.models.outputs import logits_of
+
+AT_ONCE = 256
+"""Images of a batch, where nothing else is asked for."""
 
 
 @torch.no_grad()
@@ -18,7 +23,7 @@ def predict(
     images: Tensor,
     normalise: Callable[[Tensor], Tensor],
     *,
-    batch_size: int = 256,
+    batch_size: int = AT_ONCE,
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -36,9 +41,10 @@ def predict(
     model.to(device)
     logits: list[Tensor] = []
     with evaluating(model):
-        for start in range(0, total, batch_size):
-            batch = images[start : start + batch_size].to(device, non_blocking=True)
-            logits.append(logits_of(model(normalise(batch)), model).float())
+        done = 0
+        for part, seen in batches(images, torch.arange(total).split(batch_size), torch.device(device)):
+            logits.append(logits_of(model(only(normalise, part)(seen)), model).float())
+            done += len(part)
             if progress is not None:
-                progress(min(start + batch_size, total), total)
+                progress(done, total)
     return torch.cat(logits).cpu()

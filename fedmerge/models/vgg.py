@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from fedmerge.models.layers import check_positive, check_rate, initialise_convs, norm2d
+from fedmerge.models.pooling import MaxPool2d
 
 _CONVS = {11: (1, 1, 2, 2, 2), 19: (2, 2, 4, 4, 4)}
 _CHANNELS = (1, 2, 4, 8, 8)
@@ -28,7 +29,7 @@ class Vgg(nn.Module):
                 layers += [conv, norm2d(norm, outputs), nn.ReLU()]
                 inputs = outputs
             # Rounding up keeps one pixel alive: 28 px go 14, 7, 4, 2, 1; at 32 px nothing is rounded.
-            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+            layers.append(MaxPool2d(2, ceil_mode=True))
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout))
         self.head = nn.Linear(inputs, n_classes)
         initialise_convs(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -37,27 +38,29 @@ class Block(nn.Module):
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
+@dataclass(frozen=True)
+class VitShape:
+    """patch: side of a patch in pixels. dim: of a token. pool: the class token, or the mean of tokens."""
+
+    patch: int
+    dim: int
+    depth: int
+    heads: int
+    pool: Literal["class", "mean"]
+    dropout: float
+
+
 class TinyVit(nn.Module):
     """Patches, position embedding, ``depth`` blocks, layer norm, class token or mean of tokens, head."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        n_classes: int,
-        patches: int,
-        patch: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        pool: str,
-        dropout: float,
-    ) -> None:
+    def __init__(self, in_channels: int, n_classes: int, image_size: int, shape: VitShape) -> None:
         super().__init__()
+        dim, pool, patches = shape.dim, shape.pool, (image_size // shape.patch) ** 2
         self.pool = pool
-        self.patch_embed = nn.Conv2d(in_channels, dim, patch, stride=patch)
+        self.patch_embed = nn.Conv2d(in_channels, dim, shape.patch, stride=shape.patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if pool == "class" else None
         self.position = nn.Parameter(torch.zeros(1, patches + (pool == "class"), dim))
-        self.blocks = nn.Sequential(*(Block(dim, heads, dropout) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(dim, shape.heads, shape.dropout) for _ in range(shape.depth)))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, n_classes)
         self._initialise()
@@ -105,5 +108,5 @@ def tiny_vit(
         raise FedMergeError(
             f"model 'tiny-vit': dim {dim} is not a multiple of heads {heads}; change one of them."
         )
-    patches = (image_size // patch) ** 2
-    return TinyVit(in_channels, n_classes, patches, patch, dim, depth, heads, pool, dropout)
+    shape = VitShape(patch, dim, depth, heads, pool, dropout)
+    return TinyVit(in_channels, n_classes, image_size, shape)

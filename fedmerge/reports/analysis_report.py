@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from fedmerge.analysis.diagnosis import ANALYSES, Finding, why
+from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder.analysed import Analysed
 from fedmerge.experiment.folder.machine import describe as describe_machine
 from fedmerge.reports import page
@@ -24,7 +25,12 @@ MOST_ROWS = 60
 
 
 def write_analysis(found: Analysed, command: Sequence[str] = (), plugins: Sequence[str] = ()) -> Path:
-    """Write the page of an analysis into its folder and return its path. Raises DiskError."""
+    """Write the page of an analysis into its folder and return its path.
+
+    Raises DiskError, and FedMergeError for an analysis without a folder.
+    """
+    if found.folder is None:
+        raise FedMergeError("this analysis has no folder to write a page into: give analyse out=FOLDER.")
     contents = {
         "title": found.title,
         "asked": f"Why merging works or fails here: {found.about}.",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedmerge.data import Cohort
-from fedmerge.data.cohort_check import CohortCheck
+from fedmerge.data.checks.report import CohortCheck
 from fedmerge.reports import figures
 from fedmerge.reports.page import picture, write_page
 

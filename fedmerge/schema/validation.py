@@ -41,8 +41,14 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
+def off_as_written(value: Any) -> Any:
+    """Return ``off`` for False, as which YAML 1.1 reads it: for fields with ``off`` among their words."""
+    return "off" if value is False else value
+
+
 Distinct = AfterValidator(_distinct)
 """Annotation of a list without repeated values: ``Annotated[tuple[str, ...], Distinct]``."""
+
 NoBoolean = BeforeValidator(_no_boolean)
 """Annotation of a number written under a name other than its field's, where no other check sees it."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

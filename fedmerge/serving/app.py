@@ -138,7 +138,7 @@ def _looks(app: FastAPI, service: Service) -> None:
             "task": served.task.name,
             "class_names": served.class_names,
             "network": first.model.model_dump(),
-            "normalisation": first.normalisation.to_dict(),
+            "normalisation": served.normalisation.to_dict(),
             "models": [
                 {"name": card.name, "sha256": card.sha256, "made": card.method, "parents": card.parents}
                 for card in served.cards

@@ -20,9 +20,9 @@ from torch import Tensor
 from fedmerge.data.files.dicom import read_dicom
 from fedmerge.data.files.dicom_size import dicom_size
 from fedmerge.data.files.one import as_tensor
-from fedmerge.data.npz_sizes import check_sizes
-from fedmerge.data.pictures import read_picture
+from fedmerge.data.files.pictures import read_picture
 from fedmerge.data.reading import ReadOptions
+from fedmerge.data.sources.npz_sizes import check_sizes
 from fedmerge.errors import FedMergeError
 from fedmerge.extras import extra
 from fedmerge.serving.limits import MIB, Limits

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fedmerge.data.files.fit import fitted
-from fedmerge.data.images import to_channels
+from fedmerge.data.images.images import to_channels
 from fedmerge.data.reading import ReadOptions
 from fedmerge.models.cards import ModelCard
+from fedmerge.models.inputs import Inputs, Normalisation
 from fedmerge.tasks import TASKS, Task
 from fedmerge.testtime.contract import Node
 
@@ -26,7 +27,8 @@ class Served:
     cards: of the models, in the order of the node's coefficients. method, title, options: how they are used.
     build: makes a node that has met no batch. coefficients: of a fusion that was done before, by model; empty
     where the node decides for each batch. device: where nodes compute. samples: images to try, uint8
-    N x C x H x W; None where there are none. read: how files of images are read.
+    N x C x H x W; None where there are none. read: how files of images are read. inputs: this hospital's own
+    normalisation, where the cards say that each has its own.
     """
 
     cards: tuple[ModelCard, ...]
@@ -38,6 +40,7 @@ class Served:
     device: str = "cpu"
     samples: Tensor | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
+    inputs: Normalisation | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,10 +58,16 @@ class Served:
         return self.cards[0].class_names
 
     @property
+    def normalisation(self) -> Inputs:
+        """How images become the networks' input."""
+        return self.cards[0].normalisation if self.inputs is None else self.inputs
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of what decides the answers: the models' hashes in order, the method and its options."""
         decides = [[card.sha256 for card in self.cards], self.method, dict(self.options)]
         decides += [self.read.model_dump()] if self.read != ReadOptions() else []
+        decides += [] if self.inputs is None else [self.inputs.to_dict()]
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
     def prepare(self, pictures: list[Tensor]) -> Tensor:
@@ -68,7 +77,7 @@ class Served:
         network's channels and size as a cohort's images are (``data.files.fit``), then normalised as the
         cards say.
         """
-        spec, normalise = self.cards[0].model, self.cards[0].normalisation
+        spec, normalise = self.cards[0].model, self.normalisation
         shape = (spec.image_size, self.read.fit)
         ready = [fitted(to_channels(each, spec.in_channels), *shape) for each in pictures]
         return normalise(torch.cat(ready).to(self.device))

@@ -1,4 +1,4 @@
-"""Trackers: programs that are told what goes on in a run. ``TRACKERS`` holds them; none is on by default.
+"""Trackers: programs that are told of a run or a study. ``TRACKERS`` holds them; none is on by default.
 
 ``contract`` is their interface. Each adapter is one file and needs an extra of its name.
 """

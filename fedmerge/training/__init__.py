@@ -4,7 +4,7 @@
 loop or of any other.
 """
 
-from fedmerge.training.augment import AUGMENTATIONS, augment
+from fedmerge.training.augment import AUGMENTATIONS, Augmentation, augment
 from fedmerge.training.checks import needs_batch_statistics
 from fedmerge.training.inmerge import InMerge
 from fedmerge.training.inmerge_options import InMergeOptions
@@ -14,6 +14,7 @@ from fedmerge.training.schedule import learning_rates
 
 __all__ = [
     "AUGMENTATIONS",
+    "Augmentation",
     "FitResult",
     "InMerge",
     "InMergeOptions",

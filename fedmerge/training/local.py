@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD, AdamW
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.feeding import batches, on_device
+from fedmerge.models.inputs import only
 from fedmerge.models.modes import training
 from fedmerge.models.outputs import logits_of
-from fedmerge.seeding import derive, generator, seeded
+from fedmerge.seeding import Draws, seeded_with
 from fedmerge.tasks import task_of
 from fedmerge.training.augment import augment
 from fedmerge.training.checks import check_trainable
+from fedmerge.training.correction import Correction
 from fedmerge.training.inmerge import InMerge
 from fedmerge.training.objective import Objective
+from fedmerge.training.optimizers import eager
 from fedmerge.training.options import TrainingOptions
 from fedmerge.training.proximal import Proximal
 from fedmerge.training.recipe import parameter_groups, recipe_of
@@ -53,68 +58,67 @@ def fit(
     options: TrainingOptions,
     *,
     normalise: Callable[[Tensor], Tensor],
-    seed: int,
-    site: str = "",
-    round: int = 0,
-    purpose: str = "train",
+    draws: Draws,
     span: tuple[float, float] = (0.0, 1.0),
-    device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    correction: Mapping[str, Tensor] | None = None,
 ) -> FitResult:
     """Train ``model`` in place with its task's loss for ``options.epochs`` passes over the images.
 
     The task is the model's (``fedmerge.tasks.task_of``): cross entropy of one class an image, where the model
     is not marked with another. split_images: uint8, N x C x H x W; labels: int64, N, or of several findings
-    an image 0 and 1, N x F. They are copied to ``device`` once; each batch is augmented (as uint8) and then
-    normalised there. The order of the images, the augmentations, dropout and InMerge draw from generators of
-    (seed, purpose, round, site). span: the part of the learning-rate schedule that this call covers. A last
-    batch of a single image is joined to the one before it, because batch norm cannot normalise one value. The
-    model is moved to ``device``, and left there in the mode it came in. FedProx's term holds the weights near
-    those the model came with; it is not in the losses. progress: called with (steps done, steps in all) after
-    each step.
+    an image 0 and 1, N x F. They are copied to the model's device once, but stored images are read batch by
+    batch (``models.feeding``); each batch is augmented (as uint8) and then normalised there. draws: from what
+    the order of the images, the augmentations, dropout and InMerge draw. span: the part of the learning-rate
+    schedule that this call covers. A last batch of a single image is joined to the one before it, because
+    batch norm cannot normalise one value. The model stays on its device, and is left in the mode it came in.
+    FedProx's term holds the weights near those the model came with; it is not in the losses. correction:
+    added to every gradient of the parameters of these names, before the optimizer's step. progress: called
+    with (steps done, steps in all) after each step.
 
     Raises FedMergeError for unusable images, labels or batch size, and TrainingDiverged, at the end of the
     epoch, where a loss was not finite.
     """
     started = time.perf_counter()
-    where = f"site '{site}'" if site else "the training set"
+    where = f"site '{draws.site}'" if draws.site else "the training set"
     check_trainable(model, split_images, labels, options.batch_size, where)
-    device = torch.device(device)
-    model.to(device)
-    images, targets = split_images.to(device), labels.to(device=device, dtype=torch.int64)
+    device = next(model.parameters()).device
+    images, targets = on_device(split_images, device), labels.to(device=device, dtype=torch.int64)
     task = task_of(model)
     objective = Objective(task, labels, options, where)
     sizes = batch_sizes(len(images), options.batch_size)
     rates = learning_rates(options.schedule, options.lr, options.epochs * len(sizes), span)
     optimizer = make_optimizer(model, options)
-    proximal = Proximal(model, options.proximal) if options.proximal else None
+    pulls: list[Proximal | Correction] = []
+    pulls += [Proximal(model, options.proximal)] if options.proximal else []
+    pulls += [Correction(model, correction)] if correction else []
     inmerge = None
     if options.inmerge is not None:
-        inmerge_seed = derive(seed, f"{purpose}-inmerge", round, site)
-        inmerge = InMerge(model, **options.inmerge.model_dump(), seed=inmerge_seed).attach(optimizer)
-    order = generator(seed, f"{purpose}-order", round, site)
-    changes = generator(seed, f"{purpose}-augment", round, site)
+        inmerge = InMerge(model, **options.inmerge.model_dump(), seed=draws.derive("inmerge")).attach(
+            optimizer
+        )
+    order, changes = draws.generator("order"), draws.generator("augment")
     shares = torch.tensor(sizes, dtype=torch.float64) / len(images)
     step_losses = torch.empty(len(sizes), device=device)
     losses, accuracies = [], []
 
-    example = normalise(images[:2]) if options.recipe != "finetune" else None
+    example = only(normalise, slice(2))(images[:2].to(device)) if options.recipe != "finetune" else None
     with (
         recipe_of(model, options, example) as recipe,
         training(model),
-        seeded(seed, f"{purpose}-dropout", round, site),
+        seeded_with(draws.derive("dropout")),
     ):
         for epoch in range(options.epochs):
             if recipe is not None:
                 recipe.begin(epoch)
             hits = torch.zeros((), dtype=torch.int64, device=device)
-            shuffled = torch.randperm(len(images), generator=order).to(device)
-            for step, index in enumerate(shuffled.split(sizes)):
+            shuffled = torch.randperm(len(images), generator=order)
+            for step, (chosen, seen) in enumerate(batches(images, shuffled.split(sizes), device)):
                 done = epoch * len(sizes) + step
                 _set_rate(optimizer, rates[done])
-                batch = normalise(augment(images[index], options.augment, changes))
-                target = targets[index]
-                loss, logits = _step(model, optimizer, proximal, batch, target, options, objective)
+                batch = only(normalise, chosen)(augment(seen, options.augment, changes))
+                target = targets[chosen.to(device)]
+                loss, logits = _step(model, optimizer, pulls, batch, target, options, objective)
                 step_losses[step] = loss
                 hits += (task.predicted(logits) == target).sum()
                 if progress is not None:
@@ -146,8 +150,8 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Op
     late = options.recipe == "lp-ft"  # the fused kernel cannot take up parameters in the middle
     fused = not late and all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
-    return torch.optim.SGD(
+        return eager(AdamW)(groups, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
+    return eager(SGD)(
         groups,
         lr=options.lr,
         momentum=options.momentum,
@@ -160,7 +164,7 @@ def make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Op
 def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    proximal: Proximal | None,
+    pulls: Sequence[Proximal | Correction],
     batch: Tensor,
     target: Tensor,
     options: TrainingOptions,
@@ -172,8 +176,8 @@ def _step(
         loss = objective(logits, target)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if proximal is not None:
-        proximal.pull()
+    for each in pulls:
+        each.pull()
     optimizer.step()
     return loss.detach(), logits.detach()
 

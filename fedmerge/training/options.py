@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -14,14 +15,15 @@ from pydantic import (
     model_validator,
 )
 
-from fedmerge.errors import unknown
-from fedmerge.training.augment import AUGMENTATIONS
+from fedmerge.schema.validation import off_as_written
+from fedmerge.training.augment import Augmentation, known
 from fedmerge.training.inmerge_options import InMergeOptions
 from fedmerge.training.schedule import Schedule
 
 SELDOM = ("proximal", "recipe", "probe_epochs", "norm_momentum", "first_layer_rate", "class_weights")
 """Fields that are written only where they are not as usual."""
 
+AugmentationName = Annotated[str, AfterValidator(known)]
 ClassWeight = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
@@ -30,9 +32,9 @@ class TrainingOptions(BaseModel):
 
     lr: the peak learning rate, which ``schedule`` scales. momentum, nesterov: of "sgd" alone ("adamw" keeps
     PyTorch's betas). batch_size: images per step. epochs: passes over the site's images per call. augment:
-    names from ``AUGMENTATIONS``, applied in order. amp "auto": bfloat16 autocast on CUDA, nothing elsewhere.
-    inmerge: settings of In-Model Merging, or None for plain training. proximal: mu of FedProx, how strongly
-    the weights are held near those they began from; 0: not at all.
+    names from ``AUGMENTATIONS``, or ``Augmentation``, applied in order. amp "auto": bfloat16 autocast on
+    CUDA, nothing elsewhere. inmerge: settings of In-Model Merging, or None for plain training. proximal: mu
+    of FedProx, how strongly the weights are held near those they began from; 0: not at all.
 
     recipe: what learns when (``recipe``): everything, the head alone, or first the head for ``probe_epochs``
     (None: half of the epochs, rounded up), then everything. norm_momentum: how fast batch norms' running
@@ -55,7 +57,7 @@ class TrainingOptions(BaseModel):
     batch_size: int = Field(64, ge=1, le=10_000_000)
     epochs: int = Field(1, ge=1, le=100_000)
     schedule: Schedule = "cosine"
-    augment: tuple[str, ...] = ()
+    augment: tuple[AugmentationName | Augmentation, ...] = ()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     amp: Literal["auto", "off"] = "auto"
     inmerge: InMergeOptions | None = None
@@ -66,13 +68,7 @@ class TrainingOptions(BaseModel):
     first_layer_rate: float = Field(1.0, gt=0, le=1)
     class_weights: Literal["none", "balanced", "sqrt"] | tuple[ClassWeight, ...] = "none"
 
-    @field_validator("augment")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in AUGMENTATIONS:
-                raise ValueError(str(unknown("augmentation", name, AUGMENTATIONS)))
-        return names
+    _off = field_validator("amp", mode="before")(off_as_written)
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> TrainingOptions:

@@ -53,6 +53,13 @@ class Recipe:
                     module.training = False
 
 
+def probing_epochs(options: TrainingOptions) -> int:
+    """Return how many epochs, from the first, train the head alone."""
+    half = (options.epochs + 1) // 2
+    usual = {"finetune": 0, "linear-probe": options.epochs, "lp-ft": half}[options.recipe]
+    return usual if options.probe_epochs is None else options.probe_epochs
+
+
 @contextmanager
 def recipe_of(model: nn.Module, options: TrainingOptions, example: Tensor | None) -> Iterator[Recipe | None]:
     """Yield the recipe of a training; None where all learn alike and batch norms are as they come.
@@ -61,9 +68,7 @@ def recipe_of(model: nn.Module, options: TrainingOptions, example: Tensor | None
     Which parameters learn and the momentum of batch norms are as before afterwards. Raises FedMergeError for
     a network without an encoder and a head, where one is needed.
     """
-    half = (options.epochs + 1) // 2
-    probing = {"finetune": 0, "linear-probe": options.epochs, "lp-ft": half}[options.recipe]
-    probing = probing if options.probe_epochs is None else options.probe_epochs
+    probing = probing_epochs(options)
     if not probing and options.norm_momentum is None:
         yield None
         return

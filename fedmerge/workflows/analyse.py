@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from fedmerge.analysis.diagnosis import ANALYSES, Subject, diagnose
-from fedmerge.data.images import Split, concat
+from fedmerge.data.images.images import Split, concat
 from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.configuration.changes import apply_change
 from fedmerge.experiment.folder.analysed import Analysed
@@ -21,8 +22,10 @@ from fedmerge.experiment.folder.folders import new_folder
 from fedmerge.experiment.folder.machine import pick_device
 from fedmerge.experiment.folder.reopen import read_saved, read_table
 from fedmerge.experiment.folder.results import write_table
+from fedmerge.merging.images import Given
 from fedmerge.models.cards import check_cards
 from fedmerge.models.copies import faithful, fill
+from fedmerge.models.inputs import Normalisation, PerImage
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State, check_alike, without_wrappers
 from fedmerge.models.weights import load_weights
@@ -31,32 +34,39 @@ from fedmerge.schema.validation import is_folder
 from fedmerge.storage.files import write, write_json
 from fedmerge.workflows.model_files import alike, card_beside, drawn, images_of, names_of, spec_of
 
+PLAIN = Normalisation.named("none")
+"""Stands for hospitals whose images are not here."""
 MOST_BATCHES = 20
 """Merged models of single batches that are marked on a plane."""
 
 
 def analyse(
-    paths: Sequence[str | Path],
+    models: Sequence[str | Path] | Sequence[nn.Module] | Mapping[str, nn.Module],
     *,
+    data: Given | str | None = None,
+    labels: Tensor | Sequence[int] | None = None,
     network: str | None = None,
-    data: str | None = None,
     split: str = "val",
     images: int = 400,
-    start: str | Path | None = None,
+    start: nn.Module | State | str | Path | None = None,
     only: Sequence[str] = (),
     changes: Sequence[str] = (),
     **places: Any,
 ) -> Analysed:
-    """Diagnose the hospitals' models of a run, or models in safetensors files, and write tables and a page.
+    """Diagnose networks in memory, models in safetensors files, or the hospitals' models of a run.
 
-    paths: the folder of one run, or two files or more. network, data, split, images: of files, as for
-    ``merge_files``; of a run the images are those of the training hospitals' ``split``, ``images`` in all.
-    start: the weights, in a file, from which the models were trained, for angles around them. only: names of
-    analyses; by default all but those that train. changes: their options, ``NAME.OPTION=VALUE``. places:
-    ``out`` (the folder, new or empty; by default ``runs/analysis-001``), ``seed``, ``device``.
+    models: two networks or more, a mapping of them by name, two files or more, or the folder of one run.
+    data: images; for networks N x C x H x W as they take them, with ``labels``, or a loader or dataset, as
+    for ``merge``. network, data, split, images: of files, as for ``merge_files``; of a run the images are
+    those of the training hospitals' ``split``, ``images`` in all. start: the weights from which the models
+    were trained, for angles around them. only: names of analyses; by default all but those that train.
+    changes: their options, ``NAME.OPTION=VALUE``. places: ``out`` (the folder, new or empty; by default
+    ``runs/analysis-001``, of networks none), ``seed``, ``device``.
 
-    Each table is written as NAME-TABLE.csv and .parquet, each sentence into findings.json. Raises
-    FedMergeError for what cannot be read or does not fit together.
+    Where there is a folder, each table is written as NAME-TABLE.csv and .parquet, each sentence into
+    findings.json. Raises FedMergeError for what cannot be read or does not fit together.
+
+    >>> fm.analyse([net_a, net_b], data=x, labels=y).findings["barriers"].sentence      # doctest: +SKIP
     """
     names = list(only) or None
     for name in only:
@@ -74,16 +84,37 @@ def analyse(
     out = places.pop("out", None)
     if places:
         raise FedMergeError(f"analyse has no option '{next(iter(places))}'.")
-    given, begin = [Path(path) for path in paths], None if start is None else load_weights(Path(start))
-    if len(given) == 1 and is_folder(given[0]):
+    begin = load_weights(Path(start)) if isinstance(start, str | Path) else start
+    networks = _networks(models)
+    if networks is not None:
+        title, about = f"{len(networks)} models", ", ".join(networks)
+        subject = Subject.of(networks, data, labels, start=begin, seed=seed).on(device)
+    elif labels is not None or not isinstance(data, str | None) or isinstance(begin, nn.Module):
+        raise FedMergeError("images, labels and networks in memory go with networks in memory: see data=.")
+    elif len(given := [Path(str(path)) for path in models]) == 1 and is_folder(given[0]):
         title, about, subject = _of_run(given[0], split, images, begin, seed, device)
     else:
         title, about, subject = _of_files(given, network, data, split, images, begin, seed, device)
-    folder = new_folder("analysis", out)
+    folder = new_folder("analysis", out) if networks is None or out is not None else None
     findings, left = diagnose(subject, names, options)
     found = Analysed(title, about, findings, left, folder)
-    _save(found)
+    if folder is not None:
+        _save(found, folder)
     return found
+
+
+def _networks(models: object) -> dict[str, nn.Module] | None:
+    """Return networks in memory by name; None where files or a run are given."""
+    if isinstance(models, Mapping):
+        return {str(name): model for name, model in models.items()}
+    if isinstance(models, nn.Module | str | Path) or not isinstance(models, Sequence):
+        raise FedMergeError(
+            f"models= is one {type(models).__name__}: give a list of networks, of files, or of one run's "
+            "folder."
+        )
+    if all(isinstance(model, str | Path) for model in models):
+        return None
+    return {f"model {place}": model for place, model in enumerate(models)}
 
 
 def _of_run(
@@ -110,12 +141,16 @@ def _of_run(
         name: getattr(cohort[name], split) for name in pool.names if name in {s.name for s in cohort.sites}
     }
     looked, owners = _shares([parts.get(name) for name in pool.names], images)
-    raw = None if looked is None else looked.images
+    raw, inputs, seen_as = None if looked is None else looked.images, card.normalisation, None
+    if owners is not None and raw is not None:
+        each = [inputs.at(cohort[name]) if parts.get(name) else PLAIN for name in pool.names]
+        seen_as = PerImage(tuple(each), owners)(raw)
+    one = isinstance(inputs, Normalisation)  # what trains normalises all images alike
     subject = Subject.of(
         models,
-        None if raw is None else card.normalisation(raw),
+        seen_as,
         None if looked is None else looked.labels,
-        start=start, owners=owners, raw=raw, normalise=card.normalisation, seed=seed,
+        start=start, owners=owners, raw=raw if one else None, normalise=inputs if one else None, seed=seed,
         extra=_beside(pools[0].parent),
         blends=_batches(folder, pool.names),
     )  # fmt: skip
@@ -205,14 +240,14 @@ def _batches(folder: Path, names: Sequence[str]) -> dict[str, tuple[list[float],
     return found
 
 
-def _save(found: Analysed) -> None:
+def _save(found: Analysed, folder: Path) -> None:
     for name, finding in found.findings.items():
         for table, frame in finding.tables.items():
             stem = name if table == name else f"{name}-{table}"
             for kind in ("csv", "parquet"):
-                write_table(found.folder / f"{stem}.{kind}", frame)
+                write_table(folder / f"{stem}.{kind}", frame)
         if finding.arrays:
-            write(found.folder / f"{name}.npz", partial(_save_arrays, finding.arrays))
+            write(folder / f"{name}.npz", partial(_save_arrays, finding.arrays))
     said = {
         "about": found.about,
         "findings": {
@@ -221,7 +256,7 @@ def _save(found: Analysed) -> None:
         },
         "left out": found.left,
     }
-    write_json(found.folder / "findings.json", said)
+    write_json(folder / "findings.json", said)
 
 
 def _save_arrays(arrays: Mapping[str, Any], path: Path) -> None:

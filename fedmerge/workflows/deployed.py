@@ -35,24 +35,26 @@ def run_deployed(
     seed: int | None = None,
     resume: Path | None = None,
     patience: float = 300.0,
+    plugins: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Result:
     """Run an experiment with the hospitals that come to a server, and wait for the result.
 
     server: its folder; SuperLink and gate must be up. config, changes, out: as ``run`` has them. seed: by
     default the first of the experiment. resume: the folder of an interrupted run, which goes on; give nothing
-    else then. patience: seconds to wait for hospitals at the start. progress: called with the run's state in
+    else then. patience: seconds to wait for hospitals at the start. plugins: modules or files, FILE.py, of
+    the server's machine, besides those that the configuration names. progress: called with the run's state in
     words. Raises FedMergeError for bad input, before anything is sent, and where the run fails.
     """
     folder = ServerFolder(server)
     if resume is not None:
-        if config is not None or changes or out is not None or seed is not None:
+        if config is not None or changes or out is not None or seed is not None or plugins:
             raise FedMergeError("a run goes on as it was begun: give --resume and nothing else.")
         place, given = resume.resolve(), _again(resume.resolve())
     elif config is None:
         raise FedMergeError("give a configuration to run, or --resume with the folder of a run.")
     else:
-        given = _new(config, changes, seed)
+        given = _new(config, changes, seed, plugins)
         place = new_folder(given.pop("name"), out).resolve()
         given["out"] = str(place)
     given |= {"patience": patience, "admitted": str(folder.admitted)}
@@ -95,11 +97,16 @@ def _goes_on(server: Path, place: Path) -> str:
     return at_work if found.state == "running" else f"The run is {found.words}: {again}"
 
 
-def _new(config: str | Path, changes: Sequence[str], seed: int | None) -> dict[str, Any]:
+def _new(
+    config: str | Path, changes: Sequence[str], seed: int | None, plugins: Sequence[str]
+) -> dict[str, Any]:
     """Return the Flower run configuration of a new run, with the experiment's name."""
     file = find_config(config)
-    experiment, cohort = read_experiment(file, changes, seed)
+    experiment, cohort = read_experiment(file, changes, seed, plugins=plugins)
     changes = list(changes)
+    if plugins:
+        found = [path.replace("'", "''") for path in experiment.plugins]
+        changes.append("plugins=[{}]".format(", ".join(f"'{path}'" for path in found)))  # whole paths
     if isinstance(experiment.cohort, str) and Path(experiment.cohort).suffix and cohort.folder:
         where = cohort.folder / Path(experiment.cohort).name  # for a server that was started elsewhere
         changes.append(f"cohort={where}")

@@ -4,17 +4,21 @@ Seconds: a training step is timed on images of the first hospital, a prediction 
 once, and a test-time method on two batches, all with the experiment's network on its device; the steps,
 images and batches of the run are then counted exactly. Starting Python, reading images, fusing, writing files
 and drawing the report are not counted. Nothing is written.
+
+Memory: what this process took at most, with all modules that a run imports, the experiment's images, and
+those steps and predictions; and what a run holds besides: the models of one federation and its pooled images.
 """
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -28,8 +32,9 @@ from fedmerge.experiment.folder.machine import pick_device, reproducible
 from fedmerge.experiment.stages.preflight import check_seeds
 from fedmerge.experiment.stages.setup import plan_of
 from fedmerge.federation import FederationPlan
-from fedmerge.models.predict import predict
+from fedmerge.models.predict import AT_ONCE, predict
 from fedmerge.models.zoo import build
+from fedmerge.seeding import Draws
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions, fit
 from fedmerge.training.local import batch_sizes
@@ -85,6 +90,7 @@ def estimate(
     where = pick_device(experiment.device)
     cohort = build_cohort(spec, experiment.seeds[0]) if built is None else built
     check_seeds(experiment, spec, cohort)
+    _import_what_a_run_imports()
     with reproducible(experiment.threads):
         bench = _Bench(experiment, cohort, where)
         found = federations(cohort, experiment)
@@ -101,7 +107,7 @@ def estimate(
         experiment.seeds,
         tuple(found),
         tuple(parts),
-        psutil.Process().memory_info().rss + bench.weights * max(_models(experiment, e) for e in found),
+        _most_memory() + max(bench.held(each) for each in found),
         times * bench.weights * models + REPORT_BYTES,
         bench.measured,
     )
@@ -114,6 +120,19 @@ def _models(experiment: Experiment, federation: Federation) -> int:
     return own + kept + len(federation.targets) * (1 + len(experiment.fusion))
 
 
+def _import_what_a_run_imports() -> None:
+    """Import the modules that only a run needs, for their memory."""
+    import fedmerge.federation.grids.local
+    import fedmerge.federation.server
+    import fedmerge.reports.run_report  # noqa: F401
+
+
+def _most_memory() -> int:
+    """Return the bytes of memory that this process took at most."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
 class _Bench:
     """An experiment's network on its device, timed on its own images."""
 
@@ -123,11 +142,24 @@ class _Bench:
         self.network = build(self.plan.model, seed=0)
         self.weights = sum(t.numel() * t.element_size() for t in self.network.state_dict().values())
         self.measured: dict[str, float] = {}
-        images = next(site.train for site in cohort.sites if len(site.train))
+        first = next(site for site in cohort.sites if len(site.train))
+        images, self.normalise = first.train, self.plan.normalisation.at(first)
         self.step = self._timed("seconds a training step", lambda: self._train(images))
+        self._predict(self._some(AT_ONCE))  # for its memory
         few = images.images[: experiment.evaluation.batch_size]
         self.image = self._timed("seconds a prediction", lambda: self._predict(few)) / len(few)
         self.measured["seconds a prediction"] = self.image
+
+    def held(self, federation: Federation) -> int:
+        """Return the bytes that a run holds besides: models, the round's sums in float64, pooled images."""
+        models = _models(self.experiment, federation) + len(federation.members) + 2
+        sources = {
+            name
+            for target in federation.targets
+            for name in self.experiment.sources(target, federation.members)
+        }
+        pooled = sum(self.cohort[name].train.images.nbytes for name in sources)
+        return models * self.weights + pooled
 
     def parts(self, federation: Federation) -> list[Part]:
         """Return the parts of one federation with one seed."""
@@ -203,7 +235,7 @@ class _Bench:
             method = TESTTIME[entry.method]
             models = [build(spec, seed=number).to(self.device).eval() for number in range(sources)]
             node = method.call(models, **method.check(entry.options))
-            batch = self.plan.normalisation(images.to(self.device))
+            batch = self.normalise(images.to(self.device))
             return self._timed(f"seconds a batch of {entry.label}", lambda: _observe(node, batch)) / 2
         except FedMergeError:
             return None
@@ -217,15 +249,14 @@ class _Bench:
         options = self.plan.local.model_copy(update={"epochs": 1})
         count = min(len(images), STEPS * options.batch_size)
         some = images.select(torch.arange(count).numpy())
-        network = build(self.plan.model, seed=0)
+        network = build(self.plan.model, seed=0).to(self.device)
         done = fit(
-            network, some.images, some.labels, options, normalise=self.plan.normalisation, seed=0,
-            device=self.device,
+            network, some.images, some.labels, options, normalise=self.normalise, draws=Draws(0)
         )  # fmt: skip
         return done.steps
 
     def _predict(self, images: Tensor) -> int:
-        predict(self.network, images, self.plan.normalisation, device=self.device)
+        predict(self.network, images, self.normalise, device=self.device)
         return 1
 
     def _timed(self, what: str, work: Callable[[], int]) -> float:

@@ -88,7 +88,7 @@ class NodeConfig(BaseModel):
 def _serve(backend: Backend, run_config: Mapping[str, Any]) -> None:
     from fedmerge.federation.admission import read_admitted
     from fedmerge.federation.inspecting import inspect_all
-    from fedmerge.federation.schema.jobs import InspectJob
+    from fedmerge.federation.messages.jobs import InspectJob
     from fedmerge.workflows.run import run  # not at a hospital, where each message starts a process
 
     given = RunConfig.read(run_config)
@@ -120,9 +120,9 @@ def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> 
 def _known(given: RunConfig, node: NodeConfig) -> Hospital:
     """Return a node's hospital; it is kept between messages as long as the process lives."""
     from fedmerge.federation import Hospital
+    from fedmerge.federation.hospital.sums.session_store import SessionStore
     from fedmerge.federation.policy.guard import Guard
     from fedmerge.federation.policy.rules import read_policy
-    from fedmerge.federation.sums.session_store import SessionStore
 
     device, site = _site(given, node)
     session_store = SessionStore(

@@ -9,8 +9,8 @@ from typing import Any
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.server_folder import ServerFolder
-from fedmerge.federation.inspection import MINIMUM
-from fedmerge.federation.schema.jobs import InspectJob
+from fedmerge.federation.hospital.inspection import MINIMUM
+from fedmerge.federation.messages.jobs import InspectJob
 from fedmerge.schema.validation import validate
 from fedmerge.workflows.deployed import project
 from fedmerge.workflows.flower_app import RunConfig

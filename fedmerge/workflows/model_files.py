@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmerge.data.fusion import balanced
-from fedmerge.data.images import Split, resize, to_channels
-from fedmerge.data.sources import load_source
-from fedmerge.errors import FedMergeError
+from fedmerge.data.cohort.fusion import balanced
+from fedmerge.data.images.images import Split, resize, to_channels
+from fedmerge.data.sources.sources import load_source
+from fedmerge.errors import FedMergeError, short
 from fedmerge.models.cards import ModelCard, read_card
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.state import State, without_wrappers
@@ -106,8 +106,32 @@ def drawn(
     """
     few = found.select(balanced(found.strata, count, numpy_generator(seed, "fusion-data")))
     images = resize(to_channels(few.images, spec.in_channels), spec.image_size)
-    normalise = card.normalisation if card is not None else default_normalisation(spec)
-    return replace(few, images=images), normalise
+    inputs = card.normalisation if card is not None else default_normalisation(spec)
+    return replace(few, images=images), inputs.of(images)
+
+
+def at_hospital(card: ModelCard, source: str | None) -> ModelCard:
+    """Return a card with the normalisation at a hospital, where its rule is that each has its own.
+
+    source: images of the hospital; those of training say mean and deviation, their labels are not looked at.
+    Raises FedMergeError where it is needed and not given, or given and not needed.
+    """
+    if isinstance(card.normalisation, Normalisation):
+        if source is not None:
+            raise FedMergeError(
+                f"'{card.name}' takes images by one normalisation for all hospitals: take --normalise out."
+            )
+        return card
+    if source is None:
+        raise FedMergeError(
+            f"'{card.name}' takes images by each hospital's own mean and deviation: give images of this "
+            "hospital with --normalise SOURCE, such as folder:DIR or npz:FILE."
+        )
+    spec, given = card.model, load_source(source, None, card.model.image_size, card.model.in_channels)
+    images = resize(to_channels(given.train.images, spec.in_channels), spec.image_size)
+    if not len(images):
+        raise FedMergeError(f"--normalise {short(source)} has no training images: name another source.")
+    return card.model_copy(update={"normalisation": card.normalisation.of(images)})
 
 
 def _parts(text: str) -> tuple[str, str]:

@@ -9,28 +9,33 @@ from pathlib import Path
 from fedmerge.errors import FedMergeError, short
 from fedmerge.schema.validation import LONGEST_NAME, is_there
 from fedmerge.storage.files import make_folder, write_text
+from fedmerge.workflows.own_hospitals import Hospitals, cohort_text
 from fedmerge.workflows.reference.schemas import schema
 
 TEMPLATE = Path(__file__).parent / "project"
+COHORT = "sites/hospitals.yaml"
 FILES = (
-    "README.md", "experiment.yaml", "sites/hospitals.yaml", "plugins/fusion.py", "plugins/metric.py",
+    "README.md", "experiment.yaml", COHORT, "plugins/fusion.py", "plugins/metric.py",
     ".gitignore",
 )  # fmt: skip
 SCHEMAS = {"experiment.yaml": "experiment", "sites/hospitals.yaml": "cohort"}
 """The files that name a schema for editors, and which."""
 
 
-def new_project(folder: Path) -> list[Path]:
+def new_project(folder: Path, own: Hospitals | None = None) -> list[Path]:
     """Write a project into ``folder``, which must be new or empty; return the files.
 
-    The experiment is named after the folder. Raises FedMergeError for a folder that holds anything, and
-    DiskError where it cannot be written.
+    The experiment is named after the folder. Its hospitals are ``own``, or share digits. Raises FedMergeError
+    for a folder that holds anything and for places that are none, and DiskError where it cannot be written.
     """
     if is_there(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise FedMergeError(f"'{short(folder)}' is already there and not empty: name a new folder.")
+    cohort = cohort_text(folder, own) if own is not None else None
     name, made = _name(folder), []
     for file in FILES:
         text = (TEMPLATE / file.removeprefix(".")).read_text(encoding="utf-8").replace("PROJECT", name)
+        if file == COHORT and cohort is not None:
+            text = cohort
         if file in SCHEMAS:
             above = "../" * file.count("/")
             text = f"# yaml-language-server: $schema={above}.schemas/{SCHEMAS[file]}.json\n{text}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fedmerge.analysis import METRICS
 from fedmerge.analysis.diagnosis.rows import ABOUT
 from fedmerge.data import Cohort, CohortSpec, build_cohort
-from fedmerge.data.checks import remarks, together
+from fedmerge.data.checks.checks import remarks, together
 from fedmerge.data.progress import telling
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import Experiment

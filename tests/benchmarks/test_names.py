@@ -13,7 +13,7 @@ from benchmarks import ROOT
 
 SCRIPTS = sorted((ROOT / "benchmarks").rglob("*.py"))
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"])
-COMMAND = re.compile(r"(?:\bbenchmarks\.|`)((?:speed|studies|simulations|parity)\.\w+)((?: [^`\n]*)?)")
+COMMAND = re.compile(r"(?:\bbenchmarks\.|`)((?:speed|studies|simulations|parity)(?:\.\w+)+)((?: [^`\n]*)?)")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import yaml
+from facts import refused
 from typer.testing import CliRunner
 
 from fedmerge.cli import app
@@ -61,10 +62,10 @@ def test_without_requests_it_says_so(node):
 
 
 def test_a_decision_is_by_somebody_about_one_request_and_the_last_one_counts(node, waiting):
-    with pytest.raises(FedMergeError, match="--by is empty"):
+    with refused("--by", "empty"):
         invoke("approve", node, waiting, "--by", " ")
     for wrong in ("", waiting[:7], "0" * 64, "*"):
-        with pytest.raises(FedMergeError, match="no request begins"):
+        with refused("request", "hash"):
             invoke("approve", node, wrong, "--by", "Ada")
     invoke("approve", node, waiting[:8], "--by", "Ada", "--until", "2027-01-31", "--runs", 2)
     (row,) = json.loads(invoke("requests", node, "--json"))
@@ -89,9 +90,9 @@ def test_the_log_is_printed_checked_and_held_against_a_head(node):
     audit(node, "node stopped")
     assert "node started" in invoke("audit", node)
     assert "2 entries" in invoke("audit", node, "--verify", "--head", head)
-    with pytest.raises(FedMergeError, match="--head goes with --verify"):
+    with refused("--head", "goes", "--verify"):
         invoke("audit", node, "--head", head)
     path = node / "records" / "audit.jsonl"
     path.write_text(path.read_text().splitlines(keepends=True)[0].replace('"1"', '"2"'))
-    with pytest.raises(FedMergeError, match="line 1"):
+    with refused("line", "1"):
         invoke("audit", node, "--verify")

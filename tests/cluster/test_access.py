@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from facts import refused
 
 from fedmerge.cluster import access
 from fedmerge.cluster.access import MODE, admit, asks_for_a_token, reach
@@ -68,10 +69,10 @@ def test_a_cluster_says_whether_it_asks_for_a_token(serving, method, client, clo
 
 def test_the_token_is_found_where_ray_keeps_it(serving, shell, tmp_path, monkeypatch):
     address = serving()
-    with pytest.raises(FedMergeError) as refused:
+    with pytest.raises(FedMergeError) as caught:
         admit(address)
     for fact in (address, "asks for a token", "~/.ray/auth_token", "RAY_AUTH_TOKEN_PATH", MODE):
-        assert fact in str(refused.value)
+        assert fact in str(caught.value)
     assert shell == []
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("abc")
@@ -97,7 +98,7 @@ def test_an_open_cluster_and_a_mode_that_is_set_need_no_token(serving, shell, mo
 def test_auto_is_the_noted_cluster_or_the_only_one_and_else_a_sentence(serving, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     first, second = serving(closed=False), serving(closed=False)
-    with pytest.raises(FedMergeError, match="no Ray cluster runs on this machine"):
+    with refused("Ray", "cluster", "machine"):
         reach("auto")
     monkeypatch.setattr(access, "_running", lambda: {first})
     assert reach("auto") == first
@@ -113,5 +114,5 @@ def test_auto_is_the_noted_cluster_or_the_only_one_and_else_a_sentence(serving, 
 
 
 def test_where_nobody_listens_it_is_said_at_once(serving):
-    with pytest.raises(FedMergeError, match=r"no Ray cluster answers at 127\.0\.0\.1:1:"):
+    with refused("Ray", "cluster", "127.0.0.1", "1"):
         reach("ray://127.0.0.1:1")

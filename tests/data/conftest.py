@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedmerge.data import Split
-from fedmerge.data.sources import load_source
+from fedmerge.data.sources.sources import load_source
 
 
 @pytest.fixture(scope="session")

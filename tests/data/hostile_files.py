@@ -8,8 +8,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from fedmerge.data.npz import KEYS, read_npz
-from fedmerge.data.pictures import is_picture, read_picture
+from fedmerge.data.files.pictures import is_picture, read_picture
+from fedmerge.data.sources.npz import KEYS, read_npz
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder.reopen import read_mapping, read_table
 from fedmerge.models.cards import read_card

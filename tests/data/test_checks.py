@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fedmerge.data import Arrays, CohortSpec, build_cohort
-from fedmerge.data.checks import remarks, together
-from fedmerge.data.facts import facts_of
+from fedmerge.data.checks.checks import remarks, together
+from fedmerge.data.images.facts import facts_of
 from fedmerge.schema.validation import validate
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fedmerge.data import Arrays, CohortSpec, build_cohort
-from fedmerge.data.cohort import Cohort
+from fedmerge.data.cohort.cohort import Cohort
 from fedmerge.schema.validation import validate
 from tests.facts import refused
 

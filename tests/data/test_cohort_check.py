@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from fedmerge.data import Arrays, CohortSpec, SiteSpec, build_cohort
-from fedmerge.data.cohort_check import CohortCheck, check_cohort
-from fedmerge.data.intensity import auroc
+from fedmerge.data.checks.intensity import auroc
+from fedmerge.data.checks.report import CohortCheck, check_cohort
 
 pytest.importorskip("imagehash", reason="imagehash is not installed: pip install 'fedmerge[checks]'")
 

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from fedmerge.data import digits as module
-from fedmerge.data.digits import digits
+from fedmerge.data.sources import digits as module
+from fedmerge.data.sources.digits import digits
 
 
 @pytest.mark.parametrize("table", [module.TABLE, "another/place"])

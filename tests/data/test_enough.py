@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedmerge.data import CohortSpec, build_cohort
-from fedmerge.data.sources import Arrays
+from fedmerge.data.sources.sources import Arrays
 from fedmerge.errors import FedMergeError
 
 

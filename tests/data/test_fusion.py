@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedmerge.data import Arrays, Cohort, CohortSpec, FusionData, build_cohort
-from fedmerge.data.fusion import balanced, portions, server_set, share
+from fedmerge.data.cohort.fusion import balanced, portions, server_set, share
 from fedmerge.schema.validation import validate
 from tests.facts import refused
 

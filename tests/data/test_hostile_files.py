@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fedmerge.data import npz_sizes
+from fedmerge.data.sources import npz_sizes
 from fedmerge.experiment.folder.reopen import read_table
 from fedmerge.storage import outside
 from fedmerge.storage.outside import check_memory, check_tensor_file, read_bounded

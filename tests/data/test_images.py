@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from fedmerge.data.images import Split, concat, resize, to_channels
+from fedmerge.data.images.images import Split, concat, resize, to_channels
 from tests.facts import refused
 
 

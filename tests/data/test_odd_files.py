@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from facts import refused
 from PIL import Image
 
 from fedmerge.data.files.one import Item, read_image
@@ -355,5 +356,5 @@ def test_a_dicom_file_needs_no_suffix_and_says_the_size_of_its_pixels_and_its_pa
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FedMergeError, match=r"none\.png is not there"):
+    with refused("none.png", "not there"):
         read_image(Item(tmp_path / "none.png"), ReadOptions())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedmerge.data import build_cohort, cohort_names, read_cohort
-from fedmerge.data.cohort import Cohort
+from fedmerge.data.cohort.cohort import Cohort
 
 SHIPPED = [
     "breast",
@@ -19,6 +19,7 @@ SHIPPED = [
     "digits-four",
     "digits-scanners",
     "melanoma4",
+    "melanoma4-small",
     "pacs32",
     "pacs96",
     "pneumonia",
@@ -31,6 +32,7 @@ SHIPPED = [
     "wbc-labs",
     "wbc-shifted",
     "wbc4",
+    "wbc4-small",
 ]
 
 

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from fedmerge.data import SOURCES, CohortSpec, build_cohort
-from fedmerge.data.checks import remarks
-from fedmerge.data.content import cohort_content
+from fedmerge.data.checks.checks import remarks
+from fedmerge.data.cohort.content import cohort_content
+from fedmerge.data.cohort.spec import SiteSpec
 from fedmerge.data.reading import Reading, ReadOptions, TableOptions
-from fedmerge.data.sources import load_source
+from fedmerge.data.sources.sources import load_source
 from tests.facts import refused
 
 
@@ -215,6 +216,9 @@ def test_the_page_on_data_has_every_source_and_every_field() -> None:
     for word, model in (("read", ReadOptions), ("table", TableOptions)):
         rows = set(re.findall(rf"^\| `(\w+)` \| `{word}` \|", page, re.MULTILINE))
         assert rows == set(model.model_fields)
+    for word, spec in (("cohort", CohortSpec), ("site", SiteSpec)):
+        rows = re.findall(rf"^\| (`.*`) \| [a-z, ]*{word}[a-z, ]* \|", page, re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(spec.model_fields)
 
 
 def test_a_table_whose_rows_are_not_those_of_its_header_is_refused(data_here: Path) -> None:

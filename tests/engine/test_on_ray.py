@@ -1,11 +1,11 @@
 """Tasks on Ray: what they make comes back, also where a process dies."""
 
 import pytest
+from facts import refused
 from made_up_tasks import diamond, execute, graph_of, number
 
 from fedmerge.cluster.config import BackendConfig
 from fedmerge.engine.executors.on_ray import OnRay
-from fedmerge.errors import FedMergeError
 
 
 @pytest.fixture
@@ -43,5 +43,5 @@ def test_a_task_whose_process_dies_is_done_again_and_one_that_fails_is_not(execu
 
 def test_a_node_with_another_version_stops_the_work(executor, tmp_path):
     executor._alike = "made_up_tasks:alike", {"tests": "2"}
-    with pytest.raises(FedMergeError, match="tests 1, this machine 2"):
+    with refused("1", "machine", "2"):
         execute(graph_of(number(1)), tmp_path, executor)

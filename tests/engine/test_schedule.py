@@ -2,6 +2,7 @@
 
 import made_up_tasks
 import pytest
+from facts import refused
 from made_up_tasks import diamond, graph_of, number, runs
 
 from fedmerge.engine.attempt import do
@@ -90,6 +91,6 @@ def test_a_full_disk_stops_the_schedule_and_the_task_is_still_to_do(tmp_path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(made_up_tasks, "add", full)
-    with pytest.raises(StoreStopped, match="disk is full"):
+    with refused("disk", "full", kind=StoreStopped):
         execute(graph_of(number(1)), tmp_path)
     assert Store(tmp_path).state(number(1).name) == "missing"

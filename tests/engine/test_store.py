@@ -2,9 +2,9 @@ import errno
 import multiprocessing
 
 import pytest
+from facts import refused
 
 from fedmerge.engine.store import Store, StoreStopped, said
-from fedmerge.errors import FedMergeError
 from fedmerge.storage.files import make_folder, write_text
 
 
@@ -53,7 +53,7 @@ def test_two_at_one_folder_is_a_sentence_and_the_lock_dies_with_its_owner(tmp_pa
     owner = context.Process(target=_hold, args=(tmp_path, ready, release))
     owner.start()
     assert ready.wait(30)
-    with pytest.raises(FedMergeError, match="another bench is at work"), Store(tmp_path).locked():
+    with refused("bench", "--out"), Store(tmp_path).locked():
         pass
     owner.kill()
     owner.join()
@@ -75,13 +75,13 @@ FULL = "No space left on device"
     "error", [OSError(errno.ENOSPC, FULL), RuntimeError(f"I/O error: {FULL} (os error 28)")]
 )
 def test_a_full_disk_is_a_sentence(tmp_path, error):
-    with pytest.raises(StoreStopped, match=r"disk is full.*finished job is kept"), said(tmp_path):
+    with refused("disk", "full", "finished", kind=StoreStopped), said(tmp_path):
         raise error
 
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FedMergeError, match="cannot be written"):
+    with refused("folder", "cannot be written"):
         Store(tmp_path / "file" / "study")
 
 

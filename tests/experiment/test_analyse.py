@@ -9,11 +9,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from facts import refused
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
 from fedmerge import ANALYSES, analyse, run
+from fedmerge.analysis.diagnosis.words import NOTHING
 from fedmerge.cli.app import app
 from fedmerge.experiment.stages import diagnosis
 from fedmerge.models import ModelSpec, build
@@ -99,6 +102,70 @@ def test_what_cannot_be_analysed_is_refused_before_anything_is_written(files, tm
     assert not out.exists()
 
 
+def test_networks_in_memory_are_analysed_as_their_files_are(files, tmp_path) -> None:
+    networks = [build(SPEC, seed) for seed in range(3)]
+    x = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = networks[0].eval()(x).argmax(1)
+    given = {"only": ["drift", "barriers"], "device": "cpu"}
+    found = analyse(dict(zip("abc", networks, strict=True)), data=x, labels=y.tolist(), **given)
+    assert found.left == {}
+    assert found.folder is None
+    of_files = analyse(files, network=f"{MODEL},in_channels=1,image_size=8", out=tmp_path / "f", **given)
+    pd.testing.assert_frame_equal(found.findings["drift"].frame, of_files.findings["drift"].frame)
+    ends = found.findings["barriers"].tables["paths"].query("norms == 'kept' and first == 'a' and t == 0")
+    assert (ends["accuracy"] == 1).all()  # the labels are the first network's answers
+    loader = DataLoader(TensorDataset(x, y), batch_size=7)
+    again = analyse(networks, data=loader, out=tmp_path / "m", **given)
+    np.testing.assert_array_equal(
+        again.findings["barriers"].frame["lost"], found.findings["barriers"].frame["lost"]
+    )
+    assert json.loads((tmp_path / "m" / "findings.json").read_text())["findings"].keys() == {
+        "drift",
+        "barriers",
+    }
+    with refused("folder", "out="):
+        write_analysis(found)
+
+
+def test_networks_that_cannot_be_analysed_are_refused_by_name() -> None:
+    first, second, broken, exact = (build(SPEC, seed).eval() for seed in range(4))
+    name = next(iter(dict(broken.named_parameters())))
+    with torch.no_grad():
+        broken.get_parameter(name).view(-1)[0] = float("nan")
+    exact.double()
+    x, y = torch.randn(6, 1, 8, 8), [0, 1, 2, 0, 1, 2]
+    with refused("south", name, "NaN"):
+        analyse({"north": first, "south": broken}, data=x, labels=y)
+    with refused("data=", "NaN"):
+        analyse([first, second], data=x * float("nan"), labels=y)
+    with refused("model 0", "uint8"):
+        analyse([first, second], data=x.byte(), labels=y)
+    with refused("model 0", "3 x 8 x 8"):
+        analyse([first, second], data=x.expand(6, 3, 8, 8), labels=y)
+    with refused("6", "2"):
+        analyse([first, second], data=x, labels=[0, 1])
+    with refused("float32", "float64"):
+        analyse([first, exact], data=x, labels=y)
+    with refused("1 models"):
+        analyse([first], data=x, labels=y)
+    with refused("model 1", "str"):
+        analyse([first, "b.safetensors"], data=x, labels=y)
+    with refused("list"):
+        analyse(first, data=x)
+    with refused("labels"):
+        analyse(["a.safetensors", "b.safetensors"], labels=y)
+
+
+def test_models_that_only_guess_have_no_verdict() -> None:
+    networks = [build(SPEC, seed).eval() for seed in range(2)]
+    x = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    answers = torch.stack([network(x).argmax(1) for network in networks])
+    y = next(each for each in range(3) if not (answers == each).any(0).all()) * torch.ones(24).long()
+    names = ["barriers", "heads", "features", "tasks"]
+    found = analyse(networks, data=x, labels=y, only=names, device="cpu")  # all images are of one class
+    assert all(NOTHING in found.findings[name].sentence for name in names)
+
+
 def test_a_run_is_diagnosed_and_its_report_says_why(experiment, tmp_path) -> None:
     result = run(experiment | {"diagnose": "full"}, out=tmp_path / "full")
     kept = pd.read_parquet(tmp_path / "full" / "diagnosis.parquet")
@@ -122,7 +189,7 @@ def test_a_quick_diagnosis_spends_little_and_off_nothing(experiment, tmp_path, m
     """36 images of 3 hospitals in 3 epochs: 2 % of three passes are 19 images, too few for a path."""
     quick = run(experiment, out=tmp_path / "quick")
     assert set(quick.diagnosis["analysis"]) == {"drift"}
-    off = run(experiment | {"diagnose": "off"}, out=tmp_path / "off")
+    off = run(experiment | {"diagnose": False}, out=tmp_path / "off")  # as YAML reads off
     assert off.diagnosis.empty
     assert not (tmp_path / "off" / "diagnosis.parquet").exists()
     assert quick.provenance["config_hash"] == off.provenance["config_hash"]

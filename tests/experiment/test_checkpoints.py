@@ -1,6 +1,7 @@
 """What is finished is kept: a seed that is interrupted after every single piece ends as if it never was."""
 
 import shutil
+from urllib.parse import quote
 
 import pandas as pd
 import pytest
@@ -13,7 +14,8 @@ from fedmerge.experiment.kinds import MODELS
 from fedmerge.experiment.stages.evaluation import Measured
 from fedmerge.experiment.stages.record import LISTS, Record
 from fedmerge.experiment.stages.seed import run_seed
-from fedmerge.federation import hospital, journal
+from fedmerge.federation.hospital import hospital
+from fedmerge.federation.server import journal
 from fedmerge.models import ModelPool
 from fedmerge.storage.files import read_sealed, write_text
 from fedmerge.training import fit
@@ -94,17 +96,18 @@ def test_interrupted_after_every_piece_it_ends_with_the_same_bits(tried, cohort,
     same(whole, rows)
     assert hashes(tmp_path / "again") == hashes(tmp_path / "whole")
     assert len(written) == len(set(written))  # nothing is done twice
-    for piece in ("rounds/0002", "training/fine-tune/beta", "training/fusion/delta/by-hand", "training"):
+    steps = ("training/rounds", "training/fine-tune", "training/diagnosis", "training/pooled/delta")
+    for piece in ("rounds/0002", "training/fine-tune/beta", *steps):
         assert f"{piece}.json" in written
     for task in ("iid none 0", "drift-contrast none 0", "temporal noise 1"):
-        assert f"evaluation/delta/tent/{task.replace(' ', '%20')}.json" in written
-    for part in ("pooled/training", "entropy-adaptive-tuned/tuning"):
+        assert f"evaluation/delta/tent/{quote(f'tent {task}')}.json" in written
+    for part in ("alone/alone%3Abeta%20iid%20none%200", "greedy/fusion", "entropy-adaptive-tuned/tuning"):
         assert f"evaluation/delta/{part}.json" in written
-    for label in ("alone%3Abeta", "pooled", "ensemble-logits", "lame", "entropy-adaptive-tuned"):
+    for label in ("majority-class", "alone", "pooled", "by-hand", "ensemble-logits", "lame", "tent"):
         assert f"evaluation/delta/{label}.json" in written
     left = tmp_path / "again" / "federation" / "journal"
-    assert sorted(path.name for path in left.iterdir()) == ["evaluation", "rounds", "training.json"]
-    assert [path.name for path in (left / "evaluation").iterdir()] == ["delta.json"]
+    assert sorted(path.name for path in left.iterdir()) == ["evaluation", "rounds", "training"]
+    assert all(path.is_file() for path in (left / "evaluation" / "delta").iterdir())  # no parts
 
 
 def test_a_hospital_that_failed_is_not_asked_again(experiment, cohort, tmp_path, monkeypatch):
@@ -115,9 +118,9 @@ def test_a_hospital_that_failed_is_not_asked_again(experiment, cohort, tmp_path,
     asked: list[str] = []
 
     def fail_at_beta(*args, **kwargs):
-        if kwargs["purpose"] == "fine-tune":
-            asked.append(kwargs["site"])
-            if kwargs["site"] == "beta":
+        if kwargs["draws"].purpose == "fine-tune":
+            asked.append(kwargs["draws"].site)
+            if asked[-1] == "beta":
                 raise FedMergeError("the power failed.")
         return fit(*args, **kwargs)
 
@@ -166,8 +169,8 @@ def kept():
         "pool/beta.json",
         "delta/fused/greedy.safetensors",
         "delta/references/pooled.safetensors",
-        "journal/training.json",
-        "journal/evaluation/delta.json",
+        "journal/training/fine-tune.json",
+        "journal/evaluation/delta/greedy.json",
         "journal/rounds/0002-global.safetensors",
     ],
 )

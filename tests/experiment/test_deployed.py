@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from facts import refused
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.bundle import CLIENT
@@ -179,12 +181,61 @@ def test_code_that_comes_with_a_run_is_not_run_and_the_server_hears_why(
         time.sleep(1)
     given = {"config": str(config), "out": str(tmp_path / "out"), "patience": 100.0, "seed": 3}
     run = server.flower.submit(app, given | {"admitted": str(server.admitted)})
-    with pytest.raises(FedMergeError, match="ended as 'finished:failed'"):
+    with refused("finished:failed", "ended"):
         server.flower.wait(run)
     assert not proof.exists()
     for path in (server.path, folder.path):
         refusals = [entry["reason"] for entry in verify(path) if entry["event"] == "refused"]
         assert any("evil.py" in reason and "no code that a server sends" in reason for reason in refusals)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_plug_ins_of_a_deployment_run_where_owners_listed_them_and_are_refused_elsewhere_by_name(
+    server, programs, site_files, remote_files, hashes, tmp_path
+):
+    """alpha and beta have looked at the aggregator and installed it; gamma has not, and is left out.
+
+    The fusion method and the metric stay at the server, which no hospital needs to allow.
+    """
+    config, nodes = remote_files
+    own = [tmp_path / f"{name}.py" for name in ("fusion", "aggregator", "metric")]
+    for path in own:
+        shutil.copy(ROOT / "docs" / "extending" / "examples" / path.name, path)
+    folders = make_nodes(server, nodes, tmp_path)
+    for folder in folders:
+        admit_anew(server, folder)
+        if folder.settings.site != "gamma":
+            shutil.copy(own[1], folder.path / "aggregator.py")
+            with (folder.path / "policy.yaml").open("a") as policy:
+                policy.write("plugins: [aggregator.py]\n")
+        start_node(programs, folder)
+    changes = ["training.rounds=1", "testtime=[]", "evaluation.streams=[iid]"]
+    changes += ["fusion=[mean, {method: first-heavy, times: 3.0}]"]
+    changes += ["federation={aggregate: {method: capped-mean, most: 20}}"]
+    given = {"changes": changes, "seed": 3, "plugins": [str(path) for path in own]}
+    deployed = run_deployed(server.path, config, out=tmp_path / "deployed", patience=1000, **given)
+    cohort = tmp_path / "cohort.yaml"
+    spec = yaml.safe_load(cohort.read_text())
+    spec["sites"] = [site for site in spec["sites"] if site["name"] != "gamma"]
+    cohort.write_text(yaml.safe_dump(spec))
+    local = run(site_files, out=tmp_path / "local", **given)
+    expected = {k: v for k, v in hashes(local.folder).items() if not k.endswith("pooled.safetensors")}
+    assert hashes(deployed.folder) == expected
+    assert {"alpha", "beta", "first-heavy"} <= {Path(name).stem for name in expected}
+    assert (deployed.table["log_loss"] > 0).all()
+    (reason,) = deployed.failures.query("site == 'gamma'")["reason"].unique()
+    assert "aggregator.py" in reason
+    assert "fusion.py" not in reason
+    reasons = [entry["reason"] for entry in verify(folders[2].path) if entry["event"] == "refused"]
+    assert any("aggregator.py" in each for each in reasons)
+
+
+def admit_anew(server, folder):
+    """Admit a hospital; another key of it, of a test before, is revoked first."""
+    with contextlib.suppress(FedMergeError):
+        server.revoke(folder.settings.site)
+    server.admit(folder.settings.site, folder.public_key)
 
 
 def of(process, *words):
@@ -212,7 +263,7 @@ def test_a_stranger_and_one_who_cannot_trust_the_server_stay_outside(
         (deceived, "CERTIFICATE_VERIFY_FAILED"),
     ):
         node, _ = start_node(programs, folder)
-        with pytest.raises(FedMergeError, match=f"supernode ended: .*{reason}"):
+        with refused("supernode", "ended", reason):
             keep_up([node])
     assert {number: "registered"}.items() <= server.flower.nodes().items()
     assert len(server.nodes()) == len(server.hospitals())
@@ -235,9 +286,9 @@ def test_the_open_door_starts_no_run_and_admits_nobody(server, tmp_path):
     database = server.path / "superlink.db"
     before = links(database).keys(), tasks(database).keys()
     assert database.is_file()
-    with pytest.raises(FedMergeError, match="flwr supernode was refused"):
+    with refused("flwr", "supernode", "refused"):
         outside.register(make_node_key(tmp_path), "stranger")
-    with pytest.raises(FedMergeError, match="flwr run was refused"):
+    with refused("flwr", "run", "refused"):
         outside.submit(project(tmp_path / "app"), {"config": "quickstart"})
     assert (links(database).keys(), tasks(database).keys()) == before
 
@@ -251,9 +302,7 @@ def test_one_is_revoked_and_the_certificate_renewed_in_the_middle_of_a_run(
     config, nodes = remote_files
     started = {}
     for folder in make_nodes(server, nodes, tmp_path):
-        with contextlib.suppress(FedMergeError):  # of a test before: another key of the same hospital
-            server.revoke(folder.settings.site)
-        server.admit(folder.settings.site, folder.public_key)
+        admit_anew(server, folder)
         started[folder.settings.site] = start_node(programs, folder)
     with ThreadPoolExecutor() as other:
         done = other.submit(
@@ -273,7 +322,7 @@ def test_one_is_revoked_and_the_certificate_renewed_in_the_middle_of_a_run(
     gamma.process.wait(120)
     assert alpha.running
     key = tmp_path / "node-gamma" / "node.pub"
-    with pytest.raises(FedMergeError, match="flwr supernode was refused"):
+    with refused("flwr", "supernode", "refused"):
         server.admit("gamma", key)  # a key that was revoked once
 
 
@@ -285,15 +334,13 @@ def test_sums_under_masks_over_three_hospitals_give_the_same_bits_and_they_can_b
     """A fusion from sums over images that stay; the server sees their total alone."""
     config, nodes = remote_files
     for folder in make_nodes(server, nodes, tmp_path):
-        with contextlib.suppress(FedMergeError):  # of a test before: another key of the same hospital
-            server.revoke(folder.settings.site)
         (folder.path / "policy.yaml").write_text(
             "approval: any\nsuppress_below: 1\nsums: true\ninspection: true\ninspection_checks: true\n"
             "peers: first-use\n"
         )
         node = yaml.safe_load((folder.path / "node.yaml").read_text())  # too few images for their layers
         (folder.path / "node.yaml").write_text(yaml.safe_dump(node | {"sums": {"rows": "pixels"}}))
-        server.admit(folder.settings.site, folder.public_key)
+        admit_anew(server, folder)
         start_node(programs, folder)
     data = "fusion_data={from: hospitals, images: 99, split: train}"
     changes = [*SMALL, "fusion=[hf]", data, "federation.secure_statistics=true"]

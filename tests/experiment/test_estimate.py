@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from facts import refused
@@ -60,3 +62,22 @@ def test_seeds_multiply_and_nothing_is_written(tmp_path, monkeypatch):
 def test_what_a_run_refuses_a_dry_run_refuses():
     with refused("batch_size", "south"):
         estimate(EXPERIMENT | {"training": {"rounds": 1, "batch_size": 95}})
+
+
+def test_memory_is_that_of_a_run_within_a_sixth(tmp_path):
+    """Each side in a process of its own, because a process's peak holds all that it did before."""
+    (tmp_path / "e.yaml").write_text(json.dumps(EXPERIMENT))
+    code = """
+import resource, sys
+from fedmerge.cli import app
+app(sys.argv[1:], standalone_mode=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)
+"""
+
+    def done(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, "run", "e.yaml", "--json", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    estimated = json.loads(done("--dry-run").stdout)["memory"]
+    peak = int(done("--out", "run").stderr.split()[-1])
+    assert 6 / 7 < estimated / peak < 7 / 6

@@ -7,23 +7,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from facts import refused
 from safetensors.torch import load_file
 from torch import nn
 
 from fedmerge import run
 from fedmerge.data import Split, scanner, streams
 from fedmerge.data.scanner import Appearance
-from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import EvaluationConfig
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages.evaluation import (
     EvaluationConditions,
     Predictor,
-    TargetStreams,
-    evaluate_predictor,
+    evaluation_tasks,
 )
 from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.setup import set_up
+from fedmerge.experiment.stages.target_streams import TargetStreams
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.schema.validation import validate
@@ -54,7 +54,8 @@ def split():
 def rows(model, split, evaluation):
     site = TargetStreams.of("north", split, evaluation, seed=0)
     conditions = EvaluationConditions(evaluation, Normalisation.named("none"), "cpu", ("a",))
-    measured = [each.row for each in evaluate_predictor(Predictor("flat", "fusion", model), site, conditions)]
+    tasks = evaluation_tasks(Predictor("flat", "fusion", model), site, conditions)
+    measured = [each.row for task in tasks for each in task.measure()]
     assert len(measured) == site.parts(evaluation.shifted)
     return {(row["stream"], row["shift"], row["severity"]): row["accuracy"] for row in measured}
 
@@ -197,7 +198,7 @@ def test_a_limit_is_written_only_where_it_is_set():
     given = {"streams": ["iid"], "images": 3}
     assert EvaluationConfig(**given).model_dump()["images"] == 3
     assert "images" not in EvaluationConfig(streams=["iid"]).model_dump(mode="json")
-    with pytest.raises(FedMergeError, match="images"):
+    with refused("evaluation", "images", "0"):
         validate(EvaluationConfig, given | {"images": 0}, "evaluation")
 
 
@@ -233,7 +234,8 @@ def measured(node, split, sources=("a",), **evaluation):
     given = EvaluationConfig(**({"batch_size": 7, "streams": forms} | evaluation))
     site = TargetStreams.of("north", split, given, seed=0)
     conditions = EvaluationConditions(given, Normalisation.named("half"), "cpu", sources)
-    return list(evaluate_predictor(Predictor("node", "test-time", node), site, conditions))
+    tasks = evaluation_tasks(Predictor("node", "test-time", node), site, conditions)
+    return [each for task in tasks for each in task.measure()]
 
 
 def assert_same(some, others):

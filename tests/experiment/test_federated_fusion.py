@@ -6,8 +6,9 @@ import torch
 from fedmerge.experiment.configuration.federations import federations
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages.record import Record
-from fedmerge.experiment.stages.seed import train_and_fuse
+from fedmerge.experiment.stages.seed import Cell
 from fedmerge.experiment.stages.setup import set_up
+from fedmerge.models import ModelPool
 
 METHODS = ["hf", {"method": "mean", "label": "repaired", "after": "repair"}]
 
@@ -36,8 +37,9 @@ def fused(experiment, cohort, tmp_path, made):
         (federation,) = federations(cohort, checked)
         folder = tmp_path / f"{data['from']}-{masked}"
         setup = set_up(checked, cohort, federation.members, 0, folder, record, "cpu")
-        found, _ = train_and_fuse(setup, federation)
-        return {trial.label: trial.make().model for trial in found["delta"]}, record
+        Cell(setup, federation).execute()
+        pool = ModelPool(folder / "delta" / "fused")
+        return {label: pool.model(label) for label in pool}, record
 
     return go
 

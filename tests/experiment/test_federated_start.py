@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from facts import refused
 
 from fedmerge import ModelPool, run
-from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.workflows.bench.bench import bench
 
@@ -59,18 +59,21 @@ def test_a_study_starts_from_the_rounds_of_its_own_task(chosen, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (["training.rounds=0"], "rounds: 0 there is none"),
+        (["training.rounds=0"], ("rounds: 0",)),
         (
             ["testtime=[{method: entropy-adaptive, start: federated}]"],
-            "individual models, but start: federated",
+            ("individual models", "start: federated"),
         ),
         (
             ["testtime=[{method: tent, start: federated, tune: {option: steps, values: [1, 2]}}]"],
-            "cannot be tuned",
+            ("federated", "tuned"),
         ),
-        (["fusion=[]", "testtime=[{method: tent, start: federated}]", "training.fine_tune=none"], "already"),
+        (
+            ["fusion=[]", "testtime=[{method: tent, start: federated}]", "training.fine_tune=none"],
+            ("tent", "fine_tune: none"),
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(chosen, changes, sentence):
-    with pytest.raises(FedMergeError, match=sentence):
+    with refused(*sentence):
         read_experiment(chosen, changes)

@@ -2,13 +2,15 @@
 
 import importlib.util
 import json
+import shutil
 import socket
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
+from facts import refused
 
-from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.flower import Flower, connection
 from fedmerge.federation.deployment.processes import Programs, environment
 from fedmerge.federation.deployment.serving import free_port
@@ -71,10 +73,41 @@ def test_flwr_run_in_simulation_gives_the_same_bits(simulation, site_files, hash
     assert list(local.failures["then"]) == ["asked again", "left out", "counted"]
 
 
+OWN = {
+    "plugins": [f"{name}.py" for name in ("fusion", "aggregator", "metric", "network")],
+    "model": {"name": "tiny-mlp", "options": {"width": 8}},
+    "fusion": ["mean", {"method": "first-heavy", "times": 3.0}],
+    "testtime": [],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NO_RAY, reason="Flower's simulation needs ray: pip install 'flwr[simulation]'")
+def test_plug_ins_beside_a_configuration_work_in_flwr_run_with_the_same_bits(
+    simulation, site_files, hashes, tmp_path
+):
+    """A network and an aggregator, which the hospitals' processes need, a fusion method and a metric."""
+    for name in OWN["plugins"]:
+        shutil.copy(ROOT / "docs" / "extending" / "examples" / name, tmp_path / name)
+    experiment = yaml.safe_load(site_files.read_text()) | OWN
+    experiment["federation"] = {"aggregate": {"method": "capped-mean", "most": 20}}
+    site_files.write_text(yaml.safe_dump(experiment))
+    out = tmp_path / "flower"
+    nodes = {"num-supernodes": 3, "client-resources-num-cpus": 1, "init-args-num-cpus": 1}
+    submitted = simulation.submit(ROOT, {"config": str(site_files), "seed": 3, "out": str(out)}, nodes)
+    local = run(site_files, out=tmp_path / "local", seed=3)
+    simulation.wait(submitted, patience=600)
+    assert hashes(out) == hashes(local.folder)
+    assert {"first-heavy", "alpha", "beta", "gamma"} <= {Path(name).stem for name in hashes(out)}
+    table = pd.read_parquet(out / "results.parquet").set_index("method")
+    assert (table["log_loss"] > 0).all()
+    assert (table.loc["first-heavy", "log_loss"].to_numpy() != table.loc["mean", "log_loss"].to_numpy()).any()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(NO_RAY, reason="Flower's simulation needs ray: pip install 'flwr[simulation]'")
 def test_a_run_that_fails_is_told_apart_from_one_that_ended_well(simulation):
     """``flwr run`` itself says nothing of it and exits with 0."""
     submitted = simulation.submit(ROOT, {"config": "quick-start"}, {"num-supernodes": 1})
-    with pytest.raises(FedMergeError, match="there is no configuration 'quick-start'"):
+    with refused("quick-start", "configuration"):
         simulation.wait(submitted, patience=300)

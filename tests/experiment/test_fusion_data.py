@@ -4,16 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from facts import refused
 
 from fedmerge.data import concat
-from fedmerge.data.fusion import share
-from fedmerge.errors import FedMergeError
+from fedmerge.data.cohort.fusion import share
 from fedmerge.experiment.configuration.federations import federations
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages import predictors as candidates
 from fedmerge.experiment.stages.preflight import check
 from fedmerge.experiment.stages.record import Record
-from fedmerge.experiment.stages.seed import train_and_fuse
+from fedmerge.experiment.stages.seed import Cell
 from fedmerge.experiment.stages.setup import model_spec, set_up
 from fedmerge.federation import Server
 from fedmerge.merging import merge
@@ -50,7 +50,7 @@ def fused(needy, calls, experiment, cohort, tmp_path):
         (federation,) = federations(cohort, checked)
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         setup = set_up(checked, cohort, federation.members, 0, folder, record, "cpu")
-        train_and_fuse(setup, federation)
+        Cell(setup, federation).execute()
         return list(calls), record
 
     return go
@@ -100,12 +100,12 @@ def test_a_public_set_at_the_server(fused):
     (call,), record = fused(["needs-images"], {"from": "server", "source": "digits", "images": 20})
     assert call["data"].shape == (20, 1, 8, 8)
     assert log(record) == [("server", 20, 20)]
-    with pytest.raises(FedMergeError, match=r"has the classes 0, 1, 2, 3.*and the cohort 0, 1, 2: "):
+    with refused("classes", "0", "1", "2", "3"):
         fused(["needs-labels"], {"from": "server", "source": "digits"})
 
 
 def test_sites_that_do_not_train_cannot_give(fused, calls):
-    with pytest.raises(FedMergeError, match=r"fusion_data.sites: 'delta' is no hospital that trains.*alpha"):
+    with refused("delta", "fusion_data.sites", "hospital"):
         fused(["needs-images"], {"from": "union", "sites": ["delta"]})
     assert calls == []
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from facts import refused
 
 from fedmerge import run
 from fedmerge.analysis import answers, scores
 from fedmerge.data import Arrays, SiteSpec
-from fedmerge.errors import FedMergeError
 from fedmerge.experiment.stages.majority import Frequencies
 
 
@@ -73,7 +73,7 @@ def test_left_out_in_turn_each_gets_the_majority_of_the_others(experiment, tmp_p
 
 @pytest.mark.parametrize("label", ["majority-class", "pooled"])
 def test_no_method_may_be_called_like_a_reference(experiment, tmp_path, label):
-    with pytest.raises(FedMergeError, match=f"'{label}' is what a reference is called"):
+    with refused(label, "reference", "called"):
         run(experiment | {"fusion": [{"method": "mean", "label": label}]}, out=tmp_path / "run")
 
 

@@ -11,9 +11,11 @@ import pytest
 from benchmarks.mixed_cohort import _drawn, make
 from fedmerge.data import Cohort, build_cohort, read_cohort
 from fedmerge.data.cache import made, place
-from fedmerge.data.checks import remarks
-from fedmerge.data.cohort_check import check_cohort
+from fedmerge.data.checks.checks import remarks
+from fedmerge.data.checks.report import check_cohort
 from fedmerge.data.export import export
+from fedmerge.models.cards import PixelSpacing
+from fedmerge.models.pool import ModelPool
 from fedmerge.reports.cohort_page import write_cohort_page
 from fedmerge.workflows.run import run
 
@@ -79,6 +81,10 @@ def test_it_trains_fuses_and_adapts_and_nothing_that_is_written_names_a_patient(
     result = run(config, out=tmp_path / "run")
     assert set(result.table["method"]) >= {"mean", "greedy", "entropy-adaptive"}
     assert (result.table["site"] == "hillcrest").all()
+    pool = ModelPool(next((tmp_path / "run").glob("seed-0/*/pool")))
+    assert pool.card("guangzhou").pixel_spacing == PixelSpacing(rows=0.7, columns=0.7, varies=False)
+    assert pool.card("harbour").pixel_spacing is None
+    assert "pixel_spacing" not in pool.card("harbour").text
     cohort = build_cohort(read_cohort(path), 0)
     export(cohort, tmp_path / "export")
     write_cohort_page(check_cohort(cohort), cohort, tmp_path / "check.html")

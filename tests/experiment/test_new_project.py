@@ -11,15 +11,21 @@ import pandas as pd
 import pytest
 import yaml
 from facts import refused
+from PIL import Image
 from typer.testing import CliRunner
 
 from fedmerge.cli import app
-from fedmerge.data import CohortSpec
+from fedmerge.data import CohortSpec, build_cohort, read_cohort
 from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.experiment.folder.reopen import read_saved
 from fedmerge.reports import page
 from fedmerge.schema.faults import faults_of
 from fedmerge.workflows.new_project import FILES, SCHEMAS, TEMPLATE, new_project
+from fedmerge.workflows.own_hospitals import USUAL_SIZE, Hospitals, cohort_text
 from fedmerge.workflows.reference.fields import models_in
+from fedmerge.workflows.run import run
+from fedmerge.workflows.served import find_models, samples
 
 OPTION = re.compile(r"^( *)# (\w+): (.*?)(  +#.*)?$")
 SMALL = ["training.rounds=1", "training.epochs=1", "training.fine_tune.epochs=1", "model.options.width=4"]
@@ -47,6 +53,47 @@ def test_files_name_a_schema_that_they_fit(tmp_path):
         schema = (path.parent / named[1]).resolve()
         assert schema == tmp_path.resolve() / ".schemas" / f"{kind}.json"
         jsonschema.validate(yaml.safe_load(path.read_text()), json.loads(schema.read_text()))
+
+
+def pictures(folder: Path, sides: tuple[int, ...], classes: tuple[str, ...] = ("ill", "well")) -> Path:
+    """A hospital's folder: a picture of each side in each class."""
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number, side in enumerate(sides):
+            Image.new("L", (side, 30), number).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_hospitals_of_ones_own_are_named_by_paths_seen_from_their_file(tmp_path):
+    """The last is unseen; images that are alike and small stay as they are."""
+    for name in ("north", "coast"):
+        pictures(tmp_path / "images" / name, (30,) * 12)
+    named = [f"{name}={tmp_path}/images/{name}" for name in ("north", "coast")]
+    done = CliRunner().invoke(app, ["new", str(tmp_path / "study"), *named], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "sites check" in done.output
+    path = tmp_path / "study" / "sites" / "hospitals.yaml"
+    sites = yaml.safe_load(path.read_text())["sites"]
+    assert [site["source"] for site in sites] == ["folder:../../images/north", "folder:../../images/coast"]
+    assert [site.get("unseen", False) for site in sites] == [False, True]
+    cohort = build_cohort(read_cohort(path), seed=0)
+    assert cohort.class_names == ("ill", "well")
+    assert cohort.shape == (1, 30, 30)
+
+
+def test_images_of_several_sizes_or_large_ones_get_a_size_and_ones_told_is_kept(tmp_path):
+    small, odd, large = (
+        pictures(tmp_path / name, sides)
+        for name, sides in (("small", (30,)), ("odd", (31, 32)), ("large", (USUAL_SIZE + 1,)))
+    )
+    for other, told, size in ((odd, None, USUAL_SIZE), (large, None, USUAL_SIZE), (odd, 48, 48)):
+        own = Hospitals({"a": small, "b": other}, size=told)
+        assert yaml.safe_load(cohort_text(tmp_path / "study", own))["size"] == size
+    with refused("two hospitals"):
+        new_project(tmp_path / "study", Hospitals({"a": small}))
+    with refused("'c'", "a, b"):
+        new_project(tmp_path / "study", Hospitals({"a": small, "b": odd}, unseen=("c",)))
+    assert not (tmp_path / "study").exists()
 
 
 def mentioned(file: str) -> list[tuple[int, str, str]]:
@@ -99,3 +146,22 @@ def test_an_experiment_of_six_lines_is_shipped():
     read, faults = faults_of(Experiment, yaml.safe_load(path.read_text()))
     assert read is not None
     assert not faults
+
+
+def test_a_run_finds_images_beside_the_project_again(tmp_path, monkeypatch):
+    """Its config.yaml is repeated, its report's hospitals have their images, its service has samples."""
+    monkeypatch.setattr(page, "image_of", lambda *what, **options: "data:image/svg+xml;base64,")
+    for name in ("north", "coast"):
+        pictures(tmp_path / "images" / name, (30,) * 12)
+    new_project(
+        tmp_path / "study", Hospitals({name: tmp_path / "images" / name for name in ("north", "coast")})
+    )
+    monkeypatch.chdir(tmp_path / "study")
+    run("experiment.yaml", changes=[*SMALL, "fusion=[mean]", "testtime=[]", "plugins=[]"], out="done")
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "study" / "done" / "config.yaml"
+    _, spec = read_experiment(config)
+    assert build_cohort(spec, 0).shape == (1, 30, 30)
+    _, cohort = read_saved(config)
+    assert len(cohort["coast"].everything.labels) == 24
+    assert samples(find_models([config.parent]), "run").shape == (24, 1, 30, 30)

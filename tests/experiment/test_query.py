@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from facts import refused
 from typer.testing import CliRunner
 
 from fedmerge.cli import results as command
@@ -126,10 +127,10 @@ def test_what_is_wrong_with_the_sql_is_one_sentence(runs, sql, words):
 
 
 def test_no_results_and_damaged_results_are_said(runs, tmp_path):
-    with pytest.raises(FedMergeError, match="there is no folder"):
+    with refused("nowhere", "folder"):
         query("SELECT 1", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FedMergeError, match="there are no results in"):
+    with refused("empty", "results"):
         query("SELECT 1", tmp_path / "empty")
     for file in runs.rglob("results.parquet"):
         file.write_text("half a file")

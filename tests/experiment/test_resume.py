@@ -17,13 +17,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from facts import refused
 
 from fedmerge import ModelPool, Result, run
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder import run_manifest as begun
 from fedmerge.experiment.folder.results import WALL_CLOCK, open_result
 from fedmerge.experiment.folder.state import state_of
-from fedmerge.federation import server
+from fedmerge.federation.server import server
 from fedmerge.models import weights
 from fedmerge.seeding import numpy_generator
 from fedmerge.storage import files
@@ -236,15 +237,12 @@ def test_a_run_without_tables_yet_says_how_it_goes_on(experiment, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(module.Result, "save", lambda self: None)
         interrupt(experiment, tmp_path / "run", monkeypatch, rounds=1)
-    with pytest.raises(
-        FedMergeError,
-        match=r"is not finished \(stopped in round 2 of 2\) and has no tables yet: fedmerge run --resume",
-    ):
+    with refused("finished", "2", "--resume"):
         open_result(tmp_path / "run")
 
 
 def test_a_run_in_use_is_a_sentence(experiment, place, whole):
-    with locked(place / "whole", "?"), pytest.raises(FedMergeError, match="another process is at work"):
+    with locked(place / "whole", "?"), refused("process", "work"):
         run(experiment, resume=place / "whole")
 
 
@@ -271,7 +269,7 @@ def test_of_two_processes_that_resume_one_folder_one_goes_on(experiment, whole, 
     os.close(told)
     os.close(wait)
     assert os.read(inside, 1) == b"x"  # nothing comes where the child ends before
-    refused(folder, "another process is at work", experiment)
+    not_resumed(folder, ("process", "work"), experiment)
     os.close(go)
     os.waitpid(child, 0)
     os.close(inside)
@@ -286,19 +284,19 @@ def test_a_clock_set_back_changes_nothing(experiment, whole, tmp_path, monkeypat
     assert state_of(tmp_path / "run").state == "finished"
 
 
-def refused(folder: Path, words: str, *args, **kwargs) -> None:
-    with pytest.raises(FedMergeError, match=words):
+def not_resumed(folder: Path, facts: tuple[object, ...], *args, **kwargs) -> None:
+    with refused(*facts):
         run(*args, resume=folder, **kwargs)
 
 
 def test_another_configuration_is_refused(experiment, place, whole):
     folder = place / "whole"
-    refused(folder, r"'training.rounds' was 2, but 3 is given", experiment, changes=["training.rounds=3"])
-    refused(folder, r"'seeds' was \[0\], but \[7\] is given", experiment, seed=7)
-    refused(folder, "'device' was 'auto', but 'cpu' is given", experiment, device="cpu")
-    refused(folder, "but not both", experiment, out=folder)
-    refused(folder, "were arrays in memory")
-    refused(place, "is not the folder of a run")
+    not_resumed(folder, ("training.rounds", "2", "3"), experiment, changes=["training.rounds=3"])
+    not_resumed(folder, ("seeds", "[0]", "[7]"), experiment, seed=7)
+    not_resumed(folder, ("device", "auto", "cpu"), experiment, device="cpu")
+    not_resumed(folder, ("--resume", "--out"), experiment, out=folder)
+    not_resumed(folder, ("arrays", "memory"))
+    not_resumed(place, (place, "folder", "run"))
 
 
 def test_a_changed_folder_or_other_images_are_refused(experiment, tmp_path, monkeypatch):
@@ -310,20 +308,20 @@ def test_a_changed_folder_or_other_images_are_refused(experiment, tmp_path, monk
     images[0, 0, 0] ^= 1
     changed = spec.sites[1].model_copy(update={"source": type(source)(images, source.labels)})
     other = spec.model_copy(update={"sites": (spec.sites[0], changed, *spec.sites[2:])})
-    refused(folder, "another configuration: 'cohort.sites' was", experiment | {"cohort": other})
+    not_resumed(folder, ("configuration", "cohort.sites"), experiment | {"cohort": other})
 
     begun = read_sealed(folder / "run.json")
     write_sealed(folder / "run.json", begun | {"device": "cuda:0 (NVIDIA H100)"})
-    refused(folder, "begun on the device 'cuda:0 .NVIDIA H100.', and here it would go on on 'cpu", experiment)
+    not_resumed(folder, ("cuda:0 (NVIDIA H100)", "cpu"), experiment)
     write_sealed(folder / "run.json", begun | {"data": begun["data"] | {"beta": "0" * 64}})
-    refused(folder, "images of site 'beta' are not those", experiment)
+    not_resumed(folder, ("beta", "images"), experiment)
     write_sealed(folder / "run.json", begun | {"versions": begun["versions"] | {"torch": "1.0"}})
     assert "begun with torch 1.0: its numbers may differ" in run(experiment, resume=folder).remarks[0]
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["training"]["rounds"] = 5
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    refused(folder, "config.yaml' was changed after", experiment)
+    not_resumed(folder, ("config.yaml", "changed"), experiment)
 
 
 def test_a_full_disk_ends_with_a_sentence_and_what_is_finished_is_kept(
@@ -344,12 +342,12 @@ def test_a_full_disk_ends_with_a_sentence_and_what_is_finished_is_kept(
     with monkeypatch.context() as patch:
         patch.setattr(weights, "save_file", save_some)
         patch.setattr(module, "write_report", no_room)
-        with pytest.raises(FedMergeError, match=r"the disk is full; .* fedmerge run --resume"):
+        with refused("disk", "fedmerge", "--resume"):
             run(experiment, out=tmp_path / "run")
     assert files.write_text is write
     journal = tmp_path / "run" / "seed-0" / "federation" / "journal"
     assert sorted(path.name for path in journal.rglob("*.json")) == [
-        "0001.json", "0002.json", "alpha.json", "beta.json",
+        "0001.json", "0002.json", "alpha.json", "beta.json", "rounds.json",
     ]  # fmt: skip
     run(experiment, resume=tmp_path / "run")
     same(outcome(tmp_path / "run"), whole)
@@ -450,15 +448,15 @@ def test_ctrl_c_ends_it_with_everything_kept(tmp_path, place, presses):
 
 def test_one_ctrl_c_lets_the_message_in_flight_end(experiment, whole, tmp_path, monkeypatch):
     """It comes while beta fine-tunes: beta's model is kept, gamma's is not begun."""
-    from fedmerge.federation import hospital
+    from fedmerge.federation.hospital import hospital
     from fedmerge.training import fit
 
     asked = []
 
     def pressed(*args, **kwargs):
-        if kwargs["purpose"] == "fine-tune":
-            asked.append(kwargs["site"])
-            if kwargs["site"] == "beta":
+        if kwargs["draws"].purpose == "fine-tune":
+            asked.append(kwargs["draws"].site)
+            if asked[-1] == "beta":
                 signal.raise_signal(signal.SIGINT)
         return fit(*args, **kwargs)
 
@@ -466,7 +464,7 @@ def test_one_ctrl_c_lets_the_message_in_flight_end(experiment, whole, tmp_path, 
     try:
         with monkeypatch.context() as patch:
             patch.setattr(hospital, "fit", pressed)
-            with pytest.raises(KeyboardInterrupt, match="fedmerge run --resume"):
+            with refused("fedmerge", "run", "--resume", kind=KeyboardInterrupt):
                 run(experiment, out=tmp_path / "run")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from facts import refused
 from typer.testing import CliRunner
 
 import fedmerge.cli.report  # noqa: F401  the command registers itself
 from fedmerge import run
 from fedmerge.cli.app import app
-from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder.results import open_result
 from fedmerge.experiment.folder.run_manifest import read_begun
 from fedmerge.workflows.rewrite import write_again
@@ -91,19 +91,19 @@ def test_without_its_data_a_run_keeps_its_numbers(folder, source, monkeypatch, t
 
 def test_what_is_neither_is_a_sentence(tmp_path, folder):
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(FedMergeError, match=r"neither a run .* nor a study"):
+    with refused(tmp_path, "run", "study"):
         write_again(tmp_path / "notes.txt")
-    with pytest.raises(FedMergeError, match="there is no"):
+    with refused("there is no", "nowhere"):
         write_again(tmp_path / "nowhere")
-    with pytest.raises(FedMergeError, match="is a folder"):
+    with refused(tmp_path, "is a folder"):
         write_again(folder, tmp_path)
-    with pytest.raises(FedMergeError, match="not the folder of a run"):
+    with refused(tmp_path, "folder", "run"):
         open_result(tmp_path)
 
 
 def test_a_damaged_file_is_a_sentence(folder):
     (folder / "decisions.json").write_text("[{")
-    with pytest.raises(FedMergeError, match=r"decisions\.json' cannot be read"):
+    with refused("decisions.json", "read"):
         write_again(folder)
 
 
@@ -115,7 +115,7 @@ def test_a_run_that_is_not_finished_names_the_way_on(folder):
     assert shown.exit_code == 0, shown.output
     assert f"fedmerge run --resume {folder}" in shown.stderr
     (folder / "results.parquet").unlink()
-    with pytest.raises(FedMergeError, match=f"fedmerge run --resume {folder}"):
+    with refused("fedmerge", "--resume", folder):
         write_again(folder)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from facts import refused
 from safetensors.torch import load_file
 from typer import Exit
 
@@ -170,11 +171,12 @@ def test_the_summary_averages_sites_then_seeds():
 
 
 def test_a_hospital_that_diverges_is_recorded_and_the_run_goes_on(experiment, tmp_path, monkeypatch):
-    from fedmerge.federation import hospital
+    from fedmerge.federation.hospital import hospital
     from fedmerge.training import TrainingDiverged, fit
 
     def diverge_at_beta(*args, **kwargs):
-        if kwargs["site"] == "beta" and kwargs["purpose"] == "round":
+        draws = kwargs["draws"]
+        if (draws.site, draws.purpose) == ("beta", "round"):
             raise TrainingDiverged("training diverged at site 'beta': the loss is nan; lower training.lr.")
         return fit(*args, **kwargs)
 
@@ -193,8 +195,8 @@ def test_what_was_measured_before_an_error_is_saved(experiment, tmp_path, monkey
     def stop(*args):
         raise FedMergeError("the roof fell in.")
 
-    monkeypatch.setattr(module, "evaluate_all", stop)
-    with pytest.raises(FedMergeError, match="the roof fell in"):
+    monkeypatch.setitem(module.STAGES, "evaluate", stop)
+    with refused("roof", "fell"):
         run(experiment, out=tmp_path / "run")
     assert len(ModelPool(tmp_path / "run/seed-0/federation/pool")) == 3
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 3 * (2 * 2 + 1)
@@ -237,7 +239,7 @@ def test_every_seed_is_checked_before_the_first_is_run(experiment, tmp_path):
     fine = next(seed for seed in range(99) if fits(seed))
     short = next(seed for seed in range(99) if not fits(seed))
     training = skewed["training"] | {"batch_size": 2}
-    with pytest.raises(FedMergeError, match=f"seed {short}: "):
+    with refused("seed", short):
         run(skewed | {"seeds": [fine, short], "training": training}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -264,7 +266,7 @@ def grey(n, size=8, labels=None):
 )
 def test_bad_hospitals_are_sentences_before_anything_is_written(experiment, tmp_path, first, words):
     sites = [SiteSpec(name="alpha", source=first), *experiment["cohort"].sites[1:]]
-    with pytest.raises(FedMergeError, match="alpha") as caught:
+    with refused("alpha") as caught:
         run(with_sites(experiment, *sites), out=tmp_path / "run")
     assert words in str(caught.value)
     assert not list(tmp_path.glob("run/seed-0/federation/pool/*"))
@@ -273,21 +275,21 @@ def test_bad_hospitals_are_sentences_before_anything_is_written(experiment, tmp_
 @pytest.mark.parametrize(
     ("federation", "words"),
     [
-        ({"quorum": 4}, "federation.quorum is 4, but only 3 hospitals train together"),
+        ({"quorum": 4}, ("federation.quorum", "4", "3", "hospitals")),
         (
             {"aggregate": {"method": "krum", "hostile": 1}},
-            "krum .* at least 2 x 1 \\+ 3 = 5 hospitals, but 3",
+            ("krum", "5", "3"),
         ),
-        ({"aggregate": "multi-krum"}, "multi-krum with hostile: 1 needs"),
-        ({"faults": [{"kind": "nan", "site": "alhpa"}]}, "federation.faults: 'alhpa'.* mean 'alpha'"),
+        ({"aggregate": "multi-krum"}, ("multi-krum", "hostile", "1")),
+        ({"faults": [{"kind": "nan", "site": "alhpa"}]}, ("alhpa", "federation.faults", "alpha")),
         (
             {"faults": [{"kind": "nan", "rounds": [4]}]},
-            "round 4 is beyond the last, 3 ",
+            ("4", "beyond", "3"),
         ),
     ],
 )
 def test_a_federation_too_small_for_its_rules_is_a_sentence(experiment, tmp_path, federation, words):
-    with pytest.raises(FedMergeError, match=words):
+    with refused(*words):
         run(experiment | {"federation": federation}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -336,20 +338,20 @@ def test_a_robust_aggregator_runs_a_study_and_says_who_counted(experiment, tmp_p
 
 def test_batch_size_one_with_batch_norm_is_a_sentence(experiment, tmp_path):
     training = experiment["training"] | {"batch_size": 1}
-    with pytest.raises(FedMergeError, match="batch norm"):
+    with refused("batch", "norm"):
         run(experiment | {"training": training}, out=tmp_path / "run")
 
 
 def test_folders_are_never_overwritten(experiment, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
-    with pytest.raises(FedMergeError, match="not empty"):
+    with refused(tmp_path / "run", "empty"):
         run(experiment, out=tmp_path / "run")
     (tmp_path / "file").write_text("")
-    with pytest.raises(FedMergeError, match="cannot be written"):
+    with refused(tmp_path / "file" / "run", "written"):
         run(experiment, out=tmp_path / "file" / "run")
 
 
 def test_an_unknown_device_is_a_sentence(experiment, tmp_path):
-    with pytest.raises(FedMergeError, match="device 'gpu' cannot be used"):
+    with refused("gpu", "device"):
         run(experiment, device="gpu", out=tmp_path / "run")

@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+from facts import refused
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder.run_manifest import CONFIG, RunManifest, at_work
@@ -63,7 +64,7 @@ def test_a_run_that_ended_by_itself_meanwhile_stays_as_it_is(begun, fields):
 
 def test_nothing_is_written_while_its_process_lives(begun):
     folder = begun(process=process())
-    with pytest.raises(FedMergeError, match=rf"process {os.getpid()} is still at work"):
+    with refused("process", os.getpid(), "work"):
         mark_stopped(folder, "stopped by Ada", patience=0.0)
     assert state_of(folder).state == "running"
 
@@ -81,7 +82,7 @@ def test_one_that_still_writes_its_tables_is_waited_for(begun):
     writer = threading.Thread(target=tables)
     writer.start()
     inside.wait()
-    with pytest.raises(FedMergeError, match="somebody is still at work"):
+    with refused("somebody", "work"):
         mark_stopped(folder, "stopped by Ada", patience=0.0)
     threading.Timer(0.2, leave.set).start()
     assert mark_stopped(folder, "stopped by Ada")
@@ -114,9 +115,9 @@ def test_the_audit_log_has_who_stopped_it_before_the_superlink_is_told(begun, tm
         raise FedMergeError(f"run {run} has ended")
 
     monkeypatch.setattr(Flower, "stop", refuse)
-    with pytest.raises(FedMergeError, match="run 12 has ended"):
+    with refused("run", "12", "ended"):
         stop_deployed(server, 12, "Ada")
     monkeypatch.setattr(stopping, "tasks", lambda database: {12: Task(12, STOPPED, "", None)})
     assert stop_deployed(server, 12, "Eve").startswith("stopped by Eve")  # the first left before the end
-    with pytest.raises(FedMergeError, match="who stops"):
+    with refused("who", "stops"):
         stop_deployed(server, 12, " ")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from facts import refused
 from safetensors.torch import load_file
 
 from fedmerge import ModelPool, run
@@ -17,10 +18,11 @@ from fedmerge.experiment.configuration.entries import read_method
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages import predictors as candidates
 from fedmerge.experiment.stages import tune
-from fedmerge.experiment.stages.tune import tune_run
 from fedmerge.models import predict
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import Tuning, as_text
+from fedmerge.workflows.tune import _reopen as reopen
+from fedmerge.workflows.tune import tune_run
 from tests.testtime.grouped import adaptive
 
 VALUES = [0.01, math.inf]
@@ -119,12 +121,14 @@ def test_the_run_s_configuration_reads_back_with_infinity(done):
 
 
 def test_a_finished_run_is_tuned_from_its_folder(done):
-    entry, found = tune_run(done.folder, values=VALUES)
+    entry, found = tune_run(done.folder, option={"option": "coefficients.temperature", "values": VALUES})
     log = done.decisions.dropna(subset=["held_out"])
     assert [score.accuracy for score in found.scores] == log["accuracy"].tolist()
     assert as_text(found.chosen) == log.loc[log["chosen"].eq(True), "value"].iloc[0]
     assert entry.method == METHOD
-    _, words = tune_run(done.folder, method="tent", option="steps", values=[1, 2], stream="iid")
+    _, words = tune_run(
+        done.folder, method="tent", option={"option": "steps", "values": [1, 2]}, stream="iid"
+    )
     assert (words.option, list(words.means)) == ("steps", [1, 2])
 
 
@@ -143,7 +147,7 @@ def test_cards_carry_the_temperature_of_the_validation_images(done):
 @pytest.fixture
 def setup(done):
     """The run's federation as it left it, its cards with temperatures of their own: 0.5, 1.5, 2.5."""
-    setup, _ = tune._reopen(done.folder, done.experiment, done.cohort, 0, "delta", "cpu")
+    setup, _ = reopen(done.folder, done.experiment, done.cohort, 0, "delta", "cpu")
     for index, (name, card) in enumerate(setup.pool._cards.items()):
         numbers = card.metrics | {"temperature": index + 0.5}
         setup.pool._cards[name] = card.model_copy(update={"metrics": numbers})
@@ -169,7 +173,7 @@ def test_a_card_without_a_temperature_is_a_sentence(setup, calibrated):
     numbers = {key: value for key, value in card.metrics.items() if key != "temperature"}
     setup.pool._cards["beta"] = card.model_copy(update={"metrics": numbers})
     entry = read_method(TESTTIME, {"method": "divides", "calibrated": True})
-    with pytest.raises(FedMergeError, match=r"card of 'beta' .* no temperature.*Do the run again"):
+    with refused("beta", "card", "temperature"):
         candidates.adapt(setup, "delta", entry, setup.pool)
 
 
@@ -178,7 +182,10 @@ def test_a_card_without_a_temperature_is_a_sentence(setup, calibrated):
     [
         ({"target": "dleta"}, ["unknown target 'dleta'", "Did you mean 'delta'"]),
         ({"method": "entropy-adaptiv"}, ["entropy-adaptiv", "Did you mean 'entropy-adaptive'"]),
-        ({"option": "coefficients.temprature", "values": [1]}, ["temprature", "Did you mean 'temperature'"]),
+        (
+            {"option": {"option": "coefficients.temprature", "values": [1]}},
+            ["temprature", "Did you mean 'temperature'"],
+        ),
         ({"method": "tent", "option": "steps"}, ["cannot tune 'steps' without candidates"]),
         ({"stream": "drift"}, ["unknown stream 'drift'", "iid"]),
         ({"seed": 3}, ["unknown seed '3'", "Allowed: 0"]),
@@ -192,9 +199,9 @@ def test_what_is_not_there_is_a_sentence(done, given, words):
 
 def test_a_run_without_models_is_a_sentence(done, tmp_path):
     (tmp_path / "config.yaml").write_text((done.folder / "config.yaml").read_text())
-    with pytest.raises(FedMergeError, match="keeps no models"):
+    with refused("keeps", "models"):
         tune_run(tmp_path)
-    with pytest.raises(FedMergeError, match=r"not the folder of a run"):
+    with refused("nowhere", "folder", "run"):
         tune_run(tmp_path / "nowhere")
 
 
@@ -202,7 +209,7 @@ def test_images_that_are_gone_are_a_sentence(done, tmp_path):
     config = yaml.safe_load((done.folder / "config.yaml").read_text())
     config["cohort"]["sites"][0]["source"] = f"npz:{tmp_path / 'gone.npz'}"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(FedMergeError, match=r"images .* are not on this machine"):
+    with refused("images", "machine"):
         tune_run(tmp_path)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from facts import refused
 from typer.testing import CliRunner
 
 from fedmerge import run
@@ -25,8 +26,8 @@ from fedmerge.federation.deployment.processes import Programs
 from fedmerge.federation.deployment.runs import note, runs
 from fedmerge.federation.deployment.server_folder import ServerFolder
 from fedmerge.federation.deployment.serving import STARTED, at_service
-from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.policy.audit import audit_log
+from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.storage.chained_log import ChainedLog
 from fedmerge.storage.files import write_sealed
 from fedmerge.workflows import run as module
@@ -73,7 +74,7 @@ def test_it_is_up_while_all_of_its_programs_live(server):
         found = server_status(server)
         assert not found["up"]
         assert "has ended" in found["said"]
-        with pytest.raises(FedMergeError, match="is started already"), at_service(server.path):
+        with refused(server.path, "fedmerge deployment status"), at_service(server.path):
             pass
 
 
@@ -227,7 +228,7 @@ def test_a_node_tells_what_its_own_records_say(node):
 
 
 def test_another_folder_is_a_sentence(tmp_path):
-    with pytest.raises(FedMergeError, match="is no node's folder"):
+    with refused("node's", "folder"):
         status_of(tmp_path)
 
 

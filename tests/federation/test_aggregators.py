@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
+from facts import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import AGGREGATORS, AggregationContext, Update
 from fedmerge.federation.checks import check_update
 from fedmerge.models import average, state_hash
@@ -190,10 +190,10 @@ def test_half_of_the_hospitals_move_the_median():
 def test_krum_refuses_too_few_in_a_sentence(method, hostile):
     known = [state([0.0, 0.0])] * (2 * hostile + 3)
     aggregate(method, known, hostile=hostile)
-    with pytest.raises(FedMergeError, match=rf"round 1: {method} .* at least 2 x {hostile} \+ 3 = .* quorum"):
+    with refused("1", method, hostile, "quorum"):
         aggregate(method, known[1:], hostile=hostile)
     if method == "multi-krum":
-        with pytest.raises(FedMergeError, match="keep 9 updates, but there are"):
+        with refused("keep", "9", "updates"):
             aggregate(method, known, hostile=hostile, keep=9)
 
 
@@ -243,10 +243,10 @@ def test_tables_of_integers_must_be_equal_and_reparametrised_weights_need_a_netw
     assert aggregate(method, known).state["table"].tolist() == [1, 2]
     known[1]["table"] = torch.tensor([2, 1])
     if method != "krum":
-        with pytest.raises(FedMergeError, match="'table' holds int64 values that differ"):
+        with refused("table", "int64", "values"):
             aggregate(method, known)
         normed = [state([0.0, 0.0]) | {"a_g": torch.ones(2, 1), "a_v": torch.ones(2, 3)}] * 5
-        with pytest.raises(FedMergeError, match=r"'a_g' .* is a part of a weight norm"):
+        with refused("a_g", "part", "weight"):
             aggregate(method, normed)
 
 
@@ -255,7 +255,7 @@ def test_complex_weights_have_a_mean_and_no_order():
     known = [state([0.0, 0.0]) | {"c": torch.tensor([value])} for value in (1 + 1j, 3 - 1j, 0j, 0j, 0j)]
     assert aggregate("mean", known[:2], images=[10.0, 30.0]).state["c"].item() == 2.5 - 0.5j
     for method in ("median", "trimmed-mean", "krum", "multi-krum"):
-        with pytest.raises(FedMergeError, match="'c' is complex"):
+        with refused("c", "complex"):
             aggregate(method, known)
 
 

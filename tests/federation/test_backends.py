@@ -5,11 +5,11 @@ import sys
 import time
 
 import pytest
+from facts import refused
 
 import fedmerge as fm
 from fedmerge.cluster.config import BackendConfig
-from fedmerge.errors import FedMergeError
-from fedmerge.federation.backends import open_backend
+from fedmerge.federation.grids.backends import open_backend
 
 
 def test_a_backend_is_local_unless_said_otherwise():
@@ -26,15 +26,15 @@ def test_a_run_s_threads_are_what_a_worker_s_cpus_can_run():
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("rai", "field 'kind'.*'rai'"),
-        ({"workers": 2}, "local has no worker processes, so it takes no workers"),
-        ({"kind": "ray", "workers": 0}, "field 'workers'"),
-        ({"kind": "ray", "address": "somewhere"}, "address 'somewhere'.*auto, HOST:PORT or ray://HOST:PORT"),
-        ({"kind": "ray", "nodes": 3}, "nodes"),
+        ("rai", ("kind", "field", "rai")),
+        ({"workers": 2}, ("worker", "processes", "workers")),
+        ({"kind": "ray", "workers": 0}, ("workers", "field")),
+        ({"kind": "ray", "address": "somewhere"}, ("somewhere", "address", "auto", "HOST:PORT")),
+        ({"kind": "ray", "nodes": 3}, ("nodes",)),
     ],
 )
 def test_what_is_no_backend_is_a_sentence(given, sentence):
-    with pytest.raises(FedMergeError, match=sentence):
+    with refused(*sentence):
         BackendConfig.of(given)
 
 
@@ -51,7 +51,7 @@ def test_ray_s_environment_variable_names_the_cluster(monkeypatch):
 
 def test_without_ray_the_sentence_has_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(FedMergeError, match=r"pip install 'fedmerge\[ray\]'"), open_backend("ray"):
+    with refused("fedmerge[ray]", "pip", "install"), open_backend("ray"):
         pass
 
 
@@ -65,7 +65,7 @@ def test_an_address_nobody_answers_is_said_within_seconds_and_nothing_is_written
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     began = time.monotonic()
-    with pytest.raises(FedMergeError, match=f"no Ray cluster answers at 127.0.0.1:{port}"):
+    with refused("Ray", "cluster", "127.0.0.1", port):
         fm.run(
             experiment,
             out=tmp_path / "run",

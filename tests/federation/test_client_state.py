@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from facts import refused
 from flwr.app import Context, RecordDict
 
-from fedmerge.errors import FedMergeError
 from fedmerge.federation import LocalGrid, client_app
 from fedmerge.federation.arrays import borrow
-from fedmerge.federation.client_state import ClientState, personal_entries
-from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.records import request_message
-from fedmerge.federation.train_config import common_config, train_config
+from fedmerge.federation.hospital.hospital import Hospital
+from fedmerge.federation.messages.client_state import ClientState
+from fedmerge.federation.messages.records import request_message
+from fedmerge.federation.plan.personal import personal_entries
+from fedmerge.federation.plan.train_config import common_config, train_config
 from fedmerge.models import ModelSpec, build, state_hash
+from fedmerge.seeding import Draws
 from fedmerge.training import fit
 
 
@@ -46,7 +48,7 @@ def test_the_head_is_the_layer_that_gives_the_logits():
 
 def test_nothing_is_personal_by_default_and_group_norm_is_no_batch_norm():
     assert personal_entries(spec(), "none") == ()
-    with pytest.raises(FedMergeError, match="'small-cnn' has none: choose a model with batch norm"):
+    with refused("small-cnn", "choose", "model"):
         personal_entries(spec(norm="group"), "norms")
 
 
@@ -105,8 +107,10 @@ def test_each_round_begins_with_the_global_model_and_the_hospital_s_own_part(
         told = state_of(hospital.train(training(round, state, personal)))
         model = build(plan.model, 0)
         model.load_state_dict(state | own)
-        where = {"seed": plan.seed, "site": site.name, "round": round, "purpose": "round"}
-        fit(model, site.train.images, site.train.labels, plan.local, normalise=plan.normalisation, **where)
+        where = Draws(plan.seed, "round", round, site.name)
+        fit(
+            model, site.train.images, site.train.labels, plan.local, normalise=plan.normalisation, draws=where
+        )
         assert state_hash(told) == state_hash(model.state_dict())
         own = {key: model.state_dict()[key].clone() for key in personal_entries(plan.model, personal)}
 

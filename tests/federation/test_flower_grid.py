@@ -7,10 +7,10 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 
 from fedmerge.federation import Hospital, LocalGrid, client_app
-from fedmerge.federation.clients import wait_for_clients
 from fedmerge.federation.grids import flower
 from fedmerge.federation.grids.flower import FlowerGrid
-from fedmerge.federation.records import reason_of, request_message
+from fedmerge.federation.messages.records import reason_of, request_message
+from fedmerge.federation.server.clients import wait_for_clients
 
 
 @pytest.fixture(autouse=True)

@@ -2,19 +2,19 @@
 
 import pytest
 import torch
+from facts import refused
 from pydantic import ValidationError
 
 from fedmerge.data import concat
-from fedmerge.data.fusion import share
-from fedmerge.errors import FedMergeError
+from fedmerge.data.cohort.fusion import share
 from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.aggregators.fused import _decisions
 from fedmerge.federation.client_registry import Client, ClientRegistry
-from fedmerge.federation.participation import Participation, participants
+from fedmerge.federation.plan.participation import Participation, participants
 from fedmerge.merging import merge
 from fedmerge.merging.methods import Merged
 from fedmerge.models import build, predict, state_hash
-from fedmerge.seeding import derive
+from fedmerge.seeding import Draws, derive
 from fedmerge.training import fit
 
 
@@ -36,8 +36,10 @@ def trained(plan, cohort, names):
     networks = []
     for name in names:
         model, site = build(plan.model, plan.seed), cohort[name]
-        where = {"seed": plan.seed, "site": name, "round": 1, "purpose": "round"}
-        fit(model, site.train.images, site.train.labels, plan.local, normalise=plan.normalisation, **where)
+        where = Draws(plan.seed, "round", 1, name)
+        fit(
+            model, site.train.images, site.train.labels, plan.local, normalise=plan.normalisation, draws=where
+        )
         networks.append(model.eval())
     return networks
 
@@ -133,18 +135,18 @@ def test_rounds_by_matching_go_on_from_each_other(plan, cohort):
 
 def test_hospitals_with_too_few_images_end_the_run_with_a_sentence(plan, cohort):
     """The validation splits have 12 images each."""
-    with pytest.raises(FedMergeError, match="sums over at least 16 images"):
+    with refused("sums", "16", "images"):
         one_round(plan, cohort, aggregate={"method": "kf", "split": "val"})
 
 
 @pytest.mark.parametrize(
     ("aggregate", "sentence"),
     [
-        ({"method": "kf", "images": 5}, "greater than or equal to 16"),
-        ({"method": "greedy", "images": 20}, "'greedy' has no option 'images'"),
-        ({"method": "ensemble-logits"}, "unknown aggregator 'ensemble-logits'"),
+        ({"method": "kf", "images": 5}, ("greater", "equal", "16")),
+        ({"method": "greedy", "images": 20}, ("greedy", "images", "option")),
+        ({"method": "ensemble-logits"}, ("ensemble-logits", "unknown", "aggregator")),
     ],
 )
 def test_options_that_cannot_be_are_refused(aggregate, sentence):
-    with pytest.raises(ValidationError, match=sentence):
+    with refused(*sentence, kind=ValidationError):
         FederationOptions(aggregate=aggregate)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from fedmerge.cli.deployment.state_text import inspection_text
 from fedmerge.data import CohortSpec, Site, SiteSpec, Split, build_cohort
-from fedmerge.federation.image_checks import ImageChecks, check_images
-from fedmerge.federation.inspection import inspect
-from fedmerge.federation.schema.jobs import InspectJob
+from fedmerge.federation.hospital.image_checks import ImageChecks, check_images
+from fedmerge.federation.hospital.inspection import inspect
+from fedmerge.federation.messages.jobs import InspectJob
 from fedmerge.tasks import MULTILABEL
 
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from fedmerge.data import Site, Split
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, client_app
+from fedmerge.federation.hospital.inspection import inspect, read, reply_with
 from fedmerge.federation.inspecting import _ask
-from fedmerge.federation.inspection import inspect, read, reply_with
+from fedmerge.federation.messages.jobs import InspectJob as Wish
+from fedmerge.federation.messages.reading import TEXTS
+from fedmerge.federation.messages.records import request_message
 from fedmerge.federation.policy.suppression import told
-from fedmerge.federation.records import request_message
-from fedmerge.federation.schema.jobs import InspectJob as Wish
-from fedmerge.federation.schema.reading import TEXTS
 
 FIRST = 1001
 

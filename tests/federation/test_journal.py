@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from facts import refused
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, server_app, simulate
-from fedmerge.federation.journal import Position, RoundJournal
+from fedmerge.federation.server.journal import Position, RoundJournal
 from fedmerge.models import state_hash, weights
 from fedmerge.storage.files import DiskError
 
@@ -139,7 +140,7 @@ def test_a_full_disk_ends_the_rounds_with_the_last_one_intact(four, cohort, tmp_
         save(tensors, path, metadata=metadata)
 
     monkeypatch.setattr(weights, "save_file", fill_up)
-    with pytest.raises(DiskError, match="the disk is full"):
+    with refused("disk", "full", kind=DiskError):
         train(four, cohort, RoundJournal(tmp_path))
     monkeypatch.setattr(weights, "save_file", save)
     assert RoundJournal(tmp_path).newest().round == 2
@@ -187,11 +188,12 @@ def test_a_round_whose_memories_are_gone_is_done_again(personal, cohort, tmp_pat
 
 
 def test_failures_of_an_earlier_process_stay(four, cohort, tmp_path, monkeypatch):
-    from fedmerge.federation import hospital
+    from fedmerge.federation.hospital import hospital
     from fedmerge.training import fit
 
     def fail_at_beta(*args, **kwargs):
-        if kwargs["site"] == "beta" and kwargs["round"] in (1, 3):
+        draws = kwargs["draws"]
+        if draws.site == "beta" and draws.round in (1, 3):
             raise FedMergeError("the power failed.")
         return fit(*args, **kwargs)
 

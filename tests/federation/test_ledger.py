@@ -7,12 +7,13 @@ import stat
 import numpy as np
 import pytest
 import torch
+from facts import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.sums.ledger import Ledger
-from fedmerge.federation.sums.rules import SumRules
+from fedmerge.federation.hospital.sums.ledger import Ledger
+from fedmerge.federation.hospital.sums.rules import SumRules
 from fedmerge.storage.chained_log import BrokenChain
 
 LEAST = 3
@@ -79,7 +80,7 @@ def test_sets_that_differ_by_enough_are_answered_and_a_refused_one_leaves_no_tra
 
 def test_kinds_of_requests_and_processes_share_one_ledger(tmp_path):
     ledger(tmp_path).record(named(range(10)), "outer")
-    with pytest.raises(FedMergeError, match=r"1 of them could be told apart.*no fewer than 3"):
+    with refused("1", "apart", "3"):
         ledger(tmp_path).record(named(range(11)), "moments")
 
 
@@ -99,13 +100,13 @@ def test_images_are_known_by_content_and_every_copy_has_a_place():
     assert len(kept.names(twice) - kept.names(images)) == 1  # one copy more is another set
     assert allowed(kept, []) is False
     kept.record(kept.names(images), "outer")
-    with pytest.raises(FedMergeError, match="1 of them could be told apart"):
+    with refused("1", "told", "apart"):
         kept.record(kept.names(twice), "outer")
 
 
 def test_copies_of_one_image_are_one_image():
     kept = ledger()
-    with pytest.raises(FedMergeError, match=r"at least 3 images.*has 2 different ones"):
+    with refused("3", "2", "different"):
         kept.check(kept.names(torch.tensor([0.0, 0, 0, 0, 1]).reshape(5, 1, 1, 1)))
 
 
@@ -127,19 +128,19 @@ def test_a_ledger_that_was_tampered_with_or_lost_its_key_stops_all_sums(tmp_path
         ledger(tmp_path).check(named(range(10)))
     file.write_bytes(whole)
     key.unlink()
-    with pytest.raises(FedMergeError, match="put back"):
+    with refused("ledger", "put back"):
         ledger(tmp_path).check(named(range(10)))
     key.write_bytes(secret)
     ledger(tmp_path).check(named(range(10)))
     key.write_bytes(os.urandom(32))
-    with pytest.raises(FedMergeError, match="put back"):
+    with refused("ledger", "put back"):
         ledger(tmp_path).check(named(range(10)))
 
 
 def test_requests_about_one_set_are_counted_over_restarts(tmp_path):
     for _ in range(3):
         ledger(tmp_path, requests=3).record(named(range(10)), "outer")
-    with pytest.raises(FedMergeError, match="answered 3 requests"):
+    with refused("answered", "3", "requests"):
         ledger(tmp_path, requests=3).record(named(range(10)), "inputs")
     ledger(tmp_path, requests=3).record(named(range(20, 30)), "inputs")
     ledger(tmp_path, requests=4).record(named(range(10)), "inputs")
@@ -153,6 +154,6 @@ def test_noised_sums_are_counted_once_and_epsilon_bounds_them(tmp_path):
     kept.record(named(range(10)), "outer", "request", 2)
     kept.record(named(range(10)), "outer", "request", 2)  # the same noise: nothing new
     assert kept.noised() == 2
-    with pytest.raises(FedMergeError, match=r"epsilon 4\.53 .* more than the 4 "):
+    with refused("epsilon", "4.53", "4"):
         ledger(tmp_path, **rules).record(named(range(20, 30)), "outer", "other", 1)
     assert ledger(tmp_path, **rules).noised() == 2

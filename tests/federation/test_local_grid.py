@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from facts import refused
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
@@ -74,7 +75,7 @@ def test_a_hospital_that_raises_answers_with_its_sentence(app):
     assert good.has_content()
     assert bad.has_error()
     assert bad.error.reason == "scanner on fire: call the fire brigade."
-    with pytest.raises(Exception, match="scanner on fire"):
+    with refused("scanner", "fire", kind=Exception):
         send(LocalGrid(app, 3, debug=True), grid.get_node_ids())
 
 

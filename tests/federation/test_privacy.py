@@ -6,17 +6,17 @@ from itertools import combinations
 
 import pytest
 import torch
+from facts import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from scipy.optimize import brentq
 from scipy.stats import norm as normal
 
-from fedmerge.errors import FedMergeError
+from fedmerge.federation.plan.privacy import AdaptivePrivacy, CentralPrivacy, LocalPrivacy, Privacy
 from fedmerge.federation.privacy.accounting import epsilon, epsilon_of
 from fedmerge.federation.privacy.central import private_mean
 from fedmerge.federation.privacy.noise import from_the_seed, norm
-from fedmerge.federation.privacy.options import AdaptivePrivacy, CentralPrivacy, LocalPrivacy, Privacy
 from fedmerge.seeding import generator
 
 
@@ -246,12 +246,12 @@ def test_no_round_costs_nothing_and_every_round_costs_more():
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "dp_accounting.pld.privacy_loss_mechanism", None)
-    with pytest.raises(FedMergeError, match=r"pip install 'fedmerge\[privacy\]'"):
+    with refused("fedmerge[privacy]", "pip", "install"):
         epsilon(CentralPrivacy(clip=1, noise=1), 1)
 
 
 def test_a_round_without_updates_is_a_sentence():
-    with pytest.raises(FedMergeError, match="no update to aggregate"):
+    with refused("update", "aggregate"):
         mean(state(0, 0, 0), [], CentralPrivacy(clip=1, noise=1), asked=3)
 
 

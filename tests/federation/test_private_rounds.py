@@ -10,13 +10,14 @@ from flwr.app import Context, RecordDict
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import FederationOptions, LocalGrid, client_app, server_app
 from fedmerge.federation.arrays import borrow, lend
-from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.journal import RoundJournal
-from fedmerge.federation.privacy import central, local, noise
+from fedmerge.federation.hospital import private_training as local
+from fedmerge.federation.hospital.hospital import Hospital
+from fedmerge.federation.messages.reading import METRICS, job_of
+from fedmerge.federation.plan.privacy import CentralPrivacy
+from fedmerge.federation.privacy import central, noise
 from fedmerge.federation.privacy import round as private_round
 from fedmerge.federation.privacy.accounting import Spending, epsilon
-from fedmerge.federation.privacy.options import CentralPrivacy
-from fedmerge.federation.schema.reading import METRICS, job_of
+from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models import state_hash
 from fedmerge.training import TrainingOptions
 

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from facts import refused
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
@@ -13,7 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedmerge.cluster.config import BackendConfig
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.grids.ray.grid import RayGrid, shares
-from fedmerge.federation.grids.simulated import LATE
+from fedmerge.federation.simulated import LATE
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedmerge[ray]'")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
@@ -124,7 +125,7 @@ def test_a_hospital_that_raises_answers_with_its_sentence(pool):
     replies = send(grid, [first, second, third], {first: 1.0, second: RAISE, third: 1.0})
     assert answers(replies) == [1, None, 3]
     assert replies[1].error.reason == "scanner on fire: call the fire brigade."
-    with pytest.raises(Exception, match="scanner on fire"):
+    with refused("scanner", "fire", kind=Exception):
         send(RayGrid(pool, [opening], debug=True), [first], RAISE)
 
 

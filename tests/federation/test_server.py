@@ -5,14 +5,15 @@ import weakref
 from dataclasses import replace
 
 import pytest
+from facts import refused
 
 from fedmerge.analysis import fit_temperature, scores
 from fedmerge.data import concat
-from fedmerge.errors import FedMergeError
-from fedmerge.federation import FederationOptions, Hospital, client_manager, server_app, simulate
-from fedmerge.federation.records import request_message
+from fedmerge.federation import FederationOptions, Hospital, server_app, simulate
+from fedmerge.federation.messages.records import request_message
+from fedmerge.federation.server import client_manager
 from fedmerge.models import average, build, predict, state_hash
-from fedmerge.seeding import derive
+from fedmerge.seeding import Draws, derive
 from fedmerge.training import fit
 
 
@@ -32,10 +33,7 @@ def trained(plan, site, state, options, round, purpose, span):
         site.train.labels,
         options,
         normalise=plan.normalisation,
-        seed=plan.seed,
-        site=site.name,
-        round=round,
-        purpose=purpose,
+        draws=Draws(plan.seed, purpose=purpose, round=round, site=site.name),
         span=span,
     )
     return model.state_dict()
@@ -164,7 +162,7 @@ def test_hospitals_whose_loss_explodes_are_named_with_what_to_do(plan, cohort):
     wild = plan.model_copy(update={"model": model, "local": local})
 
     def programme(server):
-        with pytest.raises(FedMergeError, match="0 of 3 hospitals gave a usable answer") as caught:
+        with refused("0", "3", "hospitals") as caught:
             server.rounds(server.start())
         return str(caught.value)
 

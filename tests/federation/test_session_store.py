@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedmerge.federation import Hospital, LocalGrid, Server, client_app
-from fedmerge.federation.sums.session_store import SessionStore
+from fedmerge.federation.hospital.sums.session_store import SessionStore
 from fedmerge.merging import merge
 from fedmerge.models import build, state_hash
 

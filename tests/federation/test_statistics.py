@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from facts import refused
 
 from fedmerge.data import concat
-from fedmerge.data.fusion import share
-from fedmerge.errors import FedMergeError
+from fedmerge.data.cohort.fusion import share
 from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
-from fedmerge.federation.grids.simulated import FIRST_CLIENT_NODE
-from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.sums.hospital import program_of
+from fedmerge.federation.hospital.hospital import Hospital
+from fedmerge.federation.hospital.sums.answer import program_of
+from fedmerge.federation.simulated import FIRST_CLIENT_NODE
 from fedmerge.merging import merge
-from fedmerge.merging.matching.statistics import LocalStatistics
+from fedmerge.merging.neurons.statistics import LocalStatistics
 from fedmerge.models import build
 
 IMAGES = {"alpha": 18, "beta": 20, "gamma": 17}
@@ -171,7 +171,7 @@ def test_a_hospital_without_a_model_adds_to_what_is_of_all_models_only(ward):
 def test_a_model_whose_hospital_gives_nothing_is_refused_where_its_own_images_count(ward):
     sums = ward.statistics(images={"alpha": 18, "beta": 18})
     assert float(sums.ask("moments", {}, {})["images"]) == 36
-    with pytest.raises(FedMergeError, match="no hospital gives them for 'gamma'"):
+    with refused("gamma", "hospital"):
         sums.ask("inputs", {}, {})
 
 
@@ -359,18 +359,18 @@ def test_a_hospital_that_fails_in_a_walk_is_in_no_later_sum(ward, monkeypatch):
     [
         (
             {"federation": FederationOptions(quorum=3)},
-            "2 of 3 hospitals gave a usable answer, fewer than the quorum of 3. gamma: Zero",
+            ("2", "3", "gamma", "ZeroDivisionError"),
         ),
         (
             {"federation": FederationOptions(on_failure="abort")},
-            "hospital 'gamma' failed in sums:",
+            ("gamma", "hospital", "failed"),
         ),
     ],
 )
 def test_the_quorum_and_an_abort_end_the_fusion(open_ward, monkeypatch, changes, words):
     ward = open_ward(**changes)
     monkeypatch.setattr(ward.hospitals[2].sums, "reply", lambda message: 1 / 0)
-    with pytest.raises(FedMergeError, match=words):
+    with refused(*words):
         ward.statistics().ask("moments", {}, {})
 
 
@@ -379,14 +379,14 @@ def test_a_small_share_and_other_classes_are_refused_by_the_hospital(open_ward, 
     found = ward.statistics(images=IMAGES | {"beta": 15}).ask("moments", {}, {})
     assert float(found["images"]) == IMAGES["alpha"] + IMAGES["gamma"]
     assert "at least 16 images" in ward.server.strategy.failures[0].reason
-    with pytest.raises(FedMergeError, match="counts images of 3 classes, but the model has 4"):
+    with refused("3", "classes", "4"):
         open_ward(model=plan.model.model_copy(update={"n_classes": 4}))
 
 
 def test_wrong_requests_are_sentences_at_the_server(ward):
-    with pytest.raises(FedMergeError, match="Did you mean 'alpha'"):
+    with refused("alhpa", "alpha"):
         ward.statistics(images={"alhpa": 20})
-    with pytest.raises(FedMergeError, match="lacks"):
+    with refused("features.0.weight", "lacks"):
         ward.statistics().ask("walk", {}, {"weight": torch.zeros(1)})
 
 

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from fedmerge.merging.controls import distill, refit_head
+from fedmerge.merging.fitting import Descent
 from fedmerge.merging.methods import Context, Parents
 from fedmerge.models import ModelSpec, build
 from tests.facts import refused
@@ -13,7 +14,7 @@ CONTROLS = [(distill, {}), (distill, {"student": "mean"}), (refit_head, {}), (re
 
 
 def fused(control, nets, **options):
-    quick = {} if options.get("fit") == "ridge" else {"epochs": 15, "lr": 1e-2}
+    quick = {} if options.get("fit") == "ridge" else {"descent": Descent(epochs=15, lr=1e-2)}
     return control(Parents.of(nets), Context(data=X, seed=3), **quick, **options)
 
 

@@ -9,7 +9,7 @@ from tests.facts import refused
 
 SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})
 TRAINED = ("distill", "refit-head")  # they fit to the ensemble's answers, so they move even a lone model
-QUICK = {"kf-gradient": {"epochs": 1}, "distill": {"epochs": 1}}
+QUICK = {name: {"descent": {"epochs": 1}} for name in ("kf-gradient", "distill")}
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from facts import refused
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
 from fedmerge.models.heads import features, find_head
 from fedmerge.models.state import state_hash
 from fedmerge.models.zoo import ModelSpec, build
@@ -52,5 +52,5 @@ def test_in_training_the_head_gets_each_feature_doubled_or_not_at_all(name: str)
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
 def test_a_rate_outside_the_range_is_a_sentence(name: str, dropout: float) -> None:
-    with pytest.raises(FedMergeError, match=rf"model '{name}', option 'dropout' is {dropout}: it must be in"):
+    with refused("dropout", name, "option", dropout):
         network(name, dropout=dropout)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from fedmerge.cli import app
 from fedmerge.models import ModelPool, export
+from fedmerge.models.cards import Origin
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.lineage import find_model, lineage, models_below
 from fedmerge.models.predict import predict
@@ -37,9 +38,11 @@ def folder(tmp_path):
     ]
     fused = ModelPool(tmp_path / "fused")
     mean = fused.add(
-        "mean", build(SPEC, 2).state_dict(), method="mean", parents=[c.sha256 for c in cards], **common
+        "mean", build(SPEC, 2).state_dict(), method="mean", origin=Origin([c.sha256 for c in cards]), **common
     )
-    fused.add("again", build(SPEC, 3).state_dict(), method="kf", parents=[mean.sha256, "0" * 64], **common)
+    fused.add(
+        "again", build(SPEC, 3).state_dict(), method="kf", origin=Origin([mean.sha256, "0" * 64]), **common
+    )
     return tmp_path
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from fedmerge.errors import FedMergeError
+from fedmerge.models.cards import Origin
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State, state_hash
@@ -35,7 +35,9 @@ def pool(tmp_path: Path) -> ModelPool:
     """Two models, in an order that is not the alphabet's."""
     pool = ModelPool(tmp_path / "pool")
     pool.add("south", weights(0), **GIVEN)
-    pool.add("north", weights(1), **GIVEN, seed=1, metrics={"accuracy": 0.5, "auroc": math.nan})
+    pool.add(
+        "north", weights(1), **GIVEN, origin=Origin(seed=1), metrics={"accuracy": 0.5, "auroc": math.nan}
+    )
     return pool
 
 
@@ -52,7 +54,9 @@ def test_what_is_added_comes_back_in_order(pool: ModelPool) -> None:
 
 def test_a_card_says_where_the_model_comes_from(pool: ModelPool) -> None:
     parents = [pool.card(name).sha256 for name in pool]
-    made = pool.add("mean", weights(2), **GIVEN | {"method": "mean"}, parents=parents, batch_norm="mixture")
+    made = pool.add(
+        "mean", weights(2), **GIVEN | {"method": "mean"}, origin=Origin(parents, batch_norm="mixture")
+    )
     card = ModelPool(pool.folder).card("mean")
     assert card == made
     assert card.parents == tuple(parents)
@@ -235,7 +239,7 @@ def test_a_read_only_folder_can_be_read_but_not_written(pool: ModelPool) -> None
     pool.folder.chmod(0o555)
     try:
         assert len(ModelPool(pool.folder)) == 2
-        with pytest.raises(FedMergeError, match="Permission denied"):
+        with refused("Permission", "denied"):
             pool.add("west", weights(2), **GIVEN)
     finally:
         pool.folder.chmod(0o755)

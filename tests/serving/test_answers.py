@@ -85,8 +85,8 @@ def test_it_is_the_public_node(folder, start):
 
 def test_pictures_are_prepared_as_a_cohorts_files_are(folder, tmp_path, start):
     """Colour to grey and another size, as ``folder:`` sources are read; and a JPEG as Pillow decodes it."""
-    from fedmerge.data.images import resize, to_channels
-    from fedmerge.data.pictures import read_picture
+    from fedmerge.data.files.pictures import read_picture
+    from fedmerge.data.images.images import resize, to_channels
 
     path = tmp_path / "x.jpg"
     Image.fromarray(np.random.default_rng(3).integers(0, 256, (21, 17, 3), dtype=np.uint8)).save(path)

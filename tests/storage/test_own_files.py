@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from facts import refused
 
 from fedmerge.storage import home, own_files
 from fedmerge.storage.files import DiskError, Foreign, check_writable, locked, make_folder, write_text
@@ -72,7 +73,7 @@ LINKS = {
 def test_nothing_is_written_or_deleted_through_a_folder_that_is_a_link(folder, outside, link):
     LINKS[link](folder, outside)
     for name in ("new", "thesis", "sub/new"):
-        with pytest.raises(Foreign, match="is a link out to"):
+        with refused("link out to", kind=Foreign):
             write_text(folder / "pool" / name, "theirs")
     with pytest.raises(Foreign):
         make_folder(folder / "pool" / "sub")
@@ -127,7 +128,7 @@ def test_a_hard_link_keeps_what_the_other_name_holds(folder, outside):
 def test_a_list_that_is_a_hard_link_is_not_written(folder, outside):
     (folder / "made.jsonl").unlink()
     os.link(outside / "thesis", folder / "made.jsonl")
-    with pytest.raises(Foreign, match="another name elsewhere"):
+    with refused("name", "elsewhere", kind=Foreign):
         write_text(folder / "results.csv", "theirs")
     assert untouched(outside)
 
@@ -184,7 +185,7 @@ def test_a_copy_of_a_folder_is_not_begun_here(own, outside, tmp_path):
     (copy / "pool").symlink_to(outside)
     enter(copy, recording=True)
     assert not room(copy).begun_here
-    with pytest.raises(Foreign, match=f"{LINKED}="):
+    with refused(f"{LINKED}=", kind=Foreign):
         write_text(copy / "pool" / "thesis", "theirs")
     assert untouched(outside)
 

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from facts import refused
 from pydantic import ValidationError
 
 from fedmerge.data import CohortSpec, build_cohort
 from fedmerge.data.export import export
+from fedmerge.federation.messages.replies import Greeting
 from fedmerge.federation.policy.suppression import suppressed_findings, told_findings
 from fedmerge.federation.privacy.masked import SCORED, decode_means, encode_means, scored
-from fedmerge.federation.schema.replies import Greeting
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.tasks import MULTICLASS, MULTILABEL, ORDINAL, task_of
 
@@ -16,9 +17,9 @@ from fedmerge.tasks import MULTICLASS, MULTILABEL, ORDINAL, task_of
 def test_counts_of_findings_need_not_add_up():
     said = {"name": "a", "num-examples": 10, "num-validation": 3, "class-counts": [9, 8]}
     assert Greeting.model_validate(said | {"task": "multilabel"}).class_counts == [9, 8]
-    with pytest.raises(ValidationError, match="17 training images"):
+    with refused("17", "training", "images", kind=ValidationError):
         Greeting.model_validate(said)
-    with pytest.raises(ValidationError, match="11 training images"):
+    with refused("11", "training", "images", kind=ValidationError):
         Greeting.model_validate(said | {"task": "multilabel", "class-counts": [11, 0]})
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from fedmerge.data import streams
-from fedmerge.data.cohort import build_cohort
-from fedmerge.data.spec import CohortSpec
+from fedmerge.data.cohort.building import build_cohort
+from fedmerge.data.cohort.spec import CohortSpec
 from fedmerge.data.streams import StreamSpec
 from fedmerge.tasks.label_sets import RARE, strata
 

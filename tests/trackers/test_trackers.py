@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from facts import refused
 
-from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.entries import TrackerConfig
 from fedmerge.experiment.stages.evaluation import Measured
@@ -131,12 +131,12 @@ def test_an_experiment_names_its_trackers_with_their_options(experiment):
         {"tracker": "mlflow", "experiment": "digits"},
     )
     assert "trackers" not in Experiment.model_validate(experiment).model_dump()
-    with pytest.raises(ValueError, match=r"unknown tracker 'tensorbord'. Did you mean 'tensorboard'"):
+    with refused("tensorbord", "tensorboard", "unknown", kind=ValueError):
         Experiment.model_validate(experiment | {"trackers": ["tensorbord"]})
 
 
 def test_a_tracker_whose_package_is_missing_says_which_extra_has_it(monkeypatch):
     for name in ("mlflow", "mlflow.tracking"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(FedMergeError, match=r"pip install 'fedmerge\[mlflow\]'"):
+    with refused("fedmerge[mlflow]", "pip", "install"):
         TRACKERS["mlflow"].call()

@@ -1,15 +1,41 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
-from fedmerge.training.augment import AUGMENTATIONS, augment, contrast, flip, rotate, shift, zoom
+from fedmerge.schema.validation import validate
+from fedmerge.training.augment import AUGMENTATIONS, Augmentation, augment
+from fedmerge.training.options import TrainingOptions
 from tests.facts import refused
 
 
 def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    return augment(images, ["flip"], generator)
+
+
+def shift(images: Tensor, generator: torch.Generator) -> Tensor:
+    return augment(images, ["shift"], generator)
+
+
+def rotate(images: Tensor, generator: torch.Generator) -> Tensor:
+    return augment(images, ["rotate"], generator)
+
+
+def zoom(images: Tensor, generator: torch.Generator) -> Tensor:
+    return augment(images, ["zoom"], generator)
+
+
+def contrast(images: Tensor, generator: torch.Generator) -> Tensor:
+    return augment(images, ["contrast"], generator)
 
 
 def noise(*shape: int) -> Tensor:
@@ -89,7 +115,9 @@ def test_an_augmentation_keeps_shape_and_type_and_a_flat_image(name: str) -> Non
     images = torch.full((5, 3, 9, 7), 130, dtype=torch.uint8)
     changed = augment(images, [name], draws())
     assert changed.dtype == torch.uint8
-    assert torch.equal(changed, images)
+    assert changed.shape == images.shape
+    if name not in ("brightness", "gamma"):  # which change values wherever they stand
+        assert torch.equal(changed, images)
 
 
 @pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
@@ -101,4 +129,91 @@ def test_draws_come_from_the_generator_alone(name: str) -> None:
 
 def test_an_unknown_name_is_a_sentence() -> None:
     with refused("flop", "flip", "rotate"):
-        augment(noise(1, 1, 4, 4), ["flop"], draws())
+        validate(TrainingOptions, {"augment": ["flop"]}, "training")
+
+
+def factors(count: int, most: float) -> list[float]:
+    """The factors that are drawn, by the formula: most to the power of u in -1 to 1."""
+    return (most ** (2 * torch.rand(count, generator=draws()) - 1)).tolist()
+
+
+def padded(images: Tensor, by: int) -> Tensor:
+    """Images with borders that reflect, the border's own pixels too."""
+    return functional.pad(images, [by], padding_mode="symmetric")
+
+
+def test_rotate_is_torchvision_s_with_a_border_that_reflects() -> None:
+    """To one level: angles in degrees, counter-clockwise there, the other way here (y points down)."""
+    images = noise(12, 1, 24, 24)
+    angles = (2 * torch.rand(12, generator=draws()) - 1) * 15
+    for image, angle, found in zip(images, angles.tolist(), rotate(images, draws()), strict=True):
+        turned = functional.rotate(padded(image[None], 8), angle, InterpolationMode.BILINEAR)
+        expected = functional.center_crop(turned, [24, 24])[0]
+        assert (expected.int() - found.int()).abs().max() <= 1, angle
+
+
+def test_zoom_is_torchvision_s_with_a_border_that_reflects() -> None:
+    images = noise(12, 1, 24, 24)
+    for image, factor, found in zip(images, factors(12, 1.2), zoom(images, draws()), strict=True):
+        scaled = functional.affine(
+            padded(image[None], 8), 0, [0, 0], factor, [0, 0], InterpolationMode.BILINEAR
+        )
+        expected = functional.center_crop(scaled, [24, 24])[0]
+        assert (expected.int() - found.int()).abs().max() <= 1, factor
+
+
+def test_brightness_scales_values_and_cuts_them() -> None:
+    images = torch.tensor([10, 100, 250], dtype=torch.uint8).expand(6, 1, 4, 3)
+    changed = augment(images, [Augmentation(name="brightness", factor=2)], draws())
+    for factor, found in zip(factors(6, 2), changed, strict=True):
+        expected = (torch.tensor([10.0, 100.0, 250.0]) * factor).clamp(max=255)
+        assert (found[0, 0].float() - expected).abs().max() <= 1
+
+
+def test_gamma_raises_shares_of_255_to_a_power() -> None:
+    images = torch.tensor([0, 64, 255], dtype=torch.uint8).expand(6, 1, 4, 3)
+    changed = augment(images, [Augmentation(name="gamma", factor=2)], draws())
+    for power, found in zip(factors(6, 2), changed, strict=True):
+        expected = 255 * torch.tensor([0.0, 64 / 255, 1.0]) ** power
+        assert (found[0, 0].float() - expected).abs().max() <= 1
+
+
+def test_blur_keeps_the_sum_of_a_point_and_sharpness_a_straight_ramp() -> None:
+    point = torch.zeros(8, 1, 21, 21, dtype=torch.uint8)
+    point[:, :, 10, 10] = 255
+    blurred = augment(point, [Augmentation(name="blur", sigma=1.5)], draws())
+    assert (blurred[:, 0, 10, 10] < 255).any()
+    assert ((blurred.int().sum((1, 2, 3)) - 255).abs() < 30).all()  # half a level of rounding in each pixel
+    ramp = (5 * torch.arange(20)).to(torch.uint8).expand(8, 1, 20, 20)
+    assert torch.equal(augment(ramp, ["sharpness"], draws()), ramp)
+
+
+def test_options_say_how_far_and_how_often() -> None:
+    images = noise(400, 1, 9, 9)
+    seldom = augment(images, [Augmentation(name="rotate", degrees=40, probability=0.25)], draws())
+    changed = int((seldom != images).flatten(1).any(1).sum())
+    assert 60 < changed < 140  # 100 and 4.6 standard deviations of 8.7
+    far = Augmentation(name="shift", share=0.5)
+    ramp = torch.arange(16, dtype=torch.uint8).expand(200, 1, 16, 16)
+    assert {int(line[0]) for line in far(ramp, draws())[:, 0, 0]} == set(range(9))
+
+
+def test_only_those_that_are_not_usual_are_written() -> None:
+    options = TrainingOptions.model_validate({"augment": ["flip", {"name": "rotate", "degrees": 5}]})
+    assert options.model_dump(mode="json")["augment"] == ["flip", {"name": "rotate", "degrees": 5.0}]
+    assert TrainingOptions.model_validate_json(options.model_dump_json()) == options
+
+
+@pytest.mark.parametrize(
+    ("given", "facts"),
+    [
+        ({"name": "rotate", "factor": 2}, ("'rotate'", "no option factor", "degrees and probability")),
+        ({"name": "flip", "share": 0.1}, ("'flip'", "no option share", "probability alone")),
+        ({"name": "zoom", "factor": 1}, ("factor of 'zoom' is 1", "above 1", "up to 4")),
+        ({"name": "shift", "share": 0.6}, ("share of 'shift' is 0.6", "up to 0.5")),
+        ({"name": "rotat"}, ("'rotat'", "'rotate'")),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(given: dict[str, Any], facts: tuple[str, ...]) -> None:
+    with refused(*facts):
+        validate(TrainingOptions, {"augment": [given]}, "training")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedmerge.seeding import Draws
 from fedmerge.training import TrainingOptions, fit
 from fedmerge.training.proximal import Proximal
 
@@ -34,7 +35,7 @@ def trained(start: float, images: Tensor, **options: Any) -> float:
     """The number b after full batches of as many class 0 as class 1."""
     model = Bias(start)
     chosen = TrainingOptions(batch_size=40, schedule="constant", weight_decay=0, **options)
-    fit(model, images, torch.arange(40) % 2, chosen, normalise=half, seed=0)
+    fit(model, images, torch.arange(40) % 2, chosen, normalise=half, draws=Draws(0))
     return model.b.item()
 
 
@@ -98,7 +99,7 @@ def test_only_mu_above_zero_changes_bits(
         (plain, TrainingOptions(batch_size=8)),
         (held, TrainingOptions(batch_size=8, proximal=mu)),
     ):
-        fit(model, *dark_and_bright, options, normalise=half, seed=0)
+        fit(model, *dark_and_bright, options, normalise=half, draws=Draws(0))
     same = all(torch.equal(a, b) for a, b in zip(plain.parameters(), held.parameters(), strict=True))
     assert same is (mu == 0)
 

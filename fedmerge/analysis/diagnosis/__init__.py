@@ -16,7 +16,8 @@ from fedmerge.analysis.diagnosis import magnification  # isort: skip
 from fedmerge.analysis.diagnosis import filters  # isort: skip
 from fedmerge.analysis.diagnosis import settings  # isort: skip
 from fedmerge.analysis.diagnosis import dynamics  # isort: skip
-from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, diagnose
+from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject
+from fedmerge.analysis.diagnosis.diagnosing import diagnose
 from fedmerge.analysis.diagnosis.why import why
 
 __all__ = [

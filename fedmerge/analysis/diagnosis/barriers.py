@@ -12,6 +12,7 @@ import pandas as pd
 from fedmerge.analysis.diagnosis.blends import Blends, has_batch_norm
 from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject
 from fedmerge.analysis.diagnosis.drift import drift
+from fedmerge.analysis.diagnosis.words import NOTHING, guessing
 from fedmerge.analysis.diagnosis.words import points as points_of
 from fedmerge.errors import FedMergeError
 from fedmerge.models.state import State
@@ -93,14 +94,9 @@ def sentence(frame: pd.DataFrame, left: int = 0) -> str:
         text += f" ({left} other pairs were not measured)"
     if (frame["norms"] == ANEW).any():
         text += f"; with batch norms measured anew {points_of(worst(frame, ANEW)['lost'])}"
-    if guessing(far):
-        return f"{text}: the models are no better than the commonest class here, so it says nothing."
+    if guessing(far["ends"], far["commonest"]):
+        return f"{text}: {NOTHING}."
     return f"{text}: {verdict(far['lost'])}."
-
-
-def guessing(path: dict[str, Any]) -> bool:
-    """Whether the ends of a path are no better than the commonest class, so that it has nothing to lose."""
-    return bool(path["ends"] <= path["commonest"] + 0.02)
 
 
 def verdict(lost: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.merging.checks import check_weights
+from fedmerge.merging.images import Given, collected, taken
 from fedmerge.models.copies import faithful, unwrapped
 from fedmerge.models.entries import entries
 from fedmerge.models.heads import find_head, group_of
@@ -93,20 +95,44 @@ class Subject:
     def of(
         cls,
         models: Mapping[str, nn.Module],
-        images: Tensor | None = None,
-        labels: Tensor | None = None,
+        images: Given | None = None,
+        labels: Tensor | Sequence[int] | None = None,
         *,
         start: nn.Module | State | None = None,
         **further: Any,
     ) -> Subject:
-        """Return the subject of models as they are: wrappers and reparametrised weights are taken off."""
+        """Return the subject of models as they are: wrappers and reparametrised weights are taken off.
+
+        images, labels: also in the other forms that ``fm.merge`` takes (``merging.images.collected``). Raises
+        FedMergeError, too, for what is no network, weights, images or labels that are not finite, and
+        images that a model does not take.
+        """
+        for name, model in models.items():
+            if not isinstance(model, nn.Module):
+                raise FedMergeError(f"'{name}' is a {type(model).__name__}: give networks, nn.Module.")
         given = {name: plain(unwrapped(model)) for name, model in models.items()}
+        pictures, classes = collected(images, labels)
+        for name, model in given.items():
+            check_weights(name, entries(model))
+            if pictures is not None:
+                pictures, _ = taken(model, pictures, name)
         begin = None if start is None else _state_of(start)
-        return cls(given, images, labels, start=begin, **further)
+        return cls(given, pictures, classes, start=begin, **further)
+
+    def on(self, device: str) -> Subject:
+        """Return the subject with copies of its models on a device; itself where they are there."""
+        if all(value.device == torch.device(device) for state in self.states for value in state.values()):
+            return self
+        return replace(self, models={n: faithful(m).to(device) for n, m in self.models.items()})
 
     def __post_init__(self) -> None:
         if len(self.models) < 2:
             raise FedMergeError(f"{len(self.models)} models were given: an analysis compares at least two.")
+        kinds = {next((str(v.dtype) for v in s.values() if v.is_floating_point()), "") for s in self.states}
+        if len(kinds) > 1:
+            raise FedMergeError(
+                f"the models' weights are of {' and '.join(sorted(kinds))}: convert them to one."
+            )
         if self.alike:
             begin = {} if self.start is None else {"the start": self.start}
             beside = {**begin, **self.extra}
@@ -240,39 +266,6 @@ def score(logits: Tensor, labels: Tensor, task: Task = MULTICLASS) -> Score:
     hits = (task.predicted(logits) == labels).double().reshape(len(labels), -1).mean(1) * finite
     loss = task.loss(logits.double(), labels).item() if bool(finite.all()) else math.nan
     return Score(loss, hits.mean().item(), finite.double().mean().item())
-
-
-def diagnose(
-    subject: Subject,
-    names: Sequence[str] | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-) -> tuple[dict[str, Finding], dict[str, str]]:
-    """Run analyses on a subject: the findings by name, and why others gave none.
-
-    names: which; None: the usual ones. options: of each, by its name. One that is refused or lacks
-    something does not stop the others. Raises FedMergeError for an unknown name or option.
-    """
-    chosen = [ANALYSES[name] for name in (usual() if names is None else names)]
-    checked = {each.name: each.check(dict((options or {}).get(each.name, {}))) for each in chosen}
-    findings: dict[str, Finding] = {}
-    left: dict[str, str] = {}
-    for each in chosen:
-        if unfit := each.misfit(subject.task.name):
-            left[each.name] = f"{each.title.lower()} is not for task {subject.task.name}: {unfit}."
-            continue
-        if missing := subject.lacks(each.needs):
-            left[each.name] = f"{each.title.lower()} needs {missing}."
-            continue
-        try:
-            findings[each.name] = each.call(subject, **checked[each.name])
-        except FedMergeError as error:
-            left[each.name] = str(error)
-    return findings, left
-
-
-def usual() -> list[str]:
-    """Return the analyses that are made where none are named."""
-    return [name for name in ANALYSES.names() if name not in SELDOM]
 
 
 def _state_of(given: nn.Module | State) -> State:

@@ -19,6 +19,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.copies import faithful
 from fedmerge.models.inputs import Normalisation
 from fedmerge.registry import Needs
+from fedmerge.seeding import Draws
 from fedmerge.training import FitResult, InMergeOptions, TrainingOptions, fit
 
 CONTROL = "random"
@@ -79,8 +80,7 @@ def dynamics(
                 {"lr": course.lr, "batch_size": course.batch_size, "inmerge": options}
             ),
             normalise=normalise,
-            seed=seed,
-            round=index,
+            draws=Draws(seed, round=index),
             span=(index / whole, (index + 1) / whole),
         )
 

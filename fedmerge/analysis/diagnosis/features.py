@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, answers, score
-from fedmerge.analysis.diagnosis.words import points
+from fedmerge.analysis.diagnosis.words import NOTHING, guessing, points
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
 from fedmerge.merging.ensembles import FeatureEnsemble
@@ -78,11 +77,15 @@ def features(subject: Subject, *, counts: tuple[int, ...] = COUNTS, timed: bool 
     frame = pd.DataFrame(rows)
     best = frame[frame["method"] == "ensemble-logits"].set_index("models")["accuracy"]
     frame.insert(4, "gap", frame["models"].map(best) - frame["accuracy"])
-    return Finding({"features": frame}, *_said(frame))
+    return Finding({"features": frame}, *_said(frame, subject.commonest))
 
 
 def cost(model: nn.Module, images: Tensor, timed: bool = True, batch: int = 64) -> dict[str, float]:
     """Return parameters kept, GFLOPs of an image, milliseconds of an image in a batch (NaN if not timed)."""
+    from torch.utils.flop_counter import (
+        FlopCounterMode,
+    )  # slow to import, and a run without analysis does without
+
     x = images[:batch]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         answers(model, x[:1])
@@ -122,7 +125,7 @@ def _fused(
     return made.model.to(subject.device)
 
 
-def _said(frame: pd.DataFrame) -> tuple[str, float]:
+def _said(frame: pd.DataFrame, commonest: float) -> tuple[str, float]:
     wide = frame.pivot_table(index="models", columns="method", values="accuracy", sort=True)
     if not {"mean", "ensemble-logits"} <= set(wide):
         raise FedMergeError("neither mean nor ensemble can be made of these models: see fedmerge merge.")
@@ -132,6 +135,8 @@ def _said(frame: pd.DataFrame) -> tuple[str, float]:
     text = f"With {last} models the mean of the weights is {_beside(gap)} the ensemble of the logits"
     if len(gaps) > 1:
         text += f", with {gaps.index[0]} {_beside(float(gaps.iloc[0]))} it"
+    if guessing(float(wide[PERFORMANCE].max()), commonest):
+        return f"{text}: {NOTHING}.", gap
     if gap > 0.02:
         return f"{text}: keep the models apart, and pay {last} passes.", gap
     return f"{text}: one merged model is as good, and costs one pass.", gap

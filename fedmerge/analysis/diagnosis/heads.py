@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, batches, score
-from fedmerge.analysis.diagnosis.words import points, share
+from fedmerge.analysis.diagnosis.words import NOTHING, guessing, points, share
 from fedmerge.models.copies import fill
 from fedmerge.models.heads import apply_head, features
 from fedmerge.models.modes import evaluating
@@ -63,8 +63,8 @@ def _said(frame: pd.DataFrame, commonest: float) -> tuple[str, float]:
         f"A head has {share(own)} accuracy on its encoder, {share(other)} on others and {share(moved)} on "
         f"the mean of the encoders, where the mean of the heads has {share(both)}: "
     )
-    if own <= commonest + 0.02:
-        return f"{text}the models are no better than the commonest class here, so it says nothing.", lost
+    if guessing(own, commonest):
+        return f"{text}{NOTHING}.", lost
     if lost > 0.02:
         return f"{text}averaging the encoders costs a head {points(lost)}.", lost
     return f"{text}heads and encoders of different models fit each other.", lost

@@ -17,7 +17,7 @@ from fedmerge.merging import FUSION, Context, Merged, Parents
 from fedmerge.merging.attribution import importance
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.repair import in_place
-from fedmerge.merging.matching.sums import rows
+from fedmerge.merging.neurons.sums import rows
 from fedmerge.models.entries import entries
 from fedmerge.models.graph import Run
 from fedmerge.registry import Needs

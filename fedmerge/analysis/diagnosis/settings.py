@@ -15,15 +15,15 @@ from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, ans
 from fedmerge.analysis.diagnosis.words import points
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
-from fedmerge.registry import Needs
+from fedmerge.registry import Needs, with_option
 from fedmerge.seeding import generator
 
 CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    "descent": {"closed_form": False},
-    "fast descent": {"closed_form": False, "lr": 1e-2},
-    "kl head": {"head_loss": "kl", "closed_form": False},
-    "towards zero": {"towards": "zero"},
+    "descent": {"closed_form": {"use": False}},
+    "fast descent": {"closed_form": {"use": False}, "descent": {"lr": 1e-2}},
+    "kl head": {"loss": {"head": "kl"}, "closed_form": {"use": False}},
+    "towards zero": {"closed_form": {"towards": "zero"}},
 }
 """Options of ``kf-gradient`` that the rule chooses among, by name."""
 
@@ -48,7 +48,9 @@ def settings(subject: Subject, *, epochs: int = 30) -> Finding:
     fusion, kept = (part.to(subject.device) for part in order.tensor_split(2))
     models = list(subject.models.values())
     images = subject.pictures
-    candidates = {name: {**options, "epochs": epochs} for name, options in CANDIDATES.items()}
+    candidates = {
+        name: with_option(options, "descent.epochs", epochs) for name, options in CANDIDATES.items()
+    }
     held, best = choose(models, images[fusion], candidates, subject.seed)
     ensemble = torch.stack([answers(model, images[kept]) for model in models]).mean(0).argmax(1)
     rows, unlabelled = [], subject.labels is None

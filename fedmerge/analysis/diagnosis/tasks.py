@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, answers, score
-from fedmerge.analysis.diagnosis.words import points, share
+from fedmerge.analysis.diagnosis.words import NOTHING, guessing, points, share
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
 from fedmerge.models.copies import faithful, fill
@@ -38,7 +39,8 @@ def tasks(subject: Subject, *, methods: tuple[str, ...] = METHODS) -> Finding:
     itself, and the name of another model is that encoder under head m. A method that refuses the models has
     no row.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    commonest: list[float] = []
     for number, task in enumerate(subject.names):
         here = (
             torch.arange(len(subject.pictures))
@@ -54,6 +56,7 @@ def tasks(subject: Subject, *, methods: tuple[str, ...] = METHODS) -> Finding:
         def accuracy(model: nn.Module, measured: Tensor = measured, labels: Tensor = labels) -> float:
             return score(answers(model.to(subject.device), subject.pictures[measured]), labels).accuracy
 
+        commonest.append(float(labels.bincount().max()) / len(labels))
         rows.append({"task": task, "method": ALONE, "accuracy": accuracy(subject.models[task])})
         rows += [
             {"task": task, "method": name, "accuracy": accuracy(model)}
@@ -69,7 +72,7 @@ def tasks(subject: Subject, *, methods: tuple[str, ...] = METHODS) -> Finding:
             "no model owns four images or more: give owners=, the model that each image is of."
         )
     frame = pd.DataFrame(rows)
-    return Finding({"tasks": frame}, *_said(frame, methods))
+    return Finding({"tasks": frame}, *_said(frame, methods, statistics.fmean(commonest)))
 
 
 def _under_head(subject: Subject, number: int) -> list[nn.Module]:
@@ -113,7 +116,7 @@ def _merged(
         return None
 
 
-def _said(frame: pd.DataFrame, methods: tuple[str, ...]) -> tuple[str, float]:
+def _said(frame: pd.DataFrame, methods: tuple[str, ...], commonest: float) -> tuple[str, float]:
     means = frame.groupby("method", sort=False)["accuracy"].mean()
     merged = means[[name for name in methods if name in means and not name.startswith("ensemble")]]
     alone = float(means[ALONE])
@@ -121,6 +124,8 @@ def _said(frame: pd.DataFrame, methods: tuple[str, ...]) -> tuple[str, float]:
     lost = alone - float(merged.max())
     text = f"Over all tasks the models alone have {share(alone)} accuracy, one encoder by {best} "
     text += f"{share(merged.max())}: "
+    if guessing(alone, commonest):
+        return f"{text}{NOTHING}.", lost
     if lost > 0.02:
         return f"{text}the tasks do not share an encoder without losing {points(lost)}.", lost
     return f"{text}one encoder serves all tasks.", lost

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from fedmerge.analysis.diagnosis import barriers, drift
-from fedmerge.analysis.diagnosis.words import degrees, points, share
+from fedmerge.analysis.diagnosis.words import NOTHING, degrees, guessing, points, share
 
 LOW, HIGH = 0.02, 0.1
 """Accuracy that a path may lose: below the first averaging is safe, from the second on it cannot work."""
@@ -34,8 +34,8 @@ def why(pairs: pd.DataFrame, parts: pd.DataFrame, paths: pd.DataFrame | None = N
         f"The heads of {lost['first']} and {lost['second']} are {degrees(angle)} apart, the path between "
         f"them loses {points(lost['lost'])}: "
     )
-    if barriers.guessing(lost):
-        return f"{text}but the models are no better than the commonest class here, so it says nothing."
+    if guessing(lost["ends"], lost["commonest"]):
+        return f"{text}but {NOTHING}."
     if lost["lost"] < LOW:
         return f"{text}averaging can work here."
     if lost["lost"] < HIGH:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+NOTHING = "the models are no better than the commonest class here, so it says nothing"
+"""The verdict where accuracy cannot be lost."""
+
 
 def degrees(angle: float) -> str:
     """An angle: ``84 degrees``; below ten with a decimal."""
@@ -20,3 +23,8 @@ def points(difference: float) -> str:
     value = round(100 * difference, 1) + 0.0  # no minus zero
     text = f"{value:.{0 if abs(value) >= 9.95 else 1}f}".replace("-", "−").removesuffix(".0")
     return f"{text} {'point' if text == '1' else 'points'}"
+
+
+def guessing(accuracy: float, commonest: float) -> bool:
+    """Whether an accuracy is no better than the commonest class (by 2 points), so that it cannot be lost."""
+    return accuracy <= commonest + 0.02

@@ -60,7 +60,7 @@ def node(
 ) -> None:
     """Make the folder of a hospital's node, with a key of its own."""
     from fedmerge.data import build_cohort, read_cohort
-    from fedmerge.data.checks import remarks
+    from fedmerge.data.checks.checks import remarks
     from fedmerge.federation.deployment.node_folder import NodeFolder
 
     built = build_cohort(read_cohort(cohort), 0)  # reports faults of the cohort now

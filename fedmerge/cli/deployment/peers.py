@@ -30,9 +30,9 @@ def peers(
     """
     from fedmerge.federation.deployment.keys import read_public
     from fedmerge.federation.deployment.node_folder import NodeFolder
+    from fedmerge.federation.hospital.secure.peers import Peers
+    from fedmerge.federation.hospital.secure.rules import SecureRules
     from fedmerge.federation.privacy.identity import Identity, fingerprint
-    from fedmerge.federation.privacy.peers import Peers
-    from fedmerge.federation.privacy.secure_rules import SecureRules
 
     folder = NodeFolder(node)
     known = Peers(folder.path, SecureRules.of(folder.path))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedmerge.cli.app import Changes, Config, Resume, RunFolder, err, say
+from fedmerge.cli.app import Changes, Config, Plugins, Resume, RunFolder, err, say
 from fedmerge.cli.deployment.group import Folder, Server, deployment
 from fedmerge.cli.deployment.identity import remind
 from fedmerge.cli.progress import lines
@@ -72,6 +72,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="The seed. Default: the first of the experiment.")] = None,
     resume: Resume = None,
     patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 300.0,
+    plugins: Plugins = None,
 ) -> None:
     """Run an experiment with the connected hospitals; print the table, write the report."""
     from fedmerge.cli.commands import end, show_result
@@ -94,6 +95,7 @@ def run(
             seed=seed,
             resume=resume,
             patience=patience,
+            plugins=plugins or [],
             progress=progress,
         )
     show_result(done)

@@ -44,29 +44,18 @@ def watch_page(
     port: Annotated[int, typer.Option(min=0, max=65535, help="A port of this machine; 0 for any.")] = 8010,
 ) -> None:
     """Serve a page of the state, and /metrics for Prometheus, at 127.0.0.1, until Ctrl-C; read only."""
-    import socket
-
-    from fedmerge.errors import FedMergeError
     from fedmerge.extras import extra
+    from fedmerge.federation.deployment.local_page import serve_here
     from fedmerge.federation.deployment.server_folder import ServerFolder
     from fedmerge.workflows.watching import server_status
 
     with extra("deployment", "the page of 'fedmerge deployment watch'", "look with 'deployment status'"):
-        import uvicorn
+        import uvicorn  # noqa: F401
 
         from fedmerge.federation.deployment.page import watch_app
     server = ServerFolder(folder)
-    with socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind(("127.0.0.1", port))
-        except OSError:
-            raise FedMergeError(f"port {port} is in use: choose another with --port.") from None
-        where = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        say(err, f"{where} and {where}/metrics; Ctrl-C ends it")
-        app = watch_app(lambda: server_status(server))
-        config = uvicorn.Config(app, log_level="warning", ws="none", server_header=False)
-        uvicorn.Server(config).run([listening])
+    app = watch_app(lambda: server_status(server))
+    serve_here(app, port, lambda where: say(err, f"{where} and {where}/metrics; Ctrl-C ends it"))
 
 
 @deployment.command()

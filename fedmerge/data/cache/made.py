@@ -7,28 +7,45 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from torch import Tensor
 
 from fedmerge.data.cache import place as places
-from fedmerge.data.cache.pixels import PixelFile
 from fedmerge.data.cache.place import ABOUT, PIXELS, STAMPS, TEXT
-from fedmerge.data.cache.stored import stored
-from fedmerge.data.facts import Facts, facts_of, facts_together
 from fedmerge.data.files.many import About, Look, decode, in_memory
 from fedmerge.data.files.one import Item
+from fedmerge.data.images.facts import Facts, facts_of, facts_together
+from fedmerge.data.images.pixels import PixelFile
+from fedmerge.data.images.stored import stored
 from fedmerge.errors import FedMergeError
 from fedmerge.storage.disk import saying, sync
 
 VERSION = 1
 """Raised whenever the same files would be decoded to other pixels."""
 SMALL = 16 * 2**20
-"""Bytes of files below which images are decoded anew each time, and held in memory."""
+"""Bytes of files below which images are decoded anew each time, and held in memory …"""
+SMALL_DECODED = 64 * 2**20
+"""… unless they have more bytes than this once they are decoded to the cohort's size."""
+
+
+Take = Callable[[int, Tensor], None]
+"""Takes the image at a position, uint8 1 x C x H x W; in order, and again from 0 where all come anew."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How an entry is made. count: its images. fill: hands each over, and returns what was found beside them.
+    text: names the source in progress and list."""
+
+    count: int
+    fill: Callable[[Take], About]
+    text: str
 
 
 def read_items(items: Sequence[Item], look: Look, text: str) -> tuple[Tensor, About]:
@@ -39,25 +56,45 @@ def read_items(items: Sequence[Item], look: Look, text: str) -> tuple[Tensor, Ab
     progress and list. Raises FedMergeError as ``decode`` does, and DiskError.
     """
     folder = places.place()
-    sizes = sum(item.file.stat().st_size for item in items if item.file.is_file())
-    if folder is None or sizes < SMALL or not _usable(folder):
+    if folder is None or _are_small(items, look) or not usable(folder):
         return in_memory(items, look, text)
+    work = Work(len(items), lambda take: decode(items, look, text, take), text)
+    return stamped(folder, _stamp(items, look), lambda: content_key(items, look), work)
+
+
+def stamped(folder: Path, name: str, key_of: Callable[[], str], work: Work) -> tuple[Tensor, About]:
+    """Return an entry whose key takes long to compute: it is noted under ``name``, of paths and times."""
+    stamp = folder / STAMPS / name
+    key = _text_of(stamp)
+    if key is not None and (folder / key / TEXT).is_file():
+        return kept(folder, key, work)
+    key = key_of()
+    found = kept(folder, key, work)
+    with saying(stamp):
+        stamp.parent.mkdir(exist_ok=True)
+        part = stamp.with_name(f".{secrets.token_hex(8)}.part")
+        part.write_text(key)
+        os.replace(part, stamp)
+    return found
+
+
+def kept(folder: Path, key: str, work: Work) -> tuple[Tensor, About]:
+    """Return an entry; make it first where it is not there, by one process while others wait."""
     from filelock import FileLock
 
-    stamp = folder / STAMPS / _stamp(items, look)
-    key = _text_of(stamp)
-    if key is None or not (folder / key / TEXT).is_file():
-        key = content_key(items, look)
+    if not (folder / key / TEXT).is_file():
         with FileLock(folder / f"{key}.lock"):
             if not (folder / key / TEXT).is_file():
-                _make(folder, key, items, look, text)
-        with saying(stamp):
-            stamp.parent.mkdir(exist_ok=True)
-            part = stamp.with_name(f".{secrets.token_hex(8)}.part")
-            part.write_text(key)
-            os.replace(part, stamp)
+                _make(folder, key, work)
     places.touch(folder / key)
     return _open(folder / key)
+
+
+def _are_small(items: Sequence[Item], look: Look) -> bool:
+    decoded = 0 if look.size is None else len(items) * (look.channels or 1) * look.size**2
+    if decoded >= SMALL_DECODED:
+        return False
+    return sum(item.file.stat().st_size for item in items if item.file.is_file()) < SMALL
 
 
 def content_key(items: Sequence[Item], look: Look) -> str:
@@ -77,12 +114,17 @@ def _stamp(items: Sequence[Item], look: Look) -> str:
     """Return a digest of paths, sizes, inodes and times, which changes whenever a file is written anew."""
     found = hashlib.sha256(_options(look).encode())
     for item in items:
-        known: Any = None
-        with suppress(OSError):
-            entry = item.file.stat()
-            known = (entry.st_size, entry.st_mtime_ns, entry.st_ctime_ns, entry.st_ino, entry.st_dev)
-        found.update(f"{item.file}\0{known}\0{item.plane}\n".encode(errors="surrogateescape"))
+        text = f"{item.file}\0{file_stamp(item.file)}\0{item.plane}\n"
+        found.update(text.encode(errors="surrogateescape"))
     return found.hexdigest()[:32]
+
+
+def file_stamp(file: Path) -> tuple[int, ...] | None:
+    """Return a file's size, times, inode and device; None where it is not there."""
+    with suppress(OSError):
+        entry = file.stat()
+        return entry.st_size, entry.st_mtime_ns, entry.st_ctime_ns, entry.st_ino, entry.st_dev
+    return None
 
 
 def _options(look: Look) -> str:
@@ -90,7 +132,8 @@ def _options(look: Look) -> str:
     return json.dumps(said, sort_keys=True)
 
 
-def _usable(folder: Path) -> bool:
+def usable(folder: Path) -> bool:
+    """Make the cache's folder; return whether it is there and can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError:
@@ -105,17 +148,17 @@ def _text_of(path: Path) -> str | None:
         return None
 
 
-def _make(folder: Path, key: str, items: Sequence[Item], look: Look, text: str) -> None:
+def _make(folder: Path, key: str, work: Work) -> None:
     for left in folder.glob(f".{key}.*.part"):  # of a process that was killed: we have its lock
         shutil.rmtree(left, ignore_errors=True)
     part = folder / f".{key}.{secrets.token_hex(8)}.part"
     with saying(folder):
         part.mkdir(mode=0o700)
         try:
-            writer = _Writer(folder, part / PIXELS, len(items))
+            writer = _Writer(folder, part / PIXELS, work.count)
             with writer.file:
-                about = decode(items, look, text, writer.take)
-            _describe(part, writer, about, text)
+                about = work.fill(writer.take)
+            _describe(part, writer, about, work.text)
             for each in (PIXELS, ABOUT, TEXT):
                 sync(part / each)
             os.rename(part, folder / key)
@@ -159,13 +202,13 @@ class _Writer:
 def _describe(part: Path, writer: _Writer, about: About, text: str) -> None:
     """Write what is kept beside the pixels: nothing that tells who a patient is."""
     facts = facts_together(writer.facts)
-    spacing = np.array([each or (0.0, 0.0) for each in about.spacing], dtype=np.float64)
+    spacing = np.array([each or (0.0, 0.0) for each in about.spacing], dtype=np.float64).reshape(-1, 2)
     np.savez(
         part / ABOUT,
         digests=np.frombuffer(b"".join(facts.digests), dtype=np.uint8).reshape(-1, 16),
         lowest=facts.lowest,
         highest=facts.highest,
-        sizes=np.array(about.sizes, dtype=np.int32),
+        sizes=np.array(about.sizes, dtype=np.int32).reshape(-1, 2),
         spacing=spacing,
         patients=np.array(_numbers(about.patients), dtype=np.int64),
         counts=np.array([about.inverted, about.burned], dtype=np.int64),

@@ -94,6 +94,8 @@ def _image(header: Dataset, read: ReadOptions) -> DicomImage:
     stored = pixel_array(header, index=0 if frames > 1 else None)
     if stored.shape[:2] != (header.Rows, header.Columns):
         raise FedMergeError(f"decodes to another size ({stored.shape}) than its header says: replace it.")
+    if kind in (*GREY, "PALETTE COLOR"):
+        stored = _own_bits(header, stored)
     about: dict[str, Any] = {
         "patient": str(header.get("PatientID", "") or "").strip(),
         "spacing": _spacing(header),
@@ -122,6 +124,7 @@ def _checked(header: Dataset, read: ReadOptions) -> str:
     rows, columns = int(header.Rows), int(header.Columns)
     if rows * columns > MOST_PIXELS or rows * columns == 0:
         raise FedMergeError(f"says {columns:,} x {rows:,} pixels, which no image of one patient has.")
+    _check_bits(header)
     frames = int(header.get("NumberOfFrames", 1) or 1)
     if frames > 1 and read.frames == "refuse":
         raise FedMergeError(
@@ -139,6 +142,26 @@ def _checked(header: Dataset, read: ReadOptions) -> str:
     return kind
 
 
+def _check_bits(header: Dataset) -> None:
+    """Refuse bits of a pixel that cannot be, or that do not begin at the lowest."""
+    allocated = int(header.BitsAllocated)
+    stored = int(header.get("BitsStored", allocated))
+    if allocated not in (1, 8, 16, 32) or not 0 < stored <= allocated:
+        raise FedMergeError(
+            f"has {stored} bits a pixel in words of {allocated}, which cannot be: correct the header."
+        )
+    if (high := int(header.get("HighBit", stored - 1))) != stored - 1:
+        raise FedMergeError(
+            f"has its {stored} bits below HighBit {high}, not at the lower end of each word: save it anew."
+        )
+
+
+def _own_bits(header: Dataset, stored: np.ndarray) -> np.ndarray:
+    """Return values without the bits that are not the image's; a sign is carried on to the whole word."""
+    unused = 8 * stored.dtype.itemsize - int(header.get("BitsStored", header.BitsAllocated))
+    return stored if unused <= 0 or int(header.BitsAllocated) == 1 else (stored << unused) >> unused
+
+
 def _grey(header: Dataset, stored: np.ndarray, read: ReadOptions) -> np.ndarray:
     """Return grey values as uint8, as MONOCHROME2 would show them."""
     from pydicom.pixels.processing import apply_modality_lut
@@ -149,6 +172,8 @@ def _grey(header: Dataset, stored: np.ndarray, read: ReadOptions) -> np.ndarray:
         raise FedMergeError(
             "is a CT without rescale slope and intercept, so its values mean nothing: replace it."
         )
+    if float(header.get("RescaleSlope", 1)) == 0:
+        raise FedMergeError("has a rescale slope of 0, which makes all values one: correct its header.")
     values = apply_modality_lut(stored, header)
     bits = int(header.get("BitsStored", header.BitsAllocated))
     signed = int(header.get("PixelRepresentation", 0)) == 1
@@ -207,8 +232,16 @@ def _padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
     if value is None or isinstance(value, bytes):
         return np.zeros(stored.shape, dtype=bool)
     other = header.get("PixelPaddingRangeLimit", value)
-    low, high = sorted((int(value), int(other if not isinstance(other, bytes) else value)))
+    ends = (int(value), int(other if not isinstance(other, bytes) else value))
+    bits = int(header.BitsAllocated)
+    if stored.dtype.kind == "i":  # often written without a sign
+        ends = (_signed(ends[0], bits), _signed(ends[1], bits))
+    low, high = sorted(ends)
     return (stored >= low) & (stored <= high)
+
+
+def _signed(value: int, bits: int) -> int:
+    return value - 2**bits if value >= 2 ** (bits - 1) else value
 
 
 def _spacing(header: Dataset) -> tuple[float, float] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fedmerge.data.images import resize
+from fedmerge.data.images.images import resize
 from fedmerge.data.reading import Fit
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedmerge.data.files.fit import fitted
 from fedmerge.data.files.one import Decoded, Item, read_image
-from fedmerge.data.images import to_channels
+from fedmerge.data.images.images import to_channels
 from fedmerge.data.progress import note_refused, tell
 from fedmerge.data.reading import ReadOptions
 from fedmerge.errors import FedMergeError
@@ -139,13 +139,16 @@ def _one(item: Item, look: Look) -> tuple[Decoded, Tensor] | FedMergeError:
 
 def in_memory(items: Sequence[Item], look: Look, text: str) -> tuple[Tensor, About]:
     """Decode every item into one Tensor, uint8 N x C x H x W."""
-    images: list[Tensor] = [torch.empty(0)] * len(items)
+    images = torch.empty(0, dtype=torch.uint8)
 
     def take(position: int, pixels: Tensor) -> None:
-        images[position] = pixels
+        nonlocal images
+        if position == 0:
+            images = torch.empty(len(items), *pixels.shape[1:], dtype=torch.uint8)
+        images[position] = pixels[0]
 
     about = decode(items, look, text, take)
-    return torch.cat(images), about
+    return images, about
 
 
 def squares(about: About) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,8 +39,12 @@ def read_nifti(
             f"{file} is a volume: set read: {{slice: middle}} or a number, or give the table a column slice."
         )
     try:
-        volume = nibabel.as_closest_canonical(nibabel.load(file))  # type: ignore[no-untyped-call]
+        loaded: Any = nibabel.load(file)
+        slope, inter = float(loaded.dataobj.slope), float(loaded.dataobj.inter)
+        volume = nibabel.as_closest_canonical(loaded)  # type: ignore[no-untyped-call]
         shape, zooms = volume.shape, volume.header.get_zooms()
+        more = len(shape) - 3  # axes of length 1 behind the third say nothing
+        shape = shape[:3] if more > 0 and set(shape[3:]) == {1} else shape
         if len(shape) != 3 or np.prod(shape, dtype=np.int64) > MOST_VALUES:
             raise FedMergeError(f"{file} has the shape {shape}: one volume of three axes is read.")
         count = shape[read.axis]
@@ -48,7 +53,11 @@ def read_nifti(
             raise FedMergeError(
                 f"{file} has {count} planes across axis {read.axis}, so there is no plane {at}."
             )
-        index = tuple(at if axis == read.axis else slice(None) for axis in range(3))
+        if 0 in shape:
+            raise FedMergeError(f"{file} has the shape {shape}, so there is nothing in it: replace it.")
+        index = tuple(at if axis == read.axis else slice(None) for axis in range(3)) + (0,) * max(more, 0)
+        if volume.get_data_dtype().kind not in "iuf":
+            raise FedMergeError(f"{file} holds no plain numbers ({volume.get_data_dtype()}): save them.")
         values = np.asarray(volume.dataobj[index], dtype=np.float64)
     except FedMergeError:
         raise
@@ -59,7 +68,9 @@ def read_nifti(
         kind = volume.get_data_dtype()
         ends = np.iinfo(kind) if kind.kind in "iu" else None
         limits = (float(ends.min), float(ends.max)) if ends else (float(values.min()), float(values.max()))
-        shown = to_bytes(values, read, limits)
+        if ends:  # the numbers that stand in the file are scaled
+            limits = (limits[0] * slope + inter, limits[1] * slope + inter)
+        shown = to_bytes(values, read, (min(limits), max(limits)))
     except FedMergeError as error:
         raise FedMergeError(f"{file} {error}") from None
     return np.ascontiguousarray(shown.T[::-1]), (up, across)

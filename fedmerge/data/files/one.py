@@ -12,7 +12,7 @@ from torch import Tensor
 from fedmerge.data.files.dicom import SUFFIXES as DICOM_SUFFIXES
 from fedmerge.data.files.dicom import is_dicom, read_dicom
 from fedmerge.data.files.nifti import is_nifti, read_nifti
-from fedmerge.data.pictures import read_picture
+from fedmerge.data.files.pictures import read_picture
 from fedmerge.data.reading import ReadOptions
 from fedmerge.errors import FedMergeError
 

@@ -10,7 +10,8 @@ from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import RESERVED, Experiment
 from fedmerge.experiment.configuration.federations import federations
 from fedmerge.experiment.configuration.needs import unfit, unmet_needs
-from fedmerge.federation.fault_injection import check_sites
+from fedmerge.federation.plan.fault_injection import check_sites
+from fedmerge.models.inputs import PER_SITE
 from fedmerge.models.zoo import check_network
 from fedmerge.schema.faults import Fault, faults_of, without
 from fedmerge.testtime.tuning import check_enough
@@ -107,6 +108,23 @@ def _tuning(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
             yield from (f"'{entry.label}' at {target}: {sentence}" for sentence in _said(enough))
 
 
+def _normalisation(experiment: Experiment, cohort: Any) -> Iterator[str]:
+    """Yield what keeps a hospital's own statistics from being known before its test images arrive."""
+    if experiment.normalisation != PER_SITE or experiment.unseen == "none":
+        return
+    if experiment.evaluation.split == "all":
+        yield (
+            f"normalisation: {PER_SITE} takes an unseen hospital's mean and deviation from its own training "
+            "images (without labels), so these must not arrive as test images, too: set evaluation.split: "
+            "test."
+        )
+    if experiment.evaluation.mixed:
+        yield (
+            f"evaluation.mixed shows images of several hospitals as those of one, so normalisation: "
+            f"{PER_SITE} does not say by whose mean and deviation: take one of them out."
+        )
+
+
 def _fault_injection(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
     names = [site.name for site in cohort.sites]
     yield from _said(lambda: check_sites(experiment.federation.faults, names))
@@ -126,6 +144,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment, Any], Iterator[str]]]
     (("cohort", "selection"), _task),
     (("cohort", "unseen", "training", "evaluation"), _who),
     (("cohort", "unseen", "training", "evaluation"), _tuning),
+    (("normalisation", "unseen", "evaluation"), _normalisation),
     (("cohort", "federation"), _fault_injection),
 )
 """The sections that each check reads, and the check."""

@@ -21,9 +21,9 @@ from fedmerge.errors import unknown
 from fedmerge.experiment.configuration.entries import MethodConfig, Strict, TrackerConfig, as_written
 from fedmerge.experiment.kinds import MAJORITY
 from fedmerge.experiment.target_supervised import BEST_SOURCE
-from fedmerge.federation.options import FederationOptions
+from fedmerge.federation.plan.options import FederationOptions
 from fedmerge.merging import FUSION
-from fedmerge.schema.validation import LONGEST_NAME, Distinct, Seed
+from fedmerge.schema.validation import LONGEST_NAME, Distinct, Seed, off_as_written
 from fedmerge.testtime import TESTTIME
 from fedmerge.training import TrainingOptions
 
@@ -162,7 +162,7 @@ class Experiment(Strict):
     cohort: str | CohortSpec
     unseen: Literal["cohort", "each", "none"] | Annotated[tuple[str, ...], Distinct] = "cohort"
     model: Annotated[ModelConfig, BeforeValidator(_named)]
-    normalisation: Literal["default", "half", "imagenet", "none"] = "default"
+    normalisation: Literal["default", "half", "imagenet", "none", "per-site"] = "default"
     seeds: Annotated[tuple[Seed, ...], Distinct] = Field(default=(0,), min_length=1)
     training: TrainingConfig
     selection: Literal["accuracy", "balanced_accuracy", "auroc", "kappa"] = "accuracy"
@@ -177,6 +177,8 @@ class Experiment(Strict):
     threads: int | None = Field(default=None, ge=1)
     plugins: Annotated[tuple[str, ...], Distinct] = ()
     trackers: Annotated[tuple[TrackerConfig, ...], Distinct] = ()
+
+    _off = field_validator("diagnose", mode="before")(off_as_written)
 
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

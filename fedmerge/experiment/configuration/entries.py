@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    ValidationError,
     model_serializer,
     model_validator,
 )
@@ -125,6 +126,16 @@ def as_written(registry: Registry) -> BeforeValidator:
 def read_method(registry: Registry, value: Any) -> MethodConfig:
     """Read an entry from a method's name or a mapping."""
     return MethodConfig.model_validate(_fields(registry, value))
+
+
+def asked_method(registry: Registry, value: Any) -> MethodConfig:
+    """Read an entry that is in no configuration. Raises FedMergeError with the sentences of its faults."""
+    try:
+        return read_method(registry, value)
+    except ValidationError as error:
+        raise FedMergeError(*(fault["msg"] for fault in error.errors())) from None
+    except ValueError as error:
+        raise FedMergeError(*error.args) from None
 
 
 def _fields(registry: Registry, value: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.analysis import METRICS
-from fedmerge.data.sources import kind_of
+from fedmerge.data.sources.sources import kind_of
 from fedmerge.errors import Faults
 from fedmerge.federation.aggregators import AGGREGATORS
 from fedmerge.merging import FUSION

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.data import CohortSpec, read_cohort
-from fedmerge.data.spec import PACKAGE
+from fedmerge.data.cohort.spec import PACKAGE
 from fedmerge.errors import Faults, FedMergeError, nearest, short
 from fedmerge.experiment.configuration.changes import apply_change
 from fedmerge.experiment.configuration.checks import between_sections
@@ -15,6 +15,7 @@ from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.plugged import plug_in
 from fedmerge.schema.faults import faults_of
 from fedmerge.schema.validation import is_folder, is_there, load_yaml
+from fedmerge.storage.files import Damaged, read_sealed
 from fedmerge.tasks import TASKS
 
 
@@ -37,6 +38,7 @@ def read_experiment(
     """
     faults = Faults()
     data: dict[str, Any]
+    begun = None
     if isinstance(source, Experiment):
         data, where = source.model_dump(), "experiment"
         data |= {"cohort": source.cohort}
@@ -47,6 +49,7 @@ def read_experiment(
     else:
         path = find_config(source)
         data, where, near = load_yaml(path, faults), str(path), path.parent
+        begun = sources_of_run(path)
     for change in changes:
         with faults.kept():
             apply_change(data, change)
@@ -59,7 +62,21 @@ def read_experiment(
     faults.say()
     assert experiment is not None
     assert cohort is not None
+    if begun is not None and cohort.folder is None:
+        cohort._folder = begun
     return experiment, cohort
+
+
+def sources_of_run(config: Path) -> Path | None:
+    """Return where relative paths of a run's sources start, as run.json says; None for other files.
+
+    The ``config.yaml`` of a run has its cohort inside, and no longer lies beside the cohort's file.
+    """
+    try:
+        begun = read_sealed(config.parent / "run.json") if config.name == "config.yaml" else {}
+    except (OSError, ValueError, Damaged):
+        return None
+    return Path(begun["sources"]) if isinstance(begun, dict) and begun.get("sources") else None
 
 
 def _checked(

@@ -13,11 +13,11 @@ class Analysed:
     """What ``analyse`` found.
 
     title, about: the page's heading, and what was looked at. findings: by analysis. left: why others gave
-    none. folder: where the tables lie.
+    none. folder: where the tables lie; None: nowhere.
     """
 
     title: str
     about: str
     findings: dict[str, Finding]
     left: dict[str, str]
-    folder: Path
+    folder: Path | None = None

@@ -17,7 +17,7 @@ from typing import Literal
 import psutil
 
 from fedmerge.data import cohort_names, read_cohort
-from fedmerge.data.sources import data_folder, load_source
+from fedmerge.data.sources.sources import data_folder, load_source
 from fedmerge.errors import FedMergeError
 
 Level = Literal["good", "note", "bad"]
@@ -107,8 +107,8 @@ def _data() -> Iterator[Finding]:
 
 def _is_here(name: str) -> bool:
     """Whether a cohort's files are on this machine; none is read or downloaded."""
-    from fedmerge.data.medmnist import cache_folder
-    from fedmerge.data.sources import parse_source
+    from fedmerge.data.sources.medmnist import cache_folder
+    from fedmerge.data.sources.sources import parse_source
 
     try:
         spec = read_cohort(name)

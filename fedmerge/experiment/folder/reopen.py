@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 
 from fedmerge.data import Cohort, CohortSpec, Site, Split, build_cohort
-from fedmerge.data.medmnist import no_downloads
-from fedmerge.data.sources import parse_source
+from fedmerge.data.sources.medmnist import no_downloads
+from fedmerge.data.sources.sources import parse_source
 from fedmerge.errors import Faults, FedMergeError
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.plugged import plug_in
-from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.experiment.configuration.reading import read_experiment, sources_of_run
 from fedmerge.schema.validation import load_yaml
 from fedmerge.storage.outside import check_table, read_json
 from fedmerge.tasks import TASKS
@@ -38,6 +38,7 @@ def read_saved(path: Path) -> tuple[Experiment, Cohort]:
             if isinstance(part, dict) and isinstance(source := part.get("source"), str):
                 part["source"] = _readable(source)
     experiment, spec = read_experiment(data)
+    spec._folder = sources_of_run(path)
     try:
         with no_downloads():
             return experiment, build_cohort(spec, experiment.seeds[0])

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import fedmerge.storage.manifest as manifest
 import fedmerge.storage.own_files as own_files
 from fedmerge.data import Cohort, CohortSpec, Site
-from fedmerge.data.sources import Arrays
+from fedmerge.data.sources.sources import Arrays
 from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.plugged import plugin_hashes

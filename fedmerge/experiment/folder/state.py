@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from fedmerge.experiment.folder.run_manifest import CONFIG, NAME, RunManifest
-from fedmerge.experiment.kinds import EVALUATION, FINE_TUNE, FUSION, TRAINING
+from fedmerge.experiment.kinds import EVALUATION, FINE_TUNE, ROUNDS, TRAINING
 from fedmerge.storage.files import Damaged, read_sealed
 
 ENDED = ("finished", "failed", "stopped", "killed")
@@ -23,10 +23,10 @@ Row = dict[str, Any]
 class RunState:
     """The state of a run: ``running``, one of ``ENDED``, or ``unknown``, where this machine cannot tell.
 
-    stage: what it does, or did last: ``rounds``, ``fine-tune``, ``fusion``, ``evaluation``. round: the
+    stage: what it does, or did last: ``rounds``, ``fine-tune``, ``evaluation``. round: the
     current one, of ``rounds`` in all. part: its federation's folder, with the seed. failures: those of
     hospitals, from the journal. heard: for each hospital, the last round in which its answer counted.
-    changed: when its run manifest or journal was last written.
+    changed: when its run manifest or journal was last written. history: rows of the rounds of ``part``.
     """
 
     folder: Path
@@ -42,13 +42,14 @@ class RunState:
     resumed: int = 0
     failures: list[Row] = field(default_factory=list)
     heard: dict[str, int] = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
 
     @property
     def words(self) -> str:
         """State and stage in words, as in ``killed in round 3 of 5``."""
         if self.state == "finished" or not self.stage:
             return self.state
-        where = f"round {self.round} of {self.rounds}" if self.stage == "rounds" else self.stage
+        where = f"round {self.round} of {self.rounds}" if self.stage == ROUNDS else self.stage
         return f"{self.state} in {where}"
 
     @property
@@ -88,6 +89,7 @@ def state_of(folder: Path) -> RunState | None:
         len(begun.resumed),
         [failure for body in bodies for failure in body["failures"]],
         {row["site"]: row["round"] for row in rows if row.get("phase") == "train"},
+        rows,
     )
 
 
@@ -151,15 +153,12 @@ def _index(names: list[str], name: str) -> int:
 
 def _stage(journal: Path | None, rounds: int | None) -> tuple[str, int | None]:
     """Return the stage, and the round, that follow what the journal holds."""
-    trained = journal is not None and (journal / f"{TRAINING}.json").is_file()
-    done = len(list(_rounds(journal))) if journal else 0
-    if rounds and done < rounds and not trained:
-        return "rounds", done + 1
     if journal is None:
-        return "", None
-    if trained:
-        return EVALUATION, None
-    return (FUSION if (journal / TRAINING / FUSION).is_dir() else FINE_TUNE), None
+        return (ROUNDS, 1) if rounds else ("", None)
+    done = len(list(_rounds(journal)))
+    if rounds and done < rounds and not (journal / TRAINING / f"{ROUNDS}.json").is_file():
+        return ROUNDS, done + 1
+    return (EVALUATION if (journal / TRAINING / f"{FINE_TUNE}.json").is_file() else FINE_TUNE), None
 
 
 def _rounds(journal: Path) -> Iterator[Row]:
@@ -172,6 +171,11 @@ def _rounds(journal: Path) -> Iterator[Row]:
             return
         yield body
         number += 1
+
+
+def journal_rows(journal: Path) -> list[Row]:
+    """Return what each finished round of a journal measured, as far as it can be read."""
+    return [row for body in _rounds(journal) for row in body["history"]]
 
 
 def _touched(path: Path) -> float:

@@ -10,9 +10,9 @@ from fedmerge.analysis.diagnosis import Subject, diagnose
 from fedmerge.analysis.diagnosis.blends import has_batch_norm
 from fedmerge.analysis.diagnosis.rows import rows_of
 from fedmerge.blame import blamed
-from fedmerge.data.images import Split, concat
-from fedmerge.experiment.kinds import DIAGNOSIS, TRAINING
+from fedmerge.data.images.images import Split, concat
 from fedmerge.experiment.stages.setup import Setup
+from fedmerge.experiment.stages.stage import Note, Stage
 from fedmerge.models.state import State
 from fedmerge.plugins import said_of
 from fedmerge.storage.files import DiskError
@@ -24,31 +24,32 @@ SHARE = 0.02
 """Of the training's passes: what the quick diagnosis may spend on a path, a backward pass counting as two."""
 
 
-def diagnose_pool(setup: Setup, start: State) -> None:
-    """Diagnose the hospitals' own models, as ``diagnose`` in the experiment says; a checkpoint of its own.
+def diagnose_pool(stage: Stage) -> Note:
+    """Diagnose the hospitals' own models, as ``diagnose`` in the experiment says.
 
     ``quick``: drift, and the path between the two models whose heads are furthest apart, over as many
     validation images as ``SHARE`` of the training's passes allows; without a path where these are fewer than
     32. ``full``: all validation images, all pairs of models, heads on other encoders, and the plane through
     three models. A diagnosis that fails is a sentence in the table, and nothing else of the run changes.
-    start: the weights from which the hospitals fine-tuned.
     """
-    names = setup.pool.names
-    if setup.experiment.diagnose == "off" or len(names) < 2:
-        return
-    if setup.checkpoints.load_if_done(TRAINING, DIAGNOSIS) is not None:
-        return
-    with setup.checkpoints.save(TRAINING, DIAGNOSIS):
-        setup.record.stage(f"seed {setup.seed}: diagnosis of {len(names)} models")
-        try:
-            found = diagnose(*_asked(setup, start))
-        except DiskError:
-            raise
-        except Exception as error:
-            reason = blamed(error, "the diagnosis") or f"the diagnosis failed: {said_of(error)}."
-            found = {}, {"drift": reason}
-        where = {"seed": setup.seed, "federation": setup.folder.name}
-        setup.record.diagnosis += [where | row for row in rows_of(*found)]
+    setup = stage.setup
+    if len(setup.pool) >= 2:
+        setup.with_server(lambda server: _diagnose(setup, stage.begin(server), stage.federation))
+    return {}
+
+
+def _diagnose(setup: Setup, start: State, federation: str) -> None:
+    """start: the weights from which the hospitals fine-tuned."""
+    setup.record.stage(f"seed {setup.seed}: diagnosis of {len(setup.pool)} models")
+    try:
+        found = diagnose(*_asked(setup, start))
+    except DiskError:
+        raise
+    except Exception as error:
+        reason = blamed(error, "the diagnosis") or f"the diagnosis failed: {said_of(error)}."
+        found = {}, {"drift": reason}
+    where = {"seed": setup.seed, "federation": federation}
+    setup.record.diagnosis += [where | row for row in rows_of(*found)]
 
 
 def _asked(setup: Setup, start: State) -> tuple[Subject, list[str], dict[str, dict[str, Any]]]:
@@ -68,9 +69,11 @@ def _asked(setup: Setup, start: State) -> tuple[Subject, list[str], dict[str, di
     each = _images(setup, bare, [part for _, part in parts], full)
     if not each:
         return bare, ["drift"], {}
-    split = concat([part.select(torch.arange(min(each, len(part)))) for _, part in parts])
+    few = [(names[i], part.select(torch.arange(min(each, len(part))))) for i, part in parts]
+    labels = concat([part for _, part in few]).labels
+    images = torch.cat([setup.normalise(name)(part.images) for name, part in few])
     owners = torch.cat([torch.full((min(each, len(part)),), i) for i, part in parts])
-    subject = Subject.of(models, setup.normalisation(split.images), split.labels, owners=owners, **known)
+    subject = Subject.of(models, images, labels, owners=owners, **known)
     if full:
         return subject, ["drift", "barriers", "heads", "landscape"], {}
     return subject, ["drift", "barriers"], {"barriers": {"points": POINTS, "pairs": 1, "to_mean": False}}

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.analysis import Metric, answers, reliability, scores
-from fedmerge.data import Appearance, Split, scanner, streams
+from fedmerge.data import streams
 from fedmerge.experiment.configuration.config import EvaluationConfig
+from fedmerge.experiment.stages.target_streams import TargetStreams
 from fedmerge.models.arrival import initial_statistics
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.predict import predict
-from fedmerge.models.weights import write_weights
-from fedmerge.storage.files import make_folder
 from fedmerge.tasks import MULTICLASS, Task
 from fedmerge.tasks.scores import aurocs
 from fedmerge.testtime import Node
 
 Row = dict[str, Any]
-CLEAN = ("none", 0)
 FINDING = "auroc: "
 """What the column of a finding's own AUROC begins with."""
 
@@ -65,64 +62,6 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class TargetStreams:
-    """The target streams of a hospital: its images in one split, and the order of each stream.
-
-    drifts: the scanner shift of each stream during which the scanner drifts.
-    """
-
-    name: str
-    split: Split
-    orders: dict[str, np.ndarray]
-    seed: int
-    drifts: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, name: str, split: Split, evaluation: EvaluationConfig, seed: int) -> TargetStreams:
-        """Draw the configured streams of one hospital; each holds every image once."""
-        orders = {
-            spec.name: streams.order(spec, split.labels, evaluation.batch_size, seed, name, split.groups)
-            for spec in evaluation.streams
-        }
-        drifts = {spec.name: spec.shift for spec in evaluation.streams if spec.shift is not None}
-        return cls(name, split, orders, seed, drifts)
-
-    def views(self, shifts: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, TargetStreams]]:
-        """Yield each view of the images with its streams: (kind, severity, target streams).
-
-        The views are: the images as they are; each drift, whose severity changes on the way and which only
-        the stream's name tells (none, 0); and each fixed shift, which is not put on top of a drift.
-        """
-        still = {name: order for name, order in self.orders.items() if name not in self.drifts}
-        as_is = TargetStreams(self.name, self.split, still, self.seed)
-        if still:
-            yield *CLEAN, as_is
-        for name, kind in self.drifts.items():
-            order = self.orders[name]
-            images = streams.drifted(self.split.images, order, kind, self.seed, f"{self.name}, shifted")
-            yield (
-                *CLEAN,
-                TargetStreams(self.name, replace(self.split, images=images), {name: order}, self.seed),
-            )
-        if still:
-            yield from ((kind, severity, as_is.shifted(kind, severity)) for kind, severity in shifts)
-
-    def each(self) -> Iterator[TargetStreams]:
-        """The streams one by one."""
-        return (replace(self, orders={name: order}) for name, order in self.orders.items())
-
-    def parts(self, shifts: Sequence[tuple[str, int]]) -> int:
-        """Count the streams of all ``views``."""
-        return len(self.orders) + (len(self.orders) - len(self.drifts)) * len(shifts)
-
-    def shifted(self, kind: str, severity: int) -> TargetStreams:
-        """Return the same images in the same orders, as another scanner shows them."""
-        look = [Appearance(kind=kind, severity=severity)]
-        images = scanner.apply(self.split.images, look, self.seed, f"{self.name}, shifted")
-        return TargetStreams(self.name, replace(self.split, images=images), self.orders, self.seed)
-
-
-@dataclass(frozen=True)
 class EvaluationConditions:
     """How predictors are measured at a hospital.
 
@@ -138,28 +77,6 @@ class EvaluationConditions:
     metrics: tuple[Metric, ...] | None = None
     task: Task = MULTICLASS
     class_names: tuple[str, ...] = ()
-
-
-def save_streams(site: TargetStreams, folder: Path) -> None:
-    """Write the orders as int64 tensors, one a stream, to streams.safetensors."""
-    make_folder(folder)
-    orders = {name: torch.from_numpy(order) for name, order in site.orders.items()}
-    write_weights(folder / "streams.safetensors", orders)
-
-
-def evaluate_predictor(
-    predictor: Predictor, site: TargetStreams, conditions: EvaluationConditions
-) -> Iterator[Measured]:
-    """Measure one predictor on every stream, as the images are and then under each configured scanner shift.
-
-    A fixed network answers each image alone, so it predicts once and its scores hold for every order of the
-    same images; in a drift the images differ, and it predicts those too.
-    A test-time method is reset at the start of each stream, sees each batch once, without labels, and
-    predicts it after adapting to that batch. One that is ``order_free`` runs on the first of several streams
-    of the same images only: its prediction for each image, its passes and its seconds hold for all.
-    """
-    for task in evaluation_tasks(predictor, site, conditions):
-        yield from task.measure()
 
 
 @dataclass(frozen=True)
@@ -191,8 +108,11 @@ def evaluation_tasks(
 ) -> Iterator[EvaluationTask]:
     """Yield the evaluation tasks of a predictor, in order; none depends on what was measured before it.
 
-    A test-time method begins anew with each stream. A fixed network and a method that is ``order_free``
-    predict images once for all orders, so all streams of a view are one task.
+    A fixed network answers each image alone, so it predicts once for all orders of the same images; in a
+    drift the images differ, and it predicts those too. A test-time method is reset at the start of each
+    stream, sees each batch once, without labels, and predicts it after adapting to that batch. One that is
+    ``order_free`` runs on the first of several streams of the same images only: its prediction for each
+    image, its passes and its seconds hold for all.
     """
     node = predictor.model if isinstance(predictor.model, Node) else None
     apart = node is not None and not getattr(node, "order_free", False)

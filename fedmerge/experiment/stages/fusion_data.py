@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from fedmerge.data import FusionData, concat
-from fedmerge.data.fusion import portions, server_set, share
+from fedmerge.data.cohort.fusion import portions, server_set, share
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.entries import MethodConfig
 from fedmerge.experiment.configuration.needs import needs_data, needs_of
 from fedmerge.experiment.stages.setup import Setup
+from fedmerge.models.inputs import Normalise
 from fedmerge.models.state import State
 
 if TYPE_CHECKING:
@@ -48,8 +51,15 @@ def gather(setup: Setup, server: Server, target: str, entry: MethodConfig, start
         }
     _note(setup, target, entry, {place: (n, len(shares[place])) for place, n in asked.items()})
     images = concat(list(shares.values()))
-    given["data"] = setup.normalisation(images.images)
+    given["data"] = torch.cat([_normalise(setup, place)(part.images) for place, part in shares.items()])
     return given | ({"labels": images.labels} if needs.fusion_labels else {})
+
+
+def _normalise(setup: Setup, place: str) -> Normalise:
+    """Return the normalisation of a share; the server's public set is a place of its own."""
+    return (
+        setup.normalise(place) if place != SERVER else lambda images: setup.normalisation.of(images)(images)
+    )
 
 
 def givers(setup: Setup, data: FusionData, target: str) -> Sequence[str]:

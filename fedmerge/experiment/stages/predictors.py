@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,9 @@ from torch import nn
 
 from fedmerge.analysis import fit_temperature, scores
 from fedmerge.experiment.configuration.entries import MethodConfig
-from fedmerge.experiment.kinds import EVALUATION, START
+from fedmerge.experiment.kinds import EVALUATION, POOLED, START
 from fedmerge.experiment.stages.evaluation import Predictor
 from fedmerge.experiment.stages.fusion_data import gather, note_traffic
-from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.setup import FEDERATED, Setup
 from fedmerge.experiment.stages.tune import make_node, tune_entry, tuning_log
 from fedmerge.merging import MergeResult, merge
@@ -23,12 +21,11 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
+from fedmerge.seeding import Draws
 from fedmerge.training import fit
 
 if TYPE_CHECKING:
     from fedmerge.federation import Server
-
-POOLED = "pooled"
 
 
 def alone(setup: Setup, name: str) -> Predictor:
@@ -45,7 +42,7 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
     holds hospitals together, is left out: there is one model.
     """
     images = setup.union(target)
-    model = build(setup.plan.model, setup.seed)
+    model = build(setup.plan.model, setup.seed).to(setup.device)
     training = setup.experiment.training
     phases = [] if training.fine_tune == "none" else [("pooled-fine-tune", training.fine_tune)]
     if training.rounds:
@@ -59,11 +56,8 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
             images.images,
             images.labels,
             options,
-            normalise=setup.normalisation,
-            seed=setup.seed,
-            site=f"pooled for {target}",
-            purpose=purpose,
-            device=setup.device,
+            normalise=setup.normalise_union(target),
+            draws=Draws(setup.seed, purpose=purpose, site=f"pooled for {target}"),
             progress=lambda done, total: setup.record.step("all images", done, total),
         )
     numbers = {"loss": result.losses[-1], "accuracy": result.accuracies[-1]}
@@ -122,12 +116,7 @@ def is_one(model: nn.Module, parent: State) -> bool:
     return model.state_dict().keys() == parent.keys()
 
 
-def fused_pool(setup: Setup, target: str) -> ModelPool:
-    """Return the pool of networks that were fused for a target."""
-    return setup.models(target, "fused")
-
-
-def keep_fused(setup: Setup, target: str, predictor: Predictor, result: MergeResult) -> None:
+def keep_fused(setup: Setup, pool: ModelPool, target: str, predictor: Predictor, result: MergeResult) -> None:
     """Keep a fused network in the target's pool; an ensemble is not one network and is not kept."""
     sources = setup.sources(target)
     if not is_one(result.model, setup.pool.state(sources[0])):
@@ -135,27 +124,13 @@ def keep_fused(setup: Setup, target: str, predictor: Predictor, result: MergeRes
     hashes = tuple(setup.pool.card(name).sha256 for name in sources)
     numbers = {f"coefficient:{name}": a for name, a in result.coefficients.items()}
     numbers["validation"] = predictor.validation
-    state, pool = result.model.state_dict(), fused_pool(setup, target)
-    setup.keep_in(pool, predictor.label, state, result.method, hashes, numbers)
+    setup.keep_in(pool, predictor.label, result.model.state_dict(), result.method, hashes, numbers)
 
 
-def fused_network(setup: Setup, target: str, label: str) -> Predictor:
+def fused_network(setup: Setup, pool: ModelPool, target: str, label: str) -> Predictor:
     """Return the predictor of a network that ``keep_fused`` kept."""
-    pool = fused_pool(setup, target)
     score, training = pool.card(label).metrics["validation"], _sources_training(setup, target)
     return Predictor(label, "fusion", pool.model(label, setup.device), validation=score, training=training)
-
-
-def fuse_again(setup: Setup, target: str, entry: MethodConfig) -> Predictor:
-    """Make an ensemble, which is not kept, once more; its rows are in the record already."""
-    silent, made = replace(setup, record=Record(setup.record.common)), list[Predictor]()
-
-    def programme(server: Server) -> None:
-        start = server.rounds(server.start(), setup.journal)
-        made.append(fuse(silent, server, target, entry, start)[0])
-
-    silent.with_server(programme)
-    return made[0]
 
 
 def adapt(
@@ -224,7 +199,7 @@ def _sources_training(setup: Setup, target: str) -> float:
 def _pooled_numbers(setup: Setup, model: nn.Module, target: str) -> dict[str, float]:
     """Return a card's numbers on validation images (``Setup.keep``), here those of all hospitals."""
     split, task = setup.union(target, "val"), setup.cohort.task
-    logits = predict(model, split.images, setup.normalisation, device=setup.device)
+    logits = predict(model, split.images, setup.normalise_union(target, "val"), device=setup.device)
     return {
         "validation": scores(logits, split.labels, task=task)[setup.experiment.selection],
         "temperature": fit_temperature(logits, split.labels, task),

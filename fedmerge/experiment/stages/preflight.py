@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedmerge.data import Cohort, CohortSpec, FusionData, build_cohort
-from fedmerge.data.fusion import server_set
+from fedmerge.data.cohort.fusion import server_set
 from fedmerge.errors import Faults, FedMergeError, nearest
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.federations import Federation, federations
 from fedmerge.experiment.configuration.needs import needs_of
 from fedmerge.experiment.stages.setup import model_spec, plan_of
 from fedmerge.federation.aggregators.fused import SUMMED
-from fedmerge.federation.plan_checks import check_plan
+from fedmerge.federation.packing import MINIMUM
 from fedmerge.federation.privacy.secure_sum import FEWEST
-from fedmerge.federation.sums.packing import MINIMUM
+from fedmerge.federation.server.plan_checks import check_plan
+from fedmerge.models.inputs import PER_SITE, PerSite
 from fedmerge.models.zoo import build
 from fedmerge.training import TrainingOptions, needs_batch_statistics
 from fedmerge.training.objective import check_weights
@@ -32,6 +33,10 @@ def check(experiment: Experiment, cohort: Cohort, elsewhere: bool = False) -> No
     visited |= {site.name for site in cohort.sites if site.name not in members}
     with faults.kept():
         _check_here(cohort, visited, elsewhere)
+    if experiment.normalisation == PER_SITE:
+        for name in sorted(visited & {site.name for site in cohort.sites if not site.remote}):
+            with faults.kept():
+                PerSite("site").at(cohort[name])
     for size in dict.fromkeys(len(federation.members) for federation in who):
         with faults.kept():
             check_plan(plan_of(experiment, cohort, experiment.seeds[0]), size)
@@ -110,7 +115,7 @@ def _check_round_sums(experiment: Experiment, cohort: Cohort, members: set[str])
     method, options = experiment.federation.aggregate.method, experiment.federation.aggregate.options
     if method not in SUMMED or not experiment.training.rounds:
         return
-    from fedmerge.federation.sums.hospital import program_of  # it imports Flower
+    from fedmerge.federation.hospital.sums.answer import program_of  # it imports Flower
 
     program_of(model_spec(experiment, cohort))
     split = options.get("split", "train")

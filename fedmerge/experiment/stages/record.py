@@ -93,6 +93,10 @@ class Record(RowBuffer):
             self.failures.append({"seed": seed, "where": where} | failure)
             self._tell("failures", self.failures[-1])
 
+    def skip(self, strategy: MergeStrategy, rows: tuple[int, int] | None = None) -> None:
+        """Take the first rows in the history and failures of a federation, or all, as recorded."""
+        self._heard = strategy, rows or (len(strategy.history), len(strategy.failures))
+
     def frame(self, name: str, columns: list[str]) -> pd.DataFrame:
         """Return one of the lists as a DataFrame with at least ``columns``, in that order, first."""
         frame = pd.DataFrame(self.rows[name])

@@ -1,55 +1,37 @@
-"""One experiment, one seed: hospitals train, the server fuses, an unseen hospital adapts.
+"""One experiment, one seed: the graph of each of its cells, done in the run's folder.
 
-Every step is a checkpoint (``fedmerge.engine.checkpoints``): one that is finished is loaded.
+A step's artifact is its checkpoint (``engine.checkpoints``): one that is finished is loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fedmerge.blame import blamed
 from fedmerge.data import Cohort
-from fedmerge.errors import FedMergeError
+from fedmerge.engine.executors.processes import InProcess
+from fedmerge.engine.graph import Graph
+from fedmerge.engine.rows import Rows
+from fedmerge.engine.schedule import Schedule
+from fedmerge.engine.store import State
+from fedmerge.engine.task import Assignment, Outcome, Task
+from fedmerge.experiment.cell import Step, steps
 from fedmerge.experiment.configuration.config import Experiment
-from fedmerge.experiment.configuration.entries import MethodConfig
 from fedmerge.experiment.configuration.federations import Federation, federations
-from fedmerge.experiment.kinds import EVALUATION, FUSION, MAJORITY, TRAINING
-from fedmerge.experiment.stages.diagnosis import diagnose_pool
-from fedmerge.experiment.stages.evaluation import Predictor, TargetStreams, evaluation_tasks, save_streams
-from fedmerge.experiment.stages.fine_tuning import fine_tune
-from fedmerge.experiment.stages.majority import majority
-from fedmerge.experiment.stages.predictors import (
-    POOLED,
-    adapt,
-    alone,
-    fuse,
-    fuse_again,
-    fused_network,
-    fused_pool,
-    keep_fused,
-    pooled,
-    train_pooled,
-)
+from fedmerge.experiment.kinds import ROUNDS, START
+from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.setup import Setup, set_up
+from fedmerge.experiment.stages.stage import Note, Stage
+from fedmerge.experiment.stages.target_streams import TargetStreams, save_streams
 from fedmerge.federation import LOCAL
-from fedmerge.models.state import State
-from fedmerge.storage.files import DiskError
+from fedmerge.models.pool import ModelPool
+from fedmerge.models.state import State as Weights
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, Server
-
-
-@dataclass(frozen=True)
-class PendingPredictor:
-    """A predictor that is still to be made: its label, and the function that makes it."""
-
-    label: str
-    make: Callable[[], Predictor]
 
 
 def run_seed(
@@ -64,187 +46,112 @@ def run_seed(
     """Run one seed into ``folder``; all measurements, loaded ones too, go into ``record``."""
     for federation in federations(cohort, experiment):
         own, members = folder / federation.name, federation.members
-        setup = set_up(experiment, cohort, members, seed, own, record, device, backend, journalled=True)
-        fused, class_counts = train_and_fuse(setup, federation)
-        for target in federation.targets:
-            evaluate_all(setup, fused[target], target, class_counts)
+        setup = set_up(experiment, cohort, members, seed, own, record, device, journalled=True)
+        Cell(replace(setup, backend=backend), federation).execute()
 
 
-def train_and_fuse(
-    setup: Setup, federation: Federation
-) -> tuple[dict[str, list[PendingPredictor]], dict[str, list[int]]]:
-    """Do the federated part: rounds, each hospital's own fine-tuning into the pool, fusion for each target.
+class Cell:
+    """The steps of one federation of one seed, and what each has left: its rows and its note."""
 
-    Returns the fused models by target, and the training images per class that each hospital reported.
-    """
-    ensembles: dict[tuple[str, str], Predictor] = {}
-    labels: dict[str, list[str]] = {}
-    class_counts: dict[str, list[int]] = {}
+    def __init__(self, setup: Setup, federation: Federation) -> None:
+        self.setup, self.federation = setup, federation
+        told = any(setup.cohort[name].remote for name in federation.members)
+        diagnosed = setup.experiment.diagnose != "off"
+        self.steps = {
+            step.name: step for step in steps(setup.experiment, federation, diagnosed=diagnosed, told=told)
+        }
+        tasks = [Task(name, {"kind": each.kind}, each.needs, each.label) for name, each in self.steps.items()]
+        self.graph = Graph({task.name: task for task in tasks})
+        self.rows: dict[str, Rows] = {}
+        self.notes: dict[str, Note] = {}
+        self.written: set[str] = set()  # the targets whose streams are written
 
-    def programme(server: Server) -> None:
-        server.strategy.between = setup.record.pause
+    def execute(self) -> None:
+        """Do the steps that are not done, those first that ask hospitals, which come once for all of them.
 
-        def record_events() -> None:
-            setup.record.federation(setup.seed, federation.name, server.strategy)
-
-        tally = setup.cohort.task.tally
-        class_counts.update(
-            {
-                member.name: tally(member.class_counts, member.examples).tolist()
-                for member in server.clients
-                if any(member.class_counts)
-            }
-        )  # all 0: a hospital hides its counts
+        The record then has the rows in the order of the steps, whatever was done when.
+        """
+        record, begun = self.setup.record, self.setup.record.position()
+        states: dict[str, State] = {name: self._load(step) for name, step in self.steps.items()}
+        todo = self.graph.to_do(self.steps, states, retry=False)
+        schedule = Schedule(self.graph, states)
         try:
-            start = server.rounds(server.start(), setup.journal)
-            record_events()
-            fine_tune(setup, server, start, record_events)
-            diagnose_pool(setup, start)
-            for target in federation.targets:
-                labels[target] = fuse_all(setup, server, target, start, ensembles, record_events)
+            if federated := [name for name in todo if self.steps[name].federated]:
+                plan = self.setup.plan
+                jobs = len(self.federation.members) * (plan.rounds + (plan.fine_tune is not None))
+                record.stage(f"seed {self.setup.seed}: training", jobs=jobs)
+                self.setup.with_server(lambda server: self._do(schedule, federated, server))
+            self._do(schedule, [name for name in todo if name not in federated])
         finally:
-            record_events()
+            record.truncate(begun)
+            for name in self.steps:
+                record.extend(self.rows.get(name, {}))
 
-    note = setup.checkpoints.load_if_done(TRAINING)
-    if note is None:
-        jobs = len(federation.members) * (setup.plan.rounds + (setup.plan.fine_tune is not None))
-        setup.record.stage(f"seed {setup.seed}: training", jobs=jobs)
-        with setup.checkpoints.save(TRAINING) as note:
-            setup.with_server(programme)
-            note |= {"fused": labels, "told": class_counts}
-    fused = {target: _fused(setup, target, note["fused"][target], ensembles) for target in federation.targets}
-    return fused, note.get("told", {})
-
-
-def fuse_all(
-    setup: Setup,
-    server: Server,
-    target: str,
-    start: State,
-    ensembles: dict[tuple[str, str], Predictor],
-    record_events: Callable[[], None],
-) -> list[str]:
-    """Run every configured fusion method. One that fails is recorded, and the others go on.
-
-    start: the weights from which the hospitals fine-tuned. ready: takes the ensembles, by target and label.
-    Returns the labels of those that could be run.
-    """
-    labels = []
-    for entry in setup.experiment.fusion:
-        name = (TRAINING, FUSION, target, entry.label)
-        note = setup.checkpoints.load_if_done(*name)
+    def _load(self, step: Step) -> State:
+        begun = self.setup.record.position()
+        note = self.setup.checkpoints.load_if_done(*step.words)
         if note is None:
-            with setup.checkpoints.save(*name) as note:
-                predictor = _fuse_one(setup, server, target, entry, start)
-                note["fused"] = predictor is not None
-                if predictor is not None and entry.label not in fused_pool(setup, target):
-                    ensembles[target, entry.label] = predictor
-                record_events()
-        if note["fused"]:
-            labels.append(entry.label)
-    return labels
+            return "missing"
+        self.rows[step.name], self.notes[step.name] = self.setup.record.since(begun), note
+        return "done"
+
+    def _do(self, schedule: Schedule, names: Sequence[str], server: Server | None = None) -> None:
+        session = Session(self, replace(self.setup, server=server))
+        given = {name: Assignment(self.graph.tasks[name], "", self.setup.folder) for name in names}
+        schedule.execute(given, InProcess(session.perform))
 
 
-def _fuse_one(
-    setup: Setup, server: Server, target: str, entry: MethodConfig, start: State
-) -> Predictor | None:
-    setup.record.stage(f"seed {setup.seed}: fusion by {entry.label} for {target}")
-    try:
-        predictor, result = fuse(setup, server, target, entry, start)
-    except DiskError:
-        raise
-    except Exception as error:
-        setup.record.failure(setup.seed, entry.label, target, _reason(error, entry.label))
-        return None
-    setup.record.fusion(setup.seed, target, entry.label, result.decisions)
-    keep_fused(setup, target, predictor, result)
-    return predictor
+class Session:
+    """Steps of a cell that are done one after the other, with the same server or with none.
 
-
-def _fused(
-    setup: Setup, target: str, labels: list[str], ensembles: dict[tuple[str, str], Predictor]
-) -> list[PendingPredictor]:
-    """Return the fusions that succeeded: networks from their pool, ensembles as they are or made again."""
-    networks, pending = fused_pool(setup, target), []
-    for entry in setup.experiment.fusion:
-        if entry.label in networks:
-            make = partial(fused_network, setup, target, entry.label)
-        elif (target, entry.label) in ensembles:
-            make = partial(ensembles.__getitem__, (target, entry.label))
-        else:
-            make = partial(fuse_again, setup, target, entry)
-        if entry.label in labels:
-            pending.append(PendingPredictor(entry.label, make))
-    return pending
-
-
-def evaluate_all(
-    setup: Setup, fused: list[PendingPredictor], target: str, class_counts: Mapping[str, Sequence[int]]
-) -> None:
-    """Evaluate at one hospital: majority class, hospitals alone, pooled training, fusion, test-time methods.
-
-    told: training images per class, by hospital.
+    start: the weights after the rounds, once they were held or taken up here.
     """
-    if setup.checkpoints.load_if_done(EVALUATION, target) is not None:
-        return
-    evaluation = setup.experiment.evaluation
-    site = TargetStreams.of(target, setup.arriving_images(target), evaluation, setup.seed)
-    save_streams(site, setup.folder / target)
-    with setup.checkpoints.save(EVALUATION, target):
-        for pending in _pending(setup, fused, target, class_counts):
-            if setup.checkpoints.load_if_done(EVALUATION, target, pending.label) is None:
-                with setup.checkpoints.save(EVALUATION, target, pending.label):
-                    _evaluate(setup, pending, site)
+
+    def __init__(self, cell: Cell, setup: Setup) -> None:
+        self.cell, self.setup = cell, setup
+        self.start: Weights | None = None
+
+    def perform(self, assignment: Assignment) -> Outcome:
+        """Do a step as a checkpoint. What it raises ends the run; its rows so far stay in the record."""
+        step, record = self.cell.steps[assignment.task.name], self.setup.record
+        begun = record.position()
+        try:
+            with self.setup.checkpoints.save(*step.words) as note:
+                note |= STAGES[step.kind](RunStage(self.setup, step, self.cell.federation.name, self))
+        finally:
+            self.cell.rows[step.name] = record.since(begun)
+        self.cell.notes[step.name] = note
+        return Outcome(step.name, "done")
 
 
-def _evaluate(setup: Setup, pending: PendingPredictor, site: TargetStreams) -> None:
-    """Measure one predictor, one evaluation task after the other. One that fails is recorded."""
-    name = (EVALUATION, site.name, pending.label)
-    try:
-        predictor, conditions = pending.make(), setup.conditions(site.name)
-        parts = site.parts(conditions.evaluation.shifted)
-        setup.record.stage(f"seed {setup.seed}: {pending.label} at {site.name}", jobs=parts)
-        for task in evaluation_tasks(predictor, site, conditions):
-            if setup.checkpoints.load_if_done(*name, task.name) is None:
-                with setup.checkpoints.save(*name, task.name):
-                    for measured in task.measure():
-                        setup.record.result(setup.seed, site.name, measured)
-            for stream in task.target_streams.orders:
-                setup.record.step(stream, 1, 1)
-    except DiskError:
-        raise
-    except Exception as error:
-        setup.record.failure(setup.seed, pending.label, site.name, _reason(error, pending.label))
+@dataclass(frozen=True)
+class RunStage(Stage):
+    """A step of a run at work: models lie in the federation's folder, rounds in its journal."""
 
+    session: Session
+    isolates = keeps_fused = True
 
-def _reason(error: Exception, label: str) -> str:
-    """Return the sentence of an error that fails one method alone; raise any other error again."""
-    reason = str(error) if isinstance(error, FedMergeError) else blamed(error, f"method '{label}'")
-    if reason is None:
-        raise error
-    return reason
+    def begin(self, server: Server) -> Weights:
+        """Hold the rounds, or take them up after the last one that an earlier process has held."""
+        if self.session.start is None:
+            self.session.start = server.rounds(server.start(), self.setup.journal)
+            if self.step.kind != ROUNDS:
+                self.setup.record.skip(server.strategy, server.journalled)
+        return self.session.start
 
+    def left_by(self, kind: str) -> Mapping[str, Any]:
+        """See ``Stage``."""
+        name, cell = Step(kind).name, self.session.cell
+        return {**cell.rows.get(name, {}), **cell.notes.get(name, {})}
 
-def _pending(
-    setup: Setup, fused: list[PendingPredictor], target: str, class_counts: Mapping[str, Sequence[int]]
-) -> list[PendingPredictor]:
-    references = setup.models(target, "references")
-    start = setup.start if any(entry.needs_federated for entry in setup.experiment.testtime) else None
+    def pool(self, name: str) -> ModelPool:
+        """See ``Stage``."""
+        return self.setup.models(name) if name == START else self.setup.models(self.step.target, name)
 
-    def pooled_network() -> Predictor:
-        name = (EVALUATION, target, POOLED, TRAINING)
-        if setup.checkpoints.load_if_done(*name) is None:
-            with setup.checkpoints.save(*name):
-                train_pooled(setup, target, references)
-        return pooled(setup, references)
-
-    return [
-        PendingPredictor(MAJORITY, partial(majority, setup, target, class_counts)),
-        *(PendingPredictor(f"alone:{name}", partial(alone, setup, name)) for name in setup.sources(target)),
-        PendingPredictor(POOLED, pooled_network),
-        *fused,
-        *(
-            PendingPredictor(entry.label, partial(adapt, setup, target, entry, references, start))
-            for entry in setup.experiment.testtime
-        ),
-    ]
+    def streams(self) -> TargetStreams:
+        """Return the streams of the target, and write the orders of their images."""
+        site, written = self.setup.target_streams(self.step.target), self.session.cell.written
+        if site.name not in written:
+            save_streams(site, self.setup.folder / site.name)
+            written.add(site.name)
+        return site

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
 from fedmerge.analysis import METRICS
 from fedmerge.data import Cohort, Split
-from fedmerge.data.images import concat
+from fedmerge.data.images.images import concat
 from fedmerge.engine.checkpoints import Checkpoints
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.federations import MIXED
-from fedmerge.experiment.kinds import MODELS, START
+from fedmerge.experiment.kinds import MODELS
 from fedmerge.experiment.stages.evaluation import EvaluationConditions
 from fedmerge.experiment.stages.record import Record
+from fedmerge.experiment.stages.target_streams import TargetStreams
 from fedmerge.federation import LOCAL, FederationPlan
-from fedmerge.federation.journal import RoundJournal
-from fedmerge.models.inputs import Normalisation
+from fedmerge.federation.server.journal import RoundJournal
+from fedmerge.models.cards import Origin, PixelSpacing
+from fedmerge.models.inputs import PER_SITE, Inputs, Normalisation, Normalise, PerImage, PerSite
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, default_normalisation
@@ -33,12 +36,16 @@ FEDERATED = "federated"
 
 if TYPE_CHECKING:
     from fedmerge.federation import Backend, Server
+    from fedmerge.federation.client_registry import Client
     from fedmerge.federation.policy.proposal import Proposal
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One federation of one seed: its members, plan, pool, folder, record, device and backend."""
+    """One federation of one seed: its members, plan, pool, folder, record, device and backend.
+
+    server: the server whose hospitals are here already; None: each programme waits for them.
+    """
 
     experiment: Experiment
     cohort: Cohort
@@ -51,6 +58,8 @@ class Setup:
     backend: Backend
     checkpoints: Checkpoints
     journal: RoundJournal | None
+    server: Server | None = None
+    _streams: dict[str, TargetStreams] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -58,9 +67,15 @@ class Setup:
         return self.plan.seed
 
     @property
-    def normalisation(self) -> Normalisation:
-        """The normalisation of images before the network."""
+    def normalisation(self) -> Inputs:
+        """The normalisation of images before the network, or the rule that each hospital has its own."""
         return self.plan.normalisation
+
+    def normalise(self, name: str) -> Normalisation:
+        """Return the normalisation of a hospital's images; of an unseen one, too, by its training images."""
+        if isinstance(self.normalisation, Normalisation):
+            return self.normalisation
+        return self.normalisation.at(self.cohort.here(name))
 
     def arriving_images(self, target: str) -> Split:
         """Return the images that arrive at a hospital: of one that trained, its test images alone.
@@ -73,6 +88,14 @@ class Setup:
             return split
         rng = numpy_generator(self.seed, "arrivals", site=target)
         return split.select(np.sort(rng.choice(len(split), limit, replace=False)))
+
+    def target_streams(self, target: str) -> TargetStreams:
+        """Return the streams of the images that arrive at a hospital; those of the last one are kept."""
+        if target not in self._streams:
+            self._streams.clear()
+            images = self.arriving_images(target)
+            self._streams[target] = TargetStreams.of(target, images, self.experiment.evaluation, self.seed)
+        return self._streams[target]
 
     def _everything_at(self, target: str) -> Split:
         names = [site.name for site in self.cohort.sites]
@@ -89,33 +112,49 @@ class Setup:
 
     def union(self, target: str, split: Literal["train", "val"] = "train") -> Split:
         """Return all images that pooled training for ``target`` may see, from one split."""
-        return concat(
-            [getattr(self.cohort.here(name), split) for name in self.experiment.sources(target, self.members)]
-        )
+        return concat([getattr(self.cohort.here(name), split) for name in self._pooled(target)])
+
+    def normalise_union(self, target: str, split: Literal["train", "val"] = "train") -> Normalise:
+        """Return the normalisation of the images of ``union``, in their order."""
+        if isinstance(self.normalisation, Normalisation):
+            return self.normalisation
+        names = self._pooled(target)
+        counts = torch.tensor([len(getattr(self.cohort[name], split)) for name in names])
+        owners = torch.arange(len(names)).repeat_interleave(counts)
+        return PerImage(tuple(map(self.normalise, names)), owners)
+
+    def _pooled(self, target: str) -> tuple[str, ...]:
+        return self.experiment.sources(target, self.members)
 
     def conditions(self, target: str) -> EvaluationConditions:
         """Return the conditions under which predictors are measured at ``target``."""
         metrics = tuple(METRICS.among(self.experiment.plugins))
         conditions = EvaluationConditions(
-            self.experiment.evaluation, self.normalisation, self.device, self.sources(target), metrics
+            self.experiment.evaluation, self.normalise(target), self.device, self.sources(target), metrics
         )
         return replace(conditions, task=self.cohort.task, class_names=self.cohort.class_names)
 
-    @property
-    def start(self) -> ModelPool:
-        """The pool of the model of the rounds, kept where something evaluates it."""
-        return ModelPool(self.folder / START, counts=self.checkpoints.has)
-
-    def models(self, target: str, name: str) -> ModelPool:
-        """Return the pool ``name`` of a target: ``fused``, ``references``."""
-        return ModelPool(self.folder / target / name, counts=self.checkpoints.has)
+    def models(self, *place: str) -> ModelPool:
+        """Return the pool at a place in the federation's folder: ``start``; ``TARGET``, ``fused``."""
+        return ModelPool(self.folder.joinpath(*place), counts=self.checkpoints.has)
 
     def with_server(self, programme: Callable[[Server], None]) -> None:
-        """Run a server's programme with the members as its hospitals, on the run's backend."""
+        """Run a server's programme with the members as its hospitals, on the run's backend.
+
+        The programme may end between two messages, where the record's ``pause`` says so.
+        """
         from fedmerge.federation import server_app
 
+        if self.server is not None:
+            programme(self.server)
+            return
+
+        def pausing(server: Server) -> None:
+            server.strategy.between = self.record.pause
+            programme(server)
+
         members = [self.cohort[name] for name in self.members]
-        app = server_app(self.plan, programme, self.members, self.proposal())
+        app = server_app(self.plan, pausing, self.members, self.proposal())
         self.backend.simulate(app, members, device=self.device, progress=self.record.step)
 
     def proposal(self) -> Proposal:
@@ -128,7 +167,7 @@ class Setup:
         named = plugins_of(self.plan)
         return Proposal(experiment=self.experiment.name, plan=self.plan, sums=sums, plugins=named)
 
-    def keep(self, name: str, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
+    def keep(self, client: Client, state: State, metrics: dict[str, Any], own: dict[str, Any]) -> None:
         """Put a hospital's own model into the pool, with the numbers of its training on the card.
 
         own: its numbers on its own validation images. The score that the experiment selects by goes onto the
@@ -137,7 +176,7 @@ class Setup:
         numbers = {key: float(metrics[key]) for key in ("loss", "accuracy", "num-examples")}
         numbers |= {"validation": float(own[self.experiment.selection])}
         numbers |= {"temperature": float(own["temperature"])}
-        self.keep_in(self.pool, name, state, "local training", (), numbers)
+        self.keep_in(self.pool, client.name, state, "local training", (), numbers, client.spacing)
 
     def keep_federated(self, state: State, numbers: dict[str, float], training: float) -> None:
         """Put the model of the rounds into the pool.
@@ -157,20 +196,23 @@ class Setup:
         method: str,
         parents: tuple[str, ...],
         metrics: dict[str, float],
+        spacing: tuple[float, ...] = (),
     ) -> None:
-        """Add a model and its card to a pool of this federation."""
+        """Add a model and its card to a pool of this federation. spacing: as ``Client`` has it."""
+        apart = None
+        if spacing:
+            apart = PixelSpacing(rows=spacing[0], columns=spacing[1], varies=bool(spacing[2]))
         pool.add(
             name=name,
             state=state,
             model=self.plan.model,
             normalisation=self.normalisation,
             class_names=self.cohort.class_names,
-            parents=parents,
             method=method,
+            origin=Origin(
+                parents, self.seed, str(self.record.common["config_hash"]), self.plan.batch_norm, apart
+            ),
             metrics=metrics,
-            seed=self.seed,
-            config_hash=str(self.record.common["config_hash"]),
-            batch_norm=self.plan.batch_norm,
         )
         self.checkpoints.register(*(pool.folder / f"{name}.{ending}" for ending in ("safetensors", "json")))
 
@@ -183,11 +225,10 @@ def set_up(
     folder: Path,
     record: Record,
     device: str,
-    backend: Backend = LOCAL,
     *,
     journalled: bool = False,
 ) -> Setup:
-    """Derive the plan from the experiment and the cohort; open the pool.
+    """Derive the plan from the experiment and the cohort; open the pool. Its backend is this process.
 
     journalled: checkpoints are kept in ``folder/journal`` as soon as they are finished, and those of an
     earlier process there count.
@@ -200,18 +241,15 @@ def set_up(
     kept, rounds = experiment.federation.keep, folder / "journal" / "rounds"
     journal = RoundJournal(rounds, kept, record.remarks) if journalled else None
     plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool", counts=checkpoints.has)
-    return Setup(
-        experiment, cohort, plan, members, pool, folder, record, device, backend, checkpoints, journal
-    )
+    return Setup(experiment, cohort, plan, members, pool, folder, record, device, LOCAL, checkpoints, journal)
 
 
 def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> FederationPlan:
     """Return the plan of a federation's server. Raises FedMergeError for images that no network takes."""
     spec = model_spec(experiment, cohort)
-    named = experiment.normalisation
     return FederationPlan(
         model=spec,
-        normalisation=default_normalisation(spec) if named == "default" else Normalisation.named(named),
+        normalisation=_inputs(experiment.normalisation, spec),
         seed=seed,
         rounds=experiment.training.rounds,
         start=experiment.training.start,
@@ -220,6 +258,12 @@ def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> FederationPlan
         batch_norm=experiment.batch_norm,
         federation=experiment.federation,
     )
+
+
+def _inputs(named: str, spec: ModelSpec) -> Inputs:
+    if named == PER_SITE:
+        return PerSite("site")
+    return default_normalisation(spec) if named == "default" else Normalisation.named(named)
 
 
 def model_spec(experiment: Experiment, cohort: Cohort) -> ModelSpec:

@@ -1,10 +1,10 @@
-"""The stages of an experiment as tasks: from a task's configuration and needs to files in its folder."""
+"""The stages of an experiment as tasks of a study: from configuration and needs to files in a folder."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,22 +13,30 @@ import pandas as pd
 
 from fedmerge.blame import blamed
 from fedmerge.data import Cohort, CohortSpec, build_cohort
-from fedmerge.data.checks import remarks
+from fedmerge.data.checks.checks import remarks
 from fedmerge.engine.attempt import Attempt
-from fedmerge.engine.store import Store
 from fedmerge.errors import FedMergeError
+from fedmerge.experiment.cell import Step
 from fedmerge.experiment.configuration.config import Experiment
-from fedmerge.experiment.configuration.entries import read_method
+from fedmerge.experiment.configuration.entries import MethodConfig, read_method
 from fedmerge.experiment.configuration.plugged import load_for
 from fedmerge.experiment.folder.machine import describe, pick_device, reproducible
 from fedmerge.experiment.folder.results import write_table
-from fedmerge.experiment.kinds import COEFFICIENTS, LOOKS, REFERENCE, RESUMING, START
-from fedmerge.experiment.stages.evaluation import Predictor, TargetStreams, evaluate_predictor
-from fedmerge.experiment.stages.fine_tuning import fine_tune
-from fedmerge.experiment.stages.majority import majority
-from fedmerge.experiment.stages.predictors import adapt, alone, fuse, pooled, train_pooled
+from fedmerge.experiment.kinds import (
+    COEFFICIENTS,
+    EVALUATE,
+    FINE_TUNE,
+    LOOKS,
+    RESUMING,
+    ROUNDS,
+    START,
+    TEST_TIME,
+)
+from fedmerge.experiment.kinds import FUSION as FUSED
+from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.experiment.stages.record import Record
-from fedmerge.experiment.stages.setup import Setup, set_up
+from fedmerge.experiment.stages.setup import set_up
+from fedmerge.experiment.stages.stage import REFERENCES, Stage
 from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State
@@ -42,29 +50,6 @@ if TYPE_CHECKING:
 MEMORIES, JOURNAL = "memories", "journal"
 WORK = f"{__name__}:do_stage"
 """The function of every task of an experiment, as an ``Assignment`` names it."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage at work: its attempt, and the federation that it is about."""
-
-    attempt: Attempt
-    setup: Setup
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The task's configuration."""
-        return self.attempt.task.config
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The tasks whose artifacts the stage reads."""
-        return self.attempt.task.needs
-
-    @property
-    def store(self) -> Store:
-        """The store that holds what the stage needs."""
-        return self.attempt.store
 
 
 def do_stage(attempt: Attempt) -> None:
@@ -84,7 +69,7 @@ def do_stage(attempt: Attempt) -> None:
 
 
 def _do(attempt: Attempt) -> None:
-    config, options = attempt.task.config, attempt.options
+    config, options, kind = attempt.task.config, attempt.options, attempt.task.kind
     plugins = load_for(config, options["plugins"])
     device, sources = pick_device(options["device"]), options["sources"]
     with reproducible(options["threads"]):
@@ -95,149 +80,101 @@ def _do(attempt: Attempt) -> None:
             config["experiment"] | {"cohort": _cohort_spec(written, sources), "plugins": plugins}
         )
         (seed,) = experiment.seeds
-        cohort = _cohort(written, seed, sources)
-        record = Record({"config_hash": attempt.task.name})
-        setup = set_up(
-            experiment,
-            cohort,
-            tuple(config["members"]),
-            seed,
-            _pool_folder(attempt),
-            record,
-            device,
-            journalled=config["kind"] in RESUMING,
-        )
-        done = _STAGES[config["kind"]](Stage(attempt, setup))
-        looked = {"remarks": remarks(cohort)} if config["kind"] == LOOKS else {}
+        cohort, members = _cohort(written, seed, sources), tuple(config["members"])
+        record, folder = Record({"config_hash": attempt.task.name}), _pool_folder(attempt)
+        resumes = kind in RESUMING
+        setup = set_up(experiment, cohort, members, seed, folder, record, device, journalled=resumes)
+        stage = TaskStage(setup, _step(config), kind, attempt)
+        attempt.record.update(STAGES[kind](stage))
         rows = {"history": record.history, "decisions": record.decisions, "failures": record.failures}
-        attempt.record.update(done | rows | looked)
+        looked = {"remarks": remarks(cohort)} if kind == LOOKS else {}
+        attempt.record.update(rows | looked | stage.finish())
 
 
 def _pool_folder(attempt: Attempt) -> Path:
     """Return the folder of the models: those that an evaluation needs, or the task's own."""
-    needs = attempt.task.needs if attempt.task.kind == "evaluate" else ()
+    needs = attempt.task.needs if attempt.task.kind == EVALUATE else ()
     return attempt.store.jobs / needs[0] if needs else attempt.folder
 
 
-def _rounds(stage: Stage) -> dict[str, Any]:
-    """Hold the rounds; each is a checkpoint, so that an interrupted attempt goes on at its last one."""
-    setup, folder, room = stage.setup, stage.attempt.folder, stage.store.room
-    room.remove_tree(folder / START)
-    room.remove_tree(folder / MEMORIES)
+def _step(config: Mapping[str, Any]) -> Step:
+    """Return the step of a cell that a task does."""
+    kind, target, rows = config["kind"], config.get("target", ""), config.get("as", "")
+    if kind != EVALUATE:
+        return Step(kind, target=target)
+    given = config["method"]
+    if rows in (FUSED, TEST_TIME):
+        entry = read_method(FUSION if rows == FUSED else TESTTIME, given)
+    else:
+        entry = MethodConfig(method=given["method"], label=given["method"])
+    return Step(kind, target=target, rows=rows, entry=entry)
 
-    def programme(server: Server) -> None:
-        state = server.rounds(server.start(), setup.journal)
-        setup.keep_in(ModelPool(folder / START), START, state, "federated rounds", (), {})
+
+@dataclass(frozen=True)
+class TaskStage(Stage):
+    """A stage at work as a task: what it needs lies in the folders of other tasks."""
+
+    attempt: Attempt
+    isolates = keeps_fused = False
+
+    def begin(self, server: Server) -> State:
+        """Hold the rounds, or return where those of another task ended; a fine-tuning restores hospitals."""
+        if self.step.kind == ROUNDS:
+            return server.rounds(server.start(), self.setup.journal)
+        if self.step.kind == FINE_TUNE:
+            server.restore(self._memories())
+        return self.pool(START).state(START) if ROUNDS in self._needs else server.start()
+
+    def left_by(self, kind: str) -> Mapping[str, Any]:
+        """See ``Stage``."""
+        return self.attempt.store.read(self._needs[kind], "job.json") if kind in self._needs else {}
+
+    def pool(self, name: str) -> ModelPool:
+        """See ``Stage``."""
+        if name == REFERENCES:
+            return self.setup.pool
+        if self.step.kind == ROUNDS:
+            return ModelPool(self.attempt.folder / START)
+        return ModelPool(self._folder(ROUNDS) / START, create=False)
+
+    def keep_rounds(self, server: Server, state: State) -> None:
+        """Keep the model of the rounds, and what hospitals keep to themselves, for other tasks."""
+        for left_over in (START, MEMORIES):
+            self.attempt.store.room.remove_tree(self.attempt.folder / left_over)
+        self.setup.keep_in(self.pool(START), START, state, "federated rounds", (), {})
         for name, kept in server.memories().items():
-            make_folder(folder / MEMORIES)
-            write_weights(folder / MEMORIES / f"{name}.safetensors", kept)
-        setup.record.federation(setup.seed, "rounds", server.strategy)
+            make_folder(self.attempt.folder / MEMORIES)
+            write_weights(self.attempt.folder / MEMORIES / f"{name}.safetensors", kept)
 
-    setup.with_server(programme)
-    room.remove_tree(folder / JOURNAL)
-    return {}
+    def finish(self) -> dict[str, Any]:
+        """Write the rows of an evaluation, take the journal away, and return the seconds of training."""
+        folder, store, record = self.attempt.folder, self.attempt.store, self.setup.record
+        store.room.remove_tree(folder / JOURNAL)
+        before = [store.read(need, "job.json") for need in self.attempt.task.needs]
+        if self.step.kind != EVALUATE:
+            return {"seconds_before": sum(job["seconds"] for job in before)}
+        if not before:
+            store.room.remove_tree(self.setup.pool.folder)  # it has no model
+        write_text(folder / "rows.json", json.dumps(record.results))
+        write_text(folder / "bins.json", json.dumps(record.reliability))
+        if record.coefficients:
+            write_table(folder / COEFFICIENTS, pd.DataFrame(record.coefficients))
+        trained = before[0]["seconds"] + before[0].get("seconds_before", 0.0) if before else 0.0
+        return {"training_seconds": trained}
 
+    @functools.cached_property
+    def _needs(self) -> dict[str, str]:
+        """The needed tasks by their kind."""
+        needs = self.attempt.task.needs
+        return {self.attempt.store.read(need, "job.json")["config"]["kind"]: need for need in needs}
 
-def _fine_tune(stage: Stage) -> dict[str, Any]:
-    """Let each hospital fine-tune; each is a checkpoint."""
-    setup, store = stage.setup, stage.store
+    def _folder(self, kind: str) -> Path:
+        return self.attempt.store.jobs / self._needs[kind]
 
-    def programme(server: Server) -> None:
-        start = _start(stage.needs, server, store)
-        server.restore(_memories(stage.needs, store))
-        if setup.plan.fine_tune is None:
-            fine_tune(setup, server, start, rounds=_history(stage.needs, store))
-        else:
-            fine_tune(setup, server, start)
-        setup.record.federation(setup.seed, "fine-tune", server.strategy)
-
-    setup.with_server(programme)
-    store.room.remove_tree(stage.attempt.folder / JOURNAL)
-    before = sum(store.read(need, "job.json")["seconds"] for need in stage.needs)
-    return {"seconds_before": before}
-
-
-def _start(rounds: Sequence[str], server: Server, store: Store) -> State:
-    """Return the weights from which hospitals fine-tune: those after the rounds (a task), or initial ones."""
-    if not rounds:
-        return server.start()
-    return ModelPool(store.jobs / rounds[0] / START, create=False).state(START)
-
-
-def _history(rounds: Sequence[str], store: Store) -> list[dict[str, Any]]:
-    """Return the history of the rounds (a task)."""
-    return [row for task in rounds for row in store.read(task, "job.json")["history"]]
-
-
-def _memories(rounds: Sequence[str], store: Store) -> dict[str, State]:
-    """Return the client state of each hospital after the rounds (a task), by name."""
-    files = [path for task in rounds for path in (store.jobs / task / MEMORIES).glob("*.safetensors")]
-    return {path.stem: load_weights(path) for path in files}
-
-
-def _pooled(stage: Stage) -> dict[str, Any]:
-    train_pooled(stage.setup, stage.config["target"], stage.setup.pool)
-    return {"seconds_before": 0.0}
-
-
-def _evaluate(stage: Stage) -> dict[str, Any]:
-    """Measure one method at one hospital: its rows, calibration bins, and coefficients of every batch."""
-    setup, store, target = stage.setup, stage.store, stage.config["target"]
-    trained = {"seconds": 0.0}
-    if stage.needs:
-        trained = store.read(stage.needs[0], "job.json")
-    else:
-        store.room.remove_tree(setup.pool.folder)  # it has no model
-    site = TargetStreams.of(target, setup.arriving_images(target), setup.experiment.evaluation, setup.seed)
-    rows, bins, trace = [], [], []
-    for predictor in _predictors(stage):
-        for measured in evaluate_predictor(predictor, site, setup.conditions(target)):
-            setup.record.result(setup.seed, target, measured)
-            rows.append(measured.row)
-            bins += measured.bins
-            trace += [entry | {"method": measured.row["method"]} for entry in measured.trace]
-    folder = stage.attempt.folder
-    write_text(folder / "rows.json", json.dumps(rows))
-    write_text(folder / "bins.json", json.dumps(bins))
-    if trace:
-        write_table(folder / COEFFICIENTS, pd.DataFrame(trace))
-    return {"training_seconds": trained["seconds"] + trained.get("seconds_before", 0.0)}
-
-
-def _predictors(stage: Stage) -> Iterator[Predictor]:
-    setup, target = stage.setup, stage.config["target"]
-    kind, given = stage.config["as"], stage.config["method"]
-    if kind == REFERENCE:
-        yield majority(setup, target, {})
-    elif kind == "alone":
-        yield from (alone(setup, name) for name in setup.sources(target))
-    elif kind == "pooled":
-        yield pooled(setup, setup.pool)
-    elif kind == "fusion":
-        entry = read_method(FUSION, given)
-        fused: list[Predictor] = []
-
-        def programme(server: Server) -> None:
-            start = _start(stage.needs[1:], server, stage.store)
-            predictor, result = fuse(setup, server, target, entry, start)
-            setup.record.fusion(setup.seed, target, entry.label, result.decisions)
-            fused.append(predictor)
-
-        setup.with_server(programme)
-        yield from fused
-    else:
-        entry = read_method(TESTTIME, given)
-        rounds = stage.needs[-1] if entry.needs_federated else ""
-        federated = ModelPool(stage.store.jobs / rounds / START, create=False) if rounds else None
-        yield adapt(setup, target, entry, setup.pool, federated)
-
-
-_STAGES: dict[str, Callable[[Stage], dict[str, Any]]] = {
-    "rounds": _rounds,
-    "fine-tune": _fine_tune,
-    "pooled": _pooled,
-    "evaluate": _evaluate,
-}
+    def _memories(self) -> dict[str, State]:
+        """Return the client state of each hospital after the rounds, by name."""
+        found = (self._folder(ROUNDS) / MEMORIES).glob("*.safetensors") if ROUNDS in self._needs else ()
+        return {path.stem: load_weights(path) for path in found}
 
 
 def _cohort_spec(config: str, sources: str | None) -> CohortSpec:

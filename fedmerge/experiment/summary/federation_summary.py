@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.formatting import listing
 from fedmerge.experiment.summary.privacy_summary import mechanism
-from fedmerge.federation.options import FederationOptions
+from fedmerge.federation.plan.options import FederationOptions
 
 PERSONAL = {
     "norms": "each hospital keeps its own batch norms; the model that leaves has the mean of them",

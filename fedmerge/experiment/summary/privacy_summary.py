@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.federation.plan.privacy import Privacy
 from fedmerge.federation.privacy.accounting import NOT_COVERED, SIMULATED, Options, epsilon, epsilon_of
-from fedmerge.federation.privacy.options import Privacy
 
 ANY_TWO, AGAINST_NOTHING = "for any two data sets", "against having given nothing"
 """What local noise, and central noise, make hard to tell apart."""

@@ -4,18 +4,26 @@
 function like those in ``means`` and import its file here: its options are its keyword-only parameters.
 """
 
-from fedmerge.federation.aggregators import fused, krum, means, order
-from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Update
+from fedmerge.federation.aggregators import fused, krum, means, order, scaffold
+from fedmerge.federation.aggregators.contract import (
+    AGGREGATORS,
+    Aggregated,
+    AggregationContext,
+    Control,
+    Update,
+)
 from fedmerge.federation.aggregators.krum import fewest_updates
 
 __all__ = [
     "AGGREGATORS",
     "Aggregated",
     "AggregationContext",
+    "Control",
     "Update",
     "fewest_updates",
     "fused",
     "krum",
     "means",
     "order",
+    "scaffold",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from fedmerge.merging.matching.statistics import Statistics
+from fedmerge.merging.neurons.statistics import Statistics
 from fedmerge.models.state import BatchNormPolicy, State
 from fedmerge.models.zoo import ModelSpec
 from fedmerge.registry import Registry
@@ -45,12 +45,23 @@ class Hospitals(Protocol):
         """Return the remote statistics for a fusion of ``parents``."""
 
 
+class Control(Protocol):
+    """What an aggregator that needs control variates gets of the round's."""
+
+    @property
+    def images(self) -> float:
+        """The training images of all hospitals of the federation."""
+
+    def change(self, update: Update) -> State:
+        """Return the change of the hospital's own control variate in this round, in float64."""
+
+
 @dataclass(frozen=True)
 class AggregationContext:
     """The context of an aggregation besides the updates.
 
     start: the weights that the hospitals were sent. model: their network. hospitals: for requests about
-    models.
+    models. control: for an aggregator that needs control variates.
     """
 
     start: State
@@ -59,6 +70,7 @@ class AggregationContext:
     batch_norm: BatchNormPolicy = "mixture"
     model: ModelSpec | None = None
     hospitals: Hospitals | None = None
+    control: Control | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,9 @@ class Aggregated:
     """The new model, and decisions about hospitals: rows with ``site`` and numbers.
 
     ``share`` is the weight of a hospital's update in the model, if updates are not weighted by images.
+    control: the change of the server's control variate, in float64, by parameter.
     """
 
     state: State
     decisions: tuple[dict[str, Any], ...] = ()
+    control: State | None = None

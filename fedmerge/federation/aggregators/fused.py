@@ -15,7 +15,7 @@ from pydantic import Field, create_model
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Update
-from fedmerge.federation.sums.packing import MINIMUM
+from fedmerge.federation.packing import MINIMUM
 from fedmerge.merging import FUSION, MergeResult, merge
 from fedmerge.merging.matching.repair import After
 from fedmerge.models.loading import network_of

@@ -36,8 +36,8 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.bundle import CLIENT, check_bundle
 from fedmerge.federation.deployment.node_folder import SECRET
+from fedmerge.federation.messages.tensors import named
 from fedmerge.federation.policy.audit import audit
-from fedmerge.federation.schema.tensors import named
 
 log = logging.getLogger("fedmerge.clientapp")
 APP = "flwr-clientapp"  # the only kind of task that is answered

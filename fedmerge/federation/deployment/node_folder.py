@@ -20,8 +20,8 @@ from fedmerge.federation.deployment.keys import (
     make_node_key,
 )
 from fedmerge.federation.deployment.processes import environment
+from fedmerge.federation.hospital.sums.rules import SumRules
 from fedmerge.federation.policy.rules import write_policy
-from fedmerge.federation.sums.rules import SumRules
 from fedmerge.schema.validation import validate
 from fedmerge.storage.files import saying
 

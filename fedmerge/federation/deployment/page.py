@@ -20,18 +20,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from fedmerge.federation.deployment.ago import ago
+from fedmerge.federation.deployment.local_page import HEADERS, HOSTS
 
 Told = dict[str, Any]
 STATES = ("running", "finished", "failed", "stopped", "killed", "resumed", "pending", "starting", "unknown")
 KINDS = {"finished": "good", "running": "good", "failed": "bad", "killed": "bad"}
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
-HOSTS = ["127.0.0.1", "localhost", "[::1]"]
-"""The host names that the page answers to, so that a foreign name that leads to this machine fails."""
 
 
 def watch_app(status: Callable[[], Told]) -> Starlette:

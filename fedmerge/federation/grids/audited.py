@@ -12,11 +12,11 @@ from flwr.serverapp import Grid
 
 from fedmerge.federation.admission import read_admitted
 from fedmerge.federation.grids.flower import FlowerGrid
+from fedmerge.federation.messages.reading import ARRAYS, JOB
+from fedmerge.federation.messages.records import reason_of
 from fedmerge.federation.policy.audit import audit, audit_log
 from fedmerge.federation.policy.proposal import KEY, proposal_hash, read_proposal
 from fedmerge.federation.policy.seen import seen
-from fedmerge.federation.records import reason_of
-from fedmerge.federation.schema.reading import ARRAYS, JOB
 
 
 class AuditedGrid(FlowerGrid):

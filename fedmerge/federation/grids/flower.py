@@ -13,8 +13,8 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from fedmerge.federation.grids.simulated import failed
-from fedmerge.federation.records import reason_of
+from fedmerge.federation.messages.records import reason_of
+from fedmerge.federation.simulated import failed
 
 POLL = 0.3  # seconds between two checks for replies; Flower itself waits three
 LOOK = 5.0  # seconds between two checks for lost messages

@@ -13,9 +13,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from fedmerge.data import Site
-from fedmerge.federation.grids.simulated import SimulatedGrid, contexts, debugging, failed, serve
-from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.hospital_app import client_app
+from fedmerge.federation.hospital.app import client_app
+from fedmerge.federation.hospital.hospital import Hospital
+from fedmerge.federation.simulated import SimulatedGrid, contexts, debugging, failed, serve
 
 
 class LocalGrid(SimulatedGrid):

@@ -7,9 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedmerge.errors import FedMergeError, short
-from fedmerge.federation.fault_injection import faults_for
+from fedmerge.federation.plan.fault_injection import faults_for
+from fedmerge.federation.plan.train_config import (
+    common_config,
+    control_config,
+    fine_tune_config,
+    personal_config,
+    round_config,
+)
 from fedmerge.federation.policy.proposal import Proposal, canonical
-from fedmerge.federation.train_config import common_config, fine_tune_config, personal_config, round_config
 from fedmerge.schema.validation import differences
 
 Job = Mapping[str, Any]
@@ -52,7 +58,8 @@ def _training(proposal: Proposal, job: dict[str, Any], site: str) -> str:
     if not 1 <= round <= last:
         raise FedMergeError(f"the server asks for round {round}, but the approved experiment has {last}.")
     expected = round_config(plan, round) if round <= plan.rounds else fine_tune_config(plan)
-    if "personal" in expected and "since" in job and not 0 <= _whole(job, "since") < round:
+    stateful = "personal" in expected or "control" in expected
+    if stateful and "since" in job and not 0 <= _whole(job, "since") < round:
         raise FedMergeError(f"the job's field 'since' is {short(job['since'])}, no round before {round}.")
     faults = job.get("faults", [])
     allowed = [
@@ -65,7 +72,7 @@ def _training(proposal: Proposal, job: dict[str, Any], site: str) -> str:
             f"have in round {round}."
         )
     _same({key: value for key, value in job.items() if key not in ("since", "faults")}, expected)
-    if "since" in job and "personal" not in expected:
+    if "since" in job and not stateful:
         raise FedMergeError("the job has a field 'since', which the approved experiment does not have.")
     return f"train {round}"
 
@@ -91,11 +98,14 @@ def _scores(proposal: Proposal, job: dict[str, Any]) -> str:
 
 
 def _memory(proposal: Proposal, job: dict[str, Any], site: str) -> str:
-    if proposal.plan.federation.personal == "none":
+    plan = proposal.plan
+    if not plan.federation.keeps_client_state:
         raise FedMergeError(
-            "the server asks for a part of the model that the approved experiment does not have."
+            "the server asks for what a hospital keeps between rounds, and in the approved experiment it "
+            "keeps nothing."
         )
-    _same(job, {} if "model" not in job else common_config(proposal.plan) | personal_config(proposal.plan))
+    restored = common_config(plan) | personal_config(plan) | control_config(plan)
+    _same(job, {} if "model" not in job else restored)
     return "memory"
 
 

@@ -16,7 +16,9 @@ from flwr.app import Message
 
 from fedmerge.data import Site
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.grids.simulated import PENDING, failed
+from fedmerge.federation.messages.reading import job_of
+from fedmerge.federation.messages.records import reason_of
+from fedmerge.federation.messages.tensors import named
 from fedmerge.federation.policy.approvals import Approvals
 from fedmerge.federation.policy.audit import audit, fingerprint
 from fedmerge.federation.policy.derived import check_job, most
@@ -24,9 +26,7 @@ from fedmerge.federation.policy.keeping import check_group, check_plugins, check
 from fedmerge.federation.policy.proposal import KEY, Proposal, proposal_hash, read_proposal
 from fedmerge.federation.policy.rules import Policy, policy_hash, read_policy
 from fedmerge.federation.policy.seen import seen
-from fedmerge.federation.records import reason_of
-from fedmerge.federation.schema.reading import job_of
-from fedmerge.federation.schema.tensors import named
+from fedmerge.federation.simulated import PENDING, failed
 from fedmerge.version import package_version
 
 GREETING, INSPECTION = "query", "query.inspect"

@@ -9,12 +9,12 @@ from flwr.app import Message
 
 from fedmerge.data import Site
 from fedmerge.errors import Faults, FedMergeError, short
+from fedmerge.federation.messages.reading import METRICS, TEXTS
+from fedmerge.federation.plan.privacy import LocalPrivacy
 from fedmerge.federation.policy.proposal import Proposal, canonical, plugins_of
 from fedmerge.federation.policy.rules import FILE, Policy, read_policy
 from fedmerge.federation.policy.suppression import suppressed, suppressed_findings
 from fedmerge.federation.privacy.accounting import epsilon_of
-from fedmerge.federation.privacy.options import LocalPrivacy
-from fedmerge.federation.schema.reading import METRICS, TEXTS
 from fedmerge.plugins import locate_plugins, restrict_plugins, title_of
 from fedmerge.tasks import TASKS
 
@@ -148,7 +148,10 @@ def _hidden(reply: Message, counts: list[int], below: int) -> list[int]:
 
 
 def strip(reply: Message, policy: Policy) -> None:
-    """Remove from a reply the numbers that must not leave, and hide small counts."""
+    """Remove from a reply the numbers that must not leave, and hide small counts.
+
+    That counts are hidden always leaves with them: without it they would contradict the number of images.
+    """
     metrics = reply.content.metric_records.get(METRICS)
     if metrics is not None and COUNTS in metrics:
         counts = [int(count) for count in metrics[COUNTS]]  # type: ignore[union-attr]
@@ -157,5 +160,5 @@ def strip(reply: Message, policy: Policy) -> None:
         if metrics[COUNTS] != counts:
             metrics[BELOW] = policy.suppress_below
     for record in reply.content.metric_records.values():
-        for name in [name for name in record if name not in (*policy.numbers, COUNTS)]:
+        for name in [name for name in record if name not in (*policy.numbers, COUNTS, BELOW)]:
             del record[name]

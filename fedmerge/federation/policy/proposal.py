@@ -11,9 +11,9 @@ from pydantic import Field, ValidationError
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.aggregators import AGGREGATORS
-from fedmerge.federation.plan import FederationPlan
+from fedmerge.federation.plan.plan import FederationPlan
+from fedmerge.federation.plan.section import Section
 from fedmerge.federation.policy.installed import code_version
-from fedmerge.federation.section import Section
 from fedmerge.models.zoo import plugin_of
 from fedmerge.plugins import loaded_code
 from fedmerge.schema.validation import LONGEST_NAME, validate
@@ -108,6 +108,7 @@ def in_words(proposal: Proposal) -> dict[str, str]:
     leaves = [f"its update of the model in each round, {hidden}"] if plan.rounds else []
     leaves += ["the model that it tuned for itself"] if plan.fine_tune is not None else []
     leaves += [f"its own part of the model ({rules.personal})"] if rules.personal != "none" else []
+    leaves += ["its control variate, which follows from its updates"] if rules.control_variates else []
     if proposal.sums is not None:
         masked = "under masks" if rules.masks_statistics else "as they are"
         leaves.append(

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from fedmerge.errors import unknown
+from fedmerge.federation.plan.section import Section
 from fedmerge.federation.privacy.secure_sum import FEWEST
-from fedmerge.federation.section import Section
 from fedmerge.schema.validation import Distinct, is_there, load_yaml, validate
 from fedmerge.storage.files import write_text
 
@@ -18,9 +18,12 @@ FILE = "policy.yaml"
 NUMBERS = (
     "num-examples", "num-validation", "class-counts", "suppressed-below",
     "loss", "accuracy", "balanced_accuracy", "auroc", "kappa", "temperature",
-    "seconds", "steps", "merges", "forgot", "round", "known", "images", "delay",
+    "seconds", "steps", "merges", "forgot", "round", "known", "images", "delay", "pixel-spacing",
 )  # fmt: skip
 """The names of all numbers in a hospital's replies."""
+ASKED_FOR = ("pixel-spacing",)
+"""Numbers that leave only where a hospital adds them to those that may."""
+USUAL = tuple(name for name in NUMBERS if name not in ASKED_FOR)
 
 Names = Annotated[tuple[str, ...], Distinct]
 
@@ -60,7 +63,7 @@ class Policy(Section):
     suppress_below: int = Field(default=5, ge=1)
     inspection: bool = False
     inspection_checks: bool = False
-    numbers: Names = NUMBERS
+    numbers: Names = USUAL
     secure: Literal["only", "allow"] = "allow"
     secure_hospitals: int = Field(default=FEWEST, ge=FEWEST)
     peers: Literal["listed", "first-use"] = "listed"
@@ -135,8 +138,9 @@ inspection: false
 inspection_checks: false
 
 # The numbers that may leave, by name. Take out what must stay; what a request cannot do without is refused.
-numbers: [{", ".join(NUMBERS[:8])},
-          {", ".join(NUMBERS[8:])}]
+# Add pixel-spacing to let the median mm between pixels onto the cards of this hospital's models.
+numbers: [{", ".join(USUAL[:8])},
+          {", ".join(USUAL[8:])}]
 
 # only: updates leave under the masks of secure aggregation or not at all. allow: as the experiment says.
 secure: allow

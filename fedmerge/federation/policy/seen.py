@@ -8,7 +8,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Message
 
 from fedmerge.federation.arrays import LentArray, content_bytes
-from fedmerge.federation.schema.reading import ARRAYS
+from fedmerge.federation.messages.reading import ARRAYS
 
 _MAGIC = b"\x93NUMPY\x01\x00"  # of np.save's format 1.0; the length of its header follows in two bytes
 

@@ -1,5 +1,7 @@
-"""Privacy of a federation: what the server and the users of a model may learn of one hospital.
+"""Privacy mechanisms that the server and hospitals share.
 
-``central`` clips and noises updates at the server, ``local`` at each hospital; ``accounting`` tells epsilon.
-``secure_round`` and ``secure_sum`` mask updates, so that the server sees only sums.
+``central`` clips and noises updates at the server; ``accounting`` tells epsilon. ``secure_sum`` and
+``masked`` are the arithmetic of masks, ``shamir`` shares secrets, ``identity`` and ``secure_keys`` are keys.
+A hospital's side is in ``hospital.private_training`` and ``hospital.secure``, the server's in
+``server.secure_round``.
 """

@@ -21,7 +21,7 @@ from typing import Any
 
 from fedmerge.errors import FedMergeError
 from fedmerge.extras import extra
-from fedmerge.federation.privacy.options import AdaptivePrivacy, CentralPrivacy, LocalPrivacy
+from fedmerge.federation.plan.privacy import AdaptivePrivacy, CentralPrivacy, LocalPrivacy
 from fedmerge.storage.chained_log import ChainedLog
 
 Options = CentralPrivacy | AdaptivePrivacy | LocalPrivacy

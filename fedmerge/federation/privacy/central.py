@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.plan.privacy import AdaptivePrivacy, CentralPrivacy
 from fedmerge.federation.privacy.noise import Draw, from_the_system, noised, shortened, step_of
-from fedmerge.federation.privacy.options import AdaptivePrivacy, CentralPrivacy
 from fedmerge.models.state import State
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from fedmerge.federation.plan.privacy import AdaptivePrivacy, LocalPrivacy
 from fedmerge.federation.privacy.accounting import Options, Spending
 from fedmerge.federation.privacy.central import private_mean
 from fedmerge.federation.privacy.noise import Draw, from_the_seed, from_the_system
-from fedmerge.federation.privacy.options import AdaptivePrivacy, LocalPrivacy
 from fedmerge.models.state import State, state_hash
 
 _CLIP = "privacy/clip"

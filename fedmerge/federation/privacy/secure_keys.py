@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from fedmerge.errors import FedMergeError
+from fedmerge.federation.messages.secure import Advert
 from fedmerge.federation.privacy.identity import Identity, signed
 from fedmerge.federation.privacy.secure_sum import FEWEST, agree, new_secret
-from fedmerge.federation.schema.secure import Advert
 
 NUMBERS = "numbers"  # the array of masked numbers in a reply
 

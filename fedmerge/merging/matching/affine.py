@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedmerge.merging.matching.sums import has_offset
+from fedmerge.merging.neurons.sums import has_offset
 from fedmerge.models.graph import Layer
 from fedmerge.models.state import State
 

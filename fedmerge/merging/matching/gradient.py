@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.attribution import importance, normalise
-from fedmerge.merging.fitting import Descent, descend, divergence, soft_targets
-from fedmerge.merging.matching import sums
+from fedmerge.merging.fitting import DESCENT, Descent, descend, divergence, soft_targets
 from fedmerge.merging.matching.affine import fitted
-from fedmerge.merging.matching.grouping import Centroids, correspondence, endings, level_grams, mixing
+from fedmerge.merging.matching.gradient_options import (
+    CLOSED_FORM,
+    CLUSTERING,
+    LEVEL_LOSS,
+    ClosedForm,
+    Clustering,
+    LevelLoss,
+)
+from fedmerge.merging.matching.grouping import correspondence, endings, level_grams, mixing
 from fedmerge.merging.matching.importances import (
     Attribution,
     Normalisation,
     attribution_needs,
     shares_of,
 )
-from fedmerge.merging.matching.linear import Towards
-from fedmerge.merging.matching.maps import Correspondence
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.prior import matched_columns
 from fedmerge.merging.matching.solve import solve
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.merging.neurons import sums
+from fedmerge.merging.neurons.maps import Correspondence
 from fedmerge.models.graph import Level, Run, levels
 from fedmerge.models.state import State
 from fedmerge.registry import Needs
@@ -39,13 +46,9 @@ BATCH = 64
 class Fitting:
     """How levels are fitted; see the options of :func:`gradient_fusion`."""
 
+    loss: LevelLoss
+    closed_form: ClosedForm
     descent: Descent
-    closed_form: bool
-    ridge: float | None
-    towards: Towards
-    weighted: bool
-    head_loss: Literal["mse", "kl"]
-    temperature: float
 
 
 @FUSION.method(
@@ -61,19 +64,10 @@ def gradient_fusion(
     *,
     attribution: Attribution = "uniform",
     normalisation: Normalisation = "mean1",
-    centroids: Centroids = "second",
-    unit_rows: bool = False,
-    loss: Literal["mse", "weighted"] = "mse",
-    head_loss: Literal["mse", "kl"] = "mse",
-    temperature: float = 2.0,
-    closed_form: bool = True,
-    ridge: float | None = None,
-    towards: Towards = "parents",
-    lr: float = 1e-3,
-    epochs: int = 100,
-    patience: int = 15,
-    batch_size: int = 32,
-    weight_decay: float = 1e-4,
+    clustering: Clustering = CLUSTERING,
+    loss: LevelLoss = LEVEL_LOSS,
+    closed_form: ClosedForm = CLOSED_FORM,
+    descent: Descent = DESCENT,
 ) -> Merged:
     """Fit the fused model, level by level, to the means of clusters of its parents' neurons.
 
@@ -83,22 +77,21 @@ def gradient_fusion(
 
         T_k = sum_{j: k_j = k} s_j z_j / sum_{j: k_j = k} s_j,    min_theta |f_theta(x_F) - T|^2
 
-    where x_F is what the fused model's own earlier levels make of the fusion images. ``centroids``: the
-    neurons k-means begins at. Clusters are numbered like the neurons of the first model they lie nearest to,
-    so its weights are a start, and all levels that end in one residual stream share one grouping.
-    ``unit_rows``: cluster on values scaled to length one at every position. Neurons that only move in blocks
-    are paired one to one. The last level keeps the order of the classes, k_j = c for every parent's class c,
-    so its targets are the logits' means by importance, or with ``head_loss: kl`` the plain mean of the
-    parents' probabilities at ``temperature``.
+    where x_F is what the fused model's own earlier levels make of the fusion images. Clusters are numbered
+    like the neurons of the first model they lie nearest to, so its weights are a start, and all levels that
+    end in one residual stream share one grouping. Neurons that only move in blocks are paired one to one. The
+    last level keeps the order of the classes, k_j = c for every parent's class c.
 
-    A level that is one layer after something without parameters has a closed form (``closed_form``): least
-    squares with a ridge ``lambda = weight_decay N K / 2``, the stationary point of descent with that decay
-    (``ridge``: another, in units of the mean squared input), pulled ``towards`` the parents' matched average
-    or zero. Other levels start as the first model's and descend by Adam on four fifths of the images, stop
-    after ``patience`` epochs without improvement on the last fifth, and keep their best weights; ``loss:
-    weighted`` multiplies the error of T_k by the sum of s in its cluster; the closed form ignores this,
-    since the optimum without a ridge is the same. The log's ``loss`` is the mean squared error over all
-    images for a closed form, else the loss of the kept weights on the held-out fifth.
+    clustering: the neurons that k-means begins at (``centroids``); ``unit_rows``, on values scaled to length
+    one at every position. loss: of ``levels`` the mean squared error, or ``weighted`` by the sum of s in each
+    cluster, which the closed form ignores; of the ``head`` likewise, or ``kl`` to the plain mean of the
+    parents' probabilities at ``temperature``. closed_form: least squares for a level that is one layer after
+    something without parameters, with a ``ridge`` in units of the mean squared input (None: ``weight_decay N
+    K / 2``, the stationary point of descent), pulled ``towards`` the parents' matched average or zero.
+    descent: other levels start as the first model's and descend by Adam on four fifths of the images, stop
+    after ``patience`` epochs without improvement on the last fifth, and keep their best weights. The log's
+    ``loss`` is the mean squared error over all images for a closed form, else the loss of the kept weights on
+    the held-out fifth.
 
     Departures from the authors' program: importance weighs the logits, too (it takes their plain mean), best
     weights restored, KL of log-probabilities, scores of mean one, closed form, groups shared along residual
@@ -108,12 +101,8 @@ def gradient_fusion(
     """
     images = _images(context)
     networks = Networks.of(parents, replace(context, example=images[:2]))
-    fitting = Fitting(
-        Descent(lr, epochs, patience, batch_size, weight_decay),
-        closed_form, ridge, towards, loss == "weighted", head_loss, temperature,
-    )  # fmt: skip
-    walk = _Walk(networks, context, fitting)
-    walk.group(images, attribution, normalisation, centroids, unit_rows)
+    walk = _Walk(networks, context, Fitting(loss, closed_form, descent))
+    walk.group(images, attribution, normalisation, clustering)
     state = walk.fit(images, parameters={name for name, _ in parents.template.named_parameters()})
     return Merged(
         parents.module(state), uniform(parents), walk.decisions, correspondence=walk.maps, fitted=True
@@ -138,18 +127,17 @@ class _Walk:
         images: Tensor,
         attribution: Attribution,
         normalisation: Normalisation,
-        centroids: Centroids,
-        unit_rows: bool,
+        clustering: Clustering,
     ) -> None:
         """Decide for every group of neurons which of them are one fused neuron."""
         grams = level_grams(
             self.program, self.values, images, self.pieces, self.ends,
-            batch_size=BATCH, device=self.device, unit_rows=unit_rows,
+            batch_size=BATCH, device=self.device, unit_rows=clustering.unit_rows,
         )  # fmt: skip
         self.scores, self.shares = self._scores(images, attribution, normalisation)
         rng = generator(self.context.seed, "kf-gradient k-means")
         self.maps: Correspondence = correspondence(
-            self.networks.neurons, self.ends, grams, self.scores, centroids, rng
+            self.networks.neurons, self.ends, grams, self.scores, clustering.centroids, rng
         )
         pairs = zip(self.ends, self.shares, strict=True)
         self.maps.channels |= {end.axis: share for end, share in pairs if end.axis and share is not None}
@@ -162,13 +150,13 @@ class _Walk:
         for number, (level, end) in enumerate(zip(self.pieces, self.ends, strict=True)):
             theirs = [self._ahead(v, level, z) for v, z in zip(self.values, theirs, strict=True)]
             last = level.stop is self.program.output
-            kl = last and self.fitting.head_loss == "kl"
+            kl = last and self.fitting.loss.head == "kl"
             weights = mixing(self.maps, end, self.shares[number])
             if kl:
-                targets = soft_targets(theirs, self.fitting.temperature, self.context.task).to(x.dtype)
+                targets = soft_targets(theirs, self.fitting.loss.temperature, self.context.task).to(x.dtype)
             else:
                 targets = _mixed(theirs, weights, end.dim)
-            if level.affine and self.fitting.closed_form and not kl:
+            if level.affine and self.fitting.closed_form.use and not kl:
                 self.state |= (found := self._closed(level, x, targets))[0]
             else:
                 keys = [key for key in level.keys if key in parameters]
@@ -222,7 +210,7 @@ class _Walk:
             square, count = square + float(wanted.square().sum()), count + len(wanted)
         strength = self._ridge(gram, count, cross.shape[1])
         prior = matched_columns(self.networks, layer, self.maps).to(gram)
-        if self.fitting.towards == "zero":
+        if self.fitting.closed_form.towards == "zero":
             prior = torch.zeros_like(prior)
         columns = prior + solve(gram, cross - gram @ prior, ridge=strength)
         error = square - 2 * float((columns * cross).sum()) + float((columns * (gram @ columns)).sum())
@@ -234,8 +222,8 @@ class _Walk:
 
     def _ridge(self, gram: Tensor, count: float, width: int) -> float:
         """The ridge in units of the mean squared input: as asked for, or that of the weight decay."""
-        if self.fitting.ridge is not None:
-            return self.fitting.ridge
+        if self.fitting.closed_form.ridge is not None:
+            return self.fitting.closed_form.ridge
         scale = float(gram.diagonal().mean())
         return max(self.fitting.descent.weight_decay * count * width / 2 / scale, 1e-9) if scale > 0 else 1.0
 
@@ -247,13 +235,16 @@ class _Walk:
         leaves = {key: self.state[key].to(self.device, copy=True) for key in keys}
         values = self.program.values(self.state, self.device)
         values |= {name: leaves[key] for name, key in self.program.keys.items() if key in leaves}
-        weights = self._cluster_weights(number).to(targets) if self.fitting.weighted else None
+        weights = (
+            self._cluster_weights(number).to(targets) if self.fitting.loss.levels == "weighted" else None
+        )
 
         def loss(indices: Tensor, training: bool) -> Tensor:
             indices = indices.to(x.device)
             y = Run(self.program, values, x[indices], start=level.start).until(level.stop)
             if kl:
-                return divergence(y, targets[indices], self.fitting.temperature, self.context.task)
+                temperature = self.fitting.loss.temperature
+                return divergence(y, targets[indices], temperature, self.context.task)
             error = (y - targets[indices]).square().movedim(end.dim, -1)
             return (error if weights is None else error * weights).mean()
 

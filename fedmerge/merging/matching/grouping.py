@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fedmerge.merging.matching.assignment import pair
 from fedmerge.merging.matching.hungarian_fusion import pair_all
-from fedmerge.merging.matching.kmeans import averaging, kmeans
-from fedmerge.merging.matching.maps import Correspondence, Maps, clustered, one_to_one
+from fedmerge.merging.neurons.kmeans import Starts, averaging, kmeans
+from fedmerge.merging.neurons.maps import Correspondence, Maps, clustered, one_to_one
 from fedmerge.models.graph import Group, Level, Neurons, Part, Program, Run
 
 Centroids = Literal["second", "first", "farthest"]
@@ -162,7 +162,9 @@ def _clusters(
             continue
         begin = n if centroids == "second" and models > 1 else 0
         first = None if centroids == "farthest" else torch.arange(begin, begin + n)
-        found = kmeans(table, table, weight, n, rng=rng, first=n, start=first, gain=0.0).assignment
+        found = kmeans(
+            table, table, weight, n, rng=rng, starts=Starts(first=n, given=first), gain=0.0
+        ).assignment
         likeness = averaging(found, weight, n) @ table[:, :n]  # mean of each cluster with model 0's neurons
         result[pool] = members[pair(-likeness)[found]]
     return result

@@ -11,10 +11,10 @@ from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.assignment import pair
 from fedmerge.merging.matching.importances import Attribution, Normalisation, attribution_needs
 from fedmerge.merging.matching.linear import Fit, Towards, fuse_layers
-from fedmerge.merging.matching.maps import Maps, one_to_one
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.solve import Solver
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+from fedmerge.merging.neurons.maps import Maps, one_to_one
 from fedmerge.models.graph import Group
 from fedmerge.registry import Needs
 

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedmerge.merging.matching.maps import Shares, unmatched
 from fedmerge.merging.matching.networks import Networks
-from fedmerge.merging.matching.statistics import Statistics
+from fedmerge.merging.neurons.maps import Shares, unmatched
+from fedmerge.merging.neurons.statistics import Statistics
 from fedmerge.models.graph import Layer
 from fedmerge.registry import Needs
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from fedmerge.merging.matching.hungarian_fusion import match_one_to_one
 from fedmerge.merging.matching.importances import Attribution, Normalisation, attribution_needs
-from fedmerge.merging.matching.kmeans import Cost, kmeans
 from fedmerge.merging.matching.linear import Fit, Towards, fuse_layers
-from fedmerge.merging.matching.maps import Maps, clustered
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.solve import Solver
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+from fedmerge.merging.neurons.kmeans import Cost, Starts, kmeans
+from fedmerge.merging.neurons.maps import Maps, clustered
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
 
@@ -69,8 +69,7 @@ def kmeans_fusion(
             scores,
             form.size,
             rng=generator(context.seed, f"k-means of {form.name}"),
-            first=min(form.size, networks.sizes(group)[0]),
-            tries=tries,
+            starts=Starts(tries, first=min(form.size, networks.sizes(group)[0])),
             cost=cost,
         )
         sizes = networks.sizes(group)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from fedmerge.merging.matching.affine import as_columns, effective
-from fedmerge.merging.matching.maps import Correspondence, combined
 from fedmerge.merging.matching.networks import Networks
-from fedmerge.merging.matching.sums import has_offset
+from fedmerge.merging.neurons.maps import Correspondence, combined
+from fedmerge.merging.neurons.sums import has_offset
 from fedmerge.models.graph import Layer
 
 

@@ -14,9 +14,9 @@ from fedmerge.merging.matching.importances import (
     Normalisation,
     attribution_needs,
 )
-from fedmerge.merging.matching.maps import Correspondence, Maps, matched_average
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.merging.neurons.maps import Correspondence, Maps, matched_average
 from fedmerge.models.graph import Group
 from fedmerge.registry import Needs
 

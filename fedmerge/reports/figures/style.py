@@ -27,8 +27,8 @@ TYPE, TITLE, SMALL = 9.0, 10.5, 7.5
 FAMILIES = "'DejaVu Sans', Verdana, 'Bitstream Vera Sans', 'Noto Sans', sans-serif"
 """What an SVG's text is set in: figures are laid out for the first, and the second has its widths. Text stays
 text: a third of the bytes of its outlines."""
-PIXELS = 200.0
-"""Pixels per inch of a PNG."""
+PIXELS, SCREEN = 200.0, 100.0
+"""Pixels per inch of a PNG, and of one in a notebook."""
 LINE = 0.19
 """Height of a line of a title in inches; sizes of type are in points."""
 
@@ -72,6 +72,13 @@ class Caption(NamedTuple):
         return f"{self.title}. {self.detail}"
 
 
+class Shown(Figure):
+    """A figure that a notebook shows as it is, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return render(self, "png", SCREEN)
+
+
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Decorate a function to draw in ``STYLE`` and leave matplotlib's settings as they were."""
 
@@ -101,7 +108,7 @@ def shortened(text: str, length: int) -> str:
 def figure(width: float, height: float, title: str) -> Figure:
     """Make an empty figure with a title over its whole width, whose lines add to ``height`` (inches)."""
     lines = wrapped(title, width - 0.2, TITLE)
-    made = Figure(figsize=(width, height + 0.1 + LINE * len(lines)), layout="constrained")
+    made = Shown(figsize=(width, height + 0.1 + LINE * len(lines)), layout="constrained")
     made.suptitle("\n".join(lines), x=0.1 / width, ha="left", fontsize=TITLE, fontweight="bold")
     return made
 
@@ -110,7 +117,7 @@ def drawing(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     """Make a figure whose one Axes is a sheet measured in inches, origin at the top left, below the title."""
     lines = wrapped(title, width - 0.2, TITLE)
     total = height + 0.1 + LINE * len(lines)
-    made = Figure(figsize=(width, total))
+    made = Shown(figsize=(width, total))
     made.text(0.1 / width, 1 - 0.06 / total, "\n".join(lines), va="top", fontsize=TITLE, fontweight="bold")
     sheet = made.add_axes((0.0, 0.0, 1.0, height / total))
     sheet.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)

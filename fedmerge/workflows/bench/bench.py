@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.cluster.config import BackendConfig
-from fedmerge.data.content import files_of
+from fedmerge.data.cohort.content import files_of
 from fedmerge.engine.events import Subscriber
 from fedmerge.engine.schedule import Schedule
 from fedmerge.engine.store import Store, states_in
@@ -16,6 +16,7 @@ from fedmerge.engine.task import Assignment, Task
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder.machine import pick_device, versions
 from fedmerge.experiment.kinds import RESUMING
+from fedmerge.experiment.stages.tracking import check_trackers
 from fedmerge.plugins import loaded_plugins
 from fedmerge.schema.validation import noting_files
 from fedmerge.storage import manifest
@@ -26,6 +27,7 @@ from fedmerge.workflows.bench.remarks import write_remarks
 from fedmerge.workflows.bench.rows import collect, collect_traces
 from fedmerge.workflows.bench.spending import write_spending
 from fedmerge.workflows.bench.study import Study, adopt, open_study
+from fedmerge.workflows.bench.tracking import tracking
 
 if TYPE_CHECKING:
     from fedmerge.engine.executors import Executor
@@ -68,26 +70,27 @@ def bench(
     folder = Path(out) if out is not None else Path("runs") / config.name
     wanted = [entry.task for entry in plan.entries]
     preflight.check(config, plan, plan.to_do(wanted, states_in(folder, plan.tasks), retry))
+    check_trackers(config.trackers)
     store = Store(folder)
     with store.locked(kept=[task.name for task in plan.tasks.values() if task.kind in RESUMING]):
         adopt(folder, config, plan, extend)
-        damaged = store.damaged(plan.tasks)
+        said = store.damaged(plan.tasks)
         states = store.states(plan.tasks)
         todo = plan.to_do(wanted, states, retry)
         try:
             if todo:
-                with _executor(workers, place, device or variants[0].experiment.device) as (
-                    executor,
-                    where,
+                with (
+                    tracking(config, plan, store, said) as trackers,
+                    _executor(workers, place, device or variants[0].experiment.device) as (executor, where),
                 ):
                     given = _assignments(plan, todo, variants, store, where)
-                    told = [] if watch is None else [watch]
+                    told = [*trackers, *([] if watch is None else [watch])]
                     schedule = Schedule(plan, states, store, told, keep=config.keep_models, sort=sort_of)
                     schedule.execute(given, executor)
         finally:
             collect(config, plan, store)  # always: an earlier process may have been killed before this
             collect_traces(config, plan, store)
-            write_remarks(plan, store, damaged)
+            write_remarks(plan, store, said)
             write_spending(plan, store)
         study = open_study(folder)
         if isinstance(source, str | Path):

@@ -22,8 +22,8 @@ from fedmerge.analysis import METRICS
 from fedmerge.data import CohortSpec
 from fedmerge.errors import Faults, FedMergeError, nearest, unknown
 from fedmerge.experiment.configuration.changes import apply_change, check_once, set_fields
-from fedmerge.experiment.configuration.config import Experiment
-from fedmerge.experiment.configuration.entries import Strict
+from fedmerge.experiment.configuration.config import SELDOM, Experiment
+from fedmerge.experiment.configuration.entries import Strict, TrackerConfig
 from fedmerge.experiment.configuration.plugged import plug_in
 from fedmerge.experiment.configuration.reading import find_config, read_experiment
 from fedmerge.experiment.folder import results
@@ -70,7 +70,8 @@ class BenchConfig(Strict):
     where the classes of a hospital are uneven (``analysis.uneven``).
     reference: the level that the others are compared with. sweep: axes whose level is chosen by validation
     at the hospitals that trained. keep_models: whether trained models stay on disk after the last job that
-    needs them. plugins: modules or files, FILE.py, for all experiments of the study.
+    needs them. plugins: modules or files, FILE.py, for all experiments of the study. trackers: programs
+    that are told what goes on in it; they change no number.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
@@ -89,6 +90,7 @@ class BenchConfig(Strict):
     sweep: Annotated[tuple[str, ...], Distinct] = ()
     keep_models: bool = True
     plugins: Annotated[tuple[str, ...], Distinct] = ()
+    trackers: Annotated[tuple[TrackerConfig, ...], Distinct] = ()
 
     @field_validator("metric")
     @classmethod
@@ -105,7 +107,7 @@ class BenchConfig(Strict):
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
-        return {key: value for key, value in written.items() if value or key != "plugins"}
+        return {key: value for key, value in written.items() if value or key not in SELDOM}
 
     @model_validator(mode="after")
     def _axes_fit(self) -> BenchConfig:
@@ -268,7 +270,7 @@ def _variant(config: BenchConfig, levels: dict[str, str], near: Path | None) -> 
         data["plugins"] = list(dict.fromkeys([*config.plugins, *data.get("plugins", ())]))
     experiment, cohort = read_experiment(data, near=near)
     if experiment.trackers:
-        raise FedMergeError("trackers are told of a run, not of a study: take them out, or use fedmerge run.")
+        raise FedMergeError("trackers of a study stand beside 'base', not in an experiment: move them there.")
     return Variant(levels, experiment, cohort)
 
 

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from fedmerge.data import CohortSpec
-from fedmerge.data.content import cohort_content, content_of
-from fedmerge.data.fusion import FusionData
+from fedmerge.data.cohort.content import cohort_content, content_of
+from fedmerge.data.cohort.fusion import FusionData
 from fedmerge.engine.graph import Graph
 from fedmerge.engine.task import Task, task_of
 from fedmerge.errors import FedMergeError
+from fedmerge.experiment.cell import Step, steps
 from fedmerge.experiment.configuration.config import Experiment
-from fedmerge.experiment.configuration.entries import MethodConfig
 from fedmerge.experiment.configuration.federations import Federation, federations
 from fedmerge.experiment.configuration.needs import needs_data, needs_of
 from fedmerge.experiment.configuration.plugged import code_of
-from fedmerge.experiment.kinds import MAJORITY, REFERENCE, VERSIONS
-from fedmerge.experiment.target_supervised import BEST_SOURCE, ORACLE
+from fedmerge.experiment.kinds import ALONE, FINE_TUNE, FUSION, POOLED, REFERENCE, ROUNDS, VERSIONS
+from fedmerge.experiment.target_supervised import ORACLE
 from fedmerge.workflows.bench.config import BenchConfig, Variant
 
 Config = dict[str, Any]
@@ -83,102 +82,50 @@ def tasks_of(
 def _of(
     config: BenchConfig, variant: Variant, cohort: Config, seed: int, federation: Federation
 ) -> Iterator[tuple[Task, dict[str, Any] | None]]:
-    """Yield the tasks of one federation of one seed, each after those it needs."""
-    experiment, plugins = variant.experiment, variant.experiment.plugins
+    """Yield the tasks of one cell, each after those it needs."""
+    experiment = variant.experiment
     name = ", ".join([*variant.levels.values(), f"seed {seed}"])
     if federation.name.startswith("without-"):
         name += f", {federation.name.replace('-', ' ', 1)}"
-    content = cohort_content(variant.cohort)
-    task = partial(_task, content=content, plugins=plugins)
-    together = _stage(experiment, cohort, seed, "rounds")
-    base = {"members": list(federation.members)}
-    begun: tuple[str, ...] = ()
-    if experiment.training.rounds:
-        rounds = task(base | {"kind": "rounds", "experiment": together}, (), f"{name}: rounds")
-        yield rounds, None
-        begun = (rounds.name,)
-    tuned = _stage(experiment, cohort, seed, "fine-tune")
-    own = task(base | {"kind": "fine-tune", "experiment": tuned}, begun, f"{name}: fine-tuning")
-    yield own, None
-    for target in federation.targets:
-        where = base | {"target": target}
-        columns = {"cohort": cohort["name"], "model": experiment.model.name, **variant.levels}
-        columns |= {"seed": seed, "site": target}
-        if "pooled" in config.references or any(e.start == "pooled" for e in experiment.testtime):
-            members = list(experiment.sources(target, federation.members))
-            alike = _stage(experiment, cohort, seed, "pooled")
-            shared = {"kind": "pooled", "members": members, "target": target, "experiment": alike}
-            pooled = task(shared, (), f"{name}: pooled training for {target}")
-            yield pooled, None
-        yield (
-            _majority(experiment, cohort, seed, where, content),
-            columns | {"method": MAJORITY, "kind": REFERENCE},
-        )
-        for kind, entry in _methods(config, experiment):
-            stage = _evaluated(experiment, cohort, seed, kind, entry)
-            wanted = {"kind": "evaluate", "experiment": stage, "as": "alone" if kind == ORACLE else kind}
-            wanted |= {"method": {"method": entry.method, **entry.choices}}
-            source = pooled if _from_pooled(kind, entry) else own
-            started = needs_of(entry).shared_start if kind == "fusion" else entry.needs_federated
-            start = begun if started else ()
-            reads = content
-            if "fusion_data" in stage and experiment.fusion_data is not None:
-                reads += _public(experiment.fusion_data, variant.cohort)
-            label = f"{name}: {entry.label} at {target}"
-            yield (
-                _task(where | wanted, (source.name, *start), label, reads, plugins),
-                columns | {"method": entry.label, "kind": kind},
-            )
+    common = {"cohort": cohort["name"], "model": experiment.model.name, **variant.levels, "seed": seed}
+    content, names = cohort_content(variant.cohort), dict[str, str]()
+    for step in steps(experiment, federation, config.references):
+        what, reads = _config(experiment, cohort, seed, federation, step), content
+        if "fusion_data" in what["experiment"] and experiment.fusion_data is not None:
+            reads += _public(experiment.fusion_data, variant.cohort)
+        label = f"{f'seed {seed}' if step.rows == REFERENCE else name}: {step.label}"
+        needs = tuple(names[need] for need in step.needs)
+        task = _task(what, needs, label, reads, experiment.plugins)
+        names[step.name] = task.name
+        columns = None
+        if step.entry is not None:
+            columns = common | {"site": step.target, "method": step.entry.label, "kind": step.rows}
+        yield task, columns
 
 
-def _majority(experiment: Experiment, cohort: Config, seed: int, where: Config, content: str) -> Task:
-    """Return the task of the majority-class reference: it needs no other and is one for all ways to train."""
-    stage = _stage(experiment, cohort, seed, "pooled")
-    stage |= {"model": {"name": "small-cnn"}, "training": {"rounds": 1}, "normalisation": "none"}
-    stage |= {"batch_norm": "mixture", "evaluation": _arriving(experiment)}
-    config = where | {
-        "kind": "evaluate",
-        "experiment": stage,
-        "as": REFERENCE,
-        "method": {"method": MAJORITY},
-    }
-    return _task(config, (), f"seed {seed}: {MAJORITY} at {where['target']}", content, experiment.plugins)
-
-
-def _methods(config: BenchConfig, experiment: Experiment) -> Iterator[tuple[str, MethodConfig]]:
-    for reference in config.references:
-        if reference == ORACLE:  # it measures nothing itself: it takes the rows of the hospitals alone
-            yield reference, MethodConfig(method="alone", label=BEST_SOURCE)
-        else:
-            yield reference, MethodConfig(method=reference, label=reference)
-    for entry in experiment.fusion:
-        yield "fusion", entry
-    for entry in experiment.testtime:
-        yield "test-time", entry
-
-
-def _from_pooled(kind: str, entry: MethodConfig) -> bool:
-    """Whether a method needs the network of pooled training instead of the hospitals' own models."""
-    return kind == "pooled" or entry.start == "pooled"
-
-
-def _evaluated(experiment: Experiment, cohort: Config, seed: int, kind: str, entry: MethodConfig) -> Config:
-    """Return the part of an experiment that decides a method's result at a hospital."""
-    stage = _stage(experiment, cohort, seed, "pooled" if _from_pooled(kind, entry) else "fine-tune")
-    stage["evaluation"] = _arriving(experiment)
-    if kind == "fusion" and experiment.fusion_data is not None and needs_data(needs_of(entry)):
+def _config(experiment: Experiment, cohort: Config, seed: int, federation: Federation, step: Step) -> Config:
+    """Return the configuration of a step's task: all that decides what it makes, and nothing else."""
+    what = {"kind": step.kind, "members": list(federation.members)}
+    if step.kind == POOLED:
+        what["members"] = list(experiment.sources(step.target, federation.members))
+    if step.target:
+        what["target"] = step.target
+    if step.entry is None:
+        return what | {"experiment": _stage(experiment, cohort, seed, step.kind)}
+    stage = _stage(experiment, cohort, seed, POOLED if step.from_pooled else FINE_TUNE)
+    if step.rows == REFERENCE:  # it needs no other task and is one for all ways to train
+        stage = _stage(experiment, cohort, seed, POOLED)
+        stage |= {"model": {"name": "small-cnn"}, "training": {"rounds": 1}, "normalisation": "none"}
+        stage |= {"batch_norm": "mixture"}
+    stage["evaluation"] = experiment.evaluation.model_dump(mode="json", exclude={"mixed"})
+    if step.rows == FUSION and experiment.fusion_data is not None and needs_data(needs_of(step.entry)):
         stage["fusion_data"] = experiment.fusion_data.model_dump(mode="json")
-    return stage
+    method = {"method": step.entry.method, **step.entry.choices}
+    rows = ALONE if step.rows == ORACLE else step.rows
+    return what | {"experiment": stage, "as": rows, "method": method}
 
 
-def _arriving(experiment: Experiment) -> Config:
-    arriving: Config = experiment.evaluation.model_dump(mode="json", exclude={"mixed"})
-    return arriving
-
-
-def _stage(
-    experiment: Experiment, cohort: Config, seed: int, stage: Literal["rounds", "fine-tune", "pooled"]
-) -> Config:
+def _stage(experiment: Experiment, cohort: Config, seed: int, stage: str) -> Config:
     """Return the experiment with all that does not decide this stage set to fixed values.
 
     Pooled training always begins from the shared initialisation.
@@ -187,11 +134,11 @@ def _stage(
     local = training.local.model_dump(mode="json")
     own: Any = training.fine_tune
     if own != "none":
-        own = local if stage == "rounds" else training.model_dump(mode="json")["fine_tune"]
+        own = local if stage == ROUNDS else training.model_dump(mode="json")["fine_tune"]
     phases: Config = {"rounds": training.rounds, "fine_tune": own}
-    if stage == "pooled":
+    if stage == POOLED:
         local.pop("proximal", None)  # it holds hospitals together
-    if training.start != "shared" and stage != "pooled":
+    if training.start != "shared" and stage != POOLED:
         phases["start"] = training.start
     federation = experiment.federation.written()
     return {
@@ -207,7 +154,7 @@ def _stage(
         "testtime": [],
         "evaluation": {"streams": ["iid"]},
         "batch_norm": experiment.batch_norm,
-    } | ({"federation": federation} if federation and stage != "pooled" else {})
+    } | ({"federation": federation} if federation and stage != POOLED else {})
 
 
 def _task(config: Config, needs: tuple[str, ...], label: str, content: str, plugins: Sequence[str]) -> Task:

@@ -15,10 +15,10 @@ from fedmerge.workflows.bench.plan import StudyPlan
 NAME = "remarks.json"
 
 
-def write_remarks(plan: StudyPlan, store: Store, damaged: Sequence[str] = ()) -> None:
+def write_remarks(plan: StudyPlan, store: Store, more: Sequence[str] = ()) -> None:
     """Write the remarks of the finished jobs, one of each kind and cohort, into the study's folder.
 
-    damaged: sentences about jobs whose files had changed since they were written.
+    more: sentences about jobs whose files had changed since they were written, and trackers that failed.
     A remark that the first job of its cohort does not make begins with the job that does.
     """
     states = store.states(plan.tasks)
@@ -33,7 +33,7 @@ def write_remarks(plan: StudyPlan, store: Store, damaged: Sequence[str] = ()) ->
         for kind, text in made.get("remarks", {}).items():
             found.setdefault((cohort, kind), f"{place}: {text}")
     with said(store.folder):
-        write_json(store.folder / NAME, [*damaged, *found.values()])
+        write_json(store.folder / NAME, [*more, *found.values()])
 
 
 def read_remarks(folder: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,6 +20,7 @@ from fedmerge.workflows.bench.config import BenchConfig
 from fedmerge.workflows.bench.plan import Entry, StudyPlan
 
 Row = dict[str, Any]
+Read = tuple[Row, list[Row], list[Row]]
 
 
 def columns(config: BenchConfig, rows: Sequence[Row] = ()) -> list[str]:
@@ -39,18 +40,13 @@ def collect(config: BenchConfig, plan: StudyPlan, store: Store) -> None:
     rows: list[Row] = []
     bins: list[Row] = []
     states = store.states(plan.tasks)
-    read: dict[str, tuple[Row, list[Row], list[Row]]] = {}
+    read: dict[str, Read] = {}
     for entry in plan.entries:
         if entry.task not in read:
-            read[entry.task] = _of(store, plan, entry, states)
-        common, measured, binned = read[entry.task]
-        if entry.columns["kind"] == ORACLE:
-            task = next((row["task"] for row in measured if "task" in row), MULTICLASS.name)
-            measured, binned = best_source(measured, binned, TASKS[task].headline)
-        place = {"study": config.name, "job": entry.task} | entry.columns | common
-        rows += [place | row | _label(entry, row) for row in measured]
-        where = {key: value for key, value in entry.columns.items() if key != "kind"}
-        bins += [where | row | _label(entry, row) for row in binned]
+            read[entry.task] = read_job(store, plan, entry, states)
+        added = labelled(config, entry, read[entry.task])
+        rows += added[0]
+        bins += added[1]
     table = pd.DataFrame(rows).reindex(columns=columns(config, rows))
     numbers = [name for name in [*METRICS.names(), *results.NUMBERS] if name in table]
     table[numbers] = table[numbers].astype("float64")
@@ -83,9 +79,21 @@ def collect_traces(config: BenchConfig, plan: StudyPlan, store: Store) -> None:
         write_table(store.folder / "decisions.parquet", frame.reindex(columns=[*place, *more]))
 
 
-def _of(
-    store: Store, plan: StudyPlan, entry: Entry, states: dict[str, Any]
-) -> tuple[Row, list[Row], list[Row]]:
+def labelled(config: BenchConfig, entry: Entry, read: Read) -> tuple[list[Row], list[Row]]:
+    """Return the rows and the calibration bins of an entry, as they stand in the study's tables."""
+    common, measured, binned = read
+    if entry.columns["kind"] == ORACLE:
+        task = next((row["task"] for row in measured if "task" in row), MULTICLASS.name)
+        measured, binned = best_source(measured, binned, TASKS[task].headline)
+    place = {"study": config.name, "job": entry.task} | entry.columns | common
+    where = {key: value for key, value in entry.columns.items() if key != "kind"}
+    return (
+        [place | row | _label(entry, row) for row in measured],
+        [where | row | _label(entry, row) for row in binned],
+    )
+
+
+def read_job(store: Store, plan: StudyPlan, entry: Entry, states: Mapping[str, Any]) -> Read:
     """Return what a job left: the columns common to its rows, its rows, its calibration bins."""
     if states.get(entry.task) in ("done", "dropped"):
         job = store.read(entry.task, "job.json")

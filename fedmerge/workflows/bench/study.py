@@ -122,7 +122,10 @@ def adopt(folder: Path, config: BenchConfig, plan: StudyPlan, extend: bool) -> N
     path = folder / "study.yaml"
     written = config.model_dump(mode="json")
     if path.is_file() and not extend:
-        changed = list(differences(load_yaml(path), written))
+        earlier, given = load_yaml(path), dict(written)
+        for each in (earlier, given):
+            each.pop("trackers", None)  # they decide nothing
+        changed = list(differences(earlier, given))
         advice = "give --out another folder, or --extend to keep the finished jobs that are still needed."
         if changed:
             field, before, now = changed[0]
@@ -139,7 +142,8 @@ def adopt(folder: Path, config: BenchConfig, plan: StudyPlan, extend: bool) -> N
             )
     with said(folder):
         write_text(path, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
-        write_json(folder / "plan.json", {"hash": _hash(plan), "jobs": list(plan.tasks)})
+        labels = [task.label for task in plan.tasks.values()]
+        write_json(folder / "plan.json", {"hash": _hash(plan), "jobs": list(plan.tasks), "labels": labels})
 
 
 def _hash(plan: StudyPlan) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fedmerge.data.spec import PACKAGE
+from fedmerge.data.cohort.spec import PACKAGE
 from fedmerge.workflows.reference.fields import Option, options
 
 PLACES = (PACKAGE / "_shipped" / "options.md", PACKAGE.parent / "docs" / "options.md")

@@ -153,9 +153,10 @@ def _stream(made: Schema) -> None:
     _replace(made, {"anyOf": [plain_kinds, *forms, {"type": "object", "required": ["kind"]}]})
 
 
-def _axes(made: Schema) -> None:
+def _study(made: Schema) -> None:
     levels: Schema = {"type": "object", "additionalProperties": {"type": ["object", "null"]}}
     made["properties"]["axes"]["additionalProperties"] = {"anyOf": [{"type": "array"}, levels]}
+    made["properties"]["trackers"]["items"] = _named("tracker", TRACKERS.names())
 
 
 def _source(made: Schema) -> None:
@@ -164,7 +165,7 @@ def _source(made: Schema) -> None:
 
 _SHORT: dict[str, Callable[[Schema], None]] = {
     "Experiment": _experiment,
-    "BenchConfig": _axes,
+    "BenchConfig": _study,
     "TrainingConfig": _training,
     "StreamSpec": _stream,
     "CohortSpec": _cohort,

@@ -11,6 +11,7 @@ from torch import nn
 
 from fedmerge.data.reading import ReadOptions, over
 from fedmerge.errors import FedMergeError, short, unknown
+from fedmerge.experiment.configuration.reading import sources_of_run
 from fedmerge.models.cards import ModelCard, check_cards, read_card
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import state_hash
@@ -24,7 +25,7 @@ class Found:
 
     config: empty where it is no run's. fused: the run's fused networks for the target, by label. target: the
     unseen hospital; None where none was named, or there are several. read: how the run reads the target's
-    images, or the cohort's.
+    images, or the cohort's. sources: where relative paths of the cohort's sources start.
     """
 
     models: tuple[tuple[ModelCard, Path], ...]
@@ -32,6 +33,7 @@ class Found:
     fused: dict[str, Path] = field(default_factory=dict)
     target: str | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
+    sources: Path | None = None
 
     def load(self) -> dict[str, nn.Module]:
         """Return the networks by name. Raises FedMergeError for weights that are not as their card says."""
@@ -113,7 +115,8 @@ def _of_run(run: Path, target: str | None, seed: int | None) -> Found:
     fused = (
         {} if chosen is None else {p.stem: p for p in (federation / chosen / "fused").glob("*.safetensors")}
     )
-    return Found(tuple(map(_card, others)), config, fused, chosen, _reading(config, chosen))
+    begun = sources_of_run(run / "config.yaml")
+    return Found(tuple(map(_card, others)), config, fused, chosen, _reading(config, chosen), begun)
 
 
 def _reading(config: dict[str, Any], target: str | None) -> ReadOptions:

@@ -20,6 +20,7 @@ from fedmerge.registry import option_at
 from fedmerge.serving.served import Served
 from fedmerge.testtime import TESTTIME, Static
 from fedmerge.workflows.served.places import Found, load_model
+from fedmerge.workflows.served.samples import inputs_at
 
 STATIC, RECOMMENDED = "static", "stream-adaptive"
 POLICY = "mixture"
@@ -32,20 +33,24 @@ def served(
     changes: Sequence[str] = (),
     device: str = "auto",
     samples: Tensor | None = None,
+    normalise: str | None = None,
 ) -> Served:
     """Load the models and return how they are served.
 
     method: in this order the label of one of the run's test-time entries, a test-time method, the label of
     one of the run's fused networks, a fusion method that needs no images, or ``static``, one model as it is;
     by default ``stream-adaptive``, and ``static`` for one model alone. changes: the method's options,
-    ``name=value``, the value read as YAML. Options and models that do not fit are refused here.
+    ``name=value``, the value read as YAML. normalise: a source of this hospital's images, or ``run``, for
+    models that take images by each hospital's own mean and deviation. Options and models that do not fit are
+    refused here.
     """
     name = method or (STATIC if len(found.models) == 1 else RECOMMENDED)
     options: dict[str, Any] = {}
     for change in changes:
         apply_change(options, change)
+    inputs = inputs_at(found, normalise)
     what = _used(found, name, options, pick_device(device))
-    return replace(what, samples=samples, read=found.read)
+    return replace(what, samples=samples, read=found.read, inputs=inputs)
 
 
 def _used(found: Found, name: str, options: dict[str, Any], where: str) -> Served:

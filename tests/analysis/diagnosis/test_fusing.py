@@ -116,21 +116,22 @@ def test_tasks_may_have_other_classes_but_not_other_encoders() -> None:
 def test_the_held_out_rule_takes_the_least_divergence_and_is_no_worse_than_the_default() -> None:
     models = [convolutional(0), convolutional(1)]
     images = pixels(50, side=6)
-    candidates = {"default": {"epochs": 2}, "zero": {"epochs": 2, "towards": "zero", "ridge": 1.0}}
+    short = {"descent": {"epochs": 2}}
+    candidates = {"default": short, "zero": short | {"closed_form": {"towards": "zero", "ridge": 1.0}}}
     held, best = settings.choose(models, images, candidates)
     assert held[best] == min(held.values()) <= held["default"]
     assert held["default"] != held["zero"]
-    alone, first = settings.choose(models, images, {"default": {"epochs": 2}})
+    alone, first = settings.choose(models, images, {"default": short})
     assert first == "default"
     assert alone["default"] == held["default"]  # whatever stands beside it
     with refused("4 images", "10"):
         settings.choose(models, images[:4], candidates)
     with refused("epoch", "epochs"):
-        settings.choose(models, images, {"default": {"epoch": 1}})
+        settings.choose(models, images, {"default": {"descent": {"epoch": 1}}})
 
 
 def test_settings_are_compared_on_images_that_the_rule_did_not_see(subject, monkeypatch) -> None:
-    monkeypatch.setattr(settings, "CANDIDATES", {"default": {}, "descent": {"closed_form": False}})
+    monkeypatch.setattr(settings, "CANDIDATES", {"default": {}, "descent": {"closed_form": {"use": False}}})
     found = settings.settings(subject(perceptron(0), perceptron(1)), epochs=2)
     assert found.frame["name"].tolist() == ["default", "descent"]
     assert found.frame["chosen"].sum() == 1

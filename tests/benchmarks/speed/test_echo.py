@@ -4,8 +4,8 @@ import torch
 
 from benchmarks.speed.echo import grid_of, plan_of
 from fedmerge.federation.arrays import borrow, lend
-from fedmerge.federation.records import request_message
-from fedmerge.federation.train_config import round_config
+from fedmerge.federation.messages.records import request_message
+from fedmerge.federation.plan.train_config import round_config
 from fedmerge.models import build
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from facts import refused
 
 from benchmarks import ROOT, pages
 from benchmarks.studies import inmerge_page
-from fedmerge.errors import FedMergeError
 
 WriteStudy = Callable[[Path, str, dict[str, Any], list[dict[str, Any]]], Path]
 PAGE = ROOT / "docs" / "studies" / "in-model-merging.md"
@@ -148,7 +148,7 @@ def test_blocks_are_replaced_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("blocks", [{}, {"a": "", "b": ""}])
 def test_a_block_without_its_place_is_an_error(blocks: dict[str, str]) -> None:
-    with pytest.raises(FedMergeError, match="do not fit"):
+    with refused("numbers", "block", "a"):
         pages.fill("<!-- begin a -->\n<!-- end a -->", blocks)
 
 

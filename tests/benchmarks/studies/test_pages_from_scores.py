@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from facts import refused
 
 from benchmarks import ROOT
 from benchmarks.studies import pages_from_scores
-from fedmerge.errors import FedMergeError
 
 WriteStudy = Callable[[Path, str, dict[str, Any], list[dict[str, Any]]], Path]
 DOCS, RESULTS = ROOT / "docs" / "studies", ROOT / "benchmarks" / "results"
@@ -71,7 +71,7 @@ def test_what_scores_do_not_say_is_kept(tmp_path: Path) -> None:
 
 def test_a_block_that_the_page_has_not_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("<!-- begin a -->\n<!-- end a -->\n")
-    with pytest.raises(FedMergeError, match="block 'b' must be known"):
+    with refused("b", "block", "known"):
         pages_from_scores.rewrite(tmp_path / "page.md", {"b": ""}, {})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from facts import refused
 
 from benchmarks import ROOT
 from benchmarks.studies import one_class, testtime_page
@@ -181,5 +182,5 @@ def test_the_whole_page_is_filled(folders: dict[str, Path], tmp_path: Path) -> N
 
 def test_a_study_without_mean_merging_is_a_sentence(write_study: WriteStudy, tmp_path: Path) -> None:
     save_study(write_study, tmp_path / "none", "none", ["ensemble-logits"])
-    with pytest.raises(Exception, match="lacks 'mean' or 'ensemble-logits'"):
+    with refused("mean", "ensemble-logits", "lacks", kind=Exception):
         testtime_page.look_at({"none": tmp_path / "none"})

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from facts import refused
 
 from fedmerge.engine.executors.processes import Processes
 from fedmerge.engine.store import Store
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.stages import tasks as stages
+from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.storage.files import DiskError
 from fedmerge.workflows.bench import bench as benches
 from fedmerge.workflows.bench.bench import bench
@@ -114,7 +116,7 @@ def test_only_what_is_missing_is_done(whole, place, tmp_path, monkeypatch):
     shutil.copytree(whole.folder, tmp_path / "study")
     done = counted(monkeypatch)
     changes = ["set.seeds=[0, 1, 2]", "set.fusion=[mean, greedy]"]
-    with pytest.raises(FedMergeError, match=r"begun with another configuration: 'set.*--extend"):
+    with refused("begun", "configuration", "--extend"):
         bench(place / "study.yaml", changes=changes, out=tmp_path / "study")
     study = bench(place / "study.yaml", changes=changes, out=tmp_path / "study", extend=True)
     assert not [label for label in done if "seed 2" not in label and "greedy" not in label]
@@ -146,14 +148,14 @@ def test_a_job_that_fails_is_rows_with_a_reason(place, tmp_path, study, monkeypa
     monkeypatch.chdir(place)
     study["axes"]["training"]["fast"] = {"training.fine_tune.lr": 10.0, "training.fine_tune.momentum": 0.99}
     study["base"] = study["base"] | {"seeds": [0], "federation": {"quorum": 2}}
-    original = stages.fine_tune
+    original = STAGES["fine-tune"]
 
-    def diverge(setup, server, start):
-        if setup.plan.fine_tune.lr == 10.0:
+    def diverge(stage):
+        if stage.setup.plan.fine_tune.lr == 10.0:
             raise FedMergeError("training diverged at site 'beta'.")
-        original(setup, server, start)
+        return original(stage)
 
-    monkeypatch.setattr(stages, "fine_tune", diverge)
+    monkeypatch.setitem(STAGES, "fine-tune", diverge)
     result = bench(study, out=tmp_path / "study")
     failed = result.table[result.table["status"] == "failed"]
     assert list(failed["method"]) == ["alone", "mean", "entropy-adaptive"]
@@ -161,7 +163,7 @@ def test_a_job_that_fails_is_rows_with_a_reason(place, tmp_path, study, monkeypa
     assert failed["reason"].str.contains("fast, seed 0: fine-tuning.*training diverged at site 'beta'").all()
     assert failed["accuracy"].isna().all()
     assert set(result.done["training"]) == {"slow", "fast"}  # pooled training does not stand on the hospitals
-    monkeypatch.setattr(stages, "fine_tune", original)
+    monkeypatch.setitem(STAGES, "fine-tune", original)
     assert (bench(study, out=tmp_path / "study").table["status"] == "failed").sum() == 3
     assert (bench(study, out=tmp_path / "study", retry=True).table["status"] == "done").all()
 
@@ -214,7 +216,7 @@ def test_a_full_disk_stops_the_study_and_keeps_what_is_done(whole, place, tmp_pa
             fill_up(self, *args)
 
     monkeypatch.setattr(Store, "finish", said_finish)
-    with pytest.raises(FedMergeError, match="the disk is full"):
+    with refused("disk", "full", "finished job"):
         bench(place / "study.yaml", out=tmp_path / "study")
     assert len(open_study(tmp_path / "study").done) > 0
     monkeypatch.setattr(Store, "finish", original)
@@ -225,8 +227,8 @@ def test_a_disk_that_fills_up_while_models_are_written_is_no_failed_job(place, t
     def no_room(*args):
         raise DiskError(Path("pool"), "No space left on device", full=True)
 
-    monkeypatch.setattr(stages, "fine_tune", no_room)
-    with pytest.raises(FedMergeError, match="the disk is full"):
+    monkeypatch.setitem(STAGES, "fine-tune", no_room)
+    with refused("disk", "full", "finished job"):
         bench(place / "study.yaml", out=tmp_path / "study")
     assert not list((tmp_path / "study" / "jobs").glob("*/failed"))
 
@@ -236,7 +238,7 @@ def test_a_changed_cohort_file_is_noticed(whole, place, tmp_path):
     shutil.copytree(place, tmp_path / "place")
     cohort = tmp_path / "place" / "corners.yaml"
     cohort.write_text(cohort.read_text() + "minimum: {samples: 5}\n")
-    with pytest.raises(FedMergeError, match="another cohort file"):
+    with refused("cohort file", "--extend"):
         bench(tmp_path / "place" / "study.yaml", out=tmp_path / "study")
 
 
@@ -254,7 +256,7 @@ def test_replaced_images_are_noticed_and_only_what_reads_them_is_done_again(
     bench(study, changes=changes, out=tmp_path / "study", extend=True)
     assert done == []
     np.savez(tmp_path / "place" / "beta.npz", **arrays)
-    with pytest.raises(FedMergeError, match="other images"):
+    with refused("other images", "--extend"):
         bench(study, changes=changes, out=tmp_path / "study")
     assert set(bench(study, changes=changes, out=tmp_path / "study", extend=True).table["status"]) == {"done"}
     assert len(done) == len(set(done)) > 0

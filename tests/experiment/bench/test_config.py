@@ -1,5 +1,6 @@
 import pytest
 import yaml
+from facts import refused
 
 from fedmerge.errors import FedMergeError
 from fedmerge.workflows.bench.config import read_bench
@@ -11,7 +12,7 @@ def written(place, study, name="given.yaml"):
     return path
 
 
-def refused(place, study, changes=()) -> str:
+def sentences(place, study, changes=()) -> str:
     with pytest.raises(FedMergeError) as caught:
         read_bench(written(place, study), changes)
     return str(caught.value)
@@ -74,17 +75,17 @@ def test_set_changes_the_study(place, study):
     ],
 )
 def test_faults_are_sentences(place, study, change, words):
-    text = refused(place, study, [change])
+    text = sentences(place, study, [change])
     assert all(word in text for word in words), text
 
 
 def test_a_method_as_reference_must_be_one_of_the_methods(place, study):
     study |= {"compare": "method", "reference": "maen"}
-    text = refused(place, study)
+    text = sentences(place, study)
     assert "'maen' is none of the methods. Did you mean 'mean'?" in text
     assert "pooled" in text
 
 
 def test_an_experiment_is_no_study():
-    with pytest.raises(FedMergeError, match="fedmerge run"):
+    with refused("no study", "base", "fedmerge run"):
         read_bench("quickstart")

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from facts import refused
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import TrainingConfig
@@ -160,7 +161,7 @@ def test_a_method_that_needs_the_start_stands_on_the_rounds_as_well(planned, stu
 
 def test_arrays_in_memory_are_refused(experiment):
     study = {"name": "s", "base": experiment}
-    with pytest.raises(FedMergeError, match="npz:PATH"):
+    with refused("npz", "PATH"):
         make_plan(*read_bench(study))
 
 

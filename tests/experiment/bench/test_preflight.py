@@ -7,11 +7,12 @@ import shutil
 
 import pytest
 import yaml
+from facts import refused
 from typer.testing import CliRunner
 
 from fedmerge.cli import app
 from fedmerge.errors import FedMergeError
-from fedmerge.experiment.stages import tasks as stages
+from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.workflows.bench import preflight
 from fedmerge.workflows.bench.bench import bench
 from fedmerge.workflows.bench.config import read_bench
@@ -98,8 +99,8 @@ def test_rows_that_failed_are_in_the_exit_code_also_of_a_finished_study(own, tmp
 
     command = ("bench", own / "study.yaml", "--out", tmp_path / "out", "--set", "set.seeds=[0]")
     command = (*command, "--set", "set.testtime=[]")
-    whole = stages.fine_tune
-    monkeypatch.setattr(stages, "fine_tune", diverge)
+    whole = STAGES["fine-tune"]
+    monkeypatch.setitem(STAGES, "fine-tune", diverge)
     for _ in range(2):  # the second time from the receipt
         code, out, _ = ended(*command, "--json")
         assert code == 1
@@ -108,7 +109,7 @@ def test_rows_that_failed_are_in_the_exit_code_also_of_a_finished_study(own, tmp
     assert code == 1
     assert "failed: 4" in out
     assert "training diverged" in err
-    monkeypatch.setattr(stages, "fine_tune", whole)
+    monkeypatch.setitem(STAGES, "fine-tune", whole)
     code, out, _ = ended(*command, "--retry", "--json")
     assert (code, json.loads(out)["failed"]) == (0, {})
 
@@ -129,13 +130,13 @@ def test_a_report_of_a_study_that_is_not_finished_names_the_command(own, tmp_pat
 @pytest.mark.parametrize(
     ("given", "fact"),
     [
-        ({"backend": "nonsense"}, "nonsense"),
-        ({"backend": {"kind": "local", "address": "auto"}}, "address"),
-        ({"backend": {"kind": "ray", "address": "nowhere"}}, "nowhere"),
-        ({"backend": "ray", "workers": 2}, "workers"),
+        ({"backend": "nonsense"}, ("nonsense",)),
+        ({"backend": {"kind": "local", "address": "auto"}}, ("address",)),
+        ({"backend": {"kind": "ray", "address": "nowhere"}}, ("nowhere",)),
+        ({"backend": "ray", "workers": 2}, ("workers",)),
     ],
 )
 def test_a_wrong_backend_is_said_before_anything_is_written(own, tmp_path, given, fact):
-    with pytest.raises(FedMergeError, match=fact):
+    with refused(*fact):
         bench(own / "study.yaml", out=tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()

@@ -8,11 +8,11 @@ from scipy.stats import norm
 
 from fedmerge import ModelPool
 from fedmerge.data import build_cohort, read_cohort
-from fedmerge.data.fusion import share
+from fedmerge.data.cohort.fusion import share
 from fedmerge.experiment.stages import predictors as candidates
 from fedmerge.federation import MergeStrategy
-from fedmerge.federation.journal import RoundJournal
 from fedmerge.federation.privacy.accounting import epsilon_of
+from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.merging import merge
 from fedmerge.models.state import state_hash
 from fedmerge.workflows.bench.bench import bench

@@ -2,11 +2,12 @@
 
 import pytest
 import yaml
+from facts import refused
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.node_folder import NodeFolder
 from fedmerge.federation.deployment.server_folder import ServerFolder
-from fedmerge.federation.sums.rules import SumRules, rules_of
+from fedmerge.federation.hospital.sums.rules import SumRules, rules_of
 
 
 @pytest.fixture
@@ -56,30 +57,30 @@ def test_a_folder_is_opened_again_as_it_was_made(server, node):
 
 
 def test_a_folder_that_is_there_is_not_made_again(server, tmp_path):
-    with pytest.raises(FedMergeError, match="already there and not empty"):
+    with refused("server", "not empty"):
         ServerFolder.make(server.path, ["localhost"], "0.0.0.0", 8000, 8001)
 
 
 @pytest.mark.parametrize(
     ("kind", "file", "sentence"),
     [
-        (ServerFolder, None, "is no server's folder: make one with `fedmerge deployment server`"),
-        (NodeFolder, None, "is no node's folder: make one with `fedmerge deployment node`"),
-        (ServerFolder, {"port": 0, "superlink_port": 8001}, r"server.yaml: field 'port'.*given: 0"),
-        (NodeFolder, {"site": "a", "cohort": "b", "server": "http://x"}, r"node.yaml: field 'server'"),
-        (NodeFolder, {"site": "a", "cohort": "b", "server": "x:1", "sit": "c"}, r"unknown field 'sit'"),
+        (ServerFolder, None, ("server's folder", "fedmerge deployment server")),
+        (NodeFolder, None, ("node's folder", "fedmerge deployment node")),
+        (ServerFolder, {"port": 0, "superlink_port": 8001}, ("port", "server.yaml", "field", "0")),
+        (NodeFolder, {"site": "a", "cohort": "b", "server": "http://x"}, ("server", "node.yaml", "field")),
+        (NodeFolder, {"site": "a", "cohort": "b", "server": "x:1", "sit": "c"}, ("sit", "unknown", "field")),
     ],
 )
 def test_a_wrong_folder_is_a_sentence(tmp_path, kind, file, sentence):
     if file is not None:
         name = "server.yaml" if kind is ServerFolder else "node.yaml"
         (tmp_path / name).write_text(yaml.safe_dump(file))
-    with pytest.raises(FedMergeError, match=sentence):
+    with refused(*sentence):
         kind(tmp_path)
 
 
 def test_a_node_needs_files_that_are_there(server, tmp_path):
-    with pytest.raises(FedMergeError, match=r"there is no file '.*nowhere.yaml'"):
+    with refused("file", "nowhere.yaml"):
         NodeFolder.make(tmp_path / "n", "a", tmp_path / "nowhere.yaml", "localhost:1", server.authority)
 
 

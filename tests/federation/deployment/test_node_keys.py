@@ -7,6 +7,7 @@ import stat
 from datetime import datetime, timedelta
 
 import pytest
+from facts import refused
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment import identity
@@ -104,12 +105,12 @@ def public_key(tmp_path, name):
 
 def test_a_revoked_hospital_is_out_everywhere_or_the_next_start_sees_to_it(server, registry, tmp_path):
     north, south = (server.admit(name, public_key(tmp_path, name)) for name in ("north", "south"))
-    with pytest.raises(FedMergeError, match=r"unknown hospital 'nort'. Did you mean 'north'\?"):
+    with refused("nort", "north", "hospital"):
         server.revoke("nort")
     assert server.revoke("north") == [north]
     assert set(server.hospitals()) == set(registry.known) == {south}
     registry.up = False
-    with pytest.raises(FedMergeError, match=r"south is revoked: .*told when the server starts"):
+    with refused("revoked", "server", "starts"):
         server.revoke("south")
     assert server.hospitals() == {}
     said = [(entry["event"], entry["hospital"]) for entry in verify(server.path)]
@@ -122,9 +123,9 @@ def test_a_revoked_hospital_is_out_everywhere_or_the_next_start_sees_to_it(serve
 
 def test_a_new_key_is_let_in_as_the_old_one_is_shut_out(server, registry, tmp_path):
     first = server.admit("north", public_key(tmp_path, "first"))
-    with pytest.raises(FedMergeError, match="'north' is admitted: give --replace"):
+    with refused("north", "admitted", "--replace"):
         server.admit("north", public_key(tmp_path, "second"))
-    with pytest.raises(FedMergeError, match="'south' is not admitted: leave --replace out"):
+    with refused("south", "admitted", "--replace"):
         server.admit("south", public_key(tmp_path, "third"), replace=True)
     assert set(server.hospitals()) == set(registry.known) == {first}
     second = server.admit("north", tmp_path / "second" / "node.pub", replace=True)
@@ -150,13 +151,13 @@ def test_a_key_that_is_elsewhere_or_another_s_is_not_touched_but_refused(server,
     elsewhere.write_bytes(b"key")
     elsewhere.chmod(0o644)
     (server.path / "linked.key").symlink_to(elsewhere)
-    with pytest.raises(FedMergeError, match=r"mode 0644.*set it to 0600"):
+    with refused("mode", "0644", "0600"):
         mend_modes(server.path)
     assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o644
     (server.path / "linked.key").unlink()
     if os.geteuid() == 0:
         os.chown(server.certificate[1], 12345, -1)
-        with pytest.raises(FedMergeError, match="belongs to another user"):
+        with refused("server.key", "another user"):
             mend_modes(server.path)
 
 
@@ -169,7 +170,7 @@ def test_a_passphrase_is_a_file_s_first_line_or_the_environment_s(tmp_path, monk
     file.write_text("open sesame\nmore\n")
     assert passphrase_of(file) == b"open sesame"
     file.write_text("\n")
-    with pytest.raises(FedMergeError, match="holds no passphrase"):
+    with refused("phrase", "passphrase"):
         passphrase_of(file)
-    with pytest.raises(FedMergeError, match="cannot be read"):
+    with refused("none", "cannot be read"):
         passphrase_of(tmp_path / "none")

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from fedmerge.federation import Hospital, LocalGrid, client_app
+from fedmerge.federation.messages.records import request_message
 from fedmerge.federation.policy.approvals import Approvals, Decision
 from fedmerge.federation.policy.audit import audit_log
 from fedmerge.federation.policy.guard import Guard
 from fedmerge.federation.policy.proposal import Proposal
-from fedmerge.federation.records import request_message
 from fedmerge.models import build
 
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from facts import refused
 
-from fedmerge.errors import FedMergeError
 from fedmerge.federation.policy.audit import audit, audit_log, in_a_line, verify
 from fedmerge.storage.chained_log import BrokenChain, ChainedLog
 
@@ -22,7 +22,7 @@ def test_a_node_and_a_server_have_one_and_no_other_folder(folder, tmp_path):
     (server / "server.yaml").write_text("")
     audit(server, "server started", code="1")
     assert json.loads((server / "audit.jsonl").read_text())["event"] == "server started"
-    with pytest.raises(FedMergeError, match="neither a server's folder nor a node's"):
+    with refused("server's", "folder", "node's"):
         audit(tmp_path, "x")
 
 
@@ -43,11 +43,11 @@ def test_a_line_that_was_changed_or_taken_out_shows(folder):
     path = audit_log(folder).path
     text = path.read_text()
     path.write_text(text.replace("no 1", "no 7"))
-    with pytest.raises(BrokenChain, match="line 2"):
+    with refused("line 2", kind=BrokenChain):
         verify(folder)
     lines = text.splitlines(keepends=True)
     path.write_text(lines[0] + lines[2])
-    with pytest.raises(BrokenChain, match="line 2"):
+    with refused("line 2", kind=BrokenChain):
         verify(folder)
 
 
@@ -58,7 +58,7 @@ def test_a_decision_in_a_chain_of_its_own_is_missing_in_the_log(asker, proposal)
     (true,) = asker.approvals.log.entries()
     forged = {"proposal": name, "decided": "approved", "by": "Eve", "audited": true["audited"]}
     ChainedLog(asker.approvals.log.path).append(forged)
-    with pytest.raises(BrokenChain, match="line 2 is not in the audit log"):
+    with refused("line 2", "audit log", kind=BrokenChain):
         verify(asker.folder)
 
 

@@ -8,10 +8,10 @@ import yaml
 
 from fedmerge.federation import FederationOptions, Hospital
 from fedmerge.federation.deployment.keys import make_node_key
-from fedmerge.federation.fault_injection import Fault
+from fedmerge.federation.plan.fault_injection import Fault
+from fedmerge.federation.plan.train_config import common_config, fine_tune_config, round_config
 from fedmerge.federation.policy import guard as guards
 from fedmerge.federation.policy.proposal import Proposal, SumsAsked
-from fedmerge.federation.train_config import common_config, fine_tune_config, round_config
 from fedmerge.models import state_hash
 from fedmerge.storage import chained_log
 from fedmerge.storage.chained_log import BrokenChain

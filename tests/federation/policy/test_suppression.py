@@ -1,11 +1,14 @@
 """Small counts: hidden, and not to be worked out from the total, which is known."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedmerge.data.sources.file_facts import FileFacts, Spacing
+from fedmerge.federation.plan.train_config import common_config
 from fedmerge.federation.policy.proposal import Proposal
+from fedmerge.federation.policy.rules import Policy
 from fedmerge.federation.policy.suppression import suppressed
-from fedmerge.federation.train_config import common_config
 
 COUNTS = st.lists(st.integers(0, 60), min_size=1, max_size=12)
 
@@ -48,13 +51,42 @@ def test_a_greeting_hides_them_and_says_so(asker, proposal, cohort):
     assert metrics["suppressed-below"] == below
 
 
+@pytest.mark.parametrize("counts_leave", [True, False])
+def test_that_counts_are_hidden_is_said_also_where_the_policy_does_not_name_it(
+    asker, proposal, cohort, counts_leave
+):
+    numbers = ["num-examples", "num-validation", *(["class-counts"] if counts_leave else [])]
+    counts = cohort["alpha"].train.class_counts(3).tolist()
+    below = min(count for count in counts if count) + 1
+    asker.start(approval="any", suppress_below=below, numbers=numbers)
+    greeted = asker.wait_for_clients(proposal)
+    assert greeted.content["metrics"]["suppressed-below"] == below
+    shown = list(greeted.content["metrics"]["class-counts"])
+    assert shown == (suppressed(counts, below) if counts_leave else [0] * 3)
+    assert sum(shown) < sum(counts)  # it would contradict num-examples without the number above
+
+
+def test_pixel_spacing_leaves_where_the_policy_names_it_and_enough_images_say_it(asker, proposal, cohort):
+    site, policy = cohort["alpha"], ["num-examples", "num-validation", "class-counts"]
+    object.__setattr__(site, "files", FileFacts({}, {}, Spacing(0.7, 0.8, True, images=20)))
+    for numbers, below, leaves in (
+        ([*policy, "pixel-spacing"], 20, True), (policy, 20, False), ([*policy, "pixel-spacing"], 21, False)
+    ):  # fmt: skip
+        asker.start(approval="any", suppress_below=below, numbers=numbers)
+        metrics = asker.wait_for_clients(proposal).content["metrics"]
+        assert (list(metrics["pixel-spacing"]) if "pixel-spacing" in metrics else None) == (
+            [0.7, 0.8, 1.0] if leaves else None
+        )
+    assert "pixel-spacing" not in Policy().numbers
+
+
 def test_a_number_that_must_stay_stays_and_what_needs_it_is_refused(asker, plan, start):
     asker.start(
         approval="any", suppress_below=1, numbers=["num-examples", "num-validation", "loss", "accuracy"]
     )
     greeted = asker.wait_for_clients(Proposal(plan=plan)).content["metrics"]
     assert not any(greeted["class-counts"])
-    from fedmerge.federation.train_config import round_config
+    from fedmerge.federation.plan.train_config import round_config
 
     trained = asker.ask("train", round_config(plan, 1), start).content["metrics"]
     assert set(trained) == {"num-examples", "loss", "accuracy"}

@@ -22,15 +22,15 @@ from benchmarks.simulations.hostile_messages import plan_of, sites
 from fedmerge.errors import FedMergeError
 from fedmerge.federation import Hospital, LocalGrid, client_app
 from fedmerge.federation.client_registry import Client
-from fedmerge.federation.client_state import client_state_tensors
-from fedmerge.federation.failures import Wrong
-from fedmerge.federation.grids.simulated import contexts
-from fedmerge.federation.records import request_message
-from fedmerge.federation.requests import Reply, Request, no_tensors, read
-from fedmerge.federation.schema.messages import MESSAGES
-from fedmerge.federation.schema.reading import read_job, read_reply
-from fedmerge.federation.schema.tensors import Refused, Tensors
-from fedmerge.federation.train_config import common_config, train_config
+from fedmerge.federation.messages.client_state import client_state_tensors
+from fedmerge.federation.messages.reading import read_job, read_reply
+from fedmerge.federation.messages.records import request_message
+from fedmerge.federation.messages.table import MESSAGES
+from fedmerge.federation.messages.tensors import Refused, Tensors
+from fedmerge.federation.plan.train_config import common_config, train_config
+from fedmerge.federation.server.failures import Wrong
+from fedmerge.federation.server.requests import Reply, Request, no_tensors, read
+from fedmerge.federation.simulated import contexts
 from fedmerge.models import build
 
 PLAN = plan_of()
@@ -184,7 +184,7 @@ SESSION = {"session": "0" * 64}
 BEGIN = COMMON | SESSION | {"parents": ["alpha", "beta"], "images": {"alpha": 16}, "split": "train"}
 JOBS = {
     "query": {},
-    "train": TRAIN,
+    "train": TRAIN | {"control": True, "since": 0},
     "evaluate": COMMON,
     "query.memory": {},
     "query.restore": COMMON | {"personal": "norms"},
@@ -264,7 +264,7 @@ def monkeypatch_module():
     """Nothing is trained: a thousand trainings would be a test of the training."""
     from types import SimpleNamespace
 
-    from fedmerge.federation import hospital
+    from fedmerge.federation.hospital import hospital
 
     done = SimpleNamespace(losses=[1.0], accuracies=[0.5], seconds=0.0, steps=1, merges={})
     with pytest.MonkeyPatch.context() as patch:

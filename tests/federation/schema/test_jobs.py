@@ -10,9 +10,9 @@ from flwr.app import Array, ArrayRecord
 from benchmarks.simulations.hostile_changes import Big, array, force, saved
 from benchmarks.simulations.hostile_messages import plan_of, sites
 from fedmerge.federation import Hospital, LocalGrid, client_app
-from fedmerge.federation.grids.simulated import contexts
-from fedmerge.federation.records import request_message
-from fedmerge.federation.train_config import common_config, train_config
+from fedmerge.federation.messages.records import request_message
+from fedmerge.federation.plan.train_config import common_config, train_config
+from fedmerge.federation.simulated import contexts
 from fedmerge.models import build
 
 PLAN = plan_of()

@@ -1,6 +1,6 @@
 """Words from outside are one line, short, without what steers a terminal."""
 
-from fedmerge.federation.schema.text import clean
+from fedmerge.federation.messages.text import clean
 
 
 def test_what_steers_a_terminal_or_turns_text_is_gone():

@@ -13,15 +13,15 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.client_registry import Client
 from fedmerge.federation.deployment.keys import make_node_key, read_public
-from fedmerge.federation.grids.simulated import failed
-from fedmerge.federation.privacy.ledger import Subject
-from fedmerge.federation.privacy.secure_hospital import SecureHospital
-from fedmerge.federation.privacy.secure_round import check_offer, secure_total
-from fedmerge.federation.records import reply_message, request_message
-from fedmerge.federation.requests import Reply, Request, read
-from fedmerge.federation.schema.messages import MESSAGES
-from fedmerge.federation.schema.reading import read_reply
-from fedmerge.federation.schema.secure import Offered
+from fedmerge.federation.hospital.secure.ledger import Subject
+from fedmerge.federation.hospital.secure.rounds import SecureHospital
+from fedmerge.federation.messages.reading import read_reply
+from fedmerge.federation.messages.records import reply_message, request_message
+from fedmerge.federation.messages.secure import Offered
+from fedmerge.federation.messages.table import MESSAGES
+from fedmerge.federation.server.requests import Reply, Request, read
+from fedmerge.federation.server.secure_round import check_offer, secure_total
+from fedmerge.federation.simulated import failed
 from fedmerge.seeding import numpy_generator
 
 NAMES = "abcdefghij"

@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from facts import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.deployment.keys import make_node_key, read_public
 from fedmerge.federation.privacy.masked import NoSum
-from fedmerge.federation.privacy.secure_round import check_offer
+from fedmerge.federation.server.secure_round import check_offer
 from tests.federation.secure.steps import LABEL, masked, share, up_to_masked
 
 
@@ -28,30 +29,30 @@ def test_shares_that_were_changed_swapped_or_left_out(net, adverts):
         right | {"b": shares["a"].shares["b"]},
         {"c": right["c"], "d": right["d"]},
     ):
-        with pytest.raises(FedMergeError, match=r"shares of 'b' are not what it wrote for 'a'"):
+        with refused("b", "a", "shares"):
             them.put("a", "masked", label=LABEL, parties=list("abcd"), shares=wrong)
 
 
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        ("ab", "takes at least 4 to the end, but .* has 2"),
-        ("abc", "takes at least 4 to the end, but .* has 3"),
-        ("bcde", "is not one of its participants with 'a' in it"),
-        ("abcz", "is not one of its participants"),
-        ("abca", "is not one of its participants"),
-        ("", "is not one of its participants"),
+        ("ab", ("4", "end", "2")),
+        ("abc", ("4", "end", "3")),
+        ("bcde", ("a", "participants")),
+        ("abcz", ("participants",)),
+        ("abca", ("participants",)),
+        ("", ("participants",)),
     ],
 )
 def test_lists_that_are_too_small_or_strange(net, adverts, names, sentence):
     them = net(5)
     shares = share(them, "abcde", adverts)
     ask = {"label": LABEL, "parties": list(names), "shares": {}}
-    with pytest.raises(FedMergeError, match=sentence):
+    with refused(*sentence):
         them.put("a", "masked", **ask)
     masked(them, "a", shares, "abcde")
     for action, more in (("confirm", {}), ("unmask", {"confirmed": {}})):
-        with pytest.raises(FedMergeError, match=sentence):
+        with refused(*sentence):
             them.put("a", action, label=LABEL, survivors=list(names), **more)
 
 
@@ -63,12 +64,12 @@ def test_steps_in_another_order(net, adverts):
         ("confirm", {"survivors": list("abc")}),
         ("unmask", {"survivors": list("abc"), "confirmed": {}}),
     ):
-        with pytest.raises(FedMergeError, match=r"has no numbers of"):
+        with refused("a", "no numbers"):
             them.put("a", action, label=LABEL, **job)
         them.offer("a")
-        with pytest.raises(FedMergeError, match=r"is not one of its participants"):
+        with refused("run train 1", "participants"):
             them.put("a", action, label=LABEL, **job)
-        with pytest.raises(FedMergeError, match=r"has no numbers of 'other'"):
+        with refused("other", "numbers"):
             them.put("a", action, label="other", **job)
         them.restart("a")
 
@@ -100,7 +101,7 @@ def test_garbage_instead_of_masked_numbers_is_no_sum(net):
     rng = np.random.default_rng(0)
     garbage = rng.integers(-(2**63), 2**63, 20)
     them.changed["masked", "b"] = lambda said, arrays: ({}, {"numbers": torch.from_numpy(garbage)})
-    with pytest.raises(NoSum, match=r"out of the range of honest answers"):
+    with refused("range", "honest", "answers", kind=NoSum):
         them.total(them.offer())
 
 
@@ -114,7 +115,7 @@ def test_wrong_shares_of_one_hospital_do_not_matter_where_others_are_enough(net)
     five, three = net(5), net(3)
     five.changed["unmask", "b"] = three.changed["unmask", "b"] = lie
     assert np.array_equal(five.total(five.offer())[1], five.plain("abcde"))
-    with pytest.raises(NoSum, match=r"the shares of 'a' do not give its mask"):
+    with refused("a", "shares", "mask", kind=NoSum):
         three.total(three.offer())
 
 
@@ -124,7 +125,7 @@ def test_a_commitment_to_another_secret_is_no_sum(net):
         {"shares": json.dumps(said["shares"]), "commitment": "0" * 64},
         None,
     )
-    with pytest.raises(NoSum, match=r"the shares of 'c' do not give its mask"):
+    with refused("c", "shares", "mask", kind=NoSum):
         them.total(them.offer())
 
 

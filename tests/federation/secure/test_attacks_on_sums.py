@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from facts import refused
 
-from fedmerge.errors import FedMergeError
 from fedmerge.federation.privacy.identity import Identity
 from fedmerge.federation.privacy.masked import NoSum
 from tests.federation.secure.steps import LABEL, masked, share, up_to_masked
@@ -29,9 +29,9 @@ def test_four_and_then_three_hospitals_after_a_crash_and_a_restart(deployed, adv
         them.restart(name)
     shares = share(them, "abc", adverts, label)
     for name in "abc":
-        with pytest.raises(FedMergeError, match=r"other participants .*\(a, b, c, d; now a, b, c\)"):
+        with refused("participants", "b", "c"):
             masked(them, name, shares, "abc", label)
-    with pytest.raises(NoSum, match=r"0 of 3 hospitals gave masked numbers"):
+    with refused("0", "3", "hospitals", kind=NoSum):
         them.total(them.offer("abc", label), label)
 
 
@@ -53,14 +53,14 @@ def test_all_take_part_again_but_one_is_said_to_be_lost_before_the_end(deployed)
     for name in "abcd":
         them.restart(name)
     them.lost = {"masked": "d"}
-    with pytest.raises(NoSum, match=r"0 of 4 hospitals gave confirmations"):
+    with refused("0", "4", "confirmations", kind=NoSum):
         them.total(them.offer(label="later train 1"), "later train 1")
 
 
 def test_in_the_memory_of_a_simulation_too(net):
     them = net(4)
     them.total(them.offer())
-    with pytest.raises(NoSum, match=r"0 of 3 hospitals gave masked numbers"):
+    with refused("0", "3", "hospitals", kind=NoSum):
         them.total(them.offer("abc"))
 
 
@@ -78,7 +78,7 @@ def test_a_second_list_in_one_sum(net, adverts):
     them = net(4)
     lists = adverts(them.offer())
     them.put("a", "shares", label=LABEL, adverts=lists)
-    with pytest.raises(FedMergeError, match=r"has given its shares for another list"):
+    with refused("shares", "list"):
         them.put("a", "shares", label=LABEL, adverts=lists[:3])
 
 
@@ -86,7 +86,7 @@ def test_masked_numbers_for_two_lists(net, adverts):
     them = net(5)
     shares = share(them, "abcde", adverts)
     masked(them, "a", shares, "abcde")
-    with pytest.raises(FedMergeError, match=r"has masked its numbers of .* for other participants"):
+    with refused("masked", "numbers", "participants"):
         masked(them, "a", shares, "abcd")
 
 
@@ -98,7 +98,7 @@ def test_never_both_shares_of_a_hospital(net, adverts):
         signed = {n: confirm(them, n, first) for n in first} if first == "abc" else {}
         opened = unmask(them, "a", first, signed)
         assert not opened.own.keys() & opened.pair.keys()
-        with pytest.raises(FedMergeError, match=f"now {', '.join(second)}"):
+        with refused(", ".join(second)):
             unmask(them, "a", second, {}) if second == "abcd" else confirm(them, "a", second)
 
 
@@ -108,10 +108,10 @@ def test_half_is_told_that_all_live_and_half_that_one_is_lost(net, adverts):
     up_to_masked(them, "abcd", adverts)
     for name in "ab":
         unmask(them, name, "abcd")
-        with pytest.raises(FedMergeError, match=r"other survivors"):
+        with refused("a", "other survivors"):
             confirm(them, name, "abc")
     signed = {"c": confirm(them, "c", "abc")}
-    with pytest.raises(FedMergeError, match=r"1 hospitals have confirmed .* it takes 3"):
+    with refused("1", "hospitals", "3"):
         unmask(them, "c", "abc", signed)
 
 
@@ -123,5 +123,5 @@ def test_signatures_that_confirm_nothing(net, adverts):
     forged = Identity.fresh().sign(b"survivors")
     other = {name: confirm(them, name, "abde") for name in "be"}
     for signed in (dict.fromkeys("abcd", one), other | {"a": one}, dict.fromkeys("abcd", forged), {}):
-        with pytest.raises(FedMergeError, match=r"[01] hospitals have confirmed"):
+        with refused("hospitals", "confirmed"):
             unmask(them, "c", "abcd", signed)

@@ -3,22 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from facts import refused
 
-from fedmerge.data.fusion import share
-from fedmerge.errors import FedMergeError
+from fedmerge.data.cohort.fusion import share
 from fedmerge.federation import FederationOptions, LocalGrid, Server, client_app
 from fedmerge.federation.deployment.keys import make_node_key, read_public
-from fedmerge.federation.hospital import Hospital
-from fedmerge.federation.participation import Participation
-from fedmerge.federation.plan_checks import check_plan
-from fedmerge.federation.privacy.secure_hospital import SecureHospital
-from fedmerge.federation.sums.hospital import program_of
-from fedmerge.federation.sums.masks import to_words
-from fedmerge.federation.sums.packing import pack
-from fedmerge.federation.sums.rules import SIMULATED
-from fedmerge.federation.sums.session_store import SessionStore
+from fedmerge.federation.hospital.hospital import Hospital
+from fedmerge.federation.hospital.secure.rounds import SecureHospital
+from fedmerge.federation.hospital.sums.answer import program_of
+from fedmerge.federation.hospital.sums.masks import to_words
+from fedmerge.federation.hospital.sums.rules import SIMULATED
+from fedmerge.federation.hospital.sums.session_store import SessionStore
+from fedmerge.federation.packing import pack
+from fedmerge.federation.plan.participation import Participation
+from fedmerge.federation.server.plan_checks import check_plan
 from fedmerge.merging import merge
-from fedmerge.merging.matching.statistics import LocalStatistics
+from fedmerge.merging.neurons.statistics import LocalStatistics
 from fedmerge.models import build
 
 NAMES = ["alpha", "beta", "gamma", "delta"]
@@ -218,7 +218,7 @@ def test_no_hospitals_sums_cross_the_grid(ward, states, cohort):
 @pytest.mark.parametrize("sums_asked", [("inputs", {}, {}), ("importance", {"kind": "conductance"}, {})])
 def test_what_one_hospital_answers_alone_is_refused_by_name(ward, states, sums_asked):
     server = ward()
-    with pytest.raises(FedMergeError, match=f"'{sums_asked[0]}'.*masks cannot hide"):
+    with refused(sums_asked[0], "masks", "hide"):
         ask(server, states, *sums_asked)
     assert "query.secure_sums" not in [kind for kind, *_ in server.grid.carried]
 
@@ -226,18 +226,18 @@ def test_what_one_hospital_answers_alone_is_refused_by_name(ward, states, sums_a
 @pytest.mark.parametrize("kind", ["inputs", "importance"])
 def test_a_hospital_refuses_it_too(ward, states, monkeypatch, kind):
     """A server that asks all the same, for a sum of which the others have no part."""
-    from fedmerge.federation.sums import masked
+    from fedmerge.federation.server import masked_sums as masked
 
     monkeypatch.setattr(masked, "OWN", ())
-    with pytest.raises(FedMergeError, match=f"'{kind}' is answered by one hospital"):
+    with refused(kind, "answered", "hospital"):
         ask(ward(), states, kind, {"kind": "conductance"} if kind == "importance" else {}, {})
 
 
 def test_fewer_than_three_hospitals_are_refused(ward, states, plan):
     server = ward()
-    with pytest.raises(FedMergeError, match="at least 3 hospitals, but 2 give images"):
+    with refused("3", "hospitals", "2"):
         server.statistics(states, {"alpha": 18, "beta": 20}, "train")
-    with pytest.raises(FedMergeError, match="at least 3 hospitals, but there are 2"):
+    with refused("3", "hospitals", "2"):
         check_plan(plan.model_copy(update={"federation": RULES[True]}), 2)
     check_plan(plan.model_copy(update={"federation": RULES[False]}), 2)
 
@@ -257,14 +257,17 @@ def test_with_secure_aggregation_they_are_masked_unless_said_otherwise(ward, sta
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"aggregate": "regmean"}, "regmean asks each for sums of its own model"),
-        ({"aggregate": {"method": "kf", "attribution": "conductance"}}, "kf asks each for sums of its own"),
-        ({"aggregate": "hf", "participation": Participation(number=3)}, "participation"),
+        ({"aggregate": "regmean"}, ("regmean", "asks", "model")),
+        ({"aggregate": {"method": "kf", "attribution": "conductance"}}, ("kf", "asks", "sums")),
+        (
+            {"aggregate": "hf", "participation": Participation(number=3)},
+            ("secure_statistics", "participation"),
+        ),
     ],
 )
 def test_rounds_that_cannot_be_masked_are_refused_before_they_begin(plan, options, sentence):
     rules = FederationOptions(secure_statistics=True, **options)
-    with pytest.raises(FedMergeError, match=sentence):
+    with refused(*sentence):
         check_plan(plan.model_copy(update={"federation": rules}), 4)
 
 
@@ -317,7 +320,7 @@ def test_a_hospital_lost_later_ends_the_fusion_and_its_sums_stay_its_own(ward, s
     statistics.ask(*OUTER)
     server.grid.lost[step] = [node(server, "beta")]
     server.grid.carried.clear()
-    with pytest.raises(FedMergeError, match=r"'beta' gave no .* same hospitals"):
+    with refused("beta", "hospitals"):
         statistics.ask("moments", {}, {})
     assert "query.secure_unmask" not in [kind for kind, *_ in server.grid.carried]
     server.grid.lost.clear()
@@ -343,7 +346,7 @@ def test_retry_asks_again_when_the_hospital_is_back(ward, states):
 def test_of_three_hospitals_none_can_be_lost(ward, states, cohort):
     server = ward(sites=cohort.training)
     server.grid.lost["query.secure_masked"] = [node(server, "beta")]
-    with pytest.raises(FedMergeError, match="2 of 3 hospitals gave masked numbers"):
+    with refused("2", "3", "hospitals"):
         ask(server, states)
 
 
@@ -359,14 +362,14 @@ def test_garbage_is_no_sum(ward, states, monkeypatch):
         return reply
 
     monkeypatch.setattr(SecureHospital, "masked", garbage)
-    with pytest.raises(FedMergeError, match="no sum under masks"):
+    with refused("no sum under masks"):
         ask(ward(), states)
 
 
 # --- servers that lie
 
 
-def refused(server):
+def reasons(server):
     return " ".join(failure.reason for failure in server.strategy.failures)
 
 
@@ -376,9 +379,9 @@ def test_after_a_restart_no_sum_is_given_without_one_hospital(ward, states, coho
     has it could take the fourth's sums. The first list is answered again."""
     first = ask(ward(folders=folders), states)
     again = ward(sites=cohort.sites[:3], folders=folders)
-    with pytest.raises(FedMergeError, match="no sum under masks"):
+    with refused("no sum under masks"):
         ask(again, states, *sums_asked)
-    assert "difference of two sums would show" in refused(again)
+    assert "difference of two sums would show" in reasons(again)
     assert not any("numbers" in arrays for *_, arrays in again.grid.carried)
     repeated = ask(ward(folders=folders), states)
     assert all(torch.equal(first[key], repeated[key]) for key in first)
@@ -394,9 +397,9 @@ def test_nor_for_other_models_or_a_larger_share(ward, states, cohort, folders):
     more = {name: n + 16 for name, n in IMAGES.items()}
     for given, images in ((nudged, IMAGES), (states, more)):
         again = ward(sites=cohort.sites[:3], folders=folders)
-        with pytest.raises(FedMergeError, match="no sum under masks"):
+        with refused("no sum under masks"):
             ask(again, given, images=images)
-        assert "has given sums over these images under masks with" in refused(again)
+        assert "has given sums over these images under masks with" in reasons(again)
     assert float(ask(ward(folders=folders), states, images=more)["images"]) == sum(more.values())
 
 
@@ -404,7 +407,7 @@ def test_sets_that_differ_by_few_images_are_refused_as_ever(ward, states, folder
     """And without that hospital the others give no sum either."""
     ask(ward(folders=folders), states)
     again = ward(folders=folders)
-    with pytest.raises(FedMergeError, match="no sum under masks"):
+    with refused("no sum under masks"):
         ask(again, states, images=IMAGES | {"beta": 21})
     (failure,) = [failure for failure in again.strategy.failures if failure.phase == "sums"]
     assert failure.site == "beta"
@@ -416,7 +419,7 @@ def test_a_hospital_counts_the_requests_that_it_answers_under_masks(ward, states
     for hospital in server.kept:
         hospital.sums.ledger.rules = SIMULATED.model_copy(update={"requests": 1})
     ask(server, states)
-    with pytest.raises(FedMergeError, match="has answered 1 requests about these images"):
+    with refused("answered", "1", "requests"):
         ask(server, states, "moments", {}, {})
 
 
@@ -438,18 +441,18 @@ def test_models_without_weights_for_the_others_give_no_sum(ward, states):
             message.content["arrays"] = other._weights
 
     server.grid.before = swap
-    from fedmerge.federation.sums import hospital
+    from fedmerge.federation.hospital.sums import answer as hospital
 
     hospital._HELD.clear()
     server.kept[0].sums.session = None
-    with pytest.raises(FedMergeError, match="no sum under masks"):
+    with refused("no sum under masks"):
         hospital_states_apart(statistics)
-    assert refused(server).count("was asked another request than the label of the sum says") >= 1
+    assert reasons(server).count("was asked another request than the label of the sum says") >= 1
 
 
 def hospital_states_apart(statistics):
     """Hospitals of one process share the models of a session; here each reads those that it was sent."""
-    from fedmerge.federation.sums import hospital
+    from fedmerge.federation.hospital.sums import answer as hospital
 
     class Nothing(dict):
         def __setitem__(self, key, value):
@@ -486,11 +489,11 @@ def test_nor_does_another_walk_for_the_others(ward, states, trick):
         sums_asked = ("layer", {"name": second.name}, {first.weight: fake[first.weight]})
         sent = len(server.grid.carried)
     said = {
-        "another fused model": "another request than the label",
-        "changed behind the walk": "cannot be changed any more",
-        "a walk in the open": "began in the open",
+        "another fused model": ("another", "request", "label"),
+        "changed behind the walk": ("cannot be changed",),
+        "a walk in the open": ("in the open",),
     }[trick]
-    with pytest.raises(FedMergeError, match=said):
+    with refused(*said):
         statistics.ask(*sums_asked)
     assert not any("numbers" in arrays for kind, _, arrays in server.grid.carried[sent:])
 
@@ -502,5 +505,5 @@ def test_secure_only_gives_sums_under_masks_and_none_in_the_open(ward, states, f
     for folder in folders.values():
         (folder / "policy.yaml").write_text("secure: only\n")
     assert float(ask(ward(folders=folders), states)["images"]) == sum(IMAGES.values())
-    with pytest.raises(FedMergeError, match="it gives no sums over images of its own"):
+    with refused("sums", "images"):
         ask(ward(masked=False, folders=folders), states)

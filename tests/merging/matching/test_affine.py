@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmerge.merging.matching import sums
 from fedmerge.merging.matching.affine import as_columns, effective, fitted, from_columns
+from fedmerge.merging.neurons import sums
 from fedmerge.models.graph import Layer, Program
 
 X = torch.randn(9, 4, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -52,7 +52,7 @@ def permuted(model, seed=5):
 
 
 def fuse(models, x=X, labels=None, **options):
-    options = {"epochs": 2, **options}
+    options = FUSION["kf-gradient"].check({"descent": {"epochs": 2}, **options})
     return gradient_fusion(Parents.of(models), Context(data=x, labels=labels, seed=1), **options)
 
 
@@ -72,7 +72,8 @@ def test_a_model_with_itself_or_a_permuted_copy_keeps_its_function(name, options
 @pytest.mark.parametrize("centroids", ["second", "first", "farthest"])
 def test_three_permuted_copies_of_a_perceptron_are_one(centroids):
     model = mlp(0)
-    close(fuse([model, permuted(model, 1), permuted(model, 2)], centroids=centroids).model, model)
+    models = [model, permuted(model, 1), permuted(model, 2)]
+    close(fuse(models, clustering={"centroids": centroids}).model, model)
 
 
 def test_the_fused_model_has_the_order_of_the_first():
@@ -87,7 +88,7 @@ def test_the_fused_model_has_the_order_of_the_first():
 def test_same_seed_same_bits_and_nothing_else_changes(name, options):
     models = [net(name, options, seed) for seed in (0, 1)]
     before, drawn = {k: v.clone() for k, v in models[0].state_dict().items()}, torch.random.get_rng_state()
-    first, second = (fuse(models, centroids="farthest") for _ in range(2))
+    first, second = (fuse(models, clustering={"centroids": "farthest"}) for _ in range(2))
     assert all(v.equal(second.model.state_dict()[k]) for k, v in first.model.state_dict().items())
     assert first.decisions == second.decisions
     assert all(v.equal(before[k]) for k, v in models[0].state_dict().items())
@@ -99,7 +100,7 @@ def test_a_closed_form_meets_its_targets_where_it_can():
     exact, for its targets are means of affine maps; the last level's residual is orthogonal to its inputs."""
     x = torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     a, b = mlp(0), mlp(1)
-    found = fuse([a, b], x, ridge=1e-10)
+    found = fuse([a, b], x, closed_form={"ridge": 1e-10})
     assert found.decisions[0]["loss"] < 1e-10
     inputs = found.model[:-1](x).double()
     rows = torch.cat([inputs, torch.ones(300, 1)], 1)
@@ -117,9 +118,9 @@ def test_descent_goes_where_the_closed_form_is():
     def error(**options):
         return float((fuse(models, x, **options).model(x) - mean).detach().square().mean())
 
-    closed = error(ridge=1e-9)
-    slow = error(closed_form=False, epochs=0)
-    descended = error(closed_form=False, epochs=60, patience=60, lr=1e-2)
+    closed = error(closed_form={"ridge": 1e-9})
+    slow = error(closed_form={"use": False}, descent={"epochs": 0})
+    descended = error(closed_form={"use": False}, descent={"epochs": 60, "patience": 60, "lr": 1e-2})
     assert closed < descended < 0.5 * slow
 
 
@@ -142,13 +143,13 @@ def test_importance_weighs_the_targets(attribution):
     louder[5].weight.data *= 10
     louder[5].bias.data *= 10
     for normalisation, factor in (("none", 101 / 11), ("mean1", 5.5)):
-        options = {"attribution": attribution, "normalisation": normalisation, "loss": "weighted"}
+        options = {"attribution": attribution, "normalisation": normalisation, "loss": {"levels": "weighted"}}
         found = fuse([model, louder], labels=Y, **options).model
         torch.testing.assert_close(found(UNSEEN), factor * model(UNSEEN), rtol=1e-3, atol=1e-3)
 
 
 def test_the_log_says_what_was_done_level_by_level():
-    found = fuse([net(*NETS[3], 0), net(*NETS[3], 1)], head_loss="kl")
+    found = fuse([net(*NETS[3], 0), net(*NETS[3], 1)], loss={"head": "kl"})
     assert [d["level"] for d in found.decisions] == list(range(10))
     assert found.decisions[0]["layers"] == ["conv1"]
     assert found.decisions[0]["fit"] == "closed form"
@@ -160,7 +161,7 @@ def test_the_log_says_what_was_done_level_by_level():
 
 def test_levels_of_one_residual_stream_share_their_clusters():
     """conv1 and two blocks write the first stream, so as many of their neurons are of both models."""
-    found = fuse([net(*NETS[3], 0), net(*NETS[3], 1)], epochs=0).decisions
+    found = fuse([net(*NETS[3], 0), net(*NETS[3], 1)], descent={"epochs": 0}).decisions
     assert len({d["of_several_models"] for d in found[:3]}) == 1
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedmerge.merging.matching.kmeans import averaging, kmeans
+from fedmerge.merging.neurons.kmeans import Starts, averaging, kmeans
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -24,7 +24,7 @@ def test_clusters_made_by_hand_are_found_whatever_the_first_pick() -> None:
     z = torch.tensor([[0.0, 1.0, 10.0, 11.0, 20.0, 21.0]], dtype=torch.float64)
     ones = torch.ones(6, dtype=torch.float64)
     for seed in range(6):
-        found = kmeans(*grams(z), ones, 3, rng=rng(seed), tries=1)
+        found = kmeans(*grams(z), ones, 3, rng=rng(seed), starts=Starts(tries=1))
         a = found.assignment.tolist()
         assert a[0] == a[1] != a[2] == a[3] != a[4] == a[5] != a[0]
         assert found.cost == pytest.approx(3.0)
@@ -35,7 +35,13 @@ def test_a_tie_goes_to_the_lowest_index() -> None:
     """Point 0 lies between the centroids -1 and 1: it joins the first of them, which moves and keeps it."""
     z = torch.tensor([[-1.0, 1.0, 0.0]], dtype=torch.float64)
     for start, wanted in (([0, 1], [0, 1, 0]), ([1, 0], [1, 0, 0])):
-        found = kmeans(*grams(z), torch.ones(3, dtype=torch.float64), 2, rng=rng(), start=torch.tensor(start))
+        found = kmeans(
+            *grams(z),
+            torch.ones(3, dtype=torch.float64),
+            2,
+            rng=rng(),
+            starts=Starts(given=torch.tensor(start)),
+        )
         assert found.assignment.tolist() == wanted
 
 
@@ -47,7 +53,7 @@ def test_where_it_ends_no_neuron_is_nearer_to_another_centroid(cost: Literal["l2
     x = torch.randn(30, 12, generator=draws, dtype=torch.float64)
     scores = torch.rand(24, generator=draws, dtype=torch.float64) + 0.1
     fit = x @ torch.linalg.pinv(x) @ z
-    found = kmeans(z.T @ z, fit.T @ fit, scores, 5, rng=rng(), gain=0.0, cost=cost, tries=1)
+    found = kmeans(z.T @ z, fit.T @ fit, scores, 5, rng=rng(), gain=0.0, cost=cost, starts=Starts(tries=1))
     means = torch.stack(
         [
             (scores * fit)[:, found.assignment == k].sum(1) / scores[found.assignment == k].sum()
@@ -64,7 +70,9 @@ def test_no_cluster_is_empty_where_neurons_are_the_same() -> None:
     """Three points, four times each, in seven clusters: at least four of them start with nobody."""
     z = torch.tensor([[0.0, 5.0, 9.0]], dtype=torch.float64).repeat(1, 4)
     for seed in range(5):
-        found = kmeans(*grams(z), torch.ones(12, dtype=torch.float64), 7, rng=rng(seed), tries=1)
+        found = kmeans(
+            *grams(z), torch.ones(12, dtype=torch.float64), 7, rng=rng(seed), starts=Starts(tries=1)
+        )
         assert (torch.bincount(found.assignment, minlength=7) > 0).all()
         assert found.cost == pytest.approx(0.0, abs=1e-6)
 
@@ -89,14 +97,14 @@ def test_the_first_centroid_is_one_of_the_leading_neurons() -> None:
     z = torch.arange(50, dtype=torch.float64)[None]
     ones = torch.ones(50, dtype=torch.float64)
     for seed in range(20):
-        found = kmeans(*grams(z), ones, 2, rng=rng(seed), first=2, tries=1)
+        found = kmeans(*grams(z), ones, 2, rng=rng(seed), starts=Starts(tries=1, first=2))
         assert found.assignment[[0, 49]].tolist() == [0, 1]
 
 
 def test_more_tries_are_never_dearer() -> None:
     z = torch.randn(9, 40, generator=rng(), dtype=torch.float64)
     ones = torch.ones(40, dtype=torch.float64)
-    costs = [kmeans(*grams(z), ones, 9, rng=rng(4), tries=tries).cost for tries in (1, 3, 10)]
+    costs = [kmeans(*grams(z), ones, 9, rng=rng(4), starts=Starts(tries)).cost for tries in (1, 3, 10)]
     assert costs[0] >= costs[1] >= costs[2]
     assert costs[0] > costs[2]
 

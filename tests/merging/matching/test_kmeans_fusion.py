@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fedmerge as fm
-from fedmerge.merging.matching.kmeans import averaging, kmeans
+from fedmerge.merging.neurons.kmeans import averaging, kmeans
 from fedmerge.models import ModelSpec, build
 from tests.facts import refused
 

@@ -54,7 +54,7 @@ def test_statistics_follow_the_policy_in_the_order_of_the_first_model(copies, po
 
 @pytest.mark.parametrize("method", ["hf", "kf", "rebasin", "ot", "regmean", "kf-gradient"])
 def test_integer_buffers_survive(copies, method):
-    options = {"epochs": 1} if method == "kf-gradient" else {}
+    options = {"descent": {"epochs": 1}} if method == "kf-gradient" else {}
     fused = merge(list(copies), method, data=torch.rand(20, 1, 8, 8), **options).model
     counter = fused.state_dict()["features.1.num_batches_tracked"]
     assert counter.dtype == torch.int64

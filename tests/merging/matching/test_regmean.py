@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import fedmerge as fm
-from fedmerge.errors import FedMergeError
 from tests.facts import refused
 
 RNG = torch.Generator().manual_seed(0)
@@ -82,7 +81,7 @@ def test_depthwise_convolutions_are_merged_channel_by_channel() -> None:
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1])
 def test_off_diagonal_lies_between_zero_and_one(alpha: float) -> None:
-    with pytest.raises(FedMergeError, match=f"off_diagonal is {alpha}: it must lie between 0 and 1"):
+    with refused("off_diagonal", alpha, "lie", "0", "1"):
         fm.merge([linear(), linear()], "regmean", data=torch.randn(4, 5), off_diagonal=alpha)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedmerge.merging.matching import sums
+from fedmerge.merging.neurons import sums
 from fedmerge.models.graph import Layer, Program
 
 CONVS: dict[str, dict[str, Any]] = {

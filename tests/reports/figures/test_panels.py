@@ -6,10 +6,10 @@ import math
 
 import pandas as pd
 import pytest
+from facts import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmerge.errors import FedMergeError
 from fedmerge.reports.figures.panels import (
     between,
     in_a_row,
@@ -39,7 +39,7 @@ def test_strata_of_numbers_carry_the_name_of_their_column():
 
 
 def test_a_frame_without_levels_is_an_error(board):
-    with pytest.raises(FedMergeError, match="unknown column of levels 'training'"):
+    with refused("training", "unknown", "column"):
         tidy(board(), "training")
 
 

@@ -56,7 +56,7 @@ class RayBackend:
     ) -> None:
         """Run ``app`` with one hospital per site, in the workers."""
         from fedmerge.federation.grids.ray.grid import RayGrid
-        from fedmerge.federation.grids.simulated import serve
+        from fedmerge.federation.simulated import serve
 
         pool = self._workers(device, len(sites))
         where = "cuda" if pool.on_gpu else device
@@ -113,8 +113,8 @@ class OpenHospital:
 
     def __call__(self, progress: Callable[[int, int], None]) -> ClientApp:
         """Return the ClientApp of this hospital, in the worker's process."""
-        from fedmerge.federation.hospital import Hospital
-        from fedmerge.federation.hospital_app import client_app
+        from fedmerge.federation.hospital.app import client_app
+        from fedmerge.federation.hospital.hospital import Hospital
 
         for plugin in self.plugins:
             load_module(plugin)

@@ -14,7 +14,7 @@ from fedmerge.federation.grids.ray.dispatcher import Dispatcher
 from fedmerge.federation.grids.ray.pool import Pool
 from fedmerge.federation.grids.ray.transfer import Transfer
 from fedmerge.federation.grids.ray.worker import Opening
-from fedmerge.federation.grids.simulated import SimulatedGrid, debugging
+from fedmerge.federation.simulated import SimulatedGrid, debugging
 
 
 class RayGrid(SimulatedGrid):

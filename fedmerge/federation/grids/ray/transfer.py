@@ -14,7 +14,7 @@ from fedmerge.cluster.room import first_line
 from fedmerge.federation.grids.ray.dispatcher import Dispatcher, Flight
 from fedmerge.federation.grids.ray.pool import Pool, WorkerHandle
 from fedmerge.federation.grids.ray.worker import WorkerReply
-from fedmerge.federation.grids.simulated import FAILED, LATE, failed
+from fedmerge.federation.simulated import FAILED, LATE, failed
 
 DEPTH = 2  # the most messages of a worker: the current one and the next
 TICK = 0.25  # seconds between two checks of a training's progress

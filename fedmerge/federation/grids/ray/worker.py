@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.grids.ray.numerics import Numerics
-from fedmerge.federation.grids.simulated import contexts, failed
+from fedmerge.federation.simulated import contexts, failed
 
 StepProgress = Callable[[int, int], None]
 Opening = Callable[[StepProgress], ClientApp]

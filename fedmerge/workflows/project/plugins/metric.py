@@ -6,7 +6,7 @@ import fedmerge as fm
 @fm.METRICS.metric(
     "least_found",
     title="recall of the worst class",
-    heading="worst class, %",
+    heading="worst class",
     short="worst class",
     better="higher",
     range=(0.0, 1.0),
