@@ -2,9 +2,9 @@
 
 A test-time method is a :class:`Node`: ``observe(batch) -> (logits, trace)`` and ``reset()``. It never sees a
 label. :class:`EntropyAdaptive` merges the models anew for each batch, :class:`StreamAdaptive` also
-learns the site's scanner; :class:`Static` is any model left as it is, in the same form; ``baselines`` holds what else
-adapts. ``TESTTIME`` knows the methods by name. ``Coefficients``, ``Norms``, ``Probe``, ``Guard`` and
-``Prediction`` hold the options of the two nodes.
+learns the site's scanner; :class:`Static` is any model left as it is, in the same form; ``baselines`` holds
+what else adapts. ``TESTTIME`` knows the methods by name. ``Coefficients``, ``Norms``, ``Probe``,
+``Guard`` and ``Prediction`` hold the options of the two nodes.
 """
 
 from fedmerge.testtime import baselines
