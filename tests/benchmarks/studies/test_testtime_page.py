@@ -173,7 +173,10 @@ def test_the_whole_page_is_filled(folders: dict[str, Path], tmp_path: Path) -> N
     testtime_page.main([*map(str, folders.values()), *out])
     page = (tmp_path / PAGE.name).read_text()
     assert "| node, entropy-adaptive: against 5 bare passes | 1.02 |" in page
-    assert {path.name for path in (tmp_path / "test-time-first").iterdir()} == {"differences.png", "frontier.png"}
+    assert {path.name for path in (tmp_path / "test-time-first").iterdir()} == {
+        "differences.png",
+        "frontier.png",
+    }
     assert len(pd.read_csv(tmp_path / "csv" / "tiny-digits.csv")) == 9 * 2 * 4 * 3
     first = page
     testtime_page.main([*map(str, folders.values()), *out])
