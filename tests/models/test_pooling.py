@@ -19,7 +19,7 @@ def bits(x: Tensor) -> bytes:
     return x.detach().contiguous().numpy().tobytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 3), st.sampled_from([1, 3, 16, 33]), st.integers(3, 9), st.integers(3, 9)),
     window=st.sampled_from([(2,), (2, None, 0, 1, False, True), (3, 2, 1), (2, 1), (2, 2, 0, 2)]),

@@ -76,13 +76,13 @@ def test_a_run_learns_and_a_resumed_one_has_its_bits(task: str, tmp_path: Path, 
 
 def _resumed(task: str, tmp_path: Path, monkeypatch, whole: pd.DataFrame) -> None:
     """Stop a run before its node is measured, go on with it, and compare."""
-    from fedmerge.experiment.stages import seed
+    from fedmerge.experiment.stages import evaluate
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(seed, "adapt", stop)
+        patch.setattr(evaluate, "adapt", stop)
         with pytest.raises(KeyboardInterrupt):
             fm.run(experiment(task), out=tmp_path / "stopped")
     again = fm.run(resume=tmp_path / "stopped", config=experiment(task))

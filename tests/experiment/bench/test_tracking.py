@@ -100,7 +100,7 @@ def test_what_is_done_is_not_told_again_and_trackers_are_no_change_of_a_study(no
 
 
 def test_a_failed_job_is_told_with_its_reason(noting, short, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedmerge.experiment.stages.tasks.fuse", lambda *given: 1 / 0)
+    monkeypatch.setattr("fedmerge.experiment.stages.evaluate.fuse", lambda *given: 1 / 0)
     fm.bench(short | {"trackers": ["noting"]}, out=tmp_path / "study")
     failures, jobs = rows("failures"), rows("jobs")
     assert len(failures) == 2
