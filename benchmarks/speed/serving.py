@@ -140,7 +140,7 @@ class Bare:
 
     def answer(self) -> None:
         """Read, prepare and answer the batch."""
-        _, pictures = read_images([("body", self.body)], self.limits)
+        _, pictures = read_images([("body", self.body)], self.limits, self.what.read)
         self.node.observe(self.what.prepare(pictures))
 
     def turn(self, side: Side, seconds: float) -> None:
