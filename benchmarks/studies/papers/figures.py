@@ -261,9 +261,10 @@ def cost(rows: Rows) -> Picture:
 def scores(rows: Rows) -> Picture:
     """AUROC with merging, and with random partners, less that without."""
     frame = of(rows.of("in-model-merging"), "scores", "auroc")
-    plain = frame[frame["case"] == "plain"].set_index(["setting", "seed"])["value"]
-    kept = frame[frame["case"].isin(["inmerge", "random"])].set_index(["setting", "seed"])
-    found = kept.assign(value=kept["value"] - plain).reset_index()
+    plain = frame[frame["case"] == "plain"].groupby(["setting", "seed"])["value"].mean()
+    kept = frame[frame["case"].isin(["inmerge", "random"])]
+    keys = [tuple(key) for key in kept[["setting", "seed"]].to_numpy()]
+    found = kept.assign(value=kept["value"] - [plain.get(key, np.nan) for key in keys])
     found = found.assign(
         case=found["setting"] + found["case"].map({"inmerge": "", "random": " "}), part=found["case"]
     )

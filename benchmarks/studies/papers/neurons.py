@@ -24,6 +24,7 @@ from fedmerge.data import Split, partition
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import merge
 from fedmerge.models import ModelSpec, build
+from fedmerge.registry import with_option
 from fedmerge.seeding import numpy_generator
 
 SIZES = Sizes(images=500, tested=400, epochs=4, fusion=128)
@@ -205,7 +206,7 @@ def _settings(shop: Workshop, data: str, seed: int) -> Iterator[Row]:
     """Each candidate's accuracy, and which the rule takes, on fusion images alone."""
     models, found = parents_of(shop, data, "small-cnn-plain", "skewed", seed)
     fx, (x, y) = seen(found.val)[0][: shop.sizes.fusion], seen(found.test)
-    candidates = {name: {**options, "epochs": 10} for name, options in CANDIDATES.items()}
+    candidates = {name: with_option(options, "descent.epochs", 10) for name, options in CANDIDATES.items()}
     networks = list(models.values())
     held, best = choose(networks, fx, candidates, seed)
     for name, options in candidates.items():

@@ -48,8 +48,8 @@ def tally(found: Sequence[Decided]) -> str:
     """Say how many claims were tested, and how they fared."""
     counts = Counter(each.verdict for each in found)
     tested = len(found) - counts[UNTESTABLE] - counts[UNTESTED]
-    words = {HOLDS: "hold", PART: "hold in part", NOT: "do not hold here", OPEN: "open"}
-    fared = listing([f"{word} {counts[verdict]}" for verdict, word in words.items()])
+    words = {HOLDS: "hold here", PART: "hold in part", NOT: "do not hold here", OPEN: "stay open"}
+    fared = listing([f"{counts[verdict]} {word}" for verdict, word in words.items()])
     return (
         f"**Of {len(found)} claims {tested} were tested: {fared}.** {counts[UNTESTABLE]} more cannot be "
         f"tested here, {counts[UNTESTED]} not yet."
