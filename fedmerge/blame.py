@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.errors import FedMergeError
-from fedmerge.plugins import Plugin, all_loaded, line_of, origin_of, said_of
+from fedmerge.plugin_code import Plugin, line_of, said_of
+from fedmerge.plugins import all_loaded, origin_of
 from fedmerge.storage.files import full
 
 

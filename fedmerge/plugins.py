@@ -8,52 +8,19 @@ is the same. An exception inside a plug-in becomes a sentence that names it (``b
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import importlib.util
 import inspect
-import re
 import sys
-import traceback
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedmerge.errors import FedMergeError, nearest, short
+from fedmerge.plugin_code import Plugin, find, find_module, is_file, line_of, parts_of, run_file, said_of
 from fedmerge.schema.validation import is_there, note_file
-
-_HASHED = re.compile(r"(.+)@([0-9a-f]{64})")
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A plug-in. name: its module, or the absolute path of its file. module: its name among Python's modules.
-
-    files: those of its code: the file, or all ``*.py`` of the package that the module is in. hash: the
-    SHA-256 over their names and contents.
-    """
-
-    name: str
-    module: str
-    files: tuple[Path, ...]
-    hash: str
-
-    @property
-    def title(self) -> str:
-        """Its name for people and for other machines: see ``title_of``."""
-        return title_of(self.name)
-
-    @property
-    def text(self) -> str:
-        """The plug-in as it travels: ``NAME@HASH``."""
-        return f"{self.name}@{self.hash}"
-
-    def has(self, module: str) -> bool:
-        """Whether a Python module is part of the plug-in."""
-        return module == self.module or module.startswith(f"{self.module}.")
 
 
 class Holder(Protocol):
@@ -83,19 +50,14 @@ def locate_plugins(names: Sequence[str], near: Path | None = None) -> tuple[str,
 
 
 def _located(name: str, near: Path | None) -> str:
-    if not _is_file(_parts(name)[0]):
+    if not is_file(parts_of(name)[0]):
         return name
-    path, expected = Path(_parts(name)[0]).expanduser(), _parts(name)[1]
+    path, expected = Path(parts_of(name)[0]).expanduser(), parts_of(name)[1]
     for place in (path, *([near / path] if near else [])):
         if is_there(place) and not place.is_dir():
             return f"{place.resolve()}{f'@{expected}' if expected else ''}"
     where = f" or {near}" if near and not path.is_absolute() else ""
     raise FedMergeError(f"there is no plug-in {short(path)} in {Path.cwd()}{where}: check the path.")
-
-
-def title_of(name: str) -> str:
-    """Return a plug-in's name for people and other machines: its module, or its file without the folder."""
-    return Path(name).name if _is_file(name) else name
 
 
 def load_plugins(names: Sequence[str]) -> tuple[Plugin, ...]:
@@ -116,13 +78,13 @@ def load_plugins(names: Sequence[str]) -> tuple[Plugin, ...]:
 
 def load_module(name: str) -> Plugin:
     """Import one plug-in, whether or not it adds to a registry; see ``load_plugins``."""
-    name, expected = _parts(name)
+    name, expected = parts_of(name)
     if _allowed is not None and name not in _allowed:
         raise FedMergeError(
             f"plug-in {short(name)} is not among the plugins of this hospital's policy.yaml, so it is not "
             "loaded here."
         )
-    found = _find(name)
+    found = find(name)
     for path in found.files:
         note_file(path)
     if expected and expected != found.hash:
@@ -163,7 +125,7 @@ def is_among(plugin: Plugin | None, names: Sequence[str]) -> bool:
 
     FedMerge's own (None) and what an installed package announces always count.
     """
-    return plugin is None or plugin.name in _announced or plugin.name in {_parts(name)[0] for name in names}
+    return plugin is None or plugin.name in _announced or plugin.name in {parts_of(name)[0] for name in names}
 
 
 def restrict_plugins(allowed: Sequence[str]) -> None:
@@ -185,7 +147,7 @@ def unload_plugins() -> None:
     _allowed = None
     for known in (_loaded, _entered, _announced):
         known.clear()
-    _find_module.cache_clear()
+    find_module.cache_clear()
     _points.cache_clear()
 
 
@@ -214,62 +176,14 @@ def _points() -> Any:
     return entry_points()
 
 
-def _parts(name: str) -> tuple[str, str]:
-    match = _HASHED.fullmatch(name)
-    return (match[1], match[2]) if match else (name, "")
-
-
-def _is_file(name: str) -> bool:
-    return name.endswith(".py")
-
-
-def _find(name: str) -> Plugin:
-    if not _is_file(name):
-        return _find_module(name)
-    path = Path(name).resolve()
-    if not is_there(path):
-        raise FedMergeError(f"there is no plug-in {short(name)} on this machine: put it there.")
-    module = f"fedmerge_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    return Plugin(str(path), module, (path,), _hash([path], path.parent))
-
-
-@functools.cache
-def _find_module(name: str) -> Plugin:
-    """Return the plug-in of a module; once a process, because Python imports a module once a process."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        spec = None
-    except Exception as error:
-        raise FedMergeError(f"plug-in {short(name)} cannot be imported: {said_of(error)}.") from error
-    if spec is None or not spec.origin:
-        raise FedMergeError(
-            f"there is no plug-in module {short(name)}: install it, or name a file, FILE.py, that is there."
-        )
-    root = Path(spec.origin).resolve()
-    for _ in range(name.count(".") + (root.name == "__init__.py")):
-        root = root.parent
-    files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
-    return Plugin(name, name, tuple(files), _hash(files, root.parent))
-
-
-def _hash(files: Sequence[Path], root: Path) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(root)}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
-
-
 def _import(plugin: Plugin, anew: bool) -> None:
     """Import a plug-in; anew: what its older code had registered is dropped first."""
     if anew:
         for registry in REGISTRIES:
             registry.drop(plugin.module)
     try:
-        if _is_file(plugin.name):
-            _run_file(plugin)
+        if is_file(plugin.name):
+            run_file(plugin)
         else:
             importlib.import_module(plugin.module)
     except Exception as error:
@@ -280,17 +194,6 @@ def _import(plugin: Plugin, anew: bool) -> None:
         raise FedMergeError(
             f"plug-in {plugin.title} ({where}) cannot be imported: {said_of(error)}"
         ) from error
-
-
-def _run_file(plugin: Plugin) -> None:
-    spec = importlib.util.spec_from_file_location(plugin.module, plugin.name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[plugin.module] = module
-    source = Path(plugin.name).read_bytes()
-    code = compile(source, plugin.name, "exec", dont_inherit=True)  # never what a .pyc remembers
-    exec(code, module.__dict__)
 
 
 def attribute(name: str) -> Any:
@@ -306,19 +209,3 @@ def attribute(name: str) -> Any:
         known = [each for each, value in vars(sys.modules[module]).items() if inspect.isfunction(value)]
         raise FedMergeError(f"module {module} has no function '{short(wanted)}'.{nearest(wanted, known)}")
     return found
-
-
-def line_of(error: BaseException, files: Sequence[Path]) -> str:
-    """Return where in a plug-in's files an exception was raised, the innermost place."""
-    known = set(files)
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if Path(frame.filename).resolve() in known:
-            return f"{frame.filename}, line {frame.lineno}"
-    line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-    return f"{files[0]}{line}"
-
-
-def said_of(error: BaseException) -> str:
-    """Return an exception's kind and its own words."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from fedmerge.blame import guarded
 from fedmerge.errors import FedMergeError, nearest, unknown
-from fedmerge.plugins import REGISTRIES, Plugin, enter, is_among, origin_of
+from fedmerge.plugin_code import Plugin
+from fedmerge.plugins import REGISTRIES, enter, is_among, origin_of
 from fedmerge.schema.faults import faults_of
 
 PLAIN_TASK = "multiclass"
@@ -273,22 +274,6 @@ def _filled(value: Any, default: Any) -> Any:
     if not isinstance(value, Mapping) or not is_dataclass(default):
         return value
     return {each.name: getattr(default, each.name) for each in dataclass_fields(default)} | dict(value)
-
-
-def with_option(given: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """Return options with the one at ``path`` set: ``temperature``, or ``norms.prior`` of a group."""
-    name, _, rest = path.partition(".")
-    if not rest:
-        return {**given, name: value}
-    inner = given.get(name)
-    return {**given, name: with_option(inner if isinstance(inner, Mapping) else {}, rest, value)}
-
-
-def option_at(given: Any, path: str) -> Any:
-    """Return the option at ``path`` of a mapping, or of a checked group; None where it is not set."""
-    for part in path.split("."):
-        given = given.get(part) if isinstance(given, Mapping) else getattr(given, part, None)
-    return given
 
 
 def options_model(name: str, call: Callable[..., Any]) -> type[BaseModel]:

@@ -76,7 +76,7 @@ def tune(
 
 def chosen_entry(entry: MethodConfig, found: Tuning) -> dict[str, Any]:
     """Return the entry for a configuration: the settings of ``entry`` and the tuned option's value."""
-    from fedmerge.registry import with_option
+    from fedmerge.schema.option_paths import with_option
 
     kept = {key: value for key, value in entry.choices.items() if key != "tune"}
     return {"method": entry.method, **with_option(kept, found.option, found.chosen)}

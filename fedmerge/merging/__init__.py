@@ -23,7 +23,8 @@ from fedmerge.merging.matching import (
     transport,
 )
 from fedmerge.merging.merge import MergeResult, merge
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+from fedmerge.merging.methods import FUSION, Context, Merged
+from fedmerge.merging.parents import Parents
 
 __all__ = [
     "FUSION",

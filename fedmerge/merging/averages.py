@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.checks import check_finite, summation_order
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+from fedmerge.merging.methods import FUSION, Context, Merged
+from fedmerge.merging.parents import Parents
 from fedmerge.models.entries import kinds, running_pairs
 from fedmerge.models.heads import find_head, group_of
 from fedmerge.models.state import State, average, non_finite

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging.methods import Context, Parents, plain_form
+from fedmerge.merging.methods import Context
+from fedmerge.merging.parents import Parents, plain_form
 from fedmerge.models.copies import faithful, fill, unwrapped
 from fedmerge.models.entries import entries, kinds
 from fedmerge.models.state import State, check_alike, non_finite, state_hash, without_wrappers

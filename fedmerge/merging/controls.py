@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.fitting import DESCENT, Descent, descend, divergence, in_float32, soft_targets
 from fedmerge.merging.matching.solve import solve
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.merging.methods import FUSION, Context, Merged, uniform
+from fedmerge.merging.parents import Parents
 from fedmerge.models.copies import fill
 from fedmerge.models.entries import entries
 from fedmerge.models.heads import apply_head, features, find_head

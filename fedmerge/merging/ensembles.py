@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.averages import Weights, mean_of, normalised, parent_weights
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+from fedmerge.merging.methods import FUSION, Context, Merged
+from fedmerge.merging.parents import Parents
 from fedmerge.merging.soups import greedy, greedy_v1, greedy_v2
 from fedmerge.models.heads import apply_head, features, find_head
 from fedmerge.models.outputs import logits_of

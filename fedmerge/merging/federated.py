@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fedmerge.merging.checks import shared_start
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.merging.methods import FUSION, Context, Merged, uniform
+from fedmerge.merging.parents import Parents
 from fedmerge.registry import Needs
 
 

@@ -13,7 +13,8 @@ from fedmerge.errors import FedMergeError
 from fedmerge.merging.averages import Weights, normalised, parent_weights
 from fedmerge.merging.checks import summation_order
 from fedmerge.merging.fitting import in_float32
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+from fedmerge.merging.methods import FUSION, Context, Merged
+from fedmerge.merging.parents import Parents
 from fedmerge.merging.task_vectors import parameter_names, with_parameters
 from fedmerge.models.entries import refuse_complex
 from fedmerge.models.outputs import logits_of

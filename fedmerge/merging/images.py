@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging.methods import Parents
+from fedmerge.merging.parents import Parents
 from fedmerge.models.modes import evaluating
 from fedmerge.models.outputs import logits_of
 from fedmerge.tasks import Task, task_of

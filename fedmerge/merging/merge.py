@@ -15,8 +15,9 @@ from fedmerge.errors import FedMergeError
 from fedmerge.merging.checks import check_finite, start_of
 from fedmerge.merging.images import Given, collected, fitting
 from fedmerge.merging.matching.repair import corrected
-from fedmerge.merging.methods import FUSION, Context, Parents
+from fedmerge.merging.methods import FUSION, Context
 from fedmerge.merging.neurons.statistics import Statistics
+from fedmerge.merging.parents import Parents
 from fedmerge.models.copies import faithful, fill
 from fedmerge.models.entries import entries, kinds
 from fedmerge.models.outputs import logits_of

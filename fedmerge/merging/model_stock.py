@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 
 from fedmerge.merging.checks import shared_start, summation_order
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.merging.methods import FUSION, Context, Merged, uniform
+from fedmerge.merging.parents import Parents
 from fedmerge.merging.task_vectors import NEEDS, from_start, task_vector
 from fedmerge.models.state import State
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+from fedmerge.merging.methods import FUSION, Context, Merged
+from fedmerge.merging.parents import Parents
 from fedmerge.models.state import State, average
 from fedmerge.registry import Needs
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from fedmerge.merging.averages import mean_of
 from fedmerge.merging.checks import shared_start, summation_order
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.merging.methods import FUSION, Context, Merged, uniform
+from fedmerge.merging.parents import Parents
 from fedmerge.models.entries import refuse_complex
 from fedmerge.models.state import State, narrowed
 from fedmerge.registry import Needs

@@ -128,6 +128,7 @@ from fedmerge.data import CohortSpec, build_cohort
 from fedmerge.data.cache import made
 made.SMALL_DECODED = 2**20
 spec = CohortSpec.model_validate_json(sys.argv[1])
+ballast = bytearray(b"1") * 2**28  # imports leave a peak above what is in use: what follows must exceed it
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 cohort = build_cohort(spec, 0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -211,7 +211,9 @@ def test_columns_that_are_not_there_are_named(data_here: Path, rows) -> None:
         new_cohort({"all": data_here / "all.csv"}, (), None, {"label": "lable"})
 
 
-def test_a_new_cohort_of_a_folder_whose_names_are_no_text(tmp_path: Path, data_here: Path) -> None:
+def test_a_new_cohort_of_a_folder_whose_names_are_no_text(
+    tmp_path: Path, data_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bytes that are no UTF-8 in a file's name: read, left out or named, and never a traceback."""
     for name in ("ill", "well"):
         (data_here / "clinic" / name).mkdir(parents=True)
@@ -222,6 +224,7 @@ def test_a_new_cohort_of_a_folder_whose_names_are_no_text(tmp_path: Path, data_h
         file.write((data_here / "clinic" / "ill" / "3.png").read_bytes())
     with open(bytes(data_here / "clinic" / "ill") + b"/\xff.zip", "wb") as file:
         file.write(b"PK")
+    monkeypatch.chdir(tmp_path)  # the page goes into the working directory
     spec = tmp_path / "mine.yaml"
     spec.write_text("title: T\nsites:\n  - {name: clinic, source: 'folder:clinic'}\n")
     done = CliRunner().invoke(app, ["sites", "check", str(spec), "--json"])

@@ -21,7 +21,8 @@ from fedmerge.data import Appearance, Cohort, Site, Split
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.folder.results import Result
 from fedmerge.merging import FUSION
-from fedmerge.merging.methods import Context, Merged, Parents
+from fedmerge.merging.methods import Context, Merged
+from fedmerge.merging.parents import Parents
 from fedmerge.models import state_hash
 from fedmerge.registry import Needs
 from fedmerge.reports import page as report_page

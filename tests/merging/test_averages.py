@@ -5,7 +5,7 @@ import torch
 
 from fedmerge.merging import FUSION, averages, merge
 from fedmerge.merging.checks import summation_order
-from fedmerge.merging.methods import Parents
+from fedmerge.merging.parents import Parents
 from tests.facts import refused
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedmerge.merging.checks import check_finite, summation_order
-from fedmerge.merging.methods import Parents
+from fedmerge.merging.parents import Parents
 from tests.facts import refused
 
 

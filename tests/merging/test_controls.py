@@ -4,7 +4,8 @@ from torch import nn
 
 from fedmerge.merging.controls import distill, refit_head
 from fedmerge.merging.fitting import Descent
-from fedmerge.merging.methods import Context, Parents
+from fedmerge.merging.methods import Context
+from fedmerge.merging.parents import Parents
 from fedmerge.models import ModelSpec, build
 from tests.facts import refused
 

@@ -5,7 +5,8 @@ from torch import nn
 
 from fedmerge.merging import FUSION
 from fedmerge.merging.fisher import fisher_diagonal
-from fedmerge.merging.methods import Context, Merged, Parents
+from fedmerge.merging.methods import Context, Merged
+from fedmerge.merging.parents import Parents
 from tests.facts import refused
 
 IMAGES = torch.randn(6, 1, 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedmerge.merging import FUSION, fisher, merge, model_stock, task_vectors  # noqa: F401
-from fedmerge.merging.methods import Context, Merged, Parents
+from fedmerge.merging.methods import Context, Merged
+from fedmerge.merging.parents import Parents
 from fedmerge.models.state import State, state_hash
 from tests.facts import refused
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from fedmerge.merging import FUSION, model_stock, task_vectors
-from fedmerge.merging.methods import Context, Merged, Parents
+from fedmerge.merging.methods import Context, Merged
+from fedmerge.merging.parents import Parents
 from tests.facts import refused
 
 

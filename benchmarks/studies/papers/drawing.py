@@ -91,3 +91,8 @@ def of(frame: pd.DataFrame, part: str, metric: str, cases: Sequence[str] = ()) -
     """Return the rows of a part and metric, and of some cases."""
     found = frame[(frame["part"] == part) & (frame["metric"] == metric)]
     return found[found["case"].isin(cases)] if cases else found
+
+
+def share(value: float) -> str:
+    """A share in per cent, rounded: ``48 %``."""
+    return f"{100 * value:.0f} %"

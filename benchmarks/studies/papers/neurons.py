@@ -24,7 +24,7 @@ from fedmerge.data import Split, partition
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import merge
 from fedmerge.models import ModelSpec, build
-from fedmerge.registry import with_option
+from fedmerge.schema.option_paths import with_option
 from fedmerge.seeding import numpy_generator
 
 SIZES = Sizes(images=500, tested=400, epochs=4, fusion=128)

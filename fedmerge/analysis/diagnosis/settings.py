@@ -15,7 +15,8 @@ from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, ans
 from fedmerge.analysis.diagnosis.words import points
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
-from fedmerge.registry import Needs, with_option
+from fedmerge.registry import Needs
+from fedmerge.schema.option_paths import with_option
 from fedmerge.seeding import generator
 
 CANDIDATES: Mapping[str, Mapping[str, Any]] = {

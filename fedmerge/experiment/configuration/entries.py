@@ -17,7 +17,8 @@ from pydantic import (
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION
-from fedmerge.registry import Method, Registry, option_at, with_option
+from fedmerge.registry import Method, Registry
+from fedmerge.schema.option_paths import option_at, with_option
 from fedmerge.schema.validation import LONGEST_NAME
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import TEMPERATURES

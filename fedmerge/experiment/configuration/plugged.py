@@ -12,7 +12,8 @@ from fedmerge.errors import Faults
 from fedmerge.federation.aggregators import AGGREGATORS
 from fedmerge.merging import FUSION
 from fedmerge.models.zoo import module_of, network
-from fedmerge.plugins import Plugin, load_module, load_plugins, locate_plugins, origin_of
+from fedmerge.plugin_code import Plugin
+from fedmerge.plugins import load_module, load_plugins, locate_plugins, origin_of
 from fedmerge.testtime import TESTTIME
 
 if TYPE_CHECKING:

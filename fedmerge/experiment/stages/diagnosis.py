@@ -14,7 +14,7 @@ from fedmerge.data.images.images import Split, concat
 from fedmerge.experiment.stages.setup import Setup
 from fedmerge.experiment.stages.stage import Note, Stage
 from fedmerge.models.state import State
-from fedmerge.plugins import said_of
+from fedmerge.plugin_code import said_of
 from fedmerge.storage.files import DiskError
 
 MOST_MODELS = 8

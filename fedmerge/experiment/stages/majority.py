@@ -38,7 +38,7 @@ class Frequencies(nn.Module):
 def majority(setup: Setup, target: str, class_counts: Mapping[str, Sequence[int]]) -> Predictor:
     """Return the majority-class reference for ``target``, of the images that pooled training may see.
 
-    told: class counts that remote hospitals reported, by name; hospitals that reported none are left out.
+    class_counts: what remote hospitals reported, by name; hospitals that reported none are left out.
     No test label is looked at, and it costs no pass. ``training`` is the share of its class among the
     training images, ``validation`` its score on the validation images, NaN where some are elsewhere. Raises
     FedMergeError where no hospital said what it has.

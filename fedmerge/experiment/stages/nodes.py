@@ -10,7 +10,7 @@ from torch import nn
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.entries import CALIBRATION, MethodConfig
 from fedmerge.models.cards import ModelCard
-from fedmerge.registry import with_option
+from fedmerge.schema.option_paths import with_option
 from fedmerge.testtime import TESTTIME, Node
 
 

@@ -15,7 +15,8 @@ from fedmerge.federation.policy.proposal import Proposal, canonical, plugins_of
 from fedmerge.federation.policy.rules import FILE, Policy, read_policy
 from fedmerge.federation.policy.suppression import suppressed, suppressed_findings
 from fedmerge.federation.privacy.accounting import epsilon_of
-from fedmerge.plugins import locate_plugins, restrict_plugins, title_of
+from fedmerge.plugin_code import title_of
+from fedmerge.plugins import locate_plugins, restrict_plugins
 from fedmerge.tasks import TASKS
 
 NEEDED = {

@@ -31,9 +31,10 @@ from fedmerge.merging.matching.importances import (
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.prior import matched_columns
 from fedmerge.merging.matching.solve import solve
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.merging.methods import FUSION, Context, Merged, uniform
 from fedmerge.merging.neurons import sums
 from fedmerge.merging.neurons.maps import Correspondence
+from fedmerge.merging.parents import Parents
 from fedmerge.models.graph import Level, Run, levels
 from fedmerge.models.state import State
 from fedmerge.registry import Needs

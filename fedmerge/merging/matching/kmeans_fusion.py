@@ -12,9 +12,10 @@ from fedmerge.merging.matching.importances import Attribution, Normalisation, at
 from fedmerge.merging.matching.linear import Fit, Towards, fuse_layers
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.solve import Solver
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents
+from fedmerge.merging.methods import FUSION, Context, Merged
 from fedmerge.merging.neurons.kmeans import Cost, Starts, kmeans
 from fedmerge.merging.neurons.maps import Maps, clustered
+from fedmerge.merging.parents import Parents
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
 

@@ -24,9 +24,10 @@ from fedmerge.merging.matching.importances import Attribution, Importances, Norm
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.prior import matched_columns
 from fedmerge.merging.matching.solve import Inverse, Solver, factorised
-from fedmerge.merging.methods import Context, Merged, Parents, uniform
+from fedmerge.merging.methods import Context, Merged, uniform
 from fedmerge.merging.neurons.maps import Correspondence, Maps, matched_average
 from fedmerge.merging.neurons.statistics import Statistics, Sums
+from fedmerge.merging.parents import Parents
 from fedmerge.models.graph import Layer
 from fedmerge.models.state import BatchNormPolicy, State
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.merging.methods import Context, Parents
+from fedmerge.merging.methods import Context
 from fedmerge.merging.neurons.statistics import LocalStatistics, Statistics
+from fedmerge.merging.parents import Parents
 from fedmerge.models.entries import entries, refuse_complex
 from fedmerge.models.graph import Layer, Neurons, Part, Program, follow, neurons_of
 from fedmerge.models.state import State

@@ -17,9 +17,10 @@ from fedmerge.merging.matching.importances import (
     attribution_needs,
 )
 from fedmerge.merging.matching.networks import Networks
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.merging.methods import FUSION, Context, Merged, uniform
 from fedmerge.merging.neurons.maps import Correspondence, matched_average, one_to_one
 from fedmerge.merging.neurons.statistics import Statistics
+from fedmerge.merging.parents import Parents
 from fedmerge.models.entries import running_pairs
 from fedmerge.models.graph import permute
 from fedmerge.models.state import State

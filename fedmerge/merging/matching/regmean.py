@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.networks import Networks
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.merging.methods import FUSION, Context, Merged, uniform
+from fedmerge.merging.parents import Parents
 from fedmerge.models.graph import Layer
 from fedmerge.models.state import State, average
 from fedmerge.registry import Needs

@@ -11,9 +11,10 @@ from torch.fx import Node
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.networks import Networks
-from fedmerge.merging.methods import Context, Merged, Parents
+from fedmerge.merging.methods import Context, Merged
 from fedmerge.merging.neurons.maps import Correspondence, one_to_one
 from fedmerge.merging.neurons.statistics import Statistics, Sums, norms
+from fedmerge.merging.parents import Parents
 from fedmerge.models.entries import entries
 from fedmerge.models.graph import Layer
 from fedmerge.models.state import State

@@ -15,8 +15,9 @@ from fedmerge.merging.matching.importances import (
     attribution_needs,
 )
 from fedmerge.merging.matching.networks import Networks
-from fedmerge.merging.methods import FUSION, Context, Merged, Parents, uniform
+from fedmerge.merging.methods import FUSION, Context, Merged, uniform
 from fedmerge.merging.neurons.maps import Correspondence, Maps, matched_average
+from fedmerge.merging.parents import Parents
 from fedmerge.models.graph import Group
 from fedmerge.registry import Needs
 

@@ -16,7 +16,7 @@ from fedmerge.experiment.folder.machine import pick_device
 from fedmerge.experiment.stages.nodes import node_of
 from fedmerge.merging import FUSION, merge
 from fedmerge.models.cards import ModelCard, read_card
-from fedmerge.registry import option_at
+from fedmerge.schema.option_paths import option_at
 from fedmerge.serving.served import Served
 from fedmerge.testtime import TESTTIME, Static
 from fedmerge.workflows.served.places import Found, load_model

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from fedmerge.merging.matching.gradient import gradient_fusion
-from fedmerge.merging.methods import FUSION, Context, Parents
+from fedmerge.merging.methods import FUSION, Context
+from fedmerge.merging.parents import Parents
 from fedmerge.models import ModelSpec, build
 from fedmerge.models.graph import Program, find_neurons, permute, random_permutations
 from tests.facts import refused
