@@ -14,7 +14,7 @@ from fedmerge.experiment.stages.nodes import node_of
 from fedmerge.experiment.stages.setup import Setup
 from fedmerge.experiment.stages.target_streams import TargetStreams
 from fedmerge.testtime import Node
-from fedmerge.testtime.tuning import LabelledSource, Tuning, as_text, tune
+from fedmerge.testtime.tuning import FEWEST, LabelledSource, Tuning, as_text, tune
 
 
 def make_node(
@@ -31,11 +31,19 @@ def make_node(
     return node_of(entry, models, setup.plan.batch_norm, setup.pool.card, chosen)
 
 
+def tunes(setup: Setup, target: str, entry: MethodConfig) -> bool:
+    """Return whether an option is tuned for ``target``: what a method tunes by itself, only where it can."""
+    if entry.tune is None or entry.tune.required:
+        return entry.tune is not None
+    sources = [setup.cohort[name] for name in setup.sources(target)]
+    return len(sources) >= FEWEST and all(not site.remote and len(site.val) for site in sources)
+
+
 def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
     """Tune the option that an entry names for ``target``: on its sources, with nothing of the target.
 
-    Each source's validation images arrive as ``evaluation`` says: the same streams and batch size. Streams
-    in which the scanner drifts are left out; where there are no others the images arrive in any order (iid).
+    Each source's validation images arrive as ``evaluation`` says: streams, batch size, at most as many.
+    Streams in which the scanner drifts are left out; where there are no others the images arrive in any order (iid).
     """
     assert entry.tune is not None
     evaluation = setup.experiment.evaluation
@@ -45,7 +53,7 @@ def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
     setup.record.stage(f"seed {setup.seed}: tuning {entry.label} for {target}")
     sources = []
     for name in names:
-        held = setup.cohort.here(name).val
+        held = setup.held_out_images(name)
         orders = TargetStreams.of(name, held, evaluation, setup.seed).orders if len(held) else {}
         sources.append(
             LabelledSource(
