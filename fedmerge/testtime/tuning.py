@@ -134,10 +134,12 @@ def check_enough(names: Sequence[str], option: str) -> None:
 
 
 def as_text(value: Any) -> str:
-    """A value of an option as it is written in a configuration: ``0.1``, ``.inf``, ``entropy``."""
+    """A value of an option as it is written in a configuration: ``0.1``, ``.inf``, ``entropy``, ``null``."""
     if isinstance(value, float) and math.isinf(value):
         return ".inf" if value > 0 else "-.inf"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _ordered(values: Sequence[Any], option: str) -> list[Any]:

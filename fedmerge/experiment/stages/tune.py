@@ -43,7 +43,8 @@ def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
     """Tune the option that an entry names for ``target``: on its sources, with nothing of the target.
 
     Each source's validation images arrive as ``evaluation`` says: streams, batch size, at most as many.
-    Streams in which the scanner drifts are left out; where there are no others the images arrive in any order (iid).
+    Streams in which the scanner drifts are left out; where there are no others the images arrive in any
+    order (iid).
     """
     assert entry.tune is not None
     evaluation = setup.experiment.evaluation

@@ -16,7 +16,7 @@ from fedmerge.experiment.folder.machine import pick_device
 from fedmerge.experiment.stages.nodes import node_of
 from fedmerge.merging import FUSION, merge
 from fedmerge.models.cards import ModelCard, read_card
-from fedmerge.schema.option_paths import option_at
+from fedmerge.schema.option_paths import option_at, with_option
 from fedmerge.serving.served import Served
 from fedmerge.testtime import TESTTIME, Static
 from fedmerge.workflows.served.places import Found, load_model
@@ -76,9 +76,12 @@ def _entry(found: Found, name: str, options: dict[str, Any]) -> MethodConfig | N
     neither."""
     for given in found.config.get("testtime") or ():
         if isinstance(given, dict) and given.get("label") == name:
-            _check_plain(given)
-            return _read(_over(given, options))
-    return _read({"method": name, **options}) if name in TESTTIME else None
+            chosen = found.chosen.get(name, {})
+            _check_plain(given, chosen)
+            for path, value in chosen.items():
+                given = with_option(given, path, value)
+            return _read(_over({**given, "tune": "none"}, options))
+    return _read({"method": name, "tune": "none", **options}) if name in TESTTIME else None
 
 
 def _over(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,12 +98,12 @@ def _read(given: Mapping[str, Any]) -> MethodConfig:
         raise FedMergeError(*map(str, error.args)) from None
 
 
-def _check_plain(given: Mapping[str, Any]) -> None:
-    name = given["label"]
-    if given.get("tune") is not None:
+def _check_plain(given: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    name, tuned = given["label"], given.get("tune")
+    if isinstance(tuned, dict) and tuned.get("required", True) and not chosen:
         raise FedMergeError(
-            f"'{name}' has an option that the run tuned: see the choice in its report or with fedmerge tune, "
-            f"and give it: --method {given['method']} --set OPTION=VALUE."
+            f"'{name}' has an option that the run tuned for each of its targets: say which with --target, or "
+            f"give the value: --method {given['method']} --set OPTION=VALUE."
         )
     anchor = option_at(given, "predict.anchor")
     if "federated" in (given.get("start"), anchor):
