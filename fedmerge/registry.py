@@ -100,14 +100,6 @@ class Method:
         """The plug-in that it is from; None for FedMerge's own."""
         return origin_of(self.call)
 
-    @property
-    def tuned_by_default(self) -> tuple[str, tuple[Any, ...]] | None:
-        """An option and its values, from a class attribute: where an entry of an experiment leaves the
-        option's group alone, the hospitals that trained choose among them. None: nothing is chosen.
-        """
-        found: tuple[str, tuple[Any, ...]] | None = getattr(self.call, "tuned_by_default", None)
-        return found
-
     def needs_with(self, given: dict[str, Any]) -> Needs:
         """Return what the method needs with these options, the others at their defaults."""
         if self.also is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
@@ -135,11 +136,9 @@ def check_enough(names: Sequence[str], option: str) -> None:
 
 def as_text(value: Any) -> str:
     """A value of an option as it is written in a configuration: ``0.1``, ``.inf``, ``entropy``, ``null``."""
-    if isinstance(value, float) and math.isinf(value):
-        return ".inf" if value > 0 else "-.inf"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    return value if isinstance(value, str) else yaml.safe_dump(value).split("\n")[0]
 
 
 def _ordered(values: Sequence[Any], option: str) -> list[Any]:

@@ -96,7 +96,7 @@ def _who(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
 
 def _tuning(experiment: Experiment, cohort: CohortSpec) -> Iterator[str]:
     """Yield a sentence for each test-time option that has too few sources to be tuned on."""
-    tuned = [entry for entry in experiment.testtime if entry.tune is not None and entry.tune.required]
+    tuned = [entry for entry in experiment.testtime if entry.tune is not None]
     try:
         who = federations(cohort, experiment) if tuned else []
     except FedMergeError:  # ``_who`` has reported it

@@ -42,18 +42,11 @@ class TuneConfig(Strict):
     """An option of a test-time method that is chosen on the hospitals that trained (``testtime.tuning``).
 
     option: its name, or a group's and its own: ``norms.prior``. values: those to choose from; a temperature
-    has defaults. required: false where the method tunes by itself: with fewer hospitals than tuning takes, or
-    one without validation images, the method's default stands.
+    has defaults.
     """
 
     option: str
     values: tuple[Any, ...] = Field(min_length=1)
-    required: StrictBool = True
-
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        said = {"option": self.option, "values": list(self.values)}
-        return said if self.required else said | {"required": False}
 
 
 class MethodConfig(Strict):
@@ -87,9 +80,7 @@ class MethodConfig(Strict):
         if self.start != "merged":
             set_here["start"] = self.start
         if self.tune is not None:
-            set_here["tune"] = self.tune.model_dump()
-        elif self.method in TESTTIME and _by_default(TESTTIME[self.method], self.start, self.options):
-            set_here["tune"] = "none"
+            set_here["tune"] = {"option": self.tune.option, "values": list(self.tune.values)}
         if self.calibrated:
             set_here["calibrated"] = True
         return self.options | set_here
@@ -159,19 +150,15 @@ def _fields(registry: Registry, value: Any) -> Any:
     extra_options = {key: given.pop(key) for key in EXTRA_OPTIONS[registry.group] if key in given}
     try:
         registry[name].check(given)
-        if extra_options.get("tune") == "none":
-            extra_options["tune"] = None
-        elif extra_options.get("tune") is not None:
+        if extra_options.get("tune") is not None:
             extra_options["tune"] = _tune(registry[name], extra_options["tune"], given)
-        elif registry is TESTTIME and "tune" not in extra_options:
-            extra_options["tune"] = _by_default(registry[name], extra_options.get("start", "merged"), given)
         if extra_options.get("calibrated"):
             _check_calibrated(registry[name], given, extra_options.get("tune"))
     except FedMergeError as error:
         raise ValueError(*error.args) from None
     start = extra_options.get("start", "merged")
     default = name if start == "merged" else f"{name}-from-{start}"
-    default += "-tuned" if (extra_options.get("tune") or {}).get("required", False) else ""
+    default += "-tuned" if extra_options.get("tune") is not None else ""
     default += "-calibrated" if extra_options.get("calibrated") else ""
     return {"method": name, "label": label or default, "options": given} | extra_options
 
@@ -195,18 +182,7 @@ def _tune(method: Method, value: Any, given: dict[str, Any]) -> dict[str, Any]:
     found = [option_at(method.check(with_option({}, option, each)), option) for each in values]
     if twice := [each for i, each in enumerate(found) if each in found[:i]]:
         raise FedMergeError(f"{name}: tune lists {twice[0]!r} twice: list it once.")
-    return asked | {"values": found, "required": asked.get("required", True)}
-
-
-def _by_default(method: Method, start: str, given: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what a method tunes by itself: not in an option's group that the entry sets, nor over models in
-    which every hospital had a part.
-    """
-    own_models = start == "merged" and option_at(given, "predict.anchor") != "federated"
-    if method.tuned_by_default is None or not own_models:
-        return None
-    option, values = method.tuned_by_default
-    return None if option.split(".")[0] in given else {"option": option, "values": values, "required": False}
+    return asked | {"values": found}
 
 
 def _check_calibrated(method: Method, given: dict[str, Any], tuned: Any) -> None:

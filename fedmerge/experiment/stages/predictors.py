@@ -15,7 +15,7 @@ from fedmerge.experiment.kinds import EVALUATION, POOLED, START
 from fedmerge.experiment.stages.evaluation import Predictor
 from fedmerge.experiment.stages.fusion_data import gather, note_traffic
 from fedmerge.experiment.stages.setup import FEDERATED, Setup
-from fedmerge.experiment.stages.tune import make_node, tune_entry, tunes, tuning_log
+from fedmerge.experiment.stages.tune import make_node, tune_entry, tuning_log
 from fedmerge.merging import MergeResult, merge
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.predict import predict
@@ -150,7 +150,7 @@ def adapt(
     if entry.start == "federated":
         node = make_node(setup, entry, {FEDERATED: _rounds(setup, federated)})
         return Predictor(entry.label, "test-time", node, 1, math.nan, math.nan, (FEDERATED,))
-    chosen = _tuned(setup, target, entry) if tunes(setup, target, entry) else {}
+    chosen = {} if entry.tune is None else _tuned(setup, target, entry)
     if entry.needs_federated:
         chosen = chosen | {"predict.anchor": _rounds(setup, federated)}
     names = setup.sources(target)

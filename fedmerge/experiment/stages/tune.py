@@ -14,7 +14,7 @@ from fedmerge.experiment.stages.nodes import node_of
 from fedmerge.experiment.stages.setup import Setup
 from fedmerge.experiment.stages.target_streams import TargetStreams
 from fedmerge.testtime import Node
-from fedmerge.testtime.tuning import FEWEST, LabelledSource, Tuning, as_text, tune
+from fedmerge.testtime.tuning import LabelledSource, Tuning, as_text, tune
 
 
 def make_node(
@@ -29,14 +29,6 @@ def make_node(
     FedMergeError where a card has none. chosen: tuned options, on top of the entry's own.
     """
     return node_of(entry, models, setup.plan.batch_norm, setup.pool.card, chosen)
-
-
-def tunes(setup: Setup, target: str, entry: MethodConfig) -> bool:
-    """Return whether an option is tuned for ``target``: what a method tunes by itself, only where it can."""
-    if entry.tune is None or entry.tune.required:
-        return entry.tune is not None
-    sources = [setup.cohort[name] for name in setup.sources(target)]
-    return len(sources) >= FEWEST and all(not site.remote and len(site.val) for site in sources)
 
 
 def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:

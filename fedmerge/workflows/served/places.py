@@ -27,9 +27,9 @@ class Found:
     """Models with their cards, in order; of a run also its configuration, as it is in the file.
 
     config: empty where it is no run's. fused: the run's fused networks for the target, by label. target: the
-    unseen hospital; None where none was named, or there are several. chosen: options that the run tuned for the
-    target, by label, then by the option's path. read: how the run reads the target's images, or the cohort's.
-    sources: where relative paths of the cohort's sources start.
+    unseen hospital; None where none was named, or there are several. chosen: options that the run tuned for
+    the target, by label, then by the option's path. read: how the run reads the target's images, or the
+    cohort's. sources: where relative paths of the cohort's sources start.
     """
 
     models: tuple[tuple[ModelCard, Path], ...]

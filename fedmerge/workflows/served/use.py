@@ -80,8 +80,8 @@ def _entry(found: Found, name: str, options: dict[str, Any]) -> MethodConfig | N
             _check_plain(given, chosen)
             for path, value in chosen.items():
                 given = with_option(given, path, value)
-            return _read(_over({**given, "tune": "none"}, options))
-    return _read({"method": name, "tune": "none", **options}) if name in TESTTIME else None
+            return _read(_over({**given, "tune": None}, options))
+    return _read({"method": name, **options}) if name in TESTTIME else None
 
 
 def _over(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,8 +99,8 @@ def _read(given: Mapping[str, Any]) -> MethodConfig:
 
 
 def _check_plain(given: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
-    name, tuned = given["label"], given.get("tune")
-    if isinstance(tuned, dict) and tuned.get("required", True) and not chosen:
+    name = given["label"]
+    if given.get("tune") is not None and not chosen:
         raise FedMergeError(
             f"'{name}' has an option that the run tuned for each of its targets: say which with --target, or "
             f"give the value: --method {given['method']} --set OPTION=VALUE."
