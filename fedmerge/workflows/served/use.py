@@ -22,7 +22,8 @@ from fedmerge.testtime import TESTTIME, Static
 from fedmerge.workflows.served.places import Found, load_model
 from fedmerge.workflows.served.samples import inputs_at
 
-STATIC, RECOMMENDED = "static", "stream-adaptive"
+STATIC, FROM_SCRATCH, PRETRAINED = "static", "stream-adaptive", ("federated", "mean")
+"""What is served by default: one model; networks trained from scratch; pretrained ones, the first there is."""
 POLICY = "mixture"
 """The batch-norm policy where no run says another: that of the methods themselves."""
 
@@ -39,18 +40,28 @@ def served(
 
     method: in this order the label of one of the run's test-time entries, a test-time method, the label of
     one of the run's fused networks, a fusion method that needs no images, or ``static``, one model as it is;
-    by default ``stream-adaptive``, and ``static`` for one model alone. changes: the method's options,
+    by default ``stream-adaptive``; of pretrained networks the run's fused network ``federated``, or else the
+    ``mean`` (docs/studies/test-time.md says why); and ``static`` for one model alone. changes: the method's options,
     ``name=value``, the value read as YAML. normalise: a source of this hospital's images, or ``run``, for
     models that take images by each hospital's own mean and deviation. Options and models that do not fit are
     refused here.
     """
-    name = method or (STATIC if len(found.models) == 1 else RECOMMENDED)
+    name = method or _recommended(found)
     options: dict[str, Any] = {}
     for change in changes:
         apply_change(options, change)
     inputs = inputs_at(found, normalise)
     what = _used(found, name, options, pick_device(device))
     return replace(what, samples=samples, read=found.read, inputs=inputs)
+
+
+def _recommended(found: Found) -> str:
+    """Return what our studies say is the best that these models can do."""
+    if len(found.models) == 1:
+        return STATIC
+    if not any(card.model.pretrained for card, _ in found.models):
+        return FROM_SCRATCH
+    return next((name for name in PRETRAINED if name in found.fused), PRETRAINED[-1])
 
 
 def _used(found: Found, name: str, options: dict[str, Any], where: str) -> Served:
