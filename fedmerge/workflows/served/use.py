@@ -23,7 +23,7 @@ from fedmerge.workflows.served.places import Found, load_model
 from fedmerge.workflows.served.samples import inputs_at
 
 STATIC, FROM_SCRATCH, PRETRAINED = "static", "stream-adaptive", ("federated", "mean")
-"""What is served by default: one model; networks trained from scratch; pretrained ones, the first there is."""
+"""What is served by default: one model; networks from scratch; pretrained ones, the first that is there."""
 POLICY = "mixture"
 """The batch-norm policy where no run says another: that of the methods themselves."""
 
@@ -41,10 +41,10 @@ def served(
     method: in this order the label of one of the run's test-time entries, a test-time method, the label of
     one of the run's fused networks, a fusion method that needs no images, or ``static``, one model as it is;
     by default ``stream-adaptive``; of pretrained networks the run's fused network ``federated``, or else the
-    ``mean`` (docs/studies/test-time.md says why); and ``static`` for one model alone. changes: the method's options,
-    ``name=value``, the value read as YAML. normalise: a source of this hospital's images, or ``run``, for
-    models that take images by each hospital's own mean and deviation. Options and models that do not fit are
-    refused here.
+    ``mean`` (docs/studies/test-time.md says why); and ``static`` for one model alone. changes: the method's
+    options, ``name=value``, the value read as YAML. normalise: a source of this hospital's images, or
+    ``run``, for models that take images by each hospital's own mean and deviation. Options and models that
+    do not fit are refused here.
     """
     name = method or _recommended(found)
     options: dict[str, Any] = {}
