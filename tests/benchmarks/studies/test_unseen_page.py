@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.studies import unseen_scores, unseen_tables
 from fedmerge.workflows.bench.bench import bench
+from tests.facts import refused
 
 GAIN = {"federated": 0.0, "mean": -0.015, "ensemble-logits": 0.01, "stream-adaptive": 0.03, "kf": -0.1}
 PASSES = {"ensemble-logits": 3.0, "stream-adaptive": 1.75}
@@ -44,6 +45,25 @@ def seen(tmp_path: Path) -> unseen_scores.Seen:
         chosen |= {"correlation": -0.5, "gain": -0.01, "regret": 0.1}
         pd.DataFrame([chosen]).to_csv(unseen_scores.choice_file(tmp_path, name), index=False)
     return unseen_scores.read(tmp_path)
+
+
+def test_a_part_of_a_study_is_read_by_the_values_of_its_axes(tmp_path: Path) -> None:
+    """Of one CSV with two kinds of networks each part has its own rows; none where the study did not run."""
+    both = [
+        row | {"norm": norm, "data": "pacs"}
+        for norm in ("batch-norm", "group-norm")
+        for row in rows_of("pacs")
+    ]
+    table = pd.DataFrame(both)
+    table.loc[table["norm"] == "group-norm", "balanced_accuracy"] += 0.05
+    table.to_csv(tmp_path / "bench-unseen-scratch.csv", index=False)
+    batch, group = (
+        unseen_scores.average(unseen_scores.read(tmp_path, parts)).loc["kf", "average"]
+        for parts in (unseen_scores.SCRATCH, unseen_scores.GROUP)
+    )
+    assert (batch, group) == pytest.approx((0.4, 0.45))
+    with refused("bench-unseen-again", "scores"):
+        unseen_scores.read(tmp_path, unseen_scores.AGAIN)
 
 
 def line(table: str, start: str) -> list[str]:
