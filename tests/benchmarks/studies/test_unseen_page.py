@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from benchmarks import RESULTS, ROOT
 from benchmarks.studies import unseen_scores, unseen_tables
 from fedmerge.workflows.bench.bench import bench
 from tests.facts import refused
@@ -16,6 +18,8 @@ from tests.facts import refused
 GAIN = {"federated": 0.0, "mean": -0.015, "ensemble-logits": 0.01, "stream-adaptive": 0.03, "kf": -0.1}
 PASSES = {"ensemble-logits": 3.0, "stream-adaptive": 1.75}
 COHORTS = ("wbc4", "melanoma4")
+KINDS = (unseen_scores.SCRATCH, unseen_scores.AGAIN)
+"""Networks from scratch, and pretrained ones: each has a headline."""
 LOST = ("melanoma4", "south", 1)
 """Here the mean gives every image one class."""
 
@@ -118,3 +122,16 @@ def test_the_study_small(tmp_path: Path) -> None:
     if not unseen_scores.broken(seen.rows):
         assert "| `node` |" in unseen_tables.development(seen)
     assert "`node`" in unseen_tables.choice(seen) or unseen_scores.broken(seen.rows)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/evidence.md"])
+def test_what_is_said_of_unseen_hospitals_stands_in_the_page_of_the_study(page: str) -> None:
+    """Each difference with its interval, from the headlines and tables that the kept rows give."""
+    study = (ROOT / "docs" / "studies" / "test-time.md").read_text(encoding="utf-8")
+    headlines = [unseen_tables.headline(unseen_scores.read(RESULTS, parts)) for parts in KINDS]
+    assert all(text in study for text in headlines)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    section = text[text.index("<!-- begin unseen -->") : text.index("<!-- end unseen -->")]
+    said = re.findall(r"[+−]\d+\.\d \([+−]\d+\.\d to [+−]\d+\.\d\)", section)
+    assert len(said) >= 2
+    assert all(any(each[:-1] in line for line in study.splitlines()) for each in said)
