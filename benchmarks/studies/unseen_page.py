@@ -1,8 +1,8 @@
 """The page on unseen hospitals: its tables, sentences and figures, from the rows in benchmarks/results.
 
 `python -m benchmarks.studies.unseen_page` writes what stands between <!-- begin NAME --> and <!-- end NAME
---> in docs/studies/test-time.md anew. Give folders that `fedmerge bench` left for bench-unseen-* to take
-their scores over into benchmarks/results first.
+--> in docs/studies/test-time.md anew, and what README and docs/evidence.md say of it. Give folders that
+`fedmerge bench` left for bench-unseen-* to take their scores over into benchmarks/results first.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import RESULTS
-from benchmarks.pages import Picture, write_page
+from benchmarks import RESULTS, ROOT
+from benchmarks.pages import Picture, fill, write_page
 from benchmarks.studies import unseen_tables as tables
 from benchmarks.studies.unseen_scores import (
     AGAIN,
@@ -33,6 +33,7 @@ from fedmerge.reports.figures.cost import describe_cost
 from fedmerge.reports.figures.forest import describe_forest
 
 PAGE = "test-time"
+SAYING = (ROOT / "README.md", ROOT / "docs" / "evidence.md")
 NOT_DRAWN = ("majority-class", "oracle-best-source")
 
 
@@ -84,6 +85,13 @@ def write(results: Path, out: Path) -> None:
     write_page(out / f"{PAGE}.md", blocks_of(results), pictures_of(results))
 
 
+def write_sentences(results: Path) -> None:
+    """Write what README and the page of evidence say of it."""
+    said = {"unseen": tables.summary(read(results, SCRATCH), read(results, AGAIN))}
+    for page in SAYING:
+        page.write_text(fill(page.read_text(encoding="utf-8"), said), encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Take scores over, and write the page."""
     parser = argparse.ArgumentParser(
@@ -96,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in args.folders:
         keep(folder, args.results)
     write(args.results, args.out)
+    write_sentences(args.results)
 
 
 if __name__ == "__main__":

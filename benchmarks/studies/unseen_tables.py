@@ -32,6 +32,7 @@ from fedmerge.experiment.summary.unlearned import MARK
 from fedmerge.reports.figures.panels import signed
 
 STREAMS = {"iid": "any order", "note-0.1": "bursts (NOTE 0.1)", "temporal": "one class after the other"}
+WORDS = {MEAN: "mean merging", FEDERATED: "the federated model", ENSEMBLE: "the ensemble"}
 MARGIN, HALF = -0.02, 0.5
 """The most that a candidate may be below the federated model in a cell; its share of M + 1 passes."""
 LOOKED_UP = ("oracle-best-source",)
@@ -50,15 +51,11 @@ def headline(seen: Seen, default: str = DEFAULT) -> str:
     known, found = board(seen, default), random_signs(seen, default, REFERENCES)
     table, price = average(seen), cost(seen)[default]
     parts = []
-    for name, words in (
-        (MEAN, "mean merging"),
-        (FEDERATED, "the federated model"),
-        (ENSEMBLE, "the ensemble"),
-    ):
+    for name in REFERENCES:
         row, test = known.loc[name], found.loc[name]
         low, high = (signed(-row[f"difference_{end}"], 1) for end in ("high", "low"))
         difference = signed(-row["difference"], 1)
-        parts.append(f"{difference} ({low} to {high}; p = {test['p_holm']:.3g}) against {words}")
+        parts.append(f"{difference} ({low} to {high}; p = {test['p_holm']:.3g}) against {WORDS[name]}")
     fewer = against(seen, default, FEDERATED)
     cells = listing([COHORTS[name] for name in seen.cohorts])
     units = int(found["units"].max())
@@ -70,6 +67,50 @@ def headline(seen: Seen, default: str = DEFAULT) -> str:
         f"the three.) It is more than 2 points below the federated model in {(fewer < MARGIN).sum()} of "
         f"{len(fewer)} cells of hospital and stream, at worst by {signed(fewer.min(), 1)}."
     )
+
+
+def summary(scratch: Seen, again: Seen) -> str:
+    """What README and the page of evidence say: the default by kind of network, and what norms do."""
+    norms = board(again, FEDERATED).loc[FIRST_DEFAULT]
+    kinds = (scratch, "small networks from scratch"), (again, "pretrained networks")
+    differences = "; ".join(_differences(*kind) for kind in kinds)
+    return (
+        f"At {again.rows['site'].nunique()} hospitals that did not train (three data sets, each hospital "
+        "unseen in turn) the default node, frozen before these runs, differs in points of balanced accuracy: "
+        f"{differences}. {_verdict(scratch, again)} The federated model is that of the rounds, before "
+        "hospitals fine-tune. Batch norms that learn from the stream hurt pretrained networks: the first "
+        f"default, which learned them, has {_with_interval(norms, 1)} against the federated model; the "
+        "present one leaves them."
+    )
+
+
+def _differences(seen: Seen, kind: str) -> str:
+    known = board(seen, DEFAULT)
+    said = [f"{_with_interval(known.loc[name], -1)} against {WORDS[name]}" for name in REFERENCES]
+    seeds = seen.rows["seed"].nunique()
+    return f"with {kind} ({seeds} {'seed' if seeds == 1 else 'seeds'}) {listing(said)}"
+
+
+def _verdict(*kinds: Seen) -> str:
+    """Say whether the default is surely above or below a reference, with any kind of network."""
+    rows = [(WORDS[name], board(seen, DEFAULT).loc[name]) for seen in kinds for name in REFERENCES]
+    better = dict.fromkeys(words for words, row in rows if row["difference_high"] < 0)
+    worse = dict.fromkeys(words for words, row in rows if row["difference_low"] > 0)
+    said = [
+        f"surely {how} than {listing(list(which))}"
+        for how, which in (("better", better), ("worse", worse))
+        if which
+    ]
+    if not said:
+        return (
+            "**So it is not surely better than any of them, nor surely worse**, and the first two cost less."
+        )
+    return f"**Somewhere it is {' and somewhere '.join(said)}.**"
+
+
+def _with_interval(row: pd.Series, sign: int) -> str:
+    low, high = sorted((sign * row["difference_low"], sign * row["difference_high"]))
+    return f"{signed(sign * row['difference'], 1)} ({signed(low, 1)} to {signed(high, 1)})"
 
 
 def overall(seen: Seen) -> str:
