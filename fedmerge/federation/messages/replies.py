@@ -31,7 +31,7 @@ class ReplyBody(StrictReply):
 class Greeting(ReplyBody):
     """A hospital's name, and its images by split and class.
 
-    suppressed_below: if its policy hides smaller counts, which are 0 then. task: where it is not multiclass;
+    suppressed_below: if its policy hides counts, as 0, because some are smaller. task: if not multiclass;
     with several findings an image, counts are of images with each. spacing: medians of the mm between rows
     and between columns, and 1 where images differ, else 0.
     """
