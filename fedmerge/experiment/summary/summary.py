@@ -91,10 +91,8 @@ def interval_words(seeds: int, sites: int) -> str:
 
 def ranking(table: pd.DataFrame, kinds: tuple[str, ...] = TRIED, metric: str = "accuracy") -> pd.Series:
     """Rank the methods of these kinds that finished everywhere by their mean score, best first."""
-    chosen = table[table["kind"].isin(kinds)]
-    if chosen.empty:
-        return pd.Series(dtype=float)
-    complete = cells(table, metric)[list(dict.fromkeys(chosen["method"]))].dropna(axis=1)
+    values, chosen = cells(table, metric), table[table["kind"].isin(kinds)]
+    complete = values[[name for name in dict.fromkeys(chosen["method"]) if name in values]].dropna(axis=1)
     return complete.mean().sort_values(ascending=False, kind="stable")
 
 
@@ -119,8 +117,8 @@ def best_alone(table: pd.DataFrame, metric: str = "accuracy") -> tuple[str, pd.S
 def _winners(table: pd.DataFrame, metric: str) -> dict[str, str]:
     """Return for each site the ``alone:`` method that is best there."""
     alone = table[table["kind"] == "alone"]
-    means = alone.groupby(["site", "method"], sort=False)[metric].mean()
-    return {site: str(means[site].idxmax()) for site in dict.fromkeys(alone["site"])}
+    means = alone.groupby(["site", "method"], sort=False)[metric].mean().dropna()
+    return {site: str(means[site].idxmax()) for site in dict.fromkeys(means.index.get_level_values("site"))}
 
 
 def answer(
@@ -136,8 +134,9 @@ def answer(
     table = clean(table)
     metric = ranking_metric(table, metric)
     order, known = ranking(table, metric=metric), learning(table, metric=metric)
+    lacking = _undefined(table, metric)
     if order.empty:
-        return "No fused or adapted model finished everywhere, so there is nothing to compare."
+        return lacking or "No fused or adapted model finished everywhere, so there is nothing to compare."
     tried = list(order.index)
     worth = order[known["worth"].reindex(tried).to_numpy(dtype=bool)]
     if worth.empty and known["learned"].reindex(tried).any():
@@ -158,7 +157,20 @@ def answer(
     head = _head(table, worth, len(order), place, metric)
     if words := remark(known.loc[best]):
         head += f", with {words}"
-    return f"{head}{gains}{no_gain(idle)}{behind}{rule}.{lost_places(table, tried)}"
+    beside = f" {lacking}" if lacking else ""
+    return f"{head}{gains}{no_gain(idle)}{behind}{rule}.{lost_places(table, tried)}{beside}"
+
+
+def _undefined(table: pd.DataFrame, metric: str) -> str:
+    """Say at which sites a score is not defined for any method; empty for none."""
+    known = table.groupby("site", sort=False)[metric].count()
+    sites = list(known.index[known == 0])
+    if not sites:
+        return ""
+    return (
+        f"{scale_of(metric).words} is not defined at {listing(sites)}, where all images are of one kind: no "
+        "method is ranked by what it does there."
+    )
 
 
 def in_plain_words(table: pd.DataFrame, mean: str, place: str, metric: str = "auto") -> str:
