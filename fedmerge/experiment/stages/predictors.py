@@ -107,7 +107,11 @@ def fuse(
     )
     note_traffic(setup, target, entry, given)
     one = is_one(result.model, parents.state(sources[0]))
-    validation = score(result.model.state_dict()) if one else _own_scores(setup, sources)
+    validation = (
+        server.validation(result.model.state_dict(), voters, setup.experiment.selection)
+        if one
+        else _own_scores(setup, sources)
+    )
     passes, fused = result.forward_passes, result.model.to(setup.device)
     training = _sources_training(setup, target)
     return Predictor(entry.label, "fusion", fused, passes, validation, training), result

@@ -18,6 +18,7 @@ from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.formatting import count, few, listing, percent, score_text
 from fedmerge.experiment.kinds import TRIED
 from fedmerge.experiment.summary.unlearned import lost_places, no_gain, nothing_learned, remark
+from fedmerge.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def answer(
     table = clean(table)
     metric = ranking_metric(table, metric)
     order, known = ranking(table, metric=metric), learning(table, metric=metric)
-    lacking = _undefined(table, metric)
+    lacking = _undefined(table)
     if order.empty:
         return lacking or "No fused or adapted model finished everywhere, so there is nothing to compare."
     tried = list(order.index)
@@ -161,25 +162,29 @@ def answer(
     return f"{head}{gains}{no_gain(idle)}{behind}{rule}.{lost_places(table, tried)}{beside}"
 
 
-def _undefined(table: pd.DataFrame, metric: str) -> str:
-    """Say at which sites a score is not defined for any method; empty for none."""
-    known = table.groupby("site", sort=False)[metric].count()
+def _undefined(table: pd.DataFrame) -> str:
+    """Say at which sites the task's own score is not defined for any method; empty for none."""
+    told = table["task"].dropna().unique() if "task" in table else []
+    if not len(told) or (score := TASKS[told[0]].headline) not in table:
+        return ""
+    known = table.groupby("site", sort=False)[score].count()
     sites = list(known.index[known == 0])
     if not sites:
         return ""
-    return (
-        f"{scale_of(metric).words} is not defined at {listing(sites)}, where all images are of one kind: no "
-        "method is ranked by what it does there."
-    )
+    words = scale_of(score).words
+    return f"{words[:1].upper()}{words[1:]} is not defined at {few(sites)}, where all images are of one kind."
 
 
 def in_plain_words(table: pd.DataFrame, mean: str, place: str, metric: str = "auto") -> str:
     """Say the result for somebody who knows none of the methods: how many of 100 images are right.
 
-    Empty where no fused or adapted model is worth naming (see ``answer``, whose arguments these are).
+    Empty where no fused or adapted model is worth naming (see ``answer``, whose arguments these are), and
+    for scores and tasks that do not count right images.
     """
     table = clean(table)
     metric = ranking_metric(table, metric)
+    if metric not in ("accuracy", "balanced_accuracy") or ("task" in table and table["task"].notna().any()):
+        return ""
     order, known = ranking(table, metric=metric), learning(table, metric=metric)
     worth = order[known["worth"].reindex(order.index).to_numpy(dtype=bool)]
     if worth.empty:

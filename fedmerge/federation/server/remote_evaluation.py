@@ -30,12 +30,27 @@ class RemoteEvaluation:
         self.manager = manager
 
     def score(self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy") -> float:
+        """Return the validation score of a model, by which models may be chosen.
+
+        See ``validation``. Raises FedMergeError, too, if the images of no hospital define the score.
+        """
+        if math.isnan(found := self.validation(state, sites, metric)):
+            raise FedMergeError(
+                f"{metric}, by which the experiment selects, is not defined: no hospital's validation images "
+                "are of two kinds, such as with and without a finding. Give hospitals more validation "
+                "images, or choose another selection."
+            )
+        return found
+
+    def validation(
+        self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy"
+    ) -> float:
         """Return the validation score of a model, computed by the hospitals on their own images.
 
         s = sum_m n_m s_m / sum_m n_m over the hospitals in ``sites`` (all for None), with n_m the
         validation images of hospital m: for accuracy, exactly that of the pooled validation splits. A
-        hospital whose images do not define the score (all of one kind) is left out. Raises FedMergeError
-        where a hospital's policy lets the score not leave, or no hospital's images define it.
+        hospital whose images do not define the score (all of one kind) is left out; NaN where all are.
+        Raises FedMergeError where a hospital's policy lets the score not leave.
         """
         replies = self._evaluate(state, sites)
         if any(metric not in reply for reply in replies):
@@ -43,13 +58,7 @@ class RemoteEvaluation:
                 f"a hospital's reply has no {metric}, which the experiment selects by: let its policy.yaml "
                 "name it under numbers, or choose another selection."
             )
-        if math.isnan(found := _mean(replies, metric)):
-            raise FedMergeError(
-                f"{metric}, by which the experiment selects, is not defined: no hospital's validation images "
-                "are of two kinds, such as with and without a finding. Give hospitals more validation "
-                "images, or choose another selection."
-            )
-        return found
+        return _mean(replies, metric)
 
     def numbers(self, state: State) -> dict[str, float]:
         """Return the means of loss, scores and temperature over hospitals, weighted by validation images.
