@@ -119,11 +119,16 @@ def ranking_metric(table: pd.DataFrame, chosen: str = "auto") -> str:
     """The score that levels are ranked by: the chosen one, or balanced accuracy where classes are uneven.
 
     ``auto`` is accuracy, unless the classes of any hospital are ``uneven``; with another task than
-    multiclass, its own score (``Task.headline``).
+    multiclass, its own score (``Task.headline``). A score that is not defined anywhere ranks nothing:
+    accuracy does.
     """
     if chosen == "auto" and "task" in table and len(told := table["task"].dropna().unique()):
-        return TASKS[told[0]].headline
-    return chosen if chosen != "auto" else "balanced_accuracy" if uneven(table) else "accuracy"
+        chosen = TASKS[told[0]].headline
+    elif chosen == "auto":
+        chosen = "balanced_accuracy" if uneven(table) else "accuracy"
+    if chosen in table and "accuracy" in table and not table[chosen].count() and table["accuracy"].count():
+        return "accuracy"
+    return chosen
 
 
 def learning(table: pd.DataFrame, compare: str = "method", metric: str = "accuracy") -> pd.DataFrame:

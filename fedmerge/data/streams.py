@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 from torch import Tensor
 
 from fedmerge.data import scanner
+from fedmerge.data.images.stored import StoredImages, stored
 from fedmerge.data.partition import divide, draw_proportions
 from fedmerge.data.scanner import Appearance, ShiftName
 from fedmerge.errors import FedMergeError, nearest
@@ -207,19 +208,24 @@ def severities(n: int) -> np.ndarray:
     return np.array(DRIFT, dtype=np.int64)[np.arange(n) * len(DRIFT) // max(n, 1)]
 
 
-def drifted(images: Tensor, order: np.ndarray, shift: str, seed: int, site: str) -> Tensor:
-    """Images through a scanner whose shift grows and fades while they arrive in ``order``.
+def drifting(images: Tensor, order: np.ndarray, shift: str, seed: int, site: str) -> Iterator[Tensor]:
+    """Yield images as a scanner shows them whose shift grows and fades while they arrive in ``order``.
 
-    images: uint8 N x C x H x W; returned likewise and in the same places. Image ``order[p]`` is seen at
-    ``severities(N)[p]``, with the bits that ``scanner.apply`` gives all images at that severity: what the
-    shift draws is one scanner's trait, drawn once.
+    images: uint8 N x C x H x W; yielded likewise, some at a time, in their own order. Image ``order[p]`` is
+    seen at ``severities(N)[p]``, with the bits that ``scanner.apply`` gives all images at that severity: what
+    the shift draws is one scanner's trait, drawn once.
     """
-    seen, severity = images.clone(), severities(len(order))
-    for level in np.unique(severity):
-        at = torch.from_numpy(order[severity == level])
-        look = [Appearance(kind=shift, severity=int(level))]
-        seen[at] = scanner.apply(images, look, seed, site)[at]
-    return seen
+    severity = np.empty(len(order), dtype=np.int64)
+    severity[order] = severities(len(order))
+    levels = np.unique(severity)
+    which = torch.from_numpy(np.searchsorted(levels, severity))
+    held = images if isinstance(images, StoredImages) else stored(images)
+    looks = [[Appearance(kind=shift, severity=int(level))] for level in levels]
+    start = 0
+    for shown in zip(*(scanner.seen(held, look, seed, site) for look in looks), strict=True):
+        count = len(shown[0])
+        yield torch.stack(shown)[which[start : start + count], torch.arange(count)]
+        start += count
 
 
 def order(
@@ -232,9 +238,9 @@ def order(
 ) -> np.ndarray:
     """The order in which ``site`` sees its samples; a Dirichlet stream has one slot a batch. int64 N.
 
-    Under drift any order is equally likely; ``drifted`` gives what the images look like. groups: patients, to
-    which the temporal and the recurring order keep; None where they are not known. labels: N; or N x F, whose
-    label sets are the classes (``tasks.label_sets``).
+    Under drift any order is equally likely; ``drifting`` gives what the images look like. groups: patients,
+    to which the temporal and the recurring order keep; None where they are not known. labels: N; or N x F,
+    whose label sets are the classes (``tasks.label_sets``).
     """
     labels = strata(np.asarray(labels))
     rng = numpy_generator(seed, f"stream-{spec.name}", site=site)

@@ -191,9 +191,15 @@ def _accuracy(parents: Parents, data: Tensor, labels: Tensor) -> Callable[[State
     def score(state: State) -> float:
         network = _as_given(parents, state) if parents.reparametrised else fill(module, state)
         if task is not MULTICLASS:
-            return task.score(
+            found = task.score(
                 torch.cat([logits_of(network(x.to(device))).cpu() for x in data.split(256)]), labels
             )
+            if math.isnan(found):
+                raise FedMergeError(
+                    f"{task.headline} is not defined on labels= of one kind: give images of two kinds, such "
+                    "as with and without a finding, or score= of your own."
+                )
+            return found
         hits = sum(
             int((logits_of(network(x.to(device))).argmax(1) == y.to(device)).sum())
             for x, y in zip(data.split(256), labels.split(256), strict=True)

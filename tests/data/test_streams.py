@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from fedmerge.data import scanner, streams
 from fedmerge.data.scanner import Appearance
+from fedmerge.data.shown import drifted
 from fedmerge.data.streams import StreamSpec
 from fedmerge.schema.validation import validate
 from fedmerge.seeding import generator
@@ -171,7 +172,7 @@ def test_a_drifting_scanner_shows_each_image_at_the_severity_of_its_place() -> N
     images = torch.zeros(27, 1, 4, 4, dtype=torch.uint8)
     images[:, :, :2] = 255
     order = np.random.default_rng(0).permutation(27)
-    seen = streams.drifted(images, order, "contrast", 0, "north")
+    seen = drifted(images, order, "contrast", 0, "north")
     spread = (seen.amax((1, 2, 3)).int() - seen.amin((1, 2, 3)).int())[torch.from_numpy(order)]
     expected = [255 * (1 - 0.14 * s) for s in (1, 2, 3, 4, 5, 4, 3, 2, 1) for _ in range(3)]
     assert spread.tolist() == pytest.approx(expected, abs=1)
@@ -183,18 +184,18 @@ def test_a_drift_is_one_scanner_and_repeats(shift: str) -> None:
     """The same seed and site give the same bits, those of the site's scanner at each image's severity."""
     images = torch.randint(0, 256, (20, 3, 8, 8), generator=generator(0, "drift test"), dtype=torch.uint8)
     order = np.random.default_rng(1).permutation(20)
-    seen = streams.drifted(images, order, shift, 3, "north")
-    assert torch.equal(seen, streams.drifted(images, order, shift, 3, "north"))
+    seen = drifted(images, order, shift, 3, "north")
+    assert torch.equal(seen, drifted(images, order, shift, 3, "north"))
     for place, severity in zip(order, streams.severities(20), strict=True):
         look = [Appearance(kind=shift, severity=int(severity))]
         assert torch.equal(seen[place], scanner.apply(images, look, 3, "north")[place])
-    others = [streams.drifted(images, order, shift, seed, site) for seed in range(9) for site in ("a", "b")]
+    others = [drifted(images, order, shift, seed, site) for seed in range(9) for site in ("a", "b")]
     assert any(not torch.equal(seen, other) for other in others)
 
 
 def test_a_drift_of_no_images_is_empty() -> None:
     images = torch.zeros(0, 1, 8, 8, dtype=torch.uint8)
-    assert streams.drifted(images, np.empty(0, dtype=np.int64), "blur", 0, "north").shape == images.shape
+    assert drifted(images, np.empty(0, dtype=np.int64), "blur", 0, "north").shape == images.shape
 
 
 def within_batch_variance(labels: np.ndarray, order: np.ndarray, size: int) -> float:

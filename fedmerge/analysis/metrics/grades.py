@@ -18,7 +18,7 @@ from fedmerge.tasks.scores import quadratic_kappa
 def kappa(predictions: Predictions) -> float:
     """Cohen's kappa with weights (i - j)^2 of predicted and right grades: 0 by chance, 1 for all right.
 
-    NaN where all images have one grade and are given it.
+    NaN where all images have one grade.
     """
     grades = predictions.probabilities.shape[1]
     return quadratic_kappa(predictions.task.predicted(predictions.logits), predictions.labels, grades)
