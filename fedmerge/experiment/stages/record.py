@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -101,6 +101,12 @@ class Record(RowBuffer):
         """Return one of the lists as a DataFrame with at least ``columns``, in that order, first."""
         frame = pd.DataFrame(self.rows[name])
         return frame.reindex(columns=[*columns, *(c for c in frame.columns if c not in columns)])
+
+    def tell(self, rows: Mapping[str, Sequence[Row]]) -> None:
+        """Tell the listener of rows that another process has measured for this run just now."""
+        for kind in ("history", "results", "failures"):
+            for row in rows.get(kind, ()):
+                self._tell(kind, {key: value for key, value in row.items() if key not in self.common})
 
     def _tell(self, kind: str, row: Row) -> None:
         if self.listen is not None:

@@ -231,13 +231,12 @@ def set_up(
     """Derive the plan from the experiment and the cohort; open the pool. Its backend is this process.
 
     journalled: checkpoints are kept in ``folder/journal`` as soon as they are finished, and those of an
-    earlier process there count.
+    earlier process there count, once they are verified (``Checkpoints.verify``).
     """
     kept_in = folder if journalled else None
     checkpoints = Checkpoints(
         kept_in, record, owned=MODELS, remarks=record.remarks, pause=lambda: record.pause()
     )
-    record.remarks += checkpoints.verify()
     kept, rounds = experiment.federation.keep, folder / "journal" / "rounds"
     journal = RoundJournal(rounds, kept, record.remarks) if journalled else None
     plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool", counts=checkpoints.has)

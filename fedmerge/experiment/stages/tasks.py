@@ -84,6 +84,7 @@ def _do(attempt: Attempt) -> None:
         record, folder = Record({"config_hash": attempt.task.name}), _pool_folder(attempt)
         resumes = kind in RESUMING
         setup = set_up(experiment, cohort, members, seed, folder, record, device, journalled=resumes)
+        record.remarks += setup.checkpoints.verify()
         stage = TaskStage(setup, _step(config), kind, attempt)
         attempt.record.update(STAGES[kind](stage))
         rows = {"history": record.history, "decisions": record.decisions, "failures": record.failures}

@@ -60,7 +60,7 @@ def open_backend(where: BackendLike) -> Iterator[tuple[Backend, int | None]]:
 @contextmanager
 def _opened(backend: BackendConfig) -> Iterator[Backend]:
     if backend.kind == "local":
-        yield LOCAL
+        yield LocalBackend(backend.workers)
         return
     from fedmerge.federation.grids.ray.backend import ray_backend
 
@@ -69,9 +69,16 @@ def _opened(backend: BackendConfig) -> Iterator[Backend]:
 
 
 class LocalBackend:
-    """The backend ``local``: hospitals compute in this process."""
+    """The backend ``local``: hospitals compute in this process.
+
+    workers: processes of the run: 1, this one alone; 2, a second one for what asks no hospital; None: the
+    run's choice.
+    """
 
     words = "in this process"
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers
 
     def simulate(
         self,
