@@ -63,6 +63,7 @@ class Schedule:
                 given, outcome = running.pop(future), future.result()
                 if outcome.status == "again":
                     waiting = {given.task.name: given} | waiting
+                    self._tell("again", given.task, outcome)
                 else:
                     self._ended(given.task, outcome, clock, executor)
             left = [given.task for given in waiting.values()]
@@ -111,7 +112,7 @@ class Schedule:
 
     def _tell(
         self,
-        kind: Literal["started", "ended", "tick"],
+        kind: Literal["started", "ended", "again", "tick"],
         task: Task | None = None,
         outcome: Outcome | None = None,
     ) -> None:

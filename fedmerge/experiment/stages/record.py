@@ -22,8 +22,9 @@ LISTS = ("results", "history", "coefficients", "decisions", "failures", "reliabi
 class Record(RowBuffer):
     """The rows of a run. ``common`` stands in every result row (experiment, cohort, model, config hash).
 
-    remarks: sentences about an earlier process's work. images: remarks on the hospitals' images, by kind
-    (``data.checks``). pause: called between two pieces of work, where the run may end with nothing lost.
+    remarks: sentences about an earlier process's work. images: remarks on the hospitals' images
+    (``data.checks``), and on a second process that failed, by kind. pause: called between two pieces of work,
+    where the run may end with nothing lost.
     listen: called with each new row of history, results and failures; not with rows of a checkpoint that is
     loaded.
     """

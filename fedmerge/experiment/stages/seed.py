@@ -138,6 +138,9 @@ class Cell:
             if self._load(self.steps[task.name]) == "missing":
                 raise FedMergeError(f"the checkpoint of {task.label} is gone from '{self.setup.folder}'.")
             record.tell(self.rows[task.name])
+        if event.kind == "again" and task is not None and event.outcome is not None:
+            why = f"the second process could not do {task.label}, so the first did it"
+            record.images["second process"] = f"{why}: {event.outcome.reason}"
         if event.kind == "tick" and self._waits and event.progress.running:
             record.stage(f"seed {self.setup.seed}: {', '.join(event.progress.running)}", jobs=0)
         self._waits = event.kind == "tick"
