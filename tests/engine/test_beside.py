@@ -1,7 +1,5 @@
 """An executor that does some tasks in a worker while others are done here."""
 
-import threading
-from concurrent.futures import Future
 from dataclasses import replace
 
 import made_up_tasks
@@ -11,7 +9,6 @@ from made_up_tasks import diamond, graph_of, number, runs
 from fedmerge.engine.attempt import do
 from fedmerge.engine.executors.beside import Beside
 from fedmerge.engine.executors.processes import Processes
-from fedmerge.engine.task import Assignment, Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -54,32 +51,3 @@ def test_what_a_worker_that_dies_was_at_is_done_here_and_so_is_all_that_follows(
     assert store.read(last.name, "sum.json") == 6
     assert sorted(runs) == ["add 1", "add 2", "add 3"]  # though the worker was replaced
     assert events[-1].progress.failed == 0
-
-
-class Slow:
-    """A worker that answers when it is told to."""
-
-    slots = 1
-
-    def __init__(self):
-        self.future = None
-
-    def takes(self, task):
-        return self.future is None
-
-    def submit(self, assignment):
-        self.future = Future()
-        return self.future
-
-
-def test_settling_waits_for_what_the_worker_is_at(tmp_path):
-    task, slow = number(1), Slow()
-    both = Beside(do, slow, lambda task: True)
-    answer = both.submit(Assignment(task, "", tmp_path))
-    waiting = threading.Thread(target=both.settle)
-    waiting.start()
-    assert waiting.is_alive()
-    slow.future.set_result(Outcome(task.name, "done"))
-    waiting.join()
-    assert answer.result().status == "done"
-    both.settle()  # nothing is left

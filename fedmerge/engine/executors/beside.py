@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import replace
 
 from fedmerge.engine.executors import Executor
@@ -27,7 +27,6 @@ class Beside(Executor):
         self.slots = 1 + workers.slots
         self._perform, self._workers, self._may = perform, workers, may
         self._here: tuple[Assignment, Future[Outcome]] | None = None
-        self._running: set[Future[Outcome]] = set()
         self._reliable = True
 
     def takes(self, task: Task) -> bool:
@@ -38,8 +37,6 @@ class Beside(Executor):
         """Give the task to a free worker; else note it: ``wait`` does it here."""
         answer: Future[Outcome] = Future()
         if self._there(assignment.task):
-            self._running.add(answer)
-            answer.add_done_callback(self._running.discard)
             self._workers.submit(assignment).add_done_callback(
                 lambda future: answer.set_result(self._checked(future.result()))
             )
@@ -53,10 +50,6 @@ class Beside(Executor):
             (assignment, answer), self._here = self._here, None
             answer.set_result(self._perform(assignment))
         return super().wait(running, seconds)
-
-    def settle(self) -> None:
-        """Wait until the workers have done what they are at."""
-        wait(set(self._running))
 
     def forget(self, name: str) -> None:
         """Do nothing: artifacts lie in the store."""

@@ -31,7 +31,7 @@ from fedmerge.experiment.folder.run_manifest import read_begun, same_experiment,
 from fedmerge.experiment.kinds import POOLED
 from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.seed import Cell, Session
-from fedmerge.experiment.stages.setup import Setup, set_up
+from fedmerge.experiment.stages.setup import Setup, checkpoints_in, set_up
 from fedmerge.experiment.stages.timing import step_seconds
 from fedmerge.models.pool import ModelPool
 from fedmerge.training.local import batch_sizes
@@ -124,7 +124,8 @@ def _cell(written: str) -> Cell:
     (federation,) = [each for each in federations(cohort, experiment) if each.name == given["federation"]]
     own = folder / f"seed-{seed}" / federation.name
     record = Record(given["common"])
-    setup = set_up(experiment, cohort, federation.members, seed, own, record, device, journalled=True)
+    checkpoints = checkpoints_in(own, record)  # which the first process has verified
+    setup = set_up(experiment, cohort, federation.members, seed, own, record, device, checkpoints)
     return Cell(setup, federation)
 
 

@@ -26,7 +26,7 @@ from fedmerge.experiment.configuration.federations import Federation, federation
 from fedmerge.experiment.kinds import ROUNDS, START
 from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.experiment.stages.record import Record
-from fedmerge.experiment.stages.setup import Setup, set_up
+from fedmerge.experiment.stages.setup import Setup, checkpoints_in, set_up
 from fedmerge.experiment.stages.stage import Note, Stage
 from fedmerge.experiment.stages.target_streams import TargetStreams, save_streams
 from fedmerge.federation import LOCAL
@@ -54,8 +54,9 @@ def run_seed(
     """
     for federation in federations(cohort, experiment):
         own, members = folder / federation.name, federation.members
-        setup = set_up(experiment, cohort, members, seed, own, record, device, journalled=True)
-        record.remarks += setup.checkpoints.verify()
+        checkpoints = checkpoints_in(own, record)
+        record.remarks += checkpoints.verify()
+        setup = set_up(experiment, cohort, members, seed, own, record, device, checkpoints)
         Cell(replace(setup, backend=backend), federation).execute(second)
 
 
@@ -123,13 +124,8 @@ class Cell:
         if workers is None:
             schedule.execute(given, InProcess(session.perform))
             return
-        both = Beside(session.perform, workers, lambda task: not self.steps[task.name].federated)
-        try:
-            schedule.execute(given, both)
-        except KeyboardInterrupt:  # nothing is in flight here; a second one ends the waiting, too
-            both.settle()
-            self.load()
-            raise
+        may = {name for name, step in self.steps.items() if not step.federated}
+        schedule.execute(given, Beside(session.perform, workers, lambda task: task.name in may))
 
     def _hear(self, event: Event) -> None:
         """Take over what a second process has done; say what it does where this one waits for it."""
