@@ -52,6 +52,7 @@ class Processes(Executor):
         self.slots, self._perform = slots, perform
         self._free = [_process() for _ in range(slots)]
         self._busy: list[ProcessPoolExecutor] = []
+        self._closed = False
 
     def takes(self, task: Task) -> bool:
         """Whether a process is free."""
@@ -76,6 +77,7 @@ class Processes(Executor):
 
     def close(self) -> None:
         """Kill the processes."""
+        self._closed = True
         for process in (*self._free, *self._busy):
             for child in list((process._processes or {}).values()):
                 child.kill()
@@ -85,6 +87,8 @@ class Processes(Executor):
         self, process: ProcessPoolExecutor, assignment: Assignment, answer: Future[Outcome]
     ) -> Callable[[Future[Outcome]], None]:
         def hand_on(future: Future[Outcome]) -> None:
+            if self._closed:
+                return  # it was killed by us, and nobody waits for it
             self._busy.remove(process)
             error = future.exception()
             if error is None:
