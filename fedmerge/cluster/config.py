@@ -70,6 +70,13 @@ class BackendConfig(BaseModel):
         return None if self.kind == "local" else max(1, int(self.cpus))
 
     @property
+    def waited_for(self) -> str:
+        """What attaching to Ray waits for, in words."""
+        if self.cluster is None:
+            return "waiting for Ray to start on this machine"
+        return f"waiting for the Ray cluster at {self.cluster} (see there: ray status)"
+
+    @property
     def cluster(self) -> str | None:
         """The address of the cluster to attach to; None for a Ray cluster of the run's own."""
         return self.address or os.environ.get("RAY_ADDRESS") or None

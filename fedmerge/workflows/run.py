@@ -7,7 +7,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ from fedmerge.experiment.stages.tracking import check_trackers, tracked
 from fedmerge.experiment.summary.federation_summary import federation_in_words
 from fedmerge.experiment.summary.privacy_summary import privacy_in_words
 from fedmerge.federation import open_backend
-from fedmerge.federation.grids.backends import LocalBackend
+from fedmerge.federation.grids.backends import LocalBackend, waited_for
 from fedmerge.reports.run_report import write_report
 from fedmerge.storage import manifest
 from fedmerge.storage.files import DiskError
@@ -98,7 +98,7 @@ def run(
         first = build_cohort(spec, experiment.seeds[0])  # reports bad data before anything is written
     check_seeds(experiment, spec, first, elsewhere=getattr(backend, "remote", False))
     check_trackers(experiment.trackers)
-    with open_backend(backend) as (place, threads), reproducible(experiment.threads or threads):
+    with _opened(backend, progress) as (place, threads), reproducible(experiment.threads or threads):
         folder = new_folder(experiment.name, out)
         machine = describe(where) | {"hospitals": place.words}
         with at_work(folder):
@@ -131,13 +131,22 @@ def _go_on(
             first = build_cohort(spec, experiment.seeds[0])
         manifest.begin(folder, "run")
         threads = kept.threads if kept is not None else experiment.threads
-        with open_backend(backend) as (place, own), reproducible(threads or own):
+        with _opened(backend, progress) as (place, own), reproducible(threads or own):
             machine = describe(where) | {"hospitals": place.words}
             begun = same_place(folder, kept, experiment, spec, first, machine)
             damaged = [] if kept is not None else [f"'{folder / NAME}' was damaged and is made anew."]
             begun = begun.taken_up(machine["versions"], damaged).write(folder)
             with _saying_how_it_goes_on(folder):
                 return _work(folder, begun, experiment, spec, first, place, machine, progress)
+
+
+def _opened(
+    backend: BackendLike, progress: Progress | None
+) -> AbstractContextManager[tuple[Backend, int | None]]:
+    """Open a backend; say what is waited for, because a cluster may take its time."""
+    if progress is not None and (waited := waited_for(backend)):
+        progress(waited, 0, 0)
+    return open_backend(backend)
 
 
 def _work(

@@ -57,6 +57,14 @@ def open_backend(where: BackendLike) -> Iterator[tuple[Backend, int | None]]:
         yield where, None
 
 
+def waited_for(where: BackendLike) -> str:
+    """Return what opening a backend waits for, in words; empty where that takes no time."""
+    if not (where is None or isinstance(where, BackendConfig | str | Mapping)):
+        return ""
+    backend = BackendConfig.of(where)
+    return "" if backend.kind == "local" else backend.waited_for
+
+
 @contextmanager
 def _opened(backend: BackendConfig) -> Iterator[Backend]:
     if backend.kind == "local":
