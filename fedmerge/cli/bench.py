@@ -73,17 +73,20 @@ def bench(
     where |= {} if local else {"workers": workers}
     settled = _settled(config, changes, plugins or [], folder, retry)
     if settled is None:
+        from fedmerge.cluster.config import BackendConfig
         from fedmerge.workflows.bench.bench import bench as run_bench
         from fedmerge.workflows.rewrite import write_again
 
         try:
-            with live_view(err, quiet=as_json) as watch:
+            given = {key: value for key, value in where.items() if value is not None}
+            waits = None if local else BackendConfig.of(given).waited_for
+            with live_view(err, quiet=as_json, first=waits) as watch:
                 study = run_bench(
                     config,
                     changes=changes,
                     out=folder,
                     workers=workers if local and workers is not None else 1,
-                    backend={key: value for key, value in where.items() if value is not None},
+                    backend=given,
                     device=device,
                     retry=retry,
                     extend=extend,
@@ -135,9 +138,12 @@ def _settled(
 
 
 @contextmanager
-def live_view(console: Console, quiet: bool = False) -> Iterator[Subscriber]:
-    """Yield a callback that draws the progress of a study; off a terminal, or if quiet, as lines of text."""
-    view = _View()
+def live_view(console: Console, quiet: bool = False, first: str | None = None) -> Iterator[Subscriber]:
+    """Yield a callback that draws the progress of a study; off a terminal, or if quiet, as lines of text.
+
+    first: what goes on before the first task, besides reading the study.
+    """
+    view = _View(f"reading the study, {first}") if first else _View()
     if quiet or not console.is_terminal:
         with lines(console, view.line):
             yield view.take
@@ -149,7 +155,8 @@ def live_view(console: Console, quiet: bool = False) -> Iterator[Subscriber]:
 class _View:
     """The progress of a study; ``Live`` draws it at its own rate, so clocks go on between jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: str = "reading the study") -> None:
+        self._first = first
         self._latest: GraphProgress | None = None
 
     def take(self, event: Event) -> None:
@@ -160,7 +167,7 @@ class _View:
         """Return the progress in a line."""
         progress = self._latest
         if progress is None:
-            return "reading the study"
+            return self._first
         parts = [f"{progress.done + progress.failed} of {progress.jobs} jobs"]
         if progress.failed:
             parts.append(f"{progress.failed} failed")
@@ -173,7 +180,7 @@ class _View:
     def __rich__(self) -> Group:
         progress = self._latest
         if progress is None:
-            return Group(Text("reading the study"))
+            return Group(Text(self._first))
         settled = progress.done + progress.failed
         line = Table.grid(padding=(0, 1))
         left = "" if progress.seconds_left is None else f"about {clock(progress.seconds_left)} left"

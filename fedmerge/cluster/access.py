@@ -10,7 +10,7 @@ import importlib
 import os
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fedmerge.errors import FedMergeError
 CONNECT = 3.0  # seconds to wait for a connection to an address
 ASK = 10.0  # seconds to wait for a cluster's word on its token
 MODE = "RAY_AUTH_MODE"
+SOCKET = "--raylet_socket_name="
 
 
 def admit(address: str) -> str:
@@ -29,9 +30,15 @@ def admit(address: str) -> str:
 
     address: ``auto``, HOST:PORT or ray://HOST:PORT; returned as Ray takes it, ``auto`` as HOST:PORT. Where
     RAY_AUTH_MODE is set, it counts. Raises FedMergeError if nobody answers within seconds, or the cluster
-    asks for a token and none is found.
+    asks for a token and none is found; and for HOST:PORT where no Ray runs on this machine, because Ray would
+    look for one for a while, and then abort the process.
     """
     known, client = reach(address), address.startswith("ray://")
+    if not client and not any(True for _ in _raylets()):
+        raise FedMergeError(
+            f"this machine is no node of the Ray cluster at {known}, so it cannot attach by HOST:PORT: join "
+            f"it first (ray start --address={known}), or attach as a client: ray://HOST:10001."
+        )
     if os.environ.get(MODE) is None and asks_for_a_token(known, client=client):
         if not _has_token():
             raise FedMergeError(no_token(address))
@@ -142,8 +149,16 @@ def _noted() -> str | None:
 def _running() -> set[str]:
     """Return the addresses of the clusters that have a node on this machine."""
     found = set()
+    for arguments in _raylets():
+        found |= {each.partition("=")[2] for each in arguments if each.startswith("--gcs-address=")}
+    return found
+
+
+def _raylets() -> Iterator[list[str]]:
+    """Yield the arguments of each process that makes this machine a node of a cluster, and can be reached."""
     for process in psutil.process_iter(["name", "cmdline"]):
         if process.info["name"] == "raylet":
             arguments = process.info["cmdline"] or []
-            found |= {each.partition("=")[2] for each in arguments if each.startswith("--gcs-address=")}
-    return found
+            sockets = [each.partition("=")[2] for each in arguments if each.startswith(SOCKET)]
+            if all(Path(socket).exists() for socket in sockets):  # else it is that of a container
+                yield arguments

@@ -18,6 +18,7 @@ from typing import Any
 
 from fedmerge.cluster.access import MODE, about_a_token, admit, no_token, set_mode
 from fedmerge.cluster.config import BackendConfig
+from fedmerge.cluster.cpus import available_cpus
 from fedmerge.errors import FedMergeError
 from fedmerge.extras import extra
 
@@ -78,9 +79,8 @@ def _token_of_our_own() -> None:
 
 def _resources(backend: BackendConfig) -> dict[str, Any]:
     """Return the options of a Ray of our own: at least the CPUs that the workers request."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
-        "num_cpus": max(cpus, math.ceil((backend.workers or 1) * backend.cpus)),
+        "num_cpus": max(available_cpus(), math.ceil((backend.workers or 1) * backend.cpus)),
         "include_dashboard": False,
     }
 

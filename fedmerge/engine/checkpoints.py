@@ -62,6 +62,7 @@ class Checkpoints:
             return None
         self.rows.extend(body["rows"])
         self._files |= body["files"]
+        self._finished |= body["files"].keys()
         note: Note = body["note"]
         return note
 

@@ -28,12 +28,12 @@ class GraphProgress:
 
 @dataclass(frozen=True)
 class Event:
-    """One event. kind: a task was started, or ended (with its outcome); or time went by.
+    """One event. kind: a task was started; ended, or is to be done again (with its outcome); or time went by.
 
     progress: of the whole graph, up to date; it is the same object in every event.
     """
 
-    kind: Literal["started", "ended", "tick"]
+    kind: Literal["started", "ended", "again", "tick"]
     progress: GraphProgress
     task: Task | None = None
     outcome: Outcome | None = None

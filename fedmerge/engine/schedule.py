@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from typing import Literal
 
 from fedmerge.engine.events import Clock, Event, GraphProgress, Subscriber
@@ -52,14 +52,20 @@ class Schedule:
             for name in self._ready(waiting):
                 if len(running) >= executor.slots:
                     break
+                if not executor.takes(waiting[name].task):
+                    continue
                 given = waiting.pop(name)
                 self.progress.running[given.task.label] = time.monotonic()
                 self._tell("started", given.task)
                 running[executor.submit(given)] = given
             self._drop_hopeless(waiting)
-            ended, _ = wait(running, timeout=TICK, return_when=FIRST_COMPLETED)
-            for future in ended:
-                self._ended(running.pop(future).task, future.result(), clock, executor)
+            for future in executor.wait(running, TICK):
+                given, outcome = running.pop(future), future.result()
+                if outcome.status == "again":
+                    waiting = {given.task.name: given} | waiting
+                    self._tell("again", given.task, outcome)
+                else:
+                    self._ended(given.task, outcome, clock, executor)
             left = [given.task for given in waiting.values()]
             self.progress.seconds_left = clock.left(left, len(running))
             self._tell("tick")
@@ -106,7 +112,7 @@ class Schedule:
 
     def _tell(
         self,
-        kind: Literal["started", "ended", "tick"],
+        kind: Literal["started", "ended", "again", "tick"],
         task: Task | None = None,
         outcome: Outcome | None = None,
     ) -> None:

@@ -60,7 +60,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: done, failed, lost (its worker died) or stopped.
+    """How a task ended: done, failed, lost (its worker died), stopped, or not at all: again.
 
     seconds: its time. stop: why no further task can be done here.
     """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +58,21 @@ def picture(
 
 def image_of(draw: Callable[..., Figure | None], *what: Any, **options: Any) -> str:
     """Draw a figure and return it as a data URI (``image_uri``); "" where there is nothing to draw."""
-    drawn = draw(*what, **options)
-    return "" if drawn is None else image_uri(drawn)
+    with _without_collector():
+        drawn = draw(*what, **options)
+        return "" if drawn is None else image_uri(drawn)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Collect no garbage in the block: a figure is many thousands of objects, all in use, looked at again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def image_uri(figure: Figure) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from fedmerge.analysis import interval_rule, leaderboard
 from fedmerge.data import Cohort
 from fedmerge.experiment.configuration.federations import federations
-from fedmerge.experiment.folder.results import Result
+from fedmerge.experiment.folder.results import Result, open_result
 from fedmerge.experiment.kinds import REFERENCE, TRIED
 from fedmerge.experiment.summary.summary import asked, clean, in_plain_words, mean_label, receiver
 from fedmerge.reports import figures, page
@@ -25,53 +26,106 @@ from fedmerge.reports.page import Picture, picture, provenance_lines, records, w
 from fedmerge.reports.registry import FIGURES
 from fedmerge.reports.why import why_section
 
+Meanwhile = Callable[..., "Future[Any] | None"]
+"""Calls a function with arguments in another process; None where there is none."""
+IN_THE_OTHER = ("reliability", "coefficients")
+"""The figures that are drawn there: a little less than half of the work, because it has to read the run."""
 
-def write_report(result: Result, path: Path | None = None, plugins: Sequence[str] = ()) -> Path:
+
+def write_report(
+    result: Result,
+    path: Path | None = None,
+    plugins: Sequence[str] = (),
+    meanwhile: Meanwhile = lambda *call: None,
+) -> Path:
     """Write the report to ``path``, by default ``report.html`` in the run's folder, and return its path.
 
     One file: styles, figures and the script that sorts tables are inside it, nothing is fetched, and without
     the script it reads the same. Text from the configuration and the data is escaped. Where the cohort
     holds no images, as of a run whose data are gone, the pictures that need them are left out. plugins: whose
-    figures are on the page, besides the experiment's.
+    figures are on the page, besides the experiment's. meanwhile: takes figures to another process, which
+    opens the run in its folder; what that cannot draw is drawn here.
     """
-    return write_page("report.html.jinja", _contents(result, plugins), path or result.folder / "report.html")
+    there, seen = meanwhile(draw_figures, result.folder, IN_THE_OTHER), _compared(result)
+    draws, drawn = _figures(result, seen), dict[str, Any]()
+    contents = _contents(result, seen, plugins)
+    for name, draw in draws.items():
+        if there is None or name not in IN_THE_OTHER:
+            drawn[name] = draw()
+    if there is not None:
+        try:
+            drawn |= there.result()
+        except Exception:  # that process alone could not, or this one meets it, too
+            drawn |= {name: draws[name]() for name in IN_THE_OTHER}
+    contents |= drawn | drawn["images"]
+    return write_page("report.html.jinja", contents, path or result.folder / "report.html")
 
 
-def _contents(result: Result, plugins: Sequence[str]) -> dict[str, Any]:
+def draw_figures(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Draw some figures of the report of the run in a folder, by their names."""
+    result = open_result(folder)
+    draws = _figures(result, _compared(result))
+    return {name: draws[name]() for name in names}
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What the parts of the page compare. table: without shifted images. tried: the methods alone."""
+
+    table: pd.DataFrame
+    tried: pd.DataFrame
+    board: pd.DataFrame
+    sites: list[str]
+    mean: str
+
+
+def _compared(result: Result) -> _Compared:
     experiment, table = result.experiment, clean(result.table)
-    sites, place = list(dict.fromkeys(table["site"])), receiver(experiment)
+    sites, mean = list(dict.fromkeys(table["site"])), mean_label(experiment)
     if experiment.evaluation.mixed:
         members = federations(result.cohort, experiment)[0].members
         sites = [site.name for site in result.cohort.sites if site.name not in members]
-    mean, metric = mean_label(experiment), result.metric
     tried = table[table["kind"].isin(TRIED)]
     tried = table[table["kind"] != REFERENCE] if tried.empty else tried
-    board = leaderboard(tried, reference=mean if mean in set(tried["method"]) else None, metric=metric)
+    reference = mean if mean in set(tried["method"]) else None
+    return _Compared(table, tried, leaderboard(tried, reference=reference, metric=result.metric), sites, mean)
+
+
+def _figures(result: Result, seen: _Compared) -> dict[str, Callable[[], Any]]:
+    """Return a function for each part of the page with figures; it draws them."""
+    board, metric = seen.board, result.metric
+    return {
+        "accuracy": lambda: picture(figures.accuracy, figures.describe_accuracy, seen.table, metric=metric),
+        "forest": lambda: _forest(seen.tried, board, seen.mean, metric),
+        "why": lambda: why_section(result.diagnosis),
+        "cost": lambda: picture(figures.cost, figures.describe_cost, board, "method", metric=metric),
+        "reliability": lambda: _reliability(result, board),
+        "rounds": lambda: picture(figures.rounds, figures.describe_rounds, result.history),
+        "coefficients": lambda: _coefficients(result.coefficients),
+        "images": lambda: _images(result.cohort, seen.sites),
+    }
+
+
+def _contents(result: Result, seen: _Compared, plugins: Sequence[str]) -> dict[str, Any]:
+    experiment, place = result.experiment, receiver(result.experiment)
     return {
         "title": experiment.title or experiment.name,
-        "asked": asked(experiment, result.cohort, sites),
+        "asked": asked(experiment, result.cohort, seen.sites),
         "answer": result.answer,
-        "plain": in_plain_words(result.table, mean, place, metric),
+        "plain": in_plain_words(result.table, seen.mean, place, result.metric),
         "receiver": place,
         "failures": failure_list(result.failures),
         "table": score_table(result),
         "remarks": score_notes(result),
-        "by_site": by_site(table, metric),
-        "accuracy": picture(figures.accuracy, figures.describe_accuracy, table, metric=metric),
-        "forest": _forest(tried, board, mean, metric),
-        "interval_rule": interval_rule(table),
-        "why": why_section(result.diagnosis),
-        "cost": picture(figures.cost, figures.describe_cost, board, "method", metric=metric),
-        "reliability": _reliability(result, board),
-        "rounds": picture(figures.rounds, figures.describe_rounds, result.history),
-        "coefficients": _coefficients(result.coefficients),
+        "by_site": by_site(seen.table, result.metric),
+        "interval_rule": interval_rule(seen.table),
         "decisions": _decisions(result.decisions),
         "data_remarks": result.provenance.get("remarks", []),
         "provenance": provenance_lines(result.provenance, ("command", "remarks", *RULES)),
         "command": result.provenance.get("command", ""),
         "config": _config(result),
         "more": FIGURES.sections("run", result, [*experiment.plugins, *plugins]),
-    } | _images(result.cohort, sites)
+    }
 
 
 def _images(cohort: Cohort, sites: list[str]) -> dict[str, Any]:

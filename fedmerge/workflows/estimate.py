@@ -31,12 +31,12 @@ from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.folder.machine import pick_device, reproducible
 from fedmerge.experiment.stages.preflight import check_seeds
 from fedmerge.experiment.stages.setup import plan_of
+from fedmerge.experiment.stages.timing import train_some
 from fedmerge.federation import FederationPlan
 from fedmerge.models.predict import AT_ONCE, predict
 from fedmerge.models.zoo import build
-from fedmerge.seeding import Draws
 from fedmerge.testtime import TESTTIME
-from fedmerge.training import TrainingOptions, fit
+from fedmerge.training import TrainingOptions
 from fedmerge.training.local import batch_sizes
 
 STEPS = 12
@@ -246,14 +246,7 @@ class _Bench:
         return images[torch.arange(count) % len(images)]
 
     def _train(self, images: Split) -> int:
-        options = self.plan.local.model_copy(update={"epochs": 1})
-        count = min(len(images), STEPS * options.batch_size)
-        some = images.select(torch.arange(count).numpy())
-        network = build(self.plan.model, seed=0).to(self.device)
-        done = fit(
-            network, some.images, some.labels, options, normalise=self.normalise, draws=Draws(0)
-        )  # fmt: skip
-        return done.steps
+        return train_some(self.plan, images, self.normalise, self.device, steps=STEPS)
 
     def _predict(self, images: Tensor) -> int:
         predict(self.network, images, self.normalise, device=self.device)

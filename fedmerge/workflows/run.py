@@ -7,7 +7,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,11 +37,13 @@ from fedmerge.experiment.folder.run_manifest import (
 from fedmerge.experiment.interrupt import Stopped, stoppable
 from fedmerge.experiment.stages.preflight import check_seeds
 from fedmerge.experiment.stages.record import Progress, Record
+from fedmerge.experiment.stages.second import second_process
 from fedmerge.experiment.stages.seed import run_seed
 from fedmerge.experiment.stages.tracking import check_trackers, tracked
 from fedmerge.experiment.summary.federation_summary import federation_in_words
 from fedmerge.experiment.summary.privacy_summary import privacy_in_words
 from fedmerge.federation import open_backend
+from fedmerge.federation.grids.backends import LocalBackend, waited_for
 from fedmerge.reports.run_report import write_report
 from fedmerge.storage import manifest
 from fedmerge.storage.files import DiskError
@@ -96,7 +98,7 @@ def run(
         first = build_cohort(spec, experiment.seeds[0])  # reports bad data before anything is written
     check_seeds(experiment, spec, first, elsewhere=getattr(backend, "remote", False))
     check_trackers(experiment.trackers)
-    with open_backend(backend) as (place, threads), reproducible(experiment.threads or threads):
+    with _opened(backend, progress) as (place, threads), reproducible(experiment.threads or threads):
         folder = new_folder(experiment.name, out)
         machine = describe(where) | {"hospitals": place.words}
         with at_work(folder):
@@ -129,13 +131,22 @@ def _go_on(
             first = build_cohort(spec, experiment.seeds[0])
         manifest.begin(folder, "run")
         threads = kept.threads if kept is not None else experiment.threads
-        with open_backend(backend) as (place, own), reproducible(threads or own):
+        with _opened(backend, progress) as (place, own), reproducible(threads or own):
             machine = describe(where) | {"hospitals": place.words}
             begun = same_place(folder, kept, experiment, spec, first, machine)
             damaged = [] if kept is not None else [f"'{folder / NAME}' was damaged and is made anew."]
             begun = begun.taken_up(machine["versions"], damaged).write(folder)
             with _saying_how_it_goes_on(folder):
                 return _work(folder, begun, experiment, spec, first, place, machine, progress)
+
+
+def _opened(
+    backend: BackendLike, progress: Progress | None
+) -> AbstractContextManager[tuple[Backend, int | None]]:
+    """Open a backend; say what is waited for, because a cluster may take its time."""
+    if progress is not None and (waited := waited_for(backend)):
+        progress(waited, 0, 0)
+    return open_backend(backend)
 
 
 def _work(
@@ -150,47 +161,63 @@ def _work(
 ) -> Result:
     """Do the unfinished work of a run. first: the cohort with the first seed."""
     whole = resolved(experiment, spec)
-    common = {
+    common = _common(experiment, spec, begun, machine, whole)
+    began, device = time.perf_counter(), machine["device"].split(" ")[0]
+    with second_process(folder, common, device, _workers(place, begun)) as second:
+        with stoppable(
+            lambda: record.stage("stopping after what is in flight (Ctrl-C: at once)", jobs=0)
+        ) as pause:
+            record = Record(common, progress, pause=pause)
+            try:
+                with tracked(experiment.trackers, whole, folder, record):
+                    for each in experiment.seeds:
+                        cohort = first if each == experiment.seeds[0] else build_cohort(spec, each)
+                        where = "" if cohort is first else f"seed {each}"
+                        record.images = together(record.images, remarks(cohort), where)
+                        own = folder / f"seed-{each}"
+                        run_seed(experiment, cohort, each, own, record, device, place, second)
+            except BaseException as error:
+                begun = begun.ended(time.perf_counter() - began, record.remarks, error)
+                with suppress(DiskError):  # the checkpoints are there, the tables can be made of them again
+                    begun.write(folder)
+                    _result(experiment, first, record, begun, machine, folder).save()
+                raise
+        done = begun.ended(time.perf_counter() - began, record.remarks)
+        try:
+            result = _result(experiment, first, record, done, machine, folder)
+            result.save()
+            write_report(result, meanwhile=second.call)
+        except BaseException as error:
+            with suppress(DiskError):
+                begun.ended(time.perf_counter() - began, record.remarks, error).write(folder)
+            raise
+    done.write(folder)
+    manifest.close(folder, "run")
+    return result
+
+
+def _common(
+    experiment: Experiment,
+    spec: CohortSpec,
+    begun: RunManifest,
+    machine: dict[str, Any],
+    whole: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what stands in every row of results. whole: the configuration, written out."""
+    decides = {key: value for key, value in whole.items() if key not in UNHASHED}
+    return {
         "experiment": experiment.name,
         "cohort": spec.name,
         "model": experiment.model.name,
         "device": machine["device"],
         "versions": json.dumps(machine["versions"]),
-        "config_hash": _hash(
-            {key: value for key, value in whole.items() if key not in UNHASHED}
-            | ({"plugins": begun.plugins} if begun.plugins else {})
-        ),
+        "config_hash": _hash(decides | ({"plugins": begun.plugins} if begun.plugins else {})),
     }
-    began, device = time.perf_counter(), machine["device"].split(" ")[0]
-    with stoppable(
-        lambda: record.stage("stopping after what is in flight (Ctrl-C: at once)", jobs=0)
-    ) as pause:
-        record = Record(common, progress, pause=pause)
-        try:
-            with tracked(experiment.trackers, whole, folder, record):
-                for each in experiment.seeds:
-                    cohort = first if each == experiment.seeds[0] else build_cohort(spec, each)
-                    where = "" if cohort is first else f"seed {each}"
-                    record.images = together(record.images, remarks(cohort), where)
-                    run_seed(experiment, cohort, each, folder / f"seed-{each}", record, device, place)
-        except BaseException as error:
-            begun = begun.ended(time.perf_counter() - began, record.remarks, error)
-            with suppress(DiskError):  # the checkpoints are there, the tables can be made of them again
-                begun.write(folder)
-                _result(experiment, first, record, begun, machine, folder).save()
-            raise
-    done = begun.ended(time.perf_counter() - began, record.remarks)
-    try:
-        result = _result(experiment, first, record, done, machine, folder)
-        result.save()
-        write_report(result)
-    except BaseException as error:
-        with suppress(DiskError):
-            begun.ended(time.perf_counter() - began, record.remarks, error).write(folder)
-        raise
-    done.write(folder)
-    manifest.close(folder, "run")
-    return result
+
+
+def _workers(place: Backend, begun: RunManifest) -> int | None:
+    """Return how many processes a run may have: 1 where another one could not take it up."""
+    return place.workers if isinstance(place, LocalBackend) and not begun.in_memory else 1
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A cluster is reached and asked for its token before Ray is: a server that speaks gRPC stands for it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from facts import refused
@@ -11,6 +12,9 @@ from fedmerge.errors import FedMergeError
 
 grpc = pytest.importorskip("grpc")
 GCS, CLIENT = "/ray.rpc.NodeInfoGcsService/CheckAlive", "/ray.rpc.RayletDriver/ClusterInfo"
+
+
+RAYLETS = access._raylets
 
 
 class Cluster(grpc.GenericRpcHandler):
@@ -56,6 +60,7 @@ def shell(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(access, "_running", set)
+    monkeypatch.setattr(access, "_raylets", lambda: [[]])
     modes = []
     monkeypatch.setattr(access, "set_mode", modes.append)
     return modes
@@ -116,3 +121,18 @@ def test_auto_is_the_noted_cluster_or_the_only_one_and_else_a_sentence(serving, 
 def test_where_nobody_listens_it_is_said_at_once(serving):
     with refused("Ray", "cluster", "127.0.0.1", "1"):
         reach("ray://127.0.0.1:1")
+
+
+def test_a_machine_that_is_no_node_is_told_to_join_because_ray_would_abort_there(
+    serving, tmp_path, monkeypatch
+):
+    """A container's node whose socket does not lie here is no node of this machine."""
+    here = [SimpleNamespace(info={"name": "raylet", "cmdline": [f"{access.SOCKET}{tmp_path / 'socket'}"]})]
+    monkeypatch.setattr(access, "_raylets", RAYLETS)
+    monkeypatch.setattr(access.psutil, "process_iter", lambda about: here)
+    address, for_clients = serving(closed=False), serving(CLIENT, closed=False)
+    with refused(address, f"ray start --address={address}", "ray://"):
+        admit(address)
+    assert admit(f"ray://{for_clients}") == f"ray://{for_clients}"
+    (tmp_path / "socket").touch()
+    assert admit(address) == address

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -18,11 +17,12 @@ import pandas as pd
 import pytest
 import yaml
 from facts import refused
+from same_runs import outcome, same
 
 from fedmerge import ModelPool, Result, run
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder import run_manifest as begun
-from fedmerge.experiment.folder.results import WALL_CLOCK, open_result
+from fedmerge.experiment.folder.results import open_result
 from fedmerge.experiment.folder.state import state_of
 from fedmerge.federation.server import server
 from fedmerge.models import weights
@@ -32,14 +32,13 @@ from fedmerge.storage.files import locked, read_sealed, write_sealed
 from fedmerge.workflows import run as module
 
 KILLS = [6, pytest.param(20, marks=pytest.mark.slow)]
-TABLES = ("results", "reliability", "coefficients", "decisions", "failures", "history")
 
 
 @pytest.fixture(autouse=True)
 def brief_report(monkeypatch):
     """The report takes longer than the run, and is made of the tables alone: here it is one line."""
 
-    def write(result: Result) -> None:
+    def write(result: Result, **_: Any) -> None:
         files.write_text(result.folder / "report.html", f"{len(result.table)} rows")
 
     monkeypatch.setattr(module, "write_report", write)
@@ -67,33 +66,6 @@ def whole(experiment, place):
         run(experiment, out=place / "whole")
         _cache["whole"] = outcome(place / "whole")
     return _cache["whole"]
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """All that must be the same: every table without what a clock fills, and every model's hash."""
-    result = open_result(folder)
-    frames = {
-        "results": result.table,
-        "reliability": result.reliability,
-        **{name: getattr(result, name) for name in TABLES[2:]},
-    }
-    tables = {
-        name: frame.drop(columns=WALL_CLOCK.get(name, []), errors="ignore") for name, frame in frames.items()
-    }
-    hashes = {}
-    for card in folder.rglob("*.json"):
-        if card.with_suffix(".safetensors").is_file():
-            ModelPool(card.parent).verify()
-            hashes[str(card.relative_to(folder))] = json.loads(card.read_text())["sha256"]
-    streams = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("streams.safetensors")}
-    return {"tables": tables, "hashes": hashes, "streams": streams}
-
-
-def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert found["hashes"] == expected["hashes"]
-    assert found["streams"] == expected["streams"]
-    for name in TABLES:
-        pd.testing.assert_frame_equal(found["tables"][name], expected["tables"][name], obj=name)
 
 
 def forked(work) -> int:

@@ -21,7 +21,7 @@ from fedmerge.workflows import run as module
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
-    monkeypatch.setattr(module, "write_report", lambda result: None)
+    monkeypatch.setattr(module, "write_report", lambda result, **_: None)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_run_that_was_killed_says_in_which_round_and_goes_on(four_rounds, tmp_
     with refused("killed", "3", "4"):
         open_result(folder)
     monkeypatch.undo()
-    monkeypatch.setattr(module, "write_report", lambda result: None)
+    monkeypatch.setattr(module, "write_report", lambda result, **_: None)
     run(four_rounds, resume=folder)
     assert (state(folder).words, state(folder).resumed, state(folder).goes_on) == ("finished", 1, "")
 
@@ -118,14 +118,14 @@ def test_one_that_was_told_to_stop_was_stopped(four_rounds, tmp_path, monkeypatc
 
 
 def test_one_whose_report_cannot_be_made_has_failed_and_is_not_running(four_rounds, tmp_path, monkeypatch):
-    def fail(result):
+    def fail(result, **_):
         raise ValueError("no ink")
 
     monkeypatch.setattr(module, "write_report", fail)
     with refused("ink", kind=ValueError):
         run(four_rounds, out=tmp_path / "a")
     assert (state(tmp_path / "a").state, state(tmp_path / "a").reason) == ("failed", "ValueError: no ink")
-    monkeypatch.setattr(module, "write_report", lambda result: None)
+    monkeypatch.setattr(module, "write_report", lambda result, **_: None)
     run(four_rounds, resume=tmp_path / "a")
     assert state(tmp_path / "a").state == "finished"
 

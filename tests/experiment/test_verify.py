@@ -32,7 +32,7 @@ class Died(BaseException):
     """A process that ends here."""
 
 
-def brief(result):
+def brief(result, **_):
     return manifest.rewrite(result.folder / "report.html", f"{len(result.table)} rows")
 
 

@@ -116,7 +116,7 @@ def killed_run(experiment, folder, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(RoundJournal, "write", and_die)
-        patch.setattr(module, "write_report", lambda result: None)
+        patch.setattr(module, "write_report", lambda result, **_: None)
         pid = os.fork()
         if pid == 0:
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedmerge.cluster.cpus import available_cpus
 from fedmerge.data.files.fit import fitted
 from fedmerge.data.files.one import Decoded, Item, read_image
 from fedmerge.data.images.images import to_channels
@@ -110,9 +110,7 @@ def _decode(items: Sequence[Item], look: Look, text: str, take: Callable[[int, T
 
 def _results(items: Sequence[Item], look: Look) -> Iterator[tuple[Decoded, Tensor] | FedMergeError]:
     """Yield what each item gives, in order; a few are decoded ahead in threads."""
-    workers = max(
-        1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    workers = available_cpus()
     waiting: deque[Future[tuple[Decoded, Tensor] | FedMergeError]] = deque()
     coming = iter(items)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:

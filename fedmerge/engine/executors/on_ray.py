@@ -20,6 +20,7 @@ from fedmerge.cluster.attach import ray_initialised
 from fedmerge.cluster.config import BackendConfig
 from fedmerge.cluster.room import capacity, first_line
 from fedmerge.engine.attempt import do, function_of
+from fedmerge.engine.executors import Executor
 from fedmerge.engine.executors.packing import Packed, pack, unpack
 from fedmerge.engine.store import Store, StoreStopped, said
 from fedmerge.engine.task import Assignment, Outcome
@@ -43,7 +44,7 @@ def ray_executor(backend: BackendConfig, device: str, alike: str) -> Iterator[On
             executor.close()
 
 
-class OnRay:
+class OnRay(Executor):
     """``slots`` tasks at a time, each with its share of CPUs and GPUs."""
 
     def __init__(self, backend: BackendConfig, device: str, alike: str) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import Any
 
 from fedmerge.engine.attempt import do
 from fedmerge.engine.executors import Executor
-from fedmerge.engine.task import Assignment, Outcome
+from fedmerge.engine.task import Assignment, Outcome, Task
 
 
-class InProcess:
+class InProcess(Executor):
     """One task at a time, in this process; ``submit`` returns when it is done.
 
     perform: does a task; what it raises ends the schedule. By default an attempt in the assignment's store.
@@ -40,27 +42,42 @@ class InProcess:
         """Do nothing: there is no worker."""
 
 
-class Processes:
-    """``slots`` processes side by side, one task at a time each; one that dies is replaced."""
+class Processes(Executor):
+    """``slots`` processes side by side, one task at a time each; one that dies is replaced.
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    perform: does a task there. By default an attempt in the assignment's store.
+    """
+
+    def __init__(self, slots: int, perform: Callable[[Assignment], Outcome] = do) -> None:
+        self.slots, self._perform = slots, perform
         self._free = [_process() for _ in range(slots)]
         self._busy: list[ProcessPoolExecutor] = []
+        self._closed = False
+
+    def takes(self, task: Task) -> bool:
+        """Whether a process is free."""
+        return bool(self._free)
 
     def submit(self, assignment: Assignment) -> Future[Outcome]:
         """Give the task to a free process."""
         process = self._free.pop()
         self._busy.append(process)
         answer: Future[Outcome] = Future()
-        process.submit(do, assignment).add_done_callback(self._handing_on(process, assignment, answer))
+        process.submit(self._perform, assignment).add_done_callback(
+            self._handing_on(process, assignment, answer)
+        )
         return answer
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any] | None:
+        """Call a function of a module in a process; None where none is free. Give it no task meanwhile."""
+        return self._free[-1].submit(function, *arguments) if self._free else None
 
     def forget(self, name: str) -> None:
         """Do nothing: artifacts lie in the store."""
 
     def close(self) -> None:
         """Kill the processes."""
+        self._closed = True
         for process in (*self._free, *self._busy):
             for child in list((process._processes or {}).values()):
                 child.kill()
@@ -70,6 +87,8 @@ class Processes:
         self, process: ProcessPoolExecutor, assignment: Assignment, answer: Future[Outcome]
     ) -> Callable[[Future[Outcome]], None]:
         def hand_on(future: Future[Outcome]) -> None:
+            if self._closed:
+                return  # it was killed by us, and nobody waits for it
             self._busy.remove(process)
             error = future.exception()
             if error is None:
@@ -92,9 +111,22 @@ def local_executor(count: int) -> Executor:
 
 def _process() -> ProcessPoolExecutor:
     process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
-    with _without_main():
+    with _without_main(), _without_ctrl_c():
         process.submit(os.getpid)  # starts it
     return process
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Start a process that ignores Ctrl-C, which a terminal sends to all: the one that started it ends it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only there a handler can be set
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -22,8 +22,9 @@ LISTS = ("results", "history", "coefficients", "decisions", "failures", "reliabi
 class Record(RowBuffer):
     """The rows of a run. ``common`` stands in every result row (experiment, cohort, model, config hash).
 
-    remarks: sentences about an earlier process's work. images: remarks on the hospitals' images, by kind
-    (``data.checks``). pause: called between two pieces of work, where the run may end with nothing lost.
+    remarks: sentences about an earlier process's work. images: remarks on the hospitals' images
+    (``data.checks``), and on a second process that failed, by kind. pause: called between two pieces of work,
+    where the run may end with nothing lost.
     listen: called with each new row of history, results and failures; not with rows of a checkpoint that is
     loaded.
     """
@@ -101,6 +102,12 @@ class Record(RowBuffer):
         """Return one of the lists as a DataFrame with at least ``columns``, in that order, first."""
         frame = pd.DataFrame(self.rows[name])
         return frame.reindex(columns=[*columns, *(c for c in frame.columns if c not in columns)])
+
+    def tell(self, rows: Mapping[str, Sequence[Row]]) -> None:
+        """Tell the listener of rows that another process has measured for this run just now."""
+        for kind in ("history", "results", "failures"):
+            for row in rows.get(kind, ()):
+                self._tell(kind, {key: value for key, value in row.items() if key not in self.common})
 
     def _tell(self, kind: str, row: Row) -> None:
         if self.listen is not None:

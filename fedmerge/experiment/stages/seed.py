@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmerge.data import Cohort
-from fedmerge.engine.executors.processes import InProcess
+from fedmerge.engine.events import Event
+from fedmerge.engine.executors.beside import Beside
+from fedmerge.engine.executors.processes import InProcess, Processes
 from fedmerge.engine.graph import Graph
 from fedmerge.engine.rows import Rows
 from fedmerge.engine.schedule import Schedule
 from fedmerge.engine.store import State
-from fedmerge.engine.task import Assignment, Outcome, Task
+from fedmerge.engine.task import Assignment, Config, Outcome, Task
+from fedmerge.errors import FedMergeError
 from fedmerge.experiment.cell import Step, steps
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.federations import Federation, federations
 from fedmerge.experiment.kinds import ROUNDS, START
 from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.experiment.stages.record import Record
-from fedmerge.experiment.stages.setup import Setup, set_up
+from fedmerge.experiment.stages.setup import Setup, checkpoints_in, set_up
 from fedmerge.experiment.stages.stage import Note, Stage
 from fedmerge.experiment.stages.target_streams import TargetStreams, save_streams
 from fedmerge.federation import LOCAL
@@ -31,6 +34,7 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State as Weights
 
 if TYPE_CHECKING:
+    from fedmerge.experiment.stages.second import SecondProcess
     from fedmerge.federation import Backend, Server
 
 
@@ -42,12 +46,18 @@ def run_seed(
     record: Record,
     device: str,
     backend: Backend = LOCAL,
+    second: SecondProcess | None = None,
 ) -> None:
-    """Run one seed into ``folder``; all measurements, loaded ones too, go into ``record``."""
+    """Run one seed into ``folder``; all measurements, loaded ones too, go into ``record``.
+
+    second: a process that does steps beside this one, where that pays.
+    """
     for federation in federations(cohort, experiment):
         own, members = folder / federation.name, federation.members
-        setup = set_up(experiment, cohort, members, seed, own, record, device, journalled=True)
-        Cell(replace(setup, backend=backend), federation).execute()
+        checkpoints = checkpoints_in(own, record)
+        record.remarks += checkpoints.verify()
+        setup = set_up(experiment, cohort, members, seed, own, record, device, checkpoints)
+        Cell(replace(setup, backend=backend), federation).execute(second)
 
 
 class Cell:
@@ -65,27 +75,39 @@ class Cell:
         self.rows: dict[str, Rows] = {}
         self.notes: dict[str, Note] = {}
         self.written: set[str] = set()  # the targets whose streams are written
+        self._meanwhile: tuple[Processes, Config] | None = None
+        self._waits = False
 
-    def execute(self) -> None:
+    def execute(self, second: SecondProcess | None = None) -> None:
         """Do the steps that are not done, those first that ask hospitals, which come once for all of them.
 
-        The record then has the rows in the order of the steps, whatever was done when.
+        Those that ask none may meanwhile be done by a second process. The record then has the rows in the
+        order of the steps, whatever was done when and where.
         """
         record, begun = self.setup.record, self.setup.record.position()
-        states: dict[str, State] = {name: self._load(step) for name, step in self.steps.items()}
+        states = self.load()
         todo = self.graph.to_do(self.steps, states, retry=False)
-        schedule = Schedule(self.graph, states)
+        schedule = Schedule(self.graph, states, subscribers=[self._hear])
+        federated = [name for name in todo if self.steps[name].federated]
+        others = [name for name in todo if name not in federated]
+        self._meanwhile = second.workers(self, others) if second and federated else None
         try:
-            if federated := [name for name in todo if self.steps[name].federated]:
+            if federated:
                 plan = self.setup.plan
                 jobs = len(self.federation.members) * (plan.rounds + (plan.fine_tune is not None))
                 record.stage(f"seed {self.setup.seed}: training", jobs=jobs)
+                if self._meanwhile is not None:
+                    federated, others = federated + others, []
                 self.setup.with_server(lambda server: self._do(schedule, federated, server))
-            self._do(schedule, [name for name in todo if name not in federated])
+            self._do(schedule, others)
         finally:
             record.truncate(begun)
             for name in self.steps:
                 record.extend(self.rows.get(name, {}))
+
+    def load(self) -> dict[str, State]:
+        """Load the steps that are finished, in this process or another; return the state of each."""
+        return {name: "done" if name in self.notes else self._load(step) for name, step in self.steps.items()}
 
     def _load(self, step: Step) -> State:
         begun = self.setup.record.position()
@@ -97,8 +119,27 @@ class Cell:
 
     def _do(self, schedule: Schedule, names: Sequence[str], server: Server | None = None) -> None:
         session = Session(self, replace(self.setup, server=server))
-        given = {name: Assignment(self.graph.tasks[name], "", self.setup.folder) for name in names}
-        schedule.execute(given, InProcess(session.perform))
+        workers, options = self._meanwhile or (None, {})
+        given = {name: Assignment(self.graph.tasks[name], "", self.setup.folder, options) for name in names}
+        if workers is None:
+            schedule.execute(given, InProcess(session.perform))
+            return
+        may = {name for name, step in self.steps.items() if not step.federated}
+        schedule.execute(given, Beside(session.perform, workers, lambda task: task.name in may))
+
+    def _hear(self, event: Event) -> None:
+        """Take over what a second process has done; say what it does where this one waits for it."""
+        task, record = event.task, self.setup.record
+        if event.kind == "ended" and task is not None and task.name not in self.notes:
+            if self._load(self.steps[task.name]) == "missing":
+                raise FedMergeError(f"the checkpoint of {task.label} is gone from '{self.setup.folder}'.")
+            record.tell(self.rows[task.name])
+        if event.kind == "again" and task is not None and event.outcome is not None:
+            why = f"the second process could not do {task.label}, so the first did it"
+            record.images["second process"] = f"{why}: {event.outcome.reason}"
+        if event.kind == "tick" and self._waits and event.progress.running:
+            record.stage(f"seed {self.setup.seed}: {', '.join(event.progress.running)}", jobs=0)
+        self._waits = event.kind == "tick"
 
 
 class Session:

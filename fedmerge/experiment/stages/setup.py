@@ -224,6 +224,11 @@ class Setup:
         self.checkpoints.register(*(pool.folder / f"{name}.{ending}" for ending in ("safetensors", "json")))
 
 
+def checkpoints_in(folder: Path | None, record: Record) -> Checkpoints:
+    """Return the checkpoints of a run or a task, kept in ``folder/journal``; None keeps nothing."""
+    return Checkpoints(folder, record, owned=MODELS, remarks=record.remarks, pause=lambda: record.pause())
+
+
 def set_up(
     experiment: Experiment,
     cohort: Cohort,
@@ -232,21 +237,16 @@ def set_up(
     folder: Path,
     record: Record,
     device: str,
-    *,
-    journalled: bool = False,
+    checkpoints: Checkpoints | None = None,
 ) -> Setup:
     """Derive the plan from the experiment and the cohort; open the pool. Its backend is this process.
 
-    journalled: checkpoints are kept in ``folder/journal`` as soon as they are finished, and those of an
-    earlier process there count.
+    checkpoints: those that are kept as soon as they are finished, of which an earlier process's count where
+    they were verified; None keeps none.
     """
-    kept_in = folder if journalled else None
-    checkpoints = Checkpoints(
-        kept_in, record, owned=MODELS, remarks=record.remarks, pause=lambda: record.pause()
-    )
-    record.remarks += checkpoints.verify()
+    checkpoints = checkpoints_in(None, record) if checkpoints is None else checkpoints
     kept, rounds = experiment.federation.keep, folder / "journal" / "rounds"
-    journal = RoundJournal(rounds, kept, record.remarks) if journalled else None
+    journal = None if checkpoints.folder is None else RoundJournal(rounds, kept, record.remarks)
     plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool", counts=checkpoints.has)
     return Setup(experiment, cohort, plan, members, pool, folder, record, device, LOCAL, checkpoints, journal)
 

@@ -35,7 +35,7 @@ from fedmerge.experiment.kinds import (
 from fedmerge.experiment.kinds import FUSION as FUSED
 from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.experiment.stages.record import Record
-from fedmerge.experiment.stages.setup import set_up
+from fedmerge.experiment.stages.setup import checkpoints_in, set_up
 from fedmerge.experiment.stages.stage import REFERENCES, Stage
 from fedmerge.merging import FUSION
 from fedmerge.models.pool import ModelPool
@@ -83,7 +83,9 @@ def _do(attempt: Attempt) -> None:
         cohort, members = _cohort(written, seed, sources), tuple(config["members"])
         record, folder = Record({"config_hash": attempt.task.name}), _pool_folder(attempt)
         resumes = kind in RESUMING
-        setup = set_up(experiment, cohort, members, seed, folder, record, device, journalled=resumes)
+        checkpoints = checkpoints_in(folder if resumes else None, record)
+        record.remarks += checkpoints.verify()
+        setup = set_up(experiment, cohort, members, seed, folder, record, device, checkpoints)
         stage = TaskStage(setup, _step(config), kind, attempt)
         attempt.record.update(STAGES[kind](stage))
         rows = {"history": record.history, "decisions": record.decisions, "failures": record.failures}

@@ -57,10 +57,18 @@ def open_backend(where: BackendLike) -> Iterator[tuple[Backend, int | None]]:
         yield where, None
 
 
+def waited_for(where: BackendLike) -> str:
+    """Return what opening a backend waits for, in words; empty where that takes no time."""
+    if not (where is None or isinstance(where, BackendConfig | str | Mapping)):
+        return ""
+    backend = BackendConfig.of(where)
+    return "" if backend.kind == "local" else backend.waited_for
+
+
 @contextmanager
 def _opened(backend: BackendConfig) -> Iterator[Backend]:
     if backend.kind == "local":
-        yield LOCAL
+        yield LocalBackend(backend.workers)
         return
     from fedmerge.federation.grids.ray.backend import ray_backend
 
@@ -69,9 +77,16 @@ def _opened(backend: BackendConfig) -> Iterator[Backend]:
 
 
 class LocalBackend:
-    """The backend ``local``: hospitals compute in this process."""
+    """The backend ``local``: hospitals compute in this process.
+
+    workers: processes of the run: 1, this one alone; 2, a second one for what asks no hospital; None: the
+    run's choice.
+    """
 
     words = "in this process"
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers
 
     def simulate(
         self,
