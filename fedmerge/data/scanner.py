@@ -28,8 +28,10 @@ def apply(images: Tensor, appearances: Sequence[Appearance], seed: int, site: st
     """Images as the site's scanner shows them: its appearances one after the other.
 
     images: uint8 N x C x H x W; returned likewise. The same (seed, site, appearances) give the same result.
-    Raises ``FedMergeError`` for a tint of grey images.
+    Raises ``FedMergeError`` for images of another type, and a tint of grey ones.
     """
+    if images.dtype != torch.uint8:
+        raise FedMergeError(f"a scanner takes images of uint8, 0 to 255, and these are {images.dtype}.")
     if not appearances or not len(images):
         return images
     if isinstance(images, StoredImages):
