@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedmerge.analysis.cube import finished, severities
 from fedmerge.tasks import MULTICLASS, TASKS, Task
+from fedmerge.tasks.pairs import scored_pair
 from fedmerge.tasks.scores import macro_auroc, scorable
 
 NEARLY, NEAR = 0.98, 0.05
@@ -50,9 +51,10 @@ def answers(logits: Tensor, labels: Tensor, task: Task = MULTICLASS) -> Answers:
 
     Of several findings an image (labels N x F): ``findings_answers``.
     """
+    logits, labels = scored_pair(logits, labels, task)
     if task.many:
-        return findings_answers(logits.detach().cpu().double(), labels.cpu().long(), task)
-    labels, said = labels.cpu().long(), task.predicted(logits.detach().cpu())
+        return findings_answers(logits.double(), labels, task)
+    said = task.predicted(logits)
     classes = task.log_p(logits[:1]).shape[1]
     counts = torch.bincount(labels, minlength=classes).double()
     given = torch.bincount(said, minlength=classes).double()

@@ -407,5 +407,42 @@ def test_dirichlet_laws_refuse_nonsense(delta: float) -> None:
 
 
 def test_a_recurring_stream_refuses_no_cycles() -> None:
-    with refused("given 0"):
+    with refused(0, "cycles"):
         streams.recurring(np.zeros(3), 0, np.random.default_rng(0))
+
+
+ORDERS = {
+    "iid": lambda labels: streams.iid(labels, np.random.default_rng(0)),
+    "dirichlet": lambda labels: streams.dirichlet(labels, 0.1, 3, np.random.default_rng(0)),
+    "note": lambda labels: streams.note(labels, 0.1, np.random.default_rng(0)),
+    "temporal": lambda labels: streams.temporal(labels, np.random.default_rng(0)),
+    "recurring": lambda labels: streams.recurring(labels, 2, np.random.default_rng(0)),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_an_order_holds_every_image_or_a_sentence_says_why_not(name: str) -> None:
+    """Of N x F labels it would hold N F indices, and images whose class is NaN would be in none."""
+    with refused("(4, 3)", "one class an image"):
+        ORDERS[name](np.eye(4, 3, dtype=np.int64))
+    with refused("NaN", "class"):
+        ORDERS[name](np.array([0.0, np.nan, 1.0]))
+    assert sorted(ORDERS[name](torch.tensor([2, 0, 2, 1]))) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, float("nan")])
+def test_batches_are_of_a_whole_number_of_images(size: float) -> None:
+    with refused("batches", size):
+        list(streams.batches(np.arange(5), size))  # type: ignore[arg-type]
+    with refused("batches", size):
+        streams.order(StreamSpec(kind="iid"), np.zeros(5), size, 0, "north")  # type: ignore[arg-type]
+
+
+def test_a_drift_is_of_the_images_that_arrive() -> None:
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    with refused(3, "4 images"):
+        drifted(images, np.arange(3), "contrast", 0, "north")
+    with refused("contrst", "contrast"):
+        drifted(images, np.arange(4), "contrst", 0, "north")
+    with refused("uint8", "torch.float32"):  # divided by 255 they would be nearly black
+        drifted(images.float(), np.arange(4), "contrast", 0, "north")
