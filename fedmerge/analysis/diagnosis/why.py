@@ -92,10 +92,11 @@ def _gains(findings: Mapping[str, Finding]) -> Iterator[tuple[str, float]]:
         yield "the ensemble of logits", findings["features"].number
     if "neurons" in findings:
         found = findings["neurons"].tables["methods"].set_index("method")
-        others = found["accuracy"].drop("mean", errors="ignore").dropna() if "accuracy" in found else []
-        if len(others) and "mean" in found.index:
-            best = str(others.idxmax())
-            yield f"neurons matched by {best}", float(others[best] - found["accuracy"]["mean"])
+        if "accuracy" in found and "mean" in found.index:
+            gains = (found["accuracy"] - found["accuracy"]["mean"]).drop("mean").dropna()
+            if len(gains):
+                best = str(gains.idxmax())
+                yield f"neurons matched by {best}", float(gains[best])
     if "barriers" in findings:
         frame = findings["barriers"].frame
         if "models" in frame and (frame["norms"] == barriers.ANEW).any():

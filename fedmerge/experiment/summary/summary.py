@@ -164,8 +164,8 @@ def answer(
 
 def _undefined(table: pd.DataFrame) -> str:
     """Say at which sites the task's own score is not defined for any method; empty for none."""
-    told = table["task"].dropna().unique() if "task" in table else []
-    if not len(told) or (score := TASKS[told[0]].headline) not in table:
+    tasks = list(table["task"].dropna().unique()) if "task" in table else []
+    if not tasks or (score := TASKS[tasks[0]].headline) not in table:
         return ""
     known = table.groupby("site", sort=False)[score].count()
     sites = list(known.index[known == 0])
