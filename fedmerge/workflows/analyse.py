@@ -30,7 +30,7 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State, check_alike, without_wrappers
 from fedmerge.models.weights import load_weights
 from fedmerge.models.zoo import build
-from fedmerge.schema.validation import is_folder
+from fedmerge.schema.validation import is_folder, is_there
 from fedmerge.storage.files import write, write_json
 from fedmerge.workflows.merge_files import FusionImages
 from fedmerge.workflows.model_files import (
@@ -143,7 +143,13 @@ def _of_run(
 ) -> tuple[str, str, Subject]:
     """Return the subject of a run: the pool of its first seed and federation."""
     if not (folder / "config.yaml").is_file():
-        raise FedMergeError(f"'{short(folder)}' is not the folder of a run: it has no config.yaml.")
+        study = (folder / "study.yaml").is_file()
+        reason = (
+            "it is that of a study, so run one of its experiments with fedmerge run"
+            if study
+            else "it has no config.yaml"
+        )
+        raise FedMergeError(f"'{short(folder)}' is not the folder of a run: {reason}.")
     experiment, cohort = read_saved(folder / "config.yaml")
     pools = sorted(folder.glob("seed-*/*/pool"))
     if not pools:
@@ -153,7 +159,8 @@ def _of_run(
     pool = ModelPool(pools[0], create=False)
     if len(pool) < 2:
         raise FedMergeError(
-            f"the run in '{short(folder)}' keeps models of {len(pool)} hospitals: an analysis compares two."
+            f"the run in '{short(folder)}' keeps the models of {', '.join(pool.names) or 'nobody'} alone: an "
+            "analysis compares two or more."
         )
     card = pool.card(pool.names[0])
     models = {name: pool.model(name, device) for name in pool.names}
@@ -187,6 +194,8 @@ def _of_files(
     seed: int,
     device: str,
 ) -> tuple[str, str, Subject]:
+    if missing := [path for path in paths if not is_there(path)]:
+        raise FedMergeError(f"there is no '{short(missing[0])}': name a run's folder, or files of weights.")
     if len(paths) < 2:
         raise FedMergeError(
             "give the folder of a run, or two files of weights or more: an analysis compares."

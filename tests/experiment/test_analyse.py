@@ -100,6 +100,11 @@ def test_what_cannot_be_analysed_is_refused_before_anything_is_written(files, tm
         analyse(files, network=MODEL, split="splits", out=out)
     with refused("config.yaml"):
         analyse([tmp_path], out=out)
+    with refused("nothing", "no"):
+        analyse([tmp_path / "nothing"], out=out)
+    (tmp_path / "study.yaml").write_text("name: s\n")
+    with refused("study", "fedmerge run"):
+        analyse([tmp_path], out=out)
     with refused("--data", "--model", "run"):
         analyse([tmp_path], network=MODEL, data="npz:small.npz", out=out)
     assert not out.exists()
@@ -228,6 +233,12 @@ def test_a_run_is_diagnosed_and_its_report_says_why(experiment, tmp_path) -> Non
     np.testing.assert_allclose(pairs["angle"], angles["angle"])
     assert "images" in found.left["heads"]  # they were arrays in memory
     assert not (tmp_path / "full" / "report.html").samefile(write_analysis(found))
+    pool = next((tmp_path / "full").glob("seed-*/*/pool"))
+    first, *others = sorted(path.stem for path in pool.glob("*.safetensors"))
+    for path in [path for name in others for path in pool.glob(f"{name}.*")]:
+        path.unlink()
+    with refused(first, "two", without=tuple(others)):
+        analyse([tmp_path / "full"], out=tmp_path / "one", device="cpu")
 
 
 def test_a_quick_diagnosis_spends_little_and_off_nothing(experiment, tmp_path, monkeypatch) -> None:

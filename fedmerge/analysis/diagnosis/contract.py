@@ -122,8 +122,8 @@ class Subject:
                 pictures, logits = taken(model, pictures, name)
                 if not bool(logits.isfinite().all()):
                     raise FedMergeError(
-                        f"'{name}' answers the images with NaN or infinity, though its weights are finite: leave "
-                        "it out, or train it again."
+                        f"'{name}' answers the images with NaN or infinity, though its weights are finite: "
+                        "leave it out, or train it again."
                     )
         begin = None if start is None else _state_of(start)
         return cls(given, pictures, classes, start=begin, **further)
@@ -148,18 +148,20 @@ class Subject:
             beside = {**begin, **self.extra}
             check_alike([*self.names, *beside], [*self.states, *beside.values()])
         count = None if self.images is None else len(self.images)
-        for what, given in (("labels", self.labels), ("owners", self.owners)):
-            if given is not None and len(given) != count:
-                raise FedMergeError(f"there are {len(given)} {what} for {count or 0} images: give one each.")
+        for what, of_each in (("labels", self.labels), ("owners", self.owners)):
+            if of_each is not None and len(of_each) != count:
+                raise FedMergeError(
+                    f"there are {len(of_each)} {what} for {count or 0} images: give one each."
+                )
         self._check_task()
         if count == 0:
             raise FedMergeError("there are no images to look at: give at least one.")
 
     def _check_task(self) -> None:
         """Raise FedMergeError for models of several tasks, and labels that are none of theirs."""
-        kinds = {name: task_of(model).name for name, model in self.models.items()}
-        if len(set(kinds.values())) > 1:
-            each = ", ".join(f"'{name}' of {kind}" for name, kind in kinds.items())
+        tasks = {name: task_of(model).name for name, model in self.models.items()}
+        if len(set(tasks.values())) > 1:
+            each = ", ".join(f"'{name}' of {task}" for name, task in tasks.items())
             raise FedMergeError(f"the models are of different tasks: {each}. Compare models of one task.")
         if self.labels is None:
             return

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import pandas as pd
+
 from fedmerge.analysis.diagnosis import barriers, drift, features, heads
 from fedmerge.analysis.diagnosis.contract import Finding
 from fedmerge.analysis.diagnosis.words import degrees, guessing, points, share
@@ -94,10 +96,10 @@ def _gains(findings: Mapping[str, Finding]) -> Iterator[tuple[str, float]]:
         yield "the ensemble of logits", findings["features"].number
     if "neurons" in findings:
         found = findings["neurons"].tables["methods"].set_index("method")
-        others = found["accuracy"].drop("mean", errors="ignore").dropna() if "accuracy" in found else []
-        if len(others) and "mean" in found.index:
-            best = str(others.idxmax())
-            yield f"neurons matched by {best}", float(others[best] - found["accuracy"]["mean"])
+        known = found["accuracy"].dropna() if "accuracy" in found else pd.Series(dtype=float)
+        others = known.drop("mean", errors="ignore")
+        if "mean" in known and len(others):
+            yield f"neurons matched by {others.idxmax()}", float(others.max() - known["mean"])
     if "barriers" in findings:
         frame = findings["barriers"].frame
         if "images" in frame and (frame["norms"] == barriers.ANEW).any():
