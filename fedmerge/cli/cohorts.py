@@ -12,7 +12,7 @@ import typer
 from fedmerge.cli.app import Json, Plugins, app, err, out, print_json, say
 from fedmerge.cli.commands import sites
 from fedmerge.cli.progress import clock, progress_bar
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 
 if TYPE_CHECKING:
     from fedmerge.data import Cohort
@@ -97,11 +97,17 @@ def check_sites(
 
 def named_places(places: list[str]) -> dict[str, Path]:
     """Read NAME=PLACE words. Raises FedMergeError for one that is not so, and for a name given twice."""
+    from fedmerge.data.cohort.spec import plain_name
+
     named: dict[str, Path] = {}
     for each in places:
         name, mark, where = each.partition("=")
         if not (name and mark and where) or name in named:
             raise FedMergeError(f"'{each}': write NAME=PLACE, each name once, such as north=scans/north.csv.")
+        try:
+            plain_name(name)
+        except ValueError as error:
+            raise FedMergeError(f"'{short(each)}': {error}.") from None
         named[name] = Path(where).expanduser().absolute()
     return named
 

@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fedmerge.cli import app
+from fedmerge.cli.cohorts import named_places
 from fedmerge.data import CohortSpec, build_cohort
 from fedmerge.data.checks.checks import remarks
 from fedmerge.data.reading import Reading, TableOptions
@@ -276,3 +277,10 @@ def test_a_source_of_another_kind_says_which_it_is(data_here: Path, rows) -> Non
         load_source("folder:all.csv")
     with refused("00.png", "folder that it is in"):
         load_source("dicom:images/00.png")
+
+
+@pytest.mark.parametrize("name", ["../north", "north east", "ä", "-x"])
+def test_a_new_cohort_has_no_name_that_its_file_could_not_have(name: str) -> None:
+    with refused(name, "letters, digits"):
+        named_places([f"{name}=all.csv"])
+    assert list(named_places(["north-2.a=all.csv"])) == ["north-2.a"]

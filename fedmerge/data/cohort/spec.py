@@ -33,7 +33,8 @@ PACKAGE = Path(__file__).resolve().parents[2]
 SHIPPED = (PACKAGE / "_shipped" / "sites", PACKAGE.parent / "sites")
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a name that may be one of files, too. Raises ValueError for any other."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ValueError(f"'{short(name)}' names files too: use letters, digits, '-', '_' and '.' only")
     if len(name) > LONGEST_NAME:
@@ -57,7 +58,7 @@ ClassName = Annotated[str, AfterValidator(_composed)]
 """In composed letters, as the names of folders are read."""
 Skew = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ClassLabel = Annotated[int, Field(ge=0)]
-Name = Annotated[str, AfterValidator(_plain_name)]
+Name = Annotated[str, AfterValidator(plain_name)]
 
 
 def _texts(given: Any) -> Any:
