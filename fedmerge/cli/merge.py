@@ -46,7 +46,8 @@ def merge(
     """Fuse models of one network into one, and write it, with a card that names its parents."""
     from fedmerge.experiment.configuration.changes import apply_change
     from fedmerge.plugins import load_plugins
-    from fedmerge.workflows.merge_files import FusionImages, merge_files
+    from fedmerge.workflows.merge_files import merge_files
+    from fedmerge.workflows.model_files import FusionImages
 
     load_plugins(plugins or [])
     entry: dict[str, Any] = {"method": method, "after": after}

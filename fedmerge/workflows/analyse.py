@@ -32,9 +32,9 @@ from fedmerge.models.weights import load_weights
 from fedmerge.models.zoo import build
 from fedmerge.schema.validation import is_folder, is_there
 from fedmerge.storage.files import write, write_json
-from fedmerge.workflows.merge_files import FusionImages
 from fedmerge.workflows.model_files import (
     DEFAULT,
+    FusionImages,
     alike,
     card_beside,
     check_split,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,15 @@ from fedmerge.models.state import State, check_alike, state_hash, without_wrappe
 from fedmerge.models.weights import load_weights
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.schema.validation import is_folder, is_there
-from fedmerge.workflows.model_files import DEFAULT, alike, card_beside, drawn, images_of, names_of, spec_of
-
-
-@dataclass(frozen=True)
-class FusionImages:
-    """Images to fuse with: a source (see ``load_source``), which split, and how many, class-balanced.
-
-    labelled: whether the method may see their classes. normalisation: ``half``, ``imagenet`` or ``none``,
-    where no card says how they are normalised; by default the network's own.
-    """
-
-    source: str
-    split: str = "val"
-    images: int = 400
-    labelled: bool = False
-    normalisation: str = DEFAULT
+from fedmerge.workflows.model_files import (
+    FusionImages,
+    alike,
+    card_beside,
+    drawn,
+    images_of,
+    names_of,
+    spec_of,
+)
 
 
 def merge_files(

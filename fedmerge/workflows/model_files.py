@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,21 @@ from fedmerge.seeding import numpy_generator
 SHAPE = ("in_channels", "n_classes", "image_size")
 DEFAULT = "default"
 """The normalisation that nobody named."""
+
+
+@dataclass(frozen=True)
+class FusionImages:
+    """Images to fuse with: a source (see ``load_source``), which split, and how many, class-balanced.
+
+    labelled: whether the method may see their classes. normalisation: ``half``, ``imagenet`` or ``none``,
+    where no card says how they are normalised; by default the network's own.
+    """
+
+    source: str
+    split: str = "val"
+    images: int = 400
+    labelled: bool = False
+    normalisation: str = DEFAULT
 
 
 def names_of(models: Sequence[Path]) -> list[str]:

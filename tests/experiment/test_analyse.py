@@ -184,7 +184,7 @@ def test_networks_that_cannot_be_analysed_are_refused_by_name() -> None:
         analyse([first, second], data=x, labels=[0, 1])
     with refused("float32", "float64"):
         analyse([first, exact], data=x, labels=y)
-    with refused("1 model", "two"):
+    with refused("two", "1"):
         analyse([first], data=x, labels=y)
     with refused("model 1", "str"):
         analyse([first, "b.safetensors"], data=x, labels=y)

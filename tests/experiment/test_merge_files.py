@@ -9,8 +9,8 @@ from torch import nn
 from fedmerge.merging import merge
 from fedmerge.models import ModelPool, ModelSpec, Normalisation, build
 from fedmerge.models.cards import read_card
-from fedmerge.workflows.merge_files import FusionImages, merge_files
-from fedmerge.workflows.model_files import spec_of
+from fedmerge.workflows.merge_files import merge_files
+from fedmerge.workflows.model_files import FusionImages, spec_of
 
 SMALL = "small-cnn:width=4"
 SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})

@@ -136,13 +136,10 @@ class Subject:
 
     def __post_init__(self) -> None:
         if len(self.models) < 2:
-            given = f"{len(self.models)} model{'s were' if not self.models else ' was'} given"
-            raise FedMergeError(f"{given}: an analysis compares at least two.")
+            raise FedMergeError(f"an analysis compares two models or more, not {len(self.models)}.")
         kinds = {next((str(v.dtype) for v in s.values() if v.is_floating_point()), "") for s in self.states}
         if len(kinds) > 1:
-            raise FedMergeError(
-                f"the models' weights are of {' and '.join(sorted(kinds))}: convert them to one."
-            )
+            raise FedMergeError(f"the weights are of {' and '.join(sorted(kinds))}: convert them to one.")
         if self.alike:
             begin = {} if self.start is None else {"the start": self.start}
             beside = {**begin, **self.extra}
