@@ -95,6 +95,7 @@ class Answer(Told):
     entropy: float = Field(description="Mean normalised entropy of the answers, 0 to 1.")
     guard: GuardState
     drift: Drift
+    notes: list[str] = Field(description="What was done to images: stretched to a square.")
     seconds: Timings
     models: list[Model]
     fingerprint: str = Field(description="SHA-256 of models, method and options: what decides the answers.")

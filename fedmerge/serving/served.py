@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,20 @@ class Served:
         decides += [self.read.model_dump()] if self.read != ReadOptions() else []
         decides += [] if self.inputs is None else [self.inputs.to_dict()]
         return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
+
+    def stretched(self, names: Sequence[str], pictures: Sequence[Tensor]) -> list[str]:
+        """Return a sentence for each image that ``prepare`` stretches without being told to.
+
+        names: of the images, in order. pictures: as for ``prepare``, n images each.
+        """
+        if self.read.fit is not None:
+            return []
+        shapes = [picture.shape[2:] for picture in pictures for _ in picture]
+        return [
+            f"{name} is {shape[1]} x {shape[0]} pixels and was stretched to a square"
+            for name, shape in zip(names, shapes, strict=True)
+            if shape[0] != shape[1]
+        ]
 
     def prepare(self, pictures: list[Tensor]) -> Tensor:
         """Return the batch that the network takes, float32 N x C x S x S on ``device``.

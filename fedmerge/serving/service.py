@@ -107,7 +107,8 @@ class Service:
             if self.keep is not None:
                 await self._keep(self.keep, stream, pictures)
             spent = dict(zip(("body", "read", "wait", "node"), _between(times), strict=True))
-            return await self.streams.read(lambda: self._told(stream, names, logits, trace, spent))
+            notes = self.served.stretched(names, pictures)
+            return await self.streams.read(lambda: self._told(stream, names, logits, trace, notes, spent))
 
     def _observe(self, stream: Stream, batch: Tensor) -> tuple[Tensor, Trace | None, float]:
         """Let a stream's node answer, in the nodes' thread; the time is when it began."""
@@ -134,6 +135,7 @@ class Service:
         names: Sequence[str],
         logits: Tensor,
         trace: Trace | None,
+        notes: list[str],
         spent: dict[str, float],
     ) -> Answer:
         """Make the answer, and note it in history and metrics."""
@@ -152,6 +154,7 @@ class Service:
                 fallback=[] if trace is None else list(trace.fallback),
             ),
             drift=Drift(alarm=bool(reasons), since=stream.drift.since, reasons=list(reasons)),
+            notes=notes,
             seconds=Timings(**spent),
             models=self.models,
             fingerprint=self.fingerprint,

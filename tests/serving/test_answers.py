@@ -94,6 +94,11 @@ def test_pictures_are_prepared_as_a_cohorts_files_are(folder, tmp_path, start):
     pixels = resize(to_channels(read_picture(path), 1), 8)
     logits, _ = in_python(folder, "mean").observe(normalised(pixels[:, 0].numpy()))
     assert answer["images"][0]["logits"] == logits[0].tolist()
+    (note,) = answer["notes"]
+    assert "17 x 21 pixels" in note
+    assert "stretched" in note
+    square = start("mean").post("/v1/batches", content=npz(drawn(2, 0))).raise_for_status().json()
+    assert square["notes"] == []
 
 
 def test_a_reset_stream_and_a_new_one_meet_their_next_batch_as_the_first(start):

@@ -115,6 +115,7 @@ function show(answer, files) {
   });
   at("predictions").tBodies[0].replaceChildren(...rows);
   const warnings = answer.guard.fallback.map(reason => "The reference answered, not the merged model: " + reason + ".");
+  warnings.push(...answer.notes.map(note => note + "."));
   if (answer.drift.alarm) warnings.push("This stream has changed: " + answer.drift.reasons.join("; ") + ".");
   at("warnings").replaceChildren(...warnings.map(text => make("p", text, { class: "alarm" })));
   at("leaning").replaceChildren(...leaning(answer));
