@@ -7,6 +7,7 @@ from the kept scores: benchmarks/results, and docs/studies/in-model-merging/numb
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,9 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from benchmarks import ROOT
+from benchmarks import RESULTS, ROOT
 from benchmarks.pages import fill
 from benchmarks.studies.standing import standings
+from benchmarks.studies.unseen_scores import AGAIN, FEDERATED, SCRATCH, board, read
 from fedmerge.experiment.formatting import listing
 from fedmerge.reports.figures import style
 from fedmerge.reports.figures.panels import signed
@@ -35,8 +37,8 @@ INMERGE = {
 }
 FUSION = {"kf": "kf", "ot": "ot", "distill": "distill", "ensemble-logits": "ensemble"}
 STARTS = {"start shared": "one start", "start independent": "own starts"}
-NODE = {"entropy-adaptive": "entropy-adaptive", "stream-adaptive": "stream-adaptive"}
-TARGETS = {"pacs": "PACS", "digits": "digits", "pneumonia": "pneumonia", "wbc": "blood cells"}
+NODE = ("mean", "entropy-adaptive", "stream-adaptive", "t3a")
+NETWORKS = {"from scratch": SCRATCH, "pretrained": AGAIN}
 
 
 class Line(NamedTuple):
@@ -76,13 +78,15 @@ def fusion_lines() -> list[Line]:
 
 
 def node_lines() -> list[Line]:
-    """Return balanced accuracy against mean merging at the unseen hospitals of four data sets."""
-    at = {(line.study, line.label): line for name in NODE for line in standings()["test-time", name]}
-    return [
-        Line(f"{words}, {data}", *at[f"bench-testtime-{study}", label].difference)
-        for label, words in NODE.items()
-        for study, data in TARGETS.items()
-    ]
+    """Return balanced accuracy against the federated model at unseen hospitals, by kind of network."""
+    lines = []
+    for words, parts in NETWORKS.items():
+        known = board(read(RESULTS, parts), FEDERATED)
+        for label in NODE:
+            row = known.loc[label]
+            found = (row[name] for name in ("difference", "difference_low", "difference_high"))
+            lines.append(Line(f"{label}, {words}", *found))
+    return lines
 
 
 def box(sheet: Axes, left: float, top: float, width: float, height: float, colour: str = PALE) -> None:
@@ -199,7 +203,7 @@ CONCEPTS = {
     ),
     "test-time-merging": Concept(
         "Test-time merging: the networks are mixed anew for every batch that arrives",
-        draw_test_time, node_lines, "balanced accuracy, points over the mean of the weights",
+        draw_test_time, node_lines, "balanced accuracy, points over the federated model",
     ),
 }  # fmt: skip
 
@@ -230,18 +234,23 @@ def blocks() -> dict[str, str]:
     """Return the sentences with numbers, by the page's markers."""
     inmerge, fused, node = inmerge_lines(), fusion_lines(), node_lines()
     half = len(FUSION)
-    best = [line for line in node if line.label.startswith("stream")]
     return {
         "in-model-merging": f"AUROC over plain fine-tuning, in points: {_said(inmerge)}.",
         "fusion": "Balanced accuracy over the mean of the weights, in points. Parents from one start: "
         f"{_said(fused[:half])}. From starts of their own: {_said(fused[half:])}.",
-        "test-time-merging": "Balanced accuracy over mean merging, in points. The paper's node: "
-        f"{_said(node[: len(TARGETS)])}. With batch norms that learn the stream: {_said(best)}.",
+        "test-time-merging": "Balanced accuracy over the federated model, in points. Networks from scratch: "
+        f"{_said(node[: len(NODE)])}. Pretrained networks: {_said(node[len(NODE) :])}.",
     }
 
 
 def _said(lines: Sequence[Line]) -> str:
-    return listing([line.text.replace(", one start", "").replace(", own starts", "") for line in lines])
+    kinds = (*STARTS.values(), *NETWORKS)
+    return listing(
+        [
+            functools.reduce(lambda text, kind: text.replace(f", {kind}", ""), kinds, line.text)
+            for line in lines
+        ]
+    )
 
 
 def alt(name: str) -> str:

@@ -15,10 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fedmerge.errors import FedMergeError
+
 
 def derive(seed: int, purpose: str, round: int = 0, site: str = "") -> int:
-    """Return a 63-bit integer that depends on all four arguments (SHA-256 of their text)."""
-    text = f"{int(seed)}|{purpose}|{int(round)}|{site}"
+    """Return a 63-bit integer that depends on all four arguments (SHA-256 of their text).
+
+    Raises FedMergeError for a seed that is no whole number.
+    """
+    try:
+        whole = int(seed)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        whole = None
+    if whole is None or whole != seed:
+        raise FedMergeError(f"the seed {seed!r} is no whole number: give one, such as 0.")
+    text = f"{whole}|{purpose}|{int(round)}|{site}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

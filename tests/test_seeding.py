@@ -1,8 +1,10 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmerge import seeding
+from tests.facts import refused
 
 keys = st.tuples(
     st.integers(0, 99), st.sampled_from(["train", "init"]), st.integers(0, 5), st.sampled_from("ab")
@@ -33,3 +35,13 @@ def test_seeded_restores_the_global_state():
     assert torch.rand(3).equal(expected)
     with seeding.seeded(1, "init"):
         assert torch.rand(3).equal(inside)
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", None, float("nan"), float("inf"), torch.zeros(2)])
+def test_a_seed_is_a_whole_number(seed):
+    """Rounded, two seeds would be one."""
+    with refused("seed", "whole number"):
+        seeding.derive(seed, "train")
+    assert (
+        seeding.derive(2.0, "train") == seeding.derive(torch.tensor(2), "train") == seeding.derive(2, "train")
+    )

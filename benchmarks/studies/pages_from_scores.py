@@ -25,7 +25,6 @@ from benchmarks.studies import (
     testtime_page,
     testtime_scores,
     unseen_page,
-    unseen_scores,
 )
 from fedmerge.schema.validation import load_yaml, validate
 from fedmerge.workflows.bench.config import BenchConfig
@@ -92,7 +91,7 @@ def test_time(results: Path, out: Path) -> None:
 
 
 def unseen(results: Path, out: Path) -> None:
-    unseen_page.write(unseen_scores.read(results), out)
+    unseen_page.write(results, out)
 
 
 def in_model_merging(results: Path, out: Path) -> None:

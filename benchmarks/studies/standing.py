@@ -31,7 +31,7 @@ METRIC = "balanced_accuracy"
 GROUPS = {"fusion": FUSION, "testtime": TESTTIME}
 PLACES = ("cohort", "data", "site", "model", "parents", "split", "training", "recipe", "shift")
 """Columns that say where a row was measured, besides the axes of its study."""
-APART = ("start", "training", "recipe", "images", "batch")
+APART = ("start", "training", "recipe", "images", "batch", "norm", "network")
 """Columns whose levels are told apart, each with a line of its own, where a study has one."""
 
 

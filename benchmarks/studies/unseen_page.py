@@ -1,8 +1,8 @@
 """The page on unseen hospitals: its tables, sentences and figures, from the rows in benchmarks/results.
 
 `python -m benchmarks.studies.unseen_page` writes what stands between <!-- begin NAME --> and <!-- end NAME
---> in docs/studies/test-time.md anew. Give folders that `fedmerge bench` left for bench-unseen-* to take
-their scores over into benchmarks/results first.
+--> in docs/studies/test-time.md anew, and what README and docs/evidence.md say of it. Give folders that
+`fedmerge bench` left for bench-unseen-* to take their scores over into benchmarks/results first.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import RESULTS
-from benchmarks.pages import Picture, write_page
+from benchmarks import RESULTS, ROOT
+from benchmarks.pages import Picture, fill, write_page
 from benchmarks.studies import unseen_tables as tables
 from benchmarks.studies.unseen_scores import (
+    AGAIN,
     DEVELOPMENT,
     FEDERATED,
-    HEADLINE,
+    FIRST,
+    FIRST_DEFAULT,
+    GROUP,
     METRIC,
-    Seen,
+    SCRATCH,
+    SECOND_DEVELOPMENT,
     board,
     keep,
     read,
@@ -29,43 +33,63 @@ from fedmerge.reports.figures.cost import describe_cost
 from fedmerge.reports.figures.forest import describe_forest
 
 PAGE = "test-time"
+SAYING = (ROOT / "README.md", ROOT / "docs" / "evidence.md")
 NOT_DRAWN = ("majority-class", "oracle-best-source")
 
 
-def blocks_of(seen: Seen) -> dict[str, str]:
+def blocks_of(results: Path) -> dict[str, str]:
     """Return the blocks of the page."""
-    headline, development = seen.of(*HEADLINE), seen.of(*DEVELOPMENT)
+    first, development = (read(results, parts) for parts in (FIRST, DEVELOPMENT))
+    again, scratch, group = (read(results, parts) for parts in (AGAIN, SCRATCH, GROUP))
     return {
-        "headline": tables.headline(headline),
-        "overall": tables.overall(headline),
-        "streams": tables.streams(headline),
-        "hospitals": tables.hospitals(headline),
+        "scratch-headline": tables.headline(scratch),
+        "again-headline": tables.headline(again),
+        "scratch-overall": tables.overall(scratch),
+        "scratch-streams": tables.streams(scratch),
+        "scratch-hospitals": tables.hospitals(scratch),
+        "again-overall": tables.overall(again),
+        "again-hospitals": tables.hospitals(again),
+        "group-overall": tables.overall(group),
+        "scratch-choice": tables.choice(scratch),
+        "left-out": "\n".join(tables.left_out(each) for each in (scratch, again, group)),
+        "rules": tables.rules(scratch),
+        "second-development": tables.development(read(results, SECOND_DEVELOPMENT[:2])),
+        "second-development-pretrained": tables.development(read(results, SECOND_DEVELOPMENT[2:])),
+        "headline": tables.headline(first, FIRST_DEFAULT),
+        "overall": tables.overall(first),
+        "streams": tables.streams(first),
         "development": tables.development(development),
-        "development-streams": tables.streams(development),
-        "choice": tables.choice(seen),
-        "left-out": tables.left_out(seen),
-        "rules": tables.rules(headline),
+        "choice": tables.choice(read(results, (*FIRST, *DEVELOPMENT))),
+        "first-left-out": "\n".join(tables.left_out(each) for each in (first, development)),
     }
 
 
-def pictures_of(seen: Seen) -> dict[str, Picture]:
-    """Return the figures: differences from the federated model, and accuracy against passes."""
-    headline = seen.of(*HEADLINE)
-    shown = headline._replace(rows=headline.rows[~headline.rows["method"].isin(NOT_DRAWN)])
-    known = board(shown, FEDERATED, METRIC).reset_index()
-    drawn = (known, "method", FEDERATED, METRIC)
-    return {
-        "differences": (forest(*drawn), describe_forest(*drawn)),
-        "cost": (
+def pictures_of(results: Path) -> dict[str, Picture]:
+    """Return the figures of both kinds of networks: differences from the federated model, and cost."""
+    found: dict[str, Picture] = {}
+    for name, parts in (("scratch", SCRATCH), ("again", AGAIN)):
+        seen = read(results, parts)
+        shown = seen._replace(rows=seen.rows[~seen.rows["method"].isin(NOT_DRAWN)])
+        known = board(shown, FEDERATED, METRIC).reset_index()
+        drawn = (known, "method", FEDERATED, METRIC)
+        found[f"{name}-differences"] = (forest(*drawn), describe_forest(*drawn))
+        found[f"{name}-cost"] = (
             cost(known, "method", metric=METRIC),
             describe_cost(known, "method", metric=METRIC),
-        ),
-    }
+        )
+    return found
 
 
-def write(seen: Seen, out: Path) -> None:
+def write(results: Path, out: Path) -> None:
     """Write the page and its figures."""
-    write_page(out / f"{PAGE}.md", blocks_of(seen), pictures_of(seen))
+    write_page(out / f"{PAGE}.md", blocks_of(results), pictures_of(results))
+
+
+def write_sentences(results: Path) -> None:
+    """Write what README and the page of evidence say of it."""
+    said = {"unseen": tables.summary(read(results, SCRATCH), read(results, AGAIN))}
+    for page in SAYING:
+        page.write_text(fill(page.read_text(encoding="utf-8"), said), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for folder in args.folders:
         keep(folder, args.results)
-    write(read(args.results), args.out)
+    write(args.results, args.out)
+    write_sentences(args.results)
 
 
 if __name__ == "__main__":

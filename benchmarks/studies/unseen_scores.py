@@ -13,9 +13,11 @@ from fedmerge.analysis import leaderboard
 from fedmerge.analysis.paired_tests import paired_tests
 from fedmerge.analysis.source_choice import source_choice
 from fedmerge.errors import FedMergeError
+from fedmerge.experiment.formatting import listing
 from fedmerge.workflows.bench.study import open_study
 
-FEDERATED, MEAN, ENSEMBLE, DEFAULT = "federated", "mean", "ensemble-logits", "stream-adaptive"
+FEDERATED, MEAN, ENSEMBLE = "federated", "mean", "ensemble-logits"
+DEFAULT, FIRST_DEFAULT = "stream-adaptive", "first-default"
 REFERENCES = (MEAN, FEDERATED, ENSEMBLE)
 """What the default has to be above: the three tests of the headline."""
 METRIC = "balanced_accuracy"
@@ -27,8 +29,35 @@ COHORTS = {
     "digits": "digits",
     "pneumonia": "pneumonia",
     "tinyimagenet": "Tiny ImageNet",
+    "digits-small": "digits, from scratch",
+    "pneumonia-small": "pneumonia, from scratch",
+    "digits-pretrained": "digits, pretrained",
+    "pneumonia-pretrained": "pneumonia, pretrained",
 }
-HEADLINE, DEVELOPMENT = ("wbc4", "melanoma4", "pacs"), ("digits", "pneumonia", "tinyimagenet")
+
+
+class Part(NamedTuple):
+    """One cohort of a study: its rows where the axes have these values."""
+
+    study: str
+    cohort: str
+    where: tuple[tuple[str, str], ...] = ()
+
+
+REAL = ("wbc4", "melanoma4", "pacs")
+"""The cohorts of the headlines: real hospitals, or styles."""
+FIRST = tuple(Part(f"bench-unseen-{name}", name) for name in REAL)
+DEVELOPMENT = tuple(Part(f"bench-unseen-{name}", name) for name in ("digits", "pneumonia", "tinyimagenet"))
+SECOND_DEVELOPMENT = tuple(
+    Part(f"bench-unseen-second-{name}", f"{name}-{network}", (("network", network),))
+    for network in ("small", "pretrained")
+    for name in ("digits", "pneumonia")
+)
+AGAIN = tuple(Part("bench-unseen-again", name, (("data", name),)) for name in REAL)
+SCRATCH, GROUP = (
+    tuple(Part("bench-unseen-scratch", name, (("data", name), ("norm", norm))) for name in REAL)
+    for norm in ("batch-norm", "group-norm")
+)
 PLACE = ["cohort", "seed", "site"]
 
 
@@ -70,13 +99,18 @@ def broken(rows: pd.DataFrame) -> set[str]:
 
 
 def keep(folder: Path, results: Path) -> None:
-    """Write a finished study's scores, and what its coefficients chose, as CSV into ``results``."""
+    """Write a finished study's scores as CSV into ``results``, and what its coefficients chose.
+
+    What they chose is known where each hospital was measured alone.
+    """
     study = open_study(folder)
     results.mkdir(parents=True, exist_ok=True)
     kept = study.done[[*study.config.axes, "seed", "site", "stream", "method", *SCORES]]
     kept.to_csv(
         results / f"{study.config.name}.csv", index=False, float_format=f"%{DIGITS}", lineterminator="\n"
     )
+    if not kept["method"].str.startswith("alone:").any():
+        return
     coefficients = pd.read_parquet(folder / "coefficients.parquet")
     chosen = source_choice(coefficients, study.done, METRIC, within=[*study.config.axes])
     chosen.drop(columns=["cohort", "model"], errors="ignore").to_csv(
@@ -89,22 +123,28 @@ def choice_file(results: Path, study: str) -> Path:
     return results / f"{study}-choice.csv"
 
 
-def read(results: Path, cohorts: Sequence[str] = tuple(COHORTS)) -> Seen:
-    """Read what ``keep`` wrote of the cohorts that ran. Raises FedMergeError where there is none."""
+def read(results: Path, parts: Sequence[Part] = (*FIRST, *DEVELOPMENT)) -> Seen:
+    """Read what ``keep`` wrote of the parts that ran. Raises FedMergeError where there is none."""
     rows, choice = [], []
-    for cohort in cohorts:
-        name = f"bench-unseen-{cohort}"
-        if not (results / f"{name}.csv").is_file():
+    for part in parts:
+        if not (results / f"{part.study}.csv").is_file():
             continue
-        for table, file in ((rows, results / f"{name}.csv"), (choice, choice_file(results, name))):
+        files = (rows, results / f"{part.study}.csv"), (choice, choice_file(results, part.study))
+        for table, file in files:
+            if not file.is_file():
+                continue
             read_in = pd.read_csv(file)
-            read_in = read_in.assign(cohort=cohort, site=cohort + " " + read_in["site"])
+            for axis, value in part.where:
+                read_in = read_in[read_in[axis] == value]
+            read_in = read_in.assign(cohort=part.cohort, site=part.cohort + " " + read_in["site"])
             table.append(read_in.drop_duplicates([*PLACE, "stream", "method"]))
     if not rows:
-        raise FedMergeError(f"'{results}' has no scores of this study: give the folders of its runs first.")
+        names = listing(list(dict.fromkeys(part.study for part in parts)))
+        raise FedMergeError(f"'{results}' has no scores of {names}: give the folders of their runs first.")
     table = pd.concat(rows, ignore_index=True)
     table = table[~table["method"].str.startswith("alone:")]
-    return Seen(table.assign(status="done", severity=0), pd.concat(choice, ignore_index=True))
+    chosen = pd.concat(choice, ignore_index=True) if choice else pd.DataFrame(columns=[*PLACE, "method"])
+    return Seen(table.assign(status="done", severity=0), chosen)
 
 
 def seeds_as_one(rows: pd.DataFrame) -> pd.DataFrame:

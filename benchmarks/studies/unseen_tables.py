@@ -12,6 +12,7 @@ from benchmarks.studies.unseen_scores import (
     DEFAULT,
     ENSEMBLE,
     FEDERATED,
+    FIRST_DEFAULT,
     MEAN,
     METRIC,
     REFERENCES,
@@ -31,10 +32,12 @@ from fedmerge.experiment.summary.unlearned import MARK
 from fedmerge.reports.figures.panels import signed
 
 STREAMS = {"iid": "any order", "note-0.1": "bursts (NOTE 0.1)", "temporal": "one class after the other"}
+WORDS = {MEAN: "mean merging", FEDERATED: "the federated model", ENSEMBLE: "the ensemble"}
 MARGIN, HALF = -0.02, 0.5
 """The most that a candidate may be below the federated model in a cell; its share of M + 1 passes."""
 LOOKED_UP = ("oracle-best-source",)
-CHOOSERS = ("entropy-adaptive", "dawin-batch", "node", "node-norm-distance", "node-probe-8", DEFAULT)
+CHOOSERS = ("entropy-adaptive", "dawin-batch", "node", "node-norm-distance", "node-probe-8")
+CHOOSERS = (*CHOOSERS, FIRST_DEFAULT, "coefficients-alone", DEFAULT)
 """Methods with coefficients of their own; the others share theirs with one of these."""
 
 
@@ -43,31 +46,71 @@ def share(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def headline(seen: Seen) -> str:
-    """The sentence about the default: three references, three tests."""
-    known, found = board(seen, DEFAULT), random_signs(seen, DEFAULT, REFERENCES)
-    table, price = average(seen), cost(seen)[DEFAULT]
+def headline(seen: Seen, default: str = DEFAULT) -> str:
+    """The sentence about a default: three references, three tests."""
+    known, found = board(seen, default), random_signs(seen, default, REFERENCES)
+    table, price = average(seen), cost(seen)[default]
     parts = []
-    for name, words in (
-        (MEAN, "mean merging"),
-        (FEDERATED, "the federated model"),
-        (ENSEMBLE, "the ensemble"),
-    ):
+    for name in REFERENCES:
         row, test = known.loc[name], found.loc[name]
         low, high = (signed(-row[f"difference_{end}"], 1) for end in ("high", "low"))
         difference = signed(-row["difference"], 1)
-        parts.append(f"{difference} ({low} to {high}; p = {test['p_holm']:.3g}) against {words}")
-    fewer = against(seen, DEFAULT, FEDERATED)
+        parts.append(f"{difference} ({low} to {high}; p = {test['p_holm']:.3g}) against {WORDS[name]}")
+    fewer = against(seen, default, FEDERATED)
     cells = listing([COHORTS[name] for name in seen.cohorts])
     units = int(found["units"].max())
-    mine = share(table.loc[DEFAULT, "average"])
+    mine = share(table.loc[default, "average"])
     return (
-        f"**`{DEFAULT}`**, frozen before these runs, on {cells}: {mine} % balanced accuracy at "
+        f"**`{default}`**, frozen before these runs, on {cells}: {mine} % balanced accuracy at "
         f"{100 * price:.0f} % of the M + 1 passes of merging by all images. Its difference in points: "
         f"{'; '.join(parts)}. (95 % intervals; exact random signs with {units} hospitals as units, Holm over "
         f"the three.) It is more than 2 points below the federated model in {(fewer < MARGIN).sum()} of "
         f"{len(fewer)} cells of hospital and stream, at worst by {signed(fewer.min(), 1)}."
     )
+
+
+def summary(scratch: Seen, again: Seen) -> str:
+    """What README and the page of evidence say: the default by kind of network, and what norms do."""
+    norms = board(again, FEDERATED).loc[FIRST_DEFAULT]
+    kinds = (scratch, "small networks from scratch"), (again, "pretrained networks")
+    differences = "; ".join(_differences(*kind) for kind in kinds)
+    return (
+        f"At {again.rows['site'].nunique()} hospitals that did not train (three data sets, each hospital "
+        "unseen in turn) the default node, frozen before these runs, differs in points of balanced accuracy: "
+        f"{differences}. {_verdict(scratch, again)} The federated model is that of the rounds, before "
+        "hospitals fine-tune. Batch norms that learn from the stream hurt pretrained networks: the first "
+        f"default, which learned them, has {_with_interval(norms, 1)} against the federated model; the "
+        "present one leaves them."
+    )
+
+
+def _differences(seen: Seen, kind: str) -> str:
+    known = board(seen, DEFAULT)
+    said = [f"{_with_interval(known.loc[name], -1)} against {WORDS[name]}" for name in REFERENCES]
+    seeds = seen.rows["seed"].nunique()
+    return f"with {kind} ({seeds} {'seed' if seeds == 1 else 'seeds'}) {listing(said)}"
+
+
+def _verdict(*kinds: Seen) -> str:
+    """Say whether the default is surely above or below a reference, with any kind of network."""
+    rows = [(WORDS[name], board(seen, DEFAULT).loc[name]) for seen in kinds for name in REFERENCES]
+    better = dict.fromkeys(words for words, row in rows if row["difference_high"] < 0)
+    worse = dict.fromkeys(words for words, row in rows if row["difference_low"] > 0)
+    said = [
+        f"surely {how} than {listing(list(which))}"
+        for how, which in (("better", better), ("worse", worse))
+        if which
+    ]
+    if not said:
+        return (
+            "**So it is not surely better than any of them, nor surely worse**, and the first two cost less."
+        )
+    return f"**Somewhere it is {' and somewhere '.join(said)}.**"
+
+
+def _with_interval(row: pd.Series, sign: int) -> str:
+    low, high = sorted((sign * row["difference_low"], sign * row["difference_high"]))
+    return f"{signed(sign * row['difference'], 1)} ({signed(low, 1)} to {signed(high, 1)})"
 
 
 def overall(seen: Seen) -> str:
@@ -148,11 +191,11 @@ def development(seen: Seen) -> str:
     return markdown(head, rows)
 
 
-def hospitals(seen: Seen) -> str:
+def hospitals(seen: Seen, default: str = DEFAULT) -> str:
     """The hospitals one by one: references, default and the best of the others."""
     rows = seen.working.rows
     best = [name for name in _ordered(average(seen)) if not name.startswith(("oracle", "pooled", "majority"))]
-    shown = [*dict.fromkeys([*REFERENCES, DEFAULT, *best[:2], "pooled"])]
+    shown = [*dict.fromkeys([*REFERENCES, default, *best[:2], "pooled"])]
     table = rows.groupby(["site", "method"], sort=False)[METRIC].mean().unstack("method")
     shown = [name for name in shown if name in table]
     body = [[site, *(share(table.loc[site, name]) for name in shown)] for site in table.index]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedmerge.tasks import MULTICLASS, Task
+from fedmerge.tasks.pairs import scored_pair
 
 LOWEST, HIGHEST = 0.05, 20.0
 """The bounds of a fitted temperature."""
@@ -29,7 +30,10 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task = MULTICLASS) -> 
 
     Paper: On Calibration of Modern Neural Networks, arXiv 1706.04599.
     """
-    z, y = task.decisions(logits.detach().cpu().double(), labels.cpu().long())
+    if len(labels) < 2:
+        return 1.0
+    logits, labels = scored_pair(logits, labels, task)
+    z, y = task.decisions(logits.double(), labels)
     if len(y) < 2 or not z.isfinite().all():
         return 1.0
     z = z - z.gather(1, y[:, None])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedmerge.analysis.cube import finished, severities
 from fedmerge.tasks import MULTICLASS, TASKS, Task
+from fedmerge.tasks.pairs import scored_pair
 from fedmerge.tasks.scores import macro_auroc, scorable
 
 NEARLY, NEAR = 0.98, 0.05
@@ -50,9 +51,10 @@ def answers(logits: Tensor, labels: Tensor, task: Task = MULTICLASS) -> Answers:
 
     Of several findings an image (labels N x F): ``findings_answers``.
     """
+    logits, labels = scored_pair(logits, labels, task)
     if task.many:
-        return findings_answers(logits.detach().cpu().double(), labels.cpu().long(), task)
-    labels, said = labels.cpu().long(), task.predicted(logits.detach().cpu())
+        return findings_answers(logits.double(), labels, task)
+    said = task.predicted(logits)
     classes = task.log_p(logits[:1]).shape[1]
     counts = torch.bincount(labels, minlength=classes).double()
     given = torch.bincount(said, minlength=classes).double()
@@ -119,11 +121,16 @@ def ranking_metric(table: pd.DataFrame, chosen: str = "auto") -> str:
     """The score that levels are ranked by: the chosen one, or balanced accuracy where classes are uneven.
 
     ``auto`` is accuracy, unless the classes of any hospital are ``uneven``; with another task than
-    multiclass, its own score (``Task.headline``).
+    multiclass, its own score (``Task.headline``). A score that is not defined anywhere ranks nothing:
+    accuracy does.
     """
     if chosen == "auto" and "task" in table and len(told := table["task"].dropna().unique()):
-        return TASKS[told[0]].headline
-    return chosen if chosen != "auto" else "balanced_accuracy" if uneven(table) else "accuracy"
+        chosen = TASKS[told[0]].headline
+    elif chosen == "auto":
+        chosen = "balanced_accuracy" if uneven(table) else "accuracy"
+    if chosen in table and "accuracy" in table and not table[chosen].count() and table["accuracy"].count():
+        return "accuracy"
+    return chosen
 
 
 def learning(table: pd.DataFrame, compare: str = "method", metric: str = "accuracy") -> pd.DataFrame:

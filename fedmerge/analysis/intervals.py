@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmerge.errors import FedMergeError
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -50,10 +52,16 @@ def crossed_interval(values: Array, *, level: float = 0.95, over: Array | None =
 
     With ``over`` (same shape) it is the interval of the ratio r = sum x / sum o over the cells where both
     have a value, that of the linearised values (x - r o) / mean(o).
+
+    Raises FedMergeError for values of another shape, an infinite one, and a level outside (0, 1).
     """
     x = np.asarray(values, dtype=float)
     o = np.ones_like(x) if over is None else np.asarray(over, dtype=float)
-    there = np.isfinite(x) & np.isfinite(o)
+    if x.ndim != 3 or o.shape != x.shape:
+        raise FedMergeError(f"values are {x.shape} and over {o.shape}: give both as seeds x sites x columns.")
+    if not 0 < level < 1 or np.isinf(x).any() or np.isinf(o).any():
+        raise FedMergeError(f"an interval is of finite values, at a level between 0 and 1; this is {level}.")
+    there = ~np.isnan(x) & ~np.isnan(o)
     mean, z = _linearised(x, o, there)
     seeds, sites = _factor(z.sum(axis=1), there.sum(axis=1)), _factor(z.sum(axis=0), there.sum(axis=0))
     if not (seeds.several | sites.several).any():

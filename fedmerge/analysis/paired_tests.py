@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedmerge.analysis.cube import CELL, check_reference, clean, levels_of
+from fedmerge.analysis.cube import CELL, DECIMALS, check_reference, clean, levels_of
 from fedmerge.errors import FedMergeError
 
 EXACT = 16
@@ -42,7 +42,8 @@ def paired_tests(
     for level in levels_of(table, compare):
         if level == reference or level not in wide or reference not in wide:
             continue
-        paired = (wide[level] - wide[reference]).dropna()
+        paired = (wide[level] - wide[reference]).round(DECIMALS)
+        paired = paired[np.isfinite(paired)]
         differences = paired.groupby(level=units).mean().to_numpy(dtype=float)
         if len(differences):
             p = randomisation_p(differences)
@@ -54,7 +55,14 @@ def paired_tests(
 
 
 def randomisation_p(differences: np.ndarray) -> float:
-    """Return the two-sided p of the mean of n differences under random signs (see ``paired_tests``)."""
+    """Return the two-sided p of the mean of n differences under random signs (see ``paired_tests``).
+
+    Raises FedMergeError without a difference, and for one that is not finite.
+    """
+    if not len(differences) or not np.isfinite(differences).all():
+        raise FedMergeError(
+            f"{len(differences)} differences, not all of them finite, have no p: leave NaN out."
+        )
     seen = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
     if len(differences) <= EXACT:
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(differences))))

@@ -51,7 +51,7 @@ def analyse(
     one that was named gave nothing.
     """
     from fedmerge.plugins import load_plugins
-    from fedmerge.reports.analysis_report import answer, write_analysis
+    from fedmerge.reports.analysis_report import write_analysis
     from fedmerge.workflows.analyse import analyse as analyse_models
 
     load_plugins(plugins or [])
@@ -74,6 +74,7 @@ def analyse(
         print_json({
             "folder": str(found.folder),
             "about": found.about,
+            "answer": found.answer,
             "findings": {
                 name: {"sentence": each.sentence, "number": each.number if isfinite(each.number) else None}
                 for name, each in found.findings.items()
@@ -86,7 +87,7 @@ def analyse(
             say(out, f"{name}: {each.sentence}")
         for name, reason in found.left.items():
             say(err, f"{name}: left out: {reason}")
-        say(out, f"answer: {answer(found)}")
+        say(out, f"answer: {found.answer}")
         say(out, f"report: {page}")
     if only and found.left:
         raise typer.Exit(FAILED)

@@ -21,7 +21,10 @@ def serve(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="A test-time or fusion method, or a label of the run. Default: stream-adaptive."),
+        typer.Option(
+            help="A test-time or fusion method, or a label of the run. Default: stream-adaptive; of "
+            "pretrained networks federated, or mean."
+        ),
     ] = None,
     options: Annotated[
         list[str] | None, typer.Option("--set", metavar="A=B", help="A method's option; may be repeated.")

@@ -12,6 +12,7 @@ import yaml
 import fedmerge.storage.own_files as own_files
 from fedmerge.data.cohort.cohort import Cohort, Site
 from fedmerge.data.images.images import Split
+from fedmerge.data.sources.npz_writing import write_npz
 from fedmerge.data.sources.raw import SPLITS
 from fedmerge.data.sources.sources import REMOTE
 from fedmerge.errors import FedMergeError
@@ -47,8 +48,9 @@ def _export(cohort: Cohort, folder: Path) -> Path:
     for site in cohort.sites:
         own = folder / site.name
         make_folder(own)
-        arrays: dict[str, Any] = _arrays(cohort.here(site.name))
-        write(own / "images.npz", partial(np.savez_compressed, **arrays))
+        here = cohort.here(site.name)
+        images = {f"{name}_images": split.images for name, split in _splits(here).items()}
+        write(own / "images.npz", partial(write_npz, images=images, arrays=_labels(here)))
         said = {"name": site.name, "source": "npz:images.npz"}
         write_text(own / f"{site.name}.yaml", _yaml(common | {"sites": [said]}))
         seen = {"source": f"npz:{site.name}/images.npz", "unseen": True}
@@ -59,16 +61,19 @@ def _export(cohort: Cohort, folder: Path) -> Path:
     return server
 
 
-def _arrays(site: Site) -> dict[str, np.ndarray]:
-    splits: dict[str, Split] = dict(zip(SPLITS, (site.train, site.val, site.test), strict=True))
+def _labels(site: Site) -> dict[str, np.ndarray]:
+    """Return the labels, and where all splits know them the patients, of each split."""
+    splits = _splits(site)
     arrays = {}
     for name, split in splits.items():
-        pixels = split.images.numpy().transpose(0, 2, 3, 1)
-        arrays[f"{name}_images"] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
         arrays[f"{name}_labels"] = split.labels.numpy()
         if all(each.groups is not None for each in splits.values()) and split.groups is not None:
             arrays[f"{name}_patients"] = split.groups.numpy()
     return arrays
+
+
+def _splits(site: Site) -> dict[str, Split]:
+    return dict(zip(SPLITS, (site.train, site.val, site.test), strict=True))
 
 
 def _yaml(data: dict[str, Any]) -> str:

@@ -28,14 +28,21 @@ def apply(images: Tensor, appearances: Sequence[Appearance], seed: int, site: st
     """Images as the site's scanner shows them: its appearances one after the other.
 
     images: uint8 N x C x H x W; returned likewise. The same (seed, site, appearances) give the same result.
-    Raises ``FedMergeError`` for a tint of grey images.
+    Raises ``FedMergeError`` for images of another type, and a tint of grey ones.
     """
+    check_pixels(images)
     if not appearances or not len(images):
         return images
     if isinstance(images, StoredImages):
         return torch.cat(list(seen(images, appearances, seed, site)))
     rngs = [_rng(look, position, seed, site) for position, look in enumerate(appearances)]
     return _shown(images, appearances, rngs, site)
+
+
+def check_pixels(images: Tensor) -> None:
+    """Raise FedMergeError for images that are not uint8."""
+    if images.dtype != torch.uint8:
+        raise FedMergeError(f"a scanner takes images of uint8, 0 to 255, and these are {images.dtype}.")
 
 
 def seen(images: StoredImages, appearances: Sequence[Appearance], seed: int, site: str) -> Iterator[Tensor]:

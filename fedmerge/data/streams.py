@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 from torch import Tensor
 
 from fedmerge.data import scanner
+from fedmerge.data.images.stored import StoredImages, stored
 from fedmerge.data.partition import divide, draw_proportions
 from fedmerge.data.scanner import Appearance, ShiftName
-from fedmerge.errors import FedMergeError, nearest
+from fedmerge.errors import FedMergeError, nearest, unknown
 from fedmerge.schema.validation import NoBoolean
 from fedmerge.seeding import numpy_generator
 from fedmerge.tasks.label_sets import strata
@@ -82,7 +83,25 @@ class StreamSpec(BaseModel):
 
 def iid(labels: np.ndarray | Tensor, rng: np.random.Generator) -> np.ndarray:
     """Any order is equally likely. labels: N. Returns int64 N."""
-    return rng.permutation(len(labels)).astype(np.int64)
+    return rng.permutation(len(_checked(labels))).astype(np.int64)
+
+
+def _checked(labels: np.ndarray | Tensor) -> np.ndarray:
+    """Return labels as an array N. Raises FedMergeError for other shapes, and for NaN, which is no class."""
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.ndim != 1:
+        raise FedMergeError(
+            f"labels of a stream are one class an image, N, but are of shape {values.shape}: make a class of "
+            "each label set, as streams.order does."
+        )
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise FedMergeError("labels of a stream hold NaN, which is no class: leave those images out.")
+    return values
+
+
+def _whole(number: float, what: str) -> None:
+    if not (float(number).is_integer() and number >= 1):
+        raise FedMergeError(f"{what} is {number}: give a whole number of at least 1.")
 
 
 def dirichlet(
@@ -97,11 +116,10 @@ def dirichlet(
     (arXiv 2201.05718) has no Dirichlet law, but whole classes or videos one after the other, as ``temporal``.
     Returns int64 N. Raises ``FedMergeError`` unless delta > 0 and finite, and n_slots > 0.
     """
-    if not 0 < delta < np.inf or n_slots < 1:
-        raise FedMergeError(
-            f"a Dirichlet stream needs a finite delta > 0 and slots > 0, given {delta} and {n_slots}."
-        )
-    classes, codes = np.unique(np.asarray(labels), return_inverse=True)
+    _whole(n_slots, "the number of slots of a Dirichlet stream")
+    if not 0 < delta < np.inf:
+        raise FedMergeError(f"a Dirichlet stream needs a finite delta > 0, given {delta}.")
+    classes, codes = np.unique(_checked(labels), return_inverse=True)
     spread = draw_proportions(len(classes), [1.0] * n_slots, [delta] * n_slots, rng)
     slots = divide(codes, spread, rng)
     return np.concatenate([rng.permutation(slot) for slot in slots])
@@ -125,7 +143,7 @@ def note(labels: np.ndarray | Tensor, delta: float, rng: np.random.Generator) ->
     """
     if not 0 < delta < np.inf:
         raise FedMergeError(f"NOTE's stream needs a finite delta > 0, given {delta}.")
-    classes, codes = np.unique(np.asarray(labels), return_inverse=True)
+    classes, codes = np.unique(_checked(labels), return_inverse=True)
     best, most = [[np.empty(0, dtype=np.int64)]], -1
     for _ in range(TRIES if len(classes) else 0):
         chunks = _chunks(codes, len(classes), delta, rng)
@@ -161,7 +179,7 @@ def temporal(
     by patient, patients in random order in each class, and those of a patient shuffled. Raises
     ``FedMergeError`` for another number of groups than labels.
     """
-    values, whose = np.asarray(labels), None if groups is None else np.asarray(groups)
+    values, whose = _checked(labels), None if groups is None else np.asarray(groups)
     if whose is not None and whose.shape != values.shape:
         raise FedMergeError(
             f"groups should be one a label, but are of shape {whose.shape} and labels of {values.shape}."
@@ -191,10 +209,9 @@ def recurring(
     a patient whose samples reach into the next round goes on there. Returns int64 N.
     Raises ``FedMergeError`` unless cycles > 0, and as ``temporal`` does.
     """
-    if cycles < 1:
-        raise FedMergeError(f"a recurring stream needs cycles > 0, given {cycles}.")
+    _whole(cycles, "the number of cycles of a recurring stream")
     order = temporal(labels, rng, groups)
-    values = np.asarray(labels)[order]
+    values = _checked(labels)[order]
     rounds = np.empty(len(order), dtype=np.int64)
     for c in np.unique(values):
         at = np.flatnonzero(values == c)
@@ -207,19 +224,30 @@ def severities(n: int) -> np.ndarray:
     return np.array(DRIFT, dtype=np.int64)[np.arange(n) * len(DRIFT) // max(n, 1)]
 
 
-def drifted(images: Tensor, order: np.ndarray, shift: str, seed: int, site: str) -> Tensor:
-    """Images through a scanner whose shift grows and fades while they arrive in ``order``.
+def drifting(images: Tensor, order: np.ndarray, shift: str, seed: int, site: str) -> Iterator[Tensor]:
+    """Yield images as a scanner shows them whose shift grows and fades while they arrive in ``order``.
 
-    images: uint8 N x C x H x W; returned likewise and in the same places. Image ``order[p]`` is seen at
-    ``severities(N)[p]``, with the bits that ``scanner.apply`` gives all images at that severity: what the
-    shift draws is one scanner's trait, drawn once.
+    images: uint8 N x C x H x W; yielded likewise, some at a time, in their own order. Image ``order[p]`` is
+    seen at ``severities(N)[p]``, with the bits that ``scanner.apply`` gives all images at that severity: what
+    the shift draws is one scanner's trait, drawn once. Raises ``FedMergeError`` for an order of another
+    length, and an unknown shift.
     """
-    seen, severity = images.clone(), severities(len(order))
-    for level in np.unique(severity):
-        at = torch.from_numpy(order[severity == level])
-        look = [Appearance(kind=shift, severity=int(level))]
-        seen[at] = scanner.apply(images, look, seed, site)[at]
-    return seen
+    scanner.check_pixels(images)
+    if shift not in scanner.SHIFTS:
+        raise unknown("scanner shift", shift, scanner.SHIFTS)
+    if len(order) != len(images):
+        raise FedMergeError(f"the order has {len(order)} places, but there are {len(images)} images.")
+    severity = np.empty(len(order), dtype=np.int64)
+    severity[order] = severities(len(order))
+    levels = np.unique(severity)
+    which = torch.from_numpy(np.searchsorted(levels, severity))
+    held = images if isinstance(images, StoredImages) else stored(images)
+    looks = [[Appearance(kind=shift, severity=int(level))] for level in levels]
+    start = 0
+    for shown in zip(*(scanner.seen(held, look, seed, site) for look in looks), strict=True):
+        count = len(shown[0])
+        yield torch.stack(shown)[which[start : start + count], torch.arange(count)]
+        start += count
 
 
 def order(
@@ -232,11 +260,12 @@ def order(
 ) -> np.ndarray:
     """The order in which ``site`` sees its samples; a Dirichlet stream has one slot a batch. int64 N.
 
-    Under drift any order is equally likely; ``drifted`` gives what the images look like. groups: patients, to
-    which the temporal and the recurring order keep; None where they are not known. labels: N; or N x F, whose
-    label sets are the classes (``tasks.label_sets``).
+    Under drift any order is equally likely; ``drifting`` gives what the images look like. groups: patients,
+    to which the temporal and the recurring order keep; None where they are not known. labels: N; or N x F,
+    whose label sets are the classes (``tasks.label_sets``).
     """
-    labels = strata(np.asarray(labels))
+    _whole(batch_size, "the size of a stream's batches")
+    labels = strata(labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels))
     rng = numpy_generator(seed, f"stream-{spec.name}", site=site)
     if spec.kind in ("iid", "drift"):
         return iid(labels, rng)
@@ -252,6 +281,7 @@ def order(
 
 
 def batches(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Consecutive pieces of ``order``; the last one may be short."""
+    """Consecutive pieces of ``order``; the last one may be short. FedMergeError unless batch_size > 0."""
+    _whole(batch_size, "the size of a stream's batches")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

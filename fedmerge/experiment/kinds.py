@@ -21,7 +21,7 @@ START = "start"
 """The model of the rounds, in a pool of that name where something evaluates it."""
 MODELS = ("pool", START, "*/fused", "*/references")
 """Where a federation's models lie: only those of a finished checkpoint count."""
-VERSIONS = {ROUNDS: 1, FINE_TUNE: 1, POOLED: 1, EVALUATE: 2}
+VERSIONS = {ROUNDS: 1, FINE_TUNE: 1, POOLED: 1, EVALUATE: 3}
 """The version of each stage's meaning: raise it where one configuration gives other numbers than before."""
 COEFFICIENTS = "coefficients.parquet"
 """Where an evaluation, and a study, keep the coefficients of every batch."""

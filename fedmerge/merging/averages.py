@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
@@ -14,7 +13,7 @@ from fedmerge.merging.methods import FUSION, Context, Merged
 from fedmerge.merging.parents import Parents
 from fedmerge.models.entries import kinds, running_pairs
 from fedmerge.models.heads import find_head, group_of
-from fedmerge.models.state import State, average, non_finite
+from fedmerge.models.state import State, average, non_finite, total_of
 from fedmerge.registry import Needs
 
 Weights: TypeAlias = Literal["uniform", "samples"] | list[float]
@@ -94,7 +93,7 @@ def parent_weights(parents: Parents, weights: Weights) -> list[float]:
 
 def normalised(weights: Sequence[float]) -> list[float]:
     """``weights`` divided by their sum."""
-    total = math.fsum(weights)
+    total = total_of(weights)
     return [weight / total for weight in weights]
 
 
@@ -160,11 +159,7 @@ class _Scores:
 
 
 def _usable(weights: list[float]) -> list[float]:
-    total = math.fsum(weights)
-    if not all(map(math.isfinite, weights)) or total == 0:
-        raise FedMergeError(
-            f"the weights {weights} cannot be used: each must be finite, and their sum must not be zero."
-        )
+    total_of(weights)
     return weights
 
 

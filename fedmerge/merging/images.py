@@ -15,6 +15,7 @@ from fedmerge.merging.parents import Parents
 from fedmerge.models.modes import evaluating
 from fedmerge.models.outputs import logits_of
 from fedmerge.tasks import Task, task_of
+from fedmerge.tasks.pairs import label_fault
 
 IMAGES = ("image", "images", "pixel_values", "img", "x", "input", "inputs", "data")
 LABELS = ("label", "labels", "target", "targets", "y")
@@ -92,20 +93,9 @@ def taken(network: nn.Module, images: Tensor, name: str) -> tuple[Tensor, Tensor
 
 
 def _check_labels(task: Task, labels: Tensor, logits: Tensor, name: str) -> None:
-    lowest, highest = int(labels.min()), int(labels.max())
-    count = logits.flatten(1).shape[1] if logits.ndim > 1 else 0
-    if task.many != (labels.ndim == 2):
-        form = "a row of 0 and 1, a column a finding," if task.many else "one class"
-        raise FedMergeError(f"labels= has {labels.ndim} dimensions: '{name}' takes {form} an image.")
-    if not task.class_outputs:
-        if lacking := task.lacking(task.needed(labels), count) or (lowest < 0 and "has a negative label"):
-            raise FedMergeError(f"labels= of '{name}' {lacking}.")
-        return
-    if lowest < 0 or highest >= count:
-        raise FedMergeError(
-            f"labels= holds the classes {lowest} to {highest}, but '{name}' has {count} outputs: number the "
-            f"classes from 0 to {count - 1}."
-        )
+    width = logits.flatten(1).shape[1] if logits.ndim > 1 else 0
+    if fault := label_fault(task, labels, width):
+        raise FedMergeError(f"labels= of '{name}' {fault}.")
 
 
 def _joined(data: Iterable[Any]) -> tuple[Tensor, Tensor | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,11 @@ from fedmerge.merging.methods import FUSION, Context
 from fedmerge.merging.neurons.statistics import Statistics
 from fedmerge.merging.parents import Parents
 from fedmerge.models.copies import faithful, fill
+from fedmerge.models.devices import checked_device
 from fedmerge.models.entries import entries, kinds
 from fedmerge.models.outputs import logits_of
 from fedmerge.models.pool import ModelPool
-from fedmerge.models.state import BatchNormPolicy, State, non_finite
+from fedmerge.models.state import BatchNormPolicy, State, check_policy, non_finite
 from fedmerge.registry import Needs
 from fedmerge.tasks import MULTICLASS
 
@@ -81,12 +82,15 @@ def merge(
     the parents' statistics. batch_norm: how running statistics are merged (``average``, ``mixture`` of
     moments, ``first``). device: where to compute. options: the method's own, see ``fedmerge methods``.
 
-    Raises FedMergeError for an unknown method or option, an unmet need, models that are not alike, images
-    that they do not take, a score that is no number, weights or results that are not finite (with the
-    tensor's name).
+    Raises FedMergeError for an unknown method, option, policy or device, an unmet need, models that are not
+    alike, images that they do not take, a score that is no number, weights or results that are not finite
+    (with the tensor's name).
 
     >>> fused = merge([net_a, net_b], "kf", data=x).model            # doctest: +SKIP
     """
+    if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
+        raise FedMergeError(f"models= is one {type(models).__name__}, not several networks: give a list.")
+    models = models if isinstance(models, Sized) else list(models)
     registered = FUSION[method]
     checked = registered.check(options)
     parents = Parents.of(models, names, examples, into=into, any_width=registered.any_width)
@@ -94,6 +98,7 @@ def merge(
         raise FedMergeError(f"'{parents.names[0]}' has no weights, so there is nothing to merge.")
     if registered.needs.individual_models:  # where only a sum is needed, the sum shows what is not finite
         check_finite(parents)
+    check_policy(batch_norm)
     images, classes = collected(data, labels)
     images = fitting(parents, images, classes, each=registered.any_width)
     context = Context(
@@ -105,7 +110,7 @@ def merge(
         labels=classes,
         statistics=statistics,
         start=start_of(start, parents),
-        device=device,
+        device=checked_device(device),
         task=parents.task,
     )
     _check_needs(registered.name, registered.needs_with(options), context)
@@ -191,9 +196,15 @@ def _accuracy(parents: Parents, data: Tensor, labels: Tensor) -> Callable[[State
     def score(state: State) -> float:
         network = _as_given(parents, state) if parents.reparametrised else fill(module, state)
         if task is not MULTICLASS:
-            return task.score(
+            found = task.score(
                 torch.cat([logits_of(network(x.to(device))).cpu() for x in data.split(256)]), labels
             )
+            if math.isnan(found):
+                raise FedMergeError(
+                    f"{task.headline} is not defined on labels= of one kind: give images of two kinds, such "
+                    "as with and without a finding, or score= of your own."
+                )
+            return found
         hits = sum(
             int((logits_of(network(x.to(device))).argmax(1) == y.to(device)).sum())
             for x, y in zip(data.split(256), labels.split(256), strict=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -21,9 +21,6 @@ from fedmerge.models.state import State, check_alike
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.tasks import TASKS, Task, task_of
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Parents:
@@ -34,7 +31,8 @@ class Parents:
     known. modules: the models themselves, where they are in memory and may differ in width; of models with
     reparametrised weights (``models.plain``) their plain forms. sources: the models as they were given, and
     given: the module whose form the merged one gets. specs: of each model, where they are in a pool.
-    chosen: whether the architecture was given apart (``into``), so that it says what is not averaged.
+    chosen: whether the architecture was given apart (``into``), so that it says what is not averaged; fixed:
+    its integers and booleans, which then stand in every state.
     """
 
     names: tuple[str, ...]
@@ -46,6 +44,7 @@ class Parents:
     given: nn.Module | None = None
     specs: tuple[ModelSpec, ...] = ()
     chosen: bool = False
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
     any_width: bool = False
 
     def __len__(self) -> int:
@@ -107,7 +106,7 @@ class Parents:
         self.agree()
         if isinstance(self.architecture, ModelSpec):
             return network_of(self.architecture, state, self.names[0])
-        return fill(faithful(self.architecture), state)
+        return fill(faithful(self.architecture), {**state, **self.fixed})
 
     def finished(self, module: nn.Module, fitted: bool) -> nn.Module:
         """A merged module in the form of the models given; fitted: its weights must be held as they are."""
@@ -165,15 +164,19 @@ class Parents:
         """Parents from modules in memory or from a pool on disk.
 
         into: the architecture of the model to be made (default: the first model's). any_width: models may
-        have layers of other widths. Raises FedMergeError if there are none, if names and models differ in
-        number, if the models are not of one architecture (keys, shapes, dtypes), if an entry cannot be merged
-        (``models.entries``), or if no copy can be independent of its model (``check_self_contained``).
+        have layers of other widths. Raises FedMergeError if there are none, if names, examples and models
+        differ in number, if the models are not of one architecture (keys, shapes, dtypes), if an entry cannot
+        be merged (``models.entries``), or if no copy can be independent of its model
+        (``check_self_contained``).
         """
         if len(models) == 0:
             raise FedMergeError("there is no model to merge: give at least one.")
         counts = None if examples is None else tuple(examples)
         if counts is not None and len(counts) != len(models):
             raise FedMergeError(f"{len(counts)} examples= were given for {len(models)} models: one each.")
+        for count in counts or ():
+            if not (math.isfinite(count) and count >= 0):
+                raise FedMergeError(f"examples= has {count}, which is no number of training images.")
         if isinstance(models, ModelPool):
             return _of_pool(models, counts, into, any_width)
         return _of_modules(models, names, counts, into, any_width)
@@ -218,8 +221,12 @@ def _of_modules(
         kinds(state, name)
     if not any_width:
         check_alike(every[: len(states)], states)
-    home = {key: value.device for key, value in states[-1 if into else 0].items()}
     last = len(models) if into else 0
+    home = {key: value.device for key, value in states[last].items()}
+    fixed = (
+        {} if into is None else {k: states[last][k] for k, v in kinds(states[last]).items() if v == "fixed"}
+    )
+    states = [{key: fixed.get(key, value) for key, value in state.items()} for state in states]
     return Parents(
         labels,
         lambda i: {key: value.to(home.get(key, value.device)) for key, value in states[i].items()},
@@ -229,6 +236,7 @@ def _of_modules(
         tuple(sources[: len(models)]),
         sources[last],
         chosen=into is not None,
+        fixed=fixed,
         any_width=any_width,
     )
 

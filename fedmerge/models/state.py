@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, unknown
 from fedmerge.models.entries import COUNTER, Kind, kinds, running_pairs
 
 State: TypeAlias = dict[str, Tensor]
@@ -42,11 +42,11 @@ def average(
     - ``first``: both are copied from the first state.
 
     Results have the dtypes and devices of the first state and share no memory with any input. Raises
-    FedMergeError if there is no state, the states are not alike, the weights do not fit, an entry cannot be
-    merged, or a weight of finite ones does not fit its dtype (float16 ends at 65,504).
+    FedMergeError for an unknown policy, if there is no state, the states are not alike, the weights do not
+    fit, an entry cannot be merged, or a weight of finite ones does not fit its dtype (float16: 65,504).
     """
     if weights is not None:
-        _total(weights)  # said before the first model is read
+        total_of(weights)  # said before the first model is read
     mean = RunningMean(batch_norm)
     for state in states:
         if weights is not None and mean.count == len(weights):
@@ -86,13 +86,14 @@ class RunningMean:
         """Return the mean; call it once. Raises FedMergeError without a state or with unfit weights."""
         if self._sums is None:
             raise FedMergeError("there is no model to average: give at least one.")
-        return self._sums.result(_total(self._weights))
+        return self._sums.result(total_of(self._weights))
 
 
 class _Accumulator:
     """The running sums of :func:`average`: float64, except what is copied from the first state."""
 
     def __init__(self, first: State, batch_norm: BatchNormPolicy) -> None:
+        check_policy(batch_norm)
         pairs = running_pairs(first)
         kept = {key for pair in pairs for key in pair} if batch_norm == "first" else set()
         self.pairs = pairs if batch_norm == "mixture" else []
@@ -219,12 +220,22 @@ def all_finite(value: Tensor) -> bool:
     return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
-def _total(weights: Sequence[float]) -> float:
-    total = math.fsum(weights)
+def check_policy(batch_norm: str) -> None:
+    """Raise FedMergeError for a batch-norm policy that is none: it would be taken for another."""
+    if batch_norm not in get_args(BatchNormPolicy):
+        raise unknown("batch_norm", batch_norm, get_args(BatchNormPolicy))
+
+
+def total_of(weights: Sequence[float]) -> float:
+    """Return the sum of weights. Raises FedMergeError where nothing can be divided by it."""
+    try:
+        total = math.fsum(weights)
+    except (OverflowError, ValueError):  # beyond a float, or infinities of both signs
+        total = math.nan
     if not all(map(math.isfinite, weights)) or not math.isfinite(total) or total == 0:
         raise FedMergeError(
             f"the weights {[float(weight) for weight in weights]} cannot be used: "
-            "each must be finite, and their sum must not be zero."
+            "each must be finite, and their sum finite and not zero."
         )
     return total
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedmerge.analysis.diagnosis import ANALYSES, Finding, why
+from fedmerge.analysis.diagnosis import ANALYSES, Finding
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder.analysed import Analysed
 from fedmerge.experiment.folder.machine import describe as describe_machine
@@ -34,7 +34,7 @@ def write_analysis(found: Analysed, command: Sequence[str] = (), plugins: Sequen
     contents = {
         "title": found.title,
         "asked": f"Why merging works or fails here: {found.about}.",
-        "answer": answer(found),
+        "answer": found.answer,
         "sections": [_section(name, finding) for name, finding in found.findings.items()],
         "left": [f"{ANALYSES[name].title}: {reason}" for name, reason in found.left.items()],
         "more": FIGURES.sections("analysis", found, plugins),
@@ -43,16 +43,6 @@ def write_analysis(found: Analysed, command: Sequence[str] = (), plugins: Sequen
         "config": json.dumps({name: finding.number for name, finding in found.findings.items()}, indent=1),
     }
     return write_page("analysis.html.jinja", contents, found.folder / "report.html")
-
-
-def answer(found: Analysed) -> str:
-    """Return the analysis in a sentence: whether the models can be averaged, or the first finding."""
-    if "drift" in found.findings:
-        drift, paths = found.findings["drift"].tables, found.findings.get("barriers")
-        return why(drift["pairs"], drift["parts"], None if paths is None else paths.frame)
-    if found.findings:
-        return next(iter(found.findings.values())).sentence
-    return " ".join(found.left.values())
 
 
 def _section(name: str, finding: Finding) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def by_site(table: pd.DataFrame, metric: str = "accuracy") -> Table | None:
     sites = list(dict.fromkeys(table["site"]))
     if len(sites) < 2:
         return None
-    values = table.pivot_table(index="method", columns="site", values=metric, sort=False)[sites]
+    values = table.groupby(["method", "site"], sort=False)[metric].mean().unstack("site")[sites]
     known = learning(table, metric=metric)
     at = learning_at(table)["constant"] > 0.5
     constant = {(str(method), str(site)) for method, site in at[at].index}

@@ -28,7 +28,7 @@ def why_section(frame: pd.DataFrame | None) -> dict[str, Any] | None:
     if "drift" not in found:
         return {"sentence": " ".join(left), "pictures": [], "note": ""} if left else None
     drift, paths = found["drift"].tables, found.get("barriers")
-    sentence = why(drift["pairs"], drift["parts"], None if paths is None else paths.frame)
+    sentence = why(found)
     shown = len(frame[["seed", "federation"]].drop_duplicates())
     notes = [f"Seed {first['seed']}, {len(drift['hospitals']['hospital'].unique())} hospitals' own models."]
     if shown > 1:

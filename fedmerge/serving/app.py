@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from fedmerge.errors import short
 from fedmerge.serving.answers import Answer, Fault
 from fedmerge.serving.bodies import read_body
 from fedmerge.serving.guarded import Guarded
@@ -75,10 +76,22 @@ def make_app(service: Service, hosts: Sequence[str] | None = None) -> FastAPI:
 
 def _caller(service: Service) -> Callable[[Request], Awaitable[str]]:
     async def caller(request: Request) -> str:
+        _check_query(request)
         certificate = getattr(request.state, "certificate", None)
         return service.client(request.headers.get("authorization"), certificate)
 
     return caller
+
+
+def _check_query(request: Request) -> None:
+    """Raise Refusal for a name in a query that the path does not know, or twice: it would change nothing."""
+    known = [each.alias for each in request.scope["route"].dependant.query_params]
+    given = [name for name, _ in request.query_params.multi_items()]
+    wrong = [name for name in given if name not in known or given.count(name) > 1]
+    if wrong:
+        what = "is there twice" if wrong[0] in known else "is not known here"
+        takes = f"this path takes {', '.join(known)}" if known else "this path takes none"
+        raise Refusal(400, f"the query's '{short(wrong[0])}' {what}: {takes}.")
 
 
 def _batches(app: FastAPI, service: Service) -> None:

@@ -79,7 +79,7 @@ def _picture(name: str, content: bytes, limits: Limits, read: ReadOptions) -> Te
     png = content.startswith(PNG)
     whole = _is_whole_png(content) if png else content.rstrip(b"\0").endswith(b"\xff\xd9")
     if not whole:
-        raise Refusal(422, f"{name} is damaged or cut short: send it anew.")
+        raise Refusal(422, f"{name} is damaged, cut short, or more than one image: send it anew.")
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
             width, height = image.size
@@ -107,7 +107,7 @@ def _dicom(name: str, content: bytes, limits: Limits, read: ReadOptions) -> Tens
 
 
 def _is_whole_png(content: bytes) -> bool:
-    """Whether every chunk of a PNG is there, with the checksum that it says, up to the last."""
+    """Whether every chunk of a PNG is there, with the checksum that it says, and nothing behind the last."""
     at = len(PNG)
     while at + 12 <= len(content):
         (length,) = struct.unpack_from(">I", content, at)
@@ -115,7 +115,7 @@ def _is_whole_png(content: bytes) -> bool:
         if end + 4 > len(content) or content[end : end + 4] != zlib.crc32(content[at + 4 : end]).to_bytes(4):
             return False
         if content[at + 4 : at + 8] == b"IEND":
-            return True
+            return not content[end + 4 :].strip(b"\0")
         at = end + 4
     return False
 

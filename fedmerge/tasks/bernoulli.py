@@ -25,7 +25,6 @@ class Bernoulli(Task):
     """Outputs z_f with p_f = sigmoid(z_f); the loss is binary cross entropy, a mean over outputs."""
 
     headline = "auroc"
-    chance = 0.5
     weighing = "how much a present finding counts beside an absent one, a number for each"
 
     def lacking(self, needed: int, width: int) -> str:

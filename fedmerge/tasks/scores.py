@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -38,6 +39,12 @@ def aurocs(logits: Tensor, labels: Tensor) -> list[float]:
     ]
 
 
+def mean_where_defined(scores: Iterable[float]) -> float:
+    """Return the mean of the scores that are not NaN; NaN where all are."""
+    known = [score for score in scores if not math.isnan(score)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
 def macro_auroc(logits: Tensor, labels: Tensor) -> float:
     """Return the mean of :func:`aurocs` over the findings that have one; NaN where none has."""
     known = [value for value in aurocs(logits, labels) if not math.isnan(value)]
@@ -48,13 +55,15 @@ def quadratic_kappa(predicted: Tensor, labels: Tensor, grades: int) -> float:
     """Return Cohen's kappa with quadratic weights: 1 - sum w O / sum w E, w_ij = (i - j)^2.
 
     O: how often grade i was given where j is right; E: the same if the two were independent. predicted,
-    labels: N, 0 to grades - 1. NaN where all images have one grade and are given that one. Cohen 1968.
+    labels: N, 0 to grades - 1. NaN where all images have one grade: O is E then, whatever is predicted.
+    Cohen 1968.
     """
+    if not len(labels) or bool((labels == labels[0]).all()):
+        return math.nan
     table = torch.zeros(grades, grades, dtype=torch.float64)
     ones = torch.ones(len(labels), dtype=torch.float64)
     table.index_put_((predicted.cpu(), labels.cpu().long()), ones, accumulate=True)
     steps = torch.arange(grades, dtype=torch.float64)
     weights = (steps[:, None] - steps).square()
-    expected = table.sum(1, keepdim=True) * table.sum(0) / max(len(labels), 1)
-    apart = float((weights * expected).sum())
-    return 1 - float((weights * table).sum()) / apart if apart > 0 else math.nan
+    expected = table.sum(1, keepdim=True) * table.sum(0) / len(labels)
+    return 1 - float((weights * table).sum()) / float((weights * expected).sum())

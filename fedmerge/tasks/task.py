@@ -21,15 +21,13 @@ from torch.nn import functional
 class Task(ABC):
     """One task; it has no state. See the module for the two forms of a prediction.
 
-    name: as in a cohort. headline: the score that ranks and selects. chance: that score of a predictor that
-    knows nothing. many: whether an image has several labels (N x F of 0 and 1), or one (N). dims: the
-    dimensions of a distribution, from behind. columns: whether output c is about class c alone. weighing:
-    what weights of the loss are, in words.
+    name: as in a cohort. headline: the score that ranks and selects. many: whether an image has several
+    labels (N x F of 0 and 1), or one (N). dims: the dimensions of a distribution, from behind. columns:
+    whether output c is about class c alone. weighing: what weights of the loss are, in words.
     """
 
     name: ClassVar[str]
     headline: ClassVar[str]
-    chance: ClassVar[float] = 0.0
     many: ClassVar[bool] = False
     dims: ClassVar[tuple[int, ...]] = (-1,)
     columns: ClassVar[bool] = False

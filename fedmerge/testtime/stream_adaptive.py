@@ -16,6 +16,7 @@ from fedmerge.testtime.probe import Probe
 
 COEFFICIENTS, GUARD = Coefficients(temperature=0.3), Guard()
 NORMS, PROBE = Norms("stream", prior=64.0, learn="all"), Probe(images=8)
+AS_THEY_ARE = Norms("sources")
 
 
 @TESTTIME.method(
@@ -40,10 +41,11 @@ class StreamAdaptive(EntropyAdaptive):
 
     1 + 8 M / N forward passes of an encoder for a batch of N images, none backward; M + 1 with 8 images and
     fewer. The stream is carried from batch to batch until ``reset()``. Where the sources' statistics already
-    fit, learning hurts: a norms' prior of infinity learns nothing, and the hold-one-source-out tuner chooses
-    between the two. Its defaults were chosen on three development cohorts, mostly of small networks trained
-    from scratch; on three cohorts of pretrained networks it lost to models left as they are
-    (``docs/studies/test-time.md``).
+    fit, learning hurts: networks that began from pretrained weights lost by it on every cohort where we tried
+    (``docs/studies/test-time.md``), and hospitals held out in turn did not foresee that. So it depends on:
+
+    pretrained: whether the networks began from pretrained weights; in an experiment, and in a service, their
+    cards say so. Then, where ``norms`` is not given, the merged statistics of the sources stay as they are.
     What it was before: prior 1, learned from the images asked about, which were all
     (``Norms("stream", 1.0)``, ``Probe()``).
     """
@@ -59,11 +61,12 @@ class StreamAdaptive(EntropyAdaptive):
         predict: Prediction = PREDICTION,
         batch_norm: MergedBatchNorm = "mixture",
         source_temperatures: Sequence[float] | None = None,
+        pretrained: bool = False,
     ) -> None:
         super().__init__(
             models,
             coefficients=coefficients,
-            norms=norms,
+            norms=AS_THEY_ARE if pretrained and norms is NORMS else norms,
             probe=probe,
             guard=guard,
             predict=predict,

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.tasks import task_of
+from fedmerge.tasks.scores import mean_where_defined
 from fedmerge.testtime.contract import Node
 
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, math.inf)
@@ -42,7 +44,8 @@ class LabelledSource:
 class Score:
     """Accuracy at one held-out source with one value of the option, averaged over the streams.
 
-    Where models have another task than multiclass it is that task's score (``Task.headline``).
+    Where models have another task than multiclass it is that task's score (``Task.headline``), and NaN at a
+    source whose labels do not define it.
     """
 
     value: Any
@@ -64,7 +67,7 @@ class Tuning:
         by_value: dict[Any, list[float]] = {}
         for score in self.scores:
             by_value.setdefault(score.value, []).append(score.accuracy)
-        return {value: sum(parts) / len(parts) for value, parts in by_value.items()}
+        return {value: mean_where_defined(parts) for value, parts in by_value.items()}
 
     @property
     def table(self) -> dict[Any, dict[str, float]]:
@@ -117,6 +120,11 @@ def tune(
                 progress(len(scores), len(ordered) * len(sources))
     means = Tuning(option, None, tuple(scores)).means
     top = max(means.values())
+    if math.isnan(top):
+        raise FedMergeError(
+            f"'{option}' cannot be tuned: no source's validation images are of two kinds, such as with and "
+            f"without a finding, so the score is not defined. Give more images, or set '{option}' yourself."
+        )
     chosen = [value for value, mean in means.items() if math.isclose(mean, top, abs_tol=1e-12)][-1]
     return Tuning(option, chosen, tuple(scores))
 
@@ -134,10 +142,10 @@ def check_enough(names: Sequence[str], option: str) -> None:
 
 
 def as_text(value: Any) -> str:
-    """A value of an option as it is written in a configuration: ``0.1``, ``.inf``, ``entropy``."""
-    if isinstance(value, float) and math.isinf(value):
-        return ".inf" if value > 0 else "-.inf"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A value of an option as it is written in a configuration: ``0.1``, ``.inf``, ``entropy``, ``null``."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    return value if isinstance(value, str) else yaml.safe_dump(value).split("\n")[0]
 
 
 def _ordered(values: Sequence[Any], option: str) -> list[Any]:
@@ -175,6 +183,5 @@ def _accuracy(node: Node, held_out: LabelledSource, batch_size: int) -> float:
         for index in order.cpu().split(batch_size):
             logits, _ = node.observe(held_out.images[index.to(held_out.images.device)])
             answers.append(logits.cpu())
-        score = task.score(torch.cat(answers), labels[order.cpu()])
-        shares.append(task.chance if math.isnan(score) else score)
+        shares.append(task.score(torch.cat(answers), labels[order.cpu()]))
     return sum(shares) / len(shares)

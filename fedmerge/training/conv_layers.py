@@ -63,10 +63,10 @@ def following_batch_norm(model: nn.Module, name: str) -> _BatchNorm | None:
     if not name:
         return None
     parent_name, _, child = name.rpartition(".")
-    siblings = list(model.get_submodule(parent_name).named_children())
-    position = [sibling for sibling, _ in siblings].index(child)
-    following = siblings[position + 1][1] if position + 1 < len(siblings) else None
-    conv = siblings[position][1]
+    siblings = model.get_submodule(parent_name)._modules  # a module that is used twice stands there twice
+    position = list(siblings).index(child)
+    conv, following = [*siblings.values(), None][position : position + 2]
+    assert isinstance(conv, nn.Conv2d)
     if isinstance(following, _BatchNorm) and following.num_features == conv.out_channels:
         return following
     return None

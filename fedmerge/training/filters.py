@@ -79,11 +79,15 @@ def merge_rows(
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of each row of ``a`` with the same row of ``b`` (n x ... each), in [-1, 1]; 0 for a zero row."""
+    """Cosine of each row of ``a`` with the same row of ``b`` (n x ... each), in [-1, 1].
+
+    0 for a zero row, and where the product of two norms is below the least number of their type (float32 for
+    half precision): such filters are as good as zero.
+    """
     a, b = a.flatten(1), b.flatten(1)
     if a.dtype in (torch.float16, torch.bfloat16):
         a, b = a.float(), b.float()
-    scale = (_norm(a) * _norm(b)).clamp_min(torch.finfo(torch.float32).tiny)
+    scale = (_norm(a) * _norm(b)).clamp_min(torch.finfo(a.dtype).tiny)
     return (torch.linalg.vecdot(a, b) / scale).clamp(-1.0, 1.0)
 
 

@@ -11,6 +11,7 @@ E[K'_i] = K_i + p (1 - alpha) / (n - 1) * sum over {j: cos(K_i, K_j) > tau} of (
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -101,6 +102,8 @@ class InMerge:
             partner=partner,
         )
         self.seed = seed
+        if not isinstance(model, nn.Module):
+            raise FedMergeError(f"InMerge merges filters of an nn.Module, not of a {type(model).__name__}.")
         model = unwrapped(model)
         self._convs = select_convs(model, layers, skip)
         for name in self._convs:
@@ -161,11 +164,7 @@ class InMerge:
         merged. Raises FedMergeError for an optimizer without step hooks, and for one with none of the layers.
         """
         check_hooks(optimizer)
-        if moved(optimizer).isdisjoint(id(conv.weight) for conv in self._convs.values()):
-            raise FedMergeError(
-                f"InMerge has nothing to merge: {type(optimizer).__name__} has the weight of none of "
-                f"{', '.join(self.layers)}. Give it those parameters, or set skip and layers to others."
-            )
+        self._held_by(optimizer)
         self.detach()
         self._optimizer = optimizer
         self._handle = optimizer.register_step_post_hook(self._after_step)
@@ -179,8 +178,12 @@ class InMerge:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Run one pass over all selected layers now; FedMergeError for momentum "mix" without ``attach``."""
-        held = None if self._optimizer is None else moved(self._optimizer)
+        """Run one pass over all selected layers now.
+
+        Raises FedMergeError for momentum "mix" without ``attach``, and where the optimizer has none of the
+        layers any more.
+        """
+        held = None if self._optimizer is None else self._held_by(self._optimizer)
         layers = {name: self._weight(name) for name in self._convs}
         free = [name for name, weight in layers.items() if _free(weight, held)]
         companions = {name: self._companions(name, held) for name in free}
@@ -218,6 +221,26 @@ class InMerge:
         self._steps += 1
         if self._steps % self.options.every == 0:
             self.step()
+
+    def _held_by(self, optimizer: torch.optim.Optimizer) -> set[int]:
+        """Return the ``id`` of each parameter of an optimizer, of which at least one is to be merged."""
+        held = moved(optimizer)
+        if held.isdisjoint(id(conv.weight) for conv in self._convs.values()):
+            raise FedMergeError(
+                f"InMerge has nothing to merge: {type(optimizer).__name__} has the weight of none of "
+                f"{', '.join(self.layers)}. Give it those parameters (anew, where load_state_dict put others "
+                "in their place), or set skip and layers to others."
+            )
+        return held
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> InMerge:
+        """Copy it with its network and optimizer, and follow that one: torch copies no hooks."""
+        made = object.__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__ | {"_handle": None}, memo))
+        if made._optimizer is not None:
+            made._handle = made._optimizer.register_step_post_hook(made._after_step)
+        return made
 
     def _weight(self, name: str) -> Tensor:
         weight = own(self._convs[name], name, "weight")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fedmerge.errors import FedMergeError
+from fedmerge.schema.validation import NoBoolean
 from fedmerge.training.conv_layers import LayerKind
 
 
@@ -33,12 +34,12 @@ class InMergeOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    alpha: float = Field(0.8, ge=0, le=1)
-    tau: float = Field(0.3, ge=-2, le=1)
-    p: float = Field(0.3, ge=0, le=1)
-    skip: int | float | None = None
+    alpha: Annotated[float, NoBoolean] = Field(0.8, ge=0, le=1)
+    tau: Annotated[float, NoBoolean] = Field(0.3, ge=-2, le=1)
+    p: Annotated[float, NoBoolean] = Field(0.3, ge=0, le=1)
+    skip: Annotated[int | float | None, NoBoolean] = None
     layers: LayerKind = "spatial"
-    every: int = Field(1, ge=1)
+    every: Annotated[int, NoBoolean] = Field(1, ge=1)
     mode: Literal["simultaneous", "sequential"] = "simultaneous"
     bias: Literal["leave", "follow"] = "leave"
     momentum: Literal["leave", "mix"] = "leave"

@@ -250,6 +250,7 @@ def _save(found: Analysed, folder: Path) -> None:
             write(folder / f"{name}.npz", partial(_save_arrays, finding.arrays))
     said = {
         "about": found.about,
+        "answer": found.answer,
         "findings": {
             name: {"sentence": each.sentence, "number": each.number if isfinite(each.number) else None}
             for name, each in found.findings.items()

@@ -36,7 +36,7 @@ class RunConfig(BaseModel):
     run's folder on the server, absolute, new or empty; "" for the next free runs/NAME-001 where the server
     was started. resume: the folder of an interrupted run that is to go on. patience: seconds that the server
     waits for hospitals to come. admitted: a deployment's file of the admitted hospitals. inspect: the file
-    for what hospitals report of their images, in a run that does nothing else; minimum, bins, checks: see
+    for what hospitals report of their images, in a run that does nothing else; minimum, checks: see
     ``federation.inspection``.
     """
 
@@ -52,7 +52,6 @@ class RunConfig(BaseModel):
     admitted: str = ""
     inspect: str = ""
     minimum: int = 5
-    bins: int = 16
     checks: bool = False
 
     @classmethod
@@ -94,7 +93,7 @@ def _serve(backend: Backend, run_config: Mapping[str, Any]) -> None:
     given = RunConfig.read(run_config)
     if given.inspect:
         names = {node: hospital.name for node, hospital in (read_admitted(given.admitted) or {}).items()}
-        wish = InspectJob(minimum=given.minimum, bins=given.bins, checks=given.checks)
+        wish = InspectJob(minimum=given.minimum, checks=given.checks)
         write_json(Path(given.inspect), inspect_all(backend, names, wish, given.patience))
         return
     if given.resume:
@@ -104,16 +103,35 @@ def _serve(backend: Backend, run_config: Mapping[str, Any]) -> None:
 
 
 def _hospital(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Hospital:
+    given = RunConfig.read(run_config)
+    node = validate(NodeConfig, dict(node_config), "the node's configuration")
+    if node.folder is None:
+        settle(given.threads)
+        return _known(given, node)
+    return _deployed(given, node, node.folder)
+
+
+def _deployed(given: RunConfig, node: NodeConfig, folder: Path) -> Hospital:
+    """Return a deployed node's hospital.
+
+    Raises FedMergeError that does not name what cannot be read: a server hears that sentence, and names of
+    files may be names of patients. The node's audit log has the rest.
+    """
+    from fedmerge.federation.policy.audit import audit
     from fedmerge.federation.policy.keeping import admit_plugins
     from fedmerge.federation.policy.rules import read_policy
 
-    given = RunConfig.read(run_config)
-    node = validate(NodeConfig, dict(node_config), "the node's configuration")
-    if node.folder is not None:
-        admit_plugins(node.folder)  # before anything could look for others
-    most = given.threads if node.folder is None else read_policy(node.folder).limits.threads
-    settle(min(given.threads, most))
-    return _known(given, node)
+    try:
+        admit_plugins(folder)  # before anything could look for others
+        settle(min(given.threads, read_policy(folder).limits.threads))
+        return _known(given, node)
+    except Exception as error:
+        reason = str(error) if isinstance(error, FedMergeError) else f"{type(error).__name__}: {error}"
+        audit(folder, "failed", reason=reason)
+        raise FedMergeError(
+            f"hospital '{node.site}' cannot read its images, its policy or its plug-ins: its own people see "
+            "why in the audit log of its node (`fedmerge deployment audit NODE`)."
+        ) from error
 
 
 @lru_cache(maxsize=64)

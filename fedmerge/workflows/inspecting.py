@@ -17,7 +17,7 @@ from fedmerge.workflows.flower_app import RunConfig
 
 
 def inspect_deployed(
-    server: Path, minimum: int = MINIMUM, bins: int = 16, patience: float = 300.0, checks: bool = False
+    server: Path, minimum: int = MINIMUM, patience: float = 300.0, checks: bool = False
 ) -> list[dict[str, Any]]:
     """Ask the admitted hospitals of a server; return what each reported, or the reason why not, by name.
 
@@ -26,7 +26,7 @@ def inspect_deployed(
     and where the run fails.
     """
     folder = ServerFolder(server)
-    validate(InspectJob, {"minimum": minimum, "bins": bins}, "inspect")
+    validate(InspectJob, {"minimum": minimum}, "inspect")
     if not folder.hospitals():
         raise FedMergeError("no hospital was admitted yet: `fedmerge deployment admit` lets one in.")
     with tempfile.TemporaryDirectory(dir=folder.path) as place:
@@ -35,7 +35,6 @@ def inspect_deployed(
             "config": "",
             "inspect": str(file),
             "minimum": minimum,
-            "bins": bins,
             "patience": patience,
         }
         given |= {"checks": True} if checks else {}

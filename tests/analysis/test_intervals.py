@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedmerge.analysis.intervals import Interval, crossed_interval, inside
+from tests.facts import refused
 
 RNG = np.random.default_rng
 T = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645, 8: 2.30600, 18: 2.10092}
@@ -295,3 +296,17 @@ def test_bounds_move_with_the_values_and_know_no_order(seeds, sites, shift, scal
     np.testing.assert_allclose(moved.high, shift + scale * found.high, atol=1e-9)
     for other in (values.transpose(1, 0, 2), values[rng.permutation(seeds)][:, rng.permutation(sites)]):
         np.testing.assert_allclose(crossed_interval(other).low, found.low, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "more", "facts"),
+    [
+        (np.zeros((3, 4)), {}, ("(3, 4)", "seeds x sites")),
+        (np.zeros((3, 4, 2)), {"over": np.ones((3, 4, 1))}, ("(3, 4, 1)", "(3, 4, 2)")),
+        (np.zeros((3, 4, 1)), {"level": 95}, (95, "level")),
+        (np.full((3, 4, 1), np.inf), {}, ("finite",)),
+    ],
+)
+def test_what_has_no_interval_is_refused(values, more, facts):
+    with refused(*facts):
+        crossed_interval(values, **more)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedmerge.analysis import rates, reliability, scores
+from fedmerge.analysis import METRICS, rates, reliability, scores
+from fedmerge.tasks import MULTILABEL, ORDINAL
 
 
 def test_perfect_predictions():
@@ -134,3 +135,29 @@ def test_an_image_without_probabilities_leaves_no_score_of_them(bad):
 def test_a_logit_that_is_not_a_number_is_never_right():
     logits = torch.tensor([[math.nan, 0.0], [0.0, math.nan], [1.0, 0.0]])
     assert rates(logits, torch.tensor([0, 1, 0])) == pytest.approx((1 / 3, (1 / 2 + 0) / 2))
+
+
+def test_equal_balanced_accuracies_are_equal_to_the_last_bit():
+    """Recalls 1/3 and 1/3, or 1/6 and 1/2: both means are 1/3, in double precision."""
+    labels = torch.tensor([0] * 6 + [1] * 6)
+    even = torch.tensor([0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0])
+    uneven = torch.tensor([0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0])
+    found = [rates(torch.eye(2)[said], labels)[1] for said in (even, uneven)]
+    assert found == pytest.approx([1 / 3, 1 / 3], rel=1e-15, abs=0)
+
+
+def test_a_grade_that_is_not_known_gives_no_kappa():
+    """Without the logit, the image would count as the lowest grade, which is right."""
+    logits = torch.tensor([[math.nan, -1.0], [2.0, -2.0], [2.0, 2.0]])
+    result = scores(logits, torch.tensor([0, 1, 2]), task=ORDINAL)
+    assert math.isnan(result["kappa"])
+    assert math.isnan(result["steps_off"])
+    assert result["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_a_finding_that_is_certain_ranks_first():
+    """Of 4 images with the finding 2: ranks 1 (certain) and 3, so precisions 1 and 2/3, in steps of 1/2."""
+    logits = torch.tensor([[math.inf], [1.0], [0.0], [-math.inf]])
+    labels = torch.tensor([[1], [0], [1], [0]])
+    result = scores(logits, labels, [METRICS["average_precision"]], task=MULTILABEL)
+    assert result["average_precision"] == pytest.approx((1 + 2 / 3) / 2)

@@ -52,3 +52,21 @@ def test_a_reference_that_is_none_and_nothing_to_pair() -> None:
         paired_tests(table(), "means")
     with refused("mean", "accuracy"):
         paired_tests(table().query("method == 'mean'"), "mean")
+
+
+def test_differences_in_the_last_bit_are_none():
+    """0.1 + 0.2 and 0.3 are one score: at eight hospitals they would give p = 2^-7."""
+    rows = [
+        {"seed": 0, "site": f"h{i}", "stream": "iid", "method": method, "accuracy": score}
+        for i in range(8)
+        for method, score in (("mean", 0.3), ("kf", 0.1 + 0.2), ("hf", np.inf if i else 0.3))
+    ]
+    found = paired_tests(pd.DataFrame(rows), "mean").set_index("level")
+    assert found.loc["kf", ["units", "p"]].tolist() == [8, 1.0]
+    assert found.loc["hf", "units"] == 1  # what is not finite is missing, as in every table
+
+
+@pytest.mark.parametrize("differences", [[], [0.1, np.nan], [0.1, np.inf]])
+def test_what_is_missing_has_no_p(differences):
+    with refused(len(differences), "finite"):
+        randomisation_p(np.array(differences))

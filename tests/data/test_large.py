@@ -1,4 +1,4 @@
-"""Large arrays and simulated scanners: the bits of those in memory, and memory that does not grow."""
+"""Large arrays, scanners, shifts and exports: the bits of those in memory, and memory that does not grow."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from fedmerge.data import CohortSpec, build_cohort, scanner
+from fedmerge.data import CohortSpec, Split, build_cohort, scanner
 from fedmerge.data.cache import made, place
+from fedmerge.data.export import export
 from fedmerge.data.images import stored as stored_module
 from fedmerge.data.images.stored import StoredImages, stored
 from fedmerge.data.scanner import SHIFTS, Appearance
+from fedmerge.data.sources import npz_writing
 from fedmerge.data.sources.npz import read_npz
+from fedmerge.experiment.configuration.config import EvaluationConfig
+from fedmerge.experiment.stages.target_streams import TargetStreams
 from tests.facts import refused
 
 
@@ -131,14 +135,15 @@ spec = CohortSpec.model_validate_json(sys.argv[1])
 ballast = bytearray(b"1") * 2**28  # imports leave a peak above what is in use: what follows must exceed it
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 cohort = build_cohort(spec, 0)
+exec(sys.argv[2])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def grown(spec: CohortSpec) -> int:
-    """Return by how many bytes the peak of memory grows in a process of its own that builds a cohort."""
+def grown(spec: CohortSpec, then: str = "") -> int:
+    """Return by how many bytes the peak of memory grows in a process that builds a cohort, and ``then``."""
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, spec.model_dump_json()], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PEAK, spec.model_dump_json(), then], capture_output=True, text=True, check=True
     )
     return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
 
@@ -163,3 +168,77 @@ def test_memory_does_not_grow_with_the_images_of_an_npz_behind_a_scanner(
     monkeypatch.setenv(place.FOLDER, "off")
     in_memory = [grown(specs[n]) for n in sizes]
     assert in_memory[1] - in_memory[0] > more
+
+
+EXPORT_AND_SHIFT = """
+from pathlib import Path
+from fedmerge.data.export import export
+from fedmerge.experiment.configuration.config import EvaluationConfig
+from fedmerge.experiment.stages.target_streams import TargetStreams
+export(cohort, Path(FOLDER))
+given = EvaluationConfig(streams=["iid", {"drift": "noise"}], shifts=["contrast"], severities=[1])
+for *_, target in TargetStreams.of("coast", cohort["coast"].train, given, 0).views(given.shifted):
+    for piece in target.split.images.split(64):
+        piece.numpy()
+"""
+
+
+def test_memory_does_not_grow_with_images_that_are_exported_and_shifted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 60 MB more training images, less than half is in memory at a time; a drift has five severities."""
+    monkeypatch.setenv(place.FOLDER, str(tmp_path / "cache"))
+    peaks, sizes = [], (1000, 4600)
+    for images in sizes:
+        source = npz(tmp_path / f"{images}.npz", images, 128)
+        spec = CohortSpec.model_validate(
+            {"name": "c", "sites": [{"name": "coast", "source": f"npz:{source}"}]}
+        )
+        peaks.append(grown(spec, EXPORT_AND_SHIFT.replace("FOLDER", repr(str(tmp_path / f"out-{images}")))))
+    assert peaks[1] - peaks[0] < (sizes[1] - sizes[0]) * 128 * 130 / 2
+
+
+def test_what_is_exported_of_stored_images_is_what_is_exported_of_those_in_memory(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three pieces, the last one short, in RGB; every array is the source's."""
+    source = npz(tmp_path / "a.npz", 21, channels=3)
+    monkeypatch.setattr(npz_writing, "AT_ONCE", 8 * 8 * 10 * 3)
+    spec = CohortSpec.model_validate({"name": "c", "sites": [{"name": "a", "source": f"npz:{source}"}]})
+    large = build_cohort(spec, 0)
+    assert isinstance(large["a"].train.images, StoredImages)
+    export(large, tmp_path / "stored")
+    monkeypatch.setenv(place.FOLDER, "off")
+    export(build_cohort(spec, 0), tmp_path / "memory")
+    held, plain, given = (
+        np.load(path)
+        for path in (*(tmp_path / each / "a" / "images.npz" for each in ("stored", "memory")), source)
+    )
+    assert set(held.files) == set(plain.files) == set(given.files)
+    for key in given.files:
+        for found in (held, plain):
+            assert found[key].dtype == (np.uint8 if key.endswith("images") else np.int64)
+            assert np.array_equal(found[key], given[key])
+
+
+@pytest.mark.parametrize("kind", ["noise", "contrast", "bias-field"])
+def test_shifts_and_drifts_of_stored_images_are_those_of_images_in_memory(
+    kind: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Piece by piece, each with the image of its place; the second time, and elsewhere, from the cache."""
+    images = torch.randint(
+        0, 256, (37, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+    monkeypatch.setattr(stored_module, "AT_ONCE", 16 * 64)
+    given = EvaluationConfig(streams=["iid", {"drift": kind}], shifts=[kind], severities=[2, 5])
+    labels = torch.arange(37) % 2
+    held = TargetStreams.of("coast", Split(stored(images), labels), given, 3)
+    plain = TargetStreams.of("coast", Split(images, labels), given, 3)
+    for _ in range(2):
+        pairs = list(zip(held.views(given.shifted), plain.views(given.shifted), strict=True))
+        assert len(pairs) == 4
+        for (*one, found), (*other, expected) in pairs:
+            assert one == other
+            assert isinstance(found.split.images, StoredImages)
+            assert torch.equal(found.split.images.clone(), expected.split.images)
+        assert len(place.entries(cache)) == 3  # two severities and the drift

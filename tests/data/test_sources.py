@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import torch
 from PIL import Image
 
 from fedmerge.data import CohortSpec, SiteSpec, build_cohort
+from fedmerge.data.sources import npz_sizes
+from fedmerge.data.sources.npz import read_npz
 from fedmerge.data.sources.sources import Arrays, load_source, source_key
 from tests.facts import refused
 
@@ -290,3 +295,35 @@ def test_labels_that_are_no_classes_are_sentences(labels: object, words: tuple[s
 def test_images_that_are_none_are_sentences(images: object, words: tuple[str, ...]) -> None:
     with refused("arrays", *words):
         load_source(Arrays(images, [0, 1, 0, 1]))
+
+
+def test_an_odd_header_an_array_twice_and_packed_names_are_sentences(
+    write_npz: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """numpy raises anything at odd headers, and of two arrays of one name it takes the last."""
+    good = write_npz()
+    with zipfile.ZipFile(good) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+
+    def saved(name: str, changed: dict[str, bytes], again: str = "") -> Path:
+        path = tmp_path / name
+        with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            warnings.simplefilter("ignore")
+            for key, content in (members | changed).items():
+                for _ in range(2 if key == again else 1):
+                    archive.writestr(key, content)
+        return path
+
+    for key in ("train_images", "val_labels"):
+        for shape in ("(True, 8, 8)", "(" * 900, "(-1,)"):
+            header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+            odd = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
+            with refused("odd.npz", key, "header"):
+                read_npz(saved("odd.npz", {f"{key}.npy": odd}), "npz:odd")
+    with refused("twice.npz", "train_labels", "two arrays"):
+        read_npz(saved("twice.npz", {}, "train_labels.npy"), "npz:twice")
+    monkeypatch.setattr(npz_sizes, "SUSPECT", 10_000)
+    names = io.BytesIO()
+    np.save(names, np.full(9_000, "a" * 100))
+    with refused("names.npz", "class_names", "more than images can be"):
+        read_npz(saved("names.npz", {"class_names.npy": names.getvalue()}), "npz:names")

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from fedmerge.data import scanner, streams
 from fedmerge.data.scanner import Appearance
+from fedmerge.data.shown import drifted
 from fedmerge.data.streams import StreamSpec
 from fedmerge.schema.validation import validate
 from fedmerge.seeding import generator
@@ -171,7 +172,7 @@ def test_a_drifting_scanner_shows_each_image_at_the_severity_of_its_place() -> N
     images = torch.zeros(27, 1, 4, 4, dtype=torch.uint8)
     images[:, :, :2] = 255
     order = np.random.default_rng(0).permutation(27)
-    seen = streams.drifted(images, order, "contrast", 0, "north")
+    seen = drifted(images, order, "contrast", 0, "north")
     spread = (seen.amax((1, 2, 3)).int() - seen.amin((1, 2, 3)).int())[torch.from_numpy(order)]
     expected = [255 * (1 - 0.14 * s) for s in (1, 2, 3, 4, 5, 4, 3, 2, 1) for _ in range(3)]
     assert spread.tolist() == pytest.approx(expected, abs=1)
@@ -183,18 +184,18 @@ def test_a_drift_is_one_scanner_and_repeats(shift: str) -> None:
     """The same seed and site give the same bits, those of the site's scanner at each image's severity."""
     images = torch.randint(0, 256, (20, 3, 8, 8), generator=generator(0, "drift test"), dtype=torch.uint8)
     order = np.random.default_rng(1).permutation(20)
-    seen = streams.drifted(images, order, shift, 3, "north")
-    assert torch.equal(seen, streams.drifted(images, order, shift, 3, "north"))
+    seen = drifted(images, order, shift, 3, "north")
+    assert torch.equal(seen, drifted(images, order, shift, 3, "north"))
     for place, severity in zip(order, streams.severities(20), strict=True):
         look = [Appearance(kind=shift, severity=int(severity))]
         assert torch.equal(seen[place], scanner.apply(images, look, 3, "north")[place])
-    others = [streams.drifted(images, order, shift, seed, site) for seed in range(9) for site in ("a", "b")]
+    others = [drifted(images, order, shift, seed, site) for seed in range(9) for site in ("a", "b")]
     assert any(not torch.equal(seen, other) for other in others)
 
 
 def test_a_drift_of_no_images_is_empty() -> None:
     images = torch.zeros(0, 1, 8, 8, dtype=torch.uint8)
-    assert streams.drifted(images, np.empty(0, dtype=np.int64), "blur", 0, "north").shape == images.shape
+    assert drifted(images, np.empty(0, dtype=np.int64), "blur", 0, "north").shape == images.shape
 
 
 def within_batch_variance(labels: np.ndarray, order: np.ndarray, size: int) -> float:
@@ -406,5 +407,42 @@ def test_dirichlet_laws_refuse_nonsense(delta: float) -> None:
 
 
 def test_a_recurring_stream_refuses_no_cycles() -> None:
-    with refused("given 0"):
+    with refused(0, "cycles"):
         streams.recurring(np.zeros(3), 0, np.random.default_rng(0))
+
+
+ORDERS = {
+    "iid": lambda labels: streams.iid(labels, np.random.default_rng(0)),
+    "dirichlet": lambda labels: streams.dirichlet(labels, 0.1, 3, np.random.default_rng(0)),
+    "note": lambda labels: streams.note(labels, 0.1, np.random.default_rng(0)),
+    "temporal": lambda labels: streams.temporal(labels, np.random.default_rng(0)),
+    "recurring": lambda labels: streams.recurring(labels, 2, np.random.default_rng(0)),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_an_order_holds_every_image_or_a_sentence_says_why_not(name: str) -> None:
+    """Of N x F labels it would hold N F indices, and images whose class is NaN would be in none."""
+    with refused("(4, 3)", "one class an image"):
+        ORDERS[name](np.eye(4, 3, dtype=np.int64))
+    with refused("NaN", "class"):
+        ORDERS[name](np.array([0.0, np.nan, 1.0]))
+    assert sorted(ORDERS[name](torch.tensor([2, 0, 2, 1]))) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, float("nan")])
+def test_batches_are_of_a_whole_number_of_images(size: float) -> None:
+    with refused("batches", size):
+        list(streams.batches(np.arange(5), size))  # type: ignore[arg-type]
+    with refused("batches", size):
+        streams.order(StreamSpec(kind="iid"), np.zeros(5), size, 0, "north")  # type: ignore[arg-type]
+
+
+def test_a_drift_is_of_the_images_that_arrive() -> None:
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    with refused(3, "4 images"):
+        drifted(images, np.arange(3), "contrast", 0, "north")
+    with refused("contrst", "contrast"):
+        drifted(images, np.arange(4), "contrst", 0, "north")
+    with refused("uint8", "torch.float32"):  # divided by 255 they would be nearly black
+        drifted(images.float(), np.arange(4), "contrast", 0, "north")

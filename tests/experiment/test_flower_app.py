@@ -9,6 +9,7 @@ import pytest
 import yaml
 from facts import refused
 
+from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder.machine import reproducible
 from fedmerge.federation import LocalGrid
 from fedmerge.federation.flower import FlowerPlace
@@ -211,3 +212,29 @@ def test_flower_s_grid_is_handed_on(cohort):
     place = FlowerPlace(grid="the grid", context="the context")
     place.simulate(lambda grid, context: seen.append((grid.grid, context)), cohort.sites)
     assert seen == [("the grid", "the context")]
+
+
+def test_names_of_files_that_cannot_be_read_stay_at_the_hospital(tmp_path):
+    """They may be names of patients: the server hears that something is wrong, the node's audit log what."""
+    from fedmerge.federation.policy.audit import audit_log
+
+    node = tmp_path / "node"
+    for name in ("no", "yes"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "Mustermann_Hans.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    node.mkdir()
+    (node / "node.yaml").write_text("")
+    cohort = {
+        "size": 8,
+        "channels": 1,
+        "sites": [{"name": "north", "source": f"folder:{tmp_path / 'images'}"}],
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(cohort))
+    config = {"site": "north", "cohort": str(tmp_path / "own.yaml"), "folder": str(node)}
+    with pytest.raises(FedMergeError) as raised:
+        flower_app._hospital(config, {"config": "quickstart"})
+    assert "north" in str(raised.value)
+    assert "Mustermann" not in str(raised.value)
+    (entry,) = audit_log(node).entries()
+    assert entry["event"] == "failed"
+    assert "Mustermann_Hans.png" in entry["reason"]

@@ -21,6 +21,7 @@ from fedmerge.experiment.stages import tune
 from fedmerge.models import predict
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import Tuning, as_text
+from fedmerge.workflows.served import find_models, served
 from fedmerge.workflows.tune import _reopen as reopen
 from fedmerge.workflows.tune import tune_run
 from tests.testtime.grouped import adaptive
@@ -130,6 +131,31 @@ def test_a_finished_run_is_tuned_from_its_folder(done):
         done.folder, method="tent", option={"option": "steps", "values": [1, 2]}, stream="iid"
     )
     assert (words.option, list(words.means)) == ("steps", [1, 2])
+
+
+def test_a_held_out_source_shows_no_more_images_than_arrive_at_a_target(done):
+    few = done.experiment.evaluation.model_copy(update={"images": 5})
+    setup, site = reopen(
+        done.folder, done.experiment.model_copy(update={"evaluation": few}), done.cohort, 0, "delta", "cpu"
+    )
+    assert len(setup.held_out_images("alpha")) == 5 == len(setup.arriving_images("delta"))
+    found = tune.tune_entry(setup, site, done.experiment.testtime[0])
+    assert all(math.isclose(score.accuracy * 5, round(score.accuracy * 5)) for score in found.scores)
+
+
+def test_a_service_uses_what_the_run_chose(done):
+    log = done.decisions.dropna(subset=["held_out"])
+    value = float(log.loc[log["chosen"].eq(True), "value"].iloc[0].strip("."))
+    what = served(find_models([done.folder], "delta"), f"{METHOD}-tuned", device="cpu")
+    pool = pool_of(done)
+    node = adaptive([pool.model(name) for name in pool.names], temperature=value, batch_norm="mixture")
+    batch = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(what.build().observe(batch)[0], node(batch))
+    other = served(
+        find_models([done.folder], "delta"), f"{METHOD}-tuned", ["coefficients.temperature=3"], device="cpu"
+    )
+    cooler = adaptive([pool.model(name) for name in pool.names], temperature=3.0, batch_norm="mixture")
+    assert torch.equal(other.build().observe(batch)[0], cooler(batch))
 
 
 def test_cards_carry_the_temperature_of_the_validation_images(done):

@@ -1,6 +1,7 @@
 """Laws of the aggregators: symmetric in the hospitals, a mean without hostile ones, and where each breaks."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -264,3 +265,12 @@ def test_an_update_with_another_table_than_was_sent_is_refused_and_a_count_is_no
     assert check_update(sent | {"steps": torch.tensor(5)}, sent) is None
     wrong = check_update(sent | {"table": torch.tensor([2, 1])}, sent)
     assert "'table' holds other int64 values" in wrong
+
+
+@pytest.mark.parametrize("method", ROBUST)
+def test_what_compares_updates_takes_none_that_is_not_finite(method):
+    """Sorted, NaN is the largest number: the median of 0, 1, 2 and NaN would be 1.5. Krum would choose it."""
+    with refused("s4", "w", "NaN"):
+        aggregate(method, [state([value, 0.0]) for value in (0, 1, 2, 3, math.nan)])
+    with refused("update"):
+        aggregate(method, [])

@@ -236,6 +236,16 @@ def test_different_noises_compose():
     assert epsilon_of([2.0, 1.0], 1e-5) == pytest.approx(exact(math.sqrt(5 / 4), 1e-5), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("noise", "delta"),
+    [(0.0, 1e-5), (-1.0, 1e-5), (math.nan, 1e-5), (1.0, 0.0), (1.0, -1.0), (1.0, math.nan)],
+)
+def test_no_epsilon_is_told_of_no_noise_or_no_delta(noise, delta):
+    """At delta 0 a Gaussian has none, however large."""
+    with refused("noise", "delta", delta):
+        epsilon_of([2.0, noise], delta)
+
+
 def test_no_round_costs_nothing_and_every_round_costs_more():
     options = CentralPrivacy(clip=1, noise=2)
     spent = [epsilon(options, rounds) for rounds in range(6)]

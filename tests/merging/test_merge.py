@@ -50,7 +50,7 @@ def test_the_mean_of_a_pool_builds_one_network(pool, monkeypatch):
         built.append(network_of(*given))
         return built[-1]
 
-    monkeypatch.setattr("fedmerge.merging.methods.network_of", watched)
+    monkeypatch.setattr("fedmerge.merging.parents.network_of", watched)
     fused = merge(pool, "mean").model
     assert len(built) == 1
     assert fused is built[0]
@@ -134,3 +134,33 @@ def test_faults_are_sentences(pool, nets):
             merge(models, method, **options)
     with refused("8 images", 2):
         merge(nets, "greedy", data=torch.rand(8, 1, 1, 2), labels=torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("given", "facts"),
+    [
+        ({"batch_norm": "mixtur"}, ("batch_norm", "mixture")),  # was taken for "average"
+        ({"device": "cud"}, ("device", "cud", "cpu")),
+        ({"examples": [-1, 3], "weights": "samples"}, ("examples=", "-1")),  # weights of -1/2 and 3/2
+        ({"examples": [float("nan"), 3]}, ("examples=", "nan")),
+        ({"weights": [1e308, 1e308]}, ("weights", "finite")),
+        ({"seed": 0.5}, ("seed", 0.5)),
+    ],
+    ids=str,
+)
+def test_what_would_be_taken_for_something_else_is_refused(given, facts):
+    method = "dare" if "seed" in given else "mean"
+    with refused(*facts):
+        merge([build(SPEC, 0), build(SPEC, 1)], method, start=build(SPEC, 2), **given)
+
+
+def test_the_layers_of_one_network_are_not_merged():
+    """A Sequential is a sequence of modules, too."""
+    one = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    with refused("Sequential", "list"):
+        merge(one, "mean")
+    nets = [build(SPEC, 0), build(SPEC, 1)]
+    expected = merge(nets, "mean").model.state_dict()
+    for several in (torch.nn.ModuleList(nets), iter(nets), tuple(nets)):
+        found = merge(several, "mean").model.state_dict()
+        assert all(found[key].equal(expected[key]) for key in expected)

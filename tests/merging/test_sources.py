@@ -137,6 +137,14 @@ def test_integers_that_differ_are_refused_by_every_merge() -> None:
                 fused(nets, method, start=nets[0])
 
 
+def test_the_model_to_be_made_says_what_integers_are() -> None:
+    nets = [Net(0), Net(1), Net(2)]
+    for number, net in enumerate(nets):
+        net.register_buffer("table", torch.tensor([number]))
+    for method in (name for name in MERGES if name not in OWN):
+        assert fused(nets[:2], method, start=nets[0], into=nets[2]).table.tolist() == [2]
+
+
 def test_a_pool_builds_each_network_by_its_own_card(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """Two vision transformers of the same shapes, with 2 and 4 heads of attention."""
     specs = [
@@ -175,7 +183,7 @@ def test_networks_of_a_pool_are_checked_on_two_images(tmp_path, monkeypatch, met
         net.features[1].eps = 1.0
         return net
 
-    monkeypatch.setattr("fedmerge.merging.methods.network_of", lazily)
+    monkeypatch.setattr("fedmerge.merging.parents.network_of", lazily)
     with refused("answer", "itself"):
         fused(pool, method, start=pool.model("a"))
 
@@ -468,7 +476,7 @@ def test_data_that_no_model_takes_is_a_sentence(data, words: tuple[object, ...])
     ("labels", "words"),
     [
         (Y + 1, (1, "model-0", "3 outputs", 2)),
-        (Y - 1, ("-1", "holds", "classes")),
+        (Y - 1, ("-1", "classes", "model-0")),
         (Y + 0.5, ("whole", "labels=")),
         (["a"] * 12, ("number", "labels=", "class")),
     ],

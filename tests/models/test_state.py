@@ -186,3 +186,12 @@ def test_running_pairs_are_found_by_prefix() -> None:
     ]
     assert running_pairs(nn.BatchNorm2d(2).state_dict()) == [("running_mean", "running_var")]
     assert running_pairs(["lonely.running_mean"]) == []
+
+
+def test_weights_and_policies_that_mean_nothing_are_refused() -> None:
+    states = [{"w": torch.ones(1)}, {"w": torch.zeros(1)}]
+    for weights in ([1e308, 1e308], [float("inf"), float("-inf")]):  # sums beyond a float, and none at all
+        with refused("weights", "finite"):
+            average(states, weights)
+    with refused("mixtur", "mixture", "average", "first"):
+        average(states, batch_norm="mixtur")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from fedmerge.models.weights import load_weights, write_weights
 from fedmerge.serving.served import Served
 from fedmerge.workflows.served import find_models, samples, served
 from tests.facts import refused
-from tests.serving.conftest import HOSPITALS
+from tests.serving.conftest import HOSPITALS, SPEC, pool_of
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,23 @@ def test_a_network_that_the_run_fused_is_served_by_its_label(run):
     assert torch.equal(answers(what), pool.model("mean")(batch))
     assert what.coefficients == {"alpha": 0.5, "gamma": 0.5}
     assert [card.sha256 for card in what.cards] == [pool.card("mean").sha256]
+
+
+def test_what_is_served_by_default_depends_on_where_the_networks_began(tmp_path, monkeypatch):
+    """From scratch stream-adaptive; pretrained ones the run's federated model, or else the mean."""
+    pool = pool_of(tmp_path / "models", SPEC)
+    assert served(find_models([pool]), device="cpu").method == "stream-adaptive"
+    for card in pool.glob("*.json"):
+        card.write_text(card.read_text().replace('"pretrained": false', '"pretrained": true'))
+    found = find_models([pool])
+    assert all(card.model.pretrained for card, _ in found.models)
+    what = served(found, device="cpu")
+    assert (what.method, set(what.coefficients.values())) == ("mean", {1 / 3})
+    kept = replace(found, fused={"federated": pool / "north.safetensors"})
+    assert served(kept, device="cpu").method == "federated"
+    node = fm.StreamAdaptive(list(found.load().values()), pretrained=True)
+    batch = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(answers(served(found, "stream-adaptive", device="cpu")), node(batch))
 
 
 def test_one_file_is_served_as_it_is(folder):

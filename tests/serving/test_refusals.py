@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import struct
 import threading
+import warnings
+import zipfile
 
 import pytest
+from PIL import Image
 
 from benchmarks.simulations.hostile_bodies import KINDS, hostile
 from fedmerge.serving.bodies import read_body
@@ -47,6 +52,76 @@ def test_a_bomb_is_refused_before_it_is_unpacked(start):
     answer = client.post("/v1/batches", content=npz(drawn(20, 0, size=256)))
     assert answer.status_code == 413
     assert "1 MiB" in answer.json()["error"]
+
+
+def packed(*members: tuple[str, bytes]) -> bytes:
+    """A zip of members; two may have one name."""
+    file = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as archive:
+        warnings.simplefilter("ignore")
+        for name, content in members:
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def array(shape: str) -> bytes:
+    """An array's bytes whose header says this shape."""
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64)
+
+
+PNG_FILE = io.BytesIO()
+Image.fromarray(drawn(1, 0)[0]).save(PNG_FILE, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("body", "fact"),
+    [
+        (packed(("images.npy", array("(True, 8, 8)"))), "header"),
+        (packed(("images.npy", array("(" * 3000))), "header"),
+        (packed(("images.npy", array("(-1, 8, 8)"))), "header"),
+        (packed(("images.npy", array("(1, 8, 8)")), ("images.npy", array("(1, 8, 8)"))), "two arrays"),
+        (PNG_FILE.getvalue() * 2, "more than one image"),
+        (PNG_FILE.getvalue() + b"more", "more than one image"),
+    ],
+    ids=["bool shape", "open brackets", "negative shape", "twice", "two PNGs", "bytes behind a PNG"],
+)
+def test_an_odd_file_is_a_sentence_and_no_other_image(start, body, fact):
+    """numpy raises a TypeError and a tokenizer's error for the first two; readers take one of two images."""
+    answer = start().post("/v1/batches", content=body)
+    assert answer.status_code == 422
+    assert fact in answer.json()["error"]
+    assert start().post("/v1/batches", content=PNG_FILE.getvalue() + bytes(9)).status_code == 200  # padding
+
+
+def test_a_query_that_says_nothing_to_a_path_is_refused(start):
+    """Else a batch for ``?strean=a`` would teach the stream ``default``."""
+    client = start()
+    for query in ("?strean=a", "?stream=a&stream=b", "?limit=3"):
+        answer = client.post("/v1/batches" + query, content=GOOD)
+        assert answer.status_code == 400
+        assert query[1:6] in answer.json()["error"]
+    assert client.get("/v1/models?x=1").status_code == 400
+    assert client.get("/v1/history").json()["batches"] == []
+
+
+def test_streams_that_take_turns_answer_as_alone_and_so_after_a_reset(start):
+    """Two streams, batch by batch, one of them reset in the middle, against each alone in a new service."""
+    batches = [npz(drawn(3, seed)) for seed in range(4)]
+
+    def probabilities(client, stream, body):
+        said = client.post(f"/v1/batches?stream={stream}", content=body).json()["images"]
+        return [image["probabilities"] for image in said]
+
+    both, ward, lab = start(), start(), start()
+    for number, body in enumerate(batches):
+        other = batches[-1 - number]
+        if number == 2:
+            for client in (both, ward):
+                assert client.post("/v1/streams/ward/reset").status_code == 204
+        assert probabilities(both, "ward", body) == probabilities(ward, "ward", body)
+        assert probabilities(both, "lab", other) == probabilities(lab, "lab", other)
+    assert probabilities(both, "ward", batches[0]) != probabilities(both, "lab", batches[0])
 
 
 def test_clients_are_known_by_token_and_see_their_own(start, tmp_path):

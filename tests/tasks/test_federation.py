@@ -1,5 +1,7 @@
 """Counts of findings: what a greeting may say, what a policy hides, what an inspection tells."""
 
+import math
+
 import pytest
 import torch
 from facts import refused
@@ -7,9 +9,18 @@ from pydantic import ValidationError
 
 from fedmerge.data import CohortSpec, build_cohort
 from fedmerge.data.export import export
-from fedmerge.federation.messages.replies import Greeting
+from fedmerge.federation.messages.replies import Evaluated, Greeting
 from fedmerge.federation.policy.suppression import suppressed_findings, told_findings
-from fedmerge.federation.privacy.masked import SCORED, decode_means, encode_means, scored
+from fedmerge.federation.privacy.masked import (
+    SCORED,
+    decode_means,
+    decode_scores,
+    encode_means,
+    encode_scores,
+    scored,
+    words_of_scores,
+)
+from fedmerge.federation.server.remote_evaluation import RemoteEvaluation
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.tasks import MULTICLASS, MULTILABEL, ORDINAL, task_of
 
@@ -36,6 +47,49 @@ def test_secure_scores_have_the_task_s_own():
     found = decode_means(encode_means(8, values), names)
     assert found["kappa"] == pytest.approx(-0.25)
     assert scored(MULTILABEL)[-1] == "auroc"
+
+
+def test_a_score_that_a_hospital_does_not_define_has_no_part_in_a_sum_under_masks():
+    """8 images with AUROC 0.9, 24 with 0.5, 100 without: (8 * 0.9 + 24 * 0.5) / 32; accuracy is of all."""
+    names = scored(MULTILABEL)
+    told = [(8, 0.9, 1.0), (24, 0.5, 0.0), (100, math.nan, 0.5)]
+    words = [
+        encode_scores(n, {"accuracy": a, "balanced_accuracy": a, "loss": 1.0, "auroc": z}, MULTILABEL)
+        for n, z, a in told
+    ]
+    assert {len(each) for each in words} == {words_of_scores(names, MULTILABEL)}
+    found = decode_scores(sum(words[1:], words[0]), names, MULTILABEL)
+    assert set(found) == {"num-examples", *names}
+    assert found["auroc"] == pytest.approx(0.6)
+    assert found["accuracy"] == pytest.approx((8 + 50) / 132)
+    assert math.isnan(decode_scores(words[2], names, MULTILABEL)["auroc"])
+    assert words_of_scores(scored(MULTICLASS), MULTICLASS) == 2 * (1 + len(SCORED))
+
+
+def test_a_reply_may_say_that_a_score_is_not_defined_and_of_no_other_number():
+    said = {"num-examples": 5, "loss": 0.5, "accuracy": 0.5, "balanced_accuracy": 0.5}
+    for name in ("auroc", "kappa"):
+        assert math.isnan(getattr(Evaluated.model_validate(said | {name: math.nan}), name))
+        with pytest.raises(ValidationError):
+            Evaluated.model_validate(said | {name: math.inf})
+        with pytest.raises(ValidationError):
+            Evaluated.model_validate(said | {name: 1.5})
+    with pytest.raises(ValidationError):
+        Evaluated.model_validate(said | {"accuracy": math.nan})
+
+
+def test_a_hospital_without_a_kind_of_image_has_no_vote_where_models_are_scored(monkeypatch):
+    """The model's score is that of the others; where nobody has one, that is a sentence."""
+    evaluation = RemoteEvaluation(None, None)
+    told = [{"num-examples": 10, "auroc": 0.5}, {"num-examples": 30, "auroc": 0.9}]
+    undefined = {"num-examples": 60, "auroc": math.nan}
+    monkeypatch.setattr(evaluation, "_evaluate", lambda *args, **options: [*told, undefined])
+    assert evaluation.score({}, metric="auroc") == pytest.approx(0.8)
+    assert evaluation.numbers({})["auroc"] == pytest.approx(0.8)
+    monkeypatch.setattr(evaluation, "_evaluate", lambda *args, **options: [undefined])
+    with refused("auroc", "not defined"):
+        evaluation.score({}, metric="auroc")
+    assert math.isnan(evaluation.numbers({})["auroc"])
 
 
 def test_a_network_is_built_for_its_task_and_written_as_before():

@@ -1,5 +1,6 @@
 """A whole run of each task: local training, fusion, a node at the unseen hospital; resumed, the same bits."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,34 @@ def _resumed(task: str, tmp_path: Path, monkeypatch, whole: pd.DataFrame) -> Non
     pd.testing.assert_frame_equal(
         again.table.drop(columns=times), whole.drop(columns=times), check_exact=True
     )
+
+
+def test_where_all_images_are_of_one_kind_a_score_is_not_defined_and_the_run_ends_well(
+    tmp_path: Path,
+) -> None:
+    """Nobody at ``empty`` and ``coast`` has a finding: their AUROC is no number, and no part of any mean."""
+
+    def without(given: Arrays) -> Arrays:
+        none = np.zeros_like(given.labels)
+        return Arrays(given.images, none, class_names=given.class_names)
+
+    config = experiment("multilabel")
+    full, other = arrays("multilabel", 0), arrays("multilabel", 1)
+    cohort = {
+        "name": "few", "task": "multilabel", "minimum": {"classes": 0},
+        "sites": [
+            {"name": "north", "source": full}, {"name": "empty", "source": without(other)},
+            {"name": "coast", "source": without(full), "unseen": True},
+        ],
+    }  # fmt: skip
+    config["cohort"] = CohortSpec.model_validate(cohort)
+    config |= {"fusion": ["mean", "greedy"], "testtime": ["entropy-adaptive"]}
+    result = fm.run(config, out=tmp_path / "run")
+    assert result.failures.empty, result.failures["reason"].tolist()
+    assert result.table["auroc"].isna().all()
+    assert result.table["average_precision"].isna().all()
+    validation = result.table.groupby("method")["validation"].first()
+    assert math.isnan(validation["alone:empty"])
+    assert validation["entropy-adaptive"] == validation["alone:north"] > 0
+    assert "AUROC is not defined at coast" in result.answer
+    assert "of 100 images" not in (tmp_path / "run" / "report.html").read_text()

@@ -10,7 +10,7 @@ from fedmerge.analysis import answers, fit_temperature, scores
 from fedmerge.analysis.metrics import METRICS, rates
 from fedmerge.experiment.stages.majority import Frequencies
 from fedmerge.tasks import BINARY, MULTICLASS, MULTILABEL, ORDINAL
-from fedmerge.tasks.scores import aurocs, macro_auroc, quadratic_kappa
+from fedmerge.tasks.scores import aurocs, macro_auroc, mean_where_defined, quadratic_kappa
 
 Z = torch.tensor([[2.0, -1.0, 0.0], [1.0, 3.0, 0.0], [0.0, -2.0, 0.0], [-1.0, 1.0, 0.0]])
 Y = torch.tensor([[1, 0, 1], [0, 1, 1], [1, 0, 1], [0, 0, 1]], dtype=torch.uint8)
@@ -61,7 +61,32 @@ def test_quadratic_kappa_of_a_table():
         cohen_kappa_score(labels, given, weights="quadratic")
     )
     assert quadratic_kappa(labels, labels, 3) == 1
-    assert math.isnan(quadratic_kappa(torch.zeros(3).long(), torch.zeros(3).long(), 3))
+
+
+@pytest.mark.parametrize("given", [[0, 0, 0], [0, 1, 2], [2, 2, 2]])
+def test_kappa_of_one_grade_is_not_defined_whatever_is_predicted(given):
+    """With all images of one grade, what is seen is what chance gives: 1 - 1, or 1 - 0 / 0."""
+    assert math.isnan(quadratic_kappa(torch.tensor(given), torch.zeros(3).long(), 3))
+    z = torch.tensor([[-9.0, -9.0], [9.0, -9.0], [9.0, 9.0]])[torch.tensor(given)]
+    assert math.isnan(scores(z, torch.zeros(3).long(), task=ORDINAL)["kappa"])
+    assert math.isnan(quadratic_kappa(torch.tensor([]).long(), torch.tensor([]).long(), 3))
+
+
+def test_kappa_of_a_constant_prediction_is_that_of_chance():
+    assert quadratic_kappa(torch.ones(4).long(), torch.tensor([0, 1, 2, 2]), 3) == 0
+
+
+@pytest.mark.parametrize("present", [0, 1])
+def test_findings_of_one_kind_alone_have_no_score_that_ranks_or_finds(present):
+    found = scores(Z, torch.full((4, 3), present), task=MULTILABEL)
+    assert all(math.isnan(found[name]) for name in ("auroc", "average_precision", "f1"))
+    assert found["auroc_classes"] == 0
+    assert found["accuracy"] == pytest.approx(float(((Z > 0) == present).double().mean()))
+
+
+def test_a_mean_of_scores_leaves_out_what_is_not_defined():
+    assert mean_where_defined([0.25, math.nan, 0.75]) == 0.5
+    assert math.isnan(mean_where_defined([math.nan]))
 
 
 def test_grades_have_kappa_and_steps_off():

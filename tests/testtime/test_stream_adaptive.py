@@ -45,6 +45,22 @@ def test_it_learns_the_scanner_that_no_source_has() -> None:
     assert accuracy(StreamAdaptive([model, model])) > plain + 0.15
 
 
+def test_norms_of_pretrained_networks_stay_as_they_are_unless_told(
+    models: list[nn.Module], batch: Tensor
+) -> None:
+    """Its coefficients, probe and guard with the sources' norms; norms that are given are taken."""
+    pretrained = StreamAdaptive(models, pretrained=True)
+    as_they_are = adaptive(
+        models, temperature=pretrained.coefficients.temperature, guard=Guard(), probe=Probe(8)
+    )
+    given = Norms("stream", prior=64.0, learn="all")
+    told, scratch = StreamAdaptive(models, pretrained=True, norms=given), StreamAdaptive(models)
+    for each in (batch, batch.flip(0) * 2):
+        assert torch.equal(pretrained(each), as_they_are(each))
+        assert torch.equal(told(each), scratch(each))
+    assert not torch.equal(pretrained(batch), scratch(batch))
+
+
 def test_without_batch_norm_it_is_the_papers(batch: Tensor) -> None:
     networks = [
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(100, 4)).eval() for _ in range(2)

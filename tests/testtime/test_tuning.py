@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.schema.yaml_text import read_yaml
 from fedmerge.testtime.tuning import TEMPERATURES, LabelledSource, as_text, tune
 
 
@@ -141,3 +142,5 @@ def test_faults_are_sentences(given, options, words):
 
 def test_values_are_written_as_a_configuration_takes_them():
     assert [as_text(v) for v in (0.1, 1.0, math.inf, 3, "entropy")] == ["0.1", "1", ".inf", "3", "entropy"]
+    for value in (0.1234567, 1e16, 1e-7, -math.inf, None, True, 3, "entropy"):
+        assert read_yaml(as_text(value), "here") == value

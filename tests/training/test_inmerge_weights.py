@@ -12,6 +12,8 @@ from facts import refused
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from fedmerge.training.conv_layers import following_batch_norm, places
+from fedmerge.training.filters import cosines
 from fedmerge.training.inmerge import InMerge
 
 ALWAYS: dict[str, Any] = {"p": 1.0, "tau": -1.01, "skip": 0}
@@ -175,3 +177,22 @@ def test_a_convolution_by_itself_is_a_model_too() -> None:
     layer.weight.data = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
     InMerge(layer, **ALWAYS, layers="all", bias="follow").step()
     torch.testing.assert_close(layer.weight.data.flatten(), torch.tensor([1.2, 1.8]))
+
+
+def test_a_convolution_that_is_called_twice_in_one_sequence_has_both_its_followers() -> None:
+    conv = nn.Conv2d(1, 1, 1)
+    model = nn.Sequential(conv, nn.BatchNorm2d(1), conv, nn.BatchNorm2d(1), nn.Conv2d(1, 2, 1))
+    assert [following_batch_norm(model, place) for place in places(model, conv)] == [model[1], model[3]]
+
+
+def test_small_filters_of_double_precision_have_a_cosine() -> None:
+    """Their norms' product, 1e-60, is no float32; the cosine of (1, 1) and (1, 0) is 0.71."""
+    rows = torch.tensor([[1.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    small = cosines(rows[:1] * 1e-30, rows[1:] * 1e-30)
+    torch.testing.assert_close(small, torch.tensor([0.5**0.5], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("model", ["vgg16", None, {"conv": nn.Conv2d(1, 2, 1)}], ids=str)
+def test_what_is_no_network_is_refused(model: Any) -> None:
+    with refused("nn.Module", type(model).__name__):
+        InMerge(model, **ALWAYS)

@@ -12,7 +12,7 @@ import pandas as pd
 from fedmerge.analysis.diagnosis.blends import Blends, has_batch_norm
 from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject
 from fedmerge.analysis.diagnosis.drift import drift
-from fedmerge.analysis.diagnosis.words import NOTHING, guessing
+from fedmerge.analysis.diagnosis.words import chance, share
 from fedmerge.analysis.diagnosis.words import points as points_of
 from fedmerge.errors import FedMergeError
 from fedmerge.models.state import State
@@ -39,24 +39,31 @@ def barriers(subject: Subject, *, points: int = 21, pairs: int = 6, to_mean: boo
     each of these models to the mean of all and to each of ``subject.extra``. Networks with batch norm are
     measured twice: with the running statistics blended (``kept``), and with those of the evaluated images
     (``anew``). A path costs a pass over the images for each point; points that paths share are not measured
-    again. Tables: ``barriers``, a row for each path, whose ``end`` is a model, the mean or an extra model;
-    ``paths``, a row for each point.
+    again. Tables: ``barriers``, a row for each path, whose ``end`` is a model, the mean or an extra model,
+    and beside it the accuracy of the ``models`` at the ends of all paths (their mean), of the ``best`` of
+    them, of the ``mean`` of all models' weights, and of the ``commonest`` class; ``paths``, a row for each
+    point.
     """
     if points < 3:
         raise FedMergeError(f"a path of {points} points has nothing between its ends: give at least 3.")
     subject.check_alike()
     chosen = _chosen(subject, pairs)
     ways = [*chosen, *_outward(subject, chosen)] if to_mean else chosen
-    used = {name: _state(subject, name) for name in dict.fromkeys(end for way in ways for end in way)}
-    rows = []
+    members = dict.fromkeys(name for pair in chosen for name in pair)
+    ends = dict.fromkeys([*members, MEAN, *(end for way in ways for end in way)])
+    used = {name: _state(subject, name) for name in ends}
+    rows, reached = [], []
     for norms in (KEPT, ANEW) if has_batch_norm(subject) else (KEPT,):
         blends = Blends(subject, list(used.values()), anew=norms == ANEW)
         for first, second in ways:
             end = "mean" if second == MEAN else "extra" if second in subject.extra else "model"
             where = {"first": first, "second": second, "end": end, "norms": norms}
             rows += [where | point for point in _path(blends, list(used), first, second, points)]
+        own = [each.accuracy for each in blends.scores(np.eye(len(used))[: len(members) + 1].tolist())]
+        models = {"models": float(np.mean(own[:-1])), "best": max(own[:-1])}
+        reached.append({"norms": norms, "mean": own[-1], "commonest": subject.commonest} | models)
     paths = pd.DataFrame(rows)
-    frame = summary(paths).assign(commonest=subject.commonest)
+    frame = summary(paths).merge(pd.DataFrame(reached), on="norms")
     left = len(subject.names) * (len(subject.names) - 1) // 2 - len(chosen)
     return Finding({"barriers": frame, "paths": paths}, sentence(frame, left), worst(frame)["lost"])
 
@@ -87,25 +94,22 @@ def worst(frame: pd.DataFrame, norms: str = KEPT) -> dict[str, Any]:
 
 
 def sentence(frame: pd.DataFrame, left: int = 0) -> str:
-    """Say whether models lie in one basin, decided by the accuracy that the worst path loses."""
+    """Say what the worst path loses, and the mean of all models."""
     far = worst(frame)
-    text = f"The path between {far['first']} and {far['second']} loses {points_of(far['lost'])} of accuracy"
+    text = f"The worst path, {far['first']} to {far['second']}, loses {points_of(far['lost'])} of accuracy"
     if left:
         text += f" ({left} other pairs were not measured)"
     if (frame["norms"] == ANEW).any():
         text += f"; with batch norms measured anew {points_of(worst(frame, ANEW)['lost'])}"
-    if guessing(far["ends"], far["commonest"]):
-        return f"{text}: {NOTHING}."
-    return f"{text}: {verdict(far['lost'])}."
+    models, mean, *_ = levels(frame)
+    beside = chance(models, far["commonest"])
+    return f"{text}; the models have {share(models)}{beside}, their mean {share(mean)}."
 
 
-def verdict(lost: float) -> str:
-    """Return what a loss of accuracy on a path means for averaging."""
-    if lost < 0.02:
-        return "nothing stands between the models, they can be averaged"
-    if lost < 0.1:
-        return "a low barrier, averaging costs some accuracy"
-    return "a barrier stands between the models, averaging cannot work"
+def levels(frame: pd.DataFrame, norms: str = KEPT) -> tuple[float, float, float, float]:
+    """Return the accuracy of the models, of their mean, of the best model, and of the commonest class."""
+    row = frame[frame["norms"] == norms].iloc[0]
+    return row["models"], row["mean"], row["best"], row["commonest"]
 
 
 def _chosen(subject: Subject, most: int) -> list[tuple[str, str]]:

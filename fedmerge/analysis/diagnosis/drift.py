@@ -16,9 +16,6 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.state import non_finite
 from fedmerge.registry import Needs
 
-RIGHT = 60.0
-"""Degrees from which heads are called apart: three of them then keep at most 82 % of their length."""
-
 
 @ANALYSES.method(
     "drift",
@@ -74,12 +71,10 @@ def worst(pairs: pd.DataFrame) -> dict[str, Any]:
 
 
 def sentence(tables: dict[str, pd.DataFrame]) -> str:
-    """Say what the drift means for the mean, decided by the widest angle between two heads."""
+    """Say which two heads are furthest apart, and what the mean keeps of the models' length."""
     parts, far = tables["parts"].set_index("part"), worst(tables["pairs"])
     kept = ", ".join(f"{share(row['retained'])} of the {part}'s length" for part, row in parts.iterrows())
     apart = f"The heads of {far['first']} and {far['second']} are {degrees(far['angle'])} apart"
-    if far["angle"] >= RIGHT:
-        return f"{apart}; the mean keeps {kept}: it has a weaker head than any of them."
     return f"{apart}, no two are further; the mean keeps {kept}."
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, answers, score
-from fedmerge.analysis.diagnosis.words import NOTHING, guessing, points
+from fedmerge.analysis.diagnosis.words import chance, points, share
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
 from fedmerge.merging.ensembles import FeatureEnsemble
@@ -47,9 +47,9 @@ def features(subject: Subject, *, counts: tuple[int, ...] = COUNTS, timed: bool 
     Half of the images, drawn by the seed, choose members of the greedy soups; the other half gives accuracy
     and loss. Table ``features``: models, method, accuracy, loss, gap (accuracy below the logit ensemble of
     the same models), parameters (those that must be kept), gflops (of one image, as
-    ``torch.utils.flop_counter`` counts a multiplication and an addition as two) and ms (an image of a batch,
-    median of five; only ``timed``). The row ``members`` is the mean of the models' own scores at the cost of
-    one. A method that cannot take these models has no row.
+    ``torch.utils.flop_counter`` counts a multiplication and an addition as two), ms (an image of a batch,
+    median of five; only ``timed``) and the accuracy of the ``commonest`` class. The row ``members`` is the
+    mean of the models' own scores at the cost of one. A method that cannot take these models has no row.
     """
     subject.check_alike()
     order = torch.randperm(len(subject.pictures), generator=generator(subject.seed, "features"))
@@ -77,7 +77,15 @@ def features(subject: Subject, *, counts: tuple[int, ...] = COUNTS, timed: bool 
     frame = pd.DataFrame(rows)
     best = frame[frame["method"] == "ensemble-logits"].set_index("models")["accuracy"]
     frame.insert(4, "gap", frame["models"].map(best) - frame["accuracy"])
-    return Finding({"features": frame}, *_said(frame, subject.commonest))
+    frame = frame.assign(commonest=subject.commonest)
+    return Finding({"features": frame}, *_said(frame))
+
+
+def levels(frame: pd.DataFrame) -> tuple[float, float, float, float]:
+    """Return the accuracy of all models, of their mean, of the best method, and of the commonest class."""
+    last = frame[frame["models"] == frame["models"].max()]
+    by = last.set_index("method")["accuracy"]
+    return float(by[PERFORMANCE]), float(by["mean"]), float(by.max()), float(last["commonest"].iloc[0])
 
 
 def cost(model: nn.Module, images: Tensor, timed: bool = True, batch: int = 64) -> dict[str, float]:
@@ -125,7 +133,7 @@ def _fused(
     return made.model.to(subject.device)
 
 
-def _said(frame: pd.DataFrame, commonest: float) -> tuple[str, float]:
+def _said(frame: pd.DataFrame) -> tuple[str, float]:
     wide = frame.pivot_table(index="models", columns="method", values="accuracy", sort=True)
     if not {"mean", "ensemble-logits"} <= set(wide):
         raise FedMergeError("neither mean nor ensemble can be made of these models: see fedmerge merge.")
@@ -135,11 +143,9 @@ def _said(frame: pd.DataFrame, commonest: float) -> tuple[str, float]:
     text = f"With {last} models the mean of the weights is {_beside(gap)} the ensemble of the logits"
     if len(gaps) > 1:
         text += f", with {gaps.index[0]} {_beside(float(gaps.iloc[0]))} it"
-    if guessing(float(wide[PERFORMANCE].max()), commonest):
-        return f"{text}: {NOTHING}.", gap
-    if gap > 0.02:
-        return f"{text}: keep the models apart, and pay {last} passes.", gap
-    return f"{text}: one merged model is as good, and costs one pass.", gap
+    models, mean, _, commonest = levels(frame)
+    text += f"; the models have {share(models)}{chance(models, commonest)}, their mean {share(mean)}"
+    return f"{text}. The ensemble costs {last} passes, the mean one.", gap
 
 
 def _beside(gap: float) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, batches, score
-from fedmerge.analysis.diagnosis.words import NOTHING, guessing, points, share
+from fedmerge.analysis.diagnosis.words import chance, points, share
 from fedmerge.models.copies import fill
 from fedmerge.models.heads import apply_head, features
 from fedmerge.models.modes import evaluating
@@ -26,10 +26,10 @@ MEAN = "mean"
 def heads(subject: Subject) -> Finding:
     """Measure each head on each encoder; the mean of the encoders and that of the heads are named ``mean``.
 
-    Table ``heads``: encoder, head, loss, accuracy. Each encoder runs once: M + 1 passes over the images. A
-    head that fits its own encoder alone cannot be merged with others by averaging encoders; one that fails on
-    the mean though it fits all encoders says that the mean of the encoders is at fault. With ``owners`` a row
-    counts the images of all models alike.
+    Table ``heads``: encoder, head, loss, accuracy, that of the commonest class. Each encoder runs once: M + 1
+    passes over the images. A head that fits its own encoder alone cannot be merged with others by averaging
+    encoders; one that fails on the mean though it fits all encoders says that the mean of the encoders is at
+    fault. With ``owners`` a row counts the images of all models alike.
     """
     subject.check_alike()
     merged = fill(subject.network(), subject.mean())
@@ -41,8 +41,8 @@ def heads(subject: Subject) -> Finding:
             with torch.no_grad(), evaluating(owner):
                 found = score(apply_head(owner, subject.head_name, seen), subject.classes, subject.task)
             rows.append({"encoder": encoder, "head": head, "loss": found.loss, "accuracy": found.accuracy})
-    frame = pd.DataFrame(rows)
-    return Finding({"heads": frame}, *_said(frame, subject.commonest))
+    frame = pd.DataFrame(rows).assign(commonest=subject.commonest)
+    return Finding({"heads": frame}, *_said(frame))
 
 
 @torch.no_grad()
@@ -52,19 +52,23 @@ def _features(model: torch.nn.Module, subject: Subject) -> Tensor:
     return torch.cat(parts)
 
 
-def _said(frame: pd.DataFrame, commonest: float) -> tuple[str, float]:
+def levels(frame: pd.DataFrame) -> tuple[float, float, float, float]:
+    """Return the accuracy of the models, of their mean, of the best model, and of the commonest class."""
+    own = frame[frame["encoder"] == frame["head"]].set_index("head")["accuracy"]
+    models = own.drop(MEAN)
+    return float(models.mean()), float(own[MEAN]), float(models.max()), float(frame["commonest"].iloc[0])
+
+
+def _said(frame: pd.DataFrame) -> tuple[str, float]:
     names = frame["encoder"] != MEAN, frame["head"] != MEAN
-    own = frame[names[0] & (frame["encoder"] == frame["head"])]["accuracy"].mean()
+    own, both, _, commonest = levels(frame)
     other = frame[names[0] & names[1] & (frame["encoder"] != frame["head"])]["accuracy"].mean()
     moved = frame[~names[0] & names[1]]["accuracy"].mean()
-    both = frame[~names[0] & ~names[1]]["accuracy"].mean()
     lost = float(own - moved)
     text = (
-        f"A head has {share(own)} accuracy on its encoder, {share(other)} on others and {share(moved)} on "
-        f"the mean of the encoders, where the mean of the heads has {share(both)}: "
+        f"A head has {share(own)} accuracy on its encoder{chance(own, commonest)}, {share(other)} on others "
+        f"and {share(moved)} on the mean of the encoders, where the mean of the heads has {share(both)}"
     )
-    if guessing(own, commonest):
-        return f"{text}{NOTHING}.", lost
-    if lost > 0.02:
-        return f"{text}averaging the encoders costs a head {points(lost)}.", lost
-    return f"{text}heads and encoders of different models fit each other.", lost
+    if lost < 0.001:
+        return f"{text}: a head loses nothing on the mean encoder.", lost
+    return f"{text}: a head loses {points(lost)} on the mean encoder.", lost

@@ -154,5 +154,5 @@ def _said(frame: pd.DataFrame, marks: pd.DataFrame, names: Sequence[str]) -> tup
     gain = float(best["accuracy"]) - mean
     text = f"On the plane through {', '.join(names)} the best point has {share(best['accuracy'])} accuracy"
     if gain > 0.01:
-        return f"{text}, {points(gain)} above the mean of all: another mixture is better than the mean.", gain
-    return f"{text}, the mean of all {share(mean)}: no mixture is better than the mean.", gain
+        return f"{text}, {points(gain)} above the mean of all.", gain
+    return f"{text}, the mean of all {share(mean)}: no point of it is better than the mean.", gain

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, answers, score
-from fedmerge.analysis.diagnosis.words import NOTHING, guessing, points, share
+from fedmerge.analysis.diagnosis.words import chance, points, share
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
 from fedmerge.models.copies import faithful, fill
 from fedmerge.models.heads import group_of
 from fedmerge.models.state import State
 from fedmerge.registry import Needs
+from fedmerge.seeding import generator
 
 ALONE = "alone"
 METHODS = ("mean", "task-arithmetic", "ties", "rebasin", "kf", "ensemble-logits", "ensemble-features")
@@ -34,7 +35,8 @@ def tasks(subject: Subject, *, methods: tuple[str, ...] = METHODS) -> Finding:
     Task m are the images that model m owns (``subject.owners``; without owners, all images are every
     model's). For task m every model gets head m, and the models are merged by each method; the paper does not
     say how it handles heads, and its numbers fit this. Models may have other classes, but need one encoder.
-    Fusion images, where a method needs some, are half of the task's, without labels; the other half measures.
+    Fusion images, where a method needs some, are half of the task's, drawn by the seed, without labels; the
+    other half measures.
     Task vectors need ``subject.start``. Table ``tasks``: task, method, accuracy; ``alone`` is the model
     itself, and the name of another model is that encoder under head m. A method that refuses the models has
     no row.
@@ -49,7 +51,8 @@ def tasks(subject: Subject, *, methods: tuple[str, ...] = METHODS) -> Finding:
         )
         if len(here) < 4:
             continue
-        given, measured = here[::2].to(subject.device), here[1::2].to(subject.device)
+        drawn = torch.randperm(len(here), generator=generator(subject.seed, "tasks", site=task))
+        given, measured = (here[part].to(subject.device) for part in drawn.tensor_split(2))
         under = _under_head(subject, number)
         labels = _labels(subject, task, measured)
 
@@ -122,10 +125,6 @@ def _said(frame: pd.DataFrame, methods: tuple[str, ...], commonest: float) -> tu
     alone = float(means[ALONE])
     best = str(merged.idxmax())
     lost = alone - float(merged.max())
-    text = f"Over all tasks the models alone have {share(alone)} accuracy, one encoder by {best} "
-    text += f"{share(merged.max())}: "
-    if guessing(alone, commonest):
-        return f"{text}{NOTHING}.", lost
-    if lost > 0.02:
-        return f"{text}the tasks do not share an encoder without losing {points(lost)}.", lost
-    return f"{text}one encoder serves all tasks.", lost
+    text = f"Over all tasks the models alone have {share(alone)} accuracy{chance(alone, commonest)}, "
+    text += f"one encoder for all by {best}, with each model's own head, {share(merged.max())}: "
+    return f"{text}{points(lost)} lost." if lost >= 0.0005 else f"{text}nothing is lost.", lost

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 
-NOTHING = "the models are no better than the commonest class here, so it says nothing"
-"""The verdict where accuracy cannot be lost."""
-
 
 def degrees(angle: float) -> str:
     """An angle: ``84 degrees``; below ten with a decimal."""
@@ -23,6 +20,11 @@ def points(difference: float) -> str:
     value = round(100 * difference, 1) + 0.0  # no minus zero
     text = f"{value:.{0 if abs(value) >= 9.95 else 1}f}".replace("-", "−").removesuffix(".0")
     return f"{text} {'point' if text == '1' else 'points'}"
+
+
+def chance(accuracy: float, commonest: float) -> str:
+    """The commonest class's accuracy as an aside where an accuracy is no better, else nothing."""
+    return f" (the commonest class alone has {share(commonest)})" if guessing(accuracy, commonest) else ""
 
 
 def guessing(accuracy: float, commonest: float) -> bool:

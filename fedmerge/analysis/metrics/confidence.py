@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedmerge.analysis.metrics.contract import METRICS, Predictions
+from fedmerge.errors import FedMergeError
 from fedmerge.tasks import MULTICLASS, TASKS, Task
+from fedmerge.tasks.pairs import scored_pair
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +69,10 @@ def reliability(
     """
     import pandas as pd
 
-    logits, labels = task.outcomes(logits.detach().cpu().double(), labels.cpu().long())
+    if bins < 1:
+        raise FedMergeError(f"a reliability diagram of {bins} bins has no row: give at least 1.")
+    z, y = scored_pair(logits, labels, task)
+    logits, labels = task.outcomes(z.double(), y)
     index, top, hits = _binned(logits.softmax(1), labels, bins)
     edges = _edges(bins)
     n = torch.bincount(index, minlength=bins)

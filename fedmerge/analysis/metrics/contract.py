@@ -21,6 +21,7 @@ from fedmerge.errors import FedMergeError, short
 from fedmerge.plugins import origin_of
 from fedmerge.registry import Catalogue
 from fedmerge.tasks import MULTICLASS, Task
+from fedmerge.tasks.pairs import checked_logits, scored_pair
 
 F = TypeVar("F", bound=Callable[..., Any])
 Span = tuple[float, float]
@@ -45,9 +46,14 @@ class Predictions:
 
     @classmethod
     def of(cls, logits: Tensor, labels: Tensor | None, task: Task = MULTICLASS) -> Predictions:
-        """Predictions from logits N x D of any float type and labels, if known; N must be at least 1."""
-        given = torch.empty(0) if labels is None else labels
-        return cls(logits.detach().cpu().double(), given.cpu().long(), labels is not None, task)
+        """Predictions from logits N x D of any type and labels, if known.
+
+        Raises FedMergeError for logits and labels that do not fit together (``scored_pair``).
+        """
+        if labels is None:
+            return cls(checked_logits(logits).double(), torch.empty(0, dtype=torch.int64), False, task)
+        z, y = scored_pair(logits, labels, task)
+        return cls(z.double(), y, True, task)
 
     @cached_property
     def probabilities(self) -> Tensor:

@@ -38,7 +38,8 @@ def average_precision(predictions: Predictions) -> float:
     """
     from sklearn.metrics import average_precision_score
 
-    return _macro(predictions, predictions.logits, lambda y, z: float(average_precision_score(y, z)))
+    ranked = predictions.logits.nan_to_num()  # sklearn takes no infinity
+    return _macro(predictions, ranked, lambda y, z: float(average_precision_score(y, z)))
 
 
 @METRICS.metric("f1", title="F1", better="higher", range=(0, 1), tasks=FINDINGS)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedmerge.analysis.metrics.contract import METRICS, Predictions
 from fedmerge.tasks import MULTICLASS, TASKS, Task
+from fedmerge.tasks.pairs import scored_pair
 
 
 @METRICS.metric(
@@ -38,7 +39,7 @@ def balanced_accuracy(predictions: Predictions) -> float:
         return _by_finding(predictions.hits.double(), predictions.labels)
     labels, counts = predictions.labels, predictions.counts
     right = torch.bincount(labels[predictions.hits], minlength=len(counts))
-    return float((right[counts > 0] / counts[counts > 0]).double().mean())
+    return float((right[counts > 0].double() / counts[counts > 0]).mean())
 
 
 def _by_finding(hits: Tensor, labels: Tensor) -> float:
@@ -51,5 +52,5 @@ def _by_finding(hits: Tensor, labels: Tensor) -> float:
 
 def rates(logits: Tensor, labels: Tensor, task: Task = MULTICLASS) -> tuple[float, float]:
     """Return accuracy and balanced accuracy alone, which is quicker than all scores."""
-    predictions = Predictions(logits.detach().cpu(), labels.cpu().long(), task=task)
+    predictions = Predictions(*scored_pair(logits, labels, task), task=task)
     return accuracy(predictions), balanced_accuracy(predictions)

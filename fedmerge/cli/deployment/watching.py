@@ -113,7 +113,6 @@ def stop(
 def inspect(
     folder: Server,
     minimum: Annotated[int, typer.Option(min=1, help="Counts below this are not told.")] = 5,
-    bins: Annotated[int, typer.Option(min=2, max=64, help="Of the histograms of intensities.")] = 16,
     patience: Annotated[float, typer.Option(help="Seconds that hospitals are waited for.")] = 300.0,
     checks: Annotated[
         bool, typer.Option("--checks", help="Ask for what checks of the images find, too.")
@@ -128,7 +127,7 @@ def inspect(
     from fedmerge.storage.files import write_json
     from fedmerge.workflows.inspecting import inspect_deployed
 
-    found: list[dict[str, Any]] = inspect_deployed(folder, minimum, bins, patience, checks)
+    found: list[dict[str, Any]] = inspect_deployed(folder, minimum, patience, checks)
     if file is not None:
         write_json(file, found)
     if as_json:

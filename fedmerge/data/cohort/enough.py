@@ -9,6 +9,7 @@ import torch
 from fedmerge.data.cohort.spec import CohortSpec, SiteSpec
 from fedmerge.data.images.images import Split
 from fedmerge.errors import FedMergeError
+from fedmerge.tasks import TASKS
 
 Splits = tuple[Split, Split, Split]
 
@@ -24,7 +25,7 @@ def check_enough(
     train, minimum = splits[0], spec.minimum
     where = f"cohort '{spec.name}', site '{site.name}'"
     advice = _advice(spec, site, group, n_classes)
-    present = len(train.present)
+    present, kind = len(train.present), "findings" if TASKS[spec.task].many else "classes"
     if len(train) < minimum.samples:
         lower = [f"lower the cohort's minimum: {{samples: {len(train)}}}"] if len(train) else []
         limit = [f"raise its limit to at least {minimum.samples}"] if site.limit == len(train) else []
@@ -35,7 +36,7 @@ def check_enough(
     if present < minimum.classes:
         limit = ["raise its limit"] if site.limit == len(train) else []
         raise FedMergeError(
-            f"{where} gets training samples of {present} classes, fewer than minimum classes "
+            f"{where} gets training samples of {present} {kind}, fewer than minimum classes "
             f"{minimum.classes}: "
             f"{' or '.join([*limit, *advice, f'lower the minimum: {{classes: {present}}}'])}."
         )

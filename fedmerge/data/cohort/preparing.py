@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from fedmerge.data import scanner
 from fedmerge.data.cache.derived import derived, in_pieces
 from fedmerge.data.cohort.cohort import Splits
 from fedmerge.data.cohort.spec import CohortSpec, SiteSpec
@@ -16,6 +15,7 @@ from fedmerge.data.images.facts import Facts, facts_of
 from fedmerge.data.images.images import concat, to_channels
 from fedmerge.data.images.stored import StoredImages
 from fedmerge.data.reading import Fit
+from fedmerge.data.shown import shown
 from fedmerge.seeding import numpy_generator
 
 
@@ -37,7 +37,7 @@ def prepared(spec: CohortSpec, site: SiteSpec, splits: Splits, seed: int) -> tup
     whole = concat(splits)  # shifted as one, so that a scanner's traits hold for all splits
     images = _brought_to(whole.images, spec.channels, spec.size, spec.reading_of(site).read.fit, site.name)
     facts = images.facts() if isinstance(images, StoredImages) else facts_of(images)
-    images = _scanned(images, site, seed)
+    images = shown(images, site.scanner, seed, site.name)
     pieces = zip(splits, images.split(lengths), strict=True)
     train, val, test = (replace(split, images=piece.contiguous()) for split, piece in pieces)
     return (train, val, test), facts
@@ -56,11 +56,3 @@ def _brought_to(images: Tensor, channels: int | None, size: int | None, fit: Fit
         return images
     how = f"channels {channels} size {size} fit {fit}"
     return derived(images, how, lambda: in_pieces(images, change), name)
-
-
-def _scanned(images: Tensor, site: SiteSpec, seed: int) -> Tensor:
-    if not isinstance(images, StoredImages) or not site.scanner:
-        return scanner.apply(images, site.scanner, seed, site.name)
-    looks = [look.model_dump() for look in site.scanner]
-    how = f"scanner {seed} {site.name} {looks}"
-    return derived(images, how, lambda: scanner.seen(images, site.scanner, seed, site.name), site.name)

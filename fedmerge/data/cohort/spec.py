@@ -91,10 +91,13 @@ class Readable(Frozen):
 
 
 class Minimum(Frozen):
-    """The least training images and classes that a hospital must have."""
+    """The least training images and classes that a hospital must have.
+
+    classes: of several findings an image, findings that an image has; 0 lets in a hospital of none.
+    """
 
     samples: int = Field(default=10, ge=1)
-    classes: int = Field(default=2, ge=1)
+    classes: int = Field(default=2, ge=0)
 
 
 class SiteSpec(Readable):

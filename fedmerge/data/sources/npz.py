@@ -65,7 +65,8 @@ def _arrays(path: Path) -> dict[str, Any]:
                 )
             many = stored_images(path, archive.zip)
             in_memory = [key for key in (*KEYS, *some) if key not in many]
-            check_sizes(path, archive.zip, (*KEYS, *some), in_memory)
+            names = [NAMES] if NAMES in archive.files else []
+            check_sizes(path, archive.zip, (*KEYS, *some, *names), [*in_memory, *names])
             named = [NAMES] if _are_texts(archive) else []
             found = {key: archive[key] for key in (*in_memory, *named)}
             return found | {key: read() for key, read in many.items()}

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from torch import Tensor
 
 from fedmerge.data.cache import made
@@ -19,7 +18,7 @@ from fedmerge.data.cache import place as places
 from fedmerge.data.cache.made import Take, Work, file_stamp, stamped, usable
 from fedmerge.data.files.many import About
 from fedmerge.data.progress import tell
-from fedmerge.data.sources.npz_sizes import READERS, member
+from fedmerge.data.sources.npz_sizes import header_of, member
 from fedmerge.errors import FedMergeError
 
 VERSION = 1
@@ -36,13 +35,12 @@ def stored_images(path: Path, archive: zipfile.ZipFile) -> dict[str, Callable[[]
     shapes = {}
     for key in ("train_images", "val_images", "test_images"):
         with archive.open(member(archive, key)) as file:
-            reader = READERS.get(npy.read_magic(file))
-            shape, fortran, dtype = ((), False, None) if reader is None else reader(file)
+            shape, fortran, dtype = header_of(file, f"{path}, {key}") or ((), False, None)
         grey_or_colours = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
         if dtype != np.uint8 or fortran or not grey_or_colours or 0 in shape[1:]:
             return {}
         if shape[0]:
-            shapes[key] = tuple(map(int, shape))
+            shapes[key] = shape
     folder = places.place()
     if folder is None or sum(map(math.prod, shapes.values())) < made.SMALL_DECODED or not usable(folder):
         return {}
@@ -66,7 +64,7 @@ def _fill(path: Path, key: str, shape: tuple[int, ...], take: Take) -> About:
     row = math.prod(shape[1:])
     rows = max(1, AT_ONCE // row)
     with zipfile.ZipFile(path) as archive, archive.open(member(archive, key)) as file:
-        READERS[npy.read_magic(file)](file)
+        header_of(file, f"{path}, {key}")
         for start in range(0, shape[0], rows):
             count = min(rows, shape[0] - start)
             given = file.read(count * row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedmerge.analysis.diagnosis import Finding
+from fedmerge.analysis.diagnosis import Finding, why
 
 
 @dataclass(frozen=True)
@@ -21,3 +21,9 @@ class Analysed:
     findings: dict[str, Finding]
     left: dict[str, str]
     folder: Path | None = None
+
+    @property
+    def answer(self) -> str:
+        """Whether the models can be averaged; else the first finding, or why there is none."""
+        first = [each.sentence for each in self.findings.values()][:1] or list(self.left.values())
+        return why(self.findings) or " ".join(first)

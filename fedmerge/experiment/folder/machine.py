@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fedmerge.errors import FedMergeError, short
+from fedmerge.models.devices import checked_device
 
 PACKAGES = ("fedmerge", "torch", "torchvision", "flwr", "numpy", "pandas", "medmnist")
 
@@ -20,14 +20,7 @@ def pick_device(name: str) -> str:
     """Return a device; ``auto`` is CUDA if there is one, else the CPU. Raises FedMergeError if unusable."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise FedMergeError(
-            f"device '{short(name)}' cannot be used on this machine: choose 'auto', 'cpu'"
-            + (" or 'cuda'." if torch.cuda.is_available() else " (there is no CUDA device).")
-        ) from None
-    return name
+    return checked_device(name)
 
 
 @contextmanager

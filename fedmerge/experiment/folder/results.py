@@ -202,7 +202,7 @@ def summarise(table: pd.DataFrame, score: str = "accuracy", by: str | None = Non
         .reset_index()
     )
     streams = list(dict.fromkeys(table["stream"]))
-    scores = by_seed.pivot_table(index="method", columns="stream", values=score, sort=False)[streams]
+    scores = by_seed.groupby(["method", "stream"], sort=False)[score].mean().unstack("stream")[streams]
     beside = [name for name in (*METRICS.names(), "forward_passes") if name in table and name != score]
     rest = table.groupby("method", sort=False)[beside].mean()
     means = by_seed.groupby(["method", "seed"])[score].mean()

@@ -27,10 +27,11 @@ SHARE = 0.02
 def diagnose_pool(stage: Stage) -> Note:
     """Diagnose the hospitals' own models, as ``diagnose`` in the experiment says.
 
-    ``quick``: drift, and the path between the two models whose heads are furthest apart, over as many
-    validation images as ``SHARE`` of the training's passes allows; without a path where these are fewer than
-    32. ``full``: all validation images, all pairs of models, heads on other encoders, and the plane through
-    three models. A diagnosis that fails is a sentence in the table, and nothing else of the run changes.
+    ``quick``: drift, the path between the two models whose heads are furthest apart, and the mean of all,
+    over as many validation images as ``SHARE`` of the training's passes allows; without a path where these
+    are fewer than 32. ``full``: all validation images, all pairs of models, heads on other encoders, and the
+    plane through three models. A diagnosis that fails is a sentence in the table, and nothing else of the run
+    changes.
     """
     setup = stage.setup
     if len(setup.pool) >= 2:
@@ -90,6 +91,6 @@ def _images(setup: Setup, subject: Subject, parts: list[Split], full: bool) -> i
     own = 0 if training.fine_tune == "none" else training.fine_tune.epochs
     epochs = training.rounds * training.local.epochs + own
     seen = epochs * sum(len(setup.cohort[name].train) for name in setup.members)
-    points = POINTS * (2 if has_batch_norm(subject) else 1)
+    points = (POINTS + 1) * (2 if has_batch_norm(subject) else 1)  # and the mean of all
     images = min(int(SHARE * 3 * seen) // points, MOST_IMAGES)
     return 0 if images < LEAST_IMAGES else -(-images // len(here))

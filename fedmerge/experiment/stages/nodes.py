@@ -23,7 +23,8 @@ def node_of(
 ) -> Node:
     """Make the test-time method of an entry over these models.
 
-    models: by name, in order. batch_norm: the policy of an entry that sets none. card: gives a model's card.
+    models: by name, in order. batch_norm: the policy of an entry that sets none. card: gives a model's card,
+    which also says whether the networks were pretrained, to a method that asks and an entry that does not.
     A calibrated entry gets the temperature on each one's card; raises FedMergeError where a card has none.
     chosen: tuned options by path, on top of the entry's own.
     """
@@ -31,6 +32,8 @@ def node_of(
     given: dict[str, Any] = {}
     if "batch_norm" in method.options.model_fields:
         given["batch_norm"] = batch_norm
+    if "pretrained" in method.options.model_fields and entry.start == "merged":
+        given["pretrained"] = any(card(name).model.pretrained for name in models)
     if entry.calibrated:
         given[CALIBRATION] = [_temperature(card(name)) for name in models]
     options = entry.options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from fedmerge.models.predict import predict
 from fedmerge.models.state import State
 from fedmerge.models.zoo import build
 from fedmerge.seeding import Draws
+from fedmerge.tasks.scores import mean_where_defined
 from fedmerge.training import fit
 
 if TYPE_CHECKING:
@@ -105,7 +107,11 @@ def fuse(
     )
     note_traffic(setup, target, entry, given)
     one = is_one(result.model, parents.state(sources[0]))
-    validation = score(result.model.state_dict()) if one else fmean(_own_score(setup, s) for s in sources)
+    validation = (
+        server.validation(result.model.state_dict(), voters, setup.experiment.selection)
+        if one
+        else _own_scores(setup, sources)
+    )
     passes, fused = result.forward_passes, result.model.to(setup.device)
     training = _sources_training(setup, target)
     return Predictor(entry.label, "fusion", fused, passes, validation, training), result
@@ -155,7 +161,7 @@ def adapt(
         chosen = chosen | {"predict.anchor": _rounds(setup, federated)}
     names = setup.sources(target)
     node = make_node(setup, entry, {n: setup.pool.model(n, setup.device) for n in names}, chosen)
-    score, training = fmean(_own_score(setup, s) for s in names), _sources_training(setup, target)
+    score, training = _own_scores(setup, names), _sources_training(setup, target)
     return Predictor(entry.label, "test-time", node, validation=score, training=training)
 
 
@@ -181,6 +187,11 @@ def _tuned(setup: Setup, target: str, entry: MethodConfig) -> dict[str, Any]:
 
 def _own_score(setup: Setup, name: str) -> float:
     return setup.pool.card(name).metrics["validation"]
+
+
+def _own_scores(setup: Setup, names: Sequence[str]) -> float:
+    """Return the mean of the models' scores at their own hospitals, over those that define one."""
+    return mean_where_defined(_own_score(setup, name) for name in names)
 
 
 def own_training(setup: Setup, name: str) -> float:

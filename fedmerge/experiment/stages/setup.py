@@ -83,10 +83,17 @@ class Setup:
         At ``mixed``, those of each unseen site, one site after the other in the cohort's order. Where
         ``evaluation.images`` limits them, as many are drawn by seed and place, and stay in their order.
         """
-        split, limit = self._everything_at(target), self.experiment.evaluation.images
+        return self._at_most(self._everything_at(target), "arrivals", target)
+
+    def held_out_images(self, source: str) -> Split:
+        """Return the validation images with which a source plays an unseen hospital, at most as many."""
+        return self._at_most(self.cohort.here(source).val, "held out", source)
+
+    def _at_most(self, split: Split, purpose: str, name: str) -> Split:
+        limit = self.experiment.evaluation.images
         if limit is None or len(split) <= limit:
             return split
-        rng = numpy_generator(self.seed, "arrivals", site=target)
+        rng = numpy_generator(self.seed, purpose, site=name)
         return split.select(np.sort(rng.choice(len(split), limit, replace=False)))
 
     def target_streams(self, target: str) -> TargetStreams:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedmerge.data import Appearance, Split, scanner, streams
+from fedmerge.data import Appearance, Split, shown, streams
 from fedmerge.experiment.configuration.config import EvaluationConfig
 from fedmerge.models.weights import write_weights
 from fedmerge.storage.files import make_folder
@@ -52,7 +52,7 @@ class TargetStreams:
             yield *CLEAN, as_is
         for name, kind in self.drifts.items():
             order = self.orders[name]
-            images = streams.drifted(self.split.images, order, kind, self.seed, f"{self.name}, shifted")
+            images = shown.drifted(self.split.images, order, kind, self.seed, f"{self.name}, shifted")
             yield (
                 *CLEAN,
                 TargetStreams(self.name, replace(self.split, images=images), {name: order}, self.seed),
@@ -71,7 +71,7 @@ class TargetStreams:
     def shifted(self, kind: str, severity: int) -> TargetStreams:
         """Return the same images in the same orders, as another scanner shows them."""
         look = [Appearance(kind=kind, severity=severity)]
-        images = scanner.apply(self.split.images, look, self.seed, f"{self.name}, shifted")
+        images = shown.shown(self.split.images, look, self.seed, f"{self.name}, shifted")
         return TargetStreams(self.name, replace(self.split, images=images), self.orders, self.seed)
 
 

@@ -34,8 +34,9 @@ def make_node(
 def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
     """Tune the option that an entry names for ``target``: on its sources, with nothing of the target.
 
-    Each source's validation images arrive as ``evaluation`` says: the same streams and batch size. Streams
-    in which the scanner drifts are left out; where there are no others the images arrive in any order (iid).
+    Each source's validation images arrive as ``evaluation`` says: streams, batch size, at most as many.
+    Streams in which the scanner drifts are left out; where there are no others the images arrive in any
+    order (iid).
     """
     assert entry.tune is not None
     evaluation = setup.experiment.evaluation
@@ -45,7 +46,7 @@ def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
     setup.record.stage(f"seed {setup.seed}: tuning {entry.label} for {target}")
     sources = []
     for name in names:
-        held = setup.cohort.here(name).val
+        held = setup.held_out_images(name)
         orders = TargetStreams.of(name, held, evaluation, setup.seed).orders if len(held) else {}
         sources.append(
             LabelledSource(

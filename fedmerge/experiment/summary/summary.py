@@ -18,6 +18,7 @@ from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.formatting import count, few, listing, percent, score_text
 from fedmerge.experiment.kinds import TRIED
 from fedmerge.experiment.summary.unlearned import lost_places, no_gain, nothing_learned, remark
+from fedmerge.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,8 @@ def interval_words(seeds: int, sites: int) -> str:
 
 def ranking(table: pd.DataFrame, kinds: tuple[str, ...] = TRIED, metric: str = "accuracy") -> pd.Series:
     """Rank the methods of these kinds that finished everywhere by their mean score, best first."""
-    chosen = table[table["kind"].isin(kinds)]
-    if chosen.empty:
-        return pd.Series(dtype=float)
-    complete = cells(table, metric)[list(dict.fromkeys(chosen["method"]))].dropna(axis=1)
+    values, chosen = cells(table, metric), table[table["kind"].isin(kinds)]
+    complete = values[[name for name in dict.fromkeys(chosen["method"]) if name in values]].dropna(axis=1)
     return complete.mean().sort_values(ascending=False, kind="stable")
 
 
@@ -119,8 +118,8 @@ def best_alone(table: pd.DataFrame, metric: str = "accuracy") -> tuple[str, pd.S
 def _winners(table: pd.DataFrame, metric: str) -> dict[str, str]:
     """Return for each site the ``alone:`` method that is best there."""
     alone = table[table["kind"] == "alone"]
-    means = alone.groupby(["site", "method"], sort=False)[metric].mean()
-    return {site: str(means[site].idxmax()) for site in dict.fromkeys(alone["site"])}
+    means = alone.groupby(["site", "method"], sort=False)[metric].mean().dropna()
+    return {site: str(means[site].idxmax()) for site in dict.fromkeys(means.index.get_level_values("site"))}
 
 
 def answer(
@@ -136,8 +135,9 @@ def answer(
     table = clean(table)
     metric = ranking_metric(table, metric)
     order, known = ranking(table, metric=metric), learning(table, metric=metric)
+    lacking = _undefined(table)
     if order.empty:
-        return "No fused or adapted model finished everywhere, so there is nothing to compare."
+        return lacking or "No fused or adapted model finished everywhere, so there is nothing to compare."
     tried = list(order.index)
     worth = order[known["worth"].reindex(tried).to_numpy(dtype=bool)]
     if worth.empty and known["learned"].reindex(tried).any():
@@ -158,16 +158,33 @@ def answer(
     head = _head(table, worth, len(order), place, metric)
     if words := remark(known.loc[best]):
         head += f", with {words}"
-    return f"{head}{gains}{no_gain(idle)}{behind}{rule}.{lost_places(table, tried)}"
+    beside = f" {lacking}" if lacking else ""
+    return f"{head}{gains}{no_gain(idle)}{behind}{rule}.{lost_places(table, tried)}{beside}"
+
+
+def _undefined(table: pd.DataFrame) -> str:
+    """Say at which sites the task's own score is not defined for any method; empty for none."""
+    tasks = list(table["task"].dropna().unique()) if "task" in table else []
+    if not tasks or (score := TASKS[tasks[0]].headline) not in table:
+        return ""
+    known = table.groupby("site", sort=False)[score].count()
+    sites = list(known.index[known == 0])
+    if not sites:
+        return ""
+    words = scale_of(score).words
+    return f"{words[:1].upper()}{words[1:]} is not defined at {few(sites)}, where all images are of one kind."
 
 
 def in_plain_words(table: pd.DataFrame, mean: str, place: str, metric: str = "auto") -> str:
     """Say the result for somebody who knows none of the methods: how many of 100 images are right.
 
-    Empty where no fused or adapted model is worth naming (see ``answer``, whose arguments these are).
+    Empty where no fused or adapted model is worth naming (see ``answer``, whose arguments these are), and
+    for scores and tasks that do not count right images.
     """
     table = clean(table)
     metric = ranking_metric(table, metric)
+    if metric not in ("accuracy", "balanced_accuracy") or ("task" in table and table["task"].notna().any()):
+        return ""
     order, known = ranking(table, metric=metric), learning(table, metric=metric)
     worth = order[known["worth"].reindex(order.index).to_numpy(dtype=bool)]
     if worth.empty:

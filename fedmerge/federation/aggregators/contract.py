@@ -7,12 +7,13 @@ one that needs no two at a time (``mean``) holds no two, so memory does not grow
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from fedmerge.errors import FedMergeError
 from fedmerge.merging.neurons.statistics import Statistics
-from fedmerge.models.state import BatchNormPolicy, State
+from fedmerge.models.state import BatchNormPolicy, State, non_finite
 from fedmerge.models.zoo import ModelSpec
 from fedmerge.registry import Registry
 
@@ -26,6 +27,21 @@ class Update:
     site: str
     state: State
     images: float
+
+
+def held(updates: Iterable[Update]) -> list[Update]:
+    """Return all updates at once, for what compares them.
+
+    Raises FedMergeError without one, and for one that is not finite: sorted, NaN is the largest number, and
+    no distance to it is large.
+    """
+    known = list(updates)
+    if not known:
+        raise FedMergeError("there is no update to aggregate: at least one hospital must answer.")
+    for update in known:
+        if broken := non_finite(update.state):
+            raise FedMergeError(f"the update of '{update.site}' holds NaN or infinity in '{broken[0]}'.")
+    return known
 
 
 class Hospitals(Protocol):

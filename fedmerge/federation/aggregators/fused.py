@@ -13,8 +13,13 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, create_model
 
-from fedmerge.errors import FedMergeError
-from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Update
+from fedmerge.federation.aggregators.contract import (
+    AGGREGATORS,
+    Aggregated,
+    AggregationContext,
+    Update,
+    held,
+)
 from fedmerge.federation.packing import MINIMUM
 from fedmerge.merging import FUSION, MergeResult, merge
 from fedmerge.merging.matching.repair import After
@@ -43,9 +48,7 @@ def _fused(name: str) -> Callable[..., Aggregated]:
     method = FUSION[name]
 
     def aggregate(updates: Iterable[Update], context: AggregationContext, **options: Any) -> Aggregated:
-        known = list(updates)
-        if not known:
-            raise FedMergeError("there is no update to aggregate: at least one hospital must answer.")
+        known = held(updates)
         spec = context.model
         assert spec is not None
         sites = [update.site for update in known]

@@ -10,7 +10,13 @@ from pydantic import Field
 from torch import Tensor
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Update
+from fedmerge.federation.aggregators.contract import (
+    AGGREGATORS,
+    Aggregated,
+    AggregationContext,
+    Update,
+    held,
+)
 from fedmerge.models.entries import refuse_complex
 from fedmerge.models.state import State, average
 from fedmerge.registry import Needs
@@ -37,7 +43,7 @@ def krum(updates: Iterable[Update], context: AggregationContext, *, hostile: Hos
     also batch-norm statistics, because a hostile hospital could hide there; integers and everything
     else are those of the chosen one. Raises FedMergeError for fewer than 2 f + 3 updates.
     """
-    known = list(updates)
+    known = held(updates)
     scores = _scores(known, hostile, "krum", context.round)
     best = min(range(len(known)), key=scores.__getitem__)
     return Aggregated(dict(known[best].state), _decisions(known, scores, [best]))
@@ -62,7 +68,7 @@ def multi_krum(
     batches) are those of the first kept. Raises FedMergeError for fewer than 2 f + 3 updates, or than
     ``keep``.
     """
-    known = list(updates)
+    known = held(updates)
     scores = _scores(known, hostile, "multi-krum", context.round)
     wanted = len(known) - hostile if keep is None else keep
     if wanted > len(known):

@@ -8,7 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Update
+from fedmerge.federation.aggregators.contract import (
+    AGGREGATORS,
+    Aggregated,
+    AggregationContext,
+    Update,
+    held,
+)
 from fedmerge.federation.aggregators.order import median_of, robust_statistics
 from fedmerge.federation.checks import trained, update_norm
 from fedmerge.models.state import RunningMean, State
@@ -50,7 +56,7 @@ def norm_clipping(
     Batch-norm statistics have no such length and are coordinate medians (see ``median``); counts (of batches)
     are lower medians, too. All updates are held at a time.
     """
-    known = list(updates)
+    known = held(updates)
     images = sum(update.images for update in known)
     lengths = [update_norm(update.state, context.start) for update in known]
     limit = statistics.median(lengths) if norm is None else norm

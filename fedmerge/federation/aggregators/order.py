@@ -10,8 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedmerge.errors import FedMergeError
-from fedmerge.federation.aggregators.contract import AGGREGATORS, Aggregated, AggregationContext, Update
+from fedmerge.federation.aggregators.contract import (
+    AGGREGATORS,
+    Aggregated,
+    AggregationContext,
+    Update,
+    held,
+)
 from fedmerge.federation.checks import trained
 from fedmerge.models.entries import kinds, refuse_complex, running_pairs
 from fedmerge.models.state import BatchNormPolicy, State, check_fixed
@@ -37,7 +42,7 @@ def median(updates: Iterable[Update], context: AggregationContext) -> Aggregated
     it, med_m (v_m + (mu_m - mu)^2), or of the variances v_m where ``around.batch_norm`` is ``average``.
     Counts (of batches): the lower median; tables of integers must be equal. All updates are held at a time.
     """
-    return Aggregated(_each([update.state for update in updates], median_of, context.batch_norm))
+    return Aggregated(_each([update.state for update in held(updates)], median_of, context.batch_norm))
 
 
 @AGGREGATORS.method(
@@ -58,7 +63,7 @@ def trimmed_mean(
     is the unweighted mean. Batch-norm statistics and integers as in ``median``, trimmed means for
     medians. All updates are held at a time.
     """
-    states = [update.state for update in updates]
+    states = [update.state for update in held(updates)]
     cut = int(trim * len(states) + 1e-9)  # 0.29 of 100 is 29, also in binary
     return Aggregated(_each(states, partial(trimmed_mean_of, cut=cut), context.batch_norm))
 
@@ -75,8 +80,6 @@ def trimmed_mean_of(ordered: Tensor, cut: int) -> Tensor:
 
 
 def _each(states: Sequence[State], statistic: Statistic, batch_norm: BatchNormPolicy) -> State:
-    if not states:
-        raise FedMergeError("there is no update to aggregate: at least one hospital must answer.")
     first = states[0]
     refuse_complex(first, "an order statistic")
     merged = {key: _statistic([state[key] for state in states], statistic) for key in trained(first)}

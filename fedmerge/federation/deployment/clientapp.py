@@ -49,7 +49,7 @@ LOOK = 2.0  # the same, while pieces of a message are missing
 def reply_of(
     app: ClientApp, message: Message, context: Context, bundle: bytes, kind: str, folder: Path
 ) -> Message:
-    """Return the app's reply to a message, or an error with the reason.
+    """Return the app's reply to a message, or an error with the reason, without the text of an exception.
 
     bundle: of the run. kind: of the task; Flower has other kinds, whose programs run code of the bundle.
     folder: of the node.
@@ -66,8 +66,8 @@ def reply_of(
     try:
         return app(message=message, context=context)
     except Exception as error:
-        log.exception("the app raised an exception")
-        reason = f"{type(error).__name__}: {error}"
+        log.exception("the app raised an exception")  # its text may name files, so it stays here
+        reason = f"{type(error).__name__}, a fault of FedMerge or of the machine: the node's log has the rest"
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -44,7 +43,7 @@ from fedmerge.federation.messages.secure import SecureEvaluateJob, SecureSumsJob
 from fedmerge.federation.messages.tensors import NO_TENSORS
 from fedmerge.federation.plan.personal import Personal, personal_entries
 from fedmerge.federation.policy.guard import Guard
-from fedmerge.federation.privacy.masked import TRAINED, encode_means, encode_weights, flatten
+from fedmerge.federation.privacy.masked import TRAINED, encode_means, encode_scores, encode_weights, flatten
 from fedmerge.federation.privacy.secure_keys import no_keys
 from fedmerge.models.predict import predict
 from fedmerge.models.state import State, state_hash
@@ -190,7 +189,7 @@ class Hospital:
 
         With ``personal`` in the job, the model is scored with this hospital's own part. With ``calibrate``,
         the reply has the ``temperature`` fitted on the validation split, too. The task's own score comes
-        beside accuracies; where it is not defined (images of one kind alone), as that of a guess.
+        beside accuracies; where it is not defined (images of one kind alone), as NaN.
         """
         return reply_message(message, self._scored(message, read_job(message, EvaluateJob)))
 
@@ -202,7 +201,8 @@ class Hospital:
         said = json.dumps([state_hash(read_tensors(message, tensors_of(job.model))), job.calibrate])
         digest = hashlib.sha256(said.encode()).hexdigest()
         subject = Subject.of(job.label, digest, self.secure.ledger)
-        return reply_message(message, {}, texts=self.secure.offer(subject, encode_means(images, scores)))
+        words = encode_scores(images, scores, self.site.task)
+        return reply_message(message, {}, texts=self.secure.offer(subject, words))
 
     def sums_secure(self, message: Message) -> Message:
         """Reply to a question about sums over images with keys; the sums wait to be added to others'.
@@ -233,8 +233,7 @@ class Hospital:
             "balanced_accuracy": balanced,
         }
         if task.headline not in metrics:
-            score = task.score(logits, val.labels)
-            metrics[task.headline] = task.chance if math.isnan(score) else score
+            metrics[task.headline] = task.score(logits, val.labels)
         if job.calibrate:
             metrics["temperature"] = fit_temperature(logits, val.labels, task)
         return metrics

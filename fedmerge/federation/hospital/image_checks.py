@@ -17,7 +17,7 @@ from fedmerge.data.checks.intensity import Statistics, auroc, correlations, stat
 from fedmerge.data.checks.lookalikes import near_copies
 from fedmerge.data.sources.listing import KINDS_LEFT_OUT
 from fedmerge.federation.messages.fields import ClassName, Share, ToldCount
-from fedmerge.federation.policy.suppression import told
+from fedmerge.federation.policy.suppression import told, told_alone
 
 NEGATIVE = -0.5
 """The correlation with the hospital's mean image below which an image is like a negative of it."""
@@ -62,8 +62,8 @@ def check_images(site: Site, least: int) -> ImageChecks:
     negatives = int((correlations(images, found.picture) < NEGATIVE).sum()) if structured else 0
     sizes = None if files is None else {f"{w}x{h}": n for (w, h), n in files.sizes.items()}
     return ImageChecks(
-        near_duplicates=None if near is None else told([near], least)[0],
-        negatives=told([negatives], least)[0] if structured else None,
+        near_duplicates=None if near is None else told_alone(near, least),
+        negatives=told_alone(negatives, least) if structured else None,
         middle=_middle(found) if images.shape[1] == 1 and len(images) >= least else None,
         brightness=_brightness(site, found, least),
         sizes=None if sizes is None else _by_name(sizes, least, sizes),

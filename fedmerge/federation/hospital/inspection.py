@@ -1,6 +1,6 @@
 """The inspection of a hospital's images before training: what the hospital tells, and what it suppresses.
 
-Counts below a minimum are told as "<5"; a number that would give away another by subtraction is hidden, too.
+A count below a minimum is not told, nor what would give it away (``policy.suppression``).
 The minimum is the greater of the server's and the hospital's own. Images are compared only within a hospital:
 hashes of them would tell others who has the same patient.
 """
@@ -26,11 +26,13 @@ from fedmerge.federation.messages.reading import read_job, read_reply, read_tens
 from fedmerge.federation.messages.records import reply_message
 from fedmerge.federation.messages.replies import Inspected
 from fedmerge.federation.messages.tensors import NO_TENSORS
-from fedmerge.federation.policy.suppression import told, told_findings
+from fedmerge.federation.policy.suppression import told, told_alone, told_findings
 from fedmerge.schema.validation import validate
 
 ACTION = "query.inspect"
 MINIMUM = 5
+BINS = 16
+"""Of the histogram of intensities."""
 
 
 class Inspection(BaseModel):
@@ -38,9 +40,9 @@ class Inspection(BaseModel):
     with each finding.
 
     intensities: the share of all pixels in each bin of 0 to 255; None for a bin with pixels of fewer images
-    than the minimum; empty if the hospital has too few images. duplicates: images that occur more than once,
-    without their first copy. flat: images of one value. checks: None where they were not asked for or the
-    hospital does not tell them.
+    than the minimum, and for one more if there is one such; empty if the hospital has too few images.
+    duplicates: images that occur more than once, without their first copy. flat: images of one value. checks:
+    None where they were not asked for or the hospital does not tell them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,26 +83,34 @@ def inspect(site: Site, wish: InspectJob, own_minimum: int = MINIMUM, may_check:
         test=sizes[2],
         shape=(images.shape[1], images.shape[2], images.shape[3]),
         classes=dict(zip(site.class_names, said, strict=True)),
-        intensities=_intensities(images, wish.bins, least),
-        duplicates=told([_copies(facts)], least)[0],
-        flat=told([int(facts.flat.sum())], least)[0],
+        intensities=_intensities(images, least),
+        duplicates=told_alone(_copies(facts), least),
+        flat=told_alone(int(facts.flat.sum()), least),
         checks=check_images(site, least) if wish.checks and may_check else None,
     )
 
 
-def _intensities(images: Tensor, bins: int, least: int) -> list[float | None]:
-    """Return the share of pixels in each bin; None for a bin of fewer than ``least`` images, but not of 0."""
+def _intensities(images: Tensor, least: int) -> list[float | None]:
+    """Return the share of pixels in each of ``BINS``; None for a bin of 1 to ``least`` - 1 images.
+
+    All shares add up to 1, so one that is not told takes the next rarest with it. The bins are always the
+    same, because the difference of two histograms would tell what each of them hides.
+    """
     if len(images) < least:
         return []
-    edges = np.arange(256) * bins // 256
-    pixels, owners = np.zeros(bins, dtype=np.int64), np.zeros(bins, dtype=np.int64)
+    edges = np.arange(256) * BINS // 256
+    pixels, owners = np.zeros(BINS, dtype=np.int64), np.zeros(BINS, dtype=np.int64)
     for image in (each for piece in images.split(256) for each in piece.numpy()):
         counts = np.bincount(image.reshape(-1), minlength=256)
-        here = np.bincount(edges, weights=counts, minlength=bins).astype(np.int64)
+        here = np.bincount(edges, weights=counts, minlength=BINS).astype(np.int64)
         pixels += here
         owners += here > 0
-    shares = [round(float(n) / max(int(pixels.sum()), 1), 4) for n in pixels]
-    return [share if n >= least or n == 0 else None for share, n in zip(shares, owners, strict=True)]
+    order = [i for i in np.argsort(owners, kind="stable").tolist() if owners[i]]
+    rare = {i for i in order if owners[i] < least}
+    if len(rare) == 1:
+        rare |= set(order[:2])
+    total = max(int(pixels.sum()), 1)
+    return [None if i in rare else round(float(n) / total, 4) for i, n in enumerate(pixels)]
 
 
 def _copies(facts: Facts) -> int:

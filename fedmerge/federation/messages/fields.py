@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedmerge.data.cohort.spec import Name
 
@@ -23,12 +24,20 @@ __all__ = [
     "StrictReply",
     "Told",
     "ToldCount",
+    "Undefined",
 ]
 
 MOST_IMAGES = 10**9
 """The most images that a hospital may report."""
 LARGEST_LOSS = 3.5e38
 """A loss is a float32."""
+
+
+def _nan(value: float) -> float:
+    if not math.isnan(value):
+        raise ValueError("is no score")
+    return value
+
 
 ToldCount = (
     Annotated[int, Field(strict=True, ge=0, le=MOST_IMAGES)]
@@ -40,6 +49,8 @@ Images = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Round = Annotated[int, Field(ge=0, le=10**6)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Undefined = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_nan)]
+"""NaN in place of a score: it is not defined."""
 Loss = Annotated[float, Field(ge=0, le=LARGEST_LOSS)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

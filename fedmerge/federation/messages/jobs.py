@@ -28,11 +28,10 @@ class GreetingJob(Told):
 
 
 class InspectJob(Told):
-    """Describe your images. minimum: suppress counts below it. bins: of the histogram. checks: tell what the
-    checks of the images find, too."""
+    """Describe your images. minimum: suppress counts below it. checks: tell what the checks of the images
+    find, too."""
 
     minimum: int = Field(default=5, ge=1, le=10**6)
-    bins: int = Field(default=16, ge=2, le=64)
     checks: bool = False
 
 

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedmerge.federation.messages.fields import Count, Images, Loss, Name, Round, Seconds, Share, StrictReply
+from fedmerge.federation.messages.fields import (
+    Count,
+    Images,
+    Loss,
+    Name,
+    Round,
+    Seconds,
+    Share,
+    StrictReply,
+    Undefined,
+)
 from fedmerge.tasks import TASKS, TaskName
 
 if TYPE_CHECKING:
@@ -31,7 +41,7 @@ class ReplyBody(StrictReply):
 class Greeting(ReplyBody):
     """A hospital's name, and its images by split and class.
 
-    suppressed_below: if its policy hides smaller counts, which are 0 then. task: where it is not multiclass;
+    suppressed_below: if its policy hides counts, as 0, because some are smaller. task: if not multiclass;
     with several findings an image, counts are of images with each. spacing: medians of the mm between rows
     and between columns, and 1 where images differ, else 0.
     """
@@ -88,15 +98,15 @@ class Trained(ReplyBody):
 class Evaluated(ReplyBody):
     """The numbers of a model on the validation images; temperature: if requested.
 
-    auroc, kappa: of tasks that these are the score of.
+    auroc, kappa: of tasks that these are the score of; NaN where the images do not define them.
     """
 
     examples: Images = Field(alias="num-examples")
     loss: Loss
     accuracy: Share
     balanced_accuracy: Share
-    auroc: Share | None = None
-    kappa: float | None = Field(None, ge=-1, le=1)
+    auroc: Share | Undefined | None = None
+    kappa: Annotated[float, Field(ge=-1, le=1)] | Undefined | None = None
     temperature: float | None = Field(None, gt=0, le=1e9)
 
     def against(self, member: Client) -> str | None:

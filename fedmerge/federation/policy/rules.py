@@ -127,7 +127,8 @@ own_model: true
 sums: false
 minimum_images: 16
 
-# Counts of images below this are told as 0, and nothing is told about a group of fewer images.
+# Small counts: if a class has fewer images than this, no class is counted (all are told as 0), because the
+# others and the total would give it away. Nothing is told about a group of fewer images.
 suppress_below: 5
 
 # May the server ask, before any experiment, for sizes, classes, a histogram of intensities and the number of

@@ -1,28 +1,30 @@
-"""Suppress small counts: as 0 (``suppressed``) or in words (``told``), and enough others that the total does
-not reveal them."""
+"""Suppress small counts, so that nobody can work one out from what is told.
+
+If counts add up to a known total, it is not enough to hide the small ones and some others: with a minimum of
+5, two hidden counts that add up to 8 are 4 and 4. So of one division (classes, splits, sizes) all counts are
+told, or none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+HIDDEN = "hidden"
 
 
 def suppressed(counts: Sequence[int], below: int) -> list[int]:
-    """Return ``counts`` with 0 for each that is below ``below``, and for as many others as necessary.
+    """Return ``counts``, or 0 for all of them if one is from 1 to ``below`` - 1."""
+    return [0] * len(counts) if _any_small(counts, below) else list(counts)
 
-    The total is known, so the sum of the hidden counts is known, too. It is over at least two classes and at
-    least ``below`` images, or nothing is hidden; if the counts are too few for that, all are hidden.
-    """
-    order = sorted((count, place) for place, count in enumerate(counts) if count)
-    hidden = [entry for entry in order if entry[0] < below]
-    if not hidden:
-        return list(counts)
-    for entry in order[len(hidden) :]:
-        if len(hidden) > 1 and sum(count for count, _ in hidden) >= below:
-            break
-        hidden.append(entry)
-    places = {place for _, place in hidden}
-    return [0 if place in places else count for place, count in enumerate(counts)]
+
+def told(counts: Sequence[int], least: int) -> list[int | str]:
+    """Return ``counts``, or "hidden" for all of them if one is from 1 to ``least`` - 1."""
+    return [HIDDEN] * len(counts) if _any_small(counts, least) else list(counts)
+
+
+def told_alone(count: int, least: int) -> int | str:
+    """Return a count that no known total has in it; "<least" if it is from 1 to ``least`` - 1."""
+    return f"<{least}" if 0 < count < least else count
 
 
 def suppressed_findings(counts: Sequence[int], images: int, below: int) -> list[int]:
@@ -34,22 +36,10 @@ def suppressed_findings(counts: Sequence[int], images: int, below: int) -> list[
     return [0 if 0 < count < below or 0 < images - count < below else count for count in counts]
 
 
-def told(counts: Sequence[int], least: int) -> list[Any]:
-    """Return counts with those from 1 to ``least`` - 1 as "<least", and others "hidden" where necessary.
-
-    Whoever knows the sum of all counts knows the sum of those not told: these must be at least two, and their
-    sum at least ``least``.
-    """
-    order = sorted((count, place) for place, count in enumerate(counts) if count)
-    hidden = {place for count, place in order if count < least}
-    small = bool(hidden) and len(counts) > 1
-    for _, place in order:
-        if not small or (len(hidden) > 1 and sum(counts[each] for each in hidden) >= least):
-            break
-        hidden.add(place)
-    return [f"<{least}" if 0 < n < least else "hidden" if i in hidden else n for i, n in enumerate(counts)]
-
-
-def told_findings(counts: Sequence[int], images: int, least: int) -> list[Any]:
+def told_findings(counts: Sequence[int], images: int, least: int) -> list[int | str]:
     """Return counts of images by finding: small ones as "<least", "hidden" where few are without."""
-    return [f"<{least}" if 0 < n < least else "hidden" if 0 < images - n < least else n for n in counts]
+    return [f"<{least}" if 0 < n < least else HIDDEN if 0 < images - n < least else n for n in counts]
+
+
+def _any_small(counts: Sequence[int], least: int) -> bool:
+    return any(0 < count < least for count in counts)

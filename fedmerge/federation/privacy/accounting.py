@@ -46,9 +46,15 @@ def epsilon_of(multipliers: Iterable[float], delta: float) -> float:
     """Return epsilon at ``delta`` of a sequence of Gaussian mechanisms with these noise multipliers.
 
     Those of noise z_i compose to one of noise ``(sum z_i^-2)^(-1/2)``, whose privacy loss dp-accounting
-    computes exactly (Balle and Wang, arXiv 1805.06530). Raises FedMergeError if dp-accounting is missing.
+    computes exactly (Balle and Wang, arXiv 1805.06530). Raises FedMergeError if dp-accounting is missing, for
+    noise that is not above 0, and a delta that is not within (0, 1).
     """
-    spent = math.fsum(each**-2 for each in multipliers)
+    noise = [float(each) for each in multipliers]
+    if not all(each > 1e-100 for each in noise) or not 0 < delta < 1:
+        raise FedMergeError(
+            f"no epsilon is told of noise {noise[:3]} at delta {delta}: both must be above 0."
+        )
+    spent = math.fsum(each**-2 for each in noise)
     if not spent:
         return 0.0
     with extra("privacy", "federation.privacy"):

@@ -8,6 +8,7 @@ sums have room for thousands of hospitals.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ TRAINED = ("accuracy", "loss", "merges", "steps")
 """A hospital's numbers about its training in a secure round, beside its number of images."""
 SCORED = ("accuracy", "balanced_accuracy", "loss")
 """A hospital's scores of a model; with ``calibrate``, ``temperature`` comes in addition."""
+DEFINED = " defined"
+"""Behind the name of a score: the share of images at hospitals where it is defined."""
 SPOILT = "a hospital sent other numbers than asked for"
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -101,6 +104,36 @@ def encode_means(images: int, values: Mapping[str, float]) -> Words:
     return encode_wide(np.array(weighted))
 
 
+def encode_scores(images: int, scores: Mapping[str, float], task: Task) -> Words:
+    """Encode a hospital's scores of a model; of one that is not defined (NaN), that no image is behind it."""
+    own = _own(task)
+    values = dict(scores)
+    for name in own:
+        defined = not math.isnan(values[name])
+        values |= {name: values[name] if defined else 0.0, f"{name}{DEFINED}": float(defined)}
+    return encode_means(images, values)
+
+
+def decode_scores(total: Words, names: Sequence[str], task: Task) -> dict[str, float]:
+    """Return the means that ``encode_scores`` gives; NaN for a score that no hospital has. Raises NoSum."""
+    own = _own(task)
+    means = decode_means(total, [*names, *(f"{name}{DEFINED}" for name in own)])
+    for name in own:
+        share = means.pop(f"{name}{DEFINED}")
+        means[name] = means[name] / share if share > 1e-9 else math.nan
+    return means
+
+
+def words_of_scores(names: Sequence[str], task: Task) -> int:
+    """Return in how many words scores with these names are encoded."""
+    return 2 * (1 + len(names) + len(_own(task)))
+
+
+def _own(task: Task) -> tuple[str, ...]:
+    """Return the scores that may be not defined."""
+    return tuple(name for name in scored(task) if name not in SCORED)
+
+
 def decode_means(total: Words, names: Sequence[str]) -> dict[str, float]:
     """Return ``num-examples`` of all hospitals, and the means over all their images. Raises NoSum.
 
@@ -112,7 +145,8 @@ def decode_means(total: Words, names: Sequence[str]) -> dict[str, float]:
         raise NoSum(f"the sum says that it is over {images:g} images: {SPOILT}")
     means = {name: value / images for name, value in zip(sorted(names), sums, strict=True)}
     for name, value in means.items():
-        highest = 1.0 if name.endswith("accuracy") or name in ("auroc", "kappa") else 2.0**40
+        share = name.endswith(("accuracy", DEFINED)) or name in ("auroc", "kappa")
+        highest = 1.0 if share else 2.0**40
         lowest = -1.0 if name == "kappa" else 0.0
         if not lowest - 1e-9 <= value <= highest + 1e-9:
             raise NoSum(f"the sum gives {name} {value:g}: {SPOILT}")

@@ -30,11 +30,27 @@ class RemoteEvaluation:
         self.manager = manager
 
     def score(self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy") -> float:
+        """Return the validation score of a model, by which models may be chosen.
+
+        See ``validation``. Raises FedMergeError, too, if the images of no hospital define the score.
+        """
+        if math.isnan(found := self.validation(state, sites, metric)):
+            raise FedMergeError(
+                f"{metric}, by which the experiment selects, is not defined: no hospital's validation images "
+                "are of two kinds, such as with and without a finding. Give hospitals more validation "
+                "images, or choose another selection."
+            )
+        return found
+
+    def validation(
+        self, state: State, sites: Sequence[str] | None = None, metric: Metric = "accuracy"
+    ) -> float:
         """Return the validation score of a model, computed by the hospitals on their own images.
 
         s = sum_m n_m s_m / sum_m n_m over the hospitals in ``sites`` (all for None), with n_m the
-        validation images of hospital m: for accuracy, exactly that of the pooled validation splits. Raises
-        FedMergeError where a hospital's policy lets the score not leave.
+        validation images of hospital m: for accuracy, exactly that of the pooled validation splits. A
+        hospital whose images do not define the score (all of one kind) is left out; NaN where all are.
+        Raises FedMergeError where a hospital's policy lets the score not leave.
         """
         replies = self._evaluate(state, sites)
         if any(metric not in reply for reply in replies):
@@ -42,8 +58,7 @@ class RemoteEvaluation:
                 f"a hospital's reply has no {metric}, which the experiment selects by: let its policy.yaml "
                 "name it under numbers, or choose another selection."
             )
-        total = sum(reply["num-examples"] for reply in replies)
-        return float(sum(reply["num-examples"] * reply[metric] for reply in replies) / total)
+        return _mean(replies, metric)
 
     def numbers(self, state: State) -> dict[str, float]:
         """Return the means of loss, scores and temperature over hospitals, weighted by validation images.
@@ -56,9 +71,8 @@ class RemoteEvaluation:
             self.manager.log.void(0, "score", str(error))
             known = scored(TASKS[self.manager.plan.model.task])
             return dict.fromkeys((*known, "temperature"), math.nan)
-        total = sum(reply["num-examples"] for reply in replies)
         names = replies[0].keys() - {"num-examples"}
-        return {n: sum(a["num-examples"] * a[n] for a in replies) / total for n in sorted(names)}
+        return {name: _mean(replies, name) for name in sorted(names)}
 
     def own_numbers(self, state: State, site: str) -> dict[str, Any]:
         """Return one hospital's numbers for a model on its own validation images.
@@ -107,3 +121,10 @@ class RemoteEvaluation:
         masked = self.manager.plan.federation.masks_statistics
         kind = MaskedStatistics if masked else FederatedStatistics
         return kind(self.grid, self.manager, states, images, split)
+
+
+def _mean(replies: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Return the mean of a number, weighted by images, over the replies where it is no NaN; NaN for none."""
+    known = [(reply["num-examples"], reply[name]) for reply in replies if not math.isnan(reply[name])]
+    total = sum(images for images, _ in known)
+    return float(sum(images * value for images, value in known) / total) if known else math.nan

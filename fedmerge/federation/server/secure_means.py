@@ -11,9 +11,11 @@ from fedmerge.federation.privacy.masked import (
     TRAINED,
     NoSum,
     decode_means,
+    decode_scores,
     decode_weights,
     floats,
     scored,
+    words_of_scores,
 )
 from fedmerge.federation.server.requests import Reply, Request
 from fedmerge.federation.server.secure_round import Total, secure_total
@@ -83,11 +85,11 @@ def secure_scores(
     calibrate: bool = False,
 ) -> dict[str, Any]:
     """Return the hospitals' mean scores of a model from a secure sum. Raises NoSum."""
-    known = scored(TASKS[manager.plan.model.task])
-    names = (*known, "temperature") if calibrate else known
+    task = TASKS[manager.plan.model.task]
+    names = (*scored(task), "temperature") if calibrate else scored(task)
     offers = manager.replies(grid, request, replies)
-    total = collect(manager, grid, request.round, label, offers, 2 * (1 + len(names)))
-    numbers = decode_means(total.words, names)
+    total = collect(manager, grid, request.round, label, offers, words_of_scores(names, task))
+    numbers = decode_scores(total.words, names, task)
     check_told(manager, total, numbers, "val")
     return numbers
 

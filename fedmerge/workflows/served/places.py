@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import nn
 
 from fedmerge.data.reading import ReadOptions, over
 from fedmerge.errors import FedMergeError, short, unknown
 from fedmerge.experiment.configuration.reading import sources_of_run
+from fedmerge.experiment.folder.reopen import read_table
 from fedmerge.models.cards import ModelCard, check_cards, read_card
 from fedmerge.models.loading import network_of
 from fedmerge.models.state import state_hash
 from fedmerge.models.weights import load_weights
 from fedmerge.schema.validation import is_folder, is_there, load_yaml, validate
+from fedmerge.schema.yaml_text import read_yaml
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +27,16 @@ class Found:
     """Models with their cards, in order; of a run also its configuration, as it is in the file.
 
     config: empty where it is no run's. fused: the run's fused networks for the target, by label. target: the
-    unseen hospital; None where none was named, or there are several. read: how the run reads the target's
-    images, or the cohort's. sources: where relative paths of the cohort's sources start.
+    unseen hospital; None where none was named, or there are several. chosen: options that the run tuned for
+    the target, by label, then by the option's path. read: how the run reads the target's images, or the
+    cohort's. sources: where relative paths of the cohort's sources start.
     """
 
     models: tuple[tuple[ModelCard, Path], ...]
     config: dict[str, Any] = field(default_factory=dict)
     fused: dict[str, Path] = field(default_factory=dict)
     target: str | None = None
+    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
     read: ReadOptions = field(default_factory=ReadOptions)
     sources: Path | None = None
 
@@ -106,7 +111,8 @@ def _of_run(run: Path, target: str | None, seed: int | None) -> Found:
         raise FedMergeError(
             f"'{short(run)}' keeps no models: its run has not come so far. Do it again, or go on with it."
         )
-    federation = _federation(run / f"seed-{seeds[0] if seed is None else seed}", target)
+    seed = seeds[0] if seed is None else seed
+    federation = _federation(run / f"seed-{seed}", target)
     others = [path for path in _files(federation / "pool") if path.stem != target]
     if not others:
         raise FedMergeError(f"'{federation / 'pool'}' has no model but that of '{target}' itself.")
@@ -116,7 +122,19 @@ def _of_run(run: Path, target: str | None, seed: int | None) -> Found:
         {} if chosen is None else {p.stem: p for p in (federation / chosen / "fused").glob("*.safetensors")}
     )
     begun = sources_of_run(run / "config.yaml")
-    return Found(tuple(map(_card, others)), config, fused, chosen, _reading(config, chosen), begun)
+    tuned = _tuned(read_table(run / "decisions.json"), seed, chosen)
+    return Found(tuple(map(_card, others)), config, fused, chosen, tuned, _reading(config, chosen), begun)
+
+
+def _tuned(decisions: pd.DataFrame, seed: int, target: str | None) -> dict[str, dict[str, Any]]:
+    """Return the options that a run tuned for a target, by label and path, from its decisions."""
+    if target is None or not {"option", "chosen"} <= set(decisions):
+        return {}
+    here = decisions["seed"].eq(seed) & decisions["site"].eq(target) & decisions["chosen"].eq(True)
+    found: dict[str, dict[str, Any]] = {}
+    for row in decisions[here].to_dict("records"):
+        found.setdefault(row["method"], {})[row["option"]] = read_yaml(str(row["value"]), "decisions.json")
+    return found
 
 
 def _reading(config: dict[str, Any], target: str | None) -> ReadOptions:

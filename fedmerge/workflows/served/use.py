@@ -16,13 +16,14 @@ from fedmerge.experiment.folder.machine import pick_device
 from fedmerge.experiment.stages.nodes import node_of
 from fedmerge.merging import FUSION, merge
 from fedmerge.models.cards import ModelCard, read_card
-from fedmerge.schema.option_paths import option_at
+from fedmerge.schema.option_paths import option_at, with_option
 from fedmerge.serving.served import Served
 from fedmerge.testtime import TESTTIME, Static
 from fedmerge.workflows.served.places import Found, load_model
 from fedmerge.workflows.served.samples import inputs_at
 
-STATIC, RECOMMENDED = "static", "stream-adaptive"
+STATIC, FROM_SCRATCH, PRETRAINED = "static", "stream-adaptive", ("federated", "mean")
+"""What is served by default: one model; networks from scratch; pretrained ones, the first that is there."""
 POLICY = "mixture"
 """The batch-norm policy where no run says another: that of the methods themselves."""
 
@@ -39,18 +40,28 @@ def served(
 
     method: in this order the label of one of the run's test-time entries, a test-time method, the label of
     one of the run's fused networks, a fusion method that needs no images, or ``static``, one model as it is;
-    by default ``stream-adaptive``, and ``static`` for one model alone. changes: the method's options,
-    ``name=value``, the value read as YAML. normalise: a source of this hospital's images, or ``run``, for
-    models that take images by each hospital's own mean and deviation. Options and models that do not fit are
-    refused here.
+    by default ``stream-adaptive``; of pretrained networks the run's fused network ``federated``, or else the
+    ``mean`` (docs/studies/test-time.md says why); and ``static`` for one model alone. changes: the method's
+    options, ``name=value``, the value read as YAML. normalise: a source of this hospital's images, or
+    ``run``, for models that take images by each hospital's own mean and deviation. Options and models that
+    do not fit are refused here.
     """
-    name = method or (STATIC if len(found.models) == 1 else RECOMMENDED)
+    name = method or _recommended(found)
     options: dict[str, Any] = {}
     for change in changes:
         apply_change(options, change)
     inputs = inputs_at(found, normalise)
     what = _used(found, name, options, pick_device(device))
     return replace(what, samples=samples, read=found.read, inputs=inputs)
+
+
+def _recommended(found: Found) -> str:
+    """Return what our studies say is the best that these models can do."""
+    if len(found.models) == 1:
+        return STATIC
+    if not any(card.model.pretrained for card, _ in found.models):
+        return FROM_SCRATCH
+    return next((name for name in PRETRAINED if name in found.fused), PRETRAINED[-1])
 
 
 def _used(found: Found, name: str, options: dict[str, Any], where: str) -> Served:
@@ -76,8 +87,11 @@ def _entry(found: Found, name: str, options: dict[str, Any]) -> MethodConfig | N
     neither."""
     for given in found.config.get("testtime") or ():
         if isinstance(given, dict) and given.get("label") == name:
-            _check_plain(given)
-            return _read(_over(given, options))
+            chosen = found.chosen.get(name, {})
+            _check_plain(given, chosen)
+            for path, value in chosen.items():
+                given = with_option(given, path, value)
+            return _read(_over({**given, "tune": None}, options))
     return _read({"method": name, **options}) if name in TESTTIME else None
 
 
@@ -95,12 +109,12 @@ def _read(given: Mapping[str, Any]) -> MethodConfig:
         raise FedMergeError(*map(str, error.args)) from None
 
 
-def _check_plain(given: Mapping[str, Any]) -> None:
+def _check_plain(given: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
     name = given["label"]
-    if given.get("tune") is not None:
+    if given.get("tune") is not None and not chosen:
         raise FedMergeError(
-            f"'{name}' has an option that the run tuned: see the choice in its report or with fedmerge tune, "
-            f"and give it: --method {given['method']} --set OPTION=VALUE."
+            f"'{name}' has an option that the run tuned for each of its targets: say which with --target, or "
+            f"give the value: --method {given['method']} --set OPTION=VALUE."
         )
     anchor = option_at(given, "predict.anchor")
     if "federated" in (given.get("start"), anchor):

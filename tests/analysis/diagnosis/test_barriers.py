@@ -9,7 +9,7 @@ import torch
 from facts import refused
 from networks_of_diagnosis import convolutional, perceptron, pixels
 
-from fedmerge.analysis.diagnosis import Subject, barriers, landscape
+from fedmerge.analysis.diagnosis import Subject, barriers, landscape, why
 from fedmerge.analysis.diagnosis.blends import Blends
 from fedmerge.analysis.diagnosis.contract import answers, score
 from fedmerge.merging import merge
@@ -36,7 +36,7 @@ def test_the_barrier_of_a_permuted_copy_vanishes_after_matching(subject) -> None
     after = barriers.barriers(subject(model, matched), to_mean=False)
     assert after.number == 0
     assert after.frame["barrier"].item() == pytest.approx(0, abs=1e-5)
-    assert "can be averaged" in after.sentence
+    assert "averaging works" in why({"barriers": after})
 
 
 def test_a_point_of_a_path_is_the_model_with_those_weights(subject) -> None:

@@ -64,10 +64,8 @@ def test_the_sentence_names_the_two_heads_that_are_furthest_apart_and_what_the_m
     finding = found(linear(1, 0, 0, 0), linear(1, 0.1, 0, 0), linear(0, 1, 0, 0))
     assert finding.number == pytest.approx(90)
     assert "m0 and m2 are 90 degrees" in finding.sentence
-    pairs, parts = finding.tables["pairs"], finding.tables["parts"]
-    assert "weakens" in why(pairs, parts)
-    same = found(linear(1, 0, 0, 0), linear(1, 0.1, 0, 0))
-    assert "keeps the head" in why(same.tables["pairs"], same.tables["parts"])
+    assert "weakens" in why({"drift": finding})
+    assert "keeps the head" in why({"drift": found(linear(1, 0, 0, 0), linear(1, 0.1, 0, 0))})
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

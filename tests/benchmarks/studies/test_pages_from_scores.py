@@ -80,13 +80,3 @@ def test_a_block_that_the_page_has_not_is_a_sentence(tmp_path: Path) -> None:
 )
 def test_kinds(method: str, kind: str) -> None:
     assert pages_from_scores._kind(method) == kind
-
-
-def test_readme_has_the_numbers_of_the_page() -> None:
-    """Of the headline: the default's difference to each of its three references."""
-    page = (DOCS / "test-time.md").read_text(encoding="utf-8")
-    found = re.findall(r"([+−]?[\d.]+) \(([+−]?[\d.]+) to ([+−]?[\d.]+); p = [\d.]+\) against", page)
-    assert len(found) == 3
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for value, low, high in found:
-        assert f"{value} ({low} to {high})" in readme

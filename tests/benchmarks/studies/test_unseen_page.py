@@ -9,12 +9,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.studies import unseen_scores, unseen_tables
+from benchmarks import RESULTS
+from benchmarks.pages import kept
+from benchmarks.studies import unseen_page, unseen_scores, unseen_tables
 from fedmerge.workflows.bench.bench import bench
+from tests.facts import refused
 
 GAIN = {"federated": 0.0, "mean": -0.015, "ensemble-logits": 0.01, "stream-adaptive": 0.03, "kf": -0.1}
 PASSES = {"ensemble-logits": 3.0, "stream-adaptive": 1.75}
 COHORTS = ("wbc4", "melanoma4")
+KINDS = (unseen_scores.SCRATCH, unseen_scores.AGAIN)
+"""Networks from scratch, and pretrained ones: each has a headline."""
 LOST = ("melanoma4", "south", 1)
 """Here the mean gives every image one class."""
 
@@ -44,6 +49,25 @@ def seen(tmp_path: Path) -> unseen_scores.Seen:
         chosen |= {"correlation": -0.5, "gain": -0.01, "regret": 0.1}
         pd.DataFrame([chosen]).to_csv(unseen_scores.choice_file(tmp_path, name), index=False)
     return unseen_scores.read(tmp_path)
+
+
+def test_a_part_of_a_study_is_read_by_the_values_of_its_axes(tmp_path: Path) -> None:
+    """Of one CSV with two kinds of networks each part has its own rows; none where the study did not run."""
+    both = [
+        row | {"norm": norm, "data": "pacs"}
+        for norm in ("batch-norm", "group-norm")
+        for row in rows_of("pacs")
+    ]
+    table = pd.DataFrame(both)
+    table.loc[table["norm"] == "group-norm", "balanced_accuracy"] += 0.05
+    table.to_csv(tmp_path / "bench-unseen-scratch.csv", index=False)
+    batch, group = (
+        unseen_scores.average(unseen_scores.read(tmp_path, parts)).loc["kf", "average"]
+        for parts in (unseen_scores.SCRATCH, unseen_scores.GROUP)
+    )
+    assert (batch, group) == pytest.approx((0.4, 0.45))
+    with refused("bench-unseen-again", "scores"):
+        unseen_scores.read(tmp_path, unseen_scores.AGAIN)
 
 
 def line(table: str, start: str) -> list[str]:
@@ -98,3 +122,25 @@ def test_the_study_small(tmp_path: Path) -> None:
     if not unseen_scores.broken(seen.rows):
         assert "| `node` |" in unseen_tables.development(seen)
     assert "`node`" in unseen_tables.choice(seen) or unseen_scores.broken(seen.rows)
+
+
+@pytest.mark.parametrize("page", unseen_page.SAYING, ids=lambda page: page.name)
+def test_what_is_said_of_unseen_hospitals_is_what_the_rows_say(page: Path) -> None:
+    """Where this fails: `python -m benchmarks.studies.unseen_page` writes it anew."""
+    said = kept(page.read_text(encoding="utf-8"))["unseen"]
+    assert said == unseen_tables.summary(*(unseen_scores.read(RESULTS, parts) for parts in KINDS))
+
+
+def test_the_sentence_says_better_or_worse_where_an_interval_does(seen: unseen_scores.Seen) -> None:
+    """On i.i.d. streams the default has 3 points more than the federated model at every hospital."""
+    text = unseen_tables.summary(seen, seen._replace(rows=seen.rows.replace("kf", "first-default")))
+    assert "**So it is not surely better than any of them, nor surely worse**" not in text
+    assert "−10.0 (−10.0 to −10.0) against the federated model" in text
+    iid = seen._replace(rows=seen.rows[seen.rows["stream"] == "iid"])
+    assert "surely better than mean merging, the federated model and the ensemble" in unseen_tables._verdict(
+        iid
+    )
+    temporal = seen._replace(rows=seen.rows[seen.rows["stream"] == "temporal"])
+    assert "surely worse than mean merging, the federated model and the ensemble" in unseen_tables._verdict(
+        temporal
+    )

@@ -155,6 +155,16 @@ def test_our_own_bundle_is_answered_by_the_installed_app(app, node, greeting, co
     assert clientapp.own_app() is __import__("fedmerge.workflows.flower_app", fromlist=["client"]).client
 
 
+def test_the_text_of_an_exception_stays_at_the_hospital(app, node, greeting):
+    def raises(message, context):
+        raise OSError("'/data/chest/Mustermann_Hans.png' is gone")
+
+    context = Context(run_id=5, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    said = clientapp.reply_of(raises, greeting, context, build_fab_from_disk(app), clientapp.APP, node)
+    assert "OSError" in said.error.reason
+    assert "Mustermann" not in said.error.reason
+
+
 def test_a_node_starts_none_of_flower_s_programs_and_its_secret_is_its_owner_s_alone(node, tmp_path):
     from fedmerge.federation.deployment.node_folder import NodeFolder
 

@@ -380,12 +380,12 @@ def test_a_node_that_was_killed_at_work_has_not_answered_and_may_again(approved,
 
 
 def test_an_inspection_is_answered_where_the_policy_says_so_and_hides_small_counts(asker):
-    job = {"minimum": 1, "bins": 4}
+    job = {"minimum": 1}
     refused(asker.ask("query.inspect", job), "policy.yaml: inspection")
     asker.start(inspection=True, suppress_below=1000)
     answer = asker.ask("query.inspect", job)
     told = json.loads(answer.content["texts"]["json"])
-    assert (told["minimum"], told["train"], told["intensities"]) == (1000, "<1000", [])
+    assert (told["minimum"], told["train"], told["intensities"]) == (1000, "hidden", [])
     asker.start(inspection=True, suppress_below=1)
     told = json.loads(asker.ask("query.inspect", job).content["texts"]["json"])
     assert told["train"] == len(asker.site.train)
@@ -393,7 +393,7 @@ def test_an_inspection_is_answered_where_the_policy_says_so_and_hides_small_coun
 
 
 def test_checks_of_images_are_told_only_where_the_policy_says_so_too(asker):
-    job = {"minimum": 1, "bins": 4, "checks": True}
+    job = {"minimum": 1, "checks": True}
     asker.start(inspection=True, suppress_below=1)
     assert "checks" not in json.loads(asker.ask("query.inspect", job).content["texts"]["json"])
     asker.start(inspection=True, inspection_checks=True, suppress_below=1000)
