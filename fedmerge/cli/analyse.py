@@ -27,6 +27,9 @@ def analyse(
     ] = None,
     split: Annotated[str, typer.Option(help="The split that is looked at: train, val or test.")] = "val",
     images: Annotated[int, typer.Option(min=1, help="At most so many images.")] = 400,
+    normalisation: Annotated[
+        str, typer.Option(help="Of images, where no card says it: half (to -1 to 1), imagenet or none.")
+    ] = "default",
     start: Annotated[
         Path | None, typer.Option(help="The weights from which all were trained, for angles around them.")
     ] = None,
@@ -62,6 +65,7 @@ def analyse(
             data=data,
             split=split,
             images=images,
+            normalisation=normalisation,
             start=start,
             only=only or [],
             changes=options or [],
@@ -85,8 +89,8 @@ def analyse(
         say(out, f"looked at: {found.about}")
         for name, each in found.findings.items():
             say(out, f"{name}: {each.sentence}")
-        for name, reason in found.left.items():
-            say(err, f"{name}: left out: {reason}")
+        for reason, names in found.reasons.items():
+            say(err, f"{', '.join(names)}: left out: {reason}")
         say(out, f"answer: {found.answer}")
         say(out, f"report: {page}")
     if only and found.left:

@@ -27,6 +27,9 @@ def merge(
     ] = None,
     split: Annotated[str, typer.Option(help="The split of data that is used: train, val or test.")] = "val",
     images: Annotated[int, typer.Option(min=1, help="At most so many images, the same of each class.")] = 400,
+    normalisation: Annotated[
+        str, typer.Option(help="Of images, where no card says it: half (to -1 to 1), imagenet or none.")
+    ] = "default",
     labelled: Annotated[bool, typer.Option(help="Whether the method may see the images' classes.")] = False,
     start: Annotated[
         Path | None, typer.Option(help="The weights from which all were trained (task vectors).")
@@ -55,7 +58,7 @@ def merge(
             output,
             entry,
             network=model,
-            data=None if data is None else FusionImages(data, split, images, labelled),
+            data=None if data is None else FusionImages(data, split, images, labelled, normalisation),
             start=start,
             seed=seed,
             device=device,

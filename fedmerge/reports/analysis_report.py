@@ -14,6 +14,7 @@ from fedmerge.analysis.diagnosis import ANALYSES, Finding
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.folder.analysed import Analysed
 from fedmerge.experiment.folder.machine import describe as describe_machine
+from fedmerge.experiment.formatting import listing
 from fedmerge.reports import page
 from fedmerge.reports.figures import NARROW, WIDE
 from fedmerge.reports.figures.diagnosis import describe, draw
@@ -36,7 +37,10 @@ def write_analysis(found: Analysed, command: Sequence[str] = (), plugins: Sequen
         "asked": f"Why merging works or fails here: {found.about}.",
         "answer": found.answer,
         "sections": [_section(name, finding) for name, finding in found.findings.items()],
-        "left": [f"{ANALYSES[name].title}: {reason}" for name, reason in found.left.items()],
+        "left": [
+            f"{listing([ANALYSES[name].title for name in names])}: {reason}"
+            for reason, names in found.reasons.items()
+        ],
         "more": FIGURES.sections("analysis", found, plugins),
         "provenance": provenance_lines(describe_machine("cpu"), ()),
         "command": shlex.join(command),

@@ -30,9 +30,19 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State, check_alike, without_wrappers
 from fedmerge.models.weights import load_weights
 from fedmerge.models.zoo import build
-from fedmerge.schema.validation import is_folder
+from fedmerge.schema.validation import is_folder, is_there
 from fedmerge.storage.files import write, write_json
-from fedmerge.workflows.model_files import alike, card_beside, drawn, images_of, names_of, spec_of
+from fedmerge.workflows.merge_files import FusionImages
+from fedmerge.workflows.model_files import (
+    DEFAULT,
+    alike,
+    card_beside,
+    check_split,
+    drawn,
+    images_of,
+    names_of,
+    spec_of,
+)
 
 PLAIN = Normalisation.named("none")
 """Stands for hospitals whose images are not here."""
@@ -48,6 +58,7 @@ def analyse(
     network: str | None = None,
     split: str = "val",
     images: int = 400,
+    normalisation: str = DEFAULT,
     start: nn.Module | State | str | Path | None = None,
     only: Sequence[str] = (),
     changes: Sequence[str] = (),
@@ -57,11 +68,11 @@ def analyse(
 
     models: two networks or more, a mapping of them by name, two files or more, or the folder of one run.
     data: images; for networks N x C x H x W as they take them, with ``labels``, or a loader or dataset, as
-    for ``merge``. network, data, split, images: of files, as for ``merge_files``; of a run the images are
-    those of the training hospitals' ``split``, ``images`` in all. start: the weights from which the models
-    were trained, for angles around them. only: names of analyses; by default all but those that train.
-    changes: their options, ``NAME.OPTION=VALUE``. places: ``out`` (the folder, new or empty; by default
-    ``runs/analysis-001``, of networks none), ``seed``, ``device``.
+    for ``merge``. network, data, split, images, normalisation: of files, as for ``merge_files``; of a run the
+    images are those of the training hospitals' ``split``, ``images`` in all. start: the weights from which
+    the models were trained, for angles around them. only: names of analyses; by default all but those that
+    train. changes: their options, ``NAME.OPTION=VALUE``. places: ``out`` (the folder, new or empty; by
+    default ``runs/analysis-001``, of networks none), ``seed``, ``device``.
 
     Where there is a folder, each table is written as NAME-TABLE.csv and .parquet, each sentence into
     findings.json. Raises FedMergeError for what cannot be read or does not fit together.
@@ -86,15 +97,23 @@ def analyse(
         raise FedMergeError(f"analyse has no option '{next(iter(places))}'.")
     begin = load_weights(Path(start)) if isinstance(start, str | Path) else start
     networks = _networks(models)
+    check_split(split)
     if networks is not None:
         title, about = f"{len(networks)} models", ", ".join(networks)
         subject = Subject.of(networks, data, labels, start=begin, seed=seed).on(device)
     elif labels is not None or not isinstance(data, str | None) or isinstance(begin, nn.Module):
         raise FedMergeError("images, labels and networks in memory go with networks in memory: see data=.")
     elif len(given := [Path(str(path)) for path in models]) == 1 and is_folder(given[0]):
+        own = {"--model": network is not None, "--data": data is not None}
+        own["--normalisation"] = normalisation != DEFAULT
+        if extra := [name for name, there in own.items() if there]:
+            raise FedMergeError(
+                f"{' and '.join(extra)}: a run has its own network and images: take it out, or give files."
+            )
         title, about, subject = _of_run(given[0], split, images, begin, seed, device)
     else:
-        title, about, subject = _of_files(given, network, data, split, images, begin, seed, device)
+        pictures = None if data is None else FusionImages(data, split, images, True, normalisation)
+        title, about, subject = _of_files(given, network, pictures, begin, seed, device)
     folder = new_folder("analysis", out) if networks is None or out is not None else None
     findings, left = diagnose(subject, names, options)
     found = Analysed(title, about, findings, left, folder)
@@ -112,6 +131,8 @@ def _networks(models: object) -> dict[str, nn.Module] | None:
             f"models= is one {type(models).__name__}: give a list of networks, of files, or of one run's "
             "folder."
         )
+    if not models:
+        raise FedMergeError("models= is empty: give a list of networks, of files, or of one run's folder.")
     if all(isinstance(model, str | Path) for model in models):
         return None
     return {f"model {place}": model for place, model in enumerate(models)}
@@ -122,8 +143,13 @@ def _of_run(
 ) -> tuple[str, str, Subject]:
     """Return the subject of a run: the pool of its first seed and federation."""
     if not (folder / "config.yaml").is_file():
-        raise FedMergeError(f"'{short(folder)}' is not the folder of a run: it has no config.yaml.")
-    _check_split(split)
+        study = (folder / "study.yaml").is_file()
+        reason = (
+            "it is that of a study, so run one of its experiments with fedmerge run"
+            if study
+            else "it has no config.yaml"
+        )
+        raise FedMergeError(f"'{short(folder)}' is not the folder of a run: {reason}.")
     experiment, cohort = read_saved(folder / "config.yaml")
     pools = sorted(folder.glob("seed-*/*/pool"))
     if not pools:
@@ -133,7 +159,8 @@ def _of_run(
     pool = ModelPool(pools[0], create=False)
     if len(pool) < 2:
         raise FedMergeError(
-            f"the run in '{short(folder)}' keeps models of {len(pool)} hospitals: an analysis compares two."
+            f"the run in '{short(folder)}' keeps the models of {', '.join(pool.names) or 'nobody'} alone: an "
+            "analysis compares two or more."
         )
     card = pool.card(pool.names[0])
     models = {name: pool.model(name, device) for name in pool.names}
@@ -162,22 +189,21 @@ def _of_run(
 def _of_files(
     paths: Sequence[Path],
     network: str | None,
-    data: str | None,
-    split: str,
-    images: int,
+    data: FusionImages | None,
     start: State | None,
     seed: int,
     device: str,
 ) -> tuple[str, str, Subject]:
+    if missing := [path for path in paths if not is_there(path)]:
+        raise FedMergeError(f"there is no '{short(missing[0])}': name a run's folder, or files of weights.")
     if len(paths) < 2:
         raise FedMergeError(
             "give the folder of a run, or two files of weights or more: an analysis compares."
         )
-    _check_split(split)
     states, begin = alike([load_weights(path) for path in paths], start)
     names, cards = names_of(paths), [card_beside(path) for path in paths]
     check_cards([card for card in cards if card is not None])
-    pool = images_of(data, split)
+    pool = None if data is None else images_of(data.source, data.split)
     spec = spec_of(network, cards[0], states[0], pool)
     if spec is None:
         raise FedMergeError("these files have no cards beside them: name their network with --model.")
@@ -186,7 +212,9 @@ def _of_files(
         states, begin = [without_wrappers(state) for state in states], begin and without_wrappers(begin)
     check_alike((*names, "the network"), (*states, template.state_dict()))
     models = {n: fill(faithful(template), s).to(device) for n, s in zip(names, states, strict=True)}
-    raw = None if pool is None else drawn(pool, spec, cards[0], images, seed)
+    raw = None
+    if data is not None and pool is not None:
+        raw = drawn(pool, spec, cards[0], data.images, seed, data.normalisation)
     subject = Subject.of(
         models,
         None if raw is None else raw[1](raw[0].images),
@@ -194,13 +222,15 @@ def _of_files(
         raw=None if raw is None else raw[0].images, normalise=None if raw is None else raw[1],
         start=begin, seed=seed,
     )  # fmt: skip
-    seen = "without images" if raw is None else f"on {len(raw[0])} {split} images of {data}"
+    seen = "without images"
+    if data is not None and raw is not None:
+        seen = f"on {len(raw[0])} {data.split} images of {data.source}, {_normalised(raw[1])}"
     return f"{len(names)} models", f"{spec.name}: {', '.join(names)}, {seen}", subject
 
 
-def _check_split(split: str) -> None:
-    if split not in ("train", "val", "test"):
-        raise FedMergeError(f"unknown split '{split}'. Allowed: train, val, test.")
+def _normalised(by: Normalisation) -> str:
+    mean, deviation = (", ".join(f"{each:.3g}" for each in values) for values in (by.mean, by.std))
+    return f"normalised by mean {mean} and deviation {deviation}"
 
 
 def _shares(parts: Sequence[Split | None], images: int) -> tuple[Split | None, torch.Tensor | None]:

@@ -25,20 +25,22 @@ from fedmerge.models.state import State, check_alike, state_hash, without_wrappe
 from fedmerge.models.weights import load_weights
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.schema.validation import is_folder, is_there
-from fedmerge.workflows.model_files import alike, card_beside, drawn, images_of, names_of, spec_of
+from fedmerge.workflows.model_files import DEFAULT, alike, card_beside, drawn, images_of, names_of, spec_of
 
 
 @dataclass(frozen=True)
 class FusionImages:
     """Images to fuse with: a source (see ``load_source``), which split, and how many, class-balanced.
 
-    labelled: whether the method may see their classes.
+    labelled: whether the method may see their classes. normalisation: ``half``, ``imagenet`` or ``none``,
+    where no card says how they are normalised; by default the network's own.
     """
 
     source: str
     split: str = "val"
     images: int = 400
     labelled: bool = False
+    normalisation: str = DEFAULT
 
 
 def merge_files(
@@ -150,7 +152,7 @@ def _fusion_set(
     """Return images as the network takes them, and their labels if the method may see them."""
     if data is None or found is None or spec is None:
         return {}
-    split, normalise = drawn(found, spec, card, data.images, seed)
+    split, normalise = drawn(found, spec, card, data.images, seed, data.normalisation)
     given: dict[str, Any] = {"data": normalise(split.images)}
     return given | {"labels": split.labels} if data.labelled else given
 

@@ -21,6 +21,8 @@ from fedmerge.schema.yaml_text import read_yaml
 from fedmerge.seeding import numpy_generator
 
 SHAPE = ("in_channels", "n_classes", "image_size")
+DEFAULT = "default"
+"""The normalisation that nobody named."""
 
 
 def names_of(models: Sequence[Path]) -> list[str]:
@@ -50,10 +52,15 @@ def images_of(data: str | None, split: str) -> Split | None:
     """Return one split of a data source; None without one. Raises FedMergeError for an unknown split."""
     if data is None:
         return None
-    if split not in ("train", "val", "test"):
-        raise FedMergeError(f"unknown split '{split}'. Allowed: train, val, test.")
+    check_split(split)
     found: Split = getattr(load_source(data), split)
     return found
+
+
+def check_split(split: str) -> None:
+    """Raise FedMergeError for what is no split."""
+    if split not in ("train", "val", "test"):
+        raise FedMergeError(f"unknown split '{split}'. Allowed: train, val, test.")
 
 
 def spec_of(text: str | None, card: ModelCard | None, state: State, images: Split | None) -> ModelSpec | None:
@@ -98,15 +105,26 @@ def _classes(spec: ModelSpec, state: State, text: str) -> int:
 
 
 def drawn(
-    found: Split, spec: ModelSpec, card: ModelCard | None, count: int, seed: int
+    found: Split, spec: ModelSpec, card: ModelCard | None, count: int, seed: int, normalisation: str = DEFAULT
 ) -> tuple[Split, Normalisation]:
     """Draw at most ``count`` images, class-balanced, in the network's size and channels.
 
-    Returns them, uint8, with the normalisation that the card or the network says.
+    Returns them, uint8, with the normalisation of that name; by default the one that the card says, else the
+    network's own in pretraining. Raises FedMergeError for an unknown name, and where a card says it already.
     """
+    if card is not None and normalisation != DEFAULT:
+        raise FedMergeError(
+            f"--normalisation {normalisation}: the card of '{card.name}' says how images are normalised: "
+            "take the option out."
+        )
     few = found.select(balanced(found.strata, count, numpy_generator(seed, "fusion-data")))
     images = resize(to_channels(few.images, spec.in_channels), spec.image_size)
-    inputs = card.normalisation if card is not None else default_normalisation(spec)
+    if card is not None:
+        inputs = card.normalisation
+    elif normalisation != DEFAULT:
+        inputs = Normalisation.named(normalisation)
+    else:
+        inputs = default_normalisation(spec)
     return replace(few, images=images), inputs.of(images)
 
 

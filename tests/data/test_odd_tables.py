@@ -230,3 +230,49 @@ def test_a_new_cohort_of_a_folder_whose_names_are_no_text(
     done = CliRunner().invoke(app, ["sites", "check", str(spec), "--json"])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     assert '"clinic"' in done.output
+
+
+def test_what_no_path_can_be_is_refused_with_its_rows(data_here: Path, rows) -> None:
+    """Names that are too long, of unknown users, or with a zero byte cannot even be looked for."""
+    for number, text in ((3, "a" * 300 + ".png"), (5, "~nobody-of-this-name/a.png")):
+        rows[number][0] = text
+    write(data_here, rows)
+    with refused("2 rows", "no path", "'path'", "row 5, 7"):
+        load_source("csv:all.csv")
+
+
+def test_a_file_in_a_folder_that_cannot_be_searched_is_not_there(
+    data_here: Path, rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(data_here, rows)
+    plain = Path.is_file
+
+    def denied(path: Path) -> bool:
+        if path.name == "03.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    with refused("03.png", "not there"):
+        load_source("csv:all.csv")
+
+
+@pytest.mark.parametrize(("labels", "kind"), [([b"ill", b"well"], "bytes"), ([[0], [1]], "lists")])
+def test_a_parquet_column_of_no_texts_is_refused_where_it_is_used(
+    data_here: Path, rows, labels, kind
+) -> None:
+    """As text they would be classes "b'ill'" and "[0]"; in a column that nobody asks for they may be."""
+    table = pd.DataFrame(rows, columns=["path", "label", "split"])
+    table.assign(label=labels * 10).to_parquet(data_here / "table.parquet")
+    with refused("'label'", kind, "numbers"):
+        load_source("parquet:table.parquet")
+    table.assign(other=labels * 10).to_parquet(data_here / "table.parquet")
+    assert load_source("parquet:table.parquet").class_names == ("ill", "well")
+
+
+def test_a_source_of_another_kind_says_which_it_is(data_here: Path, rows) -> None:
+    write(data_here, rows)
+    with refused("csv:all.csv"):
+        load_source("folder:all.csv")
+    with refused("00.png", "folder that it is in"):
+        load_source("dicom:images/00.png")

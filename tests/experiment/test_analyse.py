@@ -22,6 +22,7 @@ from fedmerge.experiment.stages import diagnosis
 from fedmerge.models import ModelSpec, build
 from fedmerge.reports.analysis_report import write_analysis
 from fedmerge.reports.why import why_section
+from fedmerge.tasks import mark
 
 SPEC = ModelSpec(name="small-cnn", in_channels=1, n_classes=3, image_size=8, options={"width": 4})
 MODEL = "small-cnn:width=4"
@@ -99,7 +100,44 @@ def test_what_cannot_be_analysed_is_refused_before_anything_is_written(files, tm
         analyse(files, network=MODEL, split="splits", out=out)
     with refused("config.yaml"):
         analyse([tmp_path], out=out)
+    with refused("nothing", "no"):
+        analyse([tmp_path / "nothing"], out=out)
+    (tmp_path / "study.yaml").write_text("name: s\n")
+    with refused("study", "fedmerge run"):
+        analyse([tmp_path], out=out)
+    with refused("--data", "--model", "run"):
+        analyse([tmp_path], network=MODEL, data="npz:small.npz", out=out)
     assert not out.exists()
+
+
+def test_files_without_cards_say_how_their_images_are_normalised(files, tmp_path) -> None:
+    given = {"network": MODEL, "data": "npz:small.npz", "only": ["barriers"], "device": "cpu"}
+    levels = {}
+    for name in ("default", "half", "none"):
+        found = analyse(files, normalisation=name, out=tmp_path / name, **given)
+        levels[name] = found.findings["barriers"].tables["paths"]["loss"].tolist()
+        assert f"mean {0 if name == 'none' else 0.5}" in found.about
+    assert levels["default"] == levels["half"] != levels["none"]
+    with refused("imagnet", "imagenet"):
+        analyse(files, normalisation="imagnet", out=tmp_path / "other", **given)
+
+
+def test_a_network_whose_answers_overflow_is_refused_by_name() -> None:
+    """Weights times 1e25: two layers give 1e50, over the 3e38 of float32."""
+    first, second = (build(SPEC, seed).eval() for seed in range(2))
+    with torch.no_grad():
+        for value in second.parameters():
+            value.mul_(1e25)
+    with refused("model 1", "infinity", without=("model 0",)):
+        analyse([first, second], data=torch.randn(8, 1, 8, 8), labels=[0, 1] * 4, device="cpu")
+
+
+def test_models_of_two_architectures_have_one_reason_and_no_verdict() -> None:
+    wide = build(SPEC.model_copy(update={"options": {"width": 6}}), 1)
+    found = analyse([build(SPEC, 0), wide], data=torch.randn(8, 1, 8, 8), labels=[0, 1] * 4, device="cpu")
+    reason = found.left["drift"]
+    assert {"drift", "heads", "barriers", "features"} <= set(found.reasons[reason])
+    assert found.answer.startswith(reason)
 
 
 def test_networks_in_memory_are_analysed_as_their_files_are(files, tmp_path) -> None:
@@ -146,12 +184,23 @@ def test_networks_that_cannot_be_analysed_are_refused_by_name() -> None:
         analyse([first, second], data=x, labels=[0, 1])
     with refused("float32", "float64"):
         analyse([first, exact], data=x, labels=y)
-    with refused("1 models"):
+    with refused("1 model", "two"):
         analyse([first], data=x, labels=y)
     with refused("model 1", "str"):
         analyse([first, "b.safetensors"], data=x, labels=y)
     with refused("list"):
         analyse(first, data=x)
+    with refused("empty"):
+        analyse([], data=x)
+    with refused("-1", "0"):
+        analyse([first, second], data=x, labels=[0, 1, 2, 0, 1, -1])
+    with refused("6 x 3", "multiclass"):
+        analyse([first, second], data=x, labels=torch.ones(6, 3).long())
+    several = mark(build(SPEC, 1), "multilabel")
+    with refused("6", "multilabel"):
+        analyse([several, several], data=x, labels=y)
+    with refused("model 0", "multiclass", "model 1", "multilabel"):
+        analyse([first, several], data=x, labels=y)
     with refused("labels"):
         analyse(["a.safetensors", "b.safetensors"], labels=y)
 
@@ -184,6 +233,12 @@ def test_a_run_is_diagnosed_and_its_report_says_why(experiment, tmp_path) -> Non
     np.testing.assert_allclose(pairs["angle"], angles["angle"])
     assert "images" in found.left["heads"]  # they were arrays in memory
     assert not (tmp_path / "full" / "report.html").samefile(write_analysis(found))
+    pool = next((tmp_path / "full").glob("seed-*/*/pool"))
+    first, *others = sorted(path.stem for path in pool.glob("*.safetensors"))
+    for path in [path for name in others for path in pool.glob(f"{name}.*")]:
+        path.unlink()
+    with refused(first, "two", without=tuple(others)):
+        analyse([tmp_path / "full"], out=tmp_path / "one", device="cpu")
 
 
 def test_a_quick_diagnosis_spends_little_and_off_nothing(experiment, tmp_path, monkeypatch) -> None:

@@ -71,21 +71,21 @@ def table(found: Sequence[Decided]) -> str:
     head = [
         "the paper",
         "it says",
+        "verdict",
         "measured here",
         "margin",
         "settings above / below / all",
         "seeds",
-        "verdict",
     ]
-    return markdown(head, [_line(each) for each in found], 3)
+    return markdown(head, [_line(each) for each in found], 4)
 
 
 def _line(found: Decided) -> list[str]:
     claim, told = found.claim, f"**{found.verdict}**"
     if not found.seeds:
-        return [claim.place, claim.says, claim.why or claim.here, "", "", "", told]
+        return [claim.place, claim.says, told, claim.why or claim.here, "", "", ""]
     settings = "" if claim.every else f"{found.above} / {found.below} / {found.settings}"
-    return [claim.place, claim.says, claim.here, _margin(found), settings, str(found.seeds), told]
+    return [claim.place, claim.says, told, claim.here, _margin(found), settings, str(found.seeds)]
 
 
 def _margin(found: Decided) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fedmerge.analysis.diagnosis.blends import Blends, has_batch_norm
-from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject
+from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Levels, Subject
 from fedmerge.analysis.diagnosis.drift import drift
 from fedmerge.analysis.diagnosis.words import chance, share
 from fedmerge.analysis.diagnosis.words import points as points_of
@@ -61,7 +61,8 @@ def barriers(subject: Subject, *, points: int = 21, pairs: int = 6, to_mean: boo
             rows += [where | point for point in _path(blends, list(used), first, second, points)]
         own = [each.accuracy for each in blends.scores(np.eye(len(used))[: len(members) + 1].tolist())]
         models = {"models": float(np.mean(own[:-1])), "best": max(own[:-1])}
-        reached.append({"norms": norms, "mean": own[-1], "commonest": subject.commonest} | models)
+        chance_of = {"commonest": subject.commonest, "images": len(subject.classes)}
+        reached.append({"norms": norms, "mean": own[-1]} | models | chance_of)
     paths = pd.DataFrame(rows)
     frame = summary(paths).merge(pd.DataFrame(reached), on="norms")
     left = len(subject.names) * (len(subject.names) - 1) // 2 - len(chosen)
@@ -101,15 +102,14 @@ def sentence(frame: pd.DataFrame, left: int = 0) -> str:
         text += f" ({left} other pairs were not measured)"
     if (frame["norms"] == ANEW).any():
         text += f"; with batch norms measured anew {points_of(worst(frame, ANEW)['lost'])}"
-    models, mean, *_ = levels(frame)
-    beside = chance(models, far["commonest"])
-    return f"{text}; the models have {share(models)}{beside}, their mean {share(mean)}."
+    models, mean, _, *beside = levels(frame)
+    return f"{text}; the models have {share(models)}{chance(models, *beside)}, their mean {share(mean)}."
 
 
-def levels(frame: pd.DataFrame, norms: str = KEPT) -> tuple[float, float, float, float]:
-    """Return the accuracy of the models, of their mean, of the best model, and of the commonest class."""
+def levels(frame: pd.DataFrame, norms: str = KEPT) -> Levels:
+    """Return the levels of ``why``; the best is the best model."""
     row = frame[frame["norms"] == norms].iloc[0]
-    return row["models"], row["mean"], row["best"], row["commonest"]
+    return row["models"], row["mean"], row["best"], row["commonest"], row["images"]
 
 
 def _chosen(subject: Subject, most: int) -> list[tuple[str, str]]:

@@ -53,6 +53,10 @@ class Finding:
         return next(iter(self.tables.values()))
 
 
+Levels = tuple[float, float, float, float, float]
+"""Accuracy of the models, of the mean of their weights, the best one seen, the commonest class's; images."""
+
+
 @dataclass(frozen=True)
 class Score:
     """A model on labelled images: cross-entropy in nats, accuracy, and the share of finite logit rows."""
@@ -115,7 +119,12 @@ class Subject:
         for name, model in given.items():
             check_weights(name, entries(model))
             if pictures is not None:
-                pictures, _ = taken(model, pictures, name)
+                pictures, logits = taken(model, pictures, name)
+                if not bool(logits.isfinite().all()):
+                    raise FedMergeError(
+                        f"'{name}' answers the images with NaN or infinity, though its weights are finite: "
+                        "leave it out, or train it again."
+                    )
         begin = None if start is None else _state_of(start)
         return cls(given, pictures, classes, start=begin, **further)
 
@@ -127,7 +136,8 @@ class Subject:
 
     def __post_init__(self) -> None:
         if len(self.models) < 2:
-            raise FedMergeError(f"{len(self.models)} models were given: an analysis compares at least two.")
+            given = f"{len(self.models)} model{'s were' if not self.models else ' was'} given"
+            raise FedMergeError(f"{given}: an analysis compares at least two.")
         kinds = {next((str(v.dtype) for v in s.values() if v.is_floating_point()), "") for s in self.states}
         if len(kinds) > 1:
             raise FedMergeError(
@@ -138,11 +148,29 @@ class Subject:
             beside = {**begin, **self.extra}
             check_alike([*self.names, *beside], [*self.states, *beside.values()])
         count = None if self.images is None else len(self.images)
-        for what, given in (("labels", self.labels), ("owners", self.owners)):
-            if given is not None and len(given) != count:
-                raise FedMergeError(f"there are {len(given)} {what} for {count or 0} images: give one each.")
+        for what, of_each in (("labels", self.labels), ("owners", self.owners)):
+            if of_each is not None and len(of_each) != count:
+                raise FedMergeError(
+                    f"there are {len(of_each)} {what} for {count or 0} images: give one each."
+                )
+        self._check_task()
         if count == 0:
             raise FedMergeError("there are no images to look at: give at least one.")
+
+    def _check_task(self) -> None:
+        """Raise FedMergeError for models of several tasks, and labels that are none of theirs."""
+        tasks = {name: task_of(model).name for name, model in self.models.items()}
+        if len(set(tasks.values())) > 1:
+            each = ", ".join(f"'{name}' of {task}" for name, task in tasks.items())
+            raise FedMergeError(f"the models are of different tasks: {each}. Compare models of one task.")
+        if self.labels is None:
+            return
+        if self.task.many != (self.labels.ndim == 2):
+            form = "a row of 0 and 1, a column a finding," if self.task.many else "one class"
+            shape = " x ".join(map(str, self.labels.shape))
+            raise FedMergeError(f"the labels are {shape}: models of {self.task.name} take {form} an image.")
+        if len(self.labels) and self.labels.min() < 0:
+            raise FedMergeError(f"a label is {int(self.labels.min())}: labels count from 0.")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -203,11 +231,10 @@ class Subject:
         if self.labels is None:
             raise FedMergeError("this analysis counts right answers: give it the images' labels.")
         width = len(answers(next(iter(self.models.values())), self.pictures[:1])[0])
-        lacking = self.task.lacking(self.task.needed(self.labels), width)
-        if lacking or self.labels.min() < 0:
+        if lacking := self.task.lacking(self.task.needed(self.labels), width):
             raise FedMergeError(
                 f"the labels reach from {int(self.labels.min())} to {int(self.labels.max())}, but the models "
-                f"have {width} outputs ({lacking or 'labels count from 0'}): give images of their classes."
+                f"have {width} outputs ({lacking}): give images of their classes."
             )
         return self.labels.to(self.device)
 
@@ -222,10 +249,7 @@ class Subject:
     @cached_property
     def commonest(self) -> float:
         """The accuracy of giving every image the commonest class of them all, or every finding's answer."""
-        if self.task.many:
-            share = self.classes.double().mean(0)
-            return float(torch.maximum(share, 1 - share).mean())
-        return float(self.classes.long().bincount().max()) / len(self.classes)
+        return commonest(self.classes, self.task)
 
     def score(self, model: nn.Module) -> Score:
         """Return a model's loss and accuracy on all images."""
@@ -243,6 +267,14 @@ class Subject:
             "the weights from which the models were trained": needs.shared_start and self.start is None,
         }
         return " and ".join(what for what, lacking in missing.items() if lacking)
+
+
+def commonest(labels: Tensor, task: Task = MULTICLASS) -> float:
+    """Return the accuracy of giving every image the commonest of the classes, or every finding's answer."""
+    if task.many:
+        share = labels.double().mean(0)
+        return float(torch.maximum(share, 1 - share).mean())
+    return float(labels.long().bincount().max()) / len(labels)
 
 
 @torch.no_grad()

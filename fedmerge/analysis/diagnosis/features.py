@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, answers, score
+from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Levels, Subject, answers, commonest, score
 from fedmerge.analysis.diagnosis.words import chance, points, share
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
@@ -77,15 +77,16 @@ def features(subject: Subject, *, counts: tuple[int, ...] = COUNTS, timed: bool 
     frame = pd.DataFrame(rows)
     best = frame[frame["method"] == "ensemble-logits"].set_index("models")["accuracy"]
     frame.insert(4, "gap", frame["models"].map(best) - frame["accuracy"])
-    frame = frame.assign(commonest=subject.commonest)
+    frame = frame.assign(commonest=commonest(subject.classes[kept], subject.task), images=len(kept))
     return Finding({"features": frame}, *_said(frame))
 
 
-def levels(frame: pd.DataFrame) -> tuple[float, float, float, float]:
-    """Return the accuracy of all models, of their mean, of the best method, and of the commonest class."""
+def levels(frame: pd.DataFrame) -> Levels:
+    """Return the levels of ``why``; the best is that of all methods."""
     last = frame[frame["models"] == frame["models"].max()]
     by = last.set_index("method")["accuracy"]
-    return float(by[PERFORMANCE]), float(by["mean"]), float(by.max()), float(last["commonest"].iloc[0])
+    beside = last.iloc[0]
+    return by[PERFORMANCE], by["mean"], by.max(), beside["commonest"], beside["images"]
 
 
 def cost(model: nn.Module, images: Tensor, timed: bool = True, batch: int = 64) -> dict[str, float]:
@@ -143,8 +144,8 @@ def _said(frame: pd.DataFrame) -> tuple[str, float]:
     text = f"With {last} models the mean of the weights is {_beside(gap)} the ensemble of the logits"
     if len(gaps) > 1:
         text += f", with {gaps.index[0]} {_beside(float(gaps.iloc[0]))} it"
-    models, mean, _, commonest = levels(frame)
-    text += f"; the models have {share(models)}{chance(models, commonest)}, their mean {share(mean)}"
+    models, mean, _, *beside = levels(frame)
+    text += f"; the models have {share(models)}{chance(models, *beside)}, their mean {share(mean)}"
     return f"{text}. The ensemble costs {last} passes, the mean one.", gap
 
 

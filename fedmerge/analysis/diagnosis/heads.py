@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, batches, score
+from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Levels, Subject, batches, score
 from fedmerge.analysis.diagnosis.words import chance, points, share
 from fedmerge.models.copies import fill
 from fedmerge.models.heads import apply_head, features
@@ -41,7 +41,7 @@ def heads(subject: Subject) -> Finding:
             with torch.no_grad(), evaluating(owner):
                 found = score(apply_head(owner, subject.head_name, seen), subject.classes, subject.task)
             rows.append({"encoder": encoder, "head": head, "loss": found.loss, "accuracy": found.accuracy})
-    frame = pd.DataFrame(rows).assign(commonest=subject.commonest)
+    frame = pd.DataFrame(rows).assign(commonest=subject.commonest, images=len(subject.classes))
     return Finding({"heads": frame}, *_said(frame))
 
 
@@ -52,21 +52,22 @@ def _features(model: torch.nn.Module, subject: Subject) -> Tensor:
     return torch.cat(parts)
 
 
-def levels(frame: pd.DataFrame) -> tuple[float, float, float, float]:
-    """Return the accuracy of the models, of their mean, of the best model, and of the commonest class."""
+def levels(frame: pd.DataFrame) -> Levels:
+    """Return the levels of ``why``; the best is the best model."""
     own = frame[frame["encoder"] == frame["head"]].set_index("head")["accuracy"]
     models = own.drop(MEAN)
-    return float(models.mean()), float(own[MEAN]), float(models.max()), float(frame["commonest"].iloc[0])
+    beside = frame.iloc[0]
+    return models.mean(), own[MEAN], models.max(), beside["commonest"], beside["images"]
 
 
 def _said(frame: pd.DataFrame) -> tuple[str, float]:
     names = frame["encoder"] != MEAN, frame["head"] != MEAN
-    own, both, _, commonest = levels(frame)
+    own, both, _, *beside = levels(frame)
     other = frame[names[0] & names[1] & (frame["encoder"] != frame["head"])]["accuracy"].mean()
     moved = frame[~names[0] & names[1]]["accuracy"].mean()
     lost = float(own - moved)
     text = (
-        f"A head has {share(own)} accuracy on its encoder{chance(own, commonest)}, {share(other)} on others "
+        f"A head has {share(own)} accuracy on its encoder{chance(own, *beside)}, {share(other)} on others "
         f"and {share(moved)} on the mean of the encoders, where the mean of the heads has {share(both)}"
     )
     if lost < 0.001:

@@ -99,6 +99,8 @@ class _Plane:
 
 def _three(subject: Subject, through: Sequence[str]) -> tuple[str, ...]:
     subject.check_alike()
+    if len(subject.names) < 3:
+        raise FedMergeError(f"a plane goes through three models, and there are {len(subject.names)}.")
     names = tuple(through) or subject.names[:3]
     unknown = [name for name in names if name not in subject.names]
     if len(names) != 3 or len(set(names)) < 3 or unknown:

@@ -157,6 +157,8 @@ def _said(frame: pd.DataFrame) -> tuple[str, float]:
         f"parents' pre-activations grouping leaves {share(best['grouping'])} unexplained, fitting "
         f"{share(best['approximation'])}"
     )
+    if max(best["grouping"], best["approximation"]) < 0.005:
+        return f"{text}: the neurons match, and the fit is exact.", float(best["grouping"])
     worse = "grouping" if best["grouping"] > best["approximation"] else "approximation"
     if worse == "grouping":
         return f"{text}: the models' neurons differ, more than the fit is at fault.", float(best["grouping"])

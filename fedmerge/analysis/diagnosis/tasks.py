@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, answers, score
+from fedmerge.analysis.diagnosis.contract import ANALYSES, Finding, Subject, answers, commonest, score
 from fedmerge.analysis.diagnosis.words import chance, points, share
 from fedmerge.errors import FedMergeError
 from fedmerge.merging import FUSION, merge
@@ -42,7 +42,8 @@ def tasks(subject: Subject, *, methods: tuple[str, ...] = METHODS) -> Finding:
     no row.
     """
     rows: list[dict[str, Any]] = []
-    commonest: list[float] = []
+    common: list[float] = []
+    measured_images = 0
     for number, task in enumerate(subject.names):
         here = (
             torch.arange(len(subject.pictures))
@@ -59,7 +60,8 @@ def tasks(subject: Subject, *, methods: tuple[str, ...] = METHODS) -> Finding:
         def accuracy(model: nn.Module, measured: Tensor = measured, labels: Tensor = labels) -> float:
             return score(answers(model.to(subject.device), subject.pictures[measured]), labels).accuracy
 
-        commonest.append(float(labels.bincount().max()) / len(labels))
+        common.append(commonest(labels))
+        measured_images += len(labels)
         rows.append({"task": task, "method": ALONE, "accuracy": accuracy(subject.models[task])})
         rows += [
             {"task": task, "method": name, "accuracy": accuracy(model)}
@@ -75,7 +77,7 @@ def tasks(subject: Subject, *, methods: tuple[str, ...] = METHODS) -> Finding:
             "no model owns four images or more: give owners=, the model that each image is of."
         )
     frame = pd.DataFrame(rows)
-    return Finding({"tasks": frame}, *_said(frame, methods, statistics.fmean(commonest)))
+    return Finding({"tasks": frame}, *_said(frame, methods, statistics.fmean(common), measured_images))
 
 
 def _under_head(subject: Subject, number: int) -> list[nn.Module]:
@@ -119,12 +121,12 @@ def _merged(
         return None
 
 
-def _said(frame: pd.DataFrame, methods: tuple[str, ...], commonest: float) -> tuple[str, float]:
+def _said(frame: pd.DataFrame, methods: tuple[str, ...], common: float, images: int) -> tuple[str, float]:
     means = frame.groupby("method", sort=False)["accuracy"].mean()
     merged = means[[name for name in methods if name in means and not name.startswith("ensemble")]]
     alone = float(means[ALONE])
     best = str(merged.idxmax())
     lost = alone - float(merged.max())
-    text = f"Over all tasks the models alone have {share(alone)} accuracy{chance(alone, commonest)}, "
+    text = f"Over all tasks the models alone have {share(alone)} accuracy{chance(alone, common, images)}, "
     text += f"one encoder for all by {best}, with each model's own head, {share(merged.max())}: "
     return f"{text}{points(lost)} lost." if lost >= 0.0005 else f"{text}nothing is lost.", lost

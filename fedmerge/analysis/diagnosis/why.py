@@ -10,12 +10,16 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import pandas as pd
+
 from fedmerge.analysis.diagnosis import barriers, drift, features, heads
 from fedmerge.analysis.diagnosis.contract import Finding
 from fedmerge.analysis.diagnosis.words import degrees, guessing, points, share
 
 LOW, HIGH = 0.02, 0.1
 """Accuracy that the mean may lose against the models: below the first it works, from the second it fails."""
+FEW = 100
+"""Images under which one counts more than a point."""
 NOTHING = "the models are no better than the commonest class here, which says nothing about averaging"
 WORKS, MORE = "averaging works here", "averaging loses nothing, but more can be had"
 COSTS, FAILS = "averaging costs some accuracy", "averaging fails as it is"
@@ -26,14 +30,15 @@ VERDICTS = (NOTHING, WORKS, MORE, COSTS, FAILS)
 class Evidence:
     """What was measured of the mean itself: accuracies of the models (their mean) and of the mean of weights.
 
-    best: the highest accuracy that was seen; commonest: that of the commonest class. gains: what other ways
-    of merging have over the mean, each on the images of its own analysis.
+    best: the highest accuracy that was seen; commonest: that of the commonest class; images: how many
+    measured. gains: what other ways of merging have over the mean, each on the images of its own analysis.
     """
 
     models: float
     mean: float
     best: float
     commonest: float
+    images: float
     gains: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -50,7 +55,7 @@ class Evidence:
     @property
     def verdict(self) -> str:
         """What the numbers mean for averaging, in a clause."""
-        if guessing(self.best, self.commonest):
+        if guessing(self.best, self.commonest, self.images):
             return NOTHING
         if self.lost >= LOW:
             return COSTS if self.lost < HIGH else FAILS
@@ -71,7 +76,7 @@ def why(findings: Mapping[str, Finding]) -> str:
     text += evidence.verdict
     if evidence.verdict != NOTHING:
         text += _others(evidence)
-    return " ".join(filter(None, [f"{text}.", _between(findings, evidence)]))
+    return " ".join(filter(None, [f"{text}.", _between(findings, evidence), _few(evidence.images)]))
 
 
 def evidence_of(findings: Mapping[str, Finding]) -> Evidence | None:
@@ -80,8 +85,7 @@ def evidence_of(findings: Mapping[str, Finding]) -> Evidence | None:
     Tables of an earlier version, which lack a column, say nothing.
     """
     for name, read in (("features", features.levels), ("barriers", barriers.levels), ("heads", heads.levels)):
-        column = "models" if name == "barriers" else "commonest"
-        if name in findings and column in findings[name].frame:
+        if name in findings and "images" in findings[name].frame:
             return Evidence(*read(findings[name].frame), dict(_gains(findings)))
     return None
 
@@ -92,14 +96,13 @@ def _gains(findings: Mapping[str, Finding]) -> Iterator[tuple[str, float]]:
         yield "the ensemble of logits", findings["features"].number
     if "neurons" in findings:
         found = findings["neurons"].tables["methods"].set_index("method")
-        if "accuracy" in found and "mean" in found.index:
-            gains = (found["accuracy"] - found["accuracy"]["mean"]).drop("mean").dropna()
-            if len(gains):
-                best = str(gains.idxmax())
-                yield f"neurons matched by {best}", float(gains[best])
+        known = found["accuracy"].dropna() if "accuracy" in found else pd.Series(dtype=float)
+        others = known.drop("mean", errors="ignore")
+        if "mean" in known and len(others):
+            yield f"neurons matched by {others.idxmax()}", float(others.max() - known["mean"])
     if "barriers" in findings:
         frame = findings["barriers"].frame
-        if "models" in frame and (frame["norms"] == barriers.ANEW).any():
+        if "images" in frame and (frame["norms"] == barriers.ANEW).any():
             anew, kept = (barriers.levels(frame, norms)[1] for norms in (barriers.ANEW, barriers.KEPT))
             yield "batch norms measured anew", anew - kept
 
@@ -126,8 +129,17 @@ def _between(findings: Mapping[str, Finding], evidence: Evidence) -> str:
         return f"The path between {first} and {second} loses {points(lost)}."
     between = pairs[(pairs["part"] == "head") & (pairs["first"] == first) & (pairs["second"] == second)]
     angle = float(between["angle"].iloc[0]) if len(between) else math.nan
-    word = "although" if (evidence.lost < LOW) != (lost < LOW) else "and"
+    against = evidence.verdict != NOTHING and (evidence.lost < LOW) != (lost < LOW)
+    word = "although" if against else "and"
     return f"{_apart(first, second, angle)}, {word} the path between them loses {points(lost)}."
+
+
+def _few(images: float) -> str:
+    """What one image counts, where that is near to what decides."""
+    if images >= FEW:
+        return ""
+    few = f"{images:.0f} image{'' if images == 1 else 's'}"
+    return f"Only {few} measured this: each counts {points(1 / images)}."
 
 
 def _apart(first: str, second: str, angle: float) -> str:

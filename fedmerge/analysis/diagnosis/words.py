@@ -22,11 +22,16 @@ def points(difference: float) -> str:
     return f"{text} {'point' if text == '1' else 'points'}"
 
 
-def chance(accuracy: float, commonest: float) -> str:
+def chance(accuracy: float, commonest: float, images: float) -> str:
     """The commonest class's accuracy as an aside where an accuracy is no better, else nothing."""
-    return f" (the commonest class alone has {share(commonest)})" if guessing(accuracy, commonest) else ""
+    if not guessing(accuracy, commonest, images):
+        return ""
+    return f" (the commonest class alone has {share(commonest)})"
 
 
-def guessing(accuracy: float, commonest: float) -> bool:
-    """Whether an accuracy is no better than the commonest class (by 2 points), so that it cannot be lost."""
-    return accuracy <= commonest + 0.02
+def guessing(accuracy: float, commonest: float, images: float) -> bool:
+    """Whether an accuracy on so many images is no better than the commonest class, so that it cannot be lost.
+
+    By 2 points, and by what chance gives: 1.64 standard errors of the commonest class's share.
+    """
+    return accuracy <= commonest + max(0.02, 1.64 * math.sqrt(commonest * (1 - commonest) / images))

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedmerge.data.cache import place as places
 from fedmerge.data.cache.place import ABOUT, PIXELS, STAMPS, TEXT
 from fedmerge.data.files.many import About, Look, decode, in_memory
-from fedmerge.data.files.one import Item
+from fedmerge.data.files.one import Item, is_file
 from fedmerge.data.images.facts import Facts, facts_of, facts_together
 from fedmerge.data.images.pixels import PixelFile
 from fedmerge.data.images.stored import stored
@@ -94,7 +94,7 @@ def _are_small(items: Sequence[Item], look: Look) -> bool:
     decoded = 0 if look.size is None else len(items) * (look.channels or 1) * look.size**2
     if decoded >= SMALL_DECODED:
         return False
-    return sum(item.file.stat().st_size for item in items if item.file.is_file()) < SMALL
+    return sum(item.file.stat().st_size for item in items if is_file(item.file)) < SMALL
 
 
 def content_key(items: Sequence[Item], look: Look) -> str:

@@ -45,10 +45,18 @@ class Decoded:
     burned: bool = False
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; not if its folder may not be looked into."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def read_image(item: Item, read: ReadOptions) -> Decoded:
     """Read one image. Raises FedMergeError that begins with the file's name for what is refused."""
     file = item.file
-    if not file.is_file():
+    if not is_file(file):
         raise FedMergeError(f"{file} is not there, or is no file: correct its path, or take out its row.")
     if is_nifti(file):
         plane, spacing = read_nifti(file, read, item.plane)

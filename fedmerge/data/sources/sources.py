@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from fedmerge.data.files.many import Look
+from fedmerge.data.files.one import is_file
 from fedmerge.data.images.images import Split
 from fedmerge.data.reading import Reading
 from fedmerge.data.sources import medmnist
@@ -34,6 +35,8 @@ from fedmerge.errors import FedMergeError, nearest, short
 from fedmerge.schema.validation import is_there
 
 REMOTE = "remote"
+KIND_OF = {".npz": "npz", ".csv": "csv", ".parquet": "parquet"}
+"""The kind of source that a file is, by its suffix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,8 +202,11 @@ def locate(name: str, folder: Path | None, source: str) -> Path:
         )
     kind = source.partition(":")[0]
     if found.is_dir() != (kind in ("folder", "dicom")):
-        what, other = ("a folder", "folder") if found.is_dir() else ("a file", "npz")
-        raise FedMergeError(f"source '{source}': {found} is {what}: write {other}:{name}.")
+        what, other = (
+            ("a folder", "folder") if found.is_dir() else ("a file", KIND_OF.get(found.suffix.lower()))
+        )
+        do = f"write {other}:{name}" if other else "name the folder that it is in"
+        raise FedMergeError(f"source '{source}': {found} is {what}: {do}.")
     return found
 
 
@@ -241,7 +247,7 @@ def _table(asked: SourceRequest) -> RawSource:
     path, table = _path(asked), asked.how.table
     items, everybody = read_table(path, table, asked.how.site)
     remarks: tuple[str, ...] = ()
-    there = [item for item in items if item.file.is_file()] if asked.allow else items
+    there = [item for item in items if is_file(item.file)] if asked.allow else items
     if len(there) < len(items):
         remarks = (
             f"{asked.text}: {len(items) - len(there)} of {len(items)} rows name a file that is not there, "

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from fedmerge.data.files.one import Item
@@ -20,6 +21,11 @@ MOST_NAMED = 5
 LARGEST = 2**30
 YES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
 SLICE = "slice"
+LONGEST_NAME = 255
+"""Bytes of a file's or a folder's name."""
+ODD = "odd"
+NO_TEXT = (bytes, bytearray, list, tuple, dict, set, np.ndarray)
+"""What a parquet file may hold, and no class, split or path is: as text it would be a class of its own."""
 NOTHING = ("", "nan", "na", "n/a", "#n/a", "<na>", "null", "nat")
 """What programs write where there is no value, in any case."""
 
@@ -45,6 +51,8 @@ def read_table(path: Path, options: TableOptions, site: str) -> tuple[list[Item]
                 f"{path} has no column '{short(column)}'.{nearest(column, table.columns)} It has "
                 f"{short(', '.join(table.columns))}: say under table: which column is what."
             )
+        if (odd := table.attrs[ODD].get(column)) is not None:
+            raise FedMergeError(f"{path}: column '{short(column)}' holds {odd}: write texts or numbers.")
     for column in filter(None, named[:-1]):
         table[column] = table[column].str.strip().map(_where_said)
     everybody = list(filter(None, table[patient])) if patient else []
@@ -58,9 +66,11 @@ def read_table(path: Path, options: TableOptions, site: str) -> tuple[list[Item]
         _planes(table, faults),
     )
     people = table[patient].tolist() if patient else [""] * len(table)
-    files = [_file(root, each) for each in table[options.path]]
     nameless = table[options.path] == ""
     _note(faults, f"no file in column '{options.path}'", _where(table, nameless))
+    impossible = ~table[options.path].map(_is_path)
+    _note(faults, f"what no path can be in column '{options.path}'", _where(table, impossible))
+    files = [_file(root, each) if _is_path(each) else root for each in table[options.path]]
     items = [
         Item(file, label, part, person, plane)
         for file, label, part, person, plane in zip(files, labels, splits, people, planes, strict=True)
@@ -78,7 +88,17 @@ def files_of(path: Path, options: TableOptions) -> list[Path]:
     table = _load(path)
     root = (path.parent / options.root).expanduser() if options.root else path.parent
     given: list[str] = list(table.get(options.path, []))
-    return [_file(root, each.strip()) for each in given if _where_said(each.strip())]
+    texts = [each.strip() for each in given]
+    return [_file(root, each) for each in texts if _where_said(each) and _is_path(each)]
+
+
+def _is_path(text: str) -> bool:
+    """Whether a file could have this name: one too long, or of an unknown user, cannot be looked for."""
+    try:
+        parts = Path(text).expanduser().parts
+    except RuntimeError:
+        return False
+    return "\0" not in text and all(len(os.fsencode(part)) <= LONGEST_NAME for part in parts)
 
 
 def _file(root: Path, text: str) -> Path:
@@ -119,13 +139,15 @@ def _text_table(path: Path, mark: str) -> pd.DataFrame:
 
 
 def _load(path: Path) -> pd.DataFrame:
-    """Read a table with every value as text, "" for none."""
+    """Read a table with every value as text, "" for none; ``attrs[ODD]``: columns of what is no text."""
+    odd: dict[str, str] = {}
     try:
         if path.stat().st_size > LARGEST:
             raise FedMergeError(f"{path} has more than {LARGEST:,} bytes: no table of images has: divide it.")
         if path.suffix.lower() in (".parquet", ".pq"):
             check_table(path)
             table = pd.read_parquet(path)
+            odd = _odd_columns(table)
             table = table.astype(object).where(table.notna(), "").map(_text)
         else:
             first = path.open(encoding="utf-8-sig").readline()
@@ -138,12 +160,23 @@ def _load(path: Path) -> pd.DataFrame:
     except Exception as error:  # pandas and pyarrow raise whatever they please
         raise FedMergeError(f"{path} cannot be read as a table ({short(error)}): correct it.") from None
     table.columns = [str(name).strip() for name in table.columns]
+    table.attrs[ODD] = odd
     twice = sorted({str(name) for name in table.columns[table.columns.duplicated()]})
     if twice:
         raise FedMergeError(f"{path} has two columns named '{twice[0]}': rename one.")
     if not len(table):
         raise FedMergeError(f"{path} has no rows: a row an image is needed.")
     return table
+
+
+def _odd_columns(table: pd.DataFrame) -> dict[str, str]:
+    """Return the columns with values that are no text, number or date, and what the first of these is."""
+    found = {}
+    for name, column in table.items():
+        wrong = next((value for value in column if isinstance(value, NO_TEXT)), None)
+        if wrong is not None:
+            found[str(name).strip()] = "bytes" if isinstance(wrong, bytes | bytearray) else "lists"
+    return found
 
 
 def _text(value: object) -> str:

@@ -25,5 +25,14 @@ class Analysed:
     @property
     def answer(self) -> str:
         """Whether the models can be averaged; else the first finding, or why there is none."""
-        first = [each.sentence for each in self.findings.values()][:1] or list(self.left.values())
-        return why(self.findings) or " ".join(first)
+        first = [each.sentence for each in self.findings.values()][:1]
+        apart = [self.left["drift"]] if "drift" in self.left else []  # not of one architecture
+        return why(self.findings) or " ".join([*apart, *first]) or " ".join(self.reasons)
+
+    @property
+    def reasons(self) -> dict[str, list[str]]:
+        """Why analyses gave none: by reason, which."""
+        found: dict[str, list[str]] = {}
+        for name, reason in self.left.items():
+            found.setdefault(reason, []).append(name)
+        return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedmerge.errors import FedMergeError
 from fedmerge.models.graph import Group
 
 
@@ -13,9 +14,15 @@ def pair(cost: Tensor, group: Group | None = None) -> Tensor:
 
     cost: n x n; any sign. group: which neurons may change places (all for None). Where the group has blocks,
     the best pairing of whole blocks is found with the best pairing inside each pair of blocks, which is the
-    optimum over all permutations that respect them. Exact (Jonker-Volgenant, scipy).
+    optimum over all permutations that respect them. Exact (Jonker-Volgenant, scipy). Raises FedMergeError for
+    costs that are not finite.
     """
     table = cost.detach().cpu().double()
+    if not bool(table.isfinite().all()):
+        raise FedMergeError(
+            "neurons cannot be matched: what they are compared by is NaN or infinite. Give models whose "
+            "weights and answers are of ordinary size."
+        )
     if group is None:
         return _solve(table)
     if group.block is None:

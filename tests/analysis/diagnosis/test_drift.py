@@ -72,7 +72,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
     broken = linear(1, 2, 3, math.nan)
     with refused("1.weight", "m1", "NaN"):
         found(linear(1, 2, 3, 4), broken)
-    with refused("1 models", "two"):
+    with refused("1 model", "two"):
         Subject.of({"only": linear(1, 2, 3, 4)})
     with refused("3", "labels", "2 images"):
         Subject.of({"a": broken, "b": broken}, torch.zeros(2, 4), torch.zeros(3, dtype=torch.int64))

@@ -75,6 +75,7 @@ def test_matching_equal_models_leaves_no_error(subject) -> None:
     found = neurons.neurons(subject(perceptron(0), perceptron(0)), methods=("mean", "hf"))
     assert found.frame[["grouping", "approximation"]].to_numpy().max() < 1e-6
     assert found.tables["methods"]["agreement"].tolist() == [1, 1]
+    assert "exact" in found.sentence
 
 
 def test_models_of_other_widths_are_matched_and_their_importance_is_shared_out(subject) -> None:

@@ -27,13 +27,19 @@ def of_drift(angle: float = 84.0, retained: float = 0.74) -> Finding:
 
 
 def of_barriers(
-    models: float, mean: float, lost: float = 0.0, *, anew: float | None = None, commonest: float = 0.3
+    models: float,
+    mean: float,
+    lost: float = 0.0,
+    *,
+    anew: float | None = None,
+    commonest: float = 0.3,
+    images: int = 10**6,
 ) -> Finding:
     """Three paths of one loss, the first 0.01 worse; anew: the mean's accuracy with batch norms anew."""
     frame = pd.DataFrame([
         {
             "first": first, "second": second, "end": "model", "norms": norms, "lost": lost - 0.01 * number,
-            "models": models, "mean": reached, "best": models, "commonest": commonest,
+            "models": models, "mean": reached, "best": models, "commonest": commonest, "images": images,
         }
         for norms, reached in (("kept", mean), ("anew", anew)) if reached is not None
         for number, (first, second) in enumerate(PAIRS)
@@ -43,7 +49,7 @@ def of_barriers(
 
 def of_features(models: float, mean: float, ensemble: float, commonest: float = 0.3) -> Finding:
     frame = pd.DataFrame([
-        {"models": count, "method": method, "accuracy": value, "commonest": commonest}
+        {"models": count, "method": method, "accuracy": value, "commonest": commonest, "images": 10**6}
         for count in (2, 3)
         for method, value in (("members", models), ("mean", mean), ("ensemble-logits", ensemble))
     ])  # fmt: skip
@@ -55,7 +61,7 @@ def of_heads(own: float, other: float, moved: float, both: float, commonest: flo
     score = {(False, False): other, (True, False): moved, (False, True): both, (True, True): both}
     frame = pd.DataFrame([
         {
-            "encoder": encoder, "head": head, "commonest": commonest,
+            "encoder": encoder, "head": head, "commonest": commonest, "images": 10**6,
             "accuracy": own if encoder == head != heads.MEAN
             else score[encoder == heads.MEAN, head == heads.MEAN],
         }
@@ -77,7 +83,7 @@ def of_neurons(mean: float, kf: float) -> Finding:
 
 def of_tasks(alone: float, merged: float, commonest: float) -> Finding:
     frame = pd.DataFrame({"task": "a", "method": ["alone", "mean"], "accuracy": [alone, merged]})
-    return Finding({"tasks": frame}, *tasks._said(frame, ("mean",), commonest))
+    return Finding({"tasks": frame}, *tasks._said(frame, ("mean",), commonest, 10**6))
 
 
 def verdict_of(text: str) -> str:
@@ -165,7 +171,18 @@ def test_models_that_guess_decide_nothing_and_without_images_the_head_does() -> 
     assert why({"neurons": of_neurons(0.5, 0.5)}) == ""
 
 
+def test_few_images_are_said_and_a_lead_that_chance_gives_is_none() -> None:
+    """Of 20 images one is 5 points, and of 50 % the standard error is 11: 60 % is not above it, 70 % is."""
+    guessed = of_barriers(0.6, 0.3, commonest=0.5, images=20)
+    assert NOTHING in why({"barriers": guessed})
+    told = why({"barriers": of_barriers(0.7, 0.3, commonest=0.5, images=20)})
+    assert FAILS in told
+    assert "20 images" in told
+    assert points(0.05) in told
+    assert "Only" not in why({"barriers": of_barriers(0.7, 0.3, images=100)})
+
+
 def test_tables_of_an_earlier_version_say_nothing_of_the_mean() -> None:
-    frame = of_barriers(0.9, 0.5, 0.3).frame.drop(columns=["models", "mean", "best"])
+    frame = of_barriers(0.9, 0.5, 0.3).frame.drop(columns=["models", "mean", "best", "images"])
     old = {"drift": of_drift(retained=0.7), "barriers": Finding({"barriers": frame}, "", 0.3)}
     assert "weakens" in why(old)

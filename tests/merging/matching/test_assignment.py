@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from facts import refused
 
 from fedmerge.merging.matching.assignment import pair
 from fedmerge.models.graph import Group
@@ -46,3 +47,8 @@ def test_blocks_move_whole(seed: int) -> None:
     ]
     assert len(allowed) == 8
     assert pair(costs(seed), Group("", 6, STRAND, BLOCK)).tolist() == cheapest(costs(seed), allowed)
+
+
+def test_costs_that_are_not_finite_are_refused():
+    with refused("NaN"):
+        pair(torch.tensor([[1.0, torch.nan], [0.0, 1.0]]))
