@@ -50,7 +50,7 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes of Ray.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Of Ray; local: 1, or 2 at most.")] = None,
     cpus: Annotated[float | None, typer.Option(help="CPUs of a worker; may be a fraction.")] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None,
     resume: Resume = None,

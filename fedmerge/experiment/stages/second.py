@@ -129,6 +129,11 @@ def _cell(written: str) -> Cell:
     return Cell(setup, federation)
 
 
+def _idle_cpus() -> float:
+    """Return how many CPUs of this machine are idle while this process waits: others may work here, too."""
+    return psutil.cpu_times_percent(interval=0.1).idle / 100 * (psutil.cpu_count() or 1)
+
+
 def _pays(cell: Cell, names: Sequence[str]) -> bool:
     """Whether these steps take so long that a second process ends them sooner: a training step is timed."""
     targets = [cell.steps[name].target for name in names if cell.steps[name].kind == POOLED]
@@ -136,7 +141,7 @@ def _pays(cell: Cell, names: Sequence[str]) -> bool:
     if not steps:
         return False
     try:
-        return steps * step_seconds(cell.setup) >= PAYS
+        return steps * step_seconds(cell.setup) >= PAYS and _idle_cpus() >= 1.5 * torch.get_num_threads()
     except FedMergeError:  # training will say so
         return False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,36 +69,38 @@ def bench(
     plan = make_plan(config, variants)
     folder = Path(out) if out is not None else Path("runs") / config.name
     wanted = [entry.task for entry in plan.entries]
-    preflight.check(config, plan, plan.to_do(wanted, states_in(folder, plan.tasks), retry))
+    todo = plan.to_do(wanted, states_in(folder, plan.tasks), retry)
+    preflight.check(config, plan, todo)
     check_trackers(config.trackers)
-    store = Store(folder)
-    with store.locked(kept=[task.name for task in plan.tasks.values() if task.kind in RESUMING]):
-        adopt(folder, config, plan, extend)
-        said = store.damaged(plan.tasks)
-        states = store.states(plan.tasks)
-        todo = plan.to_do(wanted, states, retry)
-        try:
-            if todo:
-                with (
-                    tracking(config, plan, store, said) as trackers,
-                    _executor(workers, place, device or variants[0].experiment.device) as (executor, where),
-                ):
-                    given = _assignments(plan, todo, variants, store, where)
-                    told = [*trackers, *([] if watch is None else [watch])]
-                    schedule = Schedule(plan, states, store, told, keep=config.keep_models, sort=sort_of)
-                    schedule.execute(given, executor)
-        finally:
-            collect(config, plan, store)  # always: an earlier process may have been killed before this
-            collect_traces(config, plan, store)
-            write_remarks(plan, store, said)
-            write_spending(plan, store)
-        study = open_study(folder)
-        if isinstance(source, str | Path):
-            settled = [name for name, state in store.states(plan.tasks).items() if state != "missing"]
-            data = [path for variant in variants for path in files_of(variant.cohort)]
-            request = completion_cache.request_of(source, changes, plugins)
-            completion_cache.write(folder, request, read, data, settled, study.summary)
-        manifest.close(folder, "study")
+    opened = _executor(workers, place, device or variants[0].experiment.device)
+    with ExitStack() as early:
+        attached = early.enter_context(opened) if todo else None  # what refuses to leaves no folder behind
+        store = Store(folder)
+        with store.locked(kept=[task.name for task in plan.tasks.values() if task.kind in RESUMING]):
+            adopt(folder, config, plan, extend)
+            said = store.damaged(plan.tasks)
+            states = store.states(plan.tasks)
+            todo = plan.to_do(wanted, states, retry)
+            try:
+                if todo:
+                    with tracking(config, plan, store, said) as trackers, early.pop_all() as working:
+                        executor, where = attached or working.enter_context(opened)
+                        given = _assignments(plan, todo, variants, store, where)
+                        told = [*trackers, *([] if watch is None else [watch])]
+                        schedule = Schedule(plan, states, store, told, keep=config.keep_models, sort=sort_of)
+                        schedule.execute(given, executor)
+            finally:
+                collect(config, plan, store)  # always: an earlier process may have been killed before this
+                collect_traces(config, plan, store)
+                write_remarks(plan, store, said)
+                write_spending(plan, store)
+            study = open_study(folder)
+            if isinstance(source, str | Path):
+                settled = [name for name, state in store.states(plan.tasks).items() if state != "missing"]
+                data = [path for variant in variants for path in files_of(variant.cohort)]
+                request = completion_cache.request_of(source, changes, plugins)
+                completion_cache.write(folder, request, read, data, settled, study.summary)
+            manifest.close(folder, "study")
     return study
 
 

@@ -303,3 +303,11 @@ def test_who_watches_sees_every_job_go(place, tmp_path):
     jobs = len(list((tmp_path / "study" / "jobs").glob("*")))
     assert seen[-1] == (jobs, 0, ())
     assert len({running for *_, running in seen if running}) == jobs
+
+
+def test_a_cluster_that_nobody_answers_for_leaves_no_folder(place, tmp_path, study, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.chdir(place)
+    with refused("Ray", "127.0.0.1:1"):
+        bench(study, out=tmp_path / "study", backend={"kind": "ray", "address": "127.0.0.1:1"})
+    assert not (tmp_path / "study").exists()
