@@ -17,7 +17,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.merging.checks import check_weights
 from fedmerge.merging.images import Given, collected, taken
 from fedmerge.models.copies import faithful, unwrapped
-from fedmerge.models.entries import entries
+from fedmerge.models.entries import entries, kinds
 from fedmerge.models.heads import find_head, group_of
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.modes import evaluating
@@ -26,6 +26,7 @@ from fedmerge.models.plain import plain
 from fedmerge.models.state import State, average, check_alike, without_wrappers
 from fedmerge.registry import Needs, Registry
 from fedmerge.tasks import MULTICLASS, Task, task_of
+from fedmerge.tasks.pairs import label_fault
 
 ANALYSES = Registry("analysis", "analysis", "fedmerge.analyses", any_task=False)
 BATCH = 256
@@ -117,6 +118,7 @@ class Subject:
         given = {name: plain(unwrapped(model)) for name, model in models.items()}
         pictures, classes = collected(images, labels)
         for name, model in given.items():
+            kinds(entries(model), name)
             check_weights(name, entries(model))
             if pictures is not None:
                 pictures, logits = taken(model, pictures, name)
@@ -138,10 +140,10 @@ class Subject:
         if len(self.models) < 2:
             given = f"{len(self.models)} model{'s were' if not self.models else ' was'} given"
             raise FedMergeError(f"{given}: an analysis compares at least two.")
-        kinds = {next((str(v.dtype) for v in s.values() if v.is_floating_point()), "") for s in self.states}
-        if len(kinds) > 1:
+        dtypes = {next((str(v.dtype) for v in s.values() if v.is_floating_point()), "") for s in self.states}
+        if len(dtypes) > 1:
             raise FedMergeError(
-                f"the models' weights are of {' and '.join(sorted(kinds))}: convert them to one."
+                f"the models' weights are of {' and '.join(sorted(dtypes))}: convert them to one."
             )
         if self.alike:
             begin = {} if self.start is None else {"the start": self.start}
@@ -231,11 +233,8 @@ class Subject:
         if self.labels is None:
             raise FedMergeError("this analysis counts right answers: give it the images' labels.")
         width = len(answers(next(iter(self.models.values())), self.pictures[:1])[0])
-        if lacking := self.task.lacking(self.task.needed(self.labels), width):
-            raise FedMergeError(
-                f"the labels reach from {int(self.labels.min())} to {int(self.labels.max())}, but the models "
-                f"have {width} outputs ({lacking}): give images of their classes."
-            )
+        if fault := label_fault(self.task, self.labels, width):
+            raise FedMergeError(f"the labels {fault}.")
         return self.labels.to(self.device)
 
     def check_alike(self) -> None:
