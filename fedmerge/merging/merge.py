@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from fedmerge.merging.matching.repair import corrected
 from fedmerge.merging.methods import FUSION, Context
 from fedmerge.merging.neurons.statistics import Statistics
 from fedmerge.merging.parents import Parents
-from fedmerge.models.copies import faithful, fill
+from fedmerge.models.copies import faithful, fill, several
 from fedmerge.models.devices import checked_device
 from fedmerge.models.entries import entries, kinds
 from fedmerge.models.outputs import logits_of
@@ -88,9 +88,7 @@ def merge(
 
     >>> fused = merge([net_a, net_b], "kf", data=x).model            # doctest: +SKIP
     """
-    if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
-        raise FedMergeError(f"models= is one {type(models).__name__}, not several networks: give a list.")
-    models = models if isinstance(models, Sized) else list(models)
+    models = models if isinstance(models, ModelPool) else several(models)
     registered = FUSION[method]
     checked = registered.check(options)
     parents = Parents.of(models, names, examples, into=into, any_width=registered.any_width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,13 @@ _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _NOT_ASKED = vars(nn.Module()).keys() - set(_FORWARD_HOOKS) | {"_compiled_call_impl"}
 
 ROUNDING = 1e-5  # of the largest output: sums may depend on how memory is laid out
+
+
+def several(models: Iterable[Any]) -> list[Any]:
+    """Return models as a list. Raises FedMergeError for one network, whose layers may look like models."""
+    if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
+        raise FedMergeError(f"models= is one {type(models).__name__}, not several networks: give a list.")
+    return list(models)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

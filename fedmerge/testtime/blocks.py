@@ -50,12 +50,17 @@ def grouping(
 
 
 def _owners(model: nn.Module, head: str) -> list[str]:
-    """Modules of the encoder that hold parameters or buffers themselves."""
+    """Modules of the encoder that hold themselves what is merged: weights, and saved buffers with a point."""
     return [
         name
         for name, module in model.named_modules()
-        if (module._parameters or module._buffers) and group_of(f"{name}.", head) == "encoder"
+        if any(map(torch.is_floating_point, _saved(module))) and group_of(f"{name}.", head) == "encoder"
     ]
+
+
+def _saved(module: nn.Module) -> list[Tensor]:
+    own = {**module._parameters, **module._buffers}
+    return [v for name, v in own.items() if v is not None and name not in module._non_persistent_buffers_set]
 
 
 def _blocks(model: nn.Module, head: str) -> list[str]:

@@ -110,13 +110,13 @@ class EntropyAdaptive(Online):
             coefficients.statistic, coefficients.order, coefficients.normalised, self.task
         )
         self.by_image = replace(self.weighting, order="image") if class_wise else None
-        self.weigher = Weigher(len(models), self.weighting, coefficients.memory, coefficients.memory_of)
+        self.weigher = Weigher(len(found), self.weighting, coefficients.memory, coefficients.memory_of)
         if predict.answer == "together" and (probe.size is not None or probe.every > 1):
             raise FedMergeError(
                 "predicting together takes the sources' answers on every batch, at full size: take the "
                 "probe's size and every out, or predict by the merged model."
             )
-        self.register_buffer("temperatures", check_temperatures(source_temperatures, len(models)))
+        self.register_buffer("temperatures", check_temperatures(source_temperatures, len(found)))
         self.merged = MergedModel(
             found,
             batch_norm=batch_norm,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
-from fedmerge.models.copies import check_copy, fill, unwrapped
+from fedmerge.models.copies import check_copy, fill, several, unwrapped
 from fedmerge.models.entries import entries, kinds, refuse_complex
 from fedmerge.models.modes import evaluating
 from fedmerge.models.plain import dressed, plain, reparametrised
@@ -21,10 +21,11 @@ from fedmerge.testtime.batch import taking
 def networks(models: Sequence[nn.Module], method: str = "a test-time method") -> list[nn.Module]:
     """The networks inside ``DataParallel`` and ``torch.compile``, checked one by one.
 
-    Raises FedMergeError for no model, for what is no module, and for an entry for which no arithmetic is
-    known (lazy, meta, quantised, sparse) or that is complex.
+    Raises FedMergeError for no model, or one for several, for what is no module, and for an entry for which
+    no arithmetic is known (lazy, meta, quantised, sparse) or that is complex.
     """
-    if len(models) < 1:
+    models = several(models)
+    if not models:
         raise FedMergeError(f"{method} needs at least one model; none was given.")
     for index, model in enumerate(models):
         if not isinstance(model, nn.Module):

@@ -32,8 +32,8 @@ class Probe:
     def __post_init__(self) -> None:
         for name in ("images", "size", "every"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise FedMergeError(f"the probe's {name} is {value}; it must be at least 1.")
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise FedMergeError(f"the probe's {name} is {value}; it must be a whole number, at least 1.")
         if self.drift is not None and not 0 <= self.drift <= 1:
             raise FedMergeError(f"the probe's drift is {self.drift}; it is a distance from 0 to 1.")
         if self.drift is not None and self.every == 1:

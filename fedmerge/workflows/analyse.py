@@ -31,6 +31,7 @@ from fedmerge.models.state import State, check_alike, without_wrappers
 from fedmerge.models.weights import load_weights
 from fedmerge.models.zoo import build
 from fedmerge.schema.validation import is_folder, is_there
+from fedmerge.seeding import derive
 from fedmerge.storage.files import write, write_json
 from fedmerge.workflows.model_files import (
     DEFAULT,
@@ -91,7 +92,8 @@ def analyse(
                 f"--set {name}: write options as ANALYSIS.OPTION=VALUE, as landscape.grid=21."
             )
         ANALYSES[name].check(given)
-    seed, device = int(places.pop("seed", 0)), pick_device(places.pop("device", "auto"))
+    seed, device = places.pop("seed", 0), pick_device(places.pop("device", "auto"))
+    derive(seed, "analyse")  # refuses what is no whole number
     out = places.pop("out", None)
     if places:
         raise FedMergeError(f"analyse has no option '{next(iter(places))}'.")

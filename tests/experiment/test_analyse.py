@@ -165,6 +165,16 @@ def test_networks_in_memory_are_analysed_as_their_files_are(files, tmp_path) -> 
         write_analysis(found)
 
 
+def test_networks_and_labels_that_cannot_be_looked_at_are_sentences() -> None:
+    networks, x = [build(SPEC, seed) for seed in range(2)], torch.rand(12, 1, 8, 8)
+    found = analyse(networks, data=x, labels=torch.arange(12) % 3 + 1, only=["heads", "tasks"], device="cpu")
+    assert {name for name, reason in found.left.items() if "1 to 3" in reason} == {"heads", "tasks"}
+    with refused("model 1", "meta"):
+        analyse([networks[0], build(SPEC, 1).to("meta")], data=x)
+    with refused("seed", 1.5, "whole"):
+        analyse(networks, data=x, seed=1.5)
+
+
 def test_networks_that_cannot_be_analysed_are_refused_by_name() -> None:
     first, second, broken, exact = (build(SPEC, seed).eval() for seed in range(4))
     name = next(iter(dict(broken.named_parameters())))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.answers import ask_all, together
 from fedmerge.testtime.probe import Probe
 from tests.facts import refused
@@ -225,3 +226,35 @@ def test_unfit_choices_are_sentences(
 ) -> None:
     with refused(*words):
         adaptive(models, **given)
+
+
+@pytest.mark.parametrize("granularity", ["block", "layer"])
+def test_a_module_without_anything_to_merge_is_no_part(
+    models: list[nn.Module], batch: Tensor, granularity: Any
+) -> None:
+    """Tables of integers and buffers that are not saved have no coefficients; they stood in the network
+    itself, or in a module of their own."""
+    expected = adaptive(models, granularity=granularity)(batch)
+    for model in models:
+        model.register_buffer("places", torch.arange(3))
+        model.aside = nn.Module()
+        model.aside.register_buffer("mean", torch.ones(3), persistent=False)
+    assert torch.equal(adaptive(models, granularity=granularity)(batch), expected)
+
+
+@pytest.mark.parametrize("method", ["entropy-adaptive", "entropy-weighted", "t3a", "contrast", "adamerging"])
+def test_one_network_is_not_taken_for_its_layers(models: list[nn.Module], batch: Tensor, method: str) -> None:
+    """A Sequential is a sequence of modules, too; a ModuleList and a generator are lists."""
+    node = TESTTIME[method].call
+    for one in (models[0], nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))):
+        with refused(type(one).__name__, "list"):
+            node(one)
+    expected = node(models)(batch)
+    for several in (nn.ModuleList(models), iter(models)):
+        assert torch.equal(node(several)(batch), expected)
+
+
+def test_a_probe_has_a_whole_number_of_images() -> None:
+    for name in ("images", "size", "every"):
+        with refused(name, 1.5, "whole number"):
+            Probe(**{name: 1.5})  # type: ignore[arg-type]

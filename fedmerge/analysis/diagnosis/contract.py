@@ -17,7 +17,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.merging.checks import check_weights
 from fedmerge.merging.images import Given, collected, taken
 from fedmerge.models.copies import faithful, unwrapped
-from fedmerge.models.entries import entries
+from fedmerge.models.entries import entries, kinds
 from fedmerge.models.heads import find_head, group_of
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.modes import evaluating
@@ -26,6 +26,7 @@ from fedmerge.models.plain import plain
 from fedmerge.models.state import State, average, check_alike, without_wrappers
 from fedmerge.registry import Needs, Registry
 from fedmerge.tasks import MULTICLASS, Task, task_of
+from fedmerge.tasks.pairs import label_fault
 
 ANALYSES = Registry("analysis", "analysis", "fedmerge.analyses", any_task=False)
 BATCH = 256
@@ -117,6 +118,7 @@ class Subject:
         given = {name: plain(unwrapped(model)) for name, model in models.items()}
         pictures, classes = collected(images, labels)
         for name, model in given.items():
+            kinds(entries(model), name)
             check_weights(name, entries(model))
             if pictures is not None:
                 pictures, logits = taken(model, pictures, name)
@@ -228,11 +230,8 @@ class Subject:
         if self.labels is None:
             raise FedMergeError("this analysis counts right answers: give it the images' labels.")
         width = len(answers(next(iter(self.models.values())), self.pictures[:1])[0])
-        if lacking := self.task.lacking(self.task.needed(self.labels), width):
-            raise FedMergeError(
-                f"the labels reach from {int(self.labels.min())} to {int(self.labels.max())}, but the models "
-                f"have {width} outputs ({lacking}): give images of their classes."
-            )
+        if fault := label_fault(self.task, self.labels, width):
+            raise FedMergeError(f"the labels {fault}.")
         return self.labels.to(self.device)
 
     def check_alike(self) -> None:

@@ -18,6 +18,7 @@ from fedmerge.models.heads import group_of
 from fedmerge.models.state import State
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
+from fedmerge.tasks.pairs import label_fault
 
 ALONE = "alone"
 METHODS = ("mean", "task-arithmetic", "ties", "rebasin", "kf", "ensemble-logits", "ensemble-features")
@@ -102,10 +103,8 @@ def _labels(subject: Subject, task: str, at: Tensor) -> Tensor:
         raise FedMergeError("task merging counts right answers: give it the images' labels.")
     labels = subject.labels.to(subject.device)[at]
     width = answers(subject.models[task], subject.pictures[:1]).shape[1]
-    if int(labels.max()) >= width:
-        raise FedMergeError(
-            f"an image of '{task}' has label {int(labels.max())}, but its model has {width} classes."
-        )
+    if fault := label_fault(subject.task, labels, width):
+        raise FedMergeError(f"labels of images of '{task}' {fault}.")
     return labels
 
 

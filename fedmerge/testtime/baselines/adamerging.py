@@ -100,7 +100,7 @@ class AdaMerging(UnderAdam):
         names = [_layer(key) for key in self.keys] if granularity == "layer-wise" else [""]
         self.layers = list(dict.fromkeys(names))
         device = next(self.model.parameters(), torch.empty(0)).device
-        start = torch.full((len(self.layers), len(models)), 1 / len(models), device=device)
+        start = torch.full((len(self.layers), len(given)), 1 / len(given), device=device)
         self.coefficients = nn.Parameter(start)
         self.adapted = Adapted(self.model, [self.coefficients], learning_rate, bounds=(0, 1))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.copies import several
 from fedmerge.models.entries import entries
 from fedmerge.models.heads import check_head, find_head
 from fedmerge.models.outputs import logits_of
@@ -37,6 +38,7 @@ class Start(Online):
 
     def __init__(self, models: Sequence[nn.Module], batch_norm: MergedBatchNorm) -> None:
         super().__init__()
+        models = several(models)
         self.model = mean_merged(models, batch_norm)
         self.task = task_of(self.model)
         check_fits(type(self), self.task)
