@@ -81,8 +81,8 @@ class Seen(NamedTuple):
 
     @property
     def working(self) -> Seen:
-        """Return the rows at hospitals and seeds whose shared models work."""
-        keep = ~place_of(self.rows).isin(broken(self.rows))
+        """Return the rows at hospitals and seeds whose shared models work, of cohorts where most do."""
+        keep = ~place_of(self.rows).isin(broken(self.rows)) & ~self.rows["cohort"].isin(failed(self.rows))
         return self._replace(rows=self.rows[keep])
 
 
@@ -96,6 +96,13 @@ def broken(rows: pd.DataFrame) -> set[str]:
     """Return the places where the federated model or the mean gives every image one class."""
     shared = rows[rows["method"].isin((FEDERATED, MEAN)) & (rows["constant"].astype(float) > 0)]
     return set(place_of(shared))
+
+
+def failed(rows: pd.DataFrame) -> set[str]:
+    """Return the cohorts of which more than half of the places are broken: training failed there."""
+    places = rows[PLACE].drop_duplicates()
+    share = place_of(places).isin(broken(rows)).groupby(places["cohort"]).mean()
+    return set(share.index[share > 0.5])
 
 
 def keep(folder: Path, results: Path) -> None:
@@ -169,7 +176,7 @@ def average(seen: Seen) -> pd.DataFrame:
     rows = seen.working.rows
     sites = rows.groupby(["method", "cohort", "site"], sort=False)[METRIC].mean()
     table = sites.groupby(["method", "cohort"], sort=False).mean().unstack("cohort")
-    table = table[[name for name in seen.cohorts if name in table]]
+    table = table[[name for name in seen.working.cohorts if name in table]]
     return table.assign(average=table.mean(axis=1, skipna=False))
 
 
@@ -200,6 +207,6 @@ def sources_of(cohort: str, seen: Seen) -> int:
 def cost(seen: Seen) -> pd.Series:
     """Return each method's forward passes a batch as a share of M + 1, averaged over cohorts."""
     rows = seen.working.rows
-    whole = rows["cohort"].map({cohort: sources_of(cohort, seen) + 1 for cohort in seen.cohorts})
+    whole = rows["cohort"].map({cohort: sources_of(cohort, seen) + 1 for cohort in seen.working.cohorts})
     shares: pd.Series = (rows["forward_passes"] / whole).groupby(rows["method"], sort=False).mean()
     return shares

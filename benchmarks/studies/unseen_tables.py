@@ -22,6 +22,7 @@ from benchmarks.studies.unseen_scores import (
     board,
     broken,
     cost,
+    failed,
     place_of,
     random_signs,
     seeds_as_one,
@@ -57,7 +58,7 @@ def headline(seen: Seen, default: str = DEFAULT) -> str:
         difference = signed(-row["difference"], 1)
         parts.append(f"{difference} ({low} to {high}; p = {test['p_holm']:.3g}) against {WORDS[name]}")
     fewer = against(seen, default, FEDERATED)
-    cells = listing([COHORTS[name] for name in seen.cohorts])
+    cells = listing([COHORTS[name] for name in seen.working.cohorts])
     units = int(found["units"].max())
     mine = share(table.loc[default, "average"])
     return (
@@ -75,8 +76,8 @@ def summary(scratch: Seen, again: Seen) -> str:
     kinds = (scratch, "small networks from scratch"), (again, "pretrained networks")
     differences = "; ".join(_differences(*kind) for kind in kinds)
     return (
-        f"At {again.rows['site'].nunique()} hospitals that did not train (three data sets, each hospital "
-        "unseen in turn) the default node, frozen before these runs, differs in points of balanced accuracy: "
+        "At hospitals that did not train (three data sets, each hospital unseen in turn) the default node, "
+        "frozen before these runs, differs in points of balanced accuracy: "
         f"{differences}. {_verdict(scratch, again)} The federated model is that of the rounds, before "
         "hospitals fine-tune. Batch norms that learn from the stream hurt pretrained networks: the first "
         f"default, which learned them, has {_with_interval(norms, 1)} against the federated model; the "
@@ -87,8 +88,8 @@ def summary(scratch: Seen, again: Seen) -> str:
 def _differences(seen: Seen, kind: str) -> str:
     known = board(seen, DEFAULT)
     said = [f"{_with_interval(known.loc[name], -1)} against {WORDS[name]}" for name in REFERENCES]
-    seeds = seen.rows["seed"].nunique()
-    return f"with {kind} ({seeds} {'seed' if seeds == 1 else 'seeds'}) {listing(said)}"
+    seeds, hospitals = seen.rows["seed"].nunique(), seen.working.rows["site"].nunique()
+    return f"with {kind} ({hospitals} hospitals, {seeds} {'seed' if seeds == 1 else 'seeds'}) {listing(said)}"
 
 
 def _verdict(*kinds: Seen) -> str:
@@ -118,7 +119,7 @@ def overall(seen: Seen) -> str:
     table, known, price = average(seen), board(seen, FEDERATED), cost(seen)
     results = random_signs(seen, FEDERATED)
     auroc = board(seen, None, "auroc")["mean"]
-    head = ["method", *(COHORTS[name] for name in seen.cohorts), "average", "− federated", "p (Holm)"]
+    head = ["method", *(COHORTS[name] for name in seen.working.cohorts), "average", "− federated", "p (Holm)"]
     head += [
         "worst hospital",
         "AUROC",
@@ -138,7 +139,7 @@ def overall(seen: Seen) -> str:
         rows.append(
             [
                 _named(name, own),
-                *(share(table.loc[name, cohort]) for cohort in seen.cohorts),
+                *(share(table.loc[name, cohort]) for cohort in seen.working.cohorts),
                 share(table.loc[name, "average"]),
                 difference,
                 p,
@@ -170,7 +171,7 @@ def streams(seen: Seen) -> str:
 def development(seen: Seen) -> str:
     """The candidates and everything else on the development cohorts, by the protocol's three conditions."""
     table, price = average(seen), cost(seen)
-    head = ["method", *(COHORTS[name] for name in seen.cohorts), "average", "− mean", "− federated"]
+    head = ["method", *(COHORTS[name] for name in seen.working.cohorts), "average", "− mean", "− federated"]
     head += ["− ensemble", "worst cell − federated", "passes, % of M + 1", "eligible"]
     rows = []
     for name in _ordered(table):
@@ -180,7 +181,7 @@ def development(seen: Seen) -> str:
         rows.append(
             [
                 f"`{name}`",
-                *(share(table.loc[name, cohort]) for cohort in seen.cohorts),
+                *(share(table.loc[name, cohort]) for cohort in seen.working.cohorts),
                 share(table.loc[name, "average"]),
                 *(signed(value, 1) for value in beside),
                 signed(worst, 1),
@@ -230,9 +231,13 @@ def left_out(seen: Seen) -> str:
         which = f" ({', '.join(gone)})" if gone else ""
         lines.append(
             f"- {COHORTS[cohort]}: {len(gone)} of {len(places)} hospitals and seeds left out{which}; one "
-            f"class for every image in {constant} of {len(rows)} rows of all methods."
+            f"class for every image in {constant} of {len(rows)} rows of all methods.{_failed(cohort, seen)}"
         )
     return "\n".join(lines)
+
+
+def _failed(cohort: str, seen: Seen) -> str:
+    return " **Training failed: it has no part in any average.**" if cohort in failed(seen.rows) else ""
 
 
 def rules(seen: Seen) -> str:

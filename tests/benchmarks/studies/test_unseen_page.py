@@ -85,6 +85,16 @@ def test_a_place_whose_mean_is_constant_is_left_out_for_all_and_counted(seen: un
     assert "blood cells: 0 of 4 hospitals" in text
 
 
+def test_a_cohort_with_most_places_broken_has_no_part_in_averages(seen: unseen_scores.Seen) -> None:
+    """Three of the four places of melanoma: what is left of it counts no more, and the page says so."""
+    lost = (seen.rows["cohort"] == "melanoma4") & (seen.rows["method"] == "mean") & (seen.rows["seed"] == 0)
+    table = seen._replace(rows=seen.rows.assign(constant=seen.rows["constant"] | lost))
+    assert unseen_scores.failed(table.rows) == {"melanoma4"}
+    assert list(unseen_scores.average(table)) == ["wbc4", "average"]
+    assert "Training failed" in unseen_tables.left_out(table)
+    assert "Training failed" not in unseen_tables.left_out(seen)
+
+
 def test_averages_are_of_hospitals_then_cohorts(seen: unseen_scores.Seen) -> None:
     """South has one seed left in melanoma and still counts as much as north: 0.5 in both cohorts."""
     table = unseen_scores.average(seen)
