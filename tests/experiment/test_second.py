@@ -1,5 +1,7 @@
 """A second process beside a run changes no bit, whether it lives or dies."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from facts import refused
@@ -140,3 +142,15 @@ def test_figures_that_the_other_process_cannot_draw_are_drawn_here(make_result, 
 
     assert run_report.write_report(result, meanwhile=call).read_text(encoding="utf-8") == page
     assert asked == [(result.folder, run_report.IN_THE_OTHER)]
+
+
+@pytest.mark.parametrize("busy", [0.0, 1.5])
+def test_idle_cpus_are_counted_over_the_time_that_they_were_watched(
+    monkeypatch: pytest.MonkeyPatch, busy: float
+) -> None:
+    """Of two CPUs: a counter of idle seconds that grows as fast as the others leave it."""
+    monkeypatch.setattr(second.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(second.time, "perf_counter", iter([10.0, 10.2]).__next__)
+    idle = iter([100.0, 100.0 + (2 - busy) * 0.2])
+    monkeypatch.setattr(second.psutil, "cpu_times", lambda: SimpleNamespace(idle=next(idle)))
+    assert second._idle_cpus() == pytest.approx(2 - busy)

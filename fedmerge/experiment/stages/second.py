@@ -37,6 +37,8 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.training.local import batch_sizes
 
 When = Literal["never", "if it pays", "always"]
+GLANCE = 0.2
+"""Seconds for which CPUs are watched; the system counts in hundredths."""
 PAYS = 5.0
 """Seconds of pooled training from which a second process pays: its start takes about three."""
 
@@ -131,7 +133,9 @@ def _cell(written: str) -> Cell:
 
 def _idle_cpus() -> float:
     """Return how many CPUs of this machine are idle while this process waits: others may work here, too."""
-    return psutil.cpu_times_percent(interval=0.1).idle / 100 * (psutil.cpu_count() or 1)
+    began, before = time.perf_counter(), psutil.cpu_times().idle
+    time.sleep(GLANCE)
+    return float((psutil.cpu_times().idle - before) / (time.perf_counter() - began))
 
 
 def _pays(cell: Cell, names: Sequence[str]) -> bool:
