@@ -88,7 +88,8 @@ class Seen(NamedTuple):
 
 def place_of(rows: pd.DataFrame) -> pd.Series:
     """Name the cohort, seed and site of each row."""
-    named: pd.Series = rows[PLACE].astype(str).agg(" ".join, axis=1)
+    cohort, seed, site = (rows[name].astype(str) for name in PLACE)
+    named: pd.Series = cohort + " " + seed + " " + site
     return named
 
 

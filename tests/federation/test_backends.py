@@ -27,7 +27,7 @@ def test_a_run_s_threads_are_what_a_worker_s_cpus_can_run():
     ("given", "sentence"),
     [
         ("rai", ("kind", "field", "rai")),
-        ({"workers": 2}, ("worker", "processes", "workers")),
+        ({"workers": 3}, ("workers", 3, "local")),
         ({"kind": "ray", "workers": 0}, ("workers", "field")),
         ({"kind": "ray", "address": "somewhere"}, ("somewhere", "address", "auto", "HOST:PORT")),
         ({"kind": "ray", "nodes": 3}, ("nodes",)),
