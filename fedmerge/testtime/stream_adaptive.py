@@ -41,8 +41,9 @@ class StreamAdaptive(EntropyAdaptive):
 
     1 + 8 M / N forward passes of an encoder for a batch of N images, none backward; M + 1 with 8 images and
     fewer. The stream is carried from batch to batch until ``reset()``. Where the sources' statistics already
-    fit, learning hurts: networks that began from pretrained weights lost by it on every cohort where we tried
-    (``docs/studies/test-time.md``), and hospitals held out in turn did not foresee that. So it depends on:
+    fit, learning hurts: networks that began from pretrained weights lost by it on five of six cohorts (on the
+    sixth all is near chance: ``docs/studies/test-time.md``), and hospitals held out in turn did not foresee
+    that. So it depends on:
 
     pretrained: whether the networks began from pretrained weights; in an experiment, and in a service, their
     cards say so. Then, where ``norms`` is not given, the merged statistics of the sources stay as they are.
