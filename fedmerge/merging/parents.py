@@ -195,7 +195,7 @@ def _of_pool(
         lambda i: pool.state(pool.names[i]),
         cards[0].model if into is None else into,
         examples,
-        specs=tuple(card.model.model_copy(update={"pretrained": False}) for card in cards),
+        specs=tuple(card.model.untrained() for card in cards),
         chosen=into is not None,
         any_width=any_width,
     )

@@ -150,4 +150,4 @@ def check_cards(cards: Sequence[ModelCard]) -> None:
 
 
 def _network_of(card: ModelCard) -> ModelSpec:
-    return card.model.model_copy(update={"pretrained": False})
+    return card.model.untrained()

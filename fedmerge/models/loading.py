@@ -18,7 +18,7 @@ def network_of(spec: ModelSpec, state: State, name: str) -> nn.Module:
     are copied: where the meta device lacks an operation, a tensor is not in the state dict, or one tensor
     has two names. Raises FedMergeError, with ``name``, for weights of another architecture.
     """
-    plain = spec.model_copy(update={"pretrained": False})
+    plain = spec.untrained()
     network = _without_memory(plain)
     if network is None or not _filled_by_its_state(network):
         network = build(plain, seed=0)

@@ -1,4 +1,4 @@
-"""A tiny vision transformer (Dosovitskiy et al., 2021), pre-norm."""
+"""Vision transformers (Dosovitskiy et al., 2021), pre-norm: a tiny one, and torchvision's as S/14."""
 
 from __future__ import annotations
 
@@ -110,3 +110,24 @@ def tiny_vit(
         )
     shape = VitShape(patch, dim, depth, heads, pool, dropout)
     return TinyVit(in_channels, n_classes, image_size, shape)
+
+
+def vit_s14(in_channels: int, n_classes: int, image_size: int, *, dropout: float = 0.0) -> nn.Module:
+    """torchvision's VisionTransformer of the size S with patches of 14 px: 22 million parameters.
+
+    The image size must be a multiple of 14 px. ``pretrained: FILE`` gives it weights: those of another image
+    size fit, too (``models.start_file``).
+    """
+    check_rate("vit-s14", dropout=dropout)
+    if image_size % 14:
+        raise FedMergeError(
+            f"model 'vit-s14' cuts images into patches of 14 px, but {image_size} px is not a multiple: set "
+            f"'size' in the cohort to {max(1, round(image_size / 14)) * 14}, for instance."
+        )
+    from torchvision.models import VisionTransformer
+
+    network = VisionTransformer(image_size, 14, 12, 6, 384, 1536, dropout=dropout, num_classes=n_classes)
+    if in_channels != 3:
+        network.conv_proj = nn.Conv2d(in_channels, 384, 14, stride=14)
+    nn.init.trunc_normal_(network.heads.head.weight, std=0.02)  # torchvision's zeros give the rest no gradient
+    return network

@@ -14,9 +14,10 @@ from fedmerge.models.cnn import small_cnn
 from fedmerge.models.efficientnet import efficientnet_lite0
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.resnet import resnet18
+from fedmerge.models.start_file import begin_from, start_digest, start_file
 from fedmerge.models.vgg import vgg11, vgg19
 from fedmerge.models.vision import HALF_RANGE, check_classifier, classifier_names, torchvision_classifier
-from fedmerge.models.vit import tiny_vit
+from fedmerge.models.vit import tiny_vit, vit_s14
 from fedmerge.plugins import attribute
 from fedmerge.registry import Method, Needs, Registry, options_model
 from fedmerge.seeding import seeded
@@ -24,6 +25,7 @@ from fedmerge.tasks import TASKS, TaskName, mark
 
 NETWORKS = Registry("model", "model", "fedmerge.networks")
 _TORCHVISION = "torchvision:"
+UNWRITTEN = {"task": "multiclass", "start_sha256": ""}
 
 for _name, _builder, _title, _paper in (
     ("small-cnn", small_cnn, "Small CNN", ""),
@@ -31,6 +33,7 @@ for _name, _builder, _title, _paper in (
     ("vgg11", vgg11, "VGG-11", "Simonyan and Zisserman, arXiv 1409.1556"),
     ("vgg19", vgg19, "VGG-19", "Simonyan and Zisserman, arXiv 1409.1556"),
     ("tiny-vit", tiny_vit, "Tiny vision transformer", "Dosovitskiy et al., arXiv 2010.11929"),
+    ("vit-s14", vit_s14, "Vision transformer S/14", "Dosovitskiy et al., arXiv 2010.11929"),
     ("efficientnet-lite0", efficientnet_lite0, "EfficientNet-Lite0", "Tan and Le, arXiv 1905.11946"),
 ):
     NETWORKS.method(_name, title=_title, paper=_paper)(_builder)
@@ -41,7 +44,9 @@ class ModelSpec(BaseModel):
 
     ``name`` is one of :func:`names`, ``torchvision:NAME``, or ``MODULE:FACTORY`` of a plug-in. ``options``
     are the keyword-only parameters of the network's builder; torchvision networks have none. task: what its
-    outputs mean (``fedmerge.tasks``), which also says how many there are; written only where it is set.
+    outputs mean (``fedmerge.tasks``), which also says how many there are. pretrained: whether the network
+    begins from its own pretrained weights, or the file of weights that it begins from (``models.start_file``),
+    whose SHA-256 ``start_sha256`` is. Both are written only where they are set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,14 +55,19 @@ class ModelSpec(BaseModel):
     in_channels: int = Field(ge=1)
     n_classes: int = Field(ge=2)
     image_size: int = Field(ge=1)
-    pretrained: bool = False
+    pretrained: bool | str = False
     options: dict[str, Any] = Field(default_factory=dict)
     task: TaskName = "multiclass"
+    start_sha256: str = ""
 
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
-        return {key: value for key, value in written.items() if key != "task" or value != "multiclass"}
+        return {key: value for key, value in written.items() if UNWRITTEN.get(key) != value}
+
+    def untrained(self) -> ModelSpec:
+        """Return this network without weights to begin from."""
+        return self.model_copy(update={"pretrained": False, "start_sha256": ""})
 
 
 def names() -> list[str]:
@@ -73,17 +83,31 @@ def build(spec: ModelSpec, seed: int) -> nn.Module:
     that do not exist or cannot be had.
     """
     shape = (spec.in_channels, TASKS[spec.task].width(spec.n_classes), spec.image_size)
-    pretrained = (True,) if spec.pretrained else ()
+    own = spec.pretrained is True
     options = check_network(spec.name, spec.options, spec.pretrained)
     with seeded(seed, "init"):
         if spec.name.startswith(_TORCHVISION):
-            name = spec.name.removeprefix(_TORCHVISION)
-            return mark(torchvision_classifier(name, *shape, spec.pretrained), spec.task)
-        return mark(network(spec.name).call(*shape, *pretrained, **options), spec.task)
+            made = torchvision_classifier(spec.name.removeprefix(_TORCHVISION), *shape, own)
+        else:
+            made = network(spec.name).call(*shape, *((True,) if own else ()), **options)
+    if isinstance(spec.pretrained, str):
+        _check_start(spec)
+        begin_from(made, spec.pretrained, (spec.in_channels, spec.image_size))
+    return mark(made, spec.task)
 
 
-def check_network(name: str, options: dict[str, Any], pretrained: bool = False) -> dict[str, Any]:
+def _check_start(spec: ModelSpec) -> None:
+    if spec.start_sha256 and start_digest(spec.pretrained) != spec.start_sha256:
+        raise FedMergeError(
+            f"the file of weights '{spec.pretrained}' is not the one that this began with: put it back, or "
+            "begin anew."
+        )
+
+
+def check_network(name: str, options: dict[str, Any], pretrained: bool | str = False) -> dict[str, Any]:
     """Check a network's options and return them. Raises FedMergeError for faults seen before building."""
+    if isinstance(pretrained, str):
+        start_file(pretrained)
     if name.startswith(_TORCHVISION):
         if options:
             raise FedMergeError(f"model '{name}' takes no options: remove {', '.join(options)}.")
@@ -91,10 +115,10 @@ def check_network(name: str, options: dict[str, Any], pretrained: bool = False) 
         return {}
     found = network(name)
     checked = found.check(options)
-    if pretrained and "pretrained" not in inspect.signature(found.call).parameters:
+    if pretrained is True and "pretrained" not in inspect.signature(found.call).parameters:
         raise FedMergeError(
-            f"model '{name}' has no pretrained weights: set pretrained: false, "
-            "or choose efficientnet-lite0 or torchvision:NAME."
+            f"model '{name}' has no pretrained weights of its own: set pretrained: false or to a file of "
+            "weights, or choose efficientnet-lite0 or torchvision:NAME."
         )
     return checked
 
@@ -128,6 +152,7 @@ def default_normalisation(spec: ModelSpec) -> Normalisation:
 
     [-1, 1] too where nothing is pretrained and for grey images. EfficientNet-Lite0's weights come from
     TensorFlow, which feeds it (x - 127) / 128: its batch-norm statistics fit that range and no other.
+    How weights in a file were trained is not known: an experiment says it (``normalisation``).
     """
     half = spec.name.removeprefix(_TORCHVISION) in (*HALF_RANGE, "efficientnet-lite0")
     imagenet = spec.pretrained and spec.in_channels == 3 and not half

@@ -33,6 +33,7 @@ from fedmerge.data.sources.source_kinds import SOURCES, Source, SourceRequest
 from fedmerge.data.sources.tables import files_of, read_table
 from fedmerge.errors import FedMergeError, nearest, short
 from fedmerge.schema.validation import is_there
+from fedmerge.storage.data_folder import named_folder
 
 REMOTE = "remote"
 KIND_OF = {".npz": "npz", ".csv": "csv", ".parquet": "parquet"}
@@ -184,8 +185,7 @@ def _medmnist(asked: SourceRequest) -> RawSource:
 
 def data_folder() -> Path:
     """Where image files lie: the environment variable FEDMERGE_DATA, or else MedMNIST's cache."""
-    named = os.environ.get("FEDMERGE_DATA")
-    return Path(named).expanduser() if named else medmnist.cache_folder()
+    return named_folder() or medmnist.cache_folder()
 
 
 def locate(name: str, folder: Path | None, source: str) -> Path:

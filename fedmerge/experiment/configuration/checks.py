@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.configuration.config import RESERVED, Experiment
 from fedmerge.experiment.configuration.federations import federations
 from fedmerge.experiment.configuration.needs import unfit, unmet_needs
 from fedmerge.federation.plan.fault_injection import check_sites
+from fedmerge.federation.plan.plan import START_IS_SHARED
 from fedmerge.models.inputs import PER_SITE
 from fedmerge.models.zoo import check_network
 from fedmerge.schema.faults import Fault, faults_of, without
@@ -82,6 +83,19 @@ def _network(experiment: Experiment, cohort: Any) -> Iterator[str]:
     yield from _said(lambda: check_network(model.name, model.options, model.pretrained))
 
 
+def _start_file(experiment: Experiment, cohort: Any) -> Iterator[str]:
+    """Yield what a file of weights to begin from does not go together with."""
+    if not isinstance(experiment.model.pretrained, str):
+        return
+    if experiment.normalisation == "default":
+        yield (
+            f"how images were normalised when '{short(experiment.model.pretrained)}' was trained is not "
+            "known: set normalisation: imagenet, half or none."
+        )
+    if experiment.training.start == "independent":
+        yield START_IS_SHARED
+
+
 def _needs(experiment: Experiment, cohort: Any) -> Iterator[str]:
     yield from unmet_needs(experiment)
 
@@ -140,6 +154,7 @@ def _said(check: Callable[[], object]) -> Iterator[str]:
 CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment, Any], Iterator[str]]], ...] = (
     (LISTS, _labels),
     (("model",), _network),
+    (("model", "normalisation", "training"), _start_file),
     (("fusion_data", "training"), _needs),
     (("cohort", "selection"), _task),
     (("cohort", "unseen", "training", "evaluation"), _who),

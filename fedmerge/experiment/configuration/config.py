@@ -36,10 +36,13 @@ INHERITED = tuple(name for name in TrainingOptions.model_fields if name != "prox
 
 
 class ModelConfig(Strict):
-    """A network by name (``fedmerge methods`` lists them), with its own options."""
+    """A network by name (``fedmerge methods`` lists them), with its own options.
+
+    pretrained: whether it begins from its own pretrained weights, or a file of weights that it begins from.
+    """
 
     name: str
-    pretrained: bool = False
+    pretrained: bool | str = False
     options: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -19,6 +19,7 @@ import psutil
 from fedmerge.data import cohort_names, read_cohort
 from fedmerge.data.sources.sources import data_folder, load_source
 from fedmerge.errors import FedMergeError
+from fedmerge.storage.data_folder import named_folder
 
 Level = Literal["good", "note", "bad"]
 LEAST_FREE = 2 * 2**30
@@ -91,7 +92,7 @@ def _devices() -> Finding:
 
 
 def _data() -> Iterator[Finding]:
-    folder, named = data_folder(), "FEDMERGE_DATA" in os.environ
+    folder, named = data_folder(), named_folder() is not None
     if named and not folder.is_dir():
         yield Finding("data folder", "bad", f"FEDMERGE_DATA names {folder}, which is no folder: change it")
     else:

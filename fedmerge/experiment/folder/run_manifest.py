@@ -21,6 +21,7 @@ from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.plugged import plugin_hashes
 from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.models.start_file import start_digest
 from fedmerge.schema.validation import differences, is_there, load_yaml
 from fedmerge.schema.yaml_text import read_yaml
 from fedmerge.storage.files import Damaged, digest, locked, read_sealed, write_sealed, write_text
@@ -45,7 +46,8 @@ class RunManifest(BaseModel):
 
     config: SHA-256 of config.yaml. data: of each site's images and labels, with the first seed. sources: the
     folder where relative paths of the cohort start. in_memory: whether images were arrays, which no
-    configuration brings back. plugins: SHA-256 of each plug-in's code. threads: of this process, because
+    configuration brings back. plugins: SHA-256 of each plug-in's code. start: of the file
+    of weights that the network begins from. threads: of this process, because
     their number decides the last bits. seconds: of the sessions so far that did not end in a crash. state: as
     the last process wrote it; process: the one that runs, so that one that was killed is known. reason: why
     it ended.
@@ -62,6 +64,7 @@ class RunManifest(BaseModel):
     versions: dict[str, str]
     started: str
     plugins: dict[str, str] = {}
+    start: str = ""
     seconds: float = 0.0
     resumed: tuple[Session, ...] = ()
     finished: bool = False
@@ -217,6 +220,11 @@ def same_place(
                 f"the images of site '{name}' are not those that the run in '{folder}' was begun with: put "
                 "them back, or begin a new run."
             )
+    if begun.start != here.start:
+        raise FedMergeError(
+            f"the weights in '{experiment.model.pretrained}' are not those that the run in '{folder}' was "
+            "begun with: put them back, or begin a new run."
+        )
     for name in dict.fromkeys([*begun.plugins, *here.plugins]):
         if begun.plugins.get(name) != here.plugins.get(name):
             raise FedMergeError(
@@ -238,6 +246,7 @@ def _as_it_is(
         config=digest(folder / CONFIG),
         data={site.name: _fingerprint(site) for site in cohort.sites},
         plugins=plugin_hashes(experiment),
+        start=start_digest(experiment.model.pretrained),
         sources=None if spec.folder is None else str(spec.folder),
         in_memory=any(isinstance(spec.source_of(site), Arrays) for site in spec.sites),
         device=machine["device"],

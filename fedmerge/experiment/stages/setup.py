@@ -26,6 +26,7 @@ from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models.cards import Origin, PixelSpacing
 from fedmerge.models.inputs import PER_SITE, Inputs, Normalisation, Normalise, PerImage, PerSite
 from fedmerge.models.pool import ModelPool
+from fedmerge.models.start_file import start_digest
 from fedmerge.models.state import State
 from fedmerge.models.zoo import ModelSpec, default_normalisation
 from fedmerge.schema.validation import validate
@@ -282,5 +283,5 @@ def model_spec(experiment: Experiment, cohort: Cohort) -> ModelSpec:
             "set 'size' in the cohort."
         )
     shape: dict[str, Any] = {"in_channels": channels, "n_classes": cohort.n_classes, "image_size": height}
-    shape |= {"task": cohort.task.name}
+    shape |= {"task": cohort.task.name, "start_sha256": start_digest(experiment.model.pretrained)}
     return validate(ModelSpec, experiment.model.model_dump() | shape, "model")

@@ -15,6 +15,7 @@ from torch import nn
 
 from fedmerge.analysis import fit_temperature, rates
 from fedmerge.data import Site
+from fedmerge.errors import FedMergeError
 from fedmerge.federation.hospital.control import HospitalControl
 from fedmerge.federation.hospital.inspection import MINIMUM as LEAST
 from fedmerge.federation.hospital.inspection import reply_with
@@ -42,6 +43,7 @@ from fedmerge.federation.messages.records import reply_message
 from fedmerge.federation.messages.secure import SecureEvaluateJob, SecureSumsJob, SecureTrainJob
 from fedmerge.federation.messages.tensors import NO_TENSORS
 from fedmerge.federation.plan.personal import Personal, personal_entries
+from fedmerge.federation.plan.plan import START_IS_SHARED
 from fedmerge.federation.policy.guard import Guard
 from fedmerge.federation.privacy.masked import TRAINED, encode_means, encode_scores, encode_weights, flatten
 from fedmerge.federation.privacy.secure_keys import no_keys
@@ -261,6 +263,8 @@ class Hospital:
     def _own_start(self, job: NetworkJob) -> nn.Module:
         """Return a network initialised from (seed, "start", this site); pretrained weights are kept."""
         check_fits(job.model, self.site)
+        if isinstance(job.model.pretrained, str):  # a server must not choose files of this machine
+            raise FedMergeError(START_IS_SHARED)
         return build(job.model, derive(job.seed, "start", site=self.site.name)).to(self.device)
 
     def _load(self, message: Message, job: NetworkJob, own: State) -> nn.Module:
@@ -269,7 +273,7 @@ class Hospital:
         return self._loaded(job, read_tensors(message, tensors_of(job.model)) | own)
 
     def _loaded(self, job: NetworkJob, state: State) -> nn.Module:
-        model = _network(job.model.model_copy(update={"pretrained": False}).model_dump_json(), self.device)
+        model = _network(job.model.untrained().model_dump_json(), self.device)
         model.load_state_dict(state)
         return model
 

@@ -37,7 +37,7 @@ def check_fits(spec: ModelSpec, site: Site) -> None:
 
 def tensors_of(spec: ModelSpec) -> Tensors:
     """Return the schema of a network's state, without allocating it. Raises FedMergeError."""
-    return _tensors(spec.model_copy(update={"pretrained": False}).model_dump_json())
+    return _tensors(spec.untrained().model_dump_json())
 
 
 @lru_cache(maxsize=4)

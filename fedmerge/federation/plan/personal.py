@@ -24,13 +24,13 @@ def personal_entries(spec: ModelSpec, personal: Personal) -> tuple[str, ...]:
     into logits (``fedmerge.models.heads``; FedPer, arXiv 1912.00818). Raises FedMergeError where the network
     has no batch norm, or no head that can be found.
     """
-    plain = spec.model_copy(update={"pretrained": False})
+    plain = spec.untrained()
     return _entries(plain.model_dump_json(), personal)
 
 
 def parameters_of(spec: ModelSpec) -> tuple[str, ...]:
     """Return the names of a network's parameters, which have a control variate."""
-    return _parameters(spec.model_copy(update={"pretrained": False}).model_dump_json())
+    return _parameters(spec.untrained().model_dump_json())
 
 
 @lru_cache(maxsize=8)

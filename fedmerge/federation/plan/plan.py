@@ -13,6 +13,10 @@ from fedmerge.models.zoo import ModelSpec
 from fedmerge.training import TrainingOptions
 
 Start = Literal["shared", "independent"]
+START_IS_SHARED = (
+    "start: independent draws each hospital's network in its own place, where the file of weights that "
+    "model.pretrained names is not read: set start: shared."
+)
 
 
 class FederationPlan(BaseModel):

@@ -104,7 +104,7 @@ def _check_privacy(plan: FederationPlan, privacy: Options) -> None:
             f"{what} noises what was trained, but with federation.personal the journal takes each hospital's "
             "own part as it is: take one of the two out."
         )
-    if running_pairs(build(plan.model.model_copy(update={"pretrained": False}), 0).state_dict()):
+    if running_pairs(build(plan.model.untrained(), 0).state_dict()):
         raise FedMergeError(
             f"{what} clips and noises what was trained, but model '{plan.model.name}' has batch norm, whose "
             "running statistics are no update that could be clipped: choose a network without, for example "

@@ -24,6 +24,7 @@ from fedmerge.experiment.configuration.needs import needs_data, needs_of
 from fedmerge.experiment.configuration.plugged import code_of
 from fedmerge.experiment.kinds import ALONE, FINE_TUNE, FUSION, POOLED, REFERENCE, ROUNDS, VERSIONS
 from fedmerge.experiment.target_supervised import ORACLE
+from fedmerge.models.start_file import start_digest
 from fedmerge.workflows.bench.config import BenchConfig, Variant
 
 Config = dict[str, Any]
@@ -89,6 +90,7 @@ def _of(
         name += f", {federation.name.replace('-', ' ', 1)}"
     common = {"cohort": cohort["name"], "model": experiment.model.name, **variant.levels, "seed": seed}
     content, names = cohort_content(variant.cohort), dict[str, str]()
+    content += start_digest(experiment.model.pretrained)
     for step in steps(experiment, federation, config.references):
         what, reads = _config(experiment, cohort, seed, federation, step), content
         if "fusion_data" in what["experiment"] and experiment.fusion_data is not None:

@@ -230,7 +230,7 @@ def parents_of(message: Message, job: SumsBeginJob) -> Parents:
 
 def program_of(spec: ModelSpec) -> Program:
     """Return the operations of a network, derived once per process; they hold no weights and are shared."""
-    return _program(spec.model_copy(update={"pretrained": False}).model_dump_json())
+    return _program(spec.untrained().model_dump_json())
 
 
 @lru_cache(maxsize=2)
