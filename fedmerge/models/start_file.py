@@ -69,7 +69,7 @@ def begin_from(network: nn.Module, name: str, images: tuple[int, int]) -> None:
 
 
 def _fitted(given: State, own: State, head: str) -> State:
-    """Return the entries of ``given`` in the shapes of ``own``, but for those that cannot be brought to them."""
+    """Return the entries of ``given`` in the shapes of ``own``, where they can be brought to them."""
     fitted: State = {}
     for key in own.keys() & given.keys():
         value = _shaped(given[key], own[key]) if group_of(key, head) == "encoder" else given[key]

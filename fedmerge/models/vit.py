@@ -129,5 +129,6 @@ def vit_s14(in_channels: int, n_classes: int, image_size: int, *, dropout: float
     network = VisionTransformer(image_size, 14, 12, 6, 384, 1536, dropout=dropout, num_classes=n_classes)
     if in_channels != 3:
         network.conv_proj = nn.Conv2d(in_channels, 384, 14, stride=14)
-    nn.init.trunc_normal_(network.heads.head.weight, std=0.02)  # torchvision's zeros give the rest no gradient
+    # torchvision begins with zeros, which give the rest no gradient
+    nn.init.trunc_normal_(network.heads.head.weight, std=0.02)
     return network

@@ -45,7 +45,7 @@ class ModelSpec(BaseModel):
     ``name`` is one of :func:`names`, ``torchvision:NAME``, or ``MODULE:FACTORY`` of a plug-in. ``options``
     are the keyword-only parameters of the network's builder; torchvision networks have none. task: what its
     outputs mean (``fedmerge.tasks``), which also says how many there are. pretrained: whether the network
-    begins from its own pretrained weights, or the file of weights that it begins from (``models.start_file``),
+    begins from its own pretrained weights, or the file that it begins from (``models.start_file``),
     whose SHA-256 ``start_sha256`` is. Both are written only where they are set.
     """
 

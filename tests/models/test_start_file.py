@@ -50,7 +50,8 @@ def test_all_but_a_head_of_other_classes_is_the_files(keep: Keep) -> None:
     trained = build(spec(classes=9), seed=5).state_dict()
     made = build(spec(pretrained=keep(trained)), seed=0)
     head = next(reversed(made.state_dict())).rpartition(".")[0]
-    assert same(made, trained, (head,)) and made.get_submodule(head).weight.shape[0] == 3
+    assert same(made, trained, (head,))
+    assert made.get_submodule(head).weight.shape[0] == 3
     drawn = build(spec(), seed=0).get_submodule(head).weight
     assert torch.equal(made.get_submodule(head).weight, drawn), "the head is as the seed draws it"
 
@@ -100,7 +101,8 @@ def test_position_embeddings_of_other_image_sizes_are_interpolated(keep: Keep) -
     plane = 1 + 2 * centre[:, None] + 3 * centre[None]
     trained[key] = torch.cat([torch.full((1, 1, 384), -7.0), plane.reshape(1, 100, 1).expand(-1, -1, 384)], 1)
     made = build(spec("vit-s14", size=14 * 5, pretrained=keep(trained)), seed=0).state_dict()[key]
-    assert made.shape == (1, 26, 384) and (made[:, 0] == -7).all()
+    assert made.shape == (1, 26, 384)
+    assert (made[:, 0] == -7).all()
     centre = 2 * (torch.arange(5) + 0.5)
     wanted = (1 + 2 * centre[:, None] + 3 * centre[None])[1:-1, 1:-1]
     grid: Tensor = made[0, 1:].reshape(5, 5, 384)[1:-1, 1:-1]
@@ -141,10 +143,8 @@ def test_files_that_are_not_there_or_of_another_kind(keep: Keep, tmp_path: Path)
 
 
 def test_a_specification_is_written_as_before_where_no_file_is_given() -> None:
-    assert (
-        "start_sha256" not in spec().model_dump()
-        and spec(pretrained="a", start_sha256="b").untrained() == spec()
-    )
+    assert "start_sha256" not in spec().model_dump()
+    assert spec(pretrained="a", start_sha256="b").untrained() == spec()
 
 
 def test_a_transformer_takes_multiples_of_its_patches() -> None:
