@@ -19,21 +19,24 @@ from fedmerge.storage.data_folder import VARIABLE, named_folder
 from fedmerge.storage.files import digest
 
 
-def start_file(name: str) -> Path:
-    """Return the file of weights ``name``: looked for in FEDMERGE_DATA's folder, then in the current one.
-
-    Raises FedMergeError where it is in neither, or is not called ``.safetensors``.
-    """
+def check_start(name: str) -> None:
+    """Raise FedMergeError for what is not called ``.safetensors``; whether it is there, training asks."""
     if not name.endswith(".safetensors"):
         raise FedMergeError(
             f"model.pretrained is '{short(name)}', but weights to begin from are a .safetensors file: give "
             "its path, or true for the network's own pretrained weights."
         )
-    places = [folder for folder in (named_folder(), Path()) if folder is not None]
-    for place in places:
-        if is_there(found := place / os.path.expanduser(name)) and found.is_file():
-            return found
-    looked = " or ".join(str(place.resolve()) for place in places)
+
+
+def start_file(name: str) -> Path:
+    """Return the file of weights ``name``: looked for in FEDMERGE_DATA's folder, then in the current one.
+
+    Raises FedMergeError where it is in neither, or is not called ``.safetensors``.
+    """
+    check_start(name)
+    if (found := _find(name)) is not None:
+        return found
+    looked = " or ".join(str(place.resolve()) for place in _places())
     raise FedMergeError(
         f"model.pretrained: there is no file '{short(name)}' in {looked}: put it there, give its whole path, "
         f"or set {VARIABLE} to the folder that has it."
@@ -41,8 +44,21 @@ def start_file(name: str) -> Path:
 
 
 def start_digest(pretrained: bool | str) -> str:
-    """Return the SHA-256 of the file that ``pretrained`` names; empty where it names none."""
-    return digest(start_file(pretrained)) if isinstance(pretrained, str) else ""
+    """Return the SHA-256 of the file that ``pretrained`` names; empty where it names none, or none is there.
+
+    So a finished run can be looked at without the file that it began from; who builds from it is told.
+    """
+    found = _find(pretrained) if isinstance(pretrained, str) else None
+    return "" if found is None else digest(found)
+
+
+def _find(name: str) -> Path | None:
+    files = (place / os.path.expanduser(name) for place in _places())
+    return next((file for file in files if is_there(file) and file.is_file()), None)
+
+
+def _places() -> list[Path]:
+    return [folder for folder in (named_folder(), Path()) if folder is not None]
 
 
 def begin_from(network: nn.Module, name: str, images: tuple[int, int]) -> None:

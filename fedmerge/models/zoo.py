@@ -14,7 +14,7 @@ from fedmerge.models.cnn import small_cnn
 from fedmerge.models.efficientnet import efficientnet_lite0
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.resnet import resnet18
-from fedmerge.models.start_file import begin_from, start_digest, start_file
+from fedmerge.models.start_file import begin_from, check_start, start_digest
 from fedmerge.models.vgg import vgg11, vgg19
 from fedmerge.models.vision import HALF_RANGE, check_classifier, classifier_names, torchvision_classifier
 from fedmerge.models.vit import tiny_vit, vit_s14
@@ -107,7 +107,7 @@ def _check_start(spec: ModelSpec) -> None:
 def check_network(name: str, options: dict[str, Any], pretrained: bool | str = False) -> dict[str, Any]:
     """Check a network's options and return them. Raises FedMergeError for faults seen before building."""
     if isinstance(pretrained, str):
-        start_file(pretrained)
+        check_start(pretrained)
     if name.startswith(_TORCHVISION):
         if options:
             raise FedMergeError(f"model '{name}' takes no options: remove {', '.join(options)}.")

@@ -82,7 +82,7 @@ def spec_of(text: str | None, card: ModelCard | None, state: State, images: Spli
     """Return the network: as given, or as the first card says; None where only weights are known."""
     if text is None:
         if card is not None:
-            return card.model
+            return card.model.untrained()
         if images is not None:
             raise FedMergeError("data is given, but not the network it goes through: name it with --model.")
         return None

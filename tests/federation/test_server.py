@@ -12,7 +12,8 @@ from fedmerge.data import concat
 from fedmerge.federation import FederationOptions, Hospital, server_app, simulate
 from fedmerge.federation.messages.records import request_message
 from fedmerge.federation.server import client_manager
-from fedmerge.models import average, build, predict, state_hash
+from fedmerge.models import average, build, predict, start_file, state_hash
+from fedmerge.models.weights import load_weights, write_weights
 from fedmerge.seeding import Draws, derive
 from fedmerge.training import fit
 
@@ -72,6 +73,19 @@ def test_an_independent_start_is_each_hospital_s_own_and_is_never_sent(plan, coh
         own = trained(own_plan, site, start, plan.fine_tune, 1, "fine-tune", (0.0, 1.0))
         assert state_hash(federated[site.name]) == state_hash(own)
     assert len({state_hash(state) for state in federated.values()}) == 3
+
+
+def test_a_server_can_not_make_a_hospital_read_a_file(plan, cohort, tmp_path, monkeypatch):
+    """An independent start is drawn at the hospital, where the path that the server names could be read."""
+    secret = tmp_path / "secret.safetensors"
+    write_weights(secret, build(plan.model, 5).state_dict())
+    reads = []
+    monkeypatch.setattr(start_file, "load_weights", lambda path: reads.append(path) or load_weights(path))
+    model = plan.model.model_copy(update={"pretrained": str(secret)})
+    asking = plan.model_copy(update={"rounds": 0, "start": "independent", "model": model})
+    with refused("start: shared"):
+        serve(asking, cohort, lambda s: list(s.fine_tune({})))
+    assert not reads
 
 
 def test_without_rounds_the_start_stays(plan, cohort):
