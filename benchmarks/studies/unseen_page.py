@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks import RESULTS, ROOT
 from benchmarks.pages import Picture, fill, write_page
+from benchmarks.studies import unseen_batches as batches
 from benchmarks.studies import unseen_tables as tables
 from benchmarks.studies.unseen_scores import (
     AGAIN,
@@ -24,6 +25,7 @@ from benchmarks.studies.unseen_scores import (
     METRIC,
     SCRATCH,
     SECOND_DEVELOPMENT,
+    TRANSFORMER,
     board,
     keep,
     read,
@@ -40,7 +42,9 @@ NOT_DRAWN = ("majority-class", "oracle-best-source")
 def blocks_of(results: Path) -> dict[str, str]:
     """Return the blocks of the page."""
     first, development = (read(results, parts) for parts in (FIRST, DEVELOPMENT))
-    again, scratch, group = (read(results, parts) for parts in (AGAIN, SCRATCH, GROUP))
+    again, scratch, group, transformer = (
+        read(results, parts) for parts in (AGAIN, SCRATCH, GROUP, TRANSFORMER)
+    )
     return {
         "scratch-headline": tables.headline(scratch),
         "again-headline": tables.headline(again),
@@ -51,7 +55,13 @@ def blocks_of(results: Path) -> dict[str, str]:
         "again-hospitals": tables.hospitals(again),
         "group-overall": tables.overall(group),
         "scratch-choice": tables.choice(scratch),
-        "left-out": "\n".join(tables.left_out(each) for each in (scratch, again, group)),
+        "transformer-headline": tables.headline(transformer),
+        "transformer-overall": tables.overall(transformer),
+        "transformer-streams": tables.streams(transformer),
+        "transformer-choice": tables.choice(transformer),
+        "batches": batches.sizes(results),
+        "long-streams": batches.long_streams(results),
+        "left-out": "\n".join(tables.left_out(each) for each in (scratch, again, group, transformer)),
         "rules": tables.rules(scratch),
         "second-development": tables.development(read(results, SECOND_DEVELOPMENT[:2])),
         "second-development-pretrained": tables.development(read(results, SECOND_DEVELOPMENT[2:])),

@@ -58,6 +58,12 @@ SCRATCH, GROUP = (
     tuple(Part("bench-unseen-scratch", name, (("data", name), ("norm", norm))) for name in REAL)
     for norm in ("batch-norm", "group-norm")
 )
+TRANSFORMER = tuple(Part("bench-unseen-vit", name, (("data", name),)) for name in ("wbc4", "pacs"))
+BATCHES = {
+    size: (Part("bench-unseen-batches", "digits", (("batch", size),)),)
+    for size in ("1", "4", "16", "64", "long")
+}
+"""The parts of each size of a batch; ``long``: batches of 64, up to 2,000 images."""
 PLACE = ["cohort", "seed", "site"]
 
 
@@ -109,21 +115,29 @@ def failed(rows: pd.DataFrame) -> set[str]:
 def keep(folder: Path, results: Path) -> None:
     """Write a finished study's scores as CSV into ``results``, and what its coefficients chose.
 
-    What they chose is known where each hospital was measured alone.
+    Rows of its levels and seeds take the place of those that are there; rows of others stay. What coefficients
+    chose is known where each hospital was measured alone.
     """
     study = open_study(folder)
     results.mkdir(parents=True, exist_ok=True)
-    kept = study.done[[*study.config.axes, "seed", "site", "stream", "method", *SCORES]]
-    kept.to_csv(
-        results / f"{study.config.name}.csv", index=False, float_format=f"%{DIGITS}", lineterminator="\n"
-    )
+    cells = [*study.config.axes, "seed"]
+    kept = study.done[[*cells, "site", "stream", "method", *SCORES]]
+    _write(kept, results / f"{study.config.name}.csv", cells)
     if not kept["method"].str.startswith("alone:").any():
         return
     coefficients = pd.read_parquet(folder / "coefficients.parquet")
     chosen = source_choice(coefficients, study.done, METRIC, within=[*study.config.axes])
-    chosen.drop(columns=["cohort", "model"], errors="ignore").to_csv(
-        choice_file(results, study.config.name), index=False, float_format=f"%{DIGITS}", lineterminator="\n"
-    )
+    chosen = chosen.drop(columns=["cohort", "model"], errors="ignore")
+    _write(chosen, choice_file(results, study.config.name), cells)
+
+
+def _write(rows: pd.DataFrame, file: Path, cells: list[str]) -> None:
+    """Write rows as CSV, after those of the file's other cells."""
+    if file.is_file():
+        there = pd.read_csv(file)
+        named, new = (table[cells].astype(str).agg(" ".join, axis=1) for table in (there, rows))
+        rows = pd.concat([there[~named.isin(set(new))], rows], ignore_index=True)
+    rows.to_csv(file, index=False, float_format=f"%{DIGITS}", lineterminator="\n")
 
 
 def choice_file(results: Path, study: str) -> Path:
@@ -143,7 +157,7 @@ def read(results: Path, parts: Sequence[Part] = (*FIRST, *DEVELOPMENT)) -> Seen:
                 continue
             read_in = pd.read_csv(file)
             for axis, value in part.where:
-                read_in = read_in[read_in[axis] == value]
+                read_in = read_in[read_in[axis].astype(str) == value]
             read_in = read_in.assign(cohort=part.cohort, site=part.cohort + " " + read_in["site"])
             table.append(read_in.drop_duplicates([*PLACE, "stream", "method"]))
     if not rows:

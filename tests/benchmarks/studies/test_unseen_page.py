@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import RESULTS
 from benchmarks.pages import kept
-from benchmarks.studies import unseen_page, unseen_scores, unseen_tables
+from benchmarks.studies import unseen_batches, unseen_page, unseen_scores, unseen_tables
 from fedmerge.workflows.bench.bench import bench
 from tests.facts import refused
 
@@ -68,6 +68,32 @@ def test_a_part_of_a_study_is_read_by_the_values_of_its_axes(tmp_path: Path) -> 
     assert (batch, group) == pytest.approx((0.4, 0.45))
     with refused("bench-unseen-again", "scores"):
         unseen_scores.read(tmp_path, unseen_scores.AGAIN)
+
+
+def test_rows_of_a_later_run_take_the_place_of_their_own_cells_alone(tmp_path: Path) -> None:
+    """Seed 1 is measured again and seed 2 comes; seed 0, and seed 1 of the other level, stay."""
+    file = tmp_path / "scores.csv"
+    first = [(norm, seed, 0.1) for norm in ("batch", "group") for seed in (0, 1)]
+    later = [("batch", 1, 0.2), ("batch", 2, 0.2)]
+    for rows in (first, later):
+        table = pd.DataFrame(rows, columns=["norm", "seed", "score"])
+        unseen_scores._write(table, file, ["norm", "seed"])
+    kept = pd.read_csv(file).set_index(["norm", "seed"])["score"]
+    assert kept.to_dict() == {
+        ("batch", 0): 0.1, ("group", 0): 0.1, ("group", 1): 0.1, ("batch", 1): 0.2, ("batch", 2): 0.2
+    }  # fmt: skip
+
+
+def test_sizes_of_a_batch_stand_side_by_side_and_orders_of_long_streams(tmp_path: Path) -> None:
+    """In batches of 1 kf has 10 points less than the federated model, in those of 64 20 more."""
+    rows = [row | {"batch": size} for size in unseen_scores.BATCHES for row in rows_of("digits")]
+    table = pd.DataFrame(rows)
+    table.loc[(table["batch"] == "64") & (table["method"] == "kf"), "balanced_accuracy"] += 0.3
+    table.to_csv(tmp_path / "bench-unseen-batches.csv", index=False)
+    sizes = line(unseen_batches.sizes(tmp_path), "`kf`")
+    assert sizes[1:5] == ["40.0", "40.0", "40.0", "70.0"]
+    assert [cell.split(" ")[0] for cell in sizes[5:]] == ["−10.0", "+20.0"]
+    assert line(unseen_batches.long_streams(tmp_path), "`stream-adaptive`")[1:] == ["53.0", "45.0", "49.0"]
 
 
 def line(table: str, start: str) -> list[str]:
