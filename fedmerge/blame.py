@@ -42,12 +42,17 @@ def _guarded(call: Callable[..., Any], what: str, plugin: Plugin) -> Callable[..
             return call(*given, **options)
         except FedMergeError:
             raise
-        except Exception as error:
-            if full(error):
+        except (Exception, SystemExit) as error:
+            if full(error) or _of_ray(error):
                 raise
             raise FedMergeError(_sentence(what, plugin, error)) from error
 
     return guard
+
+
+def _of_ray(error: BaseException) -> bool:
+    """Whether an exit is Ray's, which ends a worker wherever it is; ``sys.exit`` adds no attributes."""
+    return isinstance(error, SystemExit) and bool(vars(error))
 
 
 def blamed(error: BaseException, what: str = "a part") -> str | None:

@@ -9,8 +9,8 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedmerge.errors import FedMergeError, short
@@ -22,13 +22,14 @@ class Plugin:
     """A plug-in. name: its module, or the absolute path of its file. module: its name among Python's modules.
 
     files: those of its code: the file, or all ``*.py`` of the package that the module is in. hash: the
-    SHA-256 over their names and contents.
+    SHA-256 over their names and contents. source: the code of a file.
     """
 
     name: str
     module: str
     files: tuple[Path, ...]
     hash: str
+    source: bytes | None = field(default=None, repr=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -62,14 +63,18 @@ def is_file(name: str) -> bool:
     return name.endswith(".py")
 
 
-def find(name: str) -> Plugin:
+def find(name: str, source: bytes | None = None) -> Plugin:
+    """Return the plug-in of a name. source: of a file, the code that came from another machine."""
     if not is_file(name):
         return find_module(name)
-    path = Path(name).resolve()
-    if not is_there(path):
-        raise FedMergeError(f"there is no plug-in {short(name)} on this machine: put it there.")
+    path = Path(name)
+    if source is None:
+        path = path.resolve()
+        if not is_there(path):
+            raise FedMergeError(f"there is no plug-in {short(name)} on this machine: put it there.")
+        source = path.read_bytes()
     module = f"fedmerge_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    return Plugin(str(path), module, (path,), _hash([path], path.parent))
+    return Plugin(str(path), module, (path,), _hash({path.name: source}), source)
 
 
 @functools.cache
@@ -79,7 +84,7 @@ def find_module(name: str) -> Plugin:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
         spec = None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FedMergeError(f"plug-in {short(name)} cannot be imported: {said_of(error)}.") from error
     if spec is None or not spec.origin:
         raise FedMergeError(
@@ -89,14 +94,14 @@ def find_module(name: str) -> Plugin:
     for _ in range(name.count(".") + (root.name == "__init__.py")):
         root = root.parent
     files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
-    return Plugin(name, name, tuple(files), _hash(files, root.parent))
+    contents = {str(path.relative_to(root.parent)): path.read_bytes() for path in files}
+    return Plugin(name, name, tuple(files), _hash(contents))
 
 
-def _hash(files: Sequence[Path], root: Path) -> str:
+def _hash(contents: Mapping[str, bytes]) -> str:
     digest = hashlib.sha256()
-    for path in files:
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(root)}\0{len(content)}\0".encode())
+    for name, content in contents.items():
+        digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()
 
@@ -107,8 +112,8 @@ def run_file(plugin: Plugin) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[plugin.module] = module
-    source = Path(plugin.name).read_bytes()
-    code = compile(source, plugin.name, "exec", dont_inherit=True)  # never what a .pyc remembers
+    assert plugin.source is not None
+    code = compile(plugin.source, plugin.name, "exec", dont_inherit=True)  # never what a .pyc remembers
     exec(code, module.__dict__)
 
 

@@ -1,8 +1,9 @@
 """Plug-ins: files and modules outside this package that add to its registries.
 
 A plug-in is named by a dotted module, by a FILE.py, or by an entry point of an installed package. It travels
-to other processes as text, ``NAME@HASH``, and is imported again there; the hash of its code says whether it
-is the same. An exception inside a plug-in becomes a sentence that names it (``blame``).
+to other processes as text, ``NAME@HASH``, a file with its code, and is imported again there; the hash of
+its code says whether it is the same. An exception inside a plug-in becomes a sentence that names it
+(``blame``).
 """
 
 from __future__ import annotations
@@ -76,15 +77,18 @@ def load_plugins(names: Sequence[str]) -> tuple[Plugin, ...]:
     return found
 
 
-def load_module(name: str) -> Plugin:
-    """Import one plug-in, whether or not it adds to a registry; see ``load_plugins``."""
+def load_module(name: str, source: bytes | None = None) -> Plugin:
+    """Import one plug-in, whether or not it adds to a registry; see ``load_plugins``.
+
+    source: the code of a file as another process has it (``loaded_plugins``), which need not be here, too.
+    """
     name, expected = parts_of(name)
     if _allowed is not None and name not in _allowed:
         raise FedMergeError(
             f"plug-in {short(name)} is not among the plugins of this hospital's policy.yaml, so it is not "
             "loaded here."
         )
-    found = find(name)
+    found = find(name, source)
     for path in found.files:
         note_file(path)
     if expected and expected != found.hash:
@@ -104,9 +108,12 @@ def all_loaded() -> tuple[Plugin, ...]:
     return tuple(_loaded.values())
 
 
-def loaded_plugins() -> tuple[str, ...]:
-    """Return all plug-ins of this process as text, for the processes that it starts."""
-    return tuple(plugin.text for plugin in _loaded.values())
+def loaded_plugins() -> dict[str, bytes | None]:
+    """Return all plug-ins of this process for those that it starts: as text, each with the code of its file.
+
+    None for a module, which has to be installed there.
+    """
+    return {plugin.text: plugin.source for plugin in _loaded.values()}
 
 
 def loaded_code(titles: Sequence[str]) -> dict[str, str]:
@@ -186,7 +193,7 @@ def _import(plugin: Plugin, anew: bool) -> None:
             run_file(plugin)
         else:
             importlib.import_module(plugin.module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         for registry in REGISTRIES:
             registry.drop(plugin.module)
         _loaded.pop(plugin.name, None)

@@ -11,7 +11,14 @@ from facts import refused
 from fedmerge import plugins
 from fedmerge.blame import blamed
 from fedmerge.errors import FedMergeError
-from fedmerge.plugins import load_module, load_plugins, loaded_plugins, locate_plugins, restrict_plugins
+from fedmerge.plugins import (
+    load_module,
+    load_plugins,
+    loaded_plugins,
+    locate_plugins,
+    restrict_plugins,
+    unload_plugins,
+)
 from fedmerge.registry import Registry
 
 SOUP = """
@@ -60,7 +67,7 @@ def test_a_file_adds_a_method_once_and_anew_where_it_changed(registry, tmp_path)
     (second,) = load_plugins([str(path)])
     assert registry["soup"].call([]) == 2
     assert first.hash != second.hash
-    assert loaded_plugins() == (f"{path}@{second.hash}",)
+    assert loaded_plugins() == {f"{path}@{second.hash}": path.read_bytes()}
 
 
 def test_a_relative_file_is_beside_the_configuration_or_in_the_working_folder(tmp_path, monkeypatch):
@@ -83,10 +90,25 @@ def test_other_code_than_was_planned_with_is_refused(registry, tmp_path):
         load_plugins([found.text])
 
 
+@pytest.mark.parametrize("left", [None, SOUP.format(answer="2")], ids=["not there", "other code"])
+def test_a_file_goes_with_its_code_to_a_machine_that_has_none_or_another(registry, tmp_path, left):
+    path = write(tmp_path / "mine.py", SOUP.format(answer="1 / len(parents)"))
+    load_plugins([str(path)])
+    travels = loaded_plugins()
+    unload_plugins()
+    path.unlink() if left is None else write(path, left)
+    for text, source in travels.items():
+        assert load_module(text, source).name == str(path)
+    assert registry["soup"].call([1, 2]) == 0.5
+    with refused("soup", str(path), "line", "ZeroDivisionError"):
+        registry["soup"].call([])
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("x = 1\ny = 1 / 0\n", ["mine.py", "line 2", "ZeroDivisionError"]),
+        ("import sys\nsys.exit(3)\n", ["mine.py", "line 2", "SystemExit", "3"]),
         ("def (:\n", ["mine.py", "line 1", "SyntaxError"]),
         ("x = 1\n", ["mine.py", "adds nothing"]),
     ],
@@ -107,6 +129,13 @@ def test_an_exception_inside_names_the_method_the_plug_in_and_the_line(registry,
         assert word in str(caught.value)
     assert registry["soup"].summary == "Make soup."
     assert registry["soup"].check({"rate": "0.25"}) == {"rate": 0.25}
+
+
+def test_one_that_ends_the_process_is_an_exception_too(registry, tmp_path):
+    path = write(tmp_path / "mine.py", SOUP.format(answer="__import__('sys').exit(3)"))
+    load_plugins([str(path)])
+    with refused("soup", f"{path}, line 7", "SystemExit", "3"):
+        registry["soup"].call([])
 
 
 def test_so_does_one_inside_a_method_of_a_class(registry, tmp_path):

@@ -1,7 +1,7 @@
 """The frame of the command line: the app, its output, and its exit codes.
 
 An error that the user can put right is a sentence on stderr and exit code 2. Work that is done, but of which
-rows failed, ends with exit code 1; Ctrl-C with 130.
+rows failed, ends with exit code 1; Ctrl-C with 130, SIGTERM with 143.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from click import Context
 from rich.console import Console
 from typer.core import TyperGroup
 
+from fedmerge.cli.ending import exit_code
 from fedmerge.errors import FedMergeError, short
 
 FIRST = ("new", "sites", "run", "report", "serve", "compare", "bench", "methods", "doctor")
@@ -97,7 +98,7 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         say(err, "stopped.")
-        sys.exit(130)
+        sys.exit(exit_code())
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:

@@ -28,6 +28,7 @@ from fedmerge.cli.app import (
     say,
     with_trackers,
 )
+from fedmerge.cli.ending import ends_in_order, exit_code
 from fedmerge.cli.progress import clock, lines
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def bench(
 ) -> None:
     """Run a study: a matrix of experiments, each job once. If interrupted, the same command goes on.
 
-    The exit code is 1 where rows failed, 2 for what you can put right, 130 after Ctrl-C.
+    The exit code is 1 where rows failed, 2 for what you can put right, 130 after Ctrl-C, 143 after
+    SIGTERM.
     """
     from fedmerge.workflows.bench import completion_cache
 
@@ -80,7 +82,7 @@ def bench(
         try:
             given = {key: value for key, value in where.items() if value is not None}
             waits = None if local else BackendConfig.of(given).waited_for
-            with live_view(err, quiet=as_json, first=waits) as watch:
+            with ends_in_order(), live_view(err, quiet=as_json, first=waits) as watch:
                 study = run_bench(
                     config,
                     changes=changes,
@@ -95,8 +97,9 @@ def bench(
                 )
         except KeyboardInterrupt:
             say(err, "stopped: every finished job is kept, and the same command goes on.")
-            raise typer.Exit(130) from None
-        write_again(study.folder)
+            raise typer.Exit(exit_code()) from None
+        with lines(err, lambda: "drawing the report"):
+            write_again(study.folder)
         settled = study.summary | {"answer": study.answer}
         completion_cache.add(study.folder, {"answer": settled["answer"]})
     study_folder = Path(settled["folder"])

@@ -25,6 +25,7 @@ from fedmerge.cli.app import (
     say,
     with_trackers,
 )
+from fedmerge.cli.ending import ends_in_order, exit_code
 from fedmerge.cli.importing import importing
 from fedmerge.cli.progress import lines, progress_bar
 from fedmerge.errors import FedMergeError
@@ -67,7 +68,7 @@ def run(
     """Train the hospitals, fuse their models, evaluate at the unseen one; print the table, write the report.
 
     Ctrl-C ends the run after what is in flight, a second one at once; --resume goes on with it. The exit code
-    is 1 where a method failed, 2 for what you can put right, 130 after Ctrl-C.
+    is 1 where a method failed, 2 for what you can put right, 130 after Ctrl-C, 143 after SIGTERM.
     """
     with importing("fedmerge.workflows.run"):
         from fedmerge.experiment.interrupt import Stopped
@@ -84,7 +85,7 @@ def run(
         signer = signature.read_signing_key(sign)  # a wrong key is reported before hours of work
     where = {"kind": backend, "address": address, "workers": workers, "cpus": cpus, "gpus": gpus}
     try:
-        with progress_bar(err, quiet=as_json) as progress:
+        with ends_in_order(), progress_bar(err, quiet=as_json) as progress:
             result = run_experiment(
                 config,
                 changes=with_trackers(changes, trackers),
@@ -98,7 +99,7 @@ def run(
             )
     except Stopped as stopped:
         say(err, str(stopped))
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code()) from None
     show_result(result, as_json)
     if sign is not None:
         signature.sign(result.folder, signer)

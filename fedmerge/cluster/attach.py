@@ -11,7 +11,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -45,12 +45,14 @@ def ray_initialised(backend: BackendConfig) -> Iterator[None]:
         else:
             _token_of_our_own()
             options = {"_temp_dir": folder} | _resources(backend)
-        with _at_most(backend.patience, address):
-            _begin(ray, address, options)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        with _sigterm_kept() as keep:
+            with _at_most(backend.patience, address):
+                _begin(ray, address, options)
+            keep()
+            try:
+                yield
+            finally:
+                ray.shutdown()
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -102,6 +104,26 @@ def _begin(ray: Any, address: str | None, options: dict[str, Any]) -> None:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         traceback = lines[0].endswith(":")  # of the other side; else the error is a sentence
         raise FedMergeError(f"{place} cannot be used: {lines[-1 if traceback else 0]}") from None
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[Callable[[], None]]:
+    """Set SIGTERM back after the block to what it did before; yield a function that does so at once.
+
+    Ray makes it exit the process with code 15, which is better than nothing where nobody handles it.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    ours = before is not None and threading.current_thread() is threading.main_thread()
+
+    def back() -> None:
+        if ours and before is not signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, before)
+
+    try:
+        yield back
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

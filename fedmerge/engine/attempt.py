@@ -33,8 +33,8 @@ class Attempt:
 def do(assignment: Assignment) -> Outcome:
     """Do a task and put its folder into the store. A task that fails is an outcome, too, never an exception.
 
-    A disk that is full or cannot be written is no failure of the task: it stops the work, and the task is
-    still to do.
+    A disk that is full or cannot be written is no failure of the task, nor is a StoreStopped of the task's
+    function: it stops the work, and the task is still to do.
     """
     began, task = time.perf_counter(), assignment.task
     record: dict[str, Any] = {"label": task.label, "config": task.config, "needs": list(task.needs)}
@@ -46,7 +46,7 @@ def do(assignment: Assignment) -> Outcome:
             try:
                 function_of(assignment.work)(Attempt(task, part, store, assignment.options, record))
             except Exception as error:
-                if isinstance(error, DiskError) or full(error):
+                if isinstance(error, DiskError | StoreStopped) or full(error):
                     raise
                 reason = (
                     str(error) if isinstance(error, FedMergeError) else f"{type(error).__name__}: {error}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmerge.analysis import METRICS
 from fedmerge.analysis.diagnosis.rows import ABOUT
+from fedmerge.cluster.head import HeadLost
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks.checks import remarks, together
 from fedmerge.data.progress import telling
@@ -222,12 +223,12 @@ def _workers(place: Backend, begun: RunManifest) -> int | None:
 
 @contextmanager
 def _saying_how_it_goes_on(folder: Path) -> Iterator[None]:
-    """Turn Ctrl-C and a DiskError inside the block into a sentence that says how to resume the run."""
+    """Turn Ctrl-C, a DiskError and a HeadLost inside the block into a sentence that says how to resume."""
     try:
         yield
     except KeyboardInterrupt:
         raise Stopped(folder) from None
-    except DiskError as error:
+    except (DiskError, HeadLost) as error:
         goes_on = f"fedmerge run --resume {shlex.quote(str(folder))}"
         raise FedMergeError(f"{error} What is finished is kept: {goes_on} goes on with it.") from None
 

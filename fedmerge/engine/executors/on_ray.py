@@ -9,7 +9,7 @@ by Ray.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +18,7 @@ from typing import Any
 
 from fedmerge.cluster.attach import ray_initialised
 from fedmerge.cluster.config import BackendConfig
+from fedmerge.cluster.head import Head
 from fedmerge.cluster.room import capacity, first_line
 from fedmerge.engine.attempt import do, function_of
 from fedmerge.engine.executors import Executor
@@ -54,6 +55,7 @@ class OnRay(Executor):
         self.slots, gpus = capacity(backend, device)
         self.on_gpu = bool(gpus)
         self._alike = alike, function_of(alike)()
+        self._head = Head.of(backend)
         remote: Any = ray.remote
         self._do = remote(
             num_returns=2, num_cpus=backend.cpus, num_gpus=gpus, max_retries=TRIES, retry_exceptions=False
@@ -69,6 +71,11 @@ class OnRay(Executor):
         outcome, artifact = self._do.remote(assignment, self._alike, *needs)
         self._running.add(outcome)
         return self._threads.submit(self._receive, assignment, store, outcome, artifact)
+
+    def wait(self, running: Collection[Future[Outcome]], seconds: float) -> Collection[Future[Outcome]]:
+        """See ``Executor``. Raises HeadLost where the cluster's head does not answer any more."""
+        self._head.check()
+        return super().wait(running, seconds)
 
     def forget(self, name: str) -> None:
         """Let Ray free a task's artifact."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,10 @@ def _is_ours(model: str) -> bool:
     return not model.startswith("torchvision:")
 
 
-def load_for(job: Config, texts: Sequence[str]) -> tuple[str, ...]:
-    """Load a study's plug-ins in the process of a job; return the names of those that the job uses."""
-    found = [load_module(text) for text in texts]
+def load_for(job: Config, plugins: Mapping[str, bytes | None]) -> tuple[str, ...]:
+    """Load a study's plug-ins in the process of a job; return the names of those that the job uses.
+
+    plugins: as ``loaded_plugins`` of the study's process gives them.
+    """
+    found = [load_module(text, source) for text, source in plugins.items()]
     return tuple(plugin.name for plugin in found if plugin.title in job.get("plugins", {}))

@@ -15,6 +15,7 @@ from fedmerge.blame import blamed
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks.checks import remarks
 from fedmerge.engine.attempt import Attempt
+from fedmerge.engine.store import StoreStopped
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.cell import Step
 from fedmerge.experiment.configuration.config import Experiment
@@ -56,7 +57,8 @@ def do_stage(attempt: Attempt) -> None:
     """Set the stage of a task up, run it, and fill its record.
 
     options: ``device``, ``threads``, ``sources``, the folder where a cohort's relative paths start, and
-    ``plugins``, as text. An exception that comes from a plug-in is a FedMergeError that names it.
+    ``plugins`` with their code. An exception that comes from a plug-in is a FedMergeError that names it; one
+    that cannot be loaded here stops the study, because no other task would find it.
     """
     try:
         _do(attempt)
@@ -70,7 +72,10 @@ def do_stage(attempt: Attempt) -> None:
 
 def _do(attempt: Attempt) -> None:
     config, options, kind = attempt.task.config, attempt.options, attempt.task.kind
-    plugins = load_for(config, options["plugins"])
+    try:
+        plugins = load_for(config, options["plugins"])
+    except FedMergeError as error:
+        raise StoreStopped(str(error)) from error
     device, sources = pick_device(options["device"]), options["sources"]
     with reproducible(options["threads"]):
         machine = describe(device)

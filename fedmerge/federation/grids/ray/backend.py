@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,14 +95,14 @@ class OpenHospital:
     """A hospital's training and validation images, packed for the worker that will run it.
 
     They are numpy arrays here, because those are shared through the object store, not copied. The test images
-    stay with the server: no request is about them. plugins: those of the server's process, as text; the
-    worker imports them again.
+    stay with the server: no request is about them. plugins: those of the server's process, with the
+    code of files; the worker imports them again.
     """
 
     site: Site
     splits: tuple[tuple[np.ndarray | None, ...], ...]
     device: str
-    plugins: tuple[str, ...] = ()
+    plugins: Mapping[str, bytes | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, site: Site, device: str) -> OpenHospital:
@@ -116,8 +116,8 @@ class OpenHospital:
         from fedmerge.federation.hospital.app import client_app
         from fedmerge.federation.hospital.hospital import Hospital
 
-        for plugin in self.plugins:
-            load_module(plugin)
+        for plugin, source in self.plugins.items():
+            load_module(plugin, source)
         train, val = (_unpack(arrays) for arrays in self.splits)
         hospital = Hospital(replace(self.site, train=train, val=val), self.device, progress)
         return client_app(lambda context: hospital, memory_in_context=True)

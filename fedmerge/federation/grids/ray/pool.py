@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from fedmerge.cluster.config import BackendConfig
+from fedmerge.cluster.head import Head
 from fedmerge.cluster.room import first_line, places
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.grids.ray.numerics import Numerics
@@ -63,6 +64,7 @@ class Pool:
             "scheduling_strategy": "SPREAD",
         }
         self._numerics = Numerics.here()
+        self._head = Head.of(backend)
         self._gathered, self._tries = False, 0
         self._last_seen = time.monotonic()
         self.hands = [self._start(index) for index in range(self.count)]
@@ -73,7 +75,8 @@ class Pool:
         return bool(self._options["num_gpus"])
 
     def ready(self) -> list[WorkerHandle]:
-        """Return the workers that are ready."""
+        """Return the workers that are ready. Raises HeadLost where the cluster's head does not answer."""
+        self._head.check()
         for hand in list(self.hands):
             hand.wait_for_clients()
             if hand.failure and self._tries:
