@@ -14,7 +14,7 @@ from fedmerge.models.cnn import small_cnn
 from fedmerge.models.efficientnet import efficientnet_lite0
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.resnet import resnet18
-from fedmerge.models.vgg import vgg11, vgg19
+from fedmerge.models.vgg import vgg11, vgg16, vgg19
 from fedmerge.models.vision import HALF_RANGE, check_classifier, classifier_names, torchvision_classifier
 from fedmerge.models.vit import tiny_vit
 from fedmerge.plugins import attribute
@@ -29,6 +29,7 @@ for _name, _builder, _title, _paper in (
     ("small-cnn", small_cnn, "Small CNN", ""),
     ("resnet18", resnet18, "ResNet-18, small-image stem", "He et al., arXiv 1512.03385"),
     ("vgg11", vgg11, "VGG-11", "Simonyan and Zisserman, arXiv 1409.1556"),
+    ("vgg16", vgg16, "VGG-16", "Simonyan and Zisserman, arXiv 1409.1556"),
     ("vgg19", vgg19, "VGG-19", "Simonyan and Zisserman, arXiv 1409.1556"),
     ("tiny-vit", tiny_vit, "Tiny vision transformer", "Dosovitskiy et al., arXiv 2010.11929"),
     ("efficientnet-lite0", efficientnet_lite0, "EfficientNet-Lite0", "Tan and Le, arXiv 1905.11946"),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.studies.papers import depths
 from benchmarks.studies.papers.cells import Cell, Row
 from benchmarks.studies.papers.images import Pictures, pictures
 from benchmarks.studies.papers.networks import LAYERS, Sizes, Workshop, begun, seen
@@ -60,6 +61,12 @@ def cells(shop: Workshop, seeds: int) -> Iterator[Cell]:
         **{f"{MAIN}-{network}": partial(_averages, shop, MAIN, network) for network in DEPTHS},
         **{f"{data}-{PAPERS}": partial(_averages, shop, data, PAPERS) for data in SETS},
         "own-heads": partial(_averages, shop, MAIN, PAPERS, own=True),
+        **{
+            f"depth-{data}-{network}-{heads.replace(' ', '-')}": partial(_depth, shop, data, network, heads)
+            for data in depths.SETS
+            for heads in depths.HEADS
+            for network in depths.NORMED
+        },
     }
     yield Cell("sizes", _sizes)
     for name, make in asked.items():
@@ -106,6 +113,11 @@ def _averages(shop: Workshop, data: str, network: str, seed: int, own: bool = Fa
         for metric in ("angle", "task_angle", "scale", "retained"):
             yield Row("moved", setting, seed, row["part"], metric, row[metric], LAYERS.get(network, 0))
     yield Row("commonest", setting, seed, "", "accuracy", subject.commonest)
+
+
+def _depth(shop: Workshop, data: str, network: str, heads: str, seed: int) -> Iterator[Row]:
+    models, _ = models_of(shop, data, network, seed, depths.HEADS[heads], FEW)
+    return depths.gaps(shop, data, network, heads, models, seed)
 
 
 def _magnified(shop: Workshop, network: str, seed: int) -> Iterator[Row]:
