@@ -24,7 +24,7 @@ from fedmerge.seeding import derive
 NETWORK = "resnet18"
 WIDE, NARROW = 16, 8
 """Channels of the stem; He et al.'s ResNet-18 has 64."""
-SETS = ("digits", "cells")
+SETTINGS = (("digits", "two parents"), ("cells", "two parents"), ("digits", "one parent"))
 SPLITS = {"two parents": "skewed", "one parent": "one"}
 """Two parents on skewed halves, or one that saw all images."""
 KF, GRADIENT, DISTILLED, AFTER = "kf", "kf-gradient", "distill", "distill from kf"

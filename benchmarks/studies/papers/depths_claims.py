@@ -32,7 +32,7 @@ def slope(case: str) -> Callable[[Rows], pd.DataFrame]:
 
 
 CLAIMS = [
-    Claim("Fig. 3", "with batch norm it does not shrink with depth, 4 to 17 layers: by at most a point in ten",
+    Claim("Fig. 3", "with batch norm it does not shrink with depth: by at most a point in ten layers",
           "slope of the gap by depth (4, 9, 14, 17), in points for ten layers, plus a point; 3 models",
           slope(MEAN), key="with batch norm: what the gap grows by in ten layers, plus a point"),
     Claim("Fig. 3", "the same with batch-norm statistics measured anew on the training images (our addition)",

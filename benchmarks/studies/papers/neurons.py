@@ -51,8 +51,7 @@ def cells(shop: Workshop, seeds: int) -> Iterator[Cell]:
         "settings-digits": partial(_settings, shop, "digits"),
         **{
             f"compressed-{data}-{parents.replace(' ', '-')}": partial(_compressed, shop, data, parents)
-            for parents in compression.SPLITS
-            for data in compression.SETS
+            for data, parents in compression.SETTINGS
         },
     }
     for name, make in asked.items():

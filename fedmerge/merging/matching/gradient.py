@@ -290,7 +290,7 @@ def _ahead(program: Program, values: Mapping[str, Tensor], level: Level, x: Tens
 
 
 def _mixed(values: Sequence[Tensor], weights: Tensor, dim: int) -> Tensor:
-    """The parents' values side by side times weights, C x all their channels; channels along ``dim`` again."""
+    """The parents' values side by side, times weights C x sum of C_m; channels along ``dim`` again."""
     side = torch.cat([value.movedim(dim, -1) for value in values], -1)
     return (side @ weights.to(side).T).movedim(-1, dim)
 

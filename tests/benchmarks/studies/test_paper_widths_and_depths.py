@@ -69,9 +69,9 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("digits")
 def test_small_studies_have_the_rows_of_their_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for what, value in {
-        "rethinking.depths.NORMED": ("small-cnn", "vgg11"), "rethinking.depths.SETS": ("digits",),
-        "rethinking.depths.HEADS": {"own heads": True}, "neurons.compression.SETS": ("digits",),
-        "neurons.compression.SPLITS": {"two parents": "skewed"},
+        "rethinking.depths.NORMED": ("small-cnn", "vgg11"),
+        "rethinking.depths.KINDS": {"own heads": (True, {"epochs": 2}, ("digits",))},
+        "neurons.compression.SETTINGS": (("digits", "two parents"),),
         "neurons.compression.WIDE": 4, "neurons.compression.NARROW": 2,
     }.items():  # fmt: skip
         monkeypatch.setattr(f"benchmarks.studies.papers.{what}", value)
