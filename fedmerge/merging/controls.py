@@ -12,15 +12,16 @@ from fedmerge.merging.fitting import DESCENT, Descent, descend, divergence, in_f
 from fedmerge.merging.matching.solve import solve
 from fedmerge.merging.methods import FUSION, Context, Merged, uniform
 from fedmerge.merging.parents import Parents
-from fedmerge.models.copies import fill
+from fedmerge.models.copies import faithful, fill
 from fedmerge.models.entries import entries
 from fedmerge.models.heads import apply_head, features, find_head
 from fedmerge.models.outputs import logits_of
-from fedmerge.models.state import average, narrowed
+from fedmerge.models.state import average, check_alike, narrowed
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
 
 Student = Literal["first", "mean"]
+AnyStudent = Literal["first", "mean", "into"]
 BATCH = 64
 
 
@@ -30,12 +31,13 @@ BATCH = 64
     paper="Distilling the knowledge in a neural network, arXiv 1503.02531",
     needs=Needs(individual_models=True, fusion_images=True),
     own_state=True,
+    any_width=True,
 )
 def distill(
     parents: Parents,
     context: Context,
     *,
-    student: Student = "first",
+    student: AnyStudent = "first",
     temperature: float = 2.0,
     descent: Descent = DESCENT,
 ) -> Merged:
@@ -43,15 +45,18 @@ def distill(
 
         minimise T^2 mean_n KL((1/M) sum_m softmax(z_m(x_n) / T) | softmax(z(x_n) / T))
 
-    student: begin as the first parent, or as the mean of all. No label is used. descent: Adam on four
+    student: begin as the first parent, as the mean of all, or as the module ``into=`` given to ``merge`` is,
+    with its weights; it may be of another width, as parents may. No label is used. descent: Adam on four
     fifths of the images, stopped after ``patience`` epochs without improvement on the last fifth, the best
     weights restored: the start is one of them. Batch norms train on their batches (batches of one excepted);
     dropout is off and images are not augmented, so small sets over-fit sooner than in common distillation.
-    The images and M times their logits are held in memory. Raises FedMergeError for fewer than two images.
+    The images and M times their logits are held in memory. Raises FedMergeError for fewer than two images,
+    for a student of another architecture than the model to be made, and for other numbers of classes.
     """
     images, task = _images(context, "distill"), context.task
-    targets = soft_targets(_logits(parents, context, images), temperature, task).float()
-    module, images = in_float32(_student(parents, context, student).to(context.device), images)
+    begun = _student(parents, context, student)
+    targets = soft_targets(_alike_logits(parents, context, images), temperature, task).float()
+    module, images = in_float32(begun.to(context.device), images)
 
     def loss(indices: Tensor, training: bool) -> Tensor:
         _norms(module, training and len(indices) > 1)
@@ -63,7 +68,7 @@ def distill(
         list(module.parameters()), loss, len(images), descent, rng=rng, buffers=list(module.buffers())
     )
     decision = {"student": student, "epochs": fit.epochs, "best_epoch": fit.best, "loss": fit.loss}
-    return _merged(parents, module, decision)
+    return _merged(parents, module, decision, student)
 
 
 @FUSION.method(
@@ -152,10 +157,46 @@ def _logits(parents: Parents, context: Context, images: Tensor) -> list[Tensor]:
     return found
 
 
-def _student(parents: Parents, context: Context, student: Student) -> nn.Module:
+def _alike_logits(parents: Parents, context: Context, images: Tensor) -> list[Tensor]:
+    """The logits of parents that may differ in width. Raises FedMergeError where their classes differ."""
+    found = _logits(parents, context, images)
+    with torch.no_grad():
+        own = parents.template(images[:2].to(next(parents.template.parameters(), images).device))
+    widths = [each.shape[1] for each in found] + [logits_of(own).flatten(1).shape[1]]
+    names = [*parents.names, "the model to be made"]
+    for name, width in zip(names, widths, strict=True):
+        if width != widths[0]:
+            raise FedMergeError(
+                f"'{name}' has {width} outputs, '{names[0]}' {widths[0]}: distill models of the same classes."
+            )
+    return found
+
+
+def _student(parents: Parents, context: Context, student: AnyStudent) -> nn.Module:
+    """The network that training begins at. Raises FedMergeError where it is not the model to be made."""
+    if student == "into":
+        return _blank(parents, student)
+    states = parents.states([0] if student == "first" else None)
+    for name, state in zip(parents.names, states, strict=False):
+        try:
+            check_alike(("the model to be made", name), (entries(parents.template), state))
+        except FedMergeError as error:
+            raise FedMergeError(
+                f"student: {student} begins with the models' weights, but {error} Or begin with those of the "
+                "model given as into= (student: into)."
+            ) from None
     if student == "first":
         return parents.copy(0)
     return parents.module(average(parents.states(), batch_norm=context.batch_norm))
+
+
+def _blank(parents: Parents, student: AnyStudent) -> nn.Module:
+    """A copy of the module that the result is a copy of: the one given as ``into=``, or the first parent."""
+    if student != "into":
+        return parents.copy(0)
+    if not parents.chosen:
+        raise FedMergeError("student: into begins as the model given as into=: pass it to merge.")
+    return faithful(parents.template)
 
 
 def _norms(module: nn.Module, training: bool) -> None:
@@ -165,9 +206,11 @@ def _norms(module: nn.Module, training: bool) -> None:
             part.training = training
 
 
-def _merged(parents: Parents, module: nn.Module, decision: dict[str, Any]) -> Merged:
-    """The result on the template's device, in its precision and in eval mode, free of training's traces."""
-    like = parents.load(0)
+def _merged(
+    parents: Parents, module: nn.Module, decision: dict[str, Any], student: AnyStudent = "first"
+) -> Merged:
+    """The result in the precision of what it is a copy of and in eval mode, free of training's traces."""
+    made = _blank(parents, student)
+    like = entries(made)
     state = {key: narrowed(key, value, like[key].dtype) for key, value in entries(module).items()}
-    made = fill(parents.copy(0), state)
-    return Merged(made, uniform(parents), [decision], fitted=True)
+    return Merged(fill(made, state), uniform(parents), [decision], fitted=True)

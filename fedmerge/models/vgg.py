@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fedmerge.models.layers import check_positive, check_rate, initialise_convs, norm2d
 from fedmerge.models.pooling import MaxPool2d
 
-_CONVS = {11: (1, 1, 2, 2, 2), 19: (2, 2, 4, 4, 4)}
+_CONVS = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _CHANNELS = (1, 2, 4, 8, 8)
 
 
@@ -55,6 +55,24 @@ def vgg11(
     check_positive("vgg11", width=width)
     check_rate("vgg11", dropout=dropout)
     return Vgg(in_channels, n_classes, 11, width, norm, dropout)
+
+
+def vgg16(
+    in_channels: int,
+    n_classes: int,
+    image_size: int,
+    *,
+    width: int = 64,
+    norm: Literal["batch", "none"] = "batch",
+    dropout: float = 0.0,
+) -> nn.Module:
+    """VGG-16 (13 convolutions) with one linear head in place of three, for images of any size.
+
+    width: channels of the first convolution; 64 is Simonyan and Zisserman's.
+    """
+    check_positive("vgg16", width=width)
+    check_rate("vgg16", dropout=dropout)
+    return Vgg(in_channels, n_classes, 16, width, norm, dropout)
 
 
 def vgg19(

@@ -15,7 +15,7 @@ from fedmerge.models.efficientnet import efficientnet_lite0
 from fedmerge.models.inputs import Normalisation
 from fedmerge.models.resnet import resnet18
 from fedmerge.models.start_file import begin_from, check_start, start_digest
-from fedmerge.models.vgg import vgg11, vgg19
+from fedmerge.models.vgg import vgg11, vgg16, vgg19
 from fedmerge.models.vision import HALF_RANGE, check_classifier, classifier_names, torchvision_classifier
 from fedmerge.models.vit import tiny_vit, vit_s14
 from fedmerge.plugins import attribute
@@ -31,6 +31,7 @@ for _name, _builder, _title, _paper in (
     ("small-cnn", small_cnn, "Small CNN", ""),
     ("resnet18", resnet18, "ResNet-18, small-image stem", "He et al., arXiv 1512.03385"),
     ("vgg11", vgg11, "VGG-11", "Simonyan and Zisserman, arXiv 1409.1556"),
+    ("vgg16", vgg16, "VGG-16", "Simonyan and Zisserman, arXiv 1409.1556"),
     ("vgg19", vgg19, "VGG-19", "Simonyan and Zisserman, arXiv 1409.1556"),
     ("tiny-vit", tiny_vit, "Tiny vision transformer", "Dosovitskiy et al., arXiv 2010.11929"),
     ("vit-s14", vit_s14, "Vision transformer S/14", "Dosovitskiy et al., arXiv 2010.11929"),

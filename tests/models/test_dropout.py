@@ -9,7 +9,7 @@ from fedmerge.models.heads import features, find_head
 from fedmerge.models.state import state_hash
 from fedmerge.models.zoo import ModelSpec, build
 
-CONVOLUTIONAL = ["small-cnn", "vgg11", "vgg19", "resnet18"]
+CONVOLUTIONAL = ["small-cnn", "vgg11", "vgg16", "vgg19", "resnet18"]
 
 
 def network(name: str, **options: float) -> nn.Module:

@@ -96,8 +96,9 @@ def test_resnet18_has_the_parameters_of_its_layers() -> None:
 def test_vgg_has_the_parameters_and_convolutions_of_its_depth() -> None:
     eleven = [1, 64, 128, 256, 256, 512, 512, 512, 512]
     assert parameters(build(spec("vgg11"), seed=0)) == conv_parameters(eleven) + 512 * 3 + 3
-    model = build(spec("vgg19"), seed=0)
-    assert sum(isinstance(module, nn.Conv2d) for module in model.modules()) == 16
+    for name, convolutions in {"vgg11": 8, "vgg16": 13, "vgg19": 16}.items():  # and three linear layers there
+        model = build(spec(name), seed=0)
+        assert sum(isinstance(module, nn.Conv2d) for module in model.modules()) == convolutions
 
 
 def test_tiny_vit_has_the_parameters_of_its_layers() -> None:

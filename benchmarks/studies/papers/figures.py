@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.pages import Picture
+from benchmarks.studies.papers import compression_figures, depths_figures
 from benchmarks.studies.papers import filters_figures, mirage_figures, neurons_figures, rethinking_figures
 from benchmarks.studies.papers.claims import Rows
 
@@ -17,6 +18,7 @@ FIGURES: dict[str, dict[str, tuple[Callable[[Rows], Picture], str]]] = {
     },
     "rethinking": {
         "averages": (rethinking_figures.averages, "averages"),
+        "depths": (depths_figures.depths, "depth"),
         "magnified": (rethinking_figures.magnified, "magnified"),
         "templates": (rethinking_figures.templates, "templates"),
     },
@@ -24,6 +26,7 @@ FIGURES: dict[str, dict[str, tuple[Callable[[Rows], Picture], str]]] = {
         "fused": (neurons_figures.fused, "fused"),
         "errors": (neurons_figures.errors, "errors"),
         "cost": (neurons_figures.cost, "fused"),
+        "compressed": (compression_figures.compressed, "compressed"),
     },
     "in-model-merging": {
         "scores": (filters_figures.scores, "scores"),

@@ -27,11 +27,16 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "vgg11": ("vgg11", {"width": 8}),
     "vgg11-plain": ("vgg11", {"width": 8, "norm": "none"}),
     "vgg19-plain": ("vgg19", {"width": 8, "norm": "none"}),
+    "vgg16": ("vgg16", {"width": 8}),
+    "vgg19": ("vgg19", {"width": 8}),
     "resnet18": ("resnet18", {"width": 8}),
     "tiny-vit": ("tiny-vit", {"patch": 8, "dim": 64, "depth": 4}),
 }
 """The zoo's network and its options; "plain" has no normalisation."""
-LAYERS = {"small-cnn-plain": 4, "vgg11-plain": 9, "vgg19-plain": 17, "small-cnn": 4, "vgg11": 9}
+LAYERS = {
+    "small-cnn-plain": 4, "vgg11-plain": 9, "vgg19-plain": 17,
+    "small-cnn": 4, "vgg11": 9, "vgg16": 14, "vgg19": 17,
+}  # fmt: skip
 """Layers with weights."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.studies.papers import compression
 from benchmarks.studies.papers.cells import Cell, Row
 from benchmarks.studies.papers.images import Pictures, pictures
 from benchmarks.studies.papers.networks import NETWORKS, Sizes, Workshop, made, rates, seen
@@ -48,6 +49,10 @@ def cells(shop: Workshop, seeds: int) -> Iterator[Cell]:
         **{"-".join(setting): partial(_fused, shop, *setting) for setting in SETTINGS},
         "widths": partial(_widths, shop),
         "settings-digits": partial(_settings, shop, "digits"),
+        **{
+            f"compressed-{data}-{parents.replace(' ', '-')}": partial(_compressed, shop, data, parents)
+            for data, parents in compression.SETTINGS
+        },
     }
     for name, make in asked.items():
         for seed in range(seeds):
@@ -200,6 +205,26 @@ def _widths(shop: Workshop, seed: int) -> Iterator[Row]:
         )
     mean = torch.stack([answers(model, x) for model in networks]).mean(0)
     yield Row("widths", "digits", seed, "ensemble", "accuracy", score(mean, y).accuracy)
+
+
+def _compressed(shop: Workshop, data: str, parents: str, seed: int) -> Iterator[Row]:
+    """Wide ResNets into a narrow one, which is also trained on all images with their labels."""
+    found = pictures(data, seed, shop.sizes.images, shop.sizes.tested)
+
+    def trained(parts: list[Split], split: str, width: int) -> list[nn.Module]:
+        return [
+            _parent(shop, data, compression.NETWORK, part, found.classes, seed, number,
+                    f"{split}, width {width}", {"width": width})
+            for number, part in enumerate(parts)
+        ]  # fmt: skip
+
+    split = compression.SPLITS[parents]
+    parts = [found.train] if split == "one" else _parts(found.train, split, seed)
+    (narrow,) = trained([found.train], "one", compression.NARROW)
+    given = {"best": narrow, "blank": compression.blank(found.classes, seed)}
+    setting = compression.setting_of(data, parents)
+    wide = trained(parts, split, compression.WIDE)
+    return compression.compressed(shop.sizes, setting, wide, given, found, seed)
 
 
 def _settings(shop: Workshop, data: str, seed: int) -> Iterator[Row]:

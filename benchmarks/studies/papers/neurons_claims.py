@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from benchmarks.studies.papers import compression_claims
 from benchmarks.studies.papers.claims import MARGIN, Claim, Rows, benched, framed, less, near, pick
 
 NAME = "neuron-interpolation"
@@ -234,7 +235,5 @@ CLAIMS = [
           slower("kf", "ot", 1.0), TIMES),
     Claim("Tables 1-3", "ViT on CIFAR-100, VGG-11 on CIFAR-10, 300 epochs", "",
           why="CIFAR is not here, and five ViT at 350 epochs take GPU days"),
-    Claim("Table 7", "ResNets compressed to narrower ones, twice the accuracy of distillation", "",
-          untested=True,
-          why="widths of networks without shortcuts alone were fused"),
+    *compression_claims.CLAIMS,
 ]  # fmt: skip

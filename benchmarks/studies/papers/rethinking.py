@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.studies.papers import depths
 from benchmarks.studies.papers.cells import Cell, Row
 from benchmarks.studies.papers.images import Pictures, pictures
 from benchmarks.studies.papers.networks import LAYERS, Sizes, Workshop, begun, seen
@@ -60,6 +62,14 @@ def cells(shop: Workshop, seeds: int) -> Iterator[Cell]:
         **{f"{MAIN}-{network}": partial(_averages, shop, MAIN, network) for network in DEPTHS},
         **{f"{data}-{PAPERS}": partial(_averages, shop, data, PAPERS) for data in SETS},
         "own-heads": partial(_averages, shop, MAIN, PAPERS, own=True),
+        **{
+            f"depth-{data}-{network}-{kind.replace(',', '').replace(' ', '-')}": partial(
+                _depth, shop, data, network, kind
+            )
+            for kind, (_, _, sets) in depths.KINDS.items()
+            for data in sets
+            for network in depths.NORMED
+        },
     }
     yield Cell("sizes", _sizes)
     for name, make in asked.items():
@@ -78,13 +88,21 @@ def _sizes() -> Iterator[Row]:
 
 
 def models_of(
-    shop: Workshop, data: str, network: str, seed: int, own: bool = False, most: int | None = None
+    shop: Workshop,
+    data: str,
+    network: str,
+    seed: int,
+    own: bool = False,
+    most: int | None = None,
+    **more: Any,
 ) -> tuple[dict[str, nn.Module], Pictures]:
-    """Return the models, trained alike but for the order of batches, and their images."""
+    """Return the models, trained alike but for the order of batches, and their images. more: of training."""
     found = pictures(data, seed, shop.sizes.images, shop.sizes.tested)
     names = [f"model {number}" for number in range(min(most or shop.sizes.models, shop.sizes.models))]
     models = {
-        name: shop.tuned(network, data, found.train, found.classes, seed, site=name, head=name if own else "")
+        name: shop.tuned(
+            network, data, found.train, found.classes, seed, site=name, head=name if own else "", **more
+        )
         for name in names
     }
     return models, found
@@ -106,6 +124,12 @@ def _averages(shop: Workshop, data: str, network: str, seed: int, own: bool = Fa
         for metric in ("angle", "task_angle", "scale", "retained"):
             yield Row("moved", setting, seed, row["part"], metric, row[metric], LAYERS.get(network, 0))
     yield Row("commonest", setting, seed, "", "accuracy", subject.commonest)
+
+
+def _depth(shop: Workshop, data: str, network: str, kind: str, seed: int) -> Iterator[Row]:
+    own, more, _ = depths.KINDS[kind]
+    models, _ = models_of(shop, data, network, seed, own, FEW, **more)
+    return depths.gaps(shop, data, network, kind, models, seed)
 
 
 def _magnified(shop: Workshop, network: str, seed: int) -> Iterator[Row]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from benchmarks.studies.papers import depths_claims
 from benchmarks.studies.papers.claims import MARGIN, Claim, Rows, benched, framed, less, near, over, pick
 from benchmarks.studies.papers.rethinking import FEW, MAIN, TABLE8
 from benchmarks.studies.papers.rethinking import PAPERS as PLAIN
@@ -188,8 +189,7 @@ CLAIMS = [
     Claim("Fig. 3", "it shrinks with depth: 4 to 17 layers, without batch norm",
           f"gap of 4 layers less gap of 17, {FEW} models", between("small-cnn-plain", "vgg19-plain", FEW,
           "tiny")),
-    Claim("Fig. 3", "with batch norm it does not shrink with depth", "", untested=True,
-          why="one network with batch norm was averaged"),
+    *depths_claims.CLAIMS,
     Claim("Table 9", f"transformers lose most: a larger gap than a CNN's, {FEW} models",
           "gap of tiny-vit less that of VGG-11 with batch norm", between("tiny-vit", "vgg11", FEW, MAIN),
           key="the transformer's gap above a CNN's"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.attribution import importance, normalise
@@ -28,6 +29,7 @@ from fedmerge.merging.matching.importances import (
     attribution_needs,
     shares_of,
 )
+from fedmerge.merging.matching.kmeans_fusion import kmeans_fusion
 from fedmerge.merging.matching.networks import Networks
 from fedmerge.merging.matching.prior import matched_columns
 from fedmerge.merging.matching.solve import solve
@@ -35,7 +37,8 @@ from fedmerge.merging.methods import FUSION, Context, Merged, uniform
 from fedmerge.merging.neurons import sums
 from fedmerge.merging.neurons.maps import Correspondence
 from fedmerge.merging.parents import Parents
-from fedmerge.models.graph import Level, Run, levels
+from fedmerge.models.entries import entries
+from fedmerge.models.graph import Level, Program, Run, levels
 from fedmerge.models.state import State
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
@@ -58,6 +61,7 @@ class Fitting:
     paper="Model Fusion via Neuron Interpolation (KF gradient), arXiv 2507.00037",
     needs=Needs(individual_models=True, fusion_images=True),
     also=attribution_needs,
+    any_width=True,
 )
 def gradient_fusion(
     parents: Parents,
@@ -94,16 +98,24 @@ def gradient_fusion(
     ``loss`` is the mean squared error over all images for a closed form, else the loss of the kept weights on
     the held-out fifth.
 
+    Where a parent has another width than the model to be made, levels start as ``kf`` makes them of the same
+    images, and keep its groups, since no parent's weights fit; ``clustering`` decides nothing there.
+
     Departures from the authors' program: importance weighs the logits, too (it takes their plain mean), best
     weights restored, KL of log-probabilities, scores of mean one, closed form, groups shared along residual
-    streams. Dropout is off; batch norms inside a level use the first model's running statistics throughout,
-    and their weights are fitted. Memory: the values at one level's end of all images, for each parent. Raises
+    streams. Dropout is off; batch norms inside a level use the running statistics that it starts with, and
+    their weights are fitted. Memory: the values at one level's end of all images, for each parent. Raises
     FedMergeError for fewer than two images.
     """
     images = _images(context)
     networks = Networks.of(parents, replace(context, example=images[:2]))
     walk = _Walk(networks, context, Fitting(loss, closed_form, descent))
-    walk.group(images, attribution, normalisation, clustering)
+    walk.score(images, attribution, normalisation)
+    if networks.one_width:
+        walk.group(images, clustering)
+    else:
+        how: dict[str, Any] = {"attribution": attribution, "normalisation": normalisation}
+        walk.begin(kmeans_fusion(parents, context, **how))
     state = walk.fit(images, parameters={name for name, _ in parents.template.named_parameters()})
     return Merged(
         parents.module(state), uniform(parents), walk.decisions, correspondence=walk.maps, fitted=True
@@ -116,32 +128,35 @@ class _Walk:
     def __init__(self, networks: Networks, context: Context, fitting: Fitting) -> None:
         self.networks, self.context, self.fitting = networks, context, fitting
         self.program, self.device = networks.fused, context.device
-        self.values = [self.program.values(state, self.device) for state in networks.states]
+        pairs = zip(networks.programs, networks.states, strict=True)
+        self.values = [program.values(state, self.device) for program, state in pairs]
         self.pieces = levels(self.program)
+        self.theirs = [levels(program) for program in networks.programs]
         shapes = {key: value.shape for key, value in networks.like.items()}
         self.ends = endings(self.program, self.pieces, networks.neurons, shapes)
-        self.state: State = {key: value.clone() for key, value in networks.states[0].items()}
+        self.state: State = {}
         self.decisions: list[dict[str, Any]] = []
 
-    def group(
-        self,
-        images: Tensor,
-        attribution: Attribution,
-        normalisation: Normalisation,
-        clustering: Clustering,
-    ) -> None:
-        """Decide for every group of neurons which of them are one fused neuron."""
+    def group(self, images: Tensor, clustering: Clustering) -> None:
+        """Decide for every group of neurons which of them are one fused neuron; begin as the first model."""
         grams = level_grams(
             self.program, self.values, images, self.pieces, self.ends,
             batch_size=BATCH, device=self.device, unit_rows=clustering.unit_rows,
         )  # fmt: skip
-        self.scores, self.shares = self._scores(images, attribution, normalisation)
         rng = generator(self.context.seed, "kf-gradient k-means")
+        scores = [torch.stack(each) for each in self.scores]
         self.maps: Correspondence = correspondence(
-            self.networks.neurons, self.ends, grams, self.scores, clustering.centroids, rng
+            self.networks.neurons, self.ends, grams, scores, clustering.centroids, rng
         )
         pairs = zip(self.ends, self.shares, strict=True)
         self.maps.channels |= {end.axis: share for end, share in pairs if end.axis and share is not None}
+        self.state = {key: value.clone() for key, value in self.networks.states[0].items()}
+
+    def begin(self, linear: Merged) -> None:
+        """Begin as a fused model of the width to be made, whose groups are kept."""
+        assert linear.correspondence is not None
+        self.maps = linear.correspondence
+        self.state = {key: value.detach().clone() for key, value in entries(linear.model).items()}
 
     @torch.no_grad()
     def fit(self, images: Tensor, parameters: set[str]) -> State:
@@ -149,10 +164,10 @@ class _Walk:
         x = images.to(self.device)
         theirs = [x] * len(self.networks)
         for number, (level, end) in enumerate(zip(self.pieces, self.ends, strict=True)):
-            theirs = [self._ahead(v, level, z) for v, z in zip(self.values, theirs, strict=True)]
+            theirs = [self._parent_ahead(m, number, z) for m, z in enumerate(theirs)]
             last = level.stop is self.program.output
             kl = last and self.fitting.loss.head == "kl"
-            weights = mixing(self.maps, end, self.shares[number])
+            weights = mixing(self.maps, end, [z.shape[end.dim] for z in theirs], self.shares[number])
             if kl:
                 targets = soft_targets(theirs, self.fitting.loss.temperature, self.context.task).to(x.dtype)
             else:
@@ -162,39 +177,42 @@ class _Walk:
             else:
                 keys = [key for key in level.keys if key in parameters]
                 self.state |= (found := self._descend(number, keys, x, targets, kl))[0]
-            x = self._ahead(self.program.values(self.state, self.device), level, x)
-            shared = weights.view(end.width, len(self.networks), -1).any(2).sum(1) > 1
+            x = _ahead(self.program, self.program.values(self.state, self.device), level, x)
+            of = weights.split([z.shape[end.dim] for z in theirs], 1)
+            shared = torch.stack([part.any(1) for part in of]).sum(0) > 1
             self.decisions.append(
                 {"level": number, "layers": [layer.name for layer in level.layers], **found[1]}
                 | {"neurons": end.width, "of_several_models": int(shared.sum())}
             )
         return self.state
 
-    def _ahead(self, values: Mapping[str, Tensor], level: Level, x: Tensor) -> Tensor:
-        """A level's value for all images, from its input."""
-        runs = [Run(self.program, values, part, start=level.start) for part in x.split(BATCH)]
-        return torch.cat([run.until(level.stop) for run in runs])
+    def _parent_ahead(self, m: int, number: int, x: Tensor) -> Tensor:
+        """A parent's value of a level for all images, from its own input."""
+        return _ahead(self.networks.programs[m], self.values[m], self.theirs[m][number], x)
 
-    def _scores(
-        self, images: Tensor, kind: Attribution, how: Normalisation
-    ) -> tuple[list[Tensor], list[Tensor | None]]:
+    def _places(self, pieces: Sequence[Level]) -> dict[str, tuple[Node, int]]:
+        """By level, the value at its end and the dimension of its channels."""
+        both = zip(pieces, self.ends, strict=True)
+        return {str(i): (piece.stop, end.dim) for i, (piece, end) in enumerate(both)}
+
+    def score(self, images: Tensor, kind: Attribution, how: Normalisation) -> None:
         """Per level, of each parent's channels at its end: importance, and share by it (None: uniform)."""
-        both = zip(self.pieces, self.ends, strict=True)
-        places = {str(i): (level.stop, end.dim) for i, (level, end) in enumerate(both)}
+        x, labels, cut = images, self.context.labels, self._places
+        networks = zip(self.networks.programs, self.networks.states, self.theirs, strict=True)
         totals = [
-            importance(
-                self.program, state, images, self.context.labels, kind, device=self.device, places=places
-            )
-            for state in self.networks.states
+            importance(program, state, x, labels, kind, device=self.device, places=cut(pieces))
+            for program, state, pieces in networks
         ]
         found = [
             normalise({name: t / len(images) + 1e-8 for name, t in each.items()}, how) for each in totals
         ]
-        scores = [torch.stack([each[name] for each in found]) for name in places]
-        if kind == "uniform":
-            return scores, [None] * len(scores)
-        used = [torch.stack([each[name] > 0 for each in totals]) for name in places]
-        return scores, [shares_of(s, u) for s, u in zip(scores, used, strict=True)]
+        names = [str(i) for i in range(len(self.pieces))]
+        self.scores = [[each[name] for each in found] for name in names]
+        self.shares: list[Tensor | None] = [None] * len(names)
+        if kind != "uniform" and self.networks.one_width:
+            used = [torch.stack([each[name] > 0 for each in totals]) for name in names]
+            pairs = zip(self.scores, used, strict=True)
+            self.shares = [shares_of(torch.stack(s), u) for s, u in pairs]
 
     def _closed(self, level: Level, x: Tensor, targets: Tensor) -> tuple[State, dict[str, Any]]:
         """The one layer of an affine level by ridge regression on the targets."""
@@ -258,14 +276,21 @@ class _Walk:
         """The sum of importances in the cluster of each fused channel, scaled to a mean of one."""
         end, scores = self.ends[number], self.scores[number]
         if end.axis is None:
-            return scores.sum(0) / scores.sum(0).mean()
-        members = self.maps.into(*end.axis, [end.width] * len(scores), end.width)
+            total = torch.stack(scores).sum(0)
+            return total / total.mean()
+        members = self.maps.into(*end.axis, [len(s) for s in scores], end.width)
         found = torch.stack([s @ into for s, into in zip(scores, members, strict=True)]).sum(0)
         return found / found.mean()
 
 
+def _ahead(program: Program, values: Mapping[str, Tensor], level: Level, x: Tensor) -> Tensor:
+    """A level's value for all images, from its input."""
+    runs = [Run(program, values, part, start=level.start) for part in x.split(BATCH)]
+    return torch.cat([run.until(level.stop) for run in runs])
+
+
 def _mixed(values: Sequence[Tensor], weights: Tensor, dim: int) -> Tensor:
-    """The targets: the parents' values side by side, times C x M C weights, channels along ``dim`` again."""
+    """The parents' values side by side, times weights C x sum of C_m; channels along ``dim`` again."""
     side = torch.cat([value.movedim(dim, -1) for value in values], -1)
     return (side @ weights.to(side).T).movedim(-1, dim)
 

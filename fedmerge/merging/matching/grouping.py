@@ -113,16 +113,17 @@ def correspondence(
     return maps
 
 
-def mixing(maps: Correspondence, end: Ending, shares: Tensor | None = None) -> Tensor:
-    """C x M C weights that turn the parents' channels, side by side, into targets; rows sum to one.
+def mixing(maps: Correspondence, end: Ending, widths: Sequence[int], shares: Tensor | None = None) -> Tensor:
+    """C x sum_m C_m weights that turn the parents' channels, side by side, into targets; rows sum to one.
 
-    shares: M x C, for an end whose channels stand along no weight (1/M for None).
+    widths: C_m, channels of each parent here. shares: M x C, for an end whose channels stand along no weight
+    (1/M for None).
     """
     models = len(maps.parents)
     if end.axis is None:
         each = [torch.full((end.width,), 1 / models, dtype=torch.float64)] * models
         return torch.cat([torch.diag(share) for share in (each if shares is None else shares)], 1)
-    return torch.cat(maps.out(*end.axis, [end.width] * models, end.width), 1)
+    return torch.cat(maps.out(*end.axis, widths, end.width), 1)
 
 
 def _of_group(

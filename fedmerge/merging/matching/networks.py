@@ -78,6 +78,11 @@ class Networks:
         """The layers of the fused model."""
         return self.fused.layers
 
+    @property
+    def one_width(self) -> bool:
+        """Whether the parents and the model to be made have tensors of the same shapes."""
+        return all(_alike(state, self.like) for state in self.states)
+
     def sizes(self, group: int) -> list[int]:
         """How many neurons each parent has in a group."""
         return [neurons.groups[group].size for neurons in self.parents]

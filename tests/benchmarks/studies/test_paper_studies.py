@@ -33,7 +33,16 @@ LESS: dict[str, dict[str, Any]] = {
     "filters": {"FAMILIES": {"vgg11": ("breast",)}},
 }  # fmt: skip
 """What is left of each study."""
-SLOW = ("efficientnet", "magnified-vgg11", "starts", "own-heads", "widths", "settings")
+SLOW = (
+    "efficientnet",
+    "magnified-vgg11",
+    "starts",
+    "own-heads",
+    "widths",
+    "settings",
+    "depth-",
+    "compressed-",
+)
 PARTS = {
     "mirage": {
         "drift-layers",
