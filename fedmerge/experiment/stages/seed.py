@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedmerge.data import Cohort
 from fedmerge.engine.events import Event
@@ -34,8 +34,14 @@ from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import State as Weights
 
 if TYPE_CHECKING:
-    from fedmerge.experiment.stages.second import SecondProcess
     from fedmerge.federation import Backend, Server
+
+
+class Second(Protocol):
+    """A process that does steps of a cell beside this one (``second.SecondProcess``)."""
+
+    def workers(self, cell: Cell, names: Sequence[str]) -> tuple[Processes, Config] | None:
+        """Return what does these steps, with the options of their assignments; None: it does not pay."""
 
 
 def run_seed(
@@ -46,7 +52,7 @@ def run_seed(
     record: Record,
     device: str,
     backend: Backend = LOCAL,
-    second: SecondProcess | None = None,
+    second: Second | None = None,
 ) -> None:
     """Run one seed into ``folder``; all measurements, loaded ones too, go into ``record``.
 
@@ -78,7 +84,7 @@ class Cell:
         self._meanwhile: tuple[Processes, Config] | None = None
         self._waits = False
 
-    def execute(self, second: SecondProcess | None = None) -> None:
+    def execute(self, second: Second | None = None) -> None:
         """Do the steps that are not done, those first that ask hospitals, which come once for all of them.
 
         Those that ask none may meanwhile be done by a second process. The record then has the rows in the
