@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedmerge.errors import FedMergeError
+from fedmerge.schema.typed import check_types
 from fedmerge.tasks import MULTICLASS, Task
 
 Loss = Callable[[Tensor, bool], Tensor]
@@ -24,6 +25,9 @@ class Descent:
     patience: int = 15
     batch_size: int = 32
     weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 DESCENT = Descent()

@@ -25,6 +25,7 @@ from fedmerge.models.outputs import logits_of
 from fedmerge.models.pool import ModelPool
 from fedmerge.models.state import BatchNormPolicy, State, check_policy, non_finite
 from fedmerge.registry import Needs
+from fedmerge.schema.typed import check_arguments
 from fedmerge.tasks import MULTICLASS
 
 ENSEMBLE = "ensemble"  # the names of methods that keep all models begin with it
@@ -89,6 +90,8 @@ def merge(
     >>> fused = merge([net_a, net_b], "kf", data=x).model            # doctest: +SKIP
     """
     models = models if isinstance(models, ModelPool) else several(models)
+    check_arguments(merge, {"score": score, "start": start, "statistics": statistics, "seed": seed}, "merge")
+    check_arguments(merge, {"names": names, "after": after, "batch_norm": batch_norm}, "merge")
     registered = FUSION[method]
     checked = registered.check(options)
     parents = Parents.of(models, names, examples, into=into, any_width=registered.any_width)

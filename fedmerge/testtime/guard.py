@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedmerge.errors import FedMergeError
 from fedmerge.models.outputs import logits_of
 from fedmerge.models.wide import wide
+from fedmerge.schema.typed import check_types
 from fedmerge.tasks import task_of
 from fedmerge.testtime.answers import Answers
 from fedmerge.testtime.batch import taking
@@ -49,6 +50,7 @@ class Guard:
     def __post_init__(self) -> None:
         if self.reference not in ("mean", "ensemble"):
             raise FedMergeError(f"unknown reference '{self.reference}'. Allowed: mean, ensemble.")
+        check_types(self)
         if self.patience < 1:
             raise FedMergeError(f"the guard's patience is {self.patience}; it must be at least 1 batch.")
         for name in ("coefficient", "one_class"):

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.schema.typed import check_types
 from fedmerge.testtime.blocks import Granularity
 from fedmerge.testtime.entropy import check_temperature
 from fedmerge.testtime.passes import Precision
@@ -54,11 +55,12 @@ class Coefficients:
     agreement: float = 1.0
 
     def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-        check_temperature(self.of_head, "head_temperature")
         check_word("encoder coefficients", self.encoder, EncoderRule)
         check_word("head coefficients", self.head, HeadRule)
         check_word("granularity", self.granularity, Granularity)
+        check_types(self)
+        check_temperature(self.temperature)
+        check_temperature(self.of_head, "head_temperature")
         if self.statistic in INSIDE and (
             (self.head, self.encoder, self.order, self.granularity) != ("shared", "own", "batch", "whole")
         ):
@@ -96,6 +98,7 @@ class Norms:
     def __post_init__(self) -> None:
         check_word("batch-norm statistics", self.statistics, NormStatistics)
         check_word("images to learn norms from", self.learn, Teacher)
+        check_types(self)
         if not self.prior > 0:
             raise FedMergeError(f"the norms' prior is {self.prior}; it must be a number of images above 0.")
 
@@ -129,5 +132,6 @@ class Prediction:
         check_word("precision", self.precision, Precision)
         if isinstance(self.anchor, str):
             check_word("anchor", self.anchor, Literal["mean", "federated"])
+        check_types(self)
         if self.history is not None and self.history < 0:
             raise FedMergeError(f"history is {self.history}; it must be a number of traces, or None for all.")

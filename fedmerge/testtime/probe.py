@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedmerge.errors import FedMergeError
+from fedmerge.schema.typed import check_types
 from fedmerge.tasks import MULTICLASS, Task
 
 
@@ -30,6 +31,7 @@ class Probe:
     drift: float | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("images", "size", "every"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= 1):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from fedmerge.merging.matching.grouping import Centroids
 from fedmerge.merging.matching.linear import Towards
+from fedmerge.schema.typed import check_types
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,9 @@ class Clustering:
 
     centroids: Centroids = "second"
     unit_rows: bool = False
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class LevelLoss:
     head: Literal["mse", "kl"] = "mse"
     temperature: float = 2.0
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
 
 @dataclass(frozen=True)
 class ClosedForm:
@@ -45,6 +52,9 @@ class ClosedForm:
     use: bool = True
     ridge: float | None = None
     towards: Towards = "parents"
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 CLUSTERING, LEVEL_LOSS, CLOSED_FORM = Clustering(), LevelLoss(), ClosedForm()

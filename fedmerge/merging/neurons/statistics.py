@@ -7,7 +7,7 @@ images, so the answers of several hospitals add up to that of their pooled image
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ BATCH = 64
 SMALL, MANY = 1024, 256
 
 
+@runtime_checkable
 class Statistics(Protocol):
     """Answers questions about fusion images with sums over them.
 
