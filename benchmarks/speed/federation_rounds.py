@@ -27,7 +27,7 @@ from fedmerge.data import Arrays, Cohort, CohortSpec, Site, SiteSpec, build_coho
 from fedmerge.federation import FederationPlan, Server, open_backend, server_app
 from fedmerge.models import ModelSpec, Normalisation, State, average, build, predict, state_hash
 from fedmerge.seeding import Draws
-from fedmerge.training import TrainingOptions, fit
+from fedmerge.training import Segment, TrainingOptions, fit
 
 ROUNDS = 1000  # of the plan, so that every measured round is an ordinary one
 
@@ -124,7 +124,7 @@ def work(pipe: Any, plan: FederationPlan, hospitals: list[tuple[int, Site, State
                 plan.local,
                 normalise=plan.normalisation,
                 draws=Draws(plan.seed, purpose="round", round=number, site=site.name),
-                span=((number - 1) / plan.rounds, number / plan.rounds),
+                segment=Segment(((number - 1) / plan.rounds, number / plan.rounds)),
             )
             for key, value in model.state_dict().items():
                 slot[key].copy_(value)

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedmerge.cli.app import FAILED, Json, Plugins, Seed, app, err, out, print_json, say
+from fedmerge.cli.app import FAILED, Json, Normalisation, Work, app, err, out, print_json, say
 from fedmerge.cli.progress import lines
+from fedmerge.schema.option_groups import flat
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is said of models in files, and the images that go through them."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(help="Of files: the network, NAME or NAME:OPTION=VALUE,...; cards say it, too."),
+    ] = None
+    data: Annotated[
+        str | None, typer.Option(help="Of files: images, npz:FILE, medmnist:NAME, folder:DIR or digits.")
+    ] = None
+    split: Annotated[str, typer.Option(help="The split that is looked at: train, val or test.")] = "val"
+    images: Annotated[int, typer.Option(min=1, help="At most so many images.")] = 400
+    normalisation: Normalisation = "default"
+    start: Annotated[
+        Path | None, typer.Option(help="The weights from which all were trained, for angles around them.")
+    ] = None
 
 
 @app.command()
+@flat
 def analyse(
     paths: Annotated[
         list[Path], typer.Argument(help="The folder of a run, or two .safetensors files or more.")
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Of files: the network, NAME or NAME:OPTION=VALUE,...; cards say it, too."),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Of files: images, npz:FILE, medmnist:NAME, folder:DIR or digits.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="The split that is looked at: train, val or test.")] = "val",
-    images: Annotated[int, typer.Option(min=1, help="At most so many images.")] = 400,
-    normalisation: Annotated[
-        str, typer.Option(help="Of images, where no card says it: half (to -1 to 1), imagenet or none.")
-    ] = "default",
-    start: Annotated[
-        Path | None, typer.Option(help="The weights from which all were trained, for angles around them.")
-    ] = None,
+    *,
+    files: Files,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="NAME", help="An analysis; may be repeated.")
     ] = None,
@@ -43,9 +52,7 @@ def analyse(
     folder: Annotated[
         Path | None, typer.Option("--out", "-o", help="A new or empty folder. Default: runs/analysis-001 …")
     ] = None,
-    seed: Seed = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    plugins: Plugins = None,
+    work: Work,
     as_json: Json = False,
 ) -> None:
     """Measure why models can be averaged or not: tables, a page, and a sentence for each analysis.
@@ -57,23 +64,23 @@ def analyse(
     from fedmerge.reports.analysis_report import write_analysis
     from fedmerge.workflows.analyse import analyse as analyse_models
 
-    load_plugins(plugins or [])
+    load_plugins(work.plugins or [])
     with lines(err, lambda: f"analysing {', '.join(map(str, paths))}"):
         found = analyse_models(
             paths,
-            network=model,
-            data=data,
-            split=split,
-            images=images,
-            normalisation=normalisation,
-            start=start,
+            network=files.model,
+            data=files.data,
+            split=files.split,
+            images=files.images,
+            normalisation=files.normalisation,
+            start=files.start,
             only=only or [],
             changes=options or [],
             out=folder,
-            seed=seed,
-            device=device,
+            seed=work.seed,
+            device=work.device,
         )
-        page = write_analysis(found, ["fedmerge", *sys.argv[1:]], plugins or [])
+        page = write_analysis(found, ["fedmerge", *sys.argv[1:]], work.plugins or [])
     if as_json:
         print_json({
             "folder": str(found.folder),

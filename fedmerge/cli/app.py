@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +45,7 @@ FAILED = 1
 out = Console()
 err = Console(stderr=True)
 
-# options and arguments of more than one command
+# options and arguments of more than one command; those that go together are a group (``flat``)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Config = Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped configuration.")]
 Changes = Annotated[
@@ -65,6 +66,35 @@ RunFolder = Annotated[
 Resume = Annotated[
     Path | None, typer.Option("--resume", help="Go on with the run in this folder, where it stopped.")
 ]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
+]
+Normalisation = Annotated[
+    str, typer.Option(help="Of images, where no card says it: half (to -1 to 1), imagenet or none.")
+]
+MethodOptions = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A=B", help="A method's option; may be repeated.")
+]
+DEVICE = typer.Option(help="auto, cpu, cuda or cuda:N.")
+Device = Annotated[str, DEVICE]
+DeviceOrNone = Annotated[str | None, DEVICE]
+
+
+@dataclass(frozen=True)
+class Added:
+    """What comes to an experiment from outside: methods, and who is told of its rows."""
+
+    plugins: Plugins = None
+    trackers: Trackers = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """How one computation is done."""
+
+    seed: Seed = 0
+    device: Device = "auto"
+    plugins: Plugins = None
 
 
 def _print_version(asked: bool) -> None:
@@ -109,6 +139,11 @@ def say(console: Console, text: str, style: str | None = None) -> None:
 def print_json(data: Any) -> None:
     """Print data as JSON on stdout."""
     sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Return the fields that were given: those that are not None."""
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def with_trackers(changes: list[str] | None, trackers: list[str] | None) -> list[str]:

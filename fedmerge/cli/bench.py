@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +18,14 @@ from rich.text import Text
 
 from fedmerge.cli.app import (
     FAILED,
+    Added,
+    Address,
     Changes,
+    DeviceOrNone,
     Json,
-    Plugins,
-    Trackers,
     app,
     err,
+    given,
     out,
     print_json,
     say,
@@ -30,12 +33,40 @@ from fedmerge.cli.app import (
 )
 from fedmerge.cli.ending import ends_in_order, exit_code
 from fedmerge.cli.progress import clock, lines
+from fedmerge.schema.option_groups import flat
 
 if TYPE_CHECKING:
     from fedmerge.engine.events import Event, GraphProgress, Subscriber
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the jobs of a study are done."""
+
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Jobs side by side. Default: 1; on Ray, all CPUs")
+    ] = None
+    backend: Annotated[
+        str, typer.Option(help="Where jobs are done: local (this machine) or ray (a cluster).")
+    ] = "local"
+    address: Address = None
+    cpus: Annotated[float | None, typer.Option(help="CPUs of a job on Ray; may be a fraction.")] = None
+    gpus: Annotated[float | None, typer.Option(help="GPUs of a job on Ray; may be a fraction.")] = None
+    device: DeviceOrNone = None
+
+    @property
+    def local(self) -> bool:
+        """Whether jobs are done on this machine, whose processes are no matter of the backend."""
+        return self.backend == "local"
+
+    def config(self) -> dict[str, Any]:
+        """Return the fields of a ``BackendConfig`` that were given."""
+        workers = None if self.local else self.workers
+        return given(kind=self.backend, address=self.address, workers=workers, cpus=self.cpus, gpus=self.gpus)
+
+
 @app.command()
+@flat
 def bench(
     config: Annotated[str, typer.Argument(help="A study's YAML file, or the name of a shipped one.")],
     changes: Changes = None,
@@ -43,24 +74,13 @@ def bench(
         Path | None,
         typer.Option("--out", help="The study's folder; goes on where it stopped. Default: runs/NAME"),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Jobs side by side. Default: 1; on Ray, all CPUs")
-    ] = None,
-    backend: Annotated[
-        str, typer.Option(help="Where jobs are done: local (this machine) or ray (a cluster).")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
-    ] = None,
-    cpus: Annotated[float | None, typer.Option(help="CPUs of a job on Ray; may be a fraction.")] = None,
-    gpus: Annotated[float | None, typer.Option(help="GPUs of a job on Ray; may be a fraction.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    *,
+    place: Place,
     retry: Annotated[bool, typer.Option("--retry", help="Do failed jobs again.")] = False,
     extend: Annotated[
         bool, typer.Option("--extend", help="Accept a changed configuration; keep what it still needs.")
     ] = False,
-    plugins: Plugins = None,
-    trackers: Trackers = None,
+    added: Added,
     as_json: Json = False,
 ) -> None:
     """Run a study: a matrix of experiments, each job once. If interrupted, the same command goes on.
@@ -70,29 +90,26 @@ def bench(
     """
     from fedmerge.workflows.bench import completion_cache
 
-    local, changes = backend == "local", with_trackers(changes, trackers)
-    where = {"kind": backend, "address": address, "cpus": cpus, "gpus": gpus}
-    where |= {} if local else {"workers": workers}
-    settled = _settled(config, changes, plugins or [], folder, retry)
+    changes, plugins = with_trackers(changes, added.trackers), added.plugins or []
+    settled = _settled(config, changes, plugins, folder, retry)
     if settled is None:
         from fedmerge.cluster.config import BackendConfig
         from fedmerge.workflows.bench.bench import bench as run_bench
         from fedmerge.workflows.rewrite import write_again
 
         try:
-            given = {key: value for key, value in where.items() if value is not None}
-            waits = None if local else BackendConfig.of(given).waited_for
+            waits = None if place.local else BackendConfig.of(place.config()).waited_for
             with ends_in_order(), live_view(err, quiet=as_json, first=waits) as watch:
                 study = run_bench(
                     config,
                     changes=changes,
                     out=folder,
-                    workers=workers if local and workers is not None else 1,
-                    backend=given,
-                    device=device,
+                    workers=place.workers if place.local and place.workers is not None else 1,
+                    backend=place.config(),
+                    device=place.device,
                     retry=retry,
                     extend=extend,
-                    plugins=plugins or [],
+                    plugins=plugins,
                     watch=watch,
                 )
         except KeyboardInterrupt:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedmerge.cli.app import (
     FAILED,
+    Added,
+    Address,
     Changes,
     Config,
+    DeviceOrNone,
     Json,
     Plugins,
     Resume,
     RunFolder,
     Seed,
-    Trackers,
     app,
     err,
+    given,
     out,
     print_json,
     say,
@@ -29,6 +33,7 @@ from fedmerge.cli.ending import ends_in_order, exit_code
 from fedmerge.cli.importing import importing
 from fedmerge.cli.progress import lines, progress_bar
 from fedmerge.errors import FedMergeError
+from fedmerge.schema.option_groups import flat
 from fedmerge.storage.files import write
 
 if TYPE_CHECKING:
@@ -38,25 +43,44 @@ sites = typer.Typer(help="The cohorts of hospitals in sites/*.yaml.", no_args_is
 app.add_typer(sites, name="sites")
 
 
-@app.command()
-def run(
-    config: Config = None,
-    changes: Changes = None,
-    folder: RunFolder = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Run this seed alone.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+@dataclass(frozen=True)
+class Asked:
+    """The experiment that is asked for, and where its run goes."""
+
+    config: Config = None
+    changes: Changes = None
+    folder: RunFolder = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the hospitals of a run work."""
+
+    device: DeviceOrNone = None
     backend: Annotated[
         str, typer.Option(help="Where the hospitals work: local (this process) or ray (worker processes).")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Of Ray; local: 1, or 2 at most.")] = None,
-    cpus: Annotated[float | None, typer.Option(help="CPUs of a worker; may be a fraction.")] = None,
-    gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None,
+    ] = "local"
+    address: Address = None
+    workers: Annotated[int | None, typer.Option(min=1, help="Of Ray; local: 1, or 2 at most.")] = None
+    cpus: Annotated[float | None, typer.Option(help="CPUs of a worker; may be a fraction.")] = None
+    gpus: Annotated[float | None, typer.Option(help="GPUs of a worker; may be a fraction.")] = None
+
+    def config(self) -> dict[str, Any]:
+        """Return the fields of a ``BackendConfig`` that were given."""
+        return given(
+            kind=self.backend, address=self.address, workers=self.workers, cpus=self.cpus, gpus=self.gpus
+        )
+
+
+@app.command()
+@flat
+def run(
+    *,
+    asked: Asked,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Run this seed alone.")] = None,
+    place: Place,
     resume: Resume = None,
-    plugins: Plugins = None,
-    trackers: Trackers = None,
+    added: Added,
     sign: Annotated[
         Path | None, typer.Option("--sign", help="A private Ed25519 key that signs the finished run.")
     ] = None,
@@ -75,26 +99,25 @@ def run(
         from fedmerge.workflows.run import run as run_experiment
 
     if dry_run:
-        if resume is not None or config is None:
+        if resume is not None or asked.config is None:
             raise FedMergeError("--dry-run needs a configuration, and goes without --resume.")
-        show_estimate(config, changes or [], seed, device, plugins or [], as_json)
+        show_estimate(asked.config, asked.changes or [], seed, place.device, added.plugins or [], as_json)
         return
     if sign is not None:
         from fedmerge.storage import signature
 
         signer = signature.read_signing_key(sign)  # a wrong key is reported before hours of work
-    where = {"kind": backend, "address": address, "workers": workers, "cpus": cpus, "gpus": gpus}
     try:
         with ends_in_order(), progress_bar(err, quiet=as_json) as progress:
             result = run_experiment(
-                config,
-                changes=with_trackers(changes, trackers),
-                out=folder,
+                asked.config,
+                changes=with_trackers(asked.changes, added.trackers),
+                out=asked.folder,
                 seed=seed,
-                device=device,
-                backend={key: value for key, value in where.items() if value is not None},
+                device=place.device,
+                backend=place.config(),
                 resume=resume,
-                plugins=plugins or [],
+                plugins=added.plugins or [],
                 progress=progress,
             )
     except Stopped as stopped:

@@ -2,79 +2,109 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedmerge.cli.app import Plugins, app, err, out, say
+from fedmerge.cli.app import Device, MethodOptions, Plugins, app, err, out, say
+from fedmerge.schema.option_groups import flat
 
 if TYPE_CHECKING:
     from fedmerge.serving.limits import Limits
 
 
-@app.command()
-def serve(
-    models: Annotated[
-        list[Path] | None,
-        typer.Argument(help="The folder of a run, a folder of models, or .safetensors files."),
-    ] = None,
+@dataclass(frozen=True)
+class Asked:
+    """What is served: a method over some of a run's models, for the images of one hospital."""
+
     method: Annotated[
         str | None,
         typer.Option(
             help="A test-time or fusion method, or a label of the run. Default: stream-adaptive; of "
             "pretrained networks federated, or mean."
         ),
-    ] = None,
-    options: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A=B", help="A method's option; may be repeated.")
-    ] = None,
+    ] = None
+    options: MethodOptions = None
     target: Annotated[
         str | None, typer.Option(help="The run's hospital that is served; its own model is left out.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="One of the run's seeds. Default: the smallest.")] = None,
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="One of the run's seeds. Default: the smallest.")] = None
     samples: Annotated[
         str | None,
         typer.Option(
             help="Images to try on the page: run (of its unseen hospital), npz:FILE, folder:DIR, digits."
         ),
-    ] = None,
+    ] = None
     normalise: Annotated[
         str | None,
         typer.Option(
             help="This hospital's images, for models of normalisation: per-site: run, npz:FILE, folder:DIR."
         ),
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where the service listens, and by which certificates."""
+
     host: Annotated[
         str,
         typer.Option(
             help="The address to listen at; another than this machine's takes TLS and known clients."
         ),
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any.")] = 8020,
-    certificate: Annotated[Path | None, typer.Option(help="TLS: the certificate, PEM.")] = None,
-    key: Annotated[Path | None, typer.Option(help="TLS: its private key, PEM.")] = None,
+    ] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any.")] = 8020
+    certificate: Annotated[Path | None, typer.Option(help="TLS: the certificate, PEM.")] = None
+    key: Annotated[Path | None, typer.Option(help="TLS: its private key, PEM.")] = None
     client_ca: Annotated[
         Path | None,
         typer.Option(help="Mutual TLS: who signs clients' certificates, PEM; their name is the client's."),
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Who may ask."""
+
     tokens: Annotated[
         Path | None, typer.Option(help="The file of clients' tokens; without it none is asked for.")
-    ] = None,
+    ] = None
     new_token: Annotated[
         str | None, typer.Option(metavar="NAME", help="Add a client to --tokens, print its token, and stop.")
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the service keeps, and how much it takes."""
+
     history: Annotated[
         Path | None, typer.Option(help="Keep the history in this SQLite file. Default: in memory.")
-    ] = None,
+    ] = None
     keep_images: Annotated[
         Path | None, typer.Option(help="Write every image into this folder. Default: none is written.")
-    ] = None,
+    ] = None
     limits: Annotated[
         list[str] | None,
         typer.Option("--limit", metavar="A=B", help="A limit, such as streams=16; may be repeated."),
+    ] = None
+
+
+@app.command()
+@flat
+def serve(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(help="The folder of a run, a folder of models, or .safetensors files."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    *,
+    asked: Asked,
+    listening: Listening,
+    clients: Clients,
+    kept: Kept,
+    device: Device = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of PyTorch. Default: its own choice.")] = None,
     plugins: Plugins = None,
 ) -> None:
@@ -85,8 +115,8 @@ def serve(
     from fedmerge.errors import FedMergeError
     from fedmerge.extras import extra
 
-    if new_token is not None:
-        _new_token(tokens, new_token)
+    if clients.new_token is not None:
+        _new_token(clients.tokens, clients.new_token)
         return
     if not models:
         raise FedMergeError("give the folder of a run, a folder of models, or .safetensors files.")
@@ -104,15 +134,17 @@ def serve(
     from fedmerge.workflows.served import find_models, served
     from fedmerge.workflows.served import samples as samples_of
 
-    address = Address(host, port, certificate, key, client_ca)
-    known = None if tokens is None else Tokens(tokens)
+    address = Address(
+        listening.host, listening.port, listening.certificate, listening.key, listening.client_ca
+    )
+    known = None if clients.tokens is None else Tokens(clients.tokens)
     address.check(known is not None)
     load_plugins(plugins or [])
     settle(threads)
-    found = find_models(models, target, seed)
-    images = None if samples is None else samples_of(found, samples)
-    what = served(found, method, options or [], device, images, normalise)
-    service = Service(what, _limits(limits or []), known, history, keep_images)
+    found = find_models(models, asked.target, asked.seed)
+    images = None if asked.samples is None else samples_of(found, asked.samples)
+    what = served(found, asked.method, asked.options or [], device, images, asked.normalise)
+    service = Service(what, _limits(kept.limits or []), known, kept.history, kept.keep_images)
     say(err, f"{what.title}: {', '.join(what.names)}")
     say(err, "research use, not a medical device")
     serve_until_told(service, address, lambda where: say(out, f"{where}  (Ctrl-C ends it)"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedmerge.cli.app import Json, Plugins, app, err, out, print_json, say
+from fedmerge.cli.app import DeviceOrNone, Json, Plugins, app, err, out, print_json, say
 from fedmerge.cli.progress import progress_bar
+from fedmerge.schema.option_groups import flat
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,58 +19,84 @@ if TYPE_CHECKING:
     from fedmerge.testtime.tuning import Tuning
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Which option of which method is chosen, among which values, on which streams."""
+
+    method: Annotated[str, typer.Option(help="A test-time method, or its label in the run.")] = (
+        "entropy-adaptive"
+    )
+    option: Annotated[str, typer.Option(help="The option to choose; of a group: norms.prior.")] = (
+        "coefficients.temperature"
+    )
+    values: Annotated[
+        str | None, typer.Option(help="Candidates, by commas; a temperature has its own. inf is infinity.")
+    ] = None
+    stream: Annotated[
+        str | None, typer.Option(help="One of the run's streams, or iid. Default: all that do not drift.")
+    ] = None
+
+    @property
+    def tuned(self) -> dict[str, Any]:
+        """The option and its values, as an entry's ``tune`` has them."""
+        from fedmerge.schema.yaml_text import read_yaml
+
+        if self.values is None:
+            return {"option": self.option}
+        return {
+            "option": self.option,
+            "values": [read_yaml(part, "--values") for part in self.values.split(",")],
+        }
+
+
 @app.command()
+@flat
 def tune(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run that keeps its models.")],
     target: Annotated[
         str | None, typer.Option(help="For which unseen site; needed where there are several.")
     ] = None,
-    method: Annotated[
-        str, typer.Option(help="A test-time method, or its label in the run.")
-    ] = "entropy-adaptive",
-    option: Annotated[
-        str, typer.Option(help="The option to choose; of a group: norms.prior.")
-    ] = "coefficients.temperature",
-    values: Annotated[
-        str | None, typer.Option(help="Candidates, by commas; a temperature has its own. inf is infinity.")
-    ] = None,
-    stream: Annotated[
-        str | None, typer.Option(help="One of the run's streams, or iid. Default: all that do not drift.")
-    ] = None,
+    *,
+    asked: Asked,
     seed: Annotated[int | None, typer.Option(help="One of the run's seeds. Default: the first.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    device: DeviceOrNone = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trials side by side, in processes.")] = 1,
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Tune an option on the run's training hospitals, each held out once, without any data of the target."""
+    """Tune an option on the run's training hospitals, each held out once, without any data of the target.
+
+    What was tried is kept in RUN/tuning: the same command again, or one with more values, does the rest.
+    """
     from fedmerge.experiment.stages.tune import tuning_log
     from fedmerge.plugins import load_plugins
-    from fedmerge.schema.yaml_text import read_yaml
     from fedmerge.workflows.tune import tune_run
 
     load_plugins(plugins or [])
-    asked: dict[str, Any] = {"option": option}
-    if values is not None:
-        asked["values"] = [read_yaml(part, "--values") for part in values.split(",")]
     with progress_bar(err, quiet=as_json) as progress:
-        entry, found = tune_run(
+        tuned = tune_run(
             run,
             target=target,
-            method=method,
-            option=asked,
-            stream=stream,
+            method=asked.method,
+            option=asked.tuned,
+            stream=asked.stream,
             seed=seed,
             device=device,
+            workers=workers,
             progress=progress,
         )
     import yaml
 
+    entry, found = tuned.entry, tuned.tuning
     line = yaml.safe_dump(
         {"testtime": [chosen_entry(entry, found)]}, default_flow_style=None, sort_keys=False, width=10_000
     ).strip()
     if as_json:
-        print_json({"option": found.option, "testtime": line, "scores": tuning_log(found)})
+        told = {"option": found.option, "testtime": line, "scores": tuning_log(found)}
+        print_json(told | {"made": tuned.made, "remarks": list(tuned.remarks)})
         return
+    for remark in tuned.remarks:
+        say(err, f"note: {remark}")
     out.print(tuning_table(found))
     say(out, "for the configuration:")
     say(out, line)
@@ -76,10 +104,9 @@ def tune(
 
 def chosen_entry(entry: MethodConfig, found: Tuning) -> dict[str, Any]:
     """Return the entry for a configuration: the settings of ``entry`` and the tuned option's value."""
-    from fedmerge.schema.option_paths import with_option
+    from fedmerge.experiment.stages.tune import entry_with
 
-    kept = {key: value for key, value in entry.choices.items() if key != "tune"}
-    return {"method": entry.method, **with_option(kept, found.option, found.chosen)}
+    return entry_with(entry, found.option, found.chosen)
 
 
 def tuning_table(found: Tuning) -> Table:

@@ -57,6 +57,8 @@ def _show(found: Verified) -> None:
         say(err, sentence, style="red")
     for path in check.linked:
         say(err, f"note: {path} is a link; the files in it are as they were written, unless said above")
+    for path in check.apart:
+        say(err, f"note: {path} was added later and has a manifest of its own, which no signature is about")
     if not check.finished:
         say(err, f"note: the work on this {check.kind} is not finished; this is about what there is so far")
     wrong = len(check.changed) + len(check.missing) + len(check.unknown)

@@ -39,10 +39,13 @@ class StoreStopped(FedMergeError):
 
 
 class Store:
-    """The tasks in one folder. Raises FedMergeError where the folder cannot be made or written."""
+    """The tasks in one folder. Raises StoreStopped where the folder cannot be made or written.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    kind: of the folder, as its manifest has it.
+    """
+
+    def __init__(self, folder: Path, kind: manifest.Kind = "study") -> None:
+        self.folder, self.kind = folder, kind
         self.jobs = folder / "jobs"
         with said(folder):
             make_folder(folder)
@@ -56,10 +59,10 @@ class Store:
 
         kept: tasks whose next attempt goes on with the files of an interrupted one.
         """
-        in_use = f"another bench is at work in '{self.folder}': wait for it, stop it, or give another --out."
+        in_use = f"another process is at work in '{self.folder}': wait for it, or stop it."
         with locked(self.folder, in_use):
             with said(self.folder):
-                manifest.begin(self.folder, "study")
+                manifest.begin(self.folder, self.kind)
             for left_over in self.jobs.glob(".*.part"):
                 job = self.jobs / left_over.name[1:].removesuffix(".part")
                 if not job.exists():  # it may have been listed under that name, but never renamed
@@ -155,10 +158,9 @@ def said(folder: Path) -> Iterator[None]:
     except DiskError as error:
         if error.full:
             raise StoreStopped(
-                f"the disk is full, so the study in '{folder}' stopped; every finished job is kept. Free "
+                f"the disk is full, so the work in '{folder}' stopped; every finished job is kept. Free "
                 "some space and give the same command again."
             ) from None
         raise StoreStopped(
-            f"the folder '{folder}' cannot be written ({error.reason}): give another one with --out, or make "
-            "it writable."
+            f"the folder '{folder}' cannot be written ({error.reason}): make it writable, or work in another."
         ) from None

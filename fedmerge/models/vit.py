@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fedmerge.errors import FedMergeError
 from fedmerge.models.layers import check_positive, check_rate
+from fedmerge.schema.option_groups import flat
 
 
 class Block(nn.Module):
@@ -42,12 +43,12 @@ class Block(nn.Module):
 class VitShape:
     """patch: side of a patch in pixels. dim: of a token. pool: the class token, or the mean of tokens."""
 
-    patch: int
-    dim: int
-    depth: int
-    heads: int
-    pool: Literal["class", "mean"]
-    dropout: float
+    patch: int = 4
+    dim: int = 128
+    depth: Annotated[int, Field(le=1000)] = 6
+    heads: int = 4
+    pool: Literal["class", "mean"] = "class"
+    dropout: float = 0.0
 
 
 class TinyVit(nn.Module):
@@ -84,31 +85,20 @@ class TinyVit(nn.Module):
             nn.init.trunc_normal_(self.class_token, std=0.02)
 
 
-def tiny_vit(
-    in_channels: int,
-    n_classes: int,
-    image_size: int,
-    *,
-    patch: int = 4,
-    dim: int = 128,
-    depth: Annotated[int, Field(le=1000)] = 6,
-    heads: int = 4,
-    pool: Literal["class", "mean"] = "class",
-    dropout: float = 0.0,
-) -> nn.Module:
+@flat
+def tiny_vit(in_channels: int, n_classes: int, image_size: int, *, shape: VitShape) -> nn.Module:
     """Tiny vision transformer; the image size must be a multiple of ``patch``, ``dim`` one of ``heads``."""
-    check_positive("tiny-vit", patch=patch, dim=dim, depth=depth, heads=heads)
-    check_rate("tiny-vit", dropout=dropout)
-    if image_size % patch:
+    check_positive("tiny-vit", patch=shape.patch, dim=shape.dim, depth=shape.depth, heads=shape.heads)
+    check_rate("tiny-vit", dropout=shape.dropout)
+    if image_size % shape.patch:
         raise FedMergeError(
-            f"model 'tiny-vit' cuts images into patches of {patch} px, but {image_size} px is not a "
+            f"model 'tiny-vit' cuts images into patches of {shape.patch} px, but {image_size} px is not a "
             "multiple: set the option 'patch' to a divisor of the image size."
         )
-    if dim % heads:
+    if shape.dim % shape.heads:
         raise FedMergeError(
-            f"model 'tiny-vit': dim {dim} is not a multiple of heads {heads}; change one of them."
+            f"model 'tiny-vit': dim {shape.dim} is not a multiple of heads {shape.heads}; change one of them."
         )
-    shape = VitShape(patch, dim, depth, heads, pool, dropout)
     return TinyVit(in_channels, n_classes, image_size, shape)
 
 

@@ -27,7 +27,9 @@ from fedmerge.storage.files import Damaged, digest, locked, read_sealed, saying,
 from fedmerge.storage.made_list import MADE
 from fedmerge.storage.own_files import LOCK, MANIFEST, RESERVED, SIGNATURE
 
-Kind = Literal["run", "study"]
+Kind = Literal["run", "study", "tuning"]
+TUNING = "tuning"
+"""The folder in a run's that holds what was tuned after it had ended; it has a manifest of its own."""
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
@@ -123,17 +125,19 @@ def rewrite(path: Path, text: str) -> None:
 class Check:
     """The result of comparing a folder's files with its manifest.
 
-    changed: the reason by path. missing, unknown: paths. linked: folders that are links now. checked: how
-    many files. finished: whether the work on the folder is.
+    changed: the reason by path. missing, unknown: paths. linked: folders that are links now. apart: folders
+    with a manifest of their own, by which their files were compared. checked: how many files. finished:
+    whether the work on the folder is.
     """
 
-    kind: Literal["run", "study", "models"]
+    kind: Literal["run", "study", "tuning", "models"]
     finished: bool
     checked: int = 0
     changed: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     linked: list[str] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
@@ -160,10 +164,13 @@ def check(folder: Path, below: str = "") -> Check:
         _compare(folder, path, expected[path], result)
     if not below:
         _reserved(folder, manifest, result)
+        _tuning(folder, result)
     room = own_files.enter(folder)
     for path, entry in _files(folder / below):
         name = f"{within}{path}"
         if name in expected or name in RESERVED or name in result.changed:
+            continue
+        if name.partition("/")[0] in result.apart:
             continue
         leads_to = any(each.startswith(f"{name}/") for each in expected)
         if stat.S_ISLNK(entry.st_mode) and leads_to:
@@ -252,6 +259,22 @@ def _reserved(folder: Path, manifest: Manifest | None, result: Check) -> None:
         result.unknown.append(MADE)
     if not closed and MANIFEST not in result.changed and os.path.lexists(folder / SIGNATURE):
         result.unknown.append(SIGNATURE)
+
+
+def _tuning(folder: Path, result: Check) -> None:
+    """Compare what was tuned in a run's folder with the manifest of its own, if it has one."""
+    inner = folder / TUNING
+    if inner.is_symlink() or not any((inner / name).is_file() for name in (MANIFEST, MADE)):
+        return
+    try:
+        found = check(inner)
+    except FedMergeError:
+        return
+    result.apart.append(TUNING)
+    result.checked += found.checked
+    result.changed |= {f"{TUNING}/{path}": why for path, why in found.changed.items()}
+    for mine, its in ((result.missing, found.missing), (result.unknown, found.unknown)):
+        mine += [f"{TUNING}/{path}" for path in its]
 
 
 def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:

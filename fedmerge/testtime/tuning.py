@@ -41,6 +41,15 @@ class LabelledSource:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One value of the option at one held-out source, in one stream; without streams its name is empty."""
+
+    value: Any
+    held_out: str
+    stream: str
+
+
+@dataclass(frozen=True)
 class Score:
     """Accuracy at one held-out source with one value of the option, averaged over the streams.
 
@@ -89,9 +98,9 @@ def tune(
 ) -> Tuning:
     """Choose the value of ``option`` with which the other sources' models serve a held-out source best.
 
-    Each source i plays the unseen hospital once: the node of the models j != i meets i's validation images
-    in batches, without their labels, once for each stream, reset in between. With a_i(v) the accuracy there
-    (or the score of the models' task), averaged over its streams, the choice is
+    Each source i plays the unseen hospital once: a node of the models j != i, new for each stream, meets i's
+    validation images in batches, without their labels. With a_i(v) the accuracy there (or the score of the
+    models' task), averaged over its streams, the choice is
 
         v* = argmax_v (1/M) sum_i a_i(v).
 
@@ -101,23 +110,60 @@ def tune(
     unseen as a new hospital. No paper gives this protocol: the temperature of
     entropy-adaptive merging is published without a value.
 
-    progress: called with (done, total) nodes. Raises FedMergeError for fewer than 3 sources, names that are
+    progress: called with (done, total) trials. Raises FedMergeError for fewer than 3 sources, names that are
     not distinct, no value, a source without images or with labels or an order of another length.
     """
+    wanted = trials(sources, option, values)
+    found: dict[Trial, float] = {}
+    for trial in wanted:
+        found[trial] = attempt(trial, sources, build, batch_size)
+        if progress is not None:
+            progress(len(found), len(wanted))
+    return choose(option, found)
+
+
+def trials(sources: Sequence[LabelledSource], option: str, values: Sequence[Any]) -> list[Trial]:
+    """Return what ``tune`` tries: value by value, source by source, stream by stream. Raises as it does."""
     check_enough([source.name for source in sources], option)
     ordered = _ordered(values, option)
-    if batch_size < 1:
-        raise FedMergeError(f"the batch size is {batch_size}; it must be at least 1.")
     for source in sources:
         _check(source)
-    scores = []
-    for value in ordered:
-        for held_out in sources:
-            others = [source.model for source in sources if source is not held_out]
-            accuracy = _accuracy(build(others, value), held_out, batch_size)
-            scores.append(Score(value, held_out.name, accuracy))
-            if progress is not None:
-                progress(len(scores), len(ordered) * len(sources))
+    return [
+        Trial(value, source.name, stream)
+        for value in ordered
+        for source in sources
+        for stream in source.orders or ("",)
+    ]
+
+
+def attempt(trial: Trial, sources: Sequence[LabelledSource], build: Build, batch_size: int) -> float:
+    """Return the score of the models' task (the share of images that are right) in one trial.
+
+    It depends on nothing that was tried before: the node is new. Raises FedMergeError for a batch size
+    below 1.
+    """
+    if batch_size < 1:
+        raise FedMergeError(f"the batch size is {batch_size}; it must be at least 1.")
+    (held_out,) = [source for source in sources if source.name == trial.held_out]
+    node = build([source.model for source in sources if source is not held_out], trial.value)
+    labels, answers = held_out.labels.cpu(), []
+    order = held_out.orders.get(trial.stream, torch.arange(len(labels))).cpu()
+    node.reset()
+    for index in order.split(batch_size):
+        logits, _ = node.observe(held_out.images[index.to(held_out.images.device)])
+        answers.append(logits.cpu())
+    return task_of(held_out.model).score(torch.cat(answers), labels[order])
+
+
+def choose(option: str, found: Mapping[Trial, float]) -> Tuning:
+    """Choose the value of the best mean, as ``tune`` says. found: the score of each trial, in their order.
+
+    Raises FedMergeError where no score is defined.
+    """
+    streams: dict[tuple[Any, str], list[float]] = {}
+    for trial, share in found.items():
+        streams.setdefault((trial.value, trial.held_out), []).append(share)
+    scores = [Score(*where, sum(shares) / len(shares)) for where, shares in streams.items()]
     means = Tuning(option, None, tuple(scores)).means
     top = max(means.values())
     if math.isnan(top):
@@ -170,18 +216,3 @@ def _check(source: LabelledSource) -> None:
                 f"source '{source.name}' has {number} validation images, but {length} {what}; give one for "
                 "each image."
             )
-
-
-def _accuracy(node: Node, held_out: LabelledSource, batch_size: int) -> float:
-    """The score of the model's task (the share of images that are right), averaged over the streams."""
-    task = task_of(held_out.model)
-    labels = held_out.labels.cpu()
-    shares = []
-    for order in held_out.orders.values() or (torch.arange(len(labels)),):
-        node.reset()
-        answers = []
-        for index in order.cpu().split(batch_size):
-            logits, _ = node.observe(held_out.images[index.to(held_out.images.device)])
-            answers.append(logits.cpu())
-        shares.append(task.score(torch.cat(answers), labels[order.cpu()]))
-    return sum(shares) / len(shares)

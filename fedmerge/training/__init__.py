@@ -8,7 +8,7 @@ from fedmerge.training.augment import AUGMENTATIONS, Augmentation, augment
 from fedmerge.training.checks import needs_batch_statistics
 from fedmerge.training.inmerge import InMerge
 from fedmerge.training.inmerge_options import InMergeOptions
-from fedmerge.training.local import FitResult, TrainingDiverged, fit
+from fedmerge.training.local import FitResult, Segment, TrainingDiverged, fit
 from fedmerge.training.options import TrainingOptions
 from fedmerge.training.schedule import learning_rates
 
@@ -18,6 +18,7 @@ __all__ = [
     "FitResult",
     "InMerge",
     "InMergeOptions",
+    "Segment",
     "TrainingDiverged",
     "TrainingOptions",
     "augment",

@@ -51,6 +51,21 @@ class FitResult:
     merges: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Segment:
+    """One call's part in a longer training, such as a hospital's in the rounds of a federation.
+
+    span: the part of the learning-rate schedule that it covers. correction: added to every gradient of the
+    parameters of these names, before the optimizer's step.
+    """
+
+    span: tuple[float, float] = (0.0, 1.0)
+    correction: Mapping[str, Tensor] | None = None
+
+
+WHOLE = Segment()
+
+
 def fit(
     model: nn.Module,
     split_images: Tensor,
@@ -59,9 +74,8 @@ def fit(
     *,
     normalise: Callable[[Tensor], Tensor],
     draws: Draws,
-    span: tuple[float, float] = (0.0, 1.0),
+    segment: Segment = WHOLE,
     progress: Callable[[int, int], None] | None = None,
-    correction: Mapping[str, Tensor] | None = None,
 ) -> FitResult:
     """Train ``model`` in place with its task's loss for ``options.epochs`` passes over the images.
 
@@ -69,11 +83,10 @@ def fit(
     is not marked with another. split_images: uint8, N x C x H x W; labels: int64, N, or of several findings
     an image 0 and 1, N x F. They are copied to the model's device once, but stored images are read batch by
     batch (``models.feeding``); each batch is augmented (as uint8) and then normalised there. draws: from what
-    the order of the images, the augmentations, dropout and InMerge draw. span: the part of the learning-rate
-    schedule that this call covers. A last batch of a single image is joined to the one before it, because
-    batch norm cannot normalise one value. The model stays on its device, and is left in the mode it came in.
-    FedProx's term holds the weights near those the model came with; it is not in the losses. correction:
-    added to every gradient of the parameters of these names, before the optimizer's step. progress: called
+    the order of the images, the augmentations, dropout and InMerge draw. segment: the part of a longer
+    training that this call is. A last batch of a single image is joined to the one before it, because batch
+    norm cannot normalise one value. The model stays on its device, and is left in the mode it came in.
+    FedProx's term holds the weights near those the model came with; it is not in the losses. progress: called
     with (steps done, steps in all) after each step.
 
     Raises FedMergeError for unusable images, labels or batch size, and TrainingDiverged, at the end of the
@@ -87,11 +100,11 @@ def fit(
     task = task_of(model)
     objective = Objective(task, labels, options, where)
     sizes = batch_sizes(len(images), options.batch_size)
-    rates = learning_rates(options.schedule, options.lr, options.epochs * len(sizes), span)
+    rates = learning_rates(options.schedule, options.lr, options.epochs * len(sizes), segment.span)
     optimizer = make_optimizer(model, options)
     pulls: list[Proximal | Correction] = []
     pulls += [Proximal(model, options.proximal)] if options.proximal else []
-    pulls += [Correction(model, correction)] if correction else []
+    pulls += [Correction(model, segment.correction)] if segment.correction else []
     inmerge = None
     if options.inmerge is not None:
         inmerge = InMerge(model, **options.inmerge.model_dump(), seed=draws.derive("inmerge")).attach(

@@ -1,118 +1,178 @@
-"""``tune``: choose an option of a test-time method on the hospitals that trained in a run."""
+"""``tune``: choose an option of a test-time method on the hospitals that trained in a run.
+
+Each trial, one value at one held-out hospital in one stream, is a task. Its artifact lies in the run's
+folder, in ``tuning``, a store with a manifest of its own: what the run sealed stays as it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import fedmerge.storage.own_files as own_files
-from fedmerge.data import Cohort, CohortSpec, build_cohort
-from fedmerge.data.streams import StreamSpec
-from fedmerge.errors import FedMergeError, short, unknown
-from fedmerge.experiment.configuration.config import Experiment
-from fedmerge.experiment.configuration.entries import MethodConfig, asked_method
-from fedmerge.experiment.configuration.federations import federations
-from fedmerge.experiment.folder.machine import pick_device, reproducible
-from fedmerge.experiment.folder.reopen import read_saved
-from fedmerge.experiment.stages.record import Progress, Record
-from fedmerge.experiment.stages.setup import Setup, set_up
-from fedmerge.experiment.stages.tune import tune_entry
-from fedmerge.schema.faults import without
-from fedmerge.schema.validation import is_there
+import torch
+from torch import Tensor
+
+from fedmerge.engine.attempt import Attempt
+from fedmerge.engine.events import Event
+from fedmerge.engine.executors.processes import local_executor
+from fedmerge.engine.graph import Graph
+from fedmerge.engine.schedule import Schedule
+from fedmerge.engine.store import Store, StoreStopped
+from fedmerge.engine.task import Assignment, Task, task_of
+from fedmerge.errors import FedMergeError
+from fedmerge.experiment.configuration.entries import MethodConfig
+from fedmerge.experiment.configuration.plugged import plugin_hashes
+from fedmerge.experiment.folder.machine import reproducible, settle, versions
+from fedmerge.experiment.stages.record import Progress
+from fedmerge.experiment.stages.tune import EntryTuning, entry_with
+from fedmerge.plugins import load_module, loaded_plugins
+from fedmerge.schema.option_groups import flat
+from fedmerge.storage import manifest
+from fedmerge.storage.manifest import TUNING
 from fedmerge.testtime import TESTTIME
-from fedmerge.testtime.tuning import Tuning
+from fedmerge.testtime.tuning import Trial, Tuning, as_text, choose
+from fedmerge.workflows.reopened import Wanted, opened
+
+VERSION = 1
+"""Of what a trial means: raise it where the same trial gives another score than before."""
 
 
-def tune_run(
-    folder: str | Path,
-    *,
-    target: str | None = None,
-    method: str = "entropy-adaptive",
-    option: str | Mapping[str, Any] = "coefficients.temperature",
-    stream: str | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    progress: Progress | None = None,
-) -> tuple[MethodConfig, Tuning]:
-    """Tune an option on the models and hospitals of a finished run; return the entry and the tuning.
+@dataclass(frozen=True)
+class Tuned:
+    """The tuning of an entry. made: how many trials were made now; the others were in the run's folder.
 
-    target: for which unseen site, if there are several. method: a test-time method, or the label of one of
-    the run's, whose other options are kept. option: as an entry's ``tune``: a name, or a mapping of
-    ``option`` and ``values``, those to try; a temperature has defaults. stream: one of the run's streams by
-    name instead of all, or ``iid``. seed: of the run's seeds, by default the first. progress: called with
-    (stage, done, total).
-    Raises FedMergeError for a folder that is no run's, a run without models or whose images are not on this
-    machine, a name that is not there, and fewer than 3 sources.
+    remarks: sentences on what was kept there and is damaged, and why nothing is kept.
     """
-    folder = Path(folder)
-    if not is_there(folder / "config.yaml"):
-        raise FedMergeError(f"'{short(folder)}' is not the folder of a run: it has no config.yaml.")
-    own_files.enter(folder)
-    experiment, cohort = read_saved(folder / "config.yaml")
-    if not all(len(site.everything) for site in cohort.sites):
-        raise FedMergeError(
-            f"the hospitals' images of '{folder}' are not on this machine any more, so nothing can be tuned: "
-            "do it where they are."
-        )
-    seed = experiment.seeds[0] if seed is None else seed
-    if seed not in experiment.seeds:
-        raise unknown("seed", str(seed), map(str, experiment.seeds))
-    if seed != experiment.seeds[0]:
-        assert isinstance(experiment.cohort, CohortSpec)  # a run writes its cohort out
-        cohort = build_cohort(experiment.cohort, seed)
-    if stream is not None:
-        experiment = _with_stream(experiment, stream)
-    entry = _entry(experiment, method, option)
-    with reproducible(experiment.threads):
-        setup, site = _reopen(folder, experiment, cohort, seed, target, device, progress)
-        return entry, tune_entry(setup, site, entry)
+
+    entry: MethodConfig
+    tuning: Tuning
+    made: int
+    remarks: tuple[str, ...]
 
 
-def _reopen(
-    folder: Path,
-    experiment: Experiment,
-    cohort: Cohort,
-    seed: int,
-    target: str | None,
-    device: str | None,
-    progress: Progress | None = None,
-) -> tuple[Setup, str]:
-    """Return the setup of the federation that serves ``target``, and the target's name."""
-    found = {site: each for each in federations(cohort, experiment) for site in each.targets}
-    if target is None and len(found) > 1:
-        raise FedMergeError(
-            f"the run in '{folder}' has {len(found)} targets, each with its own sources: give one with "
-            f"--target: {', '.join(found)}."
-        )
-    site = next(iter(found)) if target is None else target
-    if site not in found:
-        raise unknown("target", site, found)
-    federation = found[site]
-    kept = folder / f"seed-{seed}" / federation.name
-    if not any((kept / "pool").glob("*.safetensors")):
-        raise FedMergeError(
-            f"'{folder}' keeps no models: there are none in '{kept / 'pool'}'. Do the run again, or put its "
-            "models back."
-        )
-    record, where = Record({}, progress), pick_device(device or experiment.device)
-    return set_up(experiment, cohort, federation.members, seed, kept, record, where), site
+@flat
+def tune_run(
+    folder: str | Path, *, wanted: Wanted, workers: int = 1, progress: Progress | None = None
+) -> Tuned:
+    """Tune an option on the models and hospitals of a finished run.
+
+    wanted: its fields are given by keyword. workers: trials side by side, each in a process of its own, or 1:
+    in this one; the result is the same to the bit. progress: called with (stage, done, total).
+
+    What was tried before is taken from the run's folder, and what is tried is kept there; where that cannot
+    be written nothing is kept, and a remark says so. Raises FedMergeError for a folder that is no run's, a
+    run without models or whose images are not on this machine, a name that is not there, fewer than 3
+    sources, a trial that fails, and a folder in which another process tunes.
+    """
+    asked = json.dumps({"run": str(folder)} | vars(wanted))
+    opened.cache_clear()  # the folder may have changed since
+    try:
+        work = opened(asked)
+        with reproducible(work.setup.experiment.threads):
+            return _tuned(work, asked, Path(folder), workers, progress)
+    finally:
+        opened.cache_clear()
 
 
-def _with_stream(experiment: Experiment, name: str) -> Experiment:
-    known = {spec.name: spec for spec in experiment.evaluation.streams if spec.shift is None}
-    known.setdefault("iid", StreamSpec(kind="iid"))
-    if name not in known:
-        raise unknown("stream", name, known)
-    evaluation = experiment.evaluation.model_copy(update={"streams": (known[name],)})
-    return experiment.model_copy(update={"evaluation": evaluation})
+def _tuned(work: EntryTuning, asked: str, folder: Path, workers: int, progress: Progress | None) -> Tuned:
+    trials = work.trials()
+    tasks = dict(zip(trials, _tasks(work, trials), strict=True))
+    graph = Graph({task.name: task for task in tasks.values()})
+    remarks: list[str] = []
+    with _store(folder, remarks) as store, store.locked():
+        remarks += store.damaged(graph.tasks)
+        states = store.states(graph.tasks)
+        todo = graph.to_do(graph.tasks, states, retry=True)
+        if todo:
+            options = {"asked": asked, "threads": torch.get_num_threads(), "plugins": loaded_plugins()}
+            given = {
+                task.name: Assignment(task, WORK, store.folder, options | {"trial": vars(trial)})
+                for trial, task in tasks.items()
+                if task.name in todo
+            }
+            with closing(local_executor(min(workers, len(todo)))) as executor:
+                Schedule(graph, states, store, [_hearing(work.title, progress)]).execute(given, executor)
+        manifest.close(store.folder, store.kind)
+        scores = {trial: store.read(task.name, "job.json")["score"] for trial, task in tasks.items()}
+    return Tuned(work.entry, choose(work.asked.option, scores), len(todo), tuple(remarks))
 
 
-def _entry(experiment: Experiment, method: str, option: str | Mapping[str, Any]) -> MethodConfig:
-    """Return the run's own entry with that label or method, else the bare method; with ``option`` tuned."""
-    own = [entry for entry in experiment.testtime if entry.start == "merged"]
-    named = [entry for entry in own if entry.label == method] or [e for e in own if e.method == method]
-    asked: Mapping[str, Any] = {"option": option} if isinstance(option, str) else option
-    options = without(dict(named[0].options) if named else {}, asked["option"].split("."))
-    extra_options = {"tune": asked} | ({"calibrated": True} if named and named[0].calibrated else {})
-    return asked_method(TESTTIME, {"method": named[0].method if named else method} | extra_options | options)
+def do_trial(attempt: Attempt) -> None:
+    """Make the trial of a task, and put its score into the record."""
+    options = attempt.options
+    for name in options["plugins"]:
+        load_module(name)
+    settle(options["threads"])
+    attempt.record["score"] = opened(options["asked"]).attempt(Trial(**options["trial"]))
+
+
+WORK = f"{__name__}:{do_trial.__name__}"
+"""The function of every trial, as an ``Assignment`` names it."""
+
+
+def _tasks(work: EntryTuning, trials: Sequence[Trial]) -> Iterator[Task]:
+    """Yield the task of each trial, named by all that decides its score: also the images, as they arrive."""
+    setup, option = work.setup, work.asked.option
+    origin = TESTTIME[work.entry.method].origin
+    common = {
+        "kind": "trial",
+        "batch_norm": setup.plan.batch_norm,
+        "batch_size": work.batch_size,
+        "device": setup.device.partition(":")[0],
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "plugins": plugin_hashes(setup.experiment) | ({} if origin is None else {origin.title: origin.hash}),
+    }
+    cards = {source.name: setup.pool.card(source.name) for source in work.sources}
+    models = {
+        name: [card.model.model_dump(mode="json"), card.sha256, card.metrics.get("temperature")]
+        for name, card in cards.items()
+    }
+    images = {source.name: [_digest(source.images), _digest(source.labels)] for source in work.sources}
+    orders = {source.name: source.orders for source in work.sources}
+    for trial in trials:
+        own = {
+            "method": entry_with(work.entry, option, trial.value),
+            "models": [model for name, model in models.items() if name != trial.held_out],
+        }
+        arrive = [*images[trial.held_out], _digest(orders[trial.held_out][trial.stream])]
+        label = f"{option} {as_text(trial.value)}, {trial.held_out} held out, {trial.stream}"
+        yield task_of(common | own, (), label, content="".join(arrive), version=VERSION)
+
+
+def _digest(tensor: Tensor) -> str:
+    """Return the SHA-256 of a tensor's type, shape and values."""
+    found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    for piece in tensor.split(1024):
+        found.update(piece.cpu().contiguous().numpy().reshape(-1).data)
+    return found.hexdigest()
+
+
+@contextmanager
+def _store(folder: Path, remarks: list[str]) -> Iterator[Store]:
+    """Yield the store in a run's folder; where that cannot be written one that ends with the block."""
+    try:
+        store = Store(folder / TUNING, TUNING)
+    except StoreStopped as stopped:
+        remarks.append(f"what is tried is not kept: {stopped}")
+        with tempfile.TemporaryDirectory(prefix="fedmerge-tuning-") as apart:
+            yield Store(Path(apart), TUNING)
+        return
+    yield store
+
+
+def _hearing(title: str, progress: Progress | None) -> Callable[[Event], None]:
+    """Return what hears of trials: the first that fails ends the work."""
+
+    def hear(event: Event) -> None:
+        if event.outcome is not None and event.outcome.status != "done":
+            raise FedMergeError(event.outcome.reason)
+        if progress is not None:
+            progress(title, event.progress.done, event.progress.jobs)
+
+    return hear

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -431,3 +432,48 @@ def remote_files(site_files: Path, tmp_path: Path) -> tuple[Path, list[dict[str,
     file = tmp_path / "server.yaml"
     file.write_text(yaml.safe_dump(config))
     return file, nodes
+
+
+@pytest.fixture(scope="session")
+def corners(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Three hospitals and an unseen one, each brighter than the last, on disk; run once."""
+    from fedmerge import run
+
+    folder, values = tmp_path_factory.mktemp("tuned"), (0.01, math.inf)
+    sites = ["alpha", "beta", "gamma", "delta"]
+    for seed, name in enumerate(sites):
+        rng, arrays = np.random.default_rng(seed), {}
+        for split, n in (("train", 30), ("val", 12), ("test", 9)):
+            labels = np.arange(n) % 3
+            images = rng.integers(0, 110, (n, 8, 8)) + 25 * seed
+            for image, label in zip(images, labels, strict=True):
+                row, column = [(0, 0), (0, 4), (4, 0)][label]
+                image[row : row + 4, column : column + 4] += 50
+            arrays |= {f"{split}_images": images.clip(0, 255).astype(np.uint8), f"{split}_labels": labels}
+        np.savez(folder / f"{name}.npz", **arrays)
+    cohort = {
+        "name": "corners",
+        "sites": [
+            {"name": name, "source": f"npz:{folder / name}.npz", "unseen": name == "delta"} for name in sites
+        ],
+    }
+    config = {
+        "name": "tuned",
+        "cohort": cohort,
+        "model": {"name": "small-cnn", "options": {"width": 4}},
+        "training": {"rounds": 0, "epochs": 20, "lr": 0.1, "batch_size": 10},
+        "fusion": ["mean"],
+        "testtime": [
+            {
+                "method": "entropy-adaptive",
+                "tune": {"option": "coefficients.temperature", "values": list(values)},
+            },
+            *(
+                {"method": "entropy-adaptive", "label": f"at-{name}", "coefficients": {"temperature": value}}
+                for name, value in zip(("0.01", "inf"), values, strict=True)
+            ),
+            {"method": "tent", "start": "pooled"},
+        ],
+        "evaluation": {"batch_size": 16, "streams": ["iid", "temporal"]},
+    }
+    return run(config, out=folder / "run")

@@ -2,14 +2,13 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from facts import refused
 from safetensors.torch import load_file
 
-from fedmerge import ModelPool, run
+from fedmerge import ModelPool
 from fedmerge.analysis import fit_temperature
 from fedmerge.cli.tune import chosen_entry
 from fedmerge.data import concat
@@ -21,8 +20,8 @@ from fedmerge.experiment.stages import tune
 from fedmerge.models import predict
 from fedmerge.testtime import TESTTIME
 from fedmerge.testtime.tuning import Tuning, as_text
+from fedmerge.workflows.reopened import reopen
 from fedmerge.workflows.served import find_models, served
-from fedmerge.workflows.tune import _reopen as reopen
 from fedmerge.workflows.tune import tune_run
 from tests.testtime.grouped import adaptive
 
@@ -30,138 +29,106 @@ VALUES = [0.01, math.inf]
 METHOD, TEMPERATURE = "entropy-adaptive", "coefficients.temperature"
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """Three hospitals and an unseen one, each brighter than the last, on disk; run once for this file."""
-    folder = tmp_path_factory.mktemp("tuned")
-    sites = ["alpha", "beta", "gamma", "delta"]
-    for seed, name in enumerate(sites):
-        rng, arrays = np.random.default_rng(seed), {}
-        for split, n in (("train", 30), ("val", 12), ("test", 9)):
-            labels = np.arange(n) % 3
-            images = rng.integers(0, 110, (n, 8, 8)) + 25 * seed
-            for image, label in zip(images, labels, strict=True):
-                row, column = [(0, 0), (0, 4), (4, 0)][label]
-                image[row : row + 4, column : column + 4] += 50
-            arrays |= {f"{split}_images": images.clip(0, 255).astype(np.uint8), f"{split}_labels": labels}
-        np.savez(folder / f"{name}.npz", **arrays)
-    cohort = {
-        "name": "corners",
-        "sites": [
-            {"name": name, "source": f"npz:{folder / name}.npz", "unseen": name == "delta"} for name in sites
-        ],
-    }
-    config = {
-        "name": "tuned",
-        "cohort": cohort,
-        "model": {"name": "small-cnn", "options": {"width": 4}},
-        "training": {"rounds": 0, "epochs": 20, "lr": 0.1, "batch_size": 10},
-        "fusion": ["mean"],
-        "testtime": [
-            {"method": METHOD, "tune": {"option": TEMPERATURE, "values": VALUES}},
-            *(
-                {"method": METHOD, "label": f"at-{as_text(v).strip('.')}", "coefficients": {"temperature": v}}
-                for v in VALUES
-            ),
-            {"method": "tent", "start": "pooled"},
-        ],
-        "evaluation": {"batch_size": 16, "streams": ["iid", "temporal"]},
-    }
-    return run(config, out=folder / "run")
-
-
 def pool_of(result):
     return ModelPool(result.folder / "seed-0" / "federation" / "pool", create=False)
 
 
-def test_every_source_is_held_out_and_scored_by_the_node_of_the_others(done):
+def test_every_source_is_held_out_and_scored_by_the_node_of_the_others(corners):
     """12 validation images fit one batch of 16, so the order of a stream changes nothing but rounding."""
-    pool, log = pool_of(done), done.decisions.dropna(subset=["held_out"])
+    pool, log = pool_of(corners), corners.decisions.dropna(subset=["held_out"])
     assert len(log) == len(VALUES) * 3
     for row in log.to_dict("records"):
         others = [pool.model(name) for name in pool.names if name != row["held_out"]]
         node = adaptive(others, temperature=float(row["value"].strip(".")), batch_norm="mixture")
-        held = done.cohort[row["held_out"]].val
+        held = corners.cohort[row["held_out"]].val
         logits, _ = node.observe(pool.card("alpha").normalisation(held.images))
         right = (logits.argmax(dim=1) == held.labels).double().mean()
         assert row["accuracy"] == pytest.approx(float(right), abs=1e-9)
 
 
-def test_the_chosen_value_is_the_best_and_is_what_is_deployed(done):
-    log = done.decisions.dropna(subset=["held_out"])
+def test_the_chosen_value_is_the_best_and_is_what_is_deployed(corners):
+    log = corners.decisions.dropna(subset=["held_out"])
     means = log.groupby("value", sort=False)["accuracy"].mean()
     best = [value for value, mean in means.items() if math.isclose(mean, means.max())][-1]
     assert set(log.loc[log["chosen"].eq(True), "value"]) == {best}
-    numbers = done.table.set_index(["method", "stream"])[["accuracy", "brier", "ece", "validation"]]
+    numbers = corners.table.set_index(["method", "stream"])[["accuracy", "brier", "ece", "validation"]]
     for stream in ("iid", "temporal"):
         tuned = numbers.loc[(f"{METHOD}-tuned", stream)]
         assert tuned.equals(numbers.loc[(f"at-{best.strip('.')}", stream)])
-    report = (done.folder / "report.html").read_text()
+    report = (corners.folder / "report.html").read_text()
     assert f"Tuned: {TEMPERATURE} of {METHOD}-tuned" in report
     assert f"{best} for delta" in report
 
 
-def test_a_method_that_starts_from_pooled_training_adapts_that_network(done):
-    folder = done.folder / "seed-0" / "federation" / "delta"
+def test_a_method_that_starts_from_pooled_training_adapts_that_network(corners):
+    folder = corners.folder / "seed-0" / "federation" / "delta"
     references = ModelPool(folder / "references", create=False)
     node = TESTTIME["tent"].call([references.model("pooled")], batch_norm="mixture")
-    order, site = load_file(folder / "streams.safetensors")["iid"], done.cohort["delta"].everything
+    order, site = load_file(folder / "streams.safetensors")["iid"], corners.cohort["delta"].everything
     look = references.card("pooled").normalisation
     answers = [node.observe(look(site.images[index]))[0].argmax(dim=1) for index in order.split(16)]
-    rows = done.table[done.table["stream"] == "iid"].set_index("method")
+    rows = corners.table[corners.table["stream"] == "iid"].set_index("method")
     right = (torch.cat(answers) == site.labels[order]).double().mean()
     assert rows.loc["tent-from-pooled", "accuracy"] == pytest.approx(float(right))
     assert rows.loc["tent-from-pooled", "kind"] == "test-time"
     assert rows.loc["tent-from-pooled", "validation"] == rows.loc["pooled", "validation"]
 
 
-def test_the_run_s_configuration_reads_back_with_infinity(done):
-    again, _ = read_experiment(done.folder / "config.yaml")
-    assert again.testtime == done.experiment.testtime
+def test_the_run_s_configuration_reads_back_with_infinity(corners):
+    again, _ = read_experiment(corners.folder / "config.yaml")
+    assert again.testtime == corners.experiment.testtime
     assert again.testtime[0].tune.values == tuple(VALUES)
 
 
-def test_a_finished_run_is_tuned_from_its_folder(done):
-    entry, found = tune_run(done.folder, option={"option": "coefficients.temperature", "values": VALUES})
-    log = done.decisions.dropna(subset=["held_out"])
+def test_a_finished_run_is_tuned_from_its_folder(corners):
+    tuned = tune_run(corners.folder, option={"option": "coefficients.temperature", "values": VALUES})
+    found = tuned.tuning
+    log = corners.decisions.dropna(subset=["held_out"])
     assert [score.accuracy for score in found.scores] == log["accuracy"].tolist()
     assert as_text(found.chosen) == log.loc[log["chosen"].eq(True), "value"].iloc[0]
-    assert entry.method == METHOD
-    _, words = tune_run(
-        done.folder, method="tent", option={"option": "steps", "values": [1, 2]}, stream="iid"
-    )
+    assert tuned.entry.method == METHOD
+    steps = {"option": "steps", "values": [1, 2]}
+    words = tune_run(corners.folder, method="tent", option=steps, stream="iid").tuning
     assert (words.option, list(words.means)) == ("steps", [1, 2])
 
 
-def test_a_held_out_source_shows_no_more_images_than_arrive_at_a_target(done):
-    few = done.experiment.evaluation.model_copy(update={"images": 5})
+def test_a_held_out_source_shows_no_more_images_than_arrive_at_a_target(corners):
+    few = corners.experiment.evaluation.model_copy(update={"images": 5})
     setup, site = reopen(
-        done.folder, done.experiment.model_copy(update={"evaluation": few}), done.cohort, 0, "delta", "cpu"
+        corners.folder,
+        corners.experiment.model_copy(update={"evaluation": few}),
+        corners.cohort,
+        0,
+        "delta",
+        "cpu",
     )
     assert len(setup.held_out_images("alpha")) == 5 == len(setup.arriving_images("delta"))
-    found = tune.tune_entry(setup, site, done.experiment.testtime[0])
+    found = tune.tune_entry(setup, site, corners.experiment.testtime[0])
     assert all(math.isclose(score.accuracy * 5, round(score.accuracy * 5)) for score in found.scores)
 
 
-def test_a_service_uses_what_the_run_chose(done):
-    log = done.decisions.dropna(subset=["held_out"])
+def test_a_service_uses_what_the_run_chose(corners):
+    log = corners.decisions.dropna(subset=["held_out"])
     value = float(log.loc[log["chosen"].eq(True), "value"].iloc[0].strip("."))
-    what = served(find_models([done.folder], "delta"), f"{METHOD}-tuned", device="cpu")
-    pool = pool_of(done)
+    what = served(find_models([corners.folder], "delta"), f"{METHOD}-tuned", device="cpu")
+    pool = pool_of(corners)
     node = adaptive([pool.model(name) for name in pool.names], temperature=value, batch_norm="mixture")
     batch = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(what.build().observe(batch)[0], node(batch))
     other = served(
-        find_models([done.folder], "delta"), f"{METHOD}-tuned", ["coefficients.temperature=3"], device="cpu"
+        find_models([corners.folder], "delta"),
+        f"{METHOD}-tuned",
+        ["coefficients.temperature=3"],
+        device="cpu",
     )
     cooler = adaptive([pool.model(name) for name in pool.names], temperature=3.0, batch_norm="mixture")
     assert torch.equal(other.build().observe(batch)[0], cooler(batch))
 
 
-def test_cards_carry_the_temperature_of_the_validation_images(done):
-    pool = pool_of(done)
-    references = ModelPool(done.folder / "seed-0" / "federation" / "delta" / "references", create=False)
-    splits = {name: done.cohort[name].val for name in pool.names}
+def test_cards_carry_the_temperature_of_the_validation_images(corners):
+    pool = pool_of(corners)
+    references = ModelPool(corners.folder / "seed-0" / "federation" / "delta" / "references", create=False)
+    splits = {name: corners.cohort[name].val for name in pool.names}
     for name, val in [*splits.items(), ("pooled", concat(list(splits.values())))]:
         kept = references if name == "pooled" else pool
         logits = predict(kept.model(name), val.images, kept.card(name).normalisation)
@@ -171,9 +138,9 @@ def test_cards_carry_the_temperature_of_the_validation_images(done):
 
 
 @pytest.fixture
-def setup(done):
+def setup(corners):
     """The run's federation as it left it, its cards with temperatures of their own: 0.5, 1.5, 2.5."""
-    setup, _ = reopen(done.folder, done.experiment, done.cohort, 0, "delta", "cpu")
+    setup, _ = reopen(corners.folder, corners.experiment, corners.cohort, 0, "delta", "cpu")
     for index, (name, card) in enumerate(setup.pool._cards.items()):
         numbers = card.metrics | {"temperature": index + 0.5}
         setup.pool._cards[name] = card.model_copy(update={"metrics": numbers})
@@ -217,22 +184,22 @@ def test_a_card_without_a_temperature_is_a_sentence(setup, calibrated):
         ({"seed": 3}, ["unknown seed '3'", "Allowed: 0"]),
     ],
 )
-def test_what_is_not_there_is_a_sentence(done, given, words):
+def test_what_is_not_there_is_a_sentence(corners, given, words):
     with pytest.raises(FedMergeError) as caught:
-        tune_run(done.folder, **given)
+        tune_run(corners.folder, **given)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-def test_a_run_without_models_is_a_sentence(done, tmp_path):
-    (tmp_path / "config.yaml").write_text((done.folder / "config.yaml").read_text())
+def test_a_run_without_models_is_a_sentence(corners, tmp_path):
+    (tmp_path / "config.yaml").write_text((corners.folder / "config.yaml").read_text())
     with refused("keeps", "models"):
         tune_run(tmp_path)
     with refused("nowhere", "folder", "run"):
         tune_run(tmp_path / "nowhere")
 
 
-def test_images_that_are_gone_are_a_sentence(done, tmp_path):
-    config = yaml.safe_load((done.folder / "config.yaml").read_text())
+def test_images_that_are_gone_are_a_sentence(corners, tmp_path):
+    config = yaml.safe_load((corners.folder / "config.yaml").read_text())
     config["cohort"]["sites"][0]["source"] = f"npz:{tmp_path / 'gone.npz'}"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     with refused("images", "machine"):

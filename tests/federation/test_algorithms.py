@@ -18,7 +18,7 @@ from fedmerge.federation.privacy.noise import from_the_seed
 from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models import average, build, state_hash
 from fedmerge.seeding import Draws
-from fedmerge.training import TrainingOptions, fit
+from fedmerge.training import Segment, TrainingOptions, fit
 
 PRIVATE, SECURE = {"clip": 1.0, "noise": 1.0}, {"secure_aggregation": True}
 SIMULATED, LOCAL = PRIVATE | {"simulate": True}, PRIVATE | {"kind": "local"}
@@ -49,7 +49,7 @@ def trained(plan, site, state, round):
         plan.fine_tune if last else plan.local,
         normalise=plan.normalisation,
         draws=Draws(plan.seed, purpose="fine-tune" if last else "round", round=round, site=site.name),
-        span=(0.0, 1.0) if last else ((round - 1) / plan.rounds, round / plan.rounds),
+        segment=Segment() if last else Segment(((round - 1) / plan.rounds, round / plan.rounds)),
     )
     return model.state_dict()
 

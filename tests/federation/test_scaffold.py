@@ -21,7 +21,7 @@ from fedmerge.federation.policy.proposal import Proposal
 from fedmerge.federation.server.control import ServerControl
 from fedmerge.models import average, build
 from fedmerge.seeding import Draws
-from fedmerge.training import TrainingOptions, fit
+from fedmerge.training import Segment, TrainingOptions, fit
 from tests.facts import refused
 
 PLAIN = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.01, "schedule": "constant"}
@@ -98,7 +98,7 @@ def rounds_by_hand(plan, cohort, chosen):
                 plan.local,
                 normalise=plan.normalisation,
                 draws=Draws(plan.seed, "round", round, site.name),
-                correction={name: c[name] - c_i[name] for name in names},
+                segment=Segment(correction={name: c[name] - c_i[name] for name in names}),
             )
             after[site.name] = y = model.state_dict()
             own[site.name] = {

@@ -15,7 +15,7 @@ from fedmerge.federation.server import client_manager
 from fedmerge.models import average, build, predict, start_file, state_hash
 from fedmerge.models.weights import load_weights, write_weights
 from fedmerge.seeding import Draws, derive
-from fedmerge.training import fit
+from fedmerge.training import Segment, fit
 
 
 def serve(plan, cohort, programme):
@@ -35,7 +35,7 @@ def trained(plan, site, state, options, round, purpose, span):
         options,
         normalise=plan.normalisation,
         draws=Draws(plan.seed, purpose=purpose, round=round, site=site.name),
-        span=span,
+        segment=Segment(span),
     )
     return model.state_dict()
 

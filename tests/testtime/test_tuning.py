@@ -8,7 +8,7 @@ from torch import nn
 
 from fedmerge.errors import FedMergeError
 from fedmerge.schema.yaml_text import read_yaml
-from fedmerge.testtime.tuning import TEMPERATURES, LabelledSource, as_text, tune
+from fedmerge.testtime.tuning import TEMPERATURES, LabelledSource, as_text, attempt, choose, trials, tune
 
 
 class Named(nn.Module):
@@ -80,24 +80,45 @@ def test_of_equals_the_largest_number_or_the_last_word(values, chosen):
     assert tune(sources("a", "b", "c"), lambda models, value: Right(0.5), values=values).chosen == chosen
 
 
-def test_streams_are_averaged_and_the_node_is_reset_before_each():
-    """A node that is right on a quarter of each batch, and on all of it after the second reset: mean 5/8."""
+def test_streams_are_averaged_and_each_has_a_node_of_its_own():
+    """A node that is right on a quarter of its first batch, and on all of any other: (1/4 + 1)/2 a stream.
+
+    A node that had been through another stream would be right on all of both batches.
+    """
     nodes = []
 
-    class Second(Right):
+    class Learns(Right):
         def observe(self, batch):
-            self.share = 1.0 if self.resets == 2 else 0.25
-            return super().observe(batch)
+            answer = super().observe(batch)
+            self.share = 1.0
+            return answer
 
     def build(models, value):
-        nodes.append(Second(0.25))
+        nodes.append(Learns(0.25))
         return nodes[-1]
 
     orders = {"iid": torch.arange(8).flip(0), "temporal": torch.arange(8)}
     given = [source(name, orders=orders) for name in "abc"]
     found = tune(given, build, values=[1.0], batch_size=4)
     assert found.means == {1.0: (0.25 + 1.0) / 2}
-    assert [node.resets for node in nodes] == [2, 2, 2]
+    assert [node.resets for node in nodes] == [1] * 6
+
+
+def test_trials_in_any_order_choose_as_tune_does():
+    """Value by value, source by source, stream by stream; each gives the same, alone or after others."""
+    orders = {"iid": torch.arange(8).flip(0), "temporal": torch.arange(8)}
+    given = [source(name, orders=orders) for name in "abc"]
+
+    def build(models, value):
+        return Right(value if models[0].name == "a" else 0.5)
+
+    wanted = trials(given, "share", [1.0, 0.25])
+    assert [(t.value, t.held_out, t.stream) for t in wanted] == [
+        (value, name, stream) for value in (0.25, 1.0) for name in "abc" for stream in ("iid", "temporal")
+    ]
+    alone = {trial: attempt(trial, given, build, 4) for trial in reversed(wanted)}
+    in_order = {trial: alone[trial] for trial in wanted}
+    assert choose("share", in_order) == tune(given, build, option="share", values=[1.0, 0.25], batch_size=4)
 
 
 def test_images_arrive_in_the_order_of_the_stream():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedmerge.seeding import Draws
-from fedmerge.training import InMergeOptions, TrainingDiverged, TrainingOptions, fit
+from fedmerge.training import InMergeOptions, Segment, TrainingDiverged, TrainingOptions, fit
 from fedmerge.training.local import batch_sizes
 from tests.facts import refused
 
@@ -103,7 +103,7 @@ def test_span_sets_the_learning_rate(dark_and_bright: Data, span: tuple[float, f
     """
     model = zero_linear(3)
     options = TrainingOptions(lr=0.3, batch_size=40, weight_decay=0)
-    fit(model, *dark_and_bright, options, normalise=half, draws=Draws(0), span=span)
+    fit(model, *dark_and_bright, options, normalise=half, draws=Draws(0), segment=Segment(span))
     assert model[1].bias[2].item() == pytest.approx(-0.3 * rate / 3)
 
 

@@ -26,7 +26,7 @@ from fedmerge.analysis.metrics import METRICS, Predictions
 from fedmerge.data import Appearance, Split, scanner
 from fedmerge.models import ModelSpec, build
 from fedmerge.seeding import Draws
-from fedmerge.training import InMergeOptions, TrainingOptions, fit
+from fedmerge.training import InMergeOptions, Segment, TrainingOptions, fit
 from fedmerge.training.conv_layers import select_convs
 
 SIZES = Sizes(images=600, tested=400, epochs=4, start=(1500, 3))
@@ -100,7 +100,7 @@ def _epoch(
     options: dict[str, Any] = {"lr": RATE, "batch_size": min(32, len(split)), "inmerge": inmerge}
     chosen, span = TrainingOptions.model_validate(options), (number / whole, (number + 1) / whole)
     draws = Draws(seed, round=number)
-    done = fit(model, split.images, split.labels, chosen, normalise=HALF, draws=draws, span=span)
+    done = fit(model, split.images, split.labels, chosen, normalise=HALF, draws=draws, segment=Segment(span))
     return done.merges
 
 

@@ -20,7 +20,7 @@ from fedmerge.models.copies import faithful
 from fedmerge.models.inputs import Normalisation
 from fedmerge.registry import Needs
 from fedmerge.seeding import Draws
-from fedmerge.training import FitResult, InMergeOptions, TrainingOptions, fit
+from fedmerge.training import FitResult, InMergeOptions, Segment, TrainingOptions, fit
 
 CONTROL = "random"
 """The run in which a filter that is merged moves towards any other instead of the similar one."""
@@ -81,7 +81,7 @@ def dynamics(
             ),
             normalise=normalise,
             draws=Draws(seed, round=index),
-            span=(index / whole, (index + 1) / whole),
+            segment=Segment((index / whole, (index + 1) / whole)),
         )
 
     for index in range(course.start_epochs):

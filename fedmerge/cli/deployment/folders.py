@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedmerge.cli.app import Json, err, out, print_json, say
+from fedmerge.cli.app import DeviceOrNone, Json, err, out, print_json, say
 from fedmerge.cli.deployment.group import Server, deployment
 from fedmerge.cli.deployment.identity import CaKey, PassphraseFile, keeping, remind
+from fedmerge.schema.option_groups import flat
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where the server's programs listen."""
+
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "0.0.0.0"
+    port: Annotated[int, typer.Option(help="The port that hospitals reach.")] = 8000
+    superlink_port: Annotated[int, typer.Option(help="A port of this machine alone.")] = 8001
 
 
 @deployment.command()
+@flat
 def server(
     folder: Server,
     names: Annotated[
         list[str], typer.Option("--name", help="A host name or address of the server; may be repeated.")
     ],
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "0.0.0.0",
-    port: Annotated[int, typer.Option(help="The port that hospitals reach.")] = 8000,
-    superlink_port: Annotated[int, typer.Option(help="A port of this machine alone.")] = 8001,
+    *,
+    listening: Listening,
     ca_key: CaKey = None,
     encrypt: Annotated[bool, typer.Option(help="Give the authority's key a passphrase.")] = False,
     passphrase_file: PassphraseFile = None,
@@ -34,7 +45,7 @@ def server(
     if csr and (ca_key or encrypt):
         raise FedMergeError("with --csr there is no authority's key here: leave --ca-key and --encrypt out.")
     kept = None if csr else keeping(ca_key, passphrase_file, folder / "ca.key", encrypt)
-    made = ServerFolder.make(folder, names, host, port, superlink_port, kept)
+    made = ServerFolder.make(folder, names, listening.host, listening.port, listening.superlink_port, kept)
     if csr:
         say(out, f"have signed:         {made.path / 'server.csr'}")
         say(out, f"then:                fedmerge deployment install-certificate {folder} CERTIFICATE --ca CA")
@@ -53,7 +64,7 @@ def node(
     cohort: Annotated[Path, typer.Option(help="The YAML file that says where its images are.")],
     server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
     ca: Annotated[Path, typer.Option(help="The server's ca.crt.")],
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    device: DeviceOrNone = None,
     minimum_images: Annotated[
         int | None, typer.Option(min=1, help="The fewest images that sums may be about. Default: 16.")
     ] = None,

@@ -58,6 +58,7 @@ class Verified:
             "missing": self.check.missing,
             "unknown": self.check.unknown,
             "linked": self.check.linked,
+            "apart": self.check.apart,
             "signature": {"state": self.signature, "key": self.key},
         }
 

@@ -52,7 +52,7 @@ from fedmerge.models.state import State, state_hash
 from fedmerge.models.zoo import ModelSpec, build
 from fedmerge.seeding import Draws, derive
 from fedmerge.tasks import MULTICLASS
-from fedmerge.training import fit
+from fedmerge.training import Segment, fit
 
 StepProgress = Callable[[int, int], None]
 
@@ -161,9 +161,8 @@ class Hospital:
             job.training,
             normalise=job.normalisation.at(self.site),
             draws=Draws(job.seed, purpose=job.purpose, round=job.round, site=self.site.name),
-            span=job.span,
+            segment=Segment(job.span, None if control is None else control.correction),
             progress=self.progress,
-            correction=None if control is None else control.correction,
         )
         metrics: dict[str, float] = {
             "num-examples": len(self.site.train),

@@ -10,14 +10,14 @@ from torch import Tensor
 from fedmerge.errors import FedMergeError
 from fedmerge.merging.matching.assignment import pair
 from fedmerge.merging.matching.importances import Attribution, Normalisation, attribution_needs
-from fedmerge.merging.matching.linear import Fit, Towards, fuse_layers
+from fedmerge.merging.matching.linear import Fit, fuse_layers
 from fedmerge.merging.matching.networks import Networks
-from fedmerge.merging.matching.solve import Solver
 from fedmerge.merging.methods import FUSION, Context, Merged
 from fedmerge.merging.neurons.maps import Maps, one_to_one
 from fedmerge.merging.parents import Parents
 from fedmerge.models.graph import Group
 from fedmerge.registry import Needs
+from fedmerge.schema.option_groups import flat
 
 Cost = Literal["squared", "l2"]
 MAX_SWEEPS = 50
@@ -30,6 +30,7 @@ MAX_SWEEPS = 50
     needs=Needs(individual_models=True, fusion_sums=True),
     also=attribution_needs,
 )
+@flat
 def hungarian_fusion(
     parents: Parents,
     context: Context,
@@ -37,10 +38,7 @@ def hungarian_fusion(
     attribution: Attribution = "uniform",
     normalisation: Normalisation = "mean1",
     cost: Cost = "squared",
-    solver: Solver = "ridge",
-    ridge: float = 1e-6,
-    towards: Towards = "parents",
-    refit: bool = True,
+    fit: Fit,
 ) -> Merged:
     """Pair neurons by linear assignment, layer by layer, and fit each layer to the pairs' weighted means.
 
@@ -75,9 +73,7 @@ def hungarian_fusion(
     ) -> tuple[Maps, dict[str, Any]]:
         return match_one_to_one(networks, group, outer, projected, scores, cost)
 
-    return fuse_layers(
-        parents, context, match, Fit(solver, ridge, towards, refit), attribution, normalisation
-    )
+    return fuse_layers(parents, context, match, fit, attribution, normalisation)
 
 
 def match_one_to_one(

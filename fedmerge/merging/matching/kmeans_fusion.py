@@ -9,14 +9,14 @@ from torch import Tensor
 
 from fedmerge.merging.matching.hungarian_fusion import match_one_to_one
 from fedmerge.merging.matching.importances import Attribution, Normalisation, attribution_needs
-from fedmerge.merging.matching.linear import Fit, Towards, fuse_layers
+from fedmerge.merging.matching.linear import Fit, fuse_layers
 from fedmerge.merging.matching.networks import Networks
-from fedmerge.merging.matching.solve import Solver
 from fedmerge.merging.methods import FUSION, Context, Merged
 from fedmerge.merging.neurons.kmeans import Cost, Starts, kmeans
 from fedmerge.merging.neurons.maps import Maps, clustered
 from fedmerge.merging.parents import Parents
 from fedmerge.registry import Needs
+from fedmerge.schema.option_groups import flat
 from fedmerge.seeding import generator
 
 
@@ -28,6 +28,7 @@ from fedmerge.seeding import generator
     also=attribution_needs,
     any_width=True,
 )
+@flat
 def kmeans_fusion(
     parents: Parents,
     context: Context,
@@ -36,10 +37,7 @@ def kmeans_fusion(
     normalisation: Normalisation = "mean1",
     cost: Cost = "l2",
     tries: int = 10,
-    solver: Solver = "ridge",
-    ridge: float = 1e-6,
-    towards: Towards = "parents",
-    refit: bool = True,
+    fit: Fit,
 ) -> Merged:
     """Cluster the neurons of any number of models, layer by layer, and fit each layer to the clusters' means.
 
@@ -78,6 +76,4 @@ def kmeans_fusion(
         maps = clustered(found.assignment, scores, form.size, sizes)
         return maps, {"cost": found.cost, "steps": found.steps, "largest_cluster": largest}
 
-    return fuse_layers(
-        parents, context, match, Fit(solver, ridge, towards, refit), attribution, normalisation
-    )
+    return fuse_layers(parents, context, match, fit, attribution, normalisation)

@@ -46,12 +46,16 @@ class Match(Protocol):
 
 @dataclass(frozen=True)
 class Fit:
-    """How a layer is fitted. towards: what the ridge pulls to, zero or the matched average of the parents."""
+    """How a layer is fitted.
 
-    solver: Solver
-    ridge: float
-    towards: Towards
-    refit: bool
+    solver, ridge: see ``solve``. towards: what the ridge pulls to, zero (as in the paper) or the matched
+    average of the parents (ours). refit: False averages the matched weights without a fit.
+    """
+
+    solver: Solver = "ridge"
+    ridge: float = 1e-6
+    towards: Towards = "parents"
+    refit: bool = True
 
 
 def fuse_layers(
