@@ -10,7 +10,7 @@ from pathlib import Path
 from fedmerge.engine.attempt import Attempt
 from fedmerge.engine.graph import Graph
 from fedmerge.engine.schedule import Schedule
-from fedmerge.engine.store import Store
+from fedmerge.engine.store import Store, StoreStopped
 from fedmerge.engine.task import Assignment, Task, task_of
 from fedmerge.errors import FedMergeError
 from fedmerge.storage.files import write_text
@@ -20,9 +20,13 @@ runs: list[str] = []
 
 
 def add(attempt: Attempt) -> None:
-    """Write the sum. options: ``die``, a file; the process that finds it removes it and dies."""
+    """Write the sum. options: ``die``, a file; the process that finds it removes it and dies. ``stop``: why
+    no task can be done here.
+    """
     runs.append(attempt.task.label)
     number = attempt.task.config["number"]
+    if why := attempt.options.get("stop"):
+        raise StoreStopped(why)
     if number < 0:
         raise FedMergeError("a number below 0.")
     if (die := attempt.options.get("die")) and Path(die).exists():

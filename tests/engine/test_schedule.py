@@ -94,3 +94,11 @@ def test_a_full_disk_stops_the_schedule_and_the_task_is_still_to_do(tmp_path, mo
     with refused("disk", "full", kind=StoreStopped):
         execute(graph_of(number(1)), tmp_path)
     assert Store(tmp_path).state(number(1).name) == "missing"
+
+
+def test_a_task_that_cannot_be_done_here_stops_the_schedule_and_is_still_to_do(tmp_path):
+    with refused("plug-in", "mine.py", kind=StoreStopped):
+        execute(graph_of(number(1), number(2)), tmp_path, options={"stop": "there is no plug-in mine.py."})
+    assert runs == ["add 2"]  # what the last one needs; nothing after it
+    assert set(Store(tmp_path).states([number(1).name, number(2).name]).values()) == {"missing"}
+    assert not list(tmp_path.glob("jobs/.*.part"))
