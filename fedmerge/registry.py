@@ -275,14 +275,14 @@ class Registry(Catalogue[Method]):
 
 def _check_options(kind: type[Any]) -> None:
     """Make a class check the types of its options where a program makes one (``schema.typed``)."""
-    initialise: Callable[..., None] = kind.__init__  # type: ignore[misc]
+    initialise: Callable[..., None] = kind.__init__
 
     @functools.wraps(initialise)
     def checked(self: Any, *given: Any, **options: Any) -> None:
         check_arguments(initialise, options, kind.__name__)
         initialise(self, *given, **options)
 
-    kind.__init__ = checked  # type: ignore[misc]
+    kind.__init__ = checked
 
 
 def _filled(value: Any, default: Any) -> Any:

@@ -40,7 +40,7 @@ def long_streams(results: Path) -> str:
     streams = [*(name for name in named if name in table), *(name for name in table if name not in named)]
     table = table[streams].assign(average=table[streams].mean(axis=1)).sort_values("average", ascending=False)
     head = ["method", *(named.get(name, name) for name in streams), "average"]
-    return markdown(head, [[f"`{name}`", *map(share, row)] for name, row in zip(table.index, table.values)])
+    return markdown(head, [[f"`{name}`", *map(share, row)] for name, row in table.iterrows()])
 
 
 def _difference(row: pd.Series) -> str:

@@ -115,8 +115,8 @@ def failed(rows: pd.DataFrame) -> set[str]:
 def keep(folder: Path, results: Path) -> None:
     """Write a finished study's scores as CSV into ``results``, and what its coefficients chose.
 
-    Rows of its levels and seeds take the place of those that are there; rows of others stay. What coefficients
-    chose is known where each hospital was measured alone.
+    Rows of its levels and seeds take the place of those that are there; rows of others stay. What
+    coefficients chose is known where each hospital was measured alone.
     """
     study = open_study(folder)
     results.mkdir(parents=True, exist_ok=True)

@@ -21,11 +21,11 @@ def flat(function: Callable[..., R]) -> Callable[..., R]:
     name, and TypeError for a field whose default is made by a factory.
     """
     hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, type] = {}
+    groups: dict[str, type[Any]] = {}
     parameters: list[Parameter] = []
     for parameter in inspect.signature(function).parameters.values():
         hint = hints[parameter.name]
-        if parameter.kind is Parameter.KEYWORD_ONLY and is_dataclass(hint):
+        if parameter.kind is Parameter.KEYWORD_ONLY and isinstance(hint, type) and is_dataclass(hint):
             groups[parameter.name] = hint
             parameters += _fields(hint)
         else:
@@ -34,7 +34,7 @@ def flat(function: Callable[..., R]) -> Callable[..., R]:
     @functools.wraps(function)
     def call(*args: Any, **given: Any) -> R:
         for name, group in groups.items():
-            own = {each.name: given.pop(each.name) for each in fields(group) if each.name in given}  # type: ignore[arg-type]
+            own = {each.name: given.pop(each.name) for each in fields(group) if each.name in given}
             given[name] = group(**own)
         return function(*args, **given)
 
@@ -46,11 +46,11 @@ def flat(function: Callable[..., R]) -> Callable[..., R]:
     return call
 
 
-def _fields(group: type) -> list[Parameter]:
+def _fields(group: type[Any]) -> list[Parameter]:
     """Return the fields of a dataclass as keyword-only parameters."""
     hints = get_type_hints(group, include_extras=True)
     found = []
-    for each in fields(group):  # type: ignore[arg-type]
+    for each in fields(group):
         if each.default_factory is not MISSING:
             raise TypeError(f"{group.__name__}.{each.name} has no plain default")
         default = Parameter.empty if each.default is MISSING else each.default

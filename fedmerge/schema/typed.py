@@ -23,7 +23,7 @@ def check_types(options: Any) -> None:
     Whole numbers are numbers, and so are numpy's scalars; text is never read as a number, and true and false
     are none. A configuration is checked before (``validation.validate``).
     """
-    kind = type(options)
+    kind: Any = type(options)
     _check(_of_fields(kind), {each.name: getattr(options, each.name) for each in fields(kind)}, kind.__name__)
 
 

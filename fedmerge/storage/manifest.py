@@ -17,7 +17,7 @@ import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -28,7 +28,7 @@ from fedmerge.storage.made_list import MADE
 from fedmerge.storage.own_files import LOCK, MANIFEST, RESERVED, SIGNATURE
 
 Kind = Literal["run", "study", "tuning"]
-TUNING = "tuning"
+TUNING: Final = "tuning"
 """The folder in a run's that holds what was tuned after it had ended; it has a manifest of its own."""
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
