@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.pages import Picture
-from benchmarks.studies.papers import filters_figures, mirage_figures, neurons_figures, rethinking_figures
+from benchmarks.studies.papers import (
+    filters_figures,
+    mirage_figures,
+    neurons_figures,
+    rethinking_figures,
+    theorem_figures,
+)
 from benchmarks.studies.papers.claims import Rows
 
 FIGURES: dict[str, dict[str, tuple[Callable[[Rows], Picture], str]]] = {
@@ -18,6 +24,8 @@ FIGURES: dict[str, dict[str, tuple[Callable[[Rows], Picture], str]]] = {
     "rethinking": {
         "averages": (rethinking_figures.averages, "averages"),
         "magnified": (rethinking_figures.magnified, "magnified"),
+        "lead": (theorem_figures.lead, "magnified"),
+        "theorem": (theorem_figures.bounds, "theorem"),
         "templates": (rethinking_figures.templates, "templates"),
     },
     "neuron-interpolation": {

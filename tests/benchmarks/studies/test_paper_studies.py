@@ -33,7 +33,7 @@ LESS: dict[str, dict[str, Any]] = {
     "filters": {"FAMILIES": {"vgg11": ("breast",)}},
 }  # fmt: skip
 """What is left of each study."""
-SLOW = ("efficientnet", "magnified-vgg11", "starts", "own-heads", "widths", "settings")
+SLOW = ("efficientnet", "magnified-vgg11", "starts", "own-heads", "theorem-chains", "widths", "settings")
 PARTS = {
     "mirage": {
         "drift-layers",
@@ -43,7 +43,16 @@ PARTS = {
         "target",
         "plane",
     },
-    "rethinking": {"averages", "magnified", "bounds", "templates", "pixels-merged", "tasks", "sizes"},
+    "rethinking": {
+        "averages",
+        "magnified",
+        "bounds",
+        "templates",
+        "pixels-merged",
+        "tasks",
+        "sizes",
+        "theorem",
+    },
     "neurons": {"fused", "errors", "methods", "importance"},
     "filters": {"scores", "filters", "merges", "rank", "threshold", "size"},
 }
