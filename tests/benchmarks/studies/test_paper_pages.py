@@ -115,7 +115,8 @@ def test_the_second_study_on_pacs_trains_and_draws_as_the_first() -> None:
     rows, keys = Rows(), ["seed", "site", "stream"]
     first, second = (rows.bench(name).query("method == 'mean'").set_index(keys) for name in (PACS, GRADIENTS))
     assert len(second) >= 8
-    pd.testing.assert_frame_equal(first.loc[second.index, second.columns], second)
+    scores = ["accuracy", "balanced_accuracy", "auroc", "ece"]
+    pd.testing.assert_frame_equal(first.loc[second.index, scores], second[scores])
 
 
 def test_the_margin_on_pacs_is_paired_by_seed_on_one_stream() -> None:
