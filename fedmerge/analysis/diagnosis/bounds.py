@@ -115,7 +115,7 @@ def _within(value: float, most: float) -> bool:
 def orders(frame: pd.DataFrame, above: str, below: str) -> pd.Series:
     """Return the orders of magnitude by which one column exceeds another; NaN where either is zero."""
     upper, lower = (frame[name].where(frame[name] > 0) for name in (above, below))
-    return np.log10(upper / lower)
+    return (upper / lower).map(np.log10)
 
 
 def plainest(frame: pd.DataFrame) -> pd.DataFrame:
