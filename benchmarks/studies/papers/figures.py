@@ -12,6 +12,7 @@ from benchmarks.studies.papers import (
     mirage_figures,
     neurons_figures,
     rethinking_figures,
+    theorem_figures,
 )
 from benchmarks.studies.papers.claims import Rows
 
@@ -26,6 +27,8 @@ FIGURES: dict[str, dict[str, tuple[Callable[[Rows], Picture], str]]] = {
         "averages": (rethinking_figures.averages, "averages"),
         "depths": (depths_figures.depths, "depth"),
         "magnified": (rethinking_figures.magnified, "magnified"),
+        "lead": (theorem_figures.lead, "magnified"),
+        "theorem": (theorem_figures.bounds, "theorem"),
         "templates": (rethinking_figures.templates, "templates"),
     },
     "neuron-interpolation": {

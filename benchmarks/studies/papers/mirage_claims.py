@@ -12,6 +12,7 @@ from benchmarks.studies.papers.claims import Claim, Rows, benched, framed, less,
 NAME = "mirage"
 SHARED = " shared"
 BENCHES = ("testtime-digits", "testtime-pacs", "testtime-pneumonia", "testtime-wbc")
+PACS, GRADIENTS = "testtime-pacs", "testtime-pacs-gradients"
 ADAPTIVE = "entropy-adaptive"
 
 
@@ -73,6 +74,21 @@ def gains(first: str, second: str) -> Callable[[Rows], pd.DataFrame]:
 
 def beside(method: str, stream: str) -> Callable[[Rows], pd.DataFrame]:
     return benched(BENCHES, ADAPTIVE, method, stream=stream)
+
+
+def on_pacs(method: str) -> Callable[[Rows], pd.DataFrame]:
+    """The margin over a method of the second study on PACS, which trains and draws as the first does."""
+
+    def margin(rows: Rows) -> pd.DataFrame:
+        one, other = (
+            frame[(frame["method"] == name) & (frame["stream"] == "dirichlet-0.05")]
+            .groupby("seed")["accuracy"]
+            .mean()
+            for frame, name in ((rows.bench(PACS), ADAPTIVE), (rows.bench(GRADIENTS), method))
+        )
+        return framed(pd.concat({PACS: one - other}, names=["setting"]))
+
+    return margin
 
 
 def passes(rows: Rows) -> pd.DataFrame:
@@ -164,6 +180,12 @@ CLAIMS = [
     Claim("Tables 1-3", "nine data sets, among them Organs, two backbones", "", why="the data sets are "
           "not named in "
           "what could be read, and CT organs are not here; PACS, digits, X-rays and blood cells are above"),
-    Claim("Tables 1-3", "better than MEMO and AdaMerging, on PACS", "", untested=True,
-          why="MEMO and AdaMerging ran on digits and blood cells alone (docs/studies/test-time-first.md)"),
+    *(
+        Claim("Tables 1-3", f"better than {name}, on PACS",
+              f"accuracy, entropy-adaptive less {name} from the mean of the same networks, same stream, "
+              "Dirichlet 0.05",
+              on_pacs(method),
+              why=f"{name} ran on PACS with fewer than three seeds so far (bench-testtime-pacs-gradients)")
+        for method, name in (("memo", "MEMO"), ("adamerging", "AdaMerging"))
+    ),
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.studies.papers import depths
+from benchmarks.studies.papers import depths, theorem
 from benchmarks.studies.papers.cells import Cell, Row
 from benchmarks.studies.papers.images import Pictures, pictures
 from benchmarks.studies.papers.networks import LAYERS, Sizes, Workshop, begun, seen
@@ -37,7 +37,11 @@ PAPERS = "vgg11-plain"
 FEW = 3
 SETS = ("cells", "retina")
 """Further sets, with ``PAPERS``."""
-FACTORS = (0.01, 1.0, 10.0, 90.0, 100.0, 110.0, 200.0)
+FACTORS = (
+    *(0.01, 1.0, 10.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 100.0, 105.0, 110.0, 115.0, 120.0, 130.0),
+    *(140.0, 150.0, 160.0, 170.0, 180.0, 190.0, 200.0, 220.0, 250.0),
+)
+"""Dense where 17 to 19 layers overflow float32."""
 TABLE8 = {
     "resnet18": (1.82, 11.7), "resnet34": (3.66, 21.8), "resnet50": (4.09, 25.6), "resnet101": (7.83, 44.5),
     "resnet152": (11.58, 60.2), "densenet121": (2.88, 8.0), "densenet161": (7.81, 28.7),
@@ -75,6 +79,7 @@ def cells(shop: Workshop, seeds: int) -> Iterator[Cell]:
     for name, make in asked.items():
         for seed in range(seeds):
             yield Cell(f"{name}-{seed}", partial(make, seed))
+    yield from theorem.cells(shop, MAIN, seeds)
 
 
 def _sizes() -> Iterator[Row]:

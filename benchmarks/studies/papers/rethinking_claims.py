@@ -10,6 +10,7 @@ from benchmarks.studies.papers import depths_claims
 from benchmarks.studies.papers.claims import MARGIN, Claim, Rows, benched, framed, less, near, over, pick
 from benchmarks.studies.papers.rethinking import FEW, MAIN, TABLE8
 from benchmarks.studies.papers.rethinking import PAPERS as PLAIN
+from benchmarks.studies.papers.theorem_claims import PEAKS, THEOREM
 
 NAME = "rethinking"
 LOGITS, FEATURES, GREEDY = "ensemble-logits", "ensemble-features", "greedy"
@@ -209,15 +210,12 @@ CLAIMS = [
           "accuracy at factor 1 less that at 100", scaled("members float32", 100.0, "vgg19-plain")),
     Claim("Table 10", "the loss is one of the weights: it is there without overflow, too",
           "the same in float64", scaled("members exact", 100.0, "vgg19-plain")),
-    Claim("Fig. 4", "the lead of the uniform soup over the ensemble has its peak at factors of 100 to 110",
-          "", untested=True, why="a peak needs a finer scan than the seven factors here"),
+    *PEAKS,
     Claim("Eq. 5-7", "the mean's largest weight is at most the models' largest",
           "each parameter of each network", bounds("largest_bound", "largest"), ("", 1.0), every=True),
     Claim("Eq. 8-9", "the mean's variance is at most the models' largest (they assume independence)",
           "each parameter of each network", bounds("variance_bound", "variance"), ("", 1.0), every=True),
-    Claim("Theorem 1", "bounds of output norm and output variance grow with depth and factor", "",
-          untested=True,
-          why="the largest logit by factor is in the rows, the bounds are not computed"),
+    *THEOREM,
     Claim("Table 3", "averaging with a model of another task costs accuracy",
           "accuracy of model 1 less that of the mean", task("alone", "mean"),
           key="a model alone above its average with another task's"),

@@ -13,6 +13,7 @@ from fedmerge.analysis.diagnosis import neurons  # isort: skip
 from fedmerge.analysis.diagnosis import tasks  # isort: skip
 from fedmerge.analysis.diagnosis import templates  # isort: skip
 from fedmerge.analysis.diagnosis import magnification  # isort: skip
+from fedmerge.analysis.diagnosis import bounds  # isort: skip
 from fedmerge.analysis.diagnosis import filters  # isort: skip
 from fedmerge.analysis.diagnosis import settings  # isort: skip
 from fedmerge.analysis.diagnosis import dynamics  # isort: skip
@@ -25,6 +26,7 @@ __all__ = [
     "Finding",
     "Subject",
     "barriers",
+    "bounds",
     "diagnose",
     "drift",
     "dynamics",

@@ -13,6 +13,7 @@ from benchmarks import ROOT
 from benchmarks.studies.papers import cells, claims, images, pages
 from benchmarks.studies.papers.cells import Cell, Row
 from benchmarks.studies.papers.claims import Claim, Rows, decide
+from benchmarks.studies.papers.mirage_claims import GRADIENTS, PACS, on_pacs
 
 DOCS = ROOT / "docs" / "papers"
 TABLE = pd.DataFrame
@@ -107,6 +108,35 @@ def test_a_claim_that_is_decided_by_an_interval_has_three_seeds() -> None:
         for found in pages.decided(name, rows):
             if not found.claim.every and found.settings:
                 assert found.seeds >= 3, (name, found.claim.says)
+
+
+def test_the_second_study_on_pacs_trains_and_draws_as_the_first() -> None:
+    """Mean merging has the same scores in both, to the digit, so methods of one compare with the other's."""
+    rows, keys = Rows(), ["seed", "site", "stream"]
+    first, second = (rows.bench(name).query("method == 'mean'").set_index(keys) for name in (PACS, GRADIENTS))
+    assert len(second) >= 8
+    scores = ["accuracy", "balanced_accuracy", "auroc", "ece"]
+    pd.testing.assert_frame_equal(first.loc[second.index, scores], second[scores])
+
+
+def test_the_margin_on_pacs_is_paired_by_seed_on_one_stream() -> None:
+    """Sites averaged, 0.5 and 0.7 against 0.4 and 0.6; other streams and lone seeds are left out."""
+
+    def frame(method: str, values: list[float], *more: tuple[int, str]) -> pd.DataFrame:
+        kept = [(0, "dirichlet-0.05"), (0, "dirichlet-0.05"), *more]
+        return pd.DataFrame([
+            {"seed": seed, "stream": stream, "method": method, "accuracy": value}
+            for (seed, stream), value in zip(kept, [*values, *[9.0] * len(more)], strict=True)
+        ])  # fmt: skip
+
+    rows = Rows(Path("nowhere"))
+    rows._read |= {
+        PACS: frame("entropy-adaptive", [0.5, 0.7], (0, "iid"), (1, "dirichlet-0.05")),
+        GRADIENTS: frame("memo", [0.4, 0.6], (0, "iid")),
+    }
+    found = on_pacs("memo")(rows)
+    assert found["value"].tolist() == pytest.approx([0.1])
+    assert found["setting"].tolist() == [PACS]
 
 
 def test_images_are_32_pixels_in_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

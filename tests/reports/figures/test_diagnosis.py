@@ -8,7 +8,16 @@ import pytest
 import torch
 from networks_of_diagnosis import convolutional, pixels
 
-from fedmerge.analysis.diagnosis import ANALYSES, Finding, Subject, barriers, drift, landscape, templates
+from fedmerge.analysis.diagnosis import (
+    ANALYSES,
+    Finding,
+    Subject,
+    barriers,
+    bounds,
+    drift,
+    landscape,
+    templates,
+)
 from fedmerge.analysis.diagnosis import heads as heads_of
 from fedmerge.analysis.diagnosis.rows import findings_of, rows_of
 from fedmerge.reports.figures import NARROW, WIDE
@@ -30,6 +39,7 @@ def found() -> dict[str, Finding]:
         "magnification": made(
             "factor", [0.1, 100.0], who=["mean", "ensemble"], precision="float32", accuracy=0.4
         ),
+        "bounds": bounds.bounds(Subject.of(models, images)),
         "tasks": made("accuracy", [0.5, 0.7], task=["a", "b"], method=["mean"]),
         "filters": made("rank", [1.0, 2.0], model=["a", "mean"], filters=4, share=0.1),
         "neurons": made("depth", [0, 1], method=["kf"], grouping=0.1, approximation=0.2),

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from fedmerge.analysis.diagnosis import Finding
 from fedmerge.reports.figures.diagnosis.bars import features, heads, neurons, settings, tasks
+from fedmerge.reports.figures.diagnosis.bounded import bounds
 from fedmerge.reports.figures.diagnosis.drift import drift
 from fedmerge.reports.figures.diagnosis.layers import filters, inmerge
 from fedmerge.reports.figures.diagnosis.magnified import magnification
@@ -31,6 +32,7 @@ DRAWN: dict[str, Callable[[Finding, float], Figure]] = {
     "tasks": tasks,
     "templates": templates,
     "magnification": magnification,
+    "bounds": bounds,
     "filters": filters,
     "settings": settings,
     "inmerge": inmerge,
