@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.pages import Picture
-from benchmarks.studies.papers import compression_figures, depths_figures
-from benchmarks.studies.papers import filters_figures, mirage_figures, neurons_figures, rethinking_figures
+from benchmarks.studies.papers import (
+    compression_figures,
+    depths_figures,
+    filters_figures,
+    mirage_figures,
+    neurons_figures,
+    rethinking_figures,
+)
 from benchmarks.studies.papers.claims import Rows
 
 FIGURES: dict[str, dict[str, tuple[Callable[[Rows], Picture], str]]] = {

@@ -42,6 +42,7 @@ SLOW = (
     "settings",
     "depth-",
     "compressed-",
+    "further-",
 )
 PARTS = {
     "mirage": {
