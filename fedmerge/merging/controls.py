@@ -55,7 +55,7 @@ def distill(
     """
     images, task = _images(context, "distill"), context.task
     begun = _student(parents, context, student)
-    targets = soft_targets(_alike_logits(parents, context, images), temperature, task).float()
+    targets = soft_targets(_alike_logits(parents, begun, context, images), temperature, task).float()
     module, images = in_float32(begun.to(context.device), images)
 
     def loss(indices: Tensor, training: bool) -> Tensor:
@@ -157,12 +157,15 @@ def _logits(parents: Parents, context: Context, images: Tensor) -> list[Tensor]:
     return found
 
 
-def _alike_logits(parents: Parents, context: Context, images: Tensor) -> list[Tensor]:
-    """The logits of parents that may differ in width. Raises FedMergeError where their classes differ."""
+@torch.no_grad()
+def _alike_logits(parents: Parents, begun: nn.Module, context: Context, images: Tensor) -> list[Tensor]:
+    """The logits of parents that may differ in width; begun: the student, in evaluation mode.
+
+    Raises FedMergeError where classes differ in number.
+    """
     found = _logits(parents, context, images)
-    with torch.no_grad():
-        own = parents.template(images[:2].to(next(parents.template.parameters(), images).device))
-    widths = [each.shape[1] for each in found] + [logits_of(own).flatten(1).shape[1]]
+    own = logits_of(begun(images[:2].to(next(begun.parameters(), images).device)), begun)
+    widths = [each.shape[1] for each in [*found, own.flatten(1)]]
     names = [*parents.names, "the model to be made"]
     for name, width in zip(names, widths, strict=True):
         if width != widths[0]:

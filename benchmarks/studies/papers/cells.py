@@ -70,6 +70,17 @@ def save(rows: Iterable[Row], path: Path) -> None:
     )
 
 
+def add(rows: Iterable[Row], path: Path) -> None:
+    """Put rows into a CSV, in the place of those of the same part, setting, seed, case, metric, x and y."""
+    new = pd.DataFrame(list(rows), columns=list(Row._fields))
+    if new.empty:
+        return
+    whole = pd.concat([read(path), new]) if path.is_file() else new
+    again = whole.duplicated([name for name in Row._fields if name != "value"], keep="last")
+    gone = again & whole["part"].isin(new["part"])
+    save((Row(*each) for each in whole[~gone].itertuples(index=False)), path)
+
+
 def read(path: Path) -> pd.DataFrame:
     """Read the rows of a study."""
     empty = {name: [""] for name in ("value", "x", "y")}

@@ -16,10 +16,11 @@ def compressed(rows: Rows) -> Picture:
         "parents": "parents, mean", "ensemble": "ensemble of parents", KF: "kf", GRADIENT: "kf-gradient",
         DISTILLED: "distilled from random", AFTER: "distilled from kf", LABELS: "narrow, trained by label",
     }  # fmt: skip
+    names = {case: name for case, name in names.items() if case in set(frame["case"])}
     by = frame.groupby("case")["value"].mean()
     title = (
         f"ResNet-18 of width {WIDE} into {NARROW}: kf has {share(by[KF])} accuracy, distillation "
-        f"{share(by[DISTILLED])}, begun at kf {share(by[AFTER])}"
+        f"{share(by[DISTILLED])}, training by label {share(by[LABELS])}"
     )
     made = dots(frame, title, "accuracy, % (diamond: mean over seeds)", cases=names)
     return made, Caption(title, "The same images, without labels, for fusion and distillation.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -50,7 +51,8 @@ def cells(shop: Workshop, seeds: int) -> Iterator[Cell]:
         "widths": partial(_widths, shop),
         "settings-digits": partial(_settings, shop, "digits"),
         **{
-            f"compressed-{data}-{parents.replace(' ', '-')}": partial(_compressed, shop, data, parents)
+            f"{name}-{data}-{parents.replace(' ', '-')}": partial(_compressed, shop, name, data, parents)
+            for name in ("compressed", "further")
             for data, parents in compression.SETTINGS
         },
     }
@@ -207,9 +209,9 @@ def _widths(shop: Workshop, seed: int) -> Iterator[Row]:
     yield Row("widths", "digits", seed, "ensemble", "accuracy", score(mean, y).accuracy)
 
 
-def _compressed(shop: Workshop, data: str, parents: str, seed: int) -> Iterator[Row]:
+def _compressed(shop: Workshop, name: str, data: str, parents: str, seed: int) -> Iterator[Row]:
     """Wide ResNets into a narrow one, which is also trained on all images with their labels."""
-    found = pictures(data, seed, shop.sizes.images, shop.sizes.tested)
+    found = compression.plain(pictures(data, seed, shop.sizes.images, shop.sizes.tested))
 
     def trained(parts: list[Split], split: str, width: int) -> list[nn.Module]:
         return [
@@ -220,11 +222,13 @@ def _compressed(shop: Workshop, data: str, parents: str, seed: int) -> Iterator[
 
     split = compression.SPLITS[parents]
     parts = [found.train] if split == "one" else _parts(found.train, split, seed)
-    (narrow,) = trained([found.train], "one", compression.NARROW)
-    given = {"best": narrow, "blank": compression.blank(found.classes, seed)}
-    setting = compression.setting_of(data, parents)
+    setting, student = compression.setting_of(data, parents), compression.blank(found.classes, seed)
     wide = trained(parts, split, compression.WIDE)
-    return compression.compressed(shop.sizes, setting, wide, given, found, seed)
+    if name == "further":
+        return compression.further(shop.sizes, setting, wide, student, found, seed)
+    (best,) = trained([found.train], "one", compression.NARROW)
+    known = compression.given(setting, wide, best, found, seed)
+    return chain(known, compression.compressed(shop.sizes, setting, wide, student, found, seed))
 
 
 def _settings(shop: Workshop, data: str, seed: int) -> Iterator[Row]:

@@ -40,12 +40,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--kept", action="store_true", help="compute nothing: write the rows of the cells that are there"
     )
     parser.add_argument("--cells", default="", help="compute only cells whose name holds this; write no rows")
+    parser.add_argument("--add", action="store_true", help="put the rows of --cells into the CSV")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     for name in args.names:
         if args.cells:
-            few(name, args.work, args.seeds, args.cells)
+            few(name, args.work, args.seeds, args.cells, args.out if args.add else None, args.kept)
         else:
             run(name, args.work, args.seeds, args.out, only_kept=args.kept)
 
@@ -60,12 +61,15 @@ def run(
     cells.save(list(rows), out / f"papers-{name}.csv")
 
 
-def few(name: str, work: Path, seeds: int, text: str) -> None:
-    """Compute the cells of a study whose name holds a text."""
+def few(
+    name: str, work: Path, seeds: int, text: str, out: Path | None = None, only_kept: bool = False
+) -> None:
+    """Compute the cells of a study whose name holds a text; with ``out`` their rows are added to its CSV."""
     study = importlib.import_module(f"benchmarks.studies.papers.{STUDIES[name]}")
     chosen = [each for each in study.cells(Workshop(work, study.SIZES), seeds) if text in each.name]
-    for _ in cells.computed(chosen, work / name, partial(print, flush=True)):
-        pass
+    rows = list(cells.computed(chosen, work / name, partial(print, flush=True), only_kept))
+    if out is not None:
+        cells.add(rows, out / f"papers-{name}.csv")
 
 
 if __name__ == "__main__":

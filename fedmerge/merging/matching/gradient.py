@@ -108,7 +108,8 @@ def gradient_fusion(
     FedMergeError for fewer than two images.
     """
     images = _images(context)
-    networks = Networks.of(parents, replace(context, example=images[:2]))
+    context = replace(context, example=images[:2])
+    networks = Networks.of(parents, context)
     walk = _Walk(networks, context, Fitting(loss, closed_form, descent))
     walk.score(images, attribution, normalisation)
     if networks.one_width:

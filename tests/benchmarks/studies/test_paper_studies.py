@@ -43,6 +43,7 @@ SLOW = (
     "settings",
     "depth-",
     "compressed-",
+    "further-",
 )
 PARTS = {
     "mirage": {
