@@ -231,7 +231,7 @@ def same_place(
         if here.stages.get(name) != version:
             raise FedMergeError(
                 f"the run in '{folder}' was begun with FedMerge {begun.versions.get('fedmerge', '')}, whose "
-                f"stage '{name}' gives other numbers than here: resume it with that version, or begin a new run."
+                f"stage '{name}' gives other numbers: resume it with that version, or begin a new run."
             )
     return begun
 
