@@ -300,6 +300,8 @@ def test_a_changed_folder_or_other_images_are_refused(experiment, tmp_path, monk
     not_resumed(folder, ("cuda:0 (NVIDIA H100)", "cpu"), experiment)
     write_sealed(folder / "run.json", begun | {"data": begun["data"] | {"beta": "0" * 64}})
     not_resumed(folder, ("beta", "images"), experiment)
+    write_sealed(folder / "run.json", begun | {"stages": begun["stages"] | {"evaluate": 1}})
+    not_resumed(folder, ("evaluate", begun["versions"]["fedmerge"], "numbers"), experiment)
     write_sealed(folder / "run.json", begun | {"versions": begun["versions"] | {"torch": "1.0"}})
     assert "begun with torch 1.0: its numbers may differ" in run(experiment, resume=folder).remarks[0]
 

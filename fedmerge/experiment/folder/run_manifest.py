@@ -21,6 +21,7 @@ from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.plugged import plugin_hashes
 from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.experiment.kinds import VERSIONS
 from fedmerge.models.start_file import start_digest
 from fedmerge.schema.validation import differences, is_there, load_yaml
 from fedmerge.schema.yaml_text import read_yaml
@@ -46,8 +47,8 @@ class RunManifest(BaseModel):
 
     config: SHA-256 of config.yaml. data: of each site's images and labels, with the first seed. sources: the
     folder where relative paths of the cohort start. in_memory: whether images were arrays, which no
-    configuration brings back. plugins: SHA-256 of each plug-in's code. start: of the file
-    of weights that the network begins from. threads: of this process, because
+    configuration brings back. plugins: SHA-256 of each plug-in's code. start: of the file of weights that the
+    network begins from. stages: the version of each stage's meaning. threads: of this process, because
     their number decides the last bits. seconds: of the sessions so far that did not end in a crash. state: as
     the last process wrote it; process: the one that runs, so that one that was killed is known. reason: why
     it ended.
@@ -65,6 +66,7 @@ class RunManifest(BaseModel):
     started: str
     plugins: dict[str, str] = {}
     start: str = ""
+    stages: dict[str, int] = {}
     seconds: float = 0.0
     resumed: tuple[Session, ...] = ()
     finished: bool = False
@@ -204,7 +206,8 @@ def same_place(
 ) -> RunManifest:
     """Return the run manifest; a damaged one is made anew from configuration, cohort and machine.
 
-    Raises FedMergeError for another kind of device, and for images or plug-ins other than the run began with.
+    Raises FedMergeError for another kind of device, and for images, plug-ins or stages other than the run
+    began with.
     """
     here = _as_it_is(folder, experiment, spec, cohort, machine)
     if begun is None:
@@ -231,6 +234,12 @@ def same_place(
                 f"plug-in {name} is not as it was when the run in '{folder}' was begun: put it back, "
                 "or begin a new run."
             )
+    for name, version in begun.stages.items():
+        if here.stages.get(name) != version:
+            raise FedMergeError(
+                f"the run in '{folder}' was begun with FedMerge {begun.versions.get('fedmerge', '')}, whose "
+                f"stage '{name}' gives other numbers: resume it with that version, or begin a new run."
+            )
     return begun
 
 
@@ -247,6 +256,7 @@ def _as_it_is(
         data={site.name: _fingerprint(site) for site in cohort.sites},
         plugins=plugin_hashes(experiment),
         start=start_digest(experiment.model.pretrained),
+        stages=VERSIONS,
         sources=None if spec.folder is None else str(spec.folder),
         in_memory=any(isinstance(spec.source_of(site), Arrays) for site in spec.sites),
         device=machine["device"],
