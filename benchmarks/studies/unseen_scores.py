@@ -60,7 +60,7 @@ SCRATCH, GROUP = (
 )
 TRANSFORMER = tuple(Part("bench-unseen-vit", name, (("data", name),)) for name in ("wbc4", "pacs"))
 BATCHES = {
-    size: (Part("bench-unseen-batches", "digits", (("batch", size),)),)
+    size: (Part("bench-unseen-batches", "digits", (("batch_size", size),)),)
     for size in ("1", "4", "16", "64", "long")
 }
 """The parts of each size of a batch; ``long``: batches of 64, up to 2,000 images."""

@@ -203,6 +203,25 @@ def hospitals(seen: Seen, default: str = DEFAULT) -> str:
     return markdown(["hospital", *(f"`{name}`" for name in shown)], body)
 
 
+def measured(seen: Seen) -> str:
+    """Every method at every hospital as it was measured, also where the shared model does not work.
+
+    A score of one class for every image, in any seed or stream, is marked.
+    """
+    rows = seen.rows
+    table = rows.groupby(["method", "site"], sort=False)[METRIC].mean().unstack("site")
+    constant = rows.groupby(["method", "site"], sort=False)["constant"].max().unstack("site").astype(float)
+    table = table.loc[table.mean(axis=1).sort_values(ascending=False).index]
+    body = [
+        [
+            f"`{name}`",
+            *(share(row[site]) + (f" {MARK}" if constant.loc[name, site] else "") for site in table),
+        ]
+        for name, row in table.iterrows()
+    ]
+    return markdown(["method", *table], body)
+
+
 def choice(seen: Seen) -> str:
     """How well coefficients choose among the sources (``analysis.source_choice``)."""
     table = seen.choice

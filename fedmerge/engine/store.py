@@ -59,7 +59,7 @@ class Store:
 
         kept: tasks whose next attempt goes on with the files of an interrupted one.
         """
-        in_use = f"another process is at work in '{self.folder}': wait for it, or stop it."
+        in_use = f"another process is at work in '{self.folder}': wait, stop it, or work in another."
         with locked(self.folder, in_use):
             with said(self.folder):
                 manifest.begin(self.folder, self.kind)

@@ -53,7 +53,7 @@ def test_two_at_one_folder_is_a_sentence_and_the_lock_dies_with_its_owner(tmp_pa
     owner = context.Process(target=_hold, args=(tmp_path, ready, release))
     owner.start()
     assert ready.wait(30)
-    with refused("bench", "--out"), Store(tmp_path).locked():
+    with refused("at work", tmp_path), Store(tmp_path).locked():
         pass
     owner.kill()
     owner.join()

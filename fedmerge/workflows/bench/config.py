@@ -32,6 +32,12 @@ from fedmerge.schema.validation import LONGEST_NAME, Distinct, is_there, load_ya
 Reference = Literal["alone", "pooled", "oracle"]
 OWN_COLUMNS = ("cohort", "model")
 """Columns of the results that an axis of the same name may fill with its levels."""
+OTHER_COLUMNS = (
+    *("study", "job", "status", "reason", "training_seconds", "kind"),
+    *("batch", "source", "encoder", "head"),  # of coefficients.parquet
+    *("bin", "low", "high", "n", "confidence", "stream"),  # of reliability.parquet
+)
+"""Columns of a study's tables beside those of a run's results."""
 
 
 def _levels(axes: Any) -> Any:
@@ -116,14 +122,12 @@ class BenchConfig(Strict):
         return self
 
     def _faults(self) -> Iterator[str]:
-        columns = {*results.columns(), "study", "job", "status", "reason", "training_seconds"} - {
-            *OWN_COLUMNS
-        }
+        columns = {*results.columns(), *OTHER_COLUMNS} - {*OWN_COLUMNS}
         for axis, levels in self.axes.items():
             if not levels:
                 yield f"axis '{axis}' has no levels: give at least one, or take it out"
             if axis in columns:
-                yield f"axis '{axis}' has the name of a column of the results: choose another name"
+                yield f"axis '{axis}' has the name of a column of the study's tables: choose another name"
         for name in dict.fromkeys(
             (*self.sweep, *(axis for pair in self.without for axis in pair), self.compare)
         ):

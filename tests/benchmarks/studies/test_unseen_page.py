@@ -86,9 +86,9 @@ def test_rows_of_a_later_run_take_the_place_of_their_own_cells_alone(tmp_path: P
 
 def test_sizes_of_a_batch_stand_side_by_side_and_orders_of_long_streams(tmp_path: Path) -> None:
     """In batches of 1 kf has 10 points less than the federated model, in those of 64 20 more."""
-    rows = [row | {"batch": size} for size in unseen_scores.BATCHES for row in rows_of("digits")]
+    rows = [row | {"batch_size": size} for size in unseen_scores.BATCHES for row in rows_of("digits")]
     table = pd.DataFrame(rows)
-    table.loc[(table["batch"] == "64") & (table["method"] == "kf"), "balanced_accuracy"] += 0.3
+    table.loc[(table["batch_size"] == "64") & (table["method"] == "kf"), "balanced_accuracy"] += 0.3
     table.to_csv(tmp_path / "bench-unseen-batches.csv", index=False)
     sizes = line(unseen_batches.sizes(tmp_path), "`kf`")
     assert sizes[1:5] == ["40.0", "40.0", "40.0", "70.0"]

@@ -67,6 +67,8 @@ def test_set_changes_the_study(place, study):
         ("sweep=[model]", ["no axis 'model'"]),
         ("sweep=[training]", ["is compared"]),
         ("axes.site=[a]", ["axis 'site'", "column"]),
+        ("axes.batch=[a]", ["axis 'batch'", "column"]),
+        ("axes.low=[a]", ["axis 'low'", "column"]),
         ("axes.model={}", ["axis 'model' has no levels"]),
         ("axes.training.fast={training.lrr: 1}", ["training fast", "training.lrr", "Did you mean 'lr'"]),
         ("without=[{training: slow}, {training: fast}]", ["leaves no combination"]),
