@@ -93,7 +93,9 @@ class MadeList:
         elif "moved" in entry:
             source, target = (f"{each}/" for each in entry["moved"])
             for path in [path for path in self.made if path.startswith(source)]:
-                self.made[target + path.removeprefix(source)] = self.made.pop(path)
+                now = target + path.removeprefix(source)
+                self.made[now] = self.made.pop(path)
+                self.gone.discard(now)  # one that was removed there before is no leftover any more
         elif not self.id and re.fullmatch(r"[0-9a-f]{16}", str(entry["id"])):
             self.id, self._mark = str(entry["id"]), str(entry["mark"])
 

@@ -105,8 +105,8 @@ def _tuned(work: EntryTuning, asked: str, folder: Path, workers: int, progress: 
 def do_trial(attempt: Attempt) -> None:
     """Make the trial of a task, and put its score into the record."""
     options = attempt.options
-    for name in options["plugins"]:
-        load_module(name)
+    for name, source in options["plugins"].items():
+        load_module(name, source)
     settle(options["threads"])
     attempt.record["score"] = opened(options["asked"]).attempt(Trial(**options["trial"]))
 

@@ -50,7 +50,8 @@ def test_a_command_line_has_what_the_command_says(command):
         annotation, default = expected[each.name]
         _, said = get_args(annotation)
         assert isinstance(said, OptionInfo if isinstance(each, click.Option) else ArgumentInfo)
-        assert each.help == said.help, each.name
+        if isinstance(each, click.Option):  # typer keeps the help of an argument elsewhere
+            assert each.help == said.help, each.name
         assert each.required is (default is MISSING), each.name
         if default is not MISSING:
             assert each.default == default, each.name

@@ -158,7 +158,8 @@ def test_a_calibrated_method_gets_each_source_s_temperature_in_order(setup, cali
 def test_while_tuning_it_gets_those_of_the_sources_that_are_left(setup, calibrated):
     entry = {"method": "divides", "calibrated": True, "tune": {"option": "temperature", "values": [1.0, 2.0]}}
     candidates.adapt(setup, "delta", read_method(TESTTIME, entry), setup.pool)
-    assert calibrated.made == [[1.5, 2.5], [0.5, 2.5], [0.5, 1.5]] * 2 + [[0.5, 1.5, 2.5]]
+    twice = [each for others in ([1.5, 2.5], [0.5, 2.5], [0.5, 1.5]) for each in (others, others)]  # streams
+    assert calibrated.made == twice * 2 + [[0.5, 1.5, 2.5]]
 
 
 def test_a_card_without_a_temperature_is_a_sentence(setup, calibrated):

@@ -159,7 +159,7 @@ def test_where_nothing_can_be_written_the_answer_is_the_same(folder, corners, tm
 def test_a_trial_that_fails_ends_the_work_and_is_tried_again(folder):
     bad = OPTION | {"values": [-1.0, *VALUES]}
     for _ in range(2):
-        with refused("temperature", "-1"):
+        with refused("temperature", "-1.0"):
             tune_run(folder, option=bad)
     assert tune_run(folder, option=OPTION).made == TRIALS
     assert verify(folder).good

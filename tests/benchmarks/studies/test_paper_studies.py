@@ -28,6 +28,7 @@ LESS: dict[str, dict[str, Any]] = {
     "rethinking": {
         "DEPTHS": (), "SETS": (), "TASKS": ("cells",),
         "TABLE8": {"resnet18": (1.82, 11.7)},
+        "FACTORS": (0.01, 1.0, 10.0, 100.0, 105.0, 110.0, 200.0),
     },
     "neurons": {"SETTINGS": (("digits", "small-cnn-plain", "skewed"),)},
     "filters": {"FAMILIES": {"vgg11": ("breast",)}},
