@@ -7,7 +7,6 @@ A ``Catalogue`` holds anything that has a name; a ``Registry`` holds methods. Bo
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
@@ -21,7 +20,7 @@ from fedmerge.errors import FedMergeError, nearest, unknown
 from fedmerge.plugin_code import Plugin
 from fedmerge.plugins import REGISTRIES, enter, is_among, origin_of
 from fedmerge.schema.faults import faults_of
-from fedmerge.schema.typed import check_arguments
+from fedmerge.schema.typed import check_when_made
 
 PLAIN_TASK = "multiclass"
 """The task that every method is for."""
@@ -261,7 +260,7 @@ class Registry(Catalogue[Method]):
             )
             self.add(method)
             if inspect.isclass(call):
-                _check_options(call)
+                check_when_made(call)
             return call
 
         return register
@@ -271,18 +270,6 @@ class Registry(Catalogue[Method]):
         unsaid = method.misfits is None and self.any_task
         misfits = {} if unsaid else method.misfits
         super().add(replace(method, group=self.group, kind=self.kind, misfits=misfits))
-
-
-def _check_options(kind: type[Any]) -> None:
-    """Make a class check the types of its options where a program makes one (``schema.typed``)."""
-    initialise: Callable[..., None] = kind.__init__
-
-    @functools.wraps(initialise)
-    def checked(self: Any, *given: Any, **options: Any) -> None:
-        check_arguments(initialise, options, kind.__name__)
-        initialise(self, *given, **options)
-
-    kind.__init__ = checked
 
 
 def _filled(value: Any, default: Any) -> Any:

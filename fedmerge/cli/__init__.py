@@ -9,6 +9,7 @@ from fedmerge.cli import (
     deployment,
     doctor,
     merge,
+    methods,
     models,
     new,
     report,
@@ -21,5 +22,5 @@ from fedmerge.cli.app import app, main
 
 __all__ = [
     "analyse", "app", "bench", "cohorts", "commands", "compare", "deployment", "doctor", "main", "merge",
-    "models", "new", "report", "results", "serve", "tune", "verify",
+    "methods", "models", "new", "report", "results", "serve", "tune", "verify",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
@@ -39,55 +40,28 @@ class Vgg(nn.Module):
         return self.head(self.features(x))
 
 
-def vgg11(
-    in_channels: int,
-    n_classes: int,
-    image_size: int,
-    *,
-    width: int = 64,
-    norm: Literal["batch", "none"] = "batch",
-    dropout: float = 0.0,
-) -> nn.Module:
-    """VGG-11 (8 convolutions) with one linear head in place of three, for images of any size.
+def _builder(depth: int) -> Callable[..., nn.Module]:
+    """Return the function that builds the VGG of a depth, with its options."""
 
-    width: channels of the first convolution; 64 is Simonyan and Zisserman's.
-    """
-    check_positive("vgg11", width=width)
-    check_rate("vgg11", dropout=dropout)
-    return Vgg(in_channels, n_classes, 11, width, norm, dropout)
+    def build(
+        in_channels: int,
+        n_classes: int,
+        image_size: int,
+        *,
+        width: int = 64,
+        norm: Literal["batch", "none"] = "batch",
+        dropout: float = 0.0,
+    ) -> nn.Module:
+        check_positive(build.__name__, width=width)
+        check_rate(build.__name__, dropout=dropout)
+        return Vgg(in_channels, n_classes, depth, width, norm, dropout)
 
-
-def vgg16(
-    in_channels: int,
-    n_classes: int,
-    image_size: int,
-    *,
-    width: int = 64,
-    norm: Literal["batch", "none"] = "batch",
-    dropout: float = 0.0,
-) -> nn.Module:
-    """VGG-16 (13 convolutions) with one linear head in place of three, for images of any size.
-
-    width: channels of the first convolution; 64 is Simonyan and Zisserman's.
-    """
-    check_positive("vgg16", width=width)
-    check_rate("vgg16", dropout=dropout)
-    return Vgg(in_channels, n_classes, 16, width, norm, dropout)
+    build.__name__ = build.__qualname__ = f"vgg{depth}"
+    build.__doc__ = (
+        f"VGG-{depth} ({sum(_CONVS[depth])} convolutions) with one linear head in place of three, for images "
+        "of any size.\n\n    width: channels of the first convolution; 64 is Simonyan and Zisserman's."
+    )
+    return build
 
 
-def vgg19(
-    in_channels: int,
-    n_classes: int,
-    image_size: int,
-    *,
-    width: int = 64,
-    norm: Literal["batch", "none"] = "batch",
-    dropout: float = 0.0,
-) -> nn.Module:
-    """VGG-19 (16 convolutions) with one linear head in place of three, for images of any size.
-
-    width: channels of the first convolution; 64 is Simonyan and Zisserman's.
-    """
-    check_positive("vgg19", width=width)
-    check_rate("vgg19", dropout=dropout)
-    return Vgg(in_channels, n_classes, 19, width, norm, dropout)
+vgg11, vgg16, vgg19 = map(_builder, _CONVS)

@@ -35,6 +35,18 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], what
     _check(_of_keywords(function), given, what)
 
 
+def check_when_made(kind: type[Any]) -> None:
+    """Make a class check its keyword arguments (``check_arguments``) before it is initialised."""
+    initialise: Callable[..., None] = kind.__init__
+
+    @functools.wraps(initialise)
+    def checked(self: Any, *given: Any, **options: Any) -> None:
+        check_arguments(initialise, options, kind.__name__)
+        initialise(self, *given, **options)
+
+    kind.__init__ = checked
+
+
 def _check(known: Mapping[str, TypeAdapter[Any]], given: Mapping[str, Any], what: str) -> None:
     for name in (name for name in known if name in given):
         value = given[name]

@@ -22,7 +22,7 @@ from fedmerge.merging.matching.gradient_options import (
     Clustering,
     LevelLoss,
 )
-from fedmerge.merging.matching.grouping import correspondence, endings, level_grams, mixing
+from fedmerge.merging.matching.grouping import correspondence, endings, level_grams, mixed, mixing
 from fedmerge.merging.matching.importances import (
     Attribution,
     Normalisation,
@@ -172,7 +172,7 @@ class _Walk:
             if kl:
                 targets = soft_targets(theirs, self.fitting.loss.temperature, self.context.task).to(x.dtype)
             else:
-                targets = _mixed(theirs, weights, end.dim)
+                targets = mixed(theirs, weights, end.dim)
             if level.affine and self.fitting.closed_form.use and not kl:
                 self.state |= (found := self._closed(level, x, targets))[0]
             else:
@@ -288,12 +288,6 @@ def _ahead(program: Program, values: Mapping[str, Tensor], level: Level, x: Tens
     """A level's value for all images, from its input."""
     runs = [Run(program, values, part, start=level.start) for part in x.split(BATCH)]
     return torch.cat([run.until(level.stop) for run in runs])
-
-
-def _mixed(values: Sequence[Tensor], weights: Tensor, dim: int) -> Tensor:
-    """The parents' values side by side, times weights C x sum of C_m; channels along ``dim`` again."""
-    side = torch.cat([value.movedim(dim, -1) for value in values], -1)
-    return (side @ weights.to(side).T).movedim(-1, dim)
 
 
 def _images(context: Context) -> Tensor:

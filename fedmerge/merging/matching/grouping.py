@@ -126,6 +126,12 @@ def mixing(maps: Correspondence, end: Ending, widths: Sequence[int], shares: Ten
     return torch.cat(maps.out(*end.axis, widths, end.width), 1)
 
 
+def mixed(values: Sequence[Tensor], weights: Tensor, dim: int) -> Tensor:
+    """Return the parents' values side by side, times weights C x sum of C_m; channels along ``dim`` again."""
+    side = torch.cat([value.movedim(dim, -1) for value in values], -1)
+    return (side @ weights.to(side).T).movedim(-1, dim)
+
+
 def _of_group(
     index: int,
     size: int,

@@ -33,11 +33,10 @@ Reference = Literal["alone", "pooled", "oracle"]
 OWN_COLUMNS = ("cohort", "model")
 """Columns of the results that an axis of the same name may fill with its levels."""
 OTHER_COLUMNS = (
-    *("study", "job", "status", "reason", "training_seconds", "kind"),
-    *("batch", "source", "encoder", "head"),  # of coefficients.parquet
-    *("bin", "low", "high", "n", "confidence", "stream"),  # of reliability.parquet
-)
-"""Columns of a study's tables beside those of a run's results."""
+    "study", "job", "status", "reason", "training_seconds", "kind", "batch", "source", "encoder", "head",
+    "bin", "low", "high", "n", "confidence", "stream",
+)  # fmt: skip
+"""Further columns: of a study's rows, of coefficients.parquet, of reliability.parquet."""
 
 
 def _levels(axes: Any) -> Any:
@@ -122,7 +121,7 @@ class BenchConfig(Strict):
         return self
 
     def _faults(self) -> Iterator[str]:
-        columns = {*results.columns(), *OTHER_COLUMNS} - {*OWN_COLUMNS}
+        columns = {*results.columns(), *OTHER_COLUMNS}.difference(OWN_COLUMNS)
         for axis, levels in self.axes.items():
             if not levels:
                 yield f"axis '{axis}' has no levels: give at least one, or take it out"
