@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from fedmerge.data import Arrays, Cohort, CohortSpec, SiteSpec, build_cohort
 from fedmerge.plugins import unload_plugins
+from tests.made_up_images import quarters
 
 torch.set_num_threads(1)
 
@@ -33,14 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def bright_quarters(n: int, seed: int, offset: int = 0) -> Arrays:
     """8 x 8 grey images of three classes: class c is bright in quarter c, over noise; separable."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 3
-    images = rng.integers(0, 60, (n, 8, 8)) + offset
-    corners = [(0, 0), (0, 4), (4, 0)]
-    for image, label in zip(images, labels, strict=True):
-        row, column = corners[label]
-        image[row : row + 4, column : column + 4] += 120
-    return Arrays(images.clip(0, 255).astype(np.uint8), labels)
+    return Arrays(*quarters(np.random.default_rng(seed), n, offset=offset))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,6 +29,7 @@ from fedmerge.registry import Needs
 from fedmerge.reports import page as report_page
 from fedmerge.reports.run_report import write_report
 from fedmerge.testtime import TESTTIME
+from tests.made_up_images import quarters
 
 KINDS = {"pooled": "pooled", "mean": "fusion", "greedy": "fusion", "entropy-adaptive": "test-time"}
 ACCURACY = {
@@ -444,12 +445,8 @@ def corners(tmp_path_factory: pytest.TempPathFactory) -> Result:
     for seed, name in enumerate(sites):
         rng, arrays = np.random.default_rng(seed), {}
         for split, n in (("train", 30), ("val", 12), ("test", 9)):
-            labels = np.arange(n) % 3
-            images = rng.integers(0, 110, (n, 8, 8)) + 25 * seed
-            for image, label in zip(images, labels, strict=True):
-                row, column = [(0, 0), (0, 4), (4, 0)][label]
-                image[row : row + 4, column : column + 4] += 50
-            arrays |= {f"{split}_images": images.clip(0, 255).astype(np.uint8), f"{split}_labels": labels}
+            images, labels = quarters(rng, n, noise=110, offset=25 * seed, bright=50)
+            arrays |= {f"{split}_images": images, f"{split}_labels": labels}
         np.savez(folder / f"{name}.npz", **arrays)
     cohort = {
         "name": "corners",

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.made_up_images import quarters
+
 SITES = ("alpha", "beta", "delta")
 
 
@@ -17,15 +19,8 @@ def save_quarters(path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     arrays = {}
     for split, n in (("train", 30), ("val", 9), ("test", 9)):
-        labels = np.arange(n) % 3
-        images = rng.integers(0, 60, (n, 8, 8)) + 20 * seed
-        for image, label in zip(images, labels, strict=True):
-            row, column = [(0, 0), (0, 4), (4, 0)][label]
-            image[row : row + 4, column : column + 4] += 120
-        arrays |= {
-            f"{split}_images": images.clip(0, 255).astype(np.uint8),
-            f"{split}_labels": labels[:, None],
-        }
+        images, labels = quarters(rng, n, offset=20 * seed)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels[:, None]}
     np.savez(path, **arrays)
 
 
