@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from fedmerge.errors import FedMergeError
+from fedmerge.errors import FedMergeError, short
 from fedmerge.merging.methods import Context
 from fedmerge.merging.parents import Parents, plain_form
 from fedmerge.models.copies import faithful, fill, unwrapped
@@ -37,10 +37,12 @@ def check_weights(name: str, state: State) -> None:
 def start_of(start: nn.Module | State | None, parents: Parents) -> State | None:
     """Return the state all models were trained from, in the (plain) form of the parents' states.
 
-    Raises FedMergeError where it is not of their architecture.
+    Raises FedMergeError where it is not of their architecture, or no state at all.
     """
     if start is None:
         return None
+    if not isinstance(start, nn.Module | Mapping):
+        raise FedMergeError(f"start is {short(repr(start))}: give a network, or its state (entry -> tensor).")
     state = entries(plain_form(unwrapped(start))) if isinstance(start, nn.Module) else _named(start, parents)
     kinds(state, "start")
     check_alike((parents.names[0], "start"), (parents.load(0), state))
@@ -49,7 +51,13 @@ def start_of(start: nn.Module | State | None, parents: Parents) -> State | None:
 
 def _named(state: State, parents: Parents) -> State:
     """A state dict under the parents' keys: without wrappers' prefixes, and plain."""
-    state = {key: value.detach() for key, value in state.items() if key.rpartition(".")[2] != "_extra_state"}
+    state = {key: value for key, value in state.items() if str(key).rpartition(".")[2] != "_extra_state"}
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise FedMergeError(
+                f"start is no network's state: its entry '{key}' is a {type(value).__name__}, not a tensor."
+            )
+    state = {key: value.detach() for key, value in state.items()}
     if parents.given is None or state.keys() == parents.load(0).keys():
         return state
     inner = without_wrappers(state)

@@ -90,7 +90,7 @@ def merge(
     >>> fused = merge([net_a, net_b], "kf", data=x).model            # doctest: +SKIP
     """
     models = models if isinstance(models, ModelPool) else several(models)
-    check_arguments(merge, {"score": score, "start": start, "statistics": statistics, "seed": seed}, "merge")
+    check_arguments(merge, {"score": score, "statistics": statistics, "seed": seed}, "merge")
     check_arguments(merge, {"names": names, "after": after, "batch_norm": batch_norm}, "merge")
     registered = FUSION[method]
     checked = registered.check(options)

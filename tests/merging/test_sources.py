@@ -558,3 +558,6 @@ def test_extra_state_and_ties_stay() -> None:
         assert model.state_dict()["_extra_state"] == {"version": 3}
         with refused("a.weight", "b.weight", "model-1"):
             merge([Tied(1.0), Tied(3.0, tie=False)], method, start=Tied(0.0), score=lambda state: 1.0)
+    for wrong, said in ((5, "5"), ([Tied(0.0)], "start"), ({"a.weight": [0.0]}, "a.weight"), ({3: 1}, "3")):
+        with refused("start", said):
+            merge([Tied(1.0), Tied(1.0)], "ties", start=wrong)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from tests.facts import refused
 def spec(name: str) -> ModelSpec:
     if name == "efficientnet-lite0":
         pytest.importorskip("efficientnet_lite_pytorch")
-    return ModelSpec(name=name, in_channels=3, n_classes=3, image_size=32)
+    return ModelSpec(name=name, in_channels=3, n_classes=3, image_size=28)
 
 
 class Tied(nn.Module):
@@ -48,7 +48,7 @@ class Needy(nn.Module):
 def test_it_computes_what_the_network_did_and_is_trained_alike(name: str) -> None:
     given = build(spec(name), seed=1).eval()
     network = network_of(spec(name), given.state_dict(), "north")
-    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     assert torch.equal(network(x), given(x))
     assert not any(module.training for module in network.modules())
     assert [(k, p.requires_grad) for k, p in network.named_parameters()] == [

@@ -256,5 +256,5 @@ def test_one_network_is_not_taken_for_its_layers(models: list[nn.Module], batch:
 
 def test_a_probe_has_a_whole_number_of_images() -> None:
     for name in ("images", "size", "every"):
-        with refused(name, 1.5, "whole number"):
+        with refused(name, 1.5, "integer"):
             Probe(**{name: 1.5})  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def of(*models: nn.Module, images: torch.Tensor | None = None) -> Subject:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     depth=st.integers(1, 5), seed=st.integers(0, 999), bias=st.booleans(),
     act=st.sampled_from([nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.LeakyReLU]), scale=st.floats(0.1, 20),
