@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from facts import refused
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -35,6 +35,7 @@ def normal(model: nn.Module, seed: int) -> nn.Module:
     return model.double().eval()
 
 
+@settings(max_examples=25)
 @given(
     kernel=st.integers(1, 3), stride=st.integers(1, 2), padding=st.integers(0, 2),
     dilation=st.integers(1, 2), groups=st.sampled_from([1, 2]), norm=st.booleans(), seed=st.integers(0, 99),
