@@ -136,10 +136,11 @@ def settled(seen: Seen, first: str, second: str) -> tuple[int, int, int]:
     rows = seen.rows[seen.rows["method"].isin([first, second])]
     if set(rows["method"]) != {first, second}:
         return 0, 0, 0
-    boards = leaderboard(rows, "method", second, within=seen.axes)
-    own = boards[boards["level"] == first].dropna(subset=["difference"])
-    above, below = (own["difference_low"] > 0).sum(), (own["difference_high"] < 0).sum()
-    return int(above), int(below), len(own)
+    settings = (part for _, part in rows.groupby(seen.axes, sort=False) if part["method"].nunique() == 2)
+    paired = [difference(part, first, second) for part in settings]
+    paired = [row for row in paired if not math.isnan(row["difference"])]
+    above = sum(row["difference_low"] > 0 for row in paired)
+    return above, sum(row["difference_high"] < 0 for row in paired), len(paired)
 
 
 def change(seen: Seen, first: str, second: str | None, axis: str, start: str, end: str) -> Row | None:

@@ -22,6 +22,7 @@ from benchmarks.studies.fusion_scores import (
     missing,
 )
 from benchmarks.studies.one_class import noted, paired, scored
+from fedmerge.analysis import difference as paired_difference
 from fedmerge.analysis import interval_rule
 from fedmerge.experiment.formatting import count, listing
 from fedmerge.workflows.bench.study import Study
@@ -202,7 +203,7 @@ def _paired(own: Seen, first: str, second: str) -> str:
     """One method with one fusion set minus the same with another, paired by seed."""
     if not {first, second} <= set(own.rows["images"]):
         return ""
-    row = board(own, second, "images").loc[first].to_dict()
+    row = paired_difference(folded(own, "images"), first, second, "images")
     if row["difference"] != row["difference"]:
         return ""
     return paired(marked(row), own.rows[own.rows["images"].isin([first, second])])

@@ -58,14 +58,14 @@ class Standing(NamedTuple):
 def standings(results: Path = RESULTS, configs: Path = CONFIGS) -> dict[tuple[str, str], list[Standing]]:
     """Return what the studies found, by group and name of the method. A CSV without methods tells nothing."""
     known = dict(_studies(configs))
+    anywhere = {label: key for other in known.values() for label, key in entries(other, configs).items()}
     found: dict[tuple[str, str], list[Standing]] = {}
     for path in sorted({path for pattern in STUDIES for path in results.glob(pattern)}):
         rows = pd.read_csv(path, keep_default_na=False, na_values=[""])
         if not {"seed", "method", METRIC} <= set(rows):
             continue
         study: dict[str, Any] = known.get(path.stem) or known.get(f"bench-{path.stem}") or {}
-        methods = {label: key for other in known.values() for label, key in entries(other, configs).items()}
-        methods |= entries(study, configs)
+        methods = anywhere | entries(study, configs)
         for where, part in _parts(path.stem, rows, study):
             for standing in _standings(path.stem, where, part, study, methods):
                 found.setdefault(methods[standing.label], []).append(standing)

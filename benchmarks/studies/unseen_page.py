@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import RESULTS, ROOT
@@ -76,7 +77,7 @@ def pictures_of(results: Path) -> dict[str, Picture]:
     found: dict[str, Picture] = {}
     for name, parts in (("scratch", SCRATCH), ("again", AGAIN)):
         seen = read(results, parts)
-        shown = seen._replace(rows=seen.rows[~seen.rows["method"].isin(NOT_DRAWN)])
+        shown = replace(seen, rows=seen.rows[~seen.rows["method"].isin(NOT_DRAWN)])
         known = board(shown, FEDERATED, METRIC).reset_index()
         drawn = (known, "method", FEDERATED, METRIC)
         found[f"{name}-differences"] = (forest(*drawn), describe_forest(*drawn))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +69,8 @@ BATCHES = {
 PLACE = ["cohort", "seed", "site"]
 
 
-class Seen(NamedTuple):
+@dataclass(frozen=True)
+class Seen:
     """Rows of finished measurements, and what coefficients chose (``analysis.source_choice``).
 
     A site's name holds its cohort's. Rows of all cells; ``working`` leaves out those that the protocol does.
@@ -78,18 +81,19 @@ class Seen(NamedTuple):
 
     def of(self, *cohorts: str) -> Seen:
         """Return the rows of these cohorts."""
-        return Seen(*(table[table["cohort"].isin(cohorts)] for table in self))
+        return Seen(*(table[table["cohort"].isin(cohorts)] for table in (self.rows, self.choice)))
 
-    @property
+    @cached_property
     def cohorts(self) -> list[str]:
         """The cohorts there are, in the protocol's order."""
-        return [name for name in COHORTS if name in set(self.rows["cohort"])]
+        there = set(self.rows["cohort"])
+        return [name for name in COHORTS if name in there]
 
-    @property
+    @cached_property
     def working(self) -> Seen:
         """Return the rows at hospitals and seeds whose shared models work, of cohorts where most do."""
         keep = ~place_of(self.rows).isin(broken(self.rows)) & ~self.rows["cohort"].isin(failed(self.rows))
-        return self._replace(rows=self.rows[keep])
+        return replace(self, rows=self.rows[keep])
 
 
 def place_of(rows: pd.DataFrame) -> pd.Series:

@@ -72,7 +72,7 @@ def _once(model: type[BaseModel], data: Any) -> tuple[Any, list[Fault]]:
     faults = {
         field: Fault(same[0].path, same[0].error["type"], _joined(same)) for field, same in by_field.items()
     }
-    for path, advice in _booleans([model], data, []):
+    for path, advice in _booleans(model, data):
         given = _words(_at(data, path))
         said = f"field '{dotted(path)}' should be a number, but YAML reads {given} there: {advice}."
         faults[str(path)] = Fault(path, "bool", [said])
@@ -203,20 +203,25 @@ def _deepest(faults: list[_Raw]) -> list[_Raw]:
     ]
 
 
-def _booleans(candidates: list[Any], at: Any, path: list[Part]) -> Iterator[tuple[list[Part], str]]:
+def _booleans(model: type[BaseModel], data: Any) -> Iterator[tuple[list[Part], str]]:
     """Find booleans where a number may be, but no boolean: pydantic would take them for 0 or 1.
 
     Yields the path, and the advice.
     """
-    if isinstance(at, bool):
+    for path in _paths_of_booleans(data, []):
+        candidates: list[Any] = [model]
+        for part in path:
+            candidates = _step(candidates, part)
         if (int in candidates or float in candidates) and bool not in candidates:
             yield path, QUOTES if str in candidates else "write a number"
-    elif isinstance(at, dict):
-        for key, value in at.items():
-            yield from _booleans(_step(candidates, key), value, [*path, key])
-    elif isinstance(at, list | tuple):
-        for i, value in enumerate(at):
-            yield from _booleans(_step(candidates, i), value, [*path, i])
+
+
+def _paths_of_booleans(at: Any, path: list[Part]) -> Iterator[list[Part]]:
+    if isinstance(at, bool):
+        yield path
+    elif isinstance(at, dict | list | tuple):
+        for part, value in at.items() if isinstance(at, dict) else enumerate(at):
+            yield from _paths_of_booleans(value, [*path, part])
 
 
 def _at(data: Any, path: list[Part]) -> Any:

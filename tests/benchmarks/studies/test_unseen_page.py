@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_a_place_whose_mean_is_constant_is_left_out_for_all_and_counted(seen: un
 def test_a_cohort_with_most_places_broken_has_no_part_in_averages(seen: unseen_scores.Seen) -> None:
     """Three of the four places of melanoma: what is left of it counts no more, and the page says so."""
     lost = (seen.rows["cohort"] == "melanoma4") & (seen.rows["method"] == "mean") & (seen.rows["seed"] == 0)
-    table = seen._replace(rows=seen.rows.assign(constant=seen.rows["constant"] | lost))
+    table = replace(seen, rows=seen.rows.assign(constant=seen.rows["constant"] | lost))
     assert unseen_scores.failed(table.rows) == {"melanoma4"}
     assert list(unseen_scores.average(table)) == ["wbc4", "average"]
     assert "Training failed" in unseen_tables.left_out(table)
@@ -169,14 +170,14 @@ def test_what_is_said_of_unseen_hospitals_is_what_the_rows_say(page: Path) -> No
 
 def test_the_sentence_says_better_or_worse_where_an_interval_does(seen: unseen_scores.Seen) -> None:
     """On i.i.d. streams the default has 3 points more than the federated model at every hospital."""
-    text = unseen_tables.summary(seen, seen._replace(rows=seen.rows.replace("kf", "first-default")))
+    text = unseen_tables.summary(seen, replace(seen, rows=seen.rows.replace("kf", "first-default")))
     assert "**So it is not surely better than any of them, nor surely worse**" not in text
     assert "−10.0 (−10.0 to −10.0) against the federated model" in text
-    iid = seen._replace(rows=seen.rows[seen.rows["stream"] == "iid"])
+    iid = replace(seen, rows=seen.rows[seen.rows["stream"] == "iid"])
     assert "surely better than mean merging, the federated model and the ensemble" in unseen_tables._verdict(
         iid
     )
-    temporal = seen._replace(rows=seen.rows[seen.rows["stream"] == "temporal"])
+    temporal = replace(seen, rows=seen.rows[seen.rows["stream"] == "temporal"])
     assert "surely worse than mean merging, the federated model and the ensemble" in unseen_tables._verdict(
         temporal
     )
