@@ -23,6 +23,7 @@ TESTS = (
     "tests/federation/statistics", "tests/federation/test_server.py",
     "tests/federation/test_strategy.py",
     "tests/federation/test_flower_grid.py", "tests/federation/test_privacy.py",
+    "tests/federation/test_privacy_accounting.py",
     "tests/federation/secure", "tests/federation/deployment",
     "tests/experiment/test_federated_fusion.py",
     "tests/test_cli.py",
