@@ -20,9 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("dev", "pretrained")  # dev has the others
 TESTS = (
     "tests/data", "tests/models/test_pool.py", "tests/merging/test_laws.py",
-    "tests/federation/test_statistics.py", "tests/federation/test_server.py",
+    "tests/federation/statistics", "tests/federation/test_server.py",
     "tests/federation/test_strategy.py",
     "tests/federation/test_flower_grid.py", "tests/federation/test_privacy.py",
+    "tests/federation/test_privacy_accounting.py",
     "tests/federation/secure", "tests/federation/deployment",
     "tests/experiment/test_federated_fusion.py",
     "tests/test_cli.py",

@@ -1,3 +1,5 @@
+"""Intervals over seeds and sites: by hand, by matrices, and by what must not change them."""
+
 from __future__ import annotations
 
 import math
@@ -9,17 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedmerge.analysis.intervals import Interval, crossed_interval, inside
+from tests.analysis.crossed import RNG, T, half
 from tests.facts import refused
-
-RNG = np.random.default_rng
-T = {1: 12.7062, 2: 4.30265, 3: 3.18245, 4: 2.77645, 8: 2.30600, 18: 2.10092}
-"""97.5 % points of Student's t, from a printed table."""
-
-
-def half(values: np.ndarray, **options) -> np.ndarray:
-    found = crossed_interval(values if values.ndim == 3 else values[:, :, None], **options)
-    np.testing.assert_allclose(found.high - found.mean, found.mean - found.low, atol=1e-12)
-    return found.high - found.mean
 
 
 def table(seeds, sites, rest, n_seeds: int, n_sites: int) -> np.ndarray:
@@ -27,17 +20,6 @@ def table(seeds, sites, rest, n_seeds: int, n_sites: int) -> np.ndarray:
     line = [np.arange(n) - (n - 1) / 2 for n in (n_seeds, n_sites)]
     bend = [each**2 - (each**2).mean() for each in line]
     return 7 + seeds * line[0][:, None] + sites * line[1] + rest * np.outer(*bend)
-
-
-def coverage(seeds, sites, rest, shape, columns=4000) -> tuple[float, float]:
-    """How often the truth is inside, and the mean width in widths of the interval that knows the variance."""
-    rng, (n_seeds, n_sites) = RNG(11), shape
-    values = seeds * rng.normal(size=(n_seeds, 1, columns)) + sites * rng.normal(size=(1, n_sites, columns))
-    values = values + rest * rng.normal(size=(n_seeds, n_sites, columns))
-    found = crossed_interval(values)
-    error = math.sqrt(seeds**2 / n_seeds + sites**2 / n_sites + rest**2 / (n_seeds * n_sites))
-    width = (found.high - found.low).mean() / (2 * 1.95996 * error)
-    return ((found.low <= 0) & (found.high >= 0)).mean(), width
 
 
 @pytest.mark.parametrize("shape", [(12, 1, 1), (1, 12, 1)], ids=["seeds", "sites"])
@@ -83,37 +65,6 @@ def test_a_rest_that_cancels_in_both_means_is_not_forgotten():
     c = 3: sum of squares 6 * 14 = 84 with 8 degrees of freedom, R = 84 / 8 / 15 = 0.7.
     """
     assert half(table(0, 0, 3, 3, 5))[0] == pytest.approx(T[8] * math.sqrt(0.7), rel=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(1, 4), (3, 4), (5, 4), (3, 19), (10, 4), (5, 10), (2, 10)])
-def test_sites_that_differ_are_covered(shape):
-    """What resampling both covered .865 to .912 of the time. 4000 columns: standard error .0035."""
-    assert coverage(0, 1, 0.3, shape)[0] > 0.94
-
-
-@pytest.mark.parametrize("shape", [(3, 1), (3, 4), (5, 4), (3, 19), (10, 4), (5, 10), (2, 10)])
-def test_seeds_that_differ_are_covered(shape):
-    assert coverage(1, 0, 0.3, shape)[0] > 0.94
-
-
-@pytest.mark.parametrize("shape", [(3, 4), (5, 4), (10, 10), (5, 40), (20, 20)])
-@pytest.mark.parametrize("rest", [0.3, 1.0])
-def test_both_that_differ_are_covered(shape, rest):
-    """Seeds and sites weigh alike in the mean: one alone holds half of its variance."""
-    assert coverage(math.sqrt(shape[0]), math.sqrt(shape[1]), rest, shape)[0] > 0.94
-
-
-def test_a_rest_that_is_all_there_is_costs_no_more_than_few_levels_do():
-    """t(9) = 2.26 against 1.96 is 1.15; the wider of two such adds a little. Counted twice: 1.5."""
-    covered, width = coverage(0, 0, 1, (10, 10))
-    assert covered > 0.95
-    assert width < 1.35
-
-
-def test_widths_come_near_to_what_could_be_known():
-    """Many levels: t is the normal's 1.96, and both together are no wider than they must be."""
-    assert coverage(math.sqrt(30), math.sqrt(30), 1, (30, 30), 500)[1] < 1.08
-    assert coverage(0, 1, 0.3, (5, 30), 500)[1] < 1.08
 
 
 def test_one_seed_and_one_site_have_no_interval():
@@ -196,17 +147,6 @@ def test_columns_with_their_own_missing_cells_do_not_touch_each_other():
         np.testing.assert_allclose((one.low[0], one.high[0]), (together.low[i], together.high[i]))
 
 
-@pytest.mark.parametrize("missing", [0.1, 0.4])
-def test_missing_cells_are_covered(missing):
-    rng = RNG(9)
-    there = rng.random((5, 8)) > missing
-    for seeds, sites in ((0, 1), (1, 0), (1, 1)):
-        x = seeds * rng.normal(size=(5, 1, 4000)) + sites * rng.normal(size=(1, 8, 4000))
-        x = x + 0.5 * rng.normal(size=(5, 8, 4000))
-        found = crossed_interval(np.where(there[:, :, None], x, math.nan))
-        assert ((found.low <= 0) & (found.high >= 0)).mean() > 0.94
-
-
 def test_a_ratio_that_is_the_same_everywhere_has_no_width():
     """x = 3 o, however much o varies."""
     below = RNG(6).uniform(1, 9, size=(5, 4, 2))
@@ -225,16 +165,6 @@ def test_a_ratio_leaves_out_cells_that_lack_either():
     found = crossed_interval(above, over=below)
     assert found.mean[0] == 1
     assert half(above, over=below)[0] == pytest.approx(T[1] / 1.5, rel=1e-5)
-
-
-def test_a_ratio_is_covered():
-    """Errors of two methods at sites that are unlike hard; the ratio of their expectations is 0.8."""
-    rng = RNG(10)
-    hard = 1 + 0.3 * rng.uniform(-1, 1, size=(1, 8, 4000))
-    below = hard + 0.05 * rng.normal(size=(4, 8, 4000))
-    gain = 0.8 + 0.1 * rng.normal(size=(1, 8, 4000))
-    found = crossed_interval(gain * hard + 0.05 * rng.normal(size=(4, 8, 4000)), over=below)
-    assert 0.93 < ((found.low <= 0.8) & (found.high >= 0.8)).mean() < 0.98
 
 
 def test_a_ratio_to_nothing_is_no_number():
@@ -263,21 +193,6 @@ def test_at_an_end_there_is_no_room():
     found = inside(Interval(mean, mean - half, mean + half), 0, 1)
     np.testing.assert_array_equal(found.low, [1, 0, math.nan, 0])
     np.testing.assert_array_equal(found.high, [1, 0, math.nan, 1])
-
-
-def test_accuracies_near_their_end_are_covered_better():
-    """Logistic of 2.5 + sites + rest: its mean is that of two million draws."""
-    rng = RNG(12)
-
-    def draw(*shape):
-        effects = rng.normal(size=(1, *shape[1:])) + 0.3 * rng.normal(size=shape)
-        return 1 / (1 + np.exp(-2.5 - effects))
-
-    truth = draw(1, 1, 2_000_000).mean()
-    found = crossed_interval(draw(5, 10, 4000))
-    better = inside(found, 0, 1)
-    plain = ((found.low <= truth) & (truth <= found.high)).mean()
-    assert ((better.low <= truth) & (truth <= better.high)).mean() > plain + 0.02
 
 
 @settings(max_examples=50)

@@ -21,14 +21,11 @@ from fedmerge.storage.files import locked
 from fedmerge.storage.signature import check_signature, sign
 from fedmerge.workflows.reopened import opened
 from fedmerge.workflows.tune import _tasks, tune_run
+from tests.interrupted import Died
 
 VALUES, SOURCES, STREAMS = [0.01, math.inf], 3, 2
 TRIALS = len(VALUES) * SOURCES * STREAMS
 OPTION = {"option": "coefficients.temperature", "values": VALUES}
-
-
-class Died(BaseException):
-    """A process that ends here."""
 
 
 @pytest.fixture

@@ -12,12 +12,9 @@ from fedmerge.federation import FederationOptions, server_app, simulate
 from fedmerge.federation.server.journal import Position, RoundJournal
 from fedmerge.models import state_hash, weights
 from fedmerge.storage.files import DiskError
+from tests.interrupted import Died
 
 ROUNDS = 4
-
-
-class Died(BaseException):
-    """The process ends here."""
 
 
 @pytest.fixture

@@ -1,101 +1,21 @@
 """Private rounds in a federation: nothing is released twice, and spending is the server's own count."""
 
 import json
-from itertools import pairwise
 
 import pytest
 import torch
-from flwr.app import Context, RecordDict
 
 from fedmerge.errors import FedMergeError
-from fedmerge.federation import FederationOptions, LocalGrid, client_app, server_app
 from fedmerge.federation.arrays import borrow, lend
-from fedmerge.federation.hospital import private_training as local
-from fedmerge.federation.hospital.hospital import Hospital
 from fedmerge.federation.messages.reading import METRICS, job_of
 from fedmerge.federation.plan.privacy import CentralPrivacy
-from fedmerge.federation.privacy import central, noise
+from fedmerge.federation.privacy import central
 from fedmerge.federation.privacy import round as private_round
 from fedmerge.federation.privacy.accounting import Spending, epsilon
 from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models import state_hash
-from fedmerge.training import TrainingOptions
-
-ROUNDS = 3
-CENTRAL = {"clip": 0.5, "noise": 1.0}
-ADAPTIVE = {"kind": "adaptive", "clip": 0.5, "noise": 1.0}
-LOCAL = {"kind": "local", "clip": 0.5, "noise": 1.0}
-
-
-class Died(BaseException):
-    """The server's process ends here."""
-
-
-def private(plan, privacy, **options):
-    """The plan with a network that can be noised, three private rounds, and nothing after them."""
-    model = plan.model.model_copy(update={"options": {"width": 4, "norm": "group"}})
-    rules = FederationOptions.model_validate({"privacy": privacy} | options)
-    return plan.model_copy(update={"model": model, "fine_tune": None, "rounds": ROUNDS, "federation": rules})
-
-
-class Wire(LocalGrid):
-    """Hospitals that outlive servers, and all that was ever sent to them or by them.
-
-    seen: per round, the hashes of the models that hospitals were sent to score. sent: hashes of the weights
-    in training messages. answered: (round, hospital, hash) of training answers. dies: called before each
-    message.
-    """
-
-    def __init__(self, sites, spoil=None, folder=None):
-        hospitals = [Hospital(site, folder=None if folder is None else folder / site.name) for site in sites]
-        super().__init__(client_app(lambda c: hospitals[int(c.node_config["partition-id"])]), len(sites))
-        self.hospitals = hospitals
-        self.seen, self.sent, self.answered = {}, [], []
-        self.spoil = spoil or (lambda message, reply: None)
-        self.dies = lambda message: None
-
-    def send_and_receive(self, messages, *, timeout=None):
-        replies = []
-        for message in messages:
-            self.dies(message)
-            kind = message.metadata.message_type
-            if kind == "evaluate":
-                number = int(message.metadata.group_id.split()[1])
-                self.seen.setdefault(number, set()).add(state_hash(borrow(message.content["arrays"])))
-            if kind == "train":
-                self.sent.append((job_of(message)["round"], state_hash(borrow(message.content["arrays"]))))
-            (reply,) = super().send_and_receive([message])
-            if kind == "train" and not reply.has_error():
-                where = job_of(message)["round"], reply.metadata.src_node_id
-                self.answered.append((*where, state_hash(borrow(reply.content["arrays"]))))
-            self.spoil(message, reply)
-            replies.append(reply)
-        return replies
-
-
-def serve(plan, wire, journal=None):
-    """The rounds of a server on the wire; what it found, or None where it died."""
-    found = []
-
-    def programme(server):
-        state = server.rounds(server.start(), journal)
-        found.append((state, server.strategy.history, server.strategy))
-
-    try:
-        server_app(plan, programme)(grid=wire, context=_context())
-    except Died:
-        return None
-    return found[0]
-
-
-def _context():
-    return Context(1, 0, {}, RecordDict(), {})
-
-
-def spent(history, round=ROUNDS):
-    """Releases by hospital, as the rows of a round say."""
-    rows = [row for row in history if (row["round"], row["phase"]) == (round, "aggregate")]
-    return {row["site"]: row["releases"] for row in rows}
+from tests.federation.private_wire import ADAPTIVE, CENTRAL, Wire, _raise_if, private, serve, spent
+from tests.interrupted import Died
 
 
 def die(monkeypatch, where, wire, round=2):
@@ -134,11 +54,6 @@ def die(monkeypatch, where, wire, round=2):
     else:
         assert where == "the round is finished"
         wire.dies = lambda message: _raise_if(message, "train", round + 1)
-
-
-def _raise_if(message, kind, round):
-    if message.metadata.message_type == kind and message.metadata.group_id.split()[-1] == str(round):
-        raise Died
 
 
 MOMENTS = (
@@ -278,68 +193,3 @@ def test_a_hospital_that_fails_is_counted_and_the_others_count_for_no_more(plan,
     assert [failure.kind for failure in strategy.failures] == ["refused"]
     assert asked == [(3, 2), (3, 3)]
     assert spent(history, 2) == {site.name: 2 for site in cohort.training}
-
-
-def test_two_runs_of_one_seed_have_different_noise_and_one_that_is_simulated_has_not(plan, cohort):
-    changed = private(plan, CENTRAL)
-    one, other = (serve(changed, Wire(cohort.training))[0] for _ in range(2))
-    assert all((one[key] != other[key]).any() for key in one if one[key].is_floating_point())
-    simulated = private(plan, CENTRAL | {"simulate": True})
-    (same, history, _), (again, _, _) = (serve(simulated, Wire(cohort.training)) for _ in range(2))
-    assert state_hash(same) == state_hash(again)
-    assert not any("epsilon" in row or "releases" in row for row in history)
-
-
-@pytest.mark.parametrize("privacy", [CENTRAL, ADAPTIVE, LOCAL], ids=["central", "adaptive", "local"])
-def test_noise_is_in_no_file(plan, cohort, tmp_path, monkeypatch, privacy):
-    """The bytes of every draw, scaled as they are used and as they are drawn, in three types."""
-    drawn = []
-    real = noise.from_the_system
-
-    def watched(count):
-        drawn.append(real(count))
-        return drawn[-1].clone()
-
-    for module in (private_round, noise):
-        monkeypatch.setattr(module, "from_the_system", watched)
-    monkeypatch.setattr(local.local_update, "__defaults__", (watched,))
-    wire = Wire(cohort.training, folder=tmp_path / "nodes")
-    serve(private(plan, privacy), wire, RoundJournal(tmp_path / "journal"))
-    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(drawn) >= ROUNDS * 4
-    assert any(path.suffix == ".safetensors" for path in files)
-    for values in drawn:
-        part = values[:2]
-        for scale in (1.0, 0.5, 0.5 / 3, 2.0**24, 1 / 3):
-            for kind in (torch.float64, torch.float32):
-                needle = (part * scale).to(kind).numpy().tobytes()
-                assert not any(needle in data for data in files.values())
-        for step in (2.0**-25, 2.0**-26):
-            needle = (part * 0.5 / step).round().to(torch.int64).numpy().tobytes()
-            assert not any(needle in data for data in files.values())
-
-
-def test_rounds_have_independent_noise(plan, cohort):
-    """Hospitals that change nothing leave the noise alone: its steps in three rounds, compared in pairs."""
-    still = TrainingOptions(lr=1e-12, batch_size=12)
-    changed = private(plan, CENTRAL | {"noise": 10.0}).model_copy(update={"local": still})
-    models = []
-    wire = Wire(cohort.training)
-    wire.dies = lambda message: (
-        models.append(_flat(borrow(message.content["arrays"])))
-        if message.metadata.message_type == "train"
-        else None
-    )
-    state = serve(changed, wire)[0]
-    models = [*models[:: len(cohort.training)], _flat(state)]
-    steps = [after - before for before, after in pairwise(models)]
-    assert len(steps) == ROUNDS
-    n = len(steps[0])
-    for i in range(ROUNDS):
-        assert float(steps[i].std()) == pytest.approx(10 * 0.5 / 3, rel=7 / (2 * n) ** 0.5)
-        for j in range(i):
-            assert abs(float(torch.corrcoef(torch.stack([steps[i], steps[j]]))[0, 1])) < 7 / n**0.5
-
-
-def _flat(state):
-    return torch.cat([state[key].double().reshape(-1) for key in sorted(state) if state[key].dim()])

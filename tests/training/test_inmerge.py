@@ -1,3 +1,5 @@
+"""A pass of In-Model Merging over the filters: its equations, its draws, its limits."""
+
 from __future__ import annotations
 
 import copy
@@ -8,15 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fedmerge.models.state import state_hash
 from fedmerge.seeding import generator
 from fedmerge.training.filters import draw_pairs
 from fedmerge.training.inmerge import InMerge
 from tests.facts import refused
-
-ALWAYS: dict[str, Any] = {"p": 1.0, "tau": -1.01, "skip": 0}
+from tests.training.inmerge_loops import ALWAYS, same, weights
 
 
 def conv(filters: Tensor) -> nn.Conv2d:
@@ -33,14 +33,6 @@ def random_filters(n: int, seed: int = 0) -> Tensor:
     """n filters of 3 x 2 x 2 around a common one, so that cosines lie on both sides of 0.5."""
     draws = torch.Generator().manual_seed(seed)
     return torch.randn(3, 2, 2, generator=draws) + torch.randn(n, 3, 2, 2, generator=draws)
-
-
-def weights(model: nn.Module) -> list[Tensor]:
-    return [value.clone() for value in model.state_dict().values()]
-
-
-def same(a: list[Tensor], b: list[Tensor]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("options", [{"tau": 1.0}, {"p": 0.0}, {"alpha": 1.0}], ids=str)
@@ -236,90 +228,6 @@ def test_restore_norm_keeps_every_norm(small_network: nn.Module) -> None:
     InMerge(small_network, **ALWAYS, restore_norm=True).step()
     torch.testing.assert_close(small_network[3].weight.flatten(1).norm(dim=1), norms)
     assert not torch.equal(before, small_network[3].weight)
-
-
-def two_filter_network() -> nn.Sequential:
-    """With two filters, p = 1 and no threshold, a pass maps (a, b) to (.8 a + .2 b, .2 a + .8 b)."""
-    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
-    model[0].weight.data = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
-    for value in (model[0].bias, model[1].weight, model[1].bias, model[1].running_mean, model[1].running_var):
-        value.data = torch.tensor([10.0, 20.0])
-    return model
-
-
-@pytest.mark.parametrize(("bias", "expected"), [("leave", [10.0, 20.0]), ("follow", [12.0, 18.0])])
-def test_follow_moves_bias_and_batch_norm_alike(bias: Any, expected: list[float]) -> None:
-    model = two_filter_network()
-    InMerge(model, **ALWAYS, layers="all", bias=bias).step()
-    torch.testing.assert_close(model[0].weight.data.flatten(), torch.tensor([1.2, 1.8]))
-    followers = (model[0].bias, model[1].weight, model[1].bias, model[1].running_mean, model[1].running_var)
-    for value in followers:
-        torch.testing.assert_close(value.data, torch.tensor(expected))
-
-
-@pytest.mark.parametrize(("momentum", "expected"), [("leave", [10.0, 20.0]), ("mix", [12.0, 18.0])])
-@pytest.mark.parametrize(("optimizer", "key"), [("SGD", "momentum_buffer"), ("AdamW", "exp_avg")])
-def test_mix_moves_the_first_moment(momentum: Any, expected: list[float], optimizer: str, key: str) -> None:
-    model = two_filter_network()
-    chosen = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    if optimizer == "AdamW":
-        chosen = torch.optim.AdamW(model.parameters(), lr=0.1)
-    chosen.state[model[0].weight][key] = torch.tensor([10.0, 20.0]).view(2, 1, 1, 1)
-    InMerge(model, **ALWAYS, layers="all", momentum=momentum).attach(chosen).step()
-    torch.testing.assert_close(chosen.state[model[0].weight][key].flatten(), torch.tensor(expected))
-
-
-def test_mix_without_an_optimizer_is_a_sentence() -> None:
-    with refused("attach", "InMerge", "momentum="):
-        InMerge(two_filter_network(), **ALWAYS, layers="all", momentum="mix").step()
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    draws = torch.Generator().manual_seed(0)
-    model.eval()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        images = torch.randn(4, 1, 6, 6, generator=draws)
-        cross_entropy(model(images), torch.tensor([0, 1, 0, 1])).backward()
-        optimizer.step()
-
-
-@pytest.mark.parametrize(("every", "passes"), [(1, 5), (2, 2)])
-def test_attached_it_merges_after_steps_of_a_plain_loop(
-    small_network: nn.Module, every: int, passes: int
-) -> None:
-    """With p = 1 and no threshold each pass merges all 6 and all 8 filters; five steps hold ``passes``."""
-    optimizer = torch.optim.SGD(small_network.parameters(), lr=0.1, momentum=0.9)
-    inmerge = InMerge(small_network, **ALWAYS, every=every).attach(optimizer)
-    train(small_network, optimizer, 5)
-    assert inmerge.merges == {"0": 6 * passes, "3": 8 * passes}
-    inmerge.detach()
-    train(small_network, optimizer, 2)
-    assert inmerge.merges == {"0": 6 * passes, "3": 8 * passes}
-
-
-def test_attached_it_is_a_step_then_a_pass_on_the_parameters_the_optimizer_holds(
-    make_network: Callable[[], nn.Module],
-) -> None:
-    one, two = make_network(), make_network()
-    addresses = [parameter.data_ptr() for parameter in one.parameters()]
-    first = torch.optim.SGD(one.parameters(), lr=0.1, momentum=0.9)
-    second = torch.optim.SGD(two.parameters(), lr=0.1, momentum=0.9)
-    InMerge(one, **ALWAYS, seed=2).attach(first)
-    by_hand = InMerge(two, **ALWAYS, seed=2)
-    train(one, first, 1)
-    train(two, second, 1)
-    by_hand.step()
-    assert same(weights(one), weights(two))
-    assert [parameter.data_ptr() for parameter in one.parameters()] == addresses
-
-
-def test_attaching_anew_leaves_the_former_optimizer(small_network: nn.Module) -> None:
-    old = torch.optim.SGD(small_network.parameters(), lr=0.1)
-    new = torch.optim.SGD(small_network.parameters(), lr=0.1)
-    inmerge = InMerge(small_network, **ALWAYS).attach(old).attach(new)
-    train(small_network, old, 1)
-    assert set(inmerge.merges.values()) == {0}
 
 
 def test_reset_starts_the_draws_and_the_counts_again(make_network: Callable[[], nn.Module]) -> None:

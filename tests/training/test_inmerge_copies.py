@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from fedmerge.training.inmerge import InMerge
 from tests.facts import refused
-
-ALWAYS: dict[str, Any] = {"p": 1.0, "tau": -1.01, "skip": 0}
+from tests.training.inmerge_loops import ALWAYS
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

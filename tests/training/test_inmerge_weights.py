@@ -15,8 +15,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from fedmerge.training.conv_layers import following_batch_norm, places
 from fedmerge.training.filters import cosines
 from fedmerge.training.inmerge import InMerge
-
-ALWAYS: dict[str, Any] = {"p": 1.0, "tau": -1.01, "skip": 0}
+from tests.training.inmerge_loops import ALWAYS
 
 
 class Doubled(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +122,23 @@ def adverts_of(offers: Iterable[Reply]) -> list[dict]:
     return [reply.body.advert.model_dump() for reply in offers]
 
 
+def folders_with_keys(place: Path, names: Iterable[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """A folder for each node, with its key in it; and the public keys, by name."""
+    folders = {name: place / f"node-{name}" for name in names}
+    for folder in folders.values():
+        folder.mkdir()
+    return folders, {name: read_public(make_node_key(folder)) for name, folder in folders.items()}
+
+
+@pytest.fixture
+def folders(cohort, tmp_path):
+    """Folders of deployed nodes with keys, by site; each has pinned the others'."""
+    made, keys = folders_with_keys(tmp_path, [site.name for site in cohort.sites])
+    for name, folder in made.items():
+        SecureHospital(name, folder).peers.pin(keys)
+    return made
+
+
 @pytest.fixture(scope="session")
 def net():
     return Net
@@ -136,11 +154,7 @@ def deployed(tmp_path):
     """A function that makes a net whose hospitals have folders, with keys, and each other's keys pinned."""
 
     def make(n: int, pinned: bool = True, **options: object) -> Net:
-        folders, keys = {}, {}
-        for name in NAMES[:n]:
-            folders[name] = tmp_path / name
-            folders[name].mkdir()
-            keys[name] = read_public(make_node_key(folders[name]))
+        folders, keys = folders_with_keys(tmp_path, NAMES[:n])
         made = Net(n, folders=folders, **options)
         for hospital in made.hospitals.values() if pinned else ():
             hospital.peers.pin(keys)

@@ -153,7 +153,7 @@ def test_an_answer_of_another_form_is_that_of_a_hospital_that_is_lost(net, actio
 def test_an_offer_is_signed_with_the_key_that_was_admitted(deployed, tmp_path):
     them = deployed(3)
     (answer,) = them.offer("a")
-    admitted = {"a": read_public(tmp_path / "a" / "node.pub")}
+    admitted = {"a": read_public(tmp_path / "node-a" / "node.pub")}
     assert check_offer(LABEL, admitted)(answer) is None
     make_node_key(tmp_path)
     other = {"a": read_public(tmp_path / "node.pub")}
