@@ -54,6 +54,14 @@ def no_plugins() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are written without their pictures, which take seconds; marked ``pictures``, with them."""
+    if request.node.get_closest_marker("pictures") is None:
+        blank = "data:image/svg+xml;base64,"
+        monkeypatch.setattr("fedmerge.reports.page.image_of", lambda *what, **options: blank)
+
+
+@pytest.fixture
 def cohort_spec() -> CohortSpec:
     """Three hospitals that train and one unseen; each its own brightness."""
     sites = [

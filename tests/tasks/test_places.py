@@ -13,6 +13,7 @@ import yaml
 import fedmerge as fm
 from tests.tasks.test_runs import arrays
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 CLOCKS = ["seconds", "training_seconds"]
 NAMES = ("a", "b", "c", "u")
 

@@ -10,6 +10,8 @@ from fedmerge.data import load_source
 from fedmerge.errors import FedMergeError
 from fedmerge.workflows.bench.bench import bench
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SMALL = [
     "set.seeds=[0]",
     "set.training.epochs=1",

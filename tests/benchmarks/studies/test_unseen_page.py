@@ -145,6 +145,7 @@ def test_a_candidate_must_be_cheap_and_near_the_federated_model(seen: unseen_sco
     assert line(table, "`ensemble-logits`")[-3:] == ["+1.0", "75", ""]  # too dear
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_study_small(tmp_path: Path) -> None:
     """Its base on scikit-learn's digits: every method gives a row, and the page's tables are made of it."""
     small = ["set.cohort=digits-scanners", "set.unseen=cohort", "set.seeds=[0]", "set.training.rounds=1"]
