@@ -1,25 +1,22 @@
-"""A small cohort, a made-up result and a made-up study: hand-made frames, no training."""
+"""Made-up results, studies and methods, small experiments as files, and runs that several files look at."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
-from torch import nn
 
-from fedmerge.data import Appearance, Cohort, Site, Split
-from fedmerge.experiment.configuration.config import Experiment
+from fedmerge.data import Cohort
 from fedmerge.experiment.folder.results import Result
 from fedmerge.merging import FUSION
 from fedmerge.merging.methods import Context, Merged
@@ -28,18 +25,22 @@ from fedmerge.models import state_hash
 from fedmerge.registry import Needs
 from fedmerge.reports import page as report_page
 from fedmerge.reports.run_report import write_report
+from fedmerge.storage.manifest import rewrite
 from fedmerge.testtime import TESTTIME
+from fedmerge.workflows import run as running
 from tests.made_up_images import quarters
-
-KINDS = {"pooled": "pooled", "mean": "fusion", "greedy": "fusion", "entropy-adaptive": "test-time"}
-ACCURACY = {
-    "alone:north": 0.60,
-    "alone:south": 0.70,
-    "pooled": 0.90,
-    "mean": 0.75,
-    "greedy": 0.78,
-    "entropy-adaptive": 0.81,
-}
+from tests.made_up_methods import NEEDS, Calibrated
+from tests.made_up_results import (
+    make_bins,
+    make_coefficients,
+    make_cohort,
+    make_history,
+    make_table,
+    result_in,
+    result_of_everything,
+)
+from tests.made_up_studies import METHODS, study_in, study_of_everything
+from tests.same_runs import outcome
 
 
 @pytest.fixture(autouse=True)
@@ -47,201 +48,6 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Reports are written without their pictures, which take seconds; marked ``pictures``, with them."""
     if request.node.get_closest_marker("pictures") is None:
         monkeypatch.setattr(report_page, "image_of", lambda *what, **options: "data:image/svg+xml;base64,")
-
-
-def make_cohort(
-    training: Sequence[str] = ("north", "south"),
-    unseen: Sequence[str] = ("coast",),
-    channels: int = 1,
-    class_names: Sequence[str] = ("no", "yes"),
-) -> Cohort:
-    """Sites with 12 + 4 + 4 images of 8 x 8 pixels and classes in turn."""
-    rng = torch.Generator().manual_seed(0)
-
-    def split(n: int) -> Split:
-        images = torch.randint(0, 256, (n, channels, 8, 8), generator=rng, dtype=torch.uint8)
-        return Split(images, torch.arange(n) % len(class_names))
-
-    sites = tuple(
-        Site(
-            name,
-            "digits",
-            split(12),
-            split(4),
-            split(4),
-            tuple(class_names),
-            name in unseen,
-            (Appearance(kind="blur", severity=2),),
-        )
-        for name in (*training, *unseen)
-    )
-    return Cohort("tiny", "Tiny cohort", sites)
-
-
-def make_table(
-    accuracy: Mapping[str, float] = ACCURACY,
-    streams: Sequence[str] = ("iid", "temporal"),
-    seeds: Sequence[int] = (0,),
-    sites: Sequence[str] = ("coast",),
-) -> pd.DataFrame:
-    """One row per method, site, stream and seed; accuracy as given, the same everywhere."""
-    return pd.DataFrame(
-        [
-            {
-                "experiment": "tiny", "cohort": "tiny", "model": "small-cnn", "seed": seed, "site": site,
-                "stream": stream, "method": method, "kind": KINDS.get(method, "alone"), "n": 20,
-                "accuracy": value, "balanced_accuracy": value - 0.05, "auroc": value + 0.08,
-                "auroc_classes": 2, "ece": 0.3 - value / 4, "forward_passes": 1.0, "seconds": 0.1,
-                "config_hash": "abc",
-            }
-            for seed in seeds for site in sites for stream in streams for method, value in accuracy.items()
-        ]
-    )  # fmt: skip
-
-
-def make_history(sites: Sequence[str] = ("north", "south"), rounds: int = 3, seeds: int = 1) -> pd.DataFrame:
-    """Falling loss, rising accuracy, and one fine-tuning after the rounds."""
-    steps = [(number, phase) for number in range(1, rounds + 1) for phase in ("train", "validate")]
-    rows = [
-        {
-            "seed": seed, "federation": "all", "round": number, "phase": phase, "site": site,
-            "num-examples": 12, "loss": 1 / number + 0.1 * seed, "accuracy": 1 - 1 / (number + 1),
-        }
-        for seed in range(seeds) for site in sites for number, phase in [*steps, (rounds + 1, "fine-tune")]
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def make_coefficients(
-    sources: Sequence[str] = ("north", "south"),
-    streams: Sequence[str] = ("iid", "temporal"),
-    batches: int = 3,
-) -> pd.DataFrame:
-    """Coefficients 1 : 2 : ... of the encoder, equal ones of the head, in every batch."""
-    total = len(sources) * (len(sources) + 1) / 2
-    return pd.DataFrame(
-        [
-            {
-                "seed": 0, "site": "coast", "method": "entropy-adaptive", "stream": stream, "batch": batch,
-                "source": source, "encoder": (i + 1) / total, "head": 1 / len(sources),
-            }
-            for stream in streams for batch in range(batches) for i, source in enumerate(sources)
-        ],
-        columns=["seed", "site", "method", "stream", "batch", "source", "encoder", "head"],
-    )  # fmt: skip
-
-
-def make_experiment(seeds: Sequence[int] = (0,), title: str = "Tiny run") -> Experiment:
-    """The experiment the made-up result would come from."""
-    return Experiment.model_validate(
-        {
-            "name": "tiny", "title": title, "cohort": "digits-scanners", "model": "small-cnn",
-            "seeds": list(seeds), "training": {"rounds": 3}, "fusion": ["mean", "greedy"],
-            "testtime": ["entropy-adaptive"], "evaluation": {"streams": ["iid", "temporal"]},
-        }
-    )  # fmt: skip
-
-
-def result_in(folder: Path, seeds: Sequence[int] = (0,), **fields: object) -> Result:
-    """A made-up Result whose report goes into ``folder``; fields may be replaced by keyword."""
-    trials = [("south", 0.71, 0.71, True), ("north", 0.62, 0.69, False)]
-    decisions = pd.DataFrame(trials, columns=["model", "score_alone", "score_with", "accepted"])
-    given: dict[str, object] = {
-        "experiment": make_experiment(seeds),
-        "cohort": make_cohort(),
-        "table": make_table(seeds=seeds),
-        "history": make_history(),
-        "coefficients": make_coefficients(),
-        "decisions": decisions.assign(seed=0, site="coast", method="greedy"),
-        "failures": pd.DataFrame(columns=["seed", "where", "site", "reason"]),
-        "provenance": {
-            "versions": {"torch": "2.15"}, "threads": 1, "command": "fedmerge run tiny.yaml",
-            "auroc": "macro mean of one-vs-rest AUROC",
-        },
-        "folder": folder,
-    }  # fmt: skip
-    return Result(**(given | fields))  # type: ignore[arg-type]
-
-
-def make_bins(methods: Mapping[str, str], streams: Sequence[str] = ("iid",)) -> pd.DataFrame:
-    """Calibration of methods by kind: two bins of 10 images, in the middle of each; the rest is empty."""
-    return pd.DataFrame(
-        [
-            {
-                "seed": 0, "site": "coast", "method": method, "kind": kind, "stream": stream, "bin": i,
-                "low": i / 4, "high": (i + 1) / 4, "n": 10 * (i > 1),
-                "confidence": (i + 0.5) / 4 if i > 1 else float("nan"),
-                "accuracy": 0.7 if i > 1 else float("nan"),
-            }
-            for method, kind in methods.items() for stream in streams for i in range(4)
-        ]
-    )  # fmt: skip
-
-
-def study_in(
-    folder: Path,
-    accuracy: Mapping[str, float],
-    *,
-    compare: str = "method",
-    reference: str | None = "mean",
-    axes: Mapping[str, Sequence[str]] | None = None,
-    cohorts: Sequence[str] = ("digits",),
-    seeds: int = 2,
-    sites: Sequence[str] = ("coast", "hill"),
-    severities: Sequence[int] = (0,),
-    methods: Mapping[str, str] = KINDS,
-    noise: float = 0.0,
-    **config: Any,
-) -> SimpleNamespace:
-    """A made-up study: ``accuracy`` by level of what is compared, 0.1 less by severity, the rest equal.
-
-    ``noise`` moves the accuracy up and down by seed and site, so that intervals have a width; every level
-    but the first is moved the other way.
-    """
-    axes = dict(axes or {})
-    rows: list[dict[str, Any]] = []
-    names = [*axes, "cohort", "seed", "site", "method", "severity"]
-    grid = product(*axes.values(), cohorts, range(seeds), sites, methods, severities)
-    for number, values in enumerate(grid):
-        row = dict(zip(names, values, strict=True))
-        level = row[compare]
-        sign = 1 if level == next(iter(accuracy)) else -1
-        moved = noise * sign * (1 if (row["seed"] + list(sites).index(row["site"])) % 2 else -1)
-        score = accuracy[level] + moved - 0.1 * row["severity"]
-        rows.append(
-            row
-            | {
-                "study": "made-up", "job": f"job{number // len(severities)}", "status": "done", "reason": "",
-                "model": "small-cnn", "stream": "iid", "shift": "blur" if row["severity"] else "none",
-                "kind": methods[row["method"]], "n": 20, "accuracy": score, "balanced_accuracy": score,
-                "auroc": score, "auroc_classes": 2, "ece": 1 - score, "brier": 1 - score,
-                "validation": score, "forward_passes": 5.0 if row["method"] == "entropy-adaptive" else 1.0,
-                "backward_passes": 0.0, "seconds": 0.1, "training_seconds": 9.0, "device": "cpu (CPU)",
-                "versions": "{}", "config_hash": f"job{number}",
-            }
-        )  # fmt: skip
-    given = {"name": "made-up", "title": "Made-up study", "question": "", "metric": "accuracy", "sweep": ()}
-    bins = make_bins(methods).assign(cohort=cohorts[0], **{name: levels[0] for name, levels in axes.items()})
-    return SimpleNamespace(
-        config=SimpleNamespace(
-            **(given | {"axes": axes, "compare": compare, "reference": reference} | config)
-        ),
-        table=pd.DataFrame(rows),
-        reliability=bins,
-        provenance={"versions": [{"torch": "2.15"}], "plan": "abc", "command": "fedmerge bench study.yaml"},
-        folder=folder,
-    )
-
-
-METHODS = {"mean": 0.75, "greedy": 0.78, "entropy-adaptive": 0.81, "pooled": 0.9}
-
-
-NEEDS = {
-    "needs-images": Needs(fusion_images=True),
-    "needs-sums": Needs(fusion_sums=True),
-    "needs-labels": Needs(fusion_images=True, fusion_labels=True),
-    "needs-start": Needs(shared_start=True),
-}
 
 
 @pytest.fixture
@@ -255,32 +61,6 @@ def needy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Needs]:
     for name, needs in NEEDS.items():
         FUSION.method(name, title=name, paper="", needs=needs)(average)
     return NEEDS
-
-
-class Calibrated(nn.Module):
-    """Mean of the sources' logits, each divided by its temperature; ``made`` keeps all temperatures."""
-
-    made: ClassVar[list[Sequence[float] | None]] = []
-
-    def __init__(
-        self,
-        models: Sequence[nn.Module],
-        *,
-        temperature: float = 1.0,
-        source_temperatures: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__()
-        self.models = nn.ModuleList(models)
-        self.temperatures = source_temperatures or [1.0] * len(models)
-        self.made.append(source_temperatures)
-        self.reset()
-
-    def reset(self) -> None:
-        self.forward_passes = self.backward_passes = 0
-
-    def observe(self, batch: torch.Tensor) -> tuple[torch.Tensor, None]:
-        logits = [m(batch) / t for m, t in zip(self.models, self.temperatures, strict=True)]
-        return torch.stack(logits).mean(0), None
 
 
 @pytest.fixture
@@ -348,30 +128,14 @@ def bins() -> Callable[..., pd.DataFrame]:
 def whole_result() -> Callable[[Path], Result]:
     """A made-up run in a folder, with all that a report can show."""
 
-    def make(folder: Path) -> Result:
-        bins = make_bins(KINDS, ("iid", "temporal"))
-        return result_in(folder, seeds=(0, 1), reliability=bins)
-
-    return make
+    return result_of_everything
 
 
 @pytest.fixture(scope="session")
 def whole_study() -> Callable[[Path], SimpleNamespace]:
     """A made-up study in a folder, with all that a report can show, and a reason that is one long word."""
 
-    def make(folder: Path) -> SimpleNamespace:
-        accuracy = METHODS | {"a-method-with-a-name-as-long-as-they-get-in-sweeps": 0.7}
-        methods = {name: KINDS.get(name, "fusion") for name in accuracy}
-        study = study_in(
-            folder, accuracy, methods=methods, cohorts=("digits", "blood"), severities=(0, 1, 2), noise=0.02
-        )
-        failed = study.table.iloc[:2].assign(
-            status="failed", reason="x" * 200, stream="", accuracy=float("nan")
-        )
-        study.table = pd.concat([study.table, failed], ignore_index=True)
-        return study
-
-    return make
+    return study_of_everything
 
 
 @pytest.fixture
@@ -438,8 +202,6 @@ def remote_files(site_files: Path, tmp_path: Path) -> tuple[Path, list[dict[str,
 @pytest.fixture(scope="session")
 def corners(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """Three hospitals and an unseen one, each brighter than the last, on disk; run once."""
-    from fedmerge import run
-
     folder, values = tmp_path_factory.mktemp("tuned"), (0.01, math.inf)
     sites = ["alpha", "beta", "gamma", "delta"]
     for seed, name in enumerate(sites):
@@ -473,4 +235,50 @@ def corners(tmp_path_factory: pytest.TempPathFactory) -> Result:
         ],
         "evaluation": {"batch_size": 16, "streams": ["iid", "temporal"]},
     }
-    return run(config, out=folder / "run")
+    return running.run(config, out=folder / "run")
+
+
+class Whole(NamedTuple):
+    """An unbroken run: its folder, which nobody changes, and what another run must have in common with it."""
+
+    folder: Path
+    outcome: dict[str, Any]
+
+
+@pytest.fixture
+def every_kind(experiment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The tiny experiment with one candidate of every kind, to be run with a report of one line.
+
+    A report takes longer than the run, and is made of the tables alone.
+    """
+
+    def brief(result: Result, **_: Any) -> None:
+        rewrite(result.folder / "report.html", f"{len(result.table)} rows")
+
+    monkeypatch.setattr(running, "write_report", brief)
+    evaluation = experiment["evaluation"] | {"streams": ["iid", "temporal"]}
+    return experiment | {"fusion": ["mean", "greedy", "ensemble-logits"], "evaluation": evaluation}
+
+
+@pytest.fixture(scope="session")
+def unbroken() -> list[Whole]:
+    """The run of ``whole``, once it is made."""
+    return []
+
+
+@pytest.fixture
+def whole(
+    every_kind: dict[str, Any], unbroken: list[Whole], tmp_path_factory: pytest.TempPathFactory
+) -> Whole:
+    """What an unbroken run of ``every_kind`` leaves; made once in a process."""
+    if not unbroken:
+        folder = tmp_path_factory.mktemp("unbroken") / "whole"
+        running.run(every_kind, out=folder)
+        unbroken.append(Whole(folder, outcome(folder)))
+    return unbroken[0]
+
+
+@pytest.fixture
+def finished(whole: Whole, tmp_path: Path) -> Path:
+    """A copy of a finished run."""
+    return Path(shutil.copytree(whole.folder, tmp_path / "run"))

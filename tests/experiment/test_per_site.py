@@ -23,8 +23,9 @@ from fedmerge.seeding import Draws
 from fedmerge.training import fit
 from fedmerge.workflows.model_files import at_hospital
 from fedmerge.workflows.served import find_models, served
-from tests.experiment.test_resume import interrupt, outcome, same
+from tests.experiment.interrupting import interrupt
 from tests.facts import refused
+from tests.same_runs import outcome, same
 
 RULE = PerSite("site")
 

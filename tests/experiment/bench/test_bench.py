@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,7 @@ from facts import refused
 
 from fedmerge.engine.executors.processes import Processes
 from fedmerge.engine.store import Store
-from fedmerge.errors import FedMergeError
 from fedmerge.experiment.stages import tasks as stages
-from fedmerge.experiment.stages.evaluate import STAGES
-from fedmerge.storage.files import DiskError
 from fedmerge.workflows.bench import bench as benches
 from fedmerge.workflows.bench.bench import bench
 from fedmerge.workflows.bench.study import open_study
@@ -143,31 +139,6 @@ def test_workers_in_a_script_without_a_guard_do_not_run_it_again(place, tmp_path
     assert set(open_study(tmp_path / "study").table["status"]) == {"done"}
 
 
-def test_a_job_that_fails_is_rows_with_a_reason(place, tmp_path, study, monkeypatch):
-    """Training that diverges takes its methods with it; the other variant is complete; --retry heals."""
-    monkeypatch.chdir(place)
-    study["axes"]["training"]["fast"] = {"training.fine_tune.lr": 10.0, "training.fine_tune.momentum": 0.99}
-    study["base"] = study["base"] | {"seeds": [0], "federation": {"quorum": 2}}
-    original = STAGES["fine-tune"]
-
-    def diverge(stage):
-        if stage.setup.plan.fine_tune.lr == 10.0:
-            raise FedMergeError("training diverged at site 'beta'.")
-        return original(stage)
-
-    monkeypatch.setitem(STAGES, "fine-tune", diverge)
-    result = bench(study, out=tmp_path / "study")
-    failed = result.table[result.table["status"] == "failed"]
-    assert list(failed["method"]) == ["alone", "mean", "entropy-adaptive"]
-    assert set(failed["training"]) == {"fast"}
-    assert failed["reason"].str.contains("fast, seed 0: fine-tuning.*training diverged at site 'beta'").all()
-    assert failed["accuracy"].isna().all()
-    assert set(result.done["training"]) == {"slow", "fast"}  # pooled training does not stand on the hospitals
-    monkeypatch.setitem(STAGES, "fine-tune", original)
-    assert (bench(study, out=tmp_path / "study").table["status"] == "failed").sum() == 3
-    assert (bench(study, out=tmp_path / "study", retry=True).table["status"] == "done").all()
-
-
 def test_a_worker_that_is_killed_is_a_failed_job(place, tmp_path, study, monkeypatch):
     monkeypatch.chdir(place)
     crew = Processes(1)
@@ -221,16 +192,6 @@ def test_a_full_disk_stops_the_study_and_keeps_what_is_done(whole, place, tmp_pa
     assert len(open_study(tmp_path / "study").done) > 0
     monkeypatch.setattr(Store, "finish", original)
     same_rows(bench(place / "study.yaml", out=tmp_path / "study"), whole)
-
-
-def test_a_disk_that_fills_up_while_models_are_written_is_no_failed_job(place, tmp_path, monkeypatch):
-    def no_room(*args):
-        raise DiskError(Path("pool"), "No space left on device", full=True)
-
-    monkeypatch.setitem(STAGES, "fine-tune", no_room)
-    with refused("disk", "full", "finished job"):
-        bench(place / "study.yaml", out=tmp_path / "study")
-    assert not list((tmp_path / "study" / "jobs").glob("*/failed"))
 
 
 def test_a_changed_cohort_file_is_noticed(whole, place, tmp_path):
@@ -303,11 +264,3 @@ def test_who_watches_sees_every_job_go(place, tmp_path):
     jobs = len(list((tmp_path / "study" / "jobs").glob("*")))
     assert seen[-1] == (jobs, 0, ())
     assert len({running for *_, running in seen if running}) == jobs
-
-
-def test_a_cluster_that_nobody_answers_for_leaves_no_folder(place, tmp_path, study, monkeypatch):
-    pytest.importorskip("ray")
-    monkeypatch.chdir(place)
-    with refused("Ray", "127.0.0.1:1"):
-        bench(study, out=tmp_path / "study", backend={"kind": "ray", "address": "127.0.0.1:1"})
-    assert not (tmp_path / "study").exists()

@@ -14,7 +14,7 @@ from fedmerge.models.inputs import PerSite
 from fedmerge.models.pool import ModelPool
 from fedmerge.workflows.deployed import run_deployed
 from fedmerge.workflows.run import run
-from tests.experiment.test_deployed import make_nodes, one_thread, programs, server  # noqa: F401
+from tests.experiment.deployed.nodes import make_nodes
 from tests.experiment.test_mixed_cohort import IDENTIFYING, data, path  # noqa: F401
 
 pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'fedmerge[dicom]'")

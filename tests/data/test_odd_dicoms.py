@@ -1,27 +1,22 @@
-"""Files as hospitals have them, odd in one way each: the right pixels, or a sentence. Pixels are by hand."""
+"""DICOM files as hospitals have them, odd in one way each: the right pixels, by hand, or a sentence."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from facts import refused
 from PIL import Image
 
 from fedmerge.data.files.one import Item, read_image
 from fedmerge.data.reading import ReadOptions
-from fedmerge.errors import FedMergeError
-from tests.facts import has
 
 pytest.importorskip("pydicom", reason="pydicom is not installed: pip install 'fedmerge[dicom]'")
-nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed: pip install 'fedmerge[nifti]'")
 
-from pydicom.encaps import encapsulate  # noqa: E402
-from pydicom.uid import (  # noqa: E402
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
@@ -32,35 +27,11 @@ from pydicom.uid import (  # noqa: E402
     RLELossless,
 )
 
-from tests.data.dicoms import dicom, lossless_jpeg, lut  # noqa: E402
+from tests.data.dicoms import dicom, lossless_jpeg, lut
+from tests.data.odd_files import AS_WINDOW, COLOURS, DEEP, GREY, TWELVE, WINDOW, OddFiles, of
 
-GREY = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)
-DEEP = np.array([[0, 1000, 2000], [3000, 4000, 4095]], np.uint16)
-"""12 bits: of window 2000.5/2001, (x - 2000) / 2000 + 0.5 of 255, cut."""
-AS_WINDOW = [[0, 0, 128], [255, 255, 255]]
 HU = np.array([[-1024, 0, 40], [140, 240, 3000]], np.int16)
-COLOURS = np.array(
-    [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[9, 9, 9], [0, 0, 0], [255, 255, 255]]], np.uint8
-)
-PIXELS = dict[str, Any]
-ODD: dict[str, tuple[Callable[[Path], Any], PIXELS, Any]] = {}
-"""By name: what writes the file, the options of ``read``, and the pixels or a tuple of facts."""
-
-
-def odd(name: str, expected: Any, **read: Any) -> Callable[[Callable[[Path], Any]], Callable[[Path], Any]]:
-    def keep(write: Callable[[Path], Any]) -> Callable[[Path], Any]:
-        ODD[name] = write, read, expected
-        return write
-
-    return keep
-
-
-def of(write: Callable[..., Any], *given: Any, **tags: Any) -> Callable[[Path], Any]:
-    return lambda path: write(path, *given, **tags)
-
-
-TWELVE = {"BitsStored": 12, "HighBit": 11}
-WINDOW = {"WindowCenter": 2000.5, "WindowWidth": 2001}
+odd = OddFiles()
 TO_ALL = [[0, 62, 125], [187, 249, 255]]
 """0 to 4095 become 0 to 255: 1000 x 255 / 4095 = 62.3, 124.5 (to even 125: 124.54), 186.8, 249.1."""
 odd("8 bits without a window", GREY)(of(dicom, GREY))
@@ -239,122 +210,12 @@ def _syntax(path: Path) -> None:
     dicom(path, FLAT, syntax="1.2.840.10008.1.2.4.100", PixelData=encapsulate([b"\0" * 50]))
 
 
-def picture(path: Path, pixels: np.ndarray, kind: str, **how: Any) -> None:
-    Image.fromarray(pixels).save(path, format=kind, **how)
-
-
-WIDE = np.array([[0, 1000, 2000], [3000, 4000, 65535]], np.uint16)
-odd("PNG of 16 bits without a window", (16, "window"))(of(picture, WIDE, "PNG"))
-odd("PNG of 16 bits", AS_WINDOW, window=(2000.5, 2001))(of(picture, WIDE, "PNG"))
-odd("PNG, all 16 bits", [[0, 4, 8], [12, 16, 255]], window="full")(of(picture, WIDE, "PNG"))
-odd("PNG, percentiles", [[0, 62, 125], [187, 249, 255]], percentiles=(0, 100))(of(picture, DEEP, "PNG"))
-odd("TIFF of 16 bits", AS_WINDOW, window=(2000.5, 2001))(of(picture, WIDE, "TIFF"))
-odd("TIFF of 16 bits, packed", AS_WINDOW, window=(2000.5, 2001))(
-    of(picture, WIDE, "TIFF", compression="tiff_lzw")
-)
-odd("JPEG 2000 of 16 bits", AS_WINDOW, window=(2000.5, 2001))(of(picture, WIDE, "JPEG2000"))
-odd("8 bits need no window", GREY, window=(2000.5, 2001))(of(picture, GREY, "PNG"))
-odd("TIFF of 32 bits", AS_WINDOW, window=(2000.5, 2001))(of(picture, DEEP.astype(np.int32), "TIFF"))
-odd("TIFF of floats", AS_WINDOW, window=(2000.5, 2001))(of(picture, DEEP.astype(np.float32), "TIFF"))
-odd("TIFF of floats, 0 to 1", [[0, 51, 102], [153, 204, 255]], window="full")(
-    of(picture, (GREY / 255).astype(np.float32), "TIFF")
-)
-odd("NaN", ("finite",), window="full")(of(picture, np.array([[0, np.nan]], np.float32), "TIFF"))
-odd("white is 0, 8 bits", 255 - GREY)(of(lambda path: tiff(path, GREY, 0)))
-odd("white is 0, 16 bits", [[255, 255, 127], [0, 0, 0]], window=(2000.5, 2001))(
-    of(lambda path: tiff(path, DEEP, 0))
-)
-odd("16-bit colours", (16,), window="full")(of(lambda path: tiff(path, COLOURS.astype(np.uint16), 2)))
-odd("CMYK", ("CMYK", "RGB"))(lambda path: Image.new("CMYK", (2, 2)).save(path, format="JPEG"))
-odd("several pages", (2, "images"))(
-    lambda path: Image.fromarray(GREY).save(
-        path, format="TIFF", save_all=True, append_images=[Image.fromarray(GREY)]
-    )
-)
-
-
-def tiff(path: Path, pixels: np.ndarray, photometric: int) -> None:
-    """A TIFF written tag by tag, little endian, one strip. photometric: 0 white is zero, 1 black, 2 RGB."""
-    bits, samples = pixels.dtype.itemsize * 8, 3 if pixels.ndim == 3 else 1
-    data = pixels.tobytes()
-    tags = [(256, 4, pixels.shape[1]), (257, 4, pixels.shape[0]), (259, 3, 1), (262, 3, photometric)]
-    tags += [(273, 4, 8), (277, 3, samples), (278, 4, pixels.shape[0]), (279, 4, len(data))]
-    after = 8 + len(data)
-    if samples == 3:
-        tags.append((258, 3, None))
-        data += struct.pack("<3H", bits, bits, bits)
-    else:
-        tags.append((258, 3, bits))
-    start = 8 + len(data)
-    entries = b""
-    for tag, kind, value in sorted(tags):
-        count = 3 if value is None else 1
-        entries += struct.pack("<HHI", tag, kind, count) + struct.pack(
-            "<I", after if value is None else value
-        )
-    body = struct.pack("<H", len(tags)) + entries + bytes(4)
-    path.write_bytes(b"II*\0" + struct.pack("<I", start) + data + body)
-
-
-VOLUME = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-
-
-def volume(path: Path, values: np.ndarray) -> None:
-    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 4.0, 1.0])), path)
-
-
-UP = [[VOLUME[x, y, 2] for x in range(2)] for y in (2, 1, 0)]
-"""Across the third axis: columns go right, rows from front to back."""
-odd("NIfTI, a plane", UP, slice=2, window="full")(of(volume, VOLUME))
-odd("NIfTI, the middle", UP, slice="middle", window="full")(of(volume, VOLUME))
-odd("NIfTI, packed", UP, slice=2, window="full")(of(volume, VOLUME))
-odd("NIfTI without a plane", ("volume", "slice"), window="full")(of(volume, VOLUME))
-odd("NIfTI, a plane that is not there", (4, "planes", 9), slice=9, window="full")(of(volume, VOLUME))
-odd("NIfTI of four axes", ("shape", "three"), slice=0, window="full")(
-    of(volume, np.zeros((2, 2, 2, 2), np.uint8))
-)
-odd("NIfTI that is none", ("volume",), slice=0, window="full")(lambda path: path.write_bytes(b"hello"))
-
-
-def name_of(case: str) -> str:
-    if case.startswith("NIfTI"):
-        return "a.nii.gz" if "packed" in case else "a.nii"
-    return "a.dcm" if "PNG" not in case and list(ODD).index(case) < list(ODD).index(FIRST_PICTURE) else "a"
-
-
-FIRST_PICTURE = "PNG of 16 bits without a window"
-
-
-@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("case", odd.cases)
 def test_an_odd_file_gives_the_right_pixels_or_a_sentence(tmp_path: Path, case: str) -> None:
-    write, read, expected = ODD[case]
-    path = tmp_path / name_of(case)
-    write(path)
-    if isinstance(expected, tuple):
-        with pytest.raises(FedMergeError) as error:
-            read_image(Item(path), ReadOptions(**read))
-        sentence = str(error.value)
-        assert sentence.startswith(str(path))
-        assert [fact for fact in expected if not has(sentence, fact)] == []
-        assert len(sentence) < 600
-        return
-    found = read_image(Item(path), ReadOptions(**read)).pixels[0].numpy()
-    wanted = np.asarray(expected)
-    wanted = wanted[None] if wanted.ndim == 2 else wanted.transpose(2, 0, 1)
-    assert found.dtype == np.uint8
-    assert found.tolist() == wanted.tolist()
-
-
-def test_there_are_sixty_of_them() -> None:
-    assert len(ODD) >= 60
+    odd.check(case, tmp_path / "a.dcm")
 
 
 def test_a_dicom_file_needs_no_suffix_and_says_the_size_of_its_pixels_and_its_patient(tmp_path: Path) -> None:
     dicom(tmp_path / "IM0001", GREY, PixelSpacing=[0.2, 0.3], PatientID=" A7 ", BurnedInAnnotation="YES")
     found = read_image(Item(tmp_path / "IM0001"), ReadOptions())
     assert (found.spacing, found.patient, found.burned, found.inverted) == ((0.2, 0.3), "A7", True, False)
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with refused("none.png", "not there"):
-        read_image(Item(tmp_path / "none.png"), ReadOptions())
