@@ -166,7 +166,7 @@ def _work(
     began, device = time.perf_counter(), machine["device"].split(" ")[0]
     with second_process(folder, common, device, _workers(place, begun)) as second:
         with stoppable(
-            lambda: record.stage("stopping after what is in flight (Ctrl-C: at once)", jobs=0)
+            lambda: record.stopping("stopping after what is in flight (Ctrl-C: at once)")
         ) as pause:
             record = Record(common, progress, pause=pause)
             try:

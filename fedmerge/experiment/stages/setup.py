@@ -21,6 +21,7 @@ from fedmerge.experiment.kinds import MODELS
 from fedmerge.experiment.stages.evaluation import EvaluationConditions
 from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.target_streams import TargetStreams
+from fedmerge.experiment.stages.training_progress import TrainingProgress
 from fedmerge.federation import LOCAL, FederationPlan
 from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models.cards import Origin, PixelSpacing
@@ -157,13 +158,15 @@ class Setup:
             programme(self.server)
             return
 
+        shown = TrainingProgress(self.seed, self.plan, self.record)
+
         def pausing(server: Server) -> None:
-            server.strategy.between = self.record.pause
+            server.strategy.between, server.strategy.turn = self.record.pause, shown.turn
             programme(server)
 
         members = [self.cohort[name] for name in self.members]
         app = server_app(self.plan, pausing, self.members, self.proposal())
-        self.backend.simulate(app, members, device=self.device, progress=self.record.step)
+        self.backend.simulate(app, members, device=self.device, progress=shown.step)
 
     def proposal(self) -> Proposal:
         """Return what the hospitals learn of the run before they get a request."""

@@ -19,7 +19,7 @@ from fedmerge.engine.store import Store
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.stages import tasks as stages
 from fedmerge.experiment.stages.evaluate import STAGES
-from fedmerge.storage.files import DiskError
+from fedmerge.storage.disk import SPACE, DiskError
 from fedmerge.workflows.bench import bench as benches
 from fedmerge.workflows.bench.bench import bench
 from fedmerge.workflows.bench.study import open_study
@@ -225,7 +225,7 @@ def test_a_full_disk_stops_the_study_and_keeps_what_is_done(whole, place, tmp_pa
 
 def test_a_disk_that_fills_up_while_models_are_written_is_no_failed_job(place, tmp_path, monkeypatch):
     def no_room(*args):
-        raise DiskError(Path("pool"), "No space left on device", full=True)
+        raise DiskError(Path("pool"), "No space left on device", SPACE)
 
     monkeypatch.setitem(STAGES, "fine-tune", no_room)
     with refused("disk", "full", "finished job"):
