@@ -12,6 +12,7 @@ import torch
 
 from fedmerge.analysis import METRICS
 from fedmerge.data import Cohort, Split
+from fedmerge.data.cohort.content import public_content
 from fedmerge.data.images.images import concat
 from fedmerge.engine.checkpoints import Checkpoints
 from fedmerge.errors import FedMergeError
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 class Setup:
     """One federation of one seed: its members, plan, pool, folder, record, device and backend.
 
-    server: the server whose hospitals are here already; None: each programme waits for them.
+    server: the server whose hospitals are here already; None: each programme waits for them. public: the
+    content of the server's public images, as it was here when the work began.
     """
 
     experiment: Experiment
@@ -61,6 +63,7 @@ class Setup:
     checkpoints: Checkpoints
     journal: RoundJournal | None
     server: Server | None = None
+    public: str = ""
     _streams: dict[str, TargetStreams] = field(default_factory=dict)
 
     @property
@@ -252,7 +255,21 @@ def set_up(
     kept, rounds = experiment.federation.keep, folder / "journal" / "rounds"
     journal = None if checkpoints.folder is None else RoundJournal(rounds, kept, record.remarks)
     plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool", counts=checkpoints.has)
-    return Setup(experiment, cohort, plan, members, pool, folder, record, device, LOCAL, checkpoints, journal)
+    public = public_content(experiment.fusion_data, cohort.folder)
+    return Setup(
+        experiment,
+        cohort,
+        plan,
+        members,
+        pool,
+        folder,
+        record,
+        device,
+        LOCAL,
+        checkpoints,
+        journal,
+        public=public,
+    )
 
 
 def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> FederationPlan:

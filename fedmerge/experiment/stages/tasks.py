@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fedmerge.blame import blamed
+from fedmerge.blame import blamed, exits_named
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks.checks import remarks
+from fedmerge.data.cohort.content import cohort_content, public_content
 from fedmerge.engine.attempt import Attempt
 from fedmerge.engine.store import StoreStopped
 from fedmerge.errors import FedMergeError
@@ -56,12 +57,14 @@ WORK = f"{__name__}:do_stage"
 def do_stage(attempt: Attempt) -> None:
     """Set the stage of a task up, run it, and fill its record.
 
-    options: ``device``, ``threads``, ``sources``, the folder where a cohort's relative paths start, and
-    ``plugins`` with their code. An exception that comes from a plug-in is a FedMergeError that names it; one
-    that cannot be loaded here stops the study, because no other task would find it.
+    options: ``device``, ``threads``, ``sources``, the folder where a cohort's relative paths start,
+    ``plugins`` with their code, and ``images``, a digest of those that name the task. An exception that comes
+    from a plug-in is a FedMergeError that names it. A plug-in that cannot be loaded here, and other images
+    here, stop the study, because that is so for other tasks, too.
     """
     try:
-        _do(attempt)
+        with exits_named():
+            _do(attempt)
     except FedMergeError:
         raise
     except Exception as error:
@@ -86,6 +89,7 @@ def _do(attempt: Attempt) -> None:
         )
         (seed,) = experiment.seeds
         cohort, members = _cohort(written, seed, sources), tuple(config["members"])
+        _check_images(experiment, _cohort_spec(written, sources), options["images"])
         record, folder = Record({"config_hash": attempt.task.name}), _pool_folder(attempt)
         resumes = kind in RESUMING
         checkpoints = checkpoints_in(folder if resumes else None, record)
@@ -188,6 +192,16 @@ def _cohort_spec(config: str, sources: str | None) -> CohortSpec:
     spec = CohortSpec.model_validate(json.loads(config))
     spec._folder = None if sources is None else Path(sources)
     return spec
+
+
+def _check_images(experiment: Experiment, spec: CohortSpec, planned: str) -> None:
+    """Raise StoreStopped where the images, which were read just now, are others than the task is named by."""
+    if cohort_content(spec) + public_content(experiment.fusion_data, spec.folder) != planned:
+        raise StoreStopped(
+            f"the images of cohort '{spec.name}' are not those that the study was planned with: they were "
+            "changed while it was at work, or are others on another machine. Finished jobs are kept; put the "
+            "images back, or accept them (--extend), and give the same command again."
+        )
 
 
 @functools.lru_cache(maxsize=2)
