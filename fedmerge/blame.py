@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import traceback
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +44,54 @@ def _guarded(call: Callable[..., Any], what: str, plugin: Plugin) -> Callable[..
             return call(*given, **options)
         except FedMergeError:
             raise
-        except (Exception, SystemExit) as error:
-            if full(error) or _of_ray(error):
+        except BaseException as error:
+            if full(error) or _from_outside(error):
                 raise
             raise FedMergeError(_sentence(what, plugin, error)) from error
 
     return guard
 
 
-def _of_ray(error: BaseException) -> bool:
-    """Whether an exit is Ray's, which ends a worker wherever it is; ``sys.exit`` adds no attributes."""
-    return isinstance(error, SystemExit) and bool(vars(error))
+@contextmanager
+def exits_named(what: str = "a part") -> Iterator[None]:
+    """Turn what no ``except Exception`` catches into a FedMergeError, where a plug-in's code raised it.
+
+    For blocks that run a plug-in's code without a registry between, such as the forward pass of its network:
+    ``sys.exit`` there is a failure as any other, and ends no command.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        said = None if _from_outside(error) else blamed(error, what)
+        if said is None:
+            raise
+        raise FedMergeError(said) from error
+
+
+def _from_outside(error: BaseException) -> bool:
+    """Whether no code under it raised an exception: Ctrl-C, the end of a generator, Ray's end of a worker.
+
+    Ray ends a worker wherever it is by a SystemExit with attributes; ``sys.exit`` adds none. Ctrl-C comes
+    between any two instructions, and code that raises KeyboardInterrupt from an instruction that raises.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return not _raised(error)
+    return isinstance(error, GeneratorExit) or (isinstance(error, SystemExit) and bool(vars(error)))
+
+
+def _raised(error: BaseException) -> bool:
+    """Whether a ``raise`` in a plug-in's own code is where an exception began."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    if step is None:
+        return False
+    code = step.tb_frame.f_code
+    ours = {file for plugin in all_loaded() for file in plugin.files}
+    raising = code.co_code[step.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return raising and Path(code.co_filename).resolve() in ours
 
 
 def blamed(error: BaseException, what: str = "a part") -> str | None:

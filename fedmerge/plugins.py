@@ -193,7 +193,9 @@ def _import(plugin: Plugin, anew: bool) -> None:
             run_file(plugin)
         else:
             importlib.import_module(plugin.module)
-    except (Exception, SystemExit) as error:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
         for registry in REGISTRIES:
             registry.drop(plugin.module)
         _loaded.pop(plugin.name, None)

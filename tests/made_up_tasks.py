@@ -38,6 +38,14 @@ def add(attempt: Attempt) -> None:
     attempt.record["number"] = number
 
 
+def end(attempt: Attempt) -> None:
+    """End the process. options: ``how``: ``exit CODE`` or ``signal NUMBER``."""
+    how, number = attempt.options["how"].split()
+    if how == "exit":
+        os._exit(int(number))
+    os.kill(os.getpid(), int(number))
+
+
 def alike() -> dict[str, str]:
     """Return what is the same on every machine of a test."""
     return {"tests": "1"}

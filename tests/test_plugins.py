@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import signal
 from pathlib import Path
 
 import pytest
 from facts import refused
 
 from fedmerge import plugins
-from fedmerge.blame import blamed
+from fedmerge.blame import blamed, exits_named
 from fedmerge.errors import FedMergeError
 from fedmerge.plugins import (
     load_module,
@@ -131,11 +132,41 @@ def test_an_exception_inside_names_the_method_the_plug_in_and_the_line(registry,
     assert registry["soup"].check({"rate": "0.25"}) == {"rate": 0.25}
 
 
-def test_one_that_ends_the_process_is_an_exception_too(registry, tmp_path):
-    path = write(tmp_path / "mine.py", SOUP.format(answer="__import__('sys').exit(3)"))
+ENDINGS = {
+    "__import__('sys').exit(3)": ("SystemExit", "3"),
+    "end(KeyboardInterrupt)": ("KeyboardInterrupt",),
+    "end(type('Odd', (BaseException,), {}))": ("Odd",),
+}
+END = """
+def end(kind):
+    raise kind
+"""
+
+
+@pytest.mark.parametrize(("answer", "words"), ENDINGS.items())
+def test_one_that_ends_the_process_is_an_exception_too(registry, tmp_path, answer, words):
+    """Also where no registry stands between: there the block names whose code ended it."""
+    path = write(tmp_path / "mine.py", SOUP.format(answer=answer) + END)
     load_plugins([str(path)])
-    with refused("soup", f"{path}, line 7", "SystemExit", "3"):
+    line = 7 if "exit" in answer else 10
+    with refused("soup", f"{path}, line {line}", *words):
         registry["soup"].call([])
+    (raw,) = registry._methods.values()
+    with refused("a network", "mine.py", f"line {line}", *words), exits_named("a network"):
+        raw.call([])
+
+
+def test_ctrl_c_inside_a_plug_in_is_nobodys_failure(registry, tmp_path):
+    """A signal that arrives in the middle of its code; and what FedMerge itself raises under it."""
+    path = write(tmp_path / "mine.py", SOUP.format(answer="parents()"))
+    load_plugins([str(path)])
+
+    def stop():
+        raise KeyboardInterrupt
+
+    for interrupt in (stop, lambda: signal.raise_signal(signal.SIGINT)):
+        with pytest.raises(KeyboardInterrupt):
+            registry["soup"].call(interrupt)
 
 
 def test_so_does_one_inside_a_method_of_a_class(registry, tmp_path):

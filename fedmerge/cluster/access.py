@@ -30,8 +30,8 @@ def admit(address: str) -> str:
 
     address: ``auto``, HOST:PORT or ray://HOST:PORT; returned as Ray takes it, ``auto`` as HOST:PORT. Where
     RAY_AUTH_MODE is set, it counts. Raises FedMergeError if nobody answers within seconds, or the cluster
-    asks for a token and none is found; and for HOST:PORT where no Ray runs on this machine, because Ray would
-    look for one for a while, and then abort the process.
+    asks for a token and none is found, or refuses the one that is; and for HOST:PORT where no Ray runs on
+    this machine, because Ray would look for one for a while, and then abort the process.
     """
     known, client = reach(address), address.startswith("ray://")
     if not client and not any(True for _ in _raylets()):
@@ -39,21 +39,28 @@ def admit(address: str) -> str:
             f"this machine is no node of the Ray cluster at {known}, so it cannot attach by HOST:PORT: join "
             f"it first (ray start --address={known}), or attach as a client: ray://HOST:10001."
         )
-    if os.environ.get(MODE) is None and asks_for_a_token(known, client=client):
-        if not _has_token():
+    mode = os.environ.get(MODE)
+    if mode in (None, "token") and refuses(known, client=client):
+        token = _token()
+        if not token or refuses(known, token, client=client):
             raise FedMergeError(no_token(address))
-        set_mode({MODE: "token"})
+        if mode is None:
+            set_mode({MODE: "token"})
     return address if client else known
 
 
-def asks_for_a_token(address: str, *, client: bool = False) -> bool:
-    """Whether the cluster at HOST:PORT refuses a caller without a token. client: it is a port for clients."""
+def refuses(address: str, token: str = "", *, client: bool = False) -> bool:
+    """Whether the cluster at HOST:PORT refuses a caller with this token; with none, whether it asks for one.
+
+    client: it is a port for clients.
+    """
+    with_token = (("authorization", f"Bearer {token}"),) if token else ()
     grpc: Any = importlib.import_module("grpc")
     options = [("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(address, options=options) as channel:
         method = "RayletDriver/ClusterInfo" if client else "NodeInfoGcsService/CheckAlive"
         try:
-            channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=ASK)
+            channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=ASK, metadata=with_token)
         except (
             grpc.RpcError
         ) as refusal:  # a port for clients knows no such call, but asks for its token first
@@ -81,16 +88,17 @@ def no_token(address: str) -> str:
     )
 
 
-def _has_token() -> bool:
-    """Whether Ray will find a token: in the environment, in the file that it names, or in the user's home."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return True
+def _token() -> str:
+    """Return the token that Ray will find: in the environment, in the file that it names, or in the user's
+    home; empty where there is none."""
+    if given := os.environ.get("RAY_AUTH_TOKEN"):
+        return given.strip()
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     try:
         path = Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
-        return bool(path.read_text().strip())
-    except (OSError, RuntimeError):
-        return False
+        return path.read_text().strip()
+    except (OSError, RuntimeError, UnicodeDecodeError):
+        return ""
 
 
 def about_a_token(error: BaseException | None) -> bool:

@@ -156,10 +156,11 @@ def said(folder: Path) -> Iterator[None]:
         with saying(folder):
             yield
     except DiskError as error:
-        if error.full:
+        if (lack := error.shortage) is not None:
+            remedy = lack.remedy[0].upper() + lack.remedy[1:]
             raise StoreStopped(
-                f"the disk is full, so the work in '{folder}' stopped; every finished job is kept. Free "
-                "some space and give the same command again."
+                f"{lack.what}, so the work in '{folder}' stopped; every finished job is kept. {remedy} and "
+                "give the same command again."
             ) from None
         raise StoreStopped(
             f"the folder '{folder}' cannot be written ({error.reason}): make it writable, or work in another."

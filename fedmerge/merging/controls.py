@@ -15,6 +15,7 @@ from fedmerge.merging.parents import Parents
 from fedmerge.models.copies import faithful, fill
 from fedmerge.models.entries import entries
 from fedmerge.models.heads import apply_head, features, find_head
+from fedmerge.models.narrow_strides import sound_strides
 from fedmerge.models.outputs import logits_of
 from fedmerge.models.state import average, check_alike, narrowed
 from fedmerge.registry import Needs
@@ -64,9 +65,10 @@ def distill(
         return divergence(logits, targets[indices].to(logits), temperature, task)
 
     rng = generator(context.seed, "distill")
-    fit = descend(
-        list(module.parameters()), loss, len(images), descent, rng=rng, buffers=list(module.buffers())
-    )
+    with sound_strides(module):
+        fit = descend(
+            list(module.parameters()), loss, len(images), descent, rng=rng, buffers=list(module.buffers())
+        )
     decision = {"student": student, "epochs": fit.epochs, "best_epoch": fit.best, "loss": fit.loss}
     return _merged(parents, module, decision, student)
 

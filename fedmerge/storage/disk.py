@@ -8,30 +8,46 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from fedmerge.errors import FedMergeError, short
 
 
-class DiskError(FedMergeError):
-    """A path could not be written: the disk is full (``full``) or read-only, or access is denied."""
+class Shortage(NamedTuple):
+    """What a disk has no more of, in words, and what to do about it."""
 
-    def __init__(self, path: Path, reason: str, full: bool, advice: str = "") -> None:
-        advice = advice or (
-            "the disk is full; free some space, or choose a place on another"
-            if full
-            else "choose a place that you may write to"
-        )
+    what: str
+    remedy: str
+
+
+SPACE = Shortage("the disk is full", "free some space")
+INODES = Shortage(
+    "the disk takes no more files, though it has space left (none of its inodes is free)",
+    "delete files that nobody needs (small ones count as much)",
+)
+QUOTA = Shortage("the disk quota of this user is used up", "free some space, or ask for more")
+FEW = 16
+"""Free inodes up to which a disk counts as having none: a write that failed gives back what it had taken."""
+
+
+class DiskError(FedMergeError):
+    """A path could not be written: the disk lacks something (``shortage``), or access is denied."""
+
+    def __init__(self, path: Path, reason: str, shortage: Shortage | None = None, advice: str = "") -> None:
+        if shortage is not None:
+            advice = f"{shortage.what}; {shortage.remedy}, or choose a place on another"
+        advice = advice or "choose a place that you may write to"
         super().__init__(f"'{short(path)}' cannot be written ({reason}): {advice}.")
         self.path = path
         self.reason = reason
-        self.full = full
+        self.shortage = shortage
 
 
 class Foreign(DiskError):
     """A path in a folder leads to something that is not the folder's own: nothing was written there."""
 
     def __init__(self, path: Path, reason: str, advice: str) -> None:
-        super().__init__(path, reason, full=False, advice=advice)
+        super().__init__(path, reason, advice=advice)
 
 
 def sync(path: Path) -> None:
@@ -54,14 +70,26 @@ def saying(path: Path) -> Iterator[None]:
         number = _number(error)
         if number is None and not isinstance(error, OSError):
             raise
-        raise DiskError(path, str(error) if number is None else os.strerror(number), full(error)) from None
+        said = str(error) if number is None else os.strerror(number)
+        raise DiskError(path, said, _shortage(number, path)) from None
 
 
 def full(error: BaseException) -> bool:
-    """Whether an error means that the disk is full."""
+    """Whether an error means that the disk is full, or lacks inodes, or the user's quota is used up."""
     if isinstance(error, DiskError):
-        return error.full
+        return error.shortage is not None
     return _number(error) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _shortage(number: int | None, path: Path) -> Shortage | None:
+    """Return what the disk of a path lacks; the system has one error for space and for inodes."""
+    if number == errno.EDQUOT:
+        return QUOTA
+    if number != errno.ENOSPC:
+        return None
+    there = next((each for each in (path, *path.parents) if each.exists()), Path())
+    disk = os.statvfs(there)
+    return INODES if disk.f_files and disk.f_favail <= FEW else SPACE  # f_files 0: it counts none
 
 
 def _number(error: BaseException) -> int | None:

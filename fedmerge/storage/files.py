@@ -34,7 +34,7 @@ def write(path: Path, save: Callable[[Path], object]) -> str:
         there = place.entry(name)
         if there is not None and not stat.S_ISREG(there.st_mode):
             if stat.S_ISDIR(there.st_mode):
-                raise DiskError(path, "it is a folder", full=False)
+                raise DiskError(path, "it is a folder")
             save(path)
             return ""
         with own_files.part_of(place, name, room) as part:

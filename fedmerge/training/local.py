@@ -15,6 +15,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.models.feeding import batches, on_device
 from fedmerge.models.inputs import only
 from fedmerge.models.modes import training
+from fedmerge.models.narrow_strides import sound_strides
 from fedmerge.models.outputs import logits_of
 from fedmerge.seeding import Draws, seeded_with
 from fedmerge.tasks import task_of
@@ -119,6 +120,7 @@ def fit(
     with (
         recipe_of(model, options, example) as recipe,
         training(model),
+        sound_strides(model),
         seeded_with(draws.derive("dropout")),
     ):
         for epoch in range(options.epochs):

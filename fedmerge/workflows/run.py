@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmerge.analysis import METRICS
 from fedmerge.analysis.diagnosis.rows import ABOUT
+from fedmerge.blame import exits_named
 from fedmerge.cluster.head import HeadLost
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks.checks import remarks, together
@@ -22,6 +23,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.folder.folders import new_folder
+from fedmerge.experiment.folder.later_files import later_files, same_files
 from fedmerge.experiment.folder.machine import describe, pick_device, reproducible
 from fedmerge.experiment.folder.results import Result, columns, open_checked
 from fedmerge.experiment.folder.run_manifest import (
@@ -166,13 +168,14 @@ def _work(
     began, device = time.perf_counter(), machine["device"].split(" ")[0]
     with second_process(folder, common, device, _workers(place, begun)) as second:
         with stoppable(
-            lambda: record.stage("stopping after what is in flight (Ctrl-C: at once)", jobs=0)
+            lambda: record.stopping("stopping after what is in flight (Ctrl-C: at once)")
         ) as pause:
             record = Record(common, progress, pause=pause)
             try:
                 with tracked(experiment.trackers, whole, folder, record):
                     for each in experiment.seeds:
                         cohort = first if each == experiment.seeds[0] else build_cohort(spec, each)
+                        same_files(folder, begun.files, later_files(experiment, spec))
                         where = "" if cohort is first else f"seed {each}"
                         record.images = together(record.images, remarks(cohort), where)
                         own = folder / f"seed-{each}"
@@ -225,7 +228,8 @@ def _workers(place: Backend, begun: RunManifest) -> int | None:
 def _saying_how_it_goes_on(folder: Path) -> Iterator[None]:
     """Turn Ctrl-C, a DiskError and a HeadLost inside the block into a sentence that says how to resume."""
     try:
-        yield
+        with exits_named():
+            yield
     except KeyboardInterrupt:
         raise Stopped(folder) from None
     except (DiskError, HeadLost) as error:

@@ -95,11 +95,31 @@ def test_work_of_unknown_length_has_no_per_cent(quick, terminal):
     stream = io.StringIO()
     with progress_bar(Console(file=stream, width=200, force_terminal=terminal)) as show:
         record = Record({}, show)
-        record.stage("stopping", jobs=0)
+        step = record.stage("stopping", jobs=0)
         for part in ("north", "south"):
-            record.step(part, 1, 1)
+            step(part, 1, 1)
         assert "stopping, south" in until(stream, "stopping, south")
     assert "%" not in stream.getvalue().replace("\x1b", "")
+
+
+def test_a_step_counts_in_its_own_stage_and_what_stops_says_so():
+    """Of two streams each is a half, also where another stage was begun and ended in between."""
+    seen = []
+    record = Record({}, lambda *told: seen.append(told))
+    streams = record.stage("measuring", jobs=2)
+    streams("iid", 1, 1)
+    record.stage("tuning")("1 of 1", 1, 1)
+    streams("temporal", 1, 1)
+    record.stopping("stopping")
+    streams("late", 1, 1)
+    assert seen[1:] == [
+        ("measuring, iid", 1, 2),
+        ("tuning", 0, 1),
+        ("tuning, 1 of 1", 1, 1),
+        ("measuring, temporal", 2, 2),
+        ("stopping", 0, 0),
+        ("stopping", 0, 0),
+    ]
 
 
 @pytest.mark.parametrize("quiet", [False, True])

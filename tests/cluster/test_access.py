@@ -7,7 +7,7 @@ import pytest
 from facts import refused
 
 from fedmerge.cluster import access
-from fedmerge.cluster.access import MODE, admit, asks_for_a_token, reach
+from fedmerge.cluster.access import MODE, admit, reach, refuses
 from fedmerge.errors import FedMergeError
 
 grpc = pytest.importorskip("grpc")
@@ -18,7 +18,7 @@ RAYLETS = access._raylets
 
 
 class Cluster(grpc.GenericRpcHandler):
-    """One call is known; with a token it is refused without one, else it is answered."""
+    """One call is known; a closed one refuses it without the token ``abc``, an open one answers."""
 
     def __init__(self, method, closed):
         self.method, self.closed = method, closed
@@ -28,7 +28,7 @@ class Cluster(grpc.GenericRpcHandler):
             return None
 
         def answer(request, context):
-            if self.closed:
+            if self.closed and ("authorization", "Bearer abc") not in context.invocation_metadata():
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
             return b""
 
@@ -69,7 +69,24 @@ def shell(tmp_path, monkeypatch):
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize(("method", "client"), [(GCS, False), (CLIENT, True)])
 def test_a_cluster_says_whether_it_asks_for_a_token(serving, method, client, closed):
-    assert asks_for_a_token(serving(method, closed), client=client) == closed
+    address = serving(method, closed)
+    assert refuses(address, client=client) == closed
+    assert refuses(address, "abd", client=client) == closed
+    assert not refuses(address, "abc", client=client)
+
+
+@pytest.mark.parametrize("mode", [None, "token"])
+@pytest.mark.parametrize("own", ["", "another"])
+def test_without_the_right_token_ray_is_not_even_tried(serving, shell, tmp_path, monkeypatch, mode, own):
+    if mode:
+        monkeypatch.setenv(MODE, mode)
+    if own:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text(own)
+    for address in (serving(), f"ray://{serving(CLIENT)}"):
+        with refused(address, "token", "another", "~/.ray/auth_token"):
+            admit(address)
+    assert shell == []
 
 
 def test_the_token_is_found_where_ray_keeps_it(serving, shell, tmp_path, monkeypatch):

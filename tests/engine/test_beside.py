@@ -1,5 +1,6 @@
 """An executor that does some tasks in a worker while others are done here."""
 
+import signal
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -55,6 +56,23 @@ def test_what_a_worker_that_dies_was_at_is_done_here_and_so_is_all_that_follows(
     assert store.read(last.name, "sum.json") == 6
     assert sorted(runs) == ["add 1", "add 2", "add 3"]  # though the worker was replaced
     assert events[-1].progress.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("exit 3", ("exit code 3", "os._exit")),
+        (f"signal {int(signal.SIGSEGV)}", ("crashed", "plug-in")),
+        (f"signal {int(signal.SIGKILL)}", ("killed", "memory")),
+    ],
+)
+def test_how_a_worker_has_ended_is_said_and_another_one_goes_on(tmp_path, workers, how, words):
+    bad, good = number(1), number(2)
+    end = Assignment(bad, "made_up_tasks:end", tmp_path, {"how": how})
+    outcome = workers.submit(end).result()
+    assert outcome.status == "lost"
+    assert all(word in outcome.reason for word in words)
+    assert workers.submit(Assignment(good, "made_up_tasks:add", tmp_path)).result().status == "done"
 
 
 def test_one_that_is_closed_begins_no_process_for_the_one_it_killed(tmp_path, monkeypatch):

@@ -120,6 +120,33 @@ def test_a_hospital_that_does_not_come_is_a_failure_and_below_the_quorum_the_end
 
 
 @pytest.mark.parametrize(
+    ("how", "dies", "takes_part"), [("retry", 2, True), ("retry", 3, False), ("skip", 1, False)]
+)
+def test_one_whose_process_dies_as_it_greets_is_asked_again_as_in_a_round(
+    plan, cohort, how, dies, takes_part
+):
+    """With two retries the third attempt counts; each before it is a failure that says it was asked again."""
+    hospitals, seen, left = [Hospital(site) for site in cohort.training], [], [dies]
+
+    def of(context):
+        number = context.node_config["partition-id"]
+        if number == 1 and left[0] > 0:
+            left[0] -= 1
+            raise RuntimeError("its process died")
+        return hospitals[number]
+
+    rules = FederationOptions(on_failure=how, **({"retries": 2} if how == "retry" else {}))
+    app = server_app(plan.model_copy(update={"federation": rules}), seen.append, ["alpha", "beta", "gamma"])
+    grid = LocalGrid(client_app(of), 3)
+    app(grid=grid, context=next(iter(grid._contexts.values())))
+    (server,) = seen
+    assert [client.name for client in server.clients] == ["alpha", *["beta"] * takes_part, "gamma"]
+    then = [(failure.phase, failure.attempt, failure.then) for failure in server.strategy.failures]
+    asked = [("greeting", attempt + 1, "asked again") for attempt in range(2 if how == "retry" else 0)]
+    assert then == asked + [("greeting", 1, "left out")] * (not takes_part)
+
+
+@pytest.mark.parametrize(
     ("given", "read"),
     [
         ("<class 'fedmerge.errors.FedMergeError'>:<'no images:\nadd some.'>", "no images: add some."),

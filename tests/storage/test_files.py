@@ -7,11 +7,13 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from fedmerge.storage import files
+from fedmerge.storage.disk import INODES, SPACE, Shortage
 from fedmerge.storage.files import Damaged, DiskError
 from tests.facts import refused
 
@@ -57,7 +59,7 @@ def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: p
     ("error", "words", "full"),
     [
         (OSError(errno.ENOSPC, FULL), ("space", "left", "device"), True),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), ("disk", "full"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), ("disk", "quota", "used"), True),
         (RuntimeError(f"Error: I/O error: {FULL} (os error 28)"), ("disk", "full"), True),
         (OSError(errno.EROFS, "Read-only file system"), ("Read-only", "system", "choose"), False),
         (RuntimeError("I/O error: Permission denied (os error 13)"), ("Permission", "denied"), False),
@@ -69,7 +71,21 @@ def test_what_the_disk_refuses_is_a_sentence(
     with refused(*words, kind=DiskError) as caught, files.saying(tmp_path / "here"):
         raise error
     assert "here' cannot be written" in str(caught.value)
-    assert caught.value.full is files.full(error) is full
+    assert (caught.value.shortage is not None) is files.full(error) is full
+
+
+@pytest.mark.parametrize(
+    ("inodes", "free", "lacks"), [(1000, 0, INODES), (1000, 2, INODES), (1000, 900, SPACE), (0, 0, SPACE)]
+)
+def test_a_disk_without_inodes_is_told_from_a_full_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inodes: int, free: int, lacks: Shortage
+) -> None:
+    """A disk that counts no inodes (btrfs) says 0 of 0; one that has none left says 0 of some."""
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_files=inodes, f_favail=free))
+    with pytest.raises(DiskError) as caught, files.saying(tmp_path / "no" / "such" / "file"):
+        raise OSError(errno.ENOSPC, FULL)
+    assert caught.value.shortage is lacks
+    assert lacks.what in str(caught.value)
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:

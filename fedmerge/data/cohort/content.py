@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from fedmerge.data.cohort.fusion import FusionData
 from fedmerge.data.cohort.spec import CohortSpec
 from fedmerge.data.reading import Reading
 from fedmerge.data.sources.source_kinds import SourceRequest
@@ -42,6 +43,14 @@ def cohort_content(spec: CohortSpec) -> str:
         content_of(spec.source_of(site), spec.folder, spec.size, spec.reading_of(site)) for site in spec.sites
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def public_content(data: FusionData | None, folder: Path | None) -> str:
+    """Return the content of the server's public images; empty where a fusion takes those of hospitals.
+
+    folder: of the cohort.
+    """
+    return "" if data is None or data.source is None else content_of(data.source, folder)
 
 
 def files_of(spec: CohortSpec) -> list[Path]:

@@ -96,9 +96,11 @@ class Processes(Executor):
                 answer.set_result(future.result())
                 return
             self._free.append(_process())
-            reason = f"{type(error).__name__}: {error}"
             if isinstance(error, BrokenProcessPool):
-                reason = "the process that did it was killed; perhaps memory ran out: use fewer workers."
+                reason = _end_of(process)
+            else:
+                reason = f"{type(error).__name__}: {error}"
+                process.shutdown(wait=False)  # another one has its place
             answer.set_result(Outcome(assignment.task.name, "lost", reason))
 
         return hand_on
@@ -107,6 +109,16 @@ class Processes(Executor):
 def local_executor(count: int) -> Executor:
     """Return an executor of ``count`` tasks at a time on this machine."""
     return InProcess() if count == 1 else Processes(count)
+
+
+def _end_of(process: ProcessPoolExecutor) -> str:
+    """Return how a process that is gone has ended, in words, as far as the system tells."""
+    code = next((child.exitcode for child in (process._processes or {}).values()), None)
+    if code is not None and code >= 0:
+        return f"the code that it runs ended its process, with exit code {code}, as os._exit does."
+    if code is not None and code not in (-signal.SIGKILL, -signal.SIGTERM):
+        return f"the process that did it crashed ({signal.strsignal(-code)}), in a library or a plug-in."
+    return "the process that did it was killed; perhaps memory ran out: use fewer workers."
 
 
 def _process() -> ProcessPoolExecutor:

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import fedmerge.storage.manifest as manifest
 import fedmerge.storage.own_files as own_files
 from fedmerge.data import Cohort, CohortSpec, Site
-from fedmerge.data.sources.sources import Arrays
 from fedmerge.errors import FedMergeError, short
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.plugged import plugin_hashes
 from fedmerge.experiment.configuration.reading import read_experiment
+from fedmerge.experiment.folder.later_files import in_memory, later_files, same_files
 from fedmerge.experiment.kinds import VERSIONS
 from fedmerge.models.start_file import start_digest
 from fedmerge.schema.validation import differences, is_there, load_yaml
@@ -45,7 +45,9 @@ class Session(BaseModel):
 class RunManifest(BaseModel):
     """The manifest of a run: with what it was begun, its state, and the sessions that resumed it.
 
-    config: SHA-256 of config.yaml. data: of each site's images and labels, with the first seed. sources: the
+    config: SHA-256 of config.yaml. data: of each site's images and labels, with the first seed. files: of the
+    files of further images that the run reads later: with further seeds, and for fusion at the server (see
+    ``later_files``). sources: the
     folder where relative paths of the cohort start. in_memory: whether images were arrays, which no
     configuration brings back. plugins: SHA-256 of each plug-in's code. start: of the file of weights that the
     network begins from. stages: the version of each stage's meaning. threads: of this process, because
@@ -66,6 +68,7 @@ class RunManifest(BaseModel):
     started: str
     plugins: dict[str, str] = {}
     start: str = ""
+    files: dict[str, str] = {}
     stages: dict[str, int] = {}
     seconds: float = 0.0
     resumed: tuple[Session, ...] = ()
@@ -223,6 +226,7 @@ def same_place(
                 f"the images of site '{name}' are not those that the run in '{folder}' was begun with: put "
                 "them back, or begin a new run."
             )
+    same_files(folder, begun.files, here.files)
     if begun.start != here.start:
         raise FedMergeError(
             f"the weights in '{experiment.model.pretrained}' are not those that the run in '{folder}' was "
@@ -256,9 +260,10 @@ def _as_it_is(
         data={site.name: _fingerprint(site) for site in cohort.sites},
         plugins=plugin_hashes(experiment),
         start=start_digest(experiment.model.pretrained),
+        files=later_files(experiment, spec),
         stages=VERSIONS,
         sources=None if spec.folder is None else str(spec.folder),
-        in_memory=any(isinstance(spec.source_of(site), Arrays) for site in spec.sites),
+        in_memory=in_memory(spec),
         device=machine["device"],
         threads=machine["threads"],
         versions=machine["versions"],

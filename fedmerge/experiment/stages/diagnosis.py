@@ -9,7 +9,7 @@ import torch
 from fedmerge.analysis.diagnosis import Subject, diagnose
 from fedmerge.analysis.diagnosis.blends import has_batch_norm
 from fedmerge.analysis.diagnosis.rows import rows_of
-from fedmerge.blame import blamed
+from fedmerge.blame import blamed, exits_named
 from fedmerge.data.images.images import Split, concat
 from fedmerge.experiment.stages.setup import Setup
 from fedmerge.experiment.stages.stage import Note, Stage
@@ -43,7 +43,8 @@ def _diagnose(setup: Setup, start: State, federation: str) -> None:
     """start: the weights from which the hospitals fine-tuned."""
     setup.record.stage(f"seed {setup.seed}: diagnosis of {len(setup.pool)} models")
     try:
-        found = diagnose(*_asked(setup, start))
+        with exits_named("the diagnosis"):
+            found = diagnose(*_asked(setup, start))
     except DiskError:
         raise
     except Exception as error:

@@ -36,18 +36,19 @@ def evaluate(stage: Stage) -> Note:
     setup, site = stage.setup, stage.streams()
     conditions = setup.conditions(site.name)
     for label, make in _predictors(stage):
-        setup.record.stage(
-            f"seed {setup.seed}: {label} at {site.name}", jobs=site.parts(conditions.evaluation.shifted)
-        )
         with stage.isolated(label):
-            for task in evaluation_tasks(make(), site, conditions):
+            predictor = make()
+            step = setup.record.stage(
+                f"seed {setup.seed}: {label} at {site.name}", jobs=site.parts(conditions.evaluation.shifted)
+            )
+            for task in evaluation_tasks(predictor, site, conditions):
                 part = (*stage.step.words, f"{label} {task.name}")
                 if setup.checkpoints.load_if_done(*part) is None:
                     with setup.checkpoints.save(*part):
                         for measured in task.measure():
                             setup.record.result(setup.seed, site.name, measured)
                 for stream in task.target_streams.orders:
-                    setup.record.step(stream, 1, 1)
+                    step(stream, 1, 1)
     return {}
 
 

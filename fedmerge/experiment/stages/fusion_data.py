@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedmerge.data import FusionData, concat
+from fedmerge.data.cohort.content import public_content
 from fedmerge.data.cohort.fusion import portions, server_set, share
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.entries import MethodConfig
@@ -45,6 +46,11 @@ def gather(setup: Setup, server: Server, target: str, entry: MethodConfig, start
         return given | {"statistics": server.statistics(parents, asked, data.split)}
     if data.origin == "server":
         shares = {SERVER: server_set(data, setup.cohort, setup.seed, needs.fusion_labels)}
+        if public_content(data, setup.cohort.folder) != setup.public:
+            raise FedMergeError(
+                f"the public images '{data.source}' were changed while this was at work: put them back, or "
+                "begin a new run."
+            )
     else:
         shares = {
             site: share(setup.cohort.here(site), n, data.split, setup.seed) for site, n in asked.items()

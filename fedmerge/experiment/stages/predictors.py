@@ -51,7 +51,7 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
         epochs = training.rounds * training.local.epochs
         together = training.local.model_copy(update={"epochs": epochs, "proximal": 0.0})
         phases.insert(0, ("pooled", together))
-    setup.record.stage(f"seed {setup.seed}: pooled training", jobs=len(phases))
+    step = setup.record.stage(f"seed {setup.seed}: pooled training", jobs=len(phases))
     for purpose, options in phases:
         result = fit(
             model,
@@ -60,7 +60,7 @@ def train_pooled(setup: Setup, target: str, references: ModelPool) -> None:
             options,
             normalise=setup.normalise_union(target),
             draws=Draws(setup.seed, purpose=purpose, site=f"pooled for {target}"),
-            progress=lambda done, total: setup.record.step("all images", done, total),
+            progress=lambda done, total: step("all images", done, total),
         )
     numbers = {"loss": result.losses[-1], "accuracy": result.accuracies[-1]}
     numbers |= _pooled_numbers(setup, model.eval(), target)

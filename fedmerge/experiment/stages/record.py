@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float, float], None]
 """``progress(stage, done, total)``: called often; a stage begins when its text changes."""
+Step = Callable[[str, int, int], None]
+"""``step(part, done, total)``: how far the present part of a stage is."""
 
 LISTS = ("results", "history", "coefficients", "decisions", "failures", "reliability", "diagnosis")
 
@@ -45,20 +47,33 @@ class Record(RowBuffer):
         self.diagnosis = self.rows["diagnosis"]
         self.remarks: list[str] = []
         self.images: dict[str, str] = {}
-        self._stage: tuple[str, int, int] = ("", 1, 0)
+        self._stopping = ""
         self._heard: tuple[MergeStrategy | None, tuple[int, int]] = (None, (0, 0))
 
-    def stage(self, text: str, jobs: int = 1) -> None:
-        """Begin a stage of ``jobs`` equal parts (one hospital's training, say); 0: the number is unknown."""
-        self._stage = (text, jobs, 0)
-        self._show(0.0)
+    def stage(self, text: str, jobs: int = 1) -> Step:
+        """Begin a stage of ``jobs`` equal parts (a stream to measure, say); 0: the number is unknown.
 
-    def step(self, part: str, done: int, total: int) -> None:
-        """Report ``done`` of ``total`` steps in the current part of the stage."""
-        text, jobs, finished = self._stage
-        self._show(finished + done / total, f"{text}, {part}")
-        if done == total:
-            self._stage = (text, jobs, finished + 1)
+        The function that is returned reports steps of this stage, also after another one was begun.
+        """
+        finished = 0
+        self.show(text, 0.0, jobs)
+
+        def step(part: str, done: int, total: int) -> None:
+            nonlocal finished
+            self.show(f"{text}, {part}", finished + done / total, jobs)
+            finished += done == total
+
+        return step
+
+    def stopping(self, text: str) -> None:
+        """Show this text from now on: the run ends after what is in flight."""
+        self._stopping = text
+        self.show(text, 0, 0)
+
+    def show(self, text: str, done: float, total: float) -> None:
+        """Report to whoever looks on, if anybody does."""
+        if self.progress is not None:
+            self.progress(*((self._stopping, 0, 0) if self._stopping else (text, done, total)))
 
     def result(self, seed: int, site: str, measured: Measured) -> None:
         """Add a result row, the coefficients behind it and its calibration by bin."""
@@ -112,8 +127,3 @@ class Record(RowBuffer):
     def _tell(self, kind: str, row: Row) -> None:
         if self.listen is not None:
             self.listen(kind, row)
-
-    def _show(self, done: float, text: str | None = None) -> None:
-        if self.progress is not None:
-            stage, jobs, _ = self._stage
-            self.progress(text or stage, done, jobs)

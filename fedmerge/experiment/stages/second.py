@@ -121,8 +121,8 @@ def _cell(written: str) -> Cell:
     begun = read_begun(folder)
     experiment, spec = same_experiment(folder, begun, None, (), None, None)
     first = build_cohort(spec, experiment.seeds[0])
-    same_place(folder, begun, experiment, spec, first, describe(device))
     cohort = first if seed == experiment.seeds[0] else build_cohort(spec, seed)
+    same_place(folder, begun, experiment, spec, first, describe(device))
     (federation,) = [each for each in federations(cohort, experiment) if each.name == given["federation"]]
     own = folder / f"seed-{seed}" / federation.name
     record = Record(given["common"])

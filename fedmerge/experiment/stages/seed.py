@@ -99,9 +99,7 @@ class Cell:
         self._meanwhile = second.workers(self, others) if second and federated else None
         try:
             if federated:
-                plan = self.setup.plan
-                jobs = len(self.federation.members) * (plan.rounds + (plan.fine_tune is not None))
-                record.stage(f"seed {self.setup.seed}: training", jobs=jobs)
+                record.stage(f"seed {self.setup.seed}: waiting for the hospitals", jobs=0)
                 if self._meanwhile is not None:
                     federated, others = federated + others, []
                 self.setup.with_server(lambda server: self._do(schedule, federated, server))

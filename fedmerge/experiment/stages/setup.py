@@ -12,6 +12,7 @@ import torch
 
 from fedmerge.analysis import METRICS
 from fedmerge.data import Cohort, Split
+from fedmerge.data.cohort.content import public_content
 from fedmerge.data.images.images import concat
 from fedmerge.engine.checkpoints import Checkpoints
 from fedmerge.errors import FedMergeError
@@ -21,6 +22,7 @@ from fedmerge.experiment.kinds import MODELS
 from fedmerge.experiment.stages.evaluation import EvaluationConditions
 from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.target_streams import TargetStreams
+from fedmerge.experiment.stages.training_progress import TrainingProgress
 from fedmerge.federation import LOCAL, FederationPlan
 from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models.cards import Origin, PixelSpacing
@@ -45,7 +47,8 @@ if TYPE_CHECKING:
 class Setup:
     """One federation of one seed: its members, plan, pool, folder, record, device and backend.
 
-    server: the server whose hospitals are here already; None: each programme waits for them.
+    server: the server whose hospitals are here already; None: each programme waits for them. public: the
+    content of the server's public images, as it was here when the work began.
     """
 
     experiment: Experiment
@@ -60,6 +63,7 @@ class Setup:
     checkpoints: Checkpoints
     journal: RoundJournal | None
     server: Server | None = None
+    public: str = ""
     _streams: dict[str, TargetStreams] = field(default_factory=dict)
 
     @property
@@ -157,13 +161,15 @@ class Setup:
             programme(self.server)
             return
 
+        shown = TrainingProgress(self.seed, self.plan, self.record)
+
         def pausing(server: Server) -> None:
-            server.strategy.between = self.record.pause
+            server.strategy.between, server.strategy.turn = self.record.pause, shown.turn
             programme(server)
 
         members = [self.cohort[name] for name in self.members]
         app = server_app(self.plan, pausing, self.members, self.proposal())
-        self.backend.simulate(app, members, device=self.device, progress=self.record.step)
+        self.backend.simulate(app, members, device=self.device, progress=shown.step)
 
     def proposal(self) -> Proposal:
         """Return what the hospitals learn of the run before they get a request."""
@@ -249,7 +255,21 @@ def set_up(
     kept, rounds = experiment.federation.keep, folder / "journal" / "rounds"
     journal = None if checkpoints.folder is None else RoundJournal(rounds, kept, record.remarks)
     plan, pool = plan_of(experiment, cohort, seed), ModelPool(folder / "pool", counts=checkpoints.has)
-    return Setup(experiment, cohort, plan, members, pool, folder, record, device, LOCAL, checkpoints, journal)
+    public = public_content(experiment.fusion_data, cohort.folder)
+    return Setup(
+        experiment,
+        cohort,
+        plan,
+        members,
+        pool,
+        folder,
+        record,
+        device,
+        LOCAL,
+        checkpoints,
+        journal,
+        public=public,
+    )
 
 
 def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> FederationPlan:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fedmerge.blame import blamed
+from fedmerge.blame import blamed, exits_named
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.cell import Step
 from fedmerge.experiment.kinds import START
@@ -77,7 +77,8 @@ class Stage(ABC):
         An error that is no method's and no sentence goes on, and so does one of the disk.
         """
         try:
-            yield
+            with exits_named(f"method '{label}'"):
+                yield
         except DiskError:
             raise
         except Exception as error:

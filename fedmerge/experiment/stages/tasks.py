@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fedmerge.blame import blamed
+from fedmerge.blame import blamed, exits_named
 from fedmerge.data import Cohort, CohortSpec, build_cohort
 from fedmerge.data.checks.checks import remarks
+from fedmerge.data.cohort.content import cohort_content, public_content
 from fedmerge.engine.attempt import Attempt
 from fedmerge.engine.store import StoreStopped
 from fedmerge.errors import FedMergeError
@@ -56,12 +57,14 @@ WORK = f"{__name__}:do_stage"
 def do_stage(attempt: Attempt) -> None:
     """Set the stage of a task up, run it, and fill its record.
 
-    options: ``device``, ``threads``, ``sources``, the folder where a cohort's relative paths start, and
-    ``plugins`` with their code. An exception that comes from a plug-in is a FedMergeError that names it; one
-    that cannot be loaded here stops the study, because no other task would find it.
+    options: ``device``, ``threads``, ``sources``, the folder where a cohort's relative paths start,
+    ``plugins`` with their code, and ``images``, the content of those of the cohort and of the public ones by
+    which the task is named. An exception that comes from a plug-in is a FedMergeError that names it. A plug-in that cannot be loaded here, and other images
+    here, stop the study, because that is so for other tasks, too.
     """
     try:
-        _do(attempt)
+        with exits_named():
+            _do(attempt)
     except FedMergeError:
         raise
     except Exception as error:
@@ -85,7 +88,10 @@ def _do(attempt: Attempt) -> None:
             config["experiment"] | {"cohort": _cohort_spec(written, sources), "plugins": plugins}
         )
         (seed,) = experiment.seeds
-        cohort, members = _cohort(written, seed, sources), tuple(config["members"])
+        images, public = options["images"]
+        cohort, members = _cohort(written, seed, sources, images), tuple(config["members"])
+        if public_content(experiment.fusion_data, cohort.folder) != public:
+            raise _other_images(cohort.name)
         record, folder = Record({"config_hash": attempt.task.name}), _pool_folder(attempt)
         resumes = kind in RESUMING
         checkpoints = checkpoints_in(folder if resumes else None, record)
@@ -191,6 +197,22 @@ def _cohort_spec(config: str, sources: str | None) -> CohortSpec:
 
 
 @functools.lru_cache(maxsize=2)
-def _cohort(config: str, seed: int, sources: str | None) -> Cohort:
-    """Build a cohort; the last two are kept, because tasks of one seed follow each other."""
-    return build_cohort(_cohort_spec(config, sources), seed)
+def _cohort(config: str, seed: int, sources: str | None, images: str) -> Cohort:
+    """Build a cohort; the last two are kept, because tasks of one seed follow each other.
+
+    Raises StoreStopped where its images, which were read just now, are not those of which the content was
+    ``images`` when the study was planned.
+    """
+    spec = _cohort_spec(config, sources)
+    cohort = build_cohort(spec, seed)
+    if cohort_content(spec) != images:
+        raise _other_images(spec.name)
+    return cohort
+
+
+def _other_images(cohort: str) -> StoreStopped:
+    return StoreStopped(
+        f"the images of cohort '{cohort}' are not those that the study was planned with: they were changed "
+        "while it was at work, or are others on another machine. Finished jobs are kept; put the images back, "
+        "or accept them (--extend), and give the same command again."
+    )

@@ -101,14 +101,14 @@ class EntryTuning:
 def tune_entry(setup: Setup, target: str, entry: MethodConfig) -> Tuning:
     """Tune the option that an entry names for ``target``, trial by trial."""
     work = EntryTuning.of(setup, target, entry)
-    setup.record.stage(work.title)
+    step = setup.record.stage(work.title)
     return tune(
         work.sources,
         work.build,
         option=work.asked.option,
         values=work.asked.values,
         batch_size=work.batch_size,
-        progress=lambda done, total: setup.record.step(f"{done} of {total}", done, total),
+        progress=lambda done, total: step(f"{done} of {total}", done, total),
     )
 
 

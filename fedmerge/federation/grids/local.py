@@ -12,6 +12,7 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
+from fedmerge.blame import exits_named
 from fedmerge.data import Site
 from fedmerge.federation.hospital.app import client_app
 from fedmerge.federation.hospital.hospital import Hospital
@@ -54,7 +55,8 @@ class LocalGrid(SimulatedGrid):
     def _deliver(self, message: Message) -> str:
         message_id = self.number(message)
         try:
-            reply = self._app(message, self._contexts[message.metadata.dst_node_id])
+            with exits_named():
+                reply = self._app(message, self._contexts[message.metadata.dst_node_id])
         except Exception as error:
             if self._debug:
                 raise

@@ -25,7 +25,10 @@ from fedmerge.federation.server.secure_round import check_offer
 from fedmerge.federation.simulated import SimulatedGrid
 from fedmerge.models.state import State
 
+Turn = Callable[[Request, int], None]
+"""Called with a request to train and the number of hospitals that are through with it."""
 UNTOLD = ("score", "memory")  # phases that leave no row in the history
+TRAINING = ("train", "fine-tune")
 TIMEOUT = 3600.0  # seconds for the replies to one request, without a deadline
 LOADING = 60.0  # seconds for a hospital to start, where necessary, and to load its images and network
 
@@ -45,6 +48,7 @@ class ClientManager:
         self.history: list[dict[str, Any]] = []
         self.log = Failures(plan.federation)
         self.between: Callable[[], None] = lambda: None  # called wherever a run may be interrupted
+        self.turn: Turn = lambda request, index: None
         self.run = secrets.token_hex(16)  # a unique name of this run, for the labels of secure sums
         self.summed: dict[str, tuple[str, ...]] = {}  # by images: the hospitals in sums under masks
         self.keys: Mapping[str, str] = {}  # the public keys of the admitted hospitals, by name
@@ -103,7 +107,9 @@ class ClientManager:
         """Yield usable replies as ``replies`` does, without a quorum. grid: to ask again; None: never."""
         rules = self.plan.federation
         attempts = rules.attempts if grid is not None else 1
-        for client, reply_message in request.clients.in_order(messages):
+        told = self.turn if request.phase in TRAINING and request.clients else lambda request, index: None
+        told(request, 0)
+        for index, (client, reply_message) in enumerate(request.clients.in_order(messages)):
             for attempt in range(1, attempts + 1):
                 if attempt > 1 and grid is not None:
                     messages = [request.ask(client, attempt)]
@@ -120,6 +126,7 @@ class ClientManager:
                 self.log.happened(*where, reply, attempt, last=last, injected=injected)
                 if last:
                     break
+            told(request, index + 1)
             if client is not request.clients[-1] and request.phase != "validate":
                 self.between()
 

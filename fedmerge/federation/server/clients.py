@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from fedmerge.federation.messages.records import reason_of, request_message
 from fedmerge.federation.messages.replies import Greeting
 from fedmerge.federation.messages.tensors import Refused
 from fedmerge.federation.server.failures import Wrong
-from fedmerge.federation.simulated import PENDING
+from fedmerge.federation.simulated import PENDING, SimulatedGrid
 
 POLL = 0.5  # seconds between two checks for connected nodes
 AGAIN = 15.0  # seconds until a hospital whose people have not decided yet is asked again
@@ -67,6 +67,15 @@ class _Heard:
         if new:
             self.asked_at, self.pause = time.monotonic(), min(max(AGAIN, self.pause * 1.2), LONGEST)
         return new
+
+    @property
+    def failed(self) -> dict[int, Wrong]:
+        """The nodes that replied with an error of their own, and not that their people decide."""
+        return {
+            node: wrong
+            for node, wrong in self.nameless.items()
+            if wrong.kind == "error" and node not in self.waiting
+        }
 
     @property
     def missing(self) -> list[str]:
@@ -166,6 +175,7 @@ def wait_for_clients(
     n_classes: int | None = None,
     told: Mapping[str, Any] | None = None,
     task: str | None = None,
+    failed: Callable[[int, Wrong, int], bool] = lambda node, wrong, attempt: False,
 ) -> tuple[ClientRegistry, dict[str, Wrong]]:
     """Ask every node for its hospital; return those that take part, and why the others do not.
 
@@ -176,16 +186,25 @@ def wait_for_clients(
     was admitted, by node id; a node that gives another name is left out. n_classes: the number of classes
     that each hospital must count; task: that of its labels. told: what the hospitals are told of the run
     (``policy.proposal``); one whose people have not decided about it is asked again until the patience is
-    over. Raises FedMergeError if no hospital can take part (at once if as many nodes as are wanted say why
-    they cannot), or if two have one name and nodes are not admitted.
+    over. failed: called in a simulation with each node whose attempt ended in an error, whose process died
+    for instance; it says whether the node is asked again. Raises FedMergeError if no hospital can take part
+    (at once if as many nodes as are wanted say why they cannot), or if two have one name and nodes are not
+    admitted.
     """
     heard, until = _Heard(wanted, admitted, n_classes, task), time.monotonic() + patience
     while True:
         new = heard.to_ask(grid.get_node_ids())
         if new:
             left = max(until - time.monotonic(), POLL) if patience else None
-            requests = [request_message("query", node, "greeting", dict(told or {}), None) for node in new]
-            heard.listen(grid.send_and_receive(requests, timeout=left))
+            attempt = 0
+            while new:
+                requests = [
+                    request_message("query", node, "greeting", dict(told or {}), None) for node in new
+                ]
+                heard.listen(grid.send_and_receive(requests, timeout=left))
+                attempt += 1
+                wrong = heard.failed if isinstance(grid, SimulatedGrid) else {}
+                new = [node for node in new if node in wrong and failed(node, wrong[node], attempt)]
         if not heard.awaited or heard.nobody_can or time.monotonic() >= until:
             break
         time.sleep(POLL)

@@ -23,6 +23,7 @@ from fedmerge.federation.plan.train_config import (
 )
 from fedmerge.federation.policy.proposal import Proposal
 from fedmerge.federation.server.clients import wait_for_clients
+from fedmerge.federation.server.failures import Wrong
 from fedmerge.federation.server.journal import Position, RoundJournal
 from fedmerge.federation.server.plan_checks import check_plan
 from fedmerge.federation.server.remote_evaluation import RemoteEvaluation
@@ -57,11 +58,24 @@ class Server(RemoteEvaluation):
         self.plan = plan
         told = (Proposal(plan=plan) if proposal is None else proposal).job()
         classes, task = plan.model.n_classes, plan.model.task
-        self.clients, absent = wait_for_clients(grid, clients, patience, admitted, classes, told, task)
+        again: list[tuple[int, Wrong, int]] = []
+
+        def failed(node: int, wrong: Wrong, attempt: int) -> bool:
+            if attempt < plan.federation.attempts:
+                again.append((node, wrong, attempt))
+            return attempt < plan.federation.attempts
+
+        self.clients, absent = wait_for_clients(
+            grid, clients, patience, admitted, classes, told, task, failed
+        )
         check_plan(plan, len(self.clients) + len(absent))
         self.strategy = MergeStrategy(plan, self.clients)
         self.strategy.keys = keys or {}
         super().__init__(grid, self.strategy)
+        names = {client.node_id: client.name for client in self.clients}
+        for node, wrong, attempt in again:
+            named = names.get(node, f"node {node}")
+            self.strategy.log.happened(0, "greeting", named, wrong, attempt, last=False)
         self.strategy.mark_absent(absent)
         self.journalled = 0, 0  # rows of history and failures that are in the journal
 

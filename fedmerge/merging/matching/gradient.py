@@ -39,6 +39,7 @@ from fedmerge.merging.neurons.maps import Correspondence
 from fedmerge.merging.parents import Parents
 from fedmerge.models.entries import entries
 from fedmerge.models.graph import Level, Program, Run, levels
+from fedmerge.models.narrow_strides import is_narrow
 from fedmerge.models.state import State
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
@@ -253,6 +254,8 @@ class _Walk:
         """The parameters of a level by Adam, from the weights of the first model."""
         level, end = self.pieces[number], self.ends[number]
         leaves = {key: self.state[key].to(self.device, copy=True) for key in keys}
+        if any(map(is_narrow, leaves.values())):
+            x = x.contiguous()
         values = self.program.values(self.state, self.device)
         values |= {name: leaves[key] for name, key in self.program.keys.items() if key in leaves}
         weights = (

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.narrow_strides import lay_out_planes
 from fedmerge.models.wide import HALVES, wide
 from fedmerge.testtime.online import Online, carried
 
@@ -40,6 +41,7 @@ class Adapted:
 
     def __post_init__(self) -> None:
         self.first = [wide(each).detach().clone() for each in self.parameters]
+        lay_out_planes(self.network)
         self.begin()
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import FedMergeError
+from fedmerge.models.narrow_strides import lay_out_planes
 from fedmerge.registry import Needs
 from fedmerge.seeding import generator
 from fedmerge.testtime.baselines.start import (
@@ -75,6 +76,7 @@ class Memo(Start):
         self.augmentations, self.learning_rate = augmentations, learning_rate
         self.shift, self.flip, self.seed = shift, flip, seed
         self.model.requires_grad_(True)
+        lay_out_planes(self.model)
         self.first = [parameter.detach().clone() for parameter in self.model.parameters()]
 
     def answer(self, batch: Tensor) -> tuple[Tensor, None]:

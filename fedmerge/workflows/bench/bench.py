@@ -143,7 +143,7 @@ def _assignments(
     def of(task: Task) -> Assignment:
         folder = sources[task.config["experiment"]["cohort"]["name"]]
         options = {"device": device, "threads": threads, "sources": None if folder is None else str(folder)}
-        options |= {"plugins": loaded_plugins()}
+        options |= {"plugins": loaded_plugins(), "images": plan.images[task.name]}
         return Assignment(task, WORK, store.folder, options, resumes=task.kind in RESUMING)
 
     return {name: of(plan.tasks[name]) for name in todo}

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedmerge.data import CohortSpec
-from fedmerge.data.cohort.content import cohort_content, content_of
-from fedmerge.data.cohort.fusion import FusionData
+from fedmerge.data.cohort.content import cohort_content, public_content
 from fedmerge.engine.graph import Graph
 from fedmerge.engine.task import Task, task_of
 from fedmerge.errors import FedMergeError
@@ -44,11 +43,13 @@ class Entry:
 class StudyPlan(Graph):
     """The tasks of a study, and the entries of its table in order.
 
-    cases: the variants and seeds that a task serves.
+    cases: the variants and seeds that a task serves. images: the content of the cohort's images and of the
+    public ones that it reads, as a task finds them again.
     """
 
     entries: list[Entry]
     cases: dict[str, list[Case]]
+    images: dict[str, tuple[str, str]]
 
 
 def make_plan(config: BenchConfig, variants: Sequence[Variant]) -> StudyPlan:
@@ -56,19 +57,23 @@ def make_plan(config: BenchConfig, variants: Sequence[Variant]) -> StudyPlan:
     tasks: dict[str, Task] = {}
     entries: list[Entry] = []
     cases: dict[str, list[Case]] = {}
+    images: dict[str, tuple[str, str]] = {}
     for variant in variants:
         if not _writable(variant.cohort):
             raise FedMergeError(
                 f"cohort '{variant.cohort.name}' holds arrays in memory, which a task cannot name: save them "
                 "as .npz and give the source as npz:PATH."
             )
+        content = cohort_content(variant.cohort)
+        public = public_content(variant.experiment.fusion_data, variant.cohort.folder)
         for seed in variant.experiment.seeds:
             for task, columns in tasks_of(config, variant, seed):
                 tasks.setdefault(task.name, task)
+                images[task.name] = content, public if "fusion_data" in task.config["experiment"] else ""
                 cases.setdefault(task.name, []).append((variant, seed))
                 if columns is not None:
                     entries.append(Entry(task.name, columns))
-    return StudyPlan(tasks, entries, cases)
+    return StudyPlan(tasks, entries, cases, images)
 
 
 def tasks_of(
@@ -94,7 +99,7 @@ def _of(
     for step in steps(experiment, federation, config.references):
         what, reads = _config(experiment, cohort, seed, federation, step), content
         if "fusion_data" in what["experiment"] and experiment.fusion_data is not None:
-            reads += _public(experiment.fusion_data, variant.cohort)
+            reads += public_content(experiment.fusion_data, variant.cohort.folder)
         label = f"{f'seed {seed}' if step.rows == REFERENCE else name}: {step.label}"
         needs = tuple(names[need] for need in step.needs)
         task = _task(what, needs, label, reads, experiment.plugins)
@@ -163,11 +168,6 @@ def _task(config: Config, needs: tuple[str, ...], label: str, content: str, plug
     if code := code_of(config, plugins):
         config = config | {"plugins": code}
     return task_of(config, needs, label, content=content, version=VERSIONS[config["kind"]])
-
-
-def _public(data: FusionData, cohort: CohortSpec) -> str:
-    """Return the content of the server's public images for fusion; empty where the hospitals' are taken."""
-    return "" if data.source is None else content_of(data.source, cohort.folder)
 
 
 def _writable(cohort: CohortSpec) -> bool:

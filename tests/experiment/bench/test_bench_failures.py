@@ -7,7 +7,7 @@ from facts import refused
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.stages.evaluate import STAGES
-from fedmerge.storage.files import DiskError
+from fedmerge.storage.disk import SPACE, DiskError
 from fedmerge.workflows.bench.bench import bench
 
 
@@ -38,7 +38,7 @@ def test_a_job_that_fails_is_rows_with_a_reason(place, tmp_path, study, monkeypa
 
 def test_a_disk_that_fills_up_while_models_are_written_is_no_failed_job(place, tmp_path, monkeypatch):
     def no_room(*args):
-        raise DiskError(Path("pool"), "No space left on device", full=True)
+        raise DiskError(Path("pool"), "No space left on device", SPACE)
 
     monkeypatch.setitem(STAGES, "fine-tune", no_room)
     with refused("disk", "full", "finished job"):

@@ -51,10 +51,10 @@ def test_the_policy_is_read_for_every_message(approved, plan, start):
 
 
 def test_what_cannot_be_put_on_record_does_not_leave(approved, plan, start, monkeypatch):
-    from fedmerge.storage.files import DiskError
+    from fedmerge.storage.disk import SPACE, DiskError
 
     def full(*args, **kwargs):
-        raise DiskError(approved.folder, "No space left on device", True)
+        raise DiskError(approved.folder, "No space left on device", SPACE)
 
     monkeypatch.setattr(guards, "audit", full)
     refused(approved.ask("train", round_config(plan, 1), start), "the disk is full")

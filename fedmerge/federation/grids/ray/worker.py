@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from ray.exceptions import RayError
 
+from fedmerge.blame import exits_named
 from fedmerge.errors import FedMergeError
 from fedmerge.federation.grids.ray.numerics import Numerics
 from fedmerge.federation.simulated import contexts, failed
@@ -100,7 +101,8 @@ class Worker:
         try:
             room = self._room(call, kept)
             before = room.context.state.copy()
-            reply = room.app(message, room.context)
+            with exits_named():
+                reply = room.app(message, room.context)
         except Exception as error:
             if call.debug:
                 raise
