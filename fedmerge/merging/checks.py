@@ -42,7 +42,9 @@ def start_of(start: nn.Module | State | None, parents: Parents) -> State | None:
     if start is None:
         return None
     if not isinstance(start, nn.Module | Mapping):
-        raise FedMergeError(f"start of a merge is {short(repr(start))}: give a network, or its state (entry -> tensor).")
+        raise FedMergeError(
+            f"start of a merge is {short(repr(start))}: give a network, or its state (entry -> tensor)."
+        )
     state = entries(plain_form(unwrapped(start))) if isinstance(start, nn.Module) else _named(start, parents)
     kinds(state, "start")
     check_alike((parents.names[0], "start"), (parents.load(0), state))
@@ -55,7 +57,8 @@ def _named(state: State, parents: Parents) -> State:
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise FedMergeError(
-                f"start of a merge is no network's state: its entry '{key}' is a {type(value).__name__}, not a tensor."
+                f"start of a merge is no network's state: its entry '{key}' is a {type(value).__name__}, "
+                "not a tensor."
             )
     state = {key: value.detach() for key, value in state.items()}
     if parents.given is None or state.keys() == parents.load(0).keys():

@@ -188,9 +188,7 @@ def test_memory_does_not_grow_with_images_that_are_exported_and_shifted(
     for images in sizes:
         source = npz(tmp_path / f"{images}.npz", images, 128)
         specs.append(
-            CohortSpec.model_validate(
-                {"name": "c", "sites": [{"name": "coast", "source": f"npz:{source}"}]}
-            )
+            CohortSpec.model_validate({"name": "c", "sites": [{"name": "coast", "source": f"npz:{source}"}]})
         )
     then = EXPORT_AND_SHIFT.replace("FOLDER", f"{str(tmp_path)!r} + '/' + str(len(cohort['coast'].train))")
     assert grown(*specs, then) < (sizes[1] - sizes[0]) * 128 * 130 / 2

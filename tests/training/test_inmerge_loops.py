@@ -116,7 +116,7 @@ def test_mixed_precision_in_a_whole_loop(make_network: Make) -> None:
 
 @pytest.fixture
 def compiled() -> Callable[[nn.Module], Any]:
-    """``torch.compile``; with FEDMERGE_SLOW by its default back end, which compiles C++, where that works here."""
+    """``torch.compile``; with FEDMERGE_SLOW by its default back end, which compiles C++; where it works."""
 
     def compile_(model: nn.Module) -> Any:
         return torch.compile(model, dynamic=False, backend=BACK_END)

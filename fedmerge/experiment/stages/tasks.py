@@ -58,9 +58,9 @@ def do_stage(attempt: Attempt) -> None:
     """Set the stage of a task up, run it, and fill its record.
 
     options: ``device``, ``threads``, ``sources``, the folder where a cohort's relative paths start,
-    ``plugins`` with their code, and ``images``, the content of those of the cohort and of the public ones by
-    which the task is named. An exception that comes from a plug-in is a FedMergeError that names it. A plug-in that cannot be loaded here, and other images
-    here, stop the study, because that is so for other tasks, too.
+    ``plugins`` with their code, and ``images``, the content of the cohort's images and of the public ones by
+    which the task is named. An exception that comes from a plug-in is a FedMergeError that names it. A plug-in
+    that cannot be loaded here, and other images here, stop the study, because that is so for other tasks, too.
     """
     try:
         with exits_named():
@@ -213,6 +213,6 @@ def _cohort(config: str, seed: int, sources: str | None, images: str) -> Cohort:
 def _other_images(cohort: str) -> StoreStopped:
     return StoreStopped(
         f"the images of cohort '{cohort}' are not those that the study was planned with: they were changed "
-        "while it was at work, or are others on another machine. Finished jobs are kept; put the images back, "
-        "or accept them (--extend), and give the same command again."
+        "while it was at work, or are others on another machine. Finished jobs are kept; put the images "
+        "back, or accept them (--extend), and give the same command again."
     )
