@@ -58,9 +58,9 @@ def do_stage(attempt: Attempt) -> None:
     """Set the stage of a task up, run it, and fill its record.
 
     options: ``device``, ``threads``, ``sources``, the folder where a cohort's relative paths start,
-    ``plugins`` with their code, and ``images``, the content of the cohort's images and of the public ones by
-    which the task is named. An exception that comes from a plug-in is a FedMergeError that names it. A plug-in
-    that cannot be loaded here, and other images here, stop the study, because that is so for other tasks, too.
+    ``plugins`` with their code, and ``images``, the content of the cohort's images and of the public ones
+    by which the task is named. An exception that comes from a plug-in is a FedMergeError that names it. A
+    plug-in that cannot be loaded here, or other images here, stop the study: so it is for other tasks, too.
     """
     try:
         with exits_named():
