@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import RESULTS
 from benchmarks.pages import DIGITS, fill, kept, markdown, marked, provenance
-from fedmerge.analysis import interval_rule, leaderboard
+from fedmerge.analysis import difference, interval_rule
 from fedmerge.analysis.diagnosis import ANALYSES, Subject
 from fedmerge.experiment.formatting import count as count_of
 from fedmerge.experiment.formatting import percent
@@ -73,24 +73,16 @@ def drift_of(study: Study) -> Iterator[dict[str, Any]]:
         yield {key: row[key] for key in KEYS} | found
 
 
-def board(rows: pd.DataFrame, score: str, reference: str) -> pd.DataFrame:
-    """Return the leaderboard of algorithms by a score, over seeds and hospitals."""
-    plain = rows[["seed", "site", "algorithm"]].assign(balanced_accuracy=rows[score], status="done")
-    plain = plain.assign(stream="iid", shift="none", severity=0)
-    found: pd.DataFrame = leaderboard(plain, "algorithm", reference, "balanced_accuracy").set_index("level")
-    return found
-
-
 def differences(rows: pd.DataFrame, score: str = "balanced_accuracy") -> dict[str, str]:
     """Return each algorithm's paired difference from its reference, in points, with its interval."""
     said = {}
+    plain = rows[["seed", "site", "algorithm"]].assign(balanced_accuracy=rows[score], stream="iid")
     for name in rows["algorithm"].unique():
         reference = REFERENCE.get(name, "FedAvg")
         if name == reference or reference not in set(rows["algorithm"]):
             said[name] = ""
             continue
-        there = rows[rows["algorithm"].isin([name, reference])]
-        said[name] = marked(board(there, score, reference).loc[name].to_dict())
+        said[name] = marked(difference(plain, name, reference, "algorithm", "balanced_accuracy"))
     return said
 
 

@@ -7,6 +7,7 @@ Names of pages, or all; ``--out`` says where they lie. What stands between <!-- 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 from collections import Counter
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ TITLES = {
 }  # fmt: skip
 
 
+@functools.lru_cache
 def decided(name: str, rows: Rows) -> list[Decided]:
     """Return the decided claims of a page."""
     claims: Sequence[Claim] = importlib.import_module(f"{__package__}.{STUDIES[name]}_claims").CLAIMS

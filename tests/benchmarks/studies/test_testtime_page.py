@@ -178,9 +178,6 @@ def test_the_whole_page_is_filled(folders: dict[str, Path], tmp_path: Path) -> N
         "frontier.png",
     }
     assert len(pd.read_csv(tmp_path / "csv" / "tiny-digits.csv")) == 9 * 2 * 4 * 3
-    first = page
-    testtime_page.main([*map(str, folders.values()), *out])
-    assert (tmp_path / PAGE.name).read_text() == first
 
 
 def test_a_study_without_mean_merging_is_a_sentence(write_study: WriteStudy, tmp_path: Path) -> None:
