@@ -87,7 +87,8 @@ class Schedule:
         if outcome.stop:
             raise StoreStopped(outcome.stop)
         if outcome.status == "lost" and self.store is not None:
-            lost = {"label": task.label, "config": task.config, "reason": outcome.reason}
+            reason = f"{task.label}: {outcome.reason}"  # no code of the task was left to name it
+            lost = {"label": task.label, "config": task.config, "reason": reason}
             self.store.finish(task.name, self.store.part(task.name), lost, "failed")
         good = outcome.status == "done"
         self.states[task.name] = "done" if good else "failed"

@@ -187,6 +187,7 @@ def _work(
                     _result(experiment, first, record, begun, machine, folder).save()
                 raise
         done = begun.ended(time.perf_counter() - began, record.remarks)
+        record.stage("drawing the report", jobs=0)
         try:
             result = _result(experiment, first, record, done, machine, folder)
             result.save()

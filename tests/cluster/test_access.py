@@ -110,10 +110,17 @@ def test_the_token_is_found_where_ray_keeps_it(serving, shell, tmp_path, monkeyp
     assert len(shell) == 3
 
 
-def test_an_open_cluster_and_a_mode_that_is_set_need_no_token(serving, shell, monkeypatch):
+def test_an_open_cluster_needs_no_token_and_a_closed_one_refuses_who_sends_none(
+    serving, shell, tmp_path, monkeypatch
+):
+    """With tokens disabled here Ray would send none, and try for half a minute, or more."""
     admit(serving(closed=False))
     monkeypatch.setenv(MODE, "disabled")
-    admit(serving())
+    admit(serving(closed=False))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("abc")
+    with refused("token", f"{MODE}=token"):
+        admit(serving())
     assert shell == []
 
 

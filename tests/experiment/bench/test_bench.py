@@ -156,6 +156,7 @@ def test_a_worker_that_is_killed_is_a_failed_job(place, tmp_path, study, monkeyp
     table = bench(study, out=tmp_path / "study", workers=crew).table
     failed = table[table["status"] == "failed"]
     assert list(failed["method"]) == ["mean"]
+    assert "fast, seed 1: mean at delta" in failed["reason"].iloc[0]
     assert "was killed" in failed["reason"].iloc[0]
 
 
