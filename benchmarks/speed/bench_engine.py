@@ -29,10 +29,10 @@ import pandas as pd
 from fedmerge.engine.store import Store
 from fedmerge.storage.files import write_text
 from fedmerge.workflows.bench.bench import bench
-from fedmerge.workflows.bench.config import read_bench
 from fedmerge.workflows.bench.plan import make_plan
 from fedmerge.workflows.bench.rows import collect
 from fedmerge.workflows.bench.study import adopt, open_study
+from fedmerge.workflows.bench.variants import read_bench
 
 CLOCKS = ["seconds", "training_seconds"]
 STUDY: dict[str, Any] = {

@@ -11,7 +11,7 @@ from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.checks import CHECKS, PLAIN
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.reading import read_experiment
-from fedmerge.workflows.bench.config import read_bench
+from fedmerge.workflows.bench.variants import read_bench
 
 COHORT = """\
 source: digits

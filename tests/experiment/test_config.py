@@ -3,7 +3,7 @@ import yaml
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.reading import find_config, read_experiment
-from fedmerge.workflows.bench.config import read_bench
+from fedmerge.workflows.bench.variants import read_bench
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.seeding import Draws
 from fedmerge.tasks import MULTILABEL, mark, task_of
 from fedmerge.training import TrainingOptions, fit
-from fedmerge.workflows.bench.config import read_bench
+from fedmerge.workflows.bench.variants import read_bench
 
 SITES = [{"name": "a"}, {"name": "b"}, {"name": "u", "unseen": True}]
 

@@ -21,13 +21,14 @@ from fedmerge.plugins import loaded_plugins
 from fedmerge.schema.validation import noting_files
 from fedmerge.storage import manifest
 from fedmerge.workflows.bench import completion_cache, preflight
-from fedmerge.workflows.bench.config import BenchConfig, Variant, read_bench
+from fedmerge.workflows.bench.config import BenchConfig
 from fedmerge.workflows.bench.plan import StudyPlan, make_plan
 from fedmerge.workflows.bench.remarks import write_remarks
 from fedmerge.workflows.bench.rows import collect, collect_traces
 from fedmerge.workflows.bench.spending import write_spending
 from fedmerge.workflows.bench.study import Study, adopt, open_study
 from fedmerge.workflows.bench.tracking import tracking
+from fedmerge.workflows.bench.variants import Variant, read_bench
 
 if TYPE_CHECKING:
     from fedmerge.engine.executors import Executor

@@ -24,7 +24,8 @@ from fedmerge.experiment.configuration.plugged import code_of
 from fedmerge.experiment.kinds import ALONE, FINE_TUNE, FUSION, POOLED, REFERENCE, ROUNDS, VERSIONS
 from fedmerge.experiment.target_supervised import ORACLE
 from fedmerge.models.start_file import start_digest
-from fedmerge.workflows.bench.config import BenchConfig, Variant
+from fedmerge.workflows.bench.config import BenchConfig
+from fedmerge.workflows.bench.variants import Variant
 
 Config = dict[str, Any]
 Case = tuple[Variant, int]

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from fedmerge.data import build_cohort
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.stages import preflight
-from fedmerge.workflows.bench.config import BenchConfig, in_words, said_once
+from fedmerge.workflows.bench.config import BenchConfig
 from fedmerge.workflows.bench.plan import Case, StudyPlan
+from fedmerge.workflows.bench.variants import in_words, said_once
 
 
 def check(config: BenchConfig, plan: StudyPlan, todo: Iterable[str]) -> None:

@@ -11,9 +11,10 @@ from fedmerge.engine.store import Store
 from fedmerge.engine.task import Outcome, Task
 from fedmerge.experiment.configuration.federations import federations
 from fedmerge.experiment.stages.tracking import Trackers, started
-from fedmerge.workflows.bench.config import BenchConfig, in_words
+from fedmerge.workflows.bench.config import BenchConfig
 from fedmerge.workflows.bench.plan import Entry, StudyPlan
 from fedmerge.workflows.bench.rows import labelled, read_job
+from fedmerge.workflows.bench.variants import in_words
 
 Row = dict[str, Any]
 ERROR = {"attempt": 1, "then": "left out", "kind": "error", "injected": ""}

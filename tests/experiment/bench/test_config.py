@@ -3,7 +3,7 @@ import yaml
 from facts import refused
 
 from fedmerge.errors import FedMergeError
-from fedmerge.workflows.bench.config import read_bench
+from fedmerge.workflows.bench.variants import read_bench
 
 
 def written(place, study, name="given.yaml"):

@@ -7,8 +7,8 @@ from facts import refused
 
 from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import TrainingConfig
-from fedmerge.workflows.bench.config import read_bench
 from fedmerge.workflows.bench.plan import make_plan
+from fedmerge.workflows.bench.variants import read_bench
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from fedmerge.errors import FedMergeError
 from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.workflows.bench import preflight
 from fedmerge.workflows.bench.bench import bench
-from fedmerge.workflows.bench.config import read_bench
 from fedmerge.workflows.bench.plan import make_plan
+from fedmerge.workflows.bench.variants import read_bench
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from facts import refused
 
 import fedmerge as fm
 from fedmerge.trackers import TRACKERS, scalars
-from fedmerge.workflows.bench.config import read_bench
+from fedmerge.workflows.bench.variants import read_bench
 
 SHORT = {
     "seeds": [0],
