@@ -29,8 +29,8 @@ from fedmerge.experiment.configuration.entries import MethodConfig
 from fedmerge.experiment.configuration.federations import MIXED, Federation, federations
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.folder.machine import pick_device, reproducible
+from fedmerge.experiment.stages.planning import plan_of
 from fedmerge.experiment.stages.preflight import check_seeds
-from fedmerge.experiment.stages.setup import plan_of
 from fedmerge.experiment.stages.timing import train_some
 from fedmerge.federation import FederationPlan
 from fedmerge.models.predict import AT_ONCE, predict

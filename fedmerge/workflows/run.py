@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 
 UNHASHED = ("seeds", "device", "plugins", "trackers", "diagnose")
+STOPPING = "stopping after what is in flight (Ctrl-C: at once)"
 """Fields that are not in the hash of a run's configuration; of plug-ins their code is."""
 
 
@@ -167,9 +168,7 @@ def _work(
     common = _common(experiment, spec, begun, machine, whole)
     began, device = time.perf_counter(), machine["device"].split(" ")[0]
     with second_process(folder, common, device, _workers(place, begun)) as second:
-        with stoppable(
-            lambda: record.stopping("stopping after what is in flight (Ctrl-C: at once)")
-        ) as pause:
+        with stoppable(lambda: record.stopping(STOPPING)) as pause:
             record = Record(common, progress, pause=pause)
             try:
                 with tracked(experiment.trackers, whole, folder, record):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import fedmerge as fm
 from fedmerge.cli import app
-from fedmerge.experiment.stages.setup import model_spec
+from fedmerge.experiment.stages.planning import model_spec
 from fedmerge.models import build
 from fedmerge.workflows import flower_app
 from fedmerge.workflows.flower_app import RunConfig

@@ -11,10 +11,11 @@ from fedmerge.data.cohort.fusion import share
 from fedmerge.experiment.configuration.federations import federations
 from fedmerge.experiment.configuration.reading import read_experiment
 from fedmerge.experiment.stages import predictors as candidates
+from fedmerge.experiment.stages.planning import model_spec
 from fedmerge.experiment.stages.preflight import check
 from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.seed import Cell
-from fedmerge.experiment.stages.setup import model_spec, set_up
+from fedmerge.experiment.stages.setup import set_up
 from fedmerge.federation import Server
 from fedmerge.merging import merge
 from fedmerge.models import Normalisation, build

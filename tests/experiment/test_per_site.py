@@ -12,7 +12,7 @@ from fedmerge.data import Split, build_cohort
 from fedmerge.data.cohort.cohort import Site
 from fedmerge.data.images.images import concat
 from fedmerge.experiment.configuration.reading import read_experiment
-from fedmerge.experiment.stages.setup import plan_of
+from fedmerge.experiment.stages.planning import plan_of
 from fedmerge.federation.hospital.sums.answer import HospitalSums
 from fedmerge.federation.hospital.sums.rules import SumRules
 from fedmerge.federation.plan.train_config import common_config

@@ -10,7 +10,7 @@ from fedmerge.errors import Faults, FedMergeError, nearest
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.federations import Federation, federations
 from fedmerge.experiment.configuration.needs import needs_of
-from fedmerge.experiment.stages.setup import model_spec, plan_of
+from fedmerge.experiment.stages.planning import model_spec, plan_of
 from fedmerge.federation.aggregators.fused import SUMMED
 from fedmerge.federation.packing import MINIMUM
 from fedmerge.federation.privacy.secure_sum import FEWEST

@@ -15,23 +15,20 @@ from fedmerge.data import Cohort, Split
 from fedmerge.data.cohort.content import public_content
 from fedmerge.data.images.images import concat
 from fedmerge.engine.checkpoints import Checkpoints
-from fedmerge.errors import FedMergeError
 from fedmerge.experiment.configuration.config import Experiment
 from fedmerge.experiment.configuration.federations import MIXED
 from fedmerge.experiment.kinds import MODELS
 from fedmerge.experiment.stages.evaluation import EvaluationConditions
+from fedmerge.experiment.stages.planning import plan_of
 from fedmerge.experiment.stages.record import Record
 from fedmerge.experiment.stages.target_streams import TargetStreams
 from fedmerge.experiment.stages.training_progress import TrainingProgress
 from fedmerge.federation import LOCAL, FederationPlan
 from fedmerge.federation.server.journal import RoundJournal
 from fedmerge.models.cards import Origin, PixelSpacing
-from fedmerge.models.inputs import PER_SITE, Inputs, Normalisation, Normalise, PerImage, PerSite
+from fedmerge.models.inputs import Inputs, Normalisation, Normalise, PerImage
 from fedmerge.models.pool import ModelPool
-from fedmerge.models.start_file import start_digest
 from fedmerge.models.state import State
-from fedmerge.models.zoo import ModelSpec, default_normalisation
-from fedmerge.schema.validation import validate
 from fedmerge.seeding import numpy_generator
 
 FEDERATED = "federated"
@@ -270,38 +267,3 @@ def set_up(
         journal,
         public=public,
     )
-
-
-def plan_of(experiment: Experiment, cohort: Cohort, seed: int) -> FederationPlan:
-    """Return the plan of a federation's server. Raises FedMergeError for images that no network takes."""
-    spec = model_spec(experiment, cohort)
-    return FederationPlan(
-        model=spec,
-        normalisation=_inputs(experiment.normalisation, spec),
-        seed=seed,
-        rounds=experiment.training.rounds,
-        start=experiment.training.start,
-        local=experiment.training.local,
-        fine_tune=None if experiment.training.fine_tune == "none" else experiment.training.fine_tune,
-        batch_norm=experiment.batch_norm,
-        federation=experiment.federation,
-    )
-
-
-def _inputs(named: str, spec: ModelSpec) -> Inputs:
-    if named == PER_SITE:
-        return PerSite("site")
-    return default_normalisation(spec) if named == "default" else Normalisation.named(named)
-
-
-def model_spec(experiment: Experiment, cohort: Cohort) -> ModelSpec:
-    """Return an experiment's network for a cohort's images. Raises FedMergeError if they are not square."""
-    channels, height, width = cohort.shape
-    if height != width:
-        raise FedMergeError(
-            f"cohort '{cohort.name}' has images of {height} x {width} px, but networks take square ones: "
-            "set 'size' in the cohort."
-        )
-    shape: dict[str, Any] = {"in_channels": channels, "n_classes": cohort.n_classes, "image_size": height}
-    shape |= {"task": cohort.task.name, "start_sha256": start_digest(experiment.model.pretrained)}
-    return validate(ModelSpec, experiment.model.model_dump() | shape, "model")
