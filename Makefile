@@ -4,9 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 # These fork and kill themselves, which a process among others must not do: each group has a process of its own.
-FORKING_RUNS := tests/storage/test_files.py tests/experiment/test_killed.py tests/experiment/test_resume.py
+FORKING_RUNS := tests/storage/test_files.py tests/experiment/test_killed.py tests/experiment/test_resume.py \
+	tests/experiment/test_ctrl_c.py
 FORKING_STUDIES := tests/experiment/bench/test_bench.py tests/engine/test_store.py \
-	tests/experiment/test_state.py tests/experiment/test_watching.py tests/experiment/test_ctrl_c.py
+	tests/experiment/test_state.py tests/experiment/test_watching.py
 
 # Ratios, both sides measured in one run; about half an hour, on a quiet machine.
 BENCHMARKS := federation federation_start federation_rounds federation_messages federation_memory \
