@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 
 
 UNHASHED = ("seeds", "device", "plugins", "trackers", "diagnose")
-STOPPING = "stopping after what is in flight (Ctrl-C: at once)"
 """Fields that are not in the hash of a run's configuration; of plug-ins their code is."""
+STOPPING = "stopping after what is in flight (Ctrl-C: at once)"
 
 
 def run(

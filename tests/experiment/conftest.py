@@ -23,7 +23,6 @@ from fedmerge.merging.methods import Context, Merged
 from fedmerge.merging.parents import Parents
 from fedmerge.models import state_hash
 from fedmerge.registry import Needs
-from fedmerge.reports import page as report_page
 from fedmerge.reports.run_report import write_report
 from fedmerge.storage.manifest import rewrite
 from fedmerge.testtime import TESTTIME
@@ -44,10 +43,8 @@ from tests.same_runs import outcome
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports are written without their pictures, which take seconds; marked ``pictures``, with them."""
-    if request.node.get_closest_marker("pictures") is None:
-        monkeypatch.setattr(report_page, "image_of", lambda *what, **options: "data:image/svg+xml;base64,")
+def plain_reports(no_pictures: None) -> None:
+    """No test here looks at pictures, but those that are marked ``pictures``."""
 
 
 @pytest.fixture
