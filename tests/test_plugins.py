@@ -156,7 +156,15 @@ def test_one_that_ends_the_process_is_an_exception_too(registry, tmp_path, answe
         raw.call([])
 
 
-def test_ctrl_c_inside_a_plug_in_is_nobodys_failure(registry, tmp_path):
+@pytest.fixture
+def pythons_own_ctrl_c():
+    """What SIGINT does in a program that says nothing of it; whatever other tests have left."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before or signal.default_int_handler)  # None: of no Python code
+
+
+def test_ctrl_c_inside_a_plug_in_is_nobodys_failure(registry, tmp_path, pythons_own_ctrl_c):
     """A signal that arrives in the middle of its code; and what FedMerge itself raises under it."""
     path = write(tmp_path / "mine.py", SOUP.format(answer="parents()"))
     load_plugins([str(path)])

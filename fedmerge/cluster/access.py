@@ -21,6 +21,7 @@ from fedmerge.errors import FedMergeError
 
 CONNECT = 3.0  # seconds to wait for a connection to an address
 ASK = 10.0  # seconds to wait for a cluster's word on its token
+LOOPBACK = {"127.0.0.1", "::1"}
 MODE = "RAY_AUTH_MODE"
 SOCKET = "--raylet_socket_name="
 
@@ -125,6 +126,28 @@ def reach(address: str) -> str:
             "leave it out to start Ray on this machine."
         ) from None
     return known
+
+
+def check_same(there: str, address: str) -> None:
+    """Raise FedMergeError unless ``address`` is answered, and is of the cluster whose head is at ``there``.
+
+    The port must be the head's, and the host too, unless it is this machine's loopback; of ``ray://`` the port
+    is another one, so the host alone is compared.
+    """
+    known = reach(address)
+    (host, port), (head, of_head) = (each.rsplit(":", 1) for each in (known, there))
+    at, at_head = _numbers(host), _numbers(head)
+    if (port == of_head or address.startswith("ray://")) and (at & at_head or at & LOOPBACK):
+        return
+    raise FedMergeError(
+        f"this program has initialised Ray already, at {there}, so it cannot work at {address}: leave the "
+        "address out, or call ray.shutdown() first."
+    )
+
+
+def _numbers(host: str) -> set[str]:
+    """Return the numeric addresses of a host."""
+    return {str(found[4][0]) for found in socket.getaddrinfo(host.strip("[]"), None)}
 
 
 def _on_this_machine() -> str:

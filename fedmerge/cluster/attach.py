@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from fedmerge.cluster.access import MODE, about_a_token, admit, no_token, set_mode
+from fedmerge.cluster.access import MODE, about_a_token, admit, check_same, no_token, set_mode
 from fedmerge.cluster.config import BackendConfig
 from fedmerge.cluster.cpus import available_cpus
 from fedmerge.errors import FedMergeError
@@ -28,11 +28,13 @@ def ray_initialised(backend: BackendConfig) -> Iterator[None]:
     """Initialise Ray for the block: attach to a cluster, or start a Ray of our own that ends with the block.
 
     A Ray that the calling program has initialised is used and left as it is. Raises FedMergeError if Ray is
-    not installed, nobody answers at the address (within seconds), the cluster asks for a token and none is
-    found, or Ray is not there after the backend's ``patience``.
+    not installed, nobody answers at the address (within seconds), the program has initialised Ray elsewhere,
+    the cluster asks for a token and none is found, or Ray is not there after the backend's ``patience``.
     """
     ray = _import()
     if ray.is_initialized():
+        if backend.address is not None:
+            check_same(ray.get_runtime_context().gcs_address, backend.address)
         yield
         return
     address = backend.cluster

@@ -1,5 +1,6 @@
 """A cluster is reached and asked for its token before Ray is: a server that speaks gRPC stands for it."""
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 from facts import refused
 
 from fedmerge.cluster import access
-from fedmerge.cluster.access import MODE, admit, reach, refuses
+from fedmerge.cluster.access import MODE, admit, check_same, reach, refuses
 from fedmerge.errors import FedMergeError
 
 grpc = pytest.importorskip("grpc")
@@ -160,3 +161,19 @@ def test_a_machine_that_is_no_node_is_told_to_join_because_ray_would_abort_there
     assert admit(f"ray://{for_clients}") == f"ray://{for_clients}"
     (tmp_path / "socket").touch()
     assert admit(address) == address
+
+
+def test_where_a_program_has_initialised_ray_another_address_is_refused():
+    """A node knows its head by another address of the machine, a client by another port."""
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        here = f"127.0.0.1:{head.getsockname()[1]}"
+        for there, address in (
+            (here, here),
+            (f"10.9.8.7:{head.getsockname()[1]}", here),
+            ("127.0.0.1:1", f"ray://{here}"),
+        ):
+            check_same(there, address)
+        with refused("127.0.0.1:1", here, "ray.shutdown()"):
+            check_same("127.0.0.1:1", here)
+    with refused(here, "answers"):
+        check_same(here, here)
