@@ -45,8 +45,8 @@ def setting_of(data: str, parents: str) -> str:
 def plain(found: Pictures) -> Pictures:
     """Return images whose channels lie apart in memory.
 
-    PyTorch 2 on CPUs ends the process (corrupted heap) in the backward pass of convolutions of four channels
-    or fewer on images whose channels lie side by side, as files of images have them.
+    Files of images have them side by side, which takes other kernels (``models.narrow_strides`` says which of
+    them is unsound): the committed rows are of this layout.
     """
     parts = (Split(each.images.contiguous(), each.labels) for each in (found.train, found.val, found.test))
     return Pictures(*parts, found.classes)
