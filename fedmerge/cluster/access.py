@@ -131,8 +131,8 @@ def reach(address: str) -> str:
 def check_same(there: str, address: str) -> None:
     """Raise FedMergeError unless ``address`` is answered, and is of the cluster whose head is at ``there``.
 
-    The port must be the head's, and the host too, unless it is this machine's loopback; of ``ray://`` the port
-    is another one, so the host alone is compared.
+    The port must be the head's, and so must the host, unless it is this machine's loopback. The port of
+    ``ray://`` is another one, so the host alone is compared.
     """
     known = reach(address)
     (host, port), (head, of_head) = (each.rsplit(":", 1) for each in (known, there))
