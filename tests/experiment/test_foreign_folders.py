@@ -15,19 +15,13 @@ from fedmerge.experiment.folder.verify import verify
 from fedmerge.experiment.stages.evaluate import STAGES
 from fedmerge.models.pool import ModelPool
 from tests.experiment.finished_runs import POOL
-from tests.interrupted import Died
+from tests.interrupted import dying_at
 
 
-def interrupted(every_kind, folder, monkeypatch):
+def interrupted(every_kind, folder):
     """A run that ends after its hospitals' training."""
-
-    def dies(*args):
-        raise Died
-
-    with monkeypatch.context() as patch:
-        patch.setitem(STAGES, "evaluate", dies)
-        with pytest.raises(Died):
-            run(every_kind, out=folder)
+    with dying_at(STAGES, "evaluate"):
+        run(every_kind, out=folder)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +31,10 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def theirs(every_kind, place, tmp_path, monkeypatch):
+def theirs(every_kind, place, tmp_path):
     """A copy of somebody else's run, which ended after its hospitals' training."""
     if not place.exists():
-        interrupted(every_kind, place, monkeypatch)
+        interrupted(every_kind, place)
     return Path(shutil.copytree(place, tmp_path / "run"))
 
 
@@ -87,10 +81,10 @@ def test_a_file_that_is_a_link_is_not_written_through(every_kind, theirs, tmp_pa
     assert (theirs / name).is_symlink()
 
 
-def test_a_pool_on_a_bigger_disk_keeps_its_models_and_is_used(every_kind, whole, tmp_path, monkeypatch):
+def test_a_pool_on_a_bigger_disk_keeps_its_models_and_is_used(every_kind, whole, tmp_path):
     """The owner moves the pool of a run that was interrupted, links it, and goes on."""
     folder, bigger = tmp_path / "mine", tmp_path / "bigger"
-    interrupted(every_kind, folder, monkeypatch)
+    interrupted(every_kind, folder)
     shutil.move(folder / POOL, bigger)
     (folder / POOL).symlink_to(bigger)
     (bigger / "notes").write_text("mine")
@@ -104,9 +98,9 @@ def test_a_pool_on_a_bigger_disk_keeps_its_models_and_is_used(every_kind, whole,
     assert found.check.linked == [POOL]
 
 
-def test_models_of_somebody_else_in_the_pool_are_not_used_and_stay(every_kind, whole, tmp_path, monkeypatch):
+def test_models_of_somebody_else_in_the_pool_are_not_used_and_stay(every_kind, whole, tmp_path):
     folder = tmp_path / "mine"
-    interrupted(every_kind, folder, monkeypatch)
+    interrupted(every_kind, folder)
     for ending in (".safetensors", ".json"):
         shutil.copy(folder / POOL / f"alpha{ending}", folder / POOL / f"mine{ending}")
     result = run(every_kind, resume=folder)

@@ -17,7 +17,7 @@ from fedmerge.experiment.folder.verify import verify
 from fedmerge.storage import manifest
 from fedmerge.workflows.rewrite import doubts
 from tests.experiment.finished_runs import POOL, all_files, better
-from tests.interrupted import Died
+from tests.interrupted import Died, dying_at
 
 
 def test_a_finished_run_is_as_it_was_written(finished):
@@ -123,16 +123,10 @@ def test_a_report_written_again_stands_in_the_manifest(finished, monkeypatch):
     assert not verify(finished).good
 
 
-def test_a_run_killed_between_its_last_two_writes_is_finished(every_kind, tmp_path, monkeypatch):
+def test_a_run_killed_between_its_last_two_writes_is_finished(every_kind, tmp_path):
     """The manifest is closed by what was listed when files were made, not by what lies there."""
-
-    def die(*args):
-        raise Died
-
-    with monkeypatch.context() as patch:
-        patch.setattr(manifest, "close", die)
-        with pytest.raises(Died):
-            run(every_kind, out=tmp_path / "run")
+    with dying_at(manifest, "close"):
+        run(every_kind, out=tmp_path / "run")
     assert not verify(tmp_path / "run").check.finished
     assert verify(tmp_path / "run").good
     better(tmp_path / "run")
